@@ -1,0 +1,113 @@
+//! What every column builder does: read its slots off the tape, one after the other.
+
+use std::borrow::Cow;
+
+use arrow_array::ArrayRef;
+
+use super::tape::{Slot, Tape};
+use crate::error::Result;
+
+/// Why a text does not fit a dtype, as the end of the sentence `"abc" ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Misfit(pub(crate) Cow<'static, str>);
+
+impl From<&'static str> for Misfit {
+    fn from(reason: &'static str) -> Self {
+        Misfit(Cow::Borrowed(reason))
+    }
+}
+
+impl From<String> for Misfit {
+    fn from(reason: String) -> Self {
+        Misfit(Cow::Owned(reason))
+    }
+}
+
+/// A value's bytes, and whether they are already known to be UTF-8.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) is_utf8: bool,
+}
+
+impl<'a> Text<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        Text { bytes: text.as_bytes(), is_utf8: true }
+    }
+}
+
+/// Which texts of a column are null.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NullRules {
+    /// The empty text is null.
+    pub(crate) empty: bool,
+    /// So are these.
+    pub(crate) values: Vec<Box<[u8]>>,
+}
+
+impl NullRules {
+    #[inline]
+    fn is_null(&self, text: &[u8]) -> bool {
+        match text.is_empty() && self.empty {
+            true => true,
+            false => !self.values.is_empty() && self.values.iter().any(|value| &**value == text),
+        }
+    }
+}
+
+/// Told of each value that does not fit: its slot, its text and why. An error ends the read.
+pub(crate) type OnMisfit<'a> = &'a mut dyn FnMut(&Slot, &[u8], Misfit) -> Result<()>;
+
+/// Builds one column. A value that is refused leaves the builder as it was.
+pub(crate) trait ColumnBuilder: Send {
+    /// The number of rows.
+    fn len(&self) -> usize;
+
+    /// Appends the value that `text` stands for.
+    fn append(&mut self, text: Text<'_>) -> std::result::Result<(), Misfit>;
+
+    /// Appends so many nulls.
+    fn append_nulls(&mut self, count: usize);
+
+    /// Drops all rows from `len` on.
+    fn truncate(&mut self, len: usize);
+
+    /// The rows as an array; the builder starts afresh.
+    fn finish(&mut self) -> Result<ArrayRef>;
+
+    /// Appends a column's slots, and nulls where rows have none, up to the tape's last row.
+    ///
+    /// Compiled once for each builder, so the loop over a column's values has no virtual call.
+    fn append_slots(
+        &mut self,
+        tape: &Tape,
+        slots: &[Slot],
+        buffer_is_utf8: bool,
+        nulls: &NullRules,
+        on_misfit: OnMisfit<'_>,
+    ) -> Result<()> {
+        let base = self.len();
+        let bytes = tape.bytes();
+        for slot in slots {
+            let row = base + slot.row as usize;
+            if row > self.len() {
+                self.append_nulls(row - self.len());
+            }
+            let text = slot.of(bytes);
+            if nulls.is_null(text) {
+                self.append_nulls(1);
+                continue;
+            }
+            let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
+            if let Err(misfit) = self.append(Text { bytes: text, is_utf8 }) {
+                on_misfit(slot, text, misfit)?;
+                self.append_nulls(1);
+            }
+        }
+        let rows = base + tape.ids().len();
+        if rows > self.len() {
+            self.append_nulls(rows - self.len());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! A builder for each dtype: the one place in the crate that matches on `DataType`.
+
+use std::sync::Arc;
+
+use arrow_array::timezone::Tz;
+use arrow_array::types::*;
+use arrow_schema::{DataType, Field, TimeUnit};
+
+use super::column::ColumnBuilder;
+use super::nested::{ListColumn, StructColumn};
+use super::number::{Decimal, Float, Int128, Integer};
+use super::primitive::{BooleanColumn, Parse, PrimitiveColumn};
+use super::text::{Content, DictionaryColumn, ViewColumn};
+use super::time::{Date, Duration, Time, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Marks a `Decimal128(38, 0)` field whose values are 128-bit integers, which Arrow has no type
+/// for but Polars does. The metadata's value does not matter.
+pub const INT128_METADATA: &str = "redfloe.int128";
+
+/// A field's metadata that lists the members of an Enum, as Polars writes it: `3;low4;high`, each
+/// member behind its length in bytes.
+pub const ENUM_METADATA: [&str; 2] = ["_PL_ENUM_VALUES2", "_PL_ENUM_VALUES"];
+
+/// Where the text comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Field,
+    Json,
+}
+
+/// A builder, and whether the empty text is a value of its dtype.
+pub(crate) struct Made {
+    pub(crate) builder: Box<dyn ColumnBuilder>,
+    pub(crate) empty_is_value: bool,
+}
+
+pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
+    let data_type = field.data_type().clone();
+    let builder: Box<dyn ColumnBuilder> = match &data_type {
+        DataType::Utf8View => return Ok(text(Content::Utf8)),
+        DataType::BinaryView => {
+            return Ok(text(match source {
+                Source::Field => Content::Binary,
+                Source::Json => Content::Base64,
+            }));
+        }
+        DataType::Boolean => Box::new(BooleanColumn::new()),
+        DataType::Int8 => primitive(Integer::<Int8Type>::new(), data_type),
+        DataType::Int16 => primitive(Integer::<Int16Type>::new(), data_type),
+        DataType::Int32 => primitive(Integer::<Int32Type>::new(), data_type),
+        DataType::Int64 => primitive(Integer::<Int64Type>::new(), data_type),
+        DataType::UInt8 => primitive(Integer::<UInt8Type>::new(), data_type),
+        DataType::UInt16 => primitive(Integer::<UInt16Type>::new(), data_type),
+        DataType::UInt32 => primitive(Integer::<UInt32Type>::new(), data_type),
+        DataType::UInt64 => primitive(Integer::<UInt64Type>::new(), data_type),
+        DataType::Float32 => primitive(Float::<Float32Type>::new(), data_type),
+        DataType::Float64 => primitive(Float::<Float64Type>::new(), data_type),
+        DataType::Decimal128(_, _) if field.metadata().contains_key(INT128_METADATA) => {
+            primitive(Int128, data_type)
+        }
+        DataType::Decimal128(precision, scale) => {
+            primitive(Decimal::new(*precision, *scale), data_type)
+        }
+        DataType::Date32 => primitive(Date, data_type),
+        DataType::Time64(TimeUnit::Nanosecond) => primitive(Time, data_type),
+        DataType::Timestamp(unit, zone) => {
+            let zone = zone.as_deref().map(|name| parse_zone(field, name)).transpose()?;
+            match unit {
+                TimeUnit::Second => {
+                    primitive(Timestamp::<TimestampSecondType>::new(zone), data_type)
+                }
+                TimeUnit::Millisecond => {
+                    primitive(Timestamp::<TimestampMillisecondType>::new(zone), data_type)
+                }
+                TimeUnit::Microsecond => {
+                    primitive(Timestamp::<TimestampMicrosecondType>::new(zone), data_type)
+                }
+                TimeUnit::Nanosecond => {
+                    primitive(Timestamp::<TimestampNanosecondType>::new(zone), data_type)
+                }
+            }
+        }
+        DataType::Duration(unit) => match unit {
+            TimeUnit::Second => primitive(Duration::<DurationSecondType>::new(*unit), data_type),
+            TimeUnit::Millisecond => {
+                primitive(Duration::<DurationMillisecondType>::new(*unit), data_type)
+            }
+            TimeUnit::Microsecond => {
+                primitive(Duration::<DurationMicrosecondType>::new(*unit), data_type)
+            }
+            TimeUnit::Nanosecond => {
+                primitive(Duration::<DurationNanosecondType>::new(*unit), data_type)
+            }
+        },
+        DataType::Dictionary(key, value)
+            if **value == DataType::Utf8View
+                && matches!(**key, DataType::UInt8 | DataType::UInt16 | DataType::UInt32) =>
+        {
+            let members = ENUM_METADATA
+                .iter()
+                .find_map(|name| field.metadata().get(*name))
+                .map(|members| parse_members(field, members))
+                .transpose()?;
+            Box::new(DictionaryColumn::new((**key).clone(), members))
+        }
+        DataType::List(item) | DataType::LargeList(item) => {
+            let child = make_builder(item, Source::Json)?.builder;
+            let large = matches!(data_type, DataType::LargeList(_));
+            Box::new(ListColumn::variable(Arc::clone(item), child, large))
+        }
+        DataType::FixedSizeList(item, size) => {
+            let child = make_builder(item, Source::Json)?.builder;
+            Box::new(ListColumn::fixed(Arc::clone(item), child, *size))
+        }
+        DataType::Struct(fields) => {
+            let children: Result<Vec<_>> =
+                fields.iter().map(|child| Ok(make_builder(child, Source::Json)?.builder)).collect();
+            Box::new(StructColumn::new(fields.clone(), children?))
+        }
+        other => {
+            return Err(Error::new(
+                ErrorKind::Schema,
+                format!(
+                    "the field {:?} has the dtype {other}, which no text stands for; read it as a \
+                     string and convert it",
+                    field.name()
+                ),
+            ));
+        }
+    };
+    Ok(Made { builder, empty_is_value: false })
+}
+
+fn primitive<P: Parse + 'static>(parser: P, data_type: DataType) -> Box<dyn ColumnBuilder> {
+    Box::new(PrimitiveColumn::new(parser, data_type))
+}
+
+fn text(content: Content) -> Made {
+    Made { builder: Box::new(ViewColumn::new(content)), empty_is_value: true }
+}
+
+fn parse_zone(field: &Field, name: &str) -> Result<Tz> {
+    name.parse().map_err(|_| {
+        Error::new(
+            ErrorKind::Schema,
+            format!("the field {:?} has the unknown time zone {name:?}", field.name()),
+        )
+    })
+}
+
+fn parse_members(field: &Field, text: &str) -> Result<Vec<String>> {
+    let mut members = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let member =
+            rest.split_once(';').and_then(|(len, tail)| tail.split_at_checked(len.parse().ok()?));
+        let Some((member, tail)) = member else {
+            return Err(Error::new(
+                ErrorKind::Schema,
+                format!("the members of the Enum {:?} cannot be read", field.name()),
+            ));
+        };
+        members.push(member.to_owned());
+        rest = tail;
+    }
+    Ok(members)
+}
+
+/// The dtype as Polars writes it, for error messages.
+pub(crate) fn dtype_name(field: &Field) -> String {
+    let unit = |unit: &TimeUnit| match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
+    };
+    match field.data_type() {
+        DataType::Utf8View => "String".to_owned(),
+        DataType::BinaryView => "Binary".to_owned(),
+        DataType::Date32 => "Date".to_owned(),
+        DataType::Time64(_) => "Time".to_owned(),
+        DataType::Timestamp(u, None) => format!("Datetime({})", unit(u)),
+        DataType::Timestamp(u, Some(zone)) => format!("Datetime({}, {zone})", unit(u)),
+        DataType::Duration(u) => format!("Duration({})", unit(u)),
+        DataType::Decimal128(_, _) if field.metadata().contains_key(INT128_METADATA) => {
+            "Int128".to_owned()
+        }
+        DataType::Decimal128(precision, scale) => format!("Decimal({precision}, {scale})"),
+        DataType::Dictionary(_, _) => {
+            let is_enum = ENUM_METADATA.iter().any(|name| field.metadata().contains_key(*name));
+            if is_enum { "Enum" } else { "Categorical" }.to_owned()
+        }
+        DataType::List(_) | DataType::LargeList(_) => "List".to_owned(),
+        DataType::FixedSizeList(_, size) => format!("Array({size})"),
+        DataType::Struct(_) => "Struct".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,235 @@
+//! Lists, arrays and structs from JSON.
+//!
+//! A value is split into the texts of its elements, and each goes to the builder of its own dtype:
+//! inside JSON, `"2024-01-31"` is a date by the same rule as outside.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, StructArray};
+use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{FieldRef, Fields};
+use serde_json::value::RawValue;
+
+use super::column::{ColumnBuilder, Misfit, Text};
+use super::primitive::internal;
+use crate::error::Result;
+
+/// Appends one JSON value to the builder of its dtype.
+fn append_json(child: &mut dyn ColumnBuilder, value: &RawValue) -> Result<(), Misfit> {
+    let text = value.get();
+    match text.as_bytes().first() {
+        Some(b'n') => {
+            child.append_nulls(1);
+            Ok(())
+        }
+        Some(b'"') => {
+            let unescaped: Cow<'_, str> =
+                serde_json::from_str(text).map_err(|_| Misfit::from("is not a JSON string"))?;
+            child.append(Text::of(&unescaped))
+        }
+        _ => child.append(Text::of(text)),
+    }
+}
+
+fn at(place: impl std::fmt::Display, misfit: Misfit) -> Misfit {
+    format!("does not fit at {place}: {}", misfit.0).into()
+}
+
+fn parse_list<'a>(text: Text<'a>) -> Result<Vec<&'a RawValue>, Misfit> {
+    serde_json::from_slice(text.bytes).map_err(|_| "is not a JSON array".into())
+}
+
+/// How a list column delimits its lists.
+enum ListShape {
+    /// `List` has offsets of 32 bits, `LargeList` of 64.
+    Variable {
+        large: bool,
+        offsets: Vec<i64>,
+    },
+    Fixed {
+        size: i32,
+        rows: usize,
+    },
+}
+
+pub(crate) struct ListColumn {
+    item: FieldRef,
+    child: Box<dyn ColumnBuilder>,
+    shape: ListShape,
+    nulls: NullBufferBuilder,
+}
+
+impl ListColumn {
+    pub(crate) fn variable(item: FieldRef, child: Box<dyn ColumnBuilder>, large: bool) -> Self {
+        let shape = ListShape::Variable { large, offsets: vec![0] };
+        ListColumn { item, child, shape, nulls: NullBufferBuilder::new(0) }
+    }
+
+    pub(crate) fn fixed(item: FieldRef, child: Box<dyn ColumnBuilder>, size: i32) -> Self {
+        let shape = ListShape::Fixed { size, rows: 0 };
+        ListColumn { item, child, shape, nulls: NullBufferBuilder::new(0) }
+    }
+}
+
+/// The number of elements in so many lists of a fixed size.
+fn fixed_len(size: i32, rows: usize) -> usize {
+    usize::try_from(size).unwrap_or(0) * rows
+}
+
+impl ColumnBuilder for ListColumn {
+    fn len(&self) -> usize {
+        match &self.shape {
+            ListShape::Variable { offsets, .. } => offsets.len() - 1,
+            ListShape::Fixed { rows, .. } => *rows,
+        }
+    }
+
+    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+        let values = parse_list(text)?;
+        if let ListShape::Fixed { size, .. } = self.shape
+            && values.len() != fixed_len(size, 1)
+        {
+            return Err(format!("has {} elements, not {size}", values.len()).into());
+        }
+        let start = self.child.len();
+        for (index, value) in values.iter().enumerate() {
+            if let Err(misfit) = append_json(&mut *self.child, value) {
+                self.child.truncate(start);
+                return Err(at(format_args!("[{index}]"), misfit));
+            }
+        }
+        match &mut self.shape {
+            ListShape::Variable { large, offsets } => {
+                let end = self.child.len();
+                match i64::try_from(end) {
+                    Ok(end) if *large || end <= i64::from(i32::MAX) => offsets.push(end),
+                    _ => {
+                        self.child.truncate(start);
+                        return Err("makes the column longer than its dtype allows".into());
+                    }
+                }
+            }
+            ListShape::Fixed { rows, .. } => *rows += 1,
+        }
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_nulls(&mut self, count: usize) {
+        match &mut self.shape {
+            ListShape::Variable { offsets, .. } => {
+                let end = offsets.last().copied().unwrap_or(0);
+                offsets.resize(offsets.len() + count, end);
+            }
+            ListShape::Fixed { size, rows } => {
+                self.child.append_nulls(fixed_len(*size, count));
+                *rows += count;
+            }
+        }
+        self.nulls.append_n_nulls(count);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        match &mut self.shape {
+            ListShape::Variable { offsets, .. } => {
+                offsets.truncate(len + 1);
+                let end = offsets.last().copied().unwrap_or(0);
+                self.child.truncate(usize::try_from(end).unwrap_or(0));
+            }
+            ListShape::Fixed { size, rows } => {
+                *rows = len;
+                self.child.truncate(fixed_len(*size, len));
+            }
+        }
+        self.nulls.truncate(len);
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        let values = self.child.finish()?;
+        let nulls = self.nulls.finish();
+        let item = Arc::clone(&self.item);
+        match &mut self.shape {
+            ListShape::Fixed { size, rows } => {
+                let rows = std::mem::take(rows);
+                let array =
+                    FixedSizeListArray::try_new_with_length(item, *size, values, nulls, rows);
+                Ok(Arc::new(array.map_err(internal)?))
+            }
+            ListShape::Variable { large, offsets } => {
+                let offsets = std::mem::replace(offsets, vec![0]);
+                if *large {
+                    let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+                    let array = LargeListArray::try_new(item, offsets, values, nulls);
+                    return Ok(Arc::new(array.map_err(internal)?));
+                }
+                // `append` keeps them within 31 bits.
+                let offsets: Vec<i32> = offsets.into_iter().map(|offset| offset as i32).collect();
+                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+                let array = ListArray::try_new(item, offsets, values, nulls);
+                Ok(Arc::new(array.map_err(internal)?))
+            }
+        }
+    }
+}
+
+pub(crate) struct StructColumn {
+    fields: Fields,
+    children: Vec<Box<dyn ColumnBuilder>>,
+    nulls: NullBufferBuilder,
+}
+
+impl StructColumn {
+    pub(crate) fn new(fields: Fields, children: Vec<Box<dyn ColumnBuilder>>) -> Self {
+        StructColumn { fields, children, nulls: NullBufferBuilder::new(0) }
+    }
+}
+
+impl ColumnBuilder for StructColumn {
+    fn len(&self) -> usize {
+        self.nulls.len()
+    }
+
+    /// A key that is missing is null; one that the dtype does not know is left out.
+    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+        let values: HashMap<Cow<'_, str>, &RawValue> =
+            serde_json::from_slice(text.bytes).map_err(|_| Misfit::from("is not a JSON object"))?;
+        let start = self.nulls.len();
+        for (field, child) in self.fields.iter().zip(&mut self.children) {
+            let appended = match values.get(field.name().as_str()) {
+                Some(value) => append_json(&mut **child, value),
+                None => {
+                    child.append_nulls(1);
+                    Ok(())
+                }
+            };
+            if let Err(misfit) = appended {
+                let misfit = at(format_args!("{:?}", field.name()), misfit);
+                self.children.iter_mut().for_each(|child| child.truncate(start));
+                return Err(misfit);
+            }
+        }
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    fn append_nulls(&mut self, count: usize) {
+        self.children.iter_mut().for_each(|child| child.append_nulls(count));
+        self.nulls.append_n_nulls(count);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.children.iter_mut().for_each(|child| child.truncate(len));
+        self.nulls.truncate(len);
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        let rows = self.nulls.len();
+        let nulls = self.nulls.finish();
+        let children: Result<Vec<ArrayRef>> =
+            self.children.iter_mut().map(|child| child.finish()).collect();
+        let array = StructArray::try_new_with_length(self.fields.clone(), children?, nulls, rows);
+        Ok(Arc::new(array.map_err(internal)?))
+    }
+}

@@ -1,0 +1,236 @@
+//! Numbers from their text.
+
+use std::marker::PhantomData;
+
+use arrow_array::ArrowPrimitiveType;
+use arrow_array::types::Decimal128Type;
+use lexical_core::FromLexical;
+
+use super::column::Misfit;
+use super::primitive::Parse;
+
+/// An integer in decimal, with or without a sign, in range.
+pub(crate) struct Integer<T>(PhantomData<T>);
+
+/// A float: decimal or scientific, inf, nan.
+pub(crate) struct Float<T>(PhantomData<T>);
+
+/// A 128-bit integer, which Arrow has no type for: the bits of a `Decimal128` of scale 0.
+pub(crate) struct Int128;
+
+/// A decimal that fits precision and scale without loss.
+pub(crate) struct Decimal {
+    precision: u8,
+    scale: i8,
+}
+
+impl<T> Integer<T> {
+    pub(crate) fn new() -> Self {
+        Integer(PhantomData)
+    }
+}
+
+impl<T> Float<T> {
+    pub(crate) fn new() -> Self {
+        Float(PhantomData)
+    }
+}
+
+#[inline]
+fn integer<N: FromLexical>(text: &[u8]) -> Result<N, Misfit> {
+    lexical_core::parse(text).map_err(|error| match error {
+        lexical_core::Error::Overflow(_) | lexical_core::Error::Underflow(_) => {
+            "is out of range".into()
+        }
+        _ => "is not an integer".into(),
+    })
+}
+
+impl<T: ArrowPrimitiveType + Send> Parse for Integer<T>
+where
+    T::Native: FromLexical,
+{
+    type Type = T;
+
+    #[inline]
+    fn parse(&self, text: &[u8]) -> Result<T::Native, Misfit> {
+        integer(text)
+    }
+}
+
+impl<T: ArrowPrimitiveType + Send> Parse for Float<T>
+where
+    T::Native: FromLexical,
+{
+    type Type = T;
+
+    #[inline]
+    fn parse(&self, text: &[u8]) -> Result<T::Native, Misfit> {
+        lexical_core::parse(text).map_err(|_| "is not a number".into())
+    }
+}
+
+impl Parse for Int128 {
+    type Type = Decimal128Type;
+
+    #[inline]
+    fn parse(&self, text: &[u8]) -> Result<i128, Misfit> {
+        integer(text)
+    }
+}
+
+impl Decimal {
+    pub(crate) fn new(precision: u8, scale: i8) -> Self {
+        Decimal { precision, scale }
+    }
+}
+
+impl Parse for Decimal {
+    type Type = Decimal128Type;
+
+    /// `[+-]digits[.digits][e[+-]digits]`. arrow-cast's parser rounds; ours refuses what would
+    /// lose a digit.
+    fn parse(&self, text: &[u8]) -> Result<i128, Misfit> {
+        const NOT_DECIMAL: &str = "is not a decimal";
+        let too_large = || Misfit::from("has more digits than the decimal's precision");
+        let (negative, unsigned) = match text {
+            [b'-', rest @ ..] => (true, rest),
+            [b'+', rest @ ..] => (false, rest),
+            _ => (false, text),
+        };
+        let (mantissa, exponent) = match unsigned.iter().position(|b| matches!(b, b'e' | b'E')) {
+            Some(at) => {
+                let (mantissa, exponent) = unsigned.split_at(at);
+                let exponent: i32 = lexical_core::parse(exponent.get(1..).unwrap_or_default())
+                    .map_err(|_| Misfit::from(NOT_DECIMAL))?;
+                (mantissa, exponent)
+            }
+            None => (unsigned, 0),
+        };
+        let mut unscaled: i128 = 0;
+        let mut digits = 0;
+        let mut fraction: Option<i32> = None;
+        // Zeros that no other digit has followed yet: they count only when one does.
+        let mut zeros = 0u32;
+        for &byte in mantissa {
+            match byte {
+                b'0'..=b'9' => {
+                    digits += 1;
+                    fraction = fraction.map(|length| length.saturating_add(1));
+                    if byte == b'0' {
+                        zeros = zeros.saturating_add(1);
+                        continue;
+                    }
+                    unscaled = shift(unscaled, zeros.saturating_add(1))
+                        .and_then(|number| number.checked_add(i128::from(byte - b'0')))
+                        .ok_or_else(too_large)?;
+                    zeros = 0;
+                }
+                b'.' if fraction.is_none() => fraction = Some(0),
+                _ => return Err(NOT_DECIMAL.into()),
+            }
+        }
+        if digits == 0 {
+            return Err(NOT_DECIMAL.into());
+        }
+        // value = unscaled * 10^zeros * 10^(exponent - fraction) = result * 10^-scale
+        let power = i64::from(zeros) + i64::from(exponent) - i64::from(fraction.unwrap_or(0))
+            + i64::from(self.scale);
+        let scaled = match (unscaled, u32::try_from(power)) {
+            (0, _) => 0,
+            (_, Ok(power)) => shift(unscaled, power).ok_or_else(too_large)?,
+            (_, Err(_)) => return Err("has more decimal places than the decimal's scale".into()),
+        };
+        match scaled >= 10i128.saturating_pow(u32::from(self.precision)) {
+            true => Err(too_large()),
+            false if negative => Ok(-scaled),
+            false => Ok(scaled),
+        }
+    }
+}
+
+/// `number * 10^power`, where it fits.
+fn shift(number: i128, power: u32) -> Option<i128> {
+    match number {
+        0 => Some(0),
+        _ => number.checked_mul(10i128.checked_pow(power)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::types::{Float64Type, Int8Type, UInt64Type};
+
+    use super::*;
+
+    fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+        Decimal::new(precision, scale).parse(text.as_bytes()).ok()
+    }
+
+    #[test]
+    fn decimals_fit_or_are_refused() {
+        for (text, expected) in [
+            ("1", Some(100)),
+            ("1.5", Some(150)),
+            ("-1.25", Some(-125)),
+            ("+0.01", Some(1)),
+            (".5", Some(50)),
+            ("5.", Some(500)),
+            ("1.2500", Some(125)),
+            ("1.255", None),
+            ("1e1", Some(1000)),
+            ("125e-2", Some(125)),
+            ("1.5E+1", Some(1500)),
+            ("125e-3", None),
+            ("0e99999", Some(0)),
+            ("0.000", Some(0)),
+            ("999.99", Some(99999)),
+            ("1000", None),
+            ("1e9999999999", None),
+            ("00000000000000000000000000000000000000000000001", Some(100)),
+            ("", None),
+            (".", None),
+            ("-", None),
+            ("1.2.3", None),
+            ("1e", None),
+            ("nan", None),
+            ("0x1", None),
+        ] {
+            assert_eq!(decimal(text, 5, 2), expected, "{text}");
+        }
+        let nines = "9".repeat(38);
+        assert_eq!(decimal(&nines, 38, 0), nines.parse().ok());
+        assert_eq!(decimal(&format!("{nines}9"), 38, 0), None);
+    }
+
+    #[test]
+    fn integers_are_decimal_and_in_range() {
+        let int8 = |text: &[u8]| Integer::<Int8Type>::new().parse(text);
+        assert_eq!(int8(b"-128"), Ok(-128));
+        assert_eq!(int8(b"+7"), Ok(7));
+        assert_eq!(int8(b"128"), Err("is out of range".into()));
+        assert_eq!(int8(b"-129"), Err("is out of range".into()));
+        for text in [&b""[..], b" 1", b"1 ", b"1.0", b"1_000", b"0x1", b"\xff", b"-"] {
+            assert_eq!(int8(text), Err("is not an integer".into()), "{}", text.escape_ascii());
+        }
+        assert_eq!(Integer::<UInt64Type>::new().parse(b"18446744073709551615"), Ok(u64::MAX));
+        assert!(Integer::<UInt64Type>::new().parse(b"-1").is_err());
+        let min = i128::MIN.to_string();
+        assert_eq!(Int128.parse(min.as_bytes()), Ok(i128::MIN));
+    }
+
+    #[test]
+    fn floats_include_the_special_values() {
+        let float = |text: &[u8]| Float::<Float64Type>::new().parse(text);
+        assert_eq!(float(b"-1.5e3"), Ok(-1500.0));
+        for text in [&b"inf"[..], b"Inf", b"INF", b"infinity", b"+inf"] {
+            assert_eq!(float(text), Ok(f64::INFINITY), "{}", text.escape_ascii());
+        }
+        assert_eq!(float(b"-inf"), Ok(f64::NEG_INFINITY));
+        for text in [&b"nan"[..], b"NaN", b"NAN"] {
+            assert!(float(text).is_ok_and(f64::is_nan));
+        }
+        assert!(float(b"1,5").is_err());
+        assert!(float(b"").is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! The grammar of replies that carry entries: events in, rows on the tape.
+
+use super::tape::Tape;
+use crate::entry_id::EntryId;
+use crate::error::{Error, Result, shorten};
+use crate::resp::{Event, Nesting, Parser, doubled};
+
+/// What the reply looks like, which depends on the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyShape {
+    /// An array of entries: XRANGE, XREVRANGE, XCLAIM.
+    #[default]
+    Entries,
+    /// Streams with their entries: XREAD, XREADGROUP; a map in RESP3.
+    Streams,
+}
+
+/// How a reply ended.
+#[derive(Debug)]
+pub enum Reply {
+    /// With entries, perhaps none.
+    Entries,
+    /// With nil: a BLOCK that timed out.
+    Nil,
+    /// With an error of the server.
+    Error(Error),
+}
+
+/// What may come next.
+#[derive(Debug, Clone)]
+enum Expect {
+    Reply,
+    Stream,
+    StreamName,
+    StreamEntries,
+    Entry,
+    Id,
+    Fields,
+    Name,
+    Value,
+    /// The rest of something outside the reply: a push frame, attributes.
+    Aside(Nesting),
+}
+
+/// Reads replies of one shape, one after the other.
+#[derive(Debug)]
+pub(crate) struct ReplyReader {
+    parser: Parser,
+    grammar: Grammar,
+}
+
+#[derive(Debug)]
+struct Grammar {
+    shape: ReplyShape,
+    expect: Expect,
+    /// Streams, entries and fields that are still to come, at their levels.
+    streams: usize,
+    entries: usize,
+    fields: usize,
+    /// RESP2 sends each stream as an array of two, RESP3 as a pair of a map.
+    streams_are_pairs: bool,
+    /// The beginning of an ID or name that the input cut in two.
+    partial: Vec<u8>,
+    /// IDs whose fields were nil: pending entries that were deleted from the stream.
+    deleted: Vec<EntryId>,
+    id: EntryId,
+    end: Option<Reply>,
+}
+
+impl ReplyReader {
+    pub(crate) fn new(shape: ReplyShape) -> Self {
+        ReplyReader {
+            parser: Parser::default(),
+            grammar: Grammar {
+                shape,
+                expect: Expect::Reply,
+                streams: 0,
+                entries: 0,
+                fields: 0,
+                streams_are_pairs: false,
+                partial: Vec::new(),
+                deleted: Vec::new(),
+                id: EntryId::MIN,
+                end: None,
+            },
+        }
+    }
+
+    /// Takes bytes off the front of `buf`, up to the end of the reply at most; says how many.
+    pub(crate) fn decode(&mut self, tape: &mut Tape, buf: &[u8]) -> Result<usize> {
+        let mut rest = buf;
+        while self.grammar.end.is_none() {
+            match self.parser.next(&mut rest)? {
+                Some(event) => self.grammar.step(event, tape)?,
+                None => break,
+            }
+        }
+        Ok(buf.len() - rest.len())
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.grammar.end.is_some()
+    }
+
+    /// Takes the end of a complete reply and gets ready for the next one.
+    pub(crate) fn take_end(&mut self) -> Option<Reply> {
+        self.grammar.expect = Expect::Reply;
+        self.grammar.end.take()
+    }
+
+    /// Takes the IDs of deleted pending entries seen so far.
+    pub(crate) fn take_deleted(&mut self) -> Vec<EntryId> {
+        std::mem::take(&mut self.grammar.deleted)
+    }
+
+    /// Forgets a reply that will never end; the next bytes begin a new one.
+    pub(crate) fn abandon(&mut self) {
+        self.parser = Parser::default();
+        self.grammar.partial.clear();
+        self.grammar.expect = Expect::Reply;
+        self.grammar.end = None;
+    }
+}
+
+impl Grammar {
+    #[inline]
+    fn step(&mut self, event: Event<'_>, tape: &mut Tape) -> Result<()> {
+        match (&mut self.expect, event) {
+            // The three that make up nearly all of a reply come first.
+            (Expect::Value, Event::Bytes { part, done }) => {
+                tape.value(part, done)?;
+                if done {
+                    self.fields -= 1;
+                    self.after_field(tape);
+                }
+            }
+            (Expect::Name, Event::Bytes { part, done }) => {
+                if !done || !self.partial.is_empty() {
+                    self.partial.extend_from_slice(part);
+                    if !done {
+                        return Ok(());
+                    }
+                    tape.name(&self.partial)?;
+                    self.partial.clear();
+                } else {
+                    tape.name(part)?;
+                }
+                self.expect = Expect::Value;
+            }
+            (Expect::Id, Event::Bytes { part, done }) => {
+                if !done || !self.partial.is_empty() {
+                    self.partial.extend_from_slice(part);
+                    // An ID has at most 41 bytes; a server that sends more sends no ID.
+                    if !done && self.partial.len() <= 64 {
+                        return Ok(());
+                    }
+                    let id = std::mem::take(&mut self.partial);
+                    self.begin_entry(&id, tape)?;
+                } else {
+                    self.begin_entry(part, tape)?;
+                }
+            }
+            (Expect::Entry, Event::Array(2)) => self.expect = Expect::Id,
+            // Before 7.0 a claimed entry that was deleted is nil without its ID.
+            (Expect::Entry, Event::Nil) => self.after_entry(),
+            (Expect::Fields, Event::Array(len)) if len % 2 == 0 => {
+                self.fields = len / 2;
+                self.after_field(tape);
+            }
+            (Expect::Fields, Event::Map(pairs)) => {
+                self.fields = pairs;
+                self.after_field(tape);
+            }
+            (Expect::Fields, Event::Nil) => {
+                self.deleted.push(self.id);
+                self.after_entry();
+            }
+            // A value that the server types is taken as its text.
+            (Expect::Value, Event::Scalar(text)) => {
+                tape.value(text, true)?;
+                self.fields -= 1;
+                self.after_field(tape);
+            }
+            (Expect::Reply, Event::Error(line)) => {
+                self.end = Some(Reply::Error(Error::from_server(line)));
+            }
+            (Expect::Reply, Event::Nil) => self.end = Some(Reply::Nil),
+            (Expect::Reply, Event::Push(len)) => self.skip(Nesting::of(len)),
+            (Expect::Reply, Event::Attribute(pairs)) => self.skip(Nesting::of(doubled(pairs)?)),
+            (Expect::Reply, event) => self.begin_reply(event)?,
+            (Expect::Aside(nesting), event) => {
+                nesting.observe(&event)?;
+                if nesting.is_whole() {
+                    self.expect = Expect::Reply;
+                }
+            }
+            (Expect::Stream, Event::Array(2)) => self.expect = Expect::StreamName,
+            (Expect::StreamName, Event::Bytes { done, .. }) => {
+                if done {
+                    self.expect = Expect::StreamEntries;
+                }
+            }
+            (Expect::StreamEntries, Event::Array(len)) => self.begin_entries(len),
+            (expect, event) => return Err(unexpected(expect, &event)),
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, nesting: Nesting) {
+        if !nesting.is_whole() {
+            self.expect = Expect::Aside(nesting);
+        }
+    }
+
+    fn begin_reply(&mut self, event: Event<'_>) -> Result<()> {
+        match (self.shape, event) {
+            (ReplyShape::Entries, Event::Array(len)) => {
+                self.streams = 1;
+                self.begin_entries(len);
+            }
+            (ReplyShape::Streams, Event::Array(len)) => {
+                self.streams_are_pairs = false;
+                self.begin_streams(len);
+            }
+            (ReplyShape::Streams, Event::Map(len)) => {
+                self.streams_are_pairs = true;
+                self.begin_streams(len);
+            }
+            (_, event) => return Err(unexpected(&Expect::Reply, &event)),
+        }
+        Ok(())
+    }
+
+    fn begin_streams(&mut self, len: usize) {
+        self.streams = len;
+        self.next_stream();
+    }
+
+    fn next_stream(&mut self) {
+        match self.streams {
+            0 => self.end = Some(Reply::Entries),
+            _ if self.streams_are_pairs => self.expect = Expect::StreamName,
+            _ => self.expect = Expect::Stream,
+        }
+    }
+
+    fn begin_entries(&mut self, len: usize) {
+        self.entries = len;
+        self.expect = Expect::Entry;
+        if len == 0 {
+            self.after_entries();
+        }
+    }
+
+    fn after_entries(&mut self) {
+        self.streams -= 1;
+        self.next_stream();
+    }
+
+    #[inline]
+    fn begin_entry(&mut self, id: &[u8], tape: &mut Tape) -> Result<()> {
+        self.id = EntryId::from_bytes(id)
+            .ok_or_else(|| Error::protocol(format_args!("{} is no entry ID", shorten(id))))?;
+        tape.open_entry(self.id);
+        self.expect = Expect::Fields;
+        Ok(())
+    }
+
+    #[inline]
+    fn after_field(&mut self, tape: &mut Tape) {
+        if self.fields > 0 {
+            self.expect = Expect::Name;
+        } else {
+            tape.close_entry();
+            self.after_entry();
+        }
+    }
+
+    #[inline]
+    fn after_entry(&mut self) {
+        self.entries -= 1;
+        self.expect = Expect::Entry;
+        if self.entries == 0 {
+            self.after_entries();
+        }
+    }
+}
+
+fn unexpected(expect: &Expect, event: &Event<'_>) -> Error {
+    let event = match event {
+        Event::Bytes { part, .. } => format!("the string {}", shorten(part)),
+        Event::Scalar(text) => format!("the value {}", shorten(text)),
+        Event::Error(line) => format!("the error {}", shorten(line)),
+        other => format!("{other:?}"),
+    };
+    Error::protocol(format_args!("{event} came where {expect:?} was expected"))
+}

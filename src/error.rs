@@ -1,0 +1,270 @@
+//! The crate's one error type: a kind that says what went wrong, a message that says what to do,
+//! and the context in which it happened. It knows nothing of Python.
+
+use std::fmt;
+
+/// What went wrong, as far as a caller can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument that cannot be right, found before any byte was sent.
+    InvalidArgument,
+    /// The server could not be reached, or the connection was lost.
+    Connection,
+    /// The server did not answer within the timeout.
+    Timeout,
+    /// The server refused the credentials, or the user lacks a permission.
+    Authentication,
+    /// The server answered with an error, or with bytes that are not RESP.
+    Response,
+    /// The key holds something other than a stream.
+    WrongType,
+    /// The consumer group does not exist.
+    NoGroup,
+    /// The schema contradicts itself, or the entries.
+    Schema,
+    /// A field's text does not fit its dtype.
+    Decode,
+    /// Entries are gone that should have been read.
+    DataLoss,
+    /// Another owner has taken over.
+    Fenced,
+    /// A defect of this crate. Please report it.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Every kind, so that a test can prove that each is mapped and provoked.
+    pub const ALL: [ErrorKind; 12] = [
+        ErrorKind::InvalidArgument,
+        ErrorKind::Connection,
+        ErrorKind::Timeout,
+        ErrorKind::Authentication,
+        ErrorKind::Response,
+        ErrorKind::WrongType,
+        ErrorKind::NoGroup,
+        ErrorKind::Schema,
+        ErrorKind::Decode,
+        ErrorKind::DataLoss,
+        ErrorKind::Fenced,
+        ErrorKind::Internal,
+    ];
+}
+
+/// An error of this crate.
+///
+/// ```
+/// use redfloe::{EntryId, ErrorKind};
+///
+/// let error = "12-x".parse::<EntryId>().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+/// assert!(!error.retryable());
+/// ```
+#[derive(Debug)]
+pub struct Error {
+    // Boxed, so that a `Result` on the hot path stays one pointer wide.
+    inner: Box<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    context: Vec<(&'static str, String)>,
+    code: Option<String>,
+    retryable: bool,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The crate's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind`; not retryable, without context.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error {
+            inner: Box::new(Inner {
+                kind,
+                message: message.into(),
+                context: Vec::new(),
+                code: None,
+                retryable: false,
+                source: None,
+            }),
+        }
+    }
+
+    /// Adds a name and a value that say where it happened, such as the stream or the address.
+    pub fn with_context(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.inner.context.push((name, value.into()));
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.inner.source = Some(source.into());
+        self
+    }
+
+    /// Marks the error as one that time may mend.
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.inner.retryable = retryable;
+        self
+    }
+
+    /// The error for a reply `-CODE text` of the server.
+    ///
+    /// Codes that time may mend (LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, BUSY) are
+    /// retryable; the others fail at once.
+    pub fn from_server(line: &[u8]) -> Self {
+        // An error line longer than this says nothing more to a human, and may quote a payload.
+        const SHOWN: usize = 512;
+        let text = String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)).into_owned();
+        let code = text
+            .split(' ')
+            .next()
+            .filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase()))
+            .unwrap_or("ERR")
+            .to_owned();
+        let kind = match code.as_str() {
+            "WRONGTYPE" => ErrorKind::WrongType,
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::Authentication,
+            "NOGROUP" => ErrorKind::NoGroup,
+            // Before Redis 6 a wrong password has the general code.
+            "ERR" if text.contains("invalid password") || text.contains("AUTH") => {
+                ErrorKind::Authentication
+            }
+            _ => ErrorKind::Response,
+        };
+        let retryable = matches!(
+            code.as_str(),
+            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY"
+        );
+        let mut error = Error::new(kind, format!("the server answered: {text}"));
+        error.inner.code = Some(code);
+        error.with_retryable(retryable)
+    }
+
+    /// The error for a reply that breaks the protocol.
+    pub(crate) fn protocol(message: impl fmt::Display) -> Self {
+        Error::new(
+            ErrorKind::Response,
+            format!("the server's reply is not valid RESP: {message}; is this a Redis server?"),
+        )
+    }
+
+    /// The error for an argument that cannot be right.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Error::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// The message without its context.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+
+    /// Names and values that say where it happened.
+    pub fn context(&self) -> &[(&'static str, String)] {
+        &self.inner.context
+    }
+
+    /// The server's error code, such as `WRONGTYPE`, where the server answered with one.
+    pub fn code(&self) -> Option<&str> {
+        self.inner.code.as_deref()
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn retryable(&self) -> bool {
+        self.inner.retryable
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.message)?;
+        if !self.inner.context.is_empty() {
+            let pairs: Vec<String> =
+                self.inner.context.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            write!(f, " ({})", pairs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Bytes from outside as short, printable text for an error message.
+pub(crate) fn shorten(bytes: &[u8]) -> String {
+    const SHOWN: usize = 64;
+    let head = bytes.get(..SHOWN).unwrap_or(bytes);
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text.escape_debug().to_string(),
+        Err(_) => head.escape_ascii().to_string(),
+    };
+    match bytes.len() {
+        len if len > SHOWN => format!("\"{text}\"... ({len} bytes)"),
+        _ => format!("\"{text}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_codes_become_kinds() {
+        for (line, kind, retryable) in [
+            ("WRONGTYPE Operation against a key", ErrorKind::WrongType, false),
+            ("WRONGPASS invalid username-password pair", ErrorKind::Authentication, false),
+            ("NOAUTH Authentication required.", ErrorKind::Authentication, false),
+            ("NOPERM this user has no permissions", ErrorKind::Authentication, false),
+            ("ERR invalid password", ErrorKind::Authentication, false),
+            ("NOGROUP No such key 's'", ErrorKind::NoGroup, false),
+            ("LOADING Redis is loading", ErrorKind::Response, true),
+            ("BUSY Redis is busy running a script", ErrorKind::Response, true),
+            ("READONLY You can't write", ErrorKind::Response, true),
+            ("MASTERDOWN Link with MASTER is down", ErrorKind::Response, true),
+            ("CLUSTERDOWN Hash slot not served", ErrorKind::Response, true),
+            ("TRYAGAIN Multiple keys request", ErrorKind::Response, true),
+            ("ERR unknown command", ErrorKind::Response, false),
+            ("", ErrorKind::Response, false),
+        ] {
+            let error = Error::from_server(line.as_bytes());
+            assert_eq!((error.kind(), error.retryable()), (kind, retryable), "{line}");
+        }
+        assert_eq!(Error::from_server(b"LOADING x").code(), Some("LOADING"));
+        assert_eq!(Error::from_server(b"no code here").code(), Some("ERR"));
+    }
+
+    #[test]
+    fn display_lists_the_context_and_keeps_the_source() {
+        let error = Error::new(ErrorKind::Connection, "lost")
+            .with_context("address", "h:1")
+            .with_context("stream", "s")
+            .with_source(std::io::Error::other("reset"));
+        assert_eq!(error.to_string(), "lost (address: h:1, stream: s)");
+        assert_eq!(
+            std::error::Error::source(&error).map(ToString::to_string).as_deref(),
+            Some("reset")
+        );
+    }
+
+    #[test]
+    fn shorten_keeps_a_message_short_and_printable() {
+        assert_eq!(shorten(b"a\nb"), "\"a\\nb\"");
+        assert_eq!(shorten(b"\xff"), "\"\\xff\"");
+        assert!(shorten(&[b'x'; 1000]).ends_with("... (1000 bytes)"));
+    }
+}

@@ -1,0 +1,9 @@
+//! RESP2 and RESP3: commands to bytes, bytes to events. No IO, no Arrow.
+
+mod encode;
+mod parse;
+mod skip;
+
+pub(crate) use encode::{newest, range, read_after};
+pub(crate) use parse::{Event, Parser};
+pub(crate) use skip::{Nesting, RawReply, doubled};

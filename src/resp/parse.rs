@@ -1,0 +1,315 @@
+//! A resumable RESP parser: bytes cut anywhere go in, events come out.
+//!
+//! It is pulled: [`Parser::next`] takes bytes off the front of the input and gives one event, or
+//! `None` when the input ends inside one. Nothing is allocated for a length that a header merely
+//! claims; only a header line that the input cuts in two is kept, and such a line is bounded.
+
+use crate::error::{Error, Result, shorten};
+
+/// The longest header or simple line that is accepted. Real ones are errors of a few hundred bytes.
+const MAX_LINE: usize = 64 * 1024;
+
+/// One step through a reply.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// An array or set of so many elements follows.
+    Array(usize),
+    /// A map of so many pairs follows.
+    Map(usize),
+    /// An out-of-band frame of so many elements follows.
+    Push(usize),
+    /// So many pairs of attributes follow, and after them the reply they belong to.
+    Attribute(usize),
+    /// A nil, in any of its three spellings.
+    Nil,
+    /// A piece of a bulk string; with `done` its last, the terminator included.
+    Bytes { part: &'a [u8], done: bool },
+    /// A simple string, integer, double, boolean or big number, as its text.
+    Scalar(&'a [u8]),
+    /// An error reply, without its leading `-`.
+    Error(&'a [u8]),
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    state: State,
+    /// The beginning of a line whose end has not come yet.
+    line: Vec<u8>,
+    /// `line` is whole and its event was given; the next line starts afresh.
+    line_used: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+enum State {
+    #[default]
+    Header,
+    /// Inside a bulk string that lacks so many bytes.
+    Body(usize),
+    /// After a bulk string's body; `true` once the CR is there.
+    Terminator(bool),
+}
+
+impl Parser {
+    /// The next event, taken off the front of `input`; `None` when more bytes are needed.
+    #[inline]
+    pub(crate) fn next<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<Event<'s>>> {
+        match self.state {
+            State::Header => self.header(input),
+            State::Body(missing) => self.body(missing, input),
+            State::Terminator(cr) => self.terminator(cr, input),
+        }
+    }
+
+    #[inline]
+    fn header<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Event<'s>>> {
+        if self.line_used {
+            self.line.clear();
+            self.line_used = false;
+        }
+        let bytes: &'i [u8] = input;
+        if self.line.is_empty()
+            && let Some((body, rest)) = whole_bulk_string(bytes)
+        {
+            *input = rest;
+            return Ok(Some(Event::Bytes { part: body, done: true }));
+        }
+        let Some(end) = memchr::memchr(b'\n', bytes) else {
+            self.keep(bytes)?;
+            *input = &[];
+            return Ok(None);
+        };
+        let (head, rest) = bytes.split_at(end + 1);
+        *input = rest;
+        let split = !self.line.is_empty();
+        if split {
+            self.keep(head)?;
+            self.line_used = true;
+        }
+        let line = whole_line(if split { &self.line } else { head })?;
+        // A verbatim string is a bulk string that begins with three letters and a colon.
+        if let [b'$' | b'=', digits @ ..] = line {
+            return match length(digits)? {
+                Some(len) => {
+                    self.state = State::Body(len);
+                    self.body(len, input)
+                }
+                None => Ok(Some(Event::Nil)),
+            };
+        }
+        line_event(whole_line(if split { &self.line } else { head })?).map(Some)
+    }
+
+    fn body<'a>(&mut self, missing: usize, input: &mut &'a [u8]) -> Result<Option<Event<'a>>> {
+        let bytes: &'a [u8] = input;
+        if missing == 0 {
+            self.state = State::Terminator(false);
+            return self.terminator(false, input);
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let (part, rest) = bytes.split_at(missing.min(bytes.len()));
+        if part.len() == missing
+            && let [b'\r', b'\n', rest @ ..] = rest
+        {
+            *input = rest;
+            self.state = State::Header;
+            return Ok(Some(Event::Bytes { part, done: true }));
+        }
+        *input = rest;
+        self.state = State::Body(missing - part.len());
+        Ok(Some(Event::Bytes { part, done: false }))
+    }
+
+    fn terminator<'a>(&mut self, cr: bool, input: &mut &'a [u8]) -> Result<Option<Event<'a>>> {
+        let bytes: &'a [u8] = input;
+        match (cr, bytes) {
+            (_, []) => Ok(None),
+            (false, [b'\r', rest @ ..]) => {
+                *input = rest;
+                self.state = State::Terminator(true);
+                self.terminator(true, input)
+            }
+            (true, [b'\n', rest @ ..]) => {
+                *input = rest;
+                self.state = State::Header;
+                Ok(Some(Event::Bytes { part: &[], done: true }))
+            }
+            _ => Err(Error::protocol("a bulk string is longer than its header says")),
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.line.len() + bytes.len() > MAX_LINE {
+            return Err(Error::protocol(format_args!(
+                "a line is longer than {MAX_LINE} bytes: {}",
+                shorten(if self.line.is_empty() { bytes } else { &self.line })
+            )));
+        }
+        self.line.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// `$<len>\r\n<body>\r\n` at the front of `bytes`, where all of it is there: nearly every event of
+/// a stream's reply, and so the one case with a path of its own.
+#[inline]
+fn whole_bulk_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let [b'$', rest @ ..] = bytes else {
+        return None;
+    };
+    // Seven digits keep the arithmetic free of overflow; anything longer takes the general path.
+    let mut len = 0usize;
+    let mut digits = 0;
+    for &byte in rest.iter().take(7) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        len = len * 10 + usize::from(digit);
+        digits += 1;
+    }
+    if digits == 0 {
+        return None;
+    }
+    let rest = rest.get(digits..)?.strip_prefix(b"\r\n")?;
+    let (body, rest) = rest.split_at_checked(len)?;
+    Some((body, rest.strip_prefix(b"\r\n")?))
+}
+
+/// The line without its end.
+fn whole_line(line: &[u8]) -> Result<&[u8]> {
+    line.strip_suffix(b"\r\n")
+        .ok_or_else(|| Error::protocol(format_args!("a line ends without CR: {}", shorten(line))))
+}
+
+/// The event of a line that is not the header of a bulk string.
+fn line_event(line: &[u8]) -> Result<Event<'_>> {
+    let Some((&kind, rest)) = line.split_first() else {
+        return Err(Error::protocol("a line is empty"));
+    };
+    let counted = |event: fn(usize) -> Event<'static>| -> Result<Event<'static>> {
+        Ok(length(rest)?.map_or(Event::Nil, event))
+    };
+    match kind {
+        b'*' | b'~' => counted(Event::Array),
+        b'%' => counted(Event::Map),
+        b'>' => counted(Event::Push),
+        b'|' => counted(Event::Attribute),
+        b'_' => Ok(Event::Nil),
+        b'-' => Ok(Event::Error(rest)),
+        b'+' | b':' | b',' | b'#' | b'(' => Ok(Event::Scalar(rest)),
+        _ => Err(Error::protocol(format_args!("no reply begins with {}", shorten(line)))),
+    }
+}
+
+/// A length: digits, or `-1` for nil.
+fn length(digits: &[u8]) -> Result<Option<usize>> {
+    if digits == b"-1" {
+        return Ok(None);
+    }
+    std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .map(Some)
+        .ok_or_else(|| Error::protocol(format_args!("{} is not a length", shorten(digits))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every event of `bytes` fed in pieces of `size`, bulk strings put together again.
+    fn events(bytes: &[u8], size: usize) -> Result<Vec<String>> {
+        let mut parser = Parser::default();
+        let mut seen = Vec::new();
+        let mut bulk = Vec::new();
+        for mut piece in bytes.chunks(size) {
+            while let Some(event) = parser.next(&mut piece)? {
+                match event {
+                    Event::Bytes { part, done } => {
+                        bulk.extend_from_slice(part);
+                        if done {
+                            seen.push(format!("bulk {}", shorten(&std::mem::take(&mut bulk))));
+                        }
+                    }
+                    Event::Scalar(text) => seen.push(format!("scalar {}", shorten(text))),
+                    Event::Error(text) => seen.push(format!("error {}", shorten(text))),
+                    other => seen.push(format!("{other:?}")),
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    const EVERYTHING: &[u8] = b"*2\r\n$3\r\na\r\n\r\n$0\r\n\r\n%1\r\n+OK\r\n:-12\r\n>2\r\n_\r\n$-1\r\n*-1\r\n\
+        |1\r\n,1.5\r\n#t\r\n(123456789012345678901234567890\r\n=7\r\ntxt:abc\r\n~1\r\n-ERR no\r\n*0\r\n";
+
+    #[test]
+    fn pieces_of_every_size_give_the_same_events() -> Result<()> {
+        let whole = events(EVERYTHING, usize::MAX)?;
+        assert_eq!(
+            whole,
+            [
+                "Array(2)",
+                "bulk \"a\\r\\n\"",
+                "bulk \"\"",
+                "Map(1)",
+                "scalar \"OK\"",
+                "scalar \"-12\"",
+                "Push(2)",
+                "Nil",
+                "Nil",
+                "Nil",
+                "Attribute(1)",
+                "scalar \"1.5\"",
+                "scalar \"t\"",
+                "scalar \"123456789012345678901234567890\"",
+                "bulk \"txt:abc\"",
+                "Array(1)",
+                "error \"ERR no\"",
+                "Array(0)",
+            ]
+        );
+        for size in 1..EVERYTHING.len() {
+            assert_eq!(events(EVERYTHING, size)?, whole, "pieces of {size}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_resp_is_an_error() {
+        for bytes in [
+            &b"HTTP/1.1 400 Bad Request\r\n"[..],
+            b"\r\n",
+            b"$x\r\n",
+            b"$-2\r\n",
+            b"*99999999999999999999999\r\n",
+            b"$3\r\nabcd\r\n",
+            b"$3\r\nabc\rx",
+            b"*1\n",
+            b"$+3\r\nabc\r\n",
+            b"!3\r\nERR\r\n",
+            &[b'+'; MAX_LINE + 1],
+        ] {
+            for size in [1, 3, 7, usize::MAX] {
+                assert!(events(bytes, size).is_err(), "{} in pieces of {size}", shorten(bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn a_huge_length_allocates_nothing() -> Result<()> {
+        let mut parser = Parser::default();
+        let mut input = &b"$9223372036854775807\r\nabc"[..];
+        assert_eq!(parser.next(&mut input)?, Some(Event::Bytes { part: b"abc", done: false }));
+        assert_eq!(parser.next(&mut input)?, None);
+        assert_eq!(parser.line.capacity(), 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! What columns a read yields: fields, metadata columns, and what to do with text that does not
+//! fit.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+
+use crate::error::{Error, ErrorKind, Result, shorten};
+
+/// What happens to a field's text that does not fit its dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The read fails with a [`Decode`](ErrorKind::Decode) error that names the entry.
+    #[default]
+    Raise,
+    /// The value becomes null.
+    Null,
+}
+
+/// Texts that mean null, beside the empty text, which is null for all but strings and binary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NullValues {
+    /// For every field.
+    pub all: Vec<String>,
+    /// For single fields, by name.
+    pub by_field: HashMap<String, Vec<String>>,
+}
+
+impl NullValues {
+    /// The texts that mean null in the field `name`.
+    pub(crate) fn of(&self, name: &str) -> Vec<Box<[u8]>> {
+        let own = self.by_field.get(name).into_iter().flatten();
+        self.all.iter().chain(own).map(|text| text.as_bytes().into()).collect()
+    }
+}
+
+/// The columns of a read. Made by [`StreamSchema::closed`], [`StreamSchema::open`] or
+/// [`StreamSchema::default`], and changed by its `with_` methods.
+///
+/// Columns come in this order: entry ID, milliseconds, sequence number, the fields, the rescue
+/// column; each metadata column only where it is switched on.
+///
+/// ```
+/// use arrow_schema::{DataType, Field};
+/// use redfloe::StreamSchema;
+///
+/// let schema = StreamSchema::closed([Field::new("value", DataType::Int64, true)])
+///     .with_sequence_column(Some("_seq"));
+/// let names: Vec<_> = schema.arrow()?.fields().iter().map(|f| f.name().clone()).collect();
+/// assert_eq!(names, ["_id", "_ts", "_seq", "value"]);
+/// # Ok::<(), redfloe::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct StreamSchema {
+    pub(crate) fields: Vec<FieldRef>,
+    pub(crate) open: bool,
+    pub(crate) id_column: Option<String>,
+    pub(crate) timestamp_column: Option<String>,
+    pub(crate) timestamp_type: DataType,
+    pub(crate) sequence_column: Option<String>,
+    pub(crate) rescue_column: Option<String>,
+    pub(crate) on_error: OnError,
+    pub(crate) null_values: NullValues,
+}
+
+impl Default for StreamSchema {
+    /// Every field that occurs, as text, after `_id` and `_ts`.
+    fn default() -> Self {
+        StreamSchema::open(Vec::<Field>::new())
+    }
+}
+
+impl StreamSchema {
+    /// Exactly these fields, in this order, with these types.
+    pub fn closed<F: Into<FieldRef>>(fields: impl IntoIterator<Item = F>) -> Self {
+        StreamSchema {
+            fields: fields.into_iter().map(Into::into).collect(),
+            open: false,
+            id_column: Some("_id".to_owned()),
+            timestamp_column: Some("_ts".to_owned()),
+            timestamp_type: DataType::Int64,
+            sequence_column: None,
+            rescue_column: None,
+            on_error: OnError::default(),
+            null_values: NullValues::default(),
+        }
+    }
+
+    /// These fields first, then every other that occurs, as text, in order of first appearance.
+    pub fn open<F: Into<FieldRef>>(fields: impl IntoIterator<Item = F>) -> Self {
+        StreamSchema { open: true, ..StreamSchema::closed(fields) }
+    }
+
+    /// Names the column of entry IDs (`Utf8View`), or leaves it out.
+    pub fn with_id_column(mut self, name: Option<&str>) -> Self {
+        self.id_column = name.map(str::to_owned);
+        self
+    }
+
+    /// Names the column of the IDs' milliseconds, or leaves it out.
+    pub fn with_timestamp_column(mut self, name: Option<&str>) -> Self {
+        self.timestamp_column = name.map(str::to_owned);
+        self
+    }
+
+    /// The type of the milliseconds' column: `Int64` (the default) or a `Timestamp`.
+    pub fn with_timestamp_type(mut self, data_type: DataType) -> Self {
+        self.timestamp_type = data_type;
+        self
+    }
+
+    /// Names the column of the IDs' sequence numbers (`UInt64`), or leaves it out.
+    pub fn with_sequence_column(mut self, name: Option<&str>) -> Self {
+        self.sequence_column = name.map(str::to_owned);
+        self
+    }
+
+    /// Names a text column that keeps what did not fit as one JSON object a row. With it nothing
+    /// raises: a value that does not fit its type is null in its own column.
+    pub fn with_rescue_column(mut self, name: Option<&str>) -> Self {
+        self.rescue_column = name.map(str::to_owned);
+        self
+    }
+
+    /// What happens to text that does not fit.
+    pub fn with_on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Texts that mean null.
+    pub fn with_null_values(mut self, null_values: NullValues) -> Self {
+        self.null_values = null_values;
+        self
+    }
+
+    /// The Arrow schema, as far as it is known before the first entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Schema`](ErrorKind::Schema) where two columns share a name, or the milliseconds' type is
+    /// neither `Int64` nor a `Timestamp`.
+    pub fn arrow(&self) -> Result<SchemaRef> {
+        self.validate()?;
+        let columns = self
+            .metadata_fields()
+            .into_iter()
+            .chain(self.fields.iter().cloned())
+            .chain(self.rescue_field());
+        Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())))
+    }
+
+    /// The metadata columns that are switched on, in their order.
+    pub(crate) fn metadata_fields(&self) -> Vec<FieldRef> {
+        [
+            (&self.id_column, DataType::Utf8View),
+            (&self.timestamp_column, self.timestamp_type.clone()),
+            (&self.sequence_column, DataType::UInt64),
+        ]
+        .into_iter()
+        .filter_map(|(name, data_type)| {
+            name.as_ref().map(|name| Arc::new(Field::new(name, data_type, true)))
+        })
+        .collect()
+    }
+
+    pub(crate) fn rescue_field(&self) -> Option<FieldRef> {
+        let name = self.rescue_column.as_ref()?;
+        Some(Arc::new(Field::new(name, DataType::Utf8View, true)))
+    }
+
+    /// Whether a null takes the place of what does not fit.
+    pub(crate) fn tolerates_misfits(&self) -> bool {
+        self.on_error == OnError::Null || self.rescue_column.is_some()
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        match &self.timestamp_type {
+            DataType::Int64 | DataType::Timestamp(_, _) => {}
+            other => {
+                return Err(Error::new(
+                    ErrorKind::Schema,
+                    format!("timestamp_dtype must be Int64 or a Datetime, not {other}"),
+                ));
+            }
+        }
+        let mut seen = HashSet::new();
+        for (parameter, name) in self.reserved() {
+            if !seen.insert(name) {
+                return Err(Error::new(
+                    ErrorKind::Schema,
+                    format!("two metadata columns are called {name:?}; change {parameter}"),
+                ));
+            }
+        }
+        let mut fields = HashSet::new();
+        for field in &self.fields {
+            self.check_name(field.name())?;
+            if !fields.insert(field.name()) {
+                return Err(Error::new(
+                    ErrorKind::Schema,
+                    format!("the schema names the field {:?} twice", field.name()),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a field that bears a metadata column's name: a payload never overwrites an ID.
+    pub(crate) fn check_name(&self, name: &str) -> Result<()> {
+        match self.reserved().find(|(_, reserved)| *reserved == name) {
+            None => Ok(()),
+            Some((parameter, _)) => Err(Error::new(
+                ErrorKind::Schema,
+                format!(
+                    "the field {} has the name of a metadata column; rename that column with \
+                     {parameter}",
+                    shorten(name.as_bytes())
+                ),
+            )),
+        }
+    }
+
+    /// The parameters that name metadata columns, and the names they give.
+    fn reserved(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("id_column", &self.id_column),
+            ("timestamp_column", &self.timestamp_column),
+            ("sequence_column", &self.sequence_column),
+            ("rescue_column", &self.rescue_column),
+        ]
+        .into_iter()
+        .filter_map(|(parameter, name)| Some((parameter, name.as_deref()?)))
+    }
+}
+
+/// The factor from a `Timestamp`'s unit down from milliseconds: multiply, then divide.
+pub(crate) fn from_millis(unit: TimeUnit) -> (i64, i64) {
+    match unit {
+        TimeUnit::Second => (1, 1000),
+        TimeUnit::Millisecond => (1, 1),
+        TimeUnit::Microsecond => (1000, 1),
+        TimeUnit::Nanosecond => (1_000_000, 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(name: &str) -> Field {
+        Field::new(name, DataType::Utf8View, true)
+    }
+
+    #[test]
+    fn names_that_clash_are_refused_and_the_parameter_is_named() {
+        for (schema, expected) in [
+            (StreamSchema::closed([text("a"), text("a")]), "twice"),
+            (StreamSchema::closed([text("_id")]), "id_column"),
+            (StreamSchema::closed([text("_ts")]), "timestamp_column"),
+            (StreamSchema::default().with_sequence_column(Some("_id")), "sequence_column"),
+            (StreamSchema::closed([text("r")]).with_rescue_column(Some("r")), "rescue_column"),
+            (StreamSchema::default().with_timestamp_type(DataType::Utf8), "timestamp_dtype"),
+        ] {
+            let error = schema.arrow().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Schema);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_column_that_is_off_frees_its_name() {
+        let schema = StreamSchema::closed([text("_id")]).with_id_column(None);
+        assert!(schema.arrow().is_ok());
+    }
+}
