@@ -1,12 +1,38 @@
 //! The columnar connector for Redis Streams: reply bytes straight into Arrow columns.
+//!
+//! The path of the data is one line, and no file sends it backwards:
+//!
+//! ```text
+//! socket bytes -> resp events -> tape -> column builders -> Batch (RecordBatch + entry IDs)
+//! ```
+//!
+//! ```no_run
+//! use redfloe::{Client, ConnectionOptions, ReadRequest, StreamSchema};
+//!
+//! # async fn example() -> redfloe::Result<()> {
+//! let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+//! let batch = redfloe::read(&client, ReadRequest::new("events", StreamSchema::default())).await?;
+//! println!("{} entries, the last is {:?}", batch.len(), batch.ids().last());
+//! # Ok(())
+//! # }
+//! ```
 
+#![deny(missing_docs)]
+
+mod client;
 mod decode;
 mod entry_id;
 mod error;
+mod infer;
+#[cfg(feature = "python")]
+mod python;
+mod read;
 mod resp;
 mod schema;
 
+pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Reply, ReplyShape};
 pub use entry_id::{EntryId, IdBound};
 pub use error::{Error, ErrorKind, Result};
+pub use read::{PageSize, ReadRequest, infer_schema, read};
 pub use schema::{NullValues, OnError, StreamSchema};

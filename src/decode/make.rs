@@ -36,6 +36,16 @@ pub(crate) struct Made {
 }
 
 pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
+    if !field.is_nullable() {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            format!(
+                "the field {:?} must be nullable: an entry may lack any field, and a JSON value \
+                 may be null",
+                field.name()
+            ),
+        ));
+    }
     let data_type = field.data_type().clone();
     let builder: Box<dyn ColumnBuilder> = match &data_type {
         DataType::Utf8View => return Ok(text(Content::Utf8)),
@@ -100,7 +110,7 @@ pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
             let members = ENUM_METADATA
                 .iter()
                 .find_map(|name| field.metadata().get(*name))
-                .map(|members| parse_members(field, members))
+                .map(|members| parse_members(field, key, members))
                 .transpose()?;
             Box::new(DictionaryColumn::new((**key).clone(), members))
         }
@@ -149,7 +159,7 @@ fn parse_zone(field: &Field, name: &str) -> Result<Tz> {
     })
 }
 
-fn parse_members(field: &Field, text: &str) -> Result<Vec<String>> {
+fn parse_members(field: &Field, key_type: &DataType, text: &str) -> Result<Vec<String>> {
     let mut members = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -163,6 +173,13 @@ fn parse_members(field: &Field, text: &str) -> Result<Vec<String>> {
         };
         members.push(member.to_owned());
         rest = tail;
+    }
+    let capacity = DictionaryColumn::capacity(key_type);
+    if u32::try_from(members.len()).is_ok_and(|members| members > capacity) {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            format!("the Enum {:?} has more members than {key_type} keys", field.name()),
+        ));
     }
     Ok(members)
 }

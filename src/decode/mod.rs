@@ -25,7 +25,7 @@ pub use reply::{Reply, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::schema::StreamSchema;
-use column::{ColumnBuilder, Misfit, NullRules};
+use column::{ColumnBuilder, Misfit, NullRules, Text};
 use make::{Source, dtype_name, make_builder};
 use metadata::MetadataColumns;
 use reply::ReplyReader;
@@ -230,6 +230,12 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Whether a text is a value of the field's dtype.
+pub(crate) fn parses(field: &Field, text: &str) -> bool {
+    make_builder(field, Source::Field)
+        .is_ok_and(|mut made| made.builder.append(Text::of(text)).is_ok())
 }
 
 fn misfit_error(field: &Field, id: EntryId, text: &[u8], misfit: Misfit) -> Error {

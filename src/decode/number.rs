@@ -42,6 +42,10 @@ fn integer<N: FromLexical>(text: &[u8]) -> Result<N, Misfit> {
         lexical_core::Error::Overflow(_) | lexical_core::Error::Underflow(_) => {
             "is out of range".into()
         }
+        // An unsigned type does not know the sign.
+        _ if text.first() == Some(&b'-') && lexical_core::parse::<i128>(text).is_ok() => {
+            "is out of range".into()
+        }
         _ => "is not an integer".into(),
     })
 }
@@ -214,7 +218,8 @@ mod tests {
             assert_eq!(int8(text), Err("is not an integer".into()), "{}", text.escape_ascii());
         }
         assert_eq!(Integer::<UInt64Type>::new().parse(b"18446744073709551615"), Ok(u64::MAX));
-        assert!(Integer::<UInt64Type>::new().parse(b"-1").is_err());
+        assert_eq!(Integer::<UInt64Type>::new().parse(b"-1"), Err("is out of range".into()));
+        assert_eq!(Integer::<UInt64Type>::new().parse(b"-x"), Err("is not an integer".into()));
         let min = i128::MIN.to_string();
         assert_eq!(Int128.parse(min.as_bytes()), Ok(i128::MIN));
     }

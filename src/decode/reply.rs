@@ -104,8 +104,9 @@ impl ReplyReader {
 
     /// Takes the end of a complete reply and gets ready for the next one.
     pub(crate) fn take_end(&mut self) -> Option<Reply> {
+        let end = self.grammar.end.take()?;
         self.grammar.expect = Expect::Reply;
-        self.grammar.end.take()
+        Some(end)
     }
 
     /// Takes the IDs of deleted pending entries seen so far.

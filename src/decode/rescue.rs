@@ -22,7 +22,11 @@ impl RescueColumn {
 
     /// Keeps a value of a row; rows count from the last [`RescueColumn::advance`].
     pub(crate) fn keep(&mut self, row: usize, name: &[u8], value: &[u8]) {
-        let name = String::from_utf8_lossy(name).into_owned();
+        // Escaped, two names that are not text stay two; replaced, they might become one.
+        let name = match std::str::from_utf8(name) {
+            Ok(text) => text.to_owned(),
+            Err(_) => name.escape_ascii().to_string(),
+        };
         // JSON has no bytes: what is not text is kept whole as base64, in an object that says so.
         let value = match std::str::from_utf8(value) {
             Ok(text) => Value::from(text),

@@ -2,7 +2,8 @@
 //!
 //! Entries are written to it as they are parsed, and each column then reads its own slots. A value
 //! is copied once, out of the socket's buffer; a value that no column wants is not copied at all.
-//! A row counts only once its entry is whole.
+//! A row counts only once its entry is whole: until then nobody sees its values, nor a column that
+//! it is the first to have.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,6 +44,9 @@ pub(crate) struct Tape {
     strays: Vec<Stray>,
     /// The columns' names; an open schema adds to them.
     names: Vec<String>,
+    /// So many of the bytes and of the names belong to whole entries.
+    whole_bytes: usize,
+    whole_names: usize,
     index: HashMap<Box<[u8]>, usize>,
     /// The names and targets of the latest entry's fields by position: most entries of a stream
     /// have the same fields in the same order, so the next field is nearly always found here.
@@ -54,8 +58,6 @@ pub(crate) struct Tape {
 #[derive(Debug)]
 struct OpenEntry {
     id: EntryId,
-    /// Where the buffer ended before this entry.
-    start: usize,
     fields: usize,
     target: Target,
     name: Slot,
@@ -75,6 +77,8 @@ impl Tape {
                 .map(|(at, name)| (name.as_bytes().into(), at))
                 .collect(),
             columns: vec![Vec::new(); names.len()],
+            whole_bytes: 0,
+            whole_names: names.len(),
             names,
             schema,
             bytes: Vec::new(),
@@ -83,7 +87,6 @@ impl Tape {
             layout: Vec::new(),
             entry: OpenEntry {
                 id: EntryId::MIN,
-                start: 0,
                 fields: 0,
                 target: Target::Nowhere,
                 name: Slot { row: 0, len: 0, offset: 0 },
@@ -99,36 +102,62 @@ impl Tape {
 
     /// The names of the columns, in their order.
     pub(crate) fn names(&self) -> &[String] {
-        &self.names
+        self.names.get(..self.whole_names).unwrap_or_default()
     }
 
     /// The slots of a column, in the order of rows.
     pub(crate) fn slots(&self, column: usize) -> &[Slot] {
-        self.columns.get(column).map_or(&[], Vec::as_slice)
+        match self.columns.get(column).map(Vec::as_slice) {
+            // A column has at most one slot in each row, so only the last can be of the open entry.
+            Some([whole @ .., last]) if self.is_open(last) => whole,
+            Some(slots) => slots,
+            None => &[],
+        }
     }
 
     pub(crate) fn strays(&self) -> &[Stray] {
-        &self.strays
+        self.strays.get(..self.whole_strays()).unwrap_or_default()
     }
 
+    /// The text that the slots point into.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(..self.whole_bytes).unwrap_or_default()
     }
 
-    /// Empties the tape and keeps its memory.
+    fn is_open(&self, slot: &Slot) -> bool {
+        slot.row as usize >= self.ids.len()
+    }
+
+    fn whole_strays(&self) -> usize {
+        self.strays.partition_point(|stray| !self.is_open(&stray.value))
+    }
+
+    /// Forgets the whole entries and keeps the memory. What there is of an open entry stays.
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.shrink_to(Self::KEPT);
+        let (rows, start) = (self.ids.len(), self.whole_bytes);
+        for column in &mut self.columns {
+            let open = column.last().and_then(|slot| slot.moved(rows, start));
+            column.clear();
+            column.extend(open);
+        }
+        self.strays.drain(..self.whole_strays());
+        for stray in &mut self.strays {
+            stray.name = stray.name.moved(rows, start).unwrap_or(stray.name);
+            stray.value = stray.value.moved(rows, start).unwrap_or(stray.value);
+        }
+        self.entry.name = self.entry.name.moved(rows, start).unwrap_or(self.entry.name);
+        // Between two entries it is out of date, and may lie before `start`.
+        self.entry.value_start = self.entry.value_start.saturating_sub(start);
         self.ids.clear();
-        self.columns.iter_mut().for_each(Vec::clear);
-        self.strays.clear();
+        self.bytes.drain(..start);
+        self.bytes.shrink_to(Self::KEPT);
+        self.whole_bytes = 0;
     }
 
     /// Opens an entry; everything until [`Tape::close_entry`] belongs to it.
     #[inline]
     pub(crate) fn open_entry(&mut self, id: EntryId) {
         self.entry.id = id;
-        self.entry.start = self.bytes.len();
         self.entry.fields = 0;
     }
 
@@ -136,20 +165,24 @@ impl Tape {
     #[inline]
     pub(crate) fn close_entry(&mut self) {
         self.ids.push(self.entry.id);
+        self.whole_bytes = self.bytes.len();
+        self.whole_names = self.names.len();
     }
 
     /// Forgets what was written of an entry that never became whole.
     pub(crate) fn drop_open_entry(&mut self) {
         let rows = self.ids.len();
-        let is_open = |slot: &Slot| slot.row as usize >= rows;
         for column in &mut self.columns {
-            while column.last().is_some_and(is_open) {
-                column.pop();
-            }
+            column.pop_if(|slot| slot.row as usize >= rows);
         }
-        while self.strays.last().is_some_and(|stray| is_open(&stray.value)) {
-            self.strays.pop();
+        self.strays.truncate(self.whole_strays());
+        self.bytes.truncate(self.whole_bytes);
+        self.columns.truncate(self.whole_names);
+        for name in self.names.drain(self.whole_names..) {
+            self.index.remove(name.as_bytes());
         }
+        // It may point at a column that has just gone.
+        self.layout.clear();
     }
 
     /// A field's name; its value follows.
@@ -261,6 +294,15 @@ impl Tape {
 }
 
 impl Slot {
+    /// The slot once so many rows and bytes before it are gone, if it is not among them.
+    fn moved(self, rows: usize, bytes: usize) -> Option<Slot> {
+        Some(Slot {
+            row: self.row.checked_sub(u32::try_from(rows).ok()?)?,
+            offset: self.offset.checked_sub(bytes)?,
+            ..self
+        })
+    }
+
     /// The value's bytes in the tape's buffer.
     #[inline]
     pub(crate) fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {

@@ -34,7 +34,6 @@ struct ViewParts {
 }
 
 impl Views {
-    const INLINE: usize = 12;
     const FIRST_BLOCK: usize = 16 * 1024;
     const LARGEST_BLOCK: usize = 4 * 1024 * 1024;
 
@@ -209,6 +208,15 @@ impl DictionaryColumn {
         column
     }
 
+    /// The most categories of a key type. Like Polars, it keeps the largest key free.
+    pub(crate) fn capacity(key_type: &DataType) -> u32 {
+        match key_type {
+            DataType::UInt8 => u32::from(u8::MAX),
+            DataType::UInt16 => u32::from(u16::MAX),
+            _ => u32::MAX,
+        }
+    }
+
     /// An empty dictionary, or the given members.
     fn start(&mut self) {
         self.index.clear();
@@ -224,14 +232,9 @@ impl DictionaryColumn {
         if self.members.is_some() {
             return Err("is not a member of the Enum".into());
         }
-        let limit = match self.key_type {
-            DataType::UInt8 => u32::from(u8::MAX),
-            DataType::UInt16 => u32::from(u16::MAX),
-            _ => u32::MAX,
-        };
         let key = u32::try_from(self.values.len())
             .ok()
-            .filter(|key| *key < limit)
+            .filter(|key| *key < Self::capacity(&self.key_type))
             .ok_or_else(|| Misfit::from("is one category more than the dtype can hold"))?;
         self.values.append(text)?;
         self.index.insert(text.bytes.into(), key);
@@ -281,7 +284,7 @@ impl ColumnBuilder for DictionaryColumn {
         let nulls = self.nulls.finish();
         let values = self.values.finish()?;
         self.start();
-        // `add` keeps keys within the key type, so the casts lose nothing.
+        // `add` and `make_builder` keep keys within the key type, so the casts lose nothing.
         match self.key_type {
             DataType::UInt8 => Self::dictionary::<UInt8Type>(keys, |key| key as u8, nulls, values),
             DataType::UInt16 => {

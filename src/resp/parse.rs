@@ -145,10 +145,7 @@ impl Parser {
 
     fn keep(&mut self, bytes: &[u8]) -> Result<()> {
         if self.line.len() + bytes.len() > MAX_LINE {
-            return Err(Error::protocol(format_args!(
-                "a line is longer than {MAX_LINE} bytes: {}",
-                shorten(if self.line.is_empty() { bytes } else { &self.line })
-            )));
+            return Err(too_long(if self.line.is_empty() { bytes } else { &self.line }));
         }
         self.line.extend_from_slice(bytes);
         Ok(())
@@ -183,8 +180,15 @@ fn whole_bulk_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The line without its end.
 fn whole_line(line: &[u8]) -> Result<&[u8]> {
+    if line.len() > MAX_LINE {
+        return Err(too_long(line));
+    }
     line.strip_suffix(b"\r\n")
         .ok_or_else(|| Error::protocol(format_args!("a line ends without CR: {}", shorten(line))))
+}
+
+fn too_long(line: &[u8]) -> Error {
+    Error::protocol(format_args!("a line is longer than {MAX_LINE} bytes: {}", shorten(line)))
 }
 
 /// The event of a line that is not the header of a bulk string.
@@ -296,6 +300,7 @@ mod tests {
             b"$+3\r\nabc\r\n",
             b"!3\r\nERR\r\n",
             &[b'+'; MAX_LINE + 1],
+            &[&[b'+'; MAX_LINE][..], b"\r\n"].concat(),
         ] {
             for size in [1, 3, 7, usize::MAX] {
                 assert!(events(bytes, size).is_err(), "{} in pieces of {size}", shorten(bytes));

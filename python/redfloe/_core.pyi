@@ -1,0 +1,83 @@
+"""The Rust core. `RecordBatch` and the functions serve the package, not its users."""
+
+from os import PathLike
+from typing import final
+
+from redfloe._arguments import Request
+
+__all__ = ["RecordBatch", "RedisConnection", "__version__", "infer_schema", "raise_kind", "read_stream"]
+
+__version__: str
+
+@final
+class RedisConnection:
+    """How to reach a Redis or Valkey server.
+
+    Connections are opened when they are needed and pooled per process; equal `RedisConnection`
+    objects, and URLs, share a pool. A forked child makes its own.
+
+    Parameters
+    ----------
+    url : str
+        ``redis://[user[:password]@]host[:port][/database][?protocol=resp3]``, the same with
+        ``rediss://`` for TLS, or ``unix:///path[?db=..&user=..&pass=..]``. Characters such as
+        ``@`` in a password are percent-encoded.
+    max_retries : int, default 5
+        How often a transient failure (a lost connection; LOADING, READONLY, MASTERDOWN,
+        CLUSTERDOWN, TRYAGAIN, BUSY) is tried again. What time will not mend fails at once.
+    retry_base_delay, retry_max_delay : float, default 0.1 and 30.0
+        Seconds before the first retry, and at most; each pause is twice the one before, plus a
+        random part.
+    connect_timeout : float, default 5.0
+        Seconds that a connection may take, from the name's look-up to the login. Before the first
+        connection of a call stands, retries count into it too.
+    response_timeout : float, default 30.0
+        Seconds that the server may be silent while it owes an answer, beyond a `block_ms`.
+    tls_ca : path, optional
+        PEM file with the certificates of the authorities to trust; by default the system's.
+    tls_cert, tls_key : path, optional
+        PEM files with the client's certificate chain and private key.
+    client_name : str, optional
+        The name that CLIENT LIST shows.
+
+    Raises
+    ------
+    ValueError
+        The URL is malformed or its scheme unknown, a number is out of range, TLS files are given
+        without ``rediss://``. The message never quotes the URL.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> redfloe.RedisConnection("redis://app:secret@localhost/2", max_retries=10)
+    RedisConnection("redis://app:***@localhost:6379/2")
+    """
+
+    def __new__(
+        cls,
+        url: str,
+        *,
+        max_retries: int = 5,
+        retry_base_delay: float = 0.1,
+        retry_max_delay: float = 30.0,
+        connect_timeout: float = 5.0,
+        response_timeout: float = 30.0,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+        client_name: str | None = None,
+    ) -> RedisConnection: ...
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __hash__(self, /) -> int: ...
+
+@final
+class RecordBatch:
+    """Rows of a read, for any library that speaks Arrow's PyCapsule interface."""
+
+    def __len__(self, /) -> int: ...
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+
+def read_stream(server: str | RedisConnection, request: Request) -> RecordBatch: ...
+def infer_schema(server: str | RedisConnection, request: Request) -> RecordBatch: ...
+def raise_kind(index: int) -> int: ...

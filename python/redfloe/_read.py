@@ -1,0 +1,220 @@
+"""Reading a stream into a DataFrame."""
+
+import polars as pl
+from polars.datatypes import DataType, DataTypeClass
+
+from redfloe import _core
+from redfloe._arguments import (
+    EntryIdLike,
+    NullValues,
+    OnError,
+    SchemaLike,
+    make_request,
+)
+from redfloe._core import RedisConnection
+
+
+def read_stream(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    schema: SchemaLike | None = None,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    count: int | None = None,
+    block_ms: int | None = None,
+    group: str | None = None,
+    consumer: str | None = None,
+    auto_ack: bool = False,  # noqa: FBT001, FBT002: positional in the users' document
+    create_group: bool = True,  # noqa: FBT001, FBT002: positional in the users' document
+    *,
+    include_id: bool = True,
+    include_timestamp: bool = True,
+    include_sequence: bool = False,
+    id_column: str = "_id",
+    timestamp_column: str = "_ts",
+    sequence_column: str = "_seq",
+    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
+    infer_schema: bool = False,
+    infer_schema_length: int = 100,
+    null_values: NullValues | None = None,
+    on_error: OnError = "raise",
+    rescue_column: str | None = None,
+) -> pl.DataFrame:
+    """Read the entries of a Redis stream into a typed DataFrame, one row per entry.
+
+    Reads what the stream holds when the call starts, in pages of XRANGE (Redis 5.0), so that a read
+    ends even while entries are added. A missing or empty stream gives an empty frame with the same
+    columns.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        ``redis://[user[:password]@]host[:port][/database]``, ``rediss://`` for TLS, or
+        ``unix:///path``; a `RedisConnection` where timeouts, retries or certificates are to be set.
+    stream : str or bytes
+        The stream's key.
+    schema : mapping of str to polars dtype, or pl.Schema, optional
+        The fields to read, as columns of exactly these dtypes in this order; other fields are
+        skipped unread. Without it every field that occurs becomes a String column, in order of
+        first appearance.
+    start_id, end_id : str or datetime, default "-" and "+"
+        The first and last entry ID, both inclusive: ``"ms-seq"``, ``"ms"``, ``"(ms-seq"`` for an
+        exclusive bound, ``"-"`` for the oldest, ``"+"`` for the newest, ``"$"`` as a start for what
+        comes after the newest. A datetime stands for its time in milliseconds, in UTC where it is
+        naive.
+    count : int, optional
+        Read at most this many entries, the oldest first.
+    block_ms : int, optional
+        Where no entry is there, wait up to this many milliseconds for one (XREAD BLOCK); 0 waits
+        without limit. Ctrl-C ends the wait.
+    group, consumer, auto_ack, create_group
+        Reading through a consumer group; not available yet.
+    include_id, include_timestamp, include_sequence : bool
+        Whether to give the entry ID as ``_id`` (String), its milliseconds as ``_ts`` (Int64) and
+        its sequence number as ``_seq`` (UInt64), in this order before the fields.
+    id_column, timestamp_column, sequence_column : str
+        Other names for these columns.
+    timestamp_dtype : polars dtype, default Int64
+        ``pl.Datetime("ms", "UTC")``, say, gives the milliseconds as a datetime.
+    infer_schema : bool, default False
+        Without a schema, type the fields by what `infer_schema_length` entries say.
+    infer_schema_length : int, default 100
+        How many entries to look at.
+    null_values : str, sequence of str, or mapping of field to these, optional
+        Texts that mean null. Empty text is null for every dtype but String and Binary.
+    on_error : {"raise", "null"}, default "raise"
+        What happens to text that does not fit its dtype.
+    rescue_column : str, optional
+        Adds a String column of this name that keeps what did not fit, unknown fields included, as
+        one JSON object a row; nothing raises then.
+
+    Returns
+    -------
+    pl.DataFrame
+        One row per entry, in stream order.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError
+        The server cannot be reached, is silent, or refuses the user.
+    WrongTypeError
+        The key is not a stream.
+    SchemaError
+        A field has the name of a metadata column, or a dtype that no text stands for.
+    DecodeError
+        A text does not fit its dtype, and `on_error` is "raise".
+    ValueError, TypeError
+        An argument cannot be right; nothing has been sent.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> df = redfloe.read_stream(
+    ...     url,
+    ...     "events",
+    ...     schema={"user_id": pl.String, "value": pl.Int64},
+    ... )
+    >>> df
+    shape: (2, 4)
+    ┌─────────────────┬───────────────┬─────────┬───────┐
+    │ _id             ┆ _ts           ┆ user_id ┆ value │
+    │ ---             ┆ ---           ┆ ---     ┆ ---   │
+    │ str             ┆ i64           ┆ str     ┆ i64   │
+    ╞═════════════════╪═══════════════╪═════════╪═══════╡
+    │ 1704067200000-0 ┆ 1704067200000 ┆ user_1  ┆ 10    │
+    │ 1704067200001-0 ┆ 1704067200001 ┆ user_2  ┆ null  │
+    └─────────────────┴───────────────┴─────────┴───────┘
+    """
+    _without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
+    if infer_schema and schema is not None:
+        msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
+        raise ValueError(msg)
+    request = make_request(
+        stream,
+        schema=schema,
+        start_id=start_id,
+        end_id=end_id,
+        count=count,
+        block_ms=block_ms,
+        include_id=include_id,
+        include_timestamp=include_timestamp,
+        include_sequence=include_sequence,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        sequence_column=sequence_column,
+        timestamp_dtype=timestamp_dtype,
+        infer_schema_length=infer_schema_length if infer_schema else None,
+        null_values=null_values,
+        on_error=on_error,
+        rescue_column=rescue_column,
+    )
+    return pl.DataFrame(_core.read_stream(url, request))
+
+
+def infer_schema(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    infer_schema_length: int = 100,
+    null_values: NullValues | None = None,
+) -> pl.Schema:
+    """Look at a sample of a stream's entries and name a dtype for each field.
+
+    A field is Boolean, Int64, Float64, Date or Datetime (microseconds, in UTC where the text has an
+    offset) where every text in the sample says so, else String. Integers with leading zeros, such
+    as postal codes, and those beyond 64 bits stay String.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+    start_id, end_id : str or datetime
+        Where to take the sample from; as for `read_stream`.
+    infer_schema_length : int, default 100
+        How many entries to look at (XRANGE COUNT, Redis 5.0).
+    null_values : str, sequence of str, or mapping of field to these, optional
+        Texts that mean null and say nothing of the dtype.
+
+    Returns
+    -------
+    pl.Schema
+        The fields in order of first appearance, without the metadata columns: it serves as the
+        `schema` of a read. Empty for a missing or empty stream.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> redfloe.infer_schema(url, "events")
+    Schema({'user_id': String, 'action': String, 'value': Int64})
+    """
+    request = make_request(
+        stream,
+        start_id=start_id,
+        end_id=end_id,
+        infer_schema_length=infer_schema_length,
+        null_values=null_values,
+    )
+    return pl.DataFrame(_core.infer_schema(url, request)).schema
+
+
+def _without_group(
+    *, group: str | None, consumer: str | None, auto_ack: bool, create_group: bool
+) -> None:
+    """Refuse what reading through a consumer group will need."""
+    del create_group  # true by default, and of no effect without a group
+    if group is not None:
+        msg = "reading through a consumer group is not available yet"
+        raise NotImplementedError(msg)
+    if consumer is not None or auto_ack:
+        msg = "consumer and auto_ack need a group"
+        raise ValueError(msg)

@@ -1,0 +1,245 @@
+//! One connection: a socket that has been logged in, and replies read off it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use redis::Cmd;
+use rustls::ClientConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::options::{Address, ConnectionOptions};
+use super::tls::server_name;
+use crate::decode::Decoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::RawReply;
+
+/// What reads one reply.
+pub(crate) trait Sink {
+    /// Takes bytes off the front of `bytes`, up to the reply's end at most; says how many.
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize>;
+    fn is_complete(&self) -> bool;
+}
+
+impl Sink for Decoder {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        Decoder::decode(self, bytes)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.reply_complete()
+    }
+}
+
+impl Sink for RawReply {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        RawReply::decode(self, bytes)
+    }
+
+    fn is_complete(&self) -> bool {
+        RawReply::is_complete(self)
+    }
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+pub(crate) struct Connection {
+    socket: Box<dyn Socket>,
+    /// What has been read off the socket; `unread` of it has not been decoded yet.
+    buffer: Box<[u8]>,
+    unread: std::ops::Range<usize>,
+    /// How long the server may be silent while it owes an answer.
+    patience: Duration,
+    /// A request is under way, or its reply was not read to the end.
+    busy: bool,
+}
+
+impl Connection {
+    /// Large enough that system calls do not count, small enough to stay in a core's cache.
+    const BUFFER: usize = 256 * 1024;
+
+    /// Connects and logs in, within the connect timeout.
+    pub(crate) async fn open(
+        options: &ConnectionOptions,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Connection> {
+        let opening = async {
+            let socket = open_socket(options, tls).await?;
+            let mut connection = Connection {
+                socket,
+                buffer: vec![0; Self::BUFFER].into_boxed_slice(),
+                unread: 0..0,
+                patience: options.connect_timeout,
+                busy: false,
+            };
+            connection.log_in(options).await?;
+            connection.patience = options.response_timeout;
+            Ok(connection)
+        };
+        match timeout(options.connect_timeout, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!("no connection within {:?} (connect_timeout)", options.connect_timeout),
+            )),
+        }
+        .map_err(|error| error.with_context("address", options.address.to_string()))
+    }
+
+    async fn log_in(&mut self, options: &ConnectionOptions) -> Result<()> {
+        let mut commands = Vec::new();
+        let user = options.username.as_deref();
+        let password = options.password.as_deref();
+        if options.resp3 {
+            let mut hello = redis::cmd("HELLO");
+            hello.arg(3);
+            if let Some(password) = password {
+                hello.arg("AUTH").arg(user.unwrap_or("default")).arg(password);
+            }
+            commands.push(hello);
+        } else if let Some(password) = password {
+            let mut auth = redis::cmd("AUTH");
+            if let Some(user) = user {
+                auth.arg(user);
+            }
+            auth.arg(password);
+            commands.push(auth);
+        }
+        if let Some(name) = &options.client_name {
+            let mut setname = redis::cmd("CLIENT");
+            setname.arg("SETNAME").arg(name);
+            commands.push(setname);
+        }
+        if options.database != 0 {
+            let mut select = redis::cmd("SELECT");
+            select.arg(options.database);
+            commands.push(select);
+        }
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let packed: Vec<u8> = commands.iter().flat_map(Cmd::get_packed_command).collect();
+        self.send(&packed).await?;
+        for _ in &commands {
+            let mut reply = RawReply::new();
+            self.receive(&mut reply, Some(Duration::ZERO)).await?;
+            reply.into_value()?;
+        }
+        Ok(())
+    }
+
+    /// Sends packed commands.
+    pub(crate) async fn send(&mut self, packed: &[u8]) -> Result<()> {
+        self.busy = true;
+        let sending = async {
+            self.socket.write_all(packed).await?;
+            self.socket.flush().await
+        };
+        match timeout(self.patience, sending).await {
+            Ok(sent) => sent.map_err(lost),
+            Err(_) => Err(silent("take the command", self.patience)),
+        }
+    }
+
+    /// Reads one reply into the sink. The server may stay silent for `wait` (`None`: for ever)
+    /// before the reply begins, and for the response timeout at any time.
+    pub(crate) async fn receive<S: Sink>(
+        &mut self,
+        sink: &mut S,
+        wait: Option<Duration>,
+    ) -> Result<()> {
+        let mut patience = wait.map(|wait| wait.saturating_add(self.patience));
+        loop {
+            let unread = self.buffer.get(self.unread.clone()).unwrap_or_default();
+            self.unread.start += sink.decode(unread)?;
+            if sink.is_complete() {
+                self.busy = !self.unread.is_empty();
+                return Ok(());
+            }
+            let reading = self.socket.read(&mut self.buffer);
+            let read = match patience {
+                None => reading.await,
+                Some(patience) => match timeout(patience, reading).await {
+                    Ok(read) => read,
+                    Err(_) => return Err(silent("answer", patience)),
+                },
+            };
+            match read.map_err(lost)? {
+                0 => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+                len => self.unread = 0..len,
+            }
+            patience = Some(self.patience);
+        }
+    }
+
+    /// Whether the connection can serve another request: nothing is owed, nothing is left over,
+    /// and the server has not hung up.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = Pin::new(&mut self.socket).poll_read(&mut context, &mut buffer);
+        !self.busy && matches!(polled, Poll::Pending)
+    }
+}
+
+async fn open_socket(
+    options: &ConnectionOptions,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<Box<dyn Socket>> {
+    match &options.address {
+        #[cfg(unix)]
+        Address::Unix(path) => {
+            let socket = tokio::net::UnixStream::connect(path).await.map_err(unreachable_server)?;
+            Ok(Box::new(socket))
+        }
+        #[cfg(not(unix))]
+        Address::Unix(_) => Err(Error::invalid("this platform has no Unix sockets")),
+        Address::Tcp { host, port } => {
+            let socket =
+                TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable_server)?;
+            socket.set_nodelay(true).map_err(lost)?;
+            // A peer that vanished without a word is noticed even in a wait without limit.
+            let keepalive = TcpKeepalive::new()
+                .with_time(Duration::from_secs(30))
+                .with_interval(Duration::from_secs(10));
+            SockRef::from(&socket).set_tcp_keepalive(&keepalive).map_err(lost)?;
+            match tls {
+                None => Ok(Box::new(socket)),
+                Some(config) => {
+                    let handshake = TlsConnector::from(config).connect(server_name(host)?, socket);
+                    Ok(Box::new(handshake.await.map_err(lost)?))
+                }
+            }
+        }
+    }
+}
+
+fn unreachable_server(error: io::Error) -> Error {
+    Error::new(ErrorKind::Connection, format!("the server cannot be reached: {error}"))
+        .with_source(error)
+        .with_retryable(true)
+}
+
+/// The error of a socket that failed in use.
+fn lost(error: io::Error) -> Error {
+    // What TLS objects to, such as a certificate, it will object to the next time too.
+    let refused = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    let message = match error.kind() {
+        _ if refused => format!("TLS failed: {error}"),
+        io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
+        _ => format!("the connection was lost: {error}"),
+    };
+    Error::new(ErrorKind::Connection, message).with_source(error).with_retryable(!refused)
+}
+
+fn silent(what: &str, patience: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, format!("the server did not {what} within {patience:?}"))
+}

@@ -1,0 +1,152 @@
+//! Connections to a server: opened, pooled, and replaced when they break.
+
+mod connection;
+mod options;
+mod retry;
+mod runtime;
+mod tls;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+
+pub(crate) use connection::{Connection, Sink};
+pub use options::{ConnectionOptions, TlsOptions};
+pub(crate) use retry::Retry;
+pub use runtime::{block_on, shared_client};
+
+use crate::error::{Error, Result};
+
+/// A server, and the connections to it that wait to be used again. Clones share them.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: ConnectionOptions,
+    tls: OnceLock<Arc<ClientConfig>>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Client {
+    /// Connections beyond this number are closed when they come back.
+    const MAX_IDLE: usize = 8;
+
+    /// A client of the server; connects when it is first used.
+    pub fn new(options: ConnectionOptions) -> Self {
+        Client {
+            shared: Arc::new(Shared {
+                options,
+                tls: OnceLock::new(),
+                idle: Mutex::new(Vec::new()),
+            }),
+        }
+    }
+
+    /// How the server is reached.
+    pub fn options(&self) -> &ConnectionOptions {
+        &self.shared.options
+    }
+
+    /// A sequence of requests that survives the loss of its connection.
+    pub(crate) fn session(&self) -> Session {
+        Session { client: self.clone(), connection: None, retry: Retry::new(self.options()) }
+    }
+
+    async fn connect(&self) -> Result<Connection> {
+        while let Some(mut connection) = self.idle().pop() {
+            if connection.is_reusable() {
+                return Ok(connection);
+            }
+        }
+        let tls = match &self.options().tls {
+            None => None,
+            Some(options) => Some(match self.shared.tls.get() {
+                Some(config) => Arc::clone(config),
+                None => {
+                    let config = tls::configure(options)?;
+                    Arc::clone(self.shared.tls.get_or_init(|| config))
+                }
+            }),
+        };
+        Connection::open(self.options(), tls).await
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        // A list of sockets is whole whatever its holder was doing when it panicked.
+        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call's requests, over as many connections as it takes.
+pub(crate) struct Session {
+    client: Client,
+    connection: Option<Connection>,
+    retry: Retry,
+}
+
+impl Session {
+    /// The connection, opened where there is none.
+    pub(crate) async fn connection(&mut self) -> Result<&mut Connection> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.client.connect().await?,
+        };
+        self.retry.connected();
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Something was achieved: retries start over.
+    pub(crate) fn succeeded(&mut self) {
+        self.retry.succeeded();
+    }
+
+    /// Drops the connection and waits before the next attempt; or gives the error back.
+    pub(crate) async fn recover(&mut self, error: Error) -> Result<()> {
+        self.connection = None;
+        self.retry.pause(error).await
+    }
+
+    /// Sends a request that may be repeated and reads its reply into what `sink` makes.
+    pub(crate) async fn request<S: Sink, T>(
+        &mut self,
+        packed: &[u8],
+        wait: Option<Duration>,
+        sink: impl Fn() -> Result<S>,
+        finish: impl Fn(S) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let attempt = async {
+                let connection = self.connection().await?;
+                connection.send(packed).await?;
+                let mut sink = sink()?;
+                connection.receive(&mut sink, wait).await?;
+                finish(sink)
+            };
+            let result = attempt.await;
+            match result {
+                Ok(value) => {
+                    self.succeeded();
+                    return Ok(value);
+                }
+                Err(error) => self.recover(error).await?,
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    /// A connection that nothing is owed to goes back to the pool; any other is closed.
+    fn drop(&mut self) {
+        if let Some(mut connection) = self.connection.take()
+            && connection.is_reusable()
+        {
+            let mut idle = self.client.idle();
+            if idle.len() < Client::MAX_IDLE {
+                idle.push(connection);
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! How to reach a server: URL, credentials, TLS, timeouts, retry.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
+
+use crate::error::{Error, Result};
+
+/// How to reach a server. Two equal options share a pool of connections.
+///
+/// ```
+/// use redfloe::ConnectionOptions;
+///
+/// let options = ConnectionOptions::parse("redis://user:secret@localhost:6379/2?protocol=resp3")?;
+/// assert_eq!(options.to_string(), "redis://user:***@localhost:6379/2?protocol=resp3");
+/// # Ok::<(), redfloe::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ConnectionOptions {
+    pub(crate) address: Address,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) database: i64,
+    pub(crate) resp3: bool,
+    pub(crate) tls: Option<TlsOptions>,
+    pub(crate) client_name: Option<String>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) response_timeout: Duration,
+    pub(crate) max_retries: u32,
+    pub(crate) retry_base_delay: Duration,
+    pub(crate) retry_max_delay: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+/// Files in PEM format. Without `ca` the system's roots are trusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct TlsOptions {
+    /// Certificates of the authorities to trust, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate chain.
+    pub cert: Option<PathBuf>,
+    /// The client certificate's private key.
+    pub key: Option<PathBuf>,
+}
+
+const SCHEMES: &str = "redis://, rediss:// (TLS), unix:// or redis+unix://";
+
+impl ConnectionOptions {
+    /// Reads a URL: `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, the same
+    /// with `rediss://` for TLS, or `unix:///path[?db=..&user=..&pass=..&protocol=..]`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for anything else. The message never
+    /// quotes the URL, which may hold a password.
+    pub fn parse(url: &str) -> Result<Self> {
+        let mut parsed = redis::parse_redis_url(url).ok_or_else(|| {
+            Error::invalid(match url.split_once("://") {
+                Some((scheme, _)) if !is_known(scheme) => {
+                    format!("the URL's scheme is unknown; use {SCHEMES}")
+                }
+                _ => format!("the URL is malformed; it begins with {SCHEMES}"),
+            })
+        })?;
+        // redis-rs reads a TLS address only with its own TLS inside; the scheme is all we need.
+        let tls = matches!(parsed.scheme(), "rediss" | "valkeys");
+        if tls && parsed.set_scheme("redis").is_err() {
+            return Err(Error::invalid("the URL is malformed"));
+        }
+        if parsed.fragment().is_some() {
+            return Err(Error::invalid(
+                "the URL has a fragment (#...), which has no meaning here; certificates are \
+                 always verified, and tls_ca names your own authority",
+            ));
+        }
+        let is_unix = parsed.scheme().ends_with("unix");
+        let known: &[&str] =
+            if is_unix { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
+        if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !known.contains(&&**name)) {
+            return Err(Error::invalid(format!(
+                "the URL's parameter {name:?} is unknown; it takes {}, and everything else is a \
+                 parameter of RedisConnection",
+                known.join(", ")
+            )));
+        }
+        let info = parsed.into_connection_info().map_err(|error| {
+            Error::invalid(format!("the URL is malformed: {}", error.to_string().to_lowercase()))
+        })?;
+        let address = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
+            ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
+            _ => return Err(Error::invalid(format!("the URL's scheme is unknown; use {SCHEMES}"))),
+        };
+        let settings = info.redis_settings();
+        if settings.db() < 0 {
+            return Err(Error::invalid("the URL's database number is negative"));
+        }
+        Ok(ConnectionOptions {
+            address,
+            username: settings.username().map(str::to_owned),
+            password: settings.password().map(str::to_owned),
+            database: settings.db(),
+            resp3: matches!(settings.protocol(), ProtocolVersion::RESP3),
+            tls: tls.then(TlsOptions::default),
+            client_name: None,
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(30),
+            max_retries: 5,
+            retry_base_delay: Duration::from_millis(100),
+            retry_max_delay: Duration::from_secs(30),
+        })
+    }
+
+    /// Names files for TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the URL is not `rediss://`, or
+    /// only one of certificate and key is given.
+    pub fn with_tls(mut self, tls: TlsOptions) -> Result<Self> {
+        if tls == TlsOptions::default() {
+            return Ok(self);
+        }
+        if self.tls.is_none() {
+            return Err(Error::invalid("tls_ca, tls_cert and tls_key need a rediss:// URL"));
+        }
+        if tls.cert.is_some() != tls.key.is_some() {
+            return Err(Error::invalid("tls_cert and tls_key need each other"));
+        }
+        self.tls = Some(tls);
+        Ok(self)
+    }
+
+    /// The name that CLIENT LIST shows.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the server could not take it.
+    pub fn with_client_name(mut self, name: Option<&str>) -> Result<Self> {
+        if name.is_some_and(|name| name.bytes().any(|byte| !byte.is_ascii_graphic())) {
+            return Err(Error::invalid("client_name takes printable ASCII without spaces"));
+        }
+        self.client_name = name.map(str::to_owned);
+        Ok(self)
+    }
+
+    /// How long a connection may take, from the name's look-up to the login.
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the server may be silent while it owes an answer.
+    pub fn with_response_timeout(mut self, timeout: Duration) -> Self {
+        self.response_timeout = timeout;
+        self
+    }
+
+    /// How often a transient failure is tried again, and the first and longest pause before it.
+    pub fn with_retries(mut self, max_retries: u32, base: Duration, max: Duration) -> Self {
+        self.max_retries = max_retries;
+        self.retry_base_delay = base;
+        self.retry_max_delay = max;
+        self
+    }
+}
+
+fn is_known(scheme: &str) -> bool {
+    matches!(
+        scheme,
+        "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix"
+    )
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// The URL, its password struck out.
+impl fmt::Display for ConnectionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut query = Vec::new();
+        match &self.address {
+            Address::Tcp { .. } => {
+                f.write_str(if self.tls.is_some() { "rediss://" } else { "redis://" })?;
+                f.write_str(self.username.as_deref().unwrap_or_default())?;
+                if self.password.is_some() {
+                    f.write_str(":***")?;
+                }
+                if self.username.is_some() || self.password.is_some() {
+                    f.write_str("@")?;
+                }
+                write!(f, "{}", self.address)?;
+                if self.database != 0 {
+                    write!(f, "/{}", self.database)?;
+                }
+            }
+            Address::Unix(_) => {
+                write!(f, "unix://{}", self.address)?;
+                if self.database != 0 {
+                    query.push(format!("db={}", self.database));
+                }
+                query.extend(self.username.as_ref().map(|name| format!("user={name}")));
+                query.extend(self.password.as_ref().map(|_| "pass=***".to_owned()));
+            }
+        }
+        if self.resp3 {
+            query.push("protocol=resp3".to_owned());
+        }
+        match query.is_empty() {
+            true => Ok(()),
+            false => write!(f, "?{}", query.join("&")),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionOptions")
+            .field("url", &self.to_string())
+            .field("tls", &self.tls)
+            .field("client_name", &self.client_name)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("response_timeout", &self.response_timeout)
+            .field("max_retries", &self.max_retries)
+            .field("retry_base_delay", &self.retry_base_delay)
+            .field("retry_max_delay", &self.retry_max_delay)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_read_and_print_back_without_the_password() -> Result<()> {
+        for (url, printed) in [
+            ("redis://localhost", "redis://localhost:6379"),
+            ("redis://h:1/3", "redis://h:1/3"),
+            ("redis://:p%40ss@h", "redis://:***@h:6379"),
+            ("rediss://u:p@h:1", "rediss://u:***@h:1"),
+            ("redis://[::2]:7", "redis://[::2]:7"),
+            ("unix:///tmp/r.sock?db=2&user=u&pass=p", "unix:///tmp/r.sock?db=2&user=u&pass=***"),
+            ("redis+unix:///tmp/r.sock?protocol=resp3", "unix:///tmp/r.sock?protocol=resp3"),
+        ] {
+            let options = ConnectionOptions::parse(url)?;
+            assert_eq!(options.to_string(), printed);
+            assert!(!format!("{options:?}").contains("p%40ss"));
+        }
+        let options = ConnectionOptions::parse("redis://:p%40ss@h")?;
+        assert_eq!(options.password.as_deref(), Some("p@ss"));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_being_quoted() {
+        for url in [
+            "",
+            "localhost:6379",
+            "http://:hunter2@localhost",
+            "redis://:hunter2@",
+            "redis://:hunter2@h:99999",
+            "redis://:hunter2@h/x",
+            "redis://:hunter2@h/-1",
+            "redis://:hunter2@h?timeout=5",
+            "redis://:hunter2@h?protocol=9",
+            "rediss://:hunter2@h/#insecure",
+            "redis://:hunter2@0.0.0.0",
+        ] {
+            let error = ConnectionOptions::parse(url).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidArgument, "{url}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tls_files_need_tls_and_each_other() -> Result<()> {
+        let ca = TlsOptions { ca: Some("ca.pem".into()), ..TlsOptions::default() };
+        assert!(ConnectionOptions::parse("redis://h")?.with_tls(ca.clone()).is_err());
+        assert!(ConnectionOptions::parse("rediss://h")?.with_tls(ca).is_ok());
+        let cert = TlsOptions { cert: Some("c.pem".into()), ..TlsOptions::default() };
+        assert!(ConnectionOptions::parse("rediss://h")?.with_tls(cert).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! Sampled entries to a schema.
+
+use arrow_array::cast::AsArray;
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Field, TimeUnit};
+
+use crate::decode::parses;
+
+/// A dtype that a column may turn out to have, and the texts that speak for it. What a column is
+/// taken for is narrower than what its dtype accepts: `1` and `yes` could be booleans, but rarely
+/// are.
+struct Candidate {
+    data_type: DataType,
+    fits: fn(&str) -> bool,
+}
+
+/// The candidates, the narrowest first.
+fn candidates() -> [Candidate; 6] {
+    let datetime =
+        |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+    [
+        Candidate { data_type: DataType::Boolean, fits: is_boolean },
+        Candidate { data_type: DataType::Int64, fits: is_plain_integer },
+        Candidate { data_type: DataType::Float64, fits: is_float },
+        Candidate { data_type: DataType::Date32, fits: is_date },
+        Candidate { data_type: datetime(None), fits: |text| is_datetime(text, false) },
+        Candidate { data_type: datetime(Some("UTC")), fits: |text| is_datetime(text, true) },
+    ]
+}
+
+/// The fields of a batch of text columns with the dtypes that all their values speak for; a column
+/// without values stays text.
+pub(crate) fn infer_fields(sample: &RecordBatch) -> Vec<Field> {
+    let schema = sample.schema();
+    let columns = schema.fields().iter().zip(sample.columns());
+    columns
+        .map(|(field, column)| {
+            let data_type = match column.as_string_view_opt() {
+                Some(texts) => infer(texts.iter().flatten().filter(|text| !text.is_empty())),
+                None => field.data_type().clone(),
+            };
+            Field::new(field.name(), data_type, true)
+        })
+        .collect()
+}
+
+fn infer<'a>(texts: impl Iterator<Item = &'a str>) -> DataType {
+    let mut left = Vec::from(candidates());
+    let (mut has_value, mut has_digit) = (false, false);
+    for text in texts {
+        has_value = true;
+        left.retain(|candidate| (candidate.fits)(text));
+        has_digit |= text.bytes().any(|byte| byte.is_ascii_digit());
+        if left.is_empty() {
+            break;
+        }
+    }
+    // A column of nothing but "nan" or "inf" is more likely to be words, and one without any value
+    // fits everything and says nothing.
+    left.into_iter()
+        .map(|candidate| candidate.data_type)
+        .find(|data_type| has_value && (has_digit || *data_type == DataType::Boolean))
+        .unwrap_or(DataType::Utf8View)
+}
+
+fn is_boolean(text: &str) -> bool {
+    text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false")
+}
+
+/// An integer that its column would print the same way. One with leading zeros, such as a postal
+/// code, or beyond 64 bits, such as a hash, would not survive as a number.
+fn is_plain_integer(text: &str) -> bool {
+    text.parse::<i64>().is_ok_and(|number| number.to_string() == text)
+}
+
+fn is_float(text: &str) -> bool {
+    let is_integer = text.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = text.parse::<f64>().is_ok();
+    is_number && (!is_integer || is_plain_integer(text))
+}
+
+fn is_date(text: &str) -> bool {
+    text.len() == 10 && parses(&Field::new("", DataType::Date32, true), text)
+}
+
+fn is_datetime(text: &str, with_offset: bool) -> bool {
+    let Some((date, time)) = text.split_once(['T', ' ']) else {
+        return false;
+    };
+    let has_offset = time.contains(['Z', 'z', '+', '-']);
+    let data_type = DataType::Timestamp(TimeUnit::Microsecond, None);
+    is_date(date) && has_offset == with_offset && parses(&Field::new("", data_type, true), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_taken_for_what_all_their_values_say() {
+        let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
+        for (texts, expected) in [
+            (&["true", "FALSE"][..], DataType::Boolean),
+            (&["1", "-2", "0"], DataType::Int64),
+            (&["1", "0"], DataType::Int64),
+            (&["1", "2.5"], DataType::Float64),
+            (&["1e3", "nan"], DataType::Float64),
+            (&["nan", "inf"], DataType::Utf8View),
+            (&["007", "1.5"], DataType::Utf8View),
+            (&["00501"], DataType::Utf8View),
+            (&["9223372036854775808"], DataType::Utf8View),
+            (&["2024-01-31"], DataType::Date32),
+            (&["2024-02-31"], DataType::Utf8View),
+            (&["2024-01-31T12:00:00", "2024-01-31 12:00:00.5"], naive),
+            (&["2013-01-01T10:00:00Z", "2024-01-31T12:00:00+01:00"], utc),
+            (&["2024-01-31", "2024-01-31T12:00:00"], DataType::Utf8View),
+            (&["yes", "no"], DataType::Utf8View),
+            (&["UA", "AA"], DataType::Utf8View),
+            (&[], DataType::Utf8View),
+        ] {
+            assert_eq!(infer(texts.iter().copied()), expected, "{texts:?}");
+        }
+    }
+}

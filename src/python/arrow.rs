@@ -1,0 +1,156 @@
+//! Schemas in and batches out, over Arrow's PyCapsule interface.
+//!
+//! Arrow has no 128-bit integer; Polars passes its own as the format `_pli128`, which arrow-rs
+//! cannot read. Inside the crate such a field is a marked `Decimal128(38, 0)` of the same layout,
+//! and only here the two are exchanged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::ffi::FFI_ArrowArray;
+use arrow_array::{Array, StructArray};
+use arrow_schema::ffi::{FFI_ArrowSchema, Flags};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyTuple};
+
+use super::error::exception;
+use crate::decode::{Batch, INT128_METADATA};
+use crate::error::{Error, ErrorKind};
+
+const POLARS_INT128: &str = "_pli128";
+
+/// Rows of a read, for any library that speaks Arrow. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct RecordBatch {
+    batch: Batch,
+}
+
+impl RecordBatch {
+    pub(crate) fn new(batch: Batch) -> Self {
+        RecordBatch { batch }
+    }
+}
+
+#[pymethods]
+impl RecordBatch {
+    fn __len__(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("RecordBatch(rows={})", self.batch.len())
+    }
+
+    /// The requested schema may be ignored, says the interface, where it is not the data's own.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyCapsule>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        drop(requested_schema);
+        let records = self.batch.records().clone();
+        let row = Field::new_struct("", records.schema().fields().clone(), false);
+        let schema = export_field(&row).map_err(|error| internal(py, error))?;
+        let array = FFI_ArrowArray::new(&StructArray::from(records).to_data());
+        PyTuple::new(
+            py,
+            [
+                PyCapsule::new_with_value(py, schema, c"arrow_schema")?,
+                PyCapsule::new_with_value(py, array, c"arrow_array")?,
+            ],
+        )
+    }
+}
+
+fn internal(py: Python<'_>, error: ArrowError) -> PyErr {
+    let message = "a schema could not be exported; please report this";
+    exception(py, &Error::new(ErrorKind::Internal, message).with_source(error))
+}
+
+fn children(data_type: &DataType) -> Vec<&FieldRef> {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            vec![item]
+        }
+        DataType::Struct(fields) => fields.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A field for the C data interface, its 128-bit integers as Polars knows them.
+fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
+    let is_int128 = field.metadata().contains_key(INT128_METADATA);
+    let nested = children(field.data_type());
+    let schema = if is_int128 {
+        FFI_ArrowSchema::try_new(POLARS_INT128, vec![], None)?
+    } else if nested.is_empty() {
+        FFI_ArrowSchema::try_from(field.data_type())?
+    } else {
+        let format = FFI_ArrowSchema::try_from(field.data_type())?.format().to_owned();
+        let nested: Result<Vec<_>, _> =
+            nested.into_iter().map(|child| export_field(child)).collect();
+        FFI_ArrowSchema::try_new(&format, nested?, None)?
+    };
+    let metadata = field.metadata().iter().filter(|(name, _)| *name != INT128_METADATA);
+    schema
+        .with_name(field.name())?
+        .with_flags(if field.is_nullable() { Flags::NULLABLE } else { Flags::empty() })?
+        .with_metadata(metadata.collect::<Vec<_>>())
+}
+
+/// A field from the C data interface.
+fn import_field(schema: &FFI_ArrowSchema) -> Result<Field, ArrowError> {
+    let metadata = schema.metadata()?;
+    let name = schema.name().unwrap_or_default();
+    if schema.format() == POLARS_INT128 {
+        let metadata = HashMap::from([(INT128_METADATA.to_owned(), String::new())]);
+        return Ok(Field::new(name, DataType::Decimal128(38, 0), true).with_metadata(metadata));
+    }
+    let children = || -> Result<Vec<FieldRef>, ArrowError> {
+        schema.children().map(|child| import_field(child).map(Arc::new)).collect()
+    };
+    let item = || -> Result<FieldRef, ArrowError> {
+        children()?.pop().ok_or_else(|| ArrowError::CDataInterface("a list has no item".to_owned()))
+    };
+    let data_type = match schema.format() {
+        "+l" => DataType::List(item()?),
+        "+L" => DataType::LargeList(item()?),
+        "+s" => DataType::Struct(Fields::from(children()?)),
+        format => match format.strip_prefix("+w:") {
+            Some(size) => {
+                let size = size.parse().map_err(|_| {
+                    ArrowError::CDataInterface(format!("{size} is no size of a list"))
+                })?;
+                DataType::FixedSizeList(item()?, size)
+            }
+            None => DataType::try_from(schema)?,
+        },
+    };
+    Ok(Field::new(name, data_type, true).with_metadata(metadata))
+}
+
+/// The fields of an object with `__arrow_c_schema__`, such as a `polars.Schema`.
+pub(crate) fn import_fields(schema: &Bound<'_, PyAny>) -> PyResult<Vec<Field>> {
+    let py = schema.py();
+    let capsule = schema.call_method0("__arrow_c_schema__")?.cast_into::<PyCapsule>()?;
+    let pointer = capsule.pointer_checked(Some(c"arrow_schema"))?.cast::<FFI_ArrowSchema>();
+    // SAFETY: a capsule of this name holds a valid ArrowSchema, says the PyCapsule interface, and
+    // `capsule` keeps it alive for as long as it is borrowed here.
+    let root = unsafe { pointer.as_ref() };
+    if root.format() != "+s" {
+        return Err(PyTypeError::new_err("the schema is not that of a table"));
+    }
+    let mut fields = Vec::new();
+    for child in root.children() {
+        let field = import_field(child).map_err(|error| {
+            let name = child.name().unwrap_or_default();
+            let message = format!("the field {name:?} has a dtype that no text stands for");
+            exception(py, &Error::new(ErrorKind::Schema, format!("{message}: {error}")))
+        })?;
+        fields.push(field);
+    }
+    Ok(fields)
+}

@@ -1,0 +1,52 @@
+//! The one place where the crate's errors become Python's exceptions.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::error::{Error, ErrorKind};
+
+/// The class in `redfloe._errors` for a kind; `None` stands for the builtin `ValueError`.
+fn class_name(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::InvalidArgument => None,
+        ErrorKind::Connection => Some("RedisConnectionError"),
+        ErrorKind::Timeout => Some("RedisTimeoutError"),
+        ErrorKind::Authentication => Some("AuthenticationError"),
+        ErrorKind::Response => Some("ResponseError"),
+        ErrorKind::WrongType => Some("WrongTypeError"),
+        ErrorKind::NoGroup => Some("NoGroupError"),
+        ErrorKind::Schema => Some("SchemaError"),
+        ErrorKind::Decode => Some("DecodeError"),
+        ErrorKind::DataLoss => Some("DataLossError"),
+        ErrorKind::Fenced => Some("FencedError"),
+        ErrorKind::Internal => Some("RedfloeError"),
+    }
+}
+
+/// The exception for an error.
+pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
+    let Some(name) = class_name(error.kind()) else {
+        return PyValueError::new_err(error.to_string());
+    };
+    // The classes are written in Python, because each has two bases.
+    let raised = py
+        .import("redfloe._errors")
+        .and_then(|module| module.getattr(name))
+        .and_then(|class| Ok(class.cast_into::<PyType>()?))
+        .and_then(|class| class.call1((error.to_string(), error.code())));
+    match raised {
+        Ok(value) => PyErr::from_value(value),
+        Err(broken) => broken,
+    }
+}
+
+/// Raises the exception of the kind at this index, for the test that each kind has one; returns
+/// the number of kinds for an index behind the last.
+#[pyfunction]
+pub(crate) fn raise_kind(py: Python<'_>, index: usize) -> PyResult<usize> {
+    match ErrorKind::ALL.get(index) {
+        Some(kind) => Err(exception(py, &Error::new(*kind, format!("{kind:?}")))),
+        None => Ok(ErrorKind::ALL.len()),
+    }
+}

@@ -1,0 +1,134 @@
+//! Reads: Python's arguments to requests, and back.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arrow_array::RecordBatch as ArrowBatch;
+use arrow_schema::{Field, Schema};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::arrow::{RecordBatch, import_fields};
+use super::connection::Server;
+use super::error::exception;
+use super::wait::wait;
+use crate::decode::Batch;
+use crate::entry_id::IdBound;
+use crate::read::{self, ReadRequest};
+use crate::schema::{NullValues, OnError, StreamSchema};
+
+/// What to read, as `redfloe._arguments` puts it together.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Request<'py> {
+    stream: Vec<u8>,
+    start_id: String,
+    end_id: String,
+    count: Option<i64>,
+    block_ms: Option<i64>,
+    /// An object with `__arrow_c_schema__`, or `None` for whatever fields occur.
+    schema: Option<Bound<'py, PyAny>>,
+    /// The number of entries to type an open schema by.
+    infer_schema_length: Option<i64>,
+    id_column: Option<String>,
+    timestamp_column: Option<String>,
+    sequence_column: Option<String>,
+    /// An object with `__arrow_c_schema__` of one field.
+    timestamp_type: Bound<'py, PyAny>,
+    rescue_column: Option<String>,
+    on_error: String,
+    null_values: Vec<String>,
+    null_values_by_field: HashMap<String, Vec<String>>,
+}
+
+impl Request<'_> {
+    fn schema(&self) -> PyResult<StreamSchema> {
+        let schema = match &self.schema {
+            Some(schema) => StreamSchema::closed(import_fields(schema)?),
+            None => StreamSchema::default(),
+        };
+        let on_error = match self.on_error.as_str() {
+            "raise" => OnError::Raise,
+            "null" => OnError::Null,
+            other => {
+                let message = format!("on_error must be \"raise\" or \"null\", not {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let timestamp = import_fields(&self.timestamp_type)?.pop();
+        let schema = match timestamp {
+            Some(field) => schema.with_timestamp_type(field.data_type().clone()),
+            None => schema,
+        };
+        Ok(schema
+            .with_id_column(self.id_column.as_deref())
+            .with_timestamp_column(self.timestamp_column.as_deref())
+            .with_sequence_column(self.sequence_column.as_deref())
+            .with_rescue_column(self.rescue_column.as_deref())
+            .with_on_error(on_error)
+            .with_null_values(NullValues {
+                all: self.null_values.clone(),
+                by_field: self.null_values_by_field.clone(),
+            }))
+    }
+
+    fn read_request(&self, py: Python<'_>) -> PyResult<ReadRequest> {
+        let schema = self.schema()?;
+        let raised = |error| exception(py, &error);
+        schema.arrow().map_err(raised)?;
+        let start = IdBound::parse_start(&self.start_id).map_err(raised)?;
+        let end = IdBound::parse_end(&self.end_id).map_err(raised)?;
+        let count = self.count.map(|count| natural("count", count)).transpose()?;
+        let block = self.block_ms.map(|block| natural("block_ms", block)).transpose()?;
+        Ok(ReadRequest::new(self.stream.clone(), schema)
+            .with_range(start, end)
+            .with_count(count)
+            .with_block(block.map(Duration::from_millis)))
+    }
+}
+
+fn natural(name: &str, number: i64) -> PyResult<u64> {
+    u64::try_from(number)
+        .map_err(|_| PyValueError::new_err(format!("{name} must not be negative, but is {number}")))
+}
+
+#[pyfunction]
+pub(crate) fn read_stream(
+    py: Python<'_>,
+    server: Server,
+    request: Request<'_>,
+) -> PyResult<RecordBatch> {
+    let read_request = request.read_request(py)?;
+    let sample = match request.infer_schema_length {
+        Some(length) => Some(natural("infer_schema_length", length)?),
+        None => None,
+    };
+    let client = server.client(py)?;
+    let batch = wait(py, async move {
+        let request = match sample {
+            None => read_request,
+            Some(sample) => {
+                let fields = read::infer_schema(&client, read_request.clone(), sample).await?;
+                read_request.with_fields(fields)
+            }
+        };
+        read::read(&client, request).await
+    })?;
+    Ok(RecordBatch::new(batch))
+}
+
+/// No rows, with the columns that the sample speaks for.
+#[pyfunction]
+pub(crate) fn infer_schema(
+    py: Python<'_>,
+    server: Server,
+    request: Request<'_>,
+) -> PyResult<RecordBatch> {
+    let read_request = request.read_request(py)?;
+    let sample = natural("infer_schema_length", request.infer_schema_length.unwrap_or(100))?;
+    let client = server.client(py)?;
+    let fields: Vec<Field> =
+        wait(py, async move { read::infer_schema(&client, read_request, sample).await })?;
+    let records = ArrowBatch::new_empty(Schema::new(fields).into());
+    Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
+}

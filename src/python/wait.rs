@@ -1,0 +1,34 @@
+//! Blocking calls: the GIL is released, and Ctrl-C is answered.
+
+use std::future::Future;
+
+use pyo3::prelude::*;
+
+use super::error::exception;
+use crate::client::block_on;
+use crate::error::{Error, Result};
+
+/// What ends a blocking call early.
+enum Failure {
+    Crate(Error),
+    /// A signal's handler raised, as the one of Ctrl-C does.
+    Signal(PyErr),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Crate(error)
+    }
+}
+
+/// Runs a future on the process's runtime and waits for it.
+pub(crate) fn wait<T: Send + 'static>(
+    py: Python<'_>,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> PyResult<T> {
+    let check = || Python::attach(|py| py.check_signals()).map_err(Failure::Signal);
+    py.detach(|| block_on(future, check)).map_err(|failure| match failure {
+        Failure::Crate(error) => exception(py, &error),
+        Failure::Signal(raised) => raised,
+    })
+}

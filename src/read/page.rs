@@ -1,0 +1,65 @@
+//! How many entries to ask for at once.
+
+/// Chooses the COUNT of each page from the size of the entries seen so far.
+///
+/// A page must be large enough that round trips do not count, and small enough that neither the
+/// server's output buffer nor ours grows with the stream. Entries may be of any size, so the first
+/// page is small and the next ones follow what it held.
+#[derive(Debug, Clone)]
+pub struct PageSize {
+    count: u64,
+}
+
+impl PageSize {
+    const FIRST: u64 = 500;
+    const MOST: u64 = 20_000;
+    /// The bytes of reply that a page aims at.
+    const TARGET: u64 = 2 * 1024 * 1024;
+    /// A page is at most so many times as large as the one before.
+    const GROWTH: u64 = 8;
+
+    /// The first page's size.
+    pub fn new() -> Self {
+        PageSize { count: Self::FIRST }
+    }
+
+    /// The number of entries to ask for.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Learns from a page of so many entries and bytes of reply.
+    pub fn observe(&mut self, entries: u64, bytes: u64) {
+        if let Some(per_entry) = bytes.checked_div(entries) {
+            let fitting = Self::TARGET / per_entry.max(1);
+            let most = self.count.saturating_mul(Self::GROWTH).min(Self::MOST);
+            self.count = fitting.clamp(1, most);
+        }
+    }
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        PageSize::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_the_size_of_entries() {
+        let mut page = PageSize::new();
+        page.observe(500, 500 * 146);
+        assert_eq!(page.count(), 4_000);
+        page.observe(4_000, 4_000 * 146);
+        assert_eq!(page.count(), 2 * 1024 * 1024 / 146);
+        page.observe(10, 10 * 100_000_000);
+        assert_eq!(page.count(), 1);
+        page.observe(1, 20);
+        assert_eq!(page.count(), 8);
+        page.observe(0, 5);
+        assert_eq!(page.count(), 8);
+    }
+}

@@ -1,0 +1,101 @@
+"""Fixtures: a server of each kind per test process, emptied before every test that uses it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from support.certs import Certificates, make_certificates
+from support.server import BINARIES, Server
+
+_numbers = itertools.count(1)
+
+
+class Servers:
+    """The servers of this process, started when first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, Server] = {}
+
+    def get(self, name: str) -> Server:
+        """Return the server, empty."""
+        if name not in self._running:
+            self._running[name] = self._stack.enter_context(Server(name))
+        server = self._running[name]
+        # Before the test, not after: a test that died half way must not spoil the next.
+        with server.client() as client:
+            client.flushall()
+            client.script_flush()
+        return server
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture(params=list(BINARIES))
+def server(servers: Servers, request: pytest.FixtureRequest) -> Server:
+    """Each of the servers in turn."""
+    name: str = request.param
+    return servers.get(name)
+
+
+@pytest.fixture
+def redis62(servers: Servers) -> Server:
+    return servers.get("redis-6.2")
+
+
+@pytest.fixture
+def redis70(servers: Servers) -> Server:
+    return servers.get("redis-7.0")
+
+
+@pytest.fixture
+def redis810(servers: Servers) -> Server:
+    return servers.get("redis-8.10")
+
+
+@pytest.fixture
+def valkey(servers: Servers) -> Server:
+    return servers.get("valkey")
+
+
+@pytest.fixture
+def any_server(servers: Servers) -> Server:
+    """One server, for what does not differ between them."""
+    preferred = ("redis-7.0", *BINARIES)
+    name = next((name for name in preferred if BINARIES[name].exists()), preferred[0])
+    return servers.get(name)
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """A redis-py client of the server that the test uses, or of `any_server`; it gives bytes."""
+    names = [name for name in _SERVER_FIXTURES if name in request.fixturenames]
+    server: Server = request.getfixturevalue(names[0] if names else "any_server")
+    with server.client() as client:
+        yield client
+
+
+_SERVER_FIXTURES = ("server", "redis62", "redis70", "redis810", "valkey", "any_server")
+
+
+@pytest.fixture
+def stream() -> str:
+    """A key that no other test uses."""
+    return f"stream-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    directory: Path = tmp_path_factory.mktemp("certificates")
+    return make_certificates(directory)

@@ -1,0 +1,1 @@
+"""What the tests need around the package: servers, faults, certificates."""
