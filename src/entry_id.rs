@@ -52,28 +52,26 @@ impl EntryId {
 
     /// Parses a whole ID, `ms-seq`, as a server sends it.
     pub(crate) fn from_bytes(text: &[u8]) -> Option<EntryId> {
-        let dash = memchr::memchr(b'-', text)?;
-        Some(EntryId {
-            ms: parse_number(text.get(..dash)?)?,
-            seq: parse_number(text.get(dash + 1..)?)?,
-        })
+        let (ms, rest) = split_number(text)?;
+        let seq = parse_number(rest.strip_prefix(b"-")?)?;
+        Some(EntryId { ms, seq })
     }
 }
 
 /// Decimal digits and nothing else, within 64 bits.
 fn parse_number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 20 {
-        return None;
+    match split_number(digits)? {
+        (number, []) => Some(number),
+        _ => None,
     }
-    let mut number: u64 = 0;
-    for &byte in digits {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
-    }
-    Some(number)
+}
+
+/// The number that `text` begins with, and what follows it.
+fn split_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    // The parser would take a plus sign.
+    text.first().filter(|byte| byte.is_ascii_digit())?;
+    let (number, len) = lexical_core::parse_partial(text).ok()?;
+    Some((number, text.get(len..)?))
 }
 
 impl fmt::Display for EntryId {

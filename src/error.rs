@@ -122,7 +122,9 @@ impl Error {
     pub fn from_server(line: &[u8]) -> Self {
         // An error line longer than this says nothing more to a human, and may quote a payload.
         const SHOWN: usize = 512;
-        let text = String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)).into_owned();
+        let text = String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line));
+        // A server that does not know AUTH or HELLO quotes their arguments: a password.
+        let text = text.split(", with args beginning with").next().unwrap_or_default().to_owned();
         let code = text
             .split(' ')
             .next()
@@ -244,6 +246,9 @@ mod tests {
             let error = Error::from_server(line.as_bytes());
             assert_eq!((error.kind(), error.retryable()), (kind, retryable), "{line}");
         }
+        let unknown = b"ERR unknown command `HELLO`, with args beginning with: `3`, `hunter2`, ";
+        let error = Error::from_server(unknown);
+        assert_eq!(error.message(), "the server answered: ERR unknown command `HELLO`");
         assert_eq!(Error::from_server(b"LOADING x").code(), Some("LOADING"));
         assert_eq!(Error::from_server(b"no code here").code(), Some("ERR"));
     }

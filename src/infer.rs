@@ -1,7 +1,7 @@
 //! Sampled entries to a schema.
 
-use arrow_array::cast::AsArray;
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use arrow_schema::{DataType, Field, TimeUnit};
 
 use crate::decode::parses;

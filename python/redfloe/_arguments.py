@@ -1,7 +1,9 @@
 """Python's arguments to the request that the core reads."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import index
 from typing import Literal, TypeAlias, TypedDict
 
 import polars as pl
@@ -14,7 +16,22 @@ SchemaLike: TypeAlias = (
     Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
 )
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
-OnError: TypeAlias = Literal["raise", "null"]
+
+#: What a text can stand for.
+_DTYPES = frozenset(
+    (
+        *(pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Boolean),
+        *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
+        *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
+        *(pl.Float32, pl.Float64, pl.Decimal),
+        *(pl.Date, pl.Time, pl.Datetime, pl.Duration),
+        *(pl.List, pl.Array, pl.Struct),
+    )
+)
+#: Those of them that say nothing without their parameters.
+_INCOMPLETE = frozenset((pl.Enum, pl.List, pl.Array, pl.Struct))
+
+_LARGEST = 2**63 - 1
 
 
 class Request(TypedDict):
@@ -36,6 +53,7 @@ class Request(TypedDict):
     null_values: list[str]
     null_values_by_field: dict[str, list[str]]
 
+
 def make_request(
     stream: str | bytes,
     *,
@@ -51,33 +69,38 @@ def make_request(
     timestamp_column: str = "_ts",
     sequence_column: str = "_seq",
     timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema_length: int | None = None,
+    infer_schema: bool = False,
+    infer_schema_length: int = 100,
     null_values: NullValues | None = None,
-    on_error: OnError = "raise",
+    on_error: Literal["raise", "null"] = "raise",
     rescue_column: str | None = None,
 ) -> Request:
     """Check and normalise what the reading functions have in common."""
     everywhere, by_field = _null_values(null_values)
+    id_column = _name(id_column, "id_column")
+    timestamp_column = _name(timestamp_column, "timestamp_column")
+    sequence_column = _name(sequence_column, "sequence_column")
+    sample = _natural(infer_schema_length, "infer_schema_length")
     return Request(
         stream=_key(stream),
         start_id=_entry_id(start_id, "start_id", round_up=True),
         end_id=_entry_id(end_id, "end_id", round_up=False),
-        count=count,
-        block_ms=block_ms,
+        count=None if count is None else _natural(count, "count"),
+        block_ms=None if block_ms is None else _natural(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
-        infer_schema_length=infer_schema_length,
+        infer_schema_length=sample if infer_schema else None,
         id_column=id_column if include_id else None,
         timestamp_column=timestamp_column if include_timestamp else None,
         sequence_column=sequence_column if include_sequence else None,
-        timestamp_type=_schema({"timestamp_dtype": timestamp_dtype}),
-        rescue_column=rescue_column,
-        on_error=on_error,
+        timestamp_type=_timestamp_schema(timestamp_dtype),
+        rescue_column=None if rescue_column is None else _name(rescue_column, "rescue_column"),
+        on_error=_text(on_error, "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
     )
 
 
-def _key(stream: str | bytes) -> bytes:
+def _key(stream: object) -> bytes:
     match stream:
         case str():
             return stream.encode()
@@ -87,7 +110,7 @@ def _key(stream: str | bytes) -> bytes:
     raise TypeError(msg)
 
 
-def _entry_id(value: EntryIdLike, parameter: str, *, round_up: bool) -> str:
+def _entry_id(value: object, parameter: str, *, round_up: bool) -> str:
     """Give the ID's text; a datetime stands for its millisecond, and is UTC where it is naive."""
     match value:
         case str():
@@ -109,21 +132,77 @@ def _entry_id(value: EntryIdLike, parameter: str, *, round_up: bool) -> str:
 
 def _schema(schema: SchemaLike) -> pl.Schema:
     """Give every dtype as an instance, in an object that exports itself to Arrow."""
-    pairs = list(schema.items()) if isinstance(schema, Mapping) else [*schema]
-    names = [name for name, _ in pairs]
-    for name in names:
-        if not isinstance(name, str):
-            msg = f"the schema's field names must be str, not {type(name).__name__}"
-            raise TypeError(msg)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        msg = f"the schema names the field {twice[0]!r} twice"
+    pairs = _pairs(schema)
+    for name, dtype in pairs:
+        _name(name, "the schema's field names")
+        _check_dtype(name, dtype)
+    name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
+    if times > 1:
+        msg = f"the schema names the field {name!r} twice"
         raise SchemaError(msg)
     try:
-        return pl.Schema(pairs)
+        # A frame, unlike a Schema, also takes dtypes without their parameters, such as pl.Datetime.
+        complete = pl.DataFrame(schema=dict(pairs)).schema
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         msg = f"the schema cannot be read: {error}"
         raise SchemaError(msg) from error
+    for name, dtype in complete.items():
+        _check_dtype(name, dtype)  # what Polars made of Python's types
+    return complete
+
+
+def _pairs(schema: object) -> list[tuple[str, DataType | DataTypeClass | type]]:
+    pairs = []
+    match schema:
+        case Mapping():
+            items: Iterable[object] = schema.items()
+        case Sequence():
+            items = schema
+        case _:
+            items = [None]
+    for item in items:
+        match item:
+            case (str() as name, (DataType() | DataTypeClass() | type()) as dtype):
+                pairs.append((name, dtype))
+            case (str() as name, other):
+                msg = f"the schema's field {name!r} must have a Polars dtype, not {other!r}"
+                raise TypeError(msg)
+            case _:
+                msg = "schema must be a mapping of field names to Polars dtypes, or such pairs"
+                raise TypeError(msg)
+    return pairs
+
+
+def _check_dtype(field: str, dtype: object) -> None:
+    """Refuse what no text stands for here already: Polars panics on some of it."""
+    if not isinstance(dtype, DataType | DataTypeClass):
+        return
+    base = dtype.base_type()
+    if base not in _DTYPES:
+        msg = (
+            f"the field {field!r} has the dtype {dtype}, which no text stands for; "
+            "read it as pl.String and convert it"
+        )
+        raise SchemaError(msg)
+    if isinstance(dtype, DataTypeClass) and base in _INCOMPLETE:
+        msg = f"the field {field!r} has the dtype {dtype}, which needs its parameters"
+        raise SchemaError(msg)
+    match dtype:
+        case pl.List() | pl.Array():
+            _check_dtype(field, dtype.inner)
+        case pl.Struct():
+            for inner in dtype.fields:
+                _name(inner.name, f"the names inside the field {field!r}")
+                _check_dtype(f"{field}.{inner.name}", inner.dtype)
+
+
+def _timestamp_schema(dtype: DataType | DataTypeClass) -> pl.Schema:
+    """Give the schema of one field that passes the dtype on."""
+    schema = _schema({"timestamp_dtype": dtype})
+    if schema["timestamp_dtype"] not in (pl.Int64, pl.Datetime):
+        msg = f"timestamp_dtype must be pl.Int64 or a pl.Datetime, not {dtype}"
+        raise SchemaError(msg)
+    return schema
 
 
 def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[str]]]:
@@ -132,15 +211,42 @@ def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[s
         case None:
             return [], {}
         case Mapping():
-            return [], {name: _texts(texts) for name, texts in values.items()}
+            return [], {
+                _text(name, "the fields of null_values"): _texts(texts)
+                for name, texts in values.items()
+            }
         case _:
             return _texts(values), {}
 
 
-def _texts(values: str | Iterable[str]) -> list[str]:
-    texts = [values] if isinstance(values, str) else list(values)
-    for text in texts:
-        if not isinstance(text, str):
-            msg = f"null_values must be str, not {type(text).__name__}"
-            raise TypeError(msg)
-    return texts
+def _texts(values: object) -> list[str]:
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return [_text(text, "null_values") for text in values]
+    return [_text(values, "null_values")]
+
+
+def _natural(value: object, parameter: str) -> int:
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        msg = f"{parameter} must be int, not {type(value).__name__}"
+        raise TypeError(msg) from None
+    if number < 0:
+        msg = f"{parameter} must not be negative, but is {number}"
+        raise ValueError(msg)
+    return min(number, _LARGEST)  # which no stream and no patience exceeds
+
+
+def _name(value: object, what: str) -> str:
+    name = _text(value, what)
+    if "\0" in name:
+        msg = f"{what} must not contain NUL, which ends a column's name in Arrow"
+        raise SchemaError(msg)
+    return name
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        msg = f"{what} must be str, not {type(value).__name__}"
+        raise TypeError(msg)
+    return value

@@ -5,7 +5,14 @@ from typing import final
 
 from redfloe._arguments import Request
 
-__all__ = ["RecordBatch", "RedisConnection", "__version__", "infer_schema", "raise_kind", "read_stream"]
+__all__ = [
+    "RecordBatch",
+    "RedisConnection",
+    "__version__",
+    "infer_schema",
+    "raise_kind",
+    "read_stream",
+]
 
 __version__: str
 
@@ -26,8 +33,8 @@ class RedisConnection:
         How often a transient failure (a lost connection; LOADING, READONLY, MASTERDOWN,
         CLUSTERDOWN, TRYAGAIN, BUSY) is tried again. What time will not mend fails at once.
     retry_base_delay, retry_max_delay : float, default 0.1 and 30.0
-        Seconds before the first retry, and at most; each pause is twice the one before, plus a
-        random part.
+        Seconds of the first pause before a retry, and of the longest; each is twice the one
+        before, and a random part of up to as much again comes on top.
     connect_timeout : float, default 5.0
         Seconds that a connection may take, from the name's look-up to the login. Before the first
         connection of a call stands, retries count into it too.

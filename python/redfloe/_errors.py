@@ -60,3 +60,8 @@ class DataLossError(RedfloeError):
 
 class FencedError(RedfloeError):
     """Another worker has taken over what this one owned."""
+
+
+# Where users find them, so that is what a traceback says.
+for _error in (RedfloeError, *RedfloeError.__subclasses__()):
+    _error.__module__ = "redfloe"

@@ -235,9 +235,10 @@ def local_server(*, args: Sequence[str] = ()) -> LocalServer:
 
     Examples
     --------
+    >>> import polars as pl
     >>> import redfloe
     >>> with redfloe.local_server() as url:
-    ...     redfloe.read_stream(url, "empty", schema={"value": "i64"}).height
+    ...     redfloe.read_stream(url, "empty", schema={"value": pl.Int64}).height
     0
     """
     return LocalServer(args)

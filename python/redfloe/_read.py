@@ -1,5 +1,7 @@
 """Reading a stream into a DataFrame."""
 
+from typing import Literal
+
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
@@ -7,7 +9,6 @@ from redfloe import _core
 from redfloe._arguments import (
     EntryIdLike,
     NullValues,
-    OnError,
     SchemaLike,
     make_request,
 )
@@ -24,8 +25,8 @@ def read_stream(
     block_ms: int | None = None,
     group: str | None = None,
     consumer: str | None = None,
-    auto_ack: bool = False,  # noqa: FBT001, FBT002: positional in the users' document
-    create_group: bool = True,  # noqa: FBT001, FBT002: positional in the users' document
+    auto_ack: bool = False,
+    create_group: bool = True,
     *,
     include_id: bool = True,
     include_timestamp: bool = True,
@@ -37,7 +38,7 @@ def read_stream(
     infer_schema: bool = False,
     infer_schema_length: int = 100,
     null_values: NullValues | None = None,
-    on_error: OnError = "raise",
+    on_error: Literal["raise", "null"] = "raise",
     rescue_column: str | None = None,
 ) -> pl.DataFrame:
     """Read the entries of a Redis stream into a typed DataFrame, one row per entry.
@@ -144,7 +145,8 @@ def read_stream(
         timestamp_column=timestamp_column,
         sequence_column=sequence_column,
         timestamp_dtype=timestamp_dtype,
-        infer_schema_length=infer_schema_length if infer_schema else None,
+        infer_schema=infer_schema,
+        infer_schema_length=infer_schema_length,
         null_values=null_values,
         on_error=on_error,
         rescue_column=rescue_column,
@@ -194,13 +196,14 @@ def infer_schema(
     Examples
     --------
     >>> import redfloe
-    >>> redfloe.infer_schema(url, "events")
-    Schema({'user_id': String, 'action': String, 'value': Int64})
+    >>> dict(redfloe.infer_schema(url, "events"))
+    {'user_id': String, 'action': String, 'value': Int64}
     """
     request = make_request(
         stream,
         start_id=start_id,
         end_id=end_id,
+        infer_schema=True,
         infer_schema_length=infer_schema_length,
         null_values=null_values,
     )

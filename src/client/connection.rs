@@ -65,10 +65,11 @@ impl Connection {
     /// Large enough that system calls do not count, small enough to stay in a core's cache.
     const BUFFER: usize = 256 * 1024;
 
-    /// Connects and logs in, within the connect timeout.
+    /// Connects and logs in, within `limit`: the connect timeout, or what is left of it.
     pub(crate) async fn open(
         options: &ConnectionOptions,
         tls: Option<Arc<ClientConfig>>,
+        limit: Duration,
     ) -> Result<Connection> {
         let opening = async {
             let socket = open_socket(options, tls).await?;
@@ -83,7 +84,7 @@ impl Connection {
             connection.patience = options.response_timeout;
             Ok(connection)
         };
-        match timeout(options.connect_timeout, opening).await {
+        match timeout(limit, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
@@ -96,7 +97,8 @@ impl Connection {
     async fn log_in(&mut self, options: &ConnectionOptions) -> Result<()> {
         let mut commands = Vec::new();
         let user = options.username.as_deref();
-        let password = options.password.as_deref();
+        // A user without a password may be one that needs none (ACL nopass), but not the default.
+        let password = options.password.as_deref().or(user.map(|_| ""));
         if options.resp3 {
             let mut hello = redis::cmd("HELLO");
             hello.arg(3);

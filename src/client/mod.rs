@@ -55,7 +55,8 @@ impl Client {
         Session { client: self.clone(), connection: None, retry: Retry::new(self.options()) }
     }
 
-    async fn connect(&self) -> Result<Connection> {
+    /// A connection from the pool, or a new one within `limit`.
+    async fn connect(&self, limit: Duration) -> Result<Connection> {
         while let Some(mut connection) = self.idle().pop() {
             if connection.is_reusable() {
                 return Ok(connection);
@@ -71,7 +72,7 @@ impl Client {
                 }
             }),
         };
-        Connection::open(self.options(), tls).await
+        Connection::open(self.options(), tls, limit).await
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
@@ -92,7 +93,7 @@ impl Session {
     pub(crate) async fn connection(&mut self) -> Result<&mut Connection> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.client.connect().await?,
+            None => self.client.connect(self.retry.time_to_connect()).await?,
         };
         self.retry.connected();
         Ok(self.connection.insert(connection))
@@ -109,31 +110,35 @@ impl Session {
         self.retry.pause(error).await
     }
 
-    /// Sends a request that may be repeated and reads its reply into what `sink` makes.
+    /// Sends a request that may be repeated, as often as it takes, and gives its reply.
     pub(crate) async fn request<S: Sink, T>(
         &mut self,
         packed: &[u8],
-        wait: Option<Duration>,
         sink: impl Fn() -> Result<S>,
         finish: impl Fn(S) -> Result<T>,
     ) -> Result<T> {
         loop {
-            let attempt = async {
-                let connection = self.connection().await?;
-                connection.send(packed).await?;
-                let mut sink = sink()?;
-                connection.receive(&mut sink, wait).await?;
-                finish(sink)
-            };
-            let result = attempt.await;
-            match result {
-                Ok(value) => {
-                    self.succeeded();
-                    return Ok(value);
-                }
+            match self.attempt(packed, Some(Duration::ZERO), sink()?, &finish).await {
+                Ok(value) => return Ok(value),
                 Err(error) => self.recover(error).await?,
             }
         }
+    }
+
+    /// Sends a request once and reads its reply into `sink`; the server may think for `wait`.
+    pub(crate) async fn attempt<S: Sink, T>(
+        &mut self,
+        packed: &[u8],
+        wait: Option<Duration>,
+        mut sink: S,
+        finish: impl Fn(S) -> Result<T>,
+    ) -> Result<T> {
+        let connection = self.connection().await?;
+        connection.send(packed).await?;
+        connection.receive(&mut sink, wait).await?;
+        let value = finish(sink)?;
+        self.succeeded();
+        Ok(value)
     }
 }
 

@@ -91,7 +91,10 @@ impl ConnectionOptions {
             )));
         }
         let info = parsed.into_connection_info().map_err(|error| {
-            Error::invalid(format!("the URL is malformed: {}", error.to_string().to_lowercase()))
+            // "Invalid database number - InvalidClientConfig"
+            let why = error.to_string().to_lowercase();
+            let why = why.split(" - ").next().unwrap_or_default();
+            Error::invalid(format!("the URL is malformed: {why}"))
         })?;
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },

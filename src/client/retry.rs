@@ -12,16 +12,17 @@ pub(crate) struct Retry {
     builder: ExponentialBuilder,
     pauses: ExponentialBackoff,
     retries: u32,
+    connect_timeout: Duration,
     /// Until the first connection stands, all attempts together may take this long: a wrong
     /// address must not cost more than the connect timeout. Afterwards the number of retries
     /// decides alone, so that a long enough budget rides out a restart.
-    first_connection: Option<(Instant, Duration)>,
+    first_connection: Option<Instant>,
 }
 
 impl Retry {
     pub(crate) fn new(options: &ConnectionOptions) -> Self {
         let builder = ExponentialBuilder::default()
-            .with_min_delay(options.retry_base_delay)
+            .with_min_delay(options.retry_base_delay.min(options.retry_max_delay))
             .with_max_delay(options.retry_max_delay)
             .with_max_times(options.max_retries as usize)
             .with_jitter();
@@ -29,7 +30,16 @@ impl Retry {
             pauses: builder.build(),
             builder,
             retries: 0,
-            first_connection: Some((Instant::now(), options.connect_timeout)),
+            connect_timeout: options.connect_timeout,
+            first_connection: Some(Instant::now()),
+        }
+    }
+
+    /// How long the next attempt to connect may take.
+    pub(crate) fn time_to_connect(&self) -> Duration {
+        match self.first_connection {
+            Some(start) => self.connect_timeout.saturating_sub(start.elapsed()),
+            None => self.connect_timeout,
         }
     }
 
@@ -52,10 +62,8 @@ impl Retry {
             true => self.pauses.next(),
             false => None,
         };
-        let in_time = |pause: &Duration| match self.first_connection {
-            Some((start, limit)) => start.elapsed() + *pause < limit,
-            None => true,
-        };
+        let in_time =
+            |pause: &Duration| self.first_connection.is_none() || *pause < self.time_to_connect();
         match pause.filter(in_time) {
             Some(pause) => {
                 self.retries += 1;

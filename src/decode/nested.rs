@@ -16,6 +16,9 @@ use super::column::{ColumnBuilder, Misfit, Text};
 use super::primitive::internal;
 use crate::error::Result;
 
+/// What a field of JSON holds when there is no list or struct.
+const JSON_NULL: &[u8] = b"null";
+
 /// Appends one JSON value to the builder of its dtype.
 fn append_json(child: &mut dyn ColumnBuilder, value: &RawValue) -> Result<(), Misfit> {
     let text = value.get();
@@ -87,6 +90,10 @@ impl ColumnBuilder for ListColumn {
     }
 
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+        if text.bytes == JSON_NULL {
+            self.append_nulls(1);
+            return Ok(());
+        }
         let values = parse_list(text)?;
         if let ListShape::Fixed { size, .. } = self.shape
             && values.len() != fixed_len(size, 1)
@@ -193,6 +200,10 @@ impl ColumnBuilder for StructColumn {
 
     /// A key that is missing is null; one that the dtype does not know is left out.
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+        if text.bytes == JSON_NULL {
+            self.append_nulls(1);
+            return Ok(());
+        }
         let values: HashMap<Cow<'_, str>, &RawValue> =
             serde_json::from_slice(text.bytes).map_err(|_| Misfit::from("is not a JSON object"))?;
         let start = self.nulls.len();

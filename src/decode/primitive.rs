@@ -34,7 +34,7 @@ impl<P: Parse> ColumnBuilder for PrimitiveColumn<P> {
         self.values.len()
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
         self.values.push(self.parser.parse(text.bytes)?);
         self.nulls.append_non_null();
@@ -94,7 +94,7 @@ impl ColumnBuilder for BooleanColumn {
         self.values.len()
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
         self.values.append(parse_boolean(text.bytes)?);
         self.nulls.append_non_null();

@@ -94,6 +94,7 @@ impl ReplyReader {
                 Some(event) => self.grammar.step(event, tape)?,
                 None => break,
             }
+            self.grammar.take_whole(&mut self.parser, &mut rest, tape)?;
         }
         Ok(buf.len() - rest.len())
     }
@@ -124,6 +125,34 @@ impl ReplyReader {
 }
 
 impl Grammar {
+    /// Takes entries and fields as long as the input holds them whole, which is nearly always.
+    /// [`Grammar::step`] does the same, event by event, and whatever else there is.
+    #[inline]
+    fn take_whole(
+        &mut self,
+        parser: &mut Parser,
+        input: &mut &[u8],
+        tape: &mut Tape,
+    ) -> Result<()> {
+        loop {
+            if matches!(self.expect, Expect::Name)
+                && let Some((name, value)) = parser.next_pair(input)
+            {
+                tape.name(name)?;
+                tape.value(value, true)?;
+                self.fields -= 1;
+            } else if matches!(self.expect, Expect::Entry)
+                && let Some((id, len)) = parser.next_entry(input)
+            {
+                self.begin_entry(id, tape)?;
+                self.begin_fields(len)?;
+            } else {
+                return Ok(());
+            }
+            self.after_field(tape);
+        }
+    }
+
     #[inline]
     fn step(&mut self, event: Event<'_>, tape: &mut Tape) -> Result<()> {
         match (&mut self.expect, event) {
@@ -164,8 +193,8 @@ impl Grammar {
             (Expect::Entry, Event::Array(2)) => self.expect = Expect::Id,
             // Before 7.0 a claimed entry that was deleted is nil without its ID.
             (Expect::Entry, Event::Nil) => self.after_entry(),
-            (Expect::Fields, Event::Array(len)) if len % 2 == 0 => {
-                self.fields = len / 2;
+            (Expect::Fields, Event::Array(len)) => {
+                self.begin_fields(len)?;
                 self.after_field(tape);
             }
             (Expect::Fields, Event::Map(pairs)) => {
@@ -264,6 +293,15 @@ impl Grammar {
             .ok_or_else(|| Error::protocol(format_args!("{} is no entry ID", shorten(id))))?;
         tape.open_entry(self.id);
         self.expect = Expect::Fields;
+        Ok(())
+    }
+
+    #[inline]
+    fn begin_fields(&mut self, len: usize) -> Result<()> {
+        if len % 2 == 1 {
+            return Err(Error::protocol("a field has a name and no value"));
+        }
+        self.fields = len / 2;
         Ok(())
     }
 

@@ -186,7 +186,7 @@ impl Tape {
     }
 
     /// A field's name; its value follows.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn name(&mut self, name: &[u8]) -> Result<()> {
         let position = self.entry.fields;
         self.entry.fields += 1;
@@ -204,7 +204,7 @@ impl Tape {
     }
 
     /// A piece of the field's value; with `done` the last.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn value(&mut self, part: &[u8], done: bool) -> Result<()> {
         if self.entry.target == Target::Nowhere {
             return Ok(());

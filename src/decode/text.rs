@@ -137,7 +137,7 @@ impl ColumnBuilder for ViewColumn {
         self.views.views.len()
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
         match self.content {
             Content::Utf8 => {
@@ -258,7 +258,7 @@ impl ColumnBuilder for DictionaryColumn {
         self.keys.len()
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
         let key = match self.index.get(text.bytes) {
             Some(key) => *key,

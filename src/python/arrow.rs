@@ -52,6 +52,15 @@ impl RecordBatch {
     ) -> PyResult<Bound<'py, PyTuple>> {
         drop(requested_schema);
         let records = self.batch.records().clone();
+        // A name is a C string there. In a schema such a name has been refused before.
+        if let Some(field) = records.schema_ref().fields().iter().find(|f| f.name().contains('\0')) {
+            let message = format!(
+                "the field {:?} has a name with a NUL, which no column can bear; leave it out with \
+                 a schema",
+                field.name()
+            );
+            return Err(exception(py, &Error::new(ErrorKind::Schema, message)));
+        }
         let row = Field::new_struct("", records.schema().fields().clone(), false);
         let schema = export_field(&row).map_err(|error| internal(py, error))?;
         let array = FFI_ArrowArray::new(&StructArray::from(records).to_data());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::error::exception;
@@ -75,12 +75,26 @@ fn positive(name: &str, value: f64) -> PyResult<Duration> {
 }
 
 /// What Python code may call a server by.
-#[derive(FromPyObject)]
 pub(crate) enum Server {
-    #[pyo3(transparent, annotation = "RedisConnection")]
     Connection(Py<RedisConnection>),
-    #[pyo3(transparent, annotation = "str")]
     Url(String),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Server {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(connection) = object.cast::<RedisConnection>() {
+            return Ok(Server::Connection(connection.to_owned().unbind()));
+        }
+        match object.extract() {
+            Ok(url) => Ok(Server::Url(url)),
+            Err(_) => Err(PyTypeError::new_err(format!(
+                "url must be a str or a RedisConnection, not {}",
+                object.get_type().name()?
+            ))),
+        }
+    }
 }
 
 impl Server {

@@ -24,12 +24,12 @@ pub(crate) struct Request<'py> {
     stream: Vec<u8>,
     start_id: String,
     end_id: String,
-    count: Option<i64>,
-    block_ms: Option<i64>,
+    count: Option<u64>,
+    block_ms: Option<u64>,
     /// An object with `__arrow_c_schema__`, or `None` for whatever fields occur.
     schema: Option<Bound<'py, PyAny>>,
     /// The number of entries to type an open schema by.
-    infer_schema_length: Option<i64>,
+    infer_schema_length: Option<u64>,
     id_column: Option<String>,
     timestamp_column: Option<String>,
     sequence_column: Option<String>,
@@ -78,18 +78,12 @@ impl Request<'_> {
         schema.arrow().map_err(raised)?;
         let start = IdBound::parse_start(&self.start_id).map_err(raised)?;
         let end = IdBound::parse_end(&self.end_id).map_err(raised)?;
-        let count = self.count.map(|count| natural("count", count)).transpose()?;
-        let block = self.block_ms.map(|block| natural("block_ms", block)).transpose()?;
         Ok(ReadRequest::new(self.stream.clone(), schema)
             .with_range(start, end)
-            .with_count(count)
-            .with_block(block.map(Duration::from_millis)))
+            .with_count(self.count)
+            .with_block(self.block_ms.map(Duration::from_millis))
+            .with_inference(self.infer_schema_length))
     }
-}
-
-fn natural(name: &str, number: i64) -> PyResult<u64> {
-    u64::try_from(number)
-        .map_err(|_| PyValueError::new_err(format!("{name} must not be negative, but is {number}")))
 }
 
 #[pyfunction]
@@ -98,22 +92,9 @@ pub(crate) fn read_stream(
     server: Server,
     request: Request<'_>,
 ) -> PyResult<RecordBatch> {
-    let read_request = request.read_request(py)?;
-    let sample = match request.infer_schema_length {
-        Some(length) => Some(natural("infer_schema_length", length)?),
-        None => None,
-    };
+    let request = request.read_request(py)?;
     let client = server.client(py)?;
-    let batch = wait(py, async move {
-        let request = match sample {
-            None => read_request,
-            Some(sample) => {
-                let fields = read::infer_schema(&client, read_request.clone(), sample).await?;
-                read_request.with_fields(fields)
-            }
-        };
-        read::read(&client, request).await
-    })?;
+    let batch = wait(py, async move { read::read(&client, request).await })?;
     Ok(RecordBatch::new(batch))
 }
 
@@ -124,11 +105,11 @@ pub(crate) fn infer_schema(
     server: Server,
     request: Request<'_>,
 ) -> PyResult<RecordBatch> {
-    let read_request = request.read_request(py)?;
-    let sample = natural("infer_schema_length", request.infer_schema_length.unwrap_or(100))?;
+    let sample = request.infer_schema_length.unwrap_or_default();
+    let request = request.read_request(py)?;
     let client = server.client(py)?;
     let fields: Vec<Field> =
-        wait(py, async move { read::infer_schema(&client, read_request, sample).await })?;
+        wait(py, async move { read::infer_schema(&client, request, sample).await })?;
     let records = ArrowBatch::new_empty(Schema::new(fields).into());
     Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
 }

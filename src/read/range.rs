@@ -22,6 +22,7 @@ pub struct ReadRequest {
     end: IdBound,
     count: Option<u64>,
     block: Option<Duration>,
+    sample: Option<u64>,
 }
 
 impl ReadRequest {
@@ -34,6 +35,7 @@ impl ReadRequest {
             end: IdBound::Newest,
             count: None,
             block: None,
+            sample: None,
         }
     }
 
@@ -50,9 +52,9 @@ impl ReadRequest {
         self
     }
 
-    /// These fields first, whatever else occurs behind them.
-    pub fn with_fields(mut self, fields: Vec<Field>) -> Self {
-        self.schema.fields = fields.into_iter().map(Into::into).collect();
+    /// Types the fields of an open schema by what the first so many entries say.
+    pub fn with_inference(mut self, sample: Option<u64>) -> Self {
+        self.sample = sample;
         self
     }
 
@@ -92,14 +94,19 @@ pub async fn infer_schema(
     request: ReadRequest,
     sample: u64,
 ) -> Result<Vec<Field>> {
-    let schema = StreamSchema::default()
+    let schema = schema_of_sample(&request.schema);
+    let count = request.count.map_or(sample, |count| count.min(sample));
+    let request = ReadRequest { schema, block: None, sample: None, count: Some(count), ..request };
+    Ok(infer_fields(read(client, request).await?.records()))
+}
+
+/// Every field as text, and nothing that could raise.
+fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
+    StreamSchema::default()
         .with_id_column(None)
         .with_timestamp_column(None)
         .with_on_error(OnError::Null)
-        .with_null_values(request.schema.null_values.clone());
-    let count = request.count.map_or(sample, |count| count.min(sample));
-    let request = ReadRequest { schema, block: None, count: Some(count), ..request };
-    Ok(infer_fields(read(client, request).await?.records()))
+        .with_null_values(schema.null_values.clone())
 }
 
 struct RangeRead {
@@ -129,6 +136,7 @@ impl RangeRead {
             };
             if let Some(end) = end
                 && start <= end
+                && self.infer(start, end).await?
             {
                 self.pages(start, end).await?;
             }
@@ -144,6 +152,28 @@ impl RangeRead {
         }
     }
 
+    /// Types the fields by a sample of what is to be read, where that is asked for and not done
+    /// yet; says whether there is anything to read.
+    async fn infer(&mut self, start: EntryId, end: EntryId) -> Result<bool> {
+        let Some(sample) = self.request.sample else {
+            return Ok(true);
+        };
+        let schema = self.request.schema.clone();
+        let count = self.request.count;
+        self.decoder = Decoder::new(schema_of_sample(&schema), ReplyShape::Entries)?;
+        self.request.count = Some(count.map_or(sample, |count| count.min(sample)));
+        self.pages(start, end).await?;
+        let sampled = self.decoder.flush()?;
+        let fields = infer_fields(sampled.records()).into_iter().map(Into::into).collect();
+        self.decoder = Decoder::new(StreamSchema { fields, ..schema }, ReplyShape::Entries)?;
+        self.request.count = count;
+        let found = !sampled.is_empty() || sample == 0;
+        if found {
+            self.request.sample = None;
+        }
+        Ok(found)
+    }
+
     /// Whether an entry within the bounds can still be added: IDs only grow.
     async fn can_come(&mut self, start: EntryId) -> Result<bool> {
         match self.request.end {
@@ -156,27 +186,33 @@ impl RangeRead {
     /// The ID of the newest entry.
     async fn newest(&mut self) -> Result<Option<EntryId>> {
         let command = resp::newest(&self.request.stream);
-        self.session
-            .request(&command, Some(Duration::ZERO), ids_only(ReplyShape::Entries), last_id)
-            .await
+        self.session.request(&command, || ids_only(ReplyShape::Entries), last_id).await
     }
 
     /// Waits until an entry is there, from `start` on; says whether one is.
     async fn wait(&mut self, start: EntryId, deadline: &Deadline) -> Result<bool> {
+        /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
+        /// it cannot block, is not asked again at once.
+        const PAUSE: Duration = Duration::from_millis(20);
         let after = start.predecessor().unwrap_or(EntryId::MIN);
         loop {
-            // After a lost connection only the rest of the time is waited for.
             let left = deadline.left();
             // BLOCK 0 waits for ever, so what is left is rounded up.
             let left_ms = left.map_or(0, |left| left.as_millis().saturating_add(1));
             let block_ms = u64::try_from(left_ms).unwrap_or(u64::MAX);
             let command = resp::read_after(&self.request.stream, after, 1, block_ms);
-            let shape = ReplyShape::Streams;
-            if self.session.request(&command, left, ids_only(shape), last_id).await?.is_some() {
-                return Ok(true);
-            }
-            if deadline.left().is_some_and(|left| left.is_zero()) {
-                return Ok(false);
+            let decoder = ids_only(ReplyShape::Streams)?;
+            match self.session.attempt(&command, left, decoder, last_id).await {
+                Ok(Some(_)) => return Ok(true),
+                Ok(None) => {
+                    let left = deadline.left().unwrap_or(PAUSE);
+                    if left.is_zero() {
+                        return Ok(false);
+                    }
+                    tokio::time::sleep(left.min(PAUSE)).await;
+                }
+                // Not `request`: after a lost connection only the rest of the time is waited for.
+                Err(error) => self.session.recover(error).await?,
             }
         }
     }
@@ -291,14 +327,11 @@ impl Sink for Measured<'_> {
     }
 }
 
-/// Makes decoders that look at nothing but IDs.
-fn ids_only(shape: ReplyShape) -> impl Fn() -> Result<Decoder> {
-    move || {
-        let schema = StreamSchema::closed(Vec::<Field>::new())
-            .with_id_column(None)
-            .with_timestamp_column(None);
-        Decoder::new(schema, shape)
-    }
+/// A decoder that looks at nothing but IDs.
+fn ids_only(shape: ReplyShape) -> Result<Decoder> {
+    let schema =
+        StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
+    Decoder::new(schema, shape)
 }
 
 fn last_id(mut decoder: Decoder) -> Result<Option<EntryId>> {

@@ -64,19 +64,62 @@ impl Parser {
         }
     }
 
+    /// An array of a bulk string and another array off the front of `input`, up to the elements of
+    /// the latter, if that is there and whole: the string, and the number of elements.
+    ///
+    /// That is how an entry begins. [`Parser::next`] gives the same as three events, and those of
+    /// [`Parser::next_pair`] as two; all at once they take half the time.
+    #[inline]
+    pub(crate) fn next_entry<'i>(&mut self, input: &mut &'i [u8]) -> Option<(&'i [u8], usize)> {
+        if !self.is_between_values() {
+            return None;
+        }
+        let (id, rest) = bulk_string(input.strip_prefix(b"*2\r\n")?)?;
+        let (fields, rest) = short_header(b'*', rest)?;
+        *input = rest;
+        Some((id, fields))
+    }
+
+    /// Two bulk strings off the front of `input`, if they are there and whole: a name and a value.
+    #[inline]
+    pub(crate) fn next_pair<'i>(&mut self, input: &mut &'i [u8]) -> Option<(&'i [u8], &'i [u8])> {
+        if !self.is_between_values() {
+            return None;
+        }
+        let (name, rest) = bulk_string(input)?;
+        let (value, rest) = bulk_string(rest)?;
+        *input = rest;
+        Some((name, value))
+    }
+
+    #[inline]
+    fn is_between_values(&self) -> bool {
+        matches!(self.state, State::Header) && (self.line.is_empty() || self.line_used)
+    }
+
     #[inline]
     fn header<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Event<'s>>> {
         if self.line_used {
             self.line.clear();
             self.line_used = false;
         }
-        let bytes: &'i [u8] = input;
-        if self.line.is_empty()
-            && let Some((body, rest)) = whole_bulk_string(bytes)
-        {
-            *input = rest;
-            return Ok(Some(Event::Bytes { part: body, done: true }));
+        if self.line.is_empty() {
+            if let Some((len, rest)) = short_header(b'$', input) {
+                *input = rest;
+                return self.body(len, input);
+            }
+            if let Some((len, rest)) = short_header(b'*', input) {
+                *input = rest;
+                return Ok(Some(Event::Array(len)));
+            }
         }
+        self.line(input)
+    }
+
+    /// The general case of [`Parser::header`]: a line of any kind, perhaps cut in two.
+    #[inline(never)]
+    fn line<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Result<Option<Event<'s>>> {
+        let bytes: &'i [u8] = input;
         let Some(end) = memchr::memchr(b'\n', bytes) else {
             self.keep(bytes)?;
             *input = &[];
@@ -93,36 +136,40 @@ impl Parser {
         // A verbatim string is a bulk string that begins with three letters and a colon.
         if let [b'$' | b'=', digits @ ..] = line {
             return match length(digits)? {
-                Some(len) => {
-                    self.state = State::Body(len);
-                    self.body(len, input)
-                }
+                Some(len) => self.body(len, input),
                 None => Ok(Some(Event::Nil)),
             };
         }
         line_event(whole_line(if split { &self.line } else { head })?).map(Some)
     }
 
+    #[inline]
     fn body<'a>(&mut self, missing: usize, input: &mut &'a [u8]) -> Result<Option<Event<'a>>> {
         let bytes: &'a [u8] = input;
-        if missing == 0 {
-            self.state = State::Terminator(false);
-            return self.terminator(false, input);
-        }
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let (part, rest) = bytes.split_at(missing.min(bytes.len()));
-        if part.len() == missing
-            && let [b'\r', b'\n', rest @ ..] = rest
-        {
+        if let Some((part, [b'\r', b'\n', rest @ ..])) = bytes.split_at_checked(missing) {
             *input = rest;
             self.state = State::Header;
             return Ok(Some(Event::Bytes { part, done: true }));
         }
+        self.part_of_body(missing, input)
+    }
+
+    /// The general case of [`Parser::body`]: the input ends within the body or its terminator.
+    #[cold]
+    fn part_of_body<'a>(
+        &mut self,
+        missing: usize,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Event<'a>>> {
+        if missing == 0 {
+            self.state = State::Terminator(false);
+            return self.terminator(false, input);
+        }
+        let bytes: &'a [u8] = input;
+        let (part, rest) = bytes.split_at(missing.min(bytes.len()));
         *input = rest;
         self.state = State::Body(missing - part.len());
-        Ok(Some(Event::Bytes { part, done: false }))
+        Ok((!part.is_empty()).then_some(Event::Bytes { part, done: false }))
     }
 
     fn terminator<'a>(&mut self, cr: bool, input: &mut &'a [u8]) -> Result<Option<Event<'a>>> {
@@ -152,30 +199,37 @@ impl Parser {
     }
 }
 
-/// `$<len>\r\n<body>\r\n` at the front of `bytes`, where all of it is there: nearly every event of
-/// a stream's reply, and so the one case with a path of its own.
-#[inline]
-fn whole_bulk_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let [b'$', rest @ ..] = bytes else {
-        return None;
-    };
-    // Seven digits keep the arithmetic free of overflow; anything longer takes the general path.
-    let mut len = 0usize;
-    let mut digits = 0;
-    for &byte in rest.iter().take(7) {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
+/// `<kind><len>\r\n` at the front of `bytes`, where all of it is there and the length has up to three
+/// digits: its length, and what follows.
+///
+/// Nearly every header of a stream's reply is like this, and so it has a path of its own.
+#[inline(always)]
+fn short_header(kind: u8, bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (len, rest) = match bytes {
+        [_, a, b'\r', b'\n', rest @ ..] => (digit(*a)?, rest),
+        [_, a, b, b'\r', b'\n', rest @ ..] => (digit(*a)? * 10 + digit(*b)?, rest),
+        [_, a, b, c, b'\r', b'\n', rest @ ..] => {
+            (digit(*a)? * 100 + digit(*b)? * 10 + digit(*c)?, rest)
         }
-        len = len * 10 + usize::from(digit);
-        digits += 1;
+        _ => return None,
+    };
+    (bytes.first() == Some(&kind)).then_some((len, rest))
+}
+
+#[inline(always)]
+fn digit(byte: u8) -> Option<usize> {
+    let digit = byte.wrapping_sub(b'0');
+    (digit < 10).then_some(usize::from(digit))
+}
+
+/// A bulk string at the front of `bytes`, where all of it is there, and what follows.
+#[inline(always)]
+fn bulk_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = short_header(b'$', bytes)?;
+    match rest.split_at_checked(len)? {
+        (body, [b'\r', b'\n', rest @ ..]) => Some((body, rest)),
+        _ => None,
     }
-    if digits == 0 {
-        return None;
-    }
-    let rest = rest.get(digits..)?.strip_prefix(b"\r\n")?;
-    let (body, rest) = rest.split_at_checked(len)?;
-    Some((body, rest.strip_prefix(b"\r\n")?))
 }
 
 /// The line without its end.

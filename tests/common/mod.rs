@@ -138,8 +138,7 @@ pub fn feed(decoder: &mut Decoder, mut bytes: &[u8]) -> Result<Vec<Reply>> {
 
 /// One batch of all entries, or the error; the same whichever way the bytes come.
 pub fn decode_every_way(schema: &StreamSchema, entries: &[Entry]) -> Result<Batch> {
-    let expected =
-        decode_whole(schema, ReplyShape::Entries, &Protocol::Resp2.entries(entries));
+    let expected = decode_whole(schema, ReplyShape::Entries, &Protocol::Resp2.entries(entries));
     let (early, late) = entries.split_at(entries.len() / 2);
     for protocol in [Protocol::Resp2, Protocol::Resp3] {
         for (shape, reply) in [
@@ -148,9 +147,13 @@ pub fn decode_every_way(schema: &StreamSchema, entries: &[Entry]) -> Result<Batc
             (ReplyShape::Streams, protocol.streams(&[("a", early), ("", &[]), ("b", late)])),
         ] {
             for size in [1, 3, 5, usize::MAX] {
-                for pause in
-                    [Pause::Never, Pause::Build(1), Pause::Build(7), Pause::Flush(1), Pause::Flush(7)]
-                {
+                for pause in [
+                    Pause::Never,
+                    Pause::Build(1),
+                    Pause::Build(7),
+                    Pause::Flush(1),
+                    Pause::Flush(7),
+                ] {
                     let way = format!("{protocol:?}, {shape:?}, pieces of {size}, {pause:?}");
                     let outcome = decode(schema, shape, &reply, size, pause);
                     assert_same(&expected, &outcome, &way);

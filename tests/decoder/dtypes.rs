@@ -96,7 +96,11 @@ fn an_enum_keeps_its_members_in_order() {
 
 #[test]
 fn integers_are_decimal() {
-    fits(field(DataType::Int8), &["-128", "127", "+7", "007"], Int8Array::from(vec![-128, 127, 7, 7]));
+    fits(
+        field(DataType::Int8),
+        &["-128", "127", "+7", "007"],
+        Int8Array::from(vec![-128, 127, 7, 7]),
+    );
     fits(field(DataType::Int16), &["-32768", "32767"], Int16Array::from(vec![i16::MIN, i16::MAX]));
     fits(
         field(DataType::Int32),
@@ -154,11 +158,7 @@ fn decimals_are_exact() {
         decimals(&[100, -125, 99999, 10, 1200, 0], 5, 2),
     );
     let nines = "9".repeat(38);
-    fits(
-        field(DataType::Decimal128(38, 0)),
-        &[&nines],
-        decimals(&[nines.parse().unwrap()], 38, 0),
-    );
+    fits(field(DataType::Decimal128(38, 0)), &[&nines], decimals(&[nines.parse().unwrap()], 38, 0));
     fits(field(DataType::Decimal128(38, 38)), &["0.00000000000000000000000000000000000001"], {
         decimals(&[1], 38, 38)
     });
@@ -194,7 +194,8 @@ fn dates_and_times_are_iso_8601() {
 
 #[test]
 fn datetimes_are_iso_8601_or_an_epoch_in_their_unit() {
-    let timestamp = |unit, zone: Option<&str>| field(DataType::Timestamp(unit, zone.map(Into::into)));
+    let timestamp =
+        |unit, zone: Option<&str>| field(DataType::Timestamp(unit, zone.map(Into::into)));
     let texts = [
         "1970-01-01T00:00:02",
         "1970-01-01 00:00:02",
@@ -335,11 +336,7 @@ fn what_is_missing_empty_or_named_is_null() {
         let batch = decode_every_way(&schema, &entries).unwrap();
         let column = batch.records().column_by_name("v").unwrap();
         let null: Vec<bool> = texts(column).iter().map(Option::is_none).collect();
-        assert_eq!(
-            null,
-            [false, true, !keeps_empty, true, true, true, true, false],
-            "{data_type}"
-        );
+        assert_eq!(null, [false, true, !keeps_empty, true, true, true, true, false], "{data_type}");
     }
 }
 

@@ -47,7 +47,8 @@ fn a_schema_selects_and_orders() {
 
 #[test]
 fn entries_need_no_field_in_common() {
-    let entries: Vec<_> = (0..30).map(|n| entry(n + 1, [(format!("f{n}"), n.to_string())])).collect();
+    let entries: Vec<_> =
+        (0..30).map(|n| entry(n + 1, [(format!("f{n}"), n.to_string())])).collect();
     let batch = decode_every_way(&StreamSchema::default(), &entries).unwrap();
     assert_eq!(batch.records().num_columns(), 32);
     for (n, row) in cells(batch.records()).iter().enumerate() {
@@ -87,7 +88,11 @@ fn a_field_may_first_occur_after_100_000_entries() {
 #[test]
 fn an_entry_may_have_10_000_fields() {
     let wide = |ms, offset: usize| {
-        entry(ms, (0..10_000).map(|n| (format!("field {}", n + offset), format!("a rather long value {n}"))))
+        entry(
+            ms,
+            (0..10_000)
+                .map(|n| (format!("field {}", n + offset), format!("a rather long value {n}"))),
+        )
     };
     // The second shares half of its fields with the first, at other positions.
     let entries = [wide(1, 0), wide(2, 5_000)];
@@ -106,10 +111,9 @@ fn of_a_repeated_field_the_last_wins() {
         entry(2, [("a", "only")]),
         entry(3, [("a", "a long first value"), ("a", "")]),
     ];
-    for schema in [
-        StreamSchema::default(),
-        StreamSchema::closed([Field::new("a", DataType::Utf8View, true)]),
-    ] {
+    for schema in
+        [StreamSchema::default(), StreamSchema::closed([Field::new("a", DataType::Utf8View, true)])]
+    {
         let batch = decode_every_way(&schema, &entries).unwrap();
         assert_eq!(column_texts(&batch, "a"), some(&["last", "only", ""]));
     }

@@ -25,7 +25,10 @@ fn ids_are_whole_and_in_order() {
     let ids = ["0-1", "1704067200000-0", "1704067200000-7"].map(|id| Some(id.to_owned()));
     assert_eq!(column_texts(&batch, "_id"), ids);
     let times = batch.records().column_by_name("_ts").unwrap();
-    assert_eq!(&**times, &Int64Array::from(vec![0, 1_704_067_200_000, 1_704_067_200_000]) as &dyn Array);
+    assert_eq!(
+        &**times,
+        &Int64Array::from(vec![0, 1_704_067_200_000, 1_704_067_200_000]) as &dyn Array
+    );
 }
 
 #[test]
@@ -37,10 +40,8 @@ fn each_metadata_column_can_be_renamed_or_left_out() {
     let batch = decode_every_way(&schema, &[with_id(5, 6)]).unwrap();
     assert_eq!(names(&batch), ["entry", "n"]);
 
-    let schema = metadata()
-        .with_id_column(None)
-        .with_timestamp_column(None)
-        .with_sequence_column(None);
+    let schema =
+        metadata().with_id_column(None).with_timestamp_column(None).with_sequence_column(None);
     let batch = decode_every_way(&schema, &[with_id(5, 6), with_id(5, 7)]).unwrap();
     // A batch without columns keeps its height.
     assert_eq!((batch.records().num_columns(), batch.records().num_rows()), (0, 2));

@@ -13,7 +13,13 @@ type Case = (Field, &'static str, &'static str, &'static [&'static str], &'stati
 fn cases() -> Vec<Case> {
     let timestamp = |unit, zone: Option<&str>| DataType::Timestamp(unit, zone.map(Into::into));
     vec![
-        (polars_enum("3;low4;high"), "Enum", "low", &["Low", "medium"], "is not a member of the Enum"),
+        (
+            polars_enum("3;low4;high"),
+            "Enum",
+            "low",
+            &["Low", "medium"],
+            "is not a member of the Enum",
+        ),
         (
             field(DataType::Int64),
             "Int64",
@@ -29,13 +35,7 @@ fn cases() -> Vec<Case> {
         (field(DataType::UInt16), "UInt16", "1", &["65536"], "is out of range"),
         (field(DataType::UInt32), "UInt32", "1", &["4294967296"], "is out of range"),
         (field(DataType::UInt64), "UInt64", "1", &["18446744073709551616"], "is out of range"),
-        (
-            int128(),
-            "Int128",
-            "1",
-            &["170141183460469231731687303715884105728"],
-            "is out of range",
-        ),
+        (int128(), "Int128", "1", &["170141183460469231731687303715884105728"], "is out of range"),
         (int128(), "Int128", "1", &["1.5"], "is not an integer"),
         (field(DataType::Float32), "Float32", "1.5", &["x"], "is not a number"),
         (
@@ -45,9 +45,27 @@ fn cases() -> Vec<Case> {
             &["1,5", "1.5x", " 1", "1e", "--1", "0x1p3"],
             "is not a number",
         ),
-        (field(DataType::Decimal128(5, 2)), "Decimal(5, 2)", "1", &["x", "1.2.3"], "is not a decimal"),
-        (field(DataType::Decimal128(5, 2)), "Decimal(5, 2)", "1", &["1000"], "more digits"),
-        (field(DataType::Decimal128(5, 2)), "Decimal(5, 2)", "1", &["1.005"], "more decimal places"),
+        (
+            field(DataType::Decimal128(5, 2)),
+            "Decimal(5, 2)",
+            "1",
+            &["x", "1.2.3"],
+            "is not a decimal",
+        ),
+        (
+            field(DataType::Decimal128(5, 2)),
+            "Decimal(5, 2)",
+            "1",
+            &["1000"],
+            "has more digits than the decimal's precision",
+        ),
+        (
+            field(DataType::Decimal128(5, 2)),
+            "Decimal(5, 2)",
+            "1",
+            &["1.005"],
+            "has more decimal places than the decimal's scale",
+        ),
         (
             field(DataType::Boolean),
             "Boolean",
@@ -113,7 +131,8 @@ fn raise_says_where_and_why() {
     for (field, dtype, good, bad, reason) in cases() {
         for bad in bad {
             let schema = StreamSchema::closed([field.clone()]);
-            let entries = [entry(4, [("v", good)]), entry(5, [("v", bad)]), entry(6, [("v", good)])];
+            let entries =
+                [entry(4, [("v", good)]), entry(5, [("v", bad)]), entry(6, [("v", good)])];
             let error = decode_every_way(&schema, &entries).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Decode);
             assert!(error.message().starts_with(&format!("\"{bad}\" {reason}")), "{error}");
@@ -129,7 +148,8 @@ fn null_takes_the_place_of_what_does_not_fit() {
     for (field, dtype, good, bad, _) in cases() {
         for bad in bad {
             let schema = StreamSchema::closed([field.clone()]).with_on_error(OnError::Null);
-            let entries = [entry(4, [("v", good)]), entry(5, [("v", bad)]), entry(6, [("v", good)])];
+            let entries =
+                [entry(4, [("v", good)]), entry(5, [("v", bad)]), entry(6, [("v", good)])];
             let batch = decode_every_way(&schema, &entries).unwrap();
             let column = batch.records().column_by_name("v").unwrap();
             let null: Vec<bool> = (0..3).map(|row| column.is_null(row)).collect();
@@ -142,9 +162,9 @@ fn null_takes_the_place_of_what_does_not_fit() {
 fn rescue_keeps_what_does_not_fit() {
     for (field, dtype, good, bad, _) in cases() {
         for bad in bad {
-            let schema =
-                StreamSchema::closed([field.clone()]).with_rescue_column(Some("_rescued"));
-            let entries = [entry(4, [("v", good)]), entry(5, [("v", bad)]), entry(6, [("v", good)])];
+            let schema = StreamSchema::closed([field.clone()]).with_rescue_column(Some("_rescued"));
+            let entries =
+                [entry(4, [("v", good)]), entry(5, [("v", bad)]), entry(6, [("v", good)])];
             let batch = decode_every_way(&schema, &entries).unwrap();
             assert_eq!(names(&batch), ["_id", "_ts", "v", "_rescued"]);
             let column = batch.records().column_by_name("v").unwrap();
@@ -175,7 +195,8 @@ fn bytes_that_are_not_utf8_fit_binary_only() {
         assert_eq!(error.kind(), ErrorKind::Decode, "{data_type}");
         assert!(error.message().starts_with("\"\\xff1\" "), "{error}");
 
-        let batch = decode_every_way(&raise.clone().with_on_error(OnError::Null), &entries).unwrap();
+        let batch =
+            decode_every_way(&raise.clone().with_on_error(OnError::Null), &entries).unwrap();
         let values = column_texts(&batch, "v");
         assert_eq!(values[1], None, "{data_type}");
         assert!(values[0].is_some() && values[0] == values[2], "{data_type}");
@@ -192,7 +213,8 @@ fn bytes_that_are_not_utf8_fit_binary_only() {
 fn a_character_split_between_neighbours_is_refused() {
     let text = |name: &str| Field::new(name, DataType::Utf8View, true);
     let schema = StreamSchema::closed([text("a"), text("b"), text("c")]);
-    for (first, second) in [(&b"\xc3"[..], &b"\xa9"[..]), (b"x\xf0\x9f", b"\xa6\x80x"), (b"\xf0", b"\x9f\xa6\x80")]
+    for (first, second) in
+        [(&b"\xc3"[..], &b"\xa9"[..]), (b"x\xf0\x9f", b"\xa6\x80x"), (b"\xf0", b"\x9f\xa6\x80")]
     {
         let entries =
             [entry(1, [("a", &b"a long and valid value"[..]), ("b", first), ("c", second)])];

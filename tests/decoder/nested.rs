@@ -55,7 +55,10 @@ fn lists_hold_elements_and_nulls() {
         list(DataType::Utf8View),
         &[
             (r#"["a", "", "null", null]"#, "[a, , null, null]"),
-            (r#"["gr\u00f6\u00dfer", "\ud83e\udd80", "tab\tquote\""]"#, "[größer, 🦀, tab\tquote\"]"),
+            (
+                r#"["gr\u00f6\u00dfer", "\ud83e\udd80", "tab\tquote\""]"#,
+                "[größer, 🦀, tab\tquote\"]",
+            ),
             // What is not a string is kept as its JSON.
             (r#"[1.50, true, {"a": [1]}]"#, r#"[1.50, true, {"a": [1]}]"#),
         ],
@@ -99,7 +102,10 @@ fn elements_follow_the_rules_of_their_own_dtype() {
     fits(list(DataType::UInt64), &[("[18446744073709551615]", "[18446744073709551615]")]);
     fits(
         list(DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))),
-        &[(r#"["1970-01-01T01:00:00+01:00",1500]"#, "[1970-01-01T00:00:00Z, 1970-01-01T00:00:01.500Z]")],
+        &[(
+            r#"["1970-01-01T01:00:00+01:00",1500]"#,
+            "[1970-01-01T00:00:00Z, 1970-01-01T00:00:01.500Z]",
+        )],
     );
     fits(
         structure([
@@ -136,11 +142,9 @@ fn nesting_has_no_limit_of_depth() {
 
 #[test]
 fn a_json_null_is_null() {
-    for data_type in [
-        list(DataType::Int8),
-        array(DataType::Int8, 2),
-        structure([("a", DataType::Int8)]),
-    ] {
+    for data_type in
+        [list(DataType::Int8), array(DataType::Int8, 2), structure([("a", DataType::Int8)])]
+    {
         let schema = StreamSchema::closed([field(data_type)]);
         let batch = decode_every_way(&schema, &[entry(1, [("v", "null")])]).unwrap();
         assert_eq!(column_texts(&batch, "v"), [None]);

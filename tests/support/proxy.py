@@ -149,6 +149,7 @@ class Proxy(_Listener):
         super().__init__()
         self._target = (HOST, port)
         self._faults: list[Fault] = []
+        self._actions: list[tuple[bytes, Callable[[int], object]]] = []
         self._chunk = 0
         self._delay = 0.0
         self._refusals = 0
@@ -190,10 +191,19 @@ class Proxy(_Listener):
         """Close the next connections as soon as they are accepted."""
         self._refusals = times
 
+    def before(self, name: bytes, act: Callable[[int], object]) -> None:
+        """Before the n-th command of that name goes on to the server, call `act(n)`; n is from 1.
+
+        So a test can change the data at an exact place in a sequence of commands.
+        """
+        with self._lock:
+            self._actions.append((name.upper(), act))
+
     def clear(self) -> None:
         """Disarm everything. Connections that stall go on stalling."""
         with self._lock:
             self._faults.clear()
+            self._actions.clear()
         self._chunk = self._refusals = 0
 
     def _arm(
@@ -230,6 +240,9 @@ class Proxy(_Listener):
                     with self._lock:
                         self.commands.append(command)
                         fault = next((one for one in self._faults if one.strikes(command)), None)
+                        actions = [act for name, act in self._actions if name == command[0].upper()]
+                    for act in actions:
+                        act(self.count(command[0]))
                     if fault is None or fault.kind is not _Kind.REPLACE:
                         server.sendall(raw)
                     pending.put((fault,))

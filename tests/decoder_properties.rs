@@ -1,0 +1,301 @@
+//! The decoder on random entries, random cuts and random garbage.
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::*;
+use arrow_schema::{DataType, Field, TimeUnit};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use redfloe::{Batch, Decoder, EntryId, Error, ErrorKind, OnError, ReplyShape, StreamSchema};
+
+use common::{Entry, Protocol, cells, decode_whole, entry, feed};
+
+/// Names of which some recur, some are odd, and some are in the schemas.
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => prop::sample::select(vec!["n", "x", "flag", "list", "kind", "text"]).prop_map(Vec::from),
+        2 => "[a-c]{0,2}".prop_map(String::into_bytes),
+        1 => "\\PC{1,20}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..4),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string().into_bytes()),
+        any::<f64>().prop_map(|x| x.to_string().into_bytes()),
+        prop::sample::select(vec!["", "true", "no", "null", "[1,null]", r#"["x"]"#, r#"{"n":1}"#])
+            .prop_map(Vec::from),
+        "\\PC{0,40}".prop_map(String::into_bytes),
+        vec(any::<u8>(), 0..40),
+        (any::<u8>(), 0..5000usize).prop_map(|(byte, len)| vec![byte; len]),
+    ]
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let fields = vec((name(), value()), 0..8);
+    let entry = (any::<(u64, u64)>(), fields)
+        .prop_map(|((ms, seq), fields)| Entry { id: EntryId::new(ms, seq), fields });
+    vec(entry, 0..12)
+}
+
+/// What becomes of any entries whatever: no policy here raises.
+fn lenient_schema() -> impl Strategy<Value = StreamSchema> {
+    let dtypes = |n: DataType| {
+        let item = |data_type| Field::new("item", data_type, true).into();
+        let category =
+            DataType::Dictionary(Box::new(DataType::UInt32), Box::new(DataType::Utf8View));
+        [
+            Field::new("n", n, true),
+            Field::new("x", DataType::Float64, true),
+            Field::new("flag", DataType::Boolean, true),
+            Field::new("list", DataType::List(item(DataType::Utf8View)), true),
+            Field::new("kind", category, true),
+        ]
+    };
+    let typed = prop_oneof![
+        Just(dtypes(DataType::Int64)),
+        Just(dtypes(DataType::Duration(TimeUnit::Microsecond))),
+        Just(dtypes(DataType::Timestamp(TimeUnit::Nanosecond, Some("Europe/Berlin".into())))),
+        Just(dtypes(DataType::BinaryView)),
+        Just(dtypes(DataType::Struct(vec![Field::new("n", DataType::Int8, true)].into()))),
+    ];
+    (typed, any::<bool>(), any::<bool>()).prop_map(|(fields, open, rescue)| {
+        let schema = if open { StreamSchema::open(fields) } else { StreamSchema::closed(fields) };
+        // Names that no entry above can bear.
+        schema
+            .with_id_column(Some("the entry's ID, its text"))
+            .with_timestamp_column(Some("the entry's ID, milliseconds"))
+            .with_sequence_column(Some("the entry's ID, sequence number"))
+            .with_on_error(OnError::Null)
+            .with_rescue_column(rescue.then_some("what did not fit anywhere else"))
+    })
+}
+
+/// What a whole reply comes to, however it went.
+#[derive(Debug)]
+struct Outcome {
+    rows: usize,
+    last_id: Option<EntryId>,
+    end: Result<Batch, Error>,
+}
+
+/// Decodes in pieces of the given sizes, over and over; `build` asks for columns in between.
+fn decode(
+    schema: &StreamSchema,
+    shape: ReplyShape,
+    mut bytes: &[u8],
+    sizes: &[usize],
+    build: bool,
+) -> Outcome {
+    let mut decoder = Decoder::new(schema.clone(), shape).expect("the schemas here are valid");
+    let mut sizes = sizes.iter().cycle();
+    let mut decode = || -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let size = sizes.next().copied().unwrap_or(usize::MAX);
+            let (piece, rest) = bytes.split_at(size.clamp(1, bytes.len()));
+            bytes = rest;
+            feed(&mut decoder, piece)?;
+            if build {
+                decoder.build()?;
+            }
+        }
+        Ok(())
+    };
+    let fed = decode();
+    let (rows, last_id) = (decoder.rows(), decoder.last_id());
+    Outcome { rows, last_id, end: fed.and_then(|()| decoder.flush()) }
+}
+
+fn assert_equal(one: &Outcome, other: &Outcome) -> Result<(), TestCaseError> {
+    prop_assert_eq!(one.rows, other.rows);
+    match (&one.end, &other.end) {
+        (Ok(one), Ok(other)) => {
+            prop_assert_eq!(one.records(), other.records());
+            prop_assert_eq!(one.ids(), other.ids());
+            prop_assert_eq!(one.deleted(), other.deleted());
+        }
+        // Which bytes an error quotes depends on the cut.
+        (Err(one), Err(other)) => prop_assert_eq!(one.kind(), other.kind()),
+        _ => prop_assert!(false, "{one:?} is not {other:?}"),
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn cuts_and_protocols_make_no_difference(
+        schema in lenient_schema(),
+        entries in entries(),
+        sizes in vec(1..200usize, 0..10),
+        build: bool,
+    ) {
+        let reply = Protocol::Resp2.entries(&entries);
+        let whole = decode(&schema, ReplyShape::Entries, &reply, &[], false);
+        prop_assert_eq!(whole.rows, entries.len());
+        prop_assert_eq!(whole.last_id, entries.last().map(|entry| entry.id));
+        prop_assert!(whole.end.is_ok());
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            for (shape, reply) in [
+                (ReplyShape::Entries, protocol.entries(&entries)),
+                (ReplyShape::Streams, protocol.streams(&[("s", &entries)])),
+            ] {
+                let pieces = decode(&schema, shape, &reply, &sizes, build);
+                assert_equal(&whole, &pieces)?;
+                prop_assert_eq!(whole.last_id, pieces.last_id);
+            }
+        }
+    }
+
+    #[test]
+    fn an_open_read_is_a_dict_per_entry(entries in vec(
+        vec(("[a-e]", "\\PC{0,30}"), 0..8), 0..20,
+    )) {
+        let model: Vec<BTreeMap<String, String>> =
+            entries.iter().map(|fields| fields.iter().cloned().collect()).collect();
+        let schema = StreamSchema::default().with_id_column(None).with_timestamp_column(None);
+        let entries: Vec<_> =
+            entries.into_iter().zip(1..).map(|(fields, ms)| entry(ms, fields)).collect();
+        let reply = Protocol::Resp2.entries(&entries);
+        let batch = decode_whole(&schema, ReplyShape::Entries, &reply)?;
+        prop_assert_eq!(cells(batch.records()), model);
+    }
+
+    #[test]
+    fn numbers_survive_their_text(integers: Vec<i64>, floats: Vec<f64>, flags: Vec<bool>) {
+        let integers_back = column(DataType::Int64, &integers)?;
+        prop_assert_eq!(integers_back.as_primitive::<Int64Type>().values(), &integers);
+        let floats_back = column(DataType::Float64, &floats)?;
+        let bits = |values: &[f64]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        prop_assert_eq!(bits(floats_back.as_primitive::<Float64Type>().values()), bits(&floats));
+        let flags_back = column(DataType::Boolean, &flags)?;
+        prop_assert!(flags_back.as_boolean().values().iter().eq(flags));
+    }
+
+    #[test]
+    fn wide_integers_survive_their_text(integers: Vec<i128>, unsigned: Vec<u64>) {
+        let field = Field::new("v", DataType::Decimal128(38, 0), true).with_metadata(
+            [(redfloe::INT128_METADATA.to_owned(), String::new())].into(),
+        );
+        let back = column_of(field, &integers)?;
+        prop_assert_eq!(back.as_primitive::<Decimal128Type>().values(), &integers);
+        let back = column(DataType::UInt64, &unsigned)?;
+        prop_assert_eq!(back.as_primitive::<UInt64Type>().values(), &unsigned);
+    }
+
+    #[test]
+    fn datetimes_survive_their_text(
+        // The years 1 to 9999.
+        micros in vec(-62_135_596_800_000_000..253_402_300_800_000_000i64, 0..20),
+    ) {
+        let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let epochs = column(utc.clone(), &micros)?;
+        prop_assert_eq!(epochs.as_primitive::<TimestampMicrosecondType>().values(), &micros);
+        let texts = common::texts(&epochs).into_iter().flatten().collect::<Vec<_>>();
+        let parsed = column(utc, &texts)?;
+        prop_assert_eq!(parsed.as_primitive::<TimestampMicrosecondType>().values(), &micros);
+    }
+
+    #[test]
+    fn decimals_survive_their_text(
+        unscaled in vec(-(10i128.pow(38) - 1)..10i128.pow(38), 0..20), scale in 0..=38i8,
+    ) {
+        let data_type = DataType::Decimal128(38, scale);
+        let texts: Vec<_> = unscaled
+            .iter()
+            .map(|number| Decimal128Type::format_decimal(*number, 38, scale))
+            .collect();
+        let back = column(data_type, &texts)?;
+        prop_assert_eq!(back.as_primitive::<Decimal128Type>().values(), &unscaled);
+    }
+
+    #[test]
+    fn garbage_is_refused_alike_in_any_pieces(
+        schema in lenient_schema(),
+        bytes in vec(
+            prop_oneof![
+                3 => prop::sample::select(b"*$%>|_-+:,#(=~0123456789\r\nx".to_vec()),
+                1 => any::<u8>(),
+            ],
+            0..200,
+        ),
+        sizes in vec(1..20usize, 1..5),
+    ) {
+        for shape in [ReplyShape::Entries, ReplyShape::Streams] {
+            let whole = decode(&schema, shape, &bytes, &[], false);
+            assert_equal(&whole, &decode(&schema, shape, &bytes, &sizes, false))?;
+        }
+    }
+
+    #[test]
+    fn damaged_replies_are_read_alike_in_any_pieces(
+        schema in lenient_schema(),
+        entries in entries(),
+        damages in vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..4),
+        sizes in vec(1..100usize, 1..5),
+    ) {
+        let mut reply = Protocol::Resp3.streams(&[("s", &entries)]);
+        for (at, byte, how) in damages {
+            let at = at.index(reply.len());
+            match how {
+                0 => reply[at] = byte,
+                1 => drop(reply.remove(at)),
+                2 => reply.insert(at, byte),
+                // A digit in place of a digit passes for a length more often than any byte does.
+                _ => reply[at] = b'0' + byte % 10,
+            }
+        }
+        let whole = decode(&schema, ReplyShape::Streams, &reply, &[], false);
+        assert_equal(&whole, &decode(&schema, ReplyShape::Streams, &reply, &sizes, false))?;
+    }
+
+    #[test]
+    fn any_text_fits_its_dtype_or_is_refused(text in text_like_a_value()) {
+        for data_type in [
+            DataType::Int64,
+            DataType::Float64,
+            DataType::Decimal128(38, 10),
+            DataType::Boolean,
+            DataType::Date32,
+            DataType::Time64(TimeUnit::Nanosecond),
+            DataType::Timestamp(TimeUnit::Nanosecond, None),
+            DataType::Timestamp(TimeUnit::Second, Some("America/New_York".into())),
+            DataType::Duration(TimeUnit::Nanosecond),
+            DataType::List(Field::new("item", DataType::Date32, true).into()),
+            DataType::Struct(vec![Field::new("n", DataType::BinaryView, true)].into()),
+        ] {
+            if let Err(error) = column(data_type, std::slice::from_ref(&text)) {
+                prop_assert_eq!(error.kind(), ErrorKind::Decode);
+            }
+        }
+    }
+}
+
+/// Text that goes some way into the parsers.
+fn text_like_a_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[-+]?[0-9]{0,40}[.]?[0-9]{0,40}([eE][-+]?[0-9]{0,12})?",
+        "[-+]?[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([Tt ][0-9:.,é]{0,20}([zZ+-é ]?[0-9:A-Za-z/]{0,12}))?",
+        "[0-9]{1,2}:[0-9]{1,2}(:[0-9]{1,2}([.][0-9é]{0,12})?)?( [AaPp][Mm])?",
+        "[-+]?P[0-9YMWDTHS.,-]{0,20}",
+        r#"[\[{][\[\]{}",:0-9nulaé\\]{0,30}[\]}]"#,
+        "\\PC{0,30}",
+    ]
+}
+
+/// The column that the values' texts become.
+fn column(data_type: DataType, values: &[impl ToString]) -> Result<arrow_array::ArrayRef, Error> {
+    column_of(Field::new("v", data_type, true), values)
+}
+
+fn column_of(field: Field, values: &[impl ToString]) -> Result<arrow_array::ArrayRef, Error> {
+    let schema = StreamSchema::closed([field]).with_id_column(None).with_timestamp_column(None);
+    let entries: Vec<_> = values.iter().map(|v| entry(1, [("v", v.to_string())])).collect();
+    let batch = decode_whole(&schema, ReplyShape::Entries, &Protocol::Resp2.entries(&entries))?;
+    assert_eq!(batch.len(), values.len());
+    Ok(batch.records().column(0).clone())
+}

@@ -1,0 +1,68 @@
+"""Streams with known entries, and the frames that they must give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+import redis
+
+Fields = Mapping[Any, str | bytes | int | float]
+
+#: Thousands of entries a millisecond, which a pipeline would take seconds for.
+_NUMBER = """
+for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+    redis.call('XADD', KEYS[1], string.format('%d-0', n), 'n', string.format('%d', n))
+end
+"""
+
+
+def add(client: redis.Redis, stream: str | bytes, entries: Iterable[tuple[str, Fields]]) -> None:
+    """Add entries of given IDs."""
+    pipeline = client.pipeline(transaction=False)
+    for entry_id, fields in entries:
+        pipeline.xadd(stream, dict(fields), id=entry_id)
+    pipeline.execute()
+
+
+def add_raw(
+    client: redis.Redis, stream: str | bytes, entry_id: str, *words: str | bytes | int
+) -> None:
+    """Add an entry of alternating names and values, where a name may come twice."""
+    client.execute_command("XADD", stream, entry_id, *words)  # type: ignore[no-untyped-call]
+
+
+def add_values(
+    client: redis.Redis, stream: str | bytes, values: Iterable[str | bytes | None], field: str = "x"
+) -> None:
+    """Add an entry for each value, `1-0` and on; None adds one that lacks the field."""
+    add(
+        client,
+        stream,
+        (
+            (f"{number}-0", {"other": "-"} if value is None else {field: value})
+            for number, value in enumerate(values, 1)
+        ),
+    )
+
+
+def add_numbers(client: redis.Redis, stream: str | bytes, last: int, *, first: int = 1) -> int:
+    """Add the entries `first-0` to `last-0`, all at once; return how many.
+
+    The field `n` of each holds its number.
+    """
+    client.eval(_NUMBER, 1, stream, first, last)
+    return last - first + 1
+
+
+def numbers(last: int, *, first: int = 1) -> pl.DataFrame:
+    """Give the frame that these entries make with the schema `NUMBER`."""
+    values = pl.int_range(first, last + 1, dtype=pl.Int64, eager=True)
+    return pl.DataFrame(
+        {"_id": pl.select(pl.format("{}-0", values)).to_series(), "_ts": values, "n": values}
+    )
+
+
+#: The schema of numbered entries.
+NUMBER = {"n": pl.Int64()}

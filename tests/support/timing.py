@@ -1,0 +1,82 @@
+"""Time limits in tests, and things that happen meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail if the block takes longer."""
+    watch = Stopwatch()
+    yield
+    took = watch.seconds
+    assert took <= seconds, f"took {took:.2f} s instead of at most {seconds:g} s"
+
+
+@contextmanager
+def later(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+    """Do something in another thread while the block runs; its exception fails the test."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    timer = threading.Timer(seconds, run)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """Do something over and over in another thread while the block runs."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not done.is_set():
+                act()
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def eventually(holds: Callable[[], bool], *, seconds: float = 5.0) -> None:
+    """Wait until it holds; fail if it does not."""
+    watch = Stopwatch()
+    while not holds():
+        assert watch.seconds < seconds, f"still not so after {seconds:g} s"
+        time.sleep(0.01)

@@ -1,0 +1,120 @@
+"""What the documentation claims: its code runs, and prints what is shown."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+from support.server import Server
+
+pytestmark = pytest.mark.usefixtures("server_program")
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+#: Code in these is only shown; `python` is run, and what it prints is the `text` below it.
+SHOWN = {"bash", "console", "rust", "text"}
+#: What the pages call the reader's server.
+READERS_URL = '"redis://localhost"'
+
+FENCE = re.compile(r"^( *)```(.*)$", re.MULTILINE)
+#: A block of Python, and the block of text that follows at once, if one does: its output.
+PYTHON = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@pytest.fixture
+def url(any_server: Server, client: redis.Redis) -> Iterator[str]:
+    """A server with the stream `events`, and frames that print the same everywhere."""
+    client.xadd(
+        "events", {"user_id": "user_1", "action": "click", "value": 10}, id="1704067200000-0"
+    )
+    client.xadd("events", {"user_id": "user_2", "action": "view"}, id="1704067200001-0")
+    with pl.Config(tbl_width_chars=100):
+        yield any_server.url
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def python(page: Path) -> list[tuple[int, str, str]]:
+    """Each block of Python: the line before its code, the code, what it prints."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, block.start("code")), block["code"], block["output"] or "")
+        for block in PYTHON.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_blocks_are_of_known_languages(page: Path) -> None:
+    fences = FENCE.findall(page.read_text())
+    assert not any(indent for indent, _ in fences)  # such a block would not be run
+    assert {language for _, language in fences[::2]} <= SHOWN | {"python"}
+    assert {rest for _, rest in fences[1::2]} <= {""}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=page_id)
+def test_python_runs_and_prints_what_is_shown(page: Path, url: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for line, code, output in python(page):
+        # Empty lines before it, so that a traceback names the page's line.
+        source = "\n" * line + code.replace(READERS_URL, repr(url))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, str(page), "exec"), namespace)
+        assert printed.getvalue() == output, f"the block in line {line} printed otherwise"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    missing = [
+        target
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if not re.match(r"https?://|#", target)
+        and not (page.parent / target.partition("#")[0]).exists()
+    ]
+    assert not missing
+
+
+def docstrings() -> Iterator[doctest.DocTest]:
+    """The examples in the package's sources: a stub's docstrings are nowhere at run time."""
+    parser = doctest.DocTestParser()
+    for source in sorted(ROOT.glob("python/redfloe/*.py*")):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            name = getattr(node, "name", "module")
+            text = ast.get_docstring(node) or ""
+            test = parser.get_doctest(text, {}, f"{source.name}:{name}", str(source), 0)
+            if test.examples:
+                yield test
+
+
+EXAMPLES = list(docstrings())
+
+
+@pytest.mark.parametrize("test", EXAMPLES, ids=[test.name for test in EXAMPLES])
+def test_examples_in_docstrings(test: doctest.DocTest, url: str) -> None:
+    test.globs = {"url": url}
+    report: list[str] = []
+    results = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
+    assert results.attempted > 0
+    assert results.failed == 0, "".join(report)
+
+
+def test_what_users_call_has_an_example() -> None:
+    named = {test.name.partition(":")[2] for test in EXAMPLES}
+    assert {"RedisConnection", "infer_schema", "local_server", "read_stream"} <= named
