@@ -100,6 +100,12 @@ bench: build ## side by side with the floor and with peers; writes docs/performa
 fuzz: ## fuzz the decoder for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz
 	cargo +nightly fuzz run $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)
 
+.PHONY: sanitize
+sanitize: export RUSTFLAGS := -Zsanitizer=address
+sanitize: ## the decoder's tests under AddressSanitizer; needs a nightly toolchain
+	cargo +nightly test --locked --target $(shell rustc -vV | sed -n 's/^host: //p') \
+		--target-dir $(REDFLOE_CACHE)/target-asan --lib --test decoder
+
 .PHONY: clean
 clean: ## remove what was built here; the cache stays
 	rm -rf $(VENV) dist target .mypy_cache .pytest_cache .ruff_cache .hypothesis

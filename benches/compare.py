@@ -94,7 +94,7 @@ def fill(url: str, workload: Workload) -> None:
 
     with redis.Redis.from_url(url) as client, client.pipeline(transaction=False) as pipeline:
         for number, (entry_id, fields) in enumerate(workload.entries()):
-            pipeline.xadd(workload.stream, fields, id=entry_id)  # type: ignore[arg-type]  # redis-py's dict is invariant
+            pipeline.xadd(workload.stream, fields, id=entry_id)
             if number % 10_000 == 0:
                 pipeline.execute()
         pipeline.execute()
@@ -125,7 +125,9 @@ def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
                 for name, values in pairs:
                     values.append(fields.get(name))
             start = f"({ids[-1]}"
-    frame = pl.DataFrame({"_id": ids, **columns}, schema=dict.fromkeys(["_id", *columns], pl.String))
+    frame = pl.DataFrame(
+        {"_id": ids, **columns}, schema=dict.fromkeys(["_id", *columns], pl.String)
+    )
     casts = [
         pl.col(name) == "true" if dtype == pl.Boolean else pl.col(name).cast(dtype)
         for name, dtype in workload.schema.items()
@@ -137,7 +139,7 @@ def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
 
 def read_with_polars_redis(url: str, workload: Workload) -> pl.DataFrame:
     """polars-redis's `read_stream` with the full schema."""
-    import polars_redis
+    import polars_redis  # type: ignore[import-not-found]  # optional: compiles for minutes
 
     frame: pl.DataFrame = polars_redis.read_stream(url, workload.stream, schema=workload.schema)
     return frame
@@ -162,7 +164,16 @@ class Measurement:
 
 def run_reader(name: str, url: str, workload: Workload) -> Measurement:
     """Read in a process of its own, so that its peak of memory is the reader's."""
-    command = [sys.executable, __file__, "--worker", name, "--url", url, "--stream", workload.stream]
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        name,
+        "--url",
+        url,
+        "--stream",
+        workload.stream,
+    ]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Measurement(**json.loads(output))
 
@@ -228,9 +239,7 @@ def frame_bytes(frame: pl.DataFrame) -> int:
 def available() -> list[str]:
     """Name the readers that are installed."""
     needs = {"polars-redis `read_stream`": "polars_redis"}
-    return [
-        name for name in READERS if name not in needs or importlib.util.find_spec(needs[name])
-    ]
+    return [name for name in READERS if name not in needs or importlib.util.find_spec(needs[name])]
 
 
 def compare(url: str, port: int, workload: Workload, rounds: int) -> str:

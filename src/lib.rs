@@ -18,6 +18,11 @@
 //! ```
 
 #![deny(missing_docs)]
+// What comes from outside must not be able to cause a panic.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 
 mod client;
 mod decode;

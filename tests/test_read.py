@@ -248,7 +248,7 @@ def test_a_key_of_another_type_raises(
 # How many
 
 
-@pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 2_999, 3_000, 3_001, 2**63 - 1, 2**70])
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 2_999, 3_000, 3_001, 2**63 - 1, 2**70])
 def test_count_is_exact(any_server: Server, client: redis.Redis, stream: str, count: int) -> None:
     add_numbers(client, stream, 3_000)
     df = read_stream(any_server.url, stream, NUMBER, count=count)
@@ -271,7 +271,7 @@ def test_no_more_is_asked_for_than_wanted(
     with Proxy(any_server.port) as proxy:
         read_stream(proxy.url, stream, count=510)
         pages = [command for command in proxy.commands if command[0] == b"XRANGE"]
-    assert [page[-1] for page in pages] == [b"500", b"10"]
+    assert [page[-1] for page in pages] == [b"100", b"410"]
 
 
 # Ranges

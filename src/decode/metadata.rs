@@ -55,14 +55,9 @@ impl MetadataColumns {
         mut on_misfit: impl FnMut(usize, EntryId, Misfit) -> Result<()>,
     ) -> Result<()> {
         if let Some(column) = &mut self.ids {
-            let mut text = String::with_capacity(41);
-            let (mut ms, mut seq) = (itoa::Buffer::new(), itoa::Buffer::new());
+            let mut text = [0; EntryId::MAX_LEN];
             for id in ids {
-                text.clear();
-                text.push_str(ms.format(id.ms));
-                text.push('-');
-                text.push_str(seq.format(id.seq));
-                column.append_str(&text);
+                column.append_utf8(id.write(&mut text));
             }
         }
         if let Some(column) = &mut self.timestamps {

@@ -3,13 +3,13 @@
 //! A value is split into the texts of its elements, and each goes to the builder of its own dtype:
 //! inside JSON, `"2024-01-31"` is a date by the same rule as outside.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, StructArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{FieldRef, Fields};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::column::{ColumnBuilder, Misfit, Text};
@@ -22,13 +22,16 @@ const JSON_NULL: &[u8] = b"null";
 /// Appends one JSON value to the builder of its dtype.
 fn append_json(child: &mut dyn ColumnBuilder, value: &RawValue) -> Result<(), Misfit> {
     let text = value.get();
-    match text.as_bytes().first() {
-        Some(b'n') => {
+    match text.as_bytes() {
+        JSON_NULL => {
             child.append_nulls(1);
             Ok(())
         }
-        Some(b'"') => {
-            let unescaped: Cow<'_, str> =
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
+            child.append(Text { bytes: inner, is_utf8: true })
+        }
+        [b'"', ..] => {
+            let unescaped: String =
                 serde_json::from_str(text).map_err(|_| Misfit::from("is not a JSON string"))?;
             child.append(Text::of(&unescaped))
         }
@@ -36,12 +39,80 @@ fn append_json(child: &mut dyn ColumnBuilder, value: &RawValue) -> Result<(), Mi
     }
 }
 
+fn utf8(text: Text<'_>) -> Result<&str, Misfit> {
+    simdutf8::basic::from_utf8(text.bytes).map_err(|_| "is not UTF-8, as JSON must be".into())
+}
+
 fn at(place: impl std::fmt::Display, misfit: Misfit) -> Misfit {
     format!("does not fit at {place}: {}", misfit.0).into()
 }
 
-fn parse_list<'a>(text: Text<'a>) -> Result<Vec<&'a RawValue>, Misfit> {
-    serde_json::from_slice(text.bytes).map_err(|_| "is not a JSON array".into())
+/// The texts of a list's elements.
+fn parse_list(text: Text<'_>) -> Result<Vec<&RawValue>, Misfit> {
+    serde_json::from_str(utf8(text)?).map_err(|_| "is not a JSON array".into())
+}
+
+/// The texts of a struct's fields, in the order of the fields.
+fn parse_struct<'a>(fields: &Fields, text: Text<'a>) -> Result<Vec<Option<&'a RawValue>>, Misfit> {
+    let mut json = serde_json::Deserializer::from_str(utf8(text)?);
+    let members = Members(fields).deserialize(&mut json);
+    members
+        .and_then(|members| json.end().map(|()| members))
+        .map_err(|_| "is not a JSON object".into())
+}
+
+/// Picks the members of an object that are fields of a struct.
+struct Members<'f>(&'f Fields);
+
+impl<'de> DeserializeSeed<'de> for Members<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut members = vec![None; self.0.len()];
+        while let Some(index) = object.next_key_seed(Key(self.0))? {
+            let value = object.next_value()?;
+            // Of a repeated key the last wins, as in every JSON library's dict.
+            if let Some(member) = index.and_then(|index| members.get_mut(index)) {
+                *member = Some(value);
+            }
+        }
+        Ok(members)
+    }
+}
+
+/// Finds the field that a key names.
+struct Key<'f>(&'f Fields);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|field| field.name() == key))
+    }
 }
 
 /// How a list column delimits its lists.
@@ -204,11 +275,10 @@ impl ColumnBuilder for StructColumn {
             self.append_nulls(1);
             return Ok(());
         }
-        let values: HashMap<Cow<'_, str>, &RawValue> =
-            serde_json::from_slice(text.bytes).map_err(|_| Misfit::from("is not a JSON object"))?;
+        let members = parse_struct(&self.fields, text)?;
         let start = self.nulls.len();
-        for (field, child) in self.fields.iter().zip(&mut self.children) {
-            let appended = match values.get(field.name().as_str()) {
+        for ((field, child), member) in self.fields.iter().zip(&mut self.children).zip(members) {
+            let appended = match member {
                 Some(value) => append_json(&mut **child, value),
                 None => {
                     child.append_nulls(1);

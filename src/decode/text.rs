@@ -115,10 +115,10 @@ impl ViewColumn {
         ViewColumn { content, views: Views::default(), nulls: NullBufferBuilder::new(0) }
     }
 
-    /// Appends text that needs no check, such as an entry ID.
+    /// Appends bytes that are known to be UTF-8, such as an entry ID.
     #[inline]
-    pub(crate) fn append_str(&mut self, text: &str) {
-        if self.append(Text::of(text)).is_err() {
+    pub(crate) fn append_utf8(&mut self, bytes: &[u8]) {
+        if self.append(Text { bytes, is_utf8: true }).is_err() {
             self.append_nulls(1);
         }
     }
@@ -223,7 +223,7 @@ impl DictionaryColumn {
         for member in self.members.iter().flatten() {
             let key = u32::try_from(self.values.len()).unwrap_or(u32::MAX);
             self.index.insert(member.as_bytes().into(), key);
-            self.values.append_str(member);
+            self.values.append_utf8(member.as_bytes());
         }
     }
 

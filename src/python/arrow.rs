@@ -53,7 +53,8 @@ impl RecordBatch {
         drop(requested_schema);
         let records = self.batch.records().clone();
         // A name is a C string there. In a schema such a name has been refused before.
-        if let Some(field) = records.schema_ref().fields().iter().find(|f| f.name().contains('\0')) {
+        if let Some(field) = records.schema_ref().fields().iter().find(|f| f.name().contains('\0'))
+        {
             let message = format!(
                 "the field {:?} has a name with a NUL, which no column can bear; leave it out with \
                  a schema",

@@ -11,7 +11,7 @@ pub struct PageSize {
 }
 
 impl PageSize {
-    const FIRST: u64 = 500;
+    const FIRST: u64 = 100;
     const MOST: u64 = 20_000;
     /// The bytes of reply that a page aims at.
     const TARGET: u64 = 2 * 1024 * 1024;
@@ -51,9 +51,11 @@ mod tests {
     #[test]
     fn pages_follow_the_size_of_entries() {
         let mut page = PageSize::new();
-        page.observe(500, 500 * 146);
-        assert_eq!(page.count(), 4_000);
-        page.observe(4_000, 4_000 * 146);
+        page.observe(100, 100 * 146);
+        assert_eq!(page.count(), 800);
+        page.observe(800, 800 * 146);
+        assert_eq!(page.count(), 6_400);
+        page.observe(6_400, 6_400 * 146);
         assert_eq!(page.count(), 2 * 1024 * 1024 / 146);
         page.observe(10, 10 * 100_000_000);
         assert_eq!(page.count(), 1);

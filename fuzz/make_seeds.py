@@ -1,0 +1,80 @@
+"""Writes the inputs that the fuzz target `decode` begins with: `python fuzz/make_seeds.py`."""
+
+from pathlib import Path
+
+SEEDS = Path(__file__).parent / "seeds" / "decode"
+
+# The low bit of the first byte: the reply of XREAD. The next two: the dtypes' schema, `_seq`.
+# Above them the policy: raise, null, rescue.
+ENTRIES, STREAMS = 0, 1
+TYPED, SEQUENCE, NULL, RESCUE = 2, 4, 8, 16
+
+
+def bulk(text: str | bytes) -> bytes:
+    raw = text if isinstance(text, bytes) else text.encode()
+    return b"$%d\r\n%s\r\n" % (len(raw), raw)
+
+
+def entry(entry_id: str, fields: dict[str, str | bytes], header: str = "*") -> bytes:
+    count = len(fields) * (2 if header == "*" else 1)
+    pairs = b"".join(bulk(name) + bulk(value) for name, value in fields.items())
+    return b"*2\r\n" + bulk(entry_id) + f"{header}{count}\r\n".encode() + pairs
+
+
+def array(items: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(items) + b"".join(items)
+
+
+EVENTS = [
+    entry("1704067200000-0", {"sensor": "roof", "value": "21.5", "unit": "C"}),
+    entry("1704067200000-1", {"sensor": "cellar", "value": "9", "open": "true"}),
+    entry("1704067201234-0", {}),
+]
+TYPES = {
+    "text": "größer",
+    "raw": b"\x00\xff",
+    "kind": "view",
+    "mood": "happy",
+    "i": "-42",
+    "u": "255",
+    "wide": str(2**100),
+    "f": "1.5e-3",
+    "dec": "-12.50",
+    "flag": "yes",
+    "day": "2024-02-29",
+    "time": "12:30:15.25",
+    "at": "2024-07-01T12:00:00+02:00",
+    "span": "PT1.5S",
+    "list": '[["a", "\\u00e9"], null, []]',
+    "pair": "[1, null]",
+    "point": '{"x": 1.5, "y": "2024-01-31"}',
+}
+MISFITS = dict.fromkeys(TYPES, "?") | {"unknown": "kept"}
+TYPED_EVENTS = [entry("1-1", TYPES), entry("2-1", {"i": ""}), entry("3-1", TYPES)]
+
+SEEDS_BY_NAME = {
+    "xrange": (ENTRIES, array(EVENTS)),
+    "xrange_resp3_fields": (ENTRIES, array([entry("1-1", {"a": "1", "b": ""}, "%")])),
+    "xrange_empty": (ENTRIES, b"*0\r\n"),
+    "xrange_types": (TYPED | SEQUENCE, array(TYPED_EVENTS)),
+    "xrange_misfits_null": (TYPED | NULL, array([entry("1-1", MISFITS)])),
+    "xrange_misfits_rescued": (TYPED | RESCUE, array([entry("1-1", MISFITS)])),
+    "xrange_largest_id": (RESCUE | SEQUENCE, array([entry(f"{2**64 - 1}-{2**64 - 1}", {})])),
+    "xread": (STREAMS, array([array([bulk("a"), array(EVENTS)]), array([bulk("b"), b"*0\r\n"])])),
+    "xread_resp3": (STREAMS, b"%2\r\n" + bulk("a") + array(EVENTS) + bulk("b") + b"*0\r\n"),
+    "xread_timeout": (STREAMS, b"*-1\r\n_\r\n$-1\r\n"),
+    "xreadgroup_deleted": (
+        STREAMS,
+        array([array([bulk("s"), array([array([bulk("5-0"), b"*-1\r\n"]), b"_\r\n", EVENTS[0]])])]),
+    ),
+    "error_then_reply": (ENTRIES, b"-LOADING Redis is loading\r\n" + array(EVENTS[:1])),
+    "push_then_reply": (
+        ENTRIES,
+        b">2\r\n+invalidate\r\n*1\r\n+k\r\n|1\r\n+ttl\r\n:3600\r\n" + array(EVENTS[:1]),
+    ),
+}
+
+SEEDS.mkdir(parents=True, exist_ok=True)
+for name, (choice, reply) in SEEDS_BY_NAME.items():
+    # Three sizes of pieces, to be cycled through.
+    (SEEDS / name).write_bytes(bytes([choice, 3, 7, 1, 40]) + reply)
