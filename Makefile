@@ -22,6 +22,8 @@ endif
 bin := $(abspath $(VENV))/bin
 venv := $(VENV)/.stamp
 built := $(VENV)/.built
+oldest := $(shell sed -n 's/^dependencies = .*"polars>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+oldest_polars := $(abspath $(VENV))/polars-$(oldest)
 sources := Cargo.toml Cargo.lock pyproject.toml README.md \
 	$(shell find src python -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
@@ -49,12 +51,14 @@ $(venv): pyproject.toml
 .PHONY: build
 build: $(built) ## the release wheel into dist/, and into the environment
 
+# The stamp is as old as the build's start: what changes meanwhile is built the next time.
 $(built): $(venv) $(sources)
+	@touch $@.new
 	rm -f dist/*.whl
 	$(bin)/maturin build --release --locked --interpreter $(bin)/python --out dist
 	$(bin)/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
 	$(bin)/python -m pip install --quiet dist/*.whl
-	@touch $@
+	@mv $@.new $@
 
 .PHONY: servers
 servers: $(venv) ## the servers that the tests run against, into the cache
@@ -81,7 +85,7 @@ lint: build ## formatting, clippy, ruff, mypy, stubtest; warnings are errors
 	$(bin)/python -m mypy.stubtest --mypy-config-file pyproject.toml redfloe
 
 .PHONY: test
-test: servers lint test-rust test-python ## everything that CI runs
+test: servers lint test-rust test-python test-oldest ## everything that CI runs
 
 .PHONY: test-rust
 test-rust: $(venv) ## cargo test, without and with the feature python
@@ -91,6 +95,17 @@ test-rust: $(venv) ## cargo test, without and with the feature python
 .PHONY: test-python
 test-python: build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
 	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+# Beside the environment's own Polars lies the oldest that pyproject.toml allows; nothing else
+# differs, so there is no second environment to fill.
+.PHONY: test-oldest
+test-oldest: build | $(oldest_polars) ## reading and dtypes with the oldest Polars that is allowed
+	PYTHONPATH=$(oldest_polars) $(bin)/python -c \
+		'import polars; assert polars.__version__ == "$(oldest)", polars.__version__'
+	PYTHONPATH=$(oldest_polars) $(bin)/python -m pytest tests/test_types.py tests/test_read.py
+
+$(oldest_polars): | $(venv)
+	$(bin)/python -m pip install --quiet --no-deps --target $@ 'polars==$(oldest)'
 
 .PHONY: bench
 bench: build ## side by side with the floor and with peers; writes docs/performance.md

@@ -173,7 +173,8 @@ impl ColumnBuilder for ViewColumn {
             Content::Utf8 => {
                 // SAFETY: `Views::push` made each view from its own length and, where it is longer
                 // than twelve bytes, its prefix, the index of an existing buffer and an offset
-                // within it; null views are zero. `check_utf8` saw the bytes of each.
+                // within it; null views are zero. `check_utf8` saw the bytes of each, or the caller
+                // vouched for them: entry IDs are digits and a dash, an Enum's members are strings.
                 Arc::new(unsafe { StringViewArray::new_unchecked(views, buffers, nulls) })
             }
             Content::Binary | Content::Base64 => {

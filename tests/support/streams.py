@@ -8,6 +8,8 @@ from typing import Any
 import polars as pl
 import redis
 
+from support.proxy import Proxy
+
 Fields = Mapping[Any, str | bytes | int | float]
 
 #: Thousands of entries a millisecond, which a pipeline would take seconds for.
@@ -58,10 +60,16 @@ def add_numbers(client: redis.Redis, stream: str | bytes, last: int, *, first: i
 
 def numbers(last: int, *, first: int = 1) -> pl.DataFrame:
     """Give the frame that these entries make with the schema `NUMBER`."""
-    values = pl.int_range(first, last + 1, dtype=pl.Int64, eager=True)
+    values = range(first, last + 1)
     return pl.DataFrame(
-        {"_id": pl.select(pl.format("{}-0", values)).to_series(), "_ts": values, "n": values}
+        {"_id": [f"{n}-0" for n in values], "_ts": values, "n": values},
+        schema={"_id": pl.String, "_ts": pl.Int64, "n": pl.Int64},
     )
+
+
+def page_sizes(proxy: Proxy) -> list[int]:
+    """List how many entries each page that went through the proxy asked for."""
+    return [int(command[-1]) for command in proxy.commands if command[0] == b"XRANGE"]
 
 
 #: The schema of numbered entries.

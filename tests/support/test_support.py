@@ -177,6 +177,14 @@ def test_proxy_replaces(any_server: Server) -> None:
         assert client.get("a") == b"1"
 
 
+def test_proxy_acts_before_a_command_goes_on(any_server: Server) -> None:
+    with Proxy(any_server.port) as proxy, through(proxy) as client:
+        proxy.before(b"get", lambda n: any_server.client().set("a", n))
+        assert [client.get("a"), client.get("b"), client.get("a")] == [b"1", None, b"3"]
+        proxy.clear()
+        assert client.get("a") == b"3"
+
+
 def test_proxy_trickles(any_server: Server) -> None:
     with Proxy(any_server.port) as proxy, through(proxy) as client:
         proxy.trickle(1, delay=0.001)
