@@ -99,7 +99,7 @@ def test_equal_options_make_equal_connections() -> None:
 
 def test_options_are_keywords() -> None:
     with pytest.raises(TypeError):
-        RedisConnection("redis://h", 3)  # type: ignore[call-arg]
+        RedisConnection("redis://h", 3)  # type: ignore[call-arg]  # wrong on purpose
 
 
 @pytest.mark.parametrize(
@@ -457,6 +457,24 @@ def test_tls_connections_are_pooled(tls_server: Server, certificates: Certificat
     for _ in range(3):
         read_stream(connection, "s")
     assert len(named(tls_server.client(), "tls-pool")) == 1
+
+
+def test_a_tls_connection_that_is_lost_is_replaced(certificates: Certificates) -> None:
+    with Server("redis-7.0", tls=certificates.server) as server:
+        add_numbers(server.client(), "s", 3)
+        connection = RedisConnection(server.tls_url, tls_ca=certificates.ca)
+        with (
+            later(0.3, server.restart),
+            later(0.8, lambda: add_numbers(server.client(), "s", 4, first=4)),
+        ):
+            df = read_stream(connection, "s", NUMBER, "$", block_ms=0)
+        assert_frame_equal(df, numbers(4, first=4))
+        # One that waits in the pool is not even tried.
+        server.restart()
+        hasty = once(server.tls_url, tls_ca=certificates.ca)
+        assert_frame_equal(read_stream(hasty, "s", NUMBER, "4"), numbers(4, first=4))
+        server.restart()
+        assert_frame_equal(read_stream(hasty, "s", NUMBER, "4"), numbers(4, first=4))
 
 
 def test_tls_with_an_unknown_authority(tls_server: Server, certificates: Certificates) -> None:

@@ -25,6 +25,7 @@ import redis
 from polars.testing import assert_frame_equal
 
 from redfloe import (
+    DecodeError,
     RedisConnection,
     RedisConnectionError,
     RedisTimeoutError,
@@ -394,9 +395,12 @@ def test_a_huge_length_reserves_nothing(reply: bytes, schema: dict[str, Any] | N
 # Ctrl-C, forks, threads
 
 
+PRELUDE = "import redfloe, sys, os, time, json\n"
+
+
 def run_python(script: str, *args: str, path: Path | None = None) -> subprocess.Popen[str]:
     """Start a Python that runs the script, from a file where one is given."""
-    script = "import redfloe, sys, os, time, json\n" + textwrap.dedent(script)
+    script = PRELUDE + textwrap.dedent(script)
     command = [sys.executable, "-W", "ignore::DeprecationWarning"]
     if path is None:
         command += ["-c", script]
@@ -466,7 +470,7 @@ def test_ctrl_c_ends_the_process(any_server: Server, client: redis.Redis) -> Non
         redfloe.read_stream(connection, "s", block_ms=0)
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", "import redfloe, sys\n" + textwrap.dedent(script), any_server.url],
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), any_server.url],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -533,7 +537,7 @@ def test_a_forked_child_reads_and_leaves_the_parent_s_connection_alone(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore::DeprecationWarning", "-c"),
-                "import redfloe, sys, os, time, json\n" + textwrap.dedent(script),
+                PRELUDE + textwrap.dedent(script),
                 proxy.url,
             ],
             stdin=subprocess.PIPE,
@@ -659,6 +663,40 @@ def test_a_read_works_outside_the_main_thread(
     assert_frame_equal(df, numbers(3))
 
 
+def test_daemon_threads_that_wait_do_not_keep_the_process(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """Nor do they crash it when they wake up while the interpreter is being taken down."""
+    script = """
+        import threading
+        def wait():
+            connection = redfloe.RedisConnection(sys.argv[1], client_name="d")
+            redfloe.read_stream(connection, "s", block_ms=0)
+        for _ in range(4):
+            threading.Thread(target=wait, daemon=True).start()
+        sys.stdin.readline()
+        class Slow:
+            def __del__(self, sleep=time.sleep):
+                sleep(0.3)
+        sys.modules["slow"] = type(sys)("slow")
+        sys.modules["slow"].slow = Slow()  # goes last
+        print(json.dumps("done"), flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), any_server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        eventually(lambda: sum(one["name"] == "d" for one in client.client_list()) == 4, seconds=20)
+        out, _ = process.communicate("\n", timeout=10)
+        assert out == '"done"\n'
+        assert process.returncode == 0
+    finally:
+        process.kill()
+
+
 # Unusual input
 
 
@@ -689,6 +727,24 @@ def test_a_large_value_among_small_ones(
         pl.when(pl.col("_ts") == 1001).then(5).otherwise(pl.col("n")).cast(pl.Int64).alias("n")
     )
     assert_frame_equal(df, expected)
+
+
+def test_repeated_reads_leave_no_memory_behind(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 10_000)
+
+    def read(times: int) -> None:
+        for _ in range(times):
+            read_stream(any_server.url, stream)
+            with pytest.raises(DecodeError):
+                read_stream(any_server.url, stream, {"n": pl.Boolean})
+
+    read(20)
+    before, _ = memory()
+    read(100)  # of half a megabyte each
+    after, _ = memory()
+    assert after - before < 20_000_000
 
 
 @pytest.mark.parametrize("typed", [False, True])

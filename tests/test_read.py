@@ -15,7 +15,7 @@ import redis
 from polars.testing import assert_frame_equal
 
 import redfloe
-from redfloe import RedisConnection, SchemaError, WrongTypeError, read_stream
+from redfloe import RedisConnection, ResponseError, SchemaError, WrongTypeError, read_stream
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_raw, numbers, page_sizes
@@ -503,6 +503,22 @@ def test_a_stream_deleted_between_pages_ends_the_read(
     assert_frame_equal(df, numbers(first))
 
 
+def test_a_stream_replaced_by_another_type_between_pages_raises(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 2_000)
+
+    def replace(page: int) -> None:
+        if page == 2:
+            client.delete(stream)
+            client.set(stream, "text")
+
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"XRANGE", replace)
+        with pytest.raises(WrongTypeError):
+            read_stream(proxy.url, stream, NUMBER)
+
+
 # Waiting
 
 
@@ -664,6 +680,20 @@ def test_an_unblocked_client_waits_on(any_server: Server, client: redis.Redis, s
         df = read_stream(connection, stream, NUMBER, block_ms=0)
     timer.join()
     assert_frame_equal(df, numbers(1))
+
+
+def test_a_client_unblocked_with_an_error_raises_it(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    connection = RedisConnection(any_server.url, client_name="unblocked")
+
+    def unblock() -> None:
+        [waiting] = [one for one in client.client_list() if one["name"] == "unblocked"]
+        assert client.client_unblock(int(waiting["id"]), error=True) == 1
+
+    with later(0.2, unblock), pytest.raises(ResponseError) as raised:
+        read_stream(connection, stream, NUMBER, block_ms=0)
+    assert raised.value.code == "UNBLOCKED"
 
 
 def test_inference_looks_at_the_entries_that_were_waited_for(

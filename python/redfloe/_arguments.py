@@ -227,7 +227,7 @@ def _texts(values: object) -> list[str]:
 
 def _natural(value: object, parameter: str) -> int:
     try:
-        number = index(value)  # type: ignore[arg-type]
+        number = index(value)  # type: ignore[arg-type]  # a refusal is what the except is for
     except TypeError:
         msg = f"{parameter} must be int, not {type(value).__name__}"
         raise TypeError(msg) from None

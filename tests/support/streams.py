@@ -32,6 +32,7 @@ def add_raw(
     client: redis.Redis, stream: str | bytes, entry_id: str, *words: str | bytes | int
 ) -> None:
     """Add an entry of alternating names and values, where a name may come twice."""
+    # redis-py leaves its types out.
     client.execute_command("XADD", stream, entry_id, *words)  # type: ignore[no-untyped-call]
 
 
