@@ -113,7 +113,9 @@ bench: build ## side by side with the floor and with peers; writes docs/performa
 
 .PHONY: fuzz
 fuzz: ## fuzz the decoder for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz
-	cargo +nightly fuzz run $(FUZZ_TARGET) -- -max_total_time=$(FUZZ_SECONDS)
+	mkdir -p fuzz/corpus/$(FUZZ_TARGET)
+	cargo +nightly fuzz run $(FUZZ_TARGET) fuzz/corpus/$(FUZZ_TARGET) fuzz/seeds/$(FUZZ_TARGET) \
+		-- -max_total_time=$(FUZZ_SECONDS)
 
 .PHONY: sanitize
 sanitize: export RUSTFLAGS := -Zsanitizer=address

@@ -67,6 +67,7 @@ SEEDS_BY_NAME = {
         STREAMS,
         array([array([bulk("s"), array([array([bulk("5-0"), b"*-1\r\n"]), b"_\r\n", EVENTS[0]])])]),
     ),
+    "reply_then_entry": (ENTRIES, array(EVENTS) + EVENTS[0]),
     "error_then_reply": (ENTRIES, b"-LOADING Redis is loading\r\n" + array(EVENTS[:1])),
     "push_then_reply": (
         ENTRIES,

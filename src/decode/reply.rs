@@ -105,9 +105,7 @@ impl ReplyReader {
 
     /// Takes the end of a complete reply and gets ready for the next one.
     pub(crate) fn take_end(&mut self) -> Option<Reply> {
-        let end = self.grammar.end.take()?;
-        self.grammar.expect = Expect::Reply;
-        Some(end)
+        self.grammar.end.take()
     }
 
     /// Takes the IDs of deleted pending entries seen so far.
@@ -212,9 +210,9 @@ impl Grammar {
                 self.after_field(tape);
             }
             (Expect::Reply, Event::Error(line)) => {
-                self.end = Some(Reply::Error(Error::from_server(line)));
+                self.finish(Reply::Error(Error::from_server(line)));
             }
-            (Expect::Reply, Event::Nil) => self.end = Some(Reply::Nil),
+            (Expect::Reply, Event::Nil) => self.finish(Reply::Nil),
             (Expect::Reply, Event::Push(len)) => self.skip(Nesting::of(len)),
             (Expect::Reply, Event::Attribute(pairs)) => self.skip(Nesting::of(doubled(pairs)?)),
             (Expect::Reply, event) => self.begin_reply(event)?,
@@ -268,10 +266,16 @@ impl Grammar {
 
     fn next_stream(&mut self) {
         match self.streams {
-            0 => self.end = Some(Reply::Entries),
+            0 => self.finish(Reply::Entries),
             _ if self.streams_are_pairs => self.expect = Expect::StreamName,
             _ => self.expect = Expect::Stream,
         }
+    }
+
+    /// The reply has come to its end. What follows is another one, whatever it looks like.
+    fn finish(&mut self, end: Reply) {
+        self.end = Some(end);
+        self.expect = Expect::Reply;
     }
 
     fn begin_entries(&mut self, len: usize) {

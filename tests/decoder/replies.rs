@@ -176,6 +176,18 @@ fn bytes_behind_a_reply_are_left() {
     assert!(matches!(decoder.take_reply(), Some(Reply::Error(_))));
 }
 
+/// Found by fuzzing: the quick path took it for one more entry.
+#[test]
+fn what_looks_like_an_entry_behind_a_reply_is_left() {
+    let reply = Protocol::Resp2.entries(&[entry(1, [("a", "1")])]);
+    let behind = &Protocol::Resp2.entries(&[entry(2, [("a", "2")])])["*1\r\n".len()..];
+    let mut decoder = decoder(ReplyShape::Entries);
+    assert_eq!(decoder.decode(&[&reply, behind].concat()).unwrap(), reply.len());
+    assert_eq!(decoder.rows(), 1);
+    assert!(matches!(decoder.take_reply(), Some(Reply::Entries)));
+    assert_eq!(decoder.decode(behind).unwrap_err().kind(), ErrorKind::Response);
+}
+
 #[test]
 fn an_incomplete_reply_cannot_be_taken() {
     let reply = Protocol::Resp2.entries(&[entry(1, [("a", "1")]), entry(2, [("a", "2")])]);
