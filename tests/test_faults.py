@@ -13,8 +13,9 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -395,33 +396,44 @@ def test_a_huge_length_reserves_nothing(reply: bytes, schema: dict[str, Any] | N
 # Ctrl-C, forks, threads
 
 
-PRELUDE = "import redfloe, sys, os, time, json\n"
-
-
-def run_python(script: str, *args: str, path: Path | None = None) -> subprocess.Popen[str]:
-    """Start a Python that runs the script, from a file where one is given."""
-    script = PRELUDE + textwrap.dedent(script)
+@contextmanager
+def python(
+    script: str, *args: str, path: Path | None = None, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a script, from a file where one is given; with the block it ends, and its children."""
+    script = "import redfloe, sys, os, time, json\n" + textwrap.dedent(script)
     command = [sys.executable, "-W", "ignore::DeprecationWarning"]
     if path is None:
         command += ["-c", script]
     else:
         path.write_text(script)
         command.append(str(path))
-    return subprocess.Popen(
-        [*command, *args], stdout=subprocess.PIPE, text=True, start_new_session=True
+    process = subprocess.Popen(
+        [*command, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
     )
-
-
-def finish(process: subprocess.Popen[str], *, seconds: float = 30) -> Any:
-    """Wait for its end, and give what its last line said as JSON."""
     try:
-        out, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with its children
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        raise
-    assert process.returncode == 0, out
-    return json.loads(out.splitlines()[-1])
+
+
+def hear(process: subprocess.Popen[str]) -> Any:
+    """Give its next line, which is JSON."""
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Let it read a line, and wait for its end."""
+    process.communicate("\n", timeout=20)
+    assert process.returncode == 0
 
 
 def is_waiting(client: redis.Redis, name: str) -> Callable[[], bool]:
@@ -449,19 +461,14 @@ def test_ctrl_c_ends_a_wait(
             print(time.monotonic(), flush=True)
             time.sleep(60)
     """
-    process = run_python(script, any_server.url, str(block_ms), start)
-    try:
+    with python(script, any_server.url, str(block_ms), start) as process:
         eventually(is_waiting(client, "ctrl-c"), seconds=20)
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.stdout is not None
-        assert float(process.stdout.readline()) - sent < 0.5
+        assert hear(process) - sent < 0.5
         # The process lives on; its connection does not.
         eventually(lambda: all(one["name"] != "ctrl-c" for one in client.client_list()))
         assert process.poll() is None
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_ctrl_c_ends_the_process(any_server: Server, client: redis.Redis) -> None:
@@ -469,12 +476,7 @@ def test_ctrl_c_ends_the_process(any_server: Server, client: redis.Redis) -> Non
         connection = redfloe.RedisConnection(sys.argv[1], client_name="ctrl-c")
         redfloe.read_stream(connection, "s", block_ms=0)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), any_server.url],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with python(script, any_server.url, stderr=subprocess.PIPE) as process:
         eventually(is_waiting(client, "ctrl-c"), seconds=20)
         watch = Stopwatch()
         process.send_signal(signal.SIGINT)
@@ -483,8 +485,6 @@ def test_ctrl_c_ends_the_process(any_server: Server, client: redis.Redis) -> Non
         assert err.rstrip().endswith("KeyboardInterrupt")
         assert process.returncode in (-signal.SIGINT, 130)
         eventually(lambda: all(one["name"] != "ctrl-c" for one in client.client_list()))
-    finally:
-        process.kill()
 
 
 def test_ctrl_c_ends_retries(any_server: Server) -> None:
@@ -499,12 +499,13 @@ def test_ctrl_c_ends_retries(any_server: Server) -> None:
     """
     with Proxy(any_server.port) as proxy:
         fault = proxy.replace_reply(b"-LOADING wait\r\n", times=None)
-        process = run_python(script, proxy.url)
-        eventually(lambda: fault.hits == 1, seconds=20)
-        time.sleep(0.1)
-        sent = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert finish(process) - sent < 0.5
+        with python(script, proxy.url) as process:
+            eventually(lambda: fault.hits == 1, seconds=20)
+            time.sleep(0.1)
+            sent = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert hear(process) - sent < 0.5
+            finish(process)
 
 
 def test_a_forked_child_reads_and_leaves_the_parent_s_connection_alone(
@@ -529,33 +530,17 @@ def test_a_forked_child_reads_and_leaves_the_parent_s_connection_alone(
         between = read()  # while they do
         codes = [os.waitpid(child, 0)[1] for child in children]
         after = read()
-        print(json.dumps([codes, first.height, between.equals(first), after.equals(first)]))
-        sys.stdout.flush()
+        result = [codes, first.height, between.equals(first), after.equals(first)]
+        print(json.dumps(result), flush=True)
         sys.stdin.readline()
     """
-    with Proxy(server.port) as proxy:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-W", "ignore::DeprecationWarning", "-c"),
-                PRELUDE + textwrap.dedent(script),
-                proxy.url,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            assert json.loads(process.stdout.readline()) == [[0, 0, 0], 3_000, True, True]
-            # One for the parent, one for each child and grandchild; the parent's is still the
-            # first, and the only one left.
-            assert proxy.connections == 7
-            eventually(lambda: sum(one["name"] == "parent" for one in client.client_list()) == 1)
-            process.communicate("\n", timeout=10)
-            assert process.returncode == 0
-        finally:
-            process.kill()
-            process.communicate()
+    with Proxy(server.port) as proxy, python(script, proxy.url) as process:
+        assert hear(process) == [[0, 0, 0], 3_000, True, True]
+        # One for the parent, one for each child and grandchild; the parent's is still the first,
+        # and the only one left.
+        assert proxy.connections == 7
+        eventually(lambda: sum(one["name"] == "parent" for one in client.client_list()) == 1)
+        finish(process)
 
 
 def test_a_fork_while_another_thread_reads(any_server: Server, client: redis.Redis) -> None:
@@ -583,7 +568,9 @@ def test_a_fork_while_another_thread_reads(any_server: Server, client: redis.Red
             thread.join()
         print(json.dumps([codes, read()]))
     """
-    assert finish(run_python(script, any_server.url)) == [[0] * 10, 20_000]
+    with python(script, any_server.url) as process:
+        assert hear(process) == [[0] * 10, 20_000]
+        finish(process)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -602,9 +589,10 @@ def test_multiprocessing(
                 parts = pool.map(read, range(20), chunksize=1)
             print(json.dumps([parts, read(20)]))
     """
-    process = run_python(script, any_server.url, method, path=tmp_path / "pool.py")
     expected = [[100, str(100 * part + 1)] for part in range(20)]
-    assert finish(process) == [expected, [100, "2001"]]
+    with python(script, any_server.url, method, path=tmp_path / "pool.py") as process:
+        assert hear(process) == [expected, [100, "2001"]]
+        finish(process)
 
 
 def test_eight_threads_at_once(server: Server, client: redis.Redis) -> None:
@@ -680,21 +668,11 @@ def test_daemon_threads_that_wait_do_not_keep_the_process(
                 sleep(0.3)
         sys.modules["slow"] = type(sys)("slow")
         sys.modules["slow"].slow = Slow()  # goes last
-        print(json.dumps("done"), flush=True)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), any_server.url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with python(script, any_server.url) as process:
         eventually(lambda: sum(one["name"] == "d" for one in client.client_list()) == 4, seconds=20)
-        out, _ = process.communicate("\n", timeout=10)
-        assert out == '"done"\n'
-        assert process.returncode == 0
-    finally:
-        process.kill()
+        with within(5):
+            finish(process)
 
 
 # Unusual input
