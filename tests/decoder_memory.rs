@@ -80,6 +80,16 @@ fn memory_follows_what_is_kept_and_not_what_is_claimed() {
     });
     assert!(used < MIB, "{used} bytes for a value that nobody asked for");
 
+    let names: Vec<String> = (0..10_000).map(|n| format!("field {n}")).collect();
+    let wide = entry(1, names.iter().map(|name| (name, "a value of more than twelve bytes")));
+    let wide = Protocol::Resp2.entries(&[wide]);
+    let used = peak(|| {
+        let mut decoder = Decoder::new(StreamSchema::default(), ReplyShape::Entries).unwrap();
+        feed(&mut decoder, &wide).unwrap();
+        assert_eq!(decoder.flush().unwrap().records().num_columns(), 10_002);
+    });
+    assert!(used < 32 * MIB, "{} MiB for 10,000 short values", used / MIB);
+
     let used = peak(|| {
         for (shape, claim) in [
             (ReplyShape::Entries, "*9223372036854775807\r\n*2\r\n"),

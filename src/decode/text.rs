@@ -34,7 +34,8 @@ struct ViewParts {
 }
 
 impl Views {
-    const FIRST_BLOCK: usize = 16 * 1024;
+    /// Small, for there may be ten thousand columns of one value each.
+    const FIRST_BLOCK: usize = 1024;
     const LARGEST_BLOCK: usize = 4 * 1024 * 1024;
 
     #[inline]

@@ -341,6 +341,35 @@ mod tests {
     }
 
     #[test]
+    fn the_quick_ways_take_what_is_whole_or_nothing() -> Result<()> {
+        let (entry, pair) = (b"*2\r\n$3\r\n1-0\r\n*12\r\n", b"$4\r\nname\r\n$0\r\n\r\n");
+        let bytes = [&entry[..], pair, b"+rest"].concat();
+        let mut parser = Parser::default();
+        let mut input = &bytes[..];
+        assert_eq!(parser.next_pair(&mut input), None);
+        assert_eq!(parser.next_entry(&mut input), Some((&b"1-0"[..], 12)));
+        assert_eq!(parser.next_entry(&mut input), None);
+        assert_eq!(parser.next_pair(&mut input), Some((&b"name"[..], &b""[..])));
+        assert_eq!(input, b"+rest");
+        for (whole, from) in [(&entry[..], 0), (pair, entry.len())] {
+            for cut in 0..whole.len() {
+                let mut input = &bytes[from..from + cut];
+                assert_eq!(parser.next_entry(&mut input), None);
+                assert_eq!(parser.next_pair(&mut input), None);
+                assert_eq!(input.len(), cut);
+            }
+        }
+        // Within a header or a body, what looks like a beginning is none.
+        for begun in [&b"$"[..], b"$30\r\nx"] {
+            let mut parser = Parser::default();
+            parser.next(&mut { begun })?;
+            assert_eq!(parser.next_entry(&mut &entry[..]), None);
+            assert_eq!(parser.next_pair(&mut &pair[..]), None);
+        }
+        Ok(())
+    }
+
+    #[test]
     fn what_is_not_resp_is_an_error() {
         for bytes in [
             &b"HTTP/1.1 400 Bad Request\r\n"[..],
