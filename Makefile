@@ -84,8 +84,14 @@ lint: build ## formatting, clippy, ruff, mypy, stubtest; warnings are errors
 	$(bin)/mypy
 	$(bin)/python -m mypy.stubtest --mypy-config-file pyproject.toml redfloe
 
+# The warning is the theme's, about the future of MkDocs; mkdocs.yml makes all others errors.
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(venv) ## the documentation site, strictly, into site/
+	$(bin)/mkdocs build --strict
+
 .PHONY: test
-test: servers lint test-rust test-python test-oldest ## everything that CI runs
+test: servers lint docs test-rust test-python test-oldest ## everything that CI runs
 
 .PHONY: test-rust
 test-rust: $(venv) ## cargo test, without and with the feature python
@@ -125,5 +131,5 @@ sanitize: ## the decoder's tests under AddressSanitizer; needs a nightly toolcha
 
 .PHONY: clean
 clean: ## remove what was built here; the cache stays
-	rm -rf $(VENV) dist target .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site target .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

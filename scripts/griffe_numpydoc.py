@@ -1,0 +1,68 @@
+"""For the documentation site: what Griffe makes of our docstrings, put right.
+
+mkdocs.yml names this file; mkdocstrings calls the class below while it reads the package.
+"""
+
+from itertools import groupby, pairwise
+from typing import Any
+
+import griffe
+
+
+class Numpydoc(griffe.Extension):
+    """Show parameters as their docstrings and signatures have them."""
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Show `__new__` where there is no `__init__`: PyO3's classes have none."""
+        new = cls.members.get("__new__")
+        if isinstance(new, griffe.Function) and "__init__" not in cls.members:
+            cls.del_member("__new__")
+            new.name = "__init__"
+            new.returns = None
+            cls.set_member("__init__", new)
+        _mend(cls)
+
+    def on_function(self, *, func: griffe.Function, **_: Any) -> None:
+        """Put the parameters right."""
+        _mend(func)
+
+
+def _mend(described: griffe.Class | griffe.Function) -> None:
+    # `parsed` is what is shown later; it is made once, and we change it in place.
+    for section in described.docstring.parsed if described.docstring else ():
+        if isinstance(section, griffe.DocstringSectionParameters):
+            section.value = [
+                _as_one(list(group), described.parameters)
+                for _, group in groupby(section.value, key=lambda item: item.description)
+            ]
+
+
+def _as_one(
+    items: list[griffe.DocstringParameter], signature: griffe.Parameters
+) -> griffe.DocstringParameter:
+    """Join what the docstring describes together: Griffe gives each name the first one's type."""
+    first = items[0]
+    declared = [signature[item.name] for item in items if item.name in signature]
+    if not declared:
+        return first
+    types = [parameter.annotation for parameter in declared]
+    # Without a type in the docstring it is the signature's; "{a, b}" it takes for a tuple.
+    annotation = first.annotation
+    if isinstance(annotation, griffe.ExprTuple) or str(annotation) == str(types[0]):
+        annotation = _joined(types)
+    default = first.default
+    if len(items) > 1 and str(default) == str(declared[0].default):
+        default = _joined([parameter.default for parameter in declared])
+    return griffe.DocstringParameter(
+        ", ".join(item.name for item in items),
+        description=first.description,
+        annotation=annotation,
+        value=default,
+    )
+
+
+def _joined(expressions: list[str | griffe.Expr | None]) -> str | griffe.Expr | None:
+    texts = [str(expression) for expression in expressions]
+    if all(one == other for one, other in pairwise(texts)):
+        return expressions[0]
+    return ", ".join(texts)
