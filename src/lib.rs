@@ -39,5 +39,7 @@ pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client}
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Reply, ReplyShape};
 pub use entry_id::{EntryId, IdBound};
 pub use error::{Error, ErrorKind, Result};
-pub use read::{PageSize, ReadRequest, infer_schema, read};
+pub use read::{
+    Batches, BlockingBatches, OnIdle, PageSize, ReadRequest, batches, infer_schema, pin, read, tail,
+};
 pub use schema::{NullValues, OnError, StreamSchema};

@@ -1,6 +1,6 @@
 """The columnar connector for Redis Streams: to Polars DataFrames and Arrow, and back."""
 
-from redfloe._core import RedisConnection, __version__
+from redfloe._core import RedisConnection, StreamReader, __version__
 from redfloe._errors import (
     AuthenticationError,
     DataLossError,
@@ -14,11 +14,15 @@ from redfloe._errors import (
     SchemaError,
     WrongTypeError,
 )
+from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._local import LocalServer, local_server
 from redfloe._read import infer_schema, read_stream
+from redfloe._scan import scan_stream, stream_reader
 
 __all__ = [
+    "AsyncBatchIterator",
     "AuthenticationError",
+    "BatchIterator",
     "DataLossError",
     "DecodeError",
     "FencedError",
@@ -30,9 +34,14 @@ __all__ = [
     "RedisTimeoutError",
     "ResponseError",
     "SchemaError",
+    "StreamReader",
     "WrongTypeError",
     "__version__",
     "infer_schema",
+    "iter_stream",
     "local_server",
     "read_stream",
+    "scan_stream",
+    "stream_batches",
+    "stream_reader",
 ]

@@ -52,6 +52,10 @@ class Request(TypedDict):
     on_error: str
     null_values: list[str]
     null_values_by_field: dict[str, list[str]]
+    batch_size: int | None
+    batch_bytes: int | None
+    batch_timeout_ms: int | None
+    on_idle: str
 
 
 def make_request(
@@ -74,8 +78,15 @@ def make_request(
     null_values: NullValues | None = None,
     on_error: Literal["raise", "null"] = "raise",
     rescue_column: str | None = None,
+    batch_size: int | None = None,
+    batch_bytes: int | None = None,
+    batch_timeout_ms: int | None = None,
+    on_idle: Literal["wait", "stop"] = "wait",
 ) -> Request:
     """Check and normalise what the reading functions have in common."""
+    if infer_schema and schema is not None:
+        msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
+        raise ValueError(msg)
     everywhere, by_field = _null_values(null_values)
     id_column = _name(id_column, "id_column")
     timestamp_column = _name(timestamp_column, "timestamp_column")
@@ -85,8 +96,8 @@ def make_request(
         stream=_key(stream),
         start_id=_entry_id(start_id, "start_id", round_up=True),
         end_id=_entry_id(end_id, "end_id", round_up=False),
-        count=None if count is None else _natural(count, "count"),
-        block_ms=None if block_ms is None else _natural(block_ms, "block_ms"),
+        count=_optional(count, "count"),
+        block_ms=_optional(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
         infer_schema_length=sample if infer_schema else None,
         id_column=id_column if include_id else None,
@@ -97,7 +108,24 @@ def make_request(
         on_error=_text(on_error, "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
+        batch_size=_positive(batch_size, "batch_size"),
+        batch_bytes=_positive(batch_bytes, "batch_bytes"),
+        batch_timeout_ms=_optional(batch_timeout_ms, "batch_timeout_ms"),
+        on_idle=_text(on_idle, "on_idle"),
     )
+
+
+def without_group(
+    *, group: str | None, consumer: str | None, auto_ack: bool, create_group: bool
+) -> None:
+    """Refuse what reading through a consumer group will need."""
+    del create_group  # true by default, and of no effect without a group
+    if group is not None:
+        msg = "reading through a consumer group is not available yet"
+        raise NotImplementedError(msg)
+    if consumer is not None or auto_ack:
+        msg = "consumer and auto_ack need a group"
+        raise ValueError(msg)
 
 
 def _key(stream: object) -> bytes:
@@ -235,6 +263,18 @@ def _natural(value: object, parameter: str) -> int:
         msg = f"{parameter} must not be negative, but is {number}"
         raise ValueError(msg)
     return min(number, _LARGEST)  # which no stream and no patience exceeds
+
+
+def _optional(value: object, parameter: str) -> int | None:
+    return None if value is None else _natural(value, parameter)
+
+
+def _positive(value: object, parameter: str) -> int | None:
+    number = _optional(value, parameter)
+    if number == 0:
+        msg = f"{parameter} must be at least 1"
+        raise ValueError(msg)
+    return number
 
 
 def _name(value: object, what: str) -> str:

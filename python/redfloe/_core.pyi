@@ -1,15 +1,21 @@
-"""The Rust core. `RecordBatch` and the functions serve the package, not its users."""
+"""The Rust core. All but `RedisConnection` and `StreamReader` serve the package, not its users."""
 
+from collections.abc import Callable
 from os import PathLike
 from typing import final
 
 from redfloe._arguments import Request
 
 __all__ = [
+    "BatchReader",
+    "Pending",
     "RecordBatch",
     "RedisConnection",
+    "StreamReader",
     "__version__",
+    "empty_batch",
     "infer_schema",
+    "pin",
     "raise_kind",
     "read_stream",
 ]
@@ -85,6 +91,40 @@ class RecordBatch:
     def __len__(self, /) -> int: ...
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
 
+@final
+class StreamReader:
+    """Entries of a stream as an Arrow stream, which is consumed once; made by `stream_reader`.
+
+    Whoever takes ``__arrow_c_stream__`` reads the batches; a second taker gets a `ValueError`.
+    ``__arrow_c_schema__`` may be asked for at any time.
+    """
+
+    def __new__(cls, server: str | RedisConnection, request: Request) -> StreamReader: ...
+    def __arrow_c_schema__(self) -> object: ...
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+
+@final
+class BatchReader:
+    """Batches of a stream's entries, each made ready first and then taken."""
+
+    def __new__(
+        cls, server: str | RedisConnection, request: Request, follow: bool
+    ) -> BatchReader: ...
+    def start(self) -> None: ...
+    def next_batch(self) -> RecordBatch | None: ...
+    def take(self) -> tuple[RecordBatch | None] | None: ...
+    def request(self, notify: Callable[[], object]) -> Pending: ...
+
+@final
+class Pending:
+    """A batch that is being made ready in the background."""
+
+    def cancel(self) -> None: ...
+
+def empty_batch(request: Request) -> RecordBatch: ...
+def pin(
+    server: str | RedisConnection, request: Request
+) -> tuple[tuple[int, int], tuple[int, int]] | None: ...
 def read_stream(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def infer_schema(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def raise_kind(index: int) -> int: ...

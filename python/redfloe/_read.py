@@ -11,6 +11,7 @@ from redfloe._arguments import (
     NullValues,
     SchemaLike,
     make_request,
+    without_group,
 )
 from redfloe._core import RedisConnection
 
@@ -127,10 +128,7 @@ def read_stream(
     │ 1704067200001-0 ┆ 1704067200001 ┆ user_2  ┆ null  │
     └─────────────────┴───────────────┴─────────┴───────┘
     """
-    _without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
-    if infer_schema and schema is not None:
-        msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
-        raise ValueError(msg)
+    without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
     request = make_request(
         stream,
         schema=schema,
@@ -208,16 +206,3 @@ def infer_schema(
         null_values=null_values,
     )
     return pl.DataFrame(_core.infer_schema(url, request)).schema
-
-
-def _without_group(
-    *, group: str | None, consumer: str | None, auto_ack: bool, create_group: bool
-) -> None:
-    """Refuse what reading through a consumer group will need."""
-    del create_group  # true by default, and of no effect without a group
-    if group is not None:
-        msg = "reading through a consumer group is not available yet"
-        raise NotImplementedError(msg)
-    if consumer is not None or auto_ack:
-        msg = "consumer and auto_ack need a group"
-        raise ValueError(msg)

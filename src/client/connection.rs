@@ -25,6 +25,10 @@ pub(crate) trait Sink {
     /// Takes bytes off the front of `bytes`, up to the reply's end at most; says how many.
     fn decode(&mut self, bytes: &[u8]) -> Result<usize>;
     fn is_complete(&self) -> bool;
+    /// Whether it takes no more bytes for now, though the reply may go on.
+    fn is_full(&self) -> bool {
+        self.is_complete()
+    }
 }
 
 impl Sink for Decoder {
@@ -59,6 +63,17 @@ pub(crate) struct Connection {
     patience: Duration,
     /// A request is under way, or its reply was not read to the end.
     busy: bool,
+    /// The process that opened it. A forked child must not use the socket, nor close it: that would
+    /// take it from the parent's event queue, which the two share.
+    process: u32,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.is_inherited() {
+            std::mem::forget(std::mem::replace(&mut self.socket, Box::new(tokio::io::empty())));
+        }
+    }
 }
 
 impl Connection {
@@ -79,6 +94,7 @@ impl Connection {
                 unread: 0..0,
                 patience: options.connect_timeout,
                 busy: false,
+                process: std::process::id(),
             };
             connection.log_in(options).await?;
             connection.patience = options.response_timeout;
@@ -137,8 +153,22 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether it was opened by the process that this one was forked from.
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    /// Fails where the connection was opened before a fork; another one is then opened.
+    fn check_process(&self) -> Result<()> {
+        match self.is_inherited() {
+            true => Err(lost(io::ErrorKind::NotConnected.into())),
+            false => Ok(()),
+        }
+    }
+
     /// Sends packed commands.
     pub(crate) async fn send(&mut self, packed: &[u8]) -> Result<()> {
+        self.check_process()?;
         self.busy = true;
         let sending = async {
             self.socket.write_all(packed).await?;
@@ -150,19 +180,21 @@ impl Connection {
         }
     }
 
-    /// Reads one reply into the sink. The server may stay silent for `wait` (`None`: for ever)
-    /// before the reply begins, and for the response timeout at any time.
+    /// Reads one reply into the sink, or as much of it as the sink takes for now. The server may
+    /// stay silent for `wait` (`None`: for ever) before the reply begins, and for the response
+    /// timeout at any time.
     pub(crate) async fn receive<S: Sink>(
         &mut self,
         sink: &mut S,
         wait: Option<Duration>,
     ) -> Result<()> {
+        self.check_process()?;
         let mut patience = wait.map(|wait| wait.saturating_add(self.patience));
         loop {
             let unread = self.buffer.get(self.unread.clone()).unwrap_or_default();
             self.unread.start += sink.decode(unread)?;
-            if sink.is_complete() {
-                self.busy = !self.unread.is_empty();
+            if sink.is_full() {
+                self.busy = !sink.is_complete() || !self.unread.is_empty();
                 return Ok(());
             }
             let reading = self.socket.read(&mut self.buffer);
@@ -184,11 +216,14 @@ impl Connection {
     /// Whether the connection can serve another request: nothing is owed, nothing is left over,
     /// and the server has not hung up.
     pub(crate) fn is_reusable(&mut self) -> bool {
+        if self.busy || self.is_inherited() {
+            return false;
+        }
         let mut byte = [0];
         let mut buffer = ReadBuf::new(&mut byte);
         let mut context = Context::from_waker(Waker::noop());
         let polled = Pin::new(&mut self.socket).poll_read(&mut context, &mut buffer);
-        !self.busy && matches!(polled, Poll::Pending)
+        matches!(polled, Poll::Pending)
     }
 }
 

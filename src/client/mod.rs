@@ -14,6 +14,8 @@ use rustls::ClientConfig;
 pub(crate) use connection::{Connection, Sink};
 pub use options::{ConnectionOptions, TlsOptions};
 pub(crate) use retry::Retry;
+#[cfg(feature = "python")]
+pub(crate) use runtime::spawn;
 pub use runtime::{block_on, shared_client};
 
 use crate::error::{Error, Result};
@@ -90,13 +92,21 @@ pub(crate) struct Session {
 
 impl Session {
     /// The connection, opened where there is none.
-    pub(crate) async fn connection(&mut self) -> Result<&mut Connection> {
+    ///
+    /// The caller owns it until [`Session::put_back`], so that a future which is dropped half way
+    /// closes the connection that owes an answer.
+    pub(crate) async fn take_connection(&mut self) -> Result<Connection> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.client.connect(self.retry.time_to_connect()).await?,
         };
         self.retry.connected();
-        Ok(self.connection.insert(connection))
+        Ok(connection)
+    }
+
+    /// Keeps a connection that nothing is owed to for the next request.
+    pub(crate) fn put_back(&mut self, connection: Connection) {
+        self.connection = Some(connection);
     }
 
     /// Something was achieved: retries start over.
@@ -133,9 +143,10 @@ impl Session {
         mut sink: S,
         finish: impl Fn(S) -> Result<T>,
     ) -> Result<T> {
-        let connection = self.connection().await?;
+        let mut connection = self.take_connection().await?;
         connection.send(packed).await?;
         connection.receive(&mut sink, wait).await?;
+        self.put_back(connection);
         let value = finish(sink)?;
         self.succeeded();
         Ok(value)

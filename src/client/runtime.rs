@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+#[cfg(feature = "python")]
+use tokio::task::AbortHandle;
 
 use super::Client;
 use super::options::ConnectionOptions;
@@ -65,6 +67,16 @@ fn process() -> Result<&'static Process> {
 pub fn shared_client(options: &ConnectionOptions) -> Result<Client> {
     let mut clients = process()?.clients.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(clients.entry(options.clone()).or_insert_with(|| Client::new(options.clone())).clone())
+}
+
+/// Runs a future on the process's runtime, on its own.
+///
+/// # Errors
+///
+/// [`Internal`](ErrorKind::Internal) where the process cannot start threads.
+#[cfg(feature = "python")]
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<AbortHandle> {
+    Ok(process()?.runtime.spawn(future).abort_handle())
 }
 
 /// Runs a future on the process's runtime and waits for it, asking `interrupted` at least every

@@ -64,6 +64,7 @@ pub struct Decoder {
     /// The IDs of the rows in the builders; those on the tape come after them.
     ids: Vec<EntryId>,
     last_id: Option<EntryId>,
+    row_limit: usize,
 }
 
 /// A field and what builds its column.
@@ -102,12 +103,25 @@ impl Decoder {
             rescue: schema.rescue_column.as_ref().map(|_| RescueColumn::new()),
             ids: Vec::new(),
             last_id: None,
+            row_limit: usize::MAX,
             schema,
         })
     }
 
-    /// Takes bytes off the front of `buf`, up to the end of the current reply at most, and says how
-    /// many. Bytes behind the reply's end are left for the caller.
+    /// A decoder that takes no more bytes once it has so many rows, until they are flushed; so a
+    /// reply may be cut into several batches.
+    pub fn with_row_limit(mut self, rows: usize) -> Self {
+        self.row_limit = rows;
+        self
+    }
+
+    /// Whether there are as many rows as the limit allows.
+    pub fn is_full(&self) -> bool {
+        self.rows() >= self.row_limit
+    }
+
+    /// Takes bytes off the front of `buf`, up to the end of the current reply or the row limit at
+    /// most, and says how many. Bytes behind that are left for the caller.
     ///
     /// # Errors
     ///
@@ -115,7 +129,8 @@ impl Decoder {
     /// [`Schema`](ErrorKind::Schema) or [`Decode`](ErrorKind::Decode) where a field's name cannot
     /// be a column's. The decoder is of no use afterwards.
     pub fn decode(&mut self, buf: &[u8]) -> Result<usize> {
-        let taken = self.reader.decode(&mut self.tape, buf)?;
+        let room = self.row_limit.saturating_sub(self.ids.len());
+        let taken = self.reader.decode(&mut self.tape, buf, room)?;
         self.last_id = self.tape.ids().last().copied().or(self.last_id);
         Ok(taken)
     }

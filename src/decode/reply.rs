@@ -86,15 +86,16 @@ impl ReplyReader {
         }
     }
 
-    /// Takes bytes off the front of `buf`, up to the end of the reply at most; says how many.
-    pub(crate) fn decode(&mut self, tape: &mut Tape, buf: &[u8]) -> Result<usize> {
+    /// Takes bytes off the front of `buf`, up to the end of the reply or of the tape's `rows`th
+    /// entry at most; says how many.
+    pub(crate) fn decode(&mut self, tape: &mut Tape, buf: &[u8], rows: usize) -> Result<usize> {
         let mut rest = buf;
-        while self.grammar.end.is_none() {
+        while self.grammar.end.is_none() && !self.grammar.is_full(tape, rows) {
             match self.parser.next(&mut rest)? {
                 Some(event) => self.grammar.step(event, tape)?,
                 None => break,
             }
-            self.grammar.take_whole(&mut self.parser, &mut rest, tape)?;
+            self.grammar.take_whole(&mut self.parser, &mut rest, tape, rows)?;
         }
         Ok(buf.len() - rest.len())
     }
@@ -123,6 +124,11 @@ impl ReplyReader {
 }
 
 impl Grammar {
+    /// Whether the next thing to come is one more entry than there may be.
+    fn is_full(&self, tape: &Tape, rows: usize) -> bool {
+        matches!(self.expect, Expect::Entry) && tape.ids().len() >= rows
+    }
+
     /// Takes entries and fields as long as the input holds them whole, which is nearly always.
     /// [`Grammar::step`] does the same, event by event, and whatever else there is.
     #[inline]
@@ -131,6 +137,7 @@ impl Grammar {
         parser: &mut Parser,
         input: &mut &[u8],
         tape: &mut Tape,
+        rows: usize,
     ) -> Result<()> {
         loop {
             if matches!(self.expect, Expect::Name)
@@ -140,6 +147,7 @@ impl Grammar {
                 tape.value(value, true)?;
                 self.fields -= 1;
             } else if matches!(self.expect, Expect::Entry)
+                && tape.ids().len() < rows
                 && let Some((id, len)) = parser.next_entry(input)
             {
                 self.begin_entry(id, tape)?;

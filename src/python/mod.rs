@@ -1,9 +1,11 @@
 //! The extension module `redfloe._core`: arguments in, Arrow out. The only files that know Python.
 
 mod arrow;
+mod batches;
 mod connection;
 mod error;
 mod read;
+mod stream_reader;
 mod wait;
 
 use pyo3::prelude::*;
@@ -14,8 +16,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<connection::RedisConnection>()?;
     module.add_class::<arrow::RecordBatch>()?;
+    module.add_class::<batches::BatchReader>()?;
+    module.add_class::<batches::Pending>()?;
+    module.add_class::<stream_reader::StreamReader>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
+    module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
+    module.add_function(wrap_pyfunction!(read::pin, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     Ok(())
 }

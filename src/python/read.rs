@@ -14,7 +14,7 @@ use super::error::exception;
 use super::wait::wait;
 use crate::decode::Batch;
 use crate::entry_id::IdBound;
-use crate::read::{self, ReadRequest};
+use crate::read::{self, OnIdle, ReadRequest};
 use crate::schema::{NullValues, OnError, StreamSchema};
 
 /// What to read, as `redfloe._arguments` puts it together.
@@ -39,6 +39,10 @@ pub(crate) struct Request<'py> {
     on_error: String,
     null_values: Vec<String>,
     null_values_by_field: HashMap<String, Vec<String>>,
+    batch_size: Option<usize>,
+    batch_bytes: Option<u64>,
+    batch_timeout_ms: Option<u64>,
+    on_idle: String,
 }
 
 impl Request<'_> {
@@ -72,8 +76,16 @@ impl Request<'_> {
             }))
     }
 
-    fn read_request(&self, py: Python<'_>) -> PyResult<ReadRequest> {
+    pub(super) fn read_request(&self, py: Python<'_>) -> PyResult<ReadRequest> {
         let schema = self.schema()?;
+        let on_idle = match self.on_idle.as_str() {
+            "wait" => OnIdle::Wait,
+            "stop" => OnIdle::Stop,
+            other => {
+                let message = format!("on_idle must be \"wait\" or \"stop\", not {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
+        };
         let raised = |error| exception(py, &error);
         schema.arrow().map_err(raised)?;
         let start = IdBound::parse_start(&self.start_id).map_err(raised)?;
@@ -82,7 +94,11 @@ impl Request<'_> {
             .with_range(start, end)
             .with_count(self.count)
             .with_block(self.block_ms.map(Duration::from_millis))
-            .with_inference(self.infer_schema_length))
+            .with_inference(self.infer_schema_length)
+            .with_batch_size(self.batch_size.unwrap_or(usize::MAX))
+            .with_batch_bytes(self.batch_bytes.unwrap_or(u64::MAX))
+            .with_batch_timeout(self.batch_timeout_ms.map(Duration::from_millis))
+            .with_on_idle(on_idle))
     }
 }
 
@@ -96,6 +112,31 @@ pub(crate) fn read_stream(
     let client = server.client(py)?;
     let batch = wait(py, async move { read::read(&client, request).await })?;
     Ok(RecordBatch::new(batch))
+}
+
+/// No rows, with the columns that a request gives. Sends nothing.
+#[pyfunction]
+pub(crate) fn empty_batch(py: Python<'_>, request: Request<'_>) -> PyResult<RecordBatch> {
+    let request = request.read_request(py)?;
+    let schema = request.schema().arrow().map_err(|error| exception(py, &error))?;
+    let records = ArrowBatch::new_empty(schema);
+    Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
+}
+
+/// The first and the last entry ID of a read, as milliseconds and sequence numbers.
+type Bounds = ((u64, u64), (u64, u64));
+
+/// The bounds of a request as things are now; `None` where there are no entries.
+#[pyfunction]
+pub(crate) fn pin(
+    py: Python<'_>,
+    server: Server,
+    request: Request<'_>,
+) -> PyResult<Option<Bounds>> {
+    let request = request.read_request(py)?;
+    let client = server.client(py)?;
+    let pinned = wait(py, async move { read::pin(&client, &request).await })?;
+    Ok(pinned.map(|(first, last)| ((first.ms, first.seq), (last.ms, last.seq))))
 }
 
 /// No rows, with the columns that the sample speaks for.

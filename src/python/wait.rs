@@ -26,7 +26,13 @@ pub(crate) fn wait<T: Send + 'static>(
     py: Python<'_>,
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> PyResult<T> {
-    let check = || Python::attach(|py| py.check_signals()).map_err(Failure::Signal);
+    let check = || match Python::try_attach(|py| py.check_signals()) {
+        Some(checked) => checked.map_err(Failure::Signal),
+        // The interpreter is going down, and this daemon thread must never touch it again.
+        None => loop {
+            std::thread::park();
+        },
+    };
     py.detach(|| block_on(future, check)).map_err(|failure| match failure {
         Failure::Crate(error) => exception(py, &error),
         Failure::Signal(raised) => raised,

@@ -1,69 +1,21 @@
-//! A bounded read: XRANGE in pages, and XREAD to wait for the first entry.
+//! Bounded reads: XRANGE in pages between two IDs that are pinned when the read starts.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use arrow_schema::Field;
+use arrow_schema::{Field, FieldRef};
 
-use super::page::PageSize;
-use crate::client::{Client, Session, Sink};
-use crate::decode::{Batch, Decoder, Reply, ReplyShape};
+use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
+use super::deadline::{Deadline, block_ms};
+use super::feed::{Feed, Received, Request};
+use super::request::{BatchBounds, ReadRequest};
+use crate::client::Client;
+use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
 use crate::infer::infer_fields;
 use crate::resp;
 use crate::schema::{OnError, StreamSchema};
-
-/// What to read.
-#[derive(Debug, Clone)]
-pub struct ReadRequest {
-    stream: Vec<u8>,
-    schema: StreamSchema,
-    start: IdBound,
-    end: IdBound,
-    count: Option<u64>,
-    block: Option<Duration>,
-    sample: Option<u64>,
-}
-
-impl ReadRequest {
-    /// All entries that the stream holds when the read starts.
-    pub fn new(stream: impl Into<Vec<u8>>, schema: StreamSchema) -> Self {
-        ReadRequest {
-            stream: stream.into(),
-            schema,
-            start: IdBound::Id(EntryId::MIN),
-            end: IdBound::Newest,
-            count: None,
-            block: None,
-            sample: None,
-        }
-    }
-
-    /// Only entries within these bounds, both inclusive.
-    pub fn with_range(mut self, start: IdBound, end: IdBound) -> Self {
-        self.start = start;
-        self.end = end;
-        self
-    }
-
-    /// At most so many entries, the oldest first.
-    pub fn with_count(mut self, count: Option<u64>) -> Self {
-        self.count = count;
-        self
-    }
-
-    /// Types the fields of an open schema by what the first so many entries say.
-    pub fn with_inference(mut self, sample: Option<u64>) -> Self {
-        self.sample = sample;
-        self
-    }
-
-    /// Where no entry is there, waits so long for one; `Duration::ZERO` waits without limit.
-    pub fn with_block(mut self, block: Option<Duration>) -> Self {
-        self.block = block;
-        self
-    }
-}
 
 /// Reads the entries of a request into one batch; an empty or missing stream gives no rows.
 ///
@@ -76,10 +28,10 @@ impl ReadRequest {
 ///
 /// Every kind that connecting, the server or decoding can raise; an error leaves nothing behind.
 pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
-    let stream = String::from_utf8_lossy(&request.stream).into_owned();
+    let stream = request.stream_name();
     let reading = async {
-        let decoder = Decoder::new(request.schema.clone(), ReplyShape::Entries)?;
-        RangeRead { session: client.session(), decoder, request }.run().await
+        let request = ReadRequest { bounds: BatchBounds::NONE, ..request };
+        RangeReader::new(client, request)?.read_all().await
     };
     reading.await.map_err(|error: Error| error.with_context("stream", stream))
 }
@@ -100,6 +52,22 @@ pub async fn infer_schema(
     Ok(infer_fields(read(client, request).await?.records()))
 }
 
+/// The first and the last ID of a request's entries, as things are now; `None` where there are
+/// none. A request of these bounds gives the same entries however often it is read.
+///
+/// # Errors
+///
+/// As [`read`].
+pub async fn pin(client: &Client, request: &ReadRequest) -> Result<Option<(EntryId, EntryId)>> {
+    let mut session = client.session();
+    let pinning = async {
+        let first = first_id(&mut session, &request.stream, request.start).await?;
+        let last = last_id(&mut session, &request.stream, request.end).await?;
+        Ok(first.zip(last))
+    };
+    pinning.await.map_err(|error: Error| error.with_context("stream", request.stream_name()))
+}
+
 /// Every field as text, and nothing that could raise.
 fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
     StreamSchema::default()
@@ -109,234 +77,201 @@ fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
         .with_null_values(schema.null_values.clone())
 }
 
-struct RangeRead {
-    session: Session,
-    decoder: Decoder,
-    request: ReadRequest,
+/// Types an open schema's fields by a sample from `start` to `end`; `None` where no entry is there.
+pub(super) async fn infer_range(
+    client: &Client,
+    request: &ReadRequest,
+    sample: u64,
+    start: EntryId,
+    end: EntryId,
+) -> Result<Option<StreamSchema>> {
+    let sampled = ReadRequest {
+        schema: schema_of_sample(&request.schema),
+        start: IdBound::Id(start),
+        end: IdBound::Id(end),
+        count: Some(request.count.map_or(sample, |count| count.min(sample))),
+        block: None,
+        sample: None,
+        bounds: BatchBounds::NONE,
+        ..request.clone()
+    };
+    let batch = read_boxed(RangeReader::new(client, sampled)?).await?;
+    let fields: Vec<FieldRef> =
+        infer_fields(batch.records()).into_iter().map(Into::into).collect();
+    let found = !batch.is_empty() || sample == 0;
+    Ok(found.then(|| StreamSchema { fields, ..request.schema.clone() }))
 }
 
-impl RangeRead {
-    async fn run(mut self) -> Result<Batch> {
-        let start = match self.request.start {
-            IdBound::Id(id) => Some(id),
-            IdBound::Newest => self.newest().await?,
-            IdBound::AfterNewest => self.newest().await?.unwrap_or_default().successor(),
-            IdBound::Nothing => None,
-        };
-        let Some(start) = start.filter(|_| self.request.count != Some(0)) else {
-            return self.decoder.flush();
-        };
+/// Boxed, because a read that infers contains the read of its sample.
+fn read_boxed(reader: RangeReader) -> Pin<Box<dyn Future<Output = Result<Batch>> + Send>> {
+    Box::pin(reader.read_all())
+}
+
+/// Reads between two IDs, batch by batch.
+pub(super) struct RangeReader {
+    client: Client,
+    feed: Feed,
+    request: ReadRequest,
+    /// The pinned bounds; `None` before they are, and then perhaps an empty range.
+    range: Option<(EntryId, EntryId)>,
+    /// A page came short: nothing is behind it.
+    exhausted: bool,
+}
+
+impl RangeReader {
+    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
+        let schema = request.schema.clone();
+        let feed = Feed::new(client, schema, ReplyShape::Entries, request.bounds)?;
+        Ok(RangeReader { client: client.clone(), feed, request, range: None, exhausted: false })
+    }
+
+    /// All entries, after waiting for the first where that is asked for.
+    async fn read_all(mut self) -> Result<Batch> {
         let deadline = self.request.block.map(|block| Deadline::after(Instant::now(), block));
         loop {
+            if let Some(batch) = self.next().await? {
+                return Ok(batch);
+            }
+            let waited = match &deadline {
+                Some(deadline) if self.request.count != Some(0) => self.wait(deadline).await?,
+                _ => false,
+            };
+            if !waited {
+                return self.feed.flush();
+            }
             // An open end is pinned anew after each wait: whatever has come is wanted.
-            let end = match self.request.end {
-                IdBound::Id(id) => Some(id),
-                IdBound::Newest | IdBound::AfterNewest => self.newest().await?,
-                IdBound::Nothing => return self.decoder.flush(),
-            };
-            if let Some(end) = end
-                && start <= end
-                && self.infer(start, end).await?
-            {
-                self.pages(start, end).await?;
-            }
-            let Some(deadline) = &deadline else {
-                return self.decoder.flush();
-            };
-            if self.decoder.rows() > 0
-                || !self.can_come(start).await?
-                || !self.wait(start, deadline).await?
-            {
-                return self.decoder.flush();
-            }
+            self.repin().await?;
         }
     }
 
-    /// Types the fields by a sample of what is to be read, where that is asked for and not done
-    /// yet; says whether there is anything to read.
-    async fn infer(&mut self, start: EntryId, end: EntryId) -> Result<bool> {
-        let Some(sample) = self.request.sample else {
-            return Ok(true);
+    /// The next batch, or `None` where there is no more.
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        if self.range.is_none() {
+            self.pin().await?;
+        }
+        while !self.feed.is_full() {
+            match self.advance().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => self.feed.recover(error).await?,
+            }
+        }
+        let batch = self.feed.flush()?;
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// After an error: what was handed out stays so, the rest is read again.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.exhausted = false;
+        self.feed.restart(None)
+    }
+
+    /// Fixes the bounds, and the dtypes of the fields where they are to be inferred.
+    async fn pin(&mut self) -> Result<()> {
+        const NOTHING: (EntryId, EntryId) = (EntryId::MAX, EntryId::MIN);
+        let stream = &self.request.stream;
+        let first = match self.request.count {
+            Some(0) => None,
+            _ => first_id(&mut self.feed.session, stream, self.request.start).await?,
         };
-        let schema = self.request.schema.clone();
-        let count = self.request.count;
-        self.decoder = Decoder::new(schema_of_sample(&schema), ReplyShape::Entries)?;
-        self.request.count = Some(count.map_or(sample, |count| count.min(sample)));
-        self.pages(start, end).await?;
-        let sampled = self.decoder.flush()?;
-        let fields = infer_fields(sampled.records()).into_iter().map(Into::into).collect();
-        self.decoder = Decoder::new(StreamSchema { fields, ..schema }, ReplyShape::Entries)?;
-        self.request.count = count;
-        let found = !sampled.is_empty() || sample == 0;
-        if found {
-            self.request.sample = None;
-        }
-        Ok(found)
-    }
-
-    /// Whether an entry within the bounds can still be added: IDs only grow.
-    async fn can_come(&mut self, start: EntryId) -> Result<bool> {
-        match self.request.end {
-            IdBound::Id(end) if start > end => Ok(false),
-            IdBound::Id(end) => Ok(self.newest().await?.is_none_or(|newest| newest < end)),
-            _ => Ok(true),
-        }
-    }
-
-    /// The ID of the newest entry.
-    async fn newest(&mut self) -> Result<Option<EntryId>> {
-        let command = resp::newest(&self.request.stream);
-        self.session.request(&command, || ids_only(ReplyShape::Entries), last_id).await
-    }
-
-    /// Waits until an entry is there, from `start` on; says whether one is.
-    async fn wait(&mut self, start: EntryId, deadline: &Deadline) -> Result<bool> {
-        /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
-        /// it cannot block, is not asked again at once.
-        const PAUSE: Duration = Duration::from_millis(20);
-        let after = start.predecessor().unwrap_or(EntryId::MIN);
-        loop {
-            let left = deadline.left();
-            // BLOCK 0 waits for ever, so what is left is rounded up.
-            let left_ms = left.map_or(0, |left| left.as_millis().saturating_add(1));
-            let block_ms = u64::try_from(left_ms).unwrap_or(u64::MAX);
-            let command = resp::read_after(&self.request.stream, after, 1, block_ms);
-            let decoder = ids_only(ReplyShape::Streams)?;
-            match self.session.attempt(&command, left, decoder, last_id).await {
-                Ok(Some(_)) => return Ok(true),
-                Ok(None) => {
-                    let left = deadline.left().unwrap_or(PAUSE);
-                    if left.is_zero() {
-                        return Ok(false);
-                    }
-                    tokio::time::sleep(left.min(PAUSE)).await;
-                }
-                // Not `request`: after a lost connection only the rest of the time is waited for.
-                Err(error) => self.session.recover(error).await?,
-            }
-        }
-    }
-
-    /// Reads all entries from `start` to `end` into the decoder.
-    async fn pages(&mut self, start: EntryId, end: EntryId) -> Result<()> {
-        let mut page = PageSize::new();
-        loop {
-            match self.pages_of_one_connection(start, end, &mut page).await {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    self.decoder.abandon_reply();
-                    self.session.recover(error).await?;
-                }
-            }
-        }
-    }
-
-    async fn pages_of_one_connection(
-        &mut self,
-        start: EntryId,
-        end: EntryId,
-        page: &mut PageSize,
-    ) -> Result<()> {
-        let Some(mut request) = self.next_page(start, end, page) else {
+        let Some(first) = first else {
+            self.range = Some(NOTHING);
             return Ok(());
         };
-        let connection = self.session.connection().await?;
-        connection.send(&request.command).await?;
-        loop {
-            let connection = self.session.connection().await?;
-            let before = self.decoder.rows();
-            let mut sink = Measured { decoder: &mut self.decoder, bytes: 0 };
-            connection.receive(&mut sink, Some(Duration::ZERO)).await?;
-            let bytes = sink.bytes;
-            if let Some(Reply::Error(error)) = self.decoder.take_reply() {
-                return Err(error);
-            }
-            let entries = (self.decoder.rows() - before) as u64;
-            page.observe(entries, bytes);
-            self.session.succeeded();
+        self.request.start = IdBound::Id(first);
+        self.repin().await
+    }
 
-            // A short page is the last one.
-            let next = match entries < request.count {
-                true => None,
-                false => self.next_page(start, end, page),
-            };
-            if let Some(next) = &next {
-                self.session.connection().await?.send(&next.command).await?;
-            }
-            // The server works on the next page while the columns of this one are built.
-            self.decoder.build()?;
-            match next {
-                Some(next) => request = next,
-                None => return Ok(()),
+    /// Fixes the end; the start is known.
+    async fn repin(&mut self) -> Result<()> {
+        let IdBound::Id(first) = self.request.start else {
+            return Ok(());
+        };
+        let end = last_id(&mut self.feed.session, &self.request.stream, self.request.end).await?;
+        let last = end.unwrap_or(EntryId::MIN);
+        if let Some(sample) = self.request.sample
+            && first <= last
+            && let Some(schema) =
+                infer_range(&self.client, &self.request, sample, first, last).await?
+        {
+            self.feed.restart(Some(schema))?;
+            self.request.sample = None;
+        }
+        self.exhausted = false;
+        self.range = Some((first, last));
+        Ok(())
+    }
+
+    /// Asks for a page where none is under way and takes what comes of it; says whether there may
+    /// be more.
+    async fn advance(&mut self) -> Result<bool> {
+        if !self.feed.is_asked() {
+            match self.next_page() {
+                Some(page) => self.feed.ask(page).await?,
+                None => return Ok(false),
             }
         }
+        if let Received::End { request, entries } = self.feed.receive().await? {
+            self.exhausted = entries < request.count;
+            if let Some(page) = self.next_page() {
+                self.feed.ask(page).await?;
+            }
+            // The server works on the next page while the columns of this one are built.
+            self.feed.build()?;
+        }
+        Ok(true)
     }
 
     /// The page behind the last whole entry, or `None` where nothing is left to read.
-    fn next_page(&self, start: EntryId, end: EntryId, page: &PageSize) -> Option<Page> {
-        let next = match self.decoder.last_id() {
-            Some(last) => last.successor()?,
-            None => start,
+    fn next_page(&self) -> Option<Request> {
+        let (first, last) = self.range?;
+        let next = match self.feed.last_id() {
+            Some(come) => come.successor()?,
+            None => first,
         };
-        let missing = match self.request.count {
-            Some(count) => count.saturating_sub(self.decoder.rows() as u64),
-            None => u64::MAX,
+        let count = self.feed.page().min(self.feed.missing(self.request.count));
+        (!self.exhausted && next <= last && count > 0).then(|| Request {
+            command: resp::range(&self.request.stream, next, last, count),
+            count,
+            wait: Duration::ZERO,
+        })
+    }
+
+    /// Waits until an entry is there, from the start on; says whether one is.
+    async fn wait(&mut self, deadline: &Deadline) -> Result<bool> {
+        /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
+        /// it cannot block, is not asked again at once.
+        const PAUSE: Duration = Duration::from_millis(20);
+        let Some((first, _)) = self.range else {
+            return Ok(false);
         };
-        let count = page.count().min(missing);
-        (next <= end && count > 0)
-            .then(|| Page { command: resp::range(&self.request.stream, next, end, count), count })
-    }
-}
-
-/// When a wait is over; perhaps never.
-struct Deadline(Option<Instant>);
-
-impl Deadline {
-    /// So long after `now`; `Duration::ZERO` means without limit, as for BLOCK.
-    fn after(now: Instant, wait: Duration) -> Self {
-        Deadline(if wait.is_zero() { None } else { now.checked_add(wait) })
-    }
-
-    /// The time that is left, or `None` without limit.
-    fn left(&self) -> Option<Duration> {
-        self.0.map(|end| end.saturating_duration_since(Instant::now()))
-    }
-}
-
-/// A page that is asked for.
-struct Page {
-    command: Vec<u8>,
-    count: u64,
-}
-
-/// Counts the bytes of a reply on their way to the decoder.
-struct Measured<'a> {
-    decoder: &'a mut Decoder,
-    bytes: u64,
-}
-
-impl Sink for Measured<'_> {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        let taken = self.decoder.decode(bytes)?;
-        self.bytes += taken as u64;
-        Ok(taken)
-    }
-
-    fn is_complete(&self) -> bool {
-        self.decoder.reply_complete()
-    }
-}
-
-/// A decoder that looks at nothing but IDs.
-fn ids_only(shape: ReplyShape) -> Result<Decoder> {
-    let schema =
-        StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
-    Decoder::new(schema, shape)
-}
-
-fn last_id(mut decoder: Decoder) -> Result<Option<EntryId>> {
-    match decoder.take_reply() {
-        Some(Reply::Error(error)) => Err(error),
-        _ => Ok(decoder.last_id()),
+        let stream = &self.request.stream;
+        let session = &mut self.feed.session;
+        match self.request.end {
+            IdBound::Nothing => return Ok(false),
+            IdBound::Id(end) if first > end || !can_come(session, stream, end).await? => {
+                return Ok(false);
+            }
+            _ if self.request.start == IdBound::Nothing => return Ok(false),
+            _ => {}
+        }
+        let after = first.predecessor().unwrap_or(EntryId::MIN);
+        loop {
+            let left = deadline.left();
+            let command = resp::read_after(stream, after, 1, left.map_or(0, block_ms));
+            let decoder = ids_only(ReplyShape::Streams)?;
+            match session.attempt(&command, left, decoder, last_decoded).await {
+                Ok(Some(_)) => return Ok(true),
+                Ok(None) => {
+                    let pause = deadline.left_up_to(PAUSE);
+                    if pause.is_zero() {
+                        return Ok(false);
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                // Not `request`: after a lost connection only the rest of the time is waited for.
+                Err(error) => session.recover(error).await?,
+            }
+        }
     }
 }

@@ -48,6 +48,23 @@ pub(crate) fn read_after(stream: &[u8], after: EntryId, count: u64, block_ms: u6
         .get_packed_command()
 }
 
+/// XREAD without BLOCK: so many entries after `after`, or nil. Redis 5.0.
+pub(crate) fn read_now(stream: &[u8], after: EntryId, count: u64) -> Packed {
+    Cmd::new()
+        .arg("XREAD")
+        .arg("COUNT")
+        .arg(count)
+        .arg("STREAMS")
+        .arg(stream)
+        .arg(after.to_string())
+        .get_packed_command()
+}
+
+/// XINFO STREAM: what the server knows of a stream. Redis 5.0.
+pub(crate) fn stream_info(stream: &[u8]) -> Packed {
+    Cmd::new().arg("XINFO").arg("STREAM").arg(stream).get_packed_command()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +85,15 @@ mod tests {
             read_after(b"s", id, 4, 0),
             b"*8\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$1\r\n4\r\n$5\r\nBLOCK\r\n$1\r\n0\r\n\
               $7\r\nSTREAMS\r\n$1\r\ns\r\n$3\r\n1-2\r\n"
+        );
+        assert_eq!(
+            read_now(b"s", id, 4),
+            b"*6\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$1\r\n4\r\n\
+              $7\r\nSTREAMS\r\n$1\r\ns\r\n$3\r\n1-2\r\n"
+        );
+        assert_eq!(
+            stream_info(b"s"),
+            b"*3\r\n$5\r\nXINFO\r\n$6\r\nSTREAM\r\n$1\r\ns\r\n"
         );
     }
 }

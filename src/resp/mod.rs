@@ -4,6 +4,6 @@ mod encode;
 mod parse;
 mod skip;
 
-pub(crate) use encode::{newest, range, read_after};
+pub(crate) use encode::{Packed, newest, range, read_after, read_now, stream_info};
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};

@@ -1,0 +1,349 @@
+"""Following a stream, batch by batch, in a loop or in an event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Literal, Self
+
+import polars as pl
+from polars.datatypes import DataType, DataTypeClass
+
+from redfloe import _core
+from redfloe._arguments import EntryIdLike, NullValues, SchemaLike, make_request, without_group
+from redfloe._core import RedisConnection
+
+_BATCH_BYTES = 64 * 1024 * 1024
+
+
+class BatchIterator(Iterator[pl.DataFrame]):
+    """The batches of `iter_stream`: a DataFrame each, never empty.
+
+    After an exception, Ctrl-C included, the next batch may be asked for again: it begins behind the
+    last one that was given. As a context manager, and by `close`, it gives its connection up at
+    once rather than when it is garbage-collected. Threads may share it; each batch goes to one.
+    """
+
+    def __init__(self, reader: _core.BatchReader) -> None:
+        self._reader: _core.BatchReader | None = reader
+
+    def __next__(self) -> pl.DataFrame:
+        batch = None if self._reader is None else self._reader.next_batch()
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return pl.DataFrame(batch)
+
+    def close(self) -> None:
+        """End the iteration; the connection goes back to the pool, or is closed if it is busy."""
+        self._reader = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
+    """The batches of `stream_batches`: a DataFrame each, never empty.
+
+    Waiting takes no thread, and may be cancelled at any time: the server sees the connection go,
+    and no entry is lost or repeated by the next batch. After an exception the next batch may be
+    asked for again. As an async context manager, and by `aclose`, it gives its connection up at
+    once rather than when it is garbage-collected.
+    """
+
+    def __init__(self, reader: _core.BatchReader) -> None:
+        self._reader: _core.BatchReader | None = reader
+
+    async def __anext__(self) -> pl.DataFrame:
+        while self._reader is not None:
+            taken = self._reader.take()
+            if taken is None:
+                await self._made_ready(self._reader)
+                continue
+            (batch,) = taken
+            if batch is None:
+                break
+            return pl.DataFrame(batch)
+        await self.aclose()
+        raise StopAsyncIteration
+
+    @staticmethod
+    async def _made_ready(reader: _core.BatchReader) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        pending = reader.request(partial(loop.call_soon_threadsafe, _set, ready))
+        try:
+            await ready
+        finally:
+            # Also where the task was cancelled, or dropped with its event loop.
+            pending.cancel()
+
+    async def aclose(self) -> None:
+        """End the iteration; the connection goes back to the pool, or is closed if it is busy."""
+        self._reader = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _set(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+def iter_stream(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    schema: SchemaLike | None = None,
+    start_id: EntryIdLike | None = None,
+    end_id: EntryIdLike = "+",
+    count: int | None = None,
+    block_ms: int = 1000,
+    group: str | None = None,
+    consumer: str | None = None,
+    auto_ack: bool = False,
+    create_group: bool = True,
+    *,
+    batch_size: int = 100,
+    batch_bytes: int = _BATCH_BYTES,
+    batch_timeout_ms: int | None = None,
+    on_idle: Literal["wait", "stop"] = "wait",
+    include_id: bool = True,
+    include_timestamp: bool = True,
+    include_sequence: bool = False,
+    id_column: str = "_id",
+    timestamp_column: str = "_ts",
+    sequence_column: str = "_seq",
+    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
+    infer_schema: bool = False,
+    infer_schema_length: int = 100,
+    null_values: NullValues | None = None,
+    on_error: Literal["raise", "null"] = "raise",
+    rescue_column: str | None = None,
+) -> BatchIterator:
+    """Follow a Redis stream: iterate over its entries in DataFrames, as they come.
+
+    Each poll is an XREAD BLOCK (Redis 5.0) behind the last entry that came, so an entry that is
+    added between two polls is not missed. Without `start_id` the newest entry is looked up when
+    `iter_stream` is called; what is added from then on is given. A connection that is lost is
+    opened again, and reading goes on behind the last entry.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key. A missing stream is waited for.
+    schema : mapping of str to polars dtype, or pl.Schema, optional
+        The fields to read, as for `read_stream`. Without it a batch has every field that occurred
+        so far, as String.
+    start_id : str or datetime, optional
+        The first entry ID, inclusive: ``"-"`` reads what is there first, then what comes. By
+        default, and with ``"$"``, only what comes after the newest entry.
+    end_id : str or datetime, default "+"
+        The last entry ID, inclusive; the iteration ends there. ``"+"`` means no end.
+    count : int, optional
+        End after this many entries.
+    block_ms : int, default 1000
+        How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C ends the
+        wait.
+    group, consumer, auto_ack, create_group
+        Reading through a consumer group; not available yet.
+    batch_size : int, default 100
+        The most rows of a batch.
+    batch_bytes : int, default 64 MiB
+        Closes a batch once its entries have taken so many bytes of the server's reply, which bounds
+        the memory of a batch whatever the size of its entries.
+    batch_timeout_ms : int, optional
+        Collect until the batch is full or this many milliseconds have passed since its first entry
+        came. By default a batch is what is there, at once.
+    on_idle : {"wait", "stop"}, default "wait"
+        What to do when a poll finds nothing: poll again without end, or end the iteration, so that
+        a job can drain a stream and exit.
+    include_id, include_timestamp, include_sequence : bool
+        Whether to give the metadata columns, as for `read_stream`.
+    id_column, timestamp_column, sequence_column : str
+        Other names for these columns.
+    timestamp_dtype : polars dtype, default Int64
+        The dtype of the timestamp column.
+    infer_schema, infer_schema_length
+        Whether, and by how many entries, to type the fields where there is no schema: by those that
+        are there when the first batch is read, which may be a single one.
+    null_values, on_error, rescue_column
+        As for `read_stream`.
+
+    Returns
+    -------
+    BatchIterator
+        An iterator of DataFrames that are never empty, and a context manager.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
+        As for `read_stream`; the iterator may be asked again.
+    DataLossError
+        The stream was deleted and begun anew with smaller IDs than those read: found when a poll
+        has found nothing.
+    ValueError, TypeError, SchemaError
+        At once, where an argument cannot be right.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> batches = redfloe.iter_stream(
+    ...     url, "events", {"value": pl.Int64}, start_id="-", batch_size=1, on_idle="stop", block_ms=1
+    ... )
+    >>> for frame in batches:
+    ...     print(frame["_id"].item(), frame["value"].item())
+    1704067200000-0 10
+    1704067200001-0 None
+    """
+    without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
+    request = make_request(
+        stream,
+        schema=schema,
+        start_id="$" if start_id is None else start_id,
+        end_id=end_id,
+        count=count,
+        block_ms=block_ms,
+        include_id=include_id,
+        include_timestamp=include_timestamp,
+        include_sequence=include_sequence,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        sequence_column=sequence_column,
+        timestamp_dtype=timestamp_dtype,
+        infer_schema=infer_schema,
+        infer_schema_length=infer_schema_length,
+        null_values=null_values,
+        on_error=on_error,
+        rescue_column=rescue_column,
+        batch_size=batch_size,
+        batch_bytes=batch_bytes,
+        batch_timeout_ms=batch_timeout_ms,
+        on_idle=on_idle,
+    )
+    reader = _core.BatchReader(url, request, follow=True)
+    if request["start_id"] == "$":
+        reader.start()
+    return BatchIterator(reader)
+
+
+def stream_batches(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    schema: SchemaLike | None = None,
+    start_id: EntryIdLike | None = None,
+    end_id: EntryIdLike = "+",
+    count: int | None = None,
+    block_ms: int = 1000,
+    group: str | None = None,
+    consumer: str | None = None,
+    auto_ack: bool = False,
+    create_group: bool = True,
+    *,
+    batch_size: int = 100,
+    batch_bytes: int = _BATCH_BYTES,
+    batch_timeout_ms: int | None = None,
+    on_idle: Literal["wait", "stop"] = "wait",
+    include_id: bool = True,
+    include_timestamp: bool = True,
+    include_sequence: bool = False,
+    id_column: str = "_id",
+    timestamp_column: str = "_ts",
+    sequence_column: str = "_seq",
+    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
+    infer_schema: bool = False,
+    infer_schema_length: int = 100,
+    null_values: NullValues | None = None,
+    on_error: Literal["raise", "null"] = "raise",
+    rescue_column: str | None = None,
+) -> AsyncBatchIterator:
+    """Follow a Redis stream in an event loop: the asynchronous twin of `iter_stream`.
+
+    Works under asyncio and uvloop. The reading is done by redfloe's own runtime: the event loop is
+    woken when a batch is ready, and no thread waits. Cancelling the task that waits, by a timeout
+    say, closes the connection and loses nothing: the same iterator goes on behind the last batch
+    that it gave, and so does a new one that starts at ``"(" + last_id``.
+
+    Parameters
+    ----------
+    url, stream, schema, start_id, end_id, count, block_ms, group, consumer, auto_ack, create_group
+        As for `iter_stream`. Without `start_id` the newest entry is looked up when the first batch
+        is asked for, not when `stream_batches` is called.
+    batch_size, batch_bytes, batch_timeout_ms, on_idle
+        As for `iter_stream`.
+    include_id, include_timestamp, include_sequence, id_column, timestamp_column, sequence_column
+        As for `read_stream`.
+    timestamp_dtype, infer_schema, infer_schema_length, null_values, on_error, rescue_column
+        As for `iter_stream`.
+
+    Returns
+    -------
+    AsyncBatchIterator
+        An asynchronous iterator of DataFrames that are never empty, and an async context manager.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
+        As for `iter_stream`.
+    DataLossError
+        As for `iter_stream`.
+    ValueError, TypeError, SchemaError
+        At once, where an argument cannot be right.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> async def drain():
+    ...     async for frame in redfloe.stream_batches(
+    ...         url, "events", start_id="-", on_idle="stop", block_ms=1
+    ...     ):
+    ...         print(frame.height, "entries")
+    >>> asyncio.run(drain())
+    2 entries
+    """
+    without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
+    request = make_request(
+        stream,
+        schema=schema,
+        start_id="$" if start_id is None else start_id,
+        end_id=end_id,
+        count=count,
+        block_ms=block_ms,
+        include_id=include_id,
+        include_timestamp=include_timestamp,
+        include_sequence=include_sequence,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        sequence_column=sequence_column,
+        timestamp_dtype=timestamp_dtype,
+        infer_schema=infer_schema,
+        infer_schema_length=infer_schema_length,
+        null_values=null_values,
+        on_error=on_error,
+        rescue_column=rescue_column,
+        batch_size=batch_size,
+        batch_bytes=batch_bytes,
+        batch_timeout_ms=batch_timeout_ms,
+        on_idle=on_idle,
+    )
+    return AsyncBatchIterator(_core.BatchReader(url, request, follow=True))

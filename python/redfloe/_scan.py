@@ -1,0 +1,367 @@
+"""Reading a stream lazily, and as an Arrow stream."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from threading import RLock
+from typing import Any, Literal, cast
+
+import polars as pl
+from polars.datatypes import DataType, DataTypeClass
+from polars.io.plugins import register_io_source
+
+from redfloe import _core
+from redfloe._arguments import (
+    EntryIdLike,
+    NullValues,
+    Request,
+    SchemaLike,
+    make_request,
+)
+from redfloe._core import RedisConnection, StreamReader
+from redfloe._pushdown import id_bounds, without_dynamic
+
+#: Batches of a scan whose reader names no size: large enough that a batch costs nothing beside its
+#: rows, small enough that a few of them do not count.
+_BATCH_SIZE = 50_000
+_BATCH_BYTES = 64 * 1024 * 1024
+
+
+def scan_stream(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    schema: SchemaLike | None = None,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    count: int | None = None,
+    *,
+    include_id: bool = True,
+    include_timestamp: bool = True,
+    include_sequence: bool = False,
+    id_column: str = "_id",
+    timestamp_column: str = "_ts",
+    sequence_column: str = "_seq",
+    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
+    infer_schema: bool = False,
+    infer_schema_length: int = 100,
+    null_values: NullValues | None = None,
+    on_error: Literal["raise", "null"] = "raise",
+    rescue_column: str | None = None,
+) -> pl.LazyFrame:
+    """Scan the entries of a Redis stream lazily, as `read_stream` reads them eagerly.
+
+    Nothing is read before `collect`. What the query needs decides what is read: fields that it does
+    not select are skipped unparsed; comparisons of the timestamp column, and equality of the ID
+    column, narrow the range of IDs that the server is asked for (XRANGE, Redis 5.0); ``head`` and
+    ``limit`` become its COUNT. The streaming engine gets batch after batch, so that a query or a
+    ``sink_parquet`` over a stream larger than memory runs in bounded memory.
+
+    A scan is a snapshot: its first ``collect`` pins the newest entry, and the frame's later ones,
+    and both sides of a self-join, read up to the same. Scan again for what came since. Entries that
+    are trimmed or deleted meanwhile are gone from it.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key. A missing stream gives no rows.
+    schema : mapping of str to polars dtype, or pl.Schema, optional
+        The fields to read, as for `read_stream`. Without it the fields of the first
+        `infer_schema_length` entries, as String: this sample is read when the query is first
+        planned, and fields that only later entries have are not seen.
+    start_id, end_id : str or datetime, default "-" and "+"
+        The first and last entry ID, as for `read_stream`.
+    count : int, optional
+        Scan at most this many entries, the oldest first, before any filter.
+    include_id, include_timestamp, include_sequence : bool
+        Whether to give the metadata columns, as for `read_stream`.
+    id_column, timestamp_column, sequence_column : str
+        Other names for these columns.
+    timestamp_dtype : polars dtype, default Int64
+        ``pl.Datetime("ms", "UTC")``, say, gives the milliseconds as a datetime, and lets filters
+        compare them with one.
+    infer_schema : bool, default False
+        Without a schema, type the fields of the sample by what they say.
+    infer_schema_length : int, default 100
+        How many entries the sample has.
+    null_values, on_error, rescue_column
+        As for `read_stream`. A field that the query does not need is not parsed, so its text cannot
+        raise; with the rescue column selected all are.
+
+    Returns
+    -------
+    pl.LazyFrame
+        Columns as those of `read_stream`.
+
+    Raises
+    ------
+    SchemaError, ValueError, TypeError
+        At once, where an argument cannot be right.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
+        When the query runs. Polars may wrap them in its own ``ComputeError``, whose message then
+        begins with their name.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> lf = redfloe.scan_stream(url, "events", schema={"action": pl.String, "value": pl.Int64})
+    >>> lf.filter(pl.col("_ts") > 1704067200000).select("action").collect()
+    shape: (1, 1)
+    ┌────────┐
+    │ action │
+    │ ---    │
+    │ str    │
+    ╞════════╡
+    │ view   │
+    └────────┘
+    """
+    request = make_request(
+        stream,
+        schema=schema,
+        start_id=start_id,
+        end_id=end_id,
+        count=count,
+        include_id=include_id,
+        include_timestamp=include_timestamp,
+        include_sequence=include_sequence,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        sequence_column=sequence_column,
+        timestamp_dtype=timestamp_dtype,
+        infer_schema=infer_schema,
+        infer_schema_length=infer_schema_length,
+        null_values=null_values,
+        on_error=on_error,
+        rescue_column=rescue_column,
+    )
+    scan = _Scan(url, request, sample=infer_schema_length)
+    known = None if schema is None else scan.schema()
+    return _register(scan.batches, known or scan.schema, f"stream {_shown(request['stream'])}")
+
+
+def stream_reader(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    schema: SchemaLike | None = None,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    count: int | None = None,
+    *,
+    batch_size: int = _BATCH_SIZE,
+    batch_bytes: int = _BATCH_BYTES,
+    include_id: bool = True,
+    include_timestamp: bool = True,
+    include_sequence: bool = False,
+    id_column: str = "_id",
+    timestamp_column: str = "_ts",
+    sequence_column: str = "_seq",
+    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
+    infer_schema: bool = False,
+    infer_schema_length: int = 100,
+    null_values: NullValues | None = None,
+    on_error: Literal["raise", "null"] = "raise",
+    rescue_column: str | None = None,
+) -> StreamReader:
+    """Read the entries of a Redis stream as an Arrow stream.
+
+    The result has ``__arrow_c_stream__`` and ``__arrow_c_schema__`` (the Arrow PyCapsule
+    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is, without a copy and
+    without pyarrow. It is consumed once, batch by batch, in bounded memory, by pages of XRANGE
+    (Redis 5.0) up to the entry that is the newest when its first batch is asked for.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key. A missing stream gives no rows.
+    schema : mapping of str to polars dtype, or pl.Schema, optional
+        The fields to read, as for `read_stream`. Without it the fields of the first
+        `infer_schema_length` entries, as text; this sample is read at once, and fields that only
+        later entries have are not seen.
+    start_id, end_id, count
+        Which entries to read, as for `read_stream`.
+    batch_size : int, default 50,000
+        The most rows of a batch.
+    batch_bytes : int, default 64 MiB
+        Closes a batch once its entries have taken so many bytes of the server's reply.
+    include_id, include_timestamp, include_sequence : bool
+        Whether to give the metadata columns, as for `read_stream`.
+    id_column, timestamp_column, sequence_column : str
+        Other names for these columns.
+    timestamp_dtype : polars dtype, default Int64
+        The dtype of the timestamp column.
+    infer_schema, infer_schema_length
+        Whether, and by how many entries, to type the fields where there is no schema.
+    null_values, on_error, rescue_column
+        As for `read_stream`.
+
+    Returns
+    -------
+    StreamReader
+        Strings are Arrow string views, Categorical and Enum are dictionaries; Int128, which Arrow
+        lacks, is a ``decimal128(38, 0)``.
+
+    Raises
+    ------
+    SchemaError, ValueError, TypeError
+        At once, where an argument cannot be right. What goes wrong later reaches the consumer as an
+        error of its own, with redfloe's message.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> reader = redfloe.stream_reader(url, "events", schema={"value": pl.Int64})
+    >>> reader
+    StreamReader(columns=["_id", "_ts", "value"])
+    >>> pl.DataFrame(reader)["value"].to_list()
+    [10, None]
+    """
+    request = make_request(
+        stream,
+        schema=schema,
+        start_id=start_id,
+        end_id=end_id,
+        count=count,
+        include_id=include_id,
+        include_timestamp=include_timestamp,
+        include_sequence=include_sequence,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        sequence_column=sequence_column,
+        timestamp_dtype=timestamp_dtype,
+        infer_schema=infer_schema,
+        infer_schema_length=infer_schema_length,
+        null_values=null_values,
+        on_error=on_error,
+        rescue_column=rescue_column,
+        batch_size=batch_size,
+        batch_bytes=batch_bytes,
+    )
+    return StreamReader(url, _with_fields(url, request, infer_schema_length))
+
+
+class _Scan:
+    """What Polars calls for a scan's schema and for its batches, from any thread."""
+
+    def __init__(self, url: str | RedisConnection, request: Request, *, sample: int) -> None:
+        self._url = url
+        self._given = request
+        self._sample = sample
+        self._lock = RLock()
+
+    def schema(self) -> pl.Schema:
+        """Give the columns. Polars asks more than once."""
+        return pl.DataFrame(_core.empty_batch(self._request)).schema
+
+    def batches(
+        self,
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        """Read what is asked for: at least one frame, at most `n_rows` rows, all that match."""
+        if predicate is not None:
+            predicate = without_dynamic(predicate)
+        request = self._projected(with_columns)
+        request["batch_size"] = batch_size or _BATCH_SIZE
+        request["batch_bytes"] = _BATCH_BYTES
+        self._narrow(request, predicate)
+        if predicate is None and n_rows is not None:
+            count = request["count"]
+            request["count"] = n_rows if count is None else min(count, n_rows)
+        reader = _core.BatchReader(self._url, request, follow=False)
+        batch = reader.next_batch() or _core.empty_batch(request)
+        left = n_rows
+        while batch is not None:
+            frame = pl.DataFrame(batch)
+            if predicate is not None:
+                # Whatever was pushed down: bounds of IDs hold more than the rows that match.
+                frame = frame.filter(predicate)
+            if left is not None:
+                frame = frame.head(left)
+                left -= frame.height
+            yield frame if with_columns is None else frame.select(with_columns)
+            batch = None if left == 0 else reader.next_batch()
+
+    @cached_property
+    def _request(self) -> Request:
+        with self._lock:
+            return _with_fields(self._url, self._given, self._sample)
+
+    @cached_property
+    def _bounds(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """The range of IDs, fixed when it is first asked for."""
+        with self._lock:
+            return _core.pin(self._url, self._given)
+
+    def _projected(self, with_columns: list[str] | None) -> Request:
+        """Leave out what is not wanted."""
+        request = self._request.copy()
+        wanted = set(with_columns if with_columns is not None else self.schema())
+        schema = request["schema"]
+        if schema is None or request["rescue_column"] in wanted:
+            return request  # which keeps what did not fit in whatever column
+        if request["rescue_column"] is not None:
+            request["rescue_column"], request["on_error"] = None, "null"
+        request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in wanted})
+        # A batch of no columns would have no height.
+        if wanted:
+            for column in ("id_column", "timestamp_column", "sequence_column"):
+                if request[column] not in wanted:
+                    request[column] = None
+        return request
+
+    def _narrow(self, request: Request, predicate: pl.Expr | None) -> None:
+        """Set the range of IDs: the pinned one, less what the predicate excludes."""
+        bounds = self._bounds
+        if bounds is None:
+            request["count"] = 0
+            return
+        first, last = bounds
+        if predicate is not None:
+            above, below = id_bounds(
+                predicate,
+                id_column=request["id_column"],
+                timestamp_column=request["timestamp_column"],
+                timestamp_dtype=request["timestamp_type"]["timestamp_dtype"],
+            )
+            last = min(last, below)
+            # A count is of the entries before the filter, from the first on.
+            if request["count"] is None:
+                first = max(first, above)
+        if first > last:
+            request["count"] = 0
+        request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
+
+
+def _with_fields(url: str | RedisConnection, request: Request, sample: int) -> Request:
+    """Give the request a schema, by a sample of the entries where the caller gave none."""
+    if request["schema"] is not None:
+        return request
+    typed = request["infer_schema_length"] is not None
+    sampled = request | {"infer_schema_length": sample}
+    fields = pl.DataFrame(_core.infer_schema(url, cast(Request, sampled))).schema
+    schema = fields if typed else dict.fromkeys(fields, pl.String())
+    return cast(Request, request | {"schema": pl.Schema(schema), "infer_schema_length": None})
+
+
+def _register(
+    batches: Callable[..., Iterator[pl.DataFrame]],
+    schema: pl.Schema | Callable[[], pl.Schema],
+    detail: str,
+) -> pl.LazyFrame:
+    """Make Polars' lazy frame of a source, which a plan calls by name where Polars can."""
+    # Pure: the same bounds give the same entries, so both sides of a self-join may share one read.
+    options: dict[str, Any] = {"validate_schema": True, "is_pure": True}
+    if "explain_name" in inspect.signature(register_io_source).parameters:
+        options |= {"explain_name": "redfloe", "explain_detail": detail}
+    return register_io_source(batches, schema=schema, **options)
+
+
+def _shown(stream: bytes) -> str:
+    return repr(stream.decode(errors="backslashreplace"))

@@ -1,0 +1,105 @@
+//! A read as an Arrow stream, for DuckDB, pyarrow, pandas, DataFusion and whoever else speaks it.
+
+use std::sync::{Mutex, PoisonError};
+
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{RecordBatch as ArrowBatch, RecordBatchOptions, RecordBatchReader};
+use arrow_schema::ffi::FFI_ArrowSchema;
+use arrow_schema::{ArrowError, Schema, SchemaRef};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyCapsule;
+
+use super::connection::Server;
+use super::error::exception;
+use super::read::Request;
+use crate::error::{Error, ErrorKind};
+use crate::read::{self, BlockingBatches};
+
+/// Entries as an Arrow stream that is consumed once. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe")]
+pub(crate) struct StreamReader {
+    schema: SchemaRef,
+    batches: Mutex<Option<BlockingBatches>>,
+}
+
+#[pymethods]
+impl StreamReader {
+    /// The request has a schema, so that the stream's is known before its first batch.
+    #[new]
+    fn new(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Self> {
+        let request = request.read_request(py)?;
+        let client = server.client(py)?;
+        let raised = |error: Error| exception(py, &error);
+        let schema = request.schema().arrow().map_err(raised)?;
+        // As Arrow knows them: the marks of Polars' own types mean nothing to others.
+        let fields: Vec<_> = schema
+            .fields()
+            .iter()
+            .map(|field| field.as_ref().clone().with_metadata(Default::default()))
+            .collect();
+        let batches = read::batches(&client, request).map_err(raised)?;
+        Ok(StreamReader {
+            schema: Schema::new(fields).into(),
+            batches: Mutex::new(Some(batches.into_iter())),
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        let names: Vec<_> = self.schema.fields().iter().map(|field| field.name()).collect();
+        format!("StreamReader(columns={names:?})")
+    }
+
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        let schema = FFI_ArrowSchema::try_from(self.schema.as_ref()).map_err(|error| {
+            let message = "a schema could not be exported; please report this";
+            exception(py, &Error::new(ErrorKind::Internal, message).with_source(error))
+        })?;
+        PyCapsule::new_with_value(py, schema, c"arrow_schema")
+    }
+
+    /// The requested schema may be ignored, says the interface, where it is not the data's own.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyCapsule>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        drop(requested_schema);
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(batches) = batches else {
+            return Err(PyValueError::new_err(
+                "the stream reader has been consumed; make another with redfloe.stream_reader",
+            ));
+        };
+        let reader = ArrowReader { schema: self.schema.clone(), batches };
+        let stream = FFI_ArrowArrayStream::new(Box::new(reader));
+        PyCapsule::new_with_value(py, stream, c"arrow_array_stream")
+    }
+}
+
+/// Batches as arrow-rs wants them, called from whatever thread the consumer runs on.
+struct ArrowReader {
+    schema: SchemaRef,
+    batches: BlockingBatches,
+}
+
+impl Iterator for ArrowReader {
+    type Item = Result<ArrowBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next()?.map_err(|error| ArrowError::ExternalError(error.into()));
+        Some(batch.and_then(|batch| {
+            // Without columns only this tells the number of rows.
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.len()));
+            let columns = batch.into_records().columns().to_vec();
+            ArrowBatch::try_new_with_options(self.schema.clone(), columns, &options)
+        }))
+    }
+}
+
+impl RecordBatchReader for ArrowReader {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}

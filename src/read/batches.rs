@@ -1,0 +1,173 @@
+//! A read that gives its entries batch by batch.
+
+use futures_util::Stream;
+use futures_util::stream::try_unfold;
+
+use super::range::RangeReader;
+use super::request::ReadRequest;
+use super::tail::TailReader;
+use crate::client::{Client, block_on};
+use crate::decode::Batch;
+use crate::error::{Error, Result};
+
+/// The entries that a stream holds when the first batch is asked for, batch by batch: as
+/// [`read`](crate::read), in bounded memory.
+///
+/// ```no_run
+/// use redfloe::{Client, ConnectionOptions, ReadRequest, StreamSchema};
+///
+/// let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+/// let request = ReadRequest::new("events", StreamSchema::default()).with_batch_size(10_000);
+/// for batch in redfloe::batches(&client, request)? {
+///     println!("{} entries", batch?.len());
+/// }
+/// # Ok::<(), redfloe::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Schema`](crate::ErrorKind::Schema) where the schema contradicts itself.
+pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
+    let stream = request.stream_name();
+    let source = RangeReader::new(client, request).map_err(|error| about(error, &stream))?;
+    Ok(Batches { stream, source: Source::Range(Box::new(source)) })
+}
+
+/// Follows a stream: the entries from the request's start on, and then what is added, batch by
+/// batch, without end unless the request sets one (an end ID, a count, [`OnIdle::Stop`]).
+///
+/// Polls with XREAD BLOCK (Redis 5.0), each behind the last entry that came, so that nothing which
+/// is added between two polls is missed. Where the request has no block time a poll waits without
+/// limit. A batch is never empty.
+///
+/// ```no_run
+/// use futures_util::TryStreamExt;
+/// use redfloe::{Client, ConnectionOptions, IdBound, ReadRequest, StreamSchema};
+///
+/// # async fn example() -> redfloe::Result<()> {
+/// let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+/// let request = ReadRequest::new("events", StreamSchema::default())
+///     .with_range(IdBound::AfterNewest, IdBound::Newest)
+///     .with_batch_size(1_000);
+/// let mut batches = std::pin::pin!(redfloe::tail(&client, request)?.into_stream());
+/// while let Some(batch) = batches.try_next().await? {
+///     println!("{} new entries, up to {:?}", batch.len(), batch.ids().last());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// [`Schema`](crate::ErrorKind::Schema) where the schema contradicts itself.
+///
+/// [`OnIdle::Stop`]: crate::OnIdle::Stop
+pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
+    let stream = request.stream_name();
+    let source = TailReader::new(client, request).map_err(|error| about(error, &stream))?;
+    Ok(Batches { stream, source: Source::Tail(Box::new(source)) })
+}
+
+/// The batches of [`batches`] or [`tail`]: asked for one by one ([`next`](Batches::next)), as a
+/// [`Stream`] ([`into_stream`](Batches::into_stream)), or as an [`Iterator`] for code that may
+/// block.
+///
+/// After an error the next batch may be asked for again: it begins behind the last one that was
+/// handed out.
+pub struct Batches {
+    stream: String,
+    source: Source,
+}
+
+enum Source {
+    Range(Box<RangeReader>),
+    Tail(Box<TailReader>),
+}
+
+impl Batches {
+    /// The next batch, or `None` at the end.
+    ///
+    /// Its future may be dropped at any time, such as by a timeout: no entry is lost or repeated
+    /// by the next call.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](crate::read); and for [`tail`] [`DataLoss`](crate::ErrorKind::DataLoss) where
+    /// the stream was deleted and begun anew with smaller IDs.
+    pub async fn next(&mut self) -> Result<Option<Batch>> {
+        let outcome = match &mut self.source {
+            Source::Range(reader) => reader.next().await,
+            Source::Tail(reader) => reader.next().await,
+        };
+        if outcome.is_err() {
+            match &mut self.source {
+                Source::Range(reader) => reader.rewind()?,
+                Source::Tail(reader) => reader.rewind()?,
+            }
+        }
+        outcome.map_err(|error| about(error, &self.stream))
+    }
+
+    /// Resolves the start of a [`tail`], such as [`IdBound::AfterNewest`], now rather than with
+    /// the first batch.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Batches::next).
+    ///
+    /// [`IdBound::AfterNewest`]: crate::IdBound::AfterNewest
+    pub async fn start(&mut self) -> Result<()> {
+        match &mut self.source {
+            Source::Range(_) => Ok(()),
+            Source::Tail(reader) => {
+                reader.start().await.map_err(|error| about(error, &self.stream))
+            }
+        }
+    }
+
+    /// The batches as a stream, which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Batch>> + Send {
+        try_unfold(self, |mut batches| async move {
+            Ok(batches.next().await?.map(|batch| (batch, batches)))
+        })
+    }
+}
+
+impl IntoIterator for Batches {
+    type Item = Result<Batch>;
+    type IntoIter = BlockingBatches;
+
+    /// The batches as an iterator that blocks the thread. Not for async code.
+    fn into_iter(self) -> BlockingBatches {
+        BlockingBatches { batches: Some(self) }
+    }
+}
+
+/// Batches for code that may block; ends after an error.
+pub struct BlockingBatches {
+    batches: Option<Batches>,
+}
+
+impl Iterator for BlockingBatches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        let mut batches = self.batches.take()?;
+        let advancing = async move {
+            let batch = batches.next().await?;
+            Ok((batch, batches))
+        };
+        match block_on(advancing, || Ok::<(), Error>(())) {
+            Ok((Some(batch), batches)) => {
+                self.batches = Some(batches);
+                Some(Ok(batch))
+            }
+            Ok((None, _)) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+fn about(error: Error, stream: &str) -> Error {
+    error.with_context("stream", stream.to_owned())
+}

@@ -1,0 +1,113 @@
+//! Small questions about a stream that a read asks before and between its pages.
+
+use arrow_schema::Field;
+use redis::Value;
+
+use crate::client::Session;
+use crate::decode::{Decoder, Reply, ReplyShape};
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::{self, RawReply};
+use crate::schema::StreamSchema;
+
+/// The first ID that a read may give, as things are now; `None` where there can be none.
+pub(super) async fn first_id(
+    session: &mut Session,
+    stream: &[u8],
+    start: IdBound,
+) -> Result<Option<EntryId>> {
+    match start {
+        IdBound::Id(id) => Ok(Some(id)),
+        IdBound::Newest => newest(session, stream).await,
+        IdBound::AfterNewest => {
+            Ok(newest(session, stream).await?.unwrap_or_default().successor())
+        }
+        IdBound::Nothing => Ok(None),
+    }
+}
+
+/// The last ID that a bounded read may give: an open end is pinned to the newest entry.
+pub(super) async fn last_id(
+    session: &mut Session,
+    stream: &[u8],
+    end: IdBound,
+) -> Result<Option<EntryId>> {
+    match end {
+        IdBound::Id(id) => Ok(Some(id)),
+        IdBound::Newest | IdBound::AfterNewest => newest(session, stream).await,
+        IdBound::Nothing => Ok(None),
+    }
+}
+
+/// The ID of the newest entry.
+pub(super) async fn newest(session: &mut Session, stream: &[u8]) -> Result<Option<EntryId>> {
+    let command = resp::newest(stream);
+    session.request(&command, || ids_only(ReplyShape::Entries), last_decoded).await
+}
+
+/// Whether an entry can still be added up to `end`: IDs only grow.
+pub(super) async fn can_come(
+    session: &mut Session,
+    stream: &[u8],
+    end: EntryId,
+) -> Result<bool> {
+    Ok(newest(session, stream).await?.is_none_or(|newest| newest < end))
+}
+
+/// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no
+/// stream, or the user may not ask.
+pub(super) async fn last_generated(
+    session: &mut Session,
+    stream: &[u8],
+) -> Result<Option<EntryId>> {
+    let command = resp::stream_info(stream);
+    let asking = session.request(&command, || Ok(RawReply::new()), RawReply::into_value);
+    match asking.await {
+        Ok(info) => Ok(find_last_generated(&info)),
+        // "no such key", or NOPERM.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Response | ErrorKind::Authentication)
+                && !error.retryable() =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn find_last_generated(info: &Value) -> Option<EntryId> {
+    let (_, id) = info
+        .as_map_iter()?
+        .find(|(name, _)| matches!(name, Value::BulkString(name) if name == b"last-generated-id"))?;
+    match id {
+        Value::BulkString(id) => EntryId::from_bytes(id),
+        _ => None,
+    }
+}
+
+/// A decoder that looks at nothing but IDs.
+pub(super) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
+    let schema =
+        StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
+    Decoder::new(schema, shape)
+}
+
+/// The last ID of the one reply that a decoder has read.
+pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
+    match decoder.take_reply() {
+        Some(Reply::Error(error)) => Err(error),
+        _ => Ok(decoder.last_id()),
+    }
+}
+
+/// That the stream which was read up to `seen` is not the one that is there now.
+pub(super) fn begun_anew(seen: EntryId, newest: EntryId) -> Error {
+    Error::new(
+        ErrorKind::DataLoss,
+        format!(
+            "the stream was deleted and begun anew, or the server lost its end: it is at {newest} \
+             now, but {seen} has been read already; start a new read at the ID from which on its \
+             entries are wanted, such as start_id=\"-\""
+        ),
+    )
+}

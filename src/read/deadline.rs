@@ -1,0 +1,29 @@
+//! When a wait is over.
+
+use std::time::{Duration, Instant};
+
+/// When a wait is over; perhaps never.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// So long after `start`; `Duration::ZERO` means without limit, as for BLOCK.
+    pub(super) fn after(start: Instant, wait: Duration) -> Self {
+        Deadline(if wait.is_zero() { None } else { start.checked_add(wait) })
+    }
+
+    /// The time that is left, or `None` without limit.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.0.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
+    /// The time that is left, but at most `most`.
+    pub(super) fn left_up_to(&self, most: Duration) -> Duration {
+        self.left().map_or(most, |left| left.min(most))
+    }
+}
+
+/// BLOCK's argument for a wait: whole milliseconds, rounded up, because 0 would wait for ever.
+pub(super) fn block_ms(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}

@@ -1,0 +1,198 @@
+//! Replies into a decoder: one request at a time, its reply taken in pieces as batches have room.
+
+use std::time::Duration;
+
+use super::page::PageSize;
+use super::request::BatchBounds;
+use crate::client::{Client, Connection, Session, Sink};
+use crate::decode::{Batch, Decoder, Reply, ReplyShape};
+use crate::entry_id::EntryId;
+use crate::error::{Error, Result};
+use crate::resp::Packed;
+use crate::schema::StreamSchema;
+
+/// Any of its futures may be dropped at any time: whole entries stay, the connection that owes an
+/// answer is closed, and the next request goes on behind the last whole entry.
+pub(super) struct Feed {
+    pub(super) session: Session,
+    decoder: Decoder,
+    schema: StreamSchema,
+    shape: ReplyShape,
+    bounds: BatchBounds,
+    /// The bytes of reply that the batch's entries took so far.
+    bytes: u64,
+    page: PageSize,
+    asked: Option<Asked>,
+    /// The last ID of the batches that were handed out, and their rows.
+    delivered: Option<EntryId>,
+    delivered_rows: u64,
+}
+
+/// A request, and the connection that its reply comes on.
+struct Asked {
+    connection: Connection,
+    request: Request,
+    entries: u64,
+    bytes: u64,
+}
+
+/// A command, how many entries it asks for, and how long the server may wait for the first.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) command: Packed,
+    pub(super) count: u64,
+    pub(super) wait: Duration,
+}
+
+pub(super) enum Received {
+    /// The batch is full; the reply may go on.
+    Full,
+    /// The reply to this request has come to its end, with so many entries.
+    End { request: Request, entries: u64 },
+}
+
+impl Feed {
+    pub(super) fn new(
+        client: &Client,
+        schema: StreamSchema,
+        shape: ReplyShape,
+        bounds: BatchBounds,
+    ) -> Result<Self> {
+        Ok(Feed {
+            session: client.session(),
+            decoder: Decoder::new(schema.clone(), shape)?.with_row_limit(bounds.rows),
+            schema,
+            shape,
+            bounds,
+            bytes: 0,
+            page: PageSize::new(),
+            asked: None,
+            delivered: None,
+            delivered_rows: 0,
+        })
+    }
+
+    /// Begins anew behind the last batch, with these fields where they are given.
+    pub(super) fn restart(&mut self, schema: Option<StreamSchema>) -> Result<()> {
+        self.schema = schema.unwrap_or_else(|| self.schema.clone());
+        self.decoder =
+            Decoder::new(self.schema.clone(), self.shape)?.with_row_limit(self.bounds.rows);
+        self.asked = None;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// The last ID that came.
+    pub(super) fn last_id(&self) -> Option<EntryId> {
+        self.decoder.last_id().or(self.delivered)
+    }
+
+    /// The rows of the batch so far.
+    pub(super) fn rows(&self) -> usize {
+        self.decoder.rows()
+    }
+
+    /// How many of `count` entries in all have not come yet.
+    pub(super) fn missing(&self, count: Option<u64>) -> u64 {
+        let come = self.delivered_rows.saturating_add(self.decoder.rows() as u64);
+        count.map_or(u64::MAX, |count| count.saturating_sub(come))
+    }
+
+    /// How many entries the next request should ask for.
+    pub(super) fn page(&self) -> u64 {
+        self.page.count()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.decoder.is_full() || (self.bytes >= self.bounds.bytes && self.decoder.rows() > 0)
+    }
+
+    /// Whether a reply is under way.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    pub(super) async fn ask(&mut self, request: Request) -> Result<()> {
+        // A reply that nobody waited for to its end may have left half an entry.
+        self.decoder.abandon_reply();
+        let mut connection = self.session.take_connection().await?;
+        connection.send(&request.command).await?;
+        self.asked = Some(Asked { connection, request, entries: 0, bytes: 0 });
+        Ok(())
+    }
+
+    /// Takes what comes until the reply ends or the batch is full.
+    pub(super) async fn receive(&mut self) -> Result<Received> {
+        let Some(mut asked) = self.asked.take() else {
+            return Err(Error::protocol("nothing was asked for"));
+        };
+        let before = self.decoder.rows();
+        let limit = self.bounds.bytes.saturating_sub(self.bytes);
+        let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };
+        let wait = match asked.bytes {
+            0 => asked.request.wait,
+            _ => Duration::ZERO,
+        };
+        asked.connection.receive(&mut sink, Some(wait)).await?;
+        let bytes = sink.bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
+        asked.bytes = asked.bytes.saturating_add(bytes);
+        asked.entries += (self.decoder.rows() - before) as u64;
+        let Some(end) = self.decoder.take_reply() else {
+            self.asked = Some(asked);
+            return Ok(Received::Full);
+        };
+        self.session.put_back(asked.connection);
+        if let Reply::Error(error) = end {
+            return Err(error);
+        }
+        self.session.succeeded();
+        self.page.observe(asked.entries, asked.bytes);
+        Ok(Received::End { request: asked.request, entries: asked.entries })
+    }
+
+    /// Gets over an error that time may mend, or gives it back.
+    pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
+        self.asked = None;
+        self.decoder.abandon_reply();
+        self.session.recover(error).await
+    }
+
+    /// Builds the columns of what has come.
+    pub(super) fn build(&mut self) -> Result<()> {
+        self.decoder.build()
+    }
+
+    /// The batch, perhaps without rows.
+    pub(super) fn flush(&mut self) -> Result<Batch> {
+        let batch = self.decoder.flush()?;
+        self.bytes = 0;
+        self.delivered = self.decoder.last_id().or(self.delivered);
+        self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
+        Ok(batch)
+    }
+}
+
+/// A decoder that stops taking bytes once the batch has enough.
+struct Portion<'a> {
+    decoder: &'a mut Decoder,
+    bytes: u64,
+    limit: u64,
+}
+
+impl Sink for Portion<'_> {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        let taken = self.decoder.decode(bytes)?;
+        self.bytes += taken as u64;
+        Ok(taken)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.decoder.reply_complete()
+    }
+
+    fn is_full(&self) -> bool {
+        let enough = self.bytes >= self.limit && self.decoder.rows() > 0;
+        self.is_complete() || self.decoder.is_full() || enough
+    }
+}

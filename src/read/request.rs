@@ -1,0 +1,132 @@
+//! What to read, and in which portions.
+
+use std::time::Duration;
+
+use crate::entry_id::{EntryId, IdBound};
+use crate::schema::StreamSchema;
+
+/// What to read. Made by [`ReadRequest::new`] and changed by its `with_` methods.
+///
+/// ```
+/// use redfloe::{IdBound, ReadRequest, StreamSchema};
+///
+/// let request = ReadRequest::new("events", StreamSchema::default())
+///     .with_range(IdBound::parse_start("1704067200000")?, IdBound::Newest)
+///     .with_batch_size(10_000);
+/// # Ok::<(), redfloe::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ReadRequest {
+    pub(super) stream: Vec<u8>,
+    pub(super) schema: StreamSchema,
+    pub(super) start: IdBound,
+    pub(super) end: IdBound,
+    pub(super) count: Option<u64>,
+    pub(super) block: Option<Duration>,
+    pub(super) sample: Option<u64>,
+    pub(super) bounds: BatchBounds,
+    pub(super) batch_timeout: Option<Duration>,
+    pub(super) on_idle: OnIdle,
+}
+
+/// How large a batch may become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchBounds {
+    pub(super) rows: usize,
+    pub(super) bytes: u64,
+}
+
+impl BatchBounds {
+    pub(super) const NONE: BatchBounds = BatchBounds { rows: usize::MAX, bytes: u64::MAX };
+}
+
+/// What [`tail`](crate::tail) does when a poll finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnIdle {
+    /// Polls again, without end.
+    #[default]
+    Wait,
+    /// Comes to its end, so that a job can drain a stream and exit.
+    Stop,
+}
+
+impl ReadRequest {
+    /// All entries that the stream holds when the read starts; in one batch, where there is a
+    /// choice.
+    pub fn new(stream: impl Into<Vec<u8>>, schema: StreamSchema) -> Self {
+        ReadRequest {
+            stream: stream.into(),
+            schema,
+            start: IdBound::Id(EntryId::MIN),
+            end: IdBound::Newest,
+            count: None,
+            block: None,
+            sample: None,
+            bounds: BatchBounds::NONE,
+            batch_timeout: None,
+            on_idle: OnIdle::default(),
+        }
+    }
+
+    /// Only entries within these bounds, both inclusive.
+    pub fn with_range(mut self, start: IdBound, end: IdBound) -> Self {
+        self.start = start;
+        self.end = end;
+        self
+    }
+
+    /// At most so many entries, the oldest first.
+    pub fn with_count(mut self, count: Option<u64>) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// Types the fields of an open schema by what the first so many entries say.
+    pub fn with_inference(mut self, sample: Option<u64>) -> Self {
+        self.sample = sample;
+        self
+    }
+
+    /// Where no entry is there, waits so long for one; `Duration::ZERO` waits without limit. For
+    /// [`tail`](crate::tail) it is the wait of one poll.
+    pub fn with_block(mut self, block: Option<Duration>) -> Self {
+        self.block = block;
+        self
+    }
+
+    /// At most so many rows in a batch, and at least one.
+    pub fn with_batch_size(mut self, rows: usize) -> Self {
+        self.bounds.rows = rows.max(1);
+        self
+    }
+
+    /// Closes a batch once its entries have taken so many bytes of reply. It may be exceeded by
+    /// 256 KiB, or by one entry where that is larger.
+    pub fn with_batch_bytes(mut self, bytes: u64) -> Self {
+        self.bounds.bytes = bytes;
+        self
+    }
+
+    /// [`tail`](crate::tail) collects until the batch is full or so long has passed since its
+    /// first entry came; without it a batch is what one poll finds.
+    pub fn with_batch_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.batch_timeout = timeout;
+        self
+    }
+
+    /// What [`tail`](crate::tail) does when a poll finds nothing.
+    pub fn with_on_idle(mut self, on_idle: OnIdle) -> Self {
+        self.on_idle = on_idle;
+        self
+    }
+
+    /// The columns that are asked for.
+    pub fn schema(&self) -> &StreamSchema {
+        &self.schema
+    }
+
+    /// The stream's name, for messages.
+    pub(super) fn stream_name(&self) -> String {
+        String::from_utf8_lossy(&self.stream).into_owned()
+    }
+}

@@ -1,0 +1,290 @@
+//! Unbounded reads: XREAD, poll after poll, each behind the last entry that came.
+
+use std::time::{Duration, Instant};
+
+use super::bounds::{begun_anew, can_come, first_id, ids_only, last_decoded, last_generated};
+use super::deadline::{Deadline, block_ms};
+use super::feed::{Feed, Received, Request};
+use super::range::infer_range;
+use super::request::{OnIdle, ReadRequest};
+use crate::client::Client;
+use crate::decode::{Batch, ReplyShape};
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::Result;
+use crate::resp;
+
+/// Follows a stream, batch by batch.
+pub(super) struct TailReader {
+    client: Client,
+    feed: Feed,
+    request: ReadRequest,
+    /// Entries come after this ID; `None` before the start is known.
+    after: Option<EntryId>,
+    /// An ID that the stream has certainly reached.
+    reached: Option<EntryId>,
+    /// When the batch's first entry came.
+    first_came: Option<Instant>,
+    /// When the stream was last seen to be the one that was read before.
+    checked: Option<Instant>,
+    /// Nothing can be added up to the end that was asked for; what is there may be unread.
+    closed: bool,
+    ended: bool,
+}
+
+/// What a poll came to.
+enum Polled {
+    /// Entries, and perhaps there are more.
+    More,
+    /// All that there was.
+    Drained,
+    /// Nothing, for as long as the poll may last.
+    Nothing,
+    /// Nothing can come any more.
+    Ended,
+}
+
+impl TailReader {
+    /// The longest that one command blocks: a wait without limit still looks after its stream.
+    const SLICE: Duration = Duration::from_secs(5);
+    /// How often at most the stream is looked after.
+    const CHECK: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
+        let shape = match request.end {
+            IdBound::Id(_) => ReplyShape::Entries,
+            _ => ReplyShape::Streams,
+        };
+        Ok(TailReader {
+            client: client.clone(),
+            feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?,
+            ended: request.count == Some(0) || request.end == IdBound::Nothing,
+            request,
+            after: None,
+            reached: None,
+            first_came: None,
+            checked: None,
+            closed: false,
+        })
+    }
+
+    /// Resolves the start; done by the first batch where it was not done before.
+    pub(super) async fn start(&mut self) -> Result<()> {
+        if self.ended || self.after.is_some() {
+            return Ok(());
+        }
+        let start = self.request.start;
+        match first_id(&mut self.feed.session, &self.request.stream, start).await? {
+            Some(first) => {
+                let after = first.predecessor().unwrap_or(EntryId::MIN);
+                self.after = Some(after);
+                self.reached = (start == IdBound::AfterNewest).then_some(after);
+            }
+            None if start == IdBound::Newest => self.after = Some(EntryId::MIN),
+            None => self.ended = true,
+        }
+        Ok(())
+    }
+
+    /// The next batch, never empty; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        self.start().await?;
+        let mut poll = self.new_poll();
+        while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
+            match self.poll(&poll).await {
+                Ok(Polled::More) => {}
+                Ok(Polled::Drained) if self.request.batch_timeout.is_some() => {}
+                Ok(Polled::Drained) => break,
+                Ok(Polled::Nothing) if self.feed.rows() > 0 => break,
+                Ok(Polled::Nothing) => match self.request.on_idle {
+                    OnIdle::Wait => poll = self.new_poll(),
+                    OnIdle::Stop => self.ended = true,
+                },
+                Ok(Polled::Ended) => self.ended = true,
+                Err(error) => {
+                    self.checked = None;
+                    self.feed.recover(error).await?;
+                }
+            }
+        }
+        let batch = self.feed.flush()?;
+        self.first_came = None;
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// After an error: what was handed out stays so, the rest is read again.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.first_came = None;
+        self.feed.restart(None)
+    }
+
+    fn new_poll(&self) -> Deadline {
+        Deadline::after(Instant::now(), self.request.block.unwrap_or_default())
+    }
+
+    /// Until when to wait for more: the poll's end, or that of the batch that is under way.
+    fn deadline(&self, poll: &Deadline) -> Deadline {
+        match (self.first_came, self.request.batch_timeout) {
+            (Some(start), Some(timeout)) => Deadline::after(start, timeout),
+            _ => *poll,
+        }
+    }
+
+    async fn poll(&mut self, poll: &Deadline) -> Result<Polled> {
+        let deadline = self.deadline(poll);
+        if self.request.sample.is_some() && !self.infer().await? {
+            return self.wait_for_one(&deadline).await;
+        }
+        if !self.feed.is_asked() {
+            let wait = deadline.left_up_to(Self::SLICE);
+            if wait.is_zero() && self.feed.rows() > 0 {
+                return Ok(Polled::Nothing);
+            }
+            match self.next_page(Some(wait)) {
+                Some(request) => self.feed.ask(request).await?,
+                None => return Ok(Polled::Ended),
+            }
+        }
+        let asked = Instant::now();
+        let Received::End { request, entries } = self.feed.receive().await? else {
+            self.came();
+            return Ok(Polled::More);
+        };
+        if entries == 0 {
+            return self.nothing_came(&deadline, asked, request.wait).await;
+        }
+        self.came();
+        if entries < request.count {
+            return Ok(Polled::Drained);
+        }
+        // There is more, most likely, and the server fetches it while columns are built.
+        if let Some(next) = self.next_page(None) {
+            self.feed.ask(next).await?;
+        }
+        self.feed.build()?;
+        Ok(Polled::More)
+    }
+
+    /// The batch has its first entry, if it had none.
+    fn came(&mut self) {
+        if self.feed.rows() > 0 && self.first_came.is_none() {
+            self.first_came = Some(Instant::now());
+        }
+    }
+
+    async fn nothing_came(
+        &mut self,
+        deadline: &Deadline,
+        asked: Instant,
+        waited: Duration,
+    ) -> Result<Polled> {
+        if let IdBound::Id(end) = self.request.end {
+            if self.closed {
+                return Ok(Polled::Ended);
+            }
+            // What came before the last that can come is read once more.
+            let session = &mut self.feed.session;
+            self.closed = !can_come(session, &self.request.stream, end).await?;
+            if self.closed {
+                return Ok(Polled::More);
+            }
+            return self.wait_for_one(deadline).await;
+        }
+        if !waited.is_zero() {
+            return self.idle(deadline, asked, waited).await;
+        }
+        Ok(match self.feed.rows() {
+            0 => Polled::More,
+            _ => Polled::Drained,
+        })
+    }
+
+    /// Waits until an entry is there behind the last, without reading it.
+    async fn wait_for_one(&mut self, deadline: &Deadline) -> Result<Polled> {
+        let asked = Instant::now();
+        let wait = deadline.left_up_to(Self::SLICE);
+        let command = resp::read_after(&self.request.stream, self.position(), 1, block_ms(wait));
+        let decoder = ids_only(ReplyShape::Streams)?;
+        let waiting = self.feed.session.attempt(&command, Some(wait), decoder, last_decoded);
+        match waiting.await? {
+            Some(_) => Ok(Polled::More),
+            None => self.idle(deadline, asked, wait).await,
+        }
+    }
+
+    /// The server waited, and nothing came.
+    async fn idle(
+        &mut self,
+        deadline: &Deadline,
+        asked: Instant,
+        waited: Duration,
+    ) -> Result<Polled> {
+        /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
+        /// it cannot block, is not asked again at once.
+        const PAUSE: Duration = Duration::from_millis(20);
+        if self.feed.rows() == 0 {
+            self.look_after().await?;
+        }
+        let left = deadline.left_up_to(Self::SLICE);
+        if left.is_zero() {
+            return Ok(Polled::Nothing);
+        }
+        if asked.elapsed() + PAUSE < waited {
+            tokio::time::sleep(left.min(PAUSE)).await;
+        }
+        Ok(Polled::More)
+    }
+
+    /// The ID behind which to read on.
+    fn position(&self) -> EntryId {
+        self.feed.last_id().or(self.after).unwrap_or(EntryId::MIN)
+    }
+
+    /// What to ask for next, without `wait` only what is there; `None` where nothing is left.
+    fn next_page(&self, wait: Option<Duration>) -> Option<Request> {
+        let stream = &self.request.stream;
+        let after = self.position();
+        let count = self.feed.page().min(self.feed.missing(self.request.count));
+        let (command, wait) = match (self.request.end, wait) {
+            (IdBound::Id(end), _) => {
+                let first = after.successor().filter(|first| *first <= end)?;
+                (resp::range(stream, first, end, count), Duration::ZERO)
+            }
+            (_, Some(wait)) => (resp::read_after(stream, after, count, block_ms(wait)), wait),
+            (_, None) => (resp::read_now(stream, after, count), Duration::ZERO),
+        };
+        (count > 0).then_some(Request { command, count, wait })
+    }
+
+    /// Types the fields where that is asked for, once there is something to type them by.
+    async fn infer(&mut self) -> Result<bool> {
+        let Some(sample) = self.request.sample else {
+            return Ok(false);
+        };
+        let start = self.position().successor().unwrap_or(EntryId::MAX);
+        let inferred =
+            infer_range(&self.client, &self.request, sample, start, EntryId::MAX).await?;
+        if let Some(schema) = inferred {
+            self.feed.restart(Some(schema))?;
+            self.request.sample = None;
+        }
+        Ok(self.request.sample.is_none())
+    }
+
+    /// Makes sure that the stream has not been begun anew with smaller IDs, which no read behind
+    /// the last one would ever see.
+    async fn look_after(&mut self) -> Result<()> {
+        if self.checked.is_some_and(|checked| checked.elapsed() < Self::CHECK) {
+            return Ok(());
+        }
+        let Some(seen) = self.feed.last_id().max(self.reached) else {
+            return Ok(());
+        };
+        match last_generated(&mut self.feed.session, &self.request.stream).await? {
+            Some(newest) if newest < seen => Err(begun_anew(seen, newest)),
+            _ => {
+                self.checked = Some(Instant::now());
+                Ok(())
+            }
+        }
+    }
+}
