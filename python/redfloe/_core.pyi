@@ -1,12 +1,12 @@
 """The Rust core. All but `RedisConnection` and `StreamReader` serve the package, not its users."""
 
-from collections.abc import Callable
 from os import PathLike
 from typing import final
 
 from redfloe._arguments import Request
 
 __all__ = [
+    "AsyncBatchReader",
     "BatchReader",
     "Pending",
     "RecordBatch",
@@ -105,15 +105,23 @@ class StreamReader:
 
 @final
 class BatchReader:
-    """Batches of a stream's entries, each made ready first and then taken."""
+    """Batches of a stream's entries, for a thread that waits for them."""
 
     def __new__(
         cls, server: str | RedisConnection, request: Request, follow: bool
     ) -> BatchReader: ...
     def start(self) -> None: ...
     def next_batch(self) -> RecordBatch | None: ...
+
+@final
+class AsyncBatchReader:
+    """Batches of a stream that is followed, for an event loop."""
+
+    def __new__(cls, server: str | RedisConnection, request: Request) -> AsyncBatchReader: ...
+    def fileno(self) -> int: ...
+    def request(self) -> Pending: ...
+    def acknowledge(self) -> None: ...
     def take(self) -> tuple[RecordBatch | None] | None: ...
-    def request(self, notify: Callable[[], object]) -> Pending: ...
 
 @final
 class Pending:

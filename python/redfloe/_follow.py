@@ -1,10 +1,8 @@
 """Following a stream, batch by batch, in a loop or in an event loop."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
@@ -12,6 +10,9 @@ from polars.datatypes import DataType, DataTypeClass
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, NullValues, SchemaLike, make_request, without_group
 from redfloe._core import RedisConnection
+
+if TYPE_CHECKING:
+    import asyncio
 
 _BATCH_BYTES = 64 * 1024 * 1024
 
@@ -59,14 +60,16 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
     once rather than when it is garbage-collected.
     """
 
-    def __init__(self, reader: _core.BatchReader) -> None:
-        self._reader: _core.BatchReader | None = reader
+    def __init__(self, reader: _core.AsyncBatchReader) -> None:
+        self._reader: _core.AsyncBatchReader | None = reader
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def __anext__(self) -> pl.DataFrame:
         while self._reader is not None:
             taken = self._reader.take()
             if taken is None:
-                await self._made_ready(self._reader)
+                await self._ready(self._reader)
                 continue
             (batch,) = taken
             if batch is None:
@@ -75,16 +78,35 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         await self.aclose()
         raise StopAsyncIteration
 
-    @staticmethod
-    async def _made_ready(reader: _core.BatchReader) -> None:
+    async def _ready(self, reader: _core.AsyncBatchReader) -> None:
+        """Wait until a batch may be taken."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
+        if not self._waiting:
+            self._loop = loop
+            reader.acknowledge()  # what a cancelled wait has left
+            loop.add_reader(reader.fileno(), self._wake, reader)
+        elif loop is not self._loop:
+            msg = "the iterator is in use by another event loop"
+            raise RuntimeError(msg)
         ready: asyncio.Future[None] = loop.create_future()
-        pending = reader.request(partial(loop.call_soon_threadsafe, _set, ready))
+        self._waiting.add(ready)
+        pending = reader.request()
         try:
             await ready
         finally:
             # Also where the task was cancelled, or dropped with its event loop.
             pending.cancel()
+            self._waiting.discard(ready)
+            if not self._waiting and not loop.is_closed():
+                loop.remove_reader(reader.fileno())
+
+    def _wake(self, reader: _core.AsyncBatchReader) -> None:
+        reader.acknowledge()
+        for ready in self._waiting:
+            if not ready.done():
+                ready.set_result(None)
 
     async def aclose(self) -> None:
         """End the iteration; the connection goes back to the pool, or is closed if it is busy."""
@@ -100,11 +122,6 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _set(ready: "asyncio.Future[None]") -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 def iter_stream(
@@ -346,4 +363,4 @@ def stream_batches(
         batch_timeout_ms=batch_timeout_ms,
         on_idle=on_idle,
     )
-    return AsyncBatchIterator(_core.BatchReader(url, request, follow=True))
+    return AsyncBatchIterator(_core.AsyncBatchReader(url, request))

@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from threading import RLock
-from typing import Any, Literal, cast
+from functools import partial
+from threading import Lock, Thread, current_thread, main_thread
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
@@ -18,13 +18,18 @@ from redfloe._arguments import (
     SchemaLike,
     make_request,
 )
-from redfloe._core import RedisConnection, StreamReader
-from redfloe._pushdown import id_bounds, without_dynamic
+from redfloe._core import RecordBatch, RedisConnection, StreamReader
+
+_T = TypeVar("_T")
+_Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 #: Batches of a scan whose reader names no size: large enough that a batch costs nothing beside its
 #: rows, small enough that a few of them do not count.
 _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
+
+#: Seconds between two looks for Ctrl-C.
+_PATIENCE = 0.1
 
 
 def scan_stream(
@@ -249,13 +254,12 @@ class _Scan:
 
     def __init__(self, url: str | RedisConnection, request: Request, *, sample: int) -> None:
         self._url = url
-        self._given = request
-        self._sample = sample
-        self._lock = RLock()
+        self._request = _Once(partial(_with_fields, url, request, sample))
+        self._bounds = _Once(partial(_pinned, url, request))
 
     def schema(self) -> pl.Schema:
         """Give the columns. Polars asks more than once."""
-        return pl.DataFrame(_core.empty_batch(self._request)).schema
+        return pl.DataFrame(_core.empty_batch(self._request())).schema
 
     def batches(
         self,
@@ -264,44 +268,38 @@ class _Scan:
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        """Read what is asked for: at least one frame, at most `n_rows` rows, all that match."""
+        """Read at least one frame, of those of the first `n_rows` rows that match.
+
+        In this order: Polars passes both for a filter behind a ``head``, and no `n_rows` for a
+        ``head`` behind a filter.
+        """
+        from redfloe._pushdown import without_dynamic
+
         if predicate is not None:
             predicate = without_dynamic(predicate)
         request = self._projected(with_columns)
         request["batch_size"] = batch_size or _BATCH_SIZE
         request["batch_bytes"] = _BATCH_BYTES
-        self._narrow(request, predicate)
-        if predicate is None and n_rows is not None:
+        if n_rows is not None:
             count = request["count"]
             request["count"] = n_rows if count is None else min(count, n_rows)
-        reader = _core.BatchReader(self._url, request, follow=False)
-        batch = reader.next_batch() or _core.empty_batch(request)
-        left = n_rows
-        while batch is not None:
+
+        def frame(batch: RecordBatch) -> pl.DataFrame:
             frame = pl.DataFrame(batch)
             if predicate is not None:
                 # Whatever was pushed down: bounds of IDs hold more than the rows that match.
                 frame = frame.filter(predicate)
-            if left is not None:
-                frame = frame.head(left)
-                left -= frame.height
-            yield frame if with_columns is None else frame.select(with_columns)
-            batch = None if left == 0 else reader.next_batch()
+            return frame if with_columns is None else frame.select(with_columns)
 
-    @cached_property
-    def _request(self) -> Request:
-        with self._lock:
-            return _with_fields(self._url, self._given, self._sample)
-
-    @cached_property
-    def _bounds(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """The range of IDs, fixed when it is first asked for."""
-        with self._lock:
-            return _core.pin(self._url, self._given)
+        _narrow(request, _interruptibly(self._bounds), predicate)
+        reader = _core.BatchReader(self._url, request, follow=False)
+        yield frame(_interruptibly(reader.next_batch) or _core.empty_batch(request))
+        while (batch := _interruptibly(reader.next_batch)) is not None:
+            yield frame(batch)
 
     def _projected(self, with_columns: list[str] | None) -> Request:
         """Leave out what is not wanted."""
-        request = self._request.copy()
+        request = self._request().copy()
         wanted = set(with_columns if with_columns is not None else self.schema())
         schema = request["schema"]
         if schema is None or request["rescue_column"] in wanted:
@@ -316,27 +314,78 @@ class _Scan:
                     request[column] = None
         return request
 
-    def _narrow(self, request: Request, predicate: pl.Expr | None) -> None:
-        """Set the range of IDs: the pinned one, less what the predicate excludes."""
-        bounds = self._bounds
-        if bounds is None:
-            request["count"] = 0
-            return
-        first, last = bounds
-        if predicate is not None:
-            above, below = id_bounds(
-                predicate,
-                id_column=request["id_column"],
-                timestamp_column=request["timestamp_column"],
-                timestamp_dtype=request["timestamp_type"]["timestamp_dtype"],
-            )
-            last = min(last, below)
-            # A count is of the entries before the filter, from the first on.
-            if request["count"] is None:
-                first = max(first, above)
-        if first > last:
-            request["count"] = 0
-        request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
+
+class _Once(Generic[_T]):
+    """A value that is computed when first asked for, once, whichever threads ask."""
+
+    def __init__(self, compute: Callable[[], _T]) -> None:
+        self._compute = compute
+        self._lock = Lock()
+        self._values: list[_T] = []
+
+    def __call__(self) -> _T:
+        with self._lock:
+            if not self._values:  # nor after a failure
+                self._values.append(self._compute())
+            return self._values[0]
+
+
+def _interruptibly(call: Callable[[], _T]) -> _T:
+    """Wait for what a call returns, also off the main thread, where Ctrl-C interrupts nothing.
+
+    There the streaming engine calls a source, and the in-memory one those of a join. Ctrl-C is then
+    Polars' alone, until its next operation on whatever thread, which raises KeyboardInterrupt.
+    """
+    if current_thread() is main_thread():
+        return call()
+    from concurrent.futures import Future, wait
+
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+
+    # A daemon, which the process does not wait for when it ends.
+    Thread(target=run, name="redfloe-scan", daemon=True).start()
+    while not wait([future], _PATIENCE).done:
+        pl.DataFrame({"any": [0]}).slice(0)
+    return future.result()
+
+
+def _pinned(url: str | RedisConnection, request: Request) -> _Bounds | None:
+    """Fix the range of IDs; the end is an entry's, also where the caller's is yet to come."""
+    bounds = _core.pin(url, request)
+    if bounds is None or request["end_id"] == "+":
+        return bounds
+    whole = _core.pin(url, request | {"start_id": "-", "end_id": "+"})
+    return None if whole is None else (bounds[0], min(bounds[1], whole[1]))
+
+
+def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None) -> None:
+    """Set the range of IDs: the pinned `bounds`, less what the predicate excludes."""
+    from redfloe._pushdown import id_bounds
+
+    if bounds is None:
+        request["count"] = 0
+        return
+    first, last = bounds
+    if predicate is not None:
+        above, below = id_bounds(
+            predicate,
+            id_column=request["id_column"],
+            timestamp_column=request["timestamp_column"],
+            timestamp_dtype=request["timestamp_type"]["timestamp_dtype"],
+        )
+        last = min(last, below)
+        # A count is of the entries before the filter, from the first on.
+        if request["count"] is None:
+            first = max(first, above)
+    if first > last:
+        request["count"] = 0
+    request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
 
 
 def _with_fields(url: str | RedisConnection, request: Request, sample: int) -> Request:
@@ -345,9 +394,9 @@ def _with_fields(url: str | RedisConnection, request: Request, sample: int) -> R
         return request
     typed = request["infer_schema_length"] is not None
     sampled = request | {"infer_schema_length": sample}
-    fields = pl.DataFrame(_core.infer_schema(url, cast(Request, sampled))).schema
+    fields = pl.DataFrame(_core.infer_schema(url, sampled)).schema
     schema = fields if typed else dict.fromkeys(fields, pl.String())
-    return cast(Request, request | {"schema": pl.Schema(schema), "infer_schema_length": None})
+    return request | {"schema": pl.Schema(schema), "infer_schema_length": None}
 
 
 def _register(

@@ -2,6 +2,7 @@
 
 mod connection;
 mod options;
+mod per_process;
 mod retry;
 mod runtime;
 mod tls;
@@ -15,7 +16,7 @@ pub(crate) use connection::{Connection, Sink};
 pub use options::{ConnectionOptions, TlsOptions};
 pub(crate) use retry::Retry;
 #[cfg(feature = "python")]
-pub(crate) use runtime::spawn;
+pub(crate) use runtime::{OwnRuntime, spawn};
 pub use runtime::{block_on, shared_client};
 
 use crate::error::{Error, Result};
@@ -45,6 +46,13 @@ impl Client {
                 idle: Mutex::new(Vec::new()),
             }),
         }
+    }
+
+    /// A client of the same server that shares no connection with this one.
+    #[cfg(feature = "python")]
+    pub(crate) fn apart(&self) -> Self {
+        let (options, tls) = (self.options().clone(), self.shared.tls.clone());
+        Client { shared: Arc::new(Shared { options, tls, idle: Mutex::new(Vec::new()) }) }
     }
 
     /// How the server is reached.

@@ -2,61 +2,50 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+#[cfg(feature = "python")]
+use std::{panic::AssertUnwindSafe, pin::pin};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+#[cfg(feature = "python")]
+use futures_util::FutureExt;
 use tokio::runtime::{Builder, Runtime};
 #[cfg(feature = "python")]
 use tokio::task::AbortHandle;
 
 use super::Client;
 use super::options::ConnectionOptions;
+use super::per_process::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What belongs to one process. It lives as long as the process does.
 struct Process {
-    id: u32,
     runtime: Runtime,
     clients: Mutex<HashMap<ConnectionOptions, Client>>,
 }
 
-static CURRENT: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+static PROCESS: PerProcess<Process> = PerProcess::new();
 
 /// This process's runtime and clients.
-///
-/// No lock is involved, because a fork may copy one that a thread of the parent holds, and that
-/// thread is not there to release it. The child leaves the parent's threads and sockets alone.
 fn process() -> Result<&'static Process> {
-    let id = std::process::id();
-    let seen = CURRENT.load(Ordering::Acquire);
-    // SAFETY: the pointer is null or comes from `Box::leak` below, so it is valid for ever.
-    if let Some(current) = unsafe { seen.as_ref() }
-        && current.id == id
-    {
-        return Ok(current);
-    }
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4)))
-        .thread_name("redfloe")
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Error::new(ErrorKind::Internal, "no runtime: threads cannot be started")
-                .with_source(error)
-        })?;
-    let made = Box::into_raw(Box::new(Process { id, runtime, clients: Mutex::default() }));
-    match CURRENT.compare_exchange(seen, made, Ordering::AcqRel, Ordering::Acquire) {
-        // SAFETY: `made` was a box a moment ago and is never freed from here on.
-        Ok(_) => Ok(unsafe { &*made }),
-        Err(_) => {
-            // SAFETY: `made` was never shared; another thread was first.
-            drop(unsafe { Box::from_raw(made) });
-            process()
-        }
-    }
+    PROCESS.get(|| {
+        // The threads that wait for batches need cores too; on a small machine a second worker
+        // would do little but wake up.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads((cores / 2).clamp(1, 4))
+            .thread_name("redfloe")
+            .enable_all()
+            .build()
+            .map_err(no_runtime)?;
+        Ok(Process { runtime, clients: Mutex::default() })
+    })
+}
+
+fn no_runtime(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Internal, "no runtime: threads cannot be started, or files not opened")
+        .with_source(error)
 }
 
 /// The client that all users of equal options in this process share.
@@ -67,6 +56,13 @@ fn process() -> Result<&'static Process> {
 pub fn shared_client(options: &ConnectionOptions) -> Result<Client> {
     let mut clients = process()?.clients.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(clients.entry(options.clone()).or_insert_with(|| Client::new(options.clone())).clone())
+}
+
+/// How often a blocking call asks whether it was interrupted.
+const CHECK: Duration = Duration::from_millis(50);
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "a task panicked; please report this")
 }
 
 /// Runs a future on the process's runtime, on its own.
@@ -94,7 +90,6 @@ where
     T: Send + 'static,
     E: From<Error>,
 {
-    const CHECK: Duration = Duration::from_millis(50);
     let (sender, receiver) = mpsc::sync_channel(1);
     // On a worker the future is woken by the thread that polls the socket; on this thread each
     // read would cost a switch between the two.
@@ -112,11 +107,44 @@ where
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(
-                    Error::new(ErrorKind::Internal, "a task panicked; please report this").into()
-                );
+                return Err(panicked().into());
             }
         }
+    }
+}
+
+/// A runtime on the thread that waits: it is woken by the socket itself, where a future on the
+/// process's runtime is woken by the socket and then wakes the thread. For connections that are
+/// used by one reader only, since nothing goes on while nobody waits.
+#[cfg(feature = "python")]
+pub(crate) struct OwnRuntime(PerProcess<Runtime>);
+
+#[cfg(feature = "python")]
+impl OwnRuntime {
+    pub(crate) fn new() -> Self {
+        OwnRuntime(PerProcess::new())
+    }
+
+    /// Runs a future and waits for it, as [`block_on`] does.
+    pub(crate) fn block_on<T, E>(
+        &self,
+        future: impl Future<Output = Result<T>>,
+        mut interrupted: impl FnMut() -> Result<(), E>,
+    ) -> Result<T, E>
+    where
+        E: From<Error>,
+    {
+        let make = || Builder::new_current_thread().enable_all().build().map_err(no_runtime);
+        self.0.get(make)?.block_on(async {
+            let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
+            loop {
+                match tokio::time::timeout(CHECK, &mut future).await {
+                    Ok(Ok(result)) => return Ok(result?),
+                    Ok(Err(_)) => return Err(panicked().into()),
+                    Err(_) => interrupted()?,
+                }
+            }
+        })
     }
 }
 
@@ -137,7 +165,7 @@ mod tests {
         let ids: Vec<usize> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
                 .map(|_| {
-                    scope.spawn(|| process().map_or(0, |process| ptr::from_ref(process) as usize))
+                    scope.spawn(|| process().map_or(0, |process| std::ptr::from_ref(process) as usize))
                 })
                 .collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
@@ -170,5 +198,24 @@ mod tests {
     fn a_panic_becomes_an_error() {
         let result: Result<()> = block_on(async { panic!("on purpose") }, || Ok(()));
         assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::Internal));
+    }
+
+    #[test]
+    #[cfg(feature = "python")]
+    fn a_panic_on_an_own_runtime_becomes_an_error() {
+        let own: Result<()> = OwnRuntime::new().block_on(async { panic!("on purpose") }, || Ok(()));
+        assert_eq!(own.map_err(|error| error.kind()), Err(ErrorKind::Internal));
+    }
+
+    #[test]
+    #[cfg(feature = "python")]
+    fn an_own_runtime_asks_whether_it_is_interrupted() {
+        let mut asked = 0;
+        let result: Result<()> = OwnRuntime::new().block_on(std::future::pending(), || {
+            asked += 1;
+            if asked < 3 { Ok(()) } else { Err(Error::new(ErrorKind::Timeout, "interrupted")) }
+        });
+        assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+        assert_eq!(asked, 3);
     }
 }

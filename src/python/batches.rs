@@ -1,5 +1,11 @@
 //! Batches for Python's iterators, blocking and asynchronous.
+//!
+//! A batch is first made ready and then taken, so that one which came just when its reader was
+//! interrupted or cancelled is there for the next call.
 
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
@@ -8,27 +14,25 @@ use super::arrow::RecordBatch;
 use super::connection::Server;
 use super::error::exception;
 use super::read::Request;
-use super::wait::wait;
-use crate::client::spawn;
+use super::wait::{wait, wait_here};
+use crate::client::{OwnRuntime, spawn};
 use crate::decode::Batch;
 use crate::error::Result;
 use crate::read::{self, Batches};
-
-/// Reads batches ahead of whoever takes them. Documented in `_core.pyi`.
-///
-/// A batch is first made ready and then taken, so that one which came just when its reader was
-/// interrupted or cancelled is there for the next call.
-#[pyclass(frozen, module = "redfloe._core")]
-pub(crate) struct BatchReader {
-    shared: Arc<Shared>,
-}
 
 struct Shared {
     batches: tokio::sync::Mutex<Batches>,
     ready: Mutex<Option<Result<Option<Batch>>>>,
 }
 
+/// What [`Shared::take`] found: nothing that is ready, or the end, or a batch.
+type Taken = Option<Option<RecordBatch>>;
+
 impl Shared {
+    fn new(batches: Batches) -> Arc<Self> {
+        Arc::new(Shared { batches: tokio::sync::Mutex::new(batches), ready: Mutex::new(None) })
+    }
+
     fn ready(&self) -> MutexGuard<'_, Option<Result<Option<Batch>>>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -41,6 +45,35 @@ impl Shared {
             *self.ready() = Some(next);
         }
     }
+
+    fn take(&self, py: Python<'_>) -> PyResult<Taken> {
+        match self.ready().take() {
+            None => Ok(None),
+            Some(Ok(batch)) => Ok(Some(batch.map(RecordBatch::new))),
+            Some(Err(error)) => Err(exception(py, &error)),
+        }
+    }
+}
+
+/// Batches for a thread that waits for them. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct BatchReader {
+    shared: Arc<Shared>,
+    /// Where the connection is this reader's alone, as that of one which follows a stream.
+    runtime: Option<OwnRuntime>,
+}
+
+impl BatchReader {
+    fn wait(
+        &self,
+        py: Python<'_>,
+        future: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> PyResult<()> {
+        match &self.runtime {
+            Some(runtime) => wait_here(py, runtime, future),
+            None => wait(py, future),
+        }
+    }
 }
 
 #[pymethods]
@@ -50,58 +83,83 @@ impl BatchReader {
     fn new(py: Python<'_>, server: Server, request: Request<'_>, follow: bool) -> PyResult<Self> {
         let request = request.read_request(py)?;
         let client = server.client(py)?;
-        let batches = match follow {
-            true => read::tail(&client, request),
-            false => read::batches(&client, request),
+        let (batches, runtime) = match follow {
+            true => (read::tail(&client.apart(), request), Some(OwnRuntime::new())),
+            false => (read::batches(&client, request), None),
         };
         let batches = batches.map_err(|error| exception(py, &error))?;
-        let shared = Shared { batches: tokio::sync::Mutex::new(batches), ready: Mutex::new(None) };
-        Ok(BatchReader { shared: Arc::new(shared) })
+        Ok(BatchReader { shared: Shared::new(batches), runtime })
     }
 
     /// Resolves `$` now rather than with the first batch.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let shared = Arc::clone(&self.shared);
-        wait(py, async move { shared.batches.lock().await.start().await })
+        self.wait(py, async move { shared.batches.lock().await.start().await })
     }
 
     /// Waits for the next batch; `None` at the end.
     fn next_batch(&self, py: Python<'_>) -> PyResult<Option<RecordBatch>> {
         loop {
             let shared = Arc::clone(&self.shared);
-            wait(py, async move {
+            self.wait(py, async move {
                 shared.make_ready().await;
                 Ok(())
             })?;
             // Another thread may have been quicker.
-            if let Some(taken) = self.take(py)? {
-                return Ok(taken.0);
+            if let Some(batch) = self.shared.take(py)? {
+                return Ok(batch);
             }
         }
+    }
+}
+
+/// Batches for an event loop, which watches a socket. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct AsyncBatchReader {
+    shared: Arc<Shared>,
+    reader: UnixStream,
+    writer: Arc<UnixStream>,
+}
+
+#[pymethods]
+impl AsyncBatchReader {
+    #[new]
+    fn new(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Self> {
+        let request = request.read_request(py)?;
+        let batches = read::tail(&server.client(py)?, request);
+        let batches = batches.map_err(|error| exception(py, &error))?;
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        Ok(AsyncBatchReader { shared: Shared::new(batches), reader, writer: Arc::new(writer) })
+    }
+
+    /// The end of a pair of sockets that becomes readable with each batch.
+    fn fileno(&self) -> RawFd {
+        self.reader.as_raw_fd()
+    }
+
+    /// Makes a batch ready in the background and then writes to the socket. The GIL is not
+    /// involved: a worker that waited for it would keep others' replies waiting.
+    fn request(&self, py: Python<'_>) -> PyResult<Pending> {
+        let (shared, writer) = (Arc::clone(&self.shared), Arc::clone(&self.writer));
+        let task = spawn(async move {
+            shared.make_ready().await;
+            // It cannot fail: this reader holds the other end, and reads as often as this writes.
+            let _ = (&*writer).write(&[0]);
+        });
+        Ok(Pending { task: task.map_err(|error| exception(py, &error))? })
+    }
+
+    /// Takes note of what was written to the socket, if anything was.
+    fn acknowledge(&self) {
+        // It fails where there is nothing.
+        let _ = (&self.reader).read(&mut [0; 64]);
     }
 
     /// The batch that is ready, in a tuple of one, which holds `None` at the end; `None` where
     /// nothing is ready yet.
     fn take(&self, py: Python<'_>) -> PyResult<Option<(Option<RecordBatch>,)>> {
-        match self.shared.ready().take() {
-            None => Ok(None),
-            Some(Ok(batch)) => Ok(Some((batch.map(RecordBatch::new),))),
-            Some(Err(error)) => Err(exception(py, &error)),
-        }
-    }
-
-    /// Makes a batch ready in the background and then calls `notify`, from a thread of its own.
-    fn request(&self, py: Python<'_>, notify: Py<PyAny>) -> PyResult<Pending> {
-        let shared = Arc::clone(&self.shared);
-        let task = spawn(async move {
-            shared.make_ready().await;
-            // Not on this thread, which must not wait for the GIL while others' replies come in.
-            tokio::task::spawn_blocking(move || {
-                // It fails where the event loop is closed: then nobody waits any more.
-                let _ = Python::try_attach(|py| notify.call0(py).map(drop));
-            });
-        });
-        Ok(Pending { task: task.map_err(|error| exception(py, &error))? })
+        Ok(self.shared.take(py)?.map(|batch| (batch,)))
     }
 }
 

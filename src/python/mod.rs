@@ -16,6 +16,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<connection::RedisConnection>()?;
     module.add_class::<arrow::RecordBatch>()?;
+    module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<batches::Pending>()?;
     module.add_class::<stream_reader::StreamReader>()?;

@@ -5,7 +5,7 @@ use std::future::Future;
 use pyo3::prelude::*;
 
 use super::error::exception;
-use crate::client::block_on;
+use crate::client::{OwnRuntime, block_on};
 use crate::error::{Error, Result};
 
 /// What ends a blocking call early.
@@ -21,20 +21,39 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs a future on the process's runtime and waits for it.
-pub(crate) fn wait<T: Send + 'static>(
-    py: Python<'_>,
-    future: impl Future<Output = Result<T>> + Send + 'static,
-) -> PyResult<T> {
-    let check = || match Python::try_attach(|py| py.check_signals()) {
+impl Failure {
+    fn into_exception(self, py: Python<'_>) -> PyErr {
+        match self {
+            Failure::Crate(error) => exception(py, &error),
+            Failure::Signal(raised) => raised,
+        }
+    }
+}
+
+fn check_signals() -> Result<(), Failure> {
+    match Python::try_attach(|py| py.check_signals()) {
         Some(checked) => checked.map_err(Failure::Signal),
         // The interpreter is going down, and this daemon thread must never touch it again.
         None => loop {
             std::thread::park();
         },
-    };
-    py.detach(|| block_on(future, check)).map_err(|failure| match failure {
-        Failure::Crate(error) => exception(py, &error),
-        Failure::Signal(raised) => raised,
-    })
+    }
+}
+
+/// Runs a future on the process's runtime and waits for it.
+pub(crate) fn wait<T: Send + 'static>(
+    py: Python<'_>,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> PyResult<T> {
+    py.detach(|| block_on(future, check_signals)).map_err(|failure| failure.into_exception(py))
+}
+
+/// Runs a future on this thread and waits for it.
+pub(crate) fn wait_here<T: Send>(
+    py: Python<'_>,
+    runtime: &OwnRuntime,
+    future: impl Future<Output = Result<T>> + Send,
+) -> PyResult<T> {
+    py.detach(|| runtime.block_on(future, check_signals))
+        .map_err(|failure| failure.into_exception(py))
 }

@@ -242,7 +242,8 @@ impl RangeReader {
         /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
         /// it cannot block, is not asked again at once.
         const PAUSE: Duration = Duration::from_millis(20);
-        let Some((first, _)) = self.range else {
+        // Only `pin` makes an ID of it, and only where there can be an entry from there on.
+        let IdBound::Id(first) = self.request.start else {
             return Ok(false);
         };
         let stream = &self.request.stream;
@@ -252,7 +253,6 @@ impl RangeReader {
             IdBound::Id(end) if first > end || !can_come(session, stream, end).await? => {
                 return Ok(false);
             }
-            _ if self.request.start == IdBound::Nothing => return Ok(false),
             _ => {}
         }
         let after = first.predecessor().unwrap_or(EntryId::MIN);
