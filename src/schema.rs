@@ -135,6 +135,13 @@ impl StreamSchema {
         self
     }
 
+    /// The same with other fields in place of its own.
+    #[cfg(feature = "python")]
+    pub(crate) fn map_fields(mut self, change: fn(&FieldRef) -> FieldRef) -> Self {
+        self.fields = self.fields.iter().map(change).collect();
+        self
+    }
+
     /// The Arrow schema, as far as it is known before the first entry.
     ///
     /// # Errors

@@ -252,10 +252,10 @@ def test_a_start_behind_the_greatest_id(any_server: Server, stream: str, follow:
 
 
 def test_a_missing_stream_is_waited_for(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
-    for start in ("-", "$", "5-0", "+"):
-        batches = follow(server.url + protocol, stream, NUMBER, start, block_ms=20)
+    for start in ("-", "$", "5-0"):
+        batches = follow(any_server.url + protocol, stream, NUMBER, start, block_ms=20)
         with later(0.1, lambda: add_numbers(client, stream, 7, first=6)):
             assert_frame_equal(next(batches), numbers(7, first=6))
         client.delete(stream)
@@ -294,10 +294,10 @@ def test_end_id(
 
 
 def test_the_last_entry_before_the_end_comes_late(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
     add_numbers(client, stream, 3)
-    batches = follow(server.url + protocol, stream, NUMBER, "-", "5-0", block_ms=50)
+    batches = follow(any_server.url + protocol, stream, NUMBER, "-", "5-0", block_ms=50)
     assert_frame_equal(next(batches), numbers(3))
     with later(0.1, lambda: add_numbers(client, stream, 4, first=4)):
         assert_frame_equal(next(batches), numbers(4, first=4))
@@ -306,10 +306,10 @@ def test_the_last_entry_before_the_end_comes_late(
 
 
 def test_an_entry_beyond_the_end_ends_it(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
     add_numbers(client, stream, 3)
-    batches = follow(server.url + protocol, stream, NUMBER, "-", "5-5", block_ms=5_000)
+    batches = follow(any_server.url + protocol, stream, NUMBER, "-", "5-5", block_ms=5_000)
     assert_frame_equal(next(batches), numbers(3))
     with later(0.1, lambda: add_numbers(client, stream, 9, first=9)), within(1):
         assert list(batches) == []
@@ -319,7 +319,7 @@ def test_an_end_that_a_writer_runs_past(
     any_server: Server, client: redis.Redis, stream: str, follow: Follow
 ) -> None:
     """What comes before the end in the instant in which it is passed is not lost."""
-    for end in range(10, 210, 10):
+    for end in range(10, 90, 10):
         batches = follow(any_server.url, stream, NUMBER, "-", f"{end}-0", block_ms=2)
         with meanwhile(Writer(client, stream, pause=0.001)):
             assert_frame_equal(drained(batches), numbers(end))
@@ -330,22 +330,22 @@ def test_an_end_that_a_writer_runs_past(
 def test_an_end_before_the_start(
     any_server: Server, client: redis.Redis, stream: str, follow: Follow, start: str, end: str
 ) -> None:
-    for _ in range(2):
+    for entries in (0, 10):
+        add_numbers(client, stream, entries)
         with within(0.5):
             assert list(follow(any_server.url, stream, NUMBER, start, end, block_ms=5_000)) == []
-        add_numbers(client, stream, 10)
 
 
 def test_an_end_whose_entries_were_deleted(
-    server: Server, client: redis.Redis, stream: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, follow: Follow
 ) -> None:
     """No entry can come up to the end any more, though none is there to say so."""
     add_numbers(client, stream, 9)
     client.xdel(stream, *(f"{n}-0" for n in range(4, 10)))
     with within(1):
-        batches = follow(server.url, stream, NUMBER, "-", "5-0", block_ms=20)
+        batches = follow(any_server.url, stream, NUMBER, "-", "5-0", block_ms=20)
         assert_frame_equal(next(batches), numbers(3))
-        with later(2, lambda: add_numbers(client, stream, 10, first=10)):
+        with later(1.5, lambda: add_numbers(client, stream, 10, first=10)):
             assert list(batches) == []
 
 
@@ -368,10 +368,10 @@ def test_count(
 
 
 def test_count_of_what_is_yet_to_come(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
     add_numbers(client, stream, 3)
-    batches = follow(server.url + protocol, stream, NUMBER, "-", count=5, block_ms=5_000)
+    batches = follow(any_server.url + protocol, stream, NUMBER, "-", count=5, block_ms=5_000)
     assert_frame_equal(next(batches), numbers(3))
     with later(0.1, lambda: add_numbers(client, stream, 10, first=4)), within(1):
         assert_frame_equal(drained(batches), numbers(5, first=4))
@@ -406,7 +406,7 @@ def test_batches_together_are_the_whole_read(
     follow: Follow,
     batch_size: int,
 ) -> None:
-    entries = add_numbers(client, stream, 25_000 if batch_size > 7 else 1_500)
+    entries = add_numbers(client, stream, 25_000 if batch_size > 7 else 701)
     batches = follow(
         server.url + protocol,
         stream,
@@ -448,13 +448,13 @@ def test_an_entry_beyond_batch_bytes_comes_alone(
 
 
 def test_a_batch_is_what_is_there(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
     """100 entries are a whole page: that there are no more, the reader has to ask."""
     for entries in (1, 5, 99, 100, 101, 900):
         add_numbers(client, stream, entries)
         batches = follow(
-            server.url + protocol, stream, NUMBER, "-", batch_size=10_000, block_ms=5_000
+            any_server.url + protocol, stream, NUMBER, "-", batch_size=10_000, block_ms=5_000
         )
         with within(0.5):
             assert_frame_equal(next(batches), numbers(entries))
@@ -462,11 +462,9 @@ def test_a_batch_is_what_is_there(
 
 
 def test_batch_timeout_collects_until_the_time_is_over(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, follow: Follow
 ) -> None:
-    batches = follow(
-        server.url + protocol, stream, NUMBER, "-", batch_timeout_ms=300, block_ms=5_000
-    )
+    batches = follow(any_server.url, stream, NUMBER, "-", batch_timeout_ms=300, block_ms=5_000)
     first_came = 0.0
 
     def act() -> None:
@@ -534,7 +532,7 @@ def test_a_batch_timeout_of_zero_is_none(
     add_numbers(client, stream, 3)
     batches = follow(any_server.url, stream, NUMBER, "-", batch_timeout_ms=0, block_ms=5_000)
     # Should it wait for more, then not for ever.
-    with later(2, lambda: add_numbers(client, stream, 200, first=4)), within(1):
+    with later(1.5, lambda: add_numbers(client, stream, 200, first=4)), within(1):
         assert_frame_equal(next(batches), numbers(3))
 
 
@@ -575,13 +573,14 @@ def test_on_idle_stop_waits_while_entries_come(
 
 
 def test_on_idle_wait_goes_on(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
-    with Proxy(server.port) as proxy:
+    with Proxy(any_server.port) as proxy:
         batches = follow(proxy.url + protocol, stream, NUMBER, block_ms=20)
         with later(0.25, lambda: add_numbers(client, stream, 1)):
             assert_frame_equal(next(batches), numbers(1))
-        assert 5 <= proxy.count(b"XREAD") <= 15
+        # Servers look after their clocks ten times a second.
+        assert 2 <= proxy.count(b"XREAD") <= 15
 
 
 def test_a_poll_without_limit(
@@ -598,10 +597,10 @@ def test_a_poll_without_limit(
 
 
 def test_an_open_schema_keeps_its_columns(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
     add(client, stream, [("1-0", {"b": "1"}), ("2-0", {"a": "2", "c": ""}), ("3-0", {"b": "3"})])
-    batches = follow(server.url + protocol, stream, None, "-", batch_size=1, count=4)
+    batches = follow(any_server.url + protocol, stream, None, "-", batch_size=1, count=4)
     columns = ["_id", "_ts", "b"]
     assert next(batches).rows(named=True) == [{"_id": "1-0", "_ts": 1, "b": "1"}]
     frame = next(batches)
@@ -618,10 +617,10 @@ def test_an_open_schema_keeps_its_columns(
 
 
 def test_infer_schema_types_by_what_is_there(
-    server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, follow: Follow
 ) -> None:
     add(client, stream, [(f"{n}-0", {"n": str(n), "x": f"{n}.5"}) for n in range(1, 4)])
-    batches = follow(server.url + protocol, stream, None, "-", infer_schema=True, batch_size=2)
+    batches = follow(any_server.url + protocol, stream, None, "-", infer_schema=True, batch_size=2)
     expected = numbers(5).with_columns(x=pl.col("n") + 0.5)
     assert_frame_equal(next(batches), expected[:2])
     assert_frame_equal(next(batches), expected[2:3])
@@ -789,10 +788,10 @@ def test_the_loop_goes_on_while_one_task_waits(
 
 
 def test_tasks_share_an_iterator(
-    server: Server, client: redis.Redis, stream: str, protocol: str, runner: asyncio.Runner
+    any_server: Server, client: redis.Redis, stream: str, protocol: str, runner: asyncio.Runner
 ) -> None:
     """Each entry goes to one of them, and all see the end."""
-    url = server.url + protocol
+    url = any_server.url + protocol
 
     async def main() -> list[pl.DataFrame]:
         batches = stream_batches(url, stream, NUMBER, "-", count=1_000, batch_size=3)

@@ -29,15 +29,18 @@ class BatchIterator(Iterator[pl.DataFrame]):
         self._reader: _core.BatchReader | None = reader
 
     def __next__(self) -> pl.DataFrame:
-        batch = None if self._reader is None else self._reader.next_batch()
+        reader = self._reader
+        batch = None if reader is None else reader.next_batch()
         if batch is None:
             self.close()
             raise StopIteration
         return pl.DataFrame(batch)
 
     def close(self) -> None:
-        """End the iteration; the connection goes back to the pool, or is closed if it is busy."""
-        self._reader = None
+        """End the iteration, also for a thread that waits for a batch; close the connection."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +89,7 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         if not self._waiting:
             self._loop = loop
             reader.acknowledge()  # what a cancelled wait has left
-            loop.add_reader(reader.fileno(), self._wake, reader)
+            loop.add_reader(reader.fileno(), self._wake)
         elif loop is not self._loop:
             msg = "the iterator is in use by another event loop"
             raise RuntimeError(msg)
@@ -102,15 +105,17 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
             if not self._waiting and not loop.is_closed():
                 loop.remove_reader(reader.fileno())
 
-    def _wake(self, reader: _core.AsyncBatchReader) -> None:
-        reader.acknowledge()
+    def _wake(self) -> None:
+        if self._reader is not None:
+            self._reader.acknowledge()
         for ready in self._waiting:
             if not ready.done():
                 ready.set_result(None)
 
     async def aclose(self) -> None:
-        """End the iteration; the connection goes back to the pool, or is closed if it is busy."""
+        """End the iteration, also for a task that waits for a batch; give the connection up."""
         self._reader = None
+        self._wake()
 
     async def __aenter__(self) -> Self:
         return self

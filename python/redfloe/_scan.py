@@ -141,9 +141,11 @@ def scan_stream(
         on_error=on_error,
         rescue_column=rescue_column,
     )
-    scan = _Scan(url, request, sample=infer_schema_length)
-    known = None if schema is None else scan.schema()
-    return _register(scan.batches, known or scan.schema, f"stream {_shown(request['stream'])}")
+    _core.empty_batch(request)  # so that what cannot be right raises now, also without a schema
+    connection = url if isinstance(url, RedisConnection) else RedisConnection(url)
+    scan = _Scan(connection, request, sample=infer_schema_length)
+    known = scan.schema if schema is None else scan.schema()
+    return _register(scan.batches, known, f"stream {_shown(request['stream'])}")
 
 
 def stream_reader(
@@ -172,8 +174,7 @@ def stream_reader(
     """Read the entries of a Redis stream as an Arrow stream.
 
     The result has ``__arrow_c_stream__`` and ``__arrow_c_schema__`` (the Arrow PyCapsule
-    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is, without a copy and
-    without pyarrow. It is consumed once, batch by batch, in bounded memory, by pages of XRANGE
+    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is. It is consumed once, batch by batch, in bounded memory, by pages of XRANGE
     (Redis 5.0) up to the entry that is the newest when its first batch is asked for.
 
     Parameters
@@ -191,7 +192,8 @@ def stream_reader(
     batch_size : int, default 50,000
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
-        Closes a batch once its entries have taken so many bytes of the server's reply.
+        Closes a batch once its entries have taken so many bytes of the server's reply, and at most
+        256 KiB or one entry more.
     include_id, include_timestamp, include_sequence : bool
         Whether to give the metadata columns, as for `read_stream`.
     id_column, timestamp_column, sequence_column : str
@@ -206,8 +208,8 @@ def stream_reader(
     Returns
     -------
     StreamReader
-        Strings are Arrow string views, Categorical and Enum are dictionaries; Int128, which Arrow
-        lacks, is a ``decimal128(38, 0)``.
+        String is Arrow's ``utf8``, Binary its ``binary``, Categorical and Enum are dictionaries of
+        ``utf8``; Int128, which Arrow lacks, is a ``decimal128(38, 0)``.
 
     Raises
     ------
@@ -289,7 +291,8 @@ class _Scan:
             if predicate is not None:
                 # Whatever was pushed down: bounds of IDs hold more than the rows that match.
                 frame = frame.filter(predicate)
-            return frame if with_columns is None else frame.select(with_columns)
+            # To select nothing would lose the height, which a batch of no columns has.
+            return frame.select(with_columns) if with_columns else frame
 
         _narrow(request, _interruptibly(self._bounds), predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
@@ -307,11 +310,9 @@ class _Scan:
         if request["rescue_column"] is not None:
             request["rescue_column"], request["on_error"] = None, "null"
         request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in wanted})
-        # A batch of no columns would have no height.
-        if wanted:
-            for column in ("id_column", "timestamp_column", "sequence_column"):
-                if request[column] not in wanted:
-                    request[column] = None
+        for column in ("id_column", "timestamp_column", "sequence_column"):
+            if request[column] not in wanted:
+                request[column] = None
         return request
 
 

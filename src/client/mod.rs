@@ -16,6 +16,8 @@ pub(crate) use connection::{Connection, Sink};
 pub use options::{ConnectionOptions, TlsOptions};
 pub(crate) use retry::Retry;
 #[cfg(feature = "python")]
+pub(crate) use per_process::PerProcess;
+#[cfg(feature = "python")]
 pub(crate) use runtime::{OwnRuntime, spawn};
 pub use runtime::{block_on, shared_client};
 
@@ -115,6 +117,11 @@ impl Session {
     /// Keeps a connection that nothing is owed to for the next request.
     pub(crate) fn put_back(&mut self, connection: Connection) {
         self.connection = Some(connection);
+    }
+
+    /// Another call begins: it has all its retries, and its own time to connect.
+    pub(crate) fn renew(&mut self) {
+        self.retry = Retry::new(self.client.options());
     }
 
     /// Something was achieved: retries start over.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// No lock is involved, because a fork may copy one that a thread of the parent holds, and that
 /// thread is not there to release it. The child leaves the parent's value alone, threads and
 /// sockets included.
-pub(super) struct PerProcess<T> {
+pub(crate) struct PerProcess<T> {
     current: AtomicPtr<Made<T>>,
     owned: PhantomData<T>,
 }
@@ -20,13 +20,13 @@ struct Made<T> {
 }
 
 impl<T> PerProcess<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         PerProcess { current: AtomicPtr::new(ptr::null_mut()), owned: PhantomData }
     }
 
     /// This process's value, made where there is none yet. Of threads that make one at the same
     /// time one is heard.
-    pub(super) fn get<E>(&self, make: impl Fn() -> Result<T, E>) -> Result<&T, E> {
+    pub(crate) fn get<E>(&self, make: impl Fn() -> Result<T, E>) -> Result<&T, E> {
         let process = std::process::id();
         let seen = self.current.load(Ordering::Acquire);
         // SAFETY: the pointer is null or comes from `Box::into_raw` below; what it points to is

@@ -156,6 +156,11 @@ impl Decoder {
         self.last_id
     }
 
+    /// The fields that have a column so far.
+    pub(crate) fn fields(&self) -> Vec<FieldRef> {
+        self.columns.iter().map(|column| Arc::clone(&column.field)).collect()
+    }
+
     /// The number of whole entries since the last flush.
     pub fn rows(&self) -> usize {
         self.ids.len() + self.tape.ids().len()

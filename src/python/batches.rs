@@ -3,19 +3,23 @@
 //! A batch is first made ready and then taken, so that one which came just when its reader was
 //! interrupted or cancelled is there for the next call.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::{Either, select};
 use pyo3::prelude::*;
+use tokio::sync::Notify;
 
 use super::arrow::RecordBatch;
 use super::connection::Server;
 use super::error::exception;
 use super::read::Request;
 use super::wait::{wait, wait_here};
-use crate::client::{OwnRuntime, spawn};
+use crate::client::{OwnRuntime, PerProcess, spawn};
 use crate::decode::Batch;
 use crate::error::Result;
 use crate::read::{self, Batches};
@@ -23,6 +27,8 @@ use crate::read::{self, Batches};
 struct Shared {
     batches: tokio::sync::Mutex<Batches>,
     ready: Mutex<Option<Result<Option<Batch>>>>,
+    closed: AtomicBool,
+    closing: Notify,
 }
 
 /// What [`Shared::take`] found: nothing that is ready, or the end, or a batch.
@@ -30,7 +36,18 @@ type Taken = Option<Option<RecordBatch>>;
 
 impl Shared {
     fn new(batches: Batches) -> Arc<Self> {
-        Arc::new(Shared { batches: tokio::sync::Mutex::new(batches), ready: Mutex::new(None) })
+        Arc::new(Shared {
+            batches: tokio::sync::Mutex::new(batches),
+            ready: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        })
+    }
+
+    /// Ends all waits, now and from now on.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Result<Option<Batch>>>> {
@@ -39,10 +56,19 @@ impl Shared {
 
     /// Returns once a batch, the end or an error is ready to be taken.
     async fn make_ready(&self) {
-        let mut batches = self.batches.lock().await;
-        if self.ready().is_none() {
-            let next = batches.next().await;
-            *self.ready() = Some(next);
+        let closing = pin!(self.closing.notified());
+        let reading = pin!(async {
+            let mut batches = self.batches.lock().await;
+            if self.ready().is_none() {
+                let next = batches.next().await;
+                *self.ready() = Some(next);
+            }
+        });
+        // Whoever closes before `closing` was made has set `closed` before.
+        if self.closed.load(Ordering::Acquire)
+            || matches!(select(closing, reading).await, Either::Left(_))
+        {
+            *self.ready() = Some(Ok(None));
         }
     }
 
@@ -97,6 +123,11 @@ impl BatchReader {
         self.wait(py, async move { shared.batches.lock().await.start().await })
     }
 
+    /// Ends the waits of other threads.
+    fn close(&self) {
+        self.shared.close();
+    }
+
     /// Waits for the next batch; `None` at the end.
     fn next_batch(&self, py: Python<'_>) -> PyResult<Option<RecordBatch>> {
         loop {
@@ -117,8 +148,21 @@ impl BatchReader {
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct AsyncBatchReader {
     shared: Arc<Shared>,
-    reader: UnixStream,
-    writer: Arc<UnixStream>,
+    sockets: PerProcess<Sockets>,
+}
+
+/// A pair of which the event loop watches one: the other is written to with each batch.
+struct Sockets {
+    watched: UnixStream,
+    written: Arc<UnixStream>,
+}
+
+impl Sockets {
+    fn open() -> io::Result<Self> {
+        let (watched, written) = UnixStream::pair()?;
+        watched.set_nonblocking(true)?;
+        Ok(Sockets { watched, written: Arc::new(written) })
+    }
 }
 
 #[pymethods]
@@ -128,32 +172,32 @@ impl AsyncBatchReader {
         let request = request.read_request(py)?;
         let batches = read::tail(&server.client(py)?, request);
         let batches = batches.map_err(|error| exception(py, &error))?;
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        Ok(AsyncBatchReader { shared: Shared::new(batches), reader, writer: Arc::new(writer) })
+        Ok(AsyncBatchReader { shared: Shared::new(batches), sockets: PerProcess::new() })
     }
 
-    /// The end of a pair of sockets that becomes readable with each batch.
-    fn fileno(&self) -> RawFd {
-        self.reader.as_raw_fd()
+    /// The socket that becomes readable with each batch.
+    fn fileno(&self) -> PyResult<RawFd> {
+        Ok(self.sockets.get(Sockets::open)?.watched.as_raw_fd())
     }
 
     /// Makes a batch ready in the background and then writes to the socket. The GIL is not
     /// involved: a worker that waited for it would keep others' replies waiting.
     fn request(&self, py: Python<'_>) -> PyResult<Pending> {
-        let (shared, writer) = (Arc::clone(&self.shared), Arc::clone(&self.writer));
+        let shared = Arc::clone(&self.shared);
+        let written = Arc::clone(&self.sockets.get(Sockets::open)?.written);
         let task = spawn(async move {
             shared.make_ready().await;
-            // It cannot fail: this reader holds the other end, and reads as often as this writes.
-            let _ = (&*writer).write(&[0]);
+            // It cannot fail: the other end is open, and is read as often as this is written.
+            let _ = (&*written).write(&[0]);
         });
         Ok(Pending { task: task.map_err(|error| exception(py, &error))? })
     }
 
     /// Takes note of what was written to the socket, if anything was.
-    fn acknowledge(&self) {
+    fn acknowledge(&self) -> PyResult<()> {
         // It fails where there is nothing.
-        let _ = (&self.reader).read(&mut [0; 64]);
+        let _ = (&self.sockets.get(Sockets::open)?.watched).read(&mut [0; 64]);
+        Ok(())
     }
 
     /// The batch that is ready, in a tuple of one, which holds `None` at the end; `None` where

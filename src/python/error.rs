@@ -7,7 +7,7 @@ use pyo3::types::PyType;
 use crate::error::{Error, ErrorKind};
 
 /// The class in `redfloe._errors` for a kind; `None` stands for the builtin `ValueError`.
-fn class_name(kind: ErrorKind) -> Option<&'static str> {
+pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::InvalidArgument => None,
         ErrorKind::Connection => Some("RedisConnectionError"),

@@ -4,15 +4,17 @@ use std::sync::{Mutex, PoisonError};
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{RecordBatch as ArrowBatch, RecordBatchOptions, RecordBatchReader};
+use arrow_cast::cast;
 use arrow_schema::ffi::FFI_ArrowSchema;
-use arrow_schema::{ArrowError, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use super::connection::Server;
-use super::error::exception;
+use super::error::{class_name, exception};
 use super::read::Request;
+use crate::decode::INT128_METADATA;
 use crate::error::{Error, ErrorKind};
 use crate::read::{self, BlockingBatches};
 
@@ -29,15 +31,12 @@ impl StreamReader {
     #[new]
     fn new(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Self> {
         let request = request.read_request(py)?;
+        let schema = request.schema().clone().map_fields(without_int128);
+        let request = request.with_schema(schema);
         let client = server.client(py)?;
         let raised = |error: Error| exception(py, &error);
         let schema = request.schema().arrow().map_err(raised)?;
-        // As Arrow knows them: the marks of Polars' own types mean nothing to others.
-        let fields: Vec<_> = schema
-            .fields()
-            .iter()
-            .map(|field| field.as_ref().clone().with_metadata(Default::default()))
-            .collect();
+        let fields: Vec<_> = schema.fields().iter().map(plain).collect();
         let batches = read::batches(&client, request).map_err(raised)?;
         Ok(StreamReader {
             schema: Schema::new(fields).into(),
@@ -88,14 +87,55 @@ impl Iterator for ArrowReader {
     type Item = Result<ArrowBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.next()?.map_err(|error| ArrowError::ExternalError(error.into()));
-        Some(batch.and_then(|batch| {
+        Some(self.batches.next()?.map_err(foreign).and_then(|batch| {
+            let columns = batch.records().columns().iter().zip(self.schema.fields());
+            let columns: Result<Vec<_>, _> =
+                columns.map(|(column, field)| cast(column, field.data_type())).collect();
             // Without columns only this tells the number of rows.
             let options = RecordBatchOptions::new().with_row_count(Some(batch.len()));
-            let columns = batch.into_records().columns().to_vec();
-            ArrowBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            ArrowBatch::try_new_with_options(self.schema.clone(), columns?, &options)
         }))
     }
+}
+
+/// All that a consumer learns of an error is its text, so that names the class as well.
+fn foreign(error: Error) -> ArrowError {
+    let class = class_name(error.kind()).unwrap_or("ValueError");
+    ArrowError::ExternalError(format!("{class}: {error}").into())
+}
+
+/// A field of Polars' 128-bit integers as the decimal that Arrow has in their place; a number of 39
+/// digits then does not fit.
+fn without_int128(field: &FieldRef) -> FieldRef {
+    let mut metadata = field.metadata().clone();
+    metadata.remove(INT128_METADATA);
+    rebuilt(field, without_int128).with_metadata(metadata).into()
+}
+
+/// A field of what every consumer can compute with, which is not yet true of views.
+fn plain(field: &FieldRef) -> FieldRef {
+    let field = rebuilt(field, plain);
+    let data_type = match field.data_type() {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(key, _) => {
+            DataType::Dictionary(key.clone(), Box::new(DataType::Utf8))
+        }
+        other => other.clone(),
+    };
+    field.with_data_type(data_type).into()
+}
+
+/// A field with its children changed.
+fn rebuilt(field: &FieldRef, change: fn(&FieldRef) -> FieldRef) -> Field {
+    let data_type = match field.data_type() {
+        DataType::List(item) => DataType::List(change(item)),
+        DataType::LargeList(item) => DataType::LargeList(change(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(change(item), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(change).collect()),
+        other => other.clone(),
+    };
+    field.as_ref().clone().with_data_type(data_type)
 }
 
 impl RecordBatchReader for ArrowReader {

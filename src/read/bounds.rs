@@ -51,7 +51,12 @@ pub(super) async fn can_come(
     stream: &[u8],
     end: EntryId,
 ) -> Result<bool> {
-    Ok(newest(session, stream).await?.is_none_or(|newest| newest < end))
+    // Entries at the end may have come and gone, which only the server's own record tells.
+    let reached = match last_generated(session, stream).await? {
+        None => newest(session, stream).await?,
+        reached => reached,
+    };
+    Ok(reached.is_none_or(|reached| reached < end))
 }
 
 /// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no

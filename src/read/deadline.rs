@@ -7,9 +7,14 @@ use std::time::{Duration, Instant};
 pub(super) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// So long after `start`; `Duration::ZERO` means without limit, as for BLOCK.
+    /// So long after `start`.
     pub(super) fn after(start: Instant, wait: Duration) -> Self {
-        Deadline(if wait.is_zero() { None } else { start.checked_add(wait) })
+        Deadline(start.checked_add(wait))
+    }
+
+    /// As long from now as BLOCK says, which is without limit for `Duration::ZERO`.
+    pub(super) fn of_block(block: Duration) -> Self {
+        Deadline(if block.is_zero() { None } else { Instant::now().checked_add(block) })
     }
 
     /// The time that is left, or `None` without limit.

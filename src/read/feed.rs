@@ -22,6 +22,8 @@ pub(super) struct Feed {
     /// The bytes of reply that the batch's entries took so far.
     bytes: u64,
     page: PageSize,
+    /// A reply was begun and not taken to its end.
+    unfinished: bool,
     asked: Option<Asked>,
     /// The last ID of the batches that were handed out, and their rows.
     delivered: Option<EntryId>,
@@ -36,12 +38,12 @@ struct Asked {
     bytes: u64,
 }
 
-/// A command, how many entries it asks for, and how long the server may wait for the first.
+/// A command, how many entries it asks for, and how long the server waits for the first.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) command: Packed,
     pub(super) count: u64,
-    pub(super) wait: Duration,
+    pub(super) wait: Option<Duration>,
 }
 
 pub(super) enum Received {
@@ -66,18 +68,27 @@ impl Feed {
             bounds,
             bytes: 0,
             page: PageSize::new(),
+            unfinished: false,
             asked: None,
             delivered: None,
             delivered_rows: 0,
         })
     }
 
-    /// Begins anew behind the last batch, with these fields where they are given.
-    pub(super) fn restart(&mut self, schema: Option<StreamSchema>) -> Result<()> {
-        self.schema = schema.unwrap_or_else(|| self.schema.clone());
+    /// After an error begins anew behind the last batch, with the columns that there were.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.session.renew();
+        let fields = self.decoder.fields();
+        self.restart(StreamSchema { fields, ..self.schema.clone() })
+    }
+
+    /// Begins anew behind the last batch, with other columns.
+    pub(super) fn restart(&mut self, schema: StreamSchema) -> Result<()> {
+        self.schema = schema;
         self.decoder =
             Decoder::new(self.schema.clone(), self.shape)?.with_row_limit(self.bounds.rows);
         self.asked = None;
+        self.unfinished = false;
         self.bytes = 0;
         Ok(())
     }
@@ -99,7 +110,11 @@ impl Feed {
     }
 
     /// How many entries the next request should ask for.
-    pub(super) fn page(&self) -> u64 {
+    pub(super) fn page(&mut self) -> u64 {
+        if self.unfinished && self.asked.is_none() {
+            // What nobody could wait for is not asked for again.
+            self.page.shrink();
+        }
         self.page.count()
     }
 
@@ -113,8 +128,10 @@ impl Feed {
     }
 
     pub(super) async fn ask(&mut self, request: Request) -> Result<()> {
-        // A reply that nobody waited for to its end may have left half an entry.
-        self.decoder.abandon_reply();
+        if std::mem::take(&mut self.unfinished) {
+            // Nobody waited for its end: it may have left half an entry.
+            self.decoder.abandon_reply();
+        }
         let mut connection = self.session.take_connection().await?;
         connection.send(&request.command).await?;
         self.asked = Some(Asked { connection, request, entries: 0, bytes: 0 });
@@ -126,11 +143,12 @@ impl Feed {
         let Some(mut asked) = self.asked.take() else {
             return Err(Error::protocol("nothing was asked for"));
         };
+        self.unfinished = true;
         let before = self.decoder.rows();
         let limit = self.bounds.bytes.saturating_sub(self.bytes);
         let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };
         let wait = match asked.bytes {
-            0 => asked.request.wait,
+            0 => asked.request.wait.unwrap_or_default(),
             _ => Duration::ZERO,
         };
         asked.connection.receive(&mut sink, Some(wait)).await?;
@@ -142,6 +160,7 @@ impl Feed {
             self.asked = Some(asked);
             return Ok(Received::Full);
         };
+        self.unfinished = false;
         self.session.put_back(asked.connection);
         if let Reply::Error(error) = end {
             return Err(error);
@@ -154,7 +173,6 @@ impl Feed {
     /// Gets over an error that time may mend, or gives it back.
     pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
         self.asked = None;
-        self.decoder.abandon_reply();
         self.session.recover(error).await
     }
 

@@ -36,6 +36,11 @@ impl PageSize {
             self.count = fitting.clamp(1, most);
         }
     }
+
+    /// Learns that nobody waited for a page's end, which may have been too far off.
+    pub fn shrink(&mut self) {
+        self.count = self.count.min((self.count / 2).max(Self::FIRST));
+    }
 }
 
 impl Default for PageSize {
@@ -63,5 +68,14 @@ mod tests {
         assert_eq!(page.count(), 8);
         page.observe(0, 5);
         assert_eq!(page.count(), 8);
+        page.shrink();
+        assert_eq!(page.count(), 8);
+        page.observe(8, 80);
+        page.observe(64, 640);
+        assert_eq!(page.count(), 512);
+        for expected in [256, 128, 100, 100] {
+            page.shrink();
+            assert_eq!(page.count(), expected);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Bounded reads: XRANGE in pages between two IDs that are pinned when the read starts.
 
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow_schema::{Field, FieldRef};
 
@@ -127,7 +127,7 @@ impl RangeReader {
 
     /// All entries, after waiting for the first where that is asked for.
     async fn read_all(mut self) -> Result<Batch> {
-        let deadline = self.request.block.map(|block| Deadline::after(Instant::now(), block));
+        let deadline = self.request.block.map(Deadline::of_block);
         loop {
             if let Some(batch) = self.next().await? {
                 return Ok(batch);
@@ -163,7 +163,7 @@ impl RangeReader {
     /// After an error: what was handed out stays so, the rest is read again.
     pub(super) fn rewind(&mut self) -> Result<()> {
         self.exhausted = false;
-        self.feed.restart(None)
+        self.feed.rewind()
     }
 
     /// Fixes the bounds, and the dtypes of the fields where they are to be inferred.
@@ -194,7 +194,7 @@ impl RangeReader {
             && let Some(schema) =
                 infer_range(&self.client, &self.request, sample, first, last).await?
         {
-            self.feed.restart(Some(schema))?;
+            self.feed.restart(schema)?;
             self.request.sample = None;
         }
         self.exhausted = false;
@@ -223,7 +223,7 @@ impl RangeReader {
     }
 
     /// The page behind the last whole entry, or `None` where nothing is left to read.
-    fn next_page(&self) -> Option<Request> {
+    fn next_page(&mut self) -> Option<Request> {
         let (first, last) = self.range?;
         let next = match self.feed.last_id() {
             Some(come) => come.successor()?,
@@ -233,7 +233,7 @@ impl RangeReader {
         (!self.exhausted && next <= last && count > 0).then(|| Request {
             command: resp::range(&self.request.stream, next, last, count),
             count,
-            wait: Duration::ZERO,
+            wait: None,
         })
     }
 

@@ -120,6 +120,12 @@ impl ReadRequest {
         self
     }
 
+    /// Other columns.
+    pub fn with_schema(mut self, schema: StreamSchema) -> Self {
+        self.schema = schema;
+        self
+    }
+
     /// The columns that are asked for.
     pub fn schema(&self) -> &StreamSchema {
         &self.schema

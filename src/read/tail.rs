@@ -114,11 +114,11 @@ impl TailReader {
     /// After an error: what was handed out stays so, the rest is read again.
     pub(super) fn rewind(&mut self) -> Result<()> {
         self.first_came = None;
-        self.feed.restart(None)
+        self.feed.rewind()
     }
 
     fn new_poll(&self) -> Deadline {
-        Deadline::after(Instant::now(), self.request.block.unwrap_or_default())
+        Deadline::of_block(self.request.block.unwrap_or_default())
     }
 
     /// Until when to wait for more: the poll's end, or that of the batch that is under way.
@@ -136,10 +136,14 @@ impl TailReader {
         }
         if !self.feed.is_asked() {
             let wait = deadline.left_up_to(Self::SLICE);
-            if wait.is_zero() && self.feed.rows() > 0 {
-                return Ok(Polled::Nothing);
-            }
-            match self.next_page(Some(wait)) {
+            let wait = match self.feed.rows() {
+                0 => Some(wait),
+                // What is there is given at once.
+                _ if self.request.batch_timeout.is_none() => None,
+                _ if wait.is_zero() => return Ok(Polled::Nothing),
+                _ => Some(wait),
+            };
+            match self.next_page(wait) {
                 Some(request) => self.feed.ask(request).await?,
                 None => return Ok(Polled::Ended),
             }
@@ -175,7 +179,7 @@ impl TailReader {
         &mut self,
         deadline: &Deadline,
         asked: Instant,
-        waited: Duration,
+        waited: Option<Duration>,
     ) -> Result<Polled> {
         if let IdBound::Id(end) = self.request.end {
             if self.closed {
@@ -187,15 +191,16 @@ impl TailReader {
             if self.closed {
                 return Ok(Polled::More);
             }
-            return self.wait_for_one(deadline).await;
+            return match (self.feed.rows(), self.request.batch_timeout) {
+                (1.., None) => Ok(Polled::Drained),
+                _ => self.wait_for_one(deadline).await,
+            };
         }
-        if !waited.is_zero() {
-            return self.idle(deadline, asked, waited).await;
+        match waited {
+            Some(waited) => self.idle(deadline, asked, waited).await,
+            None if self.feed.rows() == 0 => Ok(Polled::More),
+            None => Ok(Polled::Drained),
         }
-        Ok(match self.feed.rows() {
-            0 => Polled::More,
-            _ => Polled::Drained,
-        })
     }
 
     /// Waits until an entry is there behind the last, without reading it.
@@ -228,7 +233,7 @@ impl TailReader {
         if left.is_zero() {
             return Ok(Polled::Nothing);
         }
-        if asked.elapsed() + PAUSE < waited {
+        if asked.elapsed() < waited {
             tokio::time::sleep(left.min(PAUSE)).await;
         }
         Ok(Polled::More)
@@ -240,17 +245,17 @@ impl TailReader {
     }
 
     /// What to ask for next, without `wait` only what is there; `None` where nothing is left.
-    fn next_page(&self, wait: Option<Duration>) -> Option<Request> {
+    fn next_page(&mut self, wait: Option<Duration>) -> Option<Request> {
         let stream = &self.request.stream;
         let after = self.position();
         let count = self.feed.page().min(self.feed.missing(self.request.count));
         let (command, wait) = match (self.request.end, wait) {
             (IdBound::Id(end), _) => {
                 let first = after.successor().filter(|first| *first <= end)?;
-                (resp::range(stream, first, end, count), Duration::ZERO)
+                (resp::range(stream, first, end, count), None)
             }
-            (_, Some(wait)) => (resp::read_after(stream, after, count, block_ms(wait)), wait),
-            (_, None) => (resp::read_now(stream, after, count), Duration::ZERO),
+            (_, Some(wait)) => (resp::read_after(stream, after, count, block_ms(wait)), Some(wait)),
+            (_, None) => (resp::read_now(stream, after, count), None),
         };
         (count > 0).then_some(Request { command, count, wait })
     }
@@ -264,7 +269,7 @@ impl TailReader {
         let inferred =
             infer_range(&self.client, &self.request, sample, start, EntryId::MAX).await?;
         if let Some(schema) = inferred {
-            self.feed.restart(Some(schema))?;
+            self.feed.restart(schema)?;
             self.request.sample = None;
         }
         Ok(self.request.sample.is_none())

@@ -1,0 +1,65 @@
+//! Replies that are cut into batches by a row limit.
+
+use redfloe::{Decoder, ReplyShape, Result, StreamSchema};
+
+use crate::common::{Protocol, entry};
+
+/// The rows of each batch, and all IDs, of two replies of seven entries.
+fn batches(
+    shape: ReplyShape,
+    protocol: Protocol,
+    limit: usize,
+    piece: usize,
+) -> Result<(Vec<usize>, Vec<u64>)> {
+    let entries: Vec<_> =
+        (1..=7).map(|ms| entry(ms, [("a", "some text"), ("b", "1")].into_iter())).collect();
+    let reply = match shape {
+        ReplyShape::Entries => protocol.entries(&entries),
+        ReplyShape::Streams => protocol.streams(&[("s", &entries)]),
+    };
+    let mut decoder = Decoder::new(StreamSchema::default(), shape)?.with_row_limit(limit);
+    let (mut rows, mut ids) = (Vec::new(), Vec::new());
+    let mut flush = |decoder: &mut Decoder| -> Result<()> {
+        let batch = decoder.flush()?;
+        assert_eq!(batch.records().num_rows(), batch.len());
+        rows.push(batch.len());
+        ids.extend(batch.ids().iter().map(|id| id.ms));
+        Ok(())
+    };
+    for _ in 0..2 {
+        let mut rest = reply.as_slice();
+        while !decoder.reply_complete() {
+            let offered = &rest[..piece.min(rest.len())];
+            let taken = decoder.decode(offered)?;
+            rest = &rest[taken..];
+            if decoder.is_full() {
+                assert!(decoder.rows() == limit);
+                flush(&mut decoder)?;
+            } else {
+                assert_eq!(taken, offered.len());
+            }
+        }
+        assert!(rest.is_empty());
+        assert!(decoder.take_reply().is_some());
+    }
+    flush(&mut decoder)?;
+    Ok((rows, ids))
+}
+
+#[test]
+fn a_full_decoder_takes_no_more_until_it_is_flushed() -> Result<()> {
+    for shape in [ReplyShape::Entries, ReplyShape::Streams] {
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            for limit in 1..=15 {
+                for piece in [1, 3, 5, 64, 10_000] {
+                    let (rows, ids) = batches(shape, protocol, limit, piece)?;
+                    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 7]);
+                    let (last, full) = rows.split_last().unwrap();
+                    assert!(full.iter().all(|rows| *rows == limit), "{limit}: {rows:?}");
+                    assert!(*last < limit, "{limit}: {rows:?}");
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The reads of the Rust API, against a real server that the test starts.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_schema::{DataType, Field};
+use futures_util::{StreamExt, TryStreamExt};
+use redfloe::{
+    Batch, Batches, Client, ConnectionOptions, EntryId, ErrorKind, IdBound, OnIdle, ReadRequest,
+    Result, StreamSchema,
+};
+
+const STREAM: &str = "numbers";
+
+/// A server on a free port, which goes down with the test.
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Server {
+    /// `None` where no server program was fetched, which is a failure under CI.
+    fn start() -> Option<Server> {
+        let cache = std::env::var_os("REDFLOE_CACHE").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/redfloe"),
+            PathBuf::from,
+        );
+        let program = cache.join("servers/redis-7.0/bin/redis-server");
+        if !program.exists() {
+            assert!(std::env::var_os("CI").is_none(), "no server here: run `make servers`");
+            eprintln!("skipped: no server here, run `make servers`");
+            return None;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new(program)
+            .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
+            .args(["--dir", std::env::temp_dir().to_str().unwrap()])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Server { process, port };
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(10), "the server does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(server)
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn client(&self) -> Client {
+        Client::new(ConnectionOptions::parse(&self.url()).unwrap())
+    }
+
+    fn run(&self, command: &[&str]) {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let _: redis::Value =
+            redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).unwrap();
+    }
+
+    /// Adds the entries `first-0` to `last-0`, whose field `n` holds their number.
+    fn add(&self, first: u64, last: u64) {
+        const SCRIPT: &str = "for n = ARGV[1], ARGV[2] do redis.call('XADD', KEYS[1], \
+                              string.format('%d-0', n), 'n', string.format('%d', n)) end";
+        self.run(&["EVAL", SCRIPT, "1", STREAM, &first.to_string(), &last.to_string()]);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn request() -> ReadRequest {
+    ReadRequest::new(STREAM, StreamSchema::closed([Field::new("n", DataType::Int64, true)]))
+}
+
+fn numbers(batch: &Batch) -> Vec<i64> {
+    let column = batch.records().column_by_name("n").unwrap();
+    column.as_primitive::<Int64Type>().values().to_vec()
+}
+
+async fn drain(mut batches: Batches) -> Result<Vec<i64>> {
+    let mut all = Vec::new();
+    while let Some(batch) = batches.next().await? {
+        assert!(!batch.is_empty());
+        all.extend(numbers(&batch));
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn batches_have_the_size_that_was_asked_for() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(1, 5_000);
+    for size in [1, 7, 100, 999, 5_000, 6_000] {
+        let batches = redfloe::batches(&server.client(), request().with_batch_size(size))?;
+        let batches: Vec<Batch> = batches.into_stream().try_collect().await?;
+        let (last, full) = batches.split_last().unwrap();
+        assert!(full.iter().all(|batch| batch.len() == size));
+        assert!((1..=size).contains(&last.len()));
+        let all: Vec<i64> = batches.iter().flat_map(numbers).collect();
+        assert!(all.iter().copied().eq(1..=5_000), "size {size}");
+    }
+    Ok(())
+}
+
+#[test]
+fn batches_are_an_iterator_too() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(1, 250);
+    let batches = redfloe::batches(&server.client(), request().with_batch_size(100))?;
+    let lengths: Result<Vec<usize>> = batches.into_iter().map(|batch| Ok(batch?.len())).collect();
+    assert_eq!(lengths?, [100, 100, 50]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_bound_a_batch() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    let text = "x".repeat(100_000);
+    for _ in 0..100 {
+        server.run(&["XADD", STREAM, "*", "text", &text]);
+    }
+    let schema = StreamSchema::closed([Field::new("text", DataType::Utf8View, true)]);
+    let request = ReadRequest::new(STREAM, schema).with_batch_bytes(1_000_000);
+    let batches = redfloe::batches(&server.client(), request)?.into_stream();
+    let lengths: Vec<usize> = batches.map_ok(|batch| batch.len()).try_collect().await?;
+    assert_eq!(lengths.iter().sum::<usize>(), 100);
+    // 1 MB, what one look at the socket brings beyond it, and an entry that was begun.
+    assert!(lengths.iter().all(|len| *len <= 14), "{lengths:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tail_gives_what_is_there_and_what_comes() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(1, 1_000);
+    let block = Some(Duration::from_millis(200));
+    let from_the_start = request()
+        .with_range(IdBound::Id(EntryId::MIN), IdBound::Newest)
+        .with_batch_size(300)
+        .with_block(block)
+        .with_on_idle(OnIdle::Stop);
+    let all = drain(redfloe::tail(&server.client(), from_the_start.clone())?).await?;
+    assert!(all.into_iter().eq(1..=1_000));
+
+    let from_now =
+        request().with_range(IdBound::AfterNewest, IdBound::Newest).with_block(block);
+    let mut tail = redfloe::tail(&server.client(), from_now)?;
+    tail.start().await?;
+    server.add(1_001, 1_003);
+    assert_eq!(tail.next().await?.as_ref().map(numbers), Some(vec![1_001, 1_002, 1_003]));
+
+    let up_to = IdBound::Id(EntryId::new(1_010, 0));
+    let bounded = from_the_start.with_range(IdBound::Id(EntryId::new(1_000, 0)), up_to);
+    let following = tokio::spawn(drain(redfloe::tail(&server.client(), bounded)?));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.add(1_004, 1_020);
+    assert!(following.await.unwrap()?.into_iter().eq(1_000..=1_010));
+    Ok(())
+}
+
+/// A future of `next` that is dropped half way, over and over, loses and repeats nothing.
+#[tokio::test]
+async fn a_dropped_future_loses_nothing() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(1, 30_000);
+    let request = request()
+        .with_range(IdBound::Id(EntryId::MIN), IdBound::Newest)
+        .with_batch_size(10_000)
+        .with_count(Some(30_000));
+    for follow in [false, true] {
+        let mut batches = match follow {
+            true => redfloe::tail(&server.client(), request.clone())?,
+            false => redfloe::batches(&server.client(), request.clone())?,
+        };
+        let (mut all, mut dropped) = (Vec::new(), 0);
+        for turn in 0u64.. {
+            assert!(turn < 10_000, "no progress: {} entries", all.len());
+            let wait = Duration::from_micros(turn % 40 * 100);
+            match tokio::time::timeout(wait, batches.next()).await {
+                Ok(Ok(Some(batch))) => all.extend(numbers(&batch)),
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => dropped += 1,
+            }
+        }
+        assert!(all.into_iter().eq(1..=30_000), "follow: {follow}");
+        assert!(dropped > 0);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_an_error_the_same_batch_comes_again() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(1, 10);
+    server.run(&["XADD", STREAM, "11-0", "n", "eleven"]);
+    let request = request().with_range(IdBound::Id(EntryId::MIN), IdBound::Newest);
+    let mut tail = redfloe::tail(&server.client(), request.with_batch_size(5))?;
+    assert_eq!(tail.next().await?.map(|batch| batch.len()), Some(5));
+    assert_eq!(tail.next().await?.map(|batch| batch.len()), Some(5));
+    for _ in 0..2 {
+        let error = tail.next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode);
+        assert!(error.to_string().contains("11-0"), "{error}");
+        assert!(error.to_string().contains(STREAM), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_is_begun_anew_is_noticed() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(100, 110);
+    let request = request()
+        .with_range(IdBound::Id(EntryId::MIN), IdBound::Newest)
+        .with_block(Some(Duration::from_millis(100)));
+    let mut tail = redfloe::tail(&server.client(), request)?;
+    assert_eq!(tail.next().await?.map(|batch| batch.len()), Some(11));
+    server.run(&["DEL", STREAM]);
+    server.add(1, 3);
+    let error = tail.next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DataLoss);
+    assert!(error.to_string().contains("110-0") && error.to_string().contains("3-0"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_of_batches_ends_after_an_error() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.run(&["SET", STREAM, "text"]);
+    let batches = redfloe::batches(&server.client(), request())?.into_stream();
+    let kinds: Vec<_> =
+        batches.map(|batch| batch.map_err(|error| error.kind()).map(|_| ())).collect().await;
+    assert_eq!(kinds, [Err(ErrorKind::WrongType)]);
+    Ok(())
+}
+
+#[test]
+fn the_example_runs() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    server.add(1, 2_500);
+    // Beside this test, where cargo put it.
+    let here = std::env::current_exe().unwrap();
+    let example = here.ancestors().nth(2).unwrap().join("examples/batches");
+    assert!(example.exists(), "the example is built by `cargo test` without `--test`");
+    let output = Command::new(example).args([&server.url(), STREAM]).output().unwrap();
+    std::io::stderr().write_all(&output.stderr).unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.starts_with("iterator: 2500 entries\nstream: "), "{printed}");
+    assert!(printed.ends_with("tail: up to 2500-0\n"), "{printed}");
+    Ok(())
+}
