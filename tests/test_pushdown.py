@@ -282,7 +282,6 @@ def test_columns_that_are_not_read() -> None:
         pl.struct("_ts") == pl.lit(5),
         ts,
     ],
-    ids=repr,
 )
 def test_unknown_is_everything(predicate: pl.Expr) -> None:
     assert bounds(predicate) == EVERYTHING

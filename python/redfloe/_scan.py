@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from threading import Lock, Thread, current_thread, main_thread
+from threading import Lock
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import polars as pl
@@ -27,9 +27,6 @@ _Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 #: rows, small enough that a few of them do not count.
 _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
-
-#: Seconds between two looks for Ctrl-C.
-_PATIENCE = 0.1
 
 
 def scan_stream(
@@ -174,8 +171,9 @@ def stream_reader(
     """Read the entries of a Redis stream as an Arrow stream.
 
     The result has ``__arrow_c_stream__`` and ``__arrow_c_schema__`` (the Arrow PyCapsule
-    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is. It is consumed once, batch by batch, in bounded memory, by pages of XRANGE
-    (Redis 5.0) up to the entry that is the newest when its first batch is asked for.
+    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is. It is consumed
+    once, batch by batch, in bounded memory, by pages of XRANGE (Redis 5.0) up to the entry that is
+    the newest when its first batch is asked for.
 
     Parameters
     ----------
@@ -294,10 +292,10 @@ class _Scan:
             # To select nothing would lose the height, which a batch of no columns has.
             return frame.select(with_columns) if with_columns else frame
 
-        _narrow(request, _interruptibly(self._bounds), predicate)
+        _narrow(request, self._bounds(), predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
-        yield frame(_interruptibly(reader.next_batch) or _core.empty_batch(request))
-        while (batch := _interruptibly(reader.next_batch)) is not None:
+        yield frame(reader.next_batch(_look_for_interrupt) or _core.empty_batch(request))
+        while (batch := reader.next_batch(_look_for_interrupt)) is not None:
             yield frame(batch)
 
     def _projected(self, with_columns: list[str] | None) -> Request:
@@ -331,37 +329,22 @@ class _Once(Generic[_T]):
             return self._values[0]
 
 
-def _interruptibly(call: Callable[[], _T]) -> _T:
-    """Wait for what a call returns, also off the main thread, where Ctrl-C interrupts nothing.
+def _look_for_interrupt() -> None:
+    """Raise KeyboardInterrupt if Polars has seen a Ctrl-C.
 
-    There the streaming engine calls a source, and the in-memory one those of a join. Ctrl-C is then
-    Polars' alone, until its next operation on whatever thread, which raises KeyboardInterrupt.
+    The streaming engine calls a source off the main thread, and so does the in-memory one for a
+    join. There Python's own check does nothing, while any operation of Polars raises.
     """
-    if current_thread() is main_thread():
-        return call()
-    from concurrent.futures import Future, wait
-
-    future: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-
-    # A daemon, which the process does not wait for when it ends.
-    Thread(target=run, name="redfloe-scan", daemon=True).start()
-    while not wait([future], _PATIENCE).done:
-        pl.DataFrame({"any": [0]}).slice(0)
-    return future.result()
+    pl.DataFrame({"any": [0]}).slice(0)
 
 
 def _pinned(url: str | RedisConnection, request: Request) -> _Bounds | None:
     """Fix the range of IDs; the end is an entry's, also where the caller's is yet to come."""
-    bounds = _core.pin(url, request)
+    bounds = _core.pin(url, request, _look_for_interrupt)
     if bounds is None or request["end_id"] == "+":
         return bounds
-    whole = _core.pin(url, request | {"start_id": "-", "end_id": "+"})
+    everything = request | {"start_id": "-", "end_id": "+"}
+    whole = _core.pin(url, everything, _look_for_interrupt)
     return None if whole is None else (bounds[0], min(bounds[1], whole[1]))
 
 

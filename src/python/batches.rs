@@ -18,7 +18,7 @@ use super::arrow::RecordBatch;
 use super::connection::Server;
 use super::error::exception;
 use super::read::Request;
-use super::wait::{wait, wait_here};
+use super::wait::{wait_here, wait_looking};
 use crate::client::{OwnRuntime, PerProcess, spawn};
 use crate::decode::Batch;
 use crate::error::Result;
@@ -93,11 +93,12 @@ impl BatchReader {
     fn wait(
         &self,
         py: Python<'_>,
+        look: Option<Py<PyAny>>,
         future: impl Future<Output = Result<()>> + Send + 'static,
     ) -> PyResult<()> {
         match &self.runtime {
             Some(runtime) => wait_here(py, runtime, future),
-            None => wait(py, future),
+            None => wait_looking(py, look, future),
         }
     }
 }
@@ -120,7 +121,7 @@ impl BatchReader {
     /// Resolves `$` now rather than with the first batch.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let shared = Arc::clone(&self.shared);
-        self.wait(py, async move { shared.batches.lock().await.start().await })
+        self.wait(py, None, async move { shared.batches.lock().await.start().await })
     }
 
     /// Ends the waits of other threads.
@@ -128,11 +129,18 @@ impl BatchReader {
         self.shared.close();
     }
 
-    /// Waits for the next batch; `None` at the end.
-    fn next_batch(&self, py: Python<'_>) -> PyResult<Option<RecordBatch>> {
+    /// Waits for the next batch; `None` at the end. Where it takes long, `look` is called every now
+    /// and then, and may raise.
+    #[pyo3(signature = (look=None))]
+    fn next_batch(
+        &self,
+        py: Python<'_>,
+        look: Option<Py<PyAny>>,
+    ) -> PyResult<Option<RecordBatch>> {
         loop {
             let shared = Arc::clone(&self.shared);
-            self.wait(py, async move {
+            let look = look.as_ref().map(|look| look.clone_ref(py));
+            self.wait(py, look, async move {
                 shared.make_ready().await;
                 Ok(())
             })?;

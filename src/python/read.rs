@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use super::arrow::{RecordBatch, import_fields};
 use super::connection::Server;
 use super::error::exception;
-use super::wait::wait;
+use super::wait::{wait, wait_looking};
 use crate::decode::Batch;
 use crate::entry_id::IdBound;
 use crate::read::{self, OnIdle, ReadRequest};
@@ -128,14 +128,16 @@ type Bounds = ((u64, u64), (u64, u64));
 
 /// The bounds of a request as things are now; `None` where there are no entries.
 #[pyfunction]
+#[pyo3(signature = (server, request, look=None))]
 pub(crate) fn pin(
     py: Python<'_>,
     server: Server,
     request: Request<'_>,
+    look: Option<Py<PyAny>>,
 ) -> PyResult<Option<Bounds>> {
     let request = request.read_request(py)?;
     let client = server.client(py)?;
-    let pinned = wait(py, async move { read::pin(&client, &request).await })?;
+    let pinned = wait_looking(py, look, async move { read::pin(&client, &request).await })?;
     Ok(pinned.map(|(first, last)| ((first.ms, first.seq), (last.ms, last.seq))))
 }
 

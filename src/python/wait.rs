@@ -30,9 +30,15 @@ impl Failure {
     }
 }
 
-fn check_signals() -> Result<(), Failure> {
-    match Python::try_attach(|py| py.check_signals()) {
-        Some(checked) => checked.map_err(Failure::Signal),
+/// What a blocking call does every now and then: it lets signals' handlers run, and calls what its
+/// caller gave it, either of which may raise.
+fn look(given: Option<&Py<PyAny>>) -> Result<(), Failure> {
+    let looked = Python::try_attach(|py| {
+        py.check_signals()?;
+        given.map_or(Ok(()), |look| look.call0(py).map(drop))
+    });
+    match looked {
+        Some(looked) => looked.map_err(Failure::Signal),
         // The interpreter is going down, and this daemon thread must never touch it again.
         None => loop {
             std::thread::park();
@@ -45,7 +51,17 @@ pub(crate) fn wait<T: Send + 'static>(
     py: Python<'_>,
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> PyResult<T> {
-    py.detach(|| block_on(future, check_signals)).map_err(|failure| failure.into_exception(py))
+    wait_looking(py, None, future)
+}
+
+/// As [`wait`], and calls `given` every now and then.
+pub(crate) fn wait_looking<T: Send + 'static>(
+    py: Python<'_>,
+    given: Option<Py<PyAny>>,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> PyResult<T> {
+    py.detach(|| block_on(future, || look(given.as_ref())))
+        .map_err(|failure| failure.into_exception(py))
 }
 
 /// Runs a future on this thread and waits for it.
@@ -54,6 +70,6 @@ pub(crate) fn wait_here<T: Send>(
     runtime: &OwnRuntime,
     future: impl Future<Output = Result<T>> + Send,
 ) -> PyResult<T> {
-    py.detach(|| runtime.block_on(future, check_signals))
+    py.detach(|| runtime.block_on(future, || look(None)))
         .map_err(|failure| failure.into_exception(py))
 }
