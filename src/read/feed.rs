@@ -115,7 +115,22 @@ impl Feed {
             // What nobody could wait for is not asked for again.
             self.page.shrink();
         }
-        self.page.count()
+        self.page.count().min(self.rows_of_whole_batches())
+    }
+
+    /// The rows that complete the batch, or a few small batches. A page that ends with a batch is
+    /// the better one: the next is asked for before the batch is handed out, and so the server
+    /// works while the caller does.
+    fn rows_of_whole_batches(&self) -> u64 {
+        /// The rows that are worth a round trip.
+        const ENOUGH: u64 = 1_000;
+        let batch = self.bounds.rows as u64;
+        let room = match batch.saturating_sub(self.decoder.rows() as u64) {
+            0 => batch,
+            room => room,
+        };
+        let more = ENOUGH.saturating_sub(room).div_ceil(batch).saturating_mul(batch);
+        room.saturating_add(more)
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -1,0 +1,188 @@
+"""The contenders, each as a competent user would write it, and what one of them takes.
+
+``python benches/readers.py NAME URL STREAM`` reads once and prints the measurement as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from workloads import FIRST_EVENT, WORKLOADS, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def read_with_redfloe(url: str, workload: Workload) -> pl.DataFrame:
+    """redfloe's `read_stream` with the full schema."""
+    import redfloe
+
+    return redfloe.read_stream(url, workload.stream, schema=workload.schema)
+
+
+def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
+    """redis-py with hiredis, paged, into lists by column, into a frame that Polars casts."""
+    import redis
+
+    ids: list[str] = []
+    columns: dict[str, list[str | None]] = {name: [] for name in workload.schema}
+    pairs = list(columns.items())
+    start = "-"
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        while page := client.xrange(workload.stream, min=start, count=10_000):
+            for entry_id, fields in page:
+                ids.append(entry_id)
+                for name, values in pairs:
+                    values.append(fields.get(name))
+            start = f"({ids[-1]}"
+    frame = pl.DataFrame(
+        {"_id": ids, **columns}, schema=dict.fromkeys(["_id", *columns], pl.String)
+    )
+    casts = [
+        pl.col(name) == "true" if dtype == pl.Boolean else pl.col(name).cast(dtype)
+        for name, dtype in workload.schema.items()
+        if dtype != pl.String
+    ]
+    timestamp = pl.col("_id").str.split("-").list.first().cast(pl.Int64).alias("_ts")
+    return frame.with_columns(timestamp, *casts).select("_id", "_ts", *workload.schema)
+
+
+def read_with_polars_redis(url: str, workload: Workload) -> pl.DataFrame:
+    """polars-redis's `read_stream` with the full schema."""
+    import polars_redis  # type: ignore[import-not-found]  # optional: compiles for minutes
+
+    frame: pl.DataFrame = polars_redis.read_stream(url, workload.stream, schema=workload.schema)
+    return frame
+
+
+def scan(url: str, workload: Workload) -> pl.LazyFrame:
+    """redfloe's lazy frame."""
+    import redfloe
+
+    return redfloe.scan_stream(url, workload.stream, schema=workload.schema)
+
+
+def scan_all(url: str, workload: Workload) -> pl.DataFrame:
+    return scan(url, workload).collect()
+
+
+def scan_one_field(url: str, workload: Workload) -> pl.DataFrame:
+    return scan(url, workload).select(next(iter(workload.schema))).collect()
+
+
+def scan_one_percent(url: str, workload: Workload) -> pl.DataFrame:
+    middle = FIRST_EVENT + workload.entries // 2
+    kept = pl.col("_ts").is_between(middle, middle + workload.entries // 100, closed="left")
+    return scan(url, workload).filter(kept).collect()
+
+
+def scan_group_by(url: str, workload: Workload) -> pl.DataFrame:
+    sums = pl.col("amount").sum(), pl.col("score").mean(), pl.len()
+    return scan(url, workload).group_by("action").agg(*sums).collect(engine="streaming")
+
+
+def iterate(url: str, workload: Workload) -> pl.DataFrame:
+    """redfloe's `iter_stream` from the first entry to the last; each batch is dropped."""
+    import redfloe
+
+    frame = pl.DataFrame()
+    for frame in redfloe.iter_stream(  # noqa: B007 - the last one is returned
+        url,
+        workload.stream,
+        schema=workload.schema,
+        start_id="-",
+        count=workload.entries,
+        batch_size=10_000,
+        on_idle="stop",
+        block_ms=1,
+    ):
+        pass
+    return frame
+
+
+READERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "redfloe `read_stream`": read_with_redfloe,
+    "redis-py[hiredis] + Polars": read_with_redis_py,
+    "polars-redis `read_stream`": read_with_polars_redis,
+}
+QUERIES: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "`read_stream`": read_with_redfloe,
+    "`scan_stream`, everything": scan_all,
+    "`scan_stream`, one of the five fields": scan_one_field,
+    "`scan_stream`, the 1 % of the entries that a filter of `_ts` keeps": scan_one_percent,
+    "`scan_stream`, group-by in the streaming engine": scan_group_by,
+    "`iter_stream`, batches of 10,000": iterate,
+}
+
+
+def available() -> list[str]:
+    """Name the readers that are installed."""
+    needs = {"polars-redis `read_stream`": "polars_redis"}
+    return [name for name in READERS if name not in needs or importlib.util.find_spec(needs[name])]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One read: its wall time, and the memory it took beyond what the process had before."""
+
+    seconds: float
+    peak_bytes: int | None = None
+    frame_bytes: int | None = None
+
+
+def measure(name: str, url: str, workload: Workload) -> Measurement:
+    """Read once. Imports, the connection and the allocator's first steps are not measured."""
+    read = (READERS | QUERIES)[name]
+    nothing = Workload("nothing", "", 0, workload.schema, workload.fill)
+    read(url, nothing)
+    before = resident_bytes()
+    reset_peak()
+    started = time.perf_counter()
+    frame = read(url, workload)
+    seconds = time.perf_counter() - started
+    return Measurement(seconds, peak_bytes() - before, frame_bytes(frame))
+
+
+def resident_bytes() -> int:
+    """Give the memory that the process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def reset_peak() -> None:
+    """Let the kernel's record of the peak begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Give the highest memory since `reset_peak`."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def frame_bytes(frame: pl.DataFrame) -> int:
+    """Give a frame's size in memory; `estimated_size` leaves out the views of strings."""
+    strings = sum(dtype == pl.String for dtype in frame.dtypes)
+    short = sum(
+        int(frame[name].str.len_bytes().filter(frame[name].str.len_bytes() <= 12).sum())
+        for name, dtype in frame.schema.items()
+        if dtype == pl.String
+    )
+    # A view has 16 bytes and holds up to 12 of text itself; longer text lies in a buffer.
+    return int(frame.estimated_size()) - short + 16 * strings * frame.height
+
+
+if __name__ == "__main__":
+    os.environ["POLARS_MAX_THREADS"] = "2"
+    name, url, stream = sys.argv[1:]
+    print(json.dumps(asdict(measure(name, url, WORKLOADS[stream]))))

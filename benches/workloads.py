@@ -1,0 +1,86 @@
+"""The streams that the contenders read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+Schema = dict[str, Any]
+EVENTS: Schema = {
+    "user": pl.String,
+    "action": pl.String,
+    "amount": pl.Int64,
+    "score": pl.Float64,
+    "valid": pl.Boolean,
+}
+#: The first event's milliseconds; each next one has one more.
+FIRST_EVENT = 1_704_067_200_000
+
+#: Events from number ARGV[1] up to and without ARGV[2]. The server makes them itself: ten million
+#: would take a client minutes.
+_EVENTS = """
+local actions = {'click', 'view', 'purchase'}
+for number = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
+    redis.call('XADD', KEYS[1], string.format('%d-0', 1704067200000 + number),
+        'user', string.format('user_%06d_name', number * 7919 % 50000),
+        'action', actions[number % 3 + 1],
+        'amount', string.format('%d', number * 31 % 100000),
+        'score', string.format('%.2f', number * 0.37),
+        'valid', number % 2 == 1 and 'true' or 'false')
+end
+"""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A stream to read, and what of it to read."""
+
+    stream: str
+    title: str
+    entries: int
+    schema: Schema
+    fill: Callable[[redis.Redis, Workload], None]
+
+
+def fill_with_events(client: redis.Redis, workload: Workload) -> None:
+    """Add entries of a string, a low-cardinality string, an integer, a float and a boolean."""
+    for first in range(0, workload.entries, 100_000):
+        last = min(first + 100_000, workload.entries)
+        client.eval(_EVENTS, 1, workload.stream, first, last)
+
+
+def fill_with_flights(client: redis.Redis, workload: Workload) -> None:
+    """Add the demo's flights, as the demo publishes them."""
+    from redfloe._demo import load_flights
+
+    with client.pipeline(transaction=False) as pipeline:
+        for row in load_flights().drop("_ts").iter_rows(named=True):
+            entry_id = row.pop("_id")
+            fields: dict[Any, Any] = {name: v for name, v in row.items() if v is not None}
+            pipeline.xadd(workload.stream, fields, id=entry_id)
+        pipeline.execute()
+
+
+def _flight_schema() -> Schema:
+    from redfloe._demo import load_flights
+
+    return dict(load_flights().drop("_id", "_ts").schema)
+
+
+WORKLOADS = {
+    workload.stream: workload
+    for workload in (
+        Workload("events", "1,000,000 entries of 5 fields", 1_000_000, EVENTS, fill_with_events),
+        Workload(
+            "flights", "27,004 flights of 19 fields", 27_004, _flight_schema(), fill_with_flights
+        ),
+        Workload("many", "10,000,000 entries of 5 fields", 10_000_000, EVENTS, fill_with_events),
+    )
+}
