@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 REDFLOE_CACHE ?= $(HOME)/.cache/redfloe
 PYTEST_ARGS ?=
+PYTEST_WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 FUZZ_TARGET ?= decode
@@ -75,10 +76,11 @@ fmt: $(venv) ## format Rust and Python, and mend what ruff can
 	$(bin)/ruff format .
 
 .PHONY: lint
-lint: build ## formatting, clippy, ruff, mypy, stubtest; warnings are errors
+lint: build ## formatting, clippy, rustdoc, ruff, mypy, stubtest; warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features python -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
@@ -100,15 +102,16 @@ test-rust: $(venv) ## cargo test, without and with the feature python
 
 .PHONY: test-python
 test-python: build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 # Beside the environment's own Polars lies the oldest that pyproject.toml allows; nothing else
 # differs, so there is no second environment to fill.
 .PHONY: test-oldest
-test-oldest: build | $(oldest_polars) ## reading and dtypes with the oldest Polars that is allowed
+test-oldest: build | $(oldest_polars) ## what touches Polars, with the oldest that is allowed
 	PYTHONPATH=$(oldest_polars) $(bin)/python -c \
 		'import polars; assert polars.__version__ == "$(oldest)", polars.__version__'
-	PYTHONPATH=$(oldest_polars) $(bin)/python -m pytest tests/test_types.py tests/test_read.py
+	PYTHONPATH=$(oldest_polars) $(bin)/python -m pytest -n $(PYTEST_WORKERS) tests/test_types.py \
+		tests/test_read.py tests/test_scan.py tests/test_pushdown.py tests/test_stream_reader.py
 
 $(oldest_polars): | $(venv)
 	$(bin)/python -m pip install --quiet --no-deps --target $@ 'polars==$(oldest)'

@@ -156,8 +156,7 @@ async fn a_tail_gives_what_is_there_and_what_comes() -> Result<()> {
     let all = drain(redfloe::tail(&server.client(), from_the_start.clone())?).await?;
     assert!(all.into_iter().eq(1..=1_000));
 
-    let from_now =
-        request().with_range(IdBound::AfterNewest, IdBound::Newest).with_block(block);
+    let from_now = request().with_range(IdBound::AfterNewest, IdBound::Newest).with_block(block);
     let mut tail = redfloe::tail(&server.client(), from_now)?;
     tail.start().await?;
     server.add(1_001, 1_003);

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-#[cfg(feature = "python")]
-use std::{panic::AssertUnwindSafe, pin::pin};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+#[cfg(feature = "python")]
+use std::{panic::AssertUnwindSafe, pin::pin};
 
 #[cfg(feature = "python")]
 use futures_util::FutureExt;
@@ -165,7 +165,9 @@ mod tests {
         let ids: Vec<usize> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
                 .map(|_| {
-                    scope.spawn(|| process().map_or(0, |process| std::ptr::from_ref(process) as usize))
+                    scope.spawn(|| {
+                        process().map_or(0, |process| std::ptr::from_ref(process) as usize)
+                    })
                 })
                 .collect();
             threads.into_iter().filter_map(|thread| thread.join().ok()).collect()

@@ -132,11 +132,7 @@ impl BatchReader {
     /// Waits for the next batch; `None` at the end. Where it takes long, `look` is called every now
     /// and then, and may raise.
     #[pyo3(signature = (look=None))]
-    fn next_batch(
-        &self,
-        py: Python<'_>,
-        look: Option<Py<PyAny>>,
-    ) -> PyResult<Option<RecordBatch>> {
+    fn next_batch(&self, py: Python<'_>, look: Option<Py<PyAny>>) -> PyResult<Option<RecordBatch>> {
         loop {
             let shared = Arc::clone(&self.shared);
             let look = look.as_ref().map(|look| look.clone_ref(py));

@@ -118,9 +118,7 @@ fn plain(field: &FieldRef) -> FieldRef {
     let data_type = match field.data_type() {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
-        DataType::Dictionary(key, _) => {
-            DataType::Dictionary(key.clone(), Box::new(DataType::Utf8))
-        }
+        DataType::Dictionary(key, _) => DataType::Dictionary(key.clone(), Box::new(DataType::Utf8)),
         other => other.clone(),
     };
     field.with_data_type(data_type).into()

@@ -19,9 +19,7 @@ pub(super) async fn first_id(
     match start {
         IdBound::Id(id) => Ok(Some(id)),
         IdBound::Newest => newest(session, stream).await,
-        IdBound::AfterNewest => {
-            Ok(newest(session, stream).await?.unwrap_or_default().successor())
-        }
+        IdBound::AfterNewest => Ok(newest(session, stream).await?.unwrap_or_default().successor()),
         IdBound::Nothing => Ok(None),
     }
 }
@@ -46,11 +44,7 @@ pub(super) async fn newest(session: &mut Session, stream: &[u8]) -> Result<Optio
 }
 
 /// Whether an entry can still be added up to `end`: IDs only grow.
-pub(super) async fn can_come(
-    session: &mut Session,
-    stream: &[u8],
-    end: EntryId,
-) -> Result<bool> {
+pub(super) async fn can_come(session: &mut Session, stream: &[u8], end: EntryId) -> Result<bool> {
     // Entries at the end may have come and gone, which only the server's own record tells.
     let reached = match last_generated(session, stream).await? {
         None => newest(session, stream).await?,
@@ -81,9 +75,9 @@ pub(super) async fn last_generated(
 }
 
 fn find_last_generated(info: &Value) -> Option<EntryId> {
-    let (_, id) = info
-        .as_map_iter()?
-        .find(|(name, _)| matches!(name, Value::BulkString(name) if name == b"last-generated-id"))?;
+    let (_, id) = info.as_map_iter()?.find(
+        |(name, _)| matches!(name, Value::BulkString(name) if name == b"last-generated-id"),
+    )?;
     match id {
         Value::BulkString(id) => EntryId::from_bytes(id),
         _ => None,

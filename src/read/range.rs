@@ -96,8 +96,7 @@ pub(super) async fn infer_range(
         ..request.clone()
     };
     let batch = read_boxed(RangeReader::new(client, sampled)?).await?;
-    let fields: Vec<FieldRef> =
-        infer_fields(batch.records()).into_iter().map(Into::into).collect();
+    let fields: Vec<FieldRef> = infer_fields(batch.records()).into_iter().map(Into::into).collect();
     let found = !batch.is_empty() || sample == 0;
     Ok(found.then(|| StreamSchema { fields, ..request.schema.clone() }))
 }

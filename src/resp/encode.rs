@@ -91,9 +91,6 @@ mod tests {
             b"*6\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$1\r\n4\r\n\
               $7\r\nSTREAMS\r\n$1\r\ns\r\n$3\r\n1-2\r\n"
         );
-        assert_eq!(
-            stream_info(b"s"),
-            b"*3\r\n$5\r\nXINFO\r\n$6\r\nSTREAM\r\n$1\r\ns\r\n"
-        );
+        assert_eq!(stream_info(b"s"), b"*3\r\n$5\r\nXINFO\r\n$6\r\nSTREAM\r\n$1\r\ns\r\n");
     }
 }

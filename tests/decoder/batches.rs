@@ -11,8 +11,7 @@ fn batches(
     limit: usize,
     piece: usize,
 ) -> Result<(Vec<usize>, Vec<u64>)> {
-    let entries: Vec<_> =
-        (1..=7).map(|ms| entry(ms, [("a", "some text"), ("b", "1")].into_iter())).collect();
+    let entries: Vec<_> = (1..=7).map(|ms| entry(ms, [("a", "some text"), ("b", "1")])).collect();
     let reply = match shape {
         ReplyShape::Entries => protocol.entries(&entries),
         ReplyShape::Streams => protocol.streams(&[("s", &entries)]),
