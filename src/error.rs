@@ -134,7 +134,8 @@ impl Error {
         let kind = match code.as_str() {
             "WRONGTYPE" => ErrorKind::WrongType,
             "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::Authentication,
-            "NOGROUP" => ErrorKind::NoGroup,
+            // A reader that waited is told so when the stream goes, and its groups with it.
+            "NOGROUP" | "UNBLOCKED" => ErrorKind::NoGroup,
             // Before Redis 6 a wrong password has the general code.
             "ERR" if text.contains("invalid password") || text.contains("AUTH") => {
                 ErrorKind::Authentication

@@ -40,6 +40,7 @@ pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Reply, ReplySha
 pub use entry_id::{EntryId, IdBound};
 pub use error::{Error, ErrorKind, Result};
 pub use read::{
-    Batches, BlockingBatches, OnIdle, PageSize, ReadRequest, batches, infer_schema, pin, read, tail,
+    Batches, BlockingBatches, GroupOptions, OnIdle, OwnPending, PageSize, ReadRequest, ack_entries,
+    batches, infer_schema, pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};

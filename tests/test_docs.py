@@ -5,22 +5,28 @@ from __future__ import annotations
 import ast
 import contextlib
 import doctest
+import inspect
 import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import polars as pl
 import pytest
 import redis
+from nbclient import NotebookClient
 
+import redfloe
+from redfloe import _errors
 from support.server import Server
 
 pytestmark = pytest.mark.usefixtures("server_program")
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 #: Code in these is only shown; `python` is run, and what it prints is the `text` below it.
 SHOWN = {"bash", "console", "rust", "text"}
 #: What the pages call the reader's server.
@@ -35,8 +41,11 @@ PYTHON = re.compile(
 
 
 @pytest.fixture
-def url(any_server: Server, client: redis.Redis) -> Iterator[str]:
+def url(
+    any_server: Server, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """A server with the stream `events`, and frames that print the same everywhere."""
+    monkeypatch.chdir(tmp_path)  # a page may write files
     client.xadd(
         "events", {"user_id": "user_1", "action": "click", "value": 10}, id="1704067200000-0"
     )
@@ -117,4 +126,26 @@ def test_examples_in_docstrings(test: doctest.DocTest, url: str) -> None:
 
 def test_what_users_call_has_an_example() -> None:
     named = {test.name.partition(":")[2] for test in EXAMPLES}
-    assert {"RedisConnection", "infer_schema", "local_server", "read_stream"} <= named
+    functions = {name for name in redfloe.__all__ if inspect.isfunction(getattr(redfloe, name))}
+    assert functions >= {"iter_stream", "scan_stream", "stream_batches", "stream_reader"}
+    assert functions | {"RedisConnection"} <= named
+
+
+def test_all_that_is_public_is_in_the_reference() -> None:
+    pages = "".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
+    shown = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    # One line shows all of a module.
+    assert "redfloe._errors" in shown
+    shown |= {f"redfloe.{name}" for name in vars(_errors)}
+    missing = {name for name in redfloe.__all__ if f"redfloe.{name}" not in shown}
+    assert missing == {"__version__"}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=page_id)
+def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
+    book = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    # The site and GitHub show the outputs that it has.
+    assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(book, timeout=120, kernel_name="python3", resources=resources).execute()

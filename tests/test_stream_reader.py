@@ -36,6 +36,7 @@ from support.server import HOST, Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers, page_sizes
 from support.timing import eventually
 
+POLARS = tuple(int(part) for part in pl.__version__.split(".")[:2])
 UTC = dt.UTC
 NEW_YORK = zoneinfo.ZoneInfo("America/New_York")
 ONCE = "has been consumed; make another with redfloe.stream_reader"
@@ -89,6 +90,12 @@ def by_datafusion(reader: StreamReader) -> list[tuple[Any, ...]]:
 CONSUMERS = (by_polars, by_pyarrow, by_pandas, by_duckdb, by_datafusion)
 Consumer = Callable[[StreamReader], list[tuple[Any, ...]]]
 each_consumer = pytest.mark.parametrize("consume", CONSUMERS, ids=lambda one: one.__name__)
+
+# The others would keep a proxy, which is Python, from running.
+HOLD_GIL = (by_datafusion,) if POLARS >= (2, 1) else (by_datafusion, by_polars)
+each_without_gil = pytest.mark.parametrize(
+    "consume", [one for one in CONSUMERS if one not in HOLD_GIL], ids=lambda one: one.__name__
+)
 
 
 def batches_of(reader: StreamReader) -> pa.RecordBatchReader:
@@ -899,7 +906,8 @@ def test_without_columns_the_rows_are_still_counted(
 
     assert sizes(reader()) == [2, 2, 1]
     assert pa.table(reader()).num_rows == 5
-    assert pl.DataFrame(reader()).shape == (5, 0)
+    if POLARS >= (1, 41):  # before, no frame without columns has a height
+        assert pl.DataFrame(reader()).shape == (5, 0)
     assert len(by_datafusion(reader())) == 5
     assert pandas_frame(reader()).shape == (5, 0)
     with pytest.raises(duckdb.Error, match="at least one column"):
@@ -943,11 +951,14 @@ def test_a_missing_stream_has_no_rows(
 
 def error_of(consume: Consumer, reader: StreamReader) -> Exception:
     """Give what the consumer raises, which is an exception of its own."""
-    with pytest.raises(Exception) as raised:
+    # Older Polars panics, and its panic is no Exception.
+    kinds = (Exception,) if POLARS >= (2, 1) else (Exception, pl.exceptions.PanicException)
+    with pytest.raises(kinds) as raised:
         consume(reader)
     assert not isinstance(raised.value, redfloe.RedfloeError)
     assert_discreet(raised.value)
-    return raised.value
+    error: Exception = raised.value
+    return error
 
 
 @each_consumer
@@ -958,7 +969,8 @@ def test_text_that_does_not_fit(
     reader = make_reader(any_server.url, stream, {"x": pl.Int64}, batch_size=1)
     message = str(error_of(consume, reader))
     for part in (
-        'DecodeError: "three"',
+        "DecodeError: ",
+        "three",
         "is not an integer",
         "entry ID: 3-0",
         "field: x",
@@ -1030,7 +1042,7 @@ def test_no_error_of_a_refused_login_holds_the_password(
     assert "AuthenticationError: " in str(error_of(consume, reader))
 
 
-@pytest.mark.parametrize("consume", [by_polars, by_pyarrow, by_pandas, by_duckdb])
+@each_without_gil
 @pytest.mark.parametrize(
     ("fault", "message"),
     [("stall_after", "RedisTimeoutError: "), ("cut_after", "RedisConnectionError: ")],
@@ -1038,7 +1050,6 @@ def test_no_error_of_a_refused_login_holds_the_password(
 def test_no_error_of_a_faulty_connection_holds_the_password(
     locked: Server, consume: Consumer, fault: str, message: str
 ) -> None:
-    """DataFusion would keep the proxy, which is Python, from running."""
     with Proxy(locked.port) as proxy:
         getattr(proxy, fault)(3, once_seen=b"XRANGE", times=None)
         connection = quick(with_password(proxy.url), max_retries=1, response_timeout=0.2)
@@ -1056,11 +1067,10 @@ def test_a_key_of_another_type(
         make_reader(any_server.url, stream)
 
 
-@pytest.mark.parametrize("consume", [by_polars, by_pyarrow, by_duckdb])
+@each_without_gil
 def test_a_lost_connection_is_replaced(
     any_server: Server, client: redis.Redis, stream: str, consume: Consumer
 ) -> None:
-    """DataFusion would keep the proxy, which is Python, from running."""
     add_numbers(client, stream, 2_000)
     with Proxy(any_server.port) as proxy:
         cuts = [proxy.cut_after(size, once_seen=b"XRANGE", skip=1) for size in (0, 500, 5_000)]
@@ -1070,7 +1080,7 @@ def test_a_lost_connection_is_replaced(
     assert rows == numbers(2_000).rows()
 
 
-@pytest.mark.parametrize("consume", [by_polars, by_pyarrow, by_duckdb])
+@each_without_gil
 def test_a_connection_that_is_lost_too_often_is_an_error(
     any_server: Server, client: redis.Redis, stream: str, consume: Consumer
 ) -> None:

@@ -16,7 +16,7 @@ from redfloe._errors import (
 )
 from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._local import LocalServer, local_server
-from redfloe._read import infer_schema, read_stream
+from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "StreamReader",
     "WrongTypeError",
     "__version__",
+    "ack_entries",
     "infer_schema",
     "iter_stream",
     "local_server",

@@ -34,6 +34,17 @@ _INCOMPLETE = frozenset((pl.Enum, pl.List, pl.Array, pl.Struct))
 _LARGEST = 2**63 - 1
 
 
+class Group(TypedDict):
+    """How to read through a consumer group; the twin of `Group` in `src/python/read.rs`."""
+
+    group: bytes
+    consumer: bytes
+    create_at: str | None
+    own_pending: str
+    auto_ack: bool
+    noack: bool
+
+
 class Request(TypedDict):
     """What the core reads; `src/python/read.rs` has its twin."""
 
@@ -56,6 +67,7 @@ class Request(TypedDict):
     batch_bytes: int | None
     batch_timeout_ms: int | None
     on_idle: str
+    group: Group | None
 
 
 def make_request(
@@ -82,18 +94,22 @@ def make_request(
     batch_bytes: int | None = None,
     batch_timeout_ms: int | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
+    group: Group | None = None,
 ) -> Request:
     """Check and normalise what the reading functions have in common."""
     if infer_schema and schema is not None:
         msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
         raise ValueError(msg)
+    if group is not None:
+        _check_with_group(start_id, end_id, infer_schema=infer_schema)
+        start_id = "-"
     everywhere, by_field = _null_values(null_values)
     id_column = _name(id_column, "id_column")
     timestamp_column = _name(timestamp_column, "timestamp_column")
     sequence_column = _name(sequence_column, "sequence_column")
     sample = _natural(infer_schema_length, "infer_schema_length")
     return Request(
-        stream=_key(stream),
+        stream=as_key(stream, "stream"),
         start_id=_entry_id(start_id, "start_id", round_up=True),
         end_id=_entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
@@ -105,36 +121,86 @@ def make_request(
         sequence_column=sequence_column if include_sequence else None,
         timestamp_type=_timestamp_schema(timestamp_dtype),
         rescue_column=None if rescue_column is None else _name(rescue_column, "rescue_column"),
-        on_error=_text(on_error, "on_error"),
+        on_error=as_text(on_error, "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
         batch_size=_positive(batch_size, "batch_size"),
         batch_bytes=_positive(batch_bytes, "batch_bytes"),
         batch_timeout_ms=_optional(batch_timeout_ms, "batch_timeout_ms"),
-        on_idle=_text(on_idle, "on_idle"),
+        on_idle=as_text(on_idle, "on_idle"),
+        group=group,
     )
 
 
-def without_group(
-    *, group: str | None, consumer: str | None, auto_ack: bool, create_group: bool
-) -> None:
-    """Refuse what reading through a consumer group will need."""
-    del create_group  # true by default, and of no effect without a group
-    if group is not None:
-        msg = "reading through a consumer group is not available yet"
-        raise NotImplementedError(msg)
-    if consumer is not None or auto_ack:
-        msg = "consumer and auto_ack need a group"
+def make_group(
+    group: str | bytes | None,
+    consumer: str | bytes | None,
+    *,
+    auto_ack: bool,
+    create_group: bool,
+    group_start_id: EntryIdLike,
+    noack: bool,
+    own_pending: Literal["skip", "first", "only"],
+) -> Group | None:
+    """Check what belongs to a consumer group; None without one."""
+    if group is None:
+        if consumer is not None or auto_ack or noack:
+            msg = "consumer, auto_ack and noack need a group"
+            raise ValueError(msg)
+        return None
+    if consumer is None:
+        msg = "a group needs a consumer: a name that stays the same when the worker starts again"
+        raise ValueError(msg)
+    at = _entry_id(group_start_id, "group_start_id", round_up=True)
+    return Group(
+        group=as_key(group, "group"),
+        consumer=as_key(consumer, "consumer"),
+        create_at=at if create_group else None,
+        own_pending=own_pending,
+        auto_ack=bool(auto_ack),
+        noack=bool(noack),
+    )
+
+
+def own_pending_of(
+    start_id: EntryIdLike | None, default: Literal["skip", "first"]
+) -> Literal["skip", "first", "only"]:
+    """Say what a start means to a group, where only these have a meaning."""
+    match start_id:
+        case None | "-":
+            return default
+        case ">":
+            return "skip"
+        case "0" | "0-0":
+            return "only"
+    msg = (
+        'with a group start_id must be None or ">" for new entries, or "0" for this consumer\'s '
+        f"pending ones, not {start_id!r}"
+    )
+    raise ValueError(msg)
+
+
+def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike, *, infer_schema: bool) -> None:
+    own_pending_of(start_id, "skip")
+    if end_id != "+":
+        msg = "end_id has no meaning with a group, which decides what is delivered"
+        raise ValueError(msg)
+    if infer_schema:
+        msg = (
+            "infer_schema=True is not possible with a group, whose entries cannot be looked at "
+            "beforehand; pass schema=redfloe.infer_schema(url, stream)"
+        )
         raise ValueError(msg)
 
 
-def _key(stream: object) -> bytes:
-    match stream:
+def as_key(value: object, parameter: str) -> bytes:
+    """Give the name of a key, a group or a consumer as the server knows it."""
+    match value:
         case str():
-            return stream.encode()
+            return value.encode()
         case bytes():
-            return stream
-    msg = f"stream must be str or bytes, not {type(stream).__name__}"
+            return value
+    msg = f"{parameter} must be str or bytes, not {type(value).__name__}"
     raise TypeError(msg)
 
 
@@ -240,7 +306,7 @@ def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[s
             return [], {}
         case Mapping():
             return [], {
-                _text(name, "the fields of null_values"): _texts(texts)
+                as_text(name, "the fields of null_values"): _texts(texts)
                 for name, texts in values.items()
             }
         case _:
@@ -249,8 +315,8 @@ def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[s
 
 def _texts(values: object) -> list[str]:
     if isinstance(values, Iterable) and not isinstance(values, str):
-        return [_text(text, "null_values") for text in values]
-    return [_text(values, "null_values")]
+        return [as_text(text, "null_values") for text in values]
+    return [as_text(values, "null_values")]
 
 
 def _natural(value: object, parameter: str) -> int:
@@ -278,14 +344,15 @@ def _positive(value: object, parameter: str) -> int | None:
 
 
 def _name(value: object, what: str) -> str:
-    name = _text(value, what)
+    name = as_text(value, what)
     if "\0" in name:
         msg = f"{what} must not contain NUL, which ends a column's name in Arrow"
         raise SchemaError(msg)
     return name
 
 
-def _text(value: object, what: str) -> str:
+def as_text(value: object, what: str) -> str:
+    """Refuse what is no text."""
     if not isinstance(value, str):
         msg = f"{what} must be str, not {type(value).__name__}"
         raise TypeError(msg)

@@ -14,6 +14,7 @@ __all__ = [
     "RedisConnection",
     "StreamReader",
     "__version__",
+    "ack_entries",
     "empty_batch",
     "infer_schema",
     "pin",
@@ -131,6 +132,9 @@ class Pending:
 
     def cancel(self) -> None: ...
 
+def ack_entries(
+    server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]
+) -> int: ...
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(
     server: str | RedisConnection, request: Request, look: Callable[[], object] | None = None

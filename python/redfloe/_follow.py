@@ -8,7 +8,14 @@ import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, NullValues, SchemaLike, make_request, without_group
+from redfloe._arguments import (
+    EntryIdLike,
+    NullValues,
+    SchemaLike,
+    make_group,
+    make_request,
+    own_pending_of,
+)
 from redfloe._core import RedisConnection
 
 if TYPE_CHECKING:
@@ -137,11 +144,13 @@ def iter_stream(
     end_id: EntryIdLike = "+",
     count: int | None = None,
     block_ms: int = 1000,
-    group: str | None = None,
-    consumer: str | None = None,
+    group: str | bytes | None = None,
+    consumer: str | bytes | None = None,
     auto_ack: bool = False,
     create_group: bool = True,
     *,
+    group_start_id: EntryIdLike = "0",
+    noack: bool = False,
     batch_size: int = 100,
     batch_bytes: int = _BATCH_BYTES,
     batch_timeout_ms: int | None = None,
@@ -163,7 +172,8 @@ def iter_stream(
 
     Each poll is an XREAD BLOCK (Redis 5.0) behind the last entry that came, so an entry that is
     added between two polls is not missed. Without `start_id` the newest entry is looked up when
-    `iter_stream` is called; what is added from then on is given. A connection that is lost is
+    `iter_stream` is called, and a group that is missing is created; what is added from then on is
+    given. A connection that is lost is
     opened again, and reading goes on behind the last entry.
 
     Parameters
@@ -185,8 +195,17 @@ def iter_stream(
     block_ms : int, default 1000
         How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C ends the
         wait.
-    group, consumer, auto_ack, create_group
-        Reading through a consumer group; not available yet.
+    group, consumer : str or bytes, optional
+        Read as this member of a consumer group (XREADGROUP, Redis 5.0), as for `read_stream`. First
+        come this consumer's own pending entries, then new ones; `start_id` ``">"`` skips the
+        pending ones, and ``"0"`` reads them alone. Pending entries that were deleted from the
+        stream are acknowledged and not given.
+    auto_ack : bool, default False
+        Acknowledge a batch (XACK) when the next one is asked for, and the last one at the end.
+        After ``break``, an exception or a crash the batch in hand stays pending, and comes first
+        when this consumer reads again: each entry is given at least once.
+    create_group, group_start_id, noack
+        As for `read_stream`.
     batch_size : int, default 100
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
@@ -219,6 +238,8 @@ def iter_stream(
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
         As for `read_stream`; the iterator may be asked again.
+    NoGroupError
+        The group does not exist, or was deleted meanwhile.
     DataLossError
         The stream was deleted and begun anew with smaller IDs than those read: found when a poll
         has found nothing.
@@ -229,19 +250,29 @@ def iter_stream(
     --------
     >>> import polars as pl
     >>> import redfloe
-    >>> batches = redfloe.iter_stream(
-    ...     url, "events", {"value": pl.Int64}, start_id="-", batch_size=1, on_idle="stop", block_ms=1
-    ... )
-    >>> for frame in batches:
+    >>> schema = {"value": pl.Int64}
+    >>> for frame in redfloe.iter_stream(
+    ...     url, "events", schema, start_id="-", batch_size=1, on_idle="stop", block_ms=1
+    ... ):
     ...     print(frame["_id"].item(), frame["value"].item())
     1704067200000-0 10
     1704067200001-0 None
     """
-    without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
+    members = make_group(
+        group,
+        consumer,
+        auto_ack=auto_ack,
+        create_group=create_group,
+        group_start_id=group_start_id,
+        noack=noack,
+        own_pending="first" if group is None else own_pending_of(start_id, "first"),
+    )
+    if start_id is None:
+        start_id = "$" if group is None else "-"
     request = make_request(
         stream,
         schema=schema,
-        start_id="$" if start_id is None else start_id,
+        start_id=start_id,
         end_id=end_id,
         count=count,
         block_ms=block_ms,
@@ -261,9 +292,10 @@ def iter_stream(
         batch_bytes=batch_bytes,
         batch_timeout_ms=batch_timeout_ms,
         on_idle=on_idle,
+        group=members,
     )
     reader = _core.BatchReader(url, request, follow=True)
-    if request["start_id"] == "$":
+    if members is not None or request["start_id"] == "$":
         reader.start()
     return BatchIterator(reader)
 
@@ -276,11 +308,13 @@ def stream_batches(
     end_id: EntryIdLike = "+",
     count: int | None = None,
     block_ms: int = 1000,
-    group: str | None = None,
-    consumer: str | None = None,
+    group: str | bytes | None = None,
+    consumer: str | bytes | None = None,
     auto_ack: bool = False,
     create_group: bool = True,
     *,
+    group_start_id: EntryIdLike = "0",
+    noack: bool = False,
     batch_size: int = 100,
     batch_bytes: int = _BATCH_BYTES,
     batch_timeout_ms: int | None = None,
@@ -307,9 +341,12 @@ def stream_batches(
 
     Parameters
     ----------
-    url, stream, schema, start_id, end_id, count, block_ms, group, consumer, auto_ack, create_group
+    url, stream, schema, start_id, end_id, count, block_ms
         As for `iter_stream`. Without `start_id` the newest entry is looked up when the first batch
         is asked for, not when `stream_batches` is called.
+    group, consumer, auto_ack, create_group, group_start_id, noack
+        As for `iter_stream`. A batch that a cancelled task had asked for stays pending until it is
+        given.
     batch_size, batch_bytes, batch_timeout_ms, on_idle
         As for `iter_stream`.
     include_id, include_timestamp, include_sequence, id_column, timestamp_column, sequence_column
@@ -326,7 +363,7 @@ def stream_batches(
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
         As for `iter_stream`.
-    DataLossError
+    NoGroupError, DataLossError
         As for `iter_stream`.
     ValueError, TypeError, SchemaError
         At once, where an argument cannot be right.
@@ -343,11 +380,21 @@ def stream_batches(
     >>> asyncio.run(drain())
     2 entries
     """
-    without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
+    members = make_group(
+        group,
+        consumer,
+        auto_ack=auto_ack,
+        create_group=create_group,
+        group_start_id=group_start_id,
+        noack=noack,
+        own_pending="first" if group is None else own_pending_of(start_id, "first"),
+    )
+    if start_id is None:
+        start_id = "$" if group is None else "-"
     request = make_request(
         stream,
         schema=schema,
-        start_id="$" if start_id is None else start_id,
+        start_id=start_id,
         end_id=end_id,
         count=count,
         block_ms=block_ms,
@@ -367,5 +414,6 @@ def stream_batches(
         batch_bytes=batch_bytes,
         batch_timeout_ms=batch_timeout_ms,
         on_idle=on_idle,
+        group=members,
     )
     return AsyncBatchIterator(_core.AsyncBatchReader(url, request))

@@ -116,8 +116,8 @@ class ServerProcess:
 class LocalServer:
     """A Redis server of this process's own, on a free port of 127.0.0.1, that keeps nothing.
 
-    Made by :func:`local_server`. Use it as a context manager, which gives the URL, or call
-    :meth:`start` and :meth:`stop`.
+    Made by `local_server`. Use it as a context manager, which gives the URL, or call
+    `start` and `stop`.
     """
 
     def __init__(self, args: Sequence[str] = ()) -> None:

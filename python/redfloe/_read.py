@@ -1,5 +1,6 @@
 """Reading a stream into a DataFrame."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import polars as pl
@@ -10,8 +11,11 @@ from redfloe._arguments import (
     EntryIdLike,
     NullValues,
     SchemaLike,
+    as_key,
+    as_text,
+    make_group,
     make_request,
-    without_group,
+    own_pending_of,
 )
 from redfloe._core import RedisConnection
 
@@ -20,15 +24,17 @@ def read_stream(
     url: str | RedisConnection,
     stream: str | bytes,
     schema: SchemaLike | None = None,
-    start_id: EntryIdLike = "-",
+    start_id: EntryIdLike | None = "-",
     end_id: EntryIdLike = "+",
     count: int | None = None,
     block_ms: int | None = None,
-    group: str | None = None,
-    consumer: str | None = None,
+    group: str | bytes | None = None,
+    consumer: str | bytes | None = None,
     auto_ack: bool = False,
     create_group: bool = True,
     *,
+    group_start_id: EntryIdLike = "0",
+    noack: bool = False,
     include_id: bool = True,
     include_timestamp: bool = True,
     include_sequence: bool = False,
@@ -69,8 +75,23 @@ def read_stream(
     block_ms : int, optional
         Where no entry is there, wait up to this many milliseconds for one (XREAD BLOCK); 0 waits
         without limit. Ctrl-C ends the wait.
-    group, consumer, auto_ack, create_group
-        Reading through a consumer group; not available yet.
+    group : str or bytes, optional
+        Read as a member of this consumer group (XREADGROUP, Redis 5.0): new entries, which the
+        server then keeps as pending for `consumer` until they are acknowledged. `start_id` None,
+        ``">"`` or the default mean new entries, ``"0"`` this consumer's own pending ones.
+    consumer : str or bytes, optional
+        The name of this member, required with a group. Keep it the same across restarts: what was
+        pending for a name that never comes back stays pending.
+    auto_ack : bool, default False
+        Acknowledge the entries (XACK) once their columns are built, before the frame is returned;
+        a crash before that leaves them pending. See `ack_entries`.
+    create_group : bool, default True
+        Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
+    group_start_id : str or datetime, default "0"
+        Where a group that is created begins: behind this ID; ``"0"`` delivers all entries that
+        there are, ``"$"`` those to come.
+    noack : bool, default False
+        Have the server acknowledge what it sends (NOACK): what a lost connection held is lost.
     include_id, include_timestamp, include_sequence : bool
         Whether to give the entry ID as ``_id`` (String), its milliseconds as ``_ts`` (Int64) and
         its sequence number as ``_seq`` (UInt64), in this order before the fields.
@@ -101,6 +122,8 @@ def read_stream(
         The server cannot be reached, is silent, or refuses the user.
     WrongTypeError
         The key is not a stream.
+    NoGroupError
+        The group does not exist, and `create_group` is False; or it was deleted meanwhile.
     SchemaError
         A field has the name of a metadata column, or a dtype that no text stands for.
     DecodeError
@@ -128,11 +151,19 @@ def read_stream(
     │ 1704067200001-0 ┆ 1704067200001 ┆ user_2  ┆ null  │
     └─────────────────┴───────────────┴─────────┴───────┘
     """
-    without_group(group=group, consumer=consumer, auto_ack=auto_ack, create_group=create_group)
+    members = make_group(
+        group,
+        consumer,
+        auto_ack=auto_ack,
+        create_group=create_group,
+        group_start_id=group_start_id,
+        noack=noack,
+        own_pending="skip" if group is None else own_pending_of(start_id, "skip"),
+    )
     request = make_request(
         stream,
         schema=schema,
-        start_id=start_id,
+        start_id="-" if start_id is None else start_id,
         end_id=end_id,
         count=count,
         block_ms=block_ms,
@@ -148,6 +179,7 @@ def read_stream(
         null_values=null_values,
         on_error=on_error,
         rescue_column=rescue_column,
+        group=members,
     )
     return pl.DataFrame(_core.read_stream(url, request))
 
@@ -206,3 +238,48 @@ def infer_schema(
         null_values=null_values,
     )
     return pl.DataFrame(_core.infer_schema(url, request)).schema
+
+
+def ack_entries(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    group: str | bytes,
+    entry_ids: Iterable[str] | pl.Series,
+) -> int:
+    """Acknowledge entries of a consumer group: they are done with, and no longer pending.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream, group : str or bytes
+        The stream's key, and the group that the entries were read through.
+    entry_ids : iterable of str, or pl.Series
+        Their IDs, such as ``df["_id"]``. They are sent in commands of a thousand (XACK, Redis 5.0);
+        without any nothing is sent.
+
+    Returns
+    -------
+    int
+        How many were pending. One that is not, or is unknown, is no error. After a lost connection
+        the command is repeated, and what the lost one acknowledged is not counted.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    ValueError
+        An ID is malformed; nothing has been sent.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> df = redfloe.read_stream(url, "events", group="billing", consumer="worker-1")
+    >>> redfloe.ack_entries(url, "events", "billing", df["_id"])
+    2
+    """
+    if isinstance(entry_ids, str | bytes):
+        msg = "entry_ids must be several IDs, such as [entry_id]"
+        raise TypeError(msg)
+    ids = [as_text(entry_id, "entry_ids") for entry_id in entry_ids]
+    return _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids)

@@ -156,6 +156,11 @@ impl Decoder {
         self.last_id
     }
 
+    /// Takes the IDs of deleted entries since the last flush, or the last call.
+    pub(crate) fn take_deleted(&mut self) -> Vec<EntryId> {
+        self.reader.take_deleted()
+    }
+
     /// The fields that have a column so far.
     pub(crate) fn fields(&self) -> Vec<FieldRef> {
         self.columns.iter().map(|column| Arc::clone(&column.field)).collect()

@@ -13,8 +13,8 @@ use super::connection::Server;
 use super::error::exception;
 use super::wait::{wait, wait_looking};
 use crate::decode::Batch;
-use crate::entry_id::IdBound;
-use crate::read::{self, OnIdle, ReadRequest};
+use crate::entry_id::{EntryId, IdBound};
+use crate::read::{self, GroupOptions, OnIdle, OwnPending, ReadRequest};
 use crate::schema::{NullValues, OnError, StreamSchema};
 
 /// What to read, as `redfloe._arguments` puts it together.
@@ -43,6 +43,36 @@ pub(crate) struct Request<'py> {
     batch_bytes: Option<u64>,
     batch_timeout_ms: Option<u64>,
     on_idle: String,
+    group: Option<Group>,
+}
+
+/// How to read through a consumer group.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Group {
+    group: Vec<u8>,
+    consumer: Vec<u8>,
+    /// Where to create the group if it is missing.
+    create_at: Option<String>,
+    own_pending: String,
+    auto_ack: bool,
+    noack: bool,
+}
+
+impl Group {
+    fn options(&self) -> PyResult<GroupOptions> {
+        let own_pending = match self.own_pending.as_str() {
+            "skip" => OwnPending::Skip,
+            "first" => OwnPending::First,
+            "only" => OwnPending::Only,
+            other => return Err(PyValueError::new_err(format!("{other:?} is no own_pending"))),
+        };
+        Ok(GroupOptions::new(self.group.clone(), self.consumer.clone())
+            .with_creation(self.create_at.as_deref())
+            .with_own_pending(own_pending)
+            .with_auto_ack(self.auto_ack)
+            .with_noack(self.noack))
+    }
 }
 
 impl Request<'_> {
@@ -98,7 +128,8 @@ impl Request<'_> {
             .with_batch_size(self.batch_size.unwrap_or(usize::MAX))
             .with_batch_bytes(self.batch_bytes.unwrap_or(u64::MAX))
             .with_batch_timeout(self.batch_timeout_ms.map(Duration::from_millis))
-            .with_on_idle(on_idle))
+            .with_on_idle(on_idle)
+            .with_group(self.group.as_ref().map(Group::options).transpose()?))
     }
 }
 
@@ -112,6 +143,21 @@ pub(crate) fn read_stream(
     let client = server.client(py)?;
     let batch = wait(py, async move { read::read(&client, request).await })?;
     Ok(RecordBatch::new(batch))
+}
+
+/// Acknowledges entries of a group; says how many were pending.
+#[pyfunction]
+pub(crate) fn ack_entries(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+    entry_ids: Vec<String>,
+) -> PyResult<u64> {
+    let ids: Result<Vec<EntryId>, _> = entry_ids.iter().map(|id| id.parse()).collect();
+    let ids = ids.map_err(|error| exception(py, &error))?;
+    let client = server.client(py)?;
+    wait(py, async move { read::ack_entries(&client, &stream, &group, &ids).await })
 }
 
 /// No rows, with the columns that a request gives. Sends nothing.

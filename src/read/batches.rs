@@ -3,6 +3,7 @@
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
 
+use super::group::GroupReader;
 use super::range::RangeReader;
 use super::request::ReadRequest;
 use super::tail::TailReader;
@@ -64,8 +65,11 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// [`OnIdle::Stop`]: crate::OnIdle::Stop
 pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
-    let source = TailReader::new(client, request).map_err(|error| about(error, &stream))?;
-    Ok(Batches { stream, source: Source::Tail(Box::new(source)) })
+    let source = match request.group.clone() {
+        Some(group) => GroupReader::new(client, request, group).map(Box::new).map(Source::Group),
+        None => TailReader::new(client, request).map(Box::new).map(Source::Tail),
+    };
+    Ok(Batches { source: source.map_err(|error| about(error, &stream))?, stream })
 }
 
 /// The batches of [`batches`] or [`tail`]: asked for one by one ([`next`](Batches::next)), as a
@@ -82,6 +86,7 @@ pub struct Batches {
 enum Source {
     Range(Box<RangeReader>),
     Tail(Box<TailReader>),
+    Group(Box<GroupReader>),
 }
 
 impl Batches {
@@ -98,11 +103,13 @@ impl Batches {
         let outcome = match &mut self.source {
             Source::Range(reader) => reader.next().await,
             Source::Tail(reader) => reader.next().await,
+            Source::Group(reader) => reader.next().await,
         };
         if outcome.is_err() {
             match &mut self.source {
                 Source::Range(reader) => reader.rewind()?,
                 Source::Tail(reader) => reader.rewind()?,
+                Source::Group(reader) => reader.rewind()?,
             }
         }
         outcome.map_err(|error| about(error, &self.stream))
@@ -117,12 +124,12 @@ impl Batches {
     ///
     /// [`IdBound::AfterNewest`]: crate::IdBound::AfterNewest
     pub async fn start(&mut self) -> Result<()> {
-        match &mut self.source {
+        let started = match &mut self.source {
             Source::Range(_) => Ok(()),
-            Source::Tail(reader) => {
-                reader.start().await.map_err(|error| about(error, &self.stream))
-            }
-        }
+            Source::Tail(reader) => reader.start().await,
+            Source::Group(reader) => reader.start().await,
+        };
+        started.map_err(|error| about(error, &self.stream))
     }
 
     /// The batches as a stream, which ends after an error.

@@ -8,7 +8,7 @@ use crate::client::{Client, Connection, Session, Sink};
 use crate::decode::{Batch, Decoder, Reply, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
-use crate::resp::Packed;
+use crate::resp::{Packed, RawReply};
 use crate::schema::StreamSchema;
 
 /// Any of its futures may be dropped at any time: whole entries stay, the connection that owes an
@@ -44,6 +44,8 @@ pub(super) struct Request {
     pub(super) command: Packed,
     pub(super) count: u64,
     pub(super) wait: Option<Duration>,
+    /// So many small replies come before the one with entries, to commands that were sent along.
+    pub(super) before: usize,
 }
 
 pub(super) enum Received {
@@ -137,6 +139,21 @@ impl Feed {
         self.decoder.is_full() || (self.bytes >= self.bounds.bytes && self.decoder.rows() > 0)
     }
 
+    /// The rows that the batch has room for.
+    pub(super) fn room(&self) -> u64 {
+        (self.bounds.rows as u64).saturating_sub(self.decoder.rows() as u64)
+    }
+
+    /// Takes the IDs of entries that came without fields, because they were deleted.
+    pub(super) fn take_deleted(&mut self) -> Vec<EntryId> {
+        self.decoder.take_deleted()
+    }
+
+    /// Whether a reply was lost before its end.
+    pub(super) fn was_cut(&self) -> bool {
+        self.unfinished && self.asked.is_none()
+    }
+
     /// Whether a reply is under way.
     pub(super) fn is_asked(&self) -> bool {
         self.asked.is_some()
@@ -159,6 +176,12 @@ impl Feed {
             return Err(Error::protocol("nothing was asked for"));
         };
         self.unfinished = true;
+        while asked.request.before > 0 {
+            let mut reply = RawReply::new();
+            asked.connection.receive(&mut reply, Some(Duration::ZERO)).await?;
+            reply.into_value()?;
+            asked.request.before -= 1;
+        }
         let before = self.decoder.rows();
         let limit = self.bounds.bytes.saturating_sub(self.bytes);
         let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };

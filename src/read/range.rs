@@ -8,6 +8,7 @@ use arrow_schema::{Field, FieldRef};
 use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received, Request};
+use super::group::GroupReader;
 use super::request::{BatchBounds, ReadRequest};
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
@@ -24,13 +25,19 @@ use crate::schema::{OnError, StreamSchema};
 /// stream that grows comes to its end. After a lost connection the read goes on behind the last
 /// whole entry.
 ///
+/// With a group: what there is for the consumer (XREADGROUP).
+///
 /// # Errors
 ///
-/// Every kind that connecting, the server or decoding can raise; an error leaves nothing behind.
+/// Every kind that connecting, the server or decoding can raise; an error leaves nothing behind,
+/// but what was read through a group stays pending.
 pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
     let stream = request.stream_name();
     let reading = async {
         let request = ReadRequest { bounds: BatchBounds::NONE, ..request };
+        if let Some(group) = request.group.clone() {
+            return GroupReader::new(client, request, group)?.read_all().await;
+        }
         RangeReader::new(client, request)?.read_all().await
     };
     reading.await.map_err(|error: Error| error.with_context("stream", stream))
@@ -233,6 +240,7 @@ impl RangeReader {
             command: resp::range(&self.request.stream, next, last, count),
             count,
             wait: None,
+            before: 0,
         })
     }
 

@@ -27,6 +27,75 @@ pub struct ReadRequest {
     pub(super) bounds: BatchBounds,
     pub(super) batch_timeout: Option<Duration>,
     pub(super) on_idle: OnIdle,
+    pub(super) group: Option<GroupOptions>,
+}
+
+/// How a consumer reads through a consumer group.
+///
+/// ```
+/// use redfloe::GroupOptions;
+///
+/// let options = GroupOptions::new("billing", "worker-1").with_auto_ack(true);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupOptions {
+    pub(super) group: Vec<u8>,
+    pub(super) consumer: Vec<u8>,
+    pub(super) create_at: Option<String>,
+    pub(super) own_pending: OwnPending,
+    pub(super) auto_ack: bool,
+    pub(super) noack: bool,
+}
+
+/// What becomes of the entries that were delivered to this consumer before, and not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnPending {
+    /// They stay pending; new entries are read.
+    Skip,
+    /// They come first, then new entries.
+    First,
+    /// They alone are read.
+    Only,
+}
+
+impl GroupOptions {
+    /// A consumer, whose name should stay the same across restarts, of a group that is there.
+    pub fn new(group: impl Into<Vec<u8>>, consumer: impl Into<Vec<u8>>) -> Self {
+        GroupOptions {
+            group: group.into(),
+            consumer: consumer.into(),
+            create_at: None,
+            own_pending: OwnPending::First,
+            auto_ack: false,
+            noack: false,
+        }
+    }
+
+    /// Creates stream and group where they are missing, the group behind this ID: `"0"` for all
+    /// entries that there are, `"$"` for those to come.
+    pub fn with_creation(mut self, at: Option<&str>) -> Self {
+        self.create_at = at.map(str::to_owned);
+        self
+    }
+
+    /// What becomes of this consumer's pending entries.
+    pub fn with_own_pending(mut self, own_pending: OwnPending) -> Self {
+        self.own_pending = own_pending;
+        self
+    }
+
+    /// Acknowledges a batch when the next one is asked for, or at the end; [`read`](crate::read)
+    /// acknowledges before it returns.
+    pub fn with_auto_ack(mut self, auto_ack: bool) -> Self {
+        self.auto_ack = auto_ack;
+        self
+    }
+
+    /// Has the server acknowledge what it sends (NOACK): an entry whose reply is lost is lost.
+    pub fn with_noack(mut self, noack: bool) -> Self {
+        self.noack = noack;
+        self
+    }
 }
 
 /// How large a batch may become.
@@ -65,6 +134,7 @@ impl ReadRequest {
             bounds: BatchBounds::NONE,
             batch_timeout: None,
             on_idle: OnIdle::default(),
+            group: None,
         }
     }
 
@@ -117,6 +187,13 @@ impl ReadRequest {
     /// What [`tail`](crate::tail) does when a poll finds nothing.
     pub fn with_on_idle(mut self, on_idle: OnIdle) -> Self {
         self.on_idle = on_idle;
+        self
+    }
+
+    /// Reads through a consumer group: with [`read`](crate::read) or [`tail`](crate::tail). The
+    /// range of IDs is then the group's affair, and must be left as it is.
+    pub fn with_group(mut self, group: Option<GroupOptions>) -> Self {
+        self.group = group;
         self
     }
 

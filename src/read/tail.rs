@@ -257,7 +257,7 @@ impl TailReader {
             (_, Some(wait)) => (resp::read_after(stream, after, count, block_ms(wait)), Some(wait)),
             (_, None) => (resp::read_now(stream, after, count), None),
         };
-        (count > 0).then_some(Request { command, count, wait })
+        (count > 0).then_some(Request { command, count, wait, before: 0 })
     }
 
     /// Types the fields where that is asked for, once there is something to type them by.

@@ -60,6 +60,63 @@ pub(crate) fn read_now(stream: &[u8], after: EntryId, count: u64) -> Packed {
         .get_packed_command()
 }
 
+/// XREADGROUP: so many entries for a consumer: new ones, or its own pending ones after an ID. Redis
+/// 5.0.
+pub(crate) struct ReadGroup<'a> {
+    pub(crate) stream: &'a [u8],
+    pub(crate) group: &'a [u8],
+    pub(crate) consumer: &'a [u8],
+    pub(crate) count: u64,
+    /// How long to wait for the first (0: without limit).
+    pub(crate) block_ms: Option<u64>,
+    pub(crate) noack: bool,
+    /// `None` stands for new entries.
+    pub(crate) pending_after: Option<EntryId>,
+}
+
+impl ReadGroup<'_> {
+    pub(crate) fn packed(&self) -> Packed {
+        let mut command = Cmd::new();
+        command.arg("XREADGROUP").arg("GROUP").arg(self.group).arg(self.consumer);
+        command.arg("COUNT").arg(self.count);
+        if let Some(block_ms) = self.block_ms {
+            command.arg("BLOCK").arg(block_ms);
+        }
+        if self.noack {
+            command.arg("NOACK");
+        }
+        let after = self.pending_after.map_or_else(|| ">".to_owned(), |after| after.to_string());
+        command.arg("STREAMS").arg(self.stream).arg(after).get_packed_command()
+    }
+}
+
+/// XACK: the entries are done with. Redis 5.0.
+pub(crate) fn acknowledge(stream: &[u8], group: &[u8], ids: &[EntryId]) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XACK").arg(stream).arg(group);
+    for id in ids {
+        command.arg(id.to_string());
+    }
+    command.get_packed_command()
+}
+
+/// XGROUP CREATE MKSTREAM: a group that begins behind `start`, an ID or `$`. Redis 5.0.
+pub(crate) fn create_group(stream: &[u8], group: &[u8], start: &str) -> Packed {
+    Cmd::new()
+        .arg("XGROUP")
+        .arg("CREATE")
+        .arg(stream)
+        .arg(group)
+        .arg(start)
+        .arg("MKSTREAM")
+        .get_packed_command()
+}
+
+/// XINFO GROUPS: what the server knows of a stream's groups. Redis 5.0.
+pub(crate) fn groups_info(stream: &[u8]) -> Packed {
+    Cmd::new().arg("XINFO").arg("GROUPS").arg(stream).get_packed_command()
+}
+
 /// XINFO STREAM: what the server knows of a stream. Redis 5.0.
 pub(crate) fn stream_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("STREAM").arg(stream).get_packed_command()
@@ -68,6 +125,39 @@ pub(crate) fn stream_info(stream: &[u8]) -> Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_is_read_and_acknowledged() {
+        let read = ReadGroup {
+            stream: b"s",
+            group: b"g",
+            consumer: b"c",
+            count: 2,
+            block_ms: None,
+            noack: false,
+            pending_after: None,
+        };
+        let text = |packed: Packed| {
+            let text = String::from_utf8_lossy(&packed).into_owned();
+            let words = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']));
+            words.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(text(read.packed()), "XREADGROUP GROUP g c COUNT 2 STREAMS s > ");
+        let read = ReadGroup {
+            block_ms: Some(5),
+            noack: true,
+            pending_after: Some(EntryId::new(1, 2)),
+            ..read
+        };
+        assert_eq!(
+            text(read.packed()),
+            "XREADGROUP GROUP g c COUNT 2 BLOCK 5 NOACK STREAMS s 1-2 "
+        );
+        let ids = [EntryId::new(1, 2), EntryId::new(3, 0)];
+        assert_eq!(text(acknowledge(b"s", b"g", &ids)), "XACK s g 1-2 3-0 ");
+        assert_eq!(text(create_group(b"s", b"g", "0")), "XGROUP CREATE s g 0 MKSTREAM ");
+        assert_eq!(text(groups_info(b"s")), "XINFO GROUPS s ");
+    }
 
     #[test]
     fn commands_are_arrays_of_bulk_strings() {
