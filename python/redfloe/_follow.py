@@ -21,8 +21,6 @@ from redfloe._core import RedisConnection
 if TYPE_CHECKING:
     import asyncio
 
-_BATCH_BYTES = 64 * 1024 * 1024
-
 
 class BatchIterator(Iterator[pl.DataFrame]):
     """The batches of `iter_stream`: a DataFrame each, never empty.
@@ -152,7 +150,7 @@ def iter_stream(
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     batch_size: int = 100,
-    batch_bytes: int = _BATCH_BYTES,
+    batch_bytes: int = 64 * 1024 * 1024,
     batch_timeout_ms: int | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     include_id: bool = True,
@@ -172,8 +170,7 @@ def iter_stream(
 
     Each poll is an XREAD BLOCK (Redis 5.0) behind the last entry that came, so an entry that is
     added between two polls is not missed. Without `start_id` the newest entry is looked up when
-    `iter_stream` is called, and a group that is missing is created; what is added from then on is
-    given. A connection that is lost is
+    `iter_stream` is called; what is added from then on is given. A connection that is lost is
     opened again, and reading goes on behind the last entry.
 
     Parameters
@@ -241,8 +238,8 @@ def iter_stream(
     NoGroupError
         The group does not exist, or was deleted meanwhile.
     DataLossError
-        The stream was deleted and begun anew with smaller IDs than those read: found when a poll
-        has found nothing.
+        Without a group: the stream was deleted and begun anew with smaller IDs than those read.
+        Found when a poll has found nothing, by a user who may call XINFO STREAM.
     ValueError, TypeError, SchemaError
         At once, where an argument cannot be right.
 
@@ -316,7 +313,7 @@ def stream_batches(
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     batch_size: int = 100,
-    batch_bytes: int = _BATCH_BYTES,
+    batch_bytes: int = 64 * 1024 * 1024,
     batch_timeout_ms: int | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     include_id: bool = True,
