@@ -36,7 +36,7 @@ mod resp;
 mod schema;
 
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
-pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Reply, ReplyShape};
+pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
 pub use entry_id::{EntryId, IdBound};
 pub use error::{Error, ErrorKind, Result};
 pub use read::{
