@@ -1,4 +1,5 @@
-//! Entry IDs (`ms-seq`): parse, format, order, successor, predecessor, and the bounds of a range.
+//! Entry IDs (`ms-seq`): parse, format, order, successor, predecessor, the bounds of a range, and
+//! where a consumer group begins.
 
 use std::fmt;
 use std::str::FromStr;
@@ -159,6 +160,52 @@ impl IdBound {
     }
 }
 
+/// Where a consumer group begins when it is created.
+///
+/// ```
+/// use redfloe::{EntryId, GroupStart};
+///
+/// assert_eq!(GroupStart::parse("0")?, GroupStart::Behind(EntryId::MIN));
+/// assert_eq!(GroupStart::parse("$")?, GroupStart::BehindNewest);
+/// # Ok::<(), redfloe::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupStart {
+    /// The group delivers the entries with greater IDs; all of them for [`EntryId::MIN`].
+    Behind(EntryId),
+    /// The group delivers what is added from then on.
+    BehindNewest,
+}
+
+impl GroupStart {
+    /// Parses `$`, or an ID, of which the sequence number may be missing and is then 0.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where it is neither.
+    pub fn parse(text: &str) -> Result<GroupStart> {
+        match text {
+            "$" => Ok(GroupStart::BehindNewest),
+            _ => parse_partial(text, 0).map(GroupStart::Behind).ok_or_else(|| {
+                Error::invalid(format!(
+                    "{} is no place for a group to begin; write \"0\" for all entries, \"$\" for \
+                     those to come, or the ID (\"ms-seq\" or \"ms\") behind which to begin",
+                    shorten(text.as_bytes())
+                ))
+            }),
+        }
+    }
+}
+
+impl fmt::Display for GroupStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GroupStart::Behind(id) => id.fmt(f),
+            GroupStart::BehindNewest => f.write_str("$"),
+        }
+    }
+}
+
 /// `ms-seq`, or `ms` with the given sequence number, as XRANGE reads it.
 fn parse_partial(text: &str, seq: u64) -> Option<EntryId> {
     match text.contains('-') {
@@ -218,6 +265,17 @@ mod tests {
             assert!(IdBound::parse_start(text).is_err(), "{text}");
             assert!(IdBound::parse_end(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_group_begins_behind_an_id() -> Result<()> {
+        for (text, written) in [("0", "0-0"), ("5", "5-0"), ("5-7", "5-7"), ("$", "$")] {
+            assert_eq!(GroupStart::parse(text)?.to_string(), written);
+        }
+        for text in ["", "-", "+", "(5-0", "x", "5-", ">"] {
+            assert!(GroupStart::parse(text).is_err(), "{text}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod schema;
 
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
-pub use entry_id::{EntryId, IdBound};
+pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Result};
 pub use read::{
     Batches, BlockingBatches, GroupOptions, OnIdle, OwnPending, PageSize, ReadRequest, ack_entries,

@@ -151,7 +151,7 @@ def make_group(
     if consumer is None:
         msg = "a group needs a consumer: a name that stays the same when the worker starts again"
         raise ValueError(msg)
-    at = _entry_id(group_start_id, "group_start_id", round_up=True)
+    at = group_start(group_start_id, "group_start_id")
     return Group(
         group=as_key(group, "group"),
         consumer=as_key(consumer, "consumer"),
@@ -160,6 +160,14 @@ def make_group(
         auto_ack=bool(auto_ack),
         noack=bool(noack),
     )
+
+
+def group_start(value: EntryIdLike, parameter: str) -> str:
+    """Give the ID behind which a group begins; a datetime is that of the first entry wanted."""
+    text = _entry_id(value, parameter, round_up=True)
+    if isinstance(value, str) or text == "0":
+        return text
+    return f"{int(text) - 1}-{2**64 - 1}"
 
 
 def own_pending_of(

@@ -84,12 +84,15 @@ def read_stream(
         pending for a name that never comes back stays pending.
     auto_ack : bool, default False
         Acknowledge the entries (XACK) once their columns are built, before the frame is returned;
-        a crash before that leaves them pending. See `ack_entries`.
+        a crash before that leaves them pending. Where the connection is lost meanwhile, so that
+        nobody knows whether the server took note, the frame is returned all the same, and its
+        entries may come again. See `ack_entries`.
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
     group_start_id : str or datetime, default "0"
-        Where a group that is created begins: behind this ID; ``"0"`` delivers all entries that
-        there are, ``"$"`` those to come.
+        Where a group that is created begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
+        delivers all entries that there are, ``"$"`` those to come, and a datetime those from that
+        time on.
     noack : bool, default False
         Have the server acknowledge what it sends (NOACK): what a lost connection held is lost.
     include_id, include_timestamp, include_sequence : bool

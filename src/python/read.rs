@@ -13,7 +13,7 @@ use super::connection::Server;
 use super::error::exception;
 use super::wait::{wait, wait_looking};
 use crate::decode::Batch;
-use crate::entry_id::{EntryId, IdBound};
+use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::read::{self, GroupOptions, OnIdle, OwnPending, ReadRequest};
 use crate::schema::{NullValues, OnError, StreamSchema};
 
@@ -60,15 +60,17 @@ struct Group {
 }
 
 impl Group {
-    fn options(&self) -> PyResult<GroupOptions> {
+    fn options(&self, py: Python<'_>) -> PyResult<GroupOptions> {
         let own_pending = match self.own_pending.as_str() {
             "skip" => OwnPending::Skip,
             "first" => OwnPending::First,
             "only" => OwnPending::Only,
             other => return Err(PyValueError::new_err(format!("{other:?} is no own_pending"))),
         };
+        let create_at = self.create_at.as_deref().map(GroupStart::parse).transpose();
+        let create_at = create_at.map_err(|error| exception(py, &error))?;
         Ok(GroupOptions::new(self.group.clone(), self.consumer.clone())
-            .with_creation(self.create_at.as_deref())
+            .with_creation(create_at)
             .with_own_pending(own_pending)
             .with_auto_ack(self.auto_ack)
             .with_noack(self.noack))
@@ -129,7 +131,7 @@ impl Request<'_> {
             .with_batch_bytes(self.batch_bytes.unwrap_or(u64::MAX))
             .with_batch_timeout(self.batch_timeout_ms.map(Duration::from_millis))
             .with_on_idle(on_idle)
-            .with_group(self.group.as_ref().map(Group::options).transpose()?))
+            .with_group(self.group.as_ref().map(|group| group.options(py)).transpose()?))
     }
 }
 

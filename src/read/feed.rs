@@ -165,6 +165,8 @@ impl Feed {
             self.decoder.abandon_reply();
         }
         let mut connection = self.session.take_connection().await?;
+        // Whoever gives up while this is sent cannot know whether the server has acted on it.
+        self.unfinished = true;
         connection.send(&request.command).await?;
         self.asked = Some(Asked { connection, request, entries: 0, bytes: 0 });
         Ok(())

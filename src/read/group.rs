@@ -45,6 +45,8 @@ enum Polled {
     More,
     /// All that there was.
     Drained,
+    /// No own pending entries are left; new ones have not been asked for.
+    Caught,
     /// Nothing, for as long as the poll may last.
     Nothing,
 }
@@ -89,7 +91,7 @@ impl GroupReader {
         }
         let (stream, group) = (&self.request.stream, &self.options.group);
         if let Some(at) = &self.options.create_at {
-            let command = resp::create_group(stream, group, at);
+            let command = resp::create_group(stream, group, *at);
             let session = &mut self.feed.session;
             let creating = session.request(&command, || Ok(RawReply::new()), RawReply::into_value);
             match creating.await {
@@ -136,16 +138,23 @@ impl GroupReader {
         let poll = self.request.block.map(Deadline::of_block);
         while !self.ended && self.feed.missing(self.request.count) > 0 {
             match self.poll(poll.as_ref()).await {
-                Ok(Polled::More) if end > self.feed.last_id() || self.feed.rows() == 0 => {}
+                Ok(Polled::More | Polled::Caught)
+                    if end > self.feed.last_id() || self.feed.rows() == 0 => {}
                 Ok(_) => break,
                 Err(error) => self.recover(error).await?,
             }
         }
         let batch = self.feed.flush()?;
-        if self.options.auto_ack && !self.options.noack {
+        if self.options.auto_ack {
             self.done.extend_from_slice(batch.ids());
         }
-        self.acknowledge().await?;
+        match self.acknowledge().await {
+            // Perhaps the server took note, and then the rows would be lost with this error.
+            Err(error)
+                if error.retryable()
+                    || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) => {}
+            acknowledged => acknowledged?,
+        }
         Ok(batch)
     }
 
@@ -153,15 +162,16 @@ impl GroupReader {
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         self.start().await?;
         let in_hand = std::mem::take(&mut self.in_hand);
-        if self.options.auto_ack && !self.options.noack {
+        if self.options.auto_ack {
             self.done.extend(in_hand);
         }
         let mut poll = self.new_poll();
         while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
             match self.poll(Some(&poll)).await {
                 Ok(Polled::More) => {}
-                Ok(Polled::Drained) if self.request.batch_timeout.is_some() => {}
-                Ok(Polled::Drained) => break,
+                Ok(Polled::Caught) if self.feed.rows() == 0 => {}
+                Ok(Polled::Drained | Polled::Caught) if self.request.batch_timeout.is_some() => {}
+                Ok(Polled::Drained | Polled::Caught) => break,
                 Ok(Polled::Nothing) if self.feed.rows() > 0 => break,
                 Ok(Polled::Nothing) => match self.request.on_idle {
                     OnIdle::Wait => poll = self.new_poll(),
@@ -218,21 +228,23 @@ impl GroupReader {
             let wait = deadline.map(|deadline| deadline.left_up_to(Self::SLICE));
             let wait = match (self.feed.rows(), wait) {
                 (0, wait) => wait,
-                (_, Some(wait)) if wait.is_zero() => return Ok(Polled::Nothing),
                 // What is there is given at once.
-                (_, wait) => wait.filter(|_| self.request.batch_timeout.is_some()),
+                _ if self.request.batch_timeout.is_none() => None,
+                (_, Some(wait)) if wait.is_zero() => return Ok(Polled::Nothing),
+                (_, wait) => wait,
             };
             let request = self.next_request(wait.filter(|_| self.pending_after.is_none()));
             self.sent = self.done.len();
             self.feed.ask(request).await?;
         }
         let asked = Instant::now();
-        let Received::End { request, entries } = self.feed.receive().await? else {
+        let received = self.feed.receive().await?;
+        // Their replies came before any entry.
+        self.done.drain(..std::mem::take(&mut self.sent).min(self.done.len()));
+        let Received::End { request, entries } = received else {
             self.came();
             return Ok(Polled::More);
         };
-        // Their replies came before this one.
-        self.done.drain(..std::mem::take(&mut self.sent).min(self.done.len()));
         let deleted = self.feed.take_deleted();
         self.came();
         if let Some(after) = self.pending_after {
@@ -262,10 +274,7 @@ impl GroupReader {
         if self.options.own_pending == OwnPending::Only {
             self.ended = true;
         }
-        match self.feed.rows() {
-            0 => Polled::More,
-            _ => Polled::Drained,
-        }
+        Polled::Caught
     }
 
     /// The batch has its first entry, if it had none.

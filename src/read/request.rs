@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::entry_id::{EntryId, IdBound};
+use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::schema::StreamSchema;
 
 /// What to read. Made by [`ReadRequest::new`] and changed by its `with_` methods.
@@ -41,7 +41,7 @@ pub struct ReadRequest {
 pub struct GroupOptions {
     pub(super) group: Vec<u8>,
     pub(super) consumer: Vec<u8>,
-    pub(super) create_at: Option<String>,
+    pub(super) create_at: Option<GroupStart>,
     pub(super) own_pending: OwnPending,
     pub(super) auto_ack: bool,
     pub(super) noack: bool,
@@ -71,10 +71,9 @@ impl GroupOptions {
         }
     }
 
-    /// Creates stream and group where they are missing, the group behind this ID: `"0"` for all
-    /// entries that there are, `"$"` for those to come.
-    pub fn with_creation(mut self, at: Option<&str>) -> Self {
-        self.create_at = at.map(str::to_owned);
+    /// Creates stream and group where they are missing, the group beginning there.
+    pub fn with_creation(mut self, at: Option<GroupStart>) -> Self {
+        self.create_at = at;
         self
     }
 

@@ -2,7 +2,7 @@
 
 use redis::Cmd;
 
-use crate::entry_id::EntryId;
+use crate::entry_id::{EntryId, GroupStart};
 
 /// One or several commands, packed for the socket.
 pub(crate) type Packed = Vec<u8>;
@@ -100,14 +100,14 @@ pub(crate) fn acknowledge(stream: &[u8], group: &[u8], ids: &[EntryId]) -> Packe
     command.get_packed_command()
 }
 
-/// XGROUP CREATE MKSTREAM: a group that begins behind `start`, an ID or `$`. Redis 5.0.
-pub(crate) fn create_group(stream: &[u8], group: &[u8], start: &str) -> Packed {
+/// XGROUP CREATE MKSTREAM: a group, and the stream where it is missing. Redis 5.0.
+pub(crate) fn create_group(stream: &[u8], group: &[u8], start: GroupStart) -> Packed {
     Cmd::new()
         .arg("XGROUP")
         .arg("CREATE")
         .arg(stream)
         .arg(group)
-        .arg(start)
+        .arg(start.to_string())
         .arg("MKSTREAM")
         .get_packed_command()
 }
@@ -155,7 +155,8 @@ mod tests {
         );
         let ids = [EntryId::new(1, 2), EntryId::new(3, 0)];
         assert_eq!(text(acknowledge(b"s", b"g", &ids)), "XACK s g 1-2 3-0 ");
-        assert_eq!(text(create_group(b"s", b"g", "0")), "XGROUP CREATE s g 0 MKSTREAM ");
+        let start = GroupStart::Behind(EntryId::MIN);
+        assert_eq!(text(create_group(b"s", b"g", start)), "XGROUP CREATE s g 0-0 MKSTREAM ");
         assert_eq!(text(groups_info(b"s")), "XINFO GROUPS s ");
     }
 
