@@ -40,7 +40,8 @@ pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Result};
 pub use read::{
-    Batches, BlockingBatches, GroupOptions, OnIdle, OwnPending, PageSize, ReadRequest, ack_entries,
-    batches, infer_schema, pin, read, tail,
+    Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
+    OwnPending, PageSize, ReadRequest, Reclaim, Resume, Stats, ack_entries, batches, infer_schema,
+    pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};

@@ -4,6 +4,7 @@ mod arrow;
 mod batches;
 mod connection;
 mod error;
+mod member;
 mod read;
 mod stream_reader;
 mod wait;
@@ -19,12 +20,16 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<batches::Pending>()?;
+    module.add_class::<member::Member>()?;
+    module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
+    module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
+    module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     Ok(())
 }

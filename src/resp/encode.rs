@@ -72,6 +72,8 @@ pub(crate) struct ReadGroup<'a> {
     pub(crate) noack: bool,
     /// `None` stands for new entries.
     pub(crate) pending_after: Option<EntryId>,
+    /// Before new ones come those that have been pending for so many milliseconds. Redis 8.4.
+    pub(crate) claim_ms: Option<u64>,
 }
 
 impl ReadGroup<'_> {
@@ -81,6 +83,9 @@ impl ReadGroup<'_> {
         command.arg("COUNT").arg(self.count);
         if let Some(block_ms) = self.block_ms {
             command.arg("BLOCK").arg(block_ms);
+        }
+        if let Some(min_idle) = self.claim_ms {
+            command.arg("CLAIM").arg(min_idle);
         }
         if self.noack {
             command.arg("NOACK");
@@ -100,6 +105,58 @@ pub(crate) fn acknowledge(stream: &[u8], group: &[u8], ids: &[EntryId]) -> Packe
     command.get_packed_command()
 }
 
+/// A member of a consumer group.
+#[derive(Clone, Copy)]
+pub(crate) struct Membership<'a> {
+    pub(crate) stream: &'a [u8],
+    pub(crate) group: &'a [u8],
+    pub(crate) consumer: &'a [u8],
+}
+
+impl Membership<'_> {
+    /// XAUTOCLAIM: so many entries from `start` on that have been pending for so many milliseconds
+    /// become this consumer's. Redis 6.2.
+    pub(crate) fn claim_from(&self, start: EntryId, min_idle_ms: u64, count: u64) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg("XAUTOCLAIM").arg(self.stream).arg(self.group).arg(self.consumer);
+        command.arg(min_idle_ms).arg(start.to_string()).arg("COUNT").arg(count);
+        command
+    }
+
+    /// XCLAIM: these entries become this consumer's, where they have been pending for so many
+    /// milliseconds. Redis 5.0.
+    pub(crate) fn claim(&self, ids: &[EntryId], min_idle_ms: u64) -> Packed {
+        let mut command = Cmd::new();
+        command.arg("XCLAIM").arg(self.stream).arg(self.group).arg(self.consumer);
+        command.arg(min_idle_ms);
+        for id in ids {
+            command.arg(id.to_string());
+        }
+        command.get_packed_command()
+    }
+
+    /// EVAL: a script about this consumer's entries, with further keys and arguments. Redis 2.6.
+    pub(crate) fn script(&self, script: &str, keys: &[&[u8]], arguments: &[Vec<u8>]) -> Packed {
+        let mut command = Cmd::new();
+        command.arg("EVAL").arg(script).arg(keys.len() + 1).arg(self.stream).arg(keys);
+        command.arg(self.group).arg(self.consumer).arg(arguments);
+        command.get_packed_command()
+    }
+}
+
+/// XPENDING: so many pending entries from `start` to `end`, perhaps of one consumer. Redis 5.0.
+pub(crate) fn pending(
+    stream: &[u8],
+    group: &[u8],
+    (start, end): (EntryId, EntryId),
+    count: u64,
+    consumer: Option<&[u8]>,
+) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XPENDING").arg(stream).arg(group).arg(start.to_string()).arg(end.to_string());
+    command.arg(count).arg(consumer).get_packed_command()
+}
+
 /// XGROUP CREATE MKSTREAM: a group, and the stream where it is missing. Redis 5.0.
 pub(crate) fn create_group(stream: &[u8], group: &[u8], start: GroupStart) -> Packed {
     Cmd::new()
@@ -110,6 +167,18 @@ pub(crate) fn create_group(stream: &[u8], group: &[u8], start: GroupStart) -> Pa
         .arg(start.to_string())
         .arg("MKSTREAM")
         .get_packed_command()
+}
+
+/// GET: a key's value. Redis 1.0.
+#[cfg(feature = "python")]
+pub(crate) fn get(key: &[u8]) -> Packed {
+    Cmd::new().arg("GET").arg(key).get_packed_command()
+}
+
+/// SET: a key's value, from now on. Redis 1.0.
+#[cfg(feature = "python")]
+pub(crate) fn set(key: &[u8], value: &[u8]) -> Packed {
+    Cmd::new().arg("SET").arg(key).arg(value).get_packed_command()
 }
 
 /// XINFO GROUPS: what the server knows of a stream's groups. Redis 5.0.
@@ -136,6 +205,7 @@ mod tests {
             block_ms: None,
             noack: false,
             pending_after: None,
+            claim_ms: None,
         };
         let text = |packed: Packed| {
             let text = String::from_utf8_lossy(&packed).into_owned();

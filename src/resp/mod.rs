@@ -5,8 +5,10 @@ mod parse;
 mod skip;
 
 pub(crate) use encode::{
-    Packed, ReadGroup, acknowledge, create_group, groups_info, newest, range, read_after, read_now,
-    stream_info,
+    Membership, Packed, ReadGroup, acknowledge, create_group, groups_info, newest, pending, range,
+    read_after, read_now, stream_info,
 };
+#[cfg(feature = "python")]
+pub(crate) use encode::{get, set};
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};
