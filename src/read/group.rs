@@ -205,8 +205,7 @@ impl GroupReader {
     /// What a lost reply held is this consumer's, and has to be read from its pending list.
     fn read_own_pending(&mut self) {
         if !self.options.noack {
-            let last = self.feed.last_id().unwrap_or(EntryId::MIN).max(self.seen);
-            self.pending_after = Some(self.pending_after.map_or(last, |after| after.min(last)));
+            self.pending_after = Some(self.feed.last_id().unwrap_or(EntryId::MIN).max(self.seen));
         }
     }
 
