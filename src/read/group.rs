@@ -258,8 +258,11 @@ impl GroupReader {
     pub(super) fn rewind(&mut self) -> Result<()> {
         self.first_came = None;
         self.feed.rewind()?;
-        self.seen = self.handed_out;
         self.again = false;
+        self.seen = self.handed_out;
+        if let AskedFor::OwnPending { after } = &mut self.asked_for {
+            *after = self.handed_out;
+        }
         self.read_own_pending()
     }
 
@@ -317,7 +320,7 @@ impl GroupReader {
             }
             AskedFor::Claims { .. } | AskedFor::New => self.seen,
         };
-        self.pending_after = Some(self.pending_after.map_or(after, |least| least.min(after)));
+        self.pending_after = Some(after);
         Ok(())
     }
 
