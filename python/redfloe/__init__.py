@@ -1,8 +1,17 @@
 """The columnar connector for Redis Streams: to Polars DataFrames and Arrow, and back."""
 
+from redfloe._batch import AsyncBatch, Batch
+from redfloe._checkpoint import (
+    CheckpointStore,
+    FileCheckpointStore,
+    MemoryCheckpointStore,
+    RedisCheckpointStore,
+)
+from redfloe._consumer import ConsumerStats, StreamConsumer
 from redfloe._core import RedisConnection, StreamReader, __version__
 from redfloe._errors import (
     AuthenticationError,
+    CheckpointError,
     DataLossError,
     DecodeError,
     FencedError,
@@ -20,20 +29,29 @@ from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
 
 __all__ = [
+    "AsyncBatch",
     "AsyncBatchIterator",
     "AuthenticationError",
+    "Batch",
     "BatchIterator",
+    "CheckpointError",
+    "CheckpointStore",
+    "ConsumerStats",
     "DataLossError",
     "DecodeError",
     "FencedError",
+    "FileCheckpointStore",
     "LocalServer",
+    "MemoryCheckpointStore",
     "NoGroupError",
     "RedfloeError",
+    "RedisCheckpointStore",
     "RedisConnection",
     "RedisConnectionError",
     "RedisTimeoutError",
     "ResponseError",
     "SchemaError",
+    "StreamConsumer",
     "StreamReader",
     "WrongTypeError",
     "__version__",

@@ -117,7 +117,7 @@ def make_request(
     id_column = _name(id_column, "id_column")
     timestamp_column = _name(timestamp_column, "timestamp_column")
     sequence_column = _name(sequence_column, "sequence_column")
-    sample = _natural(infer_schema_length, "infer_schema_length")
+    sample = natural(infer_schema_length, "infer_schema_length")
     return Request(
         stream=as_key(stream, "stream"),
         start_id=_entry_id(start_id, "start_id", round_up=True),
@@ -134,8 +134,8 @@ def make_request(
         on_error=as_text(on_error, "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
-        batch_size=_positive(batch_size, "batch_size"),
-        batch_bytes=_positive(batch_bytes, "batch_bytes"),
+        batch_size=positive(batch_size, "batch_size"),
+        batch_bytes=positive(batch_bytes, "batch_bytes"),
         batch_timeout_ms=_optional(batch_timeout_ms, "batch_timeout_ms"),
         on_idle=as_text(on_idle, "on_idle"),
         group=group,
@@ -345,7 +345,8 @@ def _texts(values: object) -> list[str]:
     return [as_text(values, "null_values")]
 
 
-def _natural(value: object, parameter: str) -> int:
+def natural(value: object, parameter: str) -> int:
+    """Give a number that must not be negative."""
     try:
         number = index(value)  # type: ignore[arg-type]  # a refusal is what the except is for
     except TypeError:
@@ -358,10 +359,11 @@ def _natural(value: object, parameter: str) -> int:
 
 
 def _optional(value: object, parameter: str) -> int | None:
-    return None if value is None else _natural(value, parameter)
+    return None if value is None else natural(value, parameter)
 
 
-def _positive(value: object, parameter: str) -> int | None:
+def positive(value: object, parameter: str) -> int | None:
+    """Give a number that must be at least 1, or None."""
     number = _optional(value, parameter)
     if number == 0:
         msg = f"{parameter} must be at least 1"

@@ -2,24 +2,28 @@
 
 from collections.abc import Callable
 from os import PathLike
-from typing import final
+from typing import TypeAlias, final
 
 from redfloe._arguments import Request
 
 __all__ = [
     "AsyncBatchReader",
     "BatchReader",
+    "Member",
     "Pending",
     "RecordBatch",
     "RedisConnection",
+    "Stats",
     "StreamReader",
     "__version__",
     "ack_entries",
     "empty_batch",
+    "get_value",
     "infer_schema",
     "pin",
     "raise_kind",
     "read_stream",
+    "set_value",
 ]
 
 __version__: str

@@ -54,6 +54,10 @@ class DecodeError(RedfloeError, ValueError):
     """A field's text does not fit its dtype; the message names the entry, field, dtype and text."""
 
 
+class CheckpointError(RedfloeError, ValueError):
+    """What a checkpoint store holds is not a checkpoint; it is never taken for a missing one."""
+
+
 class DataLossError(RedfloeError):
     """Entries that should have been read are gone from the stream."""
 

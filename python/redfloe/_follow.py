@@ -59,32 +59,23 @@ class BatchIterator(Iterator[pl.DataFrame]):
         self.close()
 
 
-class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
-    """The batches of `stream_batches`: a DataFrame each, never empty.
-
-    Waiting takes no thread, and may be cancelled at any time: the server sees the connection go,
-    and no entry is lost or repeated by the next batch. After an exception the next batch may be
-    asked for again. As an async context manager, and by `aclose`, it gives its connection up at
-    once rather than when it is garbage-collected.
-    """
+class AsyncBatches:
+    """Batches for an event loop, as the core has them."""
 
     def __init__(self, reader: _core.AsyncBatchReader) -> None:
         self._reader: _core.AsyncBatchReader | None = reader
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Future[None]] = set()
 
-    async def __anext__(self) -> pl.DataFrame:
+    async def next(self) -> _core.RecordBatch | None:
+        """Wait for the next batch; None at the end."""
         while self._reader is not None:
             taken = self._reader.take()
             if taken is None:
                 await self._ready(self._reader)
                 continue
-            (batch,) = taken
-            if batch is None:
-                break
-            return pl.DataFrame(batch)
-        await self.aclose()
-        raise StopAsyncIteration
+            return taken[0]
+        return None
 
     async def _ready(self, reader: _core.AsyncBatchReader) -> None:
         """Wait until a batch may be taken."""
@@ -117,10 +108,34 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
             if not ready.done():
                 ready.set_result(None)
 
-    async def aclose(self) -> None:
-        """End the iteration, also for a task that waits for a batch; give the connection up."""
+    def close(self) -> None:
+        """End, also for a task that waits for a batch; give the connection up."""
         self._reader = None
         self._wake()
+
+
+class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
+    """The batches of `stream_batches`: a DataFrame each, never empty.
+
+    Waiting takes no thread, and may be cancelled at any time: the server sees the connection go,
+    and no entry is lost or repeated by the next batch. After an exception the next batch may be
+    asked for again. As an async context manager, and by `aclose`, it gives its connection up at
+    once rather than when it is garbage-collected.
+    """
+
+    def __init__(self, reader: _core.AsyncBatchReader) -> None:
+        self._batches = AsyncBatches(reader)
+
+    async def __anext__(self) -> pl.DataFrame:
+        batch = await self._batches.next()
+        if batch is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return pl.DataFrame(batch)
+
+    async def aclose(self) -> None:
+        """End the iteration, also for a task that waits for a batch; give the connection up."""
+        self._batches.close()
 
     async def __aenter__(self) -> Self:
         return self

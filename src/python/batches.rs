@@ -71,16 +71,7 @@ impl Shared {
 
     /// Returns once a batch, the end or an error is ready to be taken.
     async fn make_ready(&self) {
-        let ends = pin!(self.ends.notified());
-        let reading = pin!(async {
-            let mut batches = self.batches.lock().await;
-            if self.ready().is_none() {
-                let next = batches.next().await;
-                *self.ready() = Some(next);
-            }
-        });
-        // Whoever ends it before `ends` was made has said so before.
-        if !self.is_ending() && matches!(select(ends, reading).await, Either::Right(_)) {
+        if !self.is_ending() && self.read_until_ending().await {
             return;
         }
         if self.ending.load(Ordering::Acquire) == CLOSED {
@@ -90,6 +81,20 @@ impl Shared {
             let finished = self.batches.lock().await.finish(true).await;
             *self.ready() = Some(finished.map(|()| None));
         }
+    }
+
+    /// Waits for the next batch; says whether there is one, and not an end that came before.
+    async fn read_until_ending(&self) -> bool {
+        let ends = pin!(self.ends.notified());
+        let reading = pin!(async {
+            let mut batches = self.batches.lock().await;
+            if self.ready().is_none() {
+                let next = batches.next().await;
+                *self.ready() = Some(next);
+            }
+        });
+        // Who ended it before `ends` was made has said so before.
+        !self.is_ending() && matches!(select(ends, reading).await, Either::Right(_))
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand.

@@ -385,7 +385,10 @@ impl GroupReader {
             claimer.others_came();
         }
         match (entries, request.wait) {
-            (0, Some(waited)) => self.idle(deadline.as_ref(), asked, waited).await,
+            (0, Some(waited)) => {
+                self.watched.update(|stats| stats.lag = stats.lag.map(|_| 0));
+                self.idle(deadline.as_ref(), asked, waited).await
+            }
             (0, None) if self.feed.rows() == 0 && deadline.is_some() => Ok(Polled::More),
             (entries, _) if entries < request.count => Ok(Polled::Drained),
             _ => {
@@ -420,8 +423,8 @@ impl GroupReader {
             Some(after) => AskedFor::OwnPending { after },
             None => AskedFor::New,
         };
-        let in_pass = self.claimer.as_ref().is_some_and(Claimer::in_pass);
-        let wait = may_wait.filter(|_| self.pending_after.is_none() && !in_pass);
+        let claims_wait = self.longest_wait().is_zero();
+        let wait = may_wait.filter(|_| self.pending_after.is_none() && !claims_wait);
         let count = self.next_count();
         let read = self.read_command(count);
         let read =
@@ -543,7 +546,6 @@ impl GroupReader {
         };
         let asked = if listed.is_empty() { asked } else { listed.len() as u64 };
         claimer.came(entries, asked, claimed.cursor);
-        self.watched.update(|stats| stats.reclaimed += entries);
         let over = !claimer.in_pass();
         let member = Membership {
             stream: &self.request.stream,
@@ -595,6 +597,9 @@ impl GroupReader {
     ) -> Result<Polled> {
         /// A server that answers nil before the time is over is not asked again at once.
         const PAUSE: Duration = Duration::from_millis(20);
+        if self.claimer.as_ref().is_some_and(Claimer::is_due) {
+            return Ok(Polled::More);
+        }
         let left = deadline.map_or(Duration::ZERO, |deadline| deadline.left_up_to(Self::SLICE));
         if left.is_zero() {
             return Ok(Polled::Nothing);

@@ -163,7 +163,10 @@ impl Member {
     pub async fn dead_letter(&self, entries: &[(EntryId, String)]) -> Result<u64> {
         let session = &mut self.client.session();
         let moved = self.move_to_dead_letter(session, entries).await;
-        moved.map_err(|error| self.about(error))
+        let moved = moved.map_err(|error| self.about(error))?;
+        // They are acknowledged already.
+        self.leave_pending(&entries.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        Ok(moved)
     }
 
     pub(super) async fn move_to_dead_letter(

@@ -85,6 +85,8 @@ impl Worker {
             }
             self.staged = None;
             if !batch.is_empty() {
+                let again = batch.delivery_counts().iter().filter(|count| **count > 1).count();
+                self.member.watched.update(|stats| stats.reclaimed += again as u64);
                 self.member.watched.hand_out(&batch, self.reader.received());
                 return Ok(Some(batch));
             }

@@ -1,0 +1,303 @@
+"""A batch of a consumer, and what its consumer may do to its entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+import polars as pl
+
+from redfloe._arguments import as_text
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from redfloe import _core
+
+T = TypeVar("T")
+
+#: Called with the batch's last ID once it is acknowledged.
+Acknowledged = Callable[[str], object]
+
+
+class _Rows:
+    """Rows of one delivery, and which entries they are."""
+
+    def __init__(self, frame: pl.DataFrame, ids: list[str], counts: list[int]) -> None:
+        self.frame = frame
+        self._ids = ids
+        self._counts = counts
+
+    @cached_property
+    def ids(self) -> pl.Series:
+        """The entry ID of each row, as String, whether or not the frame has such a column."""
+        return pl.Series("_id", self._ids, dtype=pl.String)
+
+    @cached_property
+    def delivery_counts(self) -> pl.Series:
+        """How often each row has been delivered, this time included, as UInt64; 1 without a group.
+
+        A delivery whose reply was lost on the way counts as well.
+        """
+        counts = self._counts or [1] * len(self._ids)
+        return pl.Series("delivery_count", counts, dtype=pl.UInt64)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Give the frame to any library that speaks Arrow's PyCapsule interface."""
+        return self.frame.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        span = f", {self._ids[0]} to {self._ids[-1]}" if self._ids else ""
+        return f"{type(self).__name__}({len(self)} entries{span})"
+
+    def _own(self, ids: str | Iterable[str] | pl.Series | None) -> list[str]:
+        """Give the IDs of all rows, or of those that are named, which must be among them."""
+        if ids is None:
+            return self._ids
+        named = [ids] if isinstance(ids, str) else [as_text(one, "ids") for one in ids]
+        strangers = set(named) - set(self._ids)
+        if strangers:
+            msg = f"ids has {min(strangers)!r}, which is no entry of this batch"
+            raise ValueError(msg)
+        return named
+
+
+class Batch(_Rows):
+    """A batch of `StreamConsumer`, in a loop.
+
+    Attributes
+    ----------
+    frame : pl.DataFrame
+        The entries, a row each, never empty.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> with redfloe.StreamConsumer(
+    ...     url, "events", "billing", "worker-1", on_idle="stop", block_ms=1
+    ... ) as consumer:
+    ...     for batch in consumer:
+    ...         print(len(batch), batch.ids.to_list(), batch.delivery_counts.to_list())
+    2 ['1704067200000-0', '1704067200001-0'] [1, 1]
+    """
+
+    def __init__(
+        self,
+        frame: pl.DataFrame,
+        ids: list[str],
+        counts: list[int],
+        member: _core.Member | None,
+        acknowledged: Acknowledged,
+    ) -> None:
+        super().__init__(frame, ids, counts)
+        self._member = member
+        self._acknowledged = acknowledged
+
+    def ack(self) -> int:
+        """Acknowledge all rows now (XACK, Redis 5.0); without a group, move the checkpoint here.
+
+        With ``ack="on_success"`` there is no need to.
+
+        Returns
+        -------
+        int
+            How many were pending; the number of rows without a group.
+        """
+        number = len(self)
+        if self._member is not None:
+            number = self._member.perform("acknowledge", self._ids)
+        self._acknowledged(self._ids[-1])
+        return number
+
+    def nack(self, ids: str | Iterable[str] | pl.Series | None = None) -> int:
+        """Give rows back to the group: some consumer, perhaps this one, gets them again soon.
+
+        XNACK (Redis 8.8); before, XCLAIM with an idle time of a day in a script. They are delivered
+        to whichever consumer looks for idle entries next; this one does so before it waits.
+
+        Parameters
+        ----------
+        ids : str, iterable of str, or pl.Series, optional
+            Which rows; by default all.
+
+        Returns
+        -------
+        int
+            How many were still this consumer's.
+
+        Raises
+        ------
+        ValueError
+            Without a group, and where an ID is not of this batch.
+        """
+        return _needed(self._member).perform("give_back", self._own(ids))
+
+    def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
+        """Move rows to the dead-letter stream; the rest of the batch is untouched.
+
+        Each goes in one step with its acknowledgement, with all its fields (a script of XRANGE,
+        XADD and XACK, Redis 5.0).
+
+        Parameters
+        ----------
+        ids : str, iterable of str, or pl.Series
+            Which rows.
+        reason : str
+            Why; the field ``_dead_reason`` of the dead letter.
+
+        Returns
+        -------
+        int
+            How many were moved: those that were still this consumer's.
+
+        Raises
+        ------
+        ValueError
+            Without a group or a dead-letter stream, and where an ID is not of this batch.
+        WrongTypeError
+            The dead-letter stream's key holds something else. The entries stay pending.
+        """
+        member = _needed(self._member)
+        return member.perform("dead_letter", self._own(ids), as_text(reason, "reason"))
+
+    def extend(self) -> int:
+        """Keep the rows: their idle time starts again, so that nobody claims them (XCLAIM JUSTID).
+
+        For work that takes longer than `reclaim_min_idle_ms`.
+
+        Returns
+        -------
+        int
+            How many are still this consumer's. Fewer than there are rows means that another has
+            taken the rest, and processes them too.
+        """
+        return _needed(self._member).perform("keep", self._ids)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Give the first half of the rows and the rest, each as a batch."""
+        middle = len(self) // 2
+        return self._part(slice(None, middle)), self._part(slice(middle, None))
+
+    def _part(self, rows: slice) -> Batch:
+        ids, counts = self._ids[rows], self._counts[rows]
+        return Batch(self.frame[rows], ids, counts, self._member, self._acknowledged)
+
+    def leave(self) -> None:
+        """Let the rows stay pending when the batch is done with: they are delivered again later.
+
+        Once they have been idle for `reclaim_min_idle_ms`; `nack` makes it soon.
+        """
+        _needed(self._member).perform("leave", self._ids)
+
+
+class AsyncBatch(_Rows):
+    """A batch of `StreamConsumer`, in an event loop: `Batch`, with what it does to be awaited.
+
+    Attributes
+    ----------
+    frame : pl.DataFrame
+        The entries, a row each, never empty.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> async def drain():
+    ...     async with redfloe.StreamConsumer(
+    ...         url, "events", "billing", "worker-1", ack="manual", on_idle="stop", block_ms=1
+    ...     ) as consumer:
+    ...         async for batch in consumer:
+    ...             print(await batch.ack(), "acknowledged")
+    >>> asyncio.run(drain())
+    2 acknowledged
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.frame, batch._ids, batch._counts)
+        self._batch = batch
+
+    async def ack(self) -> int:
+        """Acknowledge all rows now; as `Batch.ack`."""
+        member = self._batch._member
+        number = len(self)
+        if member is not None:
+            number = await performed(member, "acknowledge", self._ids)
+        acknowledged, last = self._batch._acknowledged, self._ids[-1]
+        await in_thread(lambda: acknowledged(last))
+        return number
+
+    async def nack(self, ids: str | Iterable[str] | pl.Series | None = None) -> int:
+        """Give rows back to the group; as `Batch.nack`."""
+        return await performed(self._member, "give_back", self._own(ids))
+
+    async def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
+        """Move rows to the dead-letter stream; as `Batch.fail`."""
+        reason = as_text(reason, "reason")
+        return await performed(self._member, "dead_letter", self._own(ids), reason)
+
+    async def extend(self) -> int:
+        """Keep the rows; as `Batch.extend`."""
+        return await performed(self._member, "keep", self._ids)
+
+    @property
+    def _member(self) -> _core.Member:
+        return _needed(self._batch._member)
+
+    def halves(self) -> tuple[AsyncBatch, AsyncBatch]:
+        """Give the first half of the rows and the rest; as `Batch.halves`."""
+        first, rest = self._batch.halves()
+        return AsyncBatch(first), AsyncBatch(rest)
+
+    def leave(self) -> None:
+        """Let the rows stay pending when the batch is done with; as `Batch.leave`."""
+        self._batch.leave()
+
+
+def _needed(member: _core.Member | None) -> _core.Member:
+    if member is None:
+        msg = "only entries of a consumer group can be given back, kept or moved; pass a group"
+        raise ValueError(msg)
+    return member
+
+
+async def performed(
+    member: _core.Member, deed: str, ids: list[str], reason: str | None = None
+) -> int:
+    """Wait for what a member of a group does, in an event loop."""
+    return await in_background(lambda done: member.start(done, deed, ids, reason))
+
+
+async def in_background(start: Callable[[_core.Done], None]) -> int:
+    """Start something that ends in another thread, and wait for its number or its error.
+
+    What was started goes on where the task that waits is cancelled.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(outcome: int | Exception) -> None:
+        if ended.done():
+            return
+        if isinstance(outcome, Exception):
+            ended.set_exception(outcome)
+        else:
+            ended.set_result(outcome)
+
+    def done(outcome: int | Exception) -> None:
+        loop.call_soon_threadsafe(end, outcome)
+
+    start(done)
+    return await ended
+
+
+async def in_thread(act: Callable[[], T]) -> T:
+    """Wait for what may block, such as a checkpoint store."""
+    import asyncio
+
+    return await asyncio.to_thread(act)

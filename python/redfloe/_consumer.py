@@ -1,0 +1,646 @@
+"""A long-running worker on a stream: alone, or as a member of a consumer group."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import (
+    EntryIdLike,
+    NullValues,
+    Request,
+    SchemaLike,
+    as_key,
+    as_text,
+    make_group,
+    make_request,
+    natural,
+    positive,
+)
+from redfloe._batch import AsyncBatch, Batch, in_background, in_thread
+from redfloe._checkpoint import CheckpointStore
+from redfloe._core import RedisConnection
+from redfloe._errors import RedfloeError
+from redfloe._follow import AsyncBatches
+from redfloe._retry import Call, ExceptionPolicy, Failed, Retry, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from types import TracebackType
+
+    from polars.datatypes import DataType, DataTypeClass
+
+
+@dataclass(frozen=True)
+class ConsumerStats:
+    """What a `StreamConsumer` has done since it started.
+
+    Attributes
+    ----------
+    batches, entries, bytes : int
+        Handed out; the bytes are those of the server's replies.
+    acknowledged : int
+        Entries acknowledged, dead letters not included.
+    reclaimed : int
+        Entries taken over from other consumers, or from this one's own past.
+    dead_lettered : int
+        Entries moved to the dead-letter stream.
+    deleted : int
+        Pending entries that had been deleted from the stream: acknowledged, never handed out.
+    last_id : str or None
+        The greatest entry ID handed out.
+    entries_per_second : float
+        Entries handed out, by the time since the consumer started.
+    lag : int or None
+        How many entries the group had still to deliver when the consumer last looked: when it looked
+        for entries to reclaim and found none, or waited for new ones in vain. None before it has
+        looked, and on servers before Redis 7.0.
+    """
+
+    batches: int
+    entries: int
+    bytes: int
+    acknowledged: int
+    reclaimed: int
+    dead_lettered: int
+    deleted: int
+    last_id: str | None
+    entries_per_second: float
+    lag: int | None
+
+
+class StreamConsumer:
+    """Process a Redis stream, batch by batch, in a worker that may run for months.
+
+    As a member of a consumer group (XREADGROUP, Redis 5.0) it shares the stream with other workers.
+    An entry is acknowledged when its batch has been processed; what a dead worker has left pending
+    is taken over by the others. Each entry is processed at least once. Without a group it reads the
+    whole stream (XREAD), and a checkpoint store keeps where it had come to.
+
+    One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for`` under
+    asyncio or uvloop, where waiting takes no thread.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+    group, consumer : str or bytes, optional
+        The consumer group, and this worker's name in it, which should be the same when the worker
+        starts again: its own pending entries come first then.
+    schema : mapping of str to polars dtype, or pl.Schema, optional
+        The fields to read, as for `read_stream`.
+    start_id : str or datetime, default "-"
+        Without a group and without a checkpoint: the first entry ID, inclusive, or ``"$"`` for what
+        is yet to come.
+    batch_size : int, default 1000
+        The most rows of a batch.
+    batch_bytes : int, default 64 MiB
+        Closes a batch once its entries have taken so many bytes of the server's reply.
+    block_ms : int, default 1000
+        How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C and `stop`
+        end the wait.
+    batch_timeout_ms : int, optional
+        Collect until the batch is full or so many milliseconds have passed since its first entry
+        came. By default a batch is what is there, at once.
+    on_idle : {"wait", "stop"}, default "wait"
+        What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
+    ack : {"on_success", "manual"}, default "on_success"
+        When a batch is acknowledged: once the loop asks for the next one, together with that
+        request, and at the end of the ``with`` where no exception leaves it. After an exception the
+        batch stays pending. With ``"manual"`` by `Batch.ack` alone. Without a group the checkpoint
+        moves in the same way.
+    create_group : bool, default True
+        Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
+    group_start_id : str or datetime, default "0"
+        Where a group that is created begins: behind this ID; ``"$"`` behind the newest entry.
+    reclaim_min_idle_ms : int or None, default 30000
+        Take over entries that have been pending for so many milliseconds (XREADGROUP CLAIM in Redis
+        8.4, XAUTOCLAIM in 6.2, else XPENDING and XCLAIM). They come in batches of their own, in
+        turns with new entries; `Batch.delivery_counts` tells them. A handler that takes longer than
+        this should call `Batch.extend` meanwhile, or its entries are processed twice. None: never.
+    reclaim_interval_ms : int, default 30000
+        How often to look for such entries.
+    max_deliveries : int, optional
+        How often an entry is delivered before it goes to the dead-letter stream instead.
+    dead_letter : str or bytes, optional
+        The stream that takes entries which are delivered too often, cannot be decoded, or failed
+        (`Batch.fail`). In a Redis Cluster it must be in the slot of `stream`.
+    on_group_lost : {"raise", "recreate"}, default "raise"
+        What to do when the group is gone, by XGROUP DESTROY, FLUSHALL or a failover: raise
+        `NoGroupError`, or create it again where this worker stood, by what it has acknowledged or
+        the checkpoint store.
+    checkpoint_store : CheckpointStore, optional
+        Keeps the ID of the last entry that is done with.
+    checkpoint_name : str, optional
+        What the checkpoint is called in the store; by default after the stream, and the group and
+        consumer where there is one.
+    on_data_loss : {"raise", "continue"}, default "raise"
+        Without a group: what to do where the stream was trimmed past the checkpoint.
+    on_error : {"raise", "null", "dead_letter"}, optional
+        What to do with a text that does not fit its dtype: raise `DecodeError` (the entry stays
+        pending, and in the way), make it null, or move its entry to the dead-letter stream. By
+        default the last where there is one, else the first.
+    rescue_column : str, optional
+        As for `read_stream`.
+    handle_signals : bool, default False
+        Within ``with`` have SIGTERM and SIGINT call `stop`, so that the batch in hand is finished.
+        In the main thread only.
+    include_id, include_timestamp, include_sequence : bool
+        Whether to give the metadata columns, as for `read_stream`.
+    id_column, timestamp_column, sequence_column : str
+        Other names for these columns.
+    timestamp_dtype : polars dtype, default Int64
+        The dtype of the timestamp column.
+    null_values : str, sequence of str, or mapping of field to these, optional
+        As for `read_stream`.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
+        From the loop, as for `read_stream`; it may be entered again.
+    NoGroupError
+        The group does not exist, or is gone and is not to be created again.
+    DataLossError
+        Without a group: the stream was trimmed past the checkpoint, or begun anew.
+    CheckpointError
+        The store holds something else under the checkpoint's name.
+    ValueError, TypeError, SchemaError
+        At once, where an argument cannot be right.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> with redfloe.StreamConsumer(
+    ...     url,
+    ...     "events",
+    ...     group="billing",
+    ...     consumer="worker-1",
+    ...     schema={"user_id": pl.String, "value": pl.Int64},
+    ...     dead_letter="events:dead",
+    ...     max_deliveries=3,
+    ...     on_idle="stop",
+    ...     block_ms=1,
+    ... ) as consumer:
+    ...     for batch in consumer:
+    ...         print(batch.frame["user_id"].to_list())
+    ['user_1', 'user_2']
+    >>> consumer.stats.acknowledged
+    2
+    """
+
+    def __init__(
+        self,
+        url: str | RedisConnection,
+        stream: str | bytes,
+        group: str | bytes | None = None,
+        consumer: str | bytes | None = None,
+        *,
+        schema: SchemaLike | None = None,
+        start_id: EntryIdLike = "-",
+        batch_size: int = 1000,
+        batch_bytes: int = 64 * 1024 * 1024,
+        block_ms: int = 1000,
+        batch_timeout_ms: int | None = None,
+        on_idle: Literal["wait", "stop"] = "wait",
+        ack: Literal["on_success", "manual"] = "on_success",
+        create_group: bool = True,
+        group_start_id: EntryIdLike = "0",
+        reclaim_min_idle_ms: int | None = 30_000,
+        reclaim_interval_ms: int = 30_000,
+        max_deliveries: int | None = None,
+        dead_letter: str | bytes | None = None,
+        on_group_lost: Literal["raise", "recreate"] = "raise",
+        checkpoint_store: CheckpointStore | None = None,
+        checkpoint_name: str | None = None,
+        on_data_loss: Literal["raise", "continue"] = "raise",
+        on_error: Literal["raise", "null", "dead_letter"] | None = None,
+        rescue_column: str | None = None,
+        handle_signals: bool = False,
+        include_id: bool = True,
+        include_timestamp: bool = True,
+        include_sequence: bool = False,
+        id_column: str = "_id",
+        timestamp_column: str = "_ts",
+        sequence_column: str = "_seq",
+        timestamp_dtype: DataType | DataTypeClass = pl.Int64,
+        null_values: NullValues | None = None,
+    ) -> None:
+        _one_of(ack, "ack", "on_success", "manual")
+        _one_of(on_group_lost, "on_group_lost", "raise", "recreate")
+        _one_of(on_data_loss, "on_data_loss", "raise", "continue")
+        if on_error is None:
+            on_error = "raise" if dead_letter is None else "dead_letter"
+        _one_of(on_error, "on_error", "raise", "null", "dead_letter")
+        if group is None and (dead_letter is not None or max_deliveries is not None):
+            msg = "dead_letter and max_deliveries need a group"
+            raise ValueError(msg)
+        if dead_letter is None and (max_deliveries is not None or on_error == "dead_letter"):
+            msg = 'max_deliveries and on_error="dead_letter" need a dead_letter stream'
+            raise ValueError(msg)
+        if dead_letter is not None and as_key(dead_letter, "dead_letter") == as_key(
+            stream, "stream"
+        ):
+            msg = "dead_letter is the stream itself, which would never come to an end"
+            raise ValueError(msg)
+        members = make_group(
+            group,
+            consumer,
+            auto_ack=False,
+            create_group=create_group,
+            group_start_id=group_start_id,
+            noack=False,
+            own_pending="first",
+        )
+        if members is not None:
+            members["auto_ack"] = ack == "on_success"
+            members["count_deliveries"] = True
+            members["recreate"] = on_group_lost == "recreate"
+            if reclaim_min_idle_ms is not None:
+                members["reclaim_ms"] = (
+                    natural(reclaim_min_idle_ms, "reclaim_min_idle_ms"),
+                    natural(reclaim_interval_ms, "reclaim_interval_ms"),
+                )
+            if dead_letter is not None:
+                members["dead_letter"] = as_key(dead_letter, "dead_letter")
+            members["max_deliveries"] = positive(max_deliveries, "max_deliveries")
+            start_id = "-"
+        self._request: Request = make_request(
+            stream,
+            schema=schema,
+            start_id=start_id,
+            block_ms=block_ms,
+            include_id=include_id,
+            include_timestamp=include_timestamp,
+            include_sequence=include_sequence,
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            sequence_column=sequence_column,
+            timestamp_dtype=timestamp_dtype,
+            null_values=null_values,
+            on_error="reject" if on_error == "dead_letter" else on_error,
+            rescue_column=rescue_column,
+            batch_size=batch_size,
+            batch_bytes=batch_bytes,
+            batch_timeout_ms=batch_timeout_ms,
+            on_idle=on_idle,
+            group=members,
+            continue_after_loss=on_data_loss == "continue",
+        )
+        _core.empty_batch(self._request)  # the schema and the options are checked there
+        if checkpoint_store is not None and not isinstance(checkpoint_store, CheckpointStore):
+            msg = "checkpoint_store must have load(name) and save(name, entry_id)"
+            raise TypeError(msg)
+        self._connection = RedisConnection(url) if isinstance(url, str) else url
+        if not isinstance(self._connection, RedisConnection):
+            msg = f"url must be a str or a RedisConnection, not {type(url).__name__}"
+            raise TypeError(msg)
+        self._ack = ack
+        self._store = checkpoint_store
+        names = [as_key(stream, "stream")]
+        names += [] if members is None else [members["group"], members["consumer"]]
+        self._checkpoint_name = (
+            ":".join(name.decode(errors="backslashreplace") for name in names)
+            if checkpoint_name is None
+            else as_text(checkpoint_name, "checkpoint_name")
+        )
+        self._handle_signals = handle_signals
+        self._has_dead_letter = dead_letter is not None
+        self._counts_deliveries = max_deliveries is not None
+        self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
+        self._batches: AsyncBatches | None = None
+        self._open = False
+        self._in_hand: str | None = None
+        self._restore_signals: Callable[[], object] | None = None
+        self._stopped = threading.Event()
+        self._started = time.monotonic()
+
+    # What both worlds share
+
+    def stop(self) -> None:
+        """End the loop before its next batch, which is not waited for; from any thread.
+
+        The batch in hand is finished and acknowledged first. What the server had sent meanwhile
+        stays pending, and comes first when this consumer starts again.
+        """
+        self._stopped.set()
+        if self._reader is not None:
+            self._reader.stop()
+
+    @property
+    def stats(self) -> ConsumerStats:
+        """What the consumer has done since it started."""
+        if self._reader is None:
+            return ConsumerStats(0, 0, 0, 0, 0, 0, 0, None, 0.0, None)
+        stats = self._reader.stats
+        return ConsumerStats(
+            batches=stats.batches,
+            entries=stats.entries,
+            bytes=stats.bytes,
+            acknowledged=stats.acknowledged,
+            reclaimed=stats.reclaimed,
+            dead_lettered=stats.dead_lettered,
+            deleted=stats.deleted,
+            last_id=stats.last_id,
+            entries_per_second=stats.entries / max(time.monotonic() - self._started, 1e-9),
+            lag=stats.lag,
+        )
+
+    def _resumed(self) -> Request:
+        """Give the request, from the checkpoint on where there is one."""
+        request = self._request.copy()
+        checkpoint = None if self._store is None else self._store.load(self._checkpoint_name)
+        if request["group"] is None:
+            request["resume_after"] = checkpoint
+        else:
+            request["group"] = request["group"].copy()
+            request["group"]["done_up_to"] = checkpoint
+        self._started = time.monotonic()
+        return request
+
+    def _save(self, entry_id: str) -> None:
+        if self._store is not None:
+            self._store.save(self._checkpoint_name, entry_id)
+
+    def _take_in_hand(self) -> str | None:
+        """Give the last ID of the batch in hand, which is done with."""
+        entry_id, self._in_hand = self._in_hand, None
+        return entry_id
+
+    def _batch(self, rows: _core.RecordBatch, member: _core.Member | None) -> Batch:
+        ids = rows.ids()
+        self._in_hand = ids[-1] if self._ack == "on_success" else None
+        return Batch(pl.DataFrame(rows), ids, rows.delivery_counts(), member, self._save)
+
+    # In a loop
+
+    def _blocking(self) -> _core.BatchReader:
+        if not self._open:
+            self._stopped.clear()
+            self._reader = _core.BatchReader(self._connection, self._resumed(), follow=True)
+            self._open = True
+        if not isinstance(self._reader, _core.BatchReader):
+            msg = "this consumer is in use by an event loop; use async with and async for"
+            raise RuntimeError(msg)
+        return self._reader
+
+    def __enter__(self) -> Self:
+        self._blocking()
+        if self._handle_signals:
+            before = {number: signal.getsignal(number) for number in _SIGNALS}
+            for number in before:
+                signal.signal(number, lambda *_: self.stop())
+            self._restore_signals = lambda: [signal.signal(*pair) for pair in before.items()]
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            reader = self._blocking()
+            self._open = False
+            self._finish(reader, success=exc is None)
+        finally:
+            self._end_signals()
+
+    def _finish(self, reader: _core.BatchReader, *, success: bool) -> None:
+        entry_id = self._take_in_hand()
+        try:
+            reader.finish(success)
+        except RedfloeError:
+            # What could not be acknowledged is pending, and the exception under way says more.
+            if success:
+                raise
+        finally:
+            reader.close()
+        if success and entry_id is not None:
+            self._save(entry_id)
+
+    def _end_signals(self) -> None:
+        restore, self._restore_signals = self._restore_signals, None
+        if restore is not None:
+            restore()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        reader = self._blocking()
+        entry_id = self._take_in_hand()
+        if entry_id is not None:
+            self._save(entry_id)
+        rows = reader.next_batch()
+        if rows is None:
+            raise StopIteration
+        return self._batch(rows, reader.member)
+
+    def run(
+        self,
+        handler: Callable[[Batch], object],
+        *,
+        attempts: int = 3,
+        retry_base_delay: float = 0.1,
+        retry_max_delay: float = 10.0,
+        on_exception: ExceptionPolicy | None = None,
+    ) -> None:
+        """Call `handler` with each batch until the consumer ends, and get over its exceptions.
+
+        A batch whose handler raises is tried again, with pauses that grow exponentially and have
+        jitter. After the last attempt it is halved again and again, until the entries that fail are
+        alone: so the handler may see an entry several times, and must bear that. An entry that
+        fails alone goes to the dead-letter stream; with `max_deliveries` it stays pending first, to
+        be delivered so often. Where there is no dead-letter stream the exception is raised.
+
+        Parameters
+        ----------
+        handler : callable
+            Takes a `Batch`; what it returns is ignored.
+        attempts : int, default 3
+            How often to call it with a batch.
+        retry_base_delay, retry_max_delay : float
+            The first pause between attempts, and the longest, in seconds.
+        on_exception : mapping of exception class to {"retry", "fail", "raise"}, optional
+            What to do with single exceptions and their subclasses: try again, fail at once, or give
+            up: raise it from `run`, the batch pending. The first class that fits counts; by default
+            each `Exception` is tried again.
+
+        Raises
+        ------
+        Exception
+            The handler's, where no dead-letter stream takes the entry or `on_exception` says so.
+        RedfloeError
+            As the loop.
+
+        Examples
+        --------
+        >>> import redfloe
+        >>> consumer = redfloe.StreamConsumer(
+        ...     url, "events", "billing", "worker-1", on_idle="stop", block_ms=1
+        ... )
+        >>> consumer.run(lambda batch: print(batch.frame["action"].to_list()))
+        ['click', 'view']
+        """
+        retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
+        with self:
+            for batch in self:
+                steps = retry.steps(batch, may_fail=self._has_dead_letter)
+                raised: Exception | None = None
+                with contextlib.suppress(StopIteration):
+                    while True:
+                        step = steps.send(raised)
+                        raised = None
+                        match step:
+                            case Call(part):
+                                try:
+                                    handler(part)
+                                except Exception as error:  # noqa: BLE001 - the policy decides
+                                    raised = error
+                            case Wait(seconds):
+                                self._stopped.wait(seconds)
+                            case Failed(part, reason) if self._counts_deliveries:
+                                part.leave()
+                            case Failed(part, reason):
+                                part.fail(part.ids, reason)
+
+    # In an event loop
+
+    async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
+        if not self._open:
+            self._stopped.clear()
+            request = await in_thread(self._resumed)
+            self._reader = _core.AsyncBatchReader(self._connection, request)
+            self._batches = AsyncBatches(self._reader)
+            self._open = True
+        if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):
+            msg = "this consumer is in use by a loop without await; use with and for"
+            raise RuntimeError(msg)
+        return self._reader, self._batches
+
+    async def __aenter__(self) -> Self:
+        await self._awaiting()
+        if self._handle_signals:
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, self.stop)
+            self._restore_signals = lambda: [loop.remove_signal_handler(one) for one in _SIGNALS]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            reader, batches = await self._awaiting()
+            self._open = False
+            success = exc is None
+            entry_id = self._take_in_hand()
+            try:
+                await in_background(lambda done: reader.finish(success, done))
+            except RedfloeError:
+                # What could not be acknowledged is pending; the exception under way says more.
+                if success:
+                    raise
+            finally:
+                batches.close()
+            if success and entry_id is not None:
+                await in_thread(lambda: self._save(entry_id))
+        finally:
+            self._end_signals()
+
+    def __aiter__(self) -> AsyncIterator[AsyncBatch]:
+        return self
+
+    async def __anext__(self) -> AsyncBatch:
+        reader, batches = await self._awaiting()
+        entry_id = self._take_in_hand()
+        if entry_id is not None and self._store is not None:
+            await in_thread(lambda: self._save(entry_id))
+        rows = await batches.next()
+        if rows is None:
+            raise StopAsyncIteration
+        return AsyncBatch(self._batch(rows, reader.member))
+
+    async def run_async(
+        self,
+        handler: Callable[[AsyncBatch], Awaitable[object]],
+        *,
+        attempts: int = 3,
+        retry_base_delay: float = 0.1,
+        retry_max_delay: float = 10.0,
+        on_exception: ExceptionPolicy | None = None,
+    ) -> None:
+        """Await `handler` with each batch until the consumer ends: the asynchronous `run`.
+
+        Parameters
+        ----------
+        handler : callable
+            Takes an `AsyncBatch` and gives an awaitable.
+        attempts, retry_base_delay, retry_max_delay, on_exception
+            As for `run`.
+
+        Raises
+        ------
+        Exception
+            As `run`.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> import redfloe
+        >>> async def handle(batch):
+        ...     print(batch.frame["action"].to_list())
+        >>> consumer = redfloe.StreamConsumer(
+        ...     url, "events", "billing", "worker-1", on_idle="stop", block_ms=1
+        ... )
+        >>> asyncio.run(consumer.run_async(handle))
+        ['click', 'view']
+        """
+        import asyncio
+
+        retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
+        async with self:
+            async for batch in self:
+                steps = retry.steps(batch, may_fail=self._has_dead_letter)
+                raised: Exception | None = None
+                with contextlib.suppress(StopIteration):
+                    while True:
+                        step = steps.send(raised)
+                        raised = None
+                        match step:
+                            case Call(part):
+                                try:
+                                    await handler(part)
+                                except Exception as error:  # noqa: BLE001 - the policy decides
+                                    raised = error
+                            case Wait(seconds):
+                                await asyncio.sleep(seconds)
+                            case Failed(part, reason) if self._counts_deliveries:
+                                part.leave()
+                            case Failed(part, reason):
+                                await part.fail(part.ids, reason)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _one_of(value: object, parameter: str, *allowed: str) -> None:
+    if value not in allowed:
+        choices = " or ".join(f'"{one}"' for one in allowed)
+        msg = f"{parameter} must be {choices}, not {value!r}"
+        raise ValueError(msg)

@@ -1,0 +1,108 @@
+"""What becomes of a batch whose handler raises. Says what to do, and does nothing itself."""
+
+import random
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
+
+ExceptionPolicy: TypeAlias = Mapping[type[Exception], Literal["retry", "fail", "raise"]]
+
+
+class Divisible(Protocol):
+    """A batch that can be halved."""
+
+    def __len__(self) -> int: ...
+    def halves(self) -> tuple[Self, Self]:
+        """Give the first rows and the rest."""
+
+
+B = TypeVar("B", bound=Divisible)
+
+
+@dataclass(frozen=True)
+class Call(Generic[B]):
+    """Call the handler; then send the exception that it raised, or None."""
+
+    batch: B
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait before the next attempt."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed(Generic[B]):
+    """One entry cannot be processed."""
+
+    batch: B
+    reason: str
+
+
+class Retry:
+    """Attempts, pauses, and what to do with which exception."""
+
+    def __init__(
+        self,
+        attempts: int,
+        base_delay: float,
+        max_delay: float,
+        on_exception: ExceptionPolicy | None,
+    ) -> None:
+        if attempts < 1:
+            msg = f"attempts must be at least 1, not {attempts}"
+            raise ValueError(msg)
+        if base_delay < 0 or max_delay < 0:
+            msg = "retry_base_delay and retry_max_delay must not be negative"
+            raise ValueError(msg)
+        self._attempts = attempts
+        self._base_delay = base_delay
+        self._max_delay = max_delay
+        self._on_exception = dict(on_exception or {})
+        for policy in self._on_exception.values():
+            if policy not in ("retry", "fail", "raise"):
+                msg = f'on_exception must say "retry", "fail" or "raise", not {policy!r}'
+                raise ValueError(msg)
+
+    def steps(
+        self, batch: B, *, may_fail: bool
+    ) -> Generator[Call[B] | Wait | Failed[B], Exception | None, None]:
+        """Say step by step what to do with a batch.
+
+        After its last attempt it is halved until the entries that fail are alone; where nothing may
+        fail the exception is raised instead.
+        """
+        parts, attempts = [batch], self._attempts
+        while parts:
+            part = parts.pop()
+            for attempt in range(attempts):
+                error = yield Call(part)
+                if error is None:
+                    break
+                policy = self._policy(error)
+                if policy == "raise":
+                    raise error
+                if policy == "retry" and attempt + 1 < attempts:
+                    yield Wait(self._delay(attempt))
+                    continue
+                if not may_fail:
+                    raise error
+                if len(part) == 1:
+                    yield Failed(part, f"{type(error).__name__}: {error}")
+                else:
+                    parts += reversed(part.halves())
+                break
+            attempts = 1  # the whole had them all
+
+    def _policy(self, error: Exception) -> Literal["retry", "fail", "raise"]:
+        for kind, policy in self._on_exception.items():
+            if isinstance(error, kind):
+                return policy
+        return "retry"
+
+    def _delay(self, attempt: int) -> float:
+        """Grow exponentially, with jitter, so that workers which failed together part."""
+        longest = min(self._max_delay, self._base_delay * 2.0**attempt)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311
