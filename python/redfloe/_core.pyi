@@ -15,11 +15,19 @@ __all__ = [
     "StreamReader",
     "__version__",
     "ack_entries",
+    "consumer_info",
+    "create_group",
+    "delete_consumer",
+    "delete_group",
     "empty_batch",
+    "group_info",
     "infer_schema",
+    "pending_entries",
     "pin",
     "raise_kind",
     "read_stream",
+    "stream_info",
+    "trim_stream",
 ]
 
 __version__: str
@@ -134,6 +142,34 @@ class Pending:
 
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]
+) -> int: ...
+def stream_info(server: str | RedisConnection, stream: bytes) -> RecordBatch: ...
+def group_info(server: str | RedisConnection, stream: bytes) -> RecordBatch: ...
+def consumer_info(server: str | RedisConnection, stream: bytes, group: bytes) -> RecordBatch: ...
+def pending_entries(
+    server: str | RedisConnection,
+    stream: bytes,
+    group: bytes,
+    consumer: bytes | None,
+    min_idle_ms: int,
+    start_id: str,
+    end_id: str,
+    count: int | None,
+) -> RecordBatch: ...
+def create_group(
+    server: str | RedisConnection, stream: bytes, group: bytes, start_id: str, make_stream: bool
+) -> bool: ...
+def delete_group(server: str | RedisConnection, stream: bytes, group: bytes) -> bool: ...
+def delete_consumer(
+    server: str | RedisConnection, stream: bytes, group: bytes, consumer: bytes
+) -> int: ...
+def trim_stream(
+    server: str | RedisConnection,
+    stream: bytes,
+    maxlen: int | None,
+    minid: str | None,
+    approximate: bool,
+    limit: int | None,
 ) -> int: ...
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(

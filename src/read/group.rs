@@ -2,18 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use redis::Value;
-
 use super::ack;
 use super::bounds::newest;
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received, Request};
 use super::request::{GroupOptions, OnIdle, OwnPending, ReadRequest};
+use crate::admin::create_group_in;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::{self, RawReply, ReadGroup};
+use crate::resp::{self, Info, RawReply, ReadGroup};
 
 /// Reads as one consumer of a group, batch by batch.
 ///
@@ -91,13 +90,7 @@ impl GroupReader {
         }
         let (stream, group) = (&self.request.stream, &self.options.group);
         if let Some(at) = &self.options.create_at {
-            let command = resp::create_group(stream, group, *at);
-            let session = &mut self.feed.session;
-            let creating = session.request(&command, || Ok(RawReply::new()), RawReply::into_value);
-            match creating.await {
-                Err(error) if error.code() != Some("BUSYGROUP") => return Err(error),
-                _ => {}
-            }
+            create_group_in(&mut self.feed.session, stream, group, *at, true).await?;
         }
         if self.options.own_pending == OwnPending::Skip {
             self.seen = self.last_delivered().await?;
@@ -108,6 +101,7 @@ impl GroupReader {
 
     /// The ID up to which the group has been delivered: what comes later has a greater one.
     async fn last_delivered(&mut self) -> Result<EntryId> {
+        let group = &self.options.group;
         let command = resp::groups_info(&self.request.stream);
         let session = &mut self.feed.session;
         let asking = session.request(&command, || Ok(RawReply::new()), RawReply::into_value);
@@ -122,11 +116,8 @@ impl GroupReader {
             }
             Err(error) => return Err(error),
         };
-        let found = groups.as_sequence().into_iter().flatten().find_map(|info| {
-            let named = text_of(info, b"name")? == self.options.group;
-            named.then(|| EntryId::from_bytes(text_of(info, b"last-delivered-id")?)).flatten()
-        });
-        Ok(found.unwrap_or(EntryId::MIN))
+        let found = Info::each(&groups).find(|info| info.text("name") == Some(group.as_slice()));
+        Ok(found.and_then(|info| info.id("last-delivered-id")).unwrap_or(EntryId::MIN))
     }
 
     /// All that there is for this consumer, or so many entries of it; after waiting for the first
@@ -330,16 +321,5 @@ impl GroupReader {
             self.done.clear();
         }
         Ok(())
-    }
-}
-
-/// A text in a map that came as one, or as an array of names and values.
-fn text_of<'a>(info: &'a Value, wanted: &[u8]) -> Option<&'a [u8]> {
-    let (_, value) = info
-        .as_map_iter()?
-        .find(|(name, _)| matches!(name, Value::BulkString(name) if name == wanted))?;
-    match value {
-        Value::BulkString(text) => Some(text),
-        _ => None,
     }
 }

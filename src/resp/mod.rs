@@ -1,12 +1,14 @@
 //! RESP2 and RESP3: commands to bytes, bytes to events. No IO, no Arrow.
 
 mod encode;
+mod info;
 mod parse;
 mod skip;
 
 pub(crate) use encode::{
-    Packed, ReadGroup, acknowledge, create_group, groups_info, newest, range, read_after, read_now,
-    stream_info,
+    Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group, delete_consumer,
+    delete_group, groups_info, newest, range, read_after, read_now, stream_info, trim,
 };
+pub(crate) use info::{Info, number, text};
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};
