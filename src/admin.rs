@@ -7,7 +7,7 @@ use redis::Value;
 use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::{self, Info, RawReply};
+use crate::resp::{self, Info};
 
 /// A stream, as XINFO STREAM describes it. `None` is what the server is too old to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +71,10 @@ pub struct ConsumerInfo {
 pub struct PendingEntry {
     /// Its ID. The entry may have been deleted meanwhile.
     pub id: EntryId,
-    /// Whose it is.
-    pub consumer: Vec<u8>,
-    /// Since it was last delivered.
-    pub idle: Duration,
+    /// Whose it is; `None` where it was given back (XNACK, Redis 8.8) and nobody's yet.
+    pub consumer: Option<Vec<u8>>,
+    /// Since it was last delivered; `None` where it was given back.
+    pub idle: Option<Duration>,
     /// How often it was delivered.
     pub delivery_count: u64,
 }
@@ -84,7 +84,7 @@ pub struct PendingEntry {
 pub struct PendingFilter {
     /// Only this consumer's.
     pub consumer: Option<Vec<u8>>,
-    /// Only those that were last delivered at least so long ago.
+    /// Only those that were last delivered at least so long ago, and those that were given back.
     pub min_idle: Duration,
     /// The first ID; `$` makes no sense here.
     pub start: IdBound,
@@ -121,7 +121,7 @@ pub enum TrimTo {
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<StreamInfo>> {
-    let reply = match ask(&mut client.session(), &resp::stream_info(stream)).await {
+    let reply = match client.session().value(&resp::stream_info(stream)).await {
         Err(error) if is_missing_key(&error) => return Ok(None),
         reply => reply.map_err(|error| about(error, stream))?,
     };
@@ -151,7 +151,7 @@ pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<Stream
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn group_info(client: &Client, stream: &[u8]) -> Result<Vec<GroupInfo>> {
-    let reply = match ask(&mut client.session(), &resp::groups_info(stream)).await {
+    let reply = match client.session().value(&resp::groups_info(stream)).await {
         Err(error) if is_missing_key(&error) => return Ok(Vec::new()),
         reply => reply.map_err(|error| about(error, stream))?,
     };
@@ -178,7 +178,7 @@ pub async fn consumer_info(
     group: &[u8],
 ) -> Result<Vec<ConsumerInfo>> {
     let command = resp::consumers_info(stream, group);
-    let asking = ask(&mut client.session(), &command).await;
+    let asking = client.session().value(&command).await;
     let reply = asking.map_err(|error| about(no_group(error, group), stream))?;
     let consumers = Info::each(&reply).map(|info| ConsumerInfo {
         name: info.text("name").unwrap_or_default().to_vec(),
@@ -246,7 +246,7 @@ async fn list_pending(
             count,
             consumer: filter.consumer.as_deref(),
         };
-        let reply = match ask(&mut session, &command.packed()).await {
+        let reply = match session.value(&command.packed()).await {
             Err(error) if filters && error.message().contains("syntax error") => {
                 filters = false;
                 continue;
@@ -259,19 +259,24 @@ async fn list_pending(
             page.ok_or_else(|| Error::protocol("what came for XPENDING is no list of it"))?;
         let came = page.len() as u64;
         start = page.last().and_then(|last| last.id.successor()).filter(|_| came == count);
-        found.extend(page.into_iter().filter(|entry| entry.idle >= filter.min_idle));
+        let is_idle = |entry: &PendingEntry| entry.idle.is_none_or(|idle| idle >= filter.min_idle);
+        found.extend(page.into_iter().filter(is_idle));
     }
     Ok(found)
 }
 
 fn pending_entry(item: &Value) -> Option<PendingEntry> {
     match item.as_sequence()? {
-        [id, consumer, idle, delivery_count] => Some(PendingEntry {
-            id: EntryId::from_bytes(resp::text(id)?)?,
-            consumer: resp::text(consumer)?.to_vec(),
-            idle: Duration::from_millis(resp::number(idle).unwrap_or_default()),
-            delivery_count: resp::number(delivery_count)?,
-        }),
+        [id, consumer, idle, delivery_count] => {
+            // -1 for what was given back; the consumer has no name then.
+            let idle = resp::number(idle).map(Duration::from_millis);
+            Some(PendingEntry {
+                id: EntryId::from_bytes(resp::text(id)?)?,
+                consumer: idle.and_then(|_| resp::text(consumer)).map(<[u8]>::to_vec),
+                idle,
+                delivery_count: resp::number(delivery_count)?,
+            })
+        }
         _ => None,
     }
 }
@@ -306,7 +311,7 @@ pub(crate) async fn create_group_in(
     make_stream: bool,
 ) -> Result<bool> {
     let command = resp::create_group(stream, group, start, make_stream);
-    match ask(session, &command).await {
+    match session.value(&command).await {
         Ok(_) => Ok(true),
         Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
         Err(error) => Err(error),
@@ -321,7 +326,7 @@ pub(crate) async fn create_group_in(
 /// Every kind that connecting or the server can raise.
 pub async fn delete_group(client: &Client, stream: &[u8], group: &[u8]) -> Result<bool> {
     let command = resp::delete_group(stream, group);
-    match ask(&mut client.session(), &command).await {
+    match client.session().value(&command).await {
         Err(error) if is_missing_key(&error) => Ok(false),
         reply => Ok(count_of(reply, stream)? > 0),
     }
@@ -341,7 +346,7 @@ pub async fn delete_consumer(
     consumer: &[u8],
 ) -> Result<u64> {
     let command = resp::delete_consumer(stream, group, consumer);
-    let reply = ask(&mut client.session(), &command).await;
+    let reply = client.session().value(&command).await;
     count_of(reply.map_err(|error| no_group(error, group)), stream)
 }
 
@@ -366,11 +371,7 @@ pub async fn trim_stream(
         TrimTo::MinId(id) => ("MINID", id.to_string()),
     };
     let command = resp::trim(stream, to, approximate, limit);
-    count_of(ask(&mut client.session(), &command).await, stream)
-}
-
-async fn ask(session: &mut Session, command: &[u8]) -> Result<Value> {
-    session.request(command, || Ok(RawReply::new()), RawReply::into_value).await
+    count_of(client.session().value(&command).await, stream)
 }
 
 fn count_of(reply: Result<Value>, stream: &[u8]) -> Result<u64> {

@@ -135,7 +135,9 @@ impl Error {
             "WRONGTYPE" => ErrorKind::WrongType,
             "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::Authentication,
             // A reader that waited is told so when the stream goes, and its groups with it.
-            "NOGROUP" | "UNBLOCKED" => ErrorKind::NoGroup,
+            // CLIENT UNBLOCK says it too, and means something else.
+            "NOGROUP" => ErrorKind::NoGroup,
+            "UNBLOCKED" if !text.contains("CLIENT UNBLOCK") => ErrorKind::NoGroup,
             // Before Redis 6 a wrong password has the general code.
             "ERR" if text.contains("invalid password") || text.contains("AUTH") => {
                 ErrorKind::Authentication

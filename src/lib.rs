@@ -42,11 +42,12 @@ pub use admin::{
     trim_stream,
 };
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
-pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Reply, ReplyShape};
+pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Result};
 pub use read::{
-    Batches, BlockingBatches, GroupOptions, OnIdle, OwnPending, PageSize, ReadRequest, ack_entries,
-    batches, infer_schema, pin, read, tail,
+    Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
+    OwnPending, PageSize, ReadRequest, Reclaim, Resume, Stats, ack_entries, batches, infer_schema,
+    pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};

@@ -16,6 +16,8 @@ pub enum OnError {
     Raise,
     /// The value becomes null.
     Null,
+    /// The entry is left out of the batch, and listed in [`Batch::rejected`](crate::Batch).
+    Reject,
 }
 
 /// Texts that mean null, beside the empty text, which is null for all but strings and binary.

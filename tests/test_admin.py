@@ -297,6 +297,22 @@ def test_pending_entries_by_idle_time(
         assert_frame_equal(df, pl.DataFrame(schema=PENDING_SCHEMA))
 
 
+def test_entries_that_were_given_back_are_nobody_s(
+    redis810: Server, client: redis.Redis, stream: str, protocol: str
+) -> None:
+    add_numbers(client, stream, 3)
+    client.xgroup_create(stream, "g", "0")
+    deliver(client, stream, 3)
+    # redis-py leaves its types out.
+    client.execute_command("XNACK", stream, "g", "FAIL", "IDS", 1, "2-0")  # type: ignore[no-untyped-call]
+    df = pending_entries(redis810.url + protocol, stream, "g")
+    assert df["consumer"].to_list() == ["me", None, "me"]
+    assert df["idle"].is_null().to_list() == [False, True, False]
+    # They may be had at once, so they count as idle.
+    df = pending_entries(redis810.url + protocol, stream, "g", min_idle_ms=60_000)
+    assert df["id"].to_list() == ["2-0"]
+
+
 def test_an_emulated_count_is_exact(any_server: Server, client: redis.Redis, stream: str) -> None:
     """A command's entries may all be too young; those that are wanted come in later ones."""
     entries = add_numbers(client, stream, 400)

@@ -19,7 +19,7 @@ from redfloe import RedisConnection, ResponseError, SchemaError, WrongTypeError,
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_raw, numbers, page_sizes
-from support.timing import Stopwatch, later, meanwhile, within
+from support.timing import Stopwatch, eventually, later, meanwhile, within
 
 CLICKS = (
     ("1704067200000-0", {"user_id": "user_1", "action": "click", "value": "10"}),
@@ -688,8 +688,12 @@ def test_a_client_unblocked_with_an_error_raises_it(
     connection = RedisConnection(any_server.url, client_name="unblocked")
 
     def unblock() -> None:
-        [waiting] = [one for one in client.client_list() if one["name"] == "unblocked"]
-        assert client.client_unblock(int(waiting["id"]), error=True) == 1
+        def unblocked() -> bool:
+            """False as long as it does not wait yet."""
+            found = [one for one in client.client_list() if one["name"] == "unblocked"]
+            return any(client.client_unblock(int(one["id"]), error=True) for one in found)
+
+        eventually(unblocked)
 
     with later(0.2, unblock), pytest.raises(ResponseError) as raised:
         read_stream(connection, stream, NUMBER, block_ms=0)
@@ -766,11 +770,6 @@ def test_documented_parameters_may_be_given_by_name_and_by_position(
     assert_frame_equal(by_name, numbers(2))
     assert_frame_equal(by_position, numbers(2))
     assert_frame_equal(read_stream(any_server.url, stream, NUMBER, create_group=False), numbers(3))
-
-
-def test_groups_are_announced_and_refused(any_server: Server, stream: str) -> None:
-    with pytest.raises(NotImplementedError, match="group"):
-        read_stream(any_server.url, stream, group="analytics", consumer="worker-1")
 
 
 @pytest.mark.parametrize("options", [{"consumer": "worker-1"}, {"auto_ack": True}], ids=str)

@@ -851,6 +851,39 @@ def test_sink_parquet(any_server: Server, client: redis.Redis, stream: str, tmp_
     assert_frame_equal(pl.read_parquet(tmp_path / "some.parquet"), expected)
 
 
+SINK = """
+import resource, sys
+import polars as pl
+from redfloe import scan_stream
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+url, stream, path = sys.argv[1:]
+lf = scan_stream(url, stream, {"text": pl.String})
+lf.head(100).sink_parquet(path)
+before = peak()
+lf.sink_parquet(path, row_group_size=2_000, compression="uncompressed")
+print(peak() - before)
+"""
+
+
+def test_sink_parquet_of_more_than_memory_may_take(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    """320 MB, in a process whose peak grows by far less."""
+    text = "x" * 8_000
+    for first in range(1, 40_001, 1_000):
+        texts = [(f"{ms}-0", {"text": f"{ms}{text}"}) for ms in range(first, first + 1_000)]
+        add(client, stream, texts)
+    path = tmp_path / "texts.parquet"
+    command = [sys.executable, "-c", SINK, any_server.url, stream, str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert path.stat().st_size > 300_000_000
+    client.delete(stream)
+    assert int(done.stdout) < 160, "MB"
+
+
 def test_a_limit_ends_a_streaming_read_early(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:

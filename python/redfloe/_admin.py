@@ -159,8 +159,8 @@ def pending_entries(
     consumer : str or bytes, optional
         Only this consumer's.
     min_idle_ms : int, optional
-        Only those that were last delivered at least this many milliseconds ago. Servers before
-        Redis 6.2 send all, and the others are left out here.
+        Only those that were last delivered at least this many milliseconds ago, and those that were
+        given back. Servers before Redis 6.2 send all, and the others are left out here.
     start_id, end_id : str or datetime, default "-" and "+"
         The first and last entry ID, both inclusive, as for `read_stream`.
     count : int, optional
@@ -172,8 +172,10 @@ def pending_entries(
         One row an entry, which may have been deleted from the stream meanwhile.
 
         - ``id`` (String): the entry's ID
-        - ``consumer`` (String): whose it is; ``\xff`` stands for a byte that is not UTF-8
-        - ``idle`` (Duration in milliseconds): since it was last delivered
+        - ``consumer`` (String): whose it is; ``\xff`` stands for a byte that is not UTF-8; null
+          where it was given back (XNACK, Redis 8.8) and is nobody's yet
+        - ``idle`` (Duration in milliseconds): since it was last delivered; null where it was given
+          back
         - ``delivery_count`` (Int64): how often it was delivered
 
     Raises

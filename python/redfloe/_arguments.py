@@ -43,6 +43,12 @@ class Group(TypedDict):
     own_pending: str
     auto_ack: bool
     noack: bool
+    reclaim_ms: tuple[int, int] | None
+    dead_letter: bytes | None
+    max_deliveries: int | None
+    recreate: bool
+    done_up_to: str | None
+    count_deliveries: bool
 
 
 class Request(TypedDict):
@@ -68,6 +74,8 @@ class Request(TypedDict):
     batch_timeout_ms: int | None
     on_idle: str
     group: Group | None
+    resume_after: str | None
+    continue_after_loss: bool
 
 
 def make_request(
@@ -88,13 +96,15 @@ def make_request(
     infer_schema: bool = False,
     infer_schema_length: int = 100,
     null_values: NullValues | None = None,
-    on_error: Literal["raise", "null"] = "raise",
+    on_error: Literal["raise", "null", "reject"] = "raise",
     rescue_column: str | None = None,
     batch_size: int | None = None,
     batch_bytes: int | None = None,
     batch_timeout_ms: int | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     group: Group | None = None,
+    resume_after: str | None = None,
+    continue_after_loss: bool = False,
 ) -> Request:
     """Check and normalise what the reading functions have in common."""
     if infer_schema and schema is not None:
@@ -129,6 +139,8 @@ def make_request(
         batch_timeout_ms=_optional(batch_timeout_ms, "batch_timeout_ms"),
         on_idle=as_text(on_idle, "on_idle"),
         group=group,
+        resume_after=resume_after,
+        continue_after_loss=continue_after_loss,
     )
 
 
@@ -159,6 +171,12 @@ def make_group(
         own_pending=own_pending,
         auto_ack=bool(auto_ack),
         noack=bool(noack),
+        reclaim_ms=None,
+        dead_letter=None,
+        max_deliveries=None,
+        recreate=False,
+        done_up_to=None,
+        count_deliveries=False,
     )
 
 

@@ -22,6 +22,7 @@ pub(crate) use runtime::{OwnRuntime, spawn};
 pub use runtime::{block_on, shared_client};
 
 use crate::error::{Error, Result};
+use crate::resp::RawReply;
 
 /// A server, and the connections to it that wait to be used again. Clones share them.
 #[derive(Clone)]
@@ -148,6 +149,11 @@ impl Session {
                 Err(error) => self.recover(error).await?,
             }
         }
+    }
+
+    /// Sends a request that may be repeated, and gives its small reply.
+    pub(crate) async fn value(&mut self, packed: &[u8]) -> Result<redis::Value> {
+        self.request(packed, || Ok(RawReply::new()), RawReply::into_value).await
     }
 
     /// Sends a request once and reads its reply into `sink`; the server may think for `wait`.

@@ -18,16 +18,17 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Field, FieldRef, Schema};
 
-pub use batch::Batch;
+pub use batch::{Batch, Rejected};
 pub use make::{ENUM_METADATA, INT128_METADATA};
 pub use reply::{Reply, ReplyShape};
 
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
-use crate::schema::StreamSchema;
+use crate::schema::{OnError, StreamSchema};
 use column::{ColumnBuilder, Misfit, NullRules, Text};
 use make::{Source, dtype_name, make_builder};
 use metadata::MetadataColumns;
+pub(crate) use reply::Claimed;
 use reply::ReplyReader;
 use rescue::RescueColumn;
 use tape::{Slot, Tape};
@@ -64,6 +65,8 @@ pub struct Decoder {
     /// The IDs of the rows in the builders; those on the tape come after them.
     ids: Vec<EntryId>,
     last_id: Option<EntryId>,
+    /// Rows that do not fit, where they are to be left out.
+    rejected: Vec<(usize, Error)>,
     row_limit: usize,
 }
 
@@ -103,6 +106,7 @@ impl Decoder {
             rescue: schema.rescue_column.as_ref().map(|_| RescueColumn::new()),
             ids: Vec::new(),
             last_id: None,
+            rejected: Vec::new(),
             row_limit: usize::MAX,
             schema,
         })
@@ -161,6 +165,16 @@ impl Decoder {
         self.reader.take_deleted()
     }
 
+    /// Takes what the latest XAUTOCLAIM said beside its entries.
+    pub(crate) fn take_claimed(&mut self) -> Claimed {
+        self.reader.take_claimed()
+    }
+
+    /// The shape of the replies to come; none is under way.
+    pub(crate) fn set_shape(&mut self, shape: ReplyShape) {
+        self.reader.set_shape(shape);
+    }
+
     /// The fields that have a column so far.
     pub(crate) fn fields(&self) -> Vec<FieldRef> {
         self.columns.iter().map(|column| Arc::clone(&column.field)).collect()
@@ -180,7 +194,7 @@ impl Decoder {
     /// raise. The decoder is of no use afterwards.
     pub fn build(&mut self) -> Result<()> {
         self.add_columns()?;
-        let Decoder { schema, tape, metadata, columns, rescue, ids, .. } = self;
+        let Decoder { schema, tape, metadata, columns, rescue, ids, rejected, .. } = self;
         let buffer_is_utf8 = simdutf8::basic::from_utf8(tape.bytes()).is_ok();
 
         // What becomes of a value that does not fit: an error, or null and perhaps rescued.
@@ -190,7 +204,11 @@ impl Decoder {
                 None if schema.tolerates_misfits() => {}
                 None => {
                     let id = tape.ids().get(row).copied().unwrap_or_default();
-                    return Err(misfit_error(field, id, text, misfit));
+                    let error = misfit_error(field, id, text, misfit);
+                    if schema.on_error != OnError::Reject {
+                        return Err(error);
+                    }
+                    rejected.push((ids.len() + row, error));
                 }
             }
             Ok(())
@@ -242,7 +260,15 @@ impl Decoder {
         let records =
             RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
                 .map_err(primitive::internal)?;
-        Ok(Batch::new(records, ids, self.reader.take_deleted()))
+        let batch = Batch::new(records, ids, self.reader.take_deleted());
+        let mut rejected = std::mem::take(&mut self.rejected);
+        if rejected.is_empty() {
+            return Ok(batch);
+        }
+        // Columns are built one after the other; the first that does not fit is the reason.
+        rejected.sort_by_key(|(row, _)| *row);
+        rejected.dedup_by_key(|(row, _)| *row);
+        batch.reject(rejected)
     }
 
     /// Columns for fields that an open schema met for the first time; null in the rows before.

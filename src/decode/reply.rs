@@ -13,6 +13,8 @@ pub enum ReplyShape {
     Entries,
     /// Streams with their entries: XREAD, XREADGROUP; a map in RESP3.
     Streams,
+    /// A cursor, entries, and since 7.0 the IDs of those that were deleted: XAUTOCLAIM.
+    Claimed,
 }
 
 /// How a reply ended.
@@ -38,6 +40,11 @@ enum Expect {
     Fields,
     Name,
     Value,
+    /// What XREADGROUP CLAIM says of an entry behind its fields.
+    Trailer,
+    Cursor,
+    DeletedIds,
+    DeletedId,
     /// The rest of something outside the reply: a push frame, attributes.
     Aside(Nesting),
 }
@@ -57,14 +64,29 @@ struct Grammar {
     streams: usize,
     entries: usize,
     fields: usize,
+    /// Values behind the fields of the entry, and IDs behind the entries.
+    trailers: usize,
+    deleted_ids: usize,
+    /// Whether IDs of deleted entries come behind the entries.
+    tells_deleted: bool,
     /// RESP2 sends each stream as an array of two, RESP3 as a pair of a map.
     streams_are_pairs: bool,
     /// The beginning of an ID or name that the input cut in two.
     partial: Vec<u8>,
     /// IDs whose fields were nil: pending entries that were deleted from the stream.
     deleted: Vec<EntryId>,
+    claimed: Claimed,
     id: EntryId,
     end: Option<Reply>,
+}
+
+/// What XAUTOCLAIM says beside the entries.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Claimed {
+    /// Where to go on; `0-0` at the end.
+    pub(crate) cursor: EntryId,
+    /// Entries that were claimed and are nil, because they were deleted. Before 7.0.
+    pub(crate) nils: usize,
 }
 
 impl ReplyReader {
@@ -77,9 +99,13 @@ impl ReplyReader {
                 streams: 0,
                 entries: 0,
                 fields: 0,
+                trailers: 0,
+                deleted_ids: 0,
+                tells_deleted: false,
                 streams_are_pairs: false,
                 partial: Vec::new(),
                 deleted: Vec::new(),
+                claimed: Claimed::default(),
                 id: EntryId::MIN,
                 end: None,
             },
@@ -114,10 +140,23 @@ impl ReplyReader {
         std::mem::take(&mut self.grammar.deleted)
     }
 
+    /// Takes what the latest reply said of claiming.
+    pub(crate) fn take_claimed(&mut self) -> Claimed {
+        std::mem::take(&mut self.grammar.claimed)
+    }
+
+    /// The shape of the replies to come.
+    pub(crate) fn set_shape(&mut self, shape: ReplyShape) {
+        self.grammar.shape = shape;
+    }
+
     /// Forgets a reply that will never end; the next bytes begin a new one.
     pub(crate) fn abandon(&mut self) {
         self.parser = Parser::default();
         self.grammar.partial.clear();
+        self.grammar.trailers = 0;
+        self.grammar.tells_deleted = false;
+        self.grammar.claimed = Claimed::default();
         self.grammar.expect = Expect::Reply;
         self.grammar.end = None;
     }
@@ -150,7 +189,7 @@ impl Grammar {
                 && tape.ids().len() < rows
                 && let Some((id, len)) = parser.next_entry(input)
             {
-                self.begin_entry(id, tape)?;
+                self.begin_entry(parse_id(id)?, tape);
                 self.begin_fields(len)?;
             } else {
                 return Ok(());
@@ -184,21 +223,42 @@ impl Grammar {
                 self.expect = Expect::Value;
             }
             (Expect::Id, Event::Bytes { part, done }) => {
-                if !done || !self.partial.is_empty() {
-                    self.partial.extend_from_slice(part);
-                    // An ID has at most 41 bytes; a server that sends more sends no ID.
-                    if !done && self.partial.len() <= 64 {
-                        return Ok(());
-                    }
-                    let id = std::mem::take(&mut self.partial);
-                    self.begin_entry(&id, tape)?;
-                } else {
-                    self.begin_entry(part, tape)?;
+                if let Some(id) = self.take_id(part, done)? {
+                    self.begin_entry(id, tape);
                 }
             }
             (Expect::Entry, Event::Array(2)) => self.expect = Expect::Id,
+            // With how long it was idle, and how often it had been delivered.
+            (Expect::Entry, Event::Array(4)) => {
+                self.trailers = 2;
+                self.expect = Expect::Id;
+            }
+            (Expect::Trailer, Event::Scalar(_)) => {
+                self.trailers -= 1;
+                self.after_entry();
+            }
             // Before 7.0 a claimed entry that was deleted is nil without its ID.
-            (Expect::Entry, Event::Nil) => self.after_entry(),
+            (Expect::Entry, Event::Nil) => {
+                self.claimed.nils += 1;
+                self.after_entry();
+            }
+            (Expect::Cursor, Event::Bytes { part, done }) => {
+                if let Some(cursor) = self.take_id(part, done)? {
+                    self.claimed.cursor = cursor;
+                    self.expect = Expect::StreamEntries;
+                }
+            }
+            (Expect::DeletedIds, Event::Array(len)) => {
+                self.deleted_ids = len;
+                self.next_deleted();
+            }
+            (Expect::DeletedId, Event::Bytes { part, done }) => {
+                if let Some(id) = self.take_id(part, done)? {
+                    self.deleted.push(id);
+                    self.deleted_ids -= 1;
+                    self.next_deleted();
+                }
+            }
             (Expect::Fields, Event::Array(len)) => {
                 self.begin_fields(len)?;
                 self.after_field(tape);
@@ -262,6 +322,11 @@ impl Grammar {
                 self.streams_are_pairs = true;
                 self.begin_streams(len);
             }
+            (ReplyShape::Claimed, Event::Array(len @ 2..=3)) => {
+                self.tells_deleted = len == 3;
+                self.streams = 1;
+                self.expect = Expect::Cursor;
+            }
             (_, event) => return Err(unexpected(&Expect::Reply, &event)),
         }
         Ok(())
@@ -296,16 +361,38 @@ impl Grammar {
 
     fn after_entries(&mut self) {
         self.streams -= 1;
-        self.next_stream();
+        match std::mem::take(&mut self.tells_deleted) {
+            true => self.expect = Expect::DeletedIds,
+            false => self.next_stream(),
+        }
+    }
+
+    fn next_deleted(&mut self) {
+        match self.deleted_ids {
+            0 => self.next_stream(),
+            _ => self.expect = Expect::DeletedId,
+        }
+    }
+
+    /// An ID, once it is whole.
+    fn take_id(&mut self, part: &[u8], done: bool) -> Result<Option<EntryId>> {
+        if done && self.partial.is_empty() {
+            return parse_id(part).map(Some);
+        }
+        self.partial.extend_from_slice(part);
+        // An ID has at most 41 bytes; a server that sends more sends no ID.
+        if !done && self.partial.len() <= 64 {
+            return Ok(None);
+        }
+        let id = std::mem::take(&mut self.partial);
+        parse_id(&id).map(Some)
     }
 
     #[inline]
-    fn begin_entry(&mut self, id: &[u8], tape: &mut Tape) -> Result<()> {
-        self.id = EntryId::from_bytes(id)
-            .ok_or_else(|| Error::protocol(format_args!("{} is no entry ID", shorten(id))))?;
-        tape.open_entry(self.id);
+    fn begin_entry(&mut self, id: EntryId, tape: &mut Tape) {
+        self.id = id;
+        tape.open_entry(id);
         self.expect = Expect::Fields;
-        Ok(())
     }
 
     #[inline]
@@ -329,12 +416,22 @@ impl Grammar {
 
     #[inline]
     fn after_entry(&mut self) {
+        if self.trailers > 0 {
+            self.expect = Expect::Trailer;
+            return;
+        }
         self.entries -= 1;
         self.expect = Expect::Entry;
         if self.entries == 0 {
             self.after_entries();
         }
     }
+}
+
+#[inline]
+fn parse_id(id: &[u8]) -> Result<EntryId> {
+    EntryId::from_bytes(id)
+        .ok_or_else(|| Error::protocol(format_args!("{} is no entry ID", shorten(id))))
 }
 
 fn unexpected(expect: &Expect, event: &Event<'_>) -> Error {

@@ -55,7 +55,7 @@ pub(crate) fn group_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyR
     batch(
         py,
         vec![
-            ("name", names(infos.iter().map(|info| info.name.as_slice()))),
+            ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
             ("consumers", counts(infos.iter().map(|info| Some(info.consumers)))),
             ("pending", counts(infos.iter().map(|info| Some(info.pending)))),
             ("last_delivered_id", ids(infos.iter().map(|info| info.last_delivered_id))),
@@ -77,7 +77,7 @@ pub(crate) fn consumer_info(
     batch(
         py,
         vec![
-            ("name", names(infos.iter().map(|info| info.name.as_slice()))),
+            ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
             ("pending", counts(infos.iter().map(|info| Some(info.pending)))),
             ("idle", durations(infos.iter().map(|info| Some(info.idle)))),
             ("inactive", durations(infos.iter().map(|info| info.inactive))),
@@ -118,8 +118,8 @@ pub(crate) fn pending_entries(
         py,
         vec![
             ("id", ids(entries.iter().map(|entry| Some(entry.id)))),
-            ("consumer", names(entries.iter().map(|entry| entry.consumer.as_slice()))),
-            ("idle", durations(entries.iter().map(|entry| Some(entry.idle)))),
+            ("consumer", names(entries.iter().map(|entry| entry.consumer.as_deref()))),
+            ("idle", durations(entries.iter().map(|entry| entry.idle))),
             ("delivery_count", counts(entries.iter().map(|entry| Some(entry.delivery_count)))),
         ],
     )
@@ -215,8 +215,8 @@ fn durations(values: impl Iterator<Item = Option<Duration>>) -> ArrayRef {
     Arc::new(values.collect::<DurationMillisecondArray>())
 }
 
-fn names<'a>(values: impl Iterator<Item = &'a [u8]>) -> ArrayRef {
-    Arc::new(values.map(|name| Some(readable(name))).collect::<StringViewArray>())
+fn names<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
+    Arc::new(values.map(|name| name.map(readable)).collect::<StringViewArray>())
 }
 
 /// A name as text, with `\xff` for a byte that is not UTF-8.

@@ -39,6 +39,16 @@ impl RecordBatch {
         self.batch.len()
     }
 
+    /// The entry ID of each row.
+    fn ids(&self) -> Vec<String> {
+        self.batch.ids().iter().map(ToString::to_string).collect()
+    }
+
+    /// How often each row has been delivered; empty where it is the first time for all.
+    fn delivery_counts(&self) -> Vec<u64> {
+        self.batch.delivery_counts().to_vec()
+    }
+
     fn __repr__(&self) -> String {
         format!("RecordBatch(rows={})", self.batch.len())
     }

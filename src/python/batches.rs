@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{Either, select};
@@ -17,37 +17,52 @@ use tokio::sync::Notify;
 use super::arrow::RecordBatch;
 use super::connection::Server;
 use super::error::exception;
+use super::member::{Member, Stats, in_background};
 use super::read::Request;
 use super::wait::{wait_here, wait_looking};
-use crate::client::{OwnRuntime, PerProcess, spawn};
+use crate::client::{Client, OwnRuntime, PerProcess, spawn};
 use crate::decode::Batch;
 use crate::error::Result;
-use crate::read::{self, Batches};
+use crate::read::{self, Batches, Watched};
 
 struct Shared {
     batches: tokio::sync::Mutex<Batches>,
     ready: Mutex<Option<Result<Option<Batch>>>>,
-    closed: AtomicBool,
-    closing: Notify,
+    ending: AtomicU8,
+    ends: Notify,
+    watched: Arc<Watched>,
+    member: Option<read::Member>,
 }
+
+/// How the reading is to end: not at all, before the next batch, or at once.
+const GOES_ON: u8 = 0;
+const STOPPED: u8 = 1;
+const CLOSED: u8 = 2;
 
 /// What [`Shared::take`] found: nothing that is ready, or the end, or a batch.
 type Taken = Option<Option<RecordBatch>>;
 
 impl Shared {
-    fn new(batches: Batches) -> Arc<Self> {
+    /// `client` is for what is done beside reading.
+    fn new(batches: Batches, client: Client) -> Arc<Self> {
         Arc::new(Shared {
+            watched: batches.watched(),
+            member: batches.member().map(|member| member.with_client(client)),
             batches: tokio::sync::Mutex::new(batches),
             ready: Mutex::new(None),
-            closed: AtomicBool::new(false),
-            closing: Notify::new(),
+            ending: AtomicU8::new(GOES_ON),
+            ends: Notify::new(),
         })
     }
 
     /// Ends all waits, now and from now on.
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.closing.notify_waiters();
+    fn end(&self, how: u8) {
+        self.ending.fetch_max(how, Ordering::AcqRel);
+        self.ends.notify_waiters();
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) != GOES_ON
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Result<Option<Batch>>>> {
@@ -56,7 +71,7 @@ impl Shared {
 
     /// Returns once a batch, the end or an error is ready to be taken.
     async fn make_ready(&self) {
-        let closing = pin!(self.closing.notified());
+        let ends = pin!(self.ends.notified());
         let reading = pin!(async {
             let mut batches = self.batches.lock().await;
             if self.ready().is_none() {
@@ -64,12 +79,25 @@ impl Shared {
                 *self.ready() = Some(next);
             }
         });
-        // Whoever closes before `closing` was made has set `closed` before.
-        if self.closed.load(Ordering::Acquire)
-            || matches!(select(closing, reading).await, Either::Left(_))
-        {
-            *self.ready() = Some(Ok(None));
+        // Whoever ends it before `ends` was made has said so before.
+        if !self.is_ending() && matches!(select(ends, reading).await, Either::Right(_)) {
+            return;
         }
+        if self.ending.load(Ordering::Acquire) == CLOSED {
+            *self.ready() = Some(Ok(None));
+        } else if self.ready().is_none() {
+            // What had not come stays pending; what was handed out has been asked to be done with.
+            let finished = self.batches.lock().await.finish(true).await;
+            *self.ready() = Some(finished.map(|()| None));
+        }
+    }
+
+    /// Acknowledges what is done with; with `success` also the batch in hand.
+    async fn finish(&self, success: bool) -> Result<()> {
+        let mut batches = self.batches.lock().await;
+        // A batch that is ready was never in anybody's hand.
+        let in_hand = self.ready().is_none();
+        batches.finish(success && in_hand).await
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Taken> {
@@ -115,7 +143,7 @@ impl BatchReader {
             false => (read::batches(&client, request), None),
         };
         let batches = batches.map_err(|error| exception(py, &error))?;
-        Ok(BatchReader { shared: Shared::new(batches), runtime })
+        Ok(BatchReader { shared: Shared::new(batches, client), runtime })
     }
 
     /// Resolves `$` now rather than with the first batch.
@@ -126,7 +154,29 @@ impl BatchReader {
 
     /// Ends the waits of other threads.
     fn close(&self) {
-        self.shared.close();
+        self.shared.end(CLOSED);
+    }
+
+    /// Ends the reading before the next batch, with what is done acknowledged.
+    fn stop(&self) {
+        self.shared.end(STOPPED);
+    }
+
+    /// Acknowledges what is done with; with `success` also the batch in hand.
+    fn finish(&self, py: Python<'_>, success: bool) -> PyResult<()> {
+        let shared = Arc::clone(&self.shared);
+        self.wait(py, None, async move { shared.finish(success).await })
+    }
+
+    #[getter]
+    fn stats(&self) -> Stats {
+        Stats::of(&self.shared.watched)
+    }
+
+    /// For what this consumer of a group does beside reading.
+    #[getter]
+    fn member(&self) -> Option<Member> {
+        self.shared.member.clone().map(Member::new)
     }
 
     /// Waits for the next batch; `None` at the end. Where it takes long, `look` is called every now
@@ -174,9 +224,9 @@ impl AsyncBatchReader {
     #[new]
     fn new(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Self> {
         let request = request.read_request(py)?;
-        let batches = read::tail(&server.client(py)?, request);
-        let batches = batches.map_err(|error| exception(py, &error))?;
-        Ok(AsyncBatchReader { shared: Shared::new(batches), sockets: PerProcess::new() })
+        let client = server.client(py)?;
+        let batches = read::tail(&client, request).map_err(|error| exception(py, &error))?;
+        Ok(AsyncBatchReader { shared: Shared::new(batches, client), sockets: PerProcess::new() })
     }
 
     /// The socket that becomes readable with each batch.
@@ -202,6 +252,29 @@ impl AsyncBatchReader {
         // It fails where there is nothing.
         let _ = (&self.sockets.get(Sockets::open)?.watched).read(&mut [0; 64]);
         Ok(())
+    }
+
+    /// Ends the reading before the next batch, with what is done acknowledged.
+    fn stop(&self) {
+        self.shared.end(STOPPED);
+    }
+
+    /// Acknowledges what is done with, with `success` also the batch in hand, in the background;
+    /// then calls `done` with an error or `None`.
+    fn finish(&self, py: Python<'_>, success: bool, done: Py<PyAny>) -> PyResult<()> {
+        let shared = Arc::clone(&self.shared);
+        in_background(py, async move { shared.finish(success).await.map(|()| 0) }, done)
+    }
+
+    #[getter]
+    fn stats(&self) -> Stats {
+        Stats::of(&self.shared.watched)
+    }
+
+    /// For what this consumer of a group does beside reading.
+    #[getter]
+    fn member(&self) -> Option<Member> {
+        self.shared.member.clone().map(Member::new)
     }
 
     /// The batch that is ready, in a tuple of one, which holds `None` at the end; `None` where

@@ -5,6 +5,7 @@ mod arrow;
 mod batches;
 mod connection;
 mod error;
+mod member;
 mod read;
 mod stream_reader;
 mod wait;
@@ -20,6 +21,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<batches::Pending>()?;
+    module.add_class::<member::Member>()?;
+    module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
@@ -34,6 +37,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::delete_group, module)?)?;
     module.add_function(wrap_pyfunction!(admin::delete_consumer, module)?)?;
     module.add_function(wrap_pyfunction!(admin::trim_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
+    module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     Ok(())
 }

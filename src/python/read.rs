@@ -14,7 +14,10 @@ use super::error::exception;
 use super::wait::{wait, wait_looking};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
-use crate::read::{self, GroupOptions, OnIdle, OwnPending, ReadRequest};
+use crate::read::{
+    self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
+    Reclaim, Resume,
+};
 use crate::schema::{NullValues, OnError, StreamSchema};
 
 /// What to read, as `redfloe._arguments` puts it together.
@@ -44,6 +47,9 @@ pub(crate) struct Request<'py> {
     batch_timeout_ms: Option<u64>,
     on_idle: String,
     group: Option<Group>,
+    /// Up to where an earlier run had come, without a group.
+    resume_after: Option<String>,
+    continue_after_loss: bool,
 }
 
 /// How to read through a consumer group.
@@ -57,6 +63,14 @@ struct Group {
     own_pending: String,
     auto_ack: bool,
     noack: bool,
+    /// From when on entries of others are taken over, and how often.
+    reclaim_ms: Option<(u64, u64)>,
+    dead_letter: Option<Vec<u8>>,
+    max_deliveries: Option<u64>,
+    recreate: bool,
+    /// Up to where an earlier run had come.
+    done_up_to: Option<String>,
+    count_deliveries: bool,
 }
 
 impl Group {
@@ -69,11 +83,25 @@ impl Group {
         };
         let create_at = self.create_at.as_deref().map(GroupStart::parse).transpose();
         let create_at = create_at.map_err(|error| exception(py, &error))?;
+        let done_up_to = self.done_up_to.as_deref().map(str::parse).transpose();
+        let done_up_to = done_up_to.map_err(|error| exception(py, &error))?;
         Ok(GroupOptions::new(self.group.clone(), self.consumer.clone())
             .with_creation(create_at)
             .with_own_pending(own_pending)
             .with_auto_ack(self.auto_ack)
-            .with_noack(self.noack))
+            .with_noack(self.noack)
+            .with_reclaim(self.reclaim_ms.map(|(min_idle, interval)| Reclaim {
+                min_idle: Duration::from_millis(min_idle),
+                interval: Duration::from_millis(interval),
+            }))
+            .with_dead_letter(
+                self.dead_letter
+                    .clone()
+                    .map(|stream| DeadLetter { stream, max_deliveries: self.max_deliveries }),
+            )
+            .with_on_lost(if self.recreate { OnGroupLost::Recreate } else { OnGroupLost::Raise })
+            .with_done_up_to(done_up_to)
+            .with_delivery_counts(self.count_deliveries))
     }
 }
 
@@ -86,6 +114,7 @@ impl Request<'_> {
         let on_error = match self.on_error.as_str() {
             "raise" => OnError::Raise,
             "null" => OnError::Null,
+            "reject" => OnError::Reject,
             other => {
                 let message = format!("on_error must be \"raise\" or \"null\", not {other:?}");
                 return Err(PyValueError::new_err(message));
@@ -121,6 +150,11 @@ impl Request<'_> {
         let raised = |error| exception(py, &error);
         schema.arrow().map_err(raised)?;
         let start = IdBound::parse_start(&self.start_id).map_err(raised)?;
+        let resume = self.resume_after.as_deref().map(str::parse).transpose().map_err(raised)?;
+        let on_data_loss = match self.continue_after_loss {
+            true => OnDataLoss::Continue,
+            false => OnDataLoss::Raise,
+        };
         let end = IdBound::parse_end(&self.end_id).map_err(raised)?;
         Ok(ReadRequest::new(self.stream.clone(), schema)
             .with_range(start, end)
@@ -131,6 +165,7 @@ impl Request<'_> {
             .with_batch_bytes(self.batch_bytes.unwrap_or(u64::MAX))
             .with_batch_timeout(self.batch_timeout_ms.map(Duration::from_millis))
             .with_on_idle(on_idle)
+            .with_resume(resume.map(|after| Resume { after, on_data_loss }))
             .with_group(self.group.as_ref().map(|group| group.options(py)).transpose()?))
     }
 }

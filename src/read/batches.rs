@@ -1,12 +1,16 @@
 //! A read that gives its entries batch by batch.
 
+use std::sync::Arc;
+
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
 
-use super::group::GroupReader;
+use super::member::Member;
 use super::range::RangeReader;
 use super::request::ReadRequest;
+use super::stats::{Stats, Watched};
 use super::tail::TailReader;
+use super::worker::Worker;
 use crate::client::{Client, block_on};
 use crate::decode::Batch;
 use crate::error::{Error, Result};
@@ -31,7 +35,7 @@ use crate::error::{Error, Result};
 pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
     let source = RangeReader::new(client, request).map_err(|error| about(error, &stream))?;
-    Ok(Batches { stream, source: Source::Range(Box::new(source)) })
+    Ok(Batches { stream, source: Source::Range(Box::new(source)), watched: Arc::default() })
 }
 
 /// Follows a stream: the entries from the request's start on, and then what is added, batch by
@@ -65,11 +69,13 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// [`OnIdle::Stop`]: crate::OnIdle::Stop
 pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
+    let watched = Arc::new(Watched::default());
     let source = match request.group.clone() {
-        Some(group) => GroupReader::new(client, request, group).map(Box::new).map(Source::Group),
-        None => TailReader::new(client, request).map(Box::new).map(Source::Tail),
+        Some(group) => Worker::new(client, request, group, Arc::clone(&watched))
+            .map(|worker| Source::Group(Box::new(worker))),
+        None => TailReader::new(client, request).map(|reader| Source::Tail(Box::new(reader))),
     };
-    Ok(Batches { source: source.map_err(|error| about(error, &stream))?, stream })
+    Ok(Batches { source: source.map_err(|error| about(error, &stream))?, stream, watched })
 }
 
 /// The batches of [`batches`] or [`tail`]: asked for one by one ([`next`](Batches::next)), as a
@@ -81,12 +87,13 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
 pub struct Batches {
     stream: String,
     source: Source,
+    watched: Arc<Watched>,
 }
 
 enum Source {
     Range(Box<RangeReader>),
     Tail(Box<TailReader>),
-    Group(Box<GroupReader>),
+    Group(Box<Worker>),
 }
 
 impl Batches {
@@ -102,8 +109,14 @@ impl Batches {
     pub async fn next(&mut self) -> Result<Option<Batch>> {
         let outcome = match &mut self.source {
             Source::Range(reader) => reader.next().await,
-            Source::Tail(reader) => reader.next().await,
-            Source::Group(reader) => reader.next().await,
+            Source::Tail(reader) => {
+                let next = reader.next().await;
+                if let Ok(Some(batch)) = &next {
+                    self.watched.hand_out(batch, reader.received());
+                }
+                next
+            }
+            Source::Group(worker) => worker.next().await,
         };
         if outcome.is_err() {
             match &mut self.source {
@@ -127,9 +140,43 @@ impl Batches {
         let started = match &mut self.source {
             Source::Range(_) => Ok(()),
             Source::Tail(reader) => reader.start().await,
-            Source::Group(reader) => reader.start().await,
+            Source::Group(worker) => worker.reader().start().await,
         };
         started.map_err(|error| about(error, &self.stream))
+    }
+
+    /// Acknowledges what was handed out and is done with: all batches but the last, which `success`
+    /// says of the last. For a group whose entries are acknowledged automatically; what is under
+    /// way is given up, and stays pending.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Batches::next).
+    pub async fn finish(&mut self, success: bool) -> Result<()> {
+        let finished = match &mut self.source {
+            Source::Range(_) | Source::Tail(_) => Ok(()),
+            Source::Group(worker) => worker.finish(success).await,
+        };
+        finished.map_err(|error| about(error, &self.stream))
+    }
+
+    /// What has been read so far, by [`tail`].
+    pub fn stats(&self) -> Stats {
+        self.watched.snapshot()
+    }
+
+    /// The same for who cannot have the batches, because somebody waits for the next one.
+    #[cfg(feature = "python")]
+    pub(crate) fn watched(&self) -> Arc<Watched> {
+        Arc::clone(&self.watched)
+    }
+
+    /// What this consumer of a group may do to its entries; `None` without a group.
+    pub fn member(&self) -> Option<Member> {
+        match &self.source {
+            Source::Range(_) | Source::Tail(_) => None,
+            Source::Group(worker) => Some(worker.member().clone()),
+        }
     }
 
     /// The batches as a stream, which ends after an error.

@@ -88,14 +88,60 @@ pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
     }
 }
 
-/// That the stream which was read up to `seen` is not the one that is there now.
-pub(super) fn begun_anew(seen: EntryId, newest: EntryId) -> Error {
-    Error::new(
-        ErrorKind::DataLoss,
-        format!(
-            "the stream was deleted and begun anew, or the server lost its end: it is at {newest} \
-             now, but {seen} has been read already; start a new read at the ID from which on its \
-             entries are wanted, such as start_id=\"-\""
-        ),
-    )
+/// How entries that were still to be read got lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lost {
+    /// The stream is not the one that was read before.
+    BegunAnew { newest: EntryId },
+    /// The oldest entry that is there, or would be next, comes later.
+    Trimmed { oldest: EntryId },
+}
+
+impl Lost {
+    /// The error for who has read up to `seen`.
+    pub(super) fn error(self, seen: EntryId) -> Error {
+        let message = match self {
+            Lost::BegunAnew { newest } => format!(
+                "the stream was deleted and begun anew, or the server lost its end: it is at \
+                 {newest} now, but {seen} has been read already; start a new read at the ID from \
+                 which on its entries are wanted, such as start_id=\"-\""
+            ),
+            Lost::Trimmed { oldest } => format!(
+                "the stream was trimmed past {seen}, up to which it had been read: it begins at \
+                 {oldest} now, and what was between them is lost; to go on with what is there pass \
+                 on_data_loss=\"continue\""
+            ),
+        };
+        Error::new(ErrorKind::DataLoss, message)
+    }
+}
+
+/// Whether entries behind `seen` may have been lost since it was read.
+///
+/// A server does not say what it has trimmed. Where `seen` is there, nothing behind it is; where it
+/// is not, and the stream begins later, entries between the two may have been.
+pub(super) async fn lost_behind(
+    session: &mut Session,
+    stream: &[u8],
+    seen: EntryId,
+) -> Result<Option<Lost>> {
+    let newest = match last_generated(session, stream).await? {
+        None => newest(session, stream).await?,
+        newest => newest,
+    };
+    let Some(newest) = newest.filter(|newest| *newest != seen) else {
+        return Ok(None);
+    };
+    if newest < seen {
+        return Ok(Some(Lost::BegunAnew { newest }));
+    }
+    // Up to the one that was read: is there anything?
+    let command = resp::range(stream, EntryId::MIN, seen, 1);
+    let decode = || ids_only(ReplyShape::Entries);
+    if session.request(&command, decode, last_decoded).await?.is_some() {
+        return Ok(None);
+    }
+    let command = resp::range(stream, seen, EntryId::MAX, 1);
+    let oldest = session.request(&command, decode, last_decoded).await?.unwrap_or(newest);
+    Ok(Some(Lost::Trimmed { oldest }))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::page::PageSize;
 use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink};
-use crate::decode::{Batch, Decoder, Reply, ReplyShape};
+use crate::decode::{Batch, Claimed, Decoder, Reply, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::resp::{Packed, RawReply};
@@ -25,6 +25,8 @@ pub(super) struct Feed {
     /// A reply was begun and not taken to its end.
     unfinished: bool,
     asked: Option<Asked>,
+    /// The bytes of all replies so far.
+    received: u64,
     /// The last ID of the batches that were handed out, and their rows.
     delivered: Option<EntryId>,
     delivered_rows: u64,
@@ -72,6 +74,7 @@ impl Feed {
             page: PageSize::new(),
             unfinished: false,
             asked: None,
+            received: 0,
             delivered: None,
             delivered_rows: 0,
         })
@@ -80,6 +83,11 @@ impl Feed {
     /// After an error begins anew behind the last batch, with the columns that there were.
     pub(super) fn rewind(&mut self) -> Result<()> {
         self.session.renew();
+        self.discard()
+    }
+
+    /// Forgets the rows that came since the last batch.
+    pub(super) fn discard(&mut self) -> Result<()> {
         let fields = self.decoder.fields();
         self.restart(StreamSchema { fields, ..self.schema.clone() })
     }
@@ -149,6 +157,16 @@ impl Feed {
         self.decoder.take_deleted()
     }
 
+    /// Takes what the latest XAUTOCLAIM said beside its entries.
+    pub(super) fn take_claimed(&mut self) -> Claimed {
+        self.decoder.take_claimed()
+    }
+
+    /// The bytes of all replies with entries.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Whether a reply was lost before its end.
     pub(super) fn was_cut(&self) -> bool {
         self.unfinished && self.asked.is_none()
@@ -159,11 +177,18 @@ impl Feed {
         self.asked.is_some()
     }
 
+    /// Asks for what comes in a reply of another shape.
+    pub(super) async fn ask_for(&mut self, request: Request, shape: ReplyShape) -> Result<()> {
+        self.shape = shape;
+        self.ask(request).await
+    }
+
     pub(super) async fn ask(&mut self, request: Request) -> Result<()> {
         if std::mem::take(&mut self.unfinished) {
             // Nobody waited for its end: it may have left half an entry.
             self.decoder.abandon_reply();
         }
+        self.decoder.set_shape(self.shape);
         let mut connection = self.session.take_connection().await?;
         // Whoever gives up while this is sent cannot know whether the server has acted on it.
         self.unfinished = true;
@@ -194,6 +219,7 @@ impl Feed {
         asked.connection.receive(&mut sink, Some(wait)).await?;
         let bytes = sink.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
+        self.received = self.received.saturating_add(bytes);
         asked.bytes = asked.bytes.saturating_add(bytes);
         asked.entries += (self.decoder.rows() - before) as u64;
         let Some(end) = self.decoder.take_reply() else {

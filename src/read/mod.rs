@@ -3,16 +3,26 @@
 mod ack;
 mod batches;
 mod bounds;
+mod claim;
 mod deadline;
 mod feed;
 mod group;
+mod group_options;
+mod member;
 mod page;
 mod range;
 mod request;
+mod stats;
 mod tail;
+mod worker;
 
 pub use ack::ack_entries;
 pub use batches::{Batches, BlockingBatches, batches, tail};
+pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim};
+pub use member::Member;
 pub use page::PageSize;
 pub use range::{infer_schema, pin, read};
-pub use request::{GroupOptions, OnIdle, OwnPending, ReadRequest};
+pub use request::{OnDataLoss, OnIdle, ReadRequest, Resume};
+pub use stats::Stats;
+#[cfg(feature = "python")]
+pub(crate) use stats::Watched;

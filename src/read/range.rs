@@ -1,6 +1,7 @@
 //! Bounded reads: XRANGE in pages between two IDs that are pinned when the read starts.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_schema::{Field, FieldRef};
@@ -36,7 +37,7 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
     let reading = async {
         let request = ReadRequest { bounds: BatchBounds::NONE, ..request };
         if let Some(group) = request.group.clone() {
-            return GroupReader::new(client, request, group)?.read_all().await;
+            return GroupReader::new(client, request, group, Arc::default())?.read_all().await;
         }
         RangeReader::new(client, request)?.read_all().await
     };

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::entry_id::{EntryId, GroupStart, IdBound};
+use super::group_options::GroupOptions;
+use crate::entry_id::{EntryId, IdBound};
 use crate::schema::StreamSchema;
 
 /// What to read. Made by [`ReadRequest::new`] and changed by its `with_` methods.
@@ -28,73 +29,26 @@ pub struct ReadRequest {
     pub(super) batch_timeout: Option<Duration>,
     pub(super) on_idle: OnIdle,
     pub(super) group: Option<GroupOptions>,
+    pub(super) resume: Option<Resume>,
 }
 
-/// How a consumer reads through a consumer group.
-///
-/// ```
-/// use redfloe::GroupOptions;
-///
-/// let options = GroupOptions::new("billing", "worker-1").with_auto_ack(true);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupOptions {
-    pub(super) group: Vec<u8>,
-    pub(super) consumer: Vec<u8>,
-    pub(super) create_at: Option<GroupStart>,
-    pub(super) own_pending: OwnPending,
-    pub(super) auto_ack: bool,
-    pub(super) noack: bool,
-}
-
-/// What becomes of the entries that were delivered to this consumer before, and not acknowledged.
+/// Where an earlier run of [`tail`](crate::tail) had come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnPending {
-    /// They stay pending; new entries are read.
-    Skip,
-    /// They come first, then new entries.
-    First,
-    /// They alone are read.
-    Only,
+pub struct Resume {
+    /// The last entry that it was done with.
+    pub after: EntryId,
+    /// What to do where entries behind it are gone.
+    pub on_data_loss: OnDataLoss,
 }
 
-impl GroupOptions {
-    /// A consumer, whose name should stay the same across restarts, of a group that is there.
-    pub fn new(group: impl Into<Vec<u8>>, consumer: impl Into<Vec<u8>>) -> Self {
-        GroupOptions {
-            group: group.into(),
-            consumer: consumer.into(),
-            create_at: None,
-            own_pending: OwnPending::First,
-            auto_ack: false,
-            noack: false,
-        }
-    }
-
-    /// Creates stream and group where they are missing, the group beginning there.
-    pub fn with_creation(mut self, at: Option<GroupStart>) -> Self {
-        self.create_at = at;
-        self
-    }
-
-    /// What becomes of this consumer's pending entries.
-    pub fn with_own_pending(mut self, own_pending: OwnPending) -> Self {
-        self.own_pending = own_pending;
-        self
-    }
-
-    /// Acknowledges a batch when the next one is asked for, or at the end; [`read`](crate::read)
-    /// acknowledges before it returns.
-    pub fn with_auto_ack(mut self, auto_ack: bool) -> Self {
-        self.auto_ack = auto_ack;
-        self
-    }
-
-    /// Has the server acknowledge what it sends (NOACK): an entry whose reply is lost is lost.
-    pub fn with_noack(mut self, noack: bool) -> Self {
-        self.noack = noack;
-        self
-    }
+/// What to do where entries that were still to be read are gone: trimmed, or lost with the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDataLoss {
+    /// The read fails with [`DataLoss`](crate::ErrorKind::DataLoss).
+    #[default]
+    Raise,
+    /// It goes on with what is there.
+    Continue,
 }
 
 /// How large a batch may become.
@@ -134,6 +88,7 @@ impl ReadRequest {
             batch_timeout: None,
             on_idle: OnIdle::default(),
             group: None,
+            resume: None,
         }
     }
 
@@ -193,6 +148,13 @@ impl ReadRequest {
     /// range of IDs is then the group's affair, and must be left as it is.
     pub fn with_group(mut self, group: Option<GroupOptions>) -> Self {
         self.group = group;
+        self
+    }
+
+    /// Goes on where an earlier run of [`tail`](crate::tail) had come to, instead of at the range's
+    /// start; without a group. The entries behind that place must be there still.
+    pub fn with_resume(mut self, resume: Option<Resume>) -> Self {
+        self.resume = resume;
         self
     }
 

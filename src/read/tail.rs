@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::bounds::{begun_anew, can_come, first_id, ids_only, last_decoded, last_generated};
+use super::bounds::{
+    Lost, can_come, first_id, ids_only, last_decoded, last_generated, lost_behind,
+};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received, Request};
 use super::range::infer_range;
-use super::request::{OnIdle, ReadRequest};
+use super::request::{OnDataLoss, OnIdle, ReadRequest, Resume};
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
@@ -72,6 +74,9 @@ impl TailReader {
         if self.ended || self.after.is_some() {
             return Ok(());
         }
+        if let Some(resume) = self.request.resume {
+            return self.resume(resume).await;
+        }
         let start = self.request.start;
         match first_id(&mut self.feed.session, &self.request.stream, start).await? {
             Some(first) => {
@@ -82,6 +87,20 @@ impl TailReader {
             None if start == IdBound::Newest => self.after = Some(EntryId::MIN),
             None => self.ended = true,
         }
+        Ok(())
+    }
+
+    /// Goes on where an earlier run had come to, if nothing behind that is lost.
+    async fn resume(&mut self, resume: Resume) -> Result<()> {
+        let lost = lost_behind(&mut self.feed.session, &self.request.stream, resume.after).await?;
+        let after = match (lost, resume.on_data_loss) {
+            (None, _) => resume.after,
+            (Some(Lost::Trimmed { .. }), OnDataLoss::Continue) => resume.after,
+            (Some(Lost::BegunAnew { .. }), OnDataLoss::Continue) => EntryId::MIN,
+            (Some(lost), OnDataLoss::Raise) => return Err(lost.error(resume.after)),
+        };
+        self.after = Some(after);
+        self.reached = Some(after);
         Ok(())
     }
 
@@ -109,6 +128,11 @@ impl TailReader {
         let batch = self.feed.flush()?;
         self.first_came = None;
         Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// The bytes of all replies so far.
+    pub(super) fn received(&self) -> u64 {
+        self.feed.received()
     }
 
     /// After an error: what was handed out stays so, the rest is read again.
@@ -285,7 +309,7 @@ impl TailReader {
             return Ok(());
         };
         match last_generated(&mut self.feed.session, &self.request.stream).await? {
-            Some(newest) if newest < seen => Err(begun_anew(seen, newest)),
+            Some(newest) if newest < seen => Err(Lost::BegunAnew { newest }.error(seen)),
             _ => {
                 self.checked = Some(Instant::now());
                 Ok(())

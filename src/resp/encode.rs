@@ -74,6 +74,8 @@ pub(crate) struct ReadGroup<'a> {
     pub(crate) noack: bool,
     /// `None` stands for new entries.
     pub(crate) pending_after: Option<EntryId>,
+    /// Before new ones come those that have been pending for so many milliseconds. Redis 8.4.
+    pub(crate) claim_ms: Option<u64>,
 }
 
 impl ReadGroup<'_> {
@@ -83,6 +85,9 @@ impl ReadGroup<'_> {
         command.arg("COUNT").arg(self.count);
         if let Some(block_ms) = self.block_ms {
             command.arg("BLOCK").arg(block_ms);
+        }
+        if let Some(min_idle) = self.claim_ms {
+            command.arg("CLAIM").arg(min_idle);
         }
         if self.noack {
             command.arg("NOACK");
@@ -173,6 +178,57 @@ impl Pending<'_> {
     }
 }
 
+/// A member of a consumer group.
+#[derive(Clone, Copy)]
+pub(crate) struct Membership<'a> {
+    pub(crate) stream: &'a [u8],
+    pub(crate) group: &'a [u8],
+    pub(crate) consumer: &'a [u8],
+}
+
+impl Membership<'_> {
+    /// XAUTOCLAIM: so many entries from `start` on that have been pending for so many milliseconds
+    /// become this consumer's. Redis 6.2.
+    pub(crate) fn claim_from(&self, start: EntryId, min_idle_ms: u64, count: u64) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg("XAUTOCLAIM").arg(self.stream).arg(self.group).arg(self.consumer);
+        command.arg(min_idle_ms).arg(start.to_string()).arg("COUNT").arg(count);
+        command
+    }
+
+    /// XCLAIM: these entries become this consumer's, where they have been pending for so many
+    /// milliseconds. Redis 5.0.
+    pub(crate) fn claim(&self, ids: &[EntryId], min_idle_ms: u64) -> Packed {
+        let mut command = Cmd::new();
+        command.arg("XCLAIM").arg(self.stream).arg(self.group).arg(self.consumer);
+        command.arg(min_idle_ms);
+        for id in ids {
+            command.arg(id.to_string());
+        }
+        command.get_packed_command()
+    }
+
+    /// EVAL: a script about this consumer's entries, with further keys and arguments. Redis 2.6.
+    pub(crate) fn script(&self, script: &str, keys: &[&[u8]], arguments: &[Vec<u8>]) -> Packed {
+        let mut command = Cmd::new();
+        command.arg("EVAL").arg(script).arg(keys.len() + 1).arg(self.stream).arg(keys);
+        command.arg(self.group).arg(self.consumer).arg(arguments);
+        command.get_packed_command()
+    }
+}
+
+/// GET: a key's value. Redis 1.0.
+#[cfg(feature = "python")]
+pub(crate) fn get(key: &[u8]) -> Packed {
+    Cmd::new().arg("GET").arg(key).get_packed_command()
+}
+
+/// SET: a key's value, from now on. Redis 1.0.
+#[cfg(feature = "python")]
+pub(crate) fn set(key: &[u8], value: &[u8]) -> Packed {
+    Cmd::new().arg("SET").arg(key).arg(value).get_packed_command()
+}
+
 /// XINFO GROUPS: what the server knows of a stream's groups. Redis 5.0.
 pub(crate) fn groups_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("GROUPS").arg(stream).get_packed_command()
@@ -238,6 +294,7 @@ mod tests {
             block_ms: None,
             noack: false,
             pending_after: None,
+            claim_ms: None,
         };
         assert_eq!(text(read.packed()), "XREADGROUP GROUP g c COUNT 2 STREAMS s > ");
         let read = ReadGroup {

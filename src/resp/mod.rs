@@ -6,9 +6,12 @@ mod parse;
 mod skip;
 
 pub(crate) use encode::{
-    Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group, delete_consumer,
-    delete_group, groups_info, newest, range, read_after, read_now, stream_info, trim,
+    Membership, Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group,
+    delete_consumer, delete_group, groups_info, newest, range, read_after, read_now, stream_info,
+    trim,
 };
+#[cfg(feature = "python")]
+pub(crate) use encode::{get, set};
 pub(crate) use info::{Info, number, text};
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};

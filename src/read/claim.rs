@@ -1,0 +1,214 @@
+//! Taking over what consumers have left pending for too long.
+
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::group_options::Reclaim;
+use crate::client::Session;
+use crate::entry_id::EntryId;
+use crate::error::{Error, Result};
+use crate::resp::{self, Membership};
+
+/// How a server hands over entries that are another consumer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// XREADGROUP CLAIM, before new entries. Redis 8.4.
+    WithRead,
+    /// XAUTOCLAIM, along the pending list. Redis 6.2.
+    Automatic,
+    /// XPENDING, and XCLAIM of what has been idle for long enough. Redis 5.0.
+    Listed,
+}
+
+/// Passes over a group's pending list, each in as many steps as it takes.
+pub(super) struct Claimer {
+    min_idle_ms: u64,
+    interval: Duration,
+    method: Method,
+    /// When the next pass begins.
+    due: Instant,
+    /// Where the pass that is under way goes on.
+    at: Option<EntryId>,
+    /// Entries were claimed, and others come first now.
+    others_first: bool,
+    /// Up to where the pending list was searched for deleted entries, where no claim tells them.
+    swept: EntryId,
+}
+
+/// One step of a pass.
+pub(super) enum Step {
+    /// Asks for entries from there on.
+    From(EntryId),
+    /// Asks for these.
+    Listed(Vec<EntryId>),
+}
+
+impl Claimer {
+    /// Entries in one step of a pass that is not bounded by a batch.
+    const LISTED: u64 = 1_000;
+
+    pub(super) fn new(options: Reclaim) -> Self {
+        Claimer {
+            min_idle_ms: u64::try_from(options.min_idle.as_millis()).unwrap_or(u64::MAX),
+            interval: options.interval,
+            method: Method::WithRead,
+            due: Instant::now(),
+            at: None,
+            others_first: false,
+            swept: EntryId::MIN,
+        }
+    }
+
+    pub(super) fn method(&self) -> Method {
+        self.method
+    }
+
+    pub(super) fn min_idle_ms(&self) -> u64 {
+        self.min_idle_ms
+    }
+
+    /// How long others may be waited for.
+    pub(super) fn time_for_others(&self) -> Duration {
+        match self.at {
+            Some(_) => Duration::ZERO,
+            None => self.due.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    /// Whether it is a claim's turn.
+    pub(super) fn is_due(&self) -> bool {
+        !self.others_first && self.time_for_others().is_zero()
+    }
+
+    /// Others had their turn.
+    pub(super) fn others_came(&mut self) {
+        self.others_first = false;
+    }
+
+    /// Begins the next pass soon: there is something to be claimed.
+    pub(super) fn hurry(&mut self) {
+        self.due = Instant::now();
+    }
+
+    /// Takes the next older method where the server does not know this one.
+    pub(super) fn fall_back(&mut self, error: &Error) -> bool {
+        let text = error.to_string();
+        let unknown = error.code() == Some("ERR")
+            && (text.contains("syntax error") || text.contains("unknown command"));
+        let older = match self.method {
+            Method::WithRead => Method::Automatic,
+            Method::Automatic => Method::Listed,
+            Method::Listed => return false,
+        };
+        if unknown {
+            self.method = older;
+        }
+        unknown
+    }
+
+    /// The next step, or `None` at the end of the pass.
+    pub(super) async fn next_step(
+        &mut self,
+        session: &mut Session,
+        member: Membership<'_>,
+    ) -> Result<Option<Step>> {
+        let mut at = self.at.unwrap_or(EntryId::MIN);
+        self.at = Some(at);
+        if self.method != Method::Listed {
+            return Ok(Some(Step::From(at)));
+        }
+        loop {
+            let page = pending(session, member, (at, EntryId::MAX), Self::LISTED, None).await?;
+            let idle = page.iter().filter(|entry| entry.idle_ms >= self.min_idle_ms);
+            let ids: Vec<EntryId> = idle.map(|entry| entry.id).collect();
+            let next = page.last().and_then(|entry| entry.id.successor());
+            match next.filter(|_| page.len() as u64 >= Self::LISTED) {
+                None if ids.is_empty() => {
+                    self.end_pass();
+                    return Ok(None);
+                }
+                None => self.at = Some(EntryId::MAX),
+                Some(next) => self.at = Some(next),
+            }
+            if !ids.is_empty() {
+                return Ok(Some(Step::Listed(ids)));
+            }
+            at = self.at.unwrap_or(at);
+        }
+    }
+
+    /// So many entries came for a step that asked for so many; the pass goes on at the cursor.
+    pub(super) fn came(&mut self, entries: u64, asked: u64, cursor: EntryId) {
+        self.others_first = entries > 0;
+        match self.method {
+            Method::WithRead if entries < asked => self.end_pass(),
+            Method::Automatic if cursor == EntryId::MIN => self.end_pass(),
+            Method::Automatic => self.at = Some(cursor),
+            Method::Listed if self.at == Some(EntryId::MAX) => self.end_pass(),
+            Method::WithRead | Method::Listed => {}
+        }
+    }
+
+    /// Whether a pass is under way.
+    pub(super) fn in_pass(&self) -> bool {
+        self.at.is_some()
+    }
+
+    fn end_pass(&mut self) {
+        self.at = None;
+        self.due = Instant::now().checked_add(self.interval).unwrap_or(self.due);
+    }
+
+    /// Acknowledges idle entries that were deleted, which XREADGROUP CLAIM passes over: a part of
+    /// the pending list each time. Gives their IDs.
+    pub(super) async fn sweep(
+        &mut self,
+        session: &mut Session,
+        member: Membership<'_>,
+    ) -> Result<Vec<EntryId>> {
+        let mut command = member.claim_from(self.swept, self.min_idle_ms, Self::LISTED);
+        let reply = session.value(&command.arg("JUSTID").get_packed_command()).await?;
+        let parts: Vec<&Value> = reply.as_sequence().into_iter().flatten().collect();
+        let (cursor, deleted) = match parts.as_slice() {
+            [cursor, _, deleted] => (as_id(cursor), deleted.as_sequence()),
+            _ => (None, None),
+        };
+        self.swept = cursor.unwrap_or(EntryId::MIN);
+        Ok(deleted.into_iter().flatten().filter_map(as_id).collect())
+    }
+}
+
+/// A line of XPENDING.
+pub(super) struct PendingEntry {
+    pub(super) id: EntryId,
+    pub(super) idle_ms: u64,
+    pub(super) deliveries: u64,
+}
+
+/// So many pending entries within these bounds, perhaps of one consumer.
+pub(super) async fn pending(
+    session: &mut Session,
+    member: Membership<'_>,
+    (start, end): (EntryId, EntryId),
+    count: u64,
+    consumer: Option<&[u8]>,
+) -> Result<Vec<PendingEntry>> {
+    let Membership { stream, group, .. } = member;
+    let command = resp::Pending { stream, group, min_idle: None, start, end, count, consumer };
+    let reply = session.value(&command.packed()).await?;
+    let line = |line: &Value| match line.as_sequence()? {
+        [id, _, Value::Int(idle), Value::Int(deliveries), ..] => Some(PendingEntry {
+            id: as_id(id)?,
+            // What XNACK gave back has no owner, and -1 here.
+            idle_ms: u64::try_from(*idle).unwrap_or(u64::MAX),
+            deliveries: u64::try_from(*deliveries).unwrap_or_default(),
+        }),
+        _ => None,
+    };
+    Ok(reply.as_sequence().into_iter().flatten().filter_map(line).collect())
+}
+
+fn as_id(value: &Value) -> Option<EntryId> {
+    resp::text(value).and_then(EntryId::from_bytes)
+}

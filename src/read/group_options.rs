@@ -1,0 +1,152 @@
+//! How a consumer reads through a consumer group.
+
+use std::time::Duration;
+
+use crate::entry_id::{EntryId, GroupStart};
+
+/// How a consumer reads through a consumer group.
+///
+/// ```
+/// use redfloe::GroupOptions;
+///
+/// let options = GroupOptions::new("billing", "worker-1").with_auto_ack(true);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupOptions {
+    pub(super) group: Vec<u8>,
+    pub(super) consumer: Vec<u8>,
+    pub(super) create_at: Option<GroupStart>,
+    pub(super) own_pending: OwnPending,
+    pub(super) auto_ack: bool,
+    pub(super) noack: bool,
+    pub(super) reclaim: Option<Reclaim>,
+    pub(super) dead_letter: Option<DeadLetter>,
+    pub(super) on_lost: OnGroupLost,
+    pub(super) done_up_to: Option<EntryId>,
+    pub(super) count_deliveries: bool,
+}
+
+/// What becomes of the entries that were delivered to this consumer before, and not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnPending {
+    /// They stay pending; new entries are read.
+    Skip,
+    /// They come first, then new entries.
+    First,
+    /// They alone are read.
+    Only,
+}
+
+/// When pending entries are taken over from consumers that seem to be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reclaim {
+    /// How long an entry must have been pending since it was last delivered.
+    pub min_idle: Duration,
+    /// How often to look for such entries.
+    pub interval: Duration,
+}
+
+/// Where entries go that cannot be processed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The stream that takes them.
+    pub stream: Vec<u8>,
+    /// How often an entry is delivered before it goes there instead.
+    pub max_deliveries: Option<u64>,
+}
+
+/// What to do when the group is gone: deleted, or lost with the stream or the server's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnGroupLost {
+    /// The read fails with [`NoGroup`](crate::ErrorKind::NoGroup).
+    #[default]
+    Raise,
+    /// The group is created again where this consumer stood.
+    Recreate,
+}
+
+impl GroupOptions {
+    /// A consumer, whose name should stay the same across restarts, of a group that is there.
+    pub fn new(group: impl Into<Vec<u8>>, consumer: impl Into<Vec<u8>>) -> Self {
+        GroupOptions {
+            group: group.into(),
+            consumer: consumer.into(),
+            create_at: None,
+            own_pending: OwnPending::First,
+            auto_ack: false,
+            noack: false,
+            reclaim: None,
+            dead_letter: None,
+            on_lost: OnGroupLost::default(),
+            done_up_to: None,
+            count_deliveries: false,
+        }
+    }
+
+    /// Creates stream and group where they are missing, the group beginning there.
+    pub fn with_creation(mut self, at: Option<GroupStart>) -> Self {
+        self.create_at = at;
+        self
+    }
+
+    /// What becomes of this consumer's pending entries.
+    pub fn with_own_pending(mut self, own_pending: OwnPending) -> Self {
+        self.own_pending = own_pending;
+        self
+    }
+
+    /// Acknowledges a batch when the next one is asked for, or at the end; [`read`](crate::read)
+    /// acknowledges before it returns.
+    pub fn with_auto_ack(mut self, auto_ack: bool) -> Self {
+        self.auto_ack = auto_ack;
+        self
+    }
+
+    /// Has the server acknowledge what it sends (NOACK): an entry whose reply is lost is lost.
+    pub fn with_noack(mut self, noack: bool) -> Self {
+        self.noack = noack;
+        self
+    }
+
+    /// Takes over what others have left pending for too long, and delivers it in batches of its
+    /// own, in turns with new entries. By XREADGROUP CLAIM (Redis 8.4), XAUTOCLAIM (6.2), or
+    /// XPENDING and XCLAIM (5.0). Pending entries that were deleted are acknowledged on the way.
+    /// For [`tail`](crate::tail) only, and not with NOACK.
+    pub fn with_reclaim(mut self, reclaim: Option<Reclaim>) -> Self {
+        self.reclaim = reclaim;
+        self
+    }
+
+    /// Moves entries that cannot be processed to another stream, in one step with their
+    /// acknowledgement: those which are delivered too often, and those that the schema's
+    /// [`OnError::Reject`](crate::OnError::Reject) leaves out. For [`tail`](crate::tail) only.
+    pub fn with_dead_letter(mut self, dead_letter: Option<DeadLetter>) -> Self {
+        self.dead_letter = dead_letter;
+        self
+    }
+
+    /// What to do when the group is gone.
+    pub fn with_on_lost(mut self, on_lost: OnGroupLost) -> Self {
+        self.on_lost = on_lost;
+        self
+    }
+
+    /// The entry up to which an earlier run is known to have come: a group that is lost before
+    /// anything is acknowledged is created again there.
+    pub fn with_done_up_to(mut self, id: Option<EntryId>) -> Self {
+        self.done_up_to = id;
+        self
+    }
+
+    /// Has batches say how often their rows have been delivered: XPENDING for those that come not
+    /// for the first time.
+    pub fn with_delivery_counts(mut self, count: bool) -> Self {
+        self.count_deliveries = count;
+        self
+    }
+
+    /// The most deliveries of an entry.
+    pub(super) fn max_deliveries(&self) -> Option<u64> {
+        self.dead_letter.as_ref().and_then(|dead_letter| dead_letter.max_deliveries)
+    }
+}
