@@ -54,6 +54,20 @@ impl EntryId {
         }
     }
 
+    /// Parses an ID whose sequence number may be missing: it is then the first of its millisecond.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where it is malformed.
+    pub fn parse_first(text: &str) -> Result<EntryId> {
+        parse_partial(text, 0).ok_or_else(|| {
+            Error::invalid(format!(
+                "entry ID {} is malformed; write \"ms-seq\" or \"ms\"",
+                shorten(text.as_bytes())
+            ))
+        })
+    }
+
     /// Writes the ID as [`Display`](fmt::Display) does, which is slow where there are millions.
     pub(crate) fn write(self, buffer: &mut [u8; Self::MAX_LEN]) -> &[u8] {
         let mut len = lexical_core::write(self.ms, buffer).len();

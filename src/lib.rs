@@ -24,6 +24,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod admin;
 mod client;
 mod decode;
 mod entry_id;
@@ -35,6 +36,11 @@ mod read;
 mod resp;
 mod schema;
 
+pub use admin::{
+    ConsumerInfo, GroupInfo, PendingEntry, PendingFilter, StreamInfo, TrimTo, consumer_info,
+    create_group, delete_consumer, delete_group, group_info, pending_entries, stream_info,
+    trim_stream,
+};
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
 pub use entry_id::{EntryId, GroupStart, IdBound};

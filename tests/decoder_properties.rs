@@ -143,6 +143,9 @@ proptest! {
             for (shape, reply) in [
                 (ReplyShape::Entries, protocol.entries(&entries)),
                 (ReplyShape::Streams, protocol.streams(&[("s", &entries)])),
+                (ReplyShape::Streams, protocol.delivered("s", &entries)),
+                (ReplyShape::Claimed, protocol.claimed("0-0", &entries, None)),
+                (ReplyShape::Claimed, protocol.claimed("5-1", &entries, Some(&[]))),
             ] {
                 let pieces = decode(&schema, shape, &reply, &sizes, build);
                 assert_equal(&whole, &pieces)?;
@@ -225,7 +228,7 @@ proptest! {
         ),
         sizes in vec(1..20usize, 1..5),
     ) {
-        for shape in [ReplyShape::Entries, ReplyShape::Streams] {
+        for shape in [ReplyShape::Entries, ReplyShape::Streams, ReplyShape::Claimed] {
             let whole = decode(&schema, shape, &bytes, &[], false);
             assert_equal(&whole, &decode(&schema, shape, &bytes, &sizes, false))?;
         }

@@ -11,8 +11,8 @@ use arrow_array::types::Int64Type;
 use arrow_schema::{DataType, Field};
 use futures_util::{StreamExt, TryStreamExt};
 use redfloe::{
-    Batch, Batches, Client, ConnectionOptions, EntryId, ErrorKind, IdBound, OnIdle, ReadRequest,
-    Result, StreamSchema,
+    Batch, Batches, Client, ConnectionOptions, EntryId, ErrorKind, GroupOptions, GroupStart,
+    IdBound, OnIdle, OwnPending, PendingFilter, ReadRequest, Result, StreamSchema, TrimTo,
 };
 
 const STREAM: &str = "numbers";
@@ -261,5 +261,46 @@ fn the_example_runs() -> Result<()> {
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(printed.starts_with("iterator: 2500 entries\nstream: "), "{printed}");
     assert!(printed.ends_with("tail: up to 2500-0\n"), "{printed}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_group_is_read_and_administered() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    let (client, stream, group) = (server.client(), STREAM.as_bytes(), b"g");
+    assert_eq!(redfloe::stream_info(&client, stream).await?, None);
+    server.add(1, 10);
+    let start = GroupStart::Behind(EntryId::new(3, 0));
+    assert!(redfloe::create_group(&client, stream, group, start, false).await?);
+    assert!(!redfloe::create_group(&client, stream, group, start, false).await?);
+
+    let me = GroupOptions::new(*group, "me");
+    let reading = request().with_group(Some(me.clone().with_own_pending(OwnPending::Skip)));
+    let batch = redfloe::read(&client, reading.with_count(Some(4))).await?;
+    assert_eq!(numbers(&batch), [4, 5, 6, 7]);
+    let acknowledged = redfloe::ack_entries(&client, stream, group, &batch.ids()[..1]).await?;
+    assert_eq!(acknowledged, 1);
+    let filter = PendingFilter { count: Some(2), ..PendingFilter::default() };
+    let pending = redfloe::pending_entries(&client, stream, group, &filter).await?;
+    let ids: Vec<EntryId> = pending.iter().map(|entry| entry.id).collect();
+    assert_eq!(ids, [EntryId::new(5, 0), EntryId::new(6, 0)]);
+
+    let tail = request()
+        .with_group(Some(me.with_auto_ack(true)))
+        .with_block(Some(Duration::from_millis(1)))
+        .with_on_idle(OnIdle::Stop);
+    assert_eq!(drain(redfloe::tail(&client, tail)?).await?, [5, 6, 7, 8, 9, 10]);
+    let groups = redfloe::group_info(&client, stream).await?;
+    assert_eq!((groups[0].pending, groups[0].consumers), (0, 1));
+
+    let trimmed = redfloe::trim_stream(&client, stream, TrimTo::MaxLen(2), false, None).await?;
+    assert_eq!(trimmed, 8);
+    let info = redfloe::stream_info(&client, stream).await?.unwrap();
+    assert_eq!((info.length, info.first_entry_id), (2, Some(EntryId::new(9, 0))));
+    assert_eq!(redfloe::delete_consumer(&client, stream, group, b"me").await?, 0);
+    assert!(redfloe::consumer_info(&client, stream, group).await?.is_empty());
+    assert!(redfloe::delete_group(&client, stream, group).await?);
+    let gone = redfloe::consumer_info(&client, stream, group).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NoGroup);
     Ok(())
 }

@@ -145,6 +145,11 @@ def wrong_type(server: Server) -> None:
     read_stream(server.url, "text")
 
 
+def no_group(server: Server) -> None:
+    server.client().xadd("s", {"n": "1"})
+    read_stream(server.url, "s", group="g", consumer="c", create_group=False)
+
+
 def schema(server: Server) -> None:
     server.client().xadd("s", {"_id": "forged"})
     read_stream(server.url, "s")
@@ -162,13 +167,19 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "Authentication": authentication,
     "Response": response,
     "WrongType": wrong_type,
+    "NoGroup": no_group,
     "Schema": schema,
     "Decode": decode,
 }
 #: Nothing can provoke these yet, but `raise_kind`.
-WITHOUT_CAUSE = {"NoGroup", "DataLoss", "Fenced", "Internal"}
+WITHOUT_CAUSE = {"DataLoss", "Fenced", "Internal"}
 
-CODES = {"Authentication": "WRONGPASS", "Response": "ERR", "WrongType": "WRONGTYPE"}
+CODES = {
+    "Authentication": "WRONGPASS",
+    "Response": "ERR",
+    "WrongType": "WRONGTYPE",
+    "NoGroup": "NOGROUP",
+}
 
 
 def test_each_kind_has_a_cause_that_is_tested() -> None:

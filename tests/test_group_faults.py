@@ -482,13 +482,19 @@ def test_the_last_acknowledgement_is_tried_again_by_the_next_call(
 # Groups and streams that are lost
 
 
+def replace(client: redis.Redis, stream: str) -> None:
+    """Put something else in the stream's place, in one step."""
+    with client.pipeline() as transaction:
+        transaction.delete(stream)
+        transaction.set(stream, "x")
+        transaction.execute()
+
+
 LOSSES: dict[str, Callable[[redis.Redis, str], object]] = {
     "group": lambda client, stream: client.xgroup_destroy(stream, "g"),
     "stream": lambda client, stream: client.delete(stream),
     "flushall": lambda client, stream: client.flushall(),
-    "other-type": lambda client, stream: (
-        client.pipeline().delete(stream).set(stream, "x").execute()
-    ),
+    "other-type": replace,
 }
 
 

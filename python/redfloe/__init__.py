@@ -1,5 +1,15 @@
 """The columnar connector for Redis Streams: to Polars DataFrames and Arrow, and back."""
 
+from redfloe._admin import (
+    consumer_info,
+    create_group,
+    delete_consumer,
+    delete_group,
+    group_info,
+    pending_entries,
+    stream_info,
+    trim_stream,
+)
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._checkpoint import (
     CheckpointStore,
@@ -56,11 +66,19 @@ __all__ = [
     "WrongTypeError",
     "__version__",
     "ack_entries",
+    "consumer_info",
+    "create_group",
+    "delete_consumer",
+    "delete_group",
+    "group_info",
     "infer_schema",
     "iter_stream",
     "local_server",
+    "pending_entries",
     "read_stream",
     "scan_stream",
     "stream_batches",
+    "stream_info",
     "stream_reader",
+    "trim_stream",
 ]

@@ -1,7 +1,7 @@
 """Python's arguments to the request that the core reads."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import index
 from typing import Literal, TypeAlias, TypedDict
@@ -16,6 +16,9 @@ SchemaLike: TypeAlias = (
     Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
 )
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+
+#: What is called with the outcome of something that was done in the background.
+Done: TypeAlias = Callable[[int | Exception], object]
 
 #: What a text can stand for.
 _DTYPES = frozenset(
@@ -217,6 +220,61 @@ def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike, *, infer_schem
             "beforehand; pass schema=redfloe.infer_schema(url, stream)"
         )
         raise ValueError(msg)
+
+
+class PendingFilter(TypedDict):
+    """Which pending entries to list; the arguments of `_core.pending_entries`."""
+
+    consumer: bytes | None
+    min_idle_ms: int
+    start_id: str
+    end_id: str
+    count: int | None
+
+
+def make_pending_filter(
+    *,
+    consumer: str | bytes | None,
+    min_idle_ms: int | None,
+    start_id: EntryIdLike,
+    end_id: EntryIdLike,
+    count: int | None,
+) -> PendingFilter:
+    """Check and normalise which pending entries are wanted."""
+    return PendingFilter(
+        consumer=None if consumer is None else as_key(consumer, "consumer"),
+        min_idle_ms=_optional(min_idle_ms, "min_idle_ms") or 0,
+        start_id=_entry_id(start_id, "start_id", round_up=True),
+        end_id=_entry_id(end_id, "end_id", round_up=False),
+        count=_optional(count, "count"),
+    )
+
+
+class Trim(TypedDict):
+    """What to trim a stream to; the arguments of `_core.trim_stream`."""
+
+    maxlen: int | None
+    minid: str | None
+    approximate: bool
+    limit: int | None
+
+
+def make_trim(
+    *, maxlen: int | None, minid: EntryIdLike | None, approximate: bool, limit: int | None
+) -> Trim:
+    """Check and normalise how a stream is to be trimmed."""
+    if (maxlen is None) == (minid is None):
+        msg = "give either maxlen or minid"
+        raise ValueError(msg)
+    if limit is not None and not approximate:
+        msg = "limit needs approximate=True: an exact trim deletes all that it has to"
+        raise ValueError(msg)
+    return Trim(
+        maxlen=_optional(maxlen, "maxlen"),
+        minid=None if minid is None else _entry_id(minid, "minid", round_up=True),
+        approximate=bool(approximate),
+        limit=_optional(limit, "limit"),
+    )
 
 
 def as_key(value: object, parameter: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
 
-from redfloe._arguments import as_text
+from redfloe._arguments import Done, as_text
 
 if TYPE_CHECKING:
     import asyncio
@@ -271,7 +271,7 @@ async def performed(
     return await in_background(lambda done: member.start(done, deed, ids, reason))
 
 
-async def in_background(start: Callable[[_core.Done], None]) -> int:
+async def in_background(start: Callable[[Done], None]) -> int:
     """Start something that ends in another thread, and wait for its number or its error.
 
     What was started goes on where the task that waits is cancelled.

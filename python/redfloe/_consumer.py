@@ -59,7 +59,7 @@ class ConsumerStats:
     entries_per_second : float
         Entries handed out, by the time since the consumer started.
     lag : int or None
-        How many entries the group had still to deliver when the consumer last looked: when it looked
+        How many entries the group had still to deliver when the consumer last looked: as it looked
         for entries to reclaim and found none, or waited for new ones in vain. None before it has
         looked, and on servers before Redis 7.0.
     """
@@ -297,15 +297,9 @@ class StreamConsumer:
             continue_after_loss=on_data_loss == "continue",
         )
         _core.empty_batch(self._request)  # the schema and the options are checked there
-        if checkpoint_store is not None and not isinstance(checkpoint_store, CheckpointStore):
-            msg = "checkpoint_store must have load(name) and save(name, entry_id)"
-            raise TypeError(msg)
-        self._connection = RedisConnection(url) if isinstance(url, str) else url
-        if not isinstance(self._connection, RedisConnection):
-            msg = f"url must be a str or a RedisConnection, not {type(url).__name__}"
-            raise TypeError(msg)
+        self._connection = _connection(url)
         self._ack = ack
-        self._store = checkpoint_store
+        self._store = _checked_store(checkpoint_store)
         names = [as_key(stream, "stream")]
         names += [] if members is None else [members["group"], members["consumer"]]
         self._checkpoint_name = (
@@ -634,6 +628,23 @@ class StreamConsumer:
                                 part.leave()
                             case Failed(part, reason):
                                 await part.fail(part.ids, reason)
+
+
+def _connection(url: object) -> RedisConnection:
+    match url:
+        case str():
+            return RedisConnection(url)
+        case RedisConnection():
+            return url
+    msg = f"url must be a str or a RedisConnection, not {type(url).__name__}"
+    raise TypeError(msg)
+
+
+def _checked_store(store: object) -> CheckpointStore | None:
+    if store is None or isinstance(store, CheckpointStore):
+        return store
+    msg = "checkpoint_store must have load(name) and save(name, entry_id)"
+    raise TypeError(msg)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

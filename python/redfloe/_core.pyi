@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from os import PathLike
-from typing import TypeAlias, final
+from typing import final
 
-from redfloe._arguments import Request
+from redfloe._arguments import Done, Request
 
 __all__ = [
     "AsyncBatchReader",
@@ -17,13 +17,21 @@ __all__ = [
     "StreamReader",
     "__version__",
     "ack_entries",
+    "consumer_info",
+    "create_group",
+    "delete_consumer",
+    "delete_group",
     "empty_batch",
     "get_value",
+    "group_info",
     "infer_schema",
+    "pending_entries",
     "pin",
     "raise_kind",
     "read_stream",
     "set_value",
+    "stream_info",
+    "trim_stream",
 ]
 
 __version__: str
@@ -150,8 +158,6 @@ class Pending:
 
     def cancel(self) -> None: ...
 
-Done: TypeAlias = Callable[[int | Exception], object]
-
 @final
 class Member:
     """A member of a consumer group, for what it does to entries beside reading them.
@@ -191,6 +197,34 @@ def get_value(server: str | RedisConnection, key: bytes) -> bytes | None: ...
 def set_value(server: str | RedisConnection, key: bytes, value: bytes) -> None: ...
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]
+) -> int: ...
+def stream_info(server: str | RedisConnection, stream: bytes) -> RecordBatch: ...
+def group_info(server: str | RedisConnection, stream: bytes) -> RecordBatch: ...
+def consumer_info(server: str | RedisConnection, stream: bytes, group: bytes) -> RecordBatch: ...
+def pending_entries(
+    server: str | RedisConnection,
+    stream: bytes,
+    group: bytes,
+    consumer: bytes | None,
+    min_idle_ms: int,
+    start_id: str,
+    end_id: str,
+    count: int | None,
+) -> RecordBatch: ...
+def create_group(
+    server: str | RedisConnection, stream: bytes, group: bytes, start_id: str, make_stream: bool
+) -> bool: ...
+def delete_group(server: str | RedisConnection, stream: bytes, group: bytes) -> bool: ...
+def delete_consumer(
+    server: str | RedisConnection, stream: bytes, group: bytes, consumer: bytes
+) -> int: ...
+def trim_stream(
+    server: str | RedisConnection,
+    stream: bytes,
+    maxlen: int | None,
+    minid: str | None,
+    approximate: bool,
+    limit: int | None,
 ) -> int: ...
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(

@@ -96,11 +96,11 @@ impl Batch {
 
     /// The number of rows.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.records.num_rows()
     }
 
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.len() == 0
     }
 }

@@ -1,5 +1,6 @@
 //! The extension module `redfloe._core`: arguments in, Arrow out. The only files that know Python.
 
+mod admin;
 mod arrow;
 mod batches;
 mod connection;
@@ -28,6 +29,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::stream_info, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::group_info, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::consumer_info, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::pending_entries, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::create_group, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::delete_group, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::delete_consumer, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::trim_stream, module)?)?;
     module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
     module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;

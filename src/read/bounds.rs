@@ -1,13 +1,12 @@
 //! Small questions about a stream that a read asks before and between its pages.
 
 use arrow_schema::Field;
-use redis::Value;
 
 use crate::client::Session;
 use crate::decode::{Decoder, Reply, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::{self, RawReply};
+use crate::resp::{self, Info, RawReply};
 use crate::schema::StreamSchema;
 
 /// The first ID that a read may give, as things are now; `None` where there can be none.
@@ -62,7 +61,7 @@ pub(super) async fn last_generated(
     let command = resp::stream_info(stream);
     let asking = session.request(&command, || Ok(RawReply::new()), RawReply::into_value);
     match asking.await {
-        Ok(info) => Ok(find_last_generated(&info)),
+        Ok(info) => Ok(Info(&info).id("last-generated-id")),
         // "no such key", or NOPERM.
         Err(error)
             if matches!(error.kind(), ErrorKind::Response | ErrorKind::Authentication)
@@ -71,16 +70,6 @@ pub(super) async fn last_generated(
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-fn find_last_generated(info: &Value) -> Option<EntryId> {
-    let (_, id) = info.as_map_iter()?.find(
-        |(name, _)| matches!(name, Value::BulkString(name) if name == b"last-generated-id"),
-    )?;
-    match id {
-        Value::BulkString(id) => EntryId::from_bytes(id),
-        _ => None,
     }
 }
 

@@ -190,12 +190,13 @@ pub(super) struct PendingEntry {
 pub(super) async fn pending(
     session: &mut Session,
     member: Membership<'_>,
-    bounds: (EntryId, EntryId),
+    (start, end): (EntryId, EntryId),
     count: u64,
     consumer: Option<&[u8]>,
 ) -> Result<Vec<PendingEntry>> {
-    let command = resp::pending(member.stream, member.group, bounds, count, consumer);
-    let reply = session.value(&command).await?;
+    let Membership { stream, group, .. } = member;
+    let command = resp::Pending { stream, group, min_idle: None, start, end, count, consumer };
+    let reply = session.value(&command.packed()).await?;
     let line = |line: &Value| match line.as_sequence()? {
         [id, _, Value::Int(idle), Value::Int(deliveries), ..] => Some(PendingEntry {
             id: as_id(id)?,
@@ -209,8 +210,5 @@ pub(super) async fn pending(
 }
 
 fn as_id(value: &Value) -> Option<EntryId> {
-    match value {
-        Value::BulkString(id) => EntryId::from_bytes(id),
-        _ => None,
-    }
+    resp::text(value).and_then(EntryId::from_bytes)
 }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Value;
-
 use super::ack;
 use super::bounds::{last_generated, newest};
 use super::claim::{Claimer, Method, Step, pending};
@@ -13,11 +11,12 @@ use super::feed::{Feed, Received, Request};
 use super::group_options::{GroupOptions, OnGroupLost, OwnPending};
 use super::request::{OnIdle, ReadRequest};
 use super::stats::Watched;
+use crate::admin::create_group_in;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::{self, Membership, Packed, ReadGroup};
+use crate::resp::{self, Info, Membership, Packed, ReadGroup};
 
 /// Reads as one consumer of a group, batch by batch.
 ///
@@ -130,11 +129,7 @@ impl GroupReader {
         }
         let (stream, group) = (&self.request.stream, &self.options.group);
         if let Some(at) = &self.options.create_at {
-            let command = resp::create_group(stream, group, *at);
-            match self.feed.session.value(&command).await {
-                Err(error) if error.code() != Some("BUSYGROUP") => return Err(error),
-                _ => {}
-            }
+            create_group_in(&mut self.feed.session, stream, group, *at, true).await?;
         }
         if self.options.own_pending == OwnPending::Skip {
             self.seen = self.standing().await?.last_delivered;
@@ -158,15 +153,12 @@ impl GroupReader {
             }
             Err(error) => return Err(error),
         };
-        let found = groups.as_sequence().into_iter().flatten().find_map(|info| {
-            let named = text_of(info, b"name")? == self.options.group;
-            let last_delivered = EntryId::from_bytes(text_of(info, b"last-delivered-id")?)?;
-            let lag = match value_of(info, b"lag") {
-                Some(Value::Int(lag)) => u64::try_from(*lag).ok(),
-                _ => None,
-            };
-            named.then_some(Standing { last_delivered, lag })
-        });
+        let named = |info: &Info<'_>| info.text("name") == Some(self.options.group.as_slice());
+        let standing = |info: Info<'_>| {
+            let last_delivered = info.id("last-delivered-id")?;
+            Some(Standing { last_delivered, lag: info.number("lag") })
+        };
+        let found = Info::each(&groups).find(named).and_then(standing);
         Ok(found.unwrap_or_default())
     }
 
@@ -294,10 +286,7 @@ impl GroupReader {
             }
             (None, create_at) => create_at.unwrap_or(GroupStart::Behind(EntryId::MIN)),
         };
-        match session.value(&resp::create_group(stream, group, start)).await {
-            Err(error) if error.code() != Some("BUSYGROUP") => return Err(error),
-            _ => {}
-        }
+        create_group_in(session, stream, group, start, true).await?;
         self.done.clear();
         self.gone.clear();
         self.sent = (0, 0);
@@ -574,7 +563,7 @@ impl GroupReader {
             };
             for id in candidates {
                 let entries = session.value(&resp::range(member.stream, id, id, 1)).await?;
-                if entries.as_sequence().is_some_and(<[Value]>::is_empty) {
+                if entries.as_sequence().is_some_and(<[redis::Value]>::is_empty) {
                     gone.push(id);
                 }
             }
@@ -637,17 +626,4 @@ impl GroupReader {
 struct Standing {
     last_delivered: EntryId,
     lag: Option<u64>,
-}
-
-/// A value in a map that came as one, or as an array of names and values.
-fn value_of<'a>(info: &'a Value, wanted: &[u8]) -> Option<&'a Value> {
-    let is_it = |name: &Value| matches!(name, Value::BulkString(name) if name == wanted);
-    info.as_map_iter()?.find(|(name, _)| is_it(name)).map(|(_, value)| value)
-}
-
-fn text_of<'a>(info: &'a Value, wanted: &[u8]) -> Option<&'a [u8]> {
-    match value_of(info, wanted)? {
-        Value::BulkString(text) => Some(text),
-        _ => None,
-    }
 }

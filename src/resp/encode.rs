@@ -1,5 +1,7 @@
 //! Commands to bytes, by redis-rs's encoder.
 
+use std::time::Duration;
+
 use redis::Cmd;
 
 use crate::entry_id::{EntryId, GroupStart};
@@ -105,6 +107,77 @@ pub(crate) fn acknowledge(stream: &[u8], group: &[u8], ids: &[EntryId]) -> Packe
     command.get_packed_command()
 }
 
+/// XGROUP CREATE: a group, and with MKSTREAM the stream where it is missing. Redis 5.0.
+pub(crate) fn create_group(
+    stream: &[u8],
+    group: &[u8],
+    start: GroupStart,
+    make_stream: bool,
+) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XGROUP").arg("CREATE").arg(stream).arg(group).arg(start.to_string());
+    if make_stream {
+        command.arg("MKSTREAM");
+    }
+    command.get_packed_command()
+}
+
+/// XGROUP DESTROY: a group goes, with all that is pending. Redis 5.0.
+pub(crate) fn delete_group(stream: &[u8], group: &[u8]) -> Packed {
+    Cmd::new().arg("XGROUP").arg("DESTROY").arg(stream).arg(group).get_packed_command()
+}
+
+/// XGROUP DELCONSUMER: a consumer goes, with all that is pending for it. Redis 5.0.
+pub(crate) fn delete_consumer(stream: &[u8], group: &[u8], consumer: &[u8]) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XGROUP").arg("DELCONSUMER").arg(stream).arg(group).arg(consumer);
+    command.get_packed_command()
+}
+
+/// XTRIM: the oldest entries go. MINID and LIMIT need Redis 6.2, MAXLEN 5.0.
+pub(crate) fn trim(
+    stream: &[u8],
+    to: (&str, String),
+    approximate: bool,
+    limit: Option<u64>,
+) -> Packed {
+    let (strategy, threshold) = to;
+    let mut command = Cmd::new();
+    command.arg("XTRIM").arg(stream).arg(strategy);
+    command.arg(if approximate { "~" } else { "=" }).arg(threshold);
+    if let Some(limit) = limit {
+        command.arg("LIMIT").arg(limit);
+    }
+    command.get_packed_command()
+}
+
+/// XPENDING: so many of a group's pending entries between two IDs, both inclusive. Redis 5.0.
+pub(crate) struct Pending<'a> {
+    pub(crate) stream: &'a [u8],
+    pub(crate) group: &'a [u8],
+    /// IDLE: only those last delivered so long ago. Redis 6.2.
+    pub(crate) min_idle: Option<Duration>,
+    pub(crate) start: EntryId,
+    pub(crate) end: EntryId,
+    pub(crate) count: u64,
+    pub(crate) consumer: Option<&'a [u8]>,
+}
+
+impl Pending<'_> {
+    pub(crate) fn packed(&self) -> Packed {
+        let mut command = Cmd::new();
+        command.arg("XPENDING").arg(self.stream).arg(self.group);
+        if let Some(idle) = self.min_idle {
+            command.arg("IDLE").arg(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        }
+        command.arg(self.start.to_string()).arg(self.end.to_string()).arg(self.count);
+        if let Some(consumer) = self.consumer {
+            command.arg(consumer);
+        }
+        command.get_packed_command()
+    }
+}
+
 /// A member of a consumer group.
 #[derive(Clone, Copy)]
 pub(crate) struct Membership<'a> {
@@ -144,31 +217,6 @@ impl Membership<'_> {
     }
 }
 
-/// XPENDING: so many pending entries from `start` to `end`, perhaps of one consumer. Redis 5.0.
-pub(crate) fn pending(
-    stream: &[u8],
-    group: &[u8],
-    (start, end): (EntryId, EntryId),
-    count: u64,
-    consumer: Option<&[u8]>,
-) -> Packed {
-    let mut command = Cmd::new();
-    command.arg("XPENDING").arg(stream).arg(group).arg(start.to_string()).arg(end.to_string());
-    command.arg(count).arg(consumer).get_packed_command()
-}
-
-/// XGROUP CREATE MKSTREAM: a group, and the stream where it is missing. Redis 5.0.
-pub(crate) fn create_group(stream: &[u8], group: &[u8], start: GroupStart) -> Packed {
-    Cmd::new()
-        .arg("XGROUP")
-        .arg("CREATE")
-        .arg(stream)
-        .arg(group)
-        .arg(start.to_string())
-        .arg("MKSTREAM")
-        .get_packed_command()
-}
-
 /// GET: a key's value. Redis 1.0.
 #[cfg(feature = "python")]
 pub(crate) fn get(key: &[u8]) -> Packed {
@@ -186,6 +234,11 @@ pub(crate) fn groups_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("GROUPS").arg(stream).get_packed_command()
 }
 
+/// XINFO CONSUMERS: what the server knows of a group's consumers. Redis 5.0.
+pub(crate) fn consumers_info(stream: &[u8], group: &[u8]) -> Packed {
+    Cmd::new().arg("XINFO").arg("CONSUMERS").arg(stream).arg(group).get_packed_command()
+}
+
 /// XINFO STREAM: what the server knows of a stream. Redis 5.0.
 pub(crate) fn stream_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("STREAM").arg(stream).get_packed_command()
@@ -194,6 +247,42 @@ pub(crate) fn stream_info(stream: &[u8]) -> Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text(packed: Packed) -> String {
+        let text = String::from_utf8_lossy(&packed).into_owned();
+        let words = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn groups_and_streams_are_administered() {
+        let start = GroupStart::Behind(EntryId::MIN);
+        assert_eq!(text(create_group(b"s", b"g", start, true)), "XGROUP CREATE s g 0-0 MKSTREAM ");
+        assert_eq!(text(create_group(b"s", b"g", start, false)), "XGROUP CREATE s g 0-0 ");
+        assert_eq!(text(delete_group(b"s", b"g")), "XGROUP DESTROY s g ");
+        assert_eq!(text(delete_consumer(b"s", b"g", b"c")), "XGROUP DELCONSUMER s g c ");
+        assert_eq!(text(groups_info(b"s")), "XINFO GROUPS s ");
+        assert_eq!(text(consumers_info(b"s", b"g")), "XINFO CONSUMERS s g ");
+        assert_eq!(text(trim(b"s", ("MAXLEN", 5.to_string()), false, None)), "XTRIM s MAXLEN = 5 ");
+        let id = EntryId::new(5, 1);
+        assert_eq!(
+            text(trim(b"s", ("MINID", id.to_string()), true, Some(9))),
+            "XTRIM s MINID ~ 5-1 LIMIT 9 "
+        );
+        let pending = Pending {
+            stream: b"s",
+            group: b"g",
+            min_idle: None,
+            start: EntryId::MIN,
+            end: id,
+            count: 7,
+            consumer: None,
+        };
+        assert_eq!(text(pending.packed()), "XPENDING s g 0-0 5-1 7 ");
+        let min_idle = Some(Duration::from_secs(2));
+        let pending = Pending { min_idle, consumer: Some(b"c"), ..pending };
+        assert_eq!(text(pending.packed()), "XPENDING s g IDLE 2000 0-0 5-1 7 c ");
+    }
 
     #[test]
     fn a_group_is_read_and_acknowledged() {
@@ -206,11 +295,6 @@ mod tests {
             noack: false,
             pending_after: None,
             claim_ms: None,
-        };
-        let text = |packed: Packed| {
-            let text = String::from_utf8_lossy(&packed).into_owned();
-            let words = text.split("\r\n").filter(|word| !word.starts_with(['*', '$']));
-            words.collect::<Vec<_>>().join(" ")
         };
         assert_eq!(text(read.packed()), "XREADGROUP GROUP g c COUNT 2 STREAMS s > ");
         let read = ReadGroup {
@@ -225,9 +309,6 @@ mod tests {
         );
         let ids = [EntryId::new(1, 2), EntryId::new(3, 0)];
         assert_eq!(text(acknowledge(b"s", b"g", &ids)), "XACK s g 1-2 3-0 ");
-        let start = GroupStart::Behind(EntryId::MIN);
-        assert_eq!(text(create_group(b"s", b"g", start)), "XGROUP CREATE s g 0-0 MKSTREAM ");
-        assert_eq!(text(groups_info(b"s")), "XINFO GROUPS s ");
     }
 
     #[test]

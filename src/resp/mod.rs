@@ -1,14 +1,17 @@
 //! RESP2 and RESP3: commands to bytes, bytes to events. No IO, no Arrow.
 
 mod encode;
+mod info;
 mod parse;
 mod skip;
 
 pub(crate) use encode::{
-    Membership, Packed, ReadGroup, acknowledge, create_group, groups_info, newest, pending, range,
-    read_after, read_now, stream_info,
+    Membership, Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group,
+    delete_consumer, delete_group, groups_info, newest, range, read_after, read_now, stream_info,
+    trim,
 };
 #[cfg(feature = "python")]
 pub(crate) use encode::{get, set};
+pub(crate) use info::{Info, number, text};
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};

@@ -63,6 +63,35 @@ impl Protocol {
         reply
     }
 
+    /// The reply of XAUTOCLAIM, since 7.0 with the IDs of what was deleted.
+    pub fn claimed(self, cursor: &str, entries: &[Entry], deleted: Option<&[&str]>) -> Vec<u8> {
+        let mut reply = Vec::new();
+        header(&mut reply, '*', if deleted.is_some() { 3 } else { 2 });
+        bulk(&mut reply, cursor.as_bytes());
+        self.write_entries(&mut reply, entries);
+        if let Some(deleted) = deleted {
+            header(&mut reply, '*', deleted.len());
+            for id in deleted {
+                bulk(&mut reply, id.as_bytes());
+            }
+        }
+        reply
+    }
+
+    /// The reply of XREADGROUP CLAIM: how long each was idle, how often it had been delivered.
+    pub fn delivered(self, stream: &str, entries: &[Entry]) -> Vec<u8> {
+        let mut reply = self.streams(&[(stream, &[])]);
+        reply.truncate(reply.len() - "*0\r\n".len());
+        header(&mut reply, '*', entries.len());
+        for entry in entries {
+            header(&mut reply, '*', 4);
+            let alone = self.entries(std::slice::from_ref(entry));
+            reply.extend_from_slice(alone.strip_prefix(b"*1\r\n*2\r\n").unwrap());
+            reply.extend_from_slice(b":1234\r\n:2\r\n");
+        }
+        reply
+    }
+
     fn write_entries(self, reply: &mut Vec<u8>, entries: &[Entry]) {
         header(reply, '*', entries.len());
         for entry in entries {

@@ -15,6 +15,7 @@ fn batches(
     let reply = match shape {
         ReplyShape::Entries => protocol.entries(&entries),
         ReplyShape::Streams => protocol.streams(&[("s", &entries)]),
+        ReplyShape::Claimed => protocol.claimed("7-0", &entries, Some(&["3-1"])),
     };
     let mut decoder = Decoder::new(StreamSchema::default(), shape)?.with_row_limit(limit);
     let (mut rows, mut ids) = (Vec::new(), Vec::new());
@@ -47,7 +48,7 @@ fn batches(
 
 #[test]
 fn a_full_decoder_takes_no_more_until_it_is_flushed() -> Result<()> {
-    for shape in [ReplyShape::Entries, ReplyShape::Streams] {
+    for shape in [ReplyShape::Entries, ReplyShape::Streams, ReplyShape::Claimed] {
         for protocol in [Protocol::Resp2, Protocol::Resp3] {
             for limit in 1..=15 {
                 for piece in [1, 3, 5, 64, 10_000] {

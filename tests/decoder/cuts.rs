@@ -29,6 +29,7 @@ fn reply(protocol: Protocol, shape: ReplyShape, entries: &[Entry]) -> (Vec<u8>, 
     let reply = match shape {
         ReplyShape::Entries => protocol.entries(entries),
         ReplyShape::Streams => protocol.streams(&[("stream", entries)]),
+        ReplyShape::Claimed => protocol.claimed("7-0", entries, None),
     };
     let sizes: Vec<usize> = entries
         .iter()
@@ -49,7 +50,7 @@ fn a_cut_after_any_byte_keeps_exactly_the_whole_entries() {
     let next = [entry(9, [("b", "of the next reply"), ("a", "9")])];
     for schema in schemas() {
         for protocol in [Protocol::Resp2, Protocol::Resp3] {
-            for shape in [ReplyShape::Entries, ReplyShape::Streams] {
+            for shape in [ReplyShape::Entries, ReplyShape::Streams, ReplyShape::Claimed] {
                 let (bytes, ends) = reply(protocol, shape, &entries);
                 let (next_bytes, _) = reply(protocol, shape, &next);
                 for cut in 0..bytes.len() {

@@ -1,7 +1,7 @@
 //! The grammar: every form a reply has, and what is none.
 
 use arrow_schema::{DataType, Field};
-use redfloe::{Decoder, EntryId, ErrorKind, Reply, ReplyShape, StreamSchema};
+use redfloe::{Decoder, EntryId, ErrorKind, OnError, Reply, ReplyShape, StreamSchema};
 
 use crate::common::{
     Pause, Protocol, assert_same, cells, column_texts, decode, decode_whole, entry, feed,
@@ -274,4 +274,53 @@ fn garbage_is_refused() {
             }
         }
     }
+}
+
+#[test]
+fn claimed_entries_come_with_those_that_were_deleted() {
+    let entries = [entry(1, [("a", "1")]), entry(4, [("a", "4")])];
+    for protocol in [Protocol::Resp2, Protocol::Resp3] {
+        let reply = protocol.claimed("9-0", &entries, Some(&["2-0", "3-0"]));
+        let schema = StreamSchema::closed([Field::new("a", DataType::Int64, true)]);
+        for size in 1..reply.len() {
+            let mut decoder = Decoder::new(schema.clone(), ReplyShape::Claimed).unwrap();
+            for piece in reply.chunks(size) {
+                assert_eq!(decoder.decode(piece).unwrap(), piece.len());
+            }
+            assert!(decoder.reply_complete());
+            let batch = decoder.flush().unwrap();
+            assert_eq!(batch.ids(), [EntryId::new(1, 0), EntryId::new(4, 0)]);
+            assert_eq!(batch.deleted(), [EntryId::new(2, 0), EntryId::new(3, 0)]);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_left_out_where_that_is_asked_for() {
+    let entries = [
+        entry(1, [("a", "1"), ("b", "1")]),
+        entry(2, [("a", "x"), ("b", "y")]),
+        entry(3, [("a", "3"), ("b", "z")]),
+        entry(4, [("a", "4"), ("b", "4")]),
+    ];
+    let fields = ["a", "b"].map(|name| Field::new(name, DataType::Int64, true));
+    let schema = StreamSchema::closed(fields).with_on_error(OnError::Reject);
+    let mut decoder = Decoder::new(schema, ReplyShape::Entries).unwrap();
+    for half in [&entries[..2], &entries[2..]] {
+        decoder.decode(&Protocol::Resp2.entries(half)).unwrap();
+        decoder.take_reply();
+        decoder.build().unwrap();
+    }
+    let batch = decoder.flush().unwrap();
+    assert_eq!(batch.ids(), [EntryId::new(1, 0), EntryId::new(4, 0)]);
+    assert_eq!(batch.records().num_rows(), 2);
+    let rejected: Vec<_> =
+        batch.rejected().iter().map(|one| (one.id.ms, one.error.to_string())).collect();
+    assert_eq!(rejected.len(), 2);
+    assert!(rejected[0].0 == 2 && rejected[0].1.contains("field: a"), "{rejected:?}");
+    assert!(rejected[1].0 == 3 && rejected[1].1.contains("field: b"), "{rejected:?}");
+    // And the next batch knows nothing of them.
+    decoder.decode(&Protocol::Resp2.entries(&entries[3..])).unwrap();
+    let batch = decoder.flush().unwrap();
+    assert!(batch.rejected().is_empty() && batch.len() == 1);
 }

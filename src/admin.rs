@@ -1,0 +1,408 @@
+//! What a server knows of streams and groups, and what may be done to them.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use crate::client::{Client, Session};
+use crate::entry_id::{EntryId, GroupStart, IdBound};
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::{self, Info};
+
+/// A stream, as XINFO STREAM describes it. `None` is what the server is too old to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamInfo {
+    /// How many entries it has.
+    pub length: u64,
+    /// How many groups read it.
+    pub groups: u64,
+    /// Keys of the radix tree that holds the entries.
+    pub radix_tree_keys: u64,
+    /// Nodes of that tree.
+    pub radix_tree_nodes: u64,
+    /// The greatest ID that it ever had.
+    pub last_generated_id: Option<EntryId>,
+    /// The greatest ID that was deleted. Redis 7.0.
+    pub max_deleted_entry_id: Option<EntryId>,
+    /// How many entries it ever had. Redis 7.0.
+    pub entries_added: Option<u64>,
+    /// The oldest entry, where there is one.
+    pub first_entry_id: Option<EntryId>,
+    /// The newest entry, where there is one.
+    pub last_entry_id: Option<EntryId>,
+}
+
+/// A consumer group, as XINFO GROUPS describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How many consumers it has.
+    pub consumers: u64,
+    /// How many entries are delivered and not acknowledged.
+    pub pending: u64,
+    /// Up to where it has been delivered.
+    pub last_delivered_id: Option<EntryId>,
+    /// How many entries were delivered, where the server can tell. Redis 7.0.
+    pub entries_read: Option<u64>,
+    /// How many entries have not been delivered, where the server can tell. Redis 7.0.
+    pub lag: Option<u64>,
+}
+
+/// A consumer, as XINFO CONSUMERS describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerInfo {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How many entries it has not acknowledged.
+    pub pending: u64,
+    /// Since it last asked for entries.
+    pub idle: Duration,
+    /// Since it last got one; `None` where it never did, or the server is older than Redis 7.2.
+    pub inactive: Option<Duration>,
+}
+
+/// An entry that was delivered and not acknowledged, as XPENDING lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PendingEntry {
+    /// Its ID. The entry may have been deleted meanwhile.
+    pub id: EntryId,
+    /// Whose it is; `None` where it was given back (XNACK, Redis 8.8) and nobody's yet.
+    pub consumer: Option<Vec<u8>>,
+    /// Since it was last delivered; `None` where it was given back.
+    pub idle: Option<Duration>,
+    /// How often it was delivered.
+    pub delivery_count: u64,
+}
+
+/// Which pending entries to list; all of them by default.
+#[derive(Debug, Clone)]
+pub struct PendingFilter {
+    /// Only this consumer's.
+    pub consumer: Option<Vec<u8>>,
+    /// Only those that were last delivered at least so long ago, and those that were given back.
+    pub min_idle: Duration,
+    /// The first ID; `$` makes no sense here.
+    pub start: IdBound,
+    /// The last ID.
+    pub end: IdBound,
+    /// At most so many.
+    pub count: Option<u64>,
+}
+
+impl Default for PendingFilter {
+    fn default() -> Self {
+        PendingFilter {
+            consumer: None,
+            min_idle: Duration::ZERO,
+            start: IdBound::Id(EntryId::MIN),
+            end: IdBound::Newest,
+            count: None,
+        }
+    }
+}
+
+/// What a stream is trimmed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrimTo {
+    /// At most so many entries, the newest.
+    MaxLen(u64),
+    /// The entries from this ID on. Redis 6.2.
+    MinId(EntryId),
+}
+
+/// Describes a stream (XINFO STREAM, Redis 5.0); `None` where there is none.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<StreamInfo>> {
+    let reply = match client.session().value(&resp::stream_info(stream)).await {
+        Err(error) if is_missing_key(&error) => return Ok(None),
+        reply => reply.map_err(|error| about(error, stream))?,
+    };
+    let info = Info(&reply);
+    let count = |name: &str| info.number(name).unwrap_or_default();
+    // An entry is its ID and its fields.
+    let entry = |name: &str| {
+        let id = info.get(name)?.as_sequence()?.first()?;
+        resp::text(id).and_then(EntryId::from_bytes)
+    };
+    Ok(Some(StreamInfo {
+        length: count("length"),
+        groups: count("groups"),
+        radix_tree_keys: count("radix-tree-keys"),
+        radix_tree_nodes: count("radix-tree-nodes"),
+        last_generated_id: info.id("last-generated-id"),
+        max_deleted_entry_id: info.id("max-deleted-entry-id"),
+        entries_added: info.number("entries-added"),
+        first_entry_id: entry("first-entry"),
+        last_entry_id: entry("last-entry"),
+    }))
+}
+
+/// Describes the groups of a stream (XINFO GROUPS, Redis 5.0); none where there is no stream.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn group_info(client: &Client, stream: &[u8]) -> Result<Vec<GroupInfo>> {
+    let reply = match client.session().value(&resp::groups_info(stream)).await {
+        Err(error) if is_missing_key(&error) => return Ok(Vec::new()),
+        reply => reply.map_err(|error| about(error, stream))?,
+    };
+    let groups = Info::each(&reply).map(|info| GroupInfo {
+        name: info.text("name").unwrap_or_default().to_vec(),
+        consumers: info.number("consumers").unwrap_or_default(),
+        pending: info.number("pending").unwrap_or_default(),
+        last_delivered_id: info.id("last-delivered-id"),
+        entries_read: info.number("entries-read"),
+        lag: info.number("lag"),
+    });
+    Ok(groups.collect())
+}
+
+/// Describes the consumers of a group (XINFO CONSUMERS, Redis 5.0).
+///
+/// # Errors
+///
+/// [`NoGroup`](ErrorKind::NoGroup) where the group or the stream is missing, and every kind that
+/// connecting or the server can raise.
+pub async fn consumer_info(
+    client: &Client,
+    stream: &[u8],
+    group: &[u8],
+) -> Result<Vec<ConsumerInfo>> {
+    let command = resp::consumers_info(stream, group);
+    let asking = client.session().value(&command).await;
+    let reply = asking.map_err(|error| about(no_group(error, group), stream))?;
+    let consumers = Info::each(&reply).map(|info| ConsumerInfo {
+        name: info.text("name").unwrap_or_default().to_vec(),
+        pending: info.number("pending").unwrap_or_default(),
+        idle: Duration::from_millis(info.number("idle").unwrap_or_default()),
+        inactive: info.number("inactive").map(Duration::from_millis),
+    });
+    Ok(consumers.collect())
+}
+
+/// Lists the pending entries of a group in the order of their IDs (XPENDING, Redis 5.0), in
+/// commands of ten thousand. Servers before Redis 6.2, which do not filter by idle time, send all
+/// entries for that.
+///
+/// # Errors
+///
+/// [`NoGroup`](ErrorKind::NoGroup) where the group or the stream is missing,
+/// [`InvalidArgument`](ErrorKind::InvalidArgument) for a start at `$`, and every kind that
+/// connecting or the server can raise.
+pub async fn pending_entries(
+    client: &Client,
+    stream: &[u8],
+    group: &[u8],
+    filter: &PendingFilter,
+) -> Result<Vec<PendingEntry>> {
+    let listing = list_pending(client, stream, group, filter);
+    listing.await.map_err(|error| about(error, stream))
+}
+
+async fn list_pending(
+    client: &Client,
+    stream: &[u8],
+    group: &[u8],
+    filter: &PendingFilter,
+) -> Result<Vec<PendingEntry>> {
+    /// The entries of one command: more would keep other clients waiting.
+    const PAGE: u64 = 10_000;
+    let mut start = match filter.start {
+        IdBound::Id(id) => Some(id),
+        IdBound::Nothing => None,
+        IdBound::Newest | IdBound::AfterNewest => {
+            return Err(Error::invalid("start_id \"$\" has no meaning for pending entries"));
+        }
+    };
+    let end = match filter.end {
+        IdBound::Id(id) => id,
+        IdBound::Newest | IdBound::AfterNewest => EntryId::MAX,
+        IdBound::Nothing => return Ok(Vec::new()),
+    };
+    let mut session = client.session();
+    let mut filters = !filter.min_idle.is_zero();
+    let mut found: Vec<PendingEntry> = Vec::new();
+    while let Some(first) = start.filter(|first| *first <= end) {
+        let missing = filter.count.map(|count| count.saturating_sub(found.len() as u64));
+        let count = missing.map_or(PAGE, |missing| missing.min(PAGE));
+        if count == 0 {
+            break;
+        }
+        let command = resp::Pending {
+            stream,
+            group,
+            min_idle: filters.then_some(filter.min_idle),
+            start: first,
+            end,
+            count,
+            consumer: filter.consumer.as_deref(),
+        };
+        let reply = match session.value(&command.packed()).await {
+            Err(error) if filters && error.message().contains("syntax error") => {
+                filters = false;
+                continue;
+            }
+            reply => reply?,
+        };
+        let items = reply.as_sequence().unwrap_or_default();
+        let page: Option<Vec<PendingEntry>> = items.iter().map(pending_entry).collect();
+        let page =
+            page.ok_or_else(|| Error::protocol("what came for XPENDING is no list of it"))?;
+        let came = page.len() as u64;
+        start = page.last().and_then(|last| last.id.successor()).filter(|_| came == count);
+        let is_idle = |entry: &PendingEntry| entry.idle.is_none_or(|idle| idle >= filter.min_idle);
+        found.extend(page.into_iter().filter(is_idle));
+    }
+    Ok(found)
+}
+
+fn pending_entry(item: &Value) -> Option<PendingEntry> {
+    match item.as_sequence()? {
+        [id, consumer, idle, delivery_count] => {
+            // -1 for what was given back; the consumer has no name then.
+            let idle = resp::number(idle).map(Duration::from_millis);
+            Some(PendingEntry {
+                id: EntryId::from_bytes(resp::text(id)?)?,
+                consumer: idle.and_then(|_| resp::text(consumer)).map(<[u8]>::to_vec),
+                idle,
+                delivery_count: resp::number(delivery_count)?,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Creates a consumer group (XGROUP CREATE, Redis 5.0), and with `make_stream` the stream where it
+/// is missing; says whether it was created: `false` where there is a group of that name already,
+/// which stays as it is.
+///
+/// After a lost connection the command is repeated, and may then find what the lost one created.
+///
+/// # Errors
+///
+/// [`Response`](ErrorKind::Response) where the stream is missing and is not to be made, and every
+/// kind that connecting or the server can raise.
+pub async fn create_group(
+    client: &Client,
+    stream: &[u8],
+    group: &[u8],
+    start: GroupStart,
+    make_stream: bool,
+) -> Result<bool> {
+    let mut session = client.session();
+    let creating = create_group_in(&mut session, stream, group, start, make_stream);
+    creating.await.map_err(|error| about(error, stream))
+}
+
+pub(crate) async fn create_group_in(
+    session: &mut Session,
+    stream: &[u8],
+    group: &[u8],
+    start: GroupStart,
+    make_stream: bool,
+) -> Result<bool> {
+    let command = resp::create_group(stream, group, start, make_stream);
+    match session.value(&command).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes a consumer group with all that is pending in it (XGROUP DESTROY, Redis 5.0); says
+/// whether there was one.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn delete_group(client: &Client, stream: &[u8], group: &[u8]) -> Result<bool> {
+    let command = resp::delete_group(stream, group);
+    match client.session().value(&command).await {
+        Err(error) if is_missing_key(&error) => Ok(false),
+        reply => Ok(count_of(reply, stream)? > 0),
+    }
+}
+
+/// Deletes a consumer with all that is pending for it (XGROUP DELCONSUMER, Redis 5.0); says how
+/// many entries that were, which nobody will be given again.
+///
+/// # Errors
+///
+/// [`NoGroup`](ErrorKind::NoGroup) where the group or the stream is missing, and every kind that
+/// connecting or the server can raise.
+pub async fn delete_consumer(
+    client: &Client,
+    stream: &[u8],
+    group: &[u8],
+    consumer: &[u8],
+) -> Result<u64> {
+    let command = resp::delete_consumer(stream, group, consumer);
+    let reply = client.session().value(&command).await;
+    count_of(reply.map_err(|error| no_group(error, group)), stream)
+}
+
+/// Deletes the oldest entries of a stream (XTRIM, Redis 5.0); says how many. None where there is no
+/// stream.
+///
+/// With `approximate` the server deletes whole nodes of its tree only, which is quick and leaves
+/// some entries more; `limit` is then the most that it deletes (Redis 6.2).
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn trim_stream(
+    client: &Client,
+    stream: &[u8],
+    to: TrimTo,
+    approximate: bool,
+    limit: Option<u64>,
+) -> Result<u64> {
+    let to = match to {
+        TrimTo::MaxLen(length) => ("MAXLEN", length.to_string()),
+        TrimTo::MinId(id) => ("MINID", id.to_string()),
+    };
+    let command = resp::trim(stream, to, approximate, limit);
+    count_of(client.session().value(&command).await, stream)
+}
+
+fn count_of(reply: Result<Value>, stream: &[u8]) -> Result<u64> {
+    let counted = reply.and_then(|reply| {
+        resp::number(&reply).ok_or_else(|| {
+            Error::protocol(format_args!("{reply:?} came where a number was expected"))
+        })
+    });
+    counted.map_err(|error| about(error, stream))
+}
+
+/// Whether the server says that there is no such stream. It has no code for that.
+fn is_missing_key(error: &Error) -> bool {
+    let message = error.message();
+    error.code() == Some("ERR")
+        && (message.contains("no such key") || message.contains("requires the key to exist"))
+}
+
+/// Where there is no stream there is no group either, and callers should not have to tell them
+/// apart.
+fn no_group(error: Error, group: &[u8]) -> Error {
+    match is_missing_key(&error) {
+        true => {
+            let message = "the stream does not exist, and so neither does the group";
+            Error::new(ErrorKind::NoGroup, message)
+                .with_context("group", String::from_utf8_lossy(group).into_owned())
+        }
+        false => error,
+    }
+}
+
+fn about(error: Error, stream: &[u8]) -> Error {
+    error.with_context("stream", String::from_utf8_lossy(stream).into_owned())
+}

@@ -1,0 +1,230 @@
+//! The server's view as columns, and administration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::{
+    ArrayRef, DurationMillisecondArray, Int64Array, RecordBatch as ArrowBatch, StringViewArray,
+    TimestampMillisecondArray,
+};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::arrow::RecordBatch;
+use super::connection::Server;
+use super::error::exception;
+use super::wait::wait;
+use crate::admin::{self, PendingFilter, TrimTo};
+use crate::decode::Batch;
+use crate::entry_id::{EntryId, GroupStart, IdBound};
+use crate::error::{Error, ErrorKind};
+
+#[pyfunction]
+pub(crate) fn stream_info(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+) -> PyResult<RecordBatch> {
+    let client = server.client(py)?;
+    let infos = wait(py, async move { admin::stream_info(&client, &stream).await })?;
+    let infos = infos.as_slice();
+    let first = || infos.iter().map(|info| info.first_entry_id);
+    let last = || infos.iter().map(|info| info.last_entry_id);
+    batch(
+        py,
+        vec![
+            ("length", counts(infos.iter().map(|info| Some(info.length)))),
+            ("groups", counts(infos.iter().map(|info| Some(info.groups)))),
+            ("radix_tree_keys", counts(infos.iter().map(|info| Some(info.radix_tree_keys)))),
+            ("radix_tree_nodes", counts(infos.iter().map(|info| Some(info.radix_tree_nodes)))),
+            ("last_generated_id", ids(infos.iter().map(|info| info.last_generated_id))),
+            ("max_deleted_entry_id", ids(infos.iter().map(|info| info.max_deleted_entry_id))),
+            ("entries_added", counts(infos.iter().map(|info| info.entries_added))),
+            ("first_entry_id", ids(first())),
+            ("first_entry_time", times(first())),
+            ("last_entry_id", ids(last())),
+            ("last_entry_time", times(last())),
+        ],
+    )
+}
+
+#[pyfunction]
+pub(crate) fn group_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<RecordBatch> {
+    let client = server.client(py)?;
+    let infos = wait(py, async move { admin::group_info(&client, &stream).await })?;
+    batch(
+        py,
+        vec![
+            ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
+            ("consumers", counts(infos.iter().map(|info| Some(info.consumers)))),
+            ("pending", counts(infos.iter().map(|info| Some(info.pending)))),
+            ("last_delivered_id", ids(infos.iter().map(|info| info.last_delivered_id))),
+            ("entries_read", counts(infos.iter().map(|info| info.entries_read))),
+            ("lag", counts(infos.iter().map(|info| info.lag))),
+        ],
+    )
+}
+
+#[pyfunction]
+pub(crate) fn consumer_info(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+) -> PyResult<RecordBatch> {
+    let client = server.client(py)?;
+    let infos = wait(py, async move { admin::consumer_info(&client, &stream, &group).await })?;
+    batch(
+        py,
+        vec![
+            ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
+            ("pending", counts(infos.iter().map(|info| Some(info.pending)))),
+            ("idle", durations(infos.iter().map(|info| Some(info.idle)))),
+            ("inactive", durations(infos.iter().map(|info| info.inactive))),
+        ],
+    )
+}
+
+// PyO3 turns the parameters of Python's signature into the function's own.
+#[allow(clippy::too_many_arguments)]
+#[pyfunction]
+pub(crate) fn pending_entries(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+    consumer: Option<Vec<u8>>,
+    min_idle_ms: u64,
+    start_id: &str,
+    end_id: &str,
+    count: Option<u64>,
+) -> PyResult<RecordBatch> {
+    let raised = |error| exception(py, &error);
+    let start = IdBound::parse_start(start_id).map_err(raised)?;
+    if start == IdBound::AfterNewest {
+        return Err(PyValueError::new_err("start_id \"$\" has no meaning for pending entries"));
+    }
+    let filter = PendingFilter {
+        consumer,
+        min_idle: Duration::from_millis(min_idle_ms),
+        start,
+        end: IdBound::parse_end(end_id).map_err(raised)?,
+        count,
+    };
+    let client = server.client(py)?;
+    let entries =
+        wait(py, async move { admin::pending_entries(&client, &stream, &group, &filter).await })?;
+    batch(
+        py,
+        vec![
+            ("id", ids(entries.iter().map(|entry| Some(entry.id)))),
+            ("consumer", names(entries.iter().map(|entry| entry.consumer.as_deref()))),
+            ("idle", durations(entries.iter().map(|entry| entry.idle))),
+            ("delivery_count", counts(entries.iter().map(|entry| Some(entry.delivery_count)))),
+        ],
+    )
+}
+
+#[pyfunction]
+pub(crate) fn create_group(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+    start_id: &str,
+    make_stream: bool,
+) -> PyResult<bool> {
+    let start = GroupStart::parse(start_id).map_err(|error| exception(py, &error))?;
+    let client = server.client(py)?;
+    wait(py, async move { admin::create_group(&client, &stream, &group, start, make_stream).await })
+}
+
+#[pyfunction]
+pub(crate) fn delete_group(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+) -> PyResult<bool> {
+    let client = server.client(py)?;
+    wait(py, async move { admin::delete_group(&client, &stream, &group).await })
+}
+
+#[pyfunction]
+pub(crate) fn delete_consumer(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+    consumer: Vec<u8>,
+) -> PyResult<u64> {
+    let client = server.client(py)?;
+    wait(py, async move { admin::delete_consumer(&client, &stream, &group, &consumer).await })
+}
+
+#[pyfunction]
+pub(crate) fn trim_stream(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    maxlen: Option<u64>,
+    minid: Option<&str>,
+    approximate: bool,
+    limit: Option<u64>,
+) -> PyResult<u64> {
+    let to = match (maxlen, minid) {
+        (Some(maxlen), None) => TrimTo::MaxLen(maxlen),
+        (None, Some(id)) => {
+            TrimTo::MinId(EntryId::parse_first(id).map_err(|error| exception(py, &error))?)
+        }
+        _ => return Err(PyValueError::new_err("give either maxlen or minid")),
+    };
+    let client = server.client(py)?;
+    wait(py, async move { admin::trim_stream(&client, &stream, to, approximate, limit).await })
+}
+
+fn batch(py: Python<'_>, columns: Vec<(&str, ArrayRef)>) -> PyResult<RecordBatch> {
+    let records = ArrowBatch::try_from_iter_with_nullable(
+        columns.into_iter().map(|(name, column)| (name, column, true)),
+    );
+    let records = records.map_err(|error| {
+        let message = "the server's view could not be put into columns; please report this";
+        exception(py, &Error::new(ErrorKind::Internal, message).with_source(error))
+    })?;
+    Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
+}
+
+/// Signed, so that differences of them may be negative.
+fn counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+    let values = values.map(|value| value.and_then(|value| i64::try_from(value).ok()));
+    Arc::new(values.collect::<Int64Array>())
+}
+
+fn ids(values: impl Iterator<Item = Option<EntryId>>) -> ArrayRef {
+    Arc::new(values.map(|id| id.map(|id| id.to_string())).collect::<StringViewArray>())
+}
+
+/// The milliseconds of IDs; null where the ID is no time that a datetime can hold.
+fn times(values: impl Iterator<Item = Option<EntryId>>) -> ArrayRef {
+    let values = values.map(|id| id.and_then(|id| i64::try_from(id.ms).ok()));
+    Arc::new(values.collect::<TimestampMillisecondArray>().with_timezone("UTC"))
+}
+
+fn durations(values: impl Iterator<Item = Option<Duration>>) -> ArrayRef {
+    let values = values.map(|value| value.and_then(|value| i64::try_from(value.as_millis()).ok()));
+    Arc::new(values.collect::<DurationMillisecondArray>())
+}
+
+fn names<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
+    Arc::new(values.map(|name| name.map(readable)).collect::<StringViewArray>())
+}
+
+/// A name as text, with `\xff` for a byte that is not UTF-8.
+fn readable(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
