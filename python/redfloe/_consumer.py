@@ -312,6 +312,7 @@ class StreamConsumer:
         self._counts_deliveries = max_deliveries is not None
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
         self._batches: AsyncBatches | None = None
+        self._member: _core.Member | None = None
         self._open = False
         self._in_hand: str | None = None
         self._restore_signals: Callable[[], object] | None = None
@@ -371,9 +372,9 @@ class StreamConsumer:
         return entry_id
 
     def _batch(self, rows: _core.RecordBatch, member: _core.Member | None) -> Batch:
-        ids = rows.ids()
-        self._in_hand = ids[-1] if self._ack == "on_success" else None
-        return Batch(pl.DataFrame(rows), ids, rows.delivery_counts(), member, self._save)
+        if self._store is not None and self._ack == "on_success":
+            self._in_hand = rows.ids()[-1]
+        return Batch(pl.DataFrame(rows), rows.ids, rows.delivery_counts, member, self._save)
 
     # In a loop
 
@@ -381,6 +382,7 @@ class StreamConsumer:
         if not self._open:
             self._stopped.clear()
             self._reader = _core.BatchReader(self._connection, self._resumed(), follow=True)
+            self._member = self._reader.member
             self._open = True
         if not isinstance(self._reader, _core.BatchReader):
             msg = "this consumer is in use by an event loop; use async with and async for"
@@ -438,7 +440,7 @@ class StreamConsumer:
         rows = reader.next_batch()
         if rows is None:
             raise StopIteration
-        return self._batch(rows, reader.member)
+        return self._batch(rows, self._member)
 
     def run(
         self,
@@ -516,6 +518,7 @@ class StreamConsumer:
             request = await in_thread(self._resumed)
             self._reader = _core.AsyncBatchReader(self._connection, request)
             self._batches = AsyncBatches(self._reader)
+            self._member = self._reader.member
             self._open = True
         if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):
             msg = "this consumer is in use by a loop without await; use with and for"
@@ -561,14 +564,14 @@ class StreamConsumer:
         return self
 
     async def __anext__(self) -> AsyncBatch:
-        reader, batches = await self._awaiting()
+        _, batches = await self._awaiting()
         entry_id = self._take_in_hand()
         if entry_id is not None and self._store is not None:
             await in_thread(lambda: self._save(entry_id))
         rows = await batches.next()
         if rows is None:
             raise StopAsyncIteration
-        return AsyncBatch(self._batch(rows, reader.member))
+        return AsyncBatch(self._batch(rows, self._member))
 
     async def run_async(
         self,
