@@ -362,6 +362,20 @@ class StreamConsumer:
         self._started = time.monotonic()
         return request
 
+    def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
+        self._member = reader.member
+        self._open = True
+        if self._stopped.is_set():  # before there was anything to stop
+            reader.stop()
+
+    def _end(self) -> None:
+        """Be ready to be entered again."""
+        self._open = False
+        self._stopped.clear()
+        restore, self._restore_signals = self._restore_signals, None
+        if restore is not None:
+            restore()
+
     def _save(self, entry_id: str) -> None:
         if self._store is not None:
             self._store.save(self._checkpoint_name, entry_id)
@@ -380,10 +394,8 @@ class StreamConsumer:
 
     def _blocking(self) -> _core.BatchReader:
         if not self._open:
-            self._stopped.clear()
             self._reader = _core.BatchReader(self._connection, self._resumed(), follow=True)
-            self._member = self._reader.member
-            self._open = True
+            self._begin(self._reader)
         if not isinstance(self._reader, _core.BatchReader):
             msg = "this consumer is in use by an event loop; use async with and async for"
             raise RuntimeError(msg)
@@ -406,10 +418,9 @@ class StreamConsumer:
     ) -> None:
         try:
             reader = self._blocking()
-            self._open = False
             self._finish(reader, success=exc is None)
         finally:
-            self._end_signals()
+            self._end()
 
     def _finish(self, reader: _core.BatchReader, *, success: bool) -> None:
         entry_id = self._take_in_hand()
@@ -423,11 +434,6 @@ class StreamConsumer:
             reader.close()
         if success and entry_id is not None:
             self._save(entry_id)
-
-    def _end_signals(self) -> None:
-        restore, self._restore_signals = self._restore_signals, None
-        if restore is not None:
-            restore()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -514,12 +520,10 @@ class StreamConsumer:
 
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
-            self._stopped.clear()
             request = await in_thread(self._resumed)
             self._reader = _core.AsyncBatchReader(self._connection, request)
             self._batches = AsyncBatches(self._reader)
-            self._member = self._reader.member
-            self._open = True
+            self._begin(self._reader)
         if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):
             msg = "this consumer is in use by a loop without await; use with and for"
             raise RuntimeError(msg)
@@ -544,7 +548,6 @@ class StreamConsumer:
     ) -> None:
         try:
             reader, batches = await self._awaiting()
-            self._open = False
             success = exc is None
             entry_id = self._take_in_hand()
             try:
@@ -558,7 +561,7 @@ class StreamConsumer:
             if success and entry_id is not None:
                 await in_thread(lambda: self._save(entry_id))
         finally:
-            self._end_signals()
+            self._end()
 
     def __aiter__(self) -> AsyncIterator[AsyncBatch]:
         return self
