@@ -108,8 +108,8 @@ impl Lost {
             ),
             Lost::Trimmed { oldest } => format!(
                 "the stream was trimmed past {seen}, up to which it had been read: it begins at \
-                 {oldest} now, and what was between them is lost; to go on with what is there pass \
-                 on_data_loss=\"continue\""
+                 {oldest} now, and what was between them, if anything, is lost; to go on with what \
+                 is there pass on_data_loss=\"continue\""
             ),
         };
         Error::new(ErrorKind::DataLoss, message)
