@@ -34,6 +34,7 @@ mod python;
 mod read;
 mod resp;
 mod schema;
+mod write;
 
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Reply, ReplyShape};
@@ -44,3 +45,4 @@ pub use read::{
     batches, infer_schema, pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
+pub use write::{NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written, write};

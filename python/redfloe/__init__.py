@@ -7,17 +7,20 @@ from redfloe._errors import (
     DecodeError,
     FencedError,
     NoGroupError,
+    OutcomeUnknownError,
     RedfloeError,
     RedisConnectionError,
     RedisTimeoutError,
     ResponseError,
     SchemaError,
+    WriteError,
     WrongTypeError,
 )
 from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._local import LocalServer, local_server
 from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
+from redfloe._write import write_stream, write_stream_async
 
 __all__ = [
     "AsyncBatchIterator",
@@ -28,6 +31,7 @@ __all__ = [
     "FencedError",
     "LocalServer",
     "NoGroupError",
+    "OutcomeUnknownError",
     "RedfloeError",
     "RedisConnection",
     "RedisConnectionError",
@@ -35,6 +39,7 @@ __all__ = [
     "ResponseError",
     "SchemaError",
     "StreamReader",
+    "WriteError",
     "WrongTypeError",
     "__version__",
     "ack_entries",
@@ -45,4 +50,6 @@ __all__ = [
     "scan_stream",
     "stream_batches",
     "stream_reader",
+    "write_stream",
+    "write_stream_async",
 ]

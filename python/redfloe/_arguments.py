@@ -18,7 +18,7 @@ SchemaLike: TypeAlias = (
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 #: What a text can stand for.
-_DTYPES = frozenset(
+DTYPES = frozenset(
     (
         *(pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Boolean),
         *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
@@ -104,14 +104,14 @@ def make_request(
         _check_with_group(start_id, end_id, infer_schema=infer_schema)
         start_id = "-"
     everywhere, by_field = _null_values(null_values)
-    id_column = _name(id_column, "id_column")
-    timestamp_column = _name(timestamp_column, "timestamp_column")
-    sequence_column = _name(sequence_column, "sequence_column")
-    sample = _natural(infer_schema_length, "infer_schema_length")
+    id_column = check_name(id_column, "id_column")
+    timestamp_column = check_name(timestamp_column, "timestamp_column")
+    sequence_column = check_name(sequence_column, "sequence_column")
+    sample = natural(infer_schema_length, "infer_schema_length")
     return Request(
         stream=as_key(stream, "stream"),
-        start_id=_entry_id(start_id, "start_id", round_up=True),
-        end_id=_entry_id(end_id, "end_id", round_up=False),
+        start_id=entry_id(start_id, "start_id", round_up=True),
+        end_id=entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
         block_ms=_optional(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
@@ -120,12 +120,12 @@ def make_request(
         timestamp_column=timestamp_column if include_timestamp else None,
         sequence_column=sequence_column if include_sequence else None,
         timestamp_type=_timestamp_schema(timestamp_dtype),
-        rescue_column=None if rescue_column is None else _name(rescue_column, "rescue_column"),
+        rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
         on_error=as_text(on_error, "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
-        batch_size=_positive(batch_size, "batch_size"),
-        batch_bytes=_positive(batch_bytes, "batch_bytes"),
+        batch_size=positive(batch_size, "batch_size"),
+        batch_bytes=positive(batch_bytes, "batch_bytes"),
         batch_timeout_ms=_optional(batch_timeout_ms, "batch_timeout_ms"),
         on_idle=as_text(on_idle, "on_idle"),
         group=group,
@@ -151,7 +151,7 @@ def make_group(
     if consumer is None:
         msg = "a group needs a consumer: a name that stays the same when the worker starts again"
         raise ValueError(msg)
-    at = _entry_id(group_start_id, "group_start_id", round_up=True)
+    at = entry_id(group_start_id, "group_start_id", round_up=True)
     return Group(
         group=as_key(group, "group"),
         consumer=as_key(consumer, "consumer"),
@@ -204,7 +204,7 @@ def as_key(value: object, parameter: str) -> bytes:
     raise TypeError(msg)
 
 
-def _entry_id(value: object, parameter: str, *, round_up: bool) -> str:
+def entry_id(value: object, parameter: str, *, round_up: bool) -> str:
     """Give the ID's text; a datetime stands for its millisecond, and is UTC where it is naive."""
     match value:
         case str():
@@ -228,7 +228,7 @@ def _schema(schema: SchemaLike) -> pl.Schema:
     """Give every dtype as an instance, in an object that exports itself to Arrow."""
     pairs = _pairs(schema)
     for name, dtype in pairs:
-        _name(name, "the schema's field names")
+        check_name(name, "the schema's field names")
         _check_dtype(name, dtype)
     name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
     if times > 1:
@@ -272,7 +272,7 @@ def _check_dtype(field: str, dtype: object) -> None:
     if not isinstance(dtype, DataType | DataTypeClass):
         return
     base = dtype.base_type()
-    if base not in _DTYPES:
+    if base not in DTYPES:
         msg = (
             f"the field {field!r} has the dtype {dtype}, which no text stands for; "
             "read it as pl.String and convert it"
@@ -286,7 +286,7 @@ def _check_dtype(field: str, dtype: object) -> None:
             _check_dtype(field, dtype.inner)
         case pl.Struct():
             for inner in dtype.fields:
-                _name(inner.name, f"the names inside the field {field!r}")
+                check_name(inner.name, f"the names inside the field {field!r}")
                 _check_dtype(f"{field}.{inner.name}", inner.dtype)
 
 
@@ -319,7 +319,7 @@ def _texts(values: object) -> list[str]:
     return [as_text(values, "null_values")]
 
 
-def _natural(value: object, parameter: str) -> int:
+def natural(value: object, parameter: str) -> int:
     try:
         number = index(value)  # type: ignore[arg-type]  # a refusal is what the except is for
     except TypeError:
@@ -332,10 +332,10 @@ def _natural(value: object, parameter: str) -> int:
 
 
 def _optional(value: object, parameter: str) -> int | None:
-    return None if value is None else _natural(value, parameter)
+    return None if value is None else natural(value, parameter)
 
 
-def _positive(value: object, parameter: str) -> int | None:
+def positive(value: object, parameter: str) -> int | None:
     number = _optional(value, parameter)
     if number == 0:
         msg = f"{parameter} must be at least 1"
@@ -343,7 +343,7 @@ def _positive(value: object, parameter: str) -> int | None:
     return number
 
 
-def _name(value: object, what: str) -> str:
+def check_name(value: object, what: str) -> str:
     name = as_text(value, what)
     if "\0" in name:
         msg = f"{what} must not contain NUL, which ends a column's name in Arrow"

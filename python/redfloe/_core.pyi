@@ -5,14 +5,17 @@ from os import PathLike
 from typing import final
 
 from redfloe._arguments import Request
+from redfloe._write_arguments import ArrowStream, WriteRequest
 
 __all__ = [
     "AsyncBatchReader",
     "BatchReader",
+    "Outcome",
     "Pending",
     "RecordBatch",
     "RedisConnection",
     "StreamReader",
+    "Writing",
     "__version__",
     "ack_entries",
     "empty_batch",
@@ -20,6 +23,8 @@ __all__ = [
     "pin",
     "raise_kind",
     "read_stream",
+    "start_write_stream",
+    "write_stream",
 ]
 
 __version__: str
@@ -132,6 +137,31 @@ class Pending:
 
     def cancel(self) -> None: ...
 
+@final
+class Outcome:
+    """What became of the rows of a write; as an Arrow array, their IDs."""
+
+    @property
+    def rows_written(self) -> int: ...
+    @property
+    def row(self) -> int | None: ...
+    @property
+    def unknown(self) -> tuple[int, int]: ...
+    @property
+    def error(self) -> Exception | None: ...
+    @property
+    def raised(self) -> BaseException | None: ...
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+
+@final
+class Writing:
+    """A write in the background."""
+
+    @property
+    def rows_written(self) -> int: ...
+    def stop(self) -> None: ...
+    def abort(self) -> None: ...
+
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]
 ) -> int: ...
@@ -142,3 +172,15 @@ def pin(
 def read_stream(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def infer_schema(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def raise_kind(index: int) -> int: ...
+def start_write_stream(
+    server: str | RedisConnection,
+    frame: ArrowStream,
+    request: WriteRequest,
+    done: Callable[[Outcome], object],
+) -> Writing: ...
+def write_stream(
+    server: str | RedisConnection,
+    frame: ArrowStream,
+    request: WriteRequest,
+    progress: Callable[[int], object] | None = None,
+) -> Outcome: ...

@@ -7,6 +7,7 @@ mod error;
 mod read;
 mod stream_reader;
 mod wait;
+mod write;
 
 use pyo3::prelude::*;
 
@@ -20,11 +21,15 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<batches::Pending>()?;
     module.add_class::<stream_reader::StreamReader>()?;
+    module.add_class::<write::Outcome>()?;
+    module.add_class::<write::Writing>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
+    module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     Ok(())
 }

@@ -74,7 +74,7 @@ pub(super) async fn last_generated(
     }
 }
 
-fn find_last_generated(info: &Value) -> Option<EntryId> {
+pub(crate) fn find_last_generated(info: &Value) -> Option<EntryId> {
     let (_, id) = info.as_map_iter()?.find(
         |(name, _)| matches!(name, Value::BulkString(name) if name == b"last-generated-id"),
     )?;
@@ -85,7 +85,7 @@ fn find_last_generated(info: &Value) -> Option<EntryId> {
 }
 
 /// A decoder that looks at nothing but IDs.
-pub(super) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
+pub(crate) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
     let schema =
         StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
     Decoder::new(schema, shape)

@@ -13,6 +13,7 @@ mod tail;
 
 pub use ack::ack_entries;
 pub use batches::{Batches, BlockingBatches, batches, tail};
+pub(crate) use bounds::{find_last_generated, ids_only};
 pub use page::PageSize;
 pub use range::{infer_schema, pin, read};
 pub use request::{GroupOptions, OnIdle, OwnPending, ReadRequest};

@@ -1,0 +1,15 @@
+//! Writes: rows to entries of streams.
+
+mod ask;
+mod encode;
+mod outcome;
+mod pipeline;
+mod request;
+mod rows;
+mod text;
+mod under_way;
+mod writer;
+
+pub use outcome::{WriteFailure, Written};
+pub use request::{NullTexts, Trim, WriteControl, WriteRequest};
+pub use writer::write;
