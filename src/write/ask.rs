@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::memory::Memory;
 use super::rows::{RowId, Rows, at_row};
 use crate::client::Session;
 use crate::decode::ReplyShape;
@@ -94,10 +95,7 @@ pub(super) async fn knows_partial_ids(session: &mut Session, rows: &Rows) -> Res
 
 /// How many rows of a producer the server recognises, and for how long; `None` where it knows no
 /// producers (IDMP, Redis 8.6).
-pub(super) async fn producer_memory(
-    session: &mut Session,
-    rows: &Rows,
-) -> Result<Option<(usize, Duration)>> {
+pub(super) async fn producer_memory(session: &mut Session, rows: &Rows) -> Result<Option<Memory>> {
     if !knows(session, rows, &[b"IDMP", b"p", b"i", b"*", b"f", b"v"]).await? {
         return Ok(None);
     }
@@ -119,7 +117,8 @@ pub(super) async fn producer_memory(
     }
     Ok(least.map(|(rows, seconds)| {
         let seconds = u64::try_from(seconds).unwrap_or_default();
-        (usize::try_from(rows).unwrap_or(1), Duration::from_secs(seconds))
+        let rows = usize::try_from(rows).unwrap_or(1);
+        Memory { rows, duration: Duration::from_secs(seconds) }
     }))
 }
 

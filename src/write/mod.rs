@@ -1,7 +1,10 @@
 //! Writes: rows to entries of streams.
 
 mod ask;
+mod atomic;
+mod converse;
 mod encode;
+mod memory;
 mod outcome;
 mod pipeline;
 mod request;

@@ -2,26 +2,29 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::ask::present;
+use super::converse::too_late;
+use super::memory::Memory;
 use super::outcome::{WriteFailure, Written};
 use super::request::{WriteControl, WriteRequest};
 use super::rows::{Answer, Rows};
 use super::under_way::{Refusal, UnderWay};
-use crate::client::Session;
+use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) struct Pipeline<'r> {
     session: Session,
+    /// For questions, whose answers are not the progress that has retries start over.
+    questions: Session,
     rows: Rows,
     way: UnderWay,
     request: &'r WriteRequest,
     /// The most rows that may be without an answer.
     window: usize,
-    /// How long the server recognises a row that comes again.
-    memory: Option<Duration>,
+    memory: Option<Memory>,
     /// There are no more rows to come.
     exhausted: bool,
     /// When a write that was stopped does not wait any longer.
@@ -47,11 +50,12 @@ enum Fatal {
 }
 
 impl<'r> Pipeline<'r> {
-    pub(super) fn new(session: Session, rows: Rows, request: &'r WriteRequest) -> Self {
+    pub(super) fn new(client: &Client, rows: Rows, request: &'r WriteRequest) -> Self {
         let way = UnderWay::new(rows.total(), request.control.clone());
         let window = request.batch_rows;
         Pipeline {
-            session,
+            session: client.session(),
+            questions: client.session(),
             rows,
             way,
             request,
@@ -62,10 +66,12 @@ impl<'r> Pipeline<'r> {
         }
     }
 
-    /// The server recognises so many rows that come again, for so long.
-    pub(super) fn with_memory(mut self, rows: usize, duration: Duration) -> Self {
-        self.window = self.window.min(rows.max(1));
-        self.memory = Some(duration);
+    /// The server recognises rows that come again, as long as no more are under way.
+    pub(super) fn with_memory(mut self, memory: Option<Memory>) -> Self {
+        if let Some(memory) = memory {
+            self.window = self.window.min(memory.rows.max(1));
+        }
+        self.memory = memory;
         self
     }
 
@@ -104,7 +110,7 @@ impl<'r> Pipeline<'r> {
                     None => Ok(()),
                 };
             }
-            let before = self.way.outstanding().start;
+            let before = self.way.accepted();
             let exchanging = self.way.exchange(&mut connection, closing);
             let exchanged = match stopped {
                 false => tokio::select! {
@@ -119,15 +125,12 @@ impl<'r> Pipeline<'r> {
                     let left = deadline.saturating_duration_since(now);
                     match tokio::time::timeout(left, exchanging).await {
                         Ok(exchanged) => exchanged,
-                        Err(_) => Err(Error::new(
-                            ErrorKind::Timeout,
-                            "the server did not answer within a second after the write was stopped",
-                        )),
+                        Err(_) => Err(too_late()),
                     }
                 }
             };
             exchanged.map_err(End::Lost)?;
-            if self.way.outstanding().start > before {
+            if self.way.accepted() > before {
                 self.session.succeeded();
             }
         }
@@ -268,12 +271,7 @@ impl<'r> Pipeline<'r> {
 
     /// Whether the server still recognises the rows that are under way.
     fn is_remembered(&self) -> bool {
-        /// The server's clock may be ahead by so much, and the next request takes time.
-        const MARGIN: Duration = Duration::from_secs(2);
-        match (self.memory, self.way.since()) {
-            (Some(memory), Some(since)) => since.elapsed() + MARGIN < memory,
-            _ => false,
-        }
+        self.memory.zip(self.way.since()).is_some_and(|(memory, since)| memory.holds(since))
     }
 
     /// Asks the streams which of these rows they hold, and takes note of those.
@@ -287,7 +285,7 @@ impl<'r> Pipeline<'r> {
         let mut held: HashSet<(usize, EntryId)> = HashSet::new();
         for (key, (first, last)) in wanted {
             let stream = self.rows.keys.get(key);
-            let ids = present(&mut self.session, stream, first, last).await?;
+            let ids = present(&mut self.questions, stream, first, last).await?;
             held.extend(ids.into_iter().map(|id| (key, id)));
         }
         let is_held = |key, own: Option<EntryId>| own.is_some_and(|id| held.contains(&(key, id)));

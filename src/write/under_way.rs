@@ -30,6 +30,8 @@ pub(super) struct UnderWay {
     reached_before: usize,
     /// The end of all that is here.
     end: usize,
+    /// How many answers said that a row is in, or needs not be.
+    accepted: usize,
     refused: Option<Refusal>,
     ids: Ids,
     control: WriteControl,
@@ -65,6 +67,7 @@ impl UnderWay {
             reached: 0,
             reached_before: 0,
             end: 0,
+            accepted: 0,
             refused: None,
             ids: Ids::with_capacity(total),
             control,
@@ -168,6 +171,7 @@ impl UnderWay {
             (Answer::Refused | Answer::None, _) => {}
             (Answer::Id(_) | Answer::Nil, refused) => {
                 self.control.add_rows(u64::from(answer != Answer::Nil));
+                self.accepted += 1;
                 if let Some(refused) = refused {
                     refused.overtaken = true;
                 }
@@ -203,6 +207,11 @@ impl UnderWay {
         {
             self.chunks.pop_front();
         }
+    }
+
+    /// Grows with every row that the server takes.
+    pub(super) fn accepted(&self) -> usize {
+        self.accepted
     }
 
     pub(super) fn refused(&self) -> Option<&Refusal> {

@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use arrow_array::RecordBatch;
 
 use super::ask::{check_ids, check_lengths, check_types, knows_partial_ids, producer_memory};
+use super::atomic::write_atomically;
+use super::memory::Memory;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
 use super::request::{IdSource, WriteRequest};
@@ -44,10 +46,10 @@ pub async fn write(
         return Ok(Ids::with_capacity(0).finish(0));
     }
     let memory = prepare(&mut session, &mut rows, request).await.map_err(before)?;
-    let pipeline = Pipeline::new(session, rows, request);
-    match memory {
-        Some((rows, duration)) => pipeline.with_memory(rows, duration).run().await,
-        None => pipeline.run().await,
+    drop(session); // its connection serves the rows
+    match request.atomic {
+        true => write_atomically(client, rows, request, memory).await,
+        false => Pipeline::new(client, rows, request).with_memory(memory).run().await,
     }
 }
 
@@ -56,7 +58,7 @@ async fn prepare(
     session: &mut Session,
     rows: &mut Rows,
     request: &WriteRequest,
-) -> Result<Option<(usize, std::time::Duration)>> {
+) -> Result<Option<Memory>> {
     check_types(session, rows).await?;
     check_lengths(session, rows).await?;
     if request.ids != IdSource::Server {
