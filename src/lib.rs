@@ -45,4 +45,7 @@ pub use read::{
     batches, infer_schema, pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
-pub use write::{NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written, write};
+pub use write::{
+    HashRequest, IfExists, NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written,
+    write, write_hashes,
+};

@@ -421,7 +421,7 @@ def test_a_cancelled_task(any_server: Server, client: redis.Redis, stream: str) 
 
     async def write() -> BaseException | None:
         task = asyncio.create_task(redfloe.write_stream_async(any_server.url, frame, stream))
-        while client.xlen(stream) < 1_000:
+        while client.xlen(stream) < 1_000:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as raised:
@@ -465,7 +465,7 @@ def test_a_row_that_is_refused_takes_all_with_it(
     with Proxy(any_server.port) as proxy:
         # A command that is not queued has EXEC do nothing.
         proxy.before(b"XADD", lambda n: client.config_set("maxmemory", "1" if n > skip else "0"))
-        with pytest.raises(WriteError, match="nothing is in.*OOM") as raised:
+        with pytest.raises(WriteError, match=r"nothing is in.*OOM") as raised:
             write_stream(quick(proxy.url, max_retries=1), FRAME, stream, atomic=True)
     client.config_set("maxmemory", "0")
     assert raised.value.rows_written == 0

@@ -17,9 +17,11 @@ from redfloe._errors import (
     WrongTypeError,
 )
 from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
+from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
 from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
+from redfloe._sink import sink_stream
 from redfloe._write import write_stream, write_stream_async
 
 __all__ = [
@@ -48,8 +50,10 @@ __all__ = [
     "local_server",
     "read_stream",
     "scan_stream",
+    "sink_stream",
     "stream_batches",
     "stream_reader",
+    "write_hashes",
     "write_stream",
     "write_stream_async",
 ]

@@ -5,6 +5,7 @@ from os import PathLike
 from typing import final
 
 from redfloe._arguments import Request
+from redfloe._hashes import HashRequest
 from redfloe._write_arguments import ArrowStream, WriteRequest
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "raise_kind",
     "read_stream",
     "start_write_stream",
+    "write_hashes",
     "write_stream",
 ]
 
@@ -178,6 +180,9 @@ def start_write_stream(
     request: WriteRequest,
     done: Callable[[Outcome], object],
 ) -> Writing: ...
+def write_hashes(
+    server: str | RedisConnection, frame: ArrowStream, request: HashRequest
+) -> Outcome: ...
 def write_stream(
     server: str | RedisConnection,
     frame: ArrowStream,

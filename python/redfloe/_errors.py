@@ -79,11 +79,15 @@ class WriteError(RedfloeError):
     ids : pl.Series or None
         The entry ID of each row, null where the row is not in: ``df.filter(error.ids.is_null())``
         are the rows to write again.
+    first_row : int
+        The row that `ids` begins with: 0, but for `sink_stream` and `StreamProducer`, which know only
+        the IDs of their last batch.
     """
 
     rows_written: int = 0
     row: int | None = None
     ids: "pl.Series | None" = None
+    first_row: int = 0
 
 
 class OutcomeUnknownError(RedfloeError):
@@ -99,12 +103,15 @@ class OutcomeUnknownError(RedfloeError):
         The first row that is not surely in.
     ids : pl.Series or None
         The entry ID of each row, null where the row is not surely in.
+    first_row : int
+        As for `WriteError`.
     """
 
     rows_written: int = 0
     unknown: range = range(0)
     row: int | None = None
     ids: "pl.Series | None" = None
+    first_row: int = 0
 
 
 # Where users find them, so that is what a traceback says.

@@ -258,15 +258,19 @@ def _finish(outcome: _core.Outcome, progress: Progress | None = None) -> pl.Seri
     return _ids(outcome)
 
 
-def error_of(outcome: _core.Outcome) -> Exception | None:
-    """Give the exception, with what became of the rows."""
+def error_of(
+    outcome: _core.Outcome, *, with_ids: bool = True, first_row: int = 0, rows_before: int = 0
+) -> Exception | None:
+    """Give the exception, with what became of the rows; some may have been written before."""
     error = outcome.error
     if isinstance(error, WriteError | OutcomeUnknownError):
-        error.rows_written = outcome.rows_written
-        error.ids = _ids(outcome)
-        error.row = outcome.row
+        error.rows_written = rows_before + outcome.rows_written
+        error.ids = _ids(outcome) if with_ids else None
+        error.row = None if outcome.row is None else first_row + outcome.row
+        error.first_row = first_row
     if isinstance(error, OutcomeUnknownError):
-        error.unknown = range(*outcome.unknown)
+        first, end = outcome.unknown
+        error.unknown = range(first_row + first, first_row + end)
     return error
 
 

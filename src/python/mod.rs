@@ -29,6 +29,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(write::write_hashes, module)?)?;
     module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     Ok(())

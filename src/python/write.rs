@@ -1,8 +1,10 @@
 //! Writes: frames and Python's arguments in, what became of the rows out.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
@@ -13,7 +15,9 @@ use super::wait::wait_stopping;
 use crate::client::{Client, spawn};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
-use crate::write::{self, NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written};
+use crate::write::{
+    self, HashRequest, IfExists, NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written,
+};
 
 /// What to write and how, as `redfloe._write` puts it together.
 #[derive(FromPyObject)]
@@ -247,4 +251,49 @@ fn call(done: Py<PyAny>, result: Result<Written, WriteFailure>) {
         let outcome = Outcome::new(py, result, None);
         let _ = done.call1(py, (outcome,));
     });
+}
+
+/// How rows become hashes, as `redfloe._hashes` puts it together.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Hashes {
+    key_column: String,
+    key_prefix: Vec<u8>,
+    fields: Vec<String>,
+    ttl_ms: Option<u64>,
+    if_exists: String,
+    batch_size: usize,
+}
+
+/// Writes a hash for each row of a frame.
+#[pyfunction]
+pub(crate) fn write_hashes(
+    py: Python<'_>,
+    server: Server,
+    frame: &Bound<'_, PyAny>,
+    request: Hashes,
+) -> PyResult<Outcome> {
+    let if_exists = match request.if_exists.as_str() {
+        "replace" => IfExists::Replace,
+        "merge" => IfExists::Merge,
+        "fail" => IfExists::Fail,
+        other => {
+            let message =
+                format!("if_exists must be \"replace\", \"merge\" or \"fail\", not {other:?}");
+            return Err(PyValueError::new_err(message));
+        }
+    };
+    let control = WriteControl::default();
+    let request = HashRequest::new(&request.key_column)
+        .with_key_prefix(request.key_prefix)
+        .with_fields(Some(request.fields))
+        .with_ttl(request.ttl_ms.map(Duration::from_millis))
+        .with_if_exists(if_exists)
+        .with_batch_rows(request.batch_size)
+        .with_control(control.clone());
+    let batches = import_batches(frame)?;
+    let client = server.client(py)?;
+    let writing = async move { write::write_hashes(&client, &batches, &request).await };
+    let (result, raised) = wait_stopping(py, None, || control.stop(), writing)?;
+    Ok(Outcome::new(py, result.map(Written::of_rows), raised))
 }

@@ -4,6 +4,7 @@ mod ask;
 mod atomic;
 mod converse;
 mod encode;
+mod hashes;
 mod memory;
 mod outcome;
 mod pipeline;
@@ -13,6 +14,7 @@ mod text;
 mod under_way;
 mod writer;
 
+pub use hashes::{HashRequest, IfExists, write_hashes};
 pub use outcome::{WriteFailure, Written};
 pub use request::{NullTexts, Trim, WriteControl, WriteRequest};
 pub use writer::write;

@@ -16,6 +16,11 @@ pub struct Written {
 }
 
 impl Written {
+    /// So many rows, which have no IDs.
+    pub(crate) fn of_rows(rows: usize) -> Written {
+        Ids::with_capacity(0).count(rows)
+    }
+
     /// The entry ID of each row; null where the row is not in.
     pub fn ids(&self) -> &StringViewArray {
         &self.ids
@@ -115,6 +120,11 @@ impl Ids {
     /// How many rows have an ID.
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// So many rows, which have no IDs.
+    pub(super) fn count(mut self, rows: usize) -> Written {
+        Written { ids: self.builder.finish(), rows }
     }
 
     /// The IDs of so many rows in all.

@@ -581,7 +581,7 @@ fn field_names(batch: &RecordBatch, request: &WriteRequest) -> Vec<String> {
     names.filter(|name| Some(*name) != id && Some(*name) != key).cloned().collect()
 }
 
-fn column<'a>(
+pub(super) fn column<'a>(
     batch: &'a RecordBatch,
     name: &str,
 ) -> Result<(&'a Field, &'a arrow_array::ArrayRef)> {
