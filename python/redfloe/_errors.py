@@ -80,8 +80,8 @@ class WriteError(RedfloeError):
         The entry ID of each row, null where the row is not in: ``df.filter(error.ids.is_null())``
         are the rows to write again.
     first_row : int
-        The row that `ids` begins with: 0, but for `sink_stream` and `StreamProducer`, which know only
-        the IDs of their last batch.
+        The row that `ids` begins with: 0, but for `sink_stream` and `StreamProducer`, which know
+        only the IDs of their last batch.
     """
 
     rows_written: int = 0

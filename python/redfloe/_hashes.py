@@ -54,8 +54,8 @@ def write_hashes(
     key_prefix : str or bytes, default ""
         What each key begins with.
     ttl : float or timedelta, optional
-        How long the hashes live, in seconds (PEXPIRE). By default without end; a hash that is merged
-        keeps the time that it has.
+        How long the hashes live, in seconds (PEXPIRE). By default without end; a hash that is
+        merged keeps the time that it has.
     if_exists : {"replace", "merge", "fail"}, default "replace"
         What to do where the hash exists: write it anew; set the row's fields, remove those that are
         null in the row, and leave all others; or refuse.

@@ -130,8 +130,8 @@ def _batches(lf: pl.LazyFrame, chunk_size: int) -> Iterator[Iterator[pl.DataFram
     """Run the query, and stop it where the block is left early."""
     if not hasattr(lf, "collect_batches"):
         msg = (
-            "sink_stream needs Polars 1.34, whose streaming engine gives batches; collect the query "
-            "and write it with write_stream"
+            "sink_stream needs Polars 1.34, whose streaming engine gives batches; collect the "
+            "query and write it with write_stream"
         )
         raise RuntimeError(msg)
     batches = lf.collect_batches(chunk_size=chunk_size, maintain_order=True, lazy=True)

@@ -1,6 +1,5 @@
 """Writing frames into streams."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, TypeAlias
@@ -226,6 +225,8 @@ async def _in_background(
     start: Callable[[Callable[[_core.Outcome], object]], _core.Writing],
 ) -> _core.Outcome:
     """Wait for a write; where the wait is cancelled, stop it and wait for its end."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[_core.Outcome] = loop.create_future()
 
