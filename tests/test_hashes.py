@@ -139,7 +139,7 @@ def test_a_key_that_occurs_twice(any_server: Server, client: redis.Redis) -> Non
     frame = pl.DataFrame({"key": ["a", "a"], "x": [1, 2]})
     for if_exists in ("replace", "fail"):
         with pytest.raises(ValueError, match="'a' occurs in several rows"):
-            write_hashes(any_server.url, frame, key_column="key", if_exists=if_exists)  # type: ignore[arg-type]
+            write_hashes(any_server.url, frame, key_column="key", if_exists=if_exists)
     write_hashes(any_server.url, frame, key_column="key", if_exists="merge")
     assert hashes(client, "a") == [{b"x": b"2"}]
 
@@ -160,7 +160,7 @@ def test_a_lost_connection(
                 quick(proxy.url),
                 FRAME,
                 key_column="key",
-                if_exists=if_exists,  # type: ignore[arg-type]
+                if_exists=if_exists,
                 batch_size=2,
             )
         assert hashes(client, *"abc") == EXPECTED

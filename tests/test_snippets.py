@@ -76,10 +76,9 @@ class Run:
         if len(self.frames) == 2:
             raise StopIteration
 
-    def sensor(self) -> dict[bytes, bytes]:
+    def sensor(self) -> Any:
         """Give the aggregates of the sensor."""
-        stats: Any = self._client.hgetall("sensor:stats:north")
-        return stats
+        return self._client.hgetall("sensor:stats:north")
 
     def stop_when_stored(self) -> None:
         """Stop an endless loop, as a user does with Ctrl-C, once it has stored something."""

@@ -46,8 +46,9 @@ def stored(client: redis.Redis, stream: str) -> list[int]:
     return [int(fields[b"n"]) for _, fields in found]
 
 
-def check(error: WriteError | OutcomeUnknownError, client: redis.Redis, stream: str) -> None:
+def check(error: redfloe.RedfloeError, client: redis.Redis, stream: str) -> None:
     """Compare what an error says with what the stream holds."""
+    assert isinstance(error, WriteError | OutcomeUnknownError)
     found: Any = client.xrange(stream)
     there = {entry_id.decode(): int(fields[b"n"]) for entry_id, fields in found}
     assert error.ids is not None

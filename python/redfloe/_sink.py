@@ -79,9 +79,7 @@ def sink_stream(
     >>> redfloe.sink_stream(url, lf, "even")
     3
     """
-    if not isinstance(lf, pl.LazyFrame):
-        msg = f"lf must be a polars LazyFrame, not {type(lf).__name__}"
-        raise TypeError(msg)
+    _check(lf)
 
     def make(frame: pl.DataFrame) -> Write:
         return make_write(
@@ -119,6 +117,12 @@ def sink_stream(
             if progress is not None:
                 progress(rows)
     return rows
+
+
+def _check(lf: object) -> None:
+    if not isinstance(lf, pl.LazyFrame):
+        msg = f"lf must be a polars LazyFrame, not {type(lf).__name__}"
+        raise TypeError(msg)
 
 
 def _later(progress: Callable[[int], object], rows_before: int) -> Callable[[int], object]:

@@ -17,6 +17,7 @@ pub struct Written {
 
 impl Written {
     /// So many rows, which have no IDs.
+    #[cfg(feature = "python")]
     pub(crate) fn of_rows(rows: usize) -> Written {
         Ids::with_capacity(0).count(rows)
     }

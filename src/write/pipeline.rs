@@ -140,6 +140,10 @@ impl<'r> Pipeline<'r> {
     fn fill(&mut self) {
         /// A system call's worth, and small enough that answers are looked at often.
         const AHEAD: usize = 128 * 1024;
+        // Not a few rows whenever a few are answered: the server has enough to do meanwhile.
+        if self.way.waiting() > self.window - self.window / 8 {
+            return;
+        }
         while !self.exhausted
             && self.way.unsent() < AHEAD
             && self.way.waiting() < self.window

@@ -196,7 +196,7 @@ impl Rows {
     /// end.
     pub(super) fn next(&mut self, rows: usize, bytes: usize) -> Option<Chunk> {
         let mut chunk = Chunk::default();
-        chunk.bytes.reserve(bytes.min(1 << 20) + 4096);
+        chunk.bytes.reserve(bytes.min(rows.saturating_mul(256)) + 1024);
         while chunk.rows.len() < rows && chunk.bytes.len() < bytes {
             let Some(frame) = self.frames.get(self.frame) else {
                 break;
