@@ -46,6 +46,6 @@ pub use read::{
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{
-    HashRequest, IfExists, NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written,
-    write, write_hashes,
+    Failed, HashRequest, IfExists, NullTexts, Producer, ProducerOptions, Trim, WriteControl,
+    WriteFailure, WriteRequest, Written, write, write_hashes,
 };

@@ -19,6 +19,7 @@ from redfloe._errors import (
 from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
+from redfloe._producer import AsyncStreamProducer, StreamProducer
 from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
 from redfloe._sink import sink_stream
@@ -26,6 +27,7 @@ from redfloe._write import write_stream, write_stream_async
 
 __all__ = [
     "AsyncBatchIterator",
+    "AsyncStreamProducer",
     "AuthenticationError",
     "BatchIterator",
     "DataLossError",
@@ -40,6 +42,7 @@ __all__ = [
     "RedisTimeoutError",
     "ResponseError",
     "SchemaError",
+    "StreamProducer",
     "StreamReader",
     "WriteError",
     "WrongTypeError",

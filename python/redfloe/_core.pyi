@@ -13,6 +13,7 @@ __all__ = [
     "BatchReader",
     "Outcome",
     "Pending",
+    "Producer",
     "RecordBatch",
     "RedisConnection",
     "StreamReader",
@@ -154,6 +155,27 @@ class Outcome:
     @property
     def raised(self) -> BaseException | None: ...
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+
+@final
+class Producer:
+    """Takes entries and writes them in the background."""
+
+    def __new__(
+        cls,
+        server: str | RedisConnection,
+        request: WriteRequest,
+        linger_ms: int,
+        batch_size: int,
+        buffer_bytes: int,
+        max_age_ms: int | None,
+    ) -> Producer: ...
+    @property
+    def rows_written(self) -> int: ...
+    def send(self, fields: list[tuple[bytes, bytes]]) -> bool: ...
+    def send_frame(self, frame: ArrowStream) -> bool: ...
+    def failure(self) -> tuple[Outcome, int, int] | None: ...
+    def wait(self, what: str) -> None: ...
+    def start_wait(self, what: str, done: Callable[[], object]) -> None: ...
 
 @final
 class Writing:

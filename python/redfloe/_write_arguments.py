@@ -36,7 +36,7 @@ class WriteRequest(TypedDict):
 
     stream: bytes | None
     stream_column: str | None
-    fields: list[str]
+    fields: list[str] | None
     id_column: str | None
     timestamp_column: str | None
     null_text: str | None

@@ -4,6 +4,7 @@ mod arrow;
 mod batches;
 mod connection;
 mod error;
+mod producer;
 mod read;
 mod stream_reader;
 mod wait;
@@ -21,6 +22,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<batches::Pending>()?;
     module.add_class::<stream_reader::StreamReader>()?;
+    module.add_class::<producer::Producer>()?;
     module.add_class::<write::Outcome>()?;
     module.add_class::<write::Writing>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;

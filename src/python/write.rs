@@ -25,7 +25,8 @@ use crate::write::{
 pub(crate) struct Request {
     stream: Option<Vec<u8>>,
     stream_column: Option<String>,
-    fields: Vec<String>,
+    /// `None`: all columns.
+    fields: Option<Vec<String>>,
     id_column: Option<String>,
     timestamp_column: Option<String>,
     null_text: Option<String>,
@@ -42,7 +43,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn write_request(self) -> Result<WriteRequest> {
+    pub(super) fn write_request(self) -> Result<WriteRequest> {
         let request = match (self.stream, &self.stream_column) {
             (Some(stream), _) => WriteRequest::new(stream),
             (None, Some(column)) => WriteRequest::to_streams_of(column),
@@ -63,7 +64,7 @@ impl Request {
             None => request.with_id_column(self.id_column.as_deref()),
         };
         Ok(request
-            .with_fields(Some(self.fields))
+            .with_fields(self.fields)
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
             .with_trim(trim)
             .with_no_make_stream(self.nomkstream)
@@ -100,16 +101,24 @@ impl Outcome {
     ) -> Outcome {
         match result {
             Ok(written) => Outcome { written, row: None, unknown: (0, 0), error: None, raised },
-            Err(failure) => {
-                let unknown = failure.unknown();
-                Outcome {
-                    row: failure.row(),
-                    unknown: (unknown.start, unknown.end),
-                    error: Some(exception(py, failure.error())),
-                    written: failure.into_written(),
-                    raised,
-                }
-            }
+            Err(failure) => Outcome::of_failure(py, &failure, raised),
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn of_failure(
+        py: Python<'_>,
+        failure: &WriteFailure,
+        raised: Option<PyErr>,
+    ) -> Outcome {
+        let unknown = failure.unknown();
+        Outcome {
+            written: failure.written().clone(),
+            row: failure.row(),
+            unknown: (unknown.start, unknown.end),
+            error: Some(exception(py, failure.error())),
+            raised,
         }
     }
 }

@@ -106,7 +106,7 @@ pub async fn write_hashes(
     batches: &[RecordBatch],
     request: &HashRequest,
 ) -> Result<usize, WriteFailure> {
-    let nothing = |error| failure(error, 0, None, 0..0);
+    let nothing = |error| WriteFailure::before_the_first(error, 0);
     let mut hashes = Vec::with_capacity(batches.len());
     let mut total = 0;
     for batch in batches {

@@ -8,6 +8,7 @@ mod hashes;
 mod memory;
 mod outcome;
 mod pipeline;
+mod producer;
 mod request;
 mod rows;
 mod text;
@@ -16,5 +17,6 @@ mod writer;
 
 pub use hashes::{HashRequest, IfExists, write_hashes};
 pub use outcome::{WriteFailure, Written};
+pub use producer::{Failed, Producer, ProducerOptions};
 pub use request::{NullTexts, Trim, WriteControl, WriteRequest};
 pub use writer::write;

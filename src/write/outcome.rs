@@ -43,6 +43,14 @@ pub struct WriteFailure {
 }
 
 impl WriteFailure {
+    /// None of so many rows was sent; the error's context may name the row that is to blame.
+    pub(super) fn before_the_first(error: Error, total: usize) -> Self {
+        let row = error.context().iter().find(|(name, _)| *name == "row");
+        let row = row.and_then(|(_, row)| row.parse().ok());
+        let written = Ids::with_capacity(0).finish(total);
+        WriteFailure { error, written, row, unknown: 0..0 }
+    }
+
     /// Why.
     pub fn error(&self) -> &Error {
         &self.error
@@ -51,11 +59,6 @@ impl WriteFailure {
     /// What became of the rows, as far as it is known: those with an ID are in.
     pub fn written(&self) -> &Written {
         &self.written
-    }
-
-    /// The rows alone.
-    pub fn into_written(self) -> Written {
-        self.written
     }
 
     /// The first row that is not in.

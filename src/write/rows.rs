@@ -1,6 +1,6 @@
 //! Rows to XADD commands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, TimeUnit};
@@ -100,9 +100,41 @@ pub(super) enum RowId {
     Milliseconds(u64),
 }
 
+/// One entry that was not a row of a batch: how many words its fields take, and these.
+#[derive(Debug)]
+pub(super) struct Entry {
+    words: usize,
+    packed: Vec<u8>,
+}
+
+impl Entry {
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) without a field.
+    pub(super) fn new<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Entry> {
+        let mut entry = Entry { words: 0, packed: Vec::new() };
+        for (name, value) in fields {
+            push_bulk(name, &mut entry.packed);
+            push_bulk(value, &mut entry.packed);
+            entry.words += 2;
+        }
+        match entry.words {
+            0 => Err(Error::invalid("no field has a value, and an entry needs one")),
+            _ => Ok(entry),
+        }
+    }
+
+    /// The bytes of its fields.
+    pub(super) fn len(&self) -> usize {
+        self.packed.len()
+    }
+}
+
 /// Turns batches into commands, in order.
 pub(super) struct Rows {
     frames: Vec<Frame>,
+    /// What is written instead, where there are no frames.
+    entries: VecDeque<Entry>,
     pub(super) keys: Keys,
     /// What follows `*N\r\n` up to the ID, for each key.
     prefixes: Vec<Vec<u8>>,
@@ -144,6 +176,29 @@ impl Rows {
             frames.push(Frame::new(batch, request, &mut keys, total)?);
             total += batch.num_rows();
         }
+        let rows = Rows::with(request, keys, frames, VecDeque::new(), total);
+        rows.check_empty()?;
+        rows.check_ids()?;
+        Ok(rows)
+    }
+
+    /// Entries for one stream, with IDs from the server.
+    pub(super) fn of_entries(entries: VecDeque<Entry>, request: &WriteRequest) -> Rows {
+        let mut keys = Keys::default();
+        if let Target::One(key) = &request.stream {
+            keys.add(key);
+        }
+        let total = entries.len();
+        Rows::with(request, keys, Vec::new(), entries, total)
+    }
+
+    fn with(
+        request: &WriteRequest,
+        keys: Keys,
+        frames: Vec<Frame>,
+        entries: VecDeque<Entry>,
+        total: usize,
+    ) -> Rows {
         let options = options(request);
         let mut prefixes = Vec::with_capacity(keys.keys.len());
         for key in keys.iter() {
@@ -153,8 +208,9 @@ impl Rows {
             options.iter().for_each(|option| push_bulk(option, &mut prefix));
             prefixes.push(prefix);
         }
-        let rows = Rows {
+        Rows {
             frames,
+            entries,
             keys,
             prefixes,
             words: 3 + options.len(),
@@ -165,10 +221,7 @@ impl Rows {
             row: 0,
             scratch: Vec::new(),
             skip_empty: request.skip_empty,
-        };
-        rows.check_empty()?;
-        rows.check_ids()?;
-        Ok(rows)
+        }
     }
 
     /// The number of rows in all.
@@ -178,8 +231,8 @@ impl Rows {
 
     /// The number of the row that comes next, if one does.
     pub(super) fn next_number(&self) -> Option<usize> {
-        let frame = self.frames.get(self.frame)?;
-        Some(frame.first + self.row).filter(|number| *number < self.total)
+        let first = self.frames.get(self.frame).map_or(0, |frame| frame.first);
+        Some(first + self.row).filter(|number| *number < self.total)
     }
 
     /// Has the server recognise rows that come twice.
@@ -213,17 +266,11 @@ impl Rows {
                 continue;
             }
             let key = frame.key(row);
-            push_header(b'*', self.words + words, &mut chunk.bytes);
-            if let Some(prefix) = self.prefixes.get(key) {
-                chunk.bytes.extend_from_slice(prefix);
-            }
-            if let Some(producer) = &self.producer {
-                let number = frame.first + row;
-                self.scratch.clear();
-                self.scratch
-                    .extend_from_slice(format!("{:016x}-{number}", producer.nonce).as_bytes());
-                push_bulk(&self.scratch, &mut chunk.bytes);
-            }
+            let number = frame.first + row;
+            self.open_row(number, key, words, &mut chunk.bytes);
+            let Some(frame) = self.frames.get(self.frame) else {
+                break;
+            };
             let own = match frame.id(row) {
                 None => {
                     chunk.bytes.extend_from_slice(b"$1\r\n*\r\n");
@@ -232,15 +279,33 @@ impl Rows {
                 Some(id) => push_id(id, key, self.sequences.as_mut(), &mut chunk.bytes),
             };
             frame.push_fields(row, &mut self.scratch, &mut chunk.bytes);
-            chunk.rows.push(Row {
-                number: frame.first + row,
-                end: chunk.bytes.len(),
-                key,
-                own,
-                answer: Answer::None,
-            });
+            chunk.rows.push(Row { number, end: chunk.bytes.len(), key, own, answer: Answer::None });
+        }
+        while chunk.rows.len() < rows
+            && chunk.bytes.len() < bytes
+            && let Some(entry) = self.entries.pop_front()
+        {
+            let number = self.row;
+            self.row += 1;
+            self.open_row(number, 0, entry.words, &mut chunk.bytes);
+            chunk.bytes.extend_from_slice(b"$1\r\n*\r\n");
+            chunk.bytes.extend_from_slice(&entry.packed);
+            let (end, answer) = (chunk.bytes.len(), Answer::None);
+            chunk.rows.push(Row { number, end, key: 0, own: None, answer });
         }
         (!chunk.rows.is_empty()).then_some(chunk)
+    }
+
+    /// A row's command, up to its ID.
+    #[inline]
+    fn open_row(&mut self, number: usize, key: usize, words: usize, out: &mut Vec<u8>) {
+        push_header(b'*', self.words + words, out);
+        if let Some(prefix) = self.prefixes.get(key) {
+            out.extend_from_slice(prefix);
+        }
+        if let Some(producer) = &self.producer {
+            push_bulk(format!("{:016x}-{number}", producer.nonce).as_bytes(), out);
+        }
     }
 
     /// The first row of each key and its ID, where rows have IDs.

@@ -12,7 +12,7 @@ use super::pipeline::Pipeline;
 use super::request::{IdSource, WriteRequest};
 use super::rows::{Producer, Rows};
 use crate::client::{Client, Session};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
 ///
@@ -34,18 +34,24 @@ pub async fn write(
     request: &WriteRequest,
 ) -> Result<Written, WriteFailure> {
     let total = batches.iter().map(RecordBatch::num_rows).sum();
+    match Rows::new(batches, request) {
+        Ok(rows) => write_rows(client, rows, request).await,
+        Err(error) => Err(WriteFailure::before_the_first(error, total)),
+    }
+}
+
+pub(super) async fn write_rows(
+    client: &Client,
+    mut rows: Rows,
+    request: &WriteRequest,
+) -> Result<Written, WriteFailure> {
+    let total = rows.total();
     let mut session = client.session();
-    let before = |error: Error| WriteFailure {
-        error,
-        written: Ids::with_capacity(0).finish(total),
-        row: None,
-        unknown: 0..0,
-    };
-    let mut rows = Rows::new(batches, request).map_err(before)?;
     if rows.total() == 0 {
         return Ok(Ids::with_capacity(0).finish(0));
     }
-    let memory = prepare(&mut session, &mut rows, request).await.map_err(before)?;
+    let memory = prepare(&mut session, &mut rows, request).await;
+    let memory = memory.map_err(|error| WriteFailure::before_the_first(error, total))?;
     drop(session); // its connection serves the rows
     match request.atomic {
         true => write_atomically(client, rows, request, memory).await,
