@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import latency
 import polars as pl
 import redis
+import writers
 from readers import BOUNDED, CONSUMERS, QUERIES, SOME, Measurement, available
 from workloads import WORKLOADS, Workload
 
@@ -191,6 +192,21 @@ def following(server: Server, rounds: int) -> str:
     )
 
 
+def writing(server: Server, rounds: int) -> str:
+    """Compare writes of a frame with what the server can take."""
+    found = writers.compare(server, rounds, run)
+    measure = [one.seconds for one in found[writers.PIPE]]
+    rows = []
+    for name, measured in found.items():
+        peak, size = measured[-1].peak_bytes, measured[-1].frame_bytes
+        memory = ("", "")
+        if peak is not None and size is not None:
+            memory = f"{peak / 1e6:,.0f} MB", f"{size / 1e6:,.0f} MB"
+        rows.append((name, *walls([one.seconds for one in measured], measure), *memory))
+    head = ("writer", "wall, median (best)", "ratio to `redis-cli`", "peak memory", "the frame's")
+    return table(f"Writing {writers.ROWS:,} rows of 5 fields", head, rows)
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -214,6 +230,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "groups": consuming,
     "many": streaming,
     "latency": following,
+    "write": writing,
     "import": importing,
 }
 

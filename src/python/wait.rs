@@ -73,3 +73,29 @@ pub(crate) fn wait_here<T: Send>(
     py.detach(|| runtime.block_on(future, || look(None)))
         .map_err(|failure| failure.into_exception(py))
 }
+
+/// Runs a future that `stop` brings to an early and orderly end, and waits for that end: what a
+/// signal's handler or `given` raised stops it and comes beside the result. What is raised after
+/// that ends the wait at once.
+pub(crate) fn wait_stopping<T: Send + 'static>(
+    py: Python<'_>,
+    given: Option<Py<PyAny>>,
+    stop: impl Fn() + Send + Sync,
+    future: impl Future<Output = T> + Send + 'static,
+) -> PyResult<(T, Option<PyErr>)> {
+    let mut raised = None;
+    let waited = py.detach(|| {
+        block_on(async { Ok(future.await) }, || match (look(given.as_ref()), &raised) {
+            (Err(Failure::Signal(error)), None) => {
+                stop();
+                raised = Some(error);
+                Ok(())
+            }
+            (looked, _) => looked,
+        })
+    });
+    match waited {
+        Ok(output) => Ok((output, raised)),
+        Err(failure) => Err(failure.into_exception(py)),
+    }
+}

@@ -74,7 +74,7 @@ pub(super) async fn last_generated(
 }
 
 /// A decoder that looks at nothing but IDs.
-pub(super) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
+pub(crate) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
     let schema =
         StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
     Decoder::new(schema, shape)
