@@ -132,18 +132,17 @@ def test_extreme_values_come_back(any_server: Server, stream: str, values: pl.Se
     assert_frame_equal(read_back(any_server.url, stream, frame), frame)
 
 
-#: What Redis can be written and gives back. Categories are never empty texts, and entries have a
-#: field.
+#: What Polars generates for tests; it fails at Int128 in a Struct, so those are added by hand.
 WRITABLE = [
     *(pl.String, pl.Binary, pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Duration),
-    *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
+    *(pl.Int8, pl.Int16, pl.Int32, pl.Int64),
     *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64, pl.Decimal),
     *(pl.List, pl.Array, pl.Struct),
 ]
 
 
 @settings(
-    max_examples=60,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -152,10 +151,16 @@ def test_what_is_written_reads_the_same(server: Server, data: st.DataObject) -> 
     frame: pl.DataFrame = data.draw(
         dataframes(allowed_dtypes=WRITABLE, min_cols=1, max_cols=6, max_size=8, allow_null=True)
     ).with_columns(_always=pl.lit(value=True))
+    large = st.none() | st.integers(-(2**127), 2**127 - 1)
+    integers = data.draw(st.lists(large, min_size=frame.height, max_size=frame.height))
+    wide = pl.Series("_wide", integers, dtype=pl.Int128)
+    frame = frame.with_columns(wide, wide.reshape((-1, 1)).arr.to_list().alias("_wides"))
     size = data.draw(st.integers(1, 10), label="batch_size")
     with server.client() as client:
         client.delete("property")
-    written = write_stream(server.url, frame, "property", batch_size=size)
+    # It has no effect where the server knows no producers.
+    producer = data.draw(st.sampled_from([None, "me"]), label="idempotent")
+    written = write_stream(server.url, frame, "property", batch_size=size, idempotent=producer)
     assert written.len() == frame.height
     assert written.null_count() == 0
     assert_frame_equal(read_back(server.url, "property", frame), frame)
@@ -335,8 +340,9 @@ def test_fields_are_chosen(any_server: Server, client: redis.Redis, stream: str)
 def test_dtypes_without_a_text(stream: str) -> None:
     frames = [
         pl.DataFrame({"x": pl.Series([object()], dtype=pl.Object)}),
-        pl.DataFrame({"x": pl.Series([[1]], dtype=pl.List(pl.UInt128))}),
     ]
+    if hasattr(pl, "UInt128"):  # Polars 1.34
+        frames.append(pl.DataFrame({"x": pl.Series([[1]], dtype=pl.List(pl.UInt128))}))
     for frame in frames:
         with pytest.raises(SchemaError, match=r"'x' has the dtype .*, which no text"):
             write_stream("redis://127.0.0.1:1", frame, stream)

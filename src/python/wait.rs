@@ -75,8 +75,8 @@ pub(crate) fn wait_here<T: Send>(
 }
 
 /// Runs a future that `stop` brings to an early and orderly end, and waits for that end: what a
-/// signal's handler or `given` raised stops it and comes beside the result. What is raised after
-/// that ends the wait at once.
+/// signal's handler or `given` raised stops it and comes beside the result. A second signal ends the
+/// wait at once.
 pub(crate) fn wait_stopping<T: Send + 'static>(
     py: Python<'_>,
     given: Option<Py<PyAny>>,
@@ -85,13 +85,18 @@ pub(crate) fn wait_stopping<T: Send + 'static>(
 ) -> PyResult<(T, Option<PyErr>)> {
     let mut raised = None;
     let waited = py.detach(|| {
-        block_on(async { Ok(future.await) }, || match (look(given.as_ref()), &raised) {
-            (Err(Failure::Signal(error)), None) => {
-                stop();
-                raised = Some(error);
-                Ok(())
+        block_on(async { Ok(future.await) }, || {
+            if raised.is_some() {
+                return look(None);
             }
-            (looked, _) => looked,
+            match look(given.as_ref()) {
+                Err(Failure::Signal(error)) => {
+                    stop();
+                    raised = Some(error);
+                    Ok(())
+                }
+                looked => looked,
+            }
         })
     });
     match waited {

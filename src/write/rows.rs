@@ -231,7 +231,11 @@ impl Rows {
 
     /// The number of the row that comes next, if one does.
     pub(super) fn next_number(&self) -> Option<usize> {
-        let first = self.frames.get(self.frame).map_or(0, |frame| frame.first);
+        let first = match self.frames.get(self.frame) {
+            Some(frame) => frame.first,
+            None if self.entries.is_empty() => return None,
+            None => 0,
+        };
         Some(first + self.row).filter(|number| *number < self.total)
     }
 

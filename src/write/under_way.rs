@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::outcome::Ids;
@@ -43,7 +44,8 @@ pub(super) struct UnderWay {
 /// The commands of some rows, and where they begin.
 struct Sent {
     start: usize,
-    bytes: Vec<u8>,
+    /// Shared with the exchange that sends them, which may be dropped at any time.
+    bytes: Arc<Vec<u8>>,
     since: Option<Instant>,
 }
 
@@ -83,7 +85,7 @@ impl UnderWay {
         }
         self.end += chunk.bytes.len();
         self.rows.extend(chunk.rows);
-        self.chunks.push_back(Sent { start, bytes: chunk.bytes, since: None });
+        self.chunks.push_back(Sent { start, bytes: Arc::new(chunk.bytes), since: None });
     }
 
     /// Rows that are here without an answer.
@@ -130,10 +132,9 @@ impl UnderWay {
         let mut sent = 0;
         let index =
             self.chunks.partition_point(|chunk| chunk.start + chunk.bytes.len() <= self.sent);
-        // Taken out, so that the answers may change the rest meanwhile.
-        let mut chunk = self.chunks.get_mut(index).map(|chunk| {
+        let chunk = self.chunks.get_mut(index).map(|chunk| {
             chunk.since.get_or_insert_with(Instant::now);
-            (chunk.start, std::mem::take(&mut chunk.bytes))
+            (chunk.start, Arc::clone(&chunk.bytes))
         });
         let packed = match &chunk {
             Some((start, bytes)) => {
@@ -143,11 +144,6 @@ impl UnderWay {
             None => &[],
         };
         let received = connection.exchange(packed, &mut sent, &mut Answers(self)).await;
-        if let Some((_, bytes)) = chunk.take()
-            && let Some(chunk) = self.chunks.get_mut(index)
-        {
-            chunk.bytes = bytes;
-        }
         self.sent += sent;
         self.reached = self.reached.max(self.outstanding().end);
         received?;
