@@ -270,7 +270,7 @@ impl GroupReader {
             return Ok(());
         }
         if error.kind() == ErrorKind::NoGroup && self.options.on_lost == OnGroupLost::Recreate {
-            // Somebody may delete it again and again: with pauses, and not for ever.
+            // Somebody may delete it again and again: with pauses.
             self.feed.recover(error.with_retryable(true)).await?;
             return self.recreate().await;
         }
@@ -391,10 +391,10 @@ impl GroupReader {
             }
             // Claims go on: nothing was waited for.
             (0, None) if self.feed.rows() == 0 && deadline.is_some() => {
-                let in_pass = self.claimer.as_ref().is_some_and(Claimer::in_pass);
+                let claims = self.claimer.as_ref().is_some_and(Claimer::has_more);
                 let over =
                     deadline.is_some_and(|deadline| deadline.left_up_to(Self::SLICE).is_zero());
-                Ok(if over && !in_pass { Polled::Nothing } else { Polled::More })
+                Ok(if over && !claims { Polled::Nothing } else { Polled::More })
             }
             (entries, _) if entries < request.count => Ok(Polled::Drained),
             _ => {
@@ -604,6 +604,9 @@ impl GroupReader {
         /// A server that answers nil before the time is over is not asked again at once.
         const PAUSE: Duration = Duration::from_millis(20);
         let left = deadline.map_or(Duration::ZERO, |deadline| deadline.left_up_to(Self::SLICE));
+        if self.claimer.as_ref().is_some_and(Claimer::has_more) {
+            return Ok(Polled::More);
+        }
         if left.is_zero() {
             return Ok(Polled::Nothing);
         }
