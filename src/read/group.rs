@@ -291,6 +291,7 @@ impl GroupReader {
         self.gone.clear();
         self.sent = (0, 0);
         self.seen = EntryId::MIN;
+        self.handed_out = EntryId::MIN;
         self.pending_after = None;
         Ok(())
     }
