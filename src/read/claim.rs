@@ -47,11 +47,13 @@ pub(super) enum Step {
 impl Claimer {
     /// Entries in one step of a pass that is not bounded by a batch.
     const LISTED: u64 = 1_000;
+    /// Between passes, so that new entries can be waited for and the server is not pestered.
+    const SHORTEST: Duration = Duration::from_millis(10);
 
     pub(super) fn new(options: Reclaim) -> Self {
         Claimer {
             min_idle_ms: u64::try_from(options.min_idle.as_millis()).unwrap_or(u64::MAX),
-            interval: options.interval,
+            interval: options.interval.max(Self::SHORTEST),
             method: Method::WithRead,
             due: Instant::now(),
             at: None,
@@ -157,6 +159,7 @@ impl Claimer {
 
     fn end_pass(&mut self) {
         self.at = None;
+        self.others_first = true;
         self.due = Instant::now().checked_add(self.interval).unwrap_or(self.due);
     }
 

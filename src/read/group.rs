@@ -12,7 +12,7 @@ use super::group_options::{GroupOptions, OnGroupLost, OwnPending};
 use super::request::{OnIdle, ReadRequest};
 use super::stats::Watched;
 use crate::admin::create_group_in;
-use crate::client::Client;
+use crate::client::{Client, Retry};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result};
@@ -51,6 +51,8 @@ pub(super) struct GroupReader {
     /// So many of the former and of the latter went along with the request that is under way.
     sent: (usize, usize),
     first_came: Option<Instant>,
+    /// When to create a lost group again, and when to give up.
+    recreations: Retry,
     ended: bool,
 }
 
@@ -97,6 +99,9 @@ impl GroupReader {
             ));
         }
         let shape = ReplyShape::Streams;
+        let mut recreations = Retry::new(client.options());
+        // It takes a connection to learn that the group is lost.
+        recreations.connected();
         Ok(GroupReader {
             feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?,
             ended: request.count == Some(0),
@@ -119,6 +124,7 @@ impl GroupReader {
             gone: Vec::new(),
             sent: (0, 0),
             first_came: None,
+            recreations,
         })
     }
 
@@ -251,6 +257,7 @@ impl GroupReader {
         self.first_came = None;
         self.feed.rewind()?;
         self.again = false;
+        self.recreations.succeeded();
         self.seen = self.handed_out;
         if let AskedFor::OwnPending { after } = &mut self.asked_for {
             *after = self.handed_out;
@@ -266,7 +273,7 @@ impl GroupReader {
         }
         if error.kind() == ErrorKind::NoGroup && self.options.on_lost == OnGroupLost::Recreate {
             // Somebody may delete it again and again: with pauses, and not for ever.
-            self.feed.recover(error.with_retryable(true)).await?;
+            self.recreations.pause(error.with_retryable(true)).await?;
             return self.recreate().await;
         }
         self.feed.recover(error).await?;
@@ -276,7 +283,9 @@ impl GroupReader {
     /// Creates the group again where this consumer stood; its pending entries are no more.
     async fn recreate(&mut self) -> Result<()> {
         let (stream, group) = (&self.request.stream, &self.options.group);
-        let done = self.watched.snapshot().done_up_to.max(self.options.done_up_to);
+        // What is done with could not be acknowledged any more, and is done with all the same.
+        let done = self.watched.snapshot().done_up_to.max(self.done.iter().max().copied());
+        let done = done.max(self.options.done_up_to);
         let session = &mut self.feed.session;
         let start = match (done, self.options.create_at) {
             // In a stream begun anew this consumer has been nowhere yet.
@@ -355,11 +364,14 @@ impl GroupReader {
             self.ask(may_wait).await?;
         }
         let asked = Instant::now();
-        let received = self.feed.receive().await?;
-        // Their replies came before any entry.
-        let (done, gone) = std::mem::take(&mut self.sent);
-        self.are_done(done);
-        self.gone.drain(..gone.min(self.gone.len()));
+        let received = self.feed.receive().await;
+        if self.feed.has_passed_before() {
+            let (done, gone) = std::mem::take(&mut self.sent);
+            self.are_done(done);
+            self.gone.drain(..gone.min(self.gone.len()));
+        }
+        let received = received?;
+        self.recreations.succeeded();
         self.note_rows();
         let Received::End { request, entries } = received else {
             return Ok(Polled::More);
@@ -587,12 +599,12 @@ impl GroupReader {
     ) -> Result<Polled> {
         /// A server that answers nil before the time is over is not asked again at once.
         const PAUSE: Duration = Duration::from_millis(20);
-        if self.claimer.as_ref().is_some_and(Claimer::is_due) {
-            return Ok(Polled::More);
-        }
         let left = deadline.map_or(Duration::ZERO, |deadline| deadline.left_up_to(Self::SLICE));
         if left.is_zero() {
             return Ok(Polled::Nothing);
+        }
+        if self.claimer.as_ref().is_some_and(Claimer::is_due) {
+            return Ok(Polled::More);
         }
         if asked.elapsed() < waited {
             tokio::time::sleep(left.min(PAUSE)).await;
