@@ -25,6 +25,8 @@ pub(super) struct Feed {
     /// A reply was begun and not taken to its end.
     unfinished: bool,
     asked: Option<Asked>,
+    /// The commands that were sent along with the latest request have been answered.
+    passed_before: bool,
     /// The bytes of all replies so far.
     received: u64,
     /// The last ID of the batches that were handed out, and their rows.
@@ -74,6 +76,7 @@ impl Feed {
             page: PageSize::new(),
             unfinished: false,
             asked: None,
+            passed_before: false,
             received: 0,
             delivered: None,
             delivered_rows: 0,
@@ -172,6 +175,11 @@ impl Feed {
         self.unfinished && self.asked.is_none()
     }
 
+    /// Whether the commands that were sent along with the latest request have been answered.
+    pub(super) fn has_passed_before(&self) -> bool {
+        self.passed_before
+    }
+
     /// Whether a reply is under way.
     pub(super) fn is_asked(&self) -> bool {
         self.asked.is_some()
@@ -192,6 +200,7 @@ impl Feed {
         let mut connection = self.session.take_connection().await?;
         // Whoever gives up while this is sent cannot know whether the server has acted on it.
         self.unfinished = true;
+        self.passed_before = false;
         connection.send(&request.command).await?;
         self.asked = Some(Asked { connection, request, entries: 0, bytes: 0 });
         Ok(())
@@ -209,6 +218,7 @@ impl Feed {
             reply.into_value()?;
             asked.request.before -= 1;
         }
+        self.passed_before = true;
         let before = self.decoder.rows();
         let limit = self.bounds.bytes.saturating_sub(self.bytes);
         let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };

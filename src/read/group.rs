@@ -12,7 +12,7 @@ use super::group_options::{GroupOptions, OnGroupLost, OwnPending};
 use super::request::{OnIdle, ReadRequest};
 use super::stats::Watched;
 use crate::admin::create_group_in;
-use crate::client::Client;
+use crate::client::{Client, Retry};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result};
@@ -51,6 +51,8 @@ pub(super) struct GroupReader {
     /// So many of the former and of the latter went along with the request that is under way.
     sent: (usize, usize),
     first_came: Option<Instant>,
+    /// When to create a lost group again, and when to give up.
+    recreations: Retry,
     ended: bool,
 }
 
@@ -97,6 +99,9 @@ impl GroupReader {
             ));
         }
         let shape = ReplyShape::Streams;
+        let mut recreations = Retry::new(client.options());
+        // It takes a connection to learn that the group is lost.
+        recreations.connected();
         Ok(GroupReader {
             feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?,
             ended: request.count == Some(0),
@@ -119,6 +124,7 @@ impl GroupReader {
             gone: Vec::new(),
             sent: (0, 0),
             first_came: None,
+            recreations,
         })
     }
 
@@ -256,6 +262,7 @@ impl GroupReader {
         self.first_came = None;
         self.feed.rewind()?;
         self.again = false;
+        self.recreations.succeeded();
         self.seen = self.handed_out;
         if let AskedFor::OwnPending { after } = &mut self.asked_for {
             *after = self.handed_out;
@@ -270,8 +277,8 @@ impl GroupReader {
             return Ok(());
         }
         if error.kind() == ErrorKind::NoGroup && self.options.on_lost == OnGroupLost::Recreate {
-            // Somebody may delete it again and again: with pauses.
-            self.feed.recover(error.with_retryable(true)).await?;
+            // Somebody may delete it again and again: with pauses, and not for ever.
+            self.recreations.pause(error.with_retryable(true)).await?;
             return self.recreate().await;
         }
         self.feed.recover(error).await?;
@@ -290,6 +297,7 @@ impl GroupReader {
         self.gone.clear();
         self.sent = (0, 0);
         self.seen = EntryId::MIN;
+        self.handed_out = EntryId::MIN;
         self.pending_after = None;
         Ok(())
     }
@@ -365,11 +373,14 @@ impl GroupReader {
             self.ask(may_wait).await?;
         }
         let asked = Instant::now();
-        let received = self.feed.receive().await?;
-        // Their replies came before any entry.
-        let (done, gone) = std::mem::take(&mut self.sent);
-        self.are_done(done);
-        self.gone.drain(..gone.min(self.gone.len()));
+        let received = self.feed.receive().await;
+        if self.feed.has_passed_before() {
+            let (done, gone) = std::mem::take(&mut self.sent);
+            self.are_done(done);
+            self.gone.drain(..gone.min(self.gone.len()));
+        }
+        let received = received?;
+        self.recreations.succeeded();
         self.note_rows();
         let Received::End { request, entries } = received else {
             return Ok(Polled::More);

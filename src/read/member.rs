@@ -16,13 +16,17 @@ const IDS: usize = 100;
 
 /// Gives entries back, or keeps them: those that are this consumer's still. ARGV: group, consumer,
 /// what to do, IDs. XNACK (8.8) gives an entry back at once; before, the entry is made to look idle
-/// for a day.
+/// for a day. An error of the group is given as it is: before 7.0 that of a script has another code.
 const SET_IDLE: &str = r"
 local key, group, consumer, what = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local done = 0
 for i = 4, #ARGV do
   local id = ARGV[i]
-  if #redis.call('XPENDING', key, group, id, id, 1, consumer) > 0 then
+  local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
+  if pending.err then
+    return pending
+  end
+  if #pending > 0 then
     if what == 'keep' then
       redis.call('XCLAIM', key, group, consumer, 0, id, 'JUSTID')
     else
@@ -51,7 +55,11 @@ local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 local moved = 0
 for i = 3, #ARGV, 2 do
   local id = ARGV[i]
-  local pending = redis.call('XPENDING', key, group, id, id, 1, consumer)[1]
+  local found = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
+  if found.err then
+    return found
+  end
+  local pending = found[1]
   if pending then
     local entry = redis.call('XRANGE', key, id, id)[1]
     if entry then

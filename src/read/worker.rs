@@ -12,7 +12,7 @@ use super::stats::Watched;
 use crate::client::{Client, Session};
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// Reads as a member of a group, and moves to the dead-letter stream what cannot be processed.
 pub(super) struct Worker {
@@ -25,11 +25,12 @@ pub(super) struct Worker {
     staged: Option<Staged>,
 }
 
-#[derive(Clone)]
 struct Staged {
     batch: Batch,
-    /// Some of its entries were delivered before.
-    again: bool,
+    /// Some of its entries were delivered before, and have not been counted.
+    uncounted: bool,
+    /// What is to be moved to the dead-letter stream, with the reasons.
+    letters: Vec<(EntryId, String)>,
 }
 
 impl Worker {
@@ -73,17 +74,19 @@ impl Worker {
                 let Some(batch) = self.reader.next().await? else {
                     return Ok(None);
                 };
-                self.staged = Some(Staged { batch, again: self.reader.came_again() });
+                let uncounted = self.reader.came_again();
+                let letters = match self.member.dead_letter {
+                    Some(_) => rejected(&batch),
+                    None => Vec::new(),
+                };
+                self.staged = Some(Staged { batch, uncounted, letters });
             }
-            let Some(Staged { batch, again }) = self.staged.clone() else {
+            // What fails, or is given up half way, is tried again by the next call.
+            self.count().await?;
+            self.move_letters().await?;
+            let Some(Staged { batch, .. }) = self.staged.take() else {
                 return Ok(None);
             };
-            // A batch whose dead letters cannot be written is tried again by the next call.
-            let (batch, letters) = self.make_ready(batch, again).await?;
-            if !letters.is_empty() {
-                self.member.move_to_dead_letter(&mut self.session, &letters).await?;
-            }
-            self.staged = None;
             if !batch.is_empty() {
                 let again = batch.delivery_counts().iter().filter(|count| **count > 1).count();
                 self.member.watched.update(|stats| stats.reclaimed += again as u64);
@@ -93,29 +96,26 @@ impl Worker {
         }
     }
 
-    /// What is to be handed out of a batch, and what is not, with the reasons.
-    async fn make_ready(
-        &mut self,
-        batch: Batch,
-        again: bool,
-    ) -> Result<(Batch, Vec<(EntryId, String)>)> {
-        let mut letters = Vec::new();
-        if self.member.dead_letter.is_some() {
-            let rejected = batch.rejected().iter();
-            letters.extend(rejected.map(|entry| (entry.id, entry.error.to_string())));
-        }
-        if !again {
-            return Ok((batch, letters));
-        }
+    /// Counts the deliveries of the staged batch, and takes those entries out that have had too
+    /// many. Once only: an entry that was moved has no count any more.
+    async fn count(&mut self) -> Result<()> {
+        let Some(Staged { batch, uncounted: true, .. }) = &self.staged else {
+            return Ok(());
+        };
+        let ids = batch.ids().to_vec();
         let counts = match self.count_deliveries {
-            true => self.delivery_counts(batch.ids()).await?,
+            true => self.delivery_counts(&ids).await?,
             false => HashMap::new(),
+        };
+        let Some(staged) = &mut self.staged else {
+            return Ok(());
         };
         let count = |id: &EntryId| counts.get(id).copied().unwrap_or(1);
         let mut rows: Vec<(EntryId, usize)> =
-            batch.ids().iter().enumerate().map(|(row, id)| (*id, row)).collect();
+            ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
         // Claims come in the order of how long they were idle.
         rows.sort_unstable();
+        let mut letters = Vec::new();
         if let Some(most) = self.max_deliveries {
             rows.retain(|(id, _)| {
                 let delivered = count(id);
@@ -127,12 +127,32 @@ impl Worker {
             });
         }
         let rows: Vec<usize> = rows.into_iter().map(|(_, row)| row).collect();
-        let batch = batch.select(&rows)?;
+        let batch = staged.batch.clone().select(&rows)?;
         let counts = match self.count_deliveries {
             true => batch.ids().iter().map(count).collect(),
             false => Vec::new(),
         };
-        Ok((batch.with_delivery_counts(counts), letters))
+        staged.batch = batch.with_delivery_counts(counts);
+        staged.letters.extend(letters);
+        staged.uncounted = false;
+        Ok(())
+    }
+
+    /// Moves the staged dead letters.
+    async fn move_letters(&mut self) -> Result<()> {
+        let letters = match &self.staged {
+            Some(staged) if !staged.letters.is_empty() => &staged.letters,
+            _ => return Ok(()),
+        };
+        match self.member.move_to_dead_letter(&mut self.session, letters).await {
+            // Nothing is pending in a group that is gone: the next read will say so.
+            Err(error) if error.kind() == ErrorKind::NoGroup => {}
+            moved => drop(moved?),
+        }
+        // They are acknowledged already, or have become another consumer's.
+        let ids: Vec<EntryId> = letters.iter().map(|(id, _)| *id).collect();
+        self.member.leave_pending(&ids);
+        Ok(())
     }
 
     /// How often entries have been delivered, as the server knows it.
@@ -146,7 +166,12 @@ impl Worker {
         loop {
             let consumer = Some(self.member.consumer.as_slice());
             let member = self.member.membership();
-            let page = pending(&mut self.session, member, (at, last), PAGE, consumer).await?;
+            let page = pending(&mut self.session, member, (at, last), PAGE, consumer).await;
+            let page = match page {
+                // What came is handed out: the next read will say that the group is gone.
+                Err(error) if error.kind() == ErrorKind::NoGroup => return Ok(counts),
+                page => page?,
+            };
             counts.extend(page.iter().map(|entry| (entry.id, entry.deliveries)));
             match page.last().and_then(|entry| entry.id.successor()) {
                 Some(next) if page.len() as u64 >= PAGE => at = next,
@@ -168,4 +193,9 @@ impl Worker {
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
         self.reader.finish(success && self.staged.is_none()).await
     }
+}
+
+/// The entries that did not fit the schema, with the reasons.
+fn rejected(batch: &Batch) -> Vec<(EntryId, String)> {
+    batch.rejected().iter().map(|entry| (entry.id, entry.error.to_string())).collect()
 }
