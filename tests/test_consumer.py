@@ -12,7 +12,7 @@ import inspect
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 import redis
 from polars.testing import assert_frame_equal

@@ -64,7 +64,7 @@ def claiming(request: pytest.FixtureRequest) -> Server:
 def idle_for(client: redis.Redis, stream: str) -> int:
     """How many milliseconds the entry that has been pending for the shortest time has."""
     found: Any = client.xpending_range(stream, "g", "-", "+", 10_000)
-    return min(one["time_since_delivered"] for one in found)
+    return int(min(one["time_since_delivered"] for one in found))
 
 
 # Reclaim
