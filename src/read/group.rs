@@ -288,11 +288,11 @@ impl GroupReader {
         let done = done.max(self.options.done_up_to);
         let session = &mut self.feed.session;
         let start = match (done, self.options.create_at) {
-            // In a stream begun anew this consumer has been nowhere yet.
-            (Some(done), _) => {
-                let newest = last_generated(session, stream).await?.unwrap_or(EntryId::MIN);
-                GroupStart::Behind(done.min(newest))
-            }
+            (Some(done), _) => match last_generated(session, stream).await? {
+                Some(newest) if newest >= done => GroupStart::Behind(done),
+                // In a stream begun anew this consumer has been nowhere yet.
+                _ => GroupStart::Behind(EntryId::MIN),
+            },
             (None, create_at) => create_at.unwrap_or(GroupStart::Behind(EntryId::MIN)),
         };
         create_group_in(session, stream, group, start, true).await?;
