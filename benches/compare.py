@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import latency
 import polars as pl
 import redis
-from readers import QUERIES, Measurement, available
+import writers
+from readers import BOUNDED, CONSUMERS, QUERIES, SOME, Measurement, available
 from workloads import WORKLOADS, Workload
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ def run_reader(name: str, server: Server, workload: Workload) -> Measurement:
     return Measurement(**json.loads(output))
 
 
-def run_floor(server: Server, workload: Workload) -> Measurement:
-    """Run examples/drain.rs."""
+def run_floor(server: Server, workload: Workload, *of_group: str) -> Measurement:
+    """Run examples/drain.rs: on the stream, or as the member of a group."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     drain = target / "release" / "examples" / "drain"
-    command = [str(drain), f"127.0.0.1:{server.port}", workload.stream]
+    command = [str(drain), f"127.0.0.1:{server.port}", workload.stream, *of_group]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Measurement(float(output.split()[2]))
 
@@ -116,12 +117,41 @@ def querying(server: Server, rounds: int) -> str:
     return table(f"Parts of {workload.title}", head, rows)
 
 
+def consuming(server: Server, rounds: int) -> str:
+    """Compare reads through a group, acknowledged, with the floor of the same commands."""
+    workload = filled(server, "events")
+    floor = "floor (the same commands, drops every byte but the IDs)"
+    seconds: dict[str, list[float]] = {}
+    latest: dict[str, Measurement] = {}
+    for number in range(rounds):
+        for name in (floor, *CONSUMERS):
+            if name == floor:
+                group = f"floor-{number}"
+                with server.client() as client:
+                    client.xgroup_create(workload.stream, group, id="0")
+                    measured = run_floor(server, workload, group, "10000")
+                    client.xgroup_destroy(workload.stream, group)
+            else:
+                measured = run_reader(name, server, workload)
+                if name == list(CONSUMERS)[-1]:
+                    measured = Measurement(measured.seconds * workload.entries / SOME)
+            note(f"groups round {number + 1}: {name}", measured, seconds, latest)
+    rows = []
+    for name, times in seconds.items():
+        peak = latest[name].peak_bytes
+        memory = "" if peak is None else f"{peak / 1e6:,.0f} MB"
+        rows.append((name, *walls(times, seconds[floor]), memory))
+    head = ("consumer", "wall, median (best)", "ratio to the floor", "peak memory")
+    title = f"{workload.title}, through a group in batches of 10,000, acknowledged"
+    return table(title, head, rows)
+
+
 def streaming(server: Server, rounds: int) -> str:
     """State the memory of reads of a stream that is larger than they are allowed to become."""
     del rounds  # minutes each, and it is the memory that counts
     workload = filled(server, "many")
     rows = []
-    for name in list(QUERIES)[-2:]:
+    for name in BOUNDED:
         measured = run_reader(name, server, workload)
         note(f"many: {name}", measured, {}, {})
         peak = (measured.peak_bytes or 0) / 1e6
@@ -162,6 +192,21 @@ def following(server: Server, rounds: int) -> str:
     )
 
 
+def writing(server: Server, rounds: int) -> str:
+    """Compare writes of a frame with what the server can take."""
+    found = writers.compare(server, rounds, run)
+    measure = [one.seconds for one in found[writers.PIPE]]
+    rows = []
+    for name, measured in found.items():
+        peak, size = measured[-1].peak_bytes, measured[-1].frame_bytes
+        memory = ("", "")
+        if peak is not None and size is not None:
+            memory = f"{peak / 1e6:,.0f} MB", f"{size / 1e6:,.0f} MB"
+        rows.append((name, *walls([one.seconds for one in measured], measure), *memory))
+    head = ("writer", "wall, median (best)", "ratio to `redis-cli`", "peak memory", "the frame's")
+    return table(f"Writing {writers.ROWS:,} rows of 5 fields", head, rows)
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -182,8 +227,10 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "events": reading("events"),
     "flights": reading("flights"),
     "queries": querying,
+    "groups": consuming,
     "many": streaming,
     "latency": following,
+    "write": writing,
     "import": importing,
 }
 

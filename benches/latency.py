@@ -100,6 +100,20 @@ def iter_stream(port: int) -> list[float]:
     return took
 
 
+def stream_consumer(port: int) -> list[float]:
+    """redfloe's worker in a group, each batch acknowledged with the next request."""
+    import redfloe
+
+    took: list[float] = []
+    url = f"redis://127.0.0.1:{port}"
+    with redfloe.StreamConsumer(url, STREAM, "group", "worker", schema=SCHEMA) as consumer:
+        for batch in consumer:
+            took += since(batch.frame["sent"].to_list())
+            if len(took) >= ENTRIES:
+                consumer.stop()
+    return took
+
+
 def stream_batches(port: int) -> list[float]:
     """redfloe's asynchronous iterator, to the frame."""
     import redfloe
@@ -119,6 +133,7 @@ def stream_batches(port: int) -> list[float]:
 FOLLOWERS: dict[str, tuple[Callable[[int], list[float]], str]] = {
     "redis-py XREAD loop": (redis_py, "redis-py XREAD loop"),
     "redfloe `iter_stream`": (iter_stream, "redis-py XREAD loop"),
+    "redfloe `StreamConsumer`": (stream_consumer, "redis-py XREAD loop"),
     "redis-py XREAD loop, asyncio": (redis_py_async, "redis-py XREAD loop, asyncio"),
     "redfloe `stream_batches`": (stream_batches, "redis-py XREAD loop, asyncio"),
 }

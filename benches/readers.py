@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import polars as pl
 from workloads import FIRST_EVENT, WORKLOADS, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def read_with_redfloe(url: str, workload: Workload) -> pl.DataFrame:
@@ -47,13 +48,17 @@ def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
     frame = pl.DataFrame(
         {"_id": ids, **columns}, schema=dict.fromkeys(["_id", *columns], pl.String)
     )
+    return frame.with_columns(casts_of(workload)).select("_id", "_ts", *workload.schema)
+
+
+def casts_of(workload: Workload) -> list[pl.Expr]:
+    """Turn text into the workload's dtypes, and IDs into timestamps."""
     casts = [
         pl.col(name) == "true" if dtype == pl.Boolean else pl.col(name).cast(dtype)
         for name, dtype in workload.schema.items()
         if dtype != pl.String
     ]
-    timestamp = pl.col("_id").str.split("-").list.first().cast(pl.Int64).alias("_ts")
-    return frame.with_columns(timestamp, *casts).select("_id", "_ts", *workload.schema)
+    return [pl.col("_id").str.split("-").list.first().cast(pl.Int64).alias("_ts"), *casts]
 
 
 def read_with_polars_redis(url: str, workload: Workload) -> pl.DataFrame:
@@ -109,6 +114,90 @@ def iterate(url: str, workload: Workload) -> pl.DataFrame:
     return frame
 
 
+@contextmanager
+def group_of_its_own(url: str, stream: str) -> Iterator[str]:
+    """A consumer group that has read nothing yet, for one run."""
+    import redis
+
+    name = f"bench-{os.getpid()}-{time.monotonic_ns()}"
+    with redis.Redis.from_url(url) as client:
+        client.xgroup_create(stream, name, id="0", mkstream=True)
+        yield name
+        client.xgroup_destroy(stream, name)
+
+
+def consume(url: str, workload: Workload) -> pl.DataFrame:
+    """redfloe's `StreamConsumer`, each batch acknowledged with the next request."""
+    import redfloe
+
+    frame = pl.DataFrame(schema=workload.schema)
+    with (
+        group_of_its_own(url, workload.stream) as group,
+        redfloe.StreamConsumer(
+            url,
+            workload.stream,
+            group,
+            "worker",
+            schema=workload.schema,
+            batch_size=10_000,
+            on_idle="stop",
+            block_ms=1,
+        ) as consumer,
+    ):
+        for batch in consumer:
+            frame = batch.frame
+    return frame
+
+
+def consume_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
+    """redis-py with hiredis: XREADGROUP, a frame that Polars casts, XACK."""
+    import redis
+
+    frame = pl.DataFrame()
+    with (
+        group_of_its_own(url, workload.stream) as group,
+        redis.Redis.from_url(url, decode_responses=True) as client,
+    ):
+        while reply := client.xreadgroup(group, "worker", {workload.stream: ">"}, count=10_000):
+            [(_, entries)] = reply.items() if isinstance(reply, dict) else reply
+            if isinstance(reply, dict):
+                [entries] = entries
+            columns = {
+                name: [fields.get(name) for _, fields in entries] for name in workload.schema
+            }
+            ids = [entry_id for entry_id, _ in entries]
+            texts = pl.DataFrame(
+                {"_id": ids, **columns}, schema=dict.fromkeys(["_id", *columns], pl.String)
+            )
+            frame = texts.with_columns(casts_of(workload))
+            client.xack(workload.stream, group, *ids)
+    return frame
+
+
+#: Entries of a run that is too slow for all of them.
+SOME = 20_000
+
+
+def consume_one_by_one(url: str, workload: Workload) -> pl.DataFrame:
+    """redis-py as message frameworks use it: ten at a time, a dict and an XACK for each."""
+    import redis
+
+    left = min(SOME, workload.entries)
+    with (
+        group_of_its_own(url, workload.stream) as group,
+        redis.Redis.from_url(url, decode_responses=True) as client,
+    ):
+        while left > 0:
+            reply = client.xreadgroup(group, "worker", {workload.stream: ">"}, count=10)
+            [(_, entries)] = reply.items() if isinstance(reply, dict) else reply
+            if isinstance(reply, dict):
+                [entries] = entries
+            for entry_id, _ in entries:
+                client.xack(workload.stream, group, entry_id)
+            left -= len(entries)
+    return pl.DataFrame()
+
+
 READERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redfloe `read_stream`": read_with_redfloe,
     "redis-py[hiredis] + Polars": read_with_redis_py,
@@ -122,6 +211,13 @@ QUERIES: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "`scan_stream`, group-by in the streaming engine": scan_group_by,
     "`iter_stream`, batches of 10,000": iterate,
 }
+CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "redfloe `StreamConsumer`": consume,
+    "redis-py[hiredis] + Polars, XACK by batch": consume_with_redis_py,
+    "redis-py[hiredis], a dict and an XACK for each": consume_one_by_one,
+}
+#: What must not need more memory for a larger stream.
+BOUNDED = (*list(QUERIES)[-2:], next(iter(CONSUMERS)))
 
 
 def available() -> list[str]:
@@ -141,7 +237,7 @@ class Measurement:
 
 def measure(name: str, url: str, workload: Workload) -> Measurement:
     """Read once. Imports, the connection and the allocator's first steps are not measured."""
-    read = (READERS | QUERIES)[name]
+    read = (READERS | QUERIES | CONSUMERS)[name]
     nothing = Workload("nothing", "", 0, workload.schema, workload.fill)
     read(url, nothing)
     before = resident_bytes()

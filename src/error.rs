@@ -29,13 +29,17 @@ pub enum ErrorKind {
     DataLoss,
     /// Another owner has taken over.
     Fenced,
+    /// Rows were not written; what became of each is known.
+    Write,
+    /// Nobody knows whether some rows were written.
+    OutcomeUnknown,
     /// A defect of this crate. Please report it.
     Internal,
 }
 
 impl ErrorKind {
     /// Every kind, so that a test can prove that each is mapped and provoked.
-    pub const ALL: [ErrorKind; 12] = [
+    pub const ALL: [ErrorKind; 14] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Connection,
         ErrorKind::Timeout,
@@ -47,6 +51,8 @@ impl ErrorKind {
         ErrorKind::Decode,
         ErrorKind::DataLoss,
         ErrorKind::Fenced,
+        ErrorKind::Write,
+        ErrorKind::OutcomeUnknown,
         ErrorKind::Internal,
     ];
 }
@@ -112,6 +118,26 @@ impl Error {
     /// Marks the error as one that time may mend.
     pub fn with_retryable(mut self, retryable: bool) -> Self {
         self.inner.retryable = retryable;
+        self
+    }
+
+    /// The same under another kind.
+    pub(crate) fn into_kind(mut self, kind: ErrorKind) -> Self {
+        self.inner.kind = kind;
+        self
+    }
+
+    /// Keeps the server's error code.
+    pub(crate) fn with_code(mut self, code: &str) -> Self {
+        self.inner.code = Some(code.to_owned());
+        self
+    }
+
+    /// The same under another kind and with another message, which goes before its own.
+    pub(crate) fn reframed(mut self, kind: ErrorKind, message: &str) -> Self {
+        self.inner.kind = kind;
+        self.inner.message = format!("{message}: {}", self.inner.message);
+        self.inner.retryable = false;
         self
     }
 

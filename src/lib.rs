@@ -35,6 +35,7 @@ mod python;
 mod read;
 mod resp;
 mod schema;
+mod write;
 
 pub use admin::{
     ConsumerInfo, GroupInfo, PendingEntry, PendingFilter, StreamInfo, TrimTo, consumer_info,
@@ -51,3 +52,7 @@ pub use read::{
     pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
+pub use write::{
+    Failed, HashRequest, IfExists, NullTexts, Producer, ProducerOptions, Trim, WriteControl,
+    WriteFailure, WriteRequest, Written, write, write_hashes,
+};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import itertools
 import os
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from support.certs import Certificates, make_certificates
+from support.consumers import LOOPS, World
 from support.server import BINARIES, Server, require
 
 _numbers = itertools.count(1)
@@ -88,6 +90,16 @@ def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 
 _SERVER_FIXTURES = ("server", "redis62", "redis70", "redis810", "valkey", "any_server")
+
+
+@pytest.fixture(params=["sync", *LOOPS])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A loop without await, and each event loop: what a `StreamConsumer` may be used in."""
+    if request.param == "sync":
+        yield World(None)
+        return
+    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        yield World(runner)
 
 
 @pytest.fixture

@@ -103,7 +103,9 @@ def docstrings() -> Iterator[doctest.DocTest]:
     parser = doctest.DocTestParser()
     for source in sorted(ROOT.glob("python/redfloe/*.py*")):
         for node in ast.walk(ast.parse(source.read_text())):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            if not isinstance(
+                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            ):
                 continue
             name = getattr(node, "name", "module")
             text = ast.get_docstring(node) or ""

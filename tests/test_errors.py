@@ -17,15 +17,18 @@ from redfloe import (
     DecodeError,
     FencedError,
     NoGroupError,
+    OutcomeUnknownError,
     RedfloeError,
     RedisConnection,
     RedisConnectionError,
     RedisTimeoutError,
     ResponseError,
     SchemaError,
+    WriteError,
     WrongTypeError,
     _core,
     read_stream,
+    write_stream,
 )
 from support.proxy import Proxy
 from support.secrets import raises_discreetly, with_password
@@ -44,6 +47,8 @@ CLASSES: dict[str, type[Exception]] = {
     "Decode": DecodeError,
     "DataLoss": DataLossError,
     "Fenced": FencedError,
+    "Write": WriteError,
+    "OutcomeUnknown": OutcomeUnknownError,
     "Internal": RedfloeError,
 }
 
@@ -59,6 +64,8 @@ BUILTINS: dict[type[RedfloeError], type[Exception]] = {
     DecodeError: ValueError,
     DataLossError: Exception,
     FencedError: Exception,
+    WriteError: Exception,
+    OutcomeUnknownError: Exception,
 }
 
 
@@ -160,6 +167,17 @@ def decode(server: Server) -> None:
     read_stream(server.url, "s", {"n": pl.Int64})
 
 
+def write(server: Server) -> None:
+    server.client().xadd("s", {"a": 1}, id="5-0")
+    write_stream(server.url, pl.DataFrame({"id": ["4-0"], "a": [1]}), "s", id_column="id")
+
+
+def outcome_unknown(server: Server) -> None:
+    with Proxy(server.port) as proxy:
+        proxy.cut_after(0, once_seen=b"XADD")
+        write_stream(proxy.url, pl.DataFrame({"a": [1]}), "s")
+
+
 CAUSES: dict[str, Callable[[Server], None]] = {
     "InvalidArgument": invalid_argument,
     "Connection": connection,
@@ -170,6 +188,8 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "NoGroup": no_group,
     "Schema": schema,
     "Decode": decode,
+    "Write": write,
+    "OutcomeUnknown": outcome_unknown,
 }
 #: Nothing can provoke these yet, but `raise_kind`.
 WITHOUT_CAUSE = {"DataLoss", "Fenced", "Internal"}

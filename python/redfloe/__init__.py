@@ -26,21 +26,28 @@ from redfloe._errors import (
     DecodeError,
     FencedError,
     NoGroupError,
+    OutcomeUnknownError,
     RedfloeError,
     RedisConnectionError,
     RedisTimeoutError,
     ResponseError,
     SchemaError,
+    WriteError,
     WrongTypeError,
 )
 from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
+from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
+from redfloe._producer import AsyncStreamProducer, StreamProducer
 from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
+from redfloe._sink import sink_stream
+from redfloe._write import write_stream, write_stream_async
 
 __all__ = [
     "AsyncBatch",
     "AsyncBatchIterator",
+    "AsyncStreamProducer",
     "AuthenticationError",
     "Batch",
     "BatchIterator",
@@ -54,6 +61,7 @@ __all__ = [
     "LocalServer",
     "MemoryCheckpointStore",
     "NoGroupError",
+    "OutcomeUnknownError",
     "RedfloeError",
     "RedisCheckpointStore",
     "RedisConnection",
@@ -62,7 +70,9 @@ __all__ = [
     "ResponseError",
     "SchemaError",
     "StreamConsumer",
+    "StreamProducer",
     "StreamReader",
+    "WriteError",
     "WrongTypeError",
     "__version__",
     "ack_entries",
@@ -77,8 +87,12 @@ __all__ = [
     "pending_entries",
     "read_stream",
     "scan_stream",
+    "sink_stream",
     "stream_batches",
     "stream_info",
     "stream_reader",
     "trim_stream",
+    "write_hashes",
+    "write_stream",
+    "write_stream_async",
 ]

@@ -21,7 +21,7 @@ NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 Done: TypeAlias = Callable[[int | Exception], object]
 
 #: What a text can stand for.
-_DTYPES = frozenset(
+DTYPES = frozenset(
     (
         *(pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Boolean),
         *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
@@ -117,14 +117,14 @@ def make_request(
         _check_with_group(start_id, end_id, infer_schema=infer_schema)
         start_id = "-"
     everywhere, by_field = _null_values(null_values)
-    id_column = _name(id_column, "id_column")
-    timestamp_column = _name(timestamp_column, "timestamp_column")
-    sequence_column = _name(sequence_column, "sequence_column")
+    id_column = check_name(id_column, "id_column")
+    timestamp_column = check_name(timestamp_column, "timestamp_column")
+    sequence_column = check_name(sequence_column, "sequence_column")
     sample = natural(infer_schema_length, "infer_schema_length")
     return Request(
         stream=as_key(stream, "stream"),
-        start_id=_entry_id(start_id, "start_id", round_up=True),
-        end_id=_entry_id(end_id, "end_id", round_up=False),
+        start_id=entry_id(start_id, "start_id", round_up=True),
+        end_id=entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
         block_ms=_optional(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
@@ -133,7 +133,7 @@ def make_request(
         timestamp_column=timestamp_column if include_timestamp else None,
         sequence_column=sequence_column if include_sequence else None,
         timestamp_type=_timestamp_schema(timestamp_dtype),
-        rescue_column=None if rescue_column is None else _name(rescue_column, "rescue_column"),
+        rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
         on_error=as_text(on_error, "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
@@ -185,7 +185,7 @@ def make_group(
 
 def group_start(value: EntryIdLike, parameter: str) -> str:
     """Give the ID behind which a group begins; a datetime is that of the first entry wanted."""
-    text = _entry_id(value, parameter, round_up=True)
+    text = entry_id(value, parameter, round_up=True)
     if isinstance(value, str) or text == "0":
         return text
     return f"{int(text) - 1}-{2**64 - 1}"
@@ -244,8 +244,8 @@ def make_pending_filter(
     return PendingFilter(
         consumer=None if consumer is None else as_key(consumer, "consumer"),
         min_idle_ms=_optional(min_idle_ms, "min_idle_ms") or 0,
-        start_id=_entry_id(start_id, "start_id", round_up=True),
-        end_id=_entry_id(end_id, "end_id", round_up=False),
+        start_id=entry_id(start_id, "start_id", round_up=True),
+        end_id=entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
     )
 
@@ -271,7 +271,7 @@ def make_trim(
         raise ValueError(msg)
     return Trim(
         maxlen=_optional(maxlen, "maxlen"),
-        minid=None if minid is None else _entry_id(minid, "minid", round_up=True),
+        minid=None if minid is None else entry_id(minid, "minid", round_up=True),
         approximate=bool(approximate),
         limit=_optional(limit, "limit"),
     )
@@ -288,7 +288,7 @@ def as_key(value: object, parameter: str) -> bytes:
     raise TypeError(msg)
 
 
-def _entry_id(value: object, parameter: str, *, round_up: bool) -> str:
+def entry_id(value: object, parameter: str, *, round_up: bool) -> str:
     """Give the ID's text; a datetime stands for its millisecond, and is UTC where it is naive."""
     match value:
         case str():
@@ -312,7 +312,7 @@ def _schema(schema: SchemaLike) -> pl.Schema:
     """Give every dtype as an instance, in an object that exports itself to Arrow."""
     pairs = _pairs(schema)
     for name, dtype in pairs:
-        _name(name, "the schema's field names")
+        check_name(name, "the schema's field names")
         _check_dtype(name, dtype)
     name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
     if times > 1:
@@ -356,7 +356,7 @@ def _check_dtype(field: str, dtype: object) -> None:
     if not isinstance(dtype, DataType | DataTypeClass):
         return
     base = dtype.base_type()
-    if base not in _DTYPES:
+    if base not in DTYPES:
         msg = (
             f"the field {field!r} has the dtype {dtype}, which no text stands for; "
             "read it as pl.String and convert it"
@@ -370,7 +370,7 @@ def _check_dtype(field: str, dtype: object) -> None:
             _check_dtype(field, dtype.inner)
         case pl.Struct():
             for inner in dtype.fields:
-                _name(inner.name, f"the names inside the field {field!r}")
+                check_name(inner.name, f"the names inside the field {field!r}")
                 _check_dtype(f"{field}.{inner.name}", inner.dtype)
 
 
@@ -429,7 +429,7 @@ def positive(value: object, parameter: str) -> int | None:
     return number
 
 
-def _name(value: object, what: str) -> str:
+def check_name(value: object, what: str) -> str:
     name = as_text(value, what)
     if "\0" in name:
         msg = f"{what} must not contain NUL, which ends a column's name in Arrow"

@@ -19,15 +19,25 @@ T = TypeVar("T")
 
 #: Called with the batch's last ID once it is acknowledged.
 Acknowledged = Callable[[str], object]
+Counts = Callable[[], list[int]]
 
 
 class _Rows:
     """Rows of one delivery, and which entries they are."""
 
-    def __init__(self, frame: pl.DataFrame, ids: list[str], counts: list[int]) -> None:
+    def __init__(self, frame: pl.DataFrame, ids: Callable[[], list[str]], counts: Counts) -> None:
         self.frame = frame
-        self._ids = ids
-        self._counts = counts
+        # Many a consumer never looks at them, and text takes time.
+        self._make_ids = ids
+        self._make_counts = counts
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        return self._make_ids()
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return self._make_counts()
 
     @cached_property
     def ids(self) -> pl.Series:
@@ -44,14 +54,14 @@ class _Rows:
         return pl.Series("delivery_count", counts, dtype=pl.UInt64)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self.frame.height
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Give the frame to any library that speaks Arrow's PyCapsule interface."""
         return self.frame.__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        span = f", {self._ids[0]} to {self._ids[-1]}" if self._ids else ""
+        span = f", {self._ids[0]} to {self._ids[-1]}" if len(self) else ""
         return f"{type(self).__name__}({len(self)} entries{span})"
 
     def _own(self, ids: str | Iterable[str] | pl.Series | None) -> list[str]:
@@ -88,8 +98,8 @@ class Batch(_Rows):
     def __init__(
         self,
         frame: pl.DataFrame,
-        ids: list[str],
-        counts: list[int],
+        ids: Callable[[], list[str]],
+        counts: Counts,
         member: _core.Member | None,
         acknowledged: Acknowledged,
     ) -> None:
@@ -183,8 +193,13 @@ class Batch(_Rows):
         return self._part(slice(None, middle)), self._part(slice(middle, None))
 
     def _part(self, rows: slice) -> Batch:
-        ids, counts = self._ids[rows], self._counts[rows]
-        return Batch(self.frame[rows], ids, counts, self._member, self._acknowledged)
+        return Batch(
+            self.frame[rows],
+            lambda: self._ids[rows],
+            lambda: self._counts[rows],
+            self._member,
+            self._acknowledged,
+        )
 
     def leave(self) -> None:
         """Let the rows stay pending when the batch is done with: they are delivered again later.
@@ -217,7 +232,7 @@ class AsyncBatch(_Rows):
     """
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.frame, batch._ids, batch._counts)
+        super().__init__(batch.frame, batch._make_ids, batch._make_counts)
         self._batch = batch
 
     async def ack(self) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import polars as pl
 
@@ -27,12 +26,12 @@ from redfloe._arguments import (
 from redfloe._batch import AsyncBatch, Batch, in_background, in_thread
 from redfloe._checkpoint import CheckpointStore
 from redfloe._core import RedisConnection
-from redfloe._errors import RedfloeError
+from redfloe._errors import CheckpointError, RedfloeError
 from redfloe._follow import AsyncBatches
 from redfloe._retry import Call, ExceptionPolicy, Failed, Retry, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from types import TracebackType
 
     from polars.datatypes import DataType, DataTypeClass
@@ -312,10 +311,11 @@ class StreamConsumer:
         self._counts_deliveries = max_deliveries is not None
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
         self._batches: AsyncBatches | None = None
+        self._member: _core.Member | None = None
         self._open = False
         self._in_hand: str | None = None
         self._restore_signals: Callable[[], object] | None = None
-        self._stopped = threading.Event()
+        self._stopped = False
         self._started = time.monotonic()
 
     # What both worlds share
@@ -324,9 +324,10 @@ class StreamConsumer:
         """End the loop before its next batch, which is not waited for; from any thread.
 
         The batch in hand is finished and acknowledged first. What the server had sent meanwhile
-        stays pending, and comes first when this consumer starts again.
+        stays pending, and comes first when this consumer starts again. Before the loop begins: it
+        ends at once.
         """
-        self._stopped.set()
+        self._stopped = True
         if self._reader is not None:
             self._reader.stop()
 
@@ -358,8 +359,28 @@ class StreamConsumer:
         else:
             request["group"] = request["group"].copy()
             request["group"]["done_up_to"] = checkpoint
+        if checkpoint is not None:
+            try:
+                _core.empty_batch(request)  # all but the checkpoint has been checked before
+            except (ValueError, TypeError) as error:
+                msg = f"the checkpoint {self._checkpoint_name!r} is {checkpoint!r}, no entry ID"
+                raise CheckpointError(msg) from error
         self._started = time.monotonic()
         return request
+
+    def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
+        self._member = reader.member
+        self._open = True
+        if self._stopped:  # before there was anything to stop
+            reader.stop()
+
+    def _end(self) -> None:
+        """Be ready to be entered again."""
+        self._open = False
+        self._stopped = False
+        restore, self._restore_signals = self._restore_signals, None
+        if restore is not None:
+            restore()
 
     def _save(self, entry_id: str) -> None:
         if self._store is not None:
@@ -371,17 +392,22 @@ class StreamConsumer:
         return entry_id
 
     def _batch(self, rows: _core.RecordBatch, member: _core.Member | None) -> Batch:
-        ids = rows.ids()
-        self._in_hand = ids[-1] if self._ack == "on_success" else None
-        return Batch(pl.DataFrame(rows), ids, rows.delivery_counts(), member, self._save)
+        if self._store is not None and self._ack == "on_success":
+            self._in_hand = rows.ids()[-1]
+        return Batch(pl.DataFrame(rows), rows.ids, rows.delivery_counts, member, self._save)
+
+    def _put_down(self, batch: Batch) -> None:
+        """Leave the batch in hand to the next run."""
+        self._in_hand = None
+        if batch._member is not None:
+            batch.leave()
 
     # In a loop
 
     def _blocking(self) -> _core.BatchReader:
         if not self._open:
-            self._stopped.clear()
             self._reader = _core.BatchReader(self._connection, self._resumed(), follow=True)
-            self._open = True
+            self._begin(self._reader)
         if not isinstance(self._reader, _core.BatchReader):
             msg = "this consumer is in use by an event loop; use async with and async for"
             raise RuntimeError(msg)
@@ -390,10 +416,10 @@ class StreamConsumer:
     def __enter__(self) -> Self:
         self._blocking()
         if self._handle_signals:
-            before = {number: signal.getsignal(number) for number in _SIGNALS}
+            before = _signal_handlers()
             for number in before:
                 signal.signal(number, lambda *_: self.stop())
-            self._restore_signals = lambda: [signal.signal(*pair) for pair in before.items()]
+            self._restore_signals = lambda: _set_signal_handlers(before)
         return self
 
     def __exit__(
@@ -404,10 +430,9 @@ class StreamConsumer:
     ) -> None:
         try:
             reader = self._blocking()
-            self._open = False
             self._finish(reader, success=exc is None)
         finally:
-            self._end_signals()
+            self._end()
 
     def _finish(self, reader: _core.BatchReader, *, success: bool) -> None:
         entry_id = self._take_in_hand()
@@ -422,11 +447,6 @@ class StreamConsumer:
         if success and entry_id is not None:
             self._save(entry_id)
 
-    def _end_signals(self) -> None:
-        restore, self._restore_signals = self._restore_signals, None
-        if restore is not None:
-            restore()
-
     def __iter__(self) -> Iterator[Batch]:
         return self
 
@@ -438,7 +458,7 @@ class StreamConsumer:
         rows = reader.next_batch()
         if rows is None:
             raise StopIteration
-        return self._batch(rows, reader.member)
+        return self._batch(rows, self._member)
 
     def run(
         self,
@@ -455,7 +475,8 @@ class StreamConsumer:
         jitter. After the last attempt it is halved again and again, until the entries that fail are
         alone: so the handler may see an entry several times, and must bear that. An entry that
         fails alone goes to the dead-letter stream; with `max_deliveries` it stays pending first, to
-        be delivered so often. Where there is no dead-letter stream the exception is raised.
+        be delivered so often. Where there is no dead-letter stream the exception is raised. `stop`
+        in a pause leaves the batch pending.
 
         Parameters
         ----------
@@ -502,21 +523,30 @@ class StreamConsumer:
                                 except Exception as error:  # noqa: BLE001 - the policy decides
                                     raised = error
                             case Wait(seconds):
-                                self._stopped.wait(seconds)
+                                if self._stops_within(seconds):
+                                    self._put_down(batch)
+                                    break
                             case Failed(part, reason) if self._counts_deliveries:
                                 part.leave()
                             case Failed(part, reason):
                                 part.fail(part.ids, reason)
 
+    def _stops_within(self, seconds: float) -> bool:
+        """Wait so long, or until `stop` is called; say which."""
+        # Not for an Event: a signal's handler that sets it may find its lock taken by this thread.
+        end = time.monotonic() + seconds
+        while not self._stopped and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK))
+        return self._stopped
+
     # In an event loop
 
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
-            self._stopped.clear()
             request = await in_thread(self._resumed)
             self._reader = _core.AsyncBatchReader(self._connection, request)
             self._batches = AsyncBatches(self._reader)
-            self._open = True
+            self._begin(self._reader)
         if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):
             msg = "this consumer is in use by a loop without await; use with and for"
             raise RuntimeError(msg)
@@ -528,9 +558,16 @@ class StreamConsumer:
             import asyncio
 
             loop = asyncio.get_running_loop()
-            for number in _SIGNALS:
+            before = _signal_handlers()
+            for number in before:
                 loop.add_signal_handler(number, self.stop)
-            self._restore_signals = lambda: [loop.remove_signal_handler(one) for one in _SIGNALS]
+
+            def restore() -> None:
+                for number in before:
+                    loop.remove_signal_handler(number)
+                _set_signal_handlers(before)
+
+            self._restore_signals = restore
         return self
 
     async def __aexit__(
@@ -541,7 +578,6 @@ class StreamConsumer:
     ) -> None:
         try:
             reader, batches = await self._awaiting()
-            self._open = False
             success = exc is None
             entry_id = self._take_in_hand()
             try:
@@ -555,20 +591,20 @@ class StreamConsumer:
             if success and entry_id is not None:
                 await in_thread(lambda: self._save(entry_id))
         finally:
-            self._end_signals()
+            self._end()
 
     def __aiter__(self) -> AsyncIterator[AsyncBatch]:
         return self
 
     async def __anext__(self) -> AsyncBatch:
-        reader, batches = await self._awaiting()
+        _, batches = await self._awaiting()
         entry_id = self._take_in_hand()
         if entry_id is not None and self._store is not None:
             await in_thread(lambda: self._save(entry_id))
         rows = await batches.next()
         if rows is None:
             raise StopAsyncIteration
-        return AsyncBatch(self._batch(rows, reader.member))
+        return AsyncBatch(self._batch(rows, self._member))
 
     async def run_async(
         self,
@@ -605,8 +641,6 @@ class StreamConsumer:
         >>> asyncio.run(consumer.run_async(handle))
         ['click', 'view']
         """
-        import asyncio
-
         retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
         async with self:
             async for batch in self:
@@ -623,11 +657,22 @@ class StreamConsumer:
                                 except Exception as error:  # noqa: BLE001 - the policy decides
                                     raised = error
                             case Wait(seconds):
-                                await asyncio.sleep(seconds)
+                                if await self._stops_awaiting(seconds):
+                                    self._put_down(batch._batch)
+                                    break
                             case Failed(part, reason) if self._counts_deliveries:
                                 part.leave()
                             case Failed(part, reason):
                                 await part.fail(part.ids, reason)
+
+    async def _stops_awaiting(self, seconds: float) -> bool:
+        """Wait as `_stops_within`; looking, because `stop` may come from any thread."""
+        import asyncio
+
+        end = time.monotonic() + seconds
+        while not self._stopped and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(left, _LOOK))
+        return self._stopped
 
 
 def _connection(url: object) -> RedisConnection:
@@ -647,7 +692,18 @@ def _checked_store(store: object) -> CheckpointStore | None:
     raise TypeError(msg)
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: How often a pause looks for `stop`, in seconds.
+_LOOK = 0.05
+
+
+def _signal_handlers() -> dict[signal.Signals, Any]:
+    return {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+def _set_signal_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        if handler is not None:  # one that was not set from Python
+            signal.signal(number, handler)
 
 
 def _one_of(value: object, parameter: str, *allowed: str) -> None:

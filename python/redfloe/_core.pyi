@@ -5,16 +5,21 @@ from os import PathLike
 from typing import final
 
 from redfloe._arguments import Done, Request
+from redfloe._hashes import HashRequest
+from redfloe._write_arguments import ArrowStream, WriteRequest
 
 __all__ = [
     "AsyncBatchReader",
     "BatchReader",
     "Member",
+    "Outcome",
     "Pending",
+    "Producer",
     "RecordBatch",
     "RedisConnection",
     "Stats",
     "StreamReader",
+    "Writing",
     "__version__",
     "ack_entries",
     "consumer_info",
@@ -30,8 +35,11 @@ __all__ = [
     "raise_kind",
     "read_stream",
     "set_value",
+    "start_write_stream",
     "stream_info",
     "trim_stream",
+    "write_hashes",
+    "write_stream",
 ]
 
 __version__: str
@@ -195,6 +203,53 @@ class Stats:
 
 def get_value(server: str | RedisConnection, key: bytes) -> bytes | None: ...
 def set_value(server: str | RedisConnection, key: bytes, value: bytes) -> None: ...
+
+@final
+class Outcome:
+    """What became of the rows of a write; as an Arrow array, their IDs."""
+
+    @property
+    def rows_written(self) -> int: ...
+    @property
+    def row(self) -> int | None: ...
+    @property
+    def unknown(self) -> tuple[int, int]: ...
+    @property
+    def error(self) -> Exception | None: ...
+    @property
+    def raised(self) -> BaseException | None: ...
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
+
+@final
+class Producer:
+    """Takes entries and writes them in the background."""
+
+    def __new__(
+        cls,
+        server: str | RedisConnection,
+        request: WriteRequest,
+        linger_ms: int,
+        batch_size: int,
+        buffer_bytes: int,
+        max_age_ms: int | None,
+    ) -> Producer: ...
+    @property
+    def rows_written(self) -> int: ...
+    def send(self, fields: list[tuple[bytes, bytes]]) -> bool: ...
+    def send_frame(self, frame: ArrowStream) -> bool: ...
+    def failure(self) -> tuple[Outcome, int, int] | None: ...
+    def wait(self, what: str) -> None: ...
+    def start_wait(self, what: str, done: Callable[[], object]) -> None: ...
+
+@final
+class Writing:
+    """A write in the background."""
+
+    @property
+    def rows_written(self) -> int: ...
+    def stop(self) -> None: ...
+    def abort(self) -> None: ...
+
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]
 ) -> int: ...
@@ -233,3 +288,18 @@ def pin(
 def read_stream(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def infer_schema(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def raise_kind(index: int) -> int: ...
+def start_write_stream(
+    server: str | RedisConnection,
+    frame: ArrowStream,
+    request: WriteRequest,
+    done: Callable[[Outcome], object],
+) -> Writing: ...
+def write_hashes(
+    server: str | RedisConnection, frame: ArrowStream, request: HashRequest
+) -> Outcome: ...
+def write_stream(
+    server: str | RedisConnection,
+    frame: ArrowStream,
+    request: WriteRequest,
+    progress: Callable[[int], object] | None = None,
+) -> Outcome: ...

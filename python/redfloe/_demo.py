@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -42,7 +42,7 @@ def run_demo(url: str | None) -> None:
     try:
         import redis
     except ModuleNotFoundError as error:
-        msg = "redis-py is needed to publish; `pip install 'redfloe[demo]'` brings it"
+        msg = "redis-py is needed to tidy up; `pip install 'redfloe[demo]'` brings it"
         raise DemoError(msg) from error
 
     published = load_flights()
@@ -79,8 +79,8 @@ def _through_redis(url: str, client: redis.Redis, published: pl.DataFrame) -> pl
     schema = published.drop("_id", "_ts").schema
     with _own_key(client) as key:
         start = time.perf_counter()
-        publish(client, key, published)
-        _say(_rate("published", published, start, "redis-py, pipelined"))
+        publish(url, client, key, published)
+        _say(_rate("published", published, start, "redfloe.write_stream"))
 
         start = time.perf_counter()
         read = redfloe.read_stream(url, key, schema=schema, timestamp_dtype=_TIMESTAMP)
@@ -110,20 +110,15 @@ def load_flights() -> pl.DataFrame:
     return flights.select(entry_id, "_ts", pl.exclude("_ts"))
 
 
-def publish(client: redis.Redis, key: str, flights: pl.DataFrame) -> None:
+def publish(url: str, client: redis.Redis, key: str, flights: pl.DataFrame) -> None:
     """Add one entry per row; a null is an absent field."""
-    for batch in flights.drop("_ts").iter_slices(_BATCH):
-        with client.pipeline(transaction=False) as pipeline:
-            for row in batch.iter_rows(named=True):
-                entry_id = row.pop("_id")
-                fields: dict[Any, Any] = {
-                    name: value for name, value in row.items() if value is not None
-                }
-                pipeline.xadd(key, fields, id=entry_id)
-            # Should this process be killed, nobody else removes the key.
-            pipeline.expire(key, _EXPIRY_SECONDS)
-            with _signals_held():
-                pipeline.execute()
+    first, rest = flights.head(1), flights.tail(-1)
+    with _signals_held():
+        redfloe.write_stream(url, first, key, id_column="_id")
+        # Should this process be killed, nobody else removes the key.
+        client.expire(key, _EXPIRY_SECONDS)
+    # Interrupted, it ends when what was sent has arrived: nothing brings the key back afterwards.
+    redfloe.write_stream(url, rest, key, id_column="_id", batch_size=_BATCH)
 
 
 def check_equal(read: pl.DataFrame, published: pl.DataFrame) -> None:
@@ -165,10 +160,7 @@ def _own_key(client: redis.Redis) -> Iterator[str]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM take effect when the block is done.
-
-    A batch that is cut off might reach the server after the clean-up, and the key be there again.
-    """
+    """Let Ctrl-C and SIGTERM take effect when the block is done."""
     held: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _frame: held.append(number))

@@ -5,6 +5,11 @@ whoever writes `except ConnectionError`. Arguments that cannot be right raise pl
 `TypeError`, before any byte is sent.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
 
 class RedfloeError(Exception):
     """The root of redfloe's exceptions.
@@ -64,6 +69,53 @@ class DataLossError(RedfloeError):
 
 class FencedError(RedfloeError):
     """Another worker has taken over what this one owned."""
+
+
+class WriteError(RedfloeError):
+    """Some rows were not written, and it is known which.
+
+    Attributes
+    ----------
+    rows_written : int
+        How many rows are in.
+    row : int or None
+        The first row that is not in.
+    ids : pl.Series or None
+        The entry ID of each row, null where the row is not in: ``df.filter(error.ids.is_null())``
+        are the rows to write again.
+    first_row : int
+        The row that `ids` begins with: 0, but for `sink_stream` and `StreamProducer`, which know
+        only the IDs of their last batch.
+    """
+
+    rows_written: int = 0
+    row: int | None = None
+    ids: "pl.Series | None" = None
+    first_row: int = 0
+
+
+class OutcomeUnknownError(RedfloeError):
+    """Replies were lost, and nobody knows whether some rows were written.
+
+    Attributes
+    ----------
+    rows_written : int
+        How many rows are surely in.
+    unknown : range
+        The rows of which nobody knows. Those behind them are surely not in.
+    row : int or None
+        The first row that is not surely in.
+    ids : pl.Series or None
+        The entry ID of each row, null where the row is not surely in.
+    first_row : int
+        As for `WriteError`.
+    """
+
+    rows_written: int = 0
+    unknown: range = range(0)
+    row: int | None = None
+    ids: "pl.Series | None" = None
+    first_row: int = 0
 
 
 # Where users find them, so that is what a traceback says.

@@ -213,6 +213,66 @@ impl Connection {
         }
     }
 
+    /// Sends what it can of `packed` and gives `sink` what has come of the replies, as soon as
+    /// either is possible; adds to `sent` how many bytes went out, also where it fails then. So
+    /// commands and replies pass each other, and neither side waits until the other has said all.
+    ///
+    /// The sink takes any number of replies. [`Connection::settle`] ends such an exchange.
+    pub(crate) async fn exchange<S: Sink>(
+        &mut self,
+        packed: &[u8],
+        sent: &mut usize,
+        sink: &mut S,
+    ) -> Result<()> {
+        self.check_process()?;
+        self.busy = true;
+        let patience = self.patience;
+        let Connection { socket, buffer, .. } = self;
+        let exchanging = std::future::poll_fn(|context| {
+            let written = match packed {
+                [] => Poll::Pending,
+                _ => Pin::new(&mut *socket).poll_write(context, packed),
+            };
+            if let Poll::Ready(Ok(len)) = written {
+                *sent += len;
+            }
+            // TLS may hold back what it was given.
+            let flushed = Pin::new(&mut *socket).poll_flush(context);
+            let mut buffer = ReadBuf::new(buffer);
+            let read = Pin::new(&mut *socket).poll_read(context, &mut buffer);
+            match (read, written, flushed) {
+                // What a server said before it hung up is worth more than that it did.
+                (Poll::Ready(Ok(())), _, _) => Poll::Ready(match buffer.filled().len() {
+                    0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                    len => Ok(len),
+                }),
+                (Poll::Ready(Err(error)), _, _)
+                | (_, Poll::Ready(Err(error)), _)
+                | (_, _, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (_, Poll::Ready(Ok(_)), _) => Poll::Ready(Ok(0)),
+                _ => Poll::Pending,
+            }
+        });
+        let received = match timeout(patience, exchanging).await {
+            Ok(received) => received.map_err(lost)?,
+            Err(_) => return Err(silent("answer", patience)),
+        };
+        let mut unread = self.buffer.get(..received).unwrap_or_default();
+        while !unread.is_empty() {
+            let taken = sink.decode(unread)?;
+            unread = unread.get(taken..).unwrap_or_default();
+            if taken == 0 {
+                return Err(Error::protocol("more replies came than commands were sent"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every reply of an exchange has come: the connection may serve others again.
+    pub(crate) fn settle(&mut self) {
+        self.busy = false;
+    }
+
     /// Whether the connection can serve another request: nothing is owed, nothing is left over,
     /// and the server has not hung up.
     pub(crate) fn is_reusable(&mut self) -> bool {

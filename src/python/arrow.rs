@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::ffi::FFI_ArrowArray;
-use arrow_array::{Array, StructArray};
+use arrow_array::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{Array, RecordBatch as ArrowBatch, StringViewArray, StructArray};
 use arrow_schema::ffi::{FFI_ArrowSchema, Flags};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
 use pyo3::exceptions::PyTypeError;
@@ -82,6 +83,72 @@ impl RecordBatch {
                 PyCapsule::new_with_value(py, array, c"arrow_array")?,
             ],
         )
+    }
+}
+
+/// The IDs of rows that were written, as an array of text.
+pub(super) fn export_ids<'py>(
+    py: Python<'py>,
+    ids: &StringViewArray,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let field = Field::new("", DataType::Utf8View, true);
+    let schema = export_field(&field).map_err(|error| internal(py, error))?;
+    let array = FFI_ArrowArray::new(&ids.to_data());
+    PyTuple::new(
+        py,
+        [
+            PyCapsule::new_with_value(py, schema, c"arrow_schema")?,
+            PyCapsule::new_with_value(py, array, c"arrow_array")?,
+        ],
+    )
+}
+
+/// The batches of an object with `__arrow_c_stream__`, such as a `polars.DataFrame`.
+pub(super) fn import_batches(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {
+    let py = frame.py();
+    let capsule = frame.call_method0("__arrow_c_stream__")?.cast_into::<PyCapsule>()?;
+    let pointer = capsule.pointer_checked(Some(c"arrow_array_stream"))?;
+    // SAFETY: a capsule of this name holds a valid ArrowArrayStream, says the PyCapsule interface.
+    // What is moved out leaves a released one behind, which the capsule's destructor knows.
+    let mut stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr().cast()) };
+    let unreadable = |what: &str| PyTypeError::new_err(format!("the frame's {what} is unreadable"));
+    let (Some(get_schema), Some(get_next)) = (stream.get_schema, stream.get_next) else {
+        return Err(unreadable("Arrow stream, which was consumed already,"));
+    };
+    let mut schema = FFI_ArrowSchema::empty();
+    // SAFETY: the stream was not released; it writes a schema or returns an error.
+    if unsafe { get_schema(&mut stream, &mut schema) } != 0 || schema.format() != "+s" {
+        return Err(unreadable("schema"));
+    }
+    let mut fields = Vec::new();
+    for child in schema.children() {
+        fields.push(import_field(child).map_err(|error| {
+            let name = child.name().unwrap_or_default();
+            let message = format!(
+                "the column {name:?} has a dtype that no text stands for; cast it or leave it out"
+            );
+            exception(py, &Error::new(ErrorKind::Schema, message).with_source(error))
+        })?);
+    }
+    let fields = Fields::from(fields);
+    let mut batches = Vec::new();
+    loop {
+        let mut array = FFI_ArrowArray::empty();
+        // SAFETY: as above; the array it writes is of the schema that it gave.
+        if unsafe { get_next(&mut stream, &mut array) } != 0 {
+            return Err(unreadable("next batch"));
+        }
+        if array.is_released() {
+            return Ok(batches);
+        }
+        // Polars exports categories without any as a dictionary that cannot be imported.
+        if array.is_empty() {
+            continue;
+        }
+        // SAFETY: the array is of this type; only 128-bit integers are called decimals.
+        let data = unsafe { from_ffi_and_data_type(array, DataType::Struct(fields.clone())) };
+        let data = data.map_err(|error| internal(py, error))?;
+        batches.push(ArrowBatch::from(StructArray::from(data)));
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Decode => Some("DecodeError"),
         ErrorKind::DataLoss => Some("DataLossError"),
         ErrorKind::Fenced => Some("FencedError"),
+        ErrorKind::Write => Some("WriteError"),
+        ErrorKind::OutcomeUnknown => Some("OutcomeUnknownError"),
         ErrorKind::Internal => Some("RedfloeError"),
     }
 }

@@ -6,9 +6,11 @@ mod batches;
 mod connection;
 mod error;
 mod member;
+mod producer;
 mod read;
 mod stream_reader;
 mod wait;
+mod write;
 
 use pyo3::prelude::*;
 
@@ -24,6 +26,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<member::Member>()?;
     module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
+    module.add_class::<producer::Producer>()?;
+    module.add_class::<write::Outcome>()?;
+    module.add_class::<write::Writing>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
@@ -39,6 +44,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::trim_stream, module)?)?;
     module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
     module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
+    module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(write::write_hashes, module)?)?;
+    module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     Ok(())
 }

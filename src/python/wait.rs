@@ -73,3 +73,34 @@ pub(crate) fn wait_here<T: Send>(
     py.detach(|| runtime.block_on(future, || look(None)))
         .map_err(|failure| failure.into_exception(py))
 }
+
+/// Runs a future that `stop` brings to an early and orderly end, and waits for that end: what a
+/// signal's handler or `given` raised stops it and comes beside the result. A second signal ends the
+/// wait at once.
+pub(crate) fn wait_stopping<T: Send + 'static>(
+    py: Python<'_>,
+    given: Option<Py<PyAny>>,
+    stop: impl Fn() + Send + Sync,
+    future: impl Future<Output = T> + Send + 'static,
+) -> PyResult<(T, Option<PyErr>)> {
+    let mut raised = None;
+    let waited = py.detach(|| {
+        block_on(async { Ok(future.await) }, || {
+            if raised.is_some() {
+                return look(None);
+            }
+            match look(given.as_ref()) {
+                Err(Failure::Signal(error)) => {
+                    stop();
+                    raised = Some(error);
+                    Ok(())
+                }
+                looked => looked,
+            }
+        })
+    });
+    match waited {
+        Ok(output) => Ok((output, raised)),
+        Err(failure) => Err(failure.into_exception(py)),
+    }
+}

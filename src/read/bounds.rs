@@ -74,7 +74,7 @@ pub(super) async fn last_generated(
 }
 
 /// A decoder that looks at nothing but IDs.
-pub(super) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
+pub(crate) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
     let schema =
         StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
     Decoder::new(schema, shape)
@@ -108,8 +108,8 @@ impl Lost {
             ),
             Lost::Trimmed { oldest } => format!(
                 "the stream was trimmed past {seen}, up to which it had been read: it begins at \
-                 {oldest} now, and what was between them is lost; to go on with what is there pass \
-                 on_data_loss=\"continue\""
+                 {oldest} now, and what was between them, if anything, is lost; to go on with what \
+                 is there pass on_data_loss=\"continue\""
             ),
         };
         Error::new(ErrorKind::DataLoss, message)

@@ -28,9 +28,11 @@ pub(super) struct Claimer {
     method: Method,
     /// When the next pass begins.
     due: Instant,
+    /// Something can be claimed that the pass which is under way may be past.
+    hurried: bool,
     /// Where the pass that is under way goes on.
     at: Option<EntryId>,
-    /// Entries were claimed, and others come first now.
+    /// Entries were claimed, or a pass is over, and others come first now.
     others_first: bool,
     /// Up to where the pending list was searched for deleted entries, where no claim tells them.
     swept: EntryId,
@@ -47,15 +49,16 @@ pub(super) enum Step {
 impl Claimer {
     /// Entries in one step of a pass that is not bounded by a batch.
     const LISTED: u64 = 1_000;
-    /// Between passes, so that new entries can be waited for and the server is not pestered.
-    const SHORTEST: Duration = Duration::from_millis(10);
+    /// Passes follow one another no faster, or nothing else would be done.
+    const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
     pub(super) fn new(options: Reclaim) -> Self {
         Claimer {
             min_idle_ms: u64::try_from(options.min_idle.as_millis()).unwrap_or(u64::MAX),
-            interval: options.interval.max(Self::SHORTEST),
+            interval: options.interval.max(Self::SHORTEST_INTERVAL),
             method: Method::WithRead,
             due: Instant::now(),
+            hurried: false,
             at: None,
             others_first: false,
             swept: EntryId::MIN,
@@ -90,7 +93,13 @@ impl Claimer {
 
     /// Begins the next pass soon: there is something to be claimed.
     pub(super) fn hurry(&mut self) {
+        self.hurried = true;
         self.due = Instant::now();
+    }
+
+    /// Whether there is more to be claimed than time alone brings.
+    pub(super) fn has_more(&self) -> bool {
+        self.at.is_some() || self.hurried
     }
 
     /// Takes the next older method where the server does not know this one.
@@ -109,13 +118,20 @@ impl Claimer {
         unknown
     }
 
-    /// The next step, or `None` at the end of the pass.
+    /// The next step, for so many entries at most; `None` at the end of the pass.
     pub(super) async fn next_step(
         &mut self,
         session: &mut Session,
         member: Membership<'_>,
+        count: u64,
     ) -> Result<Option<Step>> {
-        let mut at = self.at.unwrap_or(EntryId::MIN);
+        let mut at = match self.at {
+            Some(at) => at,
+            None => {
+                self.hurried = false;
+                EntryId::MIN
+            }
+        };
         self.at = Some(at);
         if self.method != Method::Listed {
             return Ok(Some(Step::From(at)));
@@ -123,7 +139,13 @@ impl Claimer {
         loop {
             let page = pending(session, member, (at, EntryId::MAX), Self::LISTED, None).await?;
             let idle = page.iter().filter(|entry| entry.idle_ms >= self.min_idle_ms);
-            let ids: Vec<EntryId> = idle.map(|entry| entry.id).collect();
+            let mut ids: Vec<EntryId> = idle.map(|entry| entry.id).collect();
+            let most = usize::try_from(count).unwrap_or(usize::MAX).max(1);
+            if ids.len() > most {
+                ids.truncate(most);
+                self.at = ids.last().and_then(|id| id.successor());
+                return Ok(Some(Step::Listed(ids)));
+            }
             let next = page.last().and_then(|entry| entry.id.successor());
             match next.filter(|_| page.len() as u64 >= Self::LISTED) {
                 None if ids.is_empty() => {
@@ -160,7 +182,8 @@ impl Claimer {
     fn end_pass(&mut self) {
         self.at = None;
         self.others_first = true;
-        self.due = Instant::now().checked_add(self.interval).unwrap_or(self.due);
+        let pause = if self.hurried { Duration::ZERO } else { self.interval };
+        self.due = Instant::now().checked_add(pause).unwrap_or(self.due);
     }
 
     /// Acknowledges idle entries that were deleted, which XREADGROUP CLAIM passes over: a part of

@@ -133,9 +133,14 @@ impl GroupReader {
         if self.started {
             return Ok(());
         }
-        let (stream, group) = (&self.request.stream, &self.options.group);
-        if let Some(at) = &self.options.create_at {
-            create_group_in(&mut self.feed.session, stream, group, *at, true).await?;
+        if let Some(at) = self.options.create_at {
+            // A group that was lost while nobody read begins where this consumer stood as well.
+            let start = match self.options.on_lost {
+                OnGroupLost::Raise => at,
+                OnGroupLost::Recreate => self.stood_at().await?,
+            };
+            let (stream, group) = (&self.request.stream, &self.options.group);
+            create_group_in(&mut self.feed.session, stream, group, start, true).await?;
         }
         if self.options.own_pending == OwnPending::Skip {
             self.seen = self.standing().await?.last_delivered;
@@ -282,20 +287,12 @@ impl GroupReader {
 
     /// Creates the group again where this consumer stood; its pending entries are no more.
     async fn recreate(&mut self) -> Result<()> {
+        // What has been processed is done, though nobody takes its acknowledgement any more.
+        let done = self.done.iter().max().copied();
+        self.watched.update(|stats| stats.done_up_to = stats.done_up_to.max(done));
+        let start = self.stood_at().await?;
         let (stream, group) = (&self.request.stream, &self.options.group);
-        // What is done with could not be acknowledged any more, and is done with all the same.
-        let done = self.watched.snapshot().done_up_to.max(self.done.iter().max().copied());
-        let done = done.max(self.options.done_up_to);
-        let session = &mut self.feed.session;
-        let start = match (done, self.options.create_at) {
-            (Some(done), _) => match last_generated(session, stream).await? {
-                Some(newest) if newest >= done => GroupStart::Behind(done),
-                // In a stream begun anew this consumer has been nowhere yet.
-                _ => GroupStart::Behind(EntryId::MIN),
-            },
-            (None, create_at) => create_at.unwrap_or(GroupStart::Behind(EntryId::MIN)),
-        };
-        create_group_in(session, stream, group, start, true).await?;
+        create_group_in(&mut self.feed.session, stream, group, start, true).await?;
         self.done.clear();
         self.gone.clear();
         self.sent = (0, 0);
@@ -303,6 +300,18 @@ impl GroupReader {
         self.handed_out = EntryId::MIN;
         self.pending_after = None;
         Ok(())
+    }
+
+    /// Where a group begins that takes the place of a lost one.
+    async fn stood_at(&mut self) -> Result<GroupStart> {
+        let done = self.watched.snapshot().done_up_to.max(self.options.done_up_to);
+        let Some(done) = done else {
+            return Ok(self.options.create_at.unwrap_or(GroupStart::Behind(EntryId::MIN)));
+        };
+        let newest = last_generated(&mut self.feed.session, &self.request.stream).await?;
+        // In a stream begun anew this consumer has been nowhere yet.
+        let at = newest.filter(|newest| done <= *newest).map_or(EntryId::MIN, |_| done);
+        Ok(GroupStart::Behind(at))
     }
 
     /// What a lost reply held is this consumer's, and has to be read from its pending list.
@@ -391,7 +400,13 @@ impl GroupReader {
                 self.watched.update(|stats| stats.lag = stats.lag.map(|_| 0));
                 self.idle(deadline.as_ref(), asked, waited).await
             }
-            (0, None) if self.feed.rows() == 0 && deadline.is_some() => Ok(Polled::More),
+            // Claims go on: nothing was waited for.
+            (0, None) if self.feed.rows() == 0 && deadline.is_some() => {
+                let claims = self.claimer.as_ref().is_some_and(Claimer::has_more);
+                let over =
+                    deadline.is_some_and(|deadline| deadline.left_up_to(Self::SLICE).is_zero());
+                Ok(if over && !claims { Polled::Nothing } else { Polled::More })
+            }
             (entries, _) if entries < request.count => Ok(Polled::Drained),
             _ => {
                 self.feed.build()?;
@@ -446,7 +461,7 @@ impl GroupReader {
         let Some(claimer) = &mut self.claimer else {
             return Ok(false);
         };
-        let Some(step) = claimer.next_step(&mut self.feed.session, member).await? else {
+        let Some(step) = claimer.next_step(&mut self.feed.session, member, count).await? else {
             return Ok(false);
         };
         let min_idle_ms = claimer.min_idle_ms();
@@ -600,6 +615,9 @@ impl GroupReader {
         /// A server that answers nil before the time is over is not asked again at once.
         const PAUSE: Duration = Duration::from_millis(20);
         let left = deadline.map_or(Duration::ZERO, |deadline| deadline.left_up_to(Self::SLICE));
+        if self.claimer.as_ref().is_some_and(Claimer::has_more) {
+            return Ok(Polled::More);
+        }
         if left.is_zero() {
             return Ok(Polled::Nothing);
         }

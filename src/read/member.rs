@@ -108,6 +108,8 @@ impl Member {
         let session = &mut self.client.session();
         let number = ack::acknowledge(session, &self.stream, &self.group, ids).await;
         let number = number.map_err(|error| self.about(error))?;
+        // Not once more with their batch.
+        self.leave_pending(ids);
         self.watched.update(|stats| {
             stats.acknowledged += number;
             stats.done_up_to = stats.done_up_to.max(ids.iter().max().copied());
@@ -169,12 +171,11 @@ impl Member {
     /// [`WrongType`](crate::ErrorKind::WrongType) where its key is no stream; and as
     /// [`acknowledge`](Member::acknowledge).
     pub async fn dead_letter(&self, entries: &[(EntryId, String)]) -> Result<u64> {
+        // Those that cannot be moved are not to be acknowledged with their batch.
+        self.leave_pending(&entries.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         let session = &mut self.client.session();
         let moved = self.move_to_dead_letter(session, entries).await;
-        let moved = moved.map_err(|error| self.about(error))?;
-        // They are acknowledged already.
-        self.leave_pending(&entries.iter().map(|(id, _)| *id).collect::<Vec<_>>());
-        Ok(moved)
+        moved.map_err(|error| self.about(error))
     }
 
     pub(super) async fn move_to_dead_letter(

@@ -92,6 +92,17 @@ impl Parser {
         Some((name, value))
     }
 
+    /// A bulk string off the front of `input`, if it is there and whole.
+    #[inline]
+    pub(crate) fn next_string<'i>(&mut self, input: &mut &'i [u8]) -> Option<&'i [u8]> {
+        if !self.is_between_values() {
+            return None;
+        }
+        let (string, rest) = bulk_string(input)?;
+        *input = rest;
+        Some(string)
+    }
+
     #[inline]
     fn is_between_values(&self) -> bool {
         matches!(self.state, State::Header) && (self.line.is_empty() || self.line_used)
@@ -351,12 +362,18 @@ mod tests {
         assert_eq!(parser.next_entry(&mut input), None);
         assert_eq!(parser.next_pair(&mut input), Some((&b"name"[..], &b""[..])));
         assert_eq!(input, b"+rest");
+        let mut input = &pair[..];
+        assert_eq!(parser.next_string(&mut input), Some(&b"name"[..]));
+        assert_eq!(parser.next_string(&mut input), Some(&b""[..]));
         for (whole, from) in [(&entry[..], 0), (pair, entry.len())] {
             for cut in 0..whole.len() {
                 let mut input = &bytes[from..from + cut];
                 assert_eq!(parser.next_entry(&mut input), None);
                 assert_eq!(parser.next_pair(&mut input), None);
                 assert_eq!(input.len(), cut);
+                if cut < 10 {
+                    assert_eq!(parser.next_string(&mut input), None);
+                }
             }
         }
         // Within a header or a body, what looks like a beginning is none.

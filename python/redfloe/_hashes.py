@@ -1,0 +1,141 @@
+"""Writing frames into hashes."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal, TypedDict
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import as_key, as_text, positive
+from redfloe._core import RedisConnection
+from redfloe._errors import SchemaError
+from redfloe._write import error_of
+from redfloe._write_arguments import ArrowStream, as_frame, field_names
+
+
+class HashRequest(TypedDict):
+    """How rows become hashes; `src/python/write.rs` has its twin."""
+
+    key_column: str
+    key_prefix: bytes
+    fields: list[str]
+    ttl_ms: int | None
+    if_exists: str
+    batch_size: int
+
+
+def write_hashes(
+    url: str | RedisConnection,
+    df: pl.DataFrame | ArrowStream,
+    *,
+    key_column: str,
+    key_prefix: str | bytes = "",
+    ttl: float | timedelta | None = None,
+    if_exists: Literal["replace", "merge", "fail"] = "replace",
+    fields: Sequence[str] | None = None,
+    batch_size: int = 1_000,
+) -> int:
+    """Write the rows of a DataFrame into Redis hashes, one hash per row.
+
+    That is where aggregates go, for others to look up by key. Each column but the key's is a field,
+    as the text that `read_stream` would take for its dtype; a null is a field that the hash lacks.
+    Each row is written in one step (HSET, in MULTI where it takes more than that; Redis 4.0), and
+    rows are pipelined.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    df : pl.DataFrame, or an object with ``__arrow_c_stream__``
+        The rows.
+    key_column : str
+        The column that names each row's hash.
+    key_prefix : str or bytes, default ""
+        What each key begins with.
+    ttl : float or timedelta, optional
+        How long the hashes live, in seconds (PEXPIRE). By default without end; a hash that is
+        merged keeps the time that it has.
+    if_exists : {"replace", "merge", "fail"}, default "replace"
+        What to do where the hash exists: write it anew; set the row's fields, remove those that are
+        null in the row, and leave all others; or refuse.
+    fields : sequence of str, optional
+        The columns to write, instead of all but the key's.
+    batch_size : int, default 1_000
+        How many rows are sent together.
+
+    Returns
+    -------
+    int
+        How many hashes were written: one for each row.
+
+    Raises
+    ------
+    WriteError
+        The server refused a row, or its hash exists and `if_exists` is "fail". `rows_written` and
+        `row`, the first that is not in, say how far it came; rows behind that one may be in, and
+        "replace" and "merge" can write them again.
+    OutcomeUnknownError
+        With "fail" only: replies were lost. Otherwise rows are sent again, which changes nothing.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError
+        As for `write_stream`.
+    WrongTypeError
+        A key holds something other than a hash; nothing is written.
+    SchemaError
+        A column is missing, or has a dtype that no text stands for; nothing is written.
+    ValueError, TypeError
+        An argument cannot be right, a key is null, or occurs twice and is not merged.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> summary = pl.DataFrame({"sensor": ["a", "b"], "mean": [1.5, 2.0], "count": [3, 4]})
+    >>> redfloe.write_hashes(url, summary, key_column="sensor", key_prefix="sensor:", ttl=3600)
+    2
+    """
+    frame = as_frame(df)
+    if as_text(key_column, "key_column") not in frame.columns:
+        msg = f"there is no column {key_column!r}"
+        raise SchemaError(msg)
+    names = field_names(frame, fields, without={key_column})
+    columns = frame.select([*dict.fromkeys([key_column, *names])])
+    if if_exists != "merge" and columns[key_column].is_duplicated().any():
+        row = columns[key_column].is_duplicated().arg_true()[0]
+        msg = (
+            f"the key {columns[key_column][row]!r} occurs in several rows, of which only one could "
+            f'stay; aggregate them, or pass if_exists="merge" (row: {row})'
+        )
+        raise ValueError(msg)
+    request = HashRequest(
+        key_column=key_column,
+        key_prefix=as_key(key_prefix, "key_prefix"),
+        fields=names,
+        ttl_ms=None if ttl is None else _milliseconds(ttl),
+        if_exists=as_text(if_exists, "if_exists"),
+        batch_size=positive(batch_size, "batch_size") or 1,
+    )
+    outcome = _core.write_hashes(url, columns, request)
+    error = error_of(outcome, with_ids=False)
+    if outcome.raised is not None:
+        raise outcome.raised from error
+    if error is not None:
+        raise error
+    return outcome.rows_written
+
+
+def _milliseconds(ttl: object) -> int:
+    match ttl:
+        case timedelta():
+            millis = ttl // timedelta(milliseconds=1)
+        case bool():
+            millis = 0
+        case int() | float():
+            millis = round(ttl * 1000)
+        case _:
+            msg = f"ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}"
+            raise TypeError(msg)
+    if millis < 1:
+        msg = f"ttl must be at least a millisecond, but is {ttl!r}"
+        raise ValueError(msg)
+    return millis

@@ -1,0 +1,279 @@
+"""Writing frames into streams."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, TypeAlias
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import EntryIdLike
+from redfloe._core import RedisConnection
+from redfloe._errors import OutcomeUnknownError, WriteError
+from redfloe._write_arguments import ArrowStream, NullTexts, Write, make_write
+
+Progress: TypeAlias = Callable[[int], object]
+
+
+def write_stream(
+    url: str | RedisConnection,
+    df: pl.DataFrame | ArrowStream,
+    stream: str | bytes | pl.Expr,
+    *,
+    id_column: str | None = None,
+    timestamp_column: str | None = None,
+    maxlen: int | None = None,
+    minid: EntryIdLike | None = None,
+    approximate: bool = True,
+    limit: int | None = None,
+    nomkstream: bool = False,
+    batch_size: int = 10_000,
+    fields: Sequence[str] | None = None,
+    null_values: NullTexts | None = None,
+    on_empty_row: Literal["raise", "skip"] = "raise",
+    atomic: bool = False,
+    idempotent: str | bytes | None = None,
+    progress: Progress | None = None,
+) -> pl.Series:
+    """Add the rows of a DataFrame to a Redis stream, one entry per row, in order.
+
+    Each column is a field; a null is a field that the entry lacks. Values are written as the text
+    that `read_stream` takes for their dtype, so that reading with the frame's schema gives the
+    frame again. XADD (Redis 5.0) is pipelined, at most `batch_size` rows ahead of the replies.
+
+    What can be refused is refused before the first XADD. After that an error says exactly which
+    rows are in.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    df : pl.DataFrame, or an object with ``__arrow_c_stream__``
+        The rows: a Polars DataFrame, pyarrow Table, DuckDB relation, pandas DataFrame.
+    stream : str, bytes or pl.Expr
+        The stream's key; or an expression that gives each row's, such as
+        ``pl.format("events:{}", "region")``.
+    id_column : str, optional
+        Take the entry IDs from this String column: ``"ms-seq"``, ``"ms"`` for ``"ms-0"``, or
+        ``"ms-*"``. They must increase. By default the server makes them.
+    timestamp_column : str, optional
+        Take the IDs' milliseconds from this Datetime column, or Int64 of milliseconds; they must
+        not decrease. The server adds the sequence number (Redis 7.0; before that redfloe does).
+    maxlen, minid : int; str or datetime, optional
+        Shorten the stream with each entry that is added: to about so many entries (MAXLEN), or to
+        those from about this ID on (MINID, Redis 6.2).
+    approximate : bool, default True
+        Whether *about* is meant, which is much cheaper for the server (``~``).
+    limit : int, optional
+        Remove at most so many entries at a time (LIMIT, Redis 6.2).
+    nomkstream : bool, default False
+        Add nothing to a stream that does not exist (NOMKSTREAM, Redis 6.2): the IDs are null then.
+    batch_size : int, default 10_000
+        How many rows may be under way: sent, and not answered yet.
+    fields : sequence of str, optional
+        The columns to write, in this order. By default all but `id_column`, `timestamp_column`, and
+        the metadata of a read: ``_id``, ``_ts`` and ``_seq``.
+    null_values : str, or mapping of field to str, optional
+        Text to write for a null, in all fields or in some. `read_stream` takes the same.
+    on_empty_row : {"raise", "skip"}, default "raise"
+        What to do with a row of nulls only, which no entry can be: refuse the frame, or leave the
+        row out; its ID is null then.
+    atomic : bool, default False
+        All rows or none, in one transaction (MULTI): nobody sees a part of them.
+    idempotent : str or bytes, optional
+        The name of this producer, for one writer at a time: the server recognises rows that a lost
+        connection had brought it already, so that they can be sent again (XADD IDMP, Redis 8.6; no
+        effect before). Rows with their own IDs do not need it.
+    progress : callable, optional
+        Called with the number of rows that are in, about 20 times a second and at the end.
+
+    Returns
+    -------
+    pl.Series
+        The entry ID of each row, as String, named ``_id``.
+
+    Raises
+    ------
+    WriteError
+        The server refused a row. `rows_written`, `row` and `ids` say which rows are in.
+    OutcomeUnknownError
+        Replies were lost, and nobody knows whether some rows are in: `unknown` says which.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError
+        The server cannot be reached, is silent, or refuses the user; nothing is in.
+    WrongTypeError
+        A key is not a stream; nothing is in.
+    SchemaError
+        There is no column to write, or one has a dtype that no text stands for; nothing is in.
+    ValueError, TypeError
+        An argument, or an ID or row of the frame, cannot be right; nothing is in.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> df = pl.DataFrame({"at": [5, 6], "user": ["ada", "bob"], "value": [1.5, None]})
+    >>> ids = redfloe.write_stream(url, df, "clicks", timestamp_column="at")
+    >>> ids.to_list()
+    ['5-0', '6-0']
+    >>> redfloe.read_stream(url, "clicks", {"user": pl.String, "value": pl.Float64}).rows()
+    [('5-0', 5, 'ada', 1.5), ('6-0', 6, 'bob', None)]
+    """
+    write = make_write(
+        df,
+        stream,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        maxlen=maxlen,
+        minid=minid,
+        approximate=approximate,
+        limit=limit,
+        nomkstream=nomkstream,
+        batch_size=batch_size,
+        fields=fields,
+        null_values=null_values,
+        on_empty_row=on_empty_row,
+        atomic=atomic,
+        idempotent=idempotent,
+    )
+    outcome = _core.write_stream(url, write.frame, write.request, progress)
+    return _finish(outcome, progress)
+
+
+async def write_stream_async(
+    url: str | RedisConnection,
+    df: pl.DataFrame | ArrowStream,
+    stream: str | bytes | pl.Expr,
+    *,
+    id_column: str | None = None,
+    timestamp_column: str | None = None,
+    maxlen: int | None = None,
+    minid: EntryIdLike | None = None,
+    approximate: bool = True,
+    limit: int | None = None,
+    nomkstream: bool = False,
+    batch_size: int = 10_000,
+    fields: Sequence[str] | None = None,
+    null_values: NullTexts | None = None,
+    on_empty_row: Literal["raise", "skip"] = "raise",
+    atomic: bool = False,
+    idempotent: str | bytes | None = None,
+) -> pl.Series:
+    """Add the rows of a DataFrame to a Redis stream: the asynchronous twin of `write_stream`.
+
+    The writing is done by redfloe's own runtime, and the event loop is told when it is done; no
+    thread waits. Where the task is cancelled, no more rows are sent; what became of those under way
+    is known within a second, and the `CancelledError` then has the `WriteError` or
+    `OutcomeUnknownError` as its cause.
+
+    Parameters
+    ----------
+    url, df, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
+        As for `write_stream`.
+    batch_size, fields, null_values, on_empty_row, atomic, idempotent
+        As for `write_stream`.
+
+    Returns
+    -------
+    pl.Series
+        The entry ID of each row, as String, named ``_id``.
+
+    Raises
+    ------
+    WriteError, OutcomeUnknownError
+        As for `write_stream`.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `write_stream`.
+    SchemaError, ValueError, TypeError
+        As for `write_stream`.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import polars as pl
+    >>> import redfloe
+    >>> df = pl.DataFrame({"user": ["ada", "bob"]})
+    >>> len(asyncio.run(redfloe.write_stream_async(url, df, "clicks")))
+    2
+    """
+    write = make_write(
+        df,
+        stream,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        maxlen=maxlen,
+        minid=minid,
+        approximate=approximate,
+        limit=limit,
+        nomkstream=nomkstream,
+        batch_size=batch_size,
+        fields=fields,
+        null_values=null_values,
+        on_empty_row=on_empty_row,
+        atomic=atomic,
+        idempotent=idempotent,
+    )
+    return _finish(await _in_background(partial(_start, url, write)))
+
+
+def _start(
+    url: str | RedisConnection, write: Write, done: Callable[[_core.Outcome], object]
+) -> _core.Writing:
+    return _core.start_write_stream(url, write.frame, write.request, done)
+
+
+async def _in_background(
+    start: Callable[[Callable[[_core.Outcome], object]], _core.Writing],
+) -> _core.Outcome:
+    """Wait for a write; where the wait is cancelled, stop it and wait for its end."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[_core.Outcome] = loop.create_future()
+
+    def end(outcome: _core.Outcome) -> None:
+        if not ended.done():
+            ended.set_result(outcome)
+
+    writing = start(lambda outcome: loop.call_soon_threadsafe(end, outcome))
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError as cancelled:
+        writing.stop()
+        try:
+            outcome = await ended
+        except asyncio.CancelledError:
+            writing.abort()
+            raise
+        raise cancelled from error_of(outcome)
+
+
+def _finish(outcome: _core.Outcome, progress: Progress | None = None) -> pl.Series:
+    """Give the IDs, or raise what the outcome holds."""
+    error = error_of(outcome)
+    if outcome.raised is not None:
+        raise outcome.raised from error
+    if error is not None:
+        raise error
+    if progress is not None:
+        progress(outcome.rows_written)
+    return _ids(outcome)
+
+
+def error_of(
+    outcome: _core.Outcome, *, with_ids: bool = True, first_row: int = 0, rows_before: int = 0
+) -> Exception | None:
+    """Give the exception, with what became of the rows; some may have been written before."""
+    error = outcome.error
+    if isinstance(error, WriteError | OutcomeUnknownError):
+        error.rows_written = rows_before + outcome.rows_written
+        error.ids = _ids(outcome) if with_ids else None
+        error.row = None if outcome.row is None else first_row + outcome.row
+        error.first_row = first_row
+    if isinstance(error, OutcomeUnknownError):
+        first, end = outcome.unknown
+        error.unknown = range(first_row + first, first_row + end)
+    return error
+
+
+def _ids(outcome: _core.Outcome) -> pl.Series:
+    return pl.Series(outcome, dtype=pl.String).alias("_id")

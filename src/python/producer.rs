@@ -1,0 +1,115 @@
+//! `StreamProducer`'s core: entries in, one by one, for threads and for event loops.
+
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::arrow::import_batches;
+use super::connection::Server;
+use super::error::exception;
+use super::wait::wait;
+use super::write::{Outcome, Request};
+use crate::client::spawn;
+use crate::write::{self, ProducerOptions};
+
+/// Takes entries and writes them in the background. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Producer {
+    producer: write::Producer,
+    /// The process whose runtime writes; a forked child has no such worker.
+    process: u32,
+}
+
+impl Producer {
+    fn get(&self) -> PyResult<&write::Producer> {
+        match self.process == std::process::id() {
+            true => Ok(&self.producer),
+            false => Err(PyRuntimeError::new_err(
+                "the producer belongs to the process that this one was forked from; make another",
+            )),
+        }
+    }
+}
+
+#[pymethods]
+impl Producer {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        server: Server,
+        request: Request,
+        linger_ms: u64,
+        batch_size: usize,
+        buffer_bytes: usize,
+        max_age_ms: Option<u64>,
+    ) -> PyResult<Self> {
+        let request = request.write_request().map_err(|error| exception(py, &error))?;
+        let options = ProducerOptions {
+            linger: Duration::from_millis(linger_ms),
+            batch_rows: batch_size,
+            buffer_bytes,
+            max_age: max_age_ms.map(Duration::from_millis),
+        };
+        let producer = write::Producer::new(server.client(py)?, request, options);
+        spawn(producer.worker()).map_err(|error| exception(py, &error))?;
+        Ok(Producer { producer, process: std::process::id() })
+    }
+
+    #[getter]
+    fn rows_written(&self) -> usize {
+        self.producer.rows_written()
+    }
+
+    /// Takes an entry; says whether there was room.
+    fn send(&self, py: Python<'_>, fields: Vec<(Vec<u8>, Vec<u8>)>) -> PyResult<bool> {
+        let fields = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+        self.get()?.send(fields).map_err(|error| exception(py, &error))
+    }
+
+    /// Takes a frame's rows; says whether there was room.
+    fn send_frame(&self, py: Python<'_>, frame: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let batches = import_batches(frame)?;
+        self.get()?.send_batches(batches).map_err(|error| exception(py, &error))
+    }
+
+    /// What ended the producer, with the number of the last pipeline's first row and of the rows
+    /// before it that are in; `None` while it works.
+    fn failure(&self, py: Python<'_>) -> Option<(Outcome, usize, usize)> {
+        let failed = self.producer.failed()?;
+        let outcome = Outcome::of_failure(py, &failed.failure, None);
+        Some((outcome, failed.first_row, failed.rows_before))
+    }
+
+    /// Waits for "room", or for all that was sent ("flush"), or for the end ("close").
+    fn wait(&self, py: Python<'_>, what: &str) -> PyResult<()> {
+        let waiting = waiting(self.get()?.clone(), what);
+        wait(py, async move {
+            waiting.await;
+            Ok(())
+        })
+    }
+
+    /// Calls `done` when that is so, from a thread of the runtime's.
+    fn start_wait(&self, py: Python<'_>, what: &str, done: Py<PyAny>) -> PyResult<()> {
+        let waiting = waiting(self.get()?.clone(), what);
+        spawn(async move {
+            waiting.await;
+            // Not on the worker: while it waited for the GIL, others' replies would wait for it.
+            tokio::task::spawn_blocking(move || Python::try_attach(|py| done.call0(py).map(drop)));
+        })
+        .map(drop)
+        .map_err(|error| exception(py, &error))
+    }
+}
+
+fn waiting(producer: write::Producer, what: &str) -> impl Future<Output = ()> + Send + 'static {
+    let what = what.to_owned();
+    async move {
+        match what.as_str() {
+            "room" => producer.room().await,
+            "flush" => producer.flush().await,
+            _ => producer.close().await,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Writes: frames and Python's arguments in, what became of the rows out.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyTuple};
+
+use super::arrow::{export_ids, import_batches};
+use super::connection::Server;
+use super::error::exception;
+use super::wait::wait_stopping;
+use crate::client::{Client, spawn};
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::{Error, Result};
+use crate::write::{
+    self, HashRequest, IfExists, NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written,
+};
+
+/// What to write and how, as `redfloe._write` puts it together.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Request {
+    stream: Option<Vec<u8>>,
+    stream_column: Option<String>,
+    /// `None`: all columns.
+    fields: Option<Vec<String>>,
+    id_column: Option<String>,
+    timestamp_column: Option<String>,
+    null_text: Option<String>,
+    null_text_by_field: HashMap<String, String>,
+    maxlen: Option<u64>,
+    minid: Option<String>,
+    approximate: bool,
+    limit: Option<u64>,
+    nomkstream: bool,
+    batch_size: usize,
+    producer: Option<Vec<u8>>,
+    atomic: bool,
+    skip_empty: bool,
+}
+
+impl Request {
+    pub(super) fn write_request(self) -> Result<WriteRequest> {
+        let request = match (self.stream, &self.stream_column) {
+            (Some(stream), _) => WriteRequest::new(stream),
+            (None, Some(column)) => WriteRequest::to_streams_of(column),
+            (None, None) => return Err(Error::invalid("a write needs a stream")),
+        };
+        let trim = match (self.maxlen, &self.minid) {
+            (Some(entries), _) => Some(Trim::max_len(entries)),
+            (None, Some(id)) => Some(Trim::min_id(min_id(id)?)),
+            (None, None) => None,
+        };
+        let trim = match trim {
+            Some(trim) if self.approximate => Some(trim.with_limit(self.limit)?),
+            Some(trim) => Some(trim.exactly().with_limit(self.limit)?),
+            None => None,
+        };
+        let request = match &self.timestamp_column {
+            Some(name) => request.with_timestamp_column(Some(name)),
+            None => request.with_id_column(self.id_column.as_deref()),
+        };
+        Ok(request
+            .with_fields(self.fields)
+            .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
+            .with_trim(trim)
+            .with_no_make_stream(self.nomkstream)
+            .with_batch_rows(self.batch_size)
+            .with_producer(self.producer)
+            .with_atomic(self.atomic)
+            .with_empty_rows_skipped(self.skip_empty))
+    }
+}
+
+fn min_id(text: &str) -> Result<EntryId> {
+    match IdBound::parse_start(text)? {
+        IdBound::Id(id) => Ok(id),
+        _ => Err(Error::invalid(format!("minid must be an entry ID, not {text:?}"))),
+    }
+}
+
+/// What became of the rows of a write. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Outcome {
+    written: Written,
+    row: Option<usize>,
+    unknown: (usize, usize),
+    error: Option<PyErr>,
+    /// What stopped the write from outside, such as Ctrl-C.
+    raised: Option<PyErr>,
+}
+
+impl Outcome {
+    fn new(
+        py: Python<'_>,
+        result: Result<Written, WriteFailure>,
+        raised: Option<PyErr>,
+    ) -> Outcome {
+        match result {
+            Ok(written) => Outcome { written, row: None, unknown: (0, 0), error: None, raised },
+            Err(failure) => Outcome::of_failure(py, &failure, raised),
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn of_failure(
+        py: Python<'_>,
+        failure: &WriteFailure,
+        raised: Option<PyErr>,
+    ) -> Outcome {
+        let unknown = failure.unknown();
+        Outcome {
+            written: failure.written().clone(),
+            row: failure.row(),
+            unknown: (unknown.start, unknown.end),
+            error: Some(exception(py, failure.error())),
+            raised,
+        }
+    }
+}
+
+#[pymethods]
+impl Outcome {
+    #[getter]
+    fn rows_written(&self) -> usize {
+        self.written.rows()
+    }
+
+    #[getter]
+    fn row(&self) -> Option<usize> {
+        self.row
+    }
+
+    #[getter]
+    fn unknown(&self) -> (usize, usize) {
+        self.unknown
+    }
+
+    #[getter]
+    fn error(&self, py: Python<'_>) -> Option<PyErr> {
+        self.error.as_ref().map(|error| error.clone_ref(py))
+    }
+
+    #[getter]
+    fn raised(&self, py: Python<'_>) -> Option<PyErr> {
+        self.raised.as_ref().map(|raised| raised.clone_ref(py))
+    }
+
+    /// The IDs. The requested schema may be ignored, says the interface.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyCapsule>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        drop(requested_schema);
+        export_ids(py, self.written.ids())
+    }
+}
+
+/// What a write needs of Python's arguments.
+fn prepare(
+    py: Python<'_>,
+    server: &Server,
+    frame: &Bound<'_, PyAny>,
+    request: Request,
+) -> PyResult<(Client, Vec<RecordBatch>, WriteRequest, WriteControl)> {
+    let control = WriteControl::default();
+    let request = request.write_request().map_err(|error| exception(py, &error))?;
+    let batches = import_batches(frame)?;
+    Ok((server.client(py)?, batches, request.with_control(control.clone()), control))
+}
+
+/// Adds a frame's rows to a stream. Where it takes long, `progress` is called every now and then
+/// with the number of rows that are in, and may raise.
+#[pyfunction]
+#[pyo3(signature = (server, frame, request, progress=None))]
+pub(crate) fn write_stream(
+    py: Python<'_>,
+    server: Server,
+    frame: &Bound<'_, PyAny>,
+    request: Request,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Outcome> {
+    let (client, batches, request, control) = prepare(py, &server, frame, request)?;
+    let look = progress.map(|progress| Progress { control: control.clone(), progress });
+    let look = look.map(|look| Py::new(py, look).map(Py::into_any)).transpose()?;
+    let writing = async move { write::write(&client, &batches, &request).await };
+    let (result, raised) = wait_stopping(py, look, || control.stop(), writing)?;
+    Ok(Outcome::new(py, result, raised))
+}
+
+/// Tells somebody how far a write is, whenever it is called.
+#[pyclass(frozen)]
+struct Progress {
+    control: WriteControl,
+    progress: Py<PyAny>,
+}
+
+#[pymethods]
+impl Progress {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        self.progress.call1(py, (self.control.rows_written(),)).map(drop)
+    }
+}
+
+/// A write in the background. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Writing {
+    control: WriteControl,
+    task: tokio::task::AbortHandle,
+}
+
+#[pymethods]
+impl Writing {
+    #[getter]
+    fn rows_written(&self) -> u64 {
+        self.control.rows_written()
+    }
+
+    /// Sends no more rows; the write ends within a second.
+    fn stop(&self) {
+        self.control.stop();
+    }
+
+    /// Drops the write where it is.
+    fn abort(&self) {
+        self.task.abort();
+    }
+}
+
+/// Adds a frame's rows to a stream in the background, and calls `done` with the outcome from a
+/// thread of the runtime's.
+#[pyfunction]
+pub(crate) fn start_write_stream(
+    py: Python<'_>,
+    server: Server,
+    frame: &Bound<'_, PyAny>,
+    request: Request,
+    done: Py<PyAny>,
+) -> PyResult<Writing> {
+    let (client, batches, request, control) = prepare(py, &server, frame, request)?;
+    let task = spawn(async move {
+        let result = write::write(&client, &batches, &request).await;
+        // Not on the worker: while it waited for the GIL, others' replies would wait for it.
+        tokio::task::spawn_blocking(move || call(done, result));
+    });
+    let task = task.map_err(|error| exception(py, &error))?;
+    Ok(Writing { control, task })
+}
+
+/// Calls Python with the outcome; nobody is there to be told where that raises, as it does when
+/// the event loop is closed.
+fn call(done: Py<PyAny>, result: Result<Written, WriteFailure>) {
+    Python::try_attach(|py| {
+        let outcome = Outcome::new(py, result, None);
+        let _ = done.call1(py, (outcome,));
+    });
+}
+
+/// How rows become hashes, as `redfloe._hashes` puts it together.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Hashes {
+    key_column: String,
+    key_prefix: Vec<u8>,
+    fields: Vec<String>,
+    ttl_ms: Option<u64>,
+    if_exists: String,
+    batch_size: usize,
+}
+
+/// Writes a hash for each row of a frame.
+#[pyfunction]
+pub(crate) fn write_hashes(
+    py: Python<'_>,
+    server: Server,
+    frame: &Bound<'_, PyAny>,
+    request: Hashes,
+) -> PyResult<Outcome> {
+    let if_exists = match request.if_exists.as_str() {
+        "replace" => IfExists::Replace,
+        "merge" => IfExists::Merge,
+        "fail" => IfExists::Fail,
+        other => {
+            let message =
+                format!("if_exists must be \"replace\", \"merge\" or \"fail\", not {other:?}");
+            return Err(PyValueError::new_err(message));
+        }
+    };
+    let control = WriteControl::default();
+    let request = HashRequest::new(&request.key_column)
+        .with_key_prefix(request.key_prefix)
+        .with_fields(Some(request.fields))
+        .with_ttl(request.ttl_ms.map(Duration::from_millis))
+        .with_if_exists(if_exists)
+        .with_batch_rows(request.batch_size)
+        .with_control(control.clone());
+    let batches = import_batches(frame)?;
+    let client = server.client(py)?;
+    let writing = async move { write::write_hashes(&client, &batches, &request).await };
+    let (result, raised) = wait_stopping(py, None, || control.stop(), writing)?;
+    Ok(Outcome::new(py, result.map(Written::of_rows), raised))
+}

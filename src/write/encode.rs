@@ -1,0 +1,470 @@
+//! An encoder for each dtype: Arrow arrays to the text of their values.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::*;
+use arrow_array::{
+    Array, ArrayAccessor, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray,
+    downcast_dictionary_array,
+};
+use arrow_buffer::{ArrowNativeType, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_cast::cast;
+use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use lexical_core::ToLexical;
+
+use super::text::{
+    push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
+};
+use crate::decode::{INT128_METADATA, dtype_name};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Gives the text of an array's values. Rows are those of the array, and never null.
+pub(super) trait Encode: Send + Sync {
+    /// The value's text, which lies in the array itself or is written into `scratch`.
+    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8];
+
+    /// Appends the value as JSON.
+    fn json(&self, row: usize, out: &mut Vec<u8>);
+
+    /// The row and length of the longest text, where the array itself tells.
+    fn longest(&self) -> Option<(usize, usize)> {
+        None
+    }
+}
+
+fn longest<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(
+    array: A,
+) -> Option<(usize, usize)> {
+    let lengths = (0..array.len()).map(|row| (row, array.value(row).as_ref().len()));
+    lengths.max_by_key(|(_, length)| *length)
+}
+
+/// A column: which of its values are null, and the text of the others.
+pub(super) struct Column {
+    nulls: Option<NullBuffer>,
+    encoder: Box<dyn Encode>,
+    /// Whether the empty text is a value when it is read; else it would be read as null.
+    pub(super) empty_is_value: bool,
+}
+
+impl Column {
+    /// # Errors
+    ///
+    /// [`Schema`](ErrorKind::Schema) for a dtype that no text stands for.
+    pub(super) fn new(field: &Field, array: &ArrayRef) -> Result<Column> {
+        make_column(field, array)
+    }
+
+    #[inline]
+    pub(super) fn is_null(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
+    }
+
+    /// Which values are there, or `None` where all are.
+    pub(super) fn nulls(&self) -> Option<&NullBuffer> {
+        self.nulls.as_ref()
+    }
+
+    /// The text of a value that is not null.
+    #[inline]
+    pub(super) fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        self.encoder.text(row, scratch)
+    }
+
+    /// The row and length of the longest text, where the array itself tells.
+    pub(super) fn longest(&self) -> Option<(usize, usize)> {
+        self.encoder.longest()
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        match self.is_null(row) {
+            true => out.extend_from_slice(b"null"),
+            false => self.encoder.json(row, out),
+        }
+    }
+}
+
+fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
+    let recast = |to: DataType| -> Result<Column> {
+        let array = cast(array, &to).map_err(|error| unwritable(field).with_source(error))?;
+        make_column(&field.clone().with_data_type(to), &array)
+    };
+    let encoder: Box<dyn Encode> = match field.data_type() {
+        DataType::Null => Box::new(Nothing),
+        DataType::Utf8View => Box::new(Strings(array.as_string_view().clone())),
+        DataType::Utf8 => Box::new(Strings(array.as_string::<i32>().clone())),
+        DataType::LargeUtf8 => Box::new(Strings(array.as_string::<i64>().clone())),
+        DataType::BinaryView => Box::new(Binaries(array.as_binary_view().clone())),
+        DataType::Binary => Box::new(Binaries(array.as_binary::<i32>().clone())),
+        DataType::LargeBinary => Box::new(Binaries(array.as_binary::<i64>().clone())),
+        DataType::FixedSizeBinary(_) => Box::new(Binaries(array.as_fixed_size_binary().clone())),
+        DataType::Boolean => Box::new(Booleans(array.as_boolean().clone())),
+        DataType::Int8 => numbers::<Int8Type>(array),
+        DataType::Int16 => numbers::<Int16Type>(array),
+        DataType::Int32 => numbers::<Int32Type>(array),
+        DataType::Int64 => numbers::<Int64Type>(array),
+        DataType::UInt8 => numbers::<UInt8Type>(array),
+        DataType::UInt16 => numbers::<UInt16Type>(array),
+        DataType::UInt32 => numbers::<UInt32Type>(array),
+        DataType::UInt64 => numbers::<UInt64Type>(array),
+        DataType::Float32 => floats::<Float32Type>(array),
+        DataType::Float64 => floats::<Float64Type>(array),
+        DataType::Decimal128(_, _) if field.metadata().contains_key(INT128_METADATA) => {
+            Box::new(Decimals { values: array.as_primitive().clone(), scale: 0 })
+        }
+        DataType::Decimal128(_, scale) => {
+            Box::new(Decimals { values: array.as_primitive().clone(), scale: *scale })
+        }
+        DataType::Date32 => Box::new(Dates(array.as_primitive().clone())),
+        DataType::Time64(TimeUnit::Nanosecond) => Box::new(Times(array.as_primitive().clone())),
+        DataType::Timestamp(unit, zone) => {
+            let values = match unit {
+                TimeUnit::Second => values::<TimestampSecondType>(array),
+                TimeUnit::Millisecond => values::<TimestampMillisecondType>(array),
+                TimeUnit::Microsecond => values::<TimestampMicrosecondType>(array),
+                TimeUnit::Nanosecond => values::<TimestampNanosecondType>(array),
+            };
+            Box::new(Timestamps { values, unit: *unit, zoned: zone.is_some() })
+        }
+        DataType::Duration(unit) => Box::new(Durations(match unit {
+            TimeUnit::Second => values::<DurationSecondType>(array),
+            TimeUnit::Millisecond => values::<DurationMillisecondType>(array),
+            TimeUnit::Microsecond => values::<DurationMicrosecondType>(array),
+            TimeUnit::Nanosecond => values::<DurationNanosecondType>(array),
+        })),
+        DataType::Dictionary(_, _) => dictionary(field, array)?,
+        DataType::List(item) => {
+            let array = array.as_list::<i32>();
+            lists(item, array.values(), wide(array.offsets()))?
+        }
+        DataType::LargeList(item) => {
+            let array = array.as_list::<i64>();
+            lists(item, array.values(), array.offsets().clone())?
+        }
+        DataType::FixedSizeList(item, size) => {
+            let array = array.as_fixed_size_list();
+            let size = usize::try_from(*size).unwrap_or_default();
+            let offsets = OffsetBuffer::from_repeated_length(size, array.len());
+            lists(item, array.values(), offsets)?
+        }
+        DataType::Struct(fields) => {
+            let array = array.as_struct();
+            let mut members = Vec::with_capacity(fields.len());
+            for (child, values) in fields.iter().zip(array.columns()) {
+                let mut name = Vec::new();
+                push_json_string(child.name(), &mut name);
+                name.push(b':');
+                if members.iter().any(|(other, _)| *other == name) {
+                    return Err(Error::new(
+                        ErrorKind::Schema,
+                        format!("the field {:?} names {:?} twice", field.name(), child.name()),
+                    ));
+                }
+                members.push((name, make_column(child, values)?));
+            }
+            Box::new(Structs(members))
+        }
+        // What Polars does not have and others do.
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            return recast(DataType::Decimal128(*precision, *scale));
+        }
+        DataType::Time32(_) | DataType::Time64(_) => {
+            return recast(DataType::Time64(TimeUnit::Nanosecond));
+        }
+        DataType::ListView(item) => return recast(DataType::List(Arc::clone(item))),
+        DataType::LargeListView(item) => return recast(DataType::LargeList(Arc::clone(item))),
+        DataType::RunEndEncoded(_, values) => return recast(values.data_type().clone()),
+        _ => return Err(unwritable(field)),
+    };
+    let empty_is_value = !matches!(field.data_type(), DataType::Dictionary(_, _));
+    Ok(Column { nulls: array.logical_nulls(), encoder, empty_is_value })
+}
+
+fn unwritable(field: &Field) -> Error {
+    Error::new(
+        ErrorKind::Schema,
+        format!(
+            "the column {:?} has the dtype {}, which no text stands for; cast it or leave it out",
+            field.name(),
+            dtype_name(field)
+        ),
+    )
+}
+
+/// Where all are null, none is asked for.
+struct Nothing;
+
+impl Encode for Nothing {
+    fn text<'a>(&'a self, _: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        &[]
+    }
+
+    fn json(&self, _: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"null");
+    }
+}
+
+struct Strings<A>(A);
+
+impl<A: Send + Sync> Encode for Strings<A>
+where
+    for<'a> &'a A: ArrayAccessor<Item = &'a str>,
+{
+    #[inline]
+    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        (&self.0).value(row).as_bytes()
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        push_json_string((&self.0).value(row), out);
+    }
+
+    fn longest(&self) -> Option<(usize, usize)> {
+        longest(&self.0)
+    }
+}
+
+struct Binaries<A>(A);
+
+impl<A: Send + Sync> Encode for Binaries<A>
+where
+    for<'a> &'a A: ArrayAccessor<Item = &'a [u8]>,
+{
+    #[inline]
+    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        (&self.0).value(row)
+    }
+
+    /// JSON has no bytes: there it is base64.
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        push_json_string(&BASE64_STANDARD.encode((&self.0).value(row)), out);
+    }
+
+    fn longest(&self) -> Option<(usize, usize)> {
+        longest(&self.0)
+    }
+}
+
+struct Booleans(BooleanArray);
+
+impl Encode for Booleans {
+    #[inline]
+    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        if self.0.value(row) { b"true" } else { b"false" }
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        let text = self.text(row, &mut Vec::new()).to_vec();
+        out.extend_from_slice(&text);
+    }
+}
+
+/// Text that is written anew for each value, and whether JSON must quote it.
+trait Write: Send + Sync {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool;
+}
+
+impl<W: Write> Encode for W {
+    #[inline]
+    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        scratch.clear();
+        self.write(row, scratch);
+        scratch
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        if self.write(row, out) {
+            out.insert(start, b'"');
+            out.push(b'"');
+        }
+    }
+}
+
+struct Numbers<T: ArrowPrimitiveType>(PrimitiveArray<T>);
+
+fn numbers<T: ArrowPrimitiveType>(array: &ArrayRef) -> Box<dyn Encode>
+where
+    T::Native: ToLexical,
+{
+    Box::new(Numbers::<T>(array.as_primitive().clone()))
+}
+
+impl<T: ArrowPrimitiveType> Write for Numbers<T>
+where
+    T::Native: ToLexical,
+{
+    #[inline]
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_number(self.0.value(row), out);
+        false
+    }
+}
+
+struct Floats<T: ArrowPrimitiveType>(PrimitiveArray<T>);
+
+fn floats<T: ArrowPrimitiveType>(array: &ArrayRef) -> Box<dyn Encode>
+where
+    T::Native: ToLexical + Into<f64>,
+{
+    Box::new(Floats::<T>(array.as_primitive().clone()))
+}
+
+impl<T: ArrowPrimitiveType> Write for Floats<T>
+where
+    T::Native: ToLexical + Into<f64>,
+{
+    /// JSON has no number for NaN and the infinities.
+    #[inline]
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let value = self.0.value(row);
+        push_number(value, out);
+        !value.into().is_finite()
+    }
+}
+
+struct Decimals {
+    values: PrimitiveArray<Decimal128Type>,
+    scale: i8,
+}
+
+impl Write for Decimals {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_decimal(self.values.value(row), self.scale, out);
+        false
+    }
+}
+
+struct Dates(PrimitiveArray<Date32Type>);
+
+impl Write for Dates {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_date(self.0.value(row), out);
+        true
+    }
+}
+
+struct Times(PrimitiveArray<Time64NanosecondType>);
+
+impl Write for Times {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_time(self.0.value(row), out);
+        true
+    }
+}
+
+fn values<T: ArrowPrimitiveType<Native = i64>>(array: &ArrayRef) -> ScalarBuffer<i64> {
+    array.as_primitive::<T>().values().clone()
+}
+
+struct Timestamps {
+    values: ScalarBuffer<i64>,
+    unit: TimeUnit,
+    zoned: bool,
+}
+
+impl Write for Timestamps {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let epoch = self.values.get(row).copied().unwrap_or_default();
+        push_timestamp(epoch, self.unit, self.zoned, out)
+    }
+}
+
+struct Durations(ScalarBuffer<i64>);
+
+impl Write for Durations {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_number(self.0.get(row).copied().unwrap_or_default(), out);
+        false
+    }
+}
+
+/// Categories: the texts of the members, and which of them each row has.
+struct Dictionary {
+    member: Box<dyn Fn(usize) -> usize + Send + Sync>,
+    members: Column,
+}
+
+fn dictionary(field: &Field, array: &ArrayRef) -> Result<Box<dyn Encode>> {
+    let DataType::Dictionary(_, value) = field.data_type() else {
+        return Err(unwritable(field));
+    };
+    let member = Field::new(field.name(), value.as_ref().clone(), true);
+    Ok(downcast_dictionary_array!(
+        array => {
+            let keys = array.keys().values().clone();
+            Box::new(Dictionary {
+                members: make_column(&member, array.values())?,
+                member: Box::new(move |row| keys.get(row).map_or(0, |key| key.as_usize())),
+            })
+        },
+        _ => return Err(unwritable(field)),
+    ))
+}
+
+impl Encode for Dictionary {
+    #[inline]
+    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        self.members.text((self.member)(row), scratch)
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        self.members.json((self.member)(row), out);
+    }
+}
+
+fn wide(offsets: &OffsetBuffer<i32>) -> OffsetBuffer<i64> {
+    OffsetBuffer::new(offsets.iter().map(|offset| i64::from(*offset)).collect())
+}
+
+/// JSON arrays.
+struct Lists {
+    offsets: OffsetBuffer<i64>,
+    items: Column,
+}
+
+fn lists(
+    item: &FieldRef,
+    values: &ArrayRef,
+    offsets: OffsetBuffer<i64>,
+) -> Result<Box<dyn Encode>> {
+    Ok(Box::new(Lists { offsets, items: make_column(item, values)? }))
+}
+
+impl Write for Lists {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let at = |index: usize| self.offsets.get(index).map_or(0, |offset| offset.as_usize());
+        out.push(b'[');
+        let range = at(row)..at(row + 1);
+        let first = range.start;
+        for index in range {
+            if index > first {
+                out.push(b',');
+            }
+            self.items.json(index, out);
+        }
+        out.push(b']');
+        false
+    }
+}
+
+/// JSON objects: each member's name, quoted and with its colon, and its values.
+struct Structs(Vec<(Vec<u8>, Column)>);
+
+impl Write for Structs {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        out.push(b'{');
+        for (index, (name, values)) in self.0.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(name);
+            values.json(row, out);
+        }
+        out.push(b'}');
+        false
+    }
+}

@@ -1,0 +1,139 @@
+//! What became of the rows.
+
+use std::ops::Range;
+
+use arrow_array::StringViewArray;
+use arrow_array::builder::StringViewBuilder;
+
+use crate::entry_id::EntryId;
+use crate::error::Error;
+
+/// What became of the rows of a write.
+#[derive(Debug, Clone)]
+pub struct Written {
+    ids: StringViewArray,
+    rows: usize,
+}
+
+impl Written {
+    /// So many rows, which have no IDs.
+    #[cfg(feature = "python")]
+    pub(crate) fn of_rows(rows: usize) -> Written {
+        Ids::with_capacity(0).count(rows)
+    }
+
+    /// The entry ID of each row; null where the row is not in.
+    pub fn ids(&self) -> &StringViewArray {
+        &self.ids
+    }
+
+    /// How many rows are in.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// A write that did not bring in all rows.
+#[derive(Debug)]
+pub struct WriteFailure {
+    pub(super) error: Error,
+    pub(super) written: Written,
+    pub(super) row: Option<usize>,
+    pub(super) unknown: Range<usize>,
+}
+
+impl WriteFailure {
+    /// None of so many rows was sent; the error's context may name the row that is to blame.
+    pub(super) fn before_the_first(error: Error, total: usize) -> Self {
+        let row = error.context().iter().find(|(name, _)| *name == "row");
+        let row = row.and_then(|(_, row)| row.parse().ok());
+        let written = Ids::with_capacity(0).finish(total);
+        WriteFailure { error, written, row, unknown: 0..0 }
+    }
+
+    /// Why.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// What became of the rows, as far as it is known: those with an ID are in.
+    pub fn written(&self) -> &Written {
+        &self.written
+    }
+
+    /// The first row that is not in.
+    pub fn row(&self) -> Option<usize> {
+        self.row
+    }
+
+    /// Rows of which nobody knows whether they are in, because the reply was lost.
+    pub fn unknown(&self) -> Range<usize> {
+        self.unknown.clone()
+    }
+}
+
+impl From<WriteFailure> for Error {
+    fn from(failure: WriteFailure) -> Self {
+        failure.error
+    }
+}
+
+impl std::fmt::Display for WriteFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for WriteFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Collects the IDs of rows, in their order.
+pub(super) struct Ids {
+    builder: StringViewBuilder,
+    len: usize,
+    rows: usize,
+}
+
+impl Ids {
+    pub(super) fn with_capacity(rows: usize) -> Self {
+        Ids { builder: StringViewBuilder::with_capacity(rows), len: 0, rows: 0 }
+    }
+
+    /// The ID of a row behind all that were pushed; rows between them have none.
+    pub(super) fn push(&mut self, row: usize, id: EntryId) {
+        self.fill(row);
+        let mut buffer = [0; EntryId::MAX_LEN];
+        match std::str::from_utf8(id.write(&mut buffer)) {
+            Ok(text) => self.builder.append_value(text),
+            Err(_) => self.builder.append_null(),
+        }
+        self.len += 1;
+        self.rows += 1;
+    }
+
+    fn fill(&mut self, row: usize) {
+        while self.len < row {
+            self.builder.append_null();
+            self.len += 1;
+        }
+    }
+
+    /// How many rows have an ID.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// So many rows, which have no IDs.
+    pub(super) fn count(mut self, rows: usize) -> Written {
+        Written { ids: self.builder.finish(), rows }
+    }
+
+    /// The IDs of so many rows in all.
+    pub(super) fn finish(mut self, rows: usize) -> Written {
+        self.fill(rows);
+        Written { ids: self.builder.finish(), rows: self.rows }
+    }
+}

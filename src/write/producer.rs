@@ -1,0 +1,342 @@
+//! Entries that come one by one, lingered into pipelines.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arrow_array::RecordBatch;
+use tokio::sync::Notify;
+
+use super::outcome::{WriteFailure, Written};
+use super::request::{Trim, WriteRequest};
+use super::rows::{Entry, Rows};
+use super::writer::{write, write_rows};
+use crate::client::Client;
+use crate::entry_id::EntryId;
+use crate::error::{Error, ErrorKind, Result};
+
+/// When a [`Producer`] sends what it was given, and how much it holds.
+#[derive(Debug, Clone)]
+pub struct ProducerOptions {
+    /// How long an entry waits for others to be sent with.
+    pub linger: Duration,
+    /// How many entries are sent without waiting for more.
+    pub batch_rows: usize,
+    /// How many bytes of entries are held before there is no more room.
+    pub buffer_bytes: usize,
+    /// Entries older than this are trimmed (MINID), by this process's clock.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for ProducerOptions {
+    fn default() -> Self {
+        ProducerOptions {
+            linger: Duration::from_millis(5),
+            batch_rows: 1_000,
+            buffer_bytes: 16 * 1024 * 1024,
+            max_age: None,
+        }
+    }
+}
+
+/// Takes entries one by one, without waiting for the server, and writes them in the background, in
+/// order. After a failure it takes no more.
+///
+/// ```no_run
+/// use redfloe::{Client, ConnectionOptions, Producer, ProducerOptions, WriteRequest};
+///
+/// # async fn example() -> redfloe::Result<()> {
+/// let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+/// let producer = Producer::new(client, WriteRequest::new("events"), ProducerOptions::default());
+/// tokio::spawn(producer.worker());
+/// producer.send([(&b"user"[..], &b"ada"[..])])?;
+/// producer.flush().await;
+/// assert!(producer.failed().is_none());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Client,
+    request: WriteRequest,
+    options: ProducerOptions,
+    state: Mutex<State>,
+    /// There is something to do for the worker.
+    work: Notify,
+    /// The worker has done something.
+    done: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Item>,
+    bytes: usize,
+    /// When the oldest of the queue came.
+    since: Option<Instant>,
+    /// Rows that were taken, and rows that are settled.
+    taken: usize,
+    settled: usize,
+    rows_written: usize,
+    /// Rows before this one are not to wait for others.
+    flushed: usize,
+    closed: bool,
+    failed: Option<Arc<Failed>>,
+}
+
+enum Item {
+    Entry(Entry),
+    Frame(Vec<RecordBatch>, usize, usize),
+}
+
+/// What ended a producer. Its rows are counted from `first_row`.
+#[derive(Debug)]
+pub struct Failed {
+    /// What became of the last pipeline's rows.
+    pub failure: WriteFailure,
+    /// The number of that pipeline's first row among all.
+    pub first_row: usize,
+    /// How many rows were in before it.
+    pub rows_before: usize,
+}
+
+impl Producer {
+    /// A producer for the one stream of the request, with IDs from the server unless a frame has
+    /// its own. Nothing is written before [`Producer::worker`] runs.
+    pub fn new(client: Client, request: WriteRequest, options: ProducerOptions) -> Self {
+        let shared = Shared {
+            client,
+            request: request.with_batch_rows(options.batch_rows.max(1)),
+            options,
+            state: Mutex::default(),
+            work: Notify::new(),
+            done: Notify::new(),
+        };
+        Producer { shared: Arc::new(shared) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an entry of these names and values; says whether there was room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) without a field, or when closed.
+    pub fn send<'a>(&self, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Result<bool> {
+        let entry = Entry::new(fields.into_iter())?;
+        let bytes = entry.len();
+        self.take(Item::Entry(entry), 1, bytes)
+    }
+
+    /// Takes the rows of batches; says whether there was room for them. A frame larger than all
+    /// room is taken when nothing else is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](crate::write) where the rows cannot be entries; when closed.
+    pub fn send_batches(&self, batches: Vec<RecordBatch>) -> Result<bool> {
+        Rows::new(&batches, &self.shared.request)?;
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        self.take(Item::Frame(batches, rows, bytes), rows, bytes)
+    }
+
+    fn take(&self, item: Item, rows: usize, bytes: usize) -> Result<bool> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Error::invalid("the producer is closed"));
+        }
+        if state.bytes > 0 && state.bytes + bytes > self.shared.options.buffer_bytes {
+            return Ok(false);
+        }
+        state.queue.push_back(item);
+        state.bytes += bytes;
+        state.taken += rows;
+        state.since.get_or_insert_with(Instant::now);
+        drop(state);
+        self.shared.work.notify_one();
+        Ok(true)
+    }
+
+    /// How many rows are in.
+    pub fn rows_written(&self) -> usize {
+        self.state().rows_written
+    }
+
+    /// What ended it, if something did.
+    pub fn failed(&self) -> Option<Arc<Failed>> {
+        self.state().failed.clone()
+    }
+
+    /// Sends all that it was given so far without waiting for more, and returns when all of it is
+    /// in, or the producer has failed.
+    pub async fn flush(&self) {
+        let target = {
+            let mut state = self.state();
+            state.flushed = state.taken;
+            state.taken
+        };
+        self.shared.work.notify_one();
+        self.until(|state| state.settled >= target).await;
+    }
+
+    /// Returns when there is room for more, or the producer has failed.
+    pub async fn room(&self) {
+        let half = self.shared.options.buffer_bytes / 2;
+        self.until(|state| state.bytes <= half).await;
+    }
+
+    async fn until(&self, holds: impl Fn(&State) -> bool) {
+        loop {
+            let done = self.shared.done.notified();
+            let mut done = std::pin::pin!(done);
+            done.as_mut().enable();
+            {
+                let state = self.state();
+                if state.failed.is_some() || holds(&state) {
+                    return;
+                }
+            }
+            done.await;
+        }
+    }
+
+    /// Takes no more, writes what is there, and returns when that is done.
+    pub async fn close(&self) {
+        self.state().closed = true;
+        self.flush().await;
+    }
+
+    /// Writes what comes, until the producer is closed or fails. One worker is to run.
+    pub fn worker(&self) -> impl Future<Output = ()> + Send + 'static {
+        let producer = self.clone();
+        async move {
+            while let Some(items) = producer.wait_for_work().await {
+                if !producer.write(items).await {
+                    break;
+                }
+            }
+            producer.shared.done.notify_waiters();
+        }
+    }
+
+    /// What is to be written next; `None` when there is nothing more to come.
+    async fn wait_for_work(&self) -> Option<Items> {
+        loop {
+            let wait = {
+                let mut state = self.state();
+                let full = state.queue.len() >= self.shared.options.batch_rows;
+                let age = state.since.map(|since| since.elapsed());
+                let due = age.is_some_and(|age| age >= self.shared.options.linger);
+                let pressed = state.flushed > state.settled || state.closed;
+                let holds_frame = matches!(state.queue.front(), Some(Item::Frame(..)));
+                if !state.queue.is_empty() && (full || due || pressed || holds_frame) {
+                    return Some(state.next(self.shared.options.batch_rows));
+                }
+                if state.queue.is_empty() && state.closed {
+                    return None;
+                }
+                age.map(|age| self.shared.options.linger.saturating_sub(age))
+            };
+            let work = self.shared.work.notified();
+            match wait {
+                None => work.await,
+                Some(wait) => {
+                    let _ = tokio::time::timeout(wait, work).await;
+                }
+            }
+        }
+    }
+
+    /// Writes; says whether all are in.
+    async fn write(&self, items: Items) -> bool {
+        let Shared { client, options, .. } = &*self.shared;
+        let mut request = self.shared.request.clone();
+        if let Some(id) = options.max_age.and_then(oldest) {
+            request = request.with_trim(Some(Trim::min_id(id)));
+        }
+        let (rows, bytes) = (items.rows, items.bytes);
+        let written: Result<Written, WriteFailure> = match items.frame {
+            Some(batches) => write(client, &batches, &request).await,
+            None => write_rows(client, Rows::of_entries(items.entries, &request), &request).await,
+        };
+        let mut state = self.state();
+        state.bytes -= bytes.min(state.bytes);
+        let (first_row, rows_before) = (state.settled, state.rows_written);
+        state.settled += rows;
+        let is_in = match written {
+            Ok(written) => {
+                state.rows_written += written.rows();
+                true
+            }
+            Err(failure) => {
+                state.rows_written += failure.written().rows();
+                state.failed = Some(Arc::new(Failed { failure, first_row, rows_before }));
+                state.closed = true;
+                state.queue.clear();
+                false
+            }
+        };
+        drop(state);
+        self.shared.done.notify_waiters();
+        is_in
+    }
+}
+
+/// The ID that entries of this age have.
+fn oldest(age: Duration) -> Option<EntryId> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let ms = now.saturating_sub(age).as_millis();
+    Some(EntryId::new(u64::try_from(ms).ok()?, 0))
+}
+
+/// What is written at once: a frame, or entries.
+struct Items {
+    frame: Option<Vec<RecordBatch>>,
+    entries: VecDeque<Entry>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl State {
+    fn next(&mut self, most: usize) -> Items {
+        let mut items = Items { frame: None, entries: VecDeque::new(), rows: 0, bytes: 0 };
+        while items.rows < most {
+            match self.queue.pop_front() {
+                Some(Item::Entry(entry)) => {
+                    items.rows += 1;
+                    items.bytes += entry.len();
+                    items.entries.push_back(entry);
+                }
+                Some(Item::Frame(batches, rows, bytes)) if items.rows == 0 => {
+                    self.since = self.since.filter(|_| !self.queue.is_empty());
+                    return Items { frame: Some(batches), rows, bytes, ..items };
+                }
+                Some(frame) => {
+                    self.queue.push_front(frame);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.since = self.since.filter(|_| !self.queue.is_empty());
+        items
+    }
+}
+
+impl Failed {
+    /// The error, for whoever wants nothing more.
+    pub fn error(&self) -> &Error {
+        self.failure.error()
+    }
+
+    /// Whether rows may be in of which nobody knows.
+    pub fn is_unknown(&self) -> bool {
+        self.error().kind() == ErrorKind::OutcomeUnknown
+    }
+}

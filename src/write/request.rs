@@ -1,0 +1,266 @@
+//! What to write, and how.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::entry_id::EntryId;
+use crate::error::{Error, Result};
+
+/// How rows become entries of streams. Made by [`WriteRequest::new`] or
+/// [`WriteRequest::to_streams_of`] and changed by its `with_` methods.
+///
+/// ```
+/// use redfloe::{Trim, WriteRequest};
+///
+/// let request = WriteRequest::new("events")
+///     .with_timestamp_column(Some("created_at"))
+///     .with_trim(Some(Trim::max_len(1_000_000)));
+/// ```
+#[derive(Debug, Clone)]
+pub struct WriteRequest {
+    pub(super) stream: Target,
+    pub(super) ids: IdSource,
+    pub(super) fields: Option<Vec<String>>,
+    pub(super) null_texts: NullTexts,
+    pub(super) trim: Option<Trim>,
+    pub(super) no_make_stream: bool,
+    pub(super) batch_rows: usize,
+    pub(super) batch_bytes: usize,
+    pub(super) producer: Option<Vec<u8>>,
+    pub(super) atomic: bool,
+    pub(super) skip_empty: bool,
+    pub(super) control: WriteControl,
+}
+
+/// Which stream a row goes to.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    One(Vec<u8>),
+    /// The one that this column names.
+    Column(String),
+}
+
+/// Where entry IDs come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum IdSource {
+    Server,
+    /// The text of this column.
+    Column(String),
+    /// The milliseconds of this column; the server adds the sequence number.
+    Timestamp(String),
+}
+
+/// What is written where a value is null; nothing, if not named here.
+#[derive(Debug, Clone, Default)]
+pub struct NullTexts {
+    /// In every field.
+    pub all: Option<String>,
+    /// In single fields, by name.
+    pub by_field: HashMap<String, String>,
+}
+
+/// What a stream is shortened to with each entry that is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trim {
+    pub(super) bound: TrimBound,
+    pub(super) approximate: bool,
+    pub(super) limit: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TrimBound {
+    MaxLen(u64),
+    MinId(EntryId),
+}
+
+impl Trim {
+    /// About so many entries, the newest (MAXLEN, Redis 5.0).
+    pub fn max_len(entries: u64) -> Self {
+        Trim { bound: TrimBound::MaxLen(entries), approximate: true, limit: None }
+    }
+
+    /// About those entries that have this ID or a greater one (MINID, Redis 6.2).
+    pub fn min_id(id: EntryId) -> Self {
+        Trim { bound: TrimBound::MinId(id), approximate: true, limit: None }
+    }
+
+    /// Exactly so far, which costs the server more than the default: whole nodes of its tree.
+    pub fn exactly(mut self) -> Self {
+        self.approximate = false;
+        self
+    }
+
+    /// Removes at most so many entries at a time (LIMIT, Redis 6.2); 0 for any number.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a trim that is exact.
+    pub fn with_limit(mut self, entries: Option<u64>) -> Result<Self> {
+        if !self.approximate && entries.is_some() {
+            return Err(Error::invalid("limit needs an approximate trim, says XADD"));
+        }
+        self.limit = entries;
+        Ok(self)
+    }
+}
+
+impl WriteRequest {
+    /// All rows into one stream, with IDs from the server; every column is a field.
+    pub fn new(stream: impl Into<Vec<u8>>) -> Self {
+        WriteRequest::to(Target::One(stream.into()))
+    }
+
+    /// Each row into the stream that this column names, which is no field unless
+    /// [`with_fields`](Self::with_fields) says so.
+    pub fn to_streams_of(column: &str) -> Self {
+        WriteRequest::to(Target::Column(column.to_owned()))
+    }
+
+    fn to(stream: Target) -> Self {
+        WriteRequest {
+            stream,
+            ids: IdSource::Server,
+            fields: None,
+            null_texts: NullTexts::default(),
+            trim: None,
+            no_make_stream: false,
+            batch_rows: 10_000,
+            batch_bytes: 8 * 1024 * 1024,
+            producer: None,
+            atomic: false,
+            skip_empty: false,
+            control: WriteControl::default(),
+        }
+    }
+
+    /// Takes the IDs from this column of text: `ms-seq`, `ms` for `ms-0`, or `ms-*` where the server
+    /// is to add the sequence number (Redis 7.0). They must increase.
+    pub fn with_id_column(mut self, name: Option<&str>) -> Self {
+        self.ids = name.map_or(IdSource::Server, |name| IdSource::Column(name.to_owned()));
+        self
+    }
+
+    /// Takes the IDs' milliseconds from this column of timestamps, or of integers that count
+    /// milliseconds; the server adds the sequence number (Redis 7.0). They must not decrease.
+    pub fn with_timestamp_column(mut self, name: Option<&str>) -> Self {
+        self.ids = name.map_or(IdSource::Server, |name| IdSource::Timestamp(name.to_owned()));
+        self
+    }
+
+    /// Writes these columns, in this order, instead of all but those of IDs and streams.
+    pub fn with_fields(mut self, names: Option<Vec<String>>) -> Self {
+        self.fields = names;
+        self
+    }
+
+    /// What is written where a value is null; by default the entry lacks the field.
+    pub fn with_null_texts(mut self, texts: NullTexts) -> Self {
+        self.null_texts = texts;
+        self
+    }
+
+    /// Shortens the streams with each entry that is added.
+    pub fn with_trim(mut self, trim: Option<Trim>) -> Self {
+        self.trim = trim;
+        self
+    }
+
+    /// Adds nothing to a stream that does not exist (NOMKSTREAM, Redis 6.2).
+    pub fn with_no_make_stream(mut self, no_make_stream: bool) -> Self {
+        self.no_make_stream = no_make_stream;
+        self
+    }
+
+    /// How many rows, at most, are under way: sent, and not answered yet. 10,000 by default; at
+    /// least one.
+    pub fn with_batch_rows(mut self, rows: usize) -> Self {
+        self.batch_rows = rows.max(1);
+        self
+    }
+
+    /// Names the producer, so that the server knows rows again which a lost connection had brought
+    /// it already (XADD IDMP, Redis 8.6). A server that does not know it is written to as if this
+    /// was not said.
+    pub fn with_producer(mut self, name: Option<Vec<u8>>) -> Self {
+        self.producer = name;
+        self
+    }
+
+    /// All rows or none: one transaction (MULTI).
+    pub fn with_atomic(mut self, atomic: bool) -> Self {
+        self.atomic = atomic;
+        self
+    }
+
+    /// Leaves out rows that have no value in any field, which no entry can be, instead of refusing
+    /// all.
+    pub fn with_empty_rows_skipped(mut self, skip: bool) -> Self {
+        self.skip_empty = skip;
+        self
+    }
+
+    /// Lets another task look at the write, and stop it.
+    pub fn with_control(mut self, control: WriteControl) -> Self {
+        self.control = control;
+        self
+    }
+
+    /// Whether a row's outcome can be asked for by the ID that was given to it.
+    pub(super) fn stream_name(&self) -> Option<String> {
+        match &self.stream {
+            Target::One(key) => Some(String::from_utf8_lossy(key).into_owned()),
+            Target::Column(_) => None,
+        }
+    }
+}
+
+/// A look at a write that is under way, from another task. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct WriteControl {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    stopped: AtomicBool,
+    stopping: Notify,
+    rows: AtomicU64,
+}
+
+impl WriteControl {
+    /// How long the rows that are under way when a write is stopped may take to be answered.
+    pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+    /// Sends no more rows. The write then ends as soon as the rows that are under way are answered,
+    /// or after a second, with an error that says which rows are in.
+    pub fn stop(&self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        self.shared.stopping.notify_waiters();
+    }
+
+    /// How many rows are in so far.
+    pub fn rows_written(&self) -> u64 {
+        self.shared.rows.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_rows(&self, rows: u64) {
+        self.shared.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+    }
+
+    /// Returns once the write is to stop.
+    pub(super) async fn stopped(&self) {
+        let stopping = self.shared.stopping.notified();
+        // Whoever stops before `stopping` was made has set `stopped` before.
+        if !self.is_stopped() {
+            stopping.await;
+        }
+    }
+}

@@ -1,0 +1,365 @@
+"""Checkpoints: the stores, and a `StreamConsumer` that goes on where it had come to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from redfloe import (
+    CheckpointError,
+    CheckpointStore,
+    DataLossError,
+    FileCheckpointStore,
+    MemoryCheckpointStore,
+    RedfloeError,
+    RedisCheckpointStore,
+    RedisConnection,
+    RedisConnectionError,
+    WrongTypeError,
+)
+from support.consumers import DRAIN, ME, World, all_rows, rows
+from support.server import Server
+from support.streams import add_numbers
+
+pytestmark = pytest.mark.timeout(20)
+
+
+class Notebook:
+    """A store of somebody's own, which remembers what was asked of it."""
+
+    def __init__(self, checkpoint: Any = None) -> None:
+        self.checkpoint = checkpoint
+        self.loaded: list[str] = []
+        self.saved: list[tuple[str, str]] = []
+
+    def load(self, name: str) -> str | None:
+        self.loaded.append(name)
+        checkpoint: str | None = self.checkpoint
+        return checkpoint
+
+    def save(self, name: str, entry_id: str) -> None:
+        self.saved.append((name, entry_id))
+        self.checkpoint = entry_id
+
+
+Stores = Callable[[], CheckpointStore]
+
+
+@pytest.fixture(params=["memory", "file", "redis", "own"])
+def stores(request: pytest.FixtureRequest, any_server: Server, tmp_path: Path) -> Stores:
+    """Opens a store again, as the next run of a worker does."""
+    match request.param:
+        case "file":
+            return lambda: FileCheckpointStore(tmp_path / "made" / "when needed")
+        case "redis":
+            return lambda: RedisCheckpointStore(any_server.url)
+    store: CheckpointStore = MemoryCheckpointStore() if request.param == "memory" else Notebook()
+    return lambda: store
+
+
+# The stores
+
+
+def test_a_store_keeps_a_checkpoint_for_each_name(stores: Stores) -> None:
+    names = ["a", "b", "a/b", "../a", "a:b", "ä\n", "%61", " ", "A"]
+    if isinstance(stores(), Notebook):
+        pytest.skip("has one page")
+    for number, name in enumerate(names):
+        assert stores().load(name) is None
+        stores().save(name, f"{number}-0")
+        stores().save(name, f"{number}-1")
+    for number, name in enumerate(names):
+        assert stores().load(name) == f"{number}-1"
+
+
+def test_stores_are_what_they_say(stores: Stores) -> None:
+    assert isinstance(stores(), CheckpointStore)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b"1-0",
+        b'"1-0"',
+        b"\xff",
+        b'{"name": "other", "entry_id": "1-0"}',
+        b'{"name": "events"}',
+        b'{"name": "events", "entry_id": 1}',
+        b'{"name": "events", "entry_id": "1-0"',
+        b"\x00" * 40,
+    ],
+)
+def test_a_corrupt_file_is_an_error_and_never_a_missing_one(tmp_path: Path, content: bytes) -> None:
+    store = FileCheckpointStore(tmp_path)
+    store.save("events", "1-0")
+    [path] = tmp_path.iterdir()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=path.name) as raised:
+        store.load("events")
+    assert isinstance(raised.value, RedfloeError)
+    assert path.read_bytes() == content
+    # It can be put right by saving another.
+    store.save("events", "2-0")
+    assert store.load("events") == "2-0"
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash before the new file is in its place leaves the old one."""
+    store = FileCheckpointStore(tmp_path)
+    store.save("events", "1-0")
+    [path] = tmp_path.iterdir()
+    synced: list[int] = []
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced.append)
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.save("events", "2-0")
+    # It had been synced before it was to take the old one's place.
+    assert synced
+    assert FileCheckpointStore(tmp_path).load("events") == "1-0"
+    # What is left over is not in the way, whole or not.
+    for left_over in tmp_path.iterdir():
+        if left_over != path:
+            left_over.write_text("{")
+    assert FileCheckpointStore(tmp_path).load("events") == "1-0"
+    store.save("events", "3-0")
+    assert FileCheckpointStore(tmp_path).load("events") == "3-0"
+    assert [*tmp_path.iterdir()] == [path]
+    assert json.loads(path.read_text("utf-8")) == {"name": "events", "entry_id": "3-0"}
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        FileCheckpointStore(tmp_path / "file").save("events", "1-0")
+
+
+def test_a_redis_store_has_a_key_for_each_name(any_server: Server, client: redis.Redis) -> None:
+    store = RedisCheckpointStore(RedisConnection(any_server.url), "mine:")
+    store.save("events", "1-0")
+    assert client.get("mine:events") == b"1-0"
+    client.set("mine:events", b"\xff")
+    with pytest.raises(CheckpointError, match="mine:events"):
+        store.load("events")
+    client.delete("mine:events")
+    client.rpush("mine:events", "1-0")
+    with pytest.raises(WrongTypeError):
+        store.load("events")
+
+
+def test_a_redis_store_without_a_server() -> None:
+    store = RedisCheckpointStore(RedisConnection("redis://127.0.0.1:1", max_retries=0))
+    with pytest.raises(RedisConnectionError):
+        store.load("events")
+    with pytest.raises(RedisConnectionError):
+        store.save("events", "1-0")
+
+
+# Without a group
+
+
+def test_a_reader_goes_on_where_it_had_come_to(
+    any_server: Server, client: redis.Redis, stream: str, world: World, stores: Stores
+) -> None:
+    add_numbers(client, stream, 10)
+    with world.consumer(
+        any_server.url, stream, batch_size=4, checkpoint_store=stores(), **DRAIN
+    ) as consumer:
+        assert all_rows(consumer) == [*range(1, 11)]
+    assert stores().load(stream) == "10-0"
+    add_numbers(client, stream, 12, first=11)
+    again = world.consumer(
+        any_server.url, stream, start_id="2-0", checkpoint_store=stores(), **DRAIN
+    )
+    assert all_rows(again) == [11, 12]
+    assert stores().load(stream) == "12-0"
+
+
+@pytest.mark.parametrize("how", ["exception", "break", "clean"])
+def test_only_what_is_done_with_is_saved(
+    any_server: Server, client: redis.Redis, stream: str, world: World, how: str
+) -> None:
+    add_numbers(client, stream, 9)
+    store = Notebook()
+    options: dict[str, Any] = {"checkpoint_store": store, "batch_size": 3, **DRAIN}
+    consumer = world.consumer(any_server.url, stream, **options)
+
+    def process() -> None:
+        with consumer:
+            for batch in consumer:
+                assert [entry_id for _, entry_id in store.saved] == [
+                    f"{n}-0" for n in range(3, rows(batch)[0], 3)
+                ]
+                if rows(batch)[0] == 4:
+                    if how == "exception":
+                        raise ZeroDivisionError
+                    if how == "break":
+                        break
+
+    if how == "exception":
+        with pytest.raises(ZeroDivisionError):
+            process()
+    else:
+        process()
+    last = {"exception": "3-0", "break": "6-0", "clean": "9-0"}[how]
+    assert store.saved[-1] == (stream, last)
+    first = int(last.split("-")[0]) + 1
+    again = world.consumer(any_server.url, stream, **options)
+    assert all_rows(again) == [*range(first, 10)]
+    assert store.loaded == [stream, stream]
+
+
+@pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
+def test_manual_acknowledgement_moves_the_checkpoint(
+    any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 6)
+    store = Notebook()
+    options: dict[str, Any] = {"checkpoint_store": store, "batch_size": 2, "ack": "manual"}
+    with world.consumer(any_server.url, stream, **options, **member, **DRAIN) as consumer:
+        for batch in consumer:
+            if rows(batch) == [3, 4]:
+                assert world.do(batch.ack()) == 2
+    name = f"{stream}:g:me" if member else stream
+    assert store.saved == [(name, "4-0")]
+
+
+def test_the_name_of_a_checkpoint(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 2)
+    store = MemoryCheckpointStore()
+    options: dict[str, Any] = {"checkpoint_store": store, **DRAIN}
+    assert all_rows(world.consumer(any_server.url, stream, **options)) == [1, 2]
+    named = world.consumer(any_server.url, stream, checkpoint_name="other job", **options)
+    assert all_rows(named) == [1, 2]
+    assert (store.load(stream), store.load("other job")) == ("2-0", "2-0")
+    # Names that are no text have one all the same.
+    client.xadd(b"\xff\xfe", {"n": 1}, id="1-0")
+    assert all_rows(world.consumer(any_server.url, b"\xff\xfe", **options)) == [1]
+    assert store.load("\\xff\\xfe") == "1-0"
+
+
+@pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
+@pytest.mark.parametrize("checkpoint", ["", "x", "1-", "1-0-0", "99999999999999999999-0", b"1-0"])
+def test_a_checkpoint_that_is_no_id(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: World,
+    member: dict[str, Any],
+    checkpoint: Any,
+) -> None:
+    add_numbers(client, stream, 2)
+    store = Notebook(checkpoint)
+    options: dict[str, Any] = {"checkpoint_store": store, **member, **DRAIN}
+    with pytest.raises(CheckpointError, match=stream):
+        next(world.consumer(any_server.url, stream, **options))
+    assert store.saved == []
+
+
+def test_a_store_that_fails(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 4)
+
+    class Broken(Notebook):
+        def save(self, name: str, entry_id: str) -> None:
+            raise OSError(28, "No space left on device")
+
+    options: dict[str, Any] = {"checkpoint_store": Broken(), "batch_size": 2, **DRAIN}
+    consumer = world.consumer(any_server.url, stream, **options)
+    assert rows(next(consumer)) == [1, 2]
+    with pytest.raises(OSError, match="No space"):
+        next(consumer)
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["trimmed", "xdel"])
+def test_a_stream_that_was_trimmed_past_the_checkpoint(
+    server: Server, client: redis.Redis, stream: str, world: World, deleted: bool
+) -> None:
+    add_numbers(client, stream, 20)
+    options: dict[str, Any] = {"checkpoint_store": Notebook("5-0"), **DRAIN}
+    if deleted:
+        # Deleted at will: not the same as trimmed, but nothing tells the one from the other
+        # where the front of the stream is gone.
+        client.xdel(stream, *[f"{n}-0" for n in range(1, 9)])
+    else:
+        client.xtrim(stream, maxlen=12, approximate=False)
+    with pytest.raises(DataLossError, match="5-0") as raised:
+        next(world.consumer(server.url, stream, **options))
+    assert "9-0" in str(raised.value) or "8-0" in str(raised.value)
+    again = world.consumer(server.url, stream, on_data_loss="continue", **options)
+    assert all_rows(again) == [*range(9, 21)]
+
+
+def test_a_stream_that_was_trimmed_up_to_the_checkpoint(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """Where the entry that was read last is still there nothing behind it was lost."""
+    add_numbers(client, stream, 20)
+    options: dict[str, Any] = {"checkpoint_store": Notebook("8-0"), **DRAIN}
+    client.xtrim(stream, maxlen=13, approximate=False)
+    assert all_rows(world.consumer(server.url, stream, **options)) == [*range(9, 21)]
+
+
+def test_a_stream_that_was_trimmed_to_nothing(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 20)
+    client.xtrim(stream, maxlen=0, approximate=False)
+    done: dict[str, Any] = {"checkpoint_store": Notebook("20-0"), **DRAIN}
+    assert all_rows(world.consumer(any_server.url, stream, **done)) == []
+    behind: dict[str, Any] = {"checkpoint_store": Notebook("19-0"), **DRAIN}
+    with pytest.raises(DataLossError, match="19-0"):
+        next(world.consumer(any_server.url, stream, **behind))
+
+
+@pytest.mark.parametrize("how", ["del", "flushall", "smaller"])
+def test_a_stream_that_was_begun_anew(
+    server: Server, client: redis.Redis, stream: str, world: World, how: str
+) -> None:
+    add_numbers(client, stream, 20)
+    options: dict[str, Any] = {"checkpoint_store": Notebook("20-0"), **DRAIN}
+    client.flushall() if how == "flushall" else client.delete(stream)
+    add_numbers(client, stream, 5)
+    with pytest.raises(DataLossError, match="20-0") as raised:
+        next(world.consumer(server.url, stream, **options))
+    assert "5-0" in str(raised.value)
+    again = world.consumer(server.url, stream, on_data_loss="continue", **options)
+    assert all_rows(again) == [1, 2, 3, 4, 5]
+
+
+def test_a_store_may_block_an_event_loop_thread(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """A store that itself uses an event loop works: it is called in a thread."""
+    if world.runner is None:
+        pytest.skip("for event loops")
+    add_numbers(client, stream, 2)
+
+    class Looping(Notebook):
+        def save(self, name: str, entry_id: str) -> None:
+            asyncio.run(asyncio.sleep(0.01))
+            super().save(name, entry_id)
+
+    store = Looping()
+    with world.consumer(any_server.url, stream, checkpoint_store=store, **DRAIN) as consumer:
+        assert all_rows(consumer) == [1, 2]
+    assert store.saved == [(stream, "2-0")]

@@ -1,0 +1,497 @@
+"""`StreamConsumer.run` and its end: retries, `stop`, signals, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from redfloe import DataLossError, MemoryCheckpointStore, StreamConsumer
+from support.consumers import (
+    DRAIN,
+    EAGER,
+    LOOPS,
+    ME,
+    SHY,
+    World,
+    all_rows,
+    dead_ids,
+    letters,
+    pending,
+    rows,
+)
+from support.server import Server
+from support.streams import NUMBER, add_numbers
+from support.timing import Stopwatch, eventually, later, within
+
+pytestmark = pytest.mark.timeout(30)
+
+DEAD: dict[str, Any] = {"dead_letter": "dead"}
+#: Retries that take no time.
+QUICK: dict[str, Any] = {"retry_base_delay": 0.0}
+#: A pause that no test waits for.
+SLOW: dict[str, Any] = {"retry_base_delay": 60.0, "retry_max_delay": 60.0}
+
+
+class Handler:
+    """Remembers what it was called with; raises where some entries are in the batch."""
+
+    def __init__(self, *bad: int, error: type[Exception] = ZeroDivisionError) -> None:
+        self.bad = {*bad}
+        self.error = error
+        self.calls: list[list[int]] = []
+        self.done: list[int] = []
+
+    def __call__(self, batch: Any) -> None:
+        self.calls.append(rows(batch))
+        bad = self.bad & {*rows(batch)}
+        if bad:
+            raise self.error(f"bad {min(bad)}")
+        self.done += rows(batch)
+
+
+def blocked(client: redis.Redis) -> int:
+    """How many clients the server has waiting."""
+    number: int = client.info("clients")["blocked_clients"]
+    return number
+
+
+# Retries
+
+
+def test_run_acknowledges_each_batch(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 7)
+    handler = Handler()
+    consumer = world.consumer(server.url, stream, batch_size=3, **ME, **DRAIN)
+    consumer.run(handler)
+    assert handler.calls == [[1, 2, 3], [4, 5, 6], [7]]
+    assert pending(client, stream) == []
+    assert consumer.stats.acknowledged == 7
+
+
+def test_a_handler_is_tried_again_with_pauses(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    calls: list[float] = []
+
+    def handle(_: Any) -> None:
+        calls.append(time.monotonic())
+        if len(calls) < 3:
+            raise ZeroDivisionError
+
+    world.consumer(any_server.url, stream, **ME, **DRAIN).run(handle, retry_base_delay=0.1)
+    assert len(calls) == 3
+    # With half of the pause as jitter.
+    assert calls[1] - calls[0] >= 0.05
+    assert calls[2] - calls[1] >= 0.1
+    assert pending(client, stream) == []
+
+
+def test_only_the_bad_entries_of_a_batch_fail(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 40)
+    handler = Handler(5, 11, 17)
+    options: dict[str, Any] = {"batch_size": 16, **DEAD, **ME, **DRAIN}
+    consumer = world.consumer(server.url, stream, **options)
+    consumer.run(handler, attempts=2, **QUICK)
+    assert handler.done == [n for n in range(1, 41) if n not in handler.bad]
+    assert dead_ids(client) == ["5-0", "11-0", "17-0"]
+    assert letters(client)[0][b"_dead_reason"] == b"ZeroDivisionError: bad 5"
+    assert pending(client, stream) == []
+    assert (consumer.stats.dead_lettered, consumer.stats.acknowledged) == (3, 37)
+
+
+@pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
+def test_without_a_dead_letter_stream_the_exception_is_raised(
+    any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 9)
+    handler = Handler(5)
+    store = MemoryCheckpointStore()
+    options: dict[str, Any] = {"batch_size": 3, "checkpoint_store": store, **member, **DRAIN}
+    consumer = world.consumer(any_server.url, stream, **options)
+    with pytest.raises(ZeroDivisionError, match="bad 5"):
+        consumer.run(handler, **QUICK)
+    assert handler.calls == [[1, 2, 3]] + [[4, 5, 6]] * 3
+    if member:
+        assert pending(client, stream) == [4, 5, 6]
+    # Once it is mended it goes on there.
+    handler = Handler()
+    consumer.run(handler)
+    assert handler.done == [4, 5, 6, 7, 8, 9]
+
+
+def test_policies_by_exception(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 6)
+    policies: Any = {KeyError: "fail", LookupError: "raise", ValueError: "retry"}
+    options: dict[str, Any] = {"batch_size": 2, **DEAD, **ME, **DRAIN}
+
+    handler = Handler(1, error=KeyError)
+    world.consumer(any_server.url, stream, **options).run(handler, on_exception=policies, **SLOW)
+    # Without a pause, which would be a minute.
+    assert handler.calls == [[1, 2], [1], [2], [3, 4], [5, 6]]
+    assert dead_ids(client) == ["1-0"]
+
+    add_numbers(client, stream, 8, first=7)
+    handler = Handler(8, error=IndexError)
+    with pytest.raises(IndexError):
+        world.consumer(any_server.url, stream, **options).run(handler, on_exception=policies)
+    assert handler.calls == [[7, 8]]
+    assert pending(client, stream) == [7, 8]
+
+    handler = Handler(8, error=ValueError)
+    consumer = world.consumer(any_server.url, stream, **options)
+    consumer.run(handler, attempts=2, on_exception=policies, **QUICK)
+    assert handler.calls == [[7, 8], [7, 8], [7], [8]]
+    assert dead_ids(client) == ["1-0", "8-0"]
+
+
+def test_with_max_deliveries_a_failed_entry_is_delivered_so_often(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 8)
+    handler = Handler(5)
+    options: dict[str, Any] = {"batch_size": 4, "max_deliveries": 3, **DEAD, **EAGER, **ME}
+    # The claims come within the poll.
+    consumer = world.consumer(server.url, stream, on_idle="stop", block_ms=300, **options)
+    consumer.run(handler, attempts=1)
+    assert handler.done == [1, 2, 3, 4, 6, 7, 8] or sorted(handler.done) == [1, 2, 3, 4, 6, 7, 8]
+    assert sum(5 in call for call in handler.calls if len(call) == 1) == 3
+    [letter] = letters(client)
+    assert letter[b"_dead_reason"] == b"delivered 3 times, of at most 3"
+    assert pending(client, stream) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"attempts": 0}, ValueError),
+        ({"retry_base_delay": -1}, ValueError),
+        ({"retry_max_delay": -1}, ValueError),
+        ({"on_exception": {ValueError: "x"}}, ValueError),
+        ({"on_exception": {5: "retry"}}, TypeError),
+    ],
+    ids=str,
+)
+def test_bad_arguments_raise_at_once(
+    world: World, options: dict[str, Any], error: type[Exception]
+) -> None:
+    """Before there is a connection, which this address would refuse."""
+    consumer = world.consumer("redis://127.0.0.1:1", "s", **ME)
+    with pytest.raises(error):
+        consumer.run(Handler(), **options)
+
+
+# Stop
+
+
+@pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
+def test_stop_from_the_handler_finishes_the_batch(
+    any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 9)
+    store = MemoryCheckpointStore()
+    options: dict[str, Any] = {"batch_size": 3, "checkpoint_store": store, **member}
+    consumer = world.consumer(any_server.url, stream, block_ms=0, **options)
+    handled: list[int] = []
+
+    def handle(batch: Any) -> None:
+        handled.extend(rows(batch))
+        if 4 in rows(batch):
+            consumer.stop()
+
+    consumer.run(handle)
+    assert handled == [1, 2, 3, 4, 5, 6]
+    if member:
+        assert pending(client, stream) == []
+        assert consumer.stats.acknowledged == 6
+    # It may start again.
+    with consumer, later(0.05, lambda: add_numbers(client, stream, 10, first=10)):
+        assert rows(next(consumer)) == [7, 8, 9]
+        assert rows(next(consumer)) == [10]
+
+
+@pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
+def test_stop_from_another_thread_ends_a_wait(
+    any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 3)
+    consumer = world.consumer(any_server.url, stream, block_ms=0, **SHY, **member)
+
+    def when_it_waits() -> None:
+        eventually(lambda: blocked(client) > 0)
+        consumer.stop()
+
+    watch = Stopwatch()
+    handler = Handler()
+    with later(0, when_it_waits):
+        consumer.run(handler)
+    assert watch.seconds < 5
+    assert handler.done == [1, 2, 3]
+    if member:
+        assert pending(client, stream) == []
+    eventually(lambda: blocked(client) == 0)
+
+
+def test_stop_from_another_task(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 3)
+
+    async def main() -> list[int]:
+        consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, block_ms=0, **ME)
+        handled: list[int] = []
+
+        async def handle(batch: Any) -> None:
+            handled.extend(rows(batch))
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(consumer.run_async(handle))
+            while not blocked(client):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            consumer.stop()
+        return handled
+
+    for loop in LOOPS.values():
+        with asyncio.Runner(loop_factory=loop) as runner:
+            client.delete(stream)
+            add_numbers(client, stream, 3)
+            assert runner.run(main()) == [1, 2, 3]
+            assert pending(client, stream) == []
+
+
+def test_a_stop_before_the_loop_is_not_lost(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """Such as one that comes while the thread which runs the loop is yet to start."""
+    add_numbers(client, stream, 3)
+    consumer = world.consumer(any_server.url, stream, block_ms=0, **ME)
+    consumer.stop()
+    handler = Handler()
+    consumer.run(handler)
+    assert handler.done == []
+    consumer.stop()
+    assert all_rows(consumer) == []
+
+
+@pytest.mark.parametrize("member", [{}, {**ME, **DEAD}], ids=["alone", "group"])
+def test_stop_in_a_pause_leaves_the_batch_as_it_was(
+    any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 6)
+    store = MemoryCheckpointStore()
+    options: dict[str, Any] = {"batch_size": 3, "checkpoint_store": store, **member}
+    consumer = world.consumer(any_server.url, stream, block_ms=0, **options)
+    handler = Handler(4)
+
+    def when_it_pauses() -> None:
+        eventually(lambda: len(handler.calls) == 2)
+        consumer.stop()
+
+    with within(8), later(0, when_it_pauses):
+        consumer.run(handler, **SLOW)
+    assert handler.calls == [[1, 2, 3], [4, 5, 6]]
+    if member:
+        assert pending(client, stream) == [4, 5, 6]
+        assert letters(client) == []
+    assert store.load(f"{stream}:g:me" if member else stream) == "3-0"
+
+
+def test_what_is_raised_in_the_handler_that_is_no_exception_passes(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 3)
+
+    def handle(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, **DEAD, **ME)
+    with pytest.raises(KeyboardInterrupt):
+        consumer.run(handle)
+    assert pending(client, stream) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=list(LOOPS))
+@pytest.mark.parametrize("where", ["wait", "handler", "pause"])
+def test_cancellation(
+    any_server: Server, client: redis.Redis, stream: str, loop: Any, where: str
+) -> None:
+    add_numbers(client, stream, 3)
+
+    async def main() -> None:
+        consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, block_ms=0, **DEAD, **ME)
+        entered = asyncio.Event()
+
+        async def handle(_: Any) -> None:
+            entered.set()
+            if where == "handler":
+                await asyncio.sleep(60)
+            if where == "pause":
+                raise ZeroDivisionError
+
+        task = asyncio.create_task(consumer.run_async(handle, **SLOW))
+        async with asyncio.timeout(10):
+            await entered.wait()
+            while where == "wait" and not blocked(client):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+    assert pending(client, stream) == ([] if where == "wait" else [1, 2, 3])
+    assert not client.exists("dead")
+
+
+# Signals
+
+
+PROGRAM = """
+import asyncio, signal, sys, time
+import polars as pl
+import uvloop
+import redfloe
+
+url, stream, world, where = sys.argv[1:]
+numbers = signal.SIGTERM, signal.SIGINT
+
+def before(*_):
+    print("theirs", flush=True)
+
+def say(batch):
+    print("batch", *batch.frame["n"], flush=True)
+
+consumer = redfloe.StreamConsumer(
+    url, stream, "g", "me", schema={"n": pl.Int64}, block_ms=0, batch_size=2, handle_signals=True
+)
+
+def handle(batch):
+    say(batch)
+    if where == "handler" and 1 in batch.frame["n"]:
+        end = time.monotonic() + 10
+        while not consumer._stopped and time.monotonic() < end:
+            time.sleep(0.01)
+
+async def handle_async(batch):
+    say(batch)
+    if where == "handler" and 1 in batch.frame["n"]:
+        for _ in range(1_000):
+            if consumer._stopped:
+                break
+            await asyncio.sleep(0.01)
+
+async def main():
+    during = [signal.getsignal(number) for number in numbers]
+    await consumer.run_async(handle_async)
+    print("restored", [signal.getsignal(number) for number in numbers] == during, flush=True)
+
+signal.signal(signal.SIGTERM, before)
+if world == "sync":
+    during = [signal.getsignal(number) for number in numbers]
+    consumer.run(handle)
+    print("restored", [signal.getsignal(number) for number in numbers] == during, flush=True)
+elif world == "asyncio":
+    asyncio.run(main())
+else:
+    uvloop.run(main())
+print("acknowledged", consumer.stats.acknowledged, flush=True)
+"""
+
+
+@contextmanager
+def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+
+@pytest.mark.parametrize("world", ["sync", "asyncio", "uvloop"])
+@pytest.mark.parametrize("where", ["handler", "wait"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_the_loop(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: str,
+    where: str,
+    number: signal.Signals,
+) -> None:
+    add_numbers(client, stream, 4)
+    with program(any_server.url, stream, world, where) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "batch 1 2\n"
+        if where == "wait":
+            assert process.stdout.readline() == "batch 3 4\n"
+            eventually(lambda: blocked(client) > 0)
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=15)
+    handled = 2 if where == "handler" else 4
+    assert rest == f"restored True\nacknowledged {handled}\n"
+    assert process.returncode == 0
+    assert pending(client, stream) == []
+
+
+def test_signals_are_for_the_main_thread(any_server: Server, stream: str) -> None:
+    consumer = StreamConsumer(any_server.url, stream, handle_signals=True, **ME, **DRAIN)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            consumer.run(Handler())
+        except ValueError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert len(raised) == 1
+
+
+# Lag
+
+
+def test_lag_is_what_the_group_has_still_to_deliver(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 10)
+    options: dict[str, Any] = {"batch_size": 4, **EAGER, **ME}
+    with world.consumer(server.url, stream, block_ms=0, **options) as consumer:
+        next(consumer)
+        lag = consumer.stats.lag
+    if server.name == "redis-6.2":
+        assert lag is None
+    else:
+        # It had looked before its first batch, or with it.
+        assert lag in (None, 6, 10)
+
+
+def test_the_loop_of_a_reader_sees_a_stream_begun_anew(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 10)
+    consumer = world.consumer(any_server.url, stream, block_ms=100)
+    assert len(next(consumer)) == 10
+    client.delete(stream)
+    add_numbers(client, stream, 5)
+    with within(8), pytest.raises(DataLossError, match="10-0"):
+        next(consumer)

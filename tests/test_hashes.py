@@ -1,0 +1,191 @@
+"""Frames into hashes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+from redfloe import (
+    OutcomeUnknownError,
+    RedisConnection,
+    SchemaError,
+    WriteError,
+    WrongTypeError,
+    write_hashes,
+)
+from support.proxy import Proxy
+from support.server import Server
+
+FRAME = pl.DataFrame({"key": ["a", "b", "c"], "mean": [1.5, None, 3.0], "count": [1, 2, None]})
+EXPECTED = [
+    {b"mean": b"1.5", b"count": b"1"},
+    {b"count": b"2"},
+    {b"mean": b"3.0"},
+]
+
+
+def quick(url: str, **options: Any) -> RedisConnection:
+    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
+
+
+def hashes(client: redis.Redis, *keys: str) -> list[Any]:
+    return [client.hgetall(key) for key in keys]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 1_000])
+@pytest.mark.parametrize("if_exists", ["replace", "merge", "fail"])
+def test_rows_become_hashes(
+    server: Server, client: redis.Redis, if_exists: Any, batch_size: int
+) -> None:
+    written = write_hashes(
+        server.url,
+        FRAME,
+        key_column="key",
+        key_prefix="p:",
+        if_exists=if_exists,
+        batch_size=batch_size,
+    )
+    assert written == 3
+    assert hashes(client, "p:a", "p:b", "p:c") == EXPECTED
+    assert client.ttl("p:a") == -1
+
+
+def test_a_hash_that_exists_is_replaced(any_server: Server, client: redis.Redis) -> None:
+    client.hset("b", mapping={"mean": "old", "other": "x"})
+    client.expire("b", 100)
+    write_hashes(any_server.url, FRAME, key_column="key")
+    assert hashes(client, "b") == EXPECTED[1:2]
+    assert client.ttl("b") == -1
+
+
+def test_a_hash_that_exists_is_merged(any_server: Server, client: redis.Redis) -> None:
+    client.hset("b", mapping={"mean": "old", "other": "x"})
+    client.expire("b", 100)
+    write_hashes(any_server.url, FRAME, key_column="key", if_exists="merge")
+    assert hashes(client, "b") == [{b"other": b"x", b"count": b"2"}]
+    assert client.ttl("b") > 0
+
+
+def test_a_hash_that_exists_is_refused(any_server: Server, client: redis.Redis) -> None:
+    client.hset("b", "other", "x")
+    with pytest.raises(WriteError, match=r"exists already; nothing.*row: 1, key: b"):
+        write_hashes(any_server.url, FRAME, key_column="key", if_exists="fail")
+    assert [*client.keys()] == [b"b"]
+
+
+def test_a_hash_that_appears_meanwhile_is_refused(any_server: Server, client: redis.Redis) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"EVAL", lambda n: n == 2 and client.hset("b", "other", "x"))
+        with pytest.raises(WriteError, match="row 1 was not written, 2 of 3") as raised:
+            write_hashes(proxy.url, FRAME, key_column="key", if_exists="fail")
+    assert (raised.value.row, raised.value.rows_written) == (1, 2)
+    assert hashes(client, "b") == [{b"other": b"x"}]
+
+
+@pytest.mark.parametrize("ttl", [100, 100.0, dt.timedelta(seconds=100)])
+@pytest.mark.parametrize("if_exists", ["replace", "merge", "fail"])
+def test_hashes_expire(any_server: Server, client: redis.Redis, if_exists: Any, ttl: Any) -> None:
+    write_hashes(any_server.url, FRAME, key_column="key", ttl=ttl, if_exists=if_exists)
+    assert all(99 <= client.ttl(key) <= 100 for key in "abc")
+    assert hashes(client, *"abc") == EXPECTED
+
+
+def test_a_row_of_nulls_is_no_hash(any_server: Server, client: redis.Redis) -> None:
+    client.hset("a", "x", "1")
+    frame = pl.DataFrame({"key": ["a"], "x": pl.Series([None], dtype=pl.Int8)})
+    write_hashes(any_server.url, frame, key_column="key", ttl=5)
+    assert not client.exists("a")
+
+
+def test_keys_of_any_dtype(any_server: Server, client: redis.Redis) -> None:
+    for keys, expected in (([1, 2], b"1"), ([b"\xff", b"b"], b"\xff")):
+        frame = pl.DataFrame({"key": keys, "x": [1, 2]})
+        write_hashes(any_server.url, frame, key_column="key", fields=["x"])
+        assert client.hgetall(expected) == {b"x": b"1"}
+
+
+@pytest.mark.parametrize("if_exists", ["replace", "merge", "fail"])
+def test_a_key_of_another_type(any_server: Server, client: redis.Redis, if_exists: Any) -> None:
+    client.set("c", "x")
+    with pytest.raises(WrongTypeError, match=r"holds a string.*row: 2, key: c"):
+        write_hashes(any_server.url, FRAME, key_column="key", if_exists=if_exists)
+    assert client.get("c") == b"x"
+    assert not client.exists("a")
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"key_column": "x"}, SchemaError, "no column 'x'"),
+    ({"ttl": 0}, ValueError, "ttl"),
+    ({"ttl": "1"}, TypeError, "ttl"),
+    ({"if_exists": "drop"}, ValueError, "if_exists"),
+    ({"key_column": "mean"}, ValueError, r"key is null.*row: 1"),
+    ({"fields": []}, SchemaError, "no column"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD)
+def test_arguments_that_cannot_be(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        write_hashes("redis://127.0.0.1:1", FRAME, **{"key_column": "key", **arguments})
+
+
+def test_a_key_that_occurs_twice(any_server: Server, client: redis.Redis) -> None:
+    frame = pl.DataFrame({"key": ["a", "a"], "x": [1, 2]})
+    for if_exists in ("replace", "fail"):
+        with pytest.raises(ValueError, match="'a' occurs in several rows"):
+            write_hashes(any_server.url, frame, key_column="key", if_exists=if_exists)
+    write_hashes(any_server.url, frame, key_column="key", if_exists="merge")
+    assert hashes(client, "a") == [{b"x": b"2"}]
+
+
+def test_an_empty_frame(any_server: Server) -> None:
+    assert write_hashes(any_server.url, FRAME.clear(), key_column="key") == 0
+
+
+@pytest.mark.parametrize("command", [b"MULTI", b"DEL", b"HSET", b"EXEC"])
+@pytest.mark.parametrize("skip", range(3))
+def test_a_lost_connection(
+    any_server: Server, client: redis.Redis, command: bytes, skip: int
+) -> None:
+    for if_exists in ("replace", "merge"):
+        with Proxy(any_server.port) as proxy:
+            proxy.cut_after(1, once_seen=command, skip=skip)
+            write_hashes(
+                quick(proxy.url),
+                FRAME,
+                key_column="key",
+                if_exists=if_exists,
+                batch_size=2,
+            )
+        assert hashes(client, *"abc") == EXPECTED
+        client.flushall()
+
+
+def test_a_lost_answer_of_a_write_that_must_not_repeat(
+    any_server: Server, client: redis.Redis
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.cut_after(0, once_seen=b"EVAL", skip=2)
+        with pytest.raises(OutcomeUnknownError) as raised:
+            write_hashes(proxy.url, FRAME, key_column="key", if_exists="fail", batch_size=2)
+    assert raised.value.rows_written == 2
+    assert raised.value.unknown == range(2, 3)
+
+
+def test_what_time_mends_is_waited_for(any_server: Server, client: redis.Redis) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(b"-OOM full\r\n", once_seen=b"EVAL", skip=1, times=2)
+        write_hashes(quick(proxy.url), FRAME, key_column="key", if_exists="fail")
+    assert hashes(client, *"abc") == EXPECTED
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(b"-OOM full\r\n", once_seen=b"EVAL", skip=1, times=None)
+        client.flushall()
+        with pytest.raises(WriteError, match="attempts: 3") as raised:
+            write_hashes(quick(proxy.url, max_retries=2), FRAME, key_column="key", if_exists="fail")
+    assert (raised.value.row, raised.value.rows_written, raised.value.code) == (1, 1, "OOM")

@@ -1,0 +1,107 @@
+"""Queries into streams, batch by batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import polars as pl
+import pytest
+import redis
+
+import redfloe
+from redfloe import SchemaError, WriteError, sink_stream
+from support.server import Server
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(pl.LazyFrame, "collect_batches"), reason="this Polars cannot give batches"
+)
+
+
+def numbers(rows: int) -> pl.LazyFrame:
+    return pl.LazyFrame().select(n=pl.int_range(rows))
+
+
+def test_a_query_is_written_in_order(server: Server, client: redis.Redis, stream: str) -> None:
+    lf = numbers(2_000).filter(pl.col("n") % 2 == 0)
+    assert sink_stream(server.url, lf, stream, chunk_size=100) == 1_000
+    read = redfloe.read_stream(server.url, stream, {"n": pl.Int64})
+    assert read["n"].to_list() == [*range(0, 2_000, 2)]
+
+
+def test_a_scan_is_copied_with_its_ids(any_server: Server, stream: str) -> None:
+    sink_stream(any_server.url, numbers(500), stream)
+    lf = redfloe.scan_stream(any_server.url, stream, {"n": pl.Int64})
+    assert sink_stream(any_server.url, lf, f"{stream}-copy", id_column="_id", chunk_size=70) == 500
+    assert redfloe.read_stream(any_server.url, f"{stream}-copy").equals(
+        redfloe.read_stream(any_server.url, stream)
+    )
+
+
+def test_nothing(any_server: Server, client: redis.Redis, stream: str) -> None:
+    assert sink_stream(any_server.url, numbers(0), stream) == 0
+    assert not client.exists(stream)
+
+
+def test_rows_are_counted_over_all_chunks(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    lf = numbers(100).with_columns(id=pl.format("{}-1", pl.when(n=73).then(0).otherwise("n") + 1))
+    with pytest.raises(ValueError, match="does not come after"):
+        sink_stream(any_server.url, lf, stream, id_column="id")
+    seen: list[int] = []
+    with pytest.raises(WriteError) as raised:
+        sink_stream(any_server.url, lf, stream, id_column="id", chunk_size=1, progress=seen.append)
+    assert client.xlen(stream) == 73 == seen[-1]
+    assert "row: 0" in str(raised.value)
+
+
+def test_dtypes_are_refused_before_the_query_runs(stream: str) -> None:
+    def fail(frame: pl.DataFrame) -> pl.DataFrame:
+        pytest.fail("it ran")
+
+    lf = numbers(5).with_columns(x=pl.col("n").cast(pl.UInt128)).map_batches(fail)
+    with pytest.raises(SchemaError, match="'x' has the dtype"):
+        sink_stream("redis://127.0.0.1:1", lf, stream)
+    with pytest.raises(TypeError, match="LazyFrame"):
+        sink_stream("redis://127.0.0.1:1", pl.DataFrame(), stream)  # type: ignore[arg-type]
+
+
+PEAK = """
+    import sys
+    from pathlib import Path
+    import polars as pl
+    import redfloe
+
+    def peak():
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+
+    def sink(rows):
+        lf = pl.scan_parquet(sys.argv[2]).head(rows)
+        assert redfloe.sink_stream(sys.argv[1], lf, "sunk", maxlen=1000) == rows
+
+    sink(200_000)
+    before = peak()
+    sink(1_500_000)
+    print(peak() - before)
+"""
+
+
+def test_memory_is_bounded(any_server: Server, tmp_path: Path) -> None:
+    """The frame would take 60 MB, and its IDs another 45."""
+    path = tmp_path / "numbers.parquet"
+    n = pl.col("n")
+    frame = numbers(1_500_000).with_columns(a=n * 3, b=n * 0.5, c=n % 7, d=-n).collect()
+    frame.write_parquet(path, row_group_size=50_000)
+    script = textwrap.dedent(PEAK)
+    done = subprocess.run(
+        [sys.executable, "-c", script, any_server.url, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(done.stdout) < 40_000_000
