@@ -127,7 +127,7 @@ class StreamConsumer:
         turns with new entries; `Batch.delivery_counts` tells them. A handler that takes longer than
         this should call `Batch.extend` meanwhile, or its entries are processed twice. None: never.
     reclaim_interval_ms : int, default 30000
-        How often to look for such entries.
+        How often to look for such entries; no more often than every 10 ms.
     max_deliveries : int, optional
         How often an entry is delivered before it goes to the dead-letter stream instead.
     dead_letter : str or bytes, optional

@@ -42,7 +42,7 @@ pub enum OwnPending {
 pub struct Reclaim {
     /// How long an entry must have been pending since it was last delivered.
     pub min_idle: Duration,
-    /// How often to look for such entries.
+    /// How often to look for such entries; no more often than every 10 ms.
     pub interval: Duration,
 }
 
