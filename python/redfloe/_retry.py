@@ -62,9 +62,7 @@ class Retry:
         self._max_delay = max_delay
         self._on_exception = dict(on_exception or {})
         for kind, policy in self._on_exception.items():
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                msg = f"on_exception must name subclasses of Exception, not {kind!r}"
-                raise TypeError(msg)
+            _check_class(kind)
             if policy not in ("retry", "fail", "raise"):
                 msg = f'on_exception must say "retry", "fail" or "raise", not {policy!r}'
                 raise ValueError(msg)
@@ -109,3 +107,9 @@ class Retry:
         """Grow exponentially, with jitter, so that workers which failed together part."""
         longest = min(self._max_delay, self._base_delay * 2.0 ** min(attempt, 1_000))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _check_class(kind: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        msg = f"on_exception must name subclasses of Exception, not {kind!r}"
+        raise TypeError(msg)

@@ -286,6 +286,11 @@ impl GroupReader {
         let start = self.stood_at().await?;
         let (stream, group) = (&self.request.stream, &self.options.group);
         create_group_in(&mut self.feed.session, stream, group, start, true).await?;
+        if start == GroupStart::Behind(EntryId::MIN) {
+            // What was done says nothing of the entries that come now.
+            self.watched.update(|stats| stats.done_up_to = None);
+            self.options.done_up_to = None;
+        }
         self.done.clear();
         self.gone.clear();
         self.sent = (0, 0);
@@ -587,7 +592,7 @@ impl GroupReader {
         }
         self.watched.update(|stats| stats.deleted += gone.len() as u64);
         self.gone.extend(gone);
-        if over && self.feed.rows() == 0 {
+        if over {
             let lag = self.standing().await?.lag;
             self.watched.update(|stats| stats.lag = lag);
         }
