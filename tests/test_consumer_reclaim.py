@@ -216,6 +216,20 @@ def test_what_is_given_back_in_the_middle_of_a_pass_comes_soon(
     assert pending(client, stream) == []
 
 
+def test_claims_are_looked_for_once_in_an_interval(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """Also while each read brings as many entries as it may."""
+    add_numbers(client, stream, 2_000)
+    with Proxy(server.port) as proxy:
+        with world.consumer(proxy.url, stream, batch_size=100, **ME, **DRAIN) as consumer:
+            assert all_rows(consumer) == [*range(1, 2_001)]
+        claims = [command for command in proxy.commands if b"CLAIM" in command]
+        assert len(claims) == 1
+        assert proxy.count(b"XAUTOCLAIM") <= 1
+        assert proxy.count(b"XPENDING") <= 1
+
+
 # Dead letters
 
 

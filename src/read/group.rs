@@ -556,7 +556,7 @@ impl GroupReader {
             return Ok(Polled::More);
         };
         let asked = if listed.is_empty() { asked } else { listed.len() as u64 };
-        claimer.came(entries, asked, claimed.cursor);
+        claimer.came(entries.saturating_sub(claimed.fresh), asked, claimed.cursor);
         let over = !claimer.in_pass();
         let member = Membership {
             stream: &self.request.stream,
