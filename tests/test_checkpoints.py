@@ -27,6 +27,7 @@ from redfloe import (
 from support.consumers import DRAIN, ME, World, all_rows, rows
 from support.server import Server
 from support.streams import add_numbers
+from support.timing import within
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -344,6 +345,18 @@ def test_a_stream_that_was_begun_anew(
     assert "5-0" in str(raised.value)
     again = world.consumer(server.url, stream, on_data_loss="continue", **options)
     assert all_rows(again) == [1, 2, 3, 4, 5]
+
+
+def test_the_loop_of_a_reader_sees_a_stream_begun_anew(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 10)
+    consumer = world.consumer(any_server.url, stream, block_ms=100)
+    assert len(next(consumer)) == 10
+    client.delete(stream)
+    add_numbers(client, stream, 5)
+    with within(8), pytest.raises(DataLossError, match="10-0"):
+        next(consumer)
 
 
 def test_a_store_may_block_an_event_loop_thread(

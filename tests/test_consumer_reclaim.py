@@ -64,7 +64,8 @@ def claiming(request: pytest.FixtureRequest) -> Server:
 def idle_for(client: redis.Redis, stream: str) -> int:
     """How many milliseconds the entry that has been pending for the shortest time has."""
     found: Any = client.xpending_range(stream, "g", "-", "+", 10_000)
-    return int(min(one["time_since_delivered"] for one in found))
+    shortest: int = min(one["time_since_delivered"] for one in found)
+    return shortest
 
 
 # Reclaim
@@ -213,6 +214,20 @@ def test_what_is_given_back_in_the_middle_of_a_pass_comes_soon(
                 break
     assert came.count(2) == 1
     assert pending(client, stream) == []
+
+
+def test_claims_are_looked_for_once_in_an_interval(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """Also while each read brings as many entries as it may."""
+    add_numbers(client, stream, 2_000)
+    with Proxy(server.port) as proxy:
+        with world.consumer(proxy.url, stream, batch_size=100, **ME, **DRAIN) as consumer:
+            assert all_rows(consumer) == [*range(1, 2_001)]
+        claims = [command for command in proxy.commands if b"CLAIM" in command]
+        assert len(claims) == 1
+        assert proxy.count(b"XAUTOCLAIM") <= 1
+        assert proxy.count(b"XPENDING") <= 1
 
 
 # Dead letters
@@ -521,6 +536,10 @@ def test_a_lost_group_of_a_new_stream_begins_at_its_start(
         client.delete(stream)
         add_numbers(client, stream, 5)
         assert rows(next(consumer)) == [1, 2, 3, 4, 5]
+        # Nor does what was done before count when it is lost again.
+        client.xgroup_destroy(stream, "g")
+        add_numbers(client, stream, 400, first=6)
+        assert rows(next(consumer)) == [*range(6, 56)]
 
 
 @pytest.mark.parametrize("create_group", [False, True])

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from redfloe import DataLossError, MemoryCheckpointStore, StreamConsumer
+from redfloe import MemoryCheckpointStore, StreamConsumer
 from support.consumers import (
     DRAIN,
     EAGER,
@@ -465,33 +465,3 @@ def test_signals_are_for_the_main_thread(any_server: Server, stream: str) -> Non
     thread.start()
     thread.join(10)
     assert len(raised) == 1
-
-
-# Lag
-
-
-def test_lag_is_what_the_group_has_still_to_deliver(
-    server: Server, client: redis.Redis, stream: str, world: World
-) -> None:
-    add_numbers(client, stream, 10)
-    options: dict[str, Any] = {"batch_size": 4, **EAGER, **ME}
-    with world.consumer(server.url, stream, block_ms=0, **options) as consumer:
-        next(consumer)
-        lag = consumer.stats.lag
-    if server.name == "redis-6.2":
-        assert lag is None
-    else:
-        # It had looked before its first batch, or with it.
-        assert lag in (None, 6, 10)
-
-
-def test_the_loop_of_a_reader_sees_a_stream_begun_anew(
-    any_server: Server, client: redis.Redis, stream: str, world: World
-) -> None:
-    add_numbers(client, stream, 10)
-    consumer = world.consumer(any_server.url, stream, block_ms=100)
-    assert len(next(consumer)) == 10
-    client.delete(stream)
-    add_numbers(client, stream, 5)
-    with within(8), pytest.raises(DataLossError, match="10-0"):
-        next(consumer)

@@ -58,9 +58,9 @@ class ConsumerStats:
     entries_per_second : float
         Entries handed out, by the time since the consumer started.
     lag : int or None
-        How many entries the group had still to deliver when the consumer last looked: as it looked
-        for entries to reclaim and found none, or waited for new ones in vain. None before it has
-        looked, and on servers before Redis 7.0.
+        How many entries the group had still to deliver when the consumer last looked: each time
+        that it has looked for entries to reclaim, or waited for new ones in vain. None before it
+        has looked, and on servers before Redis 7.0.
     """
 
     batches: int

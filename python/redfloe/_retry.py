@@ -1,7 +1,7 @@
 """What becomes of a batch whose handler raises. Says what to do, and does nothing itself."""
 
 import random
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
@@ -61,12 +61,8 @@ class Retry:
         self._base_delay = base_delay
         self._max_delay = max_delay
         self._on_exception = dict(on_exception or {})
-        kinds: Iterable[object] = self._on_exception  # whatever the user wrote
-        for kind in kinds:
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                msg = f"on_exception must name subclasses of Exception, not {kind!r}"
-                raise TypeError(msg)
-        for policy in self._on_exception.values():
+        for kind, policy in self._on_exception.items():
+            _check_class(kind)
             if policy not in ("retry", "fail", "raise"):
                 msg = f'on_exception must say "retry", "fail" or "raise", not {policy!r}'
                 raise ValueError(msg)
@@ -111,3 +107,9 @@ class Retry:
         """Grow exponentially, with jitter, so that workers which failed together part."""
         longest = min(self._max_delay, self._base_delay * 2.0 ** min(attempt, 1_000))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _check_class(kind: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        msg = f"on_exception must name subclasses of Exception, not {kind!r}"
+        raise TypeError(msg)

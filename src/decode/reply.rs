@@ -80,13 +80,15 @@ struct Grammar {
     end: Option<Reply>,
 }
 
-/// What XAUTOCLAIM says beside the entries.
+/// What claims say beside the entries.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Claimed {
     /// Where to go on; `0-0` at the end.
     pub(crate) cursor: EntryId,
     /// Entries that were claimed and are nil, because they were deleted. Before 7.0.
     pub(crate) nils: usize,
+    /// Entries that had not been delivered before: XREADGROUP CLAIM gives them behind the others.
+    pub(crate) fresh: u64,
 }
 
 impl ReplyReader {
@@ -233,8 +235,9 @@ impl Grammar {
                 self.trailers = 2;
                 self.expect = Expect::Id;
             }
-            (Expect::Trailer, Event::Scalar(_)) => {
+            (Expect::Trailer, Event::Scalar(text)) => {
                 self.trailers -= 1;
+                self.claimed.fresh += u64::from(self.trailers == 0 && text == b"0");
                 self.after_entry();
             }
             // Before 7.0 a claimed entry that was deleted is nil without its ID.

@@ -293,6 +293,11 @@ impl GroupReader {
         let start = self.stood_at().await?;
         let (stream, group) = (&self.request.stream, &self.options.group);
         create_group_in(&mut self.feed.session, stream, group, start, true).await?;
+        if start == GroupStart::Behind(EntryId::MIN) {
+            // What was done says nothing of the entries that come now.
+            self.watched.update(|stats| stats.done_up_to = None);
+            self.options.done_up_to = None;
+        }
         self.done.clear();
         self.gone.clear();
         self.sent = (0, 0);
@@ -562,7 +567,7 @@ impl GroupReader {
             return Ok(Polled::More);
         };
         let asked = if listed.is_empty() { asked } else { listed.len() as u64 };
-        claimer.came(entries, asked, claimed.cursor);
+        claimer.came(entries.saturating_sub(claimed.fresh), asked, claimed.cursor);
         let over = !claimer.in_pass();
         let member = Membership {
             stream: &self.request.stream,
@@ -598,7 +603,7 @@ impl GroupReader {
         }
         self.watched.update(|stats| stats.deleted += gone.len() as u64);
         self.gone.extend(gone);
-        if over && self.feed.rows() == 0 {
+        if over {
             let lag = self.standing().await?.lag;
             self.watched.update(|stats| stats.lag = lag);
         }
