@@ -151,3 +151,14 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(book, timeout=120, kernel_name="python3", resources=resources).execute()
+
+
+def test_the_tests_that_a_page_names_are_there() -> None:
+    """The table of what is shown where must not outlive what it names."""
+    page = (ROOT / "docs/guide/coming-from.md").read_text()
+    sources = "".join(path.read_text() for path in ROOT.glob("tests/test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 20
+    assert named <= set(re.findall(r"def (test_\w+)", sources))
+    files = set(re.findall(r"`(tests/test_\w+\.py)`", page))
+    assert all((ROOT / file).exists() for file in files)
