@@ -1150,7 +1150,7 @@ def test_a_loop_that_is_left(
 ) -> None:
     """After an exception the batch in hand stays pending; no connection is left behind."""
     add_numbers(client, stream, 9)
-    connection = RedisConnection(any_server.url, client_name="left")
+    connection = RedisConnection(any_server.url, client_name="put-down")
     consumer = working(connection, stream, batch_size=3, reclaim_min_idle_ms=None)
     error: type[BaseException] = asyncio.CancelledError if how == "cancel" else ZeroDivisionError
 
@@ -1181,8 +1181,8 @@ def test_a_loop_that_is_left(
         else:
             asyncio.run(aloop())
     assert pending(client, stream) == ([] if how == "break" else [4, 5, 6])
-    eventually(lambda: named(client, "left") <= 2)
-    assert not is_waiting(client, "left")()
+    eventually(lambda: named(client, "put-down") <= 2)
+    assert not is_waiting(client, "put-down")()
     again = working(any_server.url, stream, **DRAIN)
     assert flat(drained(again)) == [*range(7 if how == "break" else 4, 10)]
 

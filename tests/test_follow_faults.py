@@ -409,9 +409,9 @@ def test_an_iterator_that_is_asked_late_still_connects(
     any_server: Server, client: redis.Redis, stream: str, follow: Follow
 ) -> None:
     add_numbers(client, stream, 3)
-    connection = RedisConnection(any_server.url, connect_timeout=0.3, client_name="late")
+    connection = RedisConnection(any_server.url, connect_timeout=1.0, client_name="late")
     batches = follow(connection, stream, NUMBER, "-")
-    time.sleep(0.4)
+    time.sleep(1.2)
     assert_frame_equal(next(batches), numbers(3))
 
 
