@@ -665,7 +665,7 @@ def test_a_python_function_that_fails(any_server: Server, thirty: str, engine: E
         raise RuntimeError(msg)
 
     lf = scan_stream(any_server.url, thirty, NUMBER)
-    with pytest.raises((RuntimeError, ComputeError), match="not 1!"):
+    with pytest.raises((RuntimeError, ComputeError), match=r"not \d+!"):
         lf.filter(n.map_elements(fail, return_dtype=pl.Boolean)).collect(engine=engine)
 
 
