@@ -1126,7 +1126,7 @@ def test_cancelled_at_random_moments(
             dead_letter=f"{stream}:dead",
         )
         async with consumer, asyncio.timeout(20):
-            while len(set(given)) < 390:
+            while len(set(given)) < 390 or client.xlen(f"{stream}:dead") < 10:
                 asking = asyncio.ensure_future(anext(consumer))
                 await asyncio.wait([asking], timeout=chance.uniform(0, 0.006))
                 asking.cancel()
