@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::frame::at_row;
 use super::memory::Memory;
-use super::rows::{RowId, Rows, at_row};
+use super::row_id::RowId;
+use super::rows::Rows;
 use crate::client::Session;
 use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;

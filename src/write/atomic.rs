@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use super::ask::{check_types, present};
 use super::converse::{Lost, converse, too_late};
+use super::frame::at_row;
 use super::memory::Memory;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::request::{IdSource, Target, WriteRequest};
-use super::rows::{Answer, Chunk, RowId, Rows, at_row};
+use super::row_id::RowId;
+use super::rows::{Answer, Chunk, Rows};
 use crate::client::{Client, Session, Sink};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};

@@ -6,9 +6,10 @@ use arrow_array::RecordBatch;
 
 use super::converse::{Lost, converse};
 use super::encode::Column;
+use super::frame::{at_row, column};
 use super::outcome::{Ids, WriteFailure};
 use super::request::WriteControl;
-use super::rows::{at_row, column, push_bulk, push_header};
+use super::words::{push_bulk, push_header};
 use crate::client::{Client, Session, Sink};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{Event, Nesting, Parser};

@@ -4,15 +4,18 @@ mod ask;
 mod atomic;
 mod converse;
 mod encode;
+mod frame;
 mod hashes;
 mod memory;
 mod outcome;
 mod pipeline;
 mod producer;
 mod request;
+mod row_id;
 mod rows;
 mod text;
 mod under_way;
+mod words;
 mod writer;
 
 pub use hashes::{HashRequest, IfExists, write_hashes};
