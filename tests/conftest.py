@@ -10,14 +10,28 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
 from support.certs import Certificates, make_certificates
 from support.consumers import LOOPS, World
 from support.server import BINARIES, Server, require
+from support.timing import SLACK
+
+# How long an example takes says nothing on a busy machine; pytest-timeout ends one that hangs.
+hypothesis.settings.register_profile("redfloe", deadline=None)
+hypothesis.settings.load_profile("redfloe")
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Be as patient with whole tests as with what happens in them."""
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0] if marker else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * SLACK), append=False)
 
 
 class Servers:

@@ -38,7 +38,7 @@ from redfloe import (
 from support.proxy import Proxy
 from support.server import BINARIES, Server
 from support.streams import NUMBER, add, add_numbers
-from support.timing import eventually, later, meanwhile, within
+from support.timing import SLACK, eventually, later, meanwhile, within
 
 if TYPE_CHECKING:
     from conftest import Servers
@@ -84,7 +84,7 @@ def drained(consumer: StreamConsumer) -> Given:
 
 async def drained_async(consumer: StreamConsumer) -> Given:
     given = []
-    async with consumer, asyncio.timeout(20):
+    async with consumer, asyncio.timeout(20 * SLACK):
         async for batch in consumer:
             given.append(batch.frame["n"].to_list())
             if consumer._ack == "manual":
@@ -355,7 +355,7 @@ class Crew:
         for process in self.alive:
             process.send_signal(signal.SIGTERM)
         for process in self.alive:
-            errors = process.communicate(timeout=10)[1]
+            errors = process.communicate(timeout=10 * SLACK)[1]
             assert process.returncode == 0, errors
 
     def __enter__(self) -> Self:
@@ -1125,7 +1125,7 @@ def test_cancelled_at_random_moments(
             max_deliveries=1_000,
             dead_letter=f"{stream}:dead",
         )
-        async with consumer, asyncio.timeout(20):
+        async with consumer, asyncio.timeout(20 * SLACK):
             while len(set(given)) < 390 or client.xlen(f"{stream}:dead") < 10:
                 asking = asyncio.ensure_future(anext(consumer))
                 await asyncio.wait([asking], timeout=chance.uniform(0, 0.006))

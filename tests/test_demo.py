@@ -121,9 +121,9 @@ def test_interrupted(redis70: Server, number: signal.Signals, moment: str) -> No
         )
         with process:
             if moment == "publishing":
-                eventually(lambda: bool(demo_keys(redis70)), seconds=20)
+                eventually(lambda: bool(demo_keys(redis70)), seconds=60)
             else:
-                eventually(lambda: proxy.count(b"XRANGE") > 0, seconds=20)
+                eventually(lambda: proxy.count(b"XRANGE") > 0, seconds=60)
             process.send_signal(number)
             with within(5):
                 _, complaint = process.communicate()

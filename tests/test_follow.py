@@ -32,11 +32,11 @@ from redfloe import (
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
-from support.timing import Stopwatch, eventually, later, meanwhile, within
+from support.timing import SLACK, Stopwatch, eventually, later, meanwhile, within
 
 pytestmark = pytest.mark.timeout(5)
 
-PATIENCE = 4
+PATIENCE = 4 * SLACK
 
 Follow = Callable[..., Iterator[pl.DataFrame]]
 
@@ -492,7 +492,7 @@ def test_batch_timeout_counts_from_what_was_there(
     batches = follow(any_server.url, stream, NUMBER, "-", batch_timeout_ms=200, block_ms=10)
     watch = Stopwatch()
     assert_frame_equal(next(batches), numbers(3))
-    assert 0.19 < watch.seconds < 0.4
+    assert 0.19 < watch.seconds < 0.4 * SLACK
 
 
 def test_batch_timeout_ends_with_a_full_batch(
@@ -523,7 +523,7 @@ def test_batch_timeout_up_to_an_end(
     watch = Stopwatch()
     with later(0.1, lambda: add_numbers(client, stream, 4, first=4)):
         assert_frame_equal(next(batches), numbers(4))
-    assert 0.29 < watch.seconds < 0.5
+    assert 0.29 < watch.seconds < 0.5 * SLACK
 
 
 def test_a_batch_timeout_of_zero_is_none(
@@ -545,7 +545,7 @@ def test_on_idle_stop_ends_after_one_empty_poll(
         batches = follow(proxy.url, stream, NUMBER, "-", on_idle="stop", block_ms=200)
         watch = Stopwatch()
         assert_frame_equal(drained(batches), numbers(entries))
-        assert 0.19 < watch.seconds < 0.5
+        assert 0.19 < watch.seconds < 0.5 * SLACK
         assert proxy.count(b"XREAD") == 1 + (entries > 0)
 
 
@@ -556,7 +556,7 @@ def test_on_idle_stop_up_to_an_end(
     batches = follow(any_server.url, stream, NUMBER, "-", "9-0", on_idle="stop", block_ms=200)
     watch = Stopwatch()
     assert_frame_equal(drained(batches), numbers(5))
-    assert 0.19 < watch.seconds < 0.5
+    assert 0.19 < watch.seconds < 0.5 * SLACK
 
 
 def test_on_idle_stop_waits_while_entries_come(
@@ -642,7 +642,7 @@ def test_infer_schema_of_nothing_stops_when_idle(
     batches = follow(any_server.url, stream, infer_schema=True, block_ms=100, on_idle="stop")
     watch = Stopwatch()
     assert list(batches) == []
-    assert 0.09 < watch.seconds < 0.4
+    assert 0.09 < watch.seconds < 0.4 * SLACK
 
 
 def test_options_of_columns_and_values(
@@ -745,7 +745,7 @@ def test_200_waits_take_no_threads(
         )
         assert threads() <= before + 5
         add_numbers(client, stream, 3)
-        frames = await asyncio.wait_for(asyncio.gather(*asking), 5)
+        frames = await asyncio.wait_for(asyncio.gather(*asking), 5 * SLACK)
         # To be woken up takes some, for a while.
         assert threads() <= before + 50
         return frames
@@ -812,7 +812,7 @@ def test_tasks_share_an_iterator(
         await asyncio.sleep(0.02)
         for n in range(10):
             await asyncio.to_thread(add_numbers, client, stream, 100 * n + 100, first=100 * n + 1)
-        shares = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        shares = await asyncio.wait_for(asyncio.gather(*tasks), 5 * SLACK)
         assert all(share > 0 for share in shares)
         return frames
 
@@ -901,7 +901,7 @@ def test_aclose_ends_the_wait_of_another_task(
         waiting = [asyncio.ensure_future(anext(batches, None)) for _ in range(3)]
         await asyncio.sleep(0.1)
         await batches.aclose()
-        assert await asyncio.wait_for(asyncio.gather(*waiting), 1) == [None] * 3
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 1 * SLACK) == [None] * 3
 
     runner.run(main())
     time.sleep(0.1)

@@ -34,11 +34,11 @@ from redfloe import (
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
-from support.timing import Stopwatch, later, meanwhile, within
+from support.timing import SLACK, Stopwatch, later, meanwhile, within
 
 pytestmark = pytest.mark.timeout(10)
 
-PATIENCE = 6
+PATIENCE = 6 * SLACK
 
 Follow = Callable[..., Iterator[pl.DataFrame]]
 
@@ -229,7 +229,7 @@ def test_block_ends_with_an_empty_frame(any_server: Server, stream: str) -> None
     watch = Stopwatch()
     df = read_stream(any_server.url, stream, NUMBER, block_ms=200, **ME)
     assert_frame_equal(df, numbers(0))
-    assert 0.19 < watch.seconds < 1.5
+    assert 0.19 < watch.seconds < 1.5 * SLACK
 
 
 def test_own_pending_entries_are_not_waited_for(any_server: Server, stream: str) -> None:
@@ -508,7 +508,7 @@ def test_on_idle_stop_ends_after_one_empty_poll(
         watch = Stopwatch()
         batches = follow(proxy.url, stream, NUMBER, on_idle="stop", block_ms=200, **ME)
         assert_frame_equal(drained(batches), numbers(entries))
-        assert 0.19 < watch.seconds < 1.5
+        assert 0.19 < watch.seconds < 1.5 * SLACK
         # The own pending entries, the new ones, and perhaps one more that finds nothing.
         assert proxy.count(b"XREADGROUP") == 2 + (entries > 0)
         assert list(batches) == []

@@ -19,7 +19,7 @@ from redfloe import RedisConnection, ResponseError, SchemaError, WrongTypeError,
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_raw, numbers, page_sizes
-from support.timing import Stopwatch, eventually, later, meanwhile, within
+from support.timing import SLACK, Stopwatch, eventually, later, meanwhile, within
 
 CLICKS = (
     ("1704067200000-0", {"user_id": "user_1", "action": "click", "value": "10"}),
@@ -539,14 +539,14 @@ def test_a_wait_ends_with_an_entry(
     with later(0.2, lambda: add_numbers(client, stream, 1)):
         df = read_stream(server.url + protocol, stream, NUMBER, block_ms=10_000)
     assert_frame_equal(df, numbers(1))
-    assert 0.15 < watch.seconds < 1.5
+    assert 0.15 < watch.seconds < 1.5 * SLACK
 
 
 def test_a_wait_ends_after_its_time(server: Server, stream: str, protocol: str) -> None:
     watch = Stopwatch()
     df = read_stream(server.url + protocol, stream, NUMBER, block_ms=300)
     assert_frame_equal(df, numbers(0))
-    assert 0.29 < watch.seconds < 1.3
+    assert 0.29 < watch.seconds < 1.3 * SLACK
 
 
 def test_a_wait_without_limit_outlasts_the_response_timeout(
@@ -566,7 +566,7 @@ def test_a_wait_with_limit_outlasts_the_response_timeout(
     connection = RedisConnection(any_server.url, response_timeout=0.2)
     watch = Stopwatch()
     assert read_stream(connection, stream, NUMBER, block_ms=600).is_empty()
-    assert 0.59 < watch.seconds < 1.6
+    assert 0.59 < watch.seconds < 1.6 * SLACK
 
 
 def test_dollar_waits_for_an_entry_that_is_added_later(

@@ -43,7 +43,7 @@ from redfloe._arguments import make_request
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
-from support.timing import eventually, within
+from support.timing import SLACK, eventually, within
 
 POLARS = tuple(int(part) for part in pl.__version__.split(".")[:2])
 Engine = Literal["in-memory", "streaming"]
@@ -561,9 +561,7 @@ COLUMNS = st.sampled_from([["_id", "_ts", "_seq", "n"], ["_id"], ["n", "_seq"]])
 ENTRY_IDS = st.tuples(st.sampled_from([*range(13), 2**63, LAST]), st.integers(0, 2))
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_scan_gives_what_a_filter_of_a_read_gives(
     any_server: Server, client: redis.Redis, stream: str, data: st.DataObject
@@ -1044,7 +1042,7 @@ def test_ctrl_c_ends_a_collect(
         try:
             eventually(lambda: fault.hits > 0, seconds=20)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=5)
+            _, err = process.communicate(timeout=5 * SLACK)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

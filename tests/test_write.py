@@ -143,7 +143,6 @@ WRITABLE = [
 
 @settings(
     max_examples=50,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
@@ -166,9 +165,7 @@ def test_what_is_written_reads_the_same(server: Server, data: st.DataObject) -> 
     assert_frame_equal(read_back(server.url, "property", frame), frame)
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.lists(st.none() | st.text(min_size=1), max_size=20),
     chunk=st.integers(1, 5),

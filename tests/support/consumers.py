@@ -14,8 +14,9 @@ import uvloop
 
 from redfloe import AsyncBatch, Batch, ConsumerStats, StreamConsumer
 from support.streams import NUMBER
+from support.timing import SLACK
 
-PATIENCE = 12
+PATIENCE = 12 * SLACK
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

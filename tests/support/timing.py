@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+#: Limits hold on a quiet machine; .ci/run, whose machine is anybody's, allows so many times that.
+SLACK = float(os.environ.get("REDFLOE_TEST_SLACK", "1"))
 
 
 class Stopwatch:
@@ -25,6 +29,7 @@ def within(seconds: float) -> Iterator[None]:
     watch = Stopwatch()
     yield
     took = watch.seconds
+    seconds *= SLACK
     assert took <= seconds, f"took {took:.2f} s instead of at most {seconds:g} s"
 
 
@@ -77,6 +82,7 @@ def meanwhile(act: Callable[[], object]) -> Iterator[None]:
 def eventually(holds: Callable[[], bool], *, seconds: float = 5.0) -> None:
     """Wait until it holds; fail if it does not."""
     watch = Stopwatch()
+    seconds *= SLACK
     while not holds():
         assert watch.seconds < seconds, f"still not so after {seconds:g} s"
         time.sleep(0.01)
