@@ -13,10 +13,18 @@ pub(crate) struct Retry {
     pauses: ExponentialBackoff,
     retries: u32,
     connect_timeout: Duration,
-    /// Until the first connection stands, all attempts together may take this long: a wrong
-    /// address must not cost more than the connect timeout. Afterwards the number of retries
-    /// decides alone, so that a long enough budget rides out a restart.
-    first_connection: Option<Instant>,
+    first_connection: FirstConnection,
+}
+
+/// Until the first connection stands, all attempts together may take as long as the connect
+/// timeout: a wrong address must not cost more. Afterwards the number of retries decides alone, so
+/// that a long enough budget rides out a restart.
+#[derive(Clone, Copy)]
+enum FirstConnection {
+    /// Not attempted: time does not count yet, however late an iterator is asked.
+    Ahead,
+    Since(Instant),
+    Stands,
 }
 
 impl Retry {
@@ -31,21 +39,28 @@ impl Retry {
             builder,
             retries: 0,
             connect_timeout: options.connect_timeout,
-            first_connection: Some(Instant::now()),
+            first_connection: FirstConnection::Ahead,
         }
     }
 
-    /// How long the next attempt to connect may take.
-    pub(crate) fn time_to_connect(&self) -> Duration {
+    /// How long the attempt to connect that now begins may take.
+    pub(crate) fn time_to_connect(&mut self) -> Duration {
+        if let FirstConnection::Ahead = self.first_connection {
+            self.first_connection = FirstConnection::Since(Instant::now());
+        }
+        self.time_left()
+    }
+
+    fn time_left(&self) -> Duration {
         match self.first_connection {
-            Some(start) => self.connect_timeout.saturating_sub(start.elapsed()),
-            None => self.connect_timeout,
+            FirstConnection::Since(start) => self.connect_timeout.saturating_sub(start.elapsed()),
+            FirstConnection::Ahead | FirstConnection::Stands => self.connect_timeout,
         }
     }
 
     /// A connection stands.
     pub(crate) fn connected(&mut self) {
-        self.first_connection = None;
+        self.first_connection = FirstConnection::Stands;
     }
 
     /// Something was achieved: the next failure is a first one.
@@ -62,8 +77,9 @@ impl Retry {
             true => self.pauses.next(),
             false => None,
         };
-        let in_time =
-            |pause: &Duration| self.first_connection.is_none() || *pause < self.time_to_connect();
+        let in_time = |pause: &Duration| {
+            matches!(self.first_connection, FirstConnection::Stands) || *pause < self.time_left()
+        };
         match pause.filter(in_time) {
             Some(pause) => {
                 self.retries += 1;
@@ -124,9 +140,23 @@ mod tests {
         let options = options(1000)?.with_connect_timeout(Duration::from_millis(50));
         let mut retry = Retry::new(&options);
         let start = Instant::now();
+        retry.time_to_connect();
         while retry.pause(transient()).await.is_ok() {}
         assert!(start.elapsed() < Duration::from_millis(500));
         retry.connected();
         retry.pause(transient()).await
+    }
+
+    #[tokio::test]
+    async fn the_time_to_connect_begins_with_the_first_attempt() -> Result<()> {
+        let limit = Duration::from_millis(30);
+        let mut retry = Retry::new(&options(1000)?.with_connect_timeout(limit));
+        std::thread::sleep(2 * limit);
+        let left = retry.time_to_connect();
+        assert!(left > limit / 2, "{left:?}");
+        std::thread::sleep(2 * limit);
+        assert_eq!(retry.time_to_connect(), Duration::ZERO);
+        assert!(retry.pause(transient()).await.is_err());
+        Ok(())
     }
 }
