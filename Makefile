@@ -14,6 +14,7 @@ BENCH_ARGS ?=
 DEMO_ARGS ?=
 FUZZ_TARGET ?= decode
 FUZZ_SECONDS ?= 300
+REPEAT ?= 10
 
 # Under CI the checkout is new each time: what took long to compile must outlive it.
 ifdef CI
@@ -103,6 +104,13 @@ test-rust: $(venv) ## cargo test, without and with the feature python
 .PHONY: test-python
 test-python: build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
 	$(bin)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+# One run that passes says little of races.
+.PHONY: test-faults
+test-faults: build ## the fault tests, REPEAT times in a row
+	for run in $$(seq $(REPEAT)); do echo "run $$run of $(REPEAT)" && \
+		$(bin)/python -m pytest -q -n $(PYTEST_WORKERS) tests/test_*faults.py \
+		tests/test_consumer_reclaim.py $(PYTEST_ARGS) || exit; done
 
 # Beside the environment's own Polars lies the oldest that pyproject.toml allows; nothing else
 # differs, so there is no second environment to fill.

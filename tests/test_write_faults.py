@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from typing import Any
 
@@ -221,6 +222,57 @@ def test_a_silent_server(any_server: Server, client: redis.Redis, stream: str) -
         proxy.stall_after(0, once_seen=b"TYPE")
         with pytest.raises(RedisTimeoutError):
             write_stream(RedisConnection(proxy.url, response_timeout=0.2), FRAME, stream)
+
+
+def test_a_silent_server_is_asked_for_rows_with_their_own_ids(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=b"XADD", skip=2)
+        connection = quick(proxy.url, response_timeout=0.2)
+        written = write_stream(connection, OWN, stream, id_column="id")
+    assert written.to_list() == OWN["id"].to_list()
+    assert stored(client, stream) == [*range(ROWS)]
+
+
+def test_a_frozen_server_wakes_up_while_it_is_asked(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """It takes the rows that were sent before, and refuses them when they are sent again."""
+    thaw = threading.Timer(0.7, any_server.resume)
+
+    def freeze(number: int) -> None:
+        if number == 3:
+            any_server.pause()
+            thaw.start()
+
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"XADD", freeze)
+        connection = quick(proxy.url, response_timeout=0.5)
+        written = write_stream(connection, OWN, stream, id_column="id")
+    thaw.join()
+    assert written.to_list() == OWN["id"].to_list()
+    assert stored(client, stream) == [*range(ROWS)]
+
+
+def test_a_server_that_stays_silent(any_server: Server, client: redis.Redis, stream: str) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=b"XADD", skip=2)
+        proxy.stall_after(0, once_seen=b"XRANGE", times=None)
+        connection = quick(proxy.url, response_timeout=0.2)
+        with within(3), pytest.raises(OutcomeUnknownError, match="did not answer") as raised:
+            write_stream(connection, OWN, stream, id_column="id")
+    check(raised.value, client, stream)
+    assert raised.value.unknown == range(2, ROWS)
+
+
+def test_a_silent_server_recognises_a_producer_s_rows(redis810: Server, stream: str) -> None:
+    with redis810.client() as client, Proxy(redis810.port) as proxy:
+        # The first XADD only asks whether the server knows producers.
+        proxy.stall_after(0, once_seen=b"XADD", skip=3)
+        connection = quick(proxy.url, response_timeout=0.2)
+        write_stream(connection, FRAME, stream, idempotent="me")
+        assert stored(client, stream) == [*range(ROWS)]
 
 
 def test_a_large_write_through_small_pieces(

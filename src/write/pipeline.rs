@@ -183,9 +183,13 @@ impl<'r> Pipeline<'r> {
                     return Ok(());
                 }
                 let own = self.way.rows(outstanding.clone()).all(|row| row.own.is_some());
-                if !(own || self.is_remembered()) || !error.retryable() {
+                // A server that was silent for too long may take them yet, and is asked as well:
+                // rows that it knows cannot come twice.
+                let is_lost = error.retryable() || error.kind() == ErrorKind::Timeout;
+                if !(own || self.is_remembered()) || !is_lost {
                     return Err(Fatal::Unknown(error, outstanding));
                 }
+                let error = error.with_retryable(true);
                 let unknown = |error| Fatal::Unknown(error, outstanding.clone());
                 self.recover(error).await?.map_err(unknown)?;
                 if own {
