@@ -14,8 +14,10 @@ import hypothesis
 import pytest
 import redis
 
+from redfloe import iter_stream
 from support.certs import Certificates, make_certificates
-from support.consumers import LOOPS, World
+from support.consumers import World
+from support.loops import LOOPS, Blocking, Follow
 from support.server import BINARIES, Server, require
 from support.timing import SLACK
 
@@ -114,6 +116,30 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         return
     with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
         yield World(runner)
+
+
+@pytest.fixture(params=["sync", *LOOPS])
+def follow(request: pytest.FixtureRequest) -> Iterator[Follow]:
+    """`iter_stream`, and `stream_batches` in either event loop, as iterators that block."""
+    if request.param == "sync":
+        yield iter_stream
+        return
+    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        yield lambda *args, **options: Blocking(runner, *args, **options)
+
+
+@pytest.fixture(params=list(LOOPS))
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    """Each event loop."""
+    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        yield runner
+
+
+@pytest.fixture(params=["", "?protocol=resp3"], ids=["resp2", "resp3"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    """The end of a URL that chooses the protocol."""
+    query: str = request.param
+    return query
 
 
 @pytest.fixture

@@ -71,13 +71,6 @@ PENDING_SCHEMA = {
 }
 
 
-@pytest.fixture(params=["", "?protocol=resp3"], ids=["resp2", "resp3"])
-def protocol(request: pytest.FixtureRequest) -> str:
-    """The end of a URL that chooses the protocol."""
-    query: str = request.param
-    return query
-
-
 def deliver(client: redis.Redis, stream: str, count: int, consumer: str = "me") -> None:
     """Make the next entries pending for a consumer of the group `g`, which is there."""
     client.xreadgroup("g", consumer, {stream: ">"}, count=count)

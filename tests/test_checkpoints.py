@@ -24,7 +24,8 @@ from redfloe import (
     RedisConnectionError,
     WrongTypeError,
 )
-from support.consumers import DRAIN, ME, World, all_rows, rows
+from support.consumers import World, all_rows, rows
+from support.groups import DRAIN, ME
 from support.server import Server
 from support.streams import add_numbers
 from support.timing import within

@@ -30,16 +30,12 @@ from redfloe import (
     read_stream,
 )
 from support.certs import Certificates, Identity
+from support.clients import PROTOCOLS, quick
 from support.proxy import Command, Proxy, ScriptedServer
 from support.secrets import PASSWORD, QUOTED, assert_discreet, raises_discreetly, with_password
 from support.server import HOST, Server
 from support.streams import NUMBER, add_numbers, numbers
 from support.timing import SLACK, Stopwatch, eventually, later, within
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once, which only the number of retries bounds."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 def once(url: str, **options: Any) -> RedisConnection:
@@ -276,9 +272,6 @@ def guarded() -> Iterator[Server]:
         add_numbers(server.client(), "open", 3)
         add_numbers(server.client(), "closed", 3)
         yield server
-
-
-PROTOCOLS = pytest.mark.parametrize("query", ["", "?protocol=resp3"], ids=["resp2", "resp3"])
 
 
 def guarded_url(server: Server, user: str, password: str | None, query: str = "") -> str:

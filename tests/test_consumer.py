@@ -30,7 +30,8 @@ from redfloe import (
     StreamConsumer,
     WrongTypeError,
 )
-from support.consumers import DRAIN, EAGER, ME, SHY, World, all_rows, pending, rows
+from support.consumers import EAGER, SHY, World, all_rows, rows
+from support.groups import DRAIN, ME, pending
 from support.proxy import Proxy
 from support.secrets import PASSWORD, QUOTED, raises_discreetly, with_password
 from support.server import Server

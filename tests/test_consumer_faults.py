@@ -6,12 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import defaultdict
@@ -35,6 +32,9 @@ from redfloe import (
     StreamConsumer,
     WrongTypeError,
 )
+from support.clients import is_waiting, named, quick
+from support.groups import deliver, pending
+from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import BINARIES, Server
 from support.streams import NUMBER, add, add_numbers
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(30)
 
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
 
 #: For a loop that ends, and takes over nothing.
 DRAIN: dict[str, Any] = {"on_idle": "stop", "block_ms": 1, "reclaim_min_idle_ms": None}
@@ -61,11 +57,6 @@ def working(url: str | RedisConnection, stream: str, **options: Any) -> StreamCo
     return StreamConsumer(
         url, stream, **{"group": "g", "consumer": "me", "schema": NUMBER, **options}
     )
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 Drain = Callable[[StreamConsumer], Given]
@@ -100,33 +91,14 @@ def drain(request: pytest.FixtureRequest) -> Drain:
     return lambda consumer: asyncio.run(drained_async(consumer))
 
 
-@pytest.fixture(params=list(LOOPS))
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield runner
-
-
 def flat(given: Given) -> list[int]:
     return [n for batch in given for n in batch]
-
-
-def pending(client: redis.Redis, stream: str, consumer: str | None = None) -> list[int]:
-    """List the numbers of the entries that are pending in the group."""
-    found: Any = client.xpending_range(stream, "g", "-", "+", 100_000, consumername=consumer)
-    return [int(one["message_id"].split(b"-")[0]) for one in found]
 
 
 def dead(client: redis.Redis, stream: str) -> list[int]:
     """List the numbers of the dead letters."""
     letters: Any = client.xrange(f"{stream}:dead")
     return [int(fields[b"_dead_id"].split(b"-")[0]) for _, fields in letters]
-
-
-def deliver(client: redis.Redis, stream: str, count: int, consumer: str = "me") -> None:
-    """Make the next entries pending for a consumer; creates the group where it is missing."""
-    with contextlib.suppress(redis.ResponseError):  # the group is there
-        client.xgroup_create(stream, "g", "0", mkstream=True)
-    client.xreadgroup("g", consumer, {stream: ">"}, count=count)
 
 
 def age(client: redis.Redis, stream: str, numbers: range | list[int], consumer: str) -> None:
@@ -139,23 +111,6 @@ def wear(client: redis.Redis, stream: str, number: int, consumer: str, times: in
     """Make an entry look as if it had been delivered so often, long ago."""
     options: dict[str, Any] = {"idle": 3_600_000, "retrycount": times, "justid": True}
     client.xclaim(stream, "g", consumer, 0, [f"{number}-0"], **options)
-
-
-def named(client: redis.Redis, name: str) -> int:
-    """Count the server's connections of that client name."""
-    return sum(one["name"] == name for one in client.client_list())
-
-
-def is_waiting(client: redis.Redis, name: str) -> Callable[[], bool]:
-    """Ask whether a connection of that name is in its XREADGROUP."""
-
-    def holds() -> bool:
-        return any(
-            one["name"] == name and one["cmd"] == "xreadgroup" and "b" in one["flags"]
-            for one in client.client_list()
-        )
-
-    return holds
 
 
 def stopping(consumer: StreamConsumer, act: Callable[[], object]) -> Callable[[], None]:
@@ -180,35 +135,6 @@ def once_waiting(client: redis.Redis, name: str, act: Callable[[], object]) -> I
 
     with later(0, run):
         yield
-
-
-@contextmanager
-def python(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a script; with the block it ends."""
-    script = "import asyncio, json, os, redfloe, sys, time\n" + textwrap.dedent(script)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def hear(process: subprocess.Popen[str]) -> Any:
-    """Give its next line, which is JSON."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        pytest.fail(f"the process ended: {process.communicate()[1]}")
-    return json.loads(line)
 
 
 # Workers that are killed

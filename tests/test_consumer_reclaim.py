@@ -18,19 +18,8 @@ from redfloe import (
     StreamConsumer,
     WrongTypeError,
 )
-from support.consumers import (
-    DRAIN,
-    EAGER,
-    ME,
-    SHY,
-    World,
-    all_rows,
-    dead_ids,
-    deliver,
-    letters,
-    pending,
-    rows,
-)
+from support.consumers import EAGER, SHY, World, all_rows, dead_ids, letters, rows
+from support.groups import DRAIN, ME, deliver, pending
 from support.proxy import Proxy
 from support.server import BINARIES, Server
 from support.streams import NUMBER, add_numbers, add_raw
@@ -76,7 +65,7 @@ def test_what_others_left_pending_is_taken_over(
 ) -> None:
     client = claiming.client()
     add_numbers(client, stream, 25)
-    deliver(client, stream, 10)
+    deliver(client, stream, 10, consumer="other")
     deliver(client, stream, 10, "third")
     came: dict[int, int] = {}
     with world.consumer(claiming.url, stream, batch_size=4, **EAGER, **ME, **DRAIN) as consumer:
@@ -95,7 +84,7 @@ def test_new_entries_come_in_turns_with_claimed_ones(
 ) -> None:
     client = claiming.client()
     add_numbers(client, stream, 100)
-    deliver(client, stream, 50)
+    deliver(client, stream, 50, consumer="other")
     with world.consumer(claiming.url, stream, batch_size=5, **EAGER, **ME, **DRAIN) as consumer:
         batches = [rows(batch) for batch in consumer]
     assert sorted(row for batch in batches for row in batch) == [*range(1, 101)]
@@ -108,7 +97,7 @@ def test_a_handler_that_is_alive_keeps_its_entries(
 ) -> None:
     client = claiming.client()
     add_numbers(client, stream, 10)
-    deliver(client, stream, 5)
+    deliver(client, stream, 5, consumer="other")
     options = {"reclaim_min_idle_ms": 60_000, "reclaim_interval_ms": 0, **ME, **DRAIN}
     with world.consumer(claiming.url, stream, **options) as consumer:
         assert all_rows(consumer) == [6, 7, 8, 9, 10]
@@ -119,9 +108,9 @@ def test_a_handler_that_is_alive_keeps_its_entries(
 def test_min_idle_is_respected(claiming: Server, stream: str, world: World) -> None:
     client = claiming.client()
     add_numbers(client, stream, 6)
-    deliver(client, stream, 3)
+    deliver(client, stream, 3, consumer="other")
     eventually(lambda: idle_for(client, stream) >= 400)
-    deliver(client, stream, 3)
+    deliver(client, stream, 3, consumer="other")
     options: dict[str, Any] = {"reclaim_min_idle_ms": 400, "reclaim_interval_ms": 20, **ME}
     asked = time.monotonic()
     with world.consumer(claiming.url, stream, block_ms=0, **options) as consumer:
@@ -134,7 +123,7 @@ def test_min_idle_is_respected(claiming: Server, stream: str, world: World) -> N
 def test_without_reclaim_others_keep_theirs(server: Server, stream: str, world: World) -> None:
     client = server.client()
     add_numbers(client, stream, 10)
-    deliver(client, stream, 5)
+    deliver(client, stream, 5, consumer="other")
     with Proxy(server.port) as proxy:
         with world.consumer(proxy.url, stream, **SHY, **ME, **DRAIN) as consumer:
             assert all_rows(consumer) == [6, 7, 8, 9, 10]
@@ -145,7 +134,7 @@ def test_without_reclaim_others_keep_theirs(server: Server, stream: str, world: 
 def test_two_reclaimers_give_an_entry_one_owner(claiming: Server, stream: str) -> None:
     client = claiming.client()
     add_numbers(client, stream, 2_000)
-    deliver(client, stream)
+    deliver(client, stream, consumer="other")
     eventually(lambda: idle_for(client, stream) >= 200)
     options: dict[str, Any] = {"reclaim_min_idle_ms": 200, "ack": "manual", "batch_size": 50}
 
@@ -187,7 +176,7 @@ def test_deleted_pending_entries_are_acknowledged_and_never_given(
 def test_trimmed_pending_entries(claiming: Server, stream: str, world: World) -> None:
     client = claiming.client()
     add_numbers(client, stream, 2_500)
-    deliver(client, stream)
+    deliver(client, stream, consumer="other")
     client.xtrim(stream, maxlen=5, approximate=False)
     options: dict[str, Any] = {"batch_size": 500, "block_ms": 200, "on_idle": "stop", **EAGER, **ME}
     came: list[int] = []
@@ -212,7 +201,7 @@ def test_what_is_given_back_in_the_middle_of_a_pass_comes_soon(
     """And not with the pass after the next interval."""
     client = claiming.client()
     add_numbers(client, stream, 20)
-    deliver(client, stream)
+    deliver(client, stream, consumer="other")
     options: dict[str, Any] = {"reclaim_min_idle_ms": 0, "batch_size": 3, **ME}
     came: list[int] = []
     with world.consumer(claiming.url, stream, block_ms=0, **options) as consumer, within(8):
@@ -389,7 +378,7 @@ def test_a_poison_entry_stays_pending_where_it_cannot_be_moved(
 ) -> None:
     client.set("dead", "x")
     add_numbers(client, stream, 3)
-    deliver(client, stream)
+    deliver(client, stream, consumer="other")
     options: dict[str, Any] = {"max_deliveries": 1, **DEAD, **EAGER, **ME, **DRAIN}
     consumer = world.consumer(any_server.url, stream, **options)
     for _ in range(2):
@@ -426,7 +415,7 @@ def test_undecodable_entries_that_others_left(claiming: Server, stream: str, wor
     client = claiming.client()
     for number in range(1, 7):
         client.xadd(stream, {"n": "x" if number % 2 else number}, id=f"{number}-0")
-    deliver(client, stream)
+    deliver(client, stream, consumer="other")
     with world.consumer(claiming.url, stream, **DEAD, **EAGER, **ME, **DRAIN) as consumer:
         assert all_rows(consumer) == [2, 4, 6]
     assert dead_ids(client) == ["1-0", "3-0", "5-0"]

@@ -18,19 +18,9 @@ import pytest
 import redis
 
 from redfloe import MemoryCheckpointStore, StreamConsumer
-from support.consumers import (
-    DRAIN,
-    EAGER,
-    LOOPS,
-    ME,
-    SHY,
-    World,
-    all_rows,
-    dead_ids,
-    letters,
-    pending,
-    rows,
-)
+from support.consumers import EAGER, SHY, World, all_rows, dead_ids, letters, rows
+from support.groups import DRAIN, ME, pending
+from support.loops import LOOPS
 from support.server import Server
 from support.streams import NUMBER, add_numbers
 from support.timing import SLACK, Stopwatch, eventually, later, within

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +27,8 @@ from redfloe import (
     ResponseError,
     read_stream,
 )
+from support.clients import PROTOCOLS, is_waiting, quick
+from support.processes import finish, hear, python
 from support.proxy import Proxy, ScriptedServer
 from support.secrets import QUOTED, raises_discreetly, with_password
 from support.server import HOST, Server
@@ -53,14 +49,6 @@ MIXED_FRAME = pl.DataFrame(
         "name": ["größe", None, "x" * 40],
     }
 )
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
-
-
-PROTOCOLS = pytest.mark.parametrize("query", ["", "?protocol=resp3"], ids=["resp2", "resp3"])
 
 
 def arm(proxy: Proxy, how: str, size: int, command: bytes, skip: int = 0) -> None:
@@ -396,58 +384,6 @@ def test_a_huge_length_reserves_nothing(reply: bytes, schema: dict[str, Any] | N
 # Ctrl-C, forks, threads
 
 
-@contextmanager
-def python(
-    script: str, *args: str, path: Path | None = None, stderr: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """Run a script, from a file where one is given; with the block it ends, and its children."""
-    script = "import redfloe, sys, os, time, json\n" + textwrap.dedent(script)
-    command = [sys.executable, "-W", "ignore::DeprecationWarning"]
-    if path is None:
-        command += ["-c", script]
-    else:
-        path.write_text(script)
-        command.append(str(path))
-    process = subprocess.Popen(
-        [*command, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def hear(process: subprocess.Popen[str]) -> Any:
-    """Give its next line, which is JSON."""
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    """Let it read a line, and wait for its end."""
-    process.communicate("\n", timeout=20 * SLACK)
-    assert process.returncode == 0
-
-
-def is_waiting(client: redis.Redis, name: str) -> Callable[[], bool]:
-    """Ask whether a connection of that name is in its XREAD."""
-
-    def holds() -> bool:
-        return any(
-            one["name"] == name and one["cmd"] == "xread" and "b" in one["flags"]
-            for one in client.client_list()
-        )
-
-    return holds
-
-
 @pytest.mark.parametrize("block_ms", [0, 60_000])
 @pytest.mark.parametrize("start", ["$", "-"])
 def test_ctrl_c_ends_a_wait(
@@ -476,7 +412,7 @@ def test_ctrl_c_ends_the_process(any_server: Server, client: redis.Redis) -> Non
         connection = redfloe.RedisConnection(sys.argv[1], client_name="ctrl-c")
         redfloe.read_stream(connection, "s", block_ms=0)
     """
-    with python(script, any_server.url, stderr=subprocess.PIPE) as process:
+    with python(script, any_server.url) as process:
         eventually(is_waiting(client, "ctrl-c"), seconds=20)
         watch = Stopwatch()
         process.send_signal(signal.SIGINT)

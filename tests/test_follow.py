@@ -18,7 +18,6 @@ import polars as pl
 import psutil
 import pytest
 import redis
-import uvloop
 from polars.testing import assert_frame_equal
 
 from redfloe import (
@@ -29,62 +28,13 @@ from redfloe import (
     read_stream,
     stream_batches,
 )
+from support.loops import LOOPS, Follow
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
 from support.timing import SLACK, Stopwatch, eventually, later, meanwhile, within
 
-pytestmark = pytest.mark.timeout(5)
-
-PATIENCE = 4 * SLACK
-
-Follow = Callable[..., Iterator[pl.DataFrame]]
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-
-class Blocking(Iterator[pl.DataFrame]):
-    """The batches of `stream_batches`, each waited for in an event loop that then pauses."""
-
-    def __init__(self, runner: asyncio.Runner, *args: Any, **options: Any) -> None:
-        self._runner = runner
-        self._batches = stream_batches(*args, **options)
-
-    def __next__(self) -> pl.DataFrame:
-        frame = self._runner.run(self._step())
-        if frame is None:
-            raise StopIteration
-        return frame
-
-    async def _step(self) -> pl.DataFrame | None:
-        async with asyncio.timeout(PATIENCE):  # pytest-timeout does not end a wait in uvloop
-            return await anext(self._batches, None)
-
-
-@pytest.fixture(params=["sync", *LOOPS])
-def follow(request: pytest.FixtureRequest) -> Iterator[Follow]:
-    """`iter_stream`, and `stream_batches` in either event loop, as iterators that block."""
-    if request.param == "sync":
-        yield iter_stream
-        return
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield lambda *args, **options: Blocking(runner, *args, **options)
-
-
-@pytest.fixture(params=list(LOOPS))
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield runner
-
-
-@pytest.fixture(params=["", "?protocol=resp3"], ids=["resp2", "resp3"])
-def protocol(request: pytest.FixtureRequest) -> str:
-    """The end of a URL that chooses the protocol."""
-    query: str = request.param
-    return query
+pytestmark = pytest.mark.timeout(15)
 
 
 def drained(batches: Iterator[pl.DataFrame]) -> pl.DataFrame:

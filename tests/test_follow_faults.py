@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 import pytest
 import redis
-import uvloop
 from polars.testing import assert_frame_equal
 
 from redfloe import (
@@ -34,79 +28,15 @@ from redfloe import (
     iter_stream,
     stream_batches,
 )
+from support.clients import PROTOCOLS, is_waiting, named, quick
+from support.loops import LOOPS, Follow
+from support.processes import finish, hear, python
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, numbers
 from support.timing import SLACK, Stopwatch, eventually, later, meanwhile, within
 
-pytestmark = pytest.mark.timeout(15)
-
-PATIENCE = 6 * SLACK
-
-Follow = Callable[..., Iterator[pl.DataFrame]]
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-PROTOCOLS = pytest.mark.parametrize("query", ["", "?protocol=resp3"], ids=["resp2", "resp3"])
-
-
-class Blocking(Iterator[pl.DataFrame]):
-    """The batches of `stream_batches`, each waited for in an event loop that then pauses."""
-
-    def __init__(self, runner: asyncio.Runner, *args: Any, **options: Any) -> None:
-        self._runner = runner
-        self._batches = stream_batches(*args, **options)
-
-    def __next__(self) -> pl.DataFrame:
-        frame = self._runner.run(self._step())
-        if frame is None:
-            raise StopIteration
-        return frame
-
-    async def _step(self) -> pl.DataFrame | None:
-        async with asyncio.timeout(PATIENCE):  # pytest-timeout does not end a wait in uvloop
-            return await anext(self._batches, None)
-
-
-@pytest.fixture(params=["sync", *LOOPS])
-def follow(request: pytest.FixtureRequest) -> Iterator[Follow]:
-    """`iter_stream`, and `stream_batches` in either event loop, as iterators that block."""
-    if request.param == "sync":
-        yield iter_stream
-        return
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield lambda *args, **options: Blocking(runner, *args, **options)
-
-
-@pytest.fixture(params=list(LOOPS))
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield runner
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
-
-
-def named(client: redis.Redis, name: str) -> int:
-    """Count the server's connections of that client name."""
-    return sum(one["name"] == name for one in client.client_list())
-
-
-def is_waiting(client: redis.Redis, name: str) -> Callable[[], bool]:
-    """Ask whether a connection of that name is in its XREAD."""
-
-    def holds() -> bool:
-        return any(
-            one["name"] == name and one["cmd"] == "xread" and "b" in one["flags"]
-            for one in client.client_list()
-        )
-
-    return holds
+pytestmark = pytest.mark.timeout(20)
 
 
 def take(batches: Iterator[pl.DataFrame], rows: int) -> pl.DataFrame:
@@ -634,39 +564,6 @@ def test_an_open_schema_keeps_its_columns_after_an_error(
 
 
 # Processes
-
-
-@contextmanager
-def python(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a script; with the block it ends, and its children."""
-    script = "import asyncio, json, os, redfloe, sys, threading, time\n" + textwrap.dedent(script)
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-X", "dev", "-c", script, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def hear(process: subprocess.Popen[str]) -> Any:
-    """Give its next line, which is JSON."""
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    """Let it read a line, and wait for its end, of which there is nothing to say."""
-    _, err = process.communicate("\n", timeout=8 * SLACK)
-    assert err == ""
-    assert process.returncode == 0
 
 
 #: The event loop of a script's second argument.

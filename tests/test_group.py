@@ -6,19 +6,17 @@ Faults are in test_group_faults.py.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import polars as pl
 import pytest
 import redis
-import uvloop
 from polars.testing import assert_frame_equal
 
 from redfloe import (
@@ -31,74 +29,14 @@ from redfloe import (
     read_stream,
     stream_batches,
 )
+from support.groups import DRAIN, ME, deliver, pending
+from support.loops import PATIENCE, Follow
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
 from support.timing import SLACK, Stopwatch, later, meanwhile, within
 
-pytestmark = pytest.mark.timeout(10)
-
-PATIENCE = 6 * SLACK
-
-Follow = Callable[..., Iterator[pl.DataFrame]]
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-#: The member that most tests read as.
-ME: dict[str, Any] = {"group": "g", "consumer": "me"}
-#: For an iteration that ends.
-DRAIN: dict[str, Any] = {"on_idle": "stop", "block_ms": 1}
-
-
-class Blocking(Iterator[pl.DataFrame]):
-    """The batches of `stream_batches`, each waited for in an event loop that then pauses."""
-
-    def __init__(self, runner: asyncio.Runner, *args: Any, **options: Any) -> None:
-        self._runner = runner
-        self._batches = stream_batches(*args, **options)
-
-    def __next__(self) -> pl.DataFrame:
-        frame = self._runner.run(self._step())
-        if frame is None:
-            raise StopIteration
-        return frame
-
-    async def _step(self) -> pl.DataFrame | None:
-        async with asyncio.timeout(PATIENCE):  # pytest-timeout does not end a wait in uvloop
-            return await anext(self._batches, None)
-
-
-@pytest.fixture(params=["sync", *LOOPS])
-def follow(request: pytest.FixtureRequest) -> Iterator[Follow]:
-    """`iter_stream`, and `stream_batches` in either event loop, as iterators that block."""
-    if request.param == "sync":
-        yield iter_stream
-        return
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield lambda *args, **options: Blocking(runner, *args, **options)
-
-
-@pytest.fixture(params=["", "?protocol=resp3"], ids=["resp2", "resp3"])
-def protocol(request: pytest.FixtureRequest) -> str:
-    """The end of a URL that chooses the protocol."""
-    query: str = request.param
-    return query
-
-
-def pending(client: redis.Redis, stream: str, consumer: str | None = None) -> list[int]:
-    """List the numbers of the entries that are pending in the group."""
-    found: Any = client.xpending_range(stream, "g", "-", "+", 100_000, consumername=consumer)
-    return [int(one["message_id"].split(b"-")[0]) for one in found]
-
-
-def deliver(client: redis.Redis, stream: str, count: int, consumer: str = "me") -> None:
-    """Make the next entries pending for a consumer; creates the group where it is missing."""
-    with contextlib.suppress(redis.ResponseError):  # the group is there
-        client.xgroup_create(stream, "g", "0", mkstream=True)
-    client.xreadgroup("g", consumer, {stream: ">"}, count=count)
+pytestmark = pytest.mark.timeout(15)
 
 
 def drained(batches: Iterable[pl.DataFrame]) -> pl.DataFrame:

@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +16,6 @@ from typing import Any
 import polars as pl
 import pytest
 import redis
-import uvloop
 from polars.testing import assert_frame_equal
 
 from redfloe import (
@@ -37,97 +31,16 @@ from redfloe import (
     read_stream,
     stream_batches,
 )
+from support.clients import PROTOCOLS, is_waiting, named, quick
+from support.groups import DRAIN, ME, deliver, pending
+from support.loops import Follow
+from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers, numbers
 from support.timing import SLACK, Stopwatch, eventually, later, meanwhile, within
 
 pytestmark = pytest.mark.timeout(20)
-
-PATIENCE = 10 * SLACK
-
-Follow = Callable[..., Iterator[pl.DataFrame]]
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-PROTOCOLS = pytest.mark.parametrize("query", ["", "?protocol=resp3"], ids=["resp2", "resp3"])
-
-#: The member that most tests read as.
-ME: dict[str, Any] = {"group": "g", "consumer": "me"}
-#: For an iteration that ends.
-DRAIN: dict[str, Any] = {"on_idle": "stop", "block_ms": 1}
-
-
-class Blocking(Iterator[pl.DataFrame]):
-    """The batches of `stream_batches`, each waited for in an event loop that then pauses."""
-
-    def __init__(self, runner: asyncio.Runner, *args: Any, **options: Any) -> None:
-        self._runner = runner
-        self._batches = stream_batches(*args, **options)
-
-    def __next__(self) -> pl.DataFrame:
-        frame = self._runner.run(self._step())
-        if frame is None:
-            raise StopIteration
-        return frame
-
-    async def _step(self) -> pl.DataFrame | None:
-        async with asyncio.timeout(PATIENCE):  # pytest-timeout does not end a wait in uvloop
-            return await anext(self._batches, None)
-
-
-@pytest.fixture(params=["sync", *LOOPS])
-def follow(request: pytest.FixtureRequest) -> Iterator[Follow]:
-    """`iter_stream`, and `stream_batches` in either event loop, as iterators that block."""
-    if request.param == "sync":
-        yield iter_stream
-        return
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield lambda *args, **options: Blocking(runner, *args, **options)
-
-
-@pytest.fixture(params=list(LOOPS))
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
-        yield runner
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
-
-
-def pending(client: redis.Redis, stream: str, consumer: str | None = None) -> list[int]:
-    """List the numbers of the entries that are pending in the group."""
-    found: Any = client.xpending_range(stream, "g", "-", "+", 100_000, consumername=consumer)
-    return [int(one["message_id"].split(b"-")[0]) for one in found]
-
-
-def deliver(client: redis.Redis, stream: str, count: int, consumer: str = "me") -> None:
-    """Make the next entries pending for a consumer; creates the group where it is missing."""
-    with contextlib.suppress(redis.ResponseError):  # the group is there
-        client.xgroup_create(stream, "g", "0", mkstream=True)
-    client.xreadgroup("g", consumer, {stream: ">"}, count=count)
-
-
-def named(client: redis.Redis, name: str) -> int:
-    """Count the server's connections of that client name."""
-    return sum(one["name"] == name for one in client.client_list())
-
-
-def is_waiting(client: redis.Redis, name: str) -> Callable[[], bool]:
-    """Ask whether a connection of that name is in its XREADGROUP."""
-
-    def holds() -> bool:
-        return any(
-            one["name"] == name and one["cmd"] == "xreadgroup" and "b" in one["flags"]
-            for one in client.client_list()
-        )
-
-    return holds
 
 
 @contextmanager
@@ -809,32 +722,6 @@ def test_an_async_iterator_that_is_left_mid_read(
     add_numbers(client, stream, 3)
     df = read_stream(any_server.url, stream, NUMBER, **ME)
     assert_frame_equal(df, numbers(3))
-
-
-@contextmanager
-def python(script: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a script; with the block it ends."""
-    script = "import asyncio, json, os, redfloe, sys, time\n" + textwrap.dedent(script)
-    process = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-c", script, *args],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def hear(process: subprocess.Popen[str]) -> Any:
-    """Give its next line, which is JSON."""
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
 
 
 def test_ctrl_c_ends_a_wait_and_the_iterator_goes_on(

@@ -11,12 +11,12 @@ import redis
 
 from redfloe import (
     OutcomeUnknownError,
-    RedisConnection,
     SchemaError,
     WriteError,
     WrongTypeError,
     write_hashes,
 )
+from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
 
@@ -26,10 +26,6 @@ EXPECTED = [
     {b"count": b"2"},
     {b"mean": b"3.0"},
 ]
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 def hashes(client: redis.Redis, *keys: str) -> list[Any]:

@@ -15,20 +15,16 @@ import redis
 
 from redfloe import (
     OutcomeUnknownError,
-    RedisConnection,
     RedisConnectionError,
     SchemaError,
     StreamProducer,
     WriteError,
     WrongTypeError,
 )
+from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
 from support.timing import eventually, within
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 def stored(client: redis.Redis, stream: str) -> list[int]:

@@ -38,13 +38,6 @@ CLICK_FRAME = pl.DataFrame(
 )
 
 
-@pytest.fixture(params=["", "?protocol=resp3"], ids=["resp2", "resp3"])
-def protocol(request: pytest.FixtureRequest) -> str:
-    """The end of a URL that chooses the protocol."""
-    query: str = request.param
-    return query
-
-
 # Columns
 
 

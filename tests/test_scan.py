@@ -30,7 +30,6 @@ from polars.testing import assert_frame_equal
 from redfloe import (
     DecodeError,
     RedfloeError,
-    RedisConnection,
     RedisConnectionError,
     RedisTimeoutError,
     SchemaError,
@@ -40,6 +39,7 @@ from redfloe import (
     scan_stream,
 )
 from redfloe._arguments import make_request
+from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
@@ -79,11 +79,6 @@ def ranges(proxy: Proxy) -> list[tuple[str, str, int]]:
         for command in proxy.commands
         if command[0] == b"XRANGE"
     ]
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 @contextmanager

@@ -30,6 +30,7 @@ import redfloe
 from redfloe import RedisConnection, RedisConnectionError, WrongTypeError, read_stream
 from redfloe import stream_reader as make_reader
 from redfloe._core import StreamReader
+from support.clients import quick
 from support.proxy import Proxy
 from support.secrets import PASSWORD, QUOTED, assert_discreet, with_password
 from support.server import HOST, Server
@@ -104,11 +105,6 @@ def batches_of(reader: StreamReader) -> pa.RecordBatchReader:
 
 def sizes(reader: StreamReader) -> list[int]:
     return [batch.num_rows for batch in batches_of(reader)]
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 # The interface

@@ -25,6 +25,7 @@ from redfloe import (
     WriteError,
     write_stream,
 )
+from support.clients import quick
 from support.proxy import Proxy
 from support.secrets import with_password
 from support.server import Server
@@ -33,11 +34,6 @@ from support.timing import later, within
 ROWS = 6
 FRAME = pl.DataFrame({"n": range(ROWS)})
 OWN = FRAME.with_columns(id=pl.format("{}-0", pl.col("n") + 1))
-
-
-def quick(url: str, **options: Any) -> RedisConnection:
-    """Give a connection that retries at once."""
-    return RedisConnection(url, **{"retry_base_delay": 0.001, "retry_max_delay": 0.01, **options})
 
 
 def stored(client: redis.Redis, stream: str) -> list[int]:

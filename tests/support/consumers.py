@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import redis
-import uvloop
 
 from redfloe import AsyncBatch, Batch, ConsumerStats, StreamConsumer
+from support.loops import PATIENCE
 from support.streams import NUMBER
-from support.timing import SLACK
 
-PATIENCE = 12 * SLACK
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
-}
-
-#: The member that most tests read as.
-ME: dict[str, Any] = {"group": "g", "consumer": "me"}
-#: For a loop that ends.
-DRAIN: dict[str, Any] = {"on_idle": "stop", "block_ms": 1}
 #: For a loop that takes over at once what others have left pending.
 EAGER: dict[str, Any] = {"reclaim_min_idle_ms": 0, "reclaim_interval_ms": 0}
 #: For one that takes nothing over.
@@ -124,21 +111,6 @@ def rows(batch: Batch | AsyncBatch) -> list[int]:
 def all_rows(batches: Iterable[Any]) -> list[int]:
     """List the numbers of all batches' entries."""
     return [number for batch in batches for number in rows(batch)]
-
-
-def pending(client: redis.Redis, stream: str, consumer: str | None = None) -> list[int]:
-    """List the numbers of the entries that are pending in the group."""
-    found: Any = client.xpending_range(stream, "g", "-", "+", 100_000, consumername=consumer)
-    return [int(one["message_id"].split(b"-")[0]) for one in found]
-
-
-def deliver(
-    client: redis.Redis, stream: str, count: int | None = None, consumer: str = "other"
-) -> None:
-    """Make the next entries pending for a consumer; creates the group where it is missing."""
-    with contextlib.suppress(redis.ResponseError):  # the group is there
-        client.xgroup_create(stream, "g", "0", mkstream=True)
-    client.xreadgroup("g", consumer, {stream: ">"}, count=count)
 
 
 def letters(client: redis.Redis, stream: str = "dead") -> list[dict[bytes, bytes]]:
