@@ -114,6 +114,14 @@ def iterate(url: str, workload: Workload) -> pl.DataFrame:
     return frame
 
 
+def copy(url: str, workload: Workload) -> pl.DataFrame:
+    """redfloe's `sink_stream` of its lazy frame, into a stream that is kept short."""
+    import redfloe
+
+    rows = redfloe.sink_stream(url, scan(url, workload).drop("_id", "_ts"), "copy", maxlen=100_000)
+    return pl.DataFrame({"rows": [rows]})
+
+
 @contextmanager
 def group_of_its_own(url: str, stream: str) -> Iterator[str]:
     """A consumer group that has read nothing yet, for one run."""
@@ -216,8 +224,11 @@ CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redis-py[hiredis] + Polars, XACK by batch": consume_with_redis_py,
     "redis-py[hiredis], a dict and an XACK for each": consume_one_by_one,
 }
+WRITERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "`sink_stream` of `scan_stream`, into another stream": copy,
+}
 #: What must not need more memory for a larger stream.
-BOUNDED = (*list(QUERIES)[-2:], next(iter(CONSUMERS)))
+BOUNDED = (*list(QUERIES)[-2:], next(iter(CONSUMERS)), *WRITERS)
 
 
 def available() -> list[str]:
@@ -237,7 +248,7 @@ class Measurement:
 
 def measure(name: str, url: str, workload: Workload) -> Measurement:
     """Read once. Imports, the connection and the allocator's first steps are not measured."""
-    read = (READERS | QUERIES | CONSUMERS)[name]
+    read = (READERS | QUERIES | CONSUMERS | WRITERS)[name]
     nothing = Workload("nothing", "", 0, workload.schema, workload.fill)
     read(url, nothing)
     before = resident_bytes()

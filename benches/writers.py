@@ -62,6 +62,10 @@ def write_with_redis_py(url: str, frame: pl.DataFrame) -> None:
             pipeline.execute()
 
 
+#: Polars gives back at once what it no longer needs. Otherwise what making the frame has left over
+#: would go while the frame is written, and its going would hide what the write takes.
+EXACT_MEMORY = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
+
 WRITERS: dict[str, Callable[[str, pl.DataFrame], None]] = {
     "redfloe `write_stream`": write_with_redfloe,
     "redis-py[hiredis], pipelined": write_with_redis_py,
@@ -125,7 +129,9 @@ def compare(server: Server, rounds: int, run: Callable[..., str]) -> dict[str, l
                 if name == PIPE:
                     measured = Measurement(pipe(program, server, commands))
                 else:
-                    output = run("writers.py", name, server.url, POLARS_MAX_THREADS="2")
+                    output = run(
+                        "writers.py", name, server.url, POLARS_MAX_THREADS="2", **EXACT_MEMORY
+                    )
                     measured = Measurement(**json.loads(output))
                 assert client.xlen(STREAM) in {ROWS, ROWS + 10}
                 found.setdefault(name, []).append(measured)
