@@ -128,10 +128,7 @@ pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<Stream
     let info = Info(&reply);
     let count = |name: &str| info.number(name).unwrap_or_default();
     // An entry is its ID and its fields.
-    let entry = |name: &str| {
-        let id = info.get(name)?.as_sequence()?.first()?;
-        resp::text(id).and_then(EntryId::from_bytes)
-    };
+    let entry = |name: &str| resp::id(info.get(name)?.as_sequence()?.first()?);
     Ok(Some(StreamInfo {
         length: count("length"),
         groups: count("groups"),
@@ -204,12 +201,13 @@ pub async fn pending_entries(
     group: &[u8],
     filter: &PendingFilter,
 ) -> Result<Vec<PendingEntry>> {
-    let listing = list_pending(client, stream, group, filter);
+    let mut session = client.session();
+    let listing = pending_entries_in(&mut session, stream, group, filter);
     listing.await.map_err(|error| about(error, stream))
 }
 
-async fn list_pending(
-    client: &Client,
+pub(crate) async fn pending_entries_in(
+    session: &mut Session,
     stream: &[u8],
     group: &[u8],
     filter: &PendingFilter,
@@ -228,7 +226,6 @@ async fn list_pending(
         IdBound::Newest | IdBound::AfterNewest => EntryId::MAX,
         IdBound::Nothing => return Ok(Vec::new()),
     };
-    let mut session = client.session();
     let mut filters = !filter.min_idle.is_zero();
     let mut found: Vec<PendingEntry> = Vec::new();
     while let Some(first) = start.filter(|first| *first <= end) {
@@ -255,8 +252,10 @@ async fn list_pending(
         };
         let items = reply.as_sequence().unwrap_or_default();
         let page: Option<Vec<PendingEntry>> = items.iter().map(pending_entry).collect();
-        let page =
-            page.ok_or_else(|| Error::protocol("what came for XPENDING is no list of it"))?;
+        // An entry before the first that was asked for would be asked for again and again.
+        let page = page
+            .filter(|page| page.iter().all(|entry| entry.id >= first))
+            .ok_or_else(|| Error::protocol("what came for XPENDING is no list of it"))?;
         let came = page.len() as u64;
         start = page.last().and_then(|last| last.id.successor()).filter(|_| came == count);
         let is_idle = |entry: &PendingEntry| entry.idle.is_none_or(|idle| idle >= filter.min_idle);
@@ -271,7 +270,7 @@ fn pending_entry(item: &Value) -> Option<PendingEntry> {
             // -1 for what was given back; the consumer has no name then.
             let idle = resp::number(idle).map(Duration::from_millis);
             Some(PendingEntry {
-                id: EntryId::from_bytes(resp::text(id)?)?,
+                id: resp::id(id)?,
                 consumer: idle.and_then(|_| resp::text(consumer)).map(<[u8]>::to_vec),
                 idle,
                 delivery_count: resp::number(delivery_count)?,

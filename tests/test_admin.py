@@ -297,7 +297,7 @@ def test_entries_that_were_given_back_are_nobody_s(
     client.xgroup_create(stream, "g", "0")
     deliver(client, stream, 3)
     # redis-py leaves its types out.
-    client.execute_command("XNACK", stream, "g", "FAIL", "IDS", 1, "2-0")  # type: ignore[no-untyped-call]
+    client.execute_command("XNACK", stream, "g", "FAIL", "IDS", 1, "2-0")
     df = pending_entries(redis810.url + protocol, stream, "g")
     assert df["consumer"].to_list() == ["me", None, "me"]
     assert df["idle"].is_null().to_list() == [False, True, False]
@@ -560,6 +560,16 @@ def test_garbage_is_refused(any_server: Server, stream: str, call: str) -> None:
                 pass
             else:
                 assert isinstance(frame, pl.DataFrame | bool | int)
+
+
+def test_a_list_without_an_end_is_refused(any_server: Server, stream: str) -> None:
+    """A server that gives the same page again and again is not asked again and again."""
+    entry = b"*4\r\n$3\r\n1-0\r\n$1\r\na\r\n:5\r\n:1\r\n"
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(b"*10000\r\n" + 10_000 * entry, once_seen=b"XPENDING", times=None)
+        with pytest.raises(ResponseError, match="XPENDING"):
+            pending_entries(proxy.url, stream, "g")
+        assert proxy.count(b"XPENDING") == 2
 
 
 @pytest.mark.parametrize(

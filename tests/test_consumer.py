@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import polars as pl
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import pytest
 import redis
 from polars.testing import assert_frame_equal

@@ -232,6 +232,16 @@ def test_claims_are_looked_for_once_in_an_interval(
 # Dead letters
 
 
+def test_a_cursor_that_stands_still_ends_the_pass(
+    redis70: Server, stream: str, world: World
+) -> None:
+    with Proxy(redis70.port) as proxy:
+        proxy.replace_reply(b"*3\r\n$3\r\n5-0\r\n*0\r\n*0\r\n", once_seen=b"XAUTOCLAIM", times=None)
+        consumer = world.consumer(proxy.url, stream, **ME, **DRAIN, reclaim_min_idle_ms=0)
+        assert all_rows(consumer) == []
+        assert proxy.count(b"XAUTOCLAIM") == 2
+
+
 def test_a_dead_letter_has_the_original_fields_and_its_story(
     server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:

@@ -146,7 +146,7 @@ def test_all_that_is_public_is_in_the_reference() -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=page_id)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
-    book = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    book = nbformat.read(notebook, as_version=4)
     # The site and GitHub show the outputs that it has.
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
     resources = {"metadata": {"path": str(tmp_path)}}

@@ -223,6 +223,15 @@ def test_an_error_in_an_event_loop(any_server: Server, client: redis.Redis, stre
         asyncio.run(produce())
 
 
+def test_a_producer_that_is_dropped_writes_what_it_has(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    producer = StreamProducer(any_server.url, stream, linger_ms=60_000)
+    producer.send({"n": 1})
+    del producer
+    eventually(lambda: stored(client, stream) == [1])
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_no_worker(any_server: Server, stream: str) -> None:
     with StreamProducer(any_server.url, stream) as producer:

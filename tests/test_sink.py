@@ -66,7 +66,7 @@ def test_dtypes_are_refused_before_the_query_runs(stream: str) -> None:
     with pytest.raises(SchemaError, match="'x' has the dtype"):
         sink_stream("redis://127.0.0.1:1", lf, stream)
     with pytest.raises(TypeError, match="LazyFrame"):
-        sink_stream("redis://127.0.0.1:1", pl.DataFrame(), stream)  # type: ignore[arg-type]
+        sink_stream("redis://127.0.0.1:1", pl.DataFrame(), stream)  # type: ignore[arg-type]  # wrong on purpose
 
 
 PEAK = """

@@ -11,7 +11,7 @@ import duckdb
 import hypothesis.strategies as st
 import pandas as pd
 import polars as pl
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -376,7 +376,7 @@ def test_whatever_speaks_arrow(any_server: Server, client: redis.Redis, stream: 
         assert entries(client, stream) == expected
     for other in ({"a": [1]}, [1], None, pl.LazyFrame({"a": [1]})):
         with pytest.raises(TypeError, match="df "):
-            write_stream(any_server.url, other, stream)  # type: ignore[arg-type]
+            write_stream(any_server.url, other, stream)  # type: ignore[arg-type]  # wrong on purpose
 
 
 # Streams and their length

@@ -156,7 +156,7 @@ def test_a_row_that_came_through_late_is_recognised(
         if number == 1:
             client.xdel(stream, "3-0")  # as if it was not there yet
         else:
-            client.execute_command("XSETID", stream, "2-0")  # type: ignore[no-untyped-call]
+            client.execute_command("XSETID", stream, "2-0")
             client.xadd(stream, {"n": 2}, id="3-0")
 
     with Proxy(any_server.port) as proxy:

@@ -101,9 +101,6 @@ pub(crate) fn pending_entries(
 ) -> PyResult<RecordBatch> {
     let raised = |error| exception(py, &error);
     let start = IdBound::parse_start(start_id).map_err(raised)?;
-    if start == IdBound::AfterNewest {
-        return Err(PyValueError::new_err("start_id \"$\" has no meaning for pending entries"));
-    }
     let filter = PendingFilter {
         consumer,
         min_idle: Duration::from_millis(min_idle_ms),

@@ -32,6 +32,16 @@ impl Producer {
     }
 }
 
+impl Drop for Producer {
+    /// Nobody can close it any more. In a forked child the lock may be held by a thread that is
+    /// not there.
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            self.producer.end();
+        }
+    }
+}
+
 #[pymethods]
 impl Producer {
     #[new]

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::group_options::Reclaim;
+use crate::admin::{PendingFilter, pending_entries_in};
 use crate::client::Session;
-use crate::entry_id::EntryId;
+use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
 use crate::resp::{self, Membership};
 
@@ -137,8 +138,16 @@ impl Claimer {
             return Ok(Some(Step::From(at)));
         }
         loop {
-            let page = pending(session, member, (at, EntryId::MAX), Self::LISTED, None).await?;
-            let idle = page.iter().filter(|entry| entry.idle_ms >= self.min_idle_ms);
+            let filter = PendingFilter {
+                start: IdBound::Id(at),
+                count: Some(Self::LISTED),
+                ..PendingFilter::default()
+            };
+            let Membership { stream, group, .. } = member;
+            let page = pending_entries_in(session, stream, group, &filter).await?;
+            let least = Duration::from_millis(self.min_idle_ms);
+            // What was given back has no idle time.
+            let idle = page.iter().filter(|entry| entry.idle.is_none_or(|idle| idle >= least));
             let mut ids: Vec<EntryId> = idle.map(|entry| entry.id).collect();
             let most = usize::try_from(count).unwrap_or(usize::MAX).max(1);
             if ids.len() > most {
@@ -167,7 +176,8 @@ impl Claimer {
         self.others_first = entries > 0;
         match self.method {
             Method::WithRead if entries < asked => self.end_pass(),
-            Method::Automatic if cursor == EntryId::MIN => self.end_pass(),
+            // 0-0 at the end; a cursor that stands still would be followed for ever.
+            Method::Automatic if Some(cursor) <= self.at => self.end_pass(),
             Method::Automatic => self.at = Some(cursor),
             Method::Listed if self.at == Some(EntryId::MAX) => self.end_pass(),
             Method::WithRead | Method::Listed => {}
@@ -197,44 +207,10 @@ impl Claimer {
         let reply = session.value(&command.arg("JUSTID").get_packed_command()).await?;
         let parts: Vec<&Value> = reply.as_sequence().into_iter().flatten().collect();
         let (cursor, deleted) = match parts.as_slice() {
-            [cursor, _, deleted] => (as_id(cursor), deleted.as_sequence()),
+            [cursor, _, deleted] => (resp::id(cursor), deleted.as_sequence()),
             _ => (None, None),
         };
         self.swept = cursor.unwrap_or(EntryId::MIN);
-        Ok(deleted.into_iter().flatten().filter_map(as_id).collect())
+        Ok(deleted.into_iter().flatten().filter_map(resp::id).collect())
     }
-}
-
-/// A line of XPENDING.
-pub(super) struct PendingEntry {
-    pub(super) id: EntryId,
-    pub(super) idle_ms: u64,
-    pub(super) deliveries: u64,
-}
-
-/// So many pending entries within these bounds, perhaps of one consumer.
-pub(super) async fn pending(
-    session: &mut Session,
-    member: Membership<'_>,
-    (start, end): (EntryId, EntryId),
-    count: u64,
-    consumer: Option<&[u8]>,
-) -> Result<Vec<PendingEntry>> {
-    let Membership { stream, group, .. } = member;
-    let command = resp::Pending { stream, group, min_idle: None, start, end, count, consumer };
-    let reply = session.value(&command.packed()).await?;
-    let line = |line: &Value| match line.as_sequence()? {
-        [id, _, Value::Int(idle), Value::Int(deliveries), ..] => Some(PendingEntry {
-            id: as_id(id)?,
-            // What XNACK gave back has no owner, and -1 here.
-            idle_ms: u64::try_from(*idle).unwrap_or(u64::MAX),
-            deliveries: u64::try_from(*deliveries).unwrap_or_default(),
-        }),
-        _ => None,
-    };
-    Ok(reply.as_sequence().into_iter().flatten().filter_map(line).collect())
-}
-
-fn as_id(value: &Value) -> Option<EntryId> {
-    resp::text(value).and_then(EntryId::from_bytes)
 }

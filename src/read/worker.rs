@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::claim::pending;
 use super::group::GroupReader;
 use super::group_options::GroupOptions;
 use super::member::Member;
 use super::request::ReadRequest;
 use super::stats::Watched;
+use crate::admin::{PendingFilter, pending_entries_in};
 use crate::client::{Client, Session};
 use crate::decode::Batch;
-use crate::entry_id::EntryId;
+use crate::entry_id::{EntryId, IdBound};
 use crate::error::{ErrorKind, Result};
 
 /// Reads as a member of a group, and moves to the dead-letter stream what cannot be processed.
@@ -157,27 +157,23 @@ impl Worker {
 
     /// How often entries have been delivered, as the server knows it.
     async fn delivery_counts(&mut self, ids: &[EntryId]) -> Result<HashMap<EntryId, u64>> {
-        const PAGE: u64 = 10_000;
-        let (mut at, last) = match (ids.iter().min(), ids.iter().max()) {
+        let (first, last) = match (ids.iter().min(), ids.iter().max()) {
             (Some(first), Some(last)) => (*first, *last),
             _ => return Ok(HashMap::new()),
         };
-        let mut counts = HashMap::new();
-        loop {
-            let consumer = Some(self.member.consumer.as_slice());
-            let member = self.member.membership();
-            let page = pending(&mut self.session, member, (at, last), PAGE, consumer).await;
-            let page = match page {
-                // What came is handed out: the next read will say that the group is gone.
-                Err(error) if error.kind() == ErrorKind::NoGroup => return Ok(counts),
-                page => page?,
-            };
-            counts.extend(page.iter().map(|entry| (entry.id, entry.deliveries)));
-            match page.last().and_then(|entry| entry.id.successor()) {
-                Some(next) if page.len() as u64 >= PAGE => at = next,
-                _ => return Ok(counts),
-            }
-        }
+        let Member { stream, group, consumer, .. } = &self.member;
+        let filter = PendingFilter {
+            consumer: Some(consumer.clone()),
+            start: IdBound::Id(first),
+            end: IdBound::Id(last),
+            ..PendingFilter::default()
+        };
+        let pending = match pending_entries_in(&mut self.session, stream, group, &filter).await {
+            // What came is handed out: the next read will say that the group is gone.
+            Err(error) if error.kind() == ErrorKind::NoGroup => Vec::new(),
+            pending => pending?,
+        };
+        Ok(pending.into_iter().map(|entry| (entry.id, entry.delivery_count)).collect())
     }
 
     /// After an error: what was handed out stays so; the rest is pending, and comes first.

@@ -26,7 +26,7 @@ impl<'a> Info<'a> {
     }
 
     pub(crate) fn id(self, name: &str) -> Option<EntryId> {
-        EntryId::from_bytes(self.text(name)?)
+        id(self.get(name)?)
     }
 
     /// A number; `None` where the server says nil, or -1 for what never happened.
@@ -42,6 +42,10 @@ pub(crate) fn text(value: &Value) -> Option<&[u8]> {
         Value::SimpleString(text) => Some(text.as_bytes()),
         _ => None,
     }
+}
+
+pub(crate) fn id(value: &Value) -> Option<EntryId> {
+    text(value).and_then(EntryId::from_bytes)
 }
 
 pub(crate) fn number(value: &Value) -> Option<u64> {

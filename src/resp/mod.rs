@@ -12,6 +12,6 @@ pub(crate) use encode::{
 };
 #[cfg(feature = "python")]
 pub(crate) use encode::{get, set};
-pub(crate) use info::{Info, number, text};
+pub(crate) use info::{Info, id, number, text};
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};

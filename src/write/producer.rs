@@ -208,8 +208,14 @@ impl Producer {
 
     /// Takes no more, writes what is there, and returns when that is done.
     pub async fn close(&self) {
-        self.state().closed = true;
+        self.end();
         self.flush().await;
+    }
+
+    /// Takes no more; the worker writes what is there and ends, which nobody waits for.
+    pub fn end(&self) {
+        self.state().closed = true;
+        self.shared.work.notify_one();
     }
 
     /// Writes what comes, until the producer is closed or fails. One worker is to run.

@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -59,7 +60,7 @@ class Fault:
         return True
 
 
-class _Listener:
+class _Listener(ABC):
     """Accepts connections on a free port and gives each a thread."""
 
     def __init__(self) -> None:
@@ -113,8 +114,9 @@ class _Listener:
     ) -> None:
         self.stop()
 
+    @abstractmethod
     def _serve(self, client: socket.socket) -> None:
-        raise NotImplementedError
+        """Talk to a client until either goes."""
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # the listener was shut

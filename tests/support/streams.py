@@ -33,7 +33,7 @@ def add_raw(
 ) -> None:
     """Add an entry of alternating names and values, where a name may come twice."""
     # redis-py leaves its types out.
-    client.execute_command("XADD", stream, entry_id, *words)  # type: ignore[no-untyped-call]
+    client.execute_command("XADD", stream, entry_id, *words)
 
 
 def add_values(

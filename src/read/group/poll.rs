@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::{AskedFor, GroupReader};
+use crate::admin::{PendingFilter, pending_entries_in};
 use crate::decode::ReplyShape;
-use crate::entry_id::EntryId;
+use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
 use crate::read::ack;
-use crate::read::claim::{Claimer, Method, Step, pending};
+use crate::read::claim::{Claimer, Method, Step};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::{Received, Request};
 use crate::read::group_options::OwnPending;
@@ -264,8 +265,15 @@ impl GroupReader {
                         EntryId::MIN => EntryId::MAX,
                         next => next.predecessor().unwrap_or(EntryId::MAX),
                     };
-                    let consumer = Some(member.consumer);
-                    let page = pending(session, member, (from, last), 10_000, consumer).await?;
+                    let filter = PendingFilter {
+                        consumer: Some(member.consumer.to_vec()),
+                        start: IdBound::Id(from),
+                        end: IdBound::Id(last),
+                        count: Some(10_000),
+                        ..PendingFilter::default()
+                    };
+                    let Membership { stream, group, .. } = member;
+                    let page = pending_entries_in(session, stream, group, &filter).await?;
                     page.into_iter().map(|entry| entry.id).collect()
                 }
             };
