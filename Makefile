@@ -22,8 +22,10 @@ export CARGO_TARGET_DIR ?= $(REDFLOE_CACHE)/target
 endif
 
 bin := $(abspath $(VENV))/bin
+tools := $(VENV)/.tools
 venv := $(VENV)/.stamp
 built := $(VENV)/.built
+pip := $(bin)/python -m pip install --quiet --constraint constraints.txt
 oldest := $(shell sed -n 's/^dependencies = .*"polars>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 oldest_polars := $(abspath $(VENV))/polars-$(oldest)
 sources := Cargo.toml Cargo.lock pyproject.toml README.md \
@@ -42,33 +44,51 @@ help: ## list the targets
 .PHONY: venv
 venv: $(venv) ## the virtual environment, with all that development needs
 
-$(venv): pyproject.toml
+# What builds the wheel, and no more: `make demo` needs nothing else.
+$(tools): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=..." >&2; exit 1; }
-	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(bin)/python -m pip install --quiet --group dev
+	@echo "==> $(VENV): a virtual environment with maturin, which builds the wheel"
+	@test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	@$(pip) pip
+	@$(pip) --group build
 	@touch $@
+
+$(venv): $(tools)
+	@echo "==> $(VENV): what tests and documentation need, 1 GB (a minute)"
+	@$(pip) --group dev
+	@touch $@
+
+# On purpose, and followed by `make test`: a new version of somebody's library may break ours.
+.PHONY: lock
+lock: $(tools) ## the newest versions that fit together, into constraints.txt
+	@$(pip) --group lock
+	$(bin)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--custom-compile-command 'make lock' --no-annotate \
+		pyproject.toml --group dev --group lock --extra demo --output-file constraints.txt
 
 .PHONY: build
 build: $(built) ## the release wheel into dist/, and into the environment
 
 # The stamp is as old as the build's start: what changes meanwhile is built the next time.
-$(built): $(venv) $(sources)
+$(built): $(tools) $(sources)
 	@touch $@.new
-	rm -f dist/*.whl
+	@rm -f dist/*.whl
+	@echo "==> the release wheel: 200 crates are compiled (3 to 8 minutes the first time)"
 	$(bin)/maturin build --release --locked --interpreter $(bin)/python --out dist
-	$(bin)/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
-	$(bin)/python -m pip install --quiet dist/*.whl
+	@echo "==> the wheel, Polars and what the demo needs, into $(VENV)"
+	@$(pip) --force-reinstall --no-deps dist/*.whl
+	@$(pip) "$$(echo dist/*.whl)[demo]"
 	@mv $@.new $@
 
 .PHONY: servers
-servers: $(venv) ## the servers that the tests run against, into the cache
+servers: $(tools) ## the servers that the tests run against, into the cache
 	$(bin)/python scripts/fetch_servers.py
 
 .PHONY: demo
 demo: build ## 27,004 real flights into a stream and back; DEMO_ARGS="--url redis://..." for your server
-	$(bin)/python -m redfloe demo $(DEMO_ARGS)
+	@echo "==> redfloe demo"
+	@$(bin)/python -m redfloe demo $(DEMO_ARGS)
 
 .PHONY: fmt
 fmt: $(venv) ## format Rust and Python, and mend what ruff can
@@ -77,7 +97,7 @@ fmt: $(venv) ## format Rust and Python, and mend what ruff can
 	$(bin)/ruff format .
 
 .PHONY: lint
-lint: build ## formatting, clippy, rustdoc, ruff, mypy, stubtest; warnings are errors
+lint: $(venv) build ## formatting, clippy, rustdoc, ruff, mypy, stubtest; warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features python -- -D warnings
@@ -97,17 +117,17 @@ docs: $(venv) ## the documentation site, strictly, into site/
 test: servers lint docs test-rust test-python test-oldest ## everything that CI runs
 
 .PHONY: test-rust
-test-rust: $(venv) ## cargo test, without and with the feature python
+test-rust: $(tools) ## cargo test, without and with the feature python
 	cargo test --locked
 	cargo test --locked --features python
 
 .PHONY: test-python
-test-python: build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
+test-python: $(venv) build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
 	$(bin)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 # One run that passes says little of races.
 .PHONY: test-faults
-test-faults: build ## the fault tests, REPEAT times in a row
+test-faults: $(venv) build ## the fault tests, REPEAT times in a row
 	for run in $$(seq $(REPEAT)); do echo "run $$run of $(REPEAT)" && \
 		$(bin)/python -m pytest -q -n $(PYTEST_WORKERS) tests/test_*faults.py \
 		tests/test_consumer_reclaim.py $(PYTEST_ARGS) || exit; done
@@ -115,17 +135,17 @@ test-faults: build ## the fault tests, REPEAT times in a row
 # Beside the environment's own Polars lies the oldest that pyproject.toml allows; nothing else
 # differs, so there is no second environment to fill.
 .PHONY: test-oldest
-test-oldest: build | $(oldest_polars) ## what touches Polars, with the oldest that is allowed
+test-oldest: $(venv) build | $(oldest_polars) ## what touches Polars, with the oldest that is allowed
 	PYTHONPATH=$(oldest_polars) $(bin)/python -c \
 		'import polars; assert polars.__version__ == "$(oldest)", polars.__version__'
 	PYTHONPATH=$(oldest_polars) $(bin)/python -m pytest -n $(PYTEST_WORKERS) tests/test_types.py \
 		tests/test_read.py tests/test_scan.py tests/test_pushdown.py tests/test_stream_reader.py
 
-$(oldest_polars): | $(venv)
+$(oldest_polars): | $(tools)
 	$(bin)/python -m pip install --quiet --no-deps --target $@ 'polars==$(oldest)'
 
 .PHONY: bench
-bench: build ## side by side with the floor and with peers; writes docs/performance.md
+bench: $(venv) build ## side by side with the floor and with peers; writes docs/performance.md
 	$(bin)/python benches/compare.py $(BENCH_ARGS)
 
 .PHONY: fuzz

@@ -31,6 +31,7 @@ from redfloe import RedisConnection, RedisConnectionError, WrongTypeError, read_
 from redfloe import stream_reader as make_reader
 from redfloe._core import StreamReader
 from support.clients import quick
+from support.defects import defect_of
 from support.proxy import Proxy
 from support.secrets import PASSWORD, QUOTED, assert_discreet, with_password
 from support.server import HOST, Server
@@ -759,8 +760,8 @@ def test_pyarrow_casts_to_text_and_sorts(texts: Texts, dtype: Any) -> None:
     newest = table.sort_by([("_id", "descending")])
     assert newest["x"].to_pylist() == KEYS[::-1]
     if dtype != pl.String:
-        with pytest.raises(pa.ArrowNotImplementedError):
-            table.sort_by("x")
+        with defect_of(pa.ArrowNotImplementedError, "dictionary"):
+            assert table.sort_by("x")["x"].to_pylist() == ["a", "a", "b", "c", None]
     table = table.cast(pa.schema({"_id": pa.string(), "x": pa.string()}))
     assert table.sort_by("x")["x"].to_pylist() == ["a", "a", "b", "c", None]
 
@@ -797,11 +798,12 @@ def test_pyarrow_joins_and_groups(texts: Texts, dtype: Any) -> None:
 
 
 def test_pyarrow_joins_no_batches_that_differ_in_their_dictionaries(texts: Texts) -> None:
-    """An Enum's do not. Once this fails, the guide may say so."""
+    """An Enum's do not. The guide tells of it; a pyarrow that joins them passes too."""
     ids = pa.table({"_id": ["1-0"], "ms": [10]})
     assert texts(TEXTS[2]).join(ids, "_id", join_type="inner")["x"].to_pylist() == ["b"]
-    with pytest.raises(pa.ArrowNotImplementedError, match="differing dictionaries"):
-        texts(TEXTS[1]).join(ids, "_id", join_type="inner")
+    with defect_of(pa.ArrowNotImplementedError, "differing dictionaries"):
+        joined = texts(TEXTS[1]).join(ids, "_id", join_type="inner")
+        assert joined["x"].to_pylist() == ["b"]
 
 
 @each_case
@@ -864,28 +866,31 @@ def test_pyarrow_computes_with_nested_dictionaries(
 def test_duckdb_refuses_a_batch_of_empty_lists_of_dictionaries(
     any_server: Server, client: redis.Redis, stream: str, dtype: Any
 ) -> None:
-    """Once this fails, the guide may say so."""
+    """As DuckDB 2.0.0 does; 2.0.1 takes it. The guide says which."""
     add_values(client, stream, ["[]", '["low"]'])
-    with pytest.raises(duckdb.Error, match="only empty lists"):
-        by_duckdb(make_reader(any_server.url, stream, {"x": dtype}, batch_size=1))
+    expected = [[], ["low"]]
+    with defect_of(duckdb.Error, "only empty lists"):
+        single = make_reader(any_server.url, stream, {"x": dtype}, batch_size=1)
+        assert [row[-1] for row in by_duckdb(single)] == expected
     together = make_reader(any_server.url, stream, {"x": dtype}, batch_size=2)
-    assert [row[-1] for row in by_duckdb(together)] == [[], ["low"]]
+    assert [row[-1] for row in by_duckdb(together)] == expected
 
 
 @pytest.mark.parametrize("dtype", [pl.Categorical(), pl.Enum(["b", "a"])], ids=str)
 def test_duckdb_gives_the_keys_of_dictionaries_in_arrays(
     any_server: Server, client: redis.Redis, stream: str, dtype: Any
 ) -> None:
-    """Of pyarrow's own as well, and without a word. Once this fails, the guide may say so."""
+    """Of pyarrow's own as well, and without a word. A DuckDB that gives the texts passes too."""
     add_values(client, stream, ['["b"]', '["a"]'])
     schema = {"x": pl.Array(dtype, 1)}
     reader = make_reader(any_server.url, stream, schema)
     assert [row[-1] for row in by_pyarrow(reader)] == [["b"], ["a"]]
     reader = make_reader(any_server.url, stream, schema)
-    assert all(isinstance(row[-1][0], int) for row in by_duckdb(reader))
+    got = [row[-1] for row in by_duckdb(reader)]
+    assert got == [("b",), ("a",)] or all(isinstance(row[0], int) for row in got)
     keys = pa.array(["b", "a"]).dictionary_encode()
     own = pa.table({"x": pa.FixedSizeListArray.from_arrays(keys, 1)})
-    assert by_duckdb(own) == [((0,),), ((1,),)]
+    assert by_duckdb(own) in ([((0,),), ((1,),)], [(("b",),), (("a",),)])
 
 
 # No columns, no schema, no entries
@@ -906,8 +911,8 @@ def test_without_columns_the_rows_are_still_counted(
         assert pl.DataFrame(reader()).shape == (5, 0)
     assert len(by_datafusion(reader())) == 5
     assert pandas_frame(reader()).shape == (5, 0)
-    with pytest.raises(duckdb.Error, match="at least one column"):
-        by_duckdb(reader())
+    with defect_of(duckdb.Error, "at least one column"):
+        assert len(by_duckdb(reader())) == 5
 
 
 def test_without_a_schema_the_fields_of_the_sample_are_text(
