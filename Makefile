@@ -132,6 +132,11 @@ test-faults: $(venv) build ## the fault tests, REPEAT times in a row
 		$(bin)/python -m pytest -q -n $(PYTEST_WORKERS) tests/test_*faults.py \
 		tests/test_consumer_reclaim.py $(PYTEST_ARGS) || exit; done
 
+# Minutes for each server: REDFLOE_TORTURE_SECONDS of fire, and then what the workers need to finish.
+.PHONY: torture
+torture: test-faults ## fault tests REPEAT times, then workers killed, frozen and cut off for minutes
+	$(bin)/python -m pytest -q -s -m torture -n 0 tests/torture $(PYTEST_ARGS)
+
 # Beside the environment's own Polars lies the oldest that pyproject.toml allows; nothing else
 # differs, so there is no second environment to fill.
 .PHONY: test-oldest
