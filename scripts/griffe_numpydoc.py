@@ -3,6 +3,7 @@
 mkdocs.yml names this file; mkdocstrings calls the class below while it reads the package.
 """
 
+import re
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -20,11 +21,53 @@ class Numpydoc(griffe.Extension):
             new.name = "__init__"
             new.returns = None
             cls.set_member("__init__", new)
+        init = cls.members.get("__init__")
+        if isinstance(init, griffe.Function):
+            _list_options(init, cls)
         _mend(cls)
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
-        """Put the parameters right."""
+        """List the options that it takes, and put the parameters right."""
+        _list_options(func, func)
         _mend(func)
+
+
+def _list_options(function: griffe.Function, described: griffe.Class | griffe.Function) -> None:
+    """List what `redfloe._options.takes` lists at run time: each option for ``**options``."""
+    unpacked = [
+        str(parameter.annotation.slice)
+        for parameter in function.parameters
+        if parameter.kind is griffe.ParameterKind.var_keyword
+        and isinstance(parameter.annotation, griffe.ExprSubscript)
+        and parameter.annotation.canonical_path == "typing.Unpack"
+    ]
+    if not unpacked:
+        return
+    options = function.modules_collection[f"redfloe._options.{unpacked[0]}"]
+    defaults = options.parent["DEFAULTS"].value.arguments
+    values = {default.name: default.value for default in defaults}
+    del function.parameters["options"]
+    for name, attribute in options.attributes.items():
+        function.parameters.add(
+            griffe.Parameter(
+                name,
+                annotation=attribute.annotation,
+                kind=griffe.ParameterKind.keyword_only,
+                default=values[name],
+            )
+        )
+    paragraphs = "\n".join(
+        kind.docstring.value.partition("----------\n")[2]
+        for kind in [*reversed(options.mro()), options]
+    )
+    if described.docstring:  # not yet parsed
+        text = described.docstring.value
+        described.docstring.value = re.sub(
+            r"^\*\*options .*\n(?: +.*(?:\n|$))+",
+            lambda _: paragraphs + "\n",
+            text,
+            flags=re.MULTILINE,
+        )
 
 
 def _mend(described: griffe.Class | griffe.Function) -> None:

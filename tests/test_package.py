@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import metadata, version
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import redfloe
 from redfloe import _core
+from redfloe._options import DEFAULTS
 
 PUBLIC = [name for name in redfloe.__all__ if name != "__version__"]
 
@@ -84,6 +86,63 @@ def test_functions_document_their_parameters(name: str) -> None:
     names = {part.strip() for line in documented for part in line.split(",")}
     assert {*inspect.signature(function).parameters} <= names
     assert "Examples\n--------" in doc
+
+
+#: Who takes which options, beside those that are its own.
+TAKERS = [
+    *((name, redfloe.DecodeOptions) for name in ("read_stream", "scan_stream", "stream_reader")),
+    *((name, redfloe.DecodeOptions) for name in ("iter_stream", "stream_batches")),
+    ("StreamConsumer", redfloe.ColumnOptions),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), TAKERS)
+def test_shared_options_are_in_the_signature_and_the_docstring(name: str, options: Any) -> None:
+    taker = getattr(redfloe, name)
+    parameters = inspect.signature(taker).parameters
+    assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    defaults: Mapping[str, object] = DEFAULTS
+    doc = inspect.getdoc(taker) or ""
+    assert "**options" not in doc
+    # Among the parameters, and each with its text.
+    documented = doc.partition("Parameters\n")[2].partition("\n\n")[0]
+    for option in options.__annotations__:
+        assert parameters[option].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters[option].default == defaults[option]
+        assert re.search(rf"^[\w, ]*\b{option}\b.* : .*\n    \S", documented, re.MULTILINE), option
+
+
+def test_each_option_is_documented_once() -> None:
+    texts = [redfloe.ColumnOptions.__doc__ or "", redfloe.DecodeOptions.__doc__ or ""]
+    names = re.findall(r"^    ([a-z_, ]+) : ", "".join(texts), re.MULTILINE)
+    documented = [name.strip() for line in names for name in line.split(",")]
+    assert sorted(documented) == sorted(redfloe.DecodeOptions.__annotations__) == sorted(DEFAULTS)
+
+
+@pytest.mark.parametrize(("name", "options"), TAKERS)
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("includ_id", "did you mean 'include_id'?"),
+        ("star_id", "did you mean 'start_id'?"),
+        ("xyzzy", "see help(redfloe.{name})"),
+    ],
+)
+def test_an_unknown_keyword_is_refused_with_the_nearest_name(
+    name: str, options: Any, wrong: str, hint: str
+) -> None:
+    """Before there is a connection, which this address would refuse."""
+    with pytest.raises(TypeError) as raised:
+        getattr(redfloe, name)("redis://127.0.0.1:1", "s", **{wrong: 1})
+    hint = hint.format(name=name)
+    assert str(raised.value) == f"{name}() got an unexpected keyword argument {wrong!r}; {hint}"
+
+
+def test_docstrings_may_be_left_out() -> None:
+    script = "import redfloe; print(redfloe.read_stream.__doc__)"
+    command = [sys.executable, "-OO", "-c", script]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "None"
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -38,6 +38,7 @@ from redfloe._errors import (
 from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
+from redfloe._options import ColumnOptions, DecodeOptions
 from redfloe._producer import AsyncStreamProducer, StreamProducer
 from redfloe._read import ack_entries, infer_schema, read_stream
 from redfloe._scan import scan_stream, stream_reader
@@ -53,9 +54,11 @@ __all__ = [
     "BatchIterator",
     "CheckpointError",
     "CheckpointStore",
+    "ColumnOptions",
     "ConsumerStats",
     "DataLossError",
     "DecodeError",
+    "DecodeOptions",
     "FencedError",
     "FileCheckpointStore",
     "LocalServer",

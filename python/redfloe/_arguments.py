@@ -10,12 +10,12 @@ import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from redfloe._errors import SchemaError
+from redfloe._options import DEFAULTS, DecodeOptions, NullValues
 
 EntryIdLike: TypeAlias = str | datetime
 SchemaLike: TypeAlias = (
     Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
 )
-NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 #: What is called with the outcome of something that was done in the background.
 Done: TypeAlias = Callable[[int | Exception], object]
@@ -89,18 +89,6 @@ def make_request(
     end_id: EntryIdLike = "+",
     count: int | None = None,
     block_ms: int | None = None,
-    include_id: bool = True,
-    include_timestamp: bool = True,
-    include_sequence: bool = False,
-    id_column: str = "_id",
-    timestamp_column: str = "_ts",
-    sequence_column: str = "_seq",
-    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema: bool = False,
-    infer_schema_length: int = 100,
-    null_values: NullValues | None = None,
-    on_error: Literal["raise", "null", "reject"] = "raise",
-    rescue_column: str | None = None,
     batch_size: int | None = None,
     batch_bytes: int | None = None,
     batch_timeout_ms: int | None = None,
@@ -108,19 +96,22 @@ def make_request(
     group: Group | None = None,
     resume_after: str | None = None,
     continue_after_loss: bool = False,
+    options: DecodeOptions = DEFAULTS,
 ) -> Request:
-    """Check and normalise what the reading functions have in common."""
+    """Check and normalise what the reading functions have in common; `options` are complete."""
+    infer_schema = options["infer_schema"]
     if infer_schema and schema is not None:
         msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
         raise ValueError(msg)
     if group is not None:
         _check_with_group(start_id, end_id, infer_schema=infer_schema)
         start_id = "-"
-    everywhere, by_field = _null_values(null_values)
-    id_column = check_name(id_column, "id_column")
-    timestamp_column = check_name(timestamp_column, "timestamp_column")
-    sequence_column = check_name(sequence_column, "sequence_column")
-    sample = natural(infer_schema_length, "infer_schema_length")
+    everywhere, by_field = _null_values(options["null_values"])
+    id_column = check_name(options["id_column"], "id_column")
+    timestamp_column = check_name(options["timestamp_column"], "timestamp_column")
+    sequence_column = check_name(options["sequence_column"], "sequence_column")
+    rescue_column = options["rescue_column"]
+    sample = natural(options["infer_schema_length"], "infer_schema_length")
     return Request(
         stream=as_key(stream, "stream"),
         start_id=entry_id(start_id, "start_id", round_up=True),
@@ -129,12 +120,12 @@ def make_request(
         block_ms=_optional(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
         infer_schema_length=sample if infer_schema else None,
-        id_column=id_column if include_id else None,
-        timestamp_column=timestamp_column if include_timestamp else None,
-        sequence_column=sequence_column if include_sequence else None,
-        timestamp_type=_timestamp_schema(timestamp_dtype),
+        id_column=id_column if options["include_id"] else None,
+        timestamp_column=timestamp_column if options["include_timestamp"] else None,
+        sequence_column=sequence_column if options["include_sequence"] else None,
+        timestamp_type=_timestamp_schema(options["timestamp_dtype"]),
         rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
-        on_error=as_text(on_error, "on_error"),
+        on_error=as_text(options["on_error"], "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
         batch_size=positive(batch_size, "batch_size"),

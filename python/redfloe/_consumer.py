@@ -6,14 +6,13 @@ import contextlib
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import (
     EntryIdLike,
-    NullValues,
     Request,
     SchemaLike,
     as_key,
@@ -28,13 +27,12 @@ from redfloe._checkpoint import CheckpointStore
 from redfloe._core import RedisConnection
 from redfloe._errors import CheckpointError, RedfloeError
 from redfloe._follow import AsyncBatches
+from redfloe._options import ColumnOptions, complete, takes
 from redfloe._retry import Call, ExceptionPolicy, Failed, Retry, Wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from types import TracebackType
-
-    from polars.datatypes import DataType, DataTypeClass
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class ConsumerStats:
     lag: int | None
 
 
+@takes(ColumnOptions)
 class StreamConsumer:
     """Process a Redis stream, batch by batch, in a worker that may run for months.
 
@@ -148,19 +147,11 @@ class StreamConsumer:
         What to do with a text that does not fit its dtype: raise `DecodeError` (the entry stays
         pending, and in the way), make it null, or move its entry to the dead-letter stream. By
         default the last where there is one, else the first.
-    rescue_column : str, optional
-        As for `read_stream`.
     handle_signals : bool, default False
         Within ``with`` have SIGTERM and SIGINT call `stop`, so that the batch in hand is finished.
         In the main thread only.
-    include_id, include_timestamp, include_sequence : bool
-        Whether to give the metadata columns, as for `read_stream`.
-    id_column, timestamp_column, sequence_column : str
-        Other names for these columns.
-    timestamp_dtype : polars dtype, default Int64
-        The dtype of the timestamp column.
-    null_values : str, sequence of str, or mapping of field to these, optional
-        As for `read_stream`.
+    **options : ColumnOptions
+        How entries become columns, by keyword: see `redfloe.ColumnOptions`.
 
     Raises
     ------
@@ -223,16 +214,8 @@ class StreamConsumer:
         checkpoint_name: str | None = None,
         on_data_loss: Literal["raise", "continue"] = "raise",
         on_error: Literal["raise", "null", "dead_letter"] | None = None,
-        rescue_column: str | None = None,
         handle_signals: bool = False,
-        include_id: bool = True,
-        include_timestamp: bool = True,
-        include_sequence: bool = False,
-        id_column: str = "_id",
-        timestamp_column: str = "_ts",
-        sequence_column: str = "_seq",
-        timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-        null_values: NullValues | None = None,
+        **options: Unpack[ColumnOptions],
     ) -> None:
         _one_of(ack, "ack", "on_success", "manual")
         _one_of(on_group_lost, "on_group_lost", "raise", "recreate")
@@ -278,23 +261,15 @@ class StreamConsumer:
             schema=schema,
             start_id=start_id,
             block_ms=block_ms,
-            include_id=include_id,
-            include_timestamp=include_timestamp,
-            include_sequence=include_sequence,
-            id_column=id_column,
-            timestamp_column=timestamp_column,
-            sequence_column=sequence_column,
-            timestamp_dtype=timestamp_dtype,
-            null_values=null_values,
-            on_error="reject" if on_error == "dead_letter" else on_error,
-            rescue_column=rescue_column,
             batch_size=batch_size,
             batch_bytes=batch_bytes,
             batch_timeout_ms=batch_timeout_ms,
             on_idle=on_idle,
             group=members,
             continue_after_loss=on_data_loss == "continue",
+            options=complete(options, StreamConsumer),
         )
+        self._request["on_error"] = "reject" if on_error == "dead_letter" else on_error
         _core.empty_batch(self._request)  # the schema and the options are checked there
         self._connection = _connection(url)
         self._ack = ack

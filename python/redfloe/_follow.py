@@ -2,21 +2,20 @@
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
 from redfloe import _core
 from redfloe._arguments import (
     EntryIdLike,
-    NullValues,
     SchemaLike,
     make_group,
     make_request,
     own_pending_of,
 )
 from redfloe._core import RedisConnection
+from redfloe._options import DecodeOptions, complete, takes
 
 if TYPE_CHECKING:
     import asyncio
@@ -149,6 +148,7 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         await self.aclose()
 
 
+@takes(DecodeOptions)
 def iter_stream(
     url: str | RedisConnection,
     stream: str | bytes,
@@ -168,18 +168,7 @@ def iter_stream(
     batch_bytes: int = 64 * 1024 * 1024,
     batch_timeout_ms: int | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
-    include_id: bool = True,
-    include_timestamp: bool = True,
-    include_sequence: bool = False,
-    id_column: str = "_id",
-    timestamp_column: str = "_ts",
-    sequence_column: str = "_seq",
-    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema: bool = False,
-    infer_schema_length: int = 100,
-    null_values: NullValues | None = None,
-    on_error: Literal["raise", "null"] = "raise",
-    rescue_column: str | None = None,
+    **options: Unpack[DecodeOptions],
 ) -> BatchIterator:
     """Follow a Redis stream: iterate over its entries in DataFrames, as they come.
 
@@ -196,7 +185,8 @@ def iter_stream(
         The stream's key. A missing stream is waited for.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`. Without it a batch has every field that occurred
-        so far, as String.
+        so far, as String. `infer_schema` types those that are there when the first batch is read,
+        which may be a single entry's.
     start_id : str or datetime, optional
         The first entry ID, inclusive: ``"-"`` reads what is there first, then what comes. By
         default, and with ``"$"``, only what comes after the newest entry.
@@ -229,17 +219,8 @@ def iter_stream(
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again without end, or end the iteration, so that
         a job can drain a stream and exit.
-    include_id, include_timestamp, include_sequence : bool
-        Whether to give the metadata columns, as for `read_stream`.
-    id_column, timestamp_column, sequence_column : str
-        Other names for these columns.
-    timestamp_dtype : polars dtype, default Int64
-        The dtype of the timestamp column.
-    infer_schema, infer_schema_length
-        Whether, and by how many entries, to type the fields where there is no schema: by those that
-        are there when the first batch is read, which may be a single one.
-    null_values, on_error, rescue_column
-        As for `read_stream`.
+    **options : DecodeOptions
+        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
     Returns
     -------
@@ -288,18 +269,7 @@ def iter_stream(
         end_id=end_id,
         count=count,
         block_ms=block_ms,
-        include_id=include_id,
-        include_timestamp=include_timestamp,
-        include_sequence=include_sequence,
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        sequence_column=sequence_column,
-        timestamp_dtype=timestamp_dtype,
-        infer_schema=infer_schema,
-        infer_schema_length=infer_schema_length,
-        null_values=null_values,
-        on_error=on_error,
-        rescue_column=rescue_column,
+        options=complete(options, iter_stream),
         batch_size=batch_size,
         batch_bytes=batch_bytes,
         batch_timeout_ms=batch_timeout_ms,
@@ -312,6 +282,7 @@ def iter_stream(
     return BatchIterator(reader)
 
 
+@takes(DecodeOptions)
 def stream_batches(
     url: str | RedisConnection,
     stream: str | bytes,
@@ -331,18 +302,7 @@ def stream_batches(
     batch_bytes: int = 64 * 1024 * 1024,
     batch_timeout_ms: int | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
-    include_id: bool = True,
-    include_timestamp: bool = True,
-    include_sequence: bool = False,
-    id_column: str = "_id",
-    timestamp_column: str = "_ts",
-    sequence_column: str = "_seq",
-    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema: bool = False,
-    infer_schema_length: int = 100,
-    null_values: NullValues | None = None,
-    on_error: Literal["raise", "null"] = "raise",
-    rescue_column: str | None = None,
+    **options: Unpack[DecodeOptions],
 ) -> AsyncBatchIterator:
     """Follow a Redis stream in an event loop: the asynchronous twin of `iter_stream`.
 
@@ -361,10 +321,8 @@ def stream_batches(
         given.
     batch_size, batch_bytes, batch_timeout_ms, on_idle
         As for `iter_stream`.
-    include_id, include_timestamp, include_sequence, id_column, timestamp_column, sequence_column
-        As for `read_stream`.
-    timestamp_dtype, infer_schema, infer_schema_length, null_values, on_error, rescue_column
-        As for `iter_stream`.
+    **options : DecodeOptions
+        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
     Returns
     -------
@@ -410,18 +368,7 @@ def stream_batches(
         end_id=end_id,
         count=count,
         block_ms=block_ms,
-        include_id=include_id,
-        include_timestamp=include_timestamp,
-        include_sequence=include_sequence,
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        sequence_column=sequence_column,
-        timestamp_dtype=timestamp_dtype,
-        infer_schema=infer_schema,
-        infer_schema_length=infer_schema_length,
-        null_values=null_values,
-        on_error=on_error,
-        rescue_column=rescue_column,
+        options=complete(options, stream_batches),
         batch_size=batch_size,
         batch_bytes=batch_bytes,
         batch_timeout_ms=batch_timeout_ms,

@@ -1,15 +1,13 @@
 """Reading a stream into a DataFrame."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Unpack
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
 from redfloe import _core
 from redfloe._arguments import (
     EntryIdLike,
-    NullValues,
     SchemaLike,
     as_key,
     as_text,
@@ -18,8 +16,10 @@ from redfloe._arguments import (
     own_pending_of,
 )
 from redfloe._core import RedisConnection
+from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
 
 
+@takes(DecodeOptions)
 def read_stream(
     url: str | RedisConnection,
     stream: str | bytes,
@@ -35,18 +35,7 @@ def read_stream(
     *,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
-    include_id: bool = True,
-    include_timestamp: bool = True,
-    include_sequence: bool = False,
-    id_column: str = "_id",
-    timestamp_column: str = "_ts",
-    sequence_column: str = "_seq",
-    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema: bool = False,
-    infer_schema_length: int = 100,
-    null_values: NullValues | None = None,
-    on_error: Literal["raise", "null"] = "raise",
-    rescue_column: str | None = None,
+    **options: Unpack[DecodeOptions],
 ) -> pl.DataFrame:
     """Read the entries of a Redis stream into a typed DataFrame, one row per entry.
 
@@ -95,24 +84,8 @@ def read_stream(
         time on.
     noack : bool, default False
         Have the server acknowledge what it sends (NOACK): what a lost connection held is lost.
-    include_id, include_timestamp, include_sequence : bool
-        Whether to give the entry ID as ``_id`` (String), its milliseconds as ``_ts`` (Int64) and
-        its sequence number as ``_seq`` (UInt64), in this order before the fields.
-    id_column, timestamp_column, sequence_column : str
-        Other names for these columns.
-    timestamp_dtype : polars dtype, default Int64
-        ``pl.Datetime("ms", "UTC")``, say, gives the milliseconds as a datetime.
-    infer_schema : bool, default False
-        Without a schema, type the fields by what `infer_schema_length` entries say.
-    infer_schema_length : int, default 100
-        How many entries to look at.
-    null_values : str, sequence of str, or mapping of field to these, optional
-        Texts that mean null. Empty text is null for every dtype but String and Binary.
-    on_error : {"raise", "null"}, default "raise"
-        What happens to text that does not fit its dtype.
-    rescue_column : str, optional
-        Adds a String column of this name that keeps what did not fit, unknown fields included, as
-        one JSON object a row; nothing raises then.
+    **options : DecodeOptions
+        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
     Returns
     -------
@@ -170,18 +143,7 @@ def read_stream(
         end_id=end_id,
         count=count,
         block_ms=block_ms,
-        include_id=include_id,
-        include_timestamp=include_timestamp,
-        include_sequence=include_sequence,
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        sequence_column=sequence_column,
-        timestamp_dtype=timestamp_dtype,
-        infer_schema=infer_schema,
-        infer_schema_length=infer_schema_length,
-        null_values=null_values,
-        on_error=on_error,
-        rescue_column=rescue_column,
+        options=complete(options, read_stream),
         group=members,
     )
     return pl.DataFrame(_core.read_stream(url, request))
@@ -236,9 +198,12 @@ def infer_schema(
         stream,
         start_id=start_id,
         end_id=end_id,
-        infer_schema=True,
-        infer_schema_length=infer_schema_length,
-        null_values=null_values,
+        options=DEFAULTS
+        | {
+            "infer_schema": True,
+            "infer_schema_length": infer_schema_length,
+            "null_values": null_values,
+        },
     )
     return pl.DataFrame(_core.infer_schema(url, request)).schema
 

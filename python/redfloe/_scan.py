@@ -4,21 +4,15 @@ import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Lock
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, Unpack
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 from polars.io.plugins import register_io_source
 
 from redfloe import _core
-from redfloe._arguments import (
-    EntryIdLike,
-    NullValues,
-    Request,
-    SchemaLike,
-    make_request,
-)
+from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
+from redfloe._options import DecodeOptions, complete, takes
 
 _T = TypeVar("_T")
 _Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
@@ -29,6 +23,7 @@ _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
 
 
+@takes(DecodeOptions)
 def scan_stream(
     url: str | RedisConnection,
     stream: str | bytes,
@@ -36,19 +31,7 @@ def scan_stream(
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
     count: int | None = None,
-    *,
-    include_id: bool = True,
-    include_timestamp: bool = True,
-    include_sequence: bool = False,
-    id_column: str = "_id",
-    timestamp_column: str = "_ts",
-    sequence_column: str = "_seq",
-    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema: bool = False,
-    infer_schema_length: int = 100,
-    null_values: NullValues | None = None,
-    on_error: Literal["raise", "null"] = "raise",
-    rescue_column: str | None = None,
+    **options: Unpack[DecodeOptions],
 ) -> pl.LazyFrame:
     """Scan the entries of a Redis stream lazily, as `read_stream` reads them eagerly.
 
@@ -56,7 +39,8 @@ def scan_stream(
     not select are skipped unparsed; comparisons of the timestamp column, and equality of the ID
     column, narrow the range of IDs that the server is asked for (XRANGE, Redis 5.0); ``head`` and
     ``limit`` become its COUNT. The streaming engine gets batch after batch, so that a query or a
-    ``sink_parquet`` over a stream larger than memory runs in bounded memory.
+    ``sink_parquet`` over a stream larger than memory runs in bounded memory. Text that does not fit
+    its dtype raises only in a field that the query needs, or with the rescue column selected.
 
     A scan is a snapshot: its first ``collect`` pins the newest entry, and the frame's later ones,
     and both sides of a self-join, read up to the same. Scan again for what came since. Entries that
@@ -76,20 +60,8 @@ def scan_stream(
         The first and last entry ID, as for `read_stream`.
     count : int, optional
         Scan at most this many entries, the oldest first, before any filter.
-    include_id, include_timestamp, include_sequence : bool
-        Whether to give the metadata columns, as for `read_stream`.
-    id_column, timestamp_column, sequence_column : str
-        Other names for these columns.
-    timestamp_dtype : polars dtype, default Int64
-        ``pl.Datetime("ms", "UTC")``, say, gives the milliseconds as a datetime, and lets filters
-        compare them with one.
-    infer_schema : bool, default False
-        Without a schema, type the fields of the sample by what they say.
-    infer_schema_length : int, default 100
-        How many entries the sample has.
-    null_values, on_error, rescue_column
-        As for `read_stream`. A field that the query does not need is not parsed, so its text cannot
-        raise; with the rescue column selected all are.
+    **options : DecodeOptions
+        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
     Returns
     -------
@@ -119,32 +91,23 @@ def scan_stream(
     │ view   │
     └────────┘
     """
+    decoding = complete(options, scan_stream)
     request = make_request(
         stream,
         schema=schema,
         start_id=start_id,
         end_id=end_id,
         count=count,
-        include_id=include_id,
-        include_timestamp=include_timestamp,
-        include_sequence=include_sequence,
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        sequence_column=sequence_column,
-        timestamp_dtype=timestamp_dtype,
-        infer_schema=infer_schema,
-        infer_schema_length=infer_schema_length,
-        null_values=null_values,
-        on_error=on_error,
-        rescue_column=rescue_column,
+        options=decoding,
     )
     _core.empty_batch(request)  # so that what cannot be right raises now, also without a schema
     connection = url if isinstance(url, RedisConnection) else RedisConnection(url)
-    scan = _Scan(connection, request, sample=infer_schema_length)
+    scan = _Scan(connection, request, sample=decoding["infer_schema_length"])
     known = scan.schema if schema is None else scan.schema()
     return _register(scan.batches, known, f"stream {_shown(request['stream'])}")
 
 
+@takes(DecodeOptions)
 def stream_reader(
     url: str | RedisConnection,
     stream: str | bytes,
@@ -155,18 +118,7 @@ def stream_reader(
     *,
     batch_size: int = 50_000,
     batch_bytes: int = 64 * 1024 * 1024,
-    include_id: bool = True,
-    include_timestamp: bool = True,
-    include_sequence: bool = False,
-    id_column: str = "_id",
-    timestamp_column: str = "_ts",
-    sequence_column: str = "_seq",
-    timestamp_dtype: DataType | DataTypeClass = pl.Int64,
-    infer_schema: bool = False,
-    infer_schema_length: int = 100,
-    null_values: NullValues | None = None,
-    on_error: Literal["raise", "null"] = "raise",
-    rescue_column: str | None = None,
+    **options: Unpack[DecodeOptions],
 ) -> StreamReader:
     """Read the entries of a Redis stream as an Arrow stream.
 
@@ -192,16 +144,8 @@ def stream_reader(
     batch_bytes : int, default 64 MiB
         Closes a batch once its entries have taken so many bytes of the server's reply, and at most
         256 KiB or one entry more.
-    include_id, include_timestamp, include_sequence : bool
-        Whether to give the metadata columns, as for `read_stream`.
-    id_column, timestamp_column, sequence_column : str
-        Other names for these columns.
-    timestamp_dtype : polars dtype, default Int64
-        The dtype of the timestamp column.
-    infer_schema, infer_schema_length
-        Whether, and by how many entries, to type the fields where there is no schema.
-    null_values, on_error, rescue_column
-        As for `read_stream`.
+    **options : DecodeOptions
+        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
     Returns
     -------
@@ -225,28 +169,18 @@ def stream_reader(
     >>> pl.DataFrame(reader)["value"].to_list()
     [10, None]
     """
+    decoding = complete(options, stream_reader)
     request = make_request(
         stream,
         schema=schema,
         start_id=start_id,
         end_id=end_id,
         count=count,
-        include_id=include_id,
-        include_timestamp=include_timestamp,
-        include_sequence=include_sequence,
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        sequence_column=sequence_column,
-        timestamp_dtype=timestamp_dtype,
-        infer_schema=infer_schema,
-        infer_schema_length=infer_schema_length,
-        null_values=null_values,
-        on_error=on_error,
-        rescue_column=rescue_column,
+        options=decoding,
         batch_size=batch_size,
         batch_bytes=batch_bytes,
     )
-    return StreamReader(url, _with_fields(url, request, infer_schema_length))
+    return StreamReader(url, _with_fields(url, request, decoding["infer_schema_length"]))
 
 
 class _Scan:

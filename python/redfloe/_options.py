@@ -1,0 +1,141 @@
+"""Options that several functions take: declared, documented and checked once."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter, cleandoc, signature
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+
+import polars as pl
+from polars.datatypes import DataType, DataTypeClass
+
+NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class ColumnOptions(TypedDict, total=False):
+    """The options, all by keyword, that say how entries become columns.
+
+    A function of yours that passes them on declares them by ``**options:
+    Unpack[redfloe.ColumnOptions]``, and type checkers and editors know their names and types.
+
+    Attributes
+    ----------
+    include_id, include_timestamp, include_sequence : bool, default True, True and False
+        Whether to give the entry ID as ``_id`` (String), its milliseconds as ``_ts`` (Int64) and
+        its sequence number as ``_seq`` (UInt64), in this order before the fields.
+    id_column, timestamp_column, sequence_column : str, default "_id", "_ts" and "_seq"
+        Other names for these columns.
+    timestamp_dtype : polars dtype, default Int64
+        ``pl.Datetime("ms", "UTC")``, say, gives the milliseconds as a datetime.
+    null_values : str, sequence of str, or mapping of field to these, optional
+        Texts that mean null. Empty text is null for every dtype but String and Binary.
+    rescue_column : str, optional
+        Adds a String column of this name that keeps what did not fit, unknown fields included, as
+        one JSON object a row; nothing raises then.
+    """
+
+    include_id: bool
+    include_timestamp: bool
+    include_sequence: bool
+    id_column: str
+    timestamp_column: str
+    sequence_column: str
+    timestamp_dtype: DataType | DataTypeClass
+    null_values: NullValues | None
+    rescue_column: str | None
+
+
+class DecodeOptions(ColumnOptions, total=False):
+    """The options, all by keyword, that the reading functions share: `ColumnOptions` and these.
+
+    A function of yours that passes them on declares them by ``**options:
+    Unpack[redfloe.DecodeOptions]``.
+
+    Attributes
+    ----------
+    infer_schema : bool, default False
+        Without a schema, type the fields by what a sample of the entries says.
+    infer_schema_length : int, default 100
+        How many entries the sample has.
+    on_error : {"raise", "null"}, default "raise"
+        What to do with text that does not fit its dtype: raise `DecodeError`, or make it null.
+    """
+
+    infer_schema: bool
+    infer_schema_length: int
+    on_error: Literal["raise", "null"]
+
+
+DEFAULTS = DecodeOptions(
+    include_id=True,
+    include_timestamp=True,
+    include_sequence=False,
+    id_column="_id",
+    timestamp_column="_ts",
+    sequence_column="_seq",
+    timestamp_dtype=pl.Int64,
+    null_values=None,
+    rescue_column=None,
+    infer_schema=False,
+    infer_schema_length=100,
+    on_error="raise",
+)
+
+
+def takes(options: Any) -> Callable[[F], F]:
+    """List the options of a function that takes them as ``**options``, or of a class's `__init__`.
+
+    In its signature, and in its docstring where the paragraph ``**options`` stands, so that `help`
+    and completion at run time show each. `scripts/griffe_numpydoc.py` does the same for the
+    documentation site.
+    """
+    annotations: dict[str, Any] = options.__annotations__
+    defaults: Mapping[str, object] = DEFAULTS
+
+    def decorate(function: F) -> F:
+        taking: Any = vars(function)["__init__"] if isinstance(function, type) else function
+        declared = signature(taking)
+        named = [p for p in declared.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        named += [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+            for name, annotation in annotations.items()
+        ]
+        taking.__signature__ = declared.replace(parameters=named)
+        if function.__doc__ is not None:  # which `python -OO` leaves out
+            paragraphs = "".join(text for name, text in _PARAGRAPHS.items() if name in annotations)
+            doc = cleandoc(function.__doc__)
+            function.__doc__ = _VAR_KEYWORD.sub(lambda _: paragraphs, doc)
+        return function
+
+    return decorate
+
+
+def complete(options: ColumnOptions, function: Callable[..., object]) -> DecodeOptions:
+    """Refuse what `function` does not take, and add the defaults of what is missing."""
+    if options:
+        known = signature(function).parameters
+        for name in options:
+            if name not in known:
+                raise TypeError(_unexpected(name, function.__name__, known))
+    return {**DEFAULTS, **options}
+
+
+def _unexpected(name: str, function: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"see help(redfloe.{function})"
+    return f"{function}() got an unexpected keyword argument {name!r}; {hint}"
+
+
+def _paragraphs(options: type) -> dict[str, str]:
+    """Give what the docstring says of the options, by the first that a paragraph is about."""
+    attributes = cleandoc(options.__doc__ or "").partition("----------\n")[2] + "\n"
+    return {found[1]: found[0] for found in _PARAGRAPH.finditer(attributes)}
+
+
+#: A paragraph of a docstring's list of parameters or attributes.
+_PARAGRAPH = re.compile(r"^(\w+).*\n(?: +.*\n)+", re.MULTILINE)
+_VAR_KEYWORD = re.compile(r"^\*\*options .*\n(?: +.*\n)+", re.MULTILINE)
+_PARAGRAPHS = _paragraphs(ColumnOptions) | _paragraphs(DecodeOptions)
