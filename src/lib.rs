@@ -53,6 +53,6 @@ pub use read::{
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{
-    Failed, HashRequest, IfExists, NullTexts, Producer, ProducerOptions, Trim, WriteControl,
-    WriteFailure, WriteRequest, Written, write, write_hashes,
+    HashRequest, IfExists, NullTexts, Producer, ProducerFailure, ProducerOptions, Trim,
+    WriteControl, WriteFailure, WriteRequest, Written, write, write_hashes,
 };

@@ -7,15 +7,15 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-import polars as pl
-
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, as_key, natural, positive
 from redfloe._write import error_of
-from redfloe._write_arguments import ArrowStream, make_write
+from redfloe._write_arguments import ArrowStream, make_request, make_write
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    import polars as pl
 
     from redfloe._core import RedisConnection
 
@@ -85,29 +85,22 @@ class StreamProducer:
         if max_age is not None and (maxlen is not None or minid is not None or limit is not None):
             msg = "max_age excludes maxlen, minid and limit"
             raise ValueError(msg)
-        write = make_write(
-            pl.DataFrame(schema={"x": pl.String}),
-            as_key(stream, "stream"),
-            id_column=None,
-            timestamp_column=None,
+        request = make_request(
             maxlen=maxlen,
             minid=minid,
             approximate=approximate,
             limit=limit,
             nomkstream=nomkstream,
             batch_size=batch_size,
-            fields=None,
-            null_values=None,
-            on_empty_row="raise",
-            atomic=False,
             idempotent=idempotent,
         )
+        request["stream"] = as_key(stream, "stream")
         self._stream = stream
         self._core = _core.Producer(
             url,
-            {**write.request, "fields": None},
+            request,
             natural(linger_ms, "linger_ms"),
-            write.request["batch_size"],
+            request["batch_size"],
             positive(buffer_bytes, "buffer_bytes") or 1,
             None if max_age is None else _milliseconds(max_age),
         )
@@ -267,23 +260,7 @@ class AsyncStreamProducer:
 
 
 def _frame(df: pl.DataFrame | ArrowStream, stream: str | bytes) -> pl.DataFrame:
-    return make_write(
-        df,
-        stream,
-        id_column=None,
-        timestamp_column=None,
-        maxlen=None,
-        minid=None,
-        approximate=True,
-        limit=None,
-        nomkstream=False,
-        batch_size=1,
-        fields=None,
-        null_values=None,
-        on_empty_row="raise",
-        atomic=False,
-        idempotent=None,
-    ).frame
+    return make_write(df, as_key(stream, "stream")).frame
 
 
 def _pairs(fields: Fields) -> list[tuple[bytes, bytes]]:

@@ -69,7 +69,7 @@ def write_stream(
     nomkstream : bool, default False
         Add nothing to a stream that does not exist (NOMKSTREAM, Redis 6.2): the IDs are null then.
     batch_size : int, default 10_000
-        How many rows may be under way: sent, and not answered yet.
+        How many rows may be in flight: sent, and not answered yet.
     fields : sequence of str, optional
         The columns to write, in this order. By default all but `id_column`, `timestamp_column`, and
         the metadata of a read: ``_id``, ``_ts`` and ``_seq``.
@@ -161,7 +161,7 @@ async def write_stream_async(
     """Add the rows of a DataFrame to a Redis stream: the asynchronous twin of `write_stream`.
 
     The writing is done by redfloe's own runtime, and the event loop is told when it is done; no
-    thread waits. Where the task is cancelled, no more rows are sent; what became of those under way
+    thread waits. Where the task is cancelled, no more rows are sent; what became of those in flight
     is known within a second, and the `CancelledError` then has the `WriteError` or
     `OutcomeUnknownError` as its cause.
 

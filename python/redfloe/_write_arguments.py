@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, TypedDict
+from typing import Literal, Protocol, TypeAlias, TypedDict, Unpack
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
@@ -47,7 +47,7 @@ class WriteRequest(TypedDict):
     limit: int | None
     nomkstream: bool
     batch_size: int
-    producer: bytes | None
+    idmp_producer: bytes | None
     atomic: bool
     skip_empty: bool
 
@@ -60,26 +60,58 @@ class Write:
     request: WriteRequest
 
 
+class WriteOptions(TypedDict, total=False):
+    """What the writing functions have in common; each means the same as in `write_stream`."""
+
+    id_column: str | None
+    timestamp_column: str | None
+    maxlen: int | None
+    minid: EntryIdLike | None
+    approximate: bool
+    limit: int | None
+    nomkstream: bool
+    batch_size: int
+    null_values: NullTexts | None
+    on_empty_row: Literal["raise", "skip"]
+    atomic: bool
+    idempotent: str | bytes | None
+
+
 def make_write(
     df: object,
     stream: object,
     *,
-    id_column: str | None,
-    timestamp_column: str | None,
-    maxlen: int | None,
-    minid: EntryIdLike | None,
-    approximate: bool,
-    limit: int | None,
-    nomkstream: bool,
-    batch_size: int,
-    fields: Sequence[str] | None,
-    null_values: NullTexts | None,
-    on_empty_row: Literal["raise", "skip"],
-    atomic: bool,
-    idempotent: str | bytes | None,
+    fields: Sequence[str] | None = None,
+    **options: Unpack[WriteOptions],
 ) -> Write:
-    """Check and normalise what the writing functions have in common."""
+    """Check and normalise a frame, and how it is to be written."""
     frame = as_frame(df)
+    request = make_request(**options)
+    special = [
+        name for name in (request["id_column"], request["timestamp_column"]) if name is not None
+    ]
+    names = field_names(frame, fields, without={*_METADATA, *special})
+    columns = frame.select(_known(frame, [*dict.fromkeys([*names, *special])]))
+    request["fields"] = names
+    if isinstance(stream, pl.Expr):
+        stream_column = _unused(columns)
+        keys = frame.select(stream.cast(pl.String).alias(stream_column)).to_series()
+        if keys.len() != frame.height:
+            keys = keys.new_from_index(0, frame.height)  # an expression of literals only
+        columns = columns.with_columns(keys)
+        request["stream_column"] = stream_column
+    else:
+        request["stream"] = as_key(stream, "stream")
+    return Write(columns, request)
+
+
+def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
+    """Check what says how to write, without stream and fields."""
+    id_column, timestamp_column = options.get("id_column"), options.get("timestamp_column")
+    maxlen, minid, limit = options.get("maxlen"), options.get("minid"), options.get("limit")
+    approximate = options.get("approximate", True)
+    idempotent = options.get("idempotent")
+    on_empty_row = options.get("on_empty_row", "raise")
     if id_column is not None and timestamp_column is not None:
         msg = "id_column and timestamp_column exclude each other"
         raise ValueError(msg)
@@ -95,43 +127,26 @@ def make_write(
     if on_empty_row not in {"raise", "skip"}:
         msg = f'on_empty_row must be "raise" or "skip", not {on_empty_row!r}'
         raise ValueError(msg)
-    special = [
-        as_text(name, parameter)
-        for name, parameter in ((id_column, "id_column"), (timestamp_column, "timestamp_column"))
-        if name is not None
-    ]
-    names = field_names(frame, fields, without={*_METADATA, *special})
-    columns = frame.select(_known(frame, [*dict.fromkeys([*names, *special])]))
-    key, stream_column = None, None
-    if isinstance(stream, pl.Expr):
-        stream_column = _unused(columns)
-        keys = frame.select(stream.cast(pl.String).alias(stream_column)).to_series()
-        if keys.len() != frame.height:
-            keys = keys.new_from_index(0, frame.height)  # an expression of literals only
-        columns = columns.with_columns(keys)
-    else:
-        key = as_key(stream, "stream")
-    text, by_field = _null_texts(null_values)
-    return Write(
-        columns,
-        WriteRequest(
-            stream=key,
-            stream_column=stream_column,
-            fields=names,
-            id_column=id_column,
-            timestamp_column=timestamp_column,
-            null_text=text,
-            null_text_by_field=by_field,
-            maxlen=None if maxlen is None else natural(maxlen, "maxlen"),
-            minid=None if minid is None else entry_id(minid, "minid", round_up=True),
-            approximate=bool(approximate),
-            limit=None if limit is None else natural(limit, "limit"),
-            nomkstream=bool(nomkstream),
-            batch_size=positive(batch_size, "batch_size") or 1,
-            producer=None if idempotent is None else as_key(idempotent, "idempotent"),
-            atomic=bool(atomic),
-            skip_empty=on_empty_row == "skip",
+    text, by_field = _null_texts(options.get("null_values"))
+    return WriteRequest(
+        stream=None,
+        stream_column=None,
+        fields=None,
+        id_column=None if id_column is None else as_text(id_column, "id_column"),
+        timestamp_column=(
+            None if timestamp_column is None else as_text(timestamp_column, "timestamp_column")
         ),
+        null_text=text,
+        null_text_by_field=by_field,
+        maxlen=None if maxlen is None else natural(maxlen, "maxlen"),
+        minid=None if minid is None else entry_id(minid, "minid", round_up=True),
+        approximate=bool(approximate),
+        limit=None if limit is None else natural(limit, "limit"),
+        nomkstream=bool(options.get("nomkstream", False)),
+        batch_size=positive(options.get("batch_size", 10_000), "batch_size") or 1,
+        idmp_producer=None if idempotent is None else as_key(idempotent, "idempotent"),
+        atomic=bool(options.get("atomic", False)),
+        skip_empty=on_empty_row == "skip",
     )
 
 
@@ -169,9 +184,10 @@ def field_names(
     if not names:
         msg = "there is no column to write, and an entry needs a field"
         raise SchemaError(msg)
+    schema = frame.schema  # made anew each time: asked for in the loop, it is quadratic in columns
     for name in names:
         check_name(name, "the columns' names")
-        check_writable(name, frame.schema[name])
+        check_writable(name, schema[name])
     return names
 
 
@@ -192,8 +208,9 @@ def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
 
 
 def _known(frame: pl.DataFrame, names: list[str]) -> list[str]:
+    columns = {*frame.columns}
     for name in names:
-        if name not in frame.columns:
+        if name not in columns:
             msg = f"there is no column {name!r}"
             raise SchemaError(msg)
     return names

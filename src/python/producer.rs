@@ -9,7 +9,7 @@ use super::arrow::import_batches;
 use super::connection::Server;
 use super::error::exception;
 use super::wait::wait;
-use super::write::{Outcome, Request};
+use super::write::{Outcome, WriteArguments};
 use crate::client::spawn;
 use crate::write::{self, ProducerOptions};
 
@@ -48,7 +48,7 @@ impl Producer {
     fn new(
         py: Python<'_>,
         server: Server,
-        request: Request,
+        request: WriteArguments,
         linger_ms: u64,
         batch_size: usize,
         buffer_bytes: usize,

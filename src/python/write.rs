@@ -22,7 +22,7 @@ use crate::write::{
 /// What to write and how, as `redfloe._write` puts it together.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Request {
+pub(crate) struct WriteArguments {
     stream: Option<Vec<u8>>,
     stream_column: Option<String>,
     /// `None`: all columns.
@@ -37,12 +37,12 @@ pub(crate) struct Request {
     limit: Option<u64>,
     nomkstream: bool,
     batch_size: usize,
-    producer: Option<Vec<u8>>,
+    idmp_producer: Option<Vec<u8>>,
     atomic: bool,
     skip_empty: bool,
 }
 
-impl Request {
+impl WriteArguments {
     pub(super) fn write_request(self) -> Result<WriteRequest> {
         let request = match (self.stream, &self.stream_column) {
             (Some(stream), _) => WriteRequest::new(stream),
@@ -69,7 +69,7 @@ impl Request {
             .with_trim(trim)
             .with_no_make_stream(self.nomkstream)
             .with_batch_rows(self.batch_size)
-            .with_producer(self.producer)
+            .with_idmp_producer(self.idmp_producer)
             .with_atomic(self.atomic)
             .with_empty_rows_skipped(self.skip_empty))
     }
@@ -167,7 +167,7 @@ fn prepare(
     py: Python<'_>,
     server: &Server,
     frame: &Bound<'_, PyAny>,
-    request: Request,
+    request: WriteArguments,
 ) -> PyResult<(Client, Vec<RecordBatch>, WriteRequest, WriteControl)> {
     let control = WriteControl::default();
     let request = request.write_request().map_err(|error| exception(py, &error))?;
@@ -183,7 +183,7 @@ pub(crate) fn write_stream(
     py: Python<'_>,
     server: Server,
     frame: &Bound<'_, PyAny>,
-    request: Request,
+    request: WriteArguments,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Outcome> {
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
@@ -240,7 +240,7 @@ pub(crate) fn start_write_stream(
     py: Python<'_>,
     server: Server,
     frame: &Bound<'_, PyAny>,
-    request: Request,
+    request: WriteArguments,
     done: Py<PyAny>,
 ) -> PyResult<Writing> {
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
@@ -265,7 +265,7 @@ fn call(done: Py<PyAny>, result: Result<Written, WriteFailure>) {
 /// How rows become hashes, as `redfloe._hashes` puts it together.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Hashes {
+pub(crate) struct HashArguments {
     key_column: String,
     key_prefix: Vec<u8>,
     fields: Vec<String>,
@@ -280,7 +280,7 @@ pub(crate) fn write_hashes(
     py: Python<'_>,
     server: Server,
     frame: &Bound<'_, PyAny>,
-    request: Hashes,
+    request: HashArguments,
 ) -> PyResult<Outcome> {
     let if_exists = match request.if_exists.as_str() {
         "replace" => IfExists::Replace,

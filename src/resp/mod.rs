@@ -1,10 +1,12 @@
 //! RESP2 and RESP3: commands to bytes, bytes to events. No IO, no Arrow.
 
+mod command;
 mod encode;
 mod info;
 mod parse;
 mod skip;
 
+pub(crate) use command::{push_bulk, push_header};
 pub(crate) use encode::{
     Membership, Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group,
     delete_consumer, delete_group, groups_info, newest, range, read_after, read_now, stream_info,

@@ -5,14 +5,14 @@
 
 use std::time::Instant;
 
-use super::ask::{check_types, present};
-use super::converse::{Lost, converse, too_late};
 use super::frame::at_row;
-use super::memory::Memory;
+use super::idmp_window::IdmpWindow;
 use super::outcome::{Ids, WriteFailure, Written};
+use super::preflight::{check_types, present};
 use super::request::{IdSource, Target, WriteRequest};
+use super::round_trip::{RoundTripError, round_trip, too_late};
 use super::row_id::RowId;
-use super::rows::{Answer, Chunk, Rows};
+use super::rows::{Chunk, RowState, Rows};
 use crate::client::{Client, Session, Sink};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
@@ -25,7 +25,7 @@ pub(super) async fn write_atomically(
     client: &Client,
     mut rows: Rows,
     request: &WriteRequest,
-    memory: Option<Memory>,
+    idmp_window: Option<IdmpWindow>,
 ) -> Result<Written, WriteFailure> {
     let total = rows.total();
     let refused = |error: Error, row: Option<usize>, unknown| WriteFailure {
@@ -45,23 +45,23 @@ pub(super) async fn write_atomically(
         );
         return Err(refused(Error::invalid(message), None, 0..0));
     }
-    let mut transaction = Transaction::new(client, &rows, request, memory, chunk);
+    let mut transaction = Transaction::new(client, &rows, request, idmp_window, chunk);
     match transaction.run().await {
         Ok(()) => Ok(transaction.into_ids().finish(total)),
-        Err(Failed::Nothing(error, row)) => Err(refused(error, row, 0..0)),
-        Err(Failed::Unknown(error)) => {
+        Err(TransactionError::Nothing(error, row)) => Err(refused(error, row, 0..0)),
+        Err(TransactionError::Unknown(error)) => {
             let message = "the answer to the transaction was lost, and nobody knows whether all \
                            rows are in or none";
             Err(refused(error.reframed(ErrorKind::OutcomeUnknown, message), Some(0), 0..total))
         }
-        Err(Failed::Partly(error, row)) => {
+        Err(TransactionError::Partly(error, row)) => {
             let written = transaction.into_ids().finish(total);
             Err(WriteFailure { error, written, row: Some(row), unknown: 0..0 })
         }
     }
 }
 
-enum Failed {
+enum TransactionError {
     /// Nothing is in.
     Nothing(Error, Option<usize>),
     Unknown(Error),
@@ -75,10 +75,10 @@ struct Transaction<'r> {
     questions: Session,
     rows: &'r Rows,
     request: &'r WriteRequest,
-    memory: Option<Memory>,
+    idmp_window: Option<IdmpWindow>,
     chunk: Chunk,
     packed: Vec<u8>,
-    /// Since when one is under way of which nobody knows whether it was executed.
+    /// Since when one is in flight of which nobody knows whether it was executed.
     unsure: Option<Instant>,
 }
 
@@ -87,7 +87,7 @@ impl<'r> Transaction<'r> {
         client: &Client,
         rows: &'r Rows,
         request: &'r WriteRequest,
-        memory: Option<Memory>,
+        idmp_window: Option<IdmpWindow>,
         mut chunk: Chunk,
     ) -> Self {
         let commands = std::mem::take(&mut chunk.bytes);
@@ -97,23 +97,23 @@ impl<'r> Transaction<'r> {
             questions: client.session(),
             rows,
             request,
-            memory,
+            idmp_window,
             chunk,
             packed,
             unsure: None,
         }
     }
 
-    async fn run(&mut self) -> Result<(), Failed> {
+    async fn run(&mut self) -> Result<(), TransactionError> {
         loop {
             if let Some(since) = self.unsure {
-                match self.is_in().await.map_err(Failed::Unknown)? {
+                match self.is_in().await.map_err(TransactionError::Unknown)? {
                     Some(true) => return Ok(()),
                     Some(false) => {}
-                    None if self.memory.is_some_and(|memory| {
-                        memory.rows >= self.chunk.rows.len() && memory.holds(since)
+                    None if self.idmp_window.is_some_and(|window| {
+                        window.rows >= self.chunk.rows.len() && window.holds(since)
                     }) => {}
-                    None => return Err(Failed::Unknown(too_late())),
+                    None => return Err(TransactionError::Unknown(too_late())),
                 }
             }
             match self.attempt().await {
@@ -126,43 +126,45 @@ impl<'r> Transaction<'r> {
                     };
                     recovered.map_err(|error| self.nothing_is_in(error, row))?;
                 }
-                Err(Attempt::Partly(error, row)) => return Err(Failed::Partly(error, row)),
+                Err(Attempt::Partly(error, row)) => {
+                    return Err(TransactionError::Partly(error, row));
+                }
                 Err(Attempt::Lost(lost)) => {
                     let is_unsure = lost.sent >= self.packed.len();
-                    let can_tell = self.memory.is_some() || self.is_own();
+                    let can_tell = self.idmp_window.is_some() || self.is_own();
                     if is_unsure {
                         self.unsure.get_or_insert_with(Instant::now);
                         if !can_tell || !lost.error.retryable() {
-                            return Err(Failed::Unknown(lost.error));
+                            return Err(TransactionError::Unknown(lost.error));
                         }
                     }
                     let unsure = self.unsure.is_some();
                     self.session.recover(lost.error).await.map_err(|error| match unsure {
-                        true => Failed::Unknown(error),
-                        false => Failed::Nothing(error, None),
+                        true => TransactionError::Unknown(error),
+                        false => TransactionError::Nothing(error, None),
                     })?;
                 }
             }
             if self.request.control.is_stopped() {
                 let error = Error::new(ErrorKind::Write, "the write was stopped, nothing is in");
                 return Err(match self.unsure {
-                    Some(_) => Failed::Unknown(error),
-                    None => Failed::Nothing(error, Some(0)),
+                    Some(_) => TransactionError::Unknown(error),
+                    None => TransactionError::Nothing(error, Some(0)),
                 });
             }
         }
     }
 
-    fn nothing_is_in(&self, error: Error, row: Option<usize>) -> Failed {
+    fn nothing_is_in(&self, error: Error, row: Option<usize>) -> TransactionError {
         if self.unsure.is_some() {
-            return Failed::Unknown(error);
+            return TransactionError::Unknown(error);
         }
         let is_typed = matches!(error.kind(), ErrorKind::WrongType | ErrorKind::Authentication);
         let error = match is_typed {
             true => error,
             false => error.reframed(ErrorKind::Write, "the transaction failed, nothing is in"),
         };
-        Failed::Nothing(error, row.or(Some(0)))
+        TransactionError::Nothing(error, row.or(Some(0)))
     }
 
     fn is_own(&self) -> bool {
@@ -180,7 +182,7 @@ impl<'r> Transaction<'r> {
             return Ok(Some(false));
         }
         for row in &mut self.chunk.rows {
-            row.answer = row.own.map_or(Answer::None, Answer::Id);
+            row.state = row.own.map_or(RowState::Unanswered, RowState::Added);
         }
         Ok(Some(true))
     }
@@ -191,7 +193,7 @@ impl<'r> Transaction<'r> {
     }
 
     async fn attempt(&mut self) -> Result<(), Attempt> {
-        let nothing = |error| Attempt::Lost(Lost { error, sent: 0 });
+        let nothing = |error| Attempt::Lost(RoundTripError { error, sent: 0 });
         if self.needs_watch() {
             self.watch().await?;
         } else {
@@ -202,9 +204,9 @@ impl<'r> Transaction<'r> {
         if self.request.control.is_stopped() {
             return Err(nothing(too_late()));
         }
-        let mut replies = Replies::new(&mut self.chunk);
+        let mut replies = TransactionReplies::new(&mut self.chunk);
         let control = &self.request.control;
-        converse(&mut self.session, control, &self.packed, &mut replies)
+        round_trip(&mut self.session, control, &self.packed, &mut replies)
             .await
             .map_err(Attempt::Lost)?;
         let (refused, executed) = (replies.refused.take(), replies.executed);
@@ -216,7 +218,7 @@ impl<'r> Transaction<'r> {
             }
             (Some((error, row)), executed) => {
                 let is_partly = executed
-                    && self.chunk.rows.iter().any(|row| matches!(row.answer, Answer::Id(_)));
+                    && self.chunk.rows.iter().any(|row| matches!(row.state, RowState::Added(_)));
                 let number = self.chunk.rows.get(row).map(|row| row.number);
                 Err(match is_partly {
                     true => Attempt::Partly(error, number.unwrap_or_default()),
@@ -233,7 +235,7 @@ impl<'r> Transaction<'r> {
 
     /// Has EXEC do nothing if a stream changes from now on, and looks whether the rows fit.
     async fn watch(&mut self) -> Result<(), Attempt> {
-        let lost = |error| Attempt::Lost(Lost { error, sent: 0 });
+        let lost = |error| Attempt::Lost(RoundTripError { error, sent: 0 });
         let mut watch = redis::cmd("WATCH");
         self.rows.keys.iter().for_each(|key| {
             watch.arg(key);
@@ -283,7 +285,7 @@ impl<'r> Transaction<'r> {
     fn into_ids(self) -> Ids {
         let mut ids = Ids::with_capacity(self.chunk.rows.len());
         for row in &self.chunk.rows {
-            if let Answer::Id(id) = row.answer {
+            if let RowState::Added(id) = row.state {
                 ids.push(row.number, id);
             }
         }
@@ -295,11 +297,11 @@ enum Attempt {
     /// Nothing is in, and perhaps it is known which row is to blame.
     Refused(Error, Option<usize>),
     Partly(Error, usize),
-    Lost(Lost),
+    Lost(RoundTripError),
 }
 
 /// The replies to MULTI, to each row, and to EXEC.
-struct Replies<'a> {
+struct TransactionReplies<'a> {
     chunk: &'a mut Chunk,
     parser: Parser,
     partial: Vec<u8>,
@@ -313,9 +315,9 @@ struct Replies<'a> {
     refused: Option<(Error, usize)>,
 }
 
-impl<'a> Replies<'a> {
+impl<'a> TransactionReplies<'a> {
     fn new(chunk: &'a mut Chunk) -> Self {
-        Replies {
+        TransactionReplies {
             chunk,
             parser: Parser::default(),
             partial: Vec::new(),
@@ -327,9 +329,9 @@ impl<'a> Replies<'a> {
         }
     }
 
-    fn answer(&mut self, answer: Answer) {
+    fn answer(&mut self, answer: RowState) {
         if let Some(row) = self.chunk.rows.get_mut(self.taken) {
-            row.answer = answer;
+            row.state = answer;
         }
         self.taken += 1;
         self.complete = self.taken == self.chunk.rows.len();
@@ -345,7 +347,7 @@ impl<'a> Replies<'a> {
                 };
                 self.refused.get_or_insert((error, row.min(rows.saturating_sub(1))));
                 if self.executed {
-                    self.answer(Answer::Refused);
+                    self.answer(RowState::Refused);
                 } else {
                     self.complete = self.queued > rows;
                     self.queued += 1;
@@ -357,8 +359,8 @@ impl<'a> Replies<'a> {
             }
             // A key that was watched has changed.
             Taken::Nil if self.queued > rows && !self.executed => self.complete = true,
-            Taken::Nil if self.executed => self.answer(Answer::Nil),
-            Taken::Id(id) if self.executed => self.answer(Answer::Id(id)),
+            Taken::Nil if self.executed => self.answer(RowState::NotAdded),
+            Taken::Id(id) if self.executed => self.answer(RowState::Added(id)),
             _ => return Err(Error::protocol("the reply is not one to a transaction")),
         }
         Ok(())
@@ -373,7 +375,7 @@ enum Taken {
     Error(Error),
 }
 
-impl Sink for Replies<'_> {
+impl Sink for TransactionReplies<'_> {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
         let mut rest = bytes;
         while !self.complete {

@@ -7,10 +7,10 @@ use arrow_schema::{DataType, Field, TimeUnit};
 
 use super::encode::Column;
 use super::request::{IdSource, NullTexts, Target, WriteRequest};
-use super::row_id::{RowId, parse_id};
-use super::words::push_bulk;
+use super::row_id::RowId;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::resp::push_bulk;
 
 pub(super) fn at_row(row: usize, reason: &str) -> Error {
     Error::invalid(reason.to_owned()).with_context("row", row.to_string())
@@ -125,9 +125,9 @@ impl Frame {
         self.keys.get(row).map_or(0, |key| *key as usize)
     }
 
-    /// The words that a row's fields take.
+    /// The arguments that a row's fields take.
     #[inline]
-    pub(super) fn words(&self, row: usize) -> usize {
+    pub(super) fn arguments(&self, row: usize) -> usize {
         2 * self.fields.iter().filter(|field| field.is_written(row)).count()
     }
 
@@ -167,7 +167,7 @@ impl Frame {
             RowIds::Text(column) => {
                 let mut scratch = Vec::new();
                 let text = column.text(row, &mut scratch);
-                match parse_id(text) {
+                match RowId::parse(text) {
                     None => Err(format!(
                         "{} is no entry ID; write \"ms-seq\", \"ms\" or \"ms-*\"; nothing has been \
                          sent",

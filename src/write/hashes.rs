@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 
-use super::converse::{Lost, converse};
 use super::encode::Column;
 use super::frame::{at_row, column};
 use super::outcome::{Ids, WriteFailure};
 use super::request::WriteControl;
-use super::words::{push_bulk, push_header};
+use super::round_trip::{RoundTripError, round_trip};
 use crate::client::{Client, Session, Sink};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{Event, Nesting, Parser};
+use crate::resp::{push_bulk, push_header};
 
 /// How rows become hashes. Made by [`HashRequest::new`] and changed by its `with_` methods.
 #[derive(Debug, Clone)]
@@ -255,10 +255,10 @@ const SET_IF_MISSING: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then return 
     for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end \
     if ARGV[1] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end return 1";
 
-fn command(words: &[&[u8]]) -> Vec<u8> {
+fn command(arguments: &[&[u8]]) -> Vec<u8> {
     let mut command = Vec::new();
-    push_header(b'*', words.len(), &mut command);
-    words.iter().for_each(|word| push_bulk(word, &mut command));
+    push_header(b'*', arguments.len(), &mut command);
+    arguments.iter().for_each(|word| push_bulk(word, &mut command));
     command
 }
 
@@ -285,8 +285,9 @@ impl Writer<'_> {
             packed.extend_from_slice(&command(&[b"TYPE", key]));
         }
         let replies = loop {
-            let mut replies = Replies::new(vec![1; part.rows.len()]);
-            match converse(&mut self.session, &self.request.control, &packed, &mut replies).await {
+            let mut replies = HashReplies::new(vec![1; part.rows.len()]);
+            match round_trip(&mut self.session, &self.request.control, &packed, &mut replies).await
+            {
                 Ok(()) => break replies,
                 Err(lost) => self.session.recover(lost.error).await?,
             }
@@ -332,9 +333,9 @@ impl Writer<'_> {
             }
             let mut packed = Vec::new();
             let counts = (start..part.rows.end).map(|row| part.hashes.push_row(row, &mut packed));
-            let mut replies = Replies::new(counts.collect());
-            if let Err(Lost { error, sent }) =
-                converse(&mut self.session, control, &packed, &mut replies).await
+            let mut replies = HashReplies::new(counts.collect());
+            if let Err(RoundTripError { error, sent }) =
+                round_trip(&mut self.session, control, &packed, &mut replies).await
             {
                 let unknown = number..part.hashes.first + part.rows.end;
                 if self.request.if_exists == IfExists::Fail && sent > 0 {
@@ -409,7 +410,7 @@ struct RowReply {
 }
 
 /// Takes so many replies for each row.
-struct Replies {
+struct HashReplies {
     parser: Parser,
     nesting: Nesting,
     counts: Vec<usize>,
@@ -419,9 +420,9 @@ struct Replies {
     current: RowReply,
 }
 
-impl Replies {
+impl HashReplies {
     fn new(counts: Vec<usize>) -> Self {
-        Replies {
+        HashReplies {
             parser: Parser::default(),
             nesting: Nesting::reply(),
             rows: Vec::with_capacity(counts.len()),
@@ -432,7 +433,7 @@ impl Replies {
     }
 }
 
-impl Sink for Replies {
+impl Sink for HashReplies {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
         let mut rest = bytes;
         while !self.is_complete() {

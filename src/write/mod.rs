@@ -1,25 +1,24 @@
 //! Writes: rows to entries of streams.
 
-mod ask;
 mod atomic;
-mod converse;
 mod encode;
 mod frame;
 mod hashes;
-mod memory;
+mod idmp_window;
+mod in_flight;
 mod outcome;
 mod pipeline;
+mod preflight;
 mod producer;
 mod request;
+mod round_trip;
 mod row_id;
 mod rows;
 mod text;
-mod under_way;
-mod words;
 mod writer;
 
 pub use hashes::{HashRequest, IfExists, write_hashes};
 pub use outcome::{WriteFailure, Written};
-pub use producer::{Failed, Producer, ProducerOptions};
+pub use producer::{Producer, ProducerFailure, ProducerOptions};
 pub use request::{NullTexts, Trim, WriteControl, WriteRequest};
 pub use writer::write;

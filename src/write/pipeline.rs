@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::time::Instant;
 
-use super::ask::present;
-use super::converse::too_late;
-use super::memory::Memory;
+use super::idmp_window::IdmpWindow;
+use super::in_flight::{InFlight, Refusal};
 use super::outcome::{WriteFailure, Written};
+use super::preflight::present;
 use super::request::{WriteControl, WriteRequest};
-use super::rows::{Answer, Rows};
-use super::under_way::{Refusal, UnderWay};
+use super::round_trip::too_late;
+use super::rows::{RowState, Rows};
 use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,11 +20,11 @@ pub(super) struct Pipeline<'r> {
     /// For questions, whose answers are not the progress that has retries start over.
     questions: Session,
     rows: Rows,
-    way: UnderWay,
+    in_flight: InFlight,
     request: &'r WriteRequest,
     /// The most rows that may be without an answer.
     window: usize,
-    memory: Option<Memory>,
+    idmp_window: Option<IdmpWindow>,
     /// There are no more rows to come.
     exhausted: bool,
     /// When a write that was stopped does not wait any longer.
@@ -43,7 +43,7 @@ enum End {
 enum Fatal {
     /// The rows from here on are not in, but for those that have an ID.
     Refused(Refusal),
-    /// Nothing is under way, but it cannot go on.
+    /// Nothing is in flight, but it cannot go on.
     Broken(Error),
     Unknown(Error, Range<usize>),
     Stopped,
@@ -51,27 +51,27 @@ enum Fatal {
 
 impl<'r> Pipeline<'r> {
     pub(super) fn new(client: &Client, rows: Rows, request: &'r WriteRequest) -> Self {
-        let way = UnderWay::new(rows.total(), request.control.clone());
+        let in_flight = InFlight::new(rows.total(), request.control.clone());
         let window = request.batch_rows;
         Pipeline {
             session: client.session(),
             questions: client.session(),
             rows,
-            way,
+            in_flight,
             request,
             window,
-            memory: None,
+            idmp_window: None,
             exhausted: false,
             deadline: None,
         }
     }
 
-    /// The server recognises rows that come again, as long as no more are under way.
-    pub(super) fn with_memory(mut self, memory: Option<Memory>) -> Self {
-        if let Some(memory) = memory {
-            self.window = self.window.min(memory.rows.max(1));
+    /// The server recognises rows that come again, as long as no more are in flight.
+    pub(super) fn with_idmp_window(mut self, idmp_window: Option<IdmpWindow>) -> Self {
+        if let Some(idmp_window) = idmp_window {
+            self.window = self.window.min(idmp_window.rows.max(1));
         }
-        self.memory = memory;
+        self.idmp_window = idmp_window;
         self
     }
 
@@ -79,9 +79,9 @@ impl<'r> Pipeline<'r> {
         loop {
             let Err(end) = self.attempt().await else {
                 let total = self.rows.total();
-                return Ok(self.way.into_ids().finish(total));
+                return Ok(self.in_flight.into_ids().finish(total));
             };
-            if let Err(fatal) = self.get_over(end).await {
+            if let Err(fatal) = self.resume(end).await {
                 return Err(self.fail(fatal));
             }
         }
@@ -91,27 +91,30 @@ impl<'r> Pipeline<'r> {
     async fn attempt(&mut self) -> Result<(), End> {
         let control = self.request.control.clone();
         let connecting = self.session.take_connection();
-        let mut connection = or_stopped(&control, connecting).await?.map_err(End::Lost)?;
+        let mut connection = unless_stopped(&control, connecting).await?.map_err(End::Lost)?;
         loop {
             let stopped = control.is_stopped();
-            let closing = stopped || self.way.refused().is_some();
+            let closing = stopped || self.in_flight.refused().is_some();
             if !closing {
                 self.fill();
             }
-            let done = if closing { true } else { self.exhausted && self.way.unsent() == 0 };
-            if done && self.way.is_between_commands() && self.way.outstanding().is_empty() {
+            let done = if closing { true } else { self.exhausted && self.in_flight.unsent() == 0 };
+            if done
+                && self.in_flight.is_between_commands()
+                && self.in_flight.outstanding().is_empty()
+            {
                 connection.settle();
                 self.session.put_back(connection);
-                return match self.way.take_refused() {
+                return match self.in_flight.take_refused() {
                     Some(refused) => Err(End::Refused(refused)),
-                    None if stopped && !(self.exhausted && self.way.waiting() == 0) => {
+                    None if stopped && !(self.exhausted && self.in_flight.waiting() == 0) => {
                         Err(End::Stopped)
                     }
                     None => Ok(()),
                 };
             }
-            let before = self.way.accepted();
-            let exchanging = self.way.exchange(&mut connection, closing);
+            let before = self.in_flight.accepted();
+            let exchanging = self.in_flight.exchange(&mut connection, closing);
             let exchanged = match stopped {
                 false => tokio::select! {
                     biased;
@@ -130,80 +133,82 @@ impl<'r> Pipeline<'r> {
                 }
             };
             exchanged.map_err(End::Lost)?;
-            if self.way.accepted() > before {
+            if self.in_flight.accepted() > before {
                 self.session.succeeded();
             }
         }
     }
 
-    /// Has enough to send, within the bounds of what may be under way.
+    /// Has enough to send, within the bounds of what may be in flight.
     fn fill(&mut self) {
         /// A system call's worth, and small enough that answers are looked at often.
         const AHEAD: usize = 128 * 1024;
         // Not a few rows whenever a few are answered: the server has enough to do meanwhile.
-        if self.way.waiting() > self.window - self.window / 8 {
+        if self.in_flight.waiting() > self.window - self.window / 8 {
             return;
         }
         while !self.exhausted
-            && self.way.unsent() < AHEAD
-            && self.way.waiting() < self.window
-            && self.way.bytes() < self.request.batch_bytes
+            && self.in_flight.unsent() < AHEAD
+            && self.in_flight.waiting() < self.window
+            && self.in_flight.bytes() < self.request.batch_bytes
         {
-            let room = self.window - self.way.waiting();
+            let room = self.window - self.in_flight.waiting();
             match self.rows.next(room, AHEAD) {
-                Some(chunk) => self.way.push(chunk),
+                Some(chunk) => self.in_flight.push(chunk),
                 None => self.exhausted = true,
             }
         }
     }
 
     /// Makes the next attempt possible, or says why there is to be none.
-    async fn get_over(&mut self, end: End) -> Result<(), Fatal> {
-        let reached = self.way.reached();
+    async fn resume(&mut self, end: End) -> Result<(), Fatal> {
+        let reached = self.in_flight.reached();
         match end {
             End::Stopped => Err(Fatal::Stopped),
             End::Refused(refused) if is_not_larger(&refused.error) && self.is_own(refused.row) => {
-                self.was_it_us(refused).await
+                self.reconcile_refused(refused).await
             }
-            End::Refused(refused) => self.wait_out(refused).await,
+            End::Refused(refused) => self.retry_refused(refused).await,
             End::Lost(error) => {
-                let outstanding = self.way.outstanding();
-                match self.way.take_refused() {
+                let outstanding = self.in_flight.outstanding();
+                match self.in_flight.take_refused() {
                     // The server hangs up after such an answer, and does nothing of what follows.
                     Some(refused) if is_protocol_error(&refused.error) => {
                         return Err(Fatal::Refused(refused));
                     }
-                    Some(refused) if outstanding.is_empty() => return self.wait_out(refused).await,
+                    Some(refused) if outstanding.is_empty() => {
+                        return self.retry_refused(refused).await;
+                    }
                     Some(_) => return Err(Fatal::Unknown(error, outstanding)),
                     None => {}
                 }
                 if outstanding.is_empty() {
                     self.recover(error).await?.map_err(Fatal::Broken)?;
-                    self.way.reconnect();
+                    self.in_flight.reconnect();
                     return Ok(());
                 }
-                let own = self.way.rows(outstanding.clone()).all(|row| row.own.is_some());
+                let own = self.in_flight.rows(outstanding.clone()).all(|row| row.own.is_some());
                 // A server that was silent for too long may take them yet, and is asked as well:
                 // rows that it knows cannot come twice.
                 let is_lost = error.retryable() || error.kind() == ErrorKind::Timeout;
-                if !(own || self.is_remembered()) || !is_lost {
+                if !(own || self.is_in_idmp_window()) || !is_lost {
                     return Err(Fatal::Unknown(error, outstanding));
                 }
                 let error = error.with_retryable(true);
                 let unknown = |error| Fatal::Unknown(error, outstanding.clone());
                 self.recover(error).await?.map_err(unknown)?;
                 if own {
-                    let found = self.look_for(outstanding.clone()).await.map_err(unknown)?;
+                    let found = self.find_added(outstanding.clone()).await.map_err(unknown)?;
                     if let Some(missing) = found.missing {
                         return Err(Fatal::Unknown(missing_rows(), missing));
                     }
-                    self.way.rewind(found.next);
-                } else if self.is_remembered() {
-                    self.way.reconnect();
+                    self.in_flight.rewind(found.next);
+                } else if self.is_in_idmp_window() {
+                    self.in_flight.reconnect();
                 } else {
                     return Err(Fatal::Unknown(forgotten(), outstanding));
                 }
-                debug_assert!(self.way.reached() >= reached);
+                debug_assert!(self.in_flight.reached() >= reached);
                 Ok(())
             }
         }
@@ -212,10 +217,10 @@ impl<'r> Pipeline<'r> {
     /// A pause, after which rows may be sent again; ends at once when the write is stopped.
     async fn recover(&mut self, error: Error) -> Result<Result<()>, Fatal> {
         let control = &self.request.control;
-        match or_stopped(control, self.session.recover(error)).await {
+        match unless_stopped(control, self.session.recover(error)).await {
             Ok(recovered) => Ok(recovered),
             Err(_) => {
-                let outstanding = self.way.outstanding();
+                let outstanding = self.in_flight.outstanding();
                 Err(match outstanding.is_empty() {
                     true => Fatal::Stopped,
                     false => Fatal::Unknown(stopped(), outstanding),
@@ -225,15 +230,15 @@ impl<'r> Pipeline<'r> {
     }
 
     /// The server refused a row, and everything behind it, for a reason that time may mend.
-    async fn wait_out(&mut self, mut refused: Refusal) -> Result<(), Fatal> {
+    async fn retry_refused(&mut self, mut refused: Refusal) -> Result<(), Fatal> {
         if !is_transient(&refused.error) || refused.overtaken {
             return Err(Fatal::Refused(refused));
         }
         let error = std::mem::replace(&mut refused.error, stopped()).with_retryable(true);
         let row = refused.row;
-        match or_stopped(&self.request.control, self.session.recover(error)).await {
+        match unless_stopped(&self.request.control, self.session.recover(error)).await {
             Ok(Ok(())) => {
-                self.way.rewind(row);
+                self.in_flight.rewind(row);
                 Ok(())
             }
             Ok(Err(error)) => Err(Fatal::Refused(Refusal { error, ..refused })),
@@ -242,18 +247,18 @@ impl<'r> Pipeline<'r> {
     }
 
     fn is_own(&self, row: usize) -> bool {
-        self.way.rows(row..row + 1).any(|row| row.own.is_some())
+        self.in_flight.rows(row..row + 1).any(|row| row.own.is_some())
     }
 
     /// Rows that were sent before on a lost connection may have come through late: then their IDs
     /// are there, and so the server refused them now.
-    async fn was_it_us(&mut self, refused: Refusal) -> Result<(), Fatal> {
-        let sent_before = refused.row..self.way.twice().max(refused.row);
+    async fn reconcile_refused(&mut self, refused: Refusal) -> Result<(), Fatal> {
+        let sent_before = refused.row..self.in_flight.sent_before().max(refused.row);
         let late: Vec<usize> = self
-            .way
+            .in_flight
             .rows(sent_before.clone())
             .zip(sent_before.clone())
-            .filter(|(row, _)| row.answer == Answer::Refused)
+            .filter(|(row, _)| row.state == RowState::Refused)
             .map(|(_, index)| index)
             .collect();
         let (Some(first), Some(last)) = (late.first().copied(), late.last().copied()) else {
@@ -261,7 +266,7 @@ impl<'r> Pipeline<'r> {
         };
         let range = first..last + 1;
         let error = Error::new(ErrorKind::Response, refused.error.message().to_owned());
-        let found = match self.look_for(range.clone()).await {
+        let found = match self.find_added(range.clone()).await {
             Ok(found) => found,
             Err(error) => return Err(Fatal::Unknown(error, range)),
         };
@@ -269,23 +274,26 @@ impl<'r> Pipeline<'r> {
             return Err(Fatal::Unknown(error, range));
         }
         // What was refused behind them is another matter.
-        let end = self.way.outstanding().start;
-        let rest = self.way.rows(range.end..end).position(|row| row.answer == Answer::Refused);
+        let end = self.in_flight.outstanding().start;
+        let rest =
+            self.in_flight.rows(range.end..end).position(|row| row.state == RowState::Refused);
         match rest {
             None => Ok(()),
             Some(_) => Err(Fatal::Refused(Refusal { row: range.end, ..refused })),
         }
     }
 
-    /// Whether the server still recognises the rows that are under way.
-    fn is_remembered(&self) -> bool {
-        self.memory.zip(self.way.since()).is_some_and(|(memory, since)| memory.holds(since))
+    /// Whether the server still recognises the rows that are in flight.
+    fn is_in_idmp_window(&self) -> bool {
+        self.idmp_window
+            .zip(self.in_flight.since())
+            .is_some_and(|(idmp_window, since)| idmp_window.holds(since))
     }
 
     /// Asks the streams which of these rows they hold, and takes note of those.
-    async fn look_for(&mut self, range: Range<usize>) -> Result<Found> {
+    async fn find_added(&mut self, range: Range<usize>) -> Result<Found> {
         let mut wanted: BTreeMap<usize, (EntryId, EntryId)> = BTreeMap::new();
-        for row in self.way.rows(range.clone()) {
+        for row in self.in_flight.rows(range.clone()) {
             if let Some(id) = row.own {
                 wanted.entry(row.key).or_insert((id, id)).1 = id;
             }
@@ -298,7 +306,7 @@ impl<'r> Pipeline<'r> {
         }
         let is_held = |key, own: Option<EntryId>| own.is_some_and(|id| held.contains(&(key, id)));
         let rows: Vec<bool> =
-            self.way.rows(range.clone()).map(|row| is_held(row.key, row.own)).collect();
+            self.in_flight.rows(range.clone()).map(|row| is_held(row.key, row.own)).collect();
         let Some(last) = rows.iter().rposition(|held| *held) else {
             return Ok(Found { next: range.start, missing: None });
         };
@@ -307,11 +315,11 @@ impl<'r> Pipeline<'r> {
         let next = range.start + last + 1;
         let missing = rows.iter().position(|held| !held).filter(|first| *first < last);
         let trims = self.request.trim.is_some();
-        for (row, held) in self.way.rows_mut(range.start..next).zip(&rows) {
+        for (row, held) in self.in_flight.rows_mut(range.start..next).zip(&rows) {
             if let Some(own) = row.own
                 && (*held || trims)
             {
-                row.answer = Answer::Id(own);
+                row.state = RowState::Added(own);
                 self.request.control.add_rows(1);
             }
         }
@@ -321,10 +329,10 @@ impl<'r> Pipeline<'r> {
 
     fn fail(self, fatal: Fatal) -> WriteFailure {
         let total = self.rows.total();
-        let rows_in = self.way.rows_in();
-        let number = |row: usize| self.way.number(row);
+        let rows_in = self.in_flight.rows_in();
+        let number = |row: usize| self.in_flight.number(row);
         let count = format!("{rows_in} of {total} rows are in");
-        let next = self.way.outstanding().start;
+        let next = self.in_flight.outstanding().start;
         let (error, row, unknown) = match fatal {
             Fatal::Refused(refused) => {
                 let row = number(refused.row);
@@ -341,7 +349,7 @@ impl<'r> Pipeline<'r> {
                 };
                 (error, row, 0..0)
             }
-            Fatal::Broken(error) if self.way.reached() == 0 => (error, number(next), 0..0),
+            Fatal::Broken(error) if self.in_flight.reached() == 0 => (error, number(next), 0..0),
             Fatal::Broken(error) => {
                 let message = format!("the write cannot go on, {count}");
                 (error.reframed(ErrorKind::Write, &message), number(next).or(Some(0)), 0..0)
@@ -369,7 +377,7 @@ impl<'r> Pipeline<'r> {
             Some(stream) => error.with_context("stream", stream),
             None => error,
         };
-        WriteFailure { error, written: self.way.into_ids().finish(total), row, unknown }
+        WriteFailure { error, written: self.in_flight.into_ids().finish(total), row, unknown }
     }
 }
 
@@ -382,7 +390,10 @@ struct Found {
 }
 
 /// What comes of it, unless the write is stopped before.
-async fn or_stopped<T>(control: &WriteControl, future: impl Future<Output = T>) -> Result<T, End> {
+async fn unless_stopped<T>(
+    control: &WriteControl,
+    future: impl Future<Output = T>,
+) -> Result<T, End> {
     tokio::select! {
         biased;
         output = future => Ok(output),

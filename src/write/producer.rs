@@ -57,10 +57,10 @@ impl Default for ProducerOptions {
 /// ```
 #[derive(Clone)]
 pub struct Producer {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     client: Client,
     request: WriteRequest,
     options: ProducerOptions,
@@ -84,7 +84,7 @@ struct State {
     /// Rows before this one are not to wait for others.
     flushed: usize,
     closed: bool,
-    failed: Option<Arc<Failed>>,
+    failed: Option<Arc<ProducerFailure>>,
 }
 
 enum Item {
@@ -94,7 +94,7 @@ enum Item {
 
 /// What ended a producer. Its rows are counted from `first_row`.
 #[derive(Debug)]
-pub struct Failed {
+pub struct ProducerFailure {
     /// What became of the last pipeline's rows.
     pub failure: WriteFailure,
     /// The number of that pipeline's first row among all.
@@ -107,7 +107,7 @@ impl Producer {
     /// A producer for the one stream of the request, with IDs from the server unless a frame has
     /// its own. Nothing is written before [`Producer::worker`] runs.
     pub fn new(client: Client, request: WriteRequest, options: ProducerOptions) -> Self {
-        let shared = Shared {
+        let shared = Inner {
             client,
             request: request.with_batch_rows(options.batch_rows.max(1)),
             options,
@@ -169,7 +169,7 @@ impl Producer {
     }
 
     /// What ended it, if something did.
-    pub fn failed(&self) -> Option<Arc<Failed>> {
+    pub fn failed(&self) -> Option<Arc<ProducerFailure>> {
         self.state().failed.clone()
     }
 
@@ -261,7 +261,7 @@ impl Producer {
 
     /// Writes; says whether all are in.
     async fn write(&self, items: Items) -> bool {
-        let Shared { client, options, .. } = &*self.shared;
+        let Inner { client, options, .. } = &*self.shared;
         let mut request = self.shared.request.clone();
         if let Some(id) = options.max_age.and_then(oldest) {
             request = request.with_trim(Some(Trim::min_id(id)));
@@ -282,7 +282,7 @@ impl Producer {
             }
             Err(failure) => {
                 state.rows_written += failure.written().rows();
-                state.failed = Some(Arc::new(Failed { failure, first_row, rows_before }));
+                state.failed = Some(Arc::new(ProducerFailure { failure, first_row, rows_before }));
                 state.closed = true;
                 state.queue.clear();
                 false
@@ -335,7 +335,7 @@ impl State {
     }
 }
 
-impl Failed {
+impl ProducerFailure {
     /// The error, for whoever wants nothing more.
     pub fn error(&self) -> &Error {
         self.failure.error()

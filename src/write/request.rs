@@ -30,7 +30,7 @@ pub struct WriteRequest {
     pub(super) no_make_stream: bool,
     pub(super) batch_rows: usize,
     pub(super) batch_bytes: usize,
-    pub(super) producer: Option<Vec<u8>>,
+    pub(super) idmp_producer: Option<Vec<u8>>,
     pub(super) atomic: bool,
     pub(super) skip_empty: bool,
     pub(super) control: WriteControl,
@@ -130,7 +130,7 @@ impl WriteRequest {
             no_make_stream: false,
             batch_rows: 10_000,
             batch_bytes: 8 * 1024 * 1024,
-            producer: None,
+            idmp_producer: None,
             atomic: false,
             skip_empty: false,
             control: WriteControl::default(),
@@ -175,7 +175,7 @@ impl WriteRequest {
         self
     }
 
-    /// How many rows, at most, are under way: sent, and not answered yet. 10,000 by default; at
+    /// How many rows, at most, are in flight: sent, and not answered yet. 10,000 by default; at
     /// least one.
     pub fn with_batch_rows(mut self, rows: usize) -> Self {
         self.batch_rows = rows.max(1);
@@ -185,8 +185,8 @@ impl WriteRequest {
     /// Names the producer, so that the server knows rows again which a lost connection had brought
     /// it already (XADD IDMP, Redis 8.6). A server that does not know it is written to as if this
     /// was not said.
-    pub fn with_producer(mut self, name: Option<Vec<u8>>) -> Self {
-        self.producer = name;
+    pub fn with_idmp_producer(mut self, name: Option<Vec<u8>>) -> Self {
+        self.idmp_producer = name;
         self
     }
 
@@ -218,24 +218,24 @@ impl WriteRequest {
     }
 }
 
-/// A look at a write that is under way, from another task. Clones share it.
+/// A look at a write that is in progress, from another task. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct WriteControl {
-    shared: Arc<Shared>,
+    shared: Arc<ControlState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct ControlState {
     stopped: AtomicBool,
     stopping: Notify,
     rows: AtomicU64,
 }
 
 impl WriteControl {
-    /// How long the rows that are under way when a write is stopped may take to be answered.
+    /// How long the rows that are in flight when a write is stopped may take to be answered.
     pub(super) const GRACE: Duration = Duration::from_secs(1);
 
-    /// Sends no more rows. The write then ends as soon as the rows that are under way are answered,
+    /// Sends no more rows. The write then ends as soon as the rows that are in flight are answered,
     /// or after a second, with an error that says which rows are in.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! The IDs that rows bring along.
 
-use super::words::push_bulk;
 use crate::entry_id::EntryId;
+use crate::resp::push_bulk;
 
 /// An ID as a row bears it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,19 @@ pub(super) enum RowId {
 }
 
 impl RowId {
+    /// `ms-seq`, `ms` for `ms-0`, or `ms-*`.
+    pub(super) fn parse(text: &[u8]) -> Option<RowId> {
+        if let Some(id) = EntryId::from_bytes(text) {
+            return Some(RowId::Whole(id));
+        }
+        let (ms, partial) = match text.strip_suffix(b"-*") {
+            Some(ms) => (ms, true),
+            None => (text, false),
+        };
+        let ms = EntryId::from_bytes(&[ms, b"-0"].concat())?.ms;
+        Some(if partial { RowId::Milliseconds(ms) } else { RowId::Whole(EntryId::new(ms, 0)) })
+    }
+
     /// Whether an entry with the other ID can be added behind one with this.
     pub(super) fn may_precede(self, next: RowId) -> bool {
         match (self, next) {
@@ -33,18 +46,6 @@ impl std::fmt::Display for RowId {
             RowId::Milliseconds(ms) => write!(f, "{ms}-*"),
         }
     }
-}
-
-pub(super) fn parse_id(text: &[u8]) -> Option<RowId> {
-    if let Some(id) = EntryId::from_bytes(text) {
-        return Some(RowId::Whole(id));
-    }
-    let (ms, partial) = match text.strip_suffix(b"-*") {
-        Some(ms) => (ms, true),
-        None => (text, false),
-    };
-    let ms = EntryId::from_bytes(&[ms, b"-0"].concat())?.ms;
-    Some(if partial { RowId::Milliseconds(ms) } else { RowId::Whole(EntryId::new(ms, 0)) })
 }
 
 /// Writes the ID; gives it back where it is whole.

@@ -7,9 +7,9 @@ use arrow_array::RecordBatch;
 use super::frame::{Frame, Keys, RowIds, at_row};
 use super::request::{Target, Trim, TrimBound, WriteRequest};
 use super::row_id::{RowId, push_id};
-use super::words::{push_bulk, push_header};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
+use crate::resp::{push_bulk, push_header};
 
 /// The commands of some rows, one after the other.
 #[derive(Default)]
@@ -29,22 +29,22 @@ pub(super) struct Row {
     pub(super) key: usize,
     /// The ID that it bears, or that the server gave it; none while it is not in.
     pub(super) own: Option<EntryId>,
-    pub(super) answer: Answer,
+    pub(super) state: RowState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    None,
-    Id(EntryId),
+pub(super) enum RowState {
+    Unanswered,
+    Added(EntryId),
     /// The stream does not exist and is not to be made.
-    Nil,
+    NotAdded,
     Refused,
 }
 
-/// One entry that was not a row of a batch: how many words its fields take, and these.
+/// One entry that was not a row of a batch: how many arguments its fields take, and these.
 #[derive(Debug)]
 pub(super) struct Entry {
-    words: usize,
+    arguments: usize,
     packed: Vec<u8>,
 }
 
@@ -53,13 +53,13 @@ impl Entry {
     ///
     /// [`InvalidArgument`](ErrorKind::InvalidArgument) without a field.
     pub(super) fn new<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Entry> {
-        let mut entry = Entry { words: 0, packed: Vec::new() };
+        let mut entry = Entry { arguments: 0, packed: Vec::new() };
         for (name, value) in fields {
             push_bulk(name, &mut entry.packed);
             push_bulk(value, &mut entry.packed);
-            entry.words += 2;
+            entry.arguments += 2;
         }
-        match entry.words {
+        match entry.arguments {
             0 => Err(Error::invalid("no field has a value, and an entry needs one")),
             _ => Ok(entry),
         }
@@ -79,10 +79,10 @@ pub(super) struct Rows {
     pub(super) keys: Keys,
     /// What follows `*N\r\n` up to the ID, for each key.
     prefixes: Vec<Vec<u8>>,
-    /// The words of a command beside its fields.
-    words: usize,
+    /// The arguments of a command beside its fields.
+    arguments: usize,
     /// Words before the ID that name the producer, and what all of this write's rows share.
-    pub(super) producer: Option<Producer>,
+    pub(super) idmp_producer: Option<IdmpProducer>,
     /// On servers that do not add sequence numbers we do: the next for each key.
     pub(super) sequences: Option<Vec<Option<EntryId>>>,
     total: usize,
@@ -94,7 +94,7 @@ pub(super) struct Rows {
 }
 
 /// How the server tells rows of this write from all others.
-pub(super) struct Producer {
+pub(super) struct IdmpProducer {
     pub(super) name: Vec<u8>,
     pub(super) nonce: u64,
 }
@@ -154,8 +154,8 @@ impl Rows {
             entries,
             keys,
             prefixes,
-            words: 3 + options.len(),
-            producer: None,
+            arguments: 3 + options.len(),
+            idmp_producer: None,
             sequences: None,
             total,
             frame: 0,
@@ -181,13 +181,13 @@ impl Rows {
     }
 
     /// Has the server recognise rows that come twice.
-    pub(super) fn with_producer(&mut self, producer: Producer) {
-        self.words += 3;
+    pub(super) fn with_idmp_producer(&mut self, producer: IdmpProducer) {
+        self.arguments += 3;
         for prefix in &mut self.prefixes {
             push_bulk(b"IDMP", prefix);
             push_bulk(&producer.name, prefix);
         }
-        self.producer = Some(producer);
+        self.idmp_producer = Some(producer);
     }
 
     /// The commands of the next rows, about so many bytes and at most so many rows; or none at the
@@ -206,13 +206,13 @@ impl Rows {
             }
             let row = self.row;
             self.row += 1;
-            let words = frame.words(row);
-            if words == 0 {
+            let arguments = frame.arguments(row);
+            if arguments == 0 {
                 continue;
             }
             let key = frame.key(row);
             let number = frame.first + row;
-            self.open_row(number, key, words, &mut chunk.bytes);
+            self.open_row(number, key, arguments, &mut chunk.bytes);
             let Some(frame) = self.frames.get(self.frame) else {
                 break;
             };
@@ -224,7 +224,13 @@ impl Rows {
                 Some(id) => push_id(id, key, self.sequences.as_mut(), &mut chunk.bytes),
             };
             frame.push_fields(row, &mut self.scratch, &mut chunk.bytes);
-            chunk.rows.push(Row { number, end: chunk.bytes.len(), key, own, answer: Answer::None });
+            chunk.rows.push(Row {
+                number,
+                end: chunk.bytes.len(),
+                key,
+                own,
+                state: RowState::Unanswered,
+            });
         }
         while chunk.rows.len() < rows
             && chunk.bytes.len() < bytes
@@ -232,23 +238,23 @@ impl Rows {
         {
             let number = self.row;
             self.row += 1;
-            self.open_row(number, 0, entry.words, &mut chunk.bytes);
+            self.open_row(number, 0, entry.arguments, &mut chunk.bytes);
             chunk.bytes.extend_from_slice(b"$1\r\n*\r\n");
             chunk.bytes.extend_from_slice(&entry.packed);
-            let (end, answer) = (chunk.bytes.len(), Answer::None);
-            chunk.rows.push(Row { number, end, key: 0, own: None, answer });
+            let (end, state) = (chunk.bytes.len(), RowState::Unanswered);
+            chunk.rows.push(Row { number, end, key: 0, own: None, state });
         }
         (!chunk.rows.is_empty()).then_some(chunk)
     }
 
     /// A row's command, up to its ID.
     #[inline]
-    fn open_row(&mut self, number: usize, key: usize, words: usize, out: &mut Vec<u8>) {
-        push_header(b'*', self.words + words, out);
+    fn open_row(&mut self, number: usize, key: usize, arguments: usize, out: &mut Vec<u8>) {
+        push_header(b'*', self.arguments + arguments, out);
         if let Some(prefix) = self.prefixes.get(key) {
             out.extend_from_slice(prefix);
         }
-        if let Some(producer) = &self.producer {
+        if let Some(producer) = &self.idmp_producer {
             push_bulk(format!("{:016x}-{number}", producer.nonce).as_bytes(), out);
         }
     }
@@ -303,7 +309,7 @@ impl Rows {
             if frame.is_never_empty() {
                 continue;
             }
-            if let Some(row) = (0..frame.rows).find(|row| frame.words(*row) == 0)
+            if let Some(row) = (0..frame.rows).find(|row| frame.arguments(*row) == 0)
                 && !self.skip_empty
             {
                 return Err(at_row(
@@ -345,11 +351,11 @@ impl Rows {
     }
 }
 
-/// The words that follow a stream's key.
+/// The arguments that follow a stream's key.
 fn options(request: &WriteRequest) -> Vec<Vec<u8>> {
-    let mut words = Vec::new();
+    let mut arguments = Vec::new();
     if request.no_make_stream {
-        words.push(b"NOMKSTREAM".to_vec());
+        arguments.push(b"NOMKSTREAM".to_vec());
     }
     if let Some(Trim { bound, approximate, limit }) = request.trim {
         let (word, bound) = match bound {
@@ -357,10 +363,10 @@ fn options(request: &WriteRequest) -> Vec<Vec<u8>> {
             TrimBound::MinId(id) => ("MINID", id.to_string()),
         };
         let operator = if approximate { "~" } else { "=" };
-        words.extend([word.into(), operator.into(), bound.into_bytes()]);
+        arguments.extend([word.into(), operator.into(), bound.into_bytes()]);
         if let Some(limit) = limit {
-            words.extend([b"LIMIT".to_vec(), limit.to_string().into_bytes()]);
+            arguments.extend([b"LIMIT".to_vec(), limit.to_string().into_bytes()]);
         }
     }
-    words
+    arguments
 }

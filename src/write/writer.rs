@@ -4,13 +4,13 @@ use std::hash::{BuildHasher, RandomState};
 
 use arrow_array::RecordBatch;
 
-use super::ask::{check_ids, check_lengths, check_types, knows_partial_ids, producer_memory};
 use super::atomic::write_atomically;
-use super::memory::Memory;
+use super::idmp_window::IdmpWindow;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
+use super::preflight::{check_ids, check_lengths, check_types, idmp_window, knows_partial_ids};
 use super::request::{IdSource, WriteRequest};
-use super::rows::{Producer, Rows};
+use super::rows::{IdmpProducer, Rows};
 use crate::client::{Client, Session};
 use crate::error::Result;
 
@@ -27,7 +27,7 @@ use crate::error::Result;
 /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) where replies were lost for good. After a
 /// lost connection rows with their own IDs are looked for in the stream and the write goes on
 /// behind them; others are sent again only where the server recognises them
-/// ([`with_producer`](WriteRequest::with_producer)).
+/// ([`with_idmp_producer`](with_idmp_producer)).
 pub async fn write(
     client: &Client,
     batches: &[RecordBatch],
@@ -50,12 +50,12 @@ pub(super) async fn write_rows(
     if rows.total() == 0 {
         return Ok(Ids::with_capacity(0).finish(0));
     }
-    let memory = prepare(&mut session, &mut rows, request).await;
-    let memory = memory.map_err(|error| WriteFailure::before_the_first(error, total))?;
+    let idmp_window = prepare(&mut session, &mut rows, request).await;
+    let idmp_window = idmp_window.map_err(|error| WriteFailure::before_the_first(error, total))?;
     drop(session); // its connection serves the rows
     match request.atomic {
-        true => write_atomically(client, rows, request, memory).await,
-        false => Pipeline::new(client, rows, request).with_memory(memory).run().await,
+        true => write_atomically(client, rows, request, idmp_window).await,
+        false => Pipeline::new(client, rows, request).with_idmp_window(idmp_window).run().await,
     }
 }
 
@@ -64,7 +64,7 @@ async fn prepare(
     session: &mut Session,
     rows: &mut Rows,
     request: &WriteRequest,
-) -> Result<Option<Memory>> {
+) -> Result<Option<IdmpWindow>> {
     check_types(session, rows).await?;
     check_lengths(session, rows).await?;
     if request.ids != IdSource::Server {
@@ -74,14 +74,14 @@ async fn prepare(
         }
         return Ok(None);
     }
-    let Some(name) = &request.producer else {
+    let Some(name) = &request.idmp_producer else {
         return Ok(None);
     };
-    let memory = producer_memory(session, rows).await?;
-    if memory.is_some() {
+    let idmp_window = idmp_window(session, rows).await?;
+    if idmp_window.is_some() {
         // No other write may use the same numbers, or the server would take its rows for ours.
         let nonce = RandomState::new().hash_one(std::process::id());
-        rows.with_producer(Producer { name: name.clone(), nonce });
+        rows.with_idmp_producer(IdmpProducer { name: name.clone(), nonce });
     }
-    Ok(memory)
+    Ok(idmp_window)
 }

@@ -6,20 +6,20 @@ use super::request::WriteControl;
 use crate::client::{Session, Sink};
 use crate::error::{Error, ErrorKind, Result};
 
-/// An error on the way, and how many bytes of the commands were sent before it.
-pub(super) struct Lost {
+/// An error during a round trip, and how many bytes of the commands were sent before it.
+pub(super) struct RoundTripError {
     pub(super) error: Error,
     pub(super) sent: usize,
 }
 
 /// Sends the commands, and meanwhile takes replies until the sink has them all. A write that is
 /// stopped waits for them a little longer only.
-pub(super) async fn converse<S: Sink>(
+pub(super) async fn round_trip<S: Sink>(
     session: &mut Session,
     control: &WriteControl,
     packed: &[u8],
     sink: &mut S,
-) -> Result<(), Lost> {
+) -> Result<(), RoundTripError> {
     let mut sent = 0;
     let talking = async {
         let mut connection = session.take_connection().await?;
@@ -41,7 +41,7 @@ pub(super) async fn converse<S: Sink>(
         talked = talking => talked,
         () = patience => Err(too_late()),
     };
-    talked.map_err(|error| Lost { error, sent })
+    talked.map_err(|error| RoundTripError { error, sent })
 }
 
 pub(super) fn too_late() -> Error {

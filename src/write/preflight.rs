@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::frame::at_row;
-use super::memory::Memory;
+use super::idmp_window::IdmpWindow;
 use super::row_id::RowId;
 use super::rows::Rows;
 use crate::client::Session;
@@ -16,9 +16,9 @@ use crate::read::ids_only;
 use crate::resp;
 
 /// Asks the server something harmless, as often as it takes.
-async fn ask(session: &mut Session, words: &[&[u8]]) -> Result<Value> {
+async fn ask(session: &mut Session, arguments: &[&[u8]]) -> Result<Value> {
     let mut command = redis::Cmd::new();
-    words.iter().for_each(|word| {
+    arguments.iter().for_each(|word| {
         command.arg(word);
     });
     let packed = command.get_packed_command();
@@ -81,9 +81,9 @@ pub(super) async fn check_ids(session: &mut Session, rows: &Rows) -> Result<Vec<
 
 /// Whether the server knows a form of XADD, asked with a field that lacks its value: it looks at the
 /// options and the ID before it counts, and adds nothing either way.
-async fn knows(session: &mut Session, rows: &Rows, words: &[&[u8]]) -> Result<bool> {
+async fn knows(session: &mut Session, rows: &Rows, arguments: &[&[u8]]) -> Result<bool> {
     let key = rows.keys.get(0);
-    let asked = ask(session, &[&[b"XADD", key], words, &[b"f"]].concat()).await;
+    let asked = ask(session, &[&[b"XADD", key], arguments, &[b"f"]].concat()).await;
     match asked {
         Err(error) if error.message().contains("Invalid stream ID") => Ok(false),
         answer => if_known(answer).map(|_| true),
@@ -97,7 +97,7 @@ pub(super) async fn knows_partial_ids(session: &mut Session, rows: &Rows) -> Res
 
 /// How many rows of a producer the server recognises, and for how long; `None` where it knows no
 /// producers (IDMP, Redis 8.6).
-pub(super) async fn producer_memory(session: &mut Session, rows: &Rows) -> Result<Option<Memory>> {
+pub(super) async fn idmp_window(session: &mut Session, rows: &Rows) -> Result<Option<IdmpWindow>> {
     if !knows(session, rows, &[b"IDMP", b"p", b"i", b"*", b"f", b"v"]).await? {
         return Ok(None);
     }
@@ -120,7 +120,7 @@ pub(super) async fn producer_memory(session: &mut Session, rows: &Rows) -> Resul
     Ok(least.map(|(rows, seconds)| {
         let seconds = u64::try_from(seconds).unwrap_or_default();
         let rows = usize::try_from(rows).unwrap_or(1);
-        Memory { rows, duration: Duration::from_secs(seconds) }
+        IdmpWindow { rows, duration: Duration::from_secs(seconds) }
     }))
 }
 

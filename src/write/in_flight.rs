@@ -1,4 +1,4 @@
-//! Rows that are under way: sent, or about to be, and not settled yet.
+//! Rows in flight: sent, or about to be, and not settled yet.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::outcome::Ids;
 use super::request::WriteControl;
-use super::rows::{Answer, Chunk, Row};
+use super::rows::{Chunk, Row, RowState};
 use crate::client::Sink;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, shorten};
@@ -15,7 +15,7 @@ use crate::resp::{Event, Parser};
 
 /// Rows are counted from the first of the write, without those that were left out; bytes from the
 /// first of its commands.
-pub(super) struct UnderWay {
+pub(super) struct InFlight {
     chunks: VecDeque<Sent>,
     rows: VecDeque<Row>,
     /// The index of the first of `rows`, and where its command begins.
@@ -57,9 +57,9 @@ pub(super) struct Refusal {
     pub(super) overtaken: bool,
 }
 
-impl UnderWay {
+impl InFlight {
     pub(super) fn new(total: usize, control: WriteControl) -> Self {
-        UnderWay {
+        InFlight {
             chunks: VecDeque::new(),
             rows: VecDeque::new(),
             first: 0,
@@ -143,7 +143,7 @@ impl UnderWay {
             }
             None => &[],
         };
-        let received = connection.exchange(packed, &mut sent, &mut Answers(self)).await;
+        let received = connection.exchange(packed, &mut sent, &mut XaddReplies(self)).await;
         self.sent += sent;
         self.reached = self.reached.max(self.outstanding().end);
         received?;
@@ -151,22 +151,22 @@ impl UnderWay {
         Ok(())
     }
 
-    fn answer(&mut self, answer: Answer, error: impl FnOnce() -> Option<Error>) -> Result<()> {
+    fn answer(&mut self, answer: RowState, error: impl FnOnce() -> Option<Error>) -> Result<()> {
         let index = self.answered - self.first;
         let Some(row) = self.rows.get_mut(index) else {
             return Err(Error::protocol("more replies came than commands were sent"));
         };
-        row.answer = answer;
+        row.state = answer;
         match (answer, &mut self.refused) {
-            (Answer::Refused, None) => {
+            (RowState::Refused, None) => {
                 if let Some(error) = error() {
                     let row = self.answered;
                     self.refused = Some(Refusal { row, error, overtaken: false });
                 }
             }
-            (Answer::Refused | Answer::None, _) => {}
-            (Answer::Id(_) | Answer::Nil, refused) => {
-                self.control.add_rows(u64::from(answer != Answer::Nil));
+            (RowState::Refused | RowState::Unanswered, _) => {}
+            (RowState::Added(_) | RowState::NotAdded, refused) => {
+                self.control.add_rows(u64::from(answer != RowState::NotAdded));
                 self.accepted += 1;
                 if let Some(refused) = refused {
                     refused.overtaken = true;
@@ -181,7 +181,7 @@ impl UnderWay {
         let id = EntryId::from_bytes(text).ok_or_else(|| {
             Error::protocol(format_args!("{} came for XADD, and is no entry ID", shorten(text)))
         })?;
-        self.answer(Answer::Id(id), || None)
+        self.answer(RowState::Added(id), || None)
     }
 
     /// Drops the rows whose answers cannot change any more.
@@ -190,7 +190,7 @@ impl UnderWay {
         while self.first < known
             && let Some(row) = self.rows.pop_front()
         {
-            if let Answer::Id(id) = row.answer {
+            if let RowState::Added(id) = row.state {
                 self.ids.push(row.number, id);
             }
             self.first += 1;
@@ -225,7 +225,7 @@ impl UnderWay {
         self.answered = row;
         let index = row.saturating_sub(self.first);
         for row in self.rows.iter_mut().skip(index) {
-            row.answer = Answer::None;
+            row.state = RowState::Unanswered;
         }
         self.sent = match index.checked_sub(1) {
             Some(before) => self.rows.get(before).map_or(self.first_byte, |row| row.end),
@@ -247,7 +247,7 @@ impl UnderWay {
     }
 
     /// Rows before this one were sent on a connection before this one.
-    pub(super) fn twice(&self) -> usize {
+    pub(super) fn sent_before(&self) -> usize {
         self.reached_before
     }
 
@@ -266,7 +266,7 @@ impl UnderWay {
         self.rows.iter().skip(skipped).take(range.len())
     }
 
-    /// Since when the oldest row without an answer is under way.
+    /// Since when the oldest row without an answer is in flight.
     pub(super) fn since(&self) -> Option<Instant> {
         let chunk = self.chunks.iter().find(|chunk| {
             let end = chunk.start + chunk.bytes.len();
@@ -282,14 +282,14 @@ impl UnderWay {
 
     /// How many rows are in.
     pub(super) fn rows_in(&self) -> usize {
-        let here = self.rows.iter().filter(|row| matches!(row.answer, Answer::Id(_)));
+        let here = self.rows.iter().filter(|row| matches!(row.state, RowState::Added(_)));
         self.ids.rows() + here.count()
     }
 
     /// The IDs, as far as they are known.
     pub(super) fn into_ids(mut self) -> Ids {
         for row in self.rows {
-            if let Answer::Id(id) = row.answer {
+            if let RowState::Added(id) = row.state {
                 self.ids.push(row.number, id);
             }
         }
@@ -298,9 +298,9 @@ impl UnderWay {
 }
 
 /// Takes the replies to XADD.
-struct Answers<'a>(&'a mut UnderWay);
+struct XaddReplies<'a>(&'a mut InFlight);
 
-impl Sink for Answers<'_> {
+impl Sink for XaddReplies<'_> {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
         let rows = &mut *self.0;
         let mut rest = bytes;
@@ -322,9 +322,9 @@ impl Sink for Answers<'_> {
                         rows.answer_with_id(&id)?;
                     }
                 }
-                Some(Event::Nil) => rows.answer(Answer::Nil, || None)?,
+                Some(Event::Nil) => rows.answer(RowState::NotAdded, || None)?,
                 Some(Event::Error(line)) => {
-                    rows.answer(Answer::Refused, || Some(Error::from_server(line)))?;
+                    rows.answer(RowState::Refused, || Some(Error::from_server(line)))?;
                 }
                 Some(other) => {
                     return Err(Error::protocol(format_args!("{other:?} came for XADD")));

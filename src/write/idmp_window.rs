@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 /// How many rows of a producer the server recognises, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Memory {
+pub(super) struct IdmpWindow {
     pub(super) rows: usize,
     pub(super) duration: Duration,
 }
 
-impl Memory {
+impl IdmpWindow {
     /// Whether it still recognises rows that were first sent then.
     pub(super) fn holds(self, since: Instant) -> bool {
         /// The server's clock may be ahead by so much, and the next request takes time.

@@ -1,8 +1,8 @@
-//! The words of a command, as RESP has them.
+//! Commands are arrays of bulk strings: how those are spelled.
 
 /// `$3\r\nabc\r\n`
 #[inline]
-pub(super) fn push_bulk(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn push_bulk(bytes: &[u8], out: &mut Vec<u8>) {
     push_header(b'$', bytes.len(), out);
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
@@ -10,7 +10,7 @@ pub(super) fn push_bulk(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// `$3\r\n`
 #[inline]
-pub(super) fn push_header(kind: u8, length: usize, out: &mut Vec<u8>) {
+pub(crate) fn push_header(kind: u8, length: usize, out: &mut Vec<u8>) {
     match length {
         0..10 => out.extend_from_slice(&[kind, b'0' + length as u8, b'\r', b'\n']),
         10..100 => {
