@@ -45,7 +45,7 @@ pub use admin::{
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
 pub use entry_id::{EntryId, GroupStart, IdBound};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Remedy, Result};
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
     OwnPending, PageSize, ReadRequest, Reclaim, Resume, Stats, ack_entries, batches, infer_schema,

@@ -21,16 +21,20 @@ from polars.testing import assert_frame_equal
 
 from redfloe import (
     AuthenticationError,
+    NoGroupError,
     RedfloeError,
     RedisConnection,
     RedisConnectionError,
     RedisTimeoutError,
     ResponseError,
+    WriteError,
     WrongTypeError,
+    iter_stream,
     read_stream,
+    write_stream,
 )
 from support.certs import Certificates, Identity
-from support.clients import PROTOCOLS, quick
+from support.clients import PROTOCOLS, is_waiting, quick
 from support.proxy import Command, Proxy, ScriptedServer
 from support.secrets import PASSWORD, QUOTED, assert_discreet, raises_discreetly, with_password
 from support.server import HOST, Server
@@ -684,10 +688,23 @@ def test_a_pooled_connection_that_the_server_closed_is_replaced() -> None:
 
 # Retries
 
-TRANSIENT = ["LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"]
+TRANSIENT = [
+    *["LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"],
+    *["MISCONF", "OOM", "UNBLOCKED force unblock", "ERR max number of clients reached"],
+    "EXECABORT Transaction discarded because of: LOADING",
+    "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -BUSY",
+]
+#: The transient errors after which the same connection can be used again.
+WAITED_FOR = ["LOADING", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM"]
 LASTING = {
     "ERR": ResponseError,
     "MOVED": ResponseError,
+    "ASK": ResponseError,
+    "CROSSSLOT": ResponseError,
+    "NOSCRIPT": ResponseError,
+    "BUSYGROUP": ResponseError,
+    "NEWCODE": ResponseError,
+    "NOGROUP": NoGroupError,
     "NOPERM": AuthenticationError,
     "NOAUTH": AuthenticationError,
     "WRONGTYPE": WrongTypeError,
@@ -730,6 +747,35 @@ def test_lasting_errors_are_not_tried_again(
             read_stream(RedisConnection(proxy.url), stream)
         assert raised.value.code == code
         assert fault.hits == 1
+
+
+@pytest.mark.parametrize("code", WAITED_FOR)
+def test_a_transient_error_leaves_the_connection(any_server: Server, code: str) -> None:
+    with Proxy(any_server.port) as proxy:
+        fault = proxy.replace_reply(f"-{code} wait\r\n".encode(), once_seen=b"XREVRANGE", times=2)
+        assert read_stream(quick(proxy.url), "s").is_empty()
+        assert fault.hits == 2
+        assert proxy.connections == 1
+
+
+@pytest.mark.parametrize("code", ["READONLY", "MASTERDOWN", "UNBLOCKED force unblock"])
+def test_an_error_that_says_so_brings_another_connection(any_server: Server, code: str) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(f"-{code} x\r\n".encode(), once_seen=b"XREVRANGE", times=2)
+        assert read_stream(quick(proxy.url), "s").is_empty()
+        assert proxy.connections == 3
+
+
+@pytest.mark.parametrize("code", LASTING)
+def test_a_lasting_error_leaves_the_connection(any_server: Server, code: str) -> None:
+    with Proxy(any_server.port) as proxy:
+        fault = proxy.replace_reply(f"-{code} no\r\n".encode(), once_seen=b"XREVRANGE", times=3)
+        for _ in range(3):
+            with pytest.raises(LASTING[code]):
+                read_stream(proxy.url, "s")
+        assert read_stream(proxy.url, "s").is_empty()
+        assert fault.hits == 3
+        assert proxy.connections == 1 + (3 if code in ("MOVED", "ASK") else 0)
 
 
 @pytest.mark.parametrize("max_retries", [0, 1, 3])
@@ -836,6 +882,68 @@ def test_a_replica_without_its_master_is_waited_for(any_server: Server) -> None:
         assert raised.value.code == "MASTERDOWN"
         with later(0.3, lambda: server.client().replicaof("NO", "ONE")):
             assert_frame_equal(read_stream(server.url, "s", NUMBER), numbers(3))
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+def test_a_server_that_is_demoted_while_it_is_waited_for(
+    server: Server, client: redis.Redis, stream: str, group: str | None
+) -> None:
+    """It says UNBLOCKED, which is no word about the group or the stream."""
+    connection = quick(server.url, client_name="demoted", max_retries=1_000)
+    options: dict[str, Any] = {"group": group, "consumer": group} if group else {}
+    batches = iter_stream(connection, stream, NUMBER, "$" if group is None else None, **options)
+
+    def demote() -> None:
+        eventually(is_waiting(client, "demoted"))
+        client.replicaof(HOST, "1")
+        time.sleep(0.1)
+        client.replicaof("NO", "ONE")
+        add_numbers(client, stream, 3)
+
+    try:
+        with later(0, demote), within(3):
+            assert_frame_equal(next(batches), numbers(3))
+    finally:
+        client.replicaof("NO", "ONE")
+
+
+def test_a_server_with_too_many_connections_is_waited_for(any_server: Server) -> None:
+    with Server(any_server.name, args=["--maxclients", "3"]) as server:
+        others = [server.client() for _ in range(3)]
+        for one in others:
+            one.ping()
+        with pytest.raises(ResponseError, match="max number of clients"):
+            read_stream(once(server.url), "s")
+        with later(0.3, others[0].close):
+            assert read_stream(server.url, "s").is_empty()
+        for one in others:
+            one.close()
+
+
+def test_a_server_that_lacks_replicas_is_waited_for(any_server: Server) -> None:
+    with Server(any_server.name, args=["--min-replicas-to-write", "1"]) as server:
+        frame = pl.DataFrame({"a": [1]})
+        with pytest.raises(WriteError, match="NOREPLICAS") as raised:
+            write_stream(once(server.url), frame, "s")
+        assert raised.value.code == "NOREPLICAS"
+        client = server.client()
+        with later(0.3, lambda: client.config_set("min-replicas-to-write", 0)):
+            assert len(write_stream(server.url, frame, "s")) == 1
+        assert client.xlen("s") == 1
+
+
+def test_a_server_without_memory_is_waited_for(any_server: Server) -> None:
+    """Creating a group is a write, too."""
+    with Server(any_server.name) as server:
+        client = server.client()
+        add_numbers(client, "s", 3)
+        client.config_set("maxmemory", 1)
+        me: dict[str, Any] = {"group": "g", "consumer": "c"}
+        with pytest.raises(ResponseError) as raised:
+            read_stream(once(server.url), "s", NUMBER, **me)
+        assert raised.value.code == "OOM"
+        with later(0.3, lambda: client.config_set("maxmemory", 0)):
+            assert_frame_equal(read_stream(server.url, "s", NUMBER, **me), numbers(3))
 
 
 def test_a_server_that_comes_back_within_the_connect_timeout() -> None:

@@ -58,8 +58,8 @@ class RedisConnection:
         ``rediss://`` for TLS, or ``unix:///path[?db=..&user=..&pass=..]``. Characters such as
         ``@`` in a password are percent-encoded.
     max_retries : int, default 5
-        How often a transient failure (a lost connection; LOADING, READONLY, MASTERDOWN,
-        CLUSTERDOWN, TRYAGAIN, BUSY) is tried again. What time will not mend fails at once.
+        How often a transient failure is retried: a lost connection, and errors of the server
+        such as LOADING, READONLY, BUSY, OOM or NOREPLICAS. Other errors fail at once.
     retry_base_delay, retry_max_delay : float, default 0.1 and 30.0
         Seconds of the first pause before a retry, and of the longest; each is twice the one
         before, and a random part of up to as much again comes on top.

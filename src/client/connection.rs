@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use super::options::{Address, ConnectionOptions};
 use super::tls::server_name;
 use crate::decode::Decoder;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Remedy, Result};
 use crate::resp::RawReply;
 
 /// What reads one reply.
@@ -322,7 +322,7 @@ async fn open_socket(
 fn unreachable_server(error: io::Error) -> Error {
     Error::new(ErrorKind::Connection, format!("the server cannot be reached: {error}"))
         .with_source(error)
-        .with_retryable(true)
+        .with_remedy(Remedy::Reconnect)
 }
 
 /// The error of a socket that failed in use.
@@ -334,7 +334,8 @@ fn lost(error: io::Error) -> Error {
         io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
         _ => format!("the connection was lost: {error}"),
     };
-    Error::new(ErrorKind::Connection, message).with_source(error).with_retryable(!refused)
+    let remedy = if refused { Remedy::No } else { Remedy::Reconnect };
+    Error::new(ErrorKind::Connection, message).with_source(error).with_remedy(remedy)
 }
 
 fn silent(what: &str, patience: Duration) -> Error {

@@ -130,10 +130,18 @@ impl Session {
         self.retry.succeeded();
     }
 
-    /// Drops the connection and waits before the next attempt; or gives the error back.
+    /// Waits before the next attempt, or gives the error back. The connection stays, unless the
+    /// error says that it is of no more use.
     pub(crate) async fn recover(&mut self, error: Error) -> Result<()> {
-        self.connection = None;
-        self.retry.pause(error).await
+        if error.remedy().needs_connection() {
+            self.connection = None;
+        }
+        self.retry.pause(error).await?;
+        // The server may have hung up meanwhile.
+        if self.connection.as_mut().is_some_and(|connection| !connection.is_reusable()) {
+            self.connection = None;
+        }
+        Ok(())
     }
 
     /// Sends a request that may be repeated, as often as it takes, and gives its reply.

@@ -2,7 +2,7 @@
 
 use super::tape::Tape;
 use crate::entry_id::EntryId;
-use crate::error::{Error, Result, shorten};
+use crate::error::{Error, Result, ServerCode, shorten};
 use crate::resp::{Event, Nesting, Parser, doubled};
 
 /// What the reply looks like, which depends on the command.
@@ -22,7 +22,7 @@ pub enum ReplyShape {
 pub enum Reply {
     /// With entries, perhaps none.
     Entries,
-    /// With nil: a BLOCK that timed out.
+    /// With nil: a BLOCK that timed out, or was ended by CLIENT UNBLOCK or the key's end.
     Nil,
     /// With an error of the server.
     Error(Error),
@@ -281,7 +281,11 @@ impl Grammar {
                 self.after_field(tape);
             }
             (Expect::Reply, Event::Error(line)) => {
-                self.finish(Reply::Error(Error::from_server(line)));
+                let error = Error::from_server(line);
+                self.finish(match error.server_code().is_some_and(ServerCode::ends_wait) {
+                    true => Reply::Nil,
+                    false => Reply::Error(error),
+                });
             }
             (Expect::Reply, Event::Nil) => self.finish(Reply::Nil),
             (Expect::Reply, Event::Push(len)) => self.skip(Nesting::of(len)),

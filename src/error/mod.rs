@@ -1,7 +1,13 @@
 //! The crate's one error type: a kind that says what went wrong, a message that says what to do,
 //! and the context in which it happened. It knows nothing of Python.
 
+mod codes;
+
 use std::fmt;
+
+pub use codes::Remedy;
+pub(crate) use codes::ServerCode;
+use codes::ServerError;
 
 /// What went wrong, as far as a caller can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,8 +83,10 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     context: Vec<(&'static str, String)>,
+    /// The server's word for it, and what that stands for.
     code: Option<String>,
-    retryable: bool,
+    server: Option<ServerCode>,
+    remedy: Remedy,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -94,7 +102,8 @@ impl Error {
                 message: message.into(),
                 context: Vec::new(),
                 code: None,
-                retryable: false,
+                server: None,
+                remedy: Remedy::No,
                 source: None,
             }),
         }
@@ -115,9 +124,19 @@ impl Error {
         self
     }
 
-    /// Marks the error as one that time may mend.
-    pub fn with_retryable(mut self, retryable: bool) -> Self {
-        self.inner.retryable = retryable;
+    /// Marks the error as transient, so that the request is retried after a pause; or as one that
+    /// is not.
+    pub fn with_retryable(self, retryable: bool) -> Self {
+        match (retryable, self.retryable()) {
+            (true, false) => self.with_remedy(Remedy::Wait),
+            (false, true) => self.with_remedy(Remedy::No),
+            _ => self,
+        }
+    }
+
+    /// Says what has to happen before the same request may succeed.
+    pub(crate) fn with_remedy(mut self, remedy: Remedy) -> Self {
+        self.inner.remedy = remedy;
         self
     }
 
@@ -127,9 +146,10 @@ impl Error {
         self
     }
 
-    /// Keeps the server's error code.
+    /// Gives it the code that the server's own error would have.
     pub(crate) fn with_code(mut self, code: &str) -> Self {
         self.inner.code = Some(code.to_owned());
+        self.inner.server = Some(ServerError::parse(code).code);
         self
     }
 
@@ -137,46 +157,23 @@ impl Error {
     pub(crate) fn reframed(mut self, kind: ErrorKind, message: &str) -> Self {
         self.inner.kind = kind;
         self.inner.message = format!("{message}: {}", self.inner.message);
-        self.inner.retryable = false;
+        self.inner.remedy = Remedy::No;
         self
     }
 
-    /// The error for a reply `-CODE text` of the server.
-    ///
-    /// Codes that time may mend (LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, BUSY) are
-    /// retryable; the others fail at once.
+    /// The error for a reply `-CODE text` of the server. Its kind and its [`Remedy`] depend on the
+    /// code, or on the one that the text quotes where a script or a transaction failed.
     pub fn from_server(line: &[u8]) -> Self {
         // An error line longer than this says nothing more to a human, and may quote a payload.
         const SHOWN: usize = 512;
         let text = String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line));
         // A server that does not know AUTH or HELLO quotes their arguments: a password.
-        let text = text.split(", with args beginning with").next().unwrap_or_default().to_owned();
-        let code = text
-            .split(' ')
-            .next()
-            .filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase()))
-            .unwrap_or("ERR")
-            .to_owned();
-        let kind = match code.as_str() {
-            "WRONGTYPE" => ErrorKind::WrongType,
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::Authentication,
-            // A reader that waited is told so when the stream goes, and its groups with it.
-            // CLIENT UNBLOCK says it too, and means something else.
-            "NOGROUP" => ErrorKind::NoGroup,
-            "UNBLOCKED" if !text.contains("CLIENT UNBLOCK") => ErrorKind::NoGroup,
-            // Before Redis 6 a wrong password has the general code.
-            "ERR" if text.contains("invalid password") || text.contains("AUTH") => {
-                ErrorKind::Authentication
-            }
-            _ => ErrorKind::Response,
-        };
-        let retryable = matches!(
-            code.as_str(),
-            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY"
-        );
-        let mut error = Error::new(kind, format!("the server answered: {text}"));
-        error.inner.code = Some(code);
-        error.with_retryable(retryable)
+        let shown = text.split(", with args beginning with").next().unwrap_or_default();
+        let parsed = ServerError::parse(shown);
+        let mut error = Error::new(parsed.kind, format!("the server answered: {shown}"));
+        error.inner.code = Some(parsed.word.to_owned());
+        error.inner.server = Some(parsed.code);
+        error.with_remedy(parsed.remedy)
     }
 
     /// The error for a reply that breaks the protocol.
@@ -212,9 +209,19 @@ impl Error {
         self.inner.code.as_deref()
     }
 
-    /// Whether the same request may succeed later.
+    /// Which of the server's errors it is, where the server answered with one.
+    pub(crate) fn server_code(&self) -> Option<ServerCode> {
+        self.inner.server
+    }
+
+    /// What has to happen before the same request may succeed.
+    pub fn remedy(&self) -> Remedy {
+        self.inner.remedy
+    }
+
+    /// Whether the same request may succeed after a pause.
     pub fn retryable(&self) -> bool {
-        self.inner.retryable
+        self.inner.remedy.is_time()
     }
 }
 
@@ -255,31 +262,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_codes_become_kinds() {
-        for (line, kind, retryable) in [
-            ("WRONGTYPE Operation against a key", ErrorKind::WrongType, false),
-            ("WRONGPASS invalid username-password pair", ErrorKind::Authentication, false),
-            ("NOAUTH Authentication required.", ErrorKind::Authentication, false),
-            ("NOPERM this user has no permissions", ErrorKind::Authentication, false),
-            ("ERR invalid password", ErrorKind::Authentication, false),
-            ("NOGROUP No such key 's'", ErrorKind::NoGroup, false),
-            ("LOADING Redis is loading", ErrorKind::Response, true),
-            ("BUSY Redis is busy running a script", ErrorKind::Response, true),
-            ("READONLY You can't write", ErrorKind::Response, true),
-            ("MASTERDOWN Link with MASTER is down", ErrorKind::Response, true),
-            ("CLUSTERDOWN Hash slot not served", ErrorKind::Response, true),
-            ("TRYAGAIN Multiple keys request", ErrorKind::Response, true),
-            ("ERR unknown command", ErrorKind::Response, false),
-            ("", ErrorKind::Response, false),
-        ] {
-            let error = Error::from_server(line.as_bytes());
-            assert_eq!((error.kind(), error.retryable()), (kind, retryable), "{line}");
-        }
+    fn a_server_s_line_becomes_an_error() {
+        let error = Error::from_server(b"LOADING Redis is loading");
+        assert_eq!(error.message(), "the server answered: LOADING Redis is loading");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Response, Some("LOADING")));
+        assert_eq!((error.remedy(), error.retryable()), (Remedy::Wait, true));
+        assert_eq!(error.server_code(), Some(ServerCode::Loading));
+        assert_eq!(Error::from_server(b"no code here").code(), Some("ERR"));
+    }
+
+    #[test]
+    fn arguments_that_a_server_quotes_are_left_out() {
         let unknown = b"ERR unknown command `HELLO`, with args beginning with: `3`, `hunter2`, ";
         let error = Error::from_server(unknown);
         assert_eq!(error.message(), "the server answered: ERR unknown command `HELLO`");
-        assert_eq!(Error::from_server(b"LOADING x").code(), Some("LOADING"));
-        assert_eq!(Error::from_server(b"no code here").code(), Some("ERR"));
+        assert_eq!(error.server_code(), Some(ServerCode::UnknownCommand));
     }
 
     #[test]
