@@ -41,10 +41,11 @@ def _list_options(function: griffe.Function, described: griffe.Class | griffe.Fu
         and isinstance(parameter.annotation, griffe.ExprSubscript)
         and parameter.annotation.canonical_path == "typing.Unpack"
     ]
-    if not unpacked:
+    module = function.modules_collection["redfloe._options"]
+    options = module.members.get(unpacked[0]) if unpacked else None
+    if options is None:
         return
-    options = function.modules_collection[f"redfloe._options.{unpacked[0]}"]
-    defaults = options.parent["DEFAULTS"].value.arguments
+    defaults = module["DEFAULTS"].value.arguments
     values = {default.name: default.value for default in defaults}
     del function.parameters["options"]
     for name, attribute in options.attributes.items():

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +152,193 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads(path.read_text("utf-8")) == {"name": "events", "entry_id": "3-0"}
 
 
-def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        FileCheckpointStore(tmp_path / "file").save("events", "1-0")
+#: Kills itself when it syncs what it has written, before that takes the old file's place.
+KILLED = """
+import os, signal, sys
+import redfloe
+
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+redfloe.FileCheckpointStore(sys.argv[1]).save("events", "2-0")
+"""
+
+
+def test_killed_processes_leave_the_old_checkpoint_and_no_litter(tmp_path: Path) -> None:
+    store = FileCheckpointStore(tmp_path)
+    store.save("events", "1-0")
+    [path] = tmp_path.iterdir()
+    for _ in range(2):
+        killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert store.load("events") == "1-0"
+        # Not one more each time that a worker is killed.
+        assert len([*tmp_path.iterdir()]) == 2
+    store.save("events", "3-0")
+    assert [*tmp_path.iterdir()] == [path]
+    assert store.load("events") == "3-0"
+
+
+def test_savers_of_one_name_do_not_write_into_each_other_s_file(tmp_path: Path) -> None:
+    ids = [f"{10**number}-0" for number in range(12)]
+    done = threading.Event()
+
+    def save() -> None:
+        for entry_id in ids * 5:
+            FileCheckpointStore(tmp_path).save("events", entry_id)
+
+    def load() -> None:
+        while not done.is_set():
+            assert FileCheckpointStore(tmp_path).load("events") in {*ids, None}
+
+    with ThreadPoolExecutor(5) as pool:
+        saving = [pool.submit(save) for _ in range(4)]
+        loading = pool.submit(load)
+        for saver in saving:
+            saver.result()
+        done.set()
+        loading.result()
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+LONG_NAMES = ["x" * 246, "x" * 247, "x" * 300, "x" * 301, "x" * 300 + "y", "ä" * 200, "/" * 5_000]
+
+
+def test_long_names(tmp_path: Path) -> None:
+    store = FileCheckpointStore(tmp_path)
+    for number, name in enumerate(LONG_NAMES):
+        assert store.load(name) is None
+        store.save(name, f"{number}-0")
+    for number, name in enumerate(LONG_NAMES):
+        assert store.load(name) == f"{number}-0"
+    assert len([*tmp_path.iterdir()]) == len(LONG_NAMES)
+
+
+def test_names_keep_the_files_that_they_have_had(tmp_path: Path) -> None:
+    """A worker must not begin anew because redfloe has a new version."""
+    names = {
+        "events": "events.json",
+        "": ".json",
+        "a/b:c": "a%2Fb%3Ac.json",
+        "\0": "%00.json",
+        "\N{LATIN SMALL LETTER E WITH ACUTE}": "%C3%A9.json",
+        "e\N{COMBINING ACUTE ACCENT}": "e%CC%81.json",  # another name, in any file system
+        "x" * 240: "x" * 240 + ".json",
+    }
+    for number, (name, file) in enumerate(names.items()):
+        content = {"name": name, "entry_id": f"{number}-0"}
+        (tmp_path / file).write_text(json.dumps(content))
+    for number, name in enumerate(names):
+        assert FileCheckpointStore(tmp_path).load(name) == f"{number}-0"
+        FileCheckpointStore(tmp_path).save(name, "9-0")
+    assert {path.name for path in tmp_path.iterdir()} == {*names.values()}
+
+
+def in_a_file(directory: Path) -> Path:
+    (directory / "file").write_text("")
+    return directory / "file"
+
+
+def in_a_circle(directory: Path) -> Path:
+    (directory / "circle").symlink_to("circle")
+    return directory / "circle"
+
+
+def with_a_directory_of_the_file_s_name(directory: Path) -> Path:
+    (directory / "events.json").mkdir()
+    return directory
+
+
+@pytest.mark.parametrize("bad", [in_a_file, in_a_circle, with_a_directory_of_the_file_s_name])
+def test_what_the_file_system_refuses_is_a_checkpoint_error(
+    tmp_path: Path, bad: Callable[[Path], Path]
+) -> None:
+    store = FileCheckpointStore(bad(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"events\.json cannot be read: \w"):
+        store.load("events")
+    with pytest.raises(CheckpointError, match=r"events\.json cannot be written: \w") as raised:
+        store.save("events", "1-0")
+    assert isinstance(raised.value.__cause__, OSError)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+@pytest.mark.parametrize("mode", [0o000, 0o500])
+def test_a_directory_that_is_another_user_s(tmp_path: Path, mode: int) -> None:
+    store = FileCheckpointStore(tmp_path)
+    tmp_path.chmod(mode)
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written: Permission denied"):
+            store.save("events", "1-0")
+        if mode == 0:
+            with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+                store.load("events")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small file system"
+)
+def test_a_full_disk(tmp_path: Path) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount anything")
+    try:
+        store = FileCheckpointStore(tmp_path)
+        store.save("events", "1-0")
+        filler = tmp_path / "filler"
+        filler.write_bytes(b"\0" * 4096)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            store.save("events", "2-0")
+        assert {path.name for path in tmp_path.iterdir()} == {"events.json", "filler"}
+        assert store.load("events") == "1-0"
+        filler.unlink()
+        store.save("events", "3-0")
+        assert store.load("events") == "3-0"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\ud800"])
+def test_a_name_that_is_no_text(any_server: Server, tmp_path: Path, name: str) -> None:
+    stores: list[Any] = [FileCheckpointStore(tmp_path), RedisCheckpointStore(any_server.url)]
+    for store in stores:
+        with pytest.raises(CheckpointError, match="surrogates"):
+            store.load(name)
+        with pytest.raises(CheckpointError, match="surrogates"):
+            store.save(name, "1-0")
+        with pytest.raises(TypeError, match="name must be str"):
+            store.load(5)
+
+
+async def load_async(name: str) -> str | None:
+    pytest.fail("was run")
+
+
+async def save_async(name: str, entry_id: str) -> None:
+    pytest.fail("was run")
+
+
+@pytest.mark.parametrize("method", ["load", "save"])
+def test_a_store_whose_methods_are_async(
+    any_server: Server, client: redis.Redis, stream: str, world: World, method: str
+) -> None:
+    """Nobody awaits them. They are refused at once, or when they are called."""
+    add_numbers(client, stream, 3)
+    store: Any = Notebook()
+    refused = load_async if method == "load" else save_async
+    setattr(store, method, refused)
+    with pytest.raises(TypeError, match=rf"checkpoint_store\.{method} must not be async"):
+        world.consumer(any_server.url, stream, checkpoint_store=store)
+
+    def called(*arguments: Any) -> Any:
+        return refused(*arguments)
+
+    setattr(store, method, called)
+    consumer = world.consumer(any_server.url, stream, checkpoint_store=store, **DRAIN)
+    with pytest.raises(TypeError, match=rf"checkpoint_store\.{method} must not be async"):
+        all_rows(consumer)
+    gc.collect()  # a coroutine that was never awaited would warn, which is an error here
 
 
 def test_a_redis_store_has_a_key_for_each_name(any_server: Server, client: redis.Redis) -> None:

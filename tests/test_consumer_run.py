@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -187,6 +189,158 @@ def test_bad_arguments_raise_at_once(
     consumer = world.consumer("redis://127.0.0.1:1", "s", **ME)
     with pytest.raises(error):
         consumer.run(Handler(), **options)
+
+
+# Handlers of the other world
+
+
+async def awaited(_: Any) -> None:
+    pytest.fail("was run")
+
+
+def generated(_: Any) -> Iterator[None]:
+    yield pytest.fail("was run")
+
+
+async def generated_async(_: Any) -> AsyncIterator[None]:
+    yield pytest.fail("was run")
+
+
+class Called:
+    """An object whose call gives a coroutine, and a method that does."""
+
+    async def __call__(self, _: Any) -> None:
+        pytest.fail("was run")
+
+    async def method(self, _: Any) -> None:
+        pytest.fail("was run")
+
+
+def decorated(batch: Any) -> Any:
+    return awaited(batch)
+
+
+ASYNC_HANDLERS = {
+    "function": awaited,
+    "partial": functools.partial(awaited),
+    "object": Called(),
+    "partial of an object": functools.partial(Called()),
+    "method": Called().method,
+    "partial of a partial": functools.partial(functools.partial(Called().method)),
+}
+GENERATORS = {"generator": generated, "async generator": functools.partial(generated_async)}
+
+
+@pytest.mark.parametrize("handler", ASYNC_HANDLERS.values(), ids=list(ASYNC_HANDLERS))
+def test_run_refuses_an_async_handler_before_it_reads(handler: Any) -> None:
+    """Before there is a connection, which this address would refuse."""
+    consumer = StreamConsumer("redis://127.0.0.1:1", "s", **ME)
+    with pytest.raises(TypeError, match="use run_async"):
+        consumer.run(handler)
+
+
+@pytest.mark.parametrize("handler", [*GENERATORS.values(), 5], ids=[*GENERATORS, "no callable"])
+def test_no_handler_whose_body_a_call_does_not_run(handler: Any) -> None:
+    consumer = StreamConsumer("redis://127.0.0.1:1", "s", **ME)
+    with pytest.raises(TypeError, match="handler"):
+        consumer.run(handler)
+    with pytest.raises(TypeError, match="handler"):
+        asyncio.run(consumer.run_async(handler))
+
+
+class Lazy:
+    """Something to be awaited that is no coroutine."""
+
+    def __await__(self) -> Iterator[Any]:
+        yield pytest.fail("was run")
+
+
+RESULTS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "coroutine": (decorated, "counted returned something.*use run_async"),
+    "awaitable": (lambda _: Lazy(), "use run_async"),
+    "generator": (generated, "has not run"),
+    "async generator": (generated_async, "has not run"),
+}
+
+
+@pytest.mark.parametrize(("handler", "message"), RESULTS.values(), ids=list(RESULTS))
+def test_a_result_to_be_awaited_leaves_the_batch_pending(
+    any_server: Server, client: redis.Redis, stream: str, handler: Any, message: str
+) -> None:
+    """It is no failure of the entries: nothing is retried, halved or dead-lettered."""
+    add_numbers(client, stream, 4)
+    calls: list[list[int]] = []
+
+    def counted(batch: Any) -> Any:
+        calls.append(rows(batch))
+        return handler(batch)
+
+    options: dict[str, Any] = {"max_deliveries": 2, "batch_size": 2, **DEAD, **ME, **DRAIN}
+    consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, **options)
+    with pytest.raises(TypeError, match=message):
+        consumer.run(counted, on_exception={TypeError: "fail"}, **QUICK)
+    assert calls == [[1, 2]]
+    assert pending(client, stream) == [1, 2]
+    assert letters(client) == []
+    gc.collect()  # a coroutine that was never awaited would warn, which is an error here
+
+
+@pytest.mark.parametrize("result", [None, 5, "done"])
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=list(LOOPS))
+def test_a_result_that_is_not_to_be_awaited_leaves_the_batch_pending(
+    any_server: Server, client: redis.Redis, stream: str, loop: Any, result: Any
+) -> None:
+    add_numbers(client, stream, 4)
+    calls: list[list[int]] = []
+
+    def handle(batch: Any) -> Any:
+        calls.append(rows(batch))
+        return result
+
+    options: dict[str, Any] = {"max_deliveries": 2, "batch_size": 2, **DEAD, **ME, **DRAIN}
+    consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, **options)
+    with (
+        asyncio.Runner(loop_factory=loop) as runner,
+        pytest.raises(TypeError, match=f"returned {type(result).__name__}.*or use run$"),
+    ):
+        runner.run(consumer.run_async(handle, on_exception={TypeError: "fail"}, **QUICK))
+    assert calls == [[1, 2]]
+    assert pending(client, stream) == [1, 2]
+    assert letters(client) == []
+
+
+def test_run_async_takes_whatever_gives_an_awaitable(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 3)
+    handled: list[list[int]] = []
+
+    async def handle(batch: Any) -> None:
+        handled.append(rows(batch))
+
+    handlers: list[Any] = [
+        handle,
+        functools.partial(handle),
+        lambda batch: asyncio.ensure_future(handle(batch)),
+    ]
+    for number, handler in enumerate(handlers):
+        consumer = StreamConsumer(
+            any_server.url, stream, f"g{number}", "me", schema=NUMBER, **DRAIN
+        )
+        asyncio.run(consumer.run_async(handler))
+        assert consumer.stats.acknowledged == 3
+    assert handled == [[1, 2, 3]] * 3
+
+
+def test_a_type_error_of_the_handler_s_own_is_tried_again(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    handler = Handler(2, error=TypeError)
+    consumer = world.consumer(any_server.url, stream, **DEAD, **ME, **DRAIN)
+    consumer.run(handler, attempts=2, **QUICK)
+    assert handler.done == [1, 3]
+    assert dead_ids(client) == ["2-0"]
 
 
 # Stop
@@ -378,8 +532,36 @@ def handle(batch):
         while not consumer._stopped and time.monotonic() < end:
             time.sleep(0.01)
 
+    while where == "hang":
+        time.sleep(0.01)
+        tell()
+    if where == "slow":
+        time.sleep(0.01)
+        while not consumer._stopped:
+            time.sleep(0.01)
+        tell()
+        time.sleep(0.5)
+
+told = []
+
+def tell():
+    if consumer._stopped and not told:
+        print("stopping", flush=True)
+        told.append(True)
+
 async def handle_async(batch):
     say(batch)
+    while where == "block":  # the event loop
+        time.sleep(0.01)
+        tell()
+    while where == "hang":
+        await asyncio.sleep(0.01)
+        tell()
+    if where == "slow":
+        while not consumer._stopped:
+            await asyncio.sleep(0.01)
+        tell()
+        await asyncio.sleep(0.5)
     if where == "handler" and 1 in batch.frame["n"]:
         for _ in range(1_000):
             if consumer._stopped:
@@ -407,7 +589,9 @@ print("acknowledged", consumer.stats.acknowledged, flush=True)
 @contextmanager
 def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -437,6 +621,69 @@ def test_signals_stop_the_loop(
         rest, _ = process.communicate(timeout=15 * SLACK)
     handled = 2 if where == "handler" else 4
     assert rest == f"restored True\nacknowledged {handled}\n"
+    assert process.returncode == 0
+    assert pending(client, stream) == []
+
+
+INTERRUPTED = -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("world", "where", "numbers"),
+    [
+        ("sync", "hang", [signal.SIGINT, signal.SIGINT]),
+        ("sync", "hang", [signal.SIGTERM, signal.SIGINT]),
+        ("asyncio", "hang", [signal.SIGINT, signal.SIGINT]),
+        ("asyncio", "hang", [signal.SIGTERM, signal.SIGINT]),
+        ("uvloop", "hang", [signal.SIGINT, signal.SIGINT]),
+        # Nothing can be cancelled in an event loop that is blocked.
+        ("asyncio", "block", [signal.SIGINT, signal.SIGINT, signal.SIGINT]),
+    ],
+    ids=str,
+)
+def test_a_second_ctrl_c_interrupts_a_handler_that_hangs(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: str,
+    where: str,
+    numbers: list[signal.Signals],
+) -> None:
+    add_numbers(client, stream, 4)
+    with program(any_server.url, stream, world, where) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "batch 1 2\n"
+        first, *others = numbers
+        process.send_signal(first)
+        assert process.stdout.readline() == "stopping\n"
+        assert process.poll() is None
+        for number in others:
+            # A signal that is sent before the one before has been handled merges with it.
+            process.send_signal(number)
+            time.sleep(0.1)
+        with within(5):
+            rest, _ = process.communicate(timeout=15 * SLACK)
+    assert rest == ""
+    assert process.returncode == INTERRUPTED
+    # The handler was not done with its batch.
+    assert pending(client, stream) == [1, 2]
+
+
+@pytest.mark.parametrize("world", ["sync", "asyncio", "uvloop"])
+def test_a_second_sigterm_lets_the_handler_finish(
+    any_server: Server, client: redis.Redis, stream: str, world: str
+) -> None:
+    """Process groups and supervisors send it more than once."""
+    add_numbers(client, stream, 4)
+    with program(any_server.url, stream, world, "slow") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "batch 1 2\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=15 * SLACK)
+    assert rest == "restored True\nacknowledged 2\n"
     assert process.returncode == 0
     assert pending(client, stream) == []
 

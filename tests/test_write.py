@@ -485,3 +485,17 @@ def test_an_error_in_an_event_loop(any_server: Server, client: redis.Redis, stre
     client.set(stream, "x")
     with pytest.raises(WrongTypeError):
         asyncio.run(redfloe.write_stream_async(any_server.url, FRAME.head(2), stream))
+
+
+async def progress_async(_: int) -> None:
+    pytest.fail("was run")
+
+
+def test_an_async_progress_is_refused_before_anything_is_sent() -> None:
+    """Before there is a connection, which this address would refuse."""
+    frame = pl.DataFrame({"a": [1]})
+    progress: Any = progress_async
+    with pytest.raises(TypeError, match="progress must not be async"):
+        redfloe.write_stream("redis://127.0.0.1:1", frame, "s", progress=progress)
+    with pytest.raises(TypeError, match="progress must not be async"):
+        redfloe.sink_stream("redis://127.0.0.1:1", frame.lazy(), "s", progress=progress)

@@ -1,12 +1,19 @@
 """Where a worker that reads without a group had come to, kept from run to run."""
 
+import inspect
+import io
 import json
 import os
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from fcntl import LOCK_EX, flock
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 from redfloe import _core
+from redfloe._arguments import as_text, refuse_async
 from redfloe._core import RedisConnection
 from redfloe._errors import CheckpointError
 
@@ -69,16 +76,20 @@ class MemoryCheckpointStore:
 class FileCheckpointStore:
     """Checkpoints in files, one for each name, replaced atomically and synced to the disk.
 
+    A name may be any text. A process that is killed while it saves leaves the old checkpoint as it
+    was, and at most one file ``*.new`` beside it, which the next `save` of that name takes up.
+
     Parameters
     ----------
     directory : str or path
-        Where the files are; made if it is missing.
+        Where the files are; made by `save` if it is missing.
 
     Raises
     ------
     CheckpointError
-        By `load`, where a file is there and does not hold a checkpoint. It is never taken for a
-        missing one: repair it, or delete it to begin anew.
+        By `load`, where a file is there and does not hold a checkpoint, or cannot be read. It is
+        never taken for a missing one: repair it, or delete it to begin anew. By `save`, where the
+        file cannot be written, because the disk is full for instance; the old checkpoint stays.
 
     Examples
     --------
@@ -97,12 +108,15 @@ class FileCheckpointStore:
 
     def load(self, name: str) -> str | None:
         """Give the checkpoint of that name, or None where there is no file."""
-        path = self._path(name)
+        path = self._directory / _file_name(name)
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:
             return None
-        except UnicodeDecodeError as error:
+        except OSError as error:
+            msg = f"{path} cannot be read: {error.strerror}"
+            raise CheckpointError(msg) from error
+        except ValueError as error:
             raise _corrupt(path) from error
         try:
             match json.loads(text):
@@ -114,23 +128,73 @@ class FileCheckpointStore:
 
     def save(self, name: str, entry_id: str) -> None:
         """Write the checkpoint to a file beside the old one, sync it, and put it in its place."""
-        path = self._path(name)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump({"name": name, "entry_id": entry_id}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        # The new name has to reach the disk as well.
-        directory = os.open(self._directory, os.O_RDONLY)
+        path = self._directory / _file_name(name)
+        text = json.dumps({"name": name, "entry_id": entry_id})
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            _make_directory(self._directory)
+            _replace(path, text.encode())
+            _sync_directory(self._directory)
+        except OSError as error:
+            msg = f"{path} cannot be written: {error.strerror}"
+            raise CheckpointError(msg) from error
 
-    def _path(self, name: str) -> Path:
-        return self._directory / f"{quote(name, safe='')}.json"
+
+#: Bytes that a name may have in most file systems, less those of ".new".
+_LONGEST = 255 - 4
+
+
+def _file_name(name: str) -> str:
+    """Give the name's file; no two names have the same, but in a file system without case."""
+    quoted = quote(_encoded(name), safe="") + ".json"
+    if len(quoted) <= _LONGEST:
+        return quoted
+    # "+" is quoted in other names.
+    return f"{quoted[:150]}+{sha256(name.encode()).hexdigest()}.json"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file of this content, synced, in the place of the one at the path."""
+    beside = path.with_name(path.name + ".new")
+    # The name is always the same, so that processes that are killed do not leave one file each.
+    with _locked(beside) as file:
+        try:
+            file.truncate(0)  # what one that was killed has left
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file)
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def _locked(path: Path) -> io.FileIO:
+    """Open a file that no other process or thread has open in this way."""
+    while True:
+        file = io.FileIO(path, "a")
+        with suppress(OSError):  # of a file system without locks
+            flock(file, LOCK_EX)
+        # Who had the lock before has given the file its name by now.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _make_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        _make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Have the names in it reach the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _corrupt(path: Path) -> CheckpointError:
@@ -189,4 +253,46 @@ class RedisCheckpointStore:
         _core.set_value(self._connection, self._key(name), entry_id.encode())
 
     def _key(self, name: str) -> bytes:
-        return (self._key_prefix + name).encode()
+        return self._key_prefix.encode() + _encoded(name)
+
+
+def checked_store(store: object) -> CheckpointStore | None:
+    """Refuse what is no store, and one whose methods nobody would await."""
+    if store is None:
+        return None
+    if not isinstance(store, CheckpointStore):
+        msg = "checkpoint_store must have load(name) and save(name, entry_id)"
+        raise TypeError(msg)
+    instead = "it may block, because an event loop calls it in a thread"
+    refuse_async(store.load, "checkpoint_store.load", instead)
+    refuse_async(store.save, "checkpoint_store.save", instead)
+    return store
+
+
+def load_from(store: CheckpointStore, name: str) -> str | None:
+    """Load a checkpoint, from a store that may be anybody's."""
+    checkpoint = store.load(name)
+    _refuse_awaitable(checkpoint, "load")
+    return checkpoint
+
+
+def save_to(store: CheckpointStore, name: str, entry_id: str) -> None:
+    """Save a checkpoint, to a store that may be anybody's."""
+    save: Callable[[str, str], object] = store.save
+    _refuse_awaitable(save(name, entry_id), "save")
+
+
+def _refuse_awaitable(result: object, method: str) -> None:
+    if inspect.isawaitable(result):
+        if isinstance(result, Coroutine):
+            result.close()  # which was never awaited, and would warn of it
+        msg = f"checkpoint_store.{method} must not be async: nobody awaits what it returned"
+        raise TypeError(msg)
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return as_text(name, "name").encode()
+    except UnicodeEncodeError as error:
+        msg = f"the checkpoint's name {name!r} has lone surrogates, which are no text"
+        raise CheckpointError(msg) from error

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 import polars as pl
 
@@ -23,15 +21,17 @@ from redfloe._arguments import (
     positive,
 )
 from redfloe._batch import AsyncBatch, Batch, in_background, in_thread
-from redfloe._checkpoint import CheckpointStore
+from redfloe._checkpoint import CheckpointStore, checked_store, load_from, save_to
+from redfloe._consuming.handling import Failing, InEventLoop, InLoop, handle, without_waiting
+from redfloe._consuming.signals import StopSignals
 from redfloe._core import RedisConnection
 from redfloe._errors import CheckpointError, RedfloeError
 from redfloe._follow import AsyncBatches
 from redfloe._options import ColumnOptions, complete, takes
-from redfloe._retry import Call, ExceptionPolicy, Failed, Retry, Wait
+from redfloe._retry import ExceptionPolicy, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
 
 
@@ -149,7 +149,10 @@ class StreamConsumer:
         default the last where there is one, else the first.
     handle_signals : bool, default False
         Within ``with`` have SIGTERM and SIGINT call `stop`, so that the batch in hand is finished.
-        In the main thread only.
+        A SIGINT after that, a second Ctrl-C, interrupts a handler that hangs: by
+        `KeyboardInterrupt`, under asyncio by cancelling the task that entered the ``async with``
+        and, if that has no effect, by `KeyboardInterrupt` with the next. Its batch stays pending. A
+        second SIGTERM changes nothing. In the main thread only.
     **options : ColumnOptions
         How entries become columns, by keyword: see `redfloe.ColumnOptions`.
 
@@ -273,7 +276,7 @@ class StreamConsumer:
         _core.empty_batch(self._request)  # the schema and the options are checked there
         self._connection = _connection(url)
         self._ack = ack
-        self._store = _checked_store(checkpoint_store)
+        self._store = checked_store(checkpoint_store)
         names = [as_key(stream, "stream")]
         names += [] if members is None else [members["group"], members["consumer"]]
         self._checkpoint_name = (
@@ -282,14 +285,13 @@ class StreamConsumer:
             else as_text(checkpoint_name, "checkpoint_name")
         )
         self._handle_signals = handle_signals
-        self._has_dead_letter = dead_letter is not None
-        self._counts_deliveries = max_deliveries is not None
+        self._failing = Failing(dead_letter is not None, max_deliveries is not None)
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
         self._batches: AsyncBatches | None = None
         self._member: _core.Member | None = None
         self._open = False
         self._in_hand: str | None = None
-        self._restore_signals: Callable[[], object] | None = None
+        self._signals: StopSignals | None = None
         self._stopped = False
         self._started = time.monotonic()
 
@@ -328,7 +330,7 @@ class StreamConsumer:
     def _resumed(self) -> Request:
         """Give the request, from the checkpoint on where there is one."""
         request = self._request.copy()
-        checkpoint = None if self._store is None else self._store.load(self._checkpoint_name)
+        checkpoint = None if self._store is None else load_from(self._store, self._checkpoint_name)
         if request["group"] is None:
             request["resume_after"] = checkpoint
         else:
@@ -353,13 +355,16 @@ class StreamConsumer:
         """Be ready to be entered again."""
         self._open = False
         self._stopped = False
-        restore, self._restore_signals = self._restore_signals, None
-        if restore is not None:
-            restore()
+        signals, self._signals = self._signals, None
+        if signals is not None:
+            signals.restore()
+
+    def _is_stopped(self) -> bool:
+        return self._stopped
 
     def _save(self, entry_id: str) -> None:
         if self._store is not None:
-            self._store.save(self._checkpoint_name, entry_id)
+            save_to(self._store, self._checkpoint_name, entry_id)
 
     def _take_in_hand(self) -> str | None:
         """Give the last ID of the batch in hand, which is done with."""
@@ -391,10 +396,7 @@ class StreamConsumer:
     def __enter__(self) -> Self:
         self._blocking()
         if self._handle_signals:
-            before = _signal_handlers()
-            for number in before:
-                signal.signal(number, lambda *_: self.stop())
-            self._restore_signals = lambda: _set_signal_handlers(before)
+            self._signals = StopSignals.install(self.stop)
         return self
 
     def __exit__(
@@ -444,19 +446,19 @@ class StreamConsumer:
         retry_max_delay: float = 10.0,
         on_exception: ExceptionPolicy | None = None,
     ) -> None:
-        """Call `handler` with each batch until the consumer ends, and get over its exceptions.
+        """Call `handler` with each batch until the consumer ends, and retry where it raises.
 
         A batch whose handler raises is tried again, with pauses that grow exponentially and have
         jitter. After the last attempt it is halved again and again, until the entries that fail are
-        alone: so the handler may see an entry several times, and must bear that. An entry that
-        fails alone goes to the dead-letter stream; with `max_deliveries` it stays pending first, to
-        be delivered so often. Where there is no dead-letter stream the exception is raised. `stop`
-        in a pause leaves the batch pending.
+        alone: the handler may see an entry several times, so make the work idempotent. An entry
+        that fails alone goes to the dead-letter stream; with `max_deliveries` it first stays
+        pending, until it has been delivered that often. Without a dead-letter stream the exception
+        is raised. `stop` in a pause leaves the batch pending.
 
         Parameters
         ----------
         handler : callable
-            Takes a `Batch`; what it returns is ignored.
+            Takes a `Batch`; what it returns is ignored, but must not be awaitable.
         attempts : int, default 3
             How often to call it with a batch.
         retry_base_delay, retry_max_delay : float
@@ -470,6 +472,9 @@ class StreamConsumer:
         ------
         Exception
             The handler's, where no dead-letter stream takes the entry or `on_exception` says so.
+        TypeError
+            At once, where the handler is async: use `run_async`. Later, where it returned something
+            to be awaited, or a generator: nothing is retried, and its batch stays pending.
         RedfloeError
             As the loop.
 
@@ -483,36 +488,11 @@ class StreamConsumer:
         ['click', 'view']
         """
         retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
+        face = InLoop(handler, self._is_stopped)
         with self:
             for batch in self:
-                steps = retry.steps(batch, may_fail=self._has_dead_letter)
-                raised: Exception | None = None
-                with contextlib.suppress(StopIteration):
-                    while True:
-                        step = steps.send(raised)
-                        raised = None
-                        match step:
-                            case Call(part):
-                                try:
-                                    handler(part)
-                                except Exception as error:  # noqa: BLE001 - the policy decides
-                                    raised = error
-                            case Wait(seconds):
-                                if self._stops_within(seconds):
-                                    self._put_down(batch)
-                                    break
-                            case Failed(part, reason) if self._counts_deliveries:
-                                part.leave()
-                            case Failed(part, reason):
-                                part.fail(part.ids, reason)
-
-    def _stops_within(self, seconds: float) -> bool:
-        """Wait so long, or until `stop` is called; say which."""
-        # Not for an Event: a signal's handler that sets it may find its lock taken by this thread.
-        end = time.monotonic() + seconds
-        while not self._stopped and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _LOOK))
-        return self._stopped
+                if not without_waiting(handle(batch, retry, face, self._failing)):
+                    self._put_down(batch)
 
     # In an event loop
 
@@ -532,17 +512,7 @@ class StreamConsumer:
         if self._handle_signals:
             import asyncio
 
-            loop = asyncio.get_running_loop()
-            before = _signal_handlers()
-            for number in before:
-                loop.add_signal_handler(number, self.stop)
-
-            def restore() -> None:
-                for number in before:
-                    loop.remove_signal_handler(number)
-                _set_signal_handlers(before)
-
-            self._restore_signals = restore
+            self._signals = StopSignals.install(self.stop, asyncio.current_task())
         return self
 
     async def __aexit__(
@@ -566,7 +536,10 @@ class StreamConsumer:
             if success and entry_id is not None:
                 await in_thread(lambda: self._save(entry_id))
         finally:
+            signals = self._signals
             self._end()
+            if signals is not None and signals.cancelled:
+                raise KeyboardInterrupt
 
     def __aiter__(self) -> AsyncIterator[AsyncBatch]:
         return self
@@ -603,6 +576,9 @@ class StreamConsumer:
         ------
         Exception
             As `run`.
+        TypeError
+            The handler returned something that cannot be awaited: make it an async function, or use
+            `run`. Nothing is retried, and its batch stays pending.
 
         Examples
         --------
@@ -617,37 +593,11 @@ class StreamConsumer:
         ['click', 'view']
         """
         retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
+        face = InEventLoop(handler, self._is_stopped)
         async with self:
             async for batch in self:
-                steps = retry.steps(batch, may_fail=self._has_dead_letter)
-                raised: Exception | None = None
-                with contextlib.suppress(StopIteration):
-                    while True:
-                        step = steps.send(raised)
-                        raised = None
-                        match step:
-                            case Call(part):
-                                try:
-                                    await handler(part)
-                                except Exception as error:  # noqa: BLE001 - the policy decides
-                                    raised = error
-                            case Wait(seconds):
-                                if await self._stops_awaiting(seconds):
-                                    self._put_down(batch._batch)
-                                    break
-                            case Failed(part, reason) if self._counts_deliveries:
-                                part.leave()
-                            case Failed(part, reason):
-                                await part.fail(part.ids, reason)
-
-    async def _stops_awaiting(self, seconds: float) -> bool:
-        """Wait as `_stops_within`; looking, because `stop` may come from any thread."""
-        import asyncio
-
-        end = time.monotonic() + seconds
-        while not self._stopped and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(min(left, _LOOK))
-        return self._stopped
+                if not await handle(batch, retry, face, self._failing):
+                    self._put_down(batch._batch)
 
 
 def _connection(url: object) -> RedisConnection:
@@ -658,27 +608,6 @@ def _connection(url: object) -> RedisConnection:
             return url
     msg = f"url must be a str or a RedisConnection, not {type(url).__name__}"
     raise TypeError(msg)
-
-
-def _checked_store(store: object) -> CheckpointStore | None:
-    if store is None or isinstance(store, CheckpointStore):
-        return store
-    msg = "checkpoint_store must have load(name) and save(name, entry_id)"
-    raise TypeError(msg)
-
-
-#: How often a pause looks for `stop`, in seconds.
-_LOOK = 0.05
-
-
-def _signal_handlers() -> dict[signal.Signals, Any]:
-    return {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-
-def _set_signal_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        if handler is not None:  # one that was not set from Python
-            signal.signal(number, handler)
 
 
 def _one_of(value: object, parameter: str, *allowed: str) -> None:

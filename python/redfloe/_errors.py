@@ -60,7 +60,7 @@ class DecodeError(RedfloeError, ValueError):
 
 
 class CheckpointError(RedfloeError, ValueError):
-    """What a checkpoint store holds is not a checkpoint; it is never taken for a missing one."""
+    """A checkpoint cannot be read or written, or is none; it is never taken for a missing one."""
 
 
 class DataLossError(RedfloeError):

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, positive
+from redfloe._arguments import EntryIdLike, positive, refuse_async
 from redfloe._core import RedisConnection
 from redfloe._write import error_of
 from redfloe._write_arguments import NullTexts, Write, make_write
@@ -80,6 +80,7 @@ def sink_stream(
     3
     """
     _check(lf)
+    refuse_async(progress, "progress", "nobody awaits it")
 
     def make(frame: pl.DataFrame) -> Write:
         return make_write(

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike
+from redfloe._arguments import EntryIdLike, refuse_async
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._write_arguments import ArrowStream, NullTexts, Write, make_write
@@ -118,6 +118,7 @@ def write_stream(
     >>> redfloe.read_stream(url, "clicks", {"user": pl.String, "value": pl.Float64}).rows()
     [('5-0', 5, 'ada', 1.5), ('6-0', 6, 'bob', None)]
     """
+    refuse_async(progress, "progress", "nobody awaits it")
     write = make_write(
         df,
         stream,

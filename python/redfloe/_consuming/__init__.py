@@ -1,0 +1,1 @@
+"""Workers: `StreamConsumer`, and what it is made of."""
