@@ -18,7 +18,7 @@ use super::options::{Address, ConnectionOptions};
 use super::tls::server_name;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Remedy, Result};
-use crate::resp::RawReply;
+use crate::resp::{Outline, RawReply};
 
 /// What reads one reply.
 pub(crate) trait Sink {
@@ -48,6 +48,16 @@ impl Sink for RawReply {
 
     fn is_complete(&self) -> bool {
         RawReply::is_complete(self)
+    }
+}
+
+impl Sink for Outline {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        Outline::decode(self, bytes)
+    }
+
+    fn is_complete(&self) -> bool {
+        Outline::is_complete(self)
     }
 }
 

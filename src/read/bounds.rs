@@ -1,12 +1,14 @@
 //! Small questions about a stream that a read asks before and between its pages.
 
+use std::time::{Duration, Instant};
+
 use arrow_schema::Field;
 
 use crate::client::Session;
 use crate::decode::{Decoder, Reply, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::{self, Info, RawReply};
+use crate::resp::{self, Info, Outline};
 use crate::schema::StreamSchema;
 
 /// The first ID that a read may give, as things are now; `None` where there can be none.
@@ -53,24 +55,105 @@ pub(super) async fn can_come(session: &mut Session, stream: &[u8], end: EntryId)
 }
 
 /// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no
-/// stream, or the user may not ask.
-pub(super) async fn last_generated(
+/// stream, or the user may not ask. XINFO STREAM (Redis 5.0), whose reply may be of any size: it
+/// has the first and the last entry.
+pub(crate) async fn last_generated(
     session: &mut Session,
     stream: &[u8],
 ) -> Result<Option<EntryId>> {
     let command = resp::stream_info(stream);
-    let asking = session.request(&command, || Ok(RawReply::new()), RawReply::into_value);
-    match asking.await {
-        Ok(info) => Ok(Info(&info).id("last-generated-id")),
-        // "no such key", or NOPERM.
-        Err(error)
-            if matches!(error.kind(), ErrorKind::Response | ErrorKind::Authentication)
-                && !error.retryable() =>
-        {
-            Ok(None)
+    let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
+    Ok(if_permitted(asking.await)?.and_then(|info| Info(&info).id("last-generated-id")))
+}
+
+/// The greatest ID of a stream for a reader that asks again and again while nothing comes, at a cost
+/// that does not grow with the size of the entries.
+#[derive(Debug, Default)]
+pub(super) struct LastIdWatch {
+    /// The user may not run a script, which alone gives the ID without the entries.
+    script_refused: bool,
+    /// Not to be asked before.
+    due: Option<Instant>,
+}
+
+impl LastIdWatch {
+    /// How often at most the stream is asked for it.
+    const INTERVAL: Duration = Duration::from_secs(1);
+    /// The traffic that it may cause on the average, in bytes a second.
+    const TRAFFIC: u64 = 1_000_000;
+    /// Asking may take one part in so many of the time: a script has the server format the entries.
+    const SHARE: u32 = 50;
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due.is_none_or(|due| due <= Instant::now())
+    }
+
+    /// What was known may have changed: the server was restarted, say.
+    pub(super) fn hurry(&mut self) {
+        self.due = None;
+    }
+
+    /// As [`last_generated`].
+    pub(super) async fn ask(
+        &mut self,
+        session: &mut Session,
+        stream: &[u8],
+    ) -> Result<Option<EntryId>> {
+        let started = Instant::now();
+        let (last, bytes) = match self.by_script(session, stream).await? {
+            Some(last) => (last, 0),
+            None => {
+                let command = resp::stream_info(stream);
+                let with_size = |outline: Outline| {
+                    let bytes = outline.bytes();
+                    outline.into_value().map(|info| (info, bytes))
+                };
+                let asking = session.request(&command, || Ok(Outline::new()), with_size);
+                let (info, bytes) = if_permitted(asking.await)?.unzip();
+                let last = info.and_then(|info| Info(&info).id("last-generated-id"));
+                (last, bytes.unwrap_or_default())
+            }
+        };
+        let pause = Duration::from_millis(bytes.saturating_mul(1_000) / Self::TRAFFIC)
+            .max(started.elapsed().saturating_mul(Self::SHARE))
+            .max(Self::INTERVAL);
+        self.due = Instant::now().checked_add(pause);
+        Ok(last)
+    }
+
+    /// The ID, or `None` within where there is no stream; `None` where the script cannot be run.
+    async fn by_script(
+        &mut self,
+        session: &mut Session,
+        stream: &[u8],
+    ) -> Result<Option<Option<EntryId>>> {
+        if self.script_refused {
+            return Ok(None);
         }
+        match session.value(&resp::last_generated(stream)).await {
+            Ok(last) => Ok(Some(resp::id(&last))),
+            Err(error) if is_refusal(&error) => {
+                let is_about_the_key =
+                    error.code() == Some("ERR") && !error.message().contains("unknown command");
+                self.script_refused = !is_about_the_key;
+                Ok(is_about_the_key.then_some(None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The reply; `None` for "no such key", or NOPERM.
+pub(super) fn if_permitted<T>(reply: Result<T>) -> Result<Option<T>> {
+    match reply {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_refusal(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Response | ErrorKind::Authentication) && !error.retryable()
 }
 
 /// A decoder that looks at nothing but IDs.

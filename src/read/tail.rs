@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::bounds::{
-    Lost, can_come, first_id, ids_only, last_decoded, last_generated, lost_behind,
-};
+use super::bounds::{LastIdWatch, Lost, first_id, ids_only, last_decoded, lost_behind, newest};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received, Request};
 use super::range::infer_range;
@@ -26,8 +24,8 @@ pub(super) struct TailReader {
     reached: Option<EntryId>,
     /// When the batch's first entry came.
     first_came: Option<Instant>,
-    /// When the stream was last seen to be the one that was read before.
-    checked: Option<Instant>,
+    /// Tells whether the stream is the one that was read before, and how far it has come.
+    watch: LastIdWatch,
     /// Nothing can be added up to the end that was asked for; what is there may be unread.
     closed: bool,
     ended: bool,
@@ -48,8 +46,6 @@ enum Polled {
 impl TailReader {
     /// The longest that one command blocks: a wait without limit still looks after its stream.
     const SLICE: Duration = Duration::from_secs(5);
-    /// How often at most the stream is looked after.
-    const CHECK: Duration = Duration::from_secs(1);
 
     pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
         let shape = match request.end {
@@ -64,7 +60,7 @@ impl TailReader {
             after: None,
             reached: None,
             first_came: None,
-            checked: None,
+            watch: LastIdWatch::default(),
             closed: false,
         })
     }
@@ -120,7 +116,7 @@ impl TailReader {
                 },
                 Ok(Polled::Ended) => self.ended = true,
                 Err(error) => {
-                    self.checked = None;
+                    self.watch.hurry();
                     self.feed.recover(error).await?;
                 }
             }
@@ -210,8 +206,7 @@ impl TailReader {
                 return Ok(Polled::Ended);
             }
             // What came before the last that can come is read once more.
-            let session = &mut self.feed.session;
-            self.closed = !can_come(session, &self.request.stream, end).await?;
+            self.closed = self.has_reached(end).await?;
             if self.closed {
                 return Ok(Polled::More);
             }
@@ -235,7 +230,11 @@ impl TailReader {
         let decoder = ids_only(ReplyShape::Streams)?;
         let waiting = self.feed.session.attempt(&command, Some(wait), decoder, last_decoded);
         match waiting.await? {
-            Some(_) => Ok(Polled::More),
+            Some(came) => {
+                // IDs only grow: nothing can come up to the end any more.
+                self.closed |= matches!(self.request.end, IdBound::Id(end) if came > end);
+                Ok(Polled::More)
+            }
             None => self.idle(deadline, asked, wait).await,
         }
     }
@@ -299,21 +298,33 @@ impl TailReader {
         Ok(self.request.sample.is_none())
     }
 
+    /// Whether nothing can be added up to `end` any more, as far as that is looked at often enough.
+    async fn has_reached(&mut self, end: EntryId) -> Result<bool> {
+        if !self.watch.is_due() {
+            return Ok(false);
+        }
+        let (session, stream) = (&mut self.feed.session, &self.request.stream);
+        // Entries at the end may have come and gone, which only the server's own record tells.
+        let reached = match self.watch.ask(session, stream).await? {
+            None => newest(session, stream).await?,
+            reached => reached,
+        };
+        Ok(reached.is_some_and(|reached| reached >= end))
+    }
+
     /// Makes sure that the stream has not been begun anew with smaller IDs, which no read behind
     /// the last one would ever see.
     async fn look_after(&mut self) -> Result<()> {
-        if self.checked.is_some_and(|checked| checked.elapsed() < Self::CHECK) {
-            return Ok(());
-        }
-        let Some(seen) = self.feed.last_id().max(self.reached) else {
+        let Some(seen) = self.feed.last_id().max(self.reached).filter(|_| self.watch.is_due())
+        else {
             return Ok(());
         };
-        match last_generated(&mut self.feed.session, &self.request.stream).await? {
-            Some(newest) if newest < seen => Err(Lost::BegunAnew { newest }.error(seen)),
-            _ => {
-                self.checked = Some(Instant::now());
-                Ok(())
+        match self.watch.ask(&mut self.feed.session, &self.request.stream).await? {
+            Some(newest) if newest < seen => {
+                self.watch.hurry();
+                Err(Lost::BegunAnew { newest }.error(seen))
             }
+            _ => Ok(()),
         }
     }
 }

@@ -244,6 +244,24 @@ pub(crate) fn stream_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("STREAM").arg(stream).get_packed_command()
 }
 
+/// EVAL: the greatest ID that a stream ever had, without the entries that XINFO STREAM ships with it.
+/// Redis 5.0.
+pub(crate) fn last_generated(stream: &[u8]) -> Packed {
+    /// An error is given as it is: it says that there is no such key, or that the user may not ask.
+    const SCRIPT: &str = r"
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if info.err then
+  return info
+end
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then
+    return info[i + 1]
+  end
+end
+";
+    Cmd::new().arg("EVAL").arg(SCRIPT).arg(1).arg(stream).get_packed_command()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,17 +3,19 @@
 mod command;
 mod encode;
 mod info;
+mod outline;
 mod parse;
 mod skip;
 
 pub(crate) use command::{push_bulk, push_header};
 pub(crate) use encode::{
     Membership, Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group,
-    delete_consumer, delete_group, groups_info, newest, range, read_after, read_now, stream_info,
-    trim,
+    delete_consumer, delete_group, groups_info, last_generated, newest, range, read_after,
+    read_now, stream_info, trim,
 };
 #[cfg(feature = "python")]
 pub(crate) use encode::{get, set};
 pub(crate) use info::{Info, id, number, text};
+pub(crate) use outline::Outline;
 pub(crate) use parse::{Event, Parser};
 pub(crate) use skip::{Nesting, RawReply, doubled};

@@ -12,7 +12,7 @@ use crate::client::Session;
 use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read::ids_only;
+use crate::read::{ids_only, last_generated};
 use crate::resp;
 
 /// Asks the server something harmless, as often as it takes.
@@ -61,8 +61,7 @@ pub(super) async fn check_types(session: &mut Session, rows: &Rows) -> Result<()
 pub(super) async fn check_ids(session: &mut Session, rows: &Rows) -> Result<Vec<Option<EntryId>>> {
     let mut last_ids = Vec::new();
     for (key, first) in rows.keys.iter().zip(rows.first_ids()) {
-        let info = if_known(ask(session, &[b"XINFO", b"STREAM", key]).await)?;
-        let last = info.as_ref().and_then(|info| resp::Info(info).id("last-generated-id"));
+        let last = last_generated(session, key).await?;
         if let (Some(last), Some((row, id))) = (last, first)
             && !RowId::Whole(last).may_precede(id)
         {
