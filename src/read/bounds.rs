@@ -7,7 +7,7 @@ use arrow_schema::Field;
 use crate::client::Session;
 use crate::decode::{Decoder, Reply, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::resp::{self, Info, Outline};
 use crate::schema::StreamSchema;
 
@@ -74,6 +74,8 @@ pub(super) struct LastIdWatch {
     script_refused: bool,
     /// Not to be asked before.
     due: Option<Instant>,
+    /// What was answered last.
+    latest: Option<EntryId>,
 }
 
 impl LastIdWatch {
@@ -91,6 +93,11 @@ impl LastIdWatch {
     /// What was known may have changed: the server was restarted, say.
     pub(super) fn hurry(&mut self) {
         self.due = None;
+    }
+
+    /// The answer to the latest question.
+    pub(super) fn latest(&self) -> Option<EntryId> {
+        self.latest
     }
 
     /// As [`last_generated`].
@@ -118,6 +125,7 @@ impl LastIdWatch {
             .max(started.elapsed().saturating_mul(Self::SHARE))
             .max(Self::INTERVAL);
         self.due = Instant::now().checked_add(pause);
+        self.latest = last;
         Ok(last)
     }
 
@@ -133,10 +141,9 @@ impl LastIdWatch {
         match session.value(&resp::last_generated(stream)).await {
             Ok(last) => Ok(Some(resp::id(&last))),
             Err(error) if is_refusal(&error) => {
-                let is_about_the_key =
-                    error.code() == Some("ERR") && !error.message().contains("unknown command");
-                self.script_refused = !is_about_the_key;
-                Ok(is_about_the_key.then_some(None))
+                let no_key = error.server_code() == Some(ServerCode::NoKey);
+                self.script_refused = !no_key;
+                Ok(no_key.then_some(None))
             }
             Err(error) => Err(error),
         }

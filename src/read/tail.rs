@@ -298,17 +298,17 @@ impl TailReader {
         Ok(self.request.sample.is_none())
     }
 
-    /// Whether nothing can be added up to `end` any more, as far as that is looked at often enough.
+    /// Whether nothing can be added up to `end` any more, by what was learned last.
     async fn has_reached(&mut self, end: EntryId) -> Result<bool> {
-        if !self.watch.is_due() {
-            return Ok(false);
-        }
-        let (session, stream) = (&mut self.feed.session, &self.request.stream);
         // Entries at the end may have come and gone, which only the server's own record tells.
-        let reached = match self.watch.ask(session, stream).await? {
-            None => newest(session, stream).await?,
-            reached => reached,
-        };
+        let mut reached = self.watch.latest();
+        if self.watch.is_due() {
+            let (session, stream) = (&mut self.feed.session, &self.request.stream);
+            reached = self.watch.ask(session, stream).await?;
+            if reached.is_none() {
+                reached = newest(session, stream).await?;
+            }
+        }
         Ok(reached.is_some_and(|reached| reached >= end))
     }
 
