@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import index
@@ -18,9 +18,6 @@ EntryIdLike: TypeAlias = str | datetime
 SchemaLike: TypeAlias = (
     Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
 )
-
-#: What is called with the outcome of something that was done in the background.
-Done: TypeAlias = Callable[[int | Exception], object]
 
 #: What a text can stand for.
 DTYPES = frozenset(

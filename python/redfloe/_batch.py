@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from redfloe._arguments import Done, as_text
+from redfloe._arguments import as_text
+from redfloe._event_loop import completed, in_thread
 
 if TYPE_CHECKING:
-    import asyncio
-
     from redfloe import _core
-
-T = TypeVar("T")
 
 #: Called with the batch's last ID once it is acknowledged.
 Acknowledged = Callable[[str], object]
@@ -240,23 +237,23 @@ class AsyncBatch(_Rows):
         member = self._batch._member
         number = len(self)
         if member is not None:
-            number = await performed(member, "acknowledge", self._ids)
+            number = await completed(member.start("acknowledge", self._ids))
         acknowledged, last = self._batch._acknowledged, self._ids[-1]
         await in_thread(lambda: acknowledged(last))
         return number
 
     async def nack(self, ids: str | Iterable[str] | pl.Series | None = None) -> int:
         """Give rows back to the group; as `Batch.nack`."""
-        return await performed(self._member, "give_back", self._own(ids))
+        return await completed(self._member.start("give_back", self._own(ids)))
 
     async def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
         """Move rows to the dead-letter stream; as `Batch.fail`."""
         reason = as_text(reason, "reason")
-        return await performed(self._member, "dead_letter", self._own(ids), reason)
+        return await completed(self._member.start("dead_letter", self._own(ids), reason))
 
     async def extend(self) -> int:
         """Keep the rows; as `Batch.extend`."""
-        return await performed(self._member, "keep", self._ids)
+        return await completed(self._member.start("keep", self._ids))
 
     @property
     def _member(self) -> _core.Member:
@@ -277,42 +274,3 @@ def _needed(member: _core.Member | None) -> _core.Member:
         msg = "only entries of a consumer group can be given back, kept or moved; pass a group"
         raise ValueError(msg)
     return member
-
-
-async def performed(
-    member: _core.Member, deed: str, ids: list[str], reason: str | None = None
-) -> int:
-    """Wait for what a member of a group does, in an event loop."""
-    return await in_background(lambda done: member.start(done, deed, ids, reason))
-
-
-async def in_background(start: Callable[[Done], None]) -> int:
-    """Start something that ends in another thread, and wait for its number or its error.
-
-    What was started goes on where the task that waits is cancelled.
-    """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
-
-    def end(outcome: int | Exception) -> None:
-        if ended.done():
-            return
-        if isinstance(outcome, Exception):
-            ended.set_exception(outcome)
-        else:
-            ended.set_result(outcome)
-
-    def done(outcome: int | Exception) -> None:
-        loop.call_soon_threadsafe(end, outcome)
-
-    start(done)
-    return await ended
-
-
-async def in_thread(act: Callable[[], T]) -> T:
-    """Wait for what may block, such as a checkpoint store."""
-    import asyncio
-
-    return await asyncio.to_thread(act)

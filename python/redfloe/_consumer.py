@@ -20,12 +20,13 @@ from redfloe._arguments import (
     natural,
     positive,
 )
-from redfloe._batch import AsyncBatch, Batch, in_background, in_thread
+from redfloe._batch import AsyncBatch, Batch
 from redfloe._checkpoint import CheckpointStore, checked_store, load_from, save_to
 from redfloe._consuming.handling import Failing, InEventLoop, InLoop, handle, without_waiting
 from redfloe._consuming.signals import StopSignals
 from redfloe._core import RedisConnection
 from redfloe._errors import CheckpointError, RedfloeError
+from redfloe._event_loop import completed, in_thread
 from redfloe._follow import AsyncBatches
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._retry import ExceptionPolicy, Retry
@@ -526,7 +527,7 @@ class StreamConsumer:
             success = exc is None
             entry_id = self._take_in_hand()
             try:
-                await in_background(lambda done: reader.finish(success, done))
+                await completed(reader.finish(success))
             except RedfloeError:
                 # What could not be acknowledged is pending; the exception under way says more.
                 if success:

@@ -2,24 +2,25 @@
 
 from collections.abc import Callable
 from os import PathLike
-from typing import final
+from types import GenericAlias
+from typing import Any, Generic, TypeVar, final
 
-from redfloe._arguments import Done, Request
+from redfloe._arguments import Request
 from redfloe._hashes import HashRequest
 from redfloe._write_arguments import ArrowStream, WriteRequest
 
 __all__ = [
     "AsyncBatchReader",
     "BatchReader",
+    "Completions",
     "Member",
     "Outcome",
-    "Pending",
     "Producer",
     "RecordBatch",
     "RedisConnection",
     "Stats",
     "StreamReader",
-    "Writing",
+    "Task",
     "__version__",
     "ack_entries",
     "consumer_info",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 __version__: str
+
+_T = TypeVar("_T")
 
 @final
 class RedisConnection:
@@ -149,11 +152,10 @@ class AsyncBatchReader:
     """Batches of a stream that is followed, for an event loop."""
 
     def __new__(cls, server: str | RedisConnection, request: Request) -> AsyncBatchReader: ...
-    def fileno(self) -> int: ...
-    def request(self) -> Pending: ...
-    def acknowledge(self) -> None: ...
+    def request(self) -> Task[None]: ...
+    def close(self) -> None: ...
     def stop(self) -> None: ...
-    def finish(self, success: bool, done: Done) -> None: ...
+    def finish(self, success: bool) -> Task[None]: ...
     @property
     def stats(self) -> Stats: ...
     @property
@@ -161,10 +163,30 @@ class AsyncBatchReader:
     def take(self) -> tuple[RecordBatch | None] | None: ...
 
 @final
-class Pending:
-    """A batch that is being made ready in the background."""
+class Task(Generic[_T]):
+    """Something that the core does in the background, for a coroutine to wait for.
+
+    `result` gives or raises, once, what it came to. `cancel` drops it where it is, unless it is one
+    that goes on; `stop` asks a write for an early end.
+    """
 
     def cancel(self) -> None: ...
+    def stop(self) -> None: ...
+    def result(self) -> _T: ...
+    @classmethod
+    def __class_getitem__(cls, key: object) -> GenericAlias: ...
+
+@final
+class Completions:
+    """Which tasks are done, for an event loop, which watches the socket `fileno`.
+
+    `watch` gives a number for a task, and `take` the numbers of those that are done.
+    """
+
+    def __new__(cls) -> Completions: ...
+    def fileno(self) -> int: ...
+    def watch(self, task: Task[Any]) -> int: ...
+    def take(self) -> list[int]: ...
 
 @final
 class Member:
@@ -174,7 +196,7 @@ class Member:
     """
 
     def perform(self, deed: str, ids: list[str], reason: str | None = None) -> int: ...
-    def start(self, done: Done, deed: str, ids: list[str], reason: str | None = None) -> None: ...
+    def start(self, deed: str, ids: list[str], reason: str | None = None) -> Task[int]: ...
 
 @final
 class Stats:
@@ -239,16 +261,7 @@ class Producer:
     def send_frame(self, frame: ArrowStream) -> bool: ...
     def failure(self) -> tuple[Outcome, int, int] | None: ...
     def wait(self, what: str) -> None: ...
-    def start_wait(self, what: str, done: Callable[[], object]) -> None: ...
-
-@final
-class Writing:
-    """A write in the background."""
-
-    @property
-    def rows_written(self) -> int: ...
-    def stop(self) -> None: ...
-    def abort(self) -> None: ...
+    def start_wait(self, what: str) -> Task[None]: ...
 
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]
@@ -292,8 +305,7 @@ def start_write_stream(
     server: str | RedisConnection,
     frame: ArrowStream,
     request: WriteRequest,
-    done: Callable[[Outcome], object],
-) -> Writing: ...
+) -> Task[Outcome]: ...
 def write_hashes(
     server: str | RedisConnection, frame: ArrowStream, request: HashRequest
 ) -> Outcome: ...

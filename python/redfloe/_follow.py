@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import Literal, Self, Unpack
 
 import polars as pl
 
@@ -15,10 +15,8 @@ from redfloe._arguments import (
     own_pending_of,
 )
 from redfloe._core import RedisConnection
+from redfloe._event_loop import completed
 from redfloe._options import DecodeOptions, complete, takes
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 class BatchIterator(Iterator[pl.DataFrame]):
@@ -63,54 +61,22 @@ class AsyncBatches:
 
     def __init__(self, reader: _core.AsyncBatchReader) -> None:
         self._reader: _core.AsyncBatchReader | None = reader
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
 
     async def next(self) -> _core.RecordBatch | None:
         """Wait for the next batch; None at the end."""
         while self._reader is not None:
             taken = self._reader.take()
             if taken is None:
-                await self._ready(self._reader)
+                await completed(self._reader.request())
                 continue
             return taken[0]
         return None
 
-    async def _ready(self, reader: _core.AsyncBatchReader) -> None:
-        """Wait until a batch may be taken."""
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            self._loop = loop
-            reader.acknowledge()  # what a cancelled wait has left
-            loop.add_reader(reader.fileno(), self._wake)
-        elif loop is not self._loop:
-            msg = "the iterator is in use by another event loop"
-            raise RuntimeError(msg)
-        ready: asyncio.Future[None] = loop.create_future()
-        self._waiting.add(ready)
-        pending = reader.request()
-        try:
-            await ready
-        finally:
-            # Also where the task was cancelled, or dropped with its event loop.
-            pending.cancel()
-            self._waiting.discard(ready)
-            if not self._waiting and not loop.is_closed():
-                loop.remove_reader(reader.fileno())
-
-    def _wake(self) -> None:
-        if self._reader is not None:
-            self._reader.acknowledge()
-        for ready in self._waiting:
-            if not ready.done():
-                ready.set_result(None)
-
     def close(self) -> None:
         """End, also for a task that waits for a batch; give the connection up."""
-        self._reader = None
-        self._wake()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
 
 class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):

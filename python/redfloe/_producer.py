@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, as_key, natural, positive
+from redfloe._event_loop import completed
 from redfloe._write import error_of
 from redfloe._write_arguments import ArrowStream, make_request, make_write
 
@@ -244,18 +245,7 @@ class AsyncStreamProducer:
         await self._wait("close")
 
     async def _wait(self, what: str) -> None:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-
-        def end() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        core = self._producer._core
-        core.start_wait(what, lambda: loop.call_soon_threadsafe(end))
-        await ended
+        await completed(self._producer._core.start_wait(what))
         self._producer._check()
 
 

@@ -1,7 +1,6 @@
 """Writing frames into streams."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, TypeAlias
 
 import polars as pl
@@ -10,7 +9,8 @@ from redfloe import _core
 from redfloe._arguments import EntryIdLike, refuse_async
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
-from redfloe._write_arguments import ArrowStream, NullTexts, Write, make_write
+from redfloe._event_loop import completed, done
+from redfloe._write_arguments import ArrowStream, NullTexts, make_write
 
 Progress: TypeAlias = Callable[[int], object]
 
@@ -213,39 +213,19 @@ async def write_stream_async(
         atomic=atomic,
         idempotent=idempotent,
     )
-    return _finish(await _in_background(partial(_start, url, write)))
+    return _finish(await _completed(_core.start_write_stream(url, write.frame, write.request)))
 
 
-def _start(
-    url: str | RedisConnection, write: Write, done: Callable[[_core.Outcome], object]
-) -> _core.Writing:
-    return _core.start_write_stream(url, write.frame, write.request, done)
-
-
-async def _in_background(
-    start: Callable[[Callable[[_core.Outcome], object]], _core.Writing],
-) -> _core.Outcome:
+async def _completed(task: _core.Task[_core.Outcome]) -> _core.Outcome:
     """Wait for a write; where the wait is cancelled, stop it and wait for its end."""
     import asyncio
 
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[_core.Outcome] = loop.create_future()
-
-    def end(outcome: _core.Outcome) -> None:
-        if not ended.done():
-            ended.set_result(outcome)
-
-    writing = start(lambda outcome: loop.call_soon_threadsafe(end, outcome))
     try:
-        return await asyncio.shield(ended)
+        await done(task)
     except asyncio.CancelledError as cancelled:
-        writing.stop()
-        try:
-            outcome = await ended
-        except asyncio.CancelledError:
-            writing.abort()
-            raise
-        raise cancelled from error_of(outcome)
+        task.stop()
+        raise cancelled from error_of(await completed(task))
+    return task.result()
 
 
 def _finish(outcome: _core.Outcome, progress: Progress | None = None) -> pl.Series:

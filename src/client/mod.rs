@@ -14,11 +14,9 @@ use rustls::ClientConfig;
 
 pub(crate) use connection::{Connection, Sink};
 pub use options::{ConnectionOptions, TlsOptions};
-#[cfg(feature = "python")]
-pub(crate) use per_process::PerProcess;
 pub(crate) use retry::Retry;
 #[cfg(feature = "python")]
-pub(crate) use runtime::{OwnRuntime, spawn};
+pub(crate) use runtime::{OwnRuntime, panicked, spawn};
 pub use runtime::{block_on, shared_client};
 
 use crate::error::{Error, Result};

@@ -61,7 +61,7 @@ pub fn shared_client(options: &ConnectionOptions) -> Result<Client> {
 /// How often a blocking call asks whether it was interrupted.
 const CHECK: Duration = Duration::from_millis(50);
 
-fn panicked() -> Error {
+pub(crate) fn panicked() -> Error {
     Error::new(ErrorKind::Internal, "a task panicked; please report this")
 }
 

@@ -3,9 +3,6 @@
 //! A batch is first made ready and then taken, so that one which came just when its reader was
 //! interrupted or cancelled is there for the next call.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +12,13 @@ use pyo3::prelude::*;
 use tokio::sync::Notify;
 
 use super::arrow::RecordBatch;
+use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
-use super::member::{Member, Stats, in_background};
+use super::member::{Member, Stats};
 use super::read::Request;
 use super::wait::{wait_here, wait_looking};
-use crate::client::{Client, OwnRuntime, PerProcess, spawn};
+use crate::client::{Client, OwnRuntime};
 use crate::decode::Batch;
 use crate::error::Result;
 use crate::read::{self, Batches, Watched};
@@ -203,25 +201,10 @@ impl BatchReader {
     }
 }
 
-/// Batches for an event loop, which watches a socket. Documented in `_core.pyi`.
+/// Batches for an event loop. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct AsyncBatchReader {
     shared: Arc<Shared>,
-    sockets: PerProcess<Sockets>,
-}
-
-/// A pair of which the event loop watches one: the other is written to with each batch.
-struct Sockets {
-    watched: UnixStream,
-    written: Arc<UnixStream>,
-}
-
-impl Sockets {
-    fn open() -> io::Result<Self> {
-        let (watched, written) = UnixStream::pair()?;
-        watched.set_nonblocking(true)?;
-        Ok(Sockets { watched, written: Arc::new(written) })
-    }
 }
 
 #[pymethods]
@@ -231,32 +214,22 @@ impl AsyncBatchReader {
         let request = request.read_request(py)?;
         let client = server.client(py)?;
         let batches = read::tail(&client, request).map_err(|error| exception(py, &error))?;
-        Ok(AsyncBatchReader { shared: Shared::new(batches, client), sockets: PerProcess::new() })
+        Ok(AsyncBatchReader { shared: Shared::new(batches, client) })
     }
 
-    /// The socket that becomes readable with each batch.
-    fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.sockets.get(Sockets::open)?.watched.as_raw_fd())
-    }
-
-    /// Makes a batch ready in the background and then writes to the socket. The GIL is not
-    /// involved: a worker that waited for it would keep others' replies waiting.
-    fn request(&self, py: Python<'_>) -> PyResult<Pending> {
+    /// Makes a batch ready in the background. Where the task is cancelled, a connection that owes
+    /// an answer is closed.
+    fn request(&self, py: Python<'_>) -> PyResult<Task> {
         let shared = Arc::clone(&self.shared);
-        let written = Arc::clone(&self.sockets.get(Sockets::open)?.written);
-        let task = spawn(async move {
+        Task::start(py, async move {
             shared.make_ready().await;
-            // It cannot fail: the other end is open, and is read as often as this is written.
-            let _ = (&*written).write(&[0]);
-        });
-        Ok(Pending { task: task.map_err(|error| exception(py, &error))? })
+            Ok(())
+        })
     }
 
-    /// Takes note of what was written to the socket, if anything was.
-    fn acknowledge(&self) -> PyResult<()> {
-        // It fails where there is nothing.
-        let _ = (&self.sockets.get(Sockets::open)?.watched).read(&mut [0; 64]);
-        Ok(())
+    /// Ends the waits of other tasks.
+    fn close(&self) {
+        self.shared.end(CLOSED);
     }
 
     /// Ends the reading before the next batch, with what is done acknowledged.
@@ -264,11 +237,10 @@ impl AsyncBatchReader {
         self.shared.end(STOPPED);
     }
 
-    /// Acknowledges what is done with, with `success` also the batch in hand, in the background;
-    /// then calls `done` with an error or `None`.
-    fn finish(&self, py: Python<'_>, success: bool, done: Py<PyAny>) -> PyResult<()> {
+    /// Acknowledges what is done with, with `success` also the batch in hand, in the background.
+    fn finish(&self, py: Python<'_>, success: bool) -> PyResult<Task> {
         let shared = Arc::clone(&self.shared);
-        in_background(py, async move { shared.finish(success).await.map(|()| 0) }, done)
+        Ok(Task::start(py, async move { shared.finish(success).await })?.detached())
     }
 
     #[getter]
@@ -286,19 +258,5 @@ impl AsyncBatchReader {
     /// nothing is ready yet.
     fn take(&self, py: Python<'_>) -> PyResult<Option<(Option<RecordBatch>,)>> {
         Ok(self.shared.take(py)?.map(|batch| (batch,)))
-    }
-}
-
-/// A batch that is being made ready. Documented in `_core.pyi`.
-#[pyclass(frozen, module = "redfloe._core")]
-pub(crate) struct Pending {
-    task: tokio::task::AbortHandle,
-}
-
-#[pymethods]
-impl Pending {
-    /// Gives up where it is not ready yet; a connection that owes an answer is closed.
-    fn cancel(&self) {
-        self.task.abort();
     }
 }

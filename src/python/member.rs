@@ -1,15 +1,13 @@
 //! What a consumer of a group does beside reading, for Python.
 
-use std::future::Future;
-
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use redis::Value;
 
+use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
 use super::wait::wait;
-use crate::client::spawn;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::read::{self, Watched};
@@ -81,41 +79,18 @@ impl Member {
         wait(py, deed.perform(self.member.clone()))
     }
 
-    /// Does it in the background, and calls `done` with the number of entries or an error.
-    #[pyo3(signature = (done, deed, ids, reason=None))]
+    /// Does it in the background, also where nobody waits for it any more.
+    #[pyo3(signature = (deed, ids, reason=None))]
     fn start(
         &self,
         py: Python<'_>,
-        done: Py<PyAny>,
         deed: &str,
         ids: Vec<String>,
         reason: Option<String>,
-    ) -> PyResult<()> {
+    ) -> PyResult<Task> {
         let deed = Deed::parse(py, deed, &ids, reason)?;
-        in_background(py, deed.perform(self.member.clone()), done)
+        Ok(Task::start(py, deed.perform(self.member.clone()))?.detached())
     }
-}
-
-/// Runs a future on the process's runtime, and calls `done` with its number or its error.
-pub(super) fn in_background(
-    py: Python<'_>,
-    future: impl Future<Output = Result<u64>> + Send + 'static,
-    done: Py<PyAny>,
-) -> PyResult<()> {
-    let task = spawn(async move {
-        let outcome = future.await;
-        // Not on the worker: while it waited for the GIL, others' replies would wait for it.
-        tokio::task::spawn_blocking(move || {
-            Python::try_attach(|py| {
-                // Nobody is there to be told where it raises, as it does in a closed event loop.
-                let _ = match outcome {
-                    Ok(number) => done.call1(py, (number,)),
-                    Err(error) => done.call1(py, (exception(py, &error),)),
-                };
-            })
-        });
-    });
-    task.map(drop).map_err(|error| exception(py, &error))
 }
 
 /// A key's value.

@@ -3,6 +3,7 @@
 mod admin;
 mod arrow;
 mod batches;
+mod completion;
 mod connection;
 mod error;
 mod member;
@@ -22,13 +23,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<arrow::RecordBatch>()?;
     module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;
-    module.add_class::<batches::Pending>()?;
+    module.add_class::<completion::Completions>()?;
+    module.add_class::<completion::Task>()?;
     module.add_class::<member::Member>()?;
     module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_class::<producer::Producer>()?;
     module.add_class::<write::Outcome>()?;
-    module.add_class::<write::Writing>()?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;

@@ -6,6 +6,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::arrow::import_batches;
+use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
 use super::wait::wait;
@@ -100,16 +101,13 @@ impl Producer {
         })
     }
 
-    /// Calls `done` when that is so, from a thread of the runtime's.
-    fn start_wait(&self, py: Python<'_>, what: &str, done: Py<PyAny>) -> PyResult<()> {
+    /// Waits for that in the background.
+    fn start_wait(&self, py: Python<'_>, what: &str) -> PyResult<Task> {
         let waiting = waiting(self.get()?.clone(), what);
-        spawn(async move {
+        Task::start(py, async move {
             waiting.await;
-            // Not on the worker: while it waited for the GIL, others' replies would wait for it.
-            tokio::task::spawn_blocking(move || Python::try_attach(|py| done.call0(py).map(drop)));
+            Ok(())
         })
-        .map(drop)
-        .map_err(|error| exception(py, &error))
     }
 }
 

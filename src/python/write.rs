@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
 use super::arrow::{export_ids, import_batches};
+use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
 use super::wait::wait_stopping;
-use crate::client::{Client, spawn};
+use crate::client::Client;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
 use crate::write::{
@@ -208,58 +209,21 @@ impl Progress {
     }
 }
 
-/// A write in the background. Documented in `_core.pyi`.
-#[pyclass(frozen, module = "redfloe._core")]
-pub(crate) struct Writing {
-    control: WriteControl,
-    task: tokio::task::AbortHandle,
-}
-
-#[pymethods]
-impl Writing {
-    #[getter]
-    fn rows_written(&self) -> u64 {
-        self.control.rows_written()
-    }
-
-    /// Sends no more rows; the write ends within a second.
-    fn stop(&self) {
-        self.control.stop();
-    }
-
-    /// Drops the write where it is.
-    fn abort(&self) {
-        self.task.abort();
-    }
-}
-
-/// Adds a frame's rows to a stream in the background, and calls `done` with the outcome from a
-/// thread of the runtime's.
+/// Adds a frame's rows to a stream in the background. Where it is stopped, it sends no more rows
+/// and ends within a second.
 #[pyfunction]
 pub(crate) fn start_write_stream(
     py: Python<'_>,
     server: Server,
     frame: &Bound<'_, PyAny>,
     request: WriteArguments,
-    done: Py<PyAny>,
-) -> PyResult<Writing> {
+) -> PyResult<Task> {
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
-    let task = spawn(async move {
-        let result = write::write(&client, &batches, &request).await;
-        // Not on the worker: while it waited for the GIL, others' replies would wait for it.
-        tokio::task::spawn_blocking(move || call(done, result));
+    let writing = async move { write::write(&client, &batches, &request).await };
+    let task = Task::start_with(py, writing, |py, result| {
+        Ok(Py::new(py, Outcome::new(py, result, None))?.into_any())
     });
-    let task = task.map_err(|error| exception(py, &error))?;
-    Ok(Writing { control, task })
-}
-
-/// Calls Python with the outcome; nobody is there to be told where that raises, as it does when
-/// the event loop is closed.
-fn call(done: Py<PyAny>, result: Result<Written, WriteFailure>) {
-    Python::try_attach(|py| {
-        let outcome = Outcome::new(py, result, None);
-        let _ = done.call1(py, (outcome,));
-    });
+    Ok(task?.with_stop(move || control.stop()))
 }
 
 /// How rows become hashes, as `redfloe._hashes` puts it together.

@@ -1,0 +1,254 @@
+"""The interpreter may end at any moment: whatever replies come then, nobody calls into it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+import redfloe
+from support.processes import hear, python
+from support.proxy import Proxy
+from support.server import Server
+from support.streams import add_numbers
+from support.timing import SLACK
+
+RUNS = 5
+
+
+@pytest.mark.timeout(120)
+def test_a_hundred_scripts_that_write_and_end(any_server: Server, stream: str) -> None:
+    """As users write them: the interpreter is finalized as soon as the reply is there."""
+    script = (
+        "import asyncio, sys, polars as pl, redfloe\n"
+        "asyncio.run(redfloe.write_stream_async(*sys.argv[1:2], pl.DataFrame({'a': [1, 2]}), 's'))"
+    )
+
+    def run(_: int) -> int:
+        return subprocess.call([sys.executable, "-c", script, any_server.url])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        assert [*pool.map(run, range(100))] == [0] * 100
+
+
+#: For each coroutine function: the command whose reply is held, and how it comes to wait for that.
+HELD: dict[str, tuple[bytes, str]] = {
+    "write_stream_async": (
+        b"XADD",
+        "await redfloe.write_stream_async(url, pl.DataFrame({'a': [1, 2]}), 'out')",
+    ),
+    "AsyncBatch.ack": (b"XACK", "await batch.ack()"),
+    "AsyncBatch.nack": (b"EVAL", "await batch.nack()"),
+    "AsyncBatch.fail": (b"EVAL", "await batch.fail(batch.ids, 'why')"),
+    "AsyncBatch.extend": (b"EVAL", "await batch.extend()"),
+    "AsyncBatchIterator.__anext__": (
+        b"XREAD",
+        "await anext(redfloe.stream_batches(url, 's', start_id='-'))",
+    ),
+    "AsyncBatchIterator.__aenter__": (
+        b"XREAD",
+        """
+        async with redfloe.stream_batches(url, 's', start_id='-') as batches:
+            await anext(batches)
+        """,
+    ),
+    "AsyncBatchIterator.__aexit__": (
+        b"XREAD",
+        """
+        async with redfloe.stream_batches(url, 's', start_id='-') as batches:
+            waiting = asyncio.ensure_future(anext(batches, None))
+            await asyncio.sleep(0.2)
+        """,
+    ),
+    "AsyncBatchIterator.aclose": (
+        b"XREAD",
+        """
+        batches = redfloe.stream_batches(url, 's', start_id='-')
+        waiting = asyncio.ensure_future(anext(batches, None))
+        await asyncio.sleep(0.2)
+        await batches.aclose()
+        """,
+    ),
+    "AsyncStreamProducer.send": (
+        b"XADD",
+        """
+        async with redfloe.StreamProducer(url, 'out', buffer_bytes=1, linger_ms=0) as producer:
+            for n in range(3):
+                await producer.send({'n': n})
+        """,
+    ),
+    "AsyncStreamProducer.send_frame": (
+        b"XADD",
+        """
+        async with redfloe.StreamProducer(url, 'out', buffer_bytes=1, linger_ms=0) as producer:
+            for n in range(3):
+                await producer.send_frame(pl.DataFrame({'n': [n]}))
+        """,
+    ),
+    "AsyncStreamProducer.flush": (
+        b"XADD",
+        """
+        async with redfloe.StreamProducer(url, 'out') as producer:
+            await producer.send({'n': 1})
+            await producer.flush()
+        """,
+    ),
+    "AsyncStreamProducer.close": (
+        b"XADD",
+        """
+        async with redfloe.StreamProducer(url, 'out') as producer:
+            await producer.send({'n': 1})
+            await producer.close()
+        """,
+    ),
+    "StreamProducer.__aenter__": (
+        b"XADD",
+        """
+        producer = redfloe.StreamProducer(url, 'out')
+        entered = await producer.__aenter__()
+        await entered.send({'n': 1})
+        await entered.flush()
+        """,
+    ),
+    "StreamProducer.__aexit__": (
+        b"XADD",
+        """
+        async with redfloe.StreamProducer(url, 'out') as producer:
+            await producer.send({'n': 1})
+        """,
+    ),
+    "StreamConsumer.__aenter__": (
+        b"XREADGROUP",
+        """
+        async with consumer:
+            await anext(consumer)
+        """,
+    ),
+    "StreamConsumer.__anext__": (b"XREADGROUP", "await anext(consumer)"),
+    "StreamConsumer.__aexit__": (
+        b"XACK",
+        """
+        async with redfloe.StreamConsumer(url, 's', 'g', name, batch_size=1) as consumer:
+            await anext(consumer)
+        """,
+    ),
+    "StreamConsumer.run_async": (
+        b"XREADGROUP",
+        """
+        async def handle(batch):
+            pass
+        await consumer.run_async(handle)
+        """,
+    ),
+}
+
+#: The interpreter ends after the coroutine's task was cancelled, or while it waits.
+SCRIPT = """
+import asyncio, os, sys, time
+import polars as pl
+import uvloop
+import redfloe
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+async def wait(url, name):
+    consumer = redfloe.StreamConsumer(
+        url, 's', 'g', name, ack='manual', batch_size=1, dead_letter='dead'
+    )
+    SETUP
+BODY
+
+async def main(url, name, ended):
+    waiting = asyncio.ensure_future(wait(url, name))
+    loop = asyncio.get_running_loop()
+    ending = loop.create_future()
+    loop.add_reader(ended, lambda: ending.done() or ending.set_result(None))
+    await ending
+
+# Whoever calls a loop from another thread is in the middle of that when the interpreter ends.
+class Asyncio(asyncio.SelectorEventLoop):
+    def call_soon_threadsafe(self, *args, **options):
+        time.sleep(0.1)
+        return super(type(self), self).call_soon_threadsafe(*args, **options)
+
+class Uvloop(uvloop.Loop):
+    call_soon_threadsafe = Asyncio.call_soon_threadsafe
+
+url, runs = sys.argv[1], int(sys.argv[2])
+ended, end = os.pipe()
+children = []
+for n in range(runs):
+    children.append(os.fork())
+    if children[-1] == 0:
+        os.close(end)
+        sys.modules["slow"] = type(sys)("slow")
+        sys.modules["slow"].slow = Slow()  # goes last
+        if n % 2 == 0:
+            with asyncio.Runner(loop_factory=Asyncio) as runner:
+                runner.run(main(url, f"c{n}", ended))
+        else:
+            Uvloop().run_until_complete(main(url, f"c{n}", ended))
+        sys.exit()
+sys.stdin.readline()
+os.close(end)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], flush=True)
+"""
+
+
+@pytest.mark.parametrize("function", HELD)
+def test_the_interpreter_ends_while_a_reply_is_held(
+    any_server: Server, client: redis.Redis, function: str
+) -> None:
+    add_numbers(client, "s", RUNS)
+    client.xgroup_create("s", "g", "0")
+    command, body = HELD[function]
+    setup = "batch = await anext(consumer)" if function.startswith("AsyncBatch.") else "pass"
+    body = textwrap.indent(textwrap.dedent(body), "    ")
+    script = SCRIPT.replace("SETUP", setup).replace("BODY", body)
+    let_go = threading.Event()
+    held = threading.Semaphore(0)
+
+    def hold(_: int) -> None:
+        held.release()
+        let_go.wait(30)
+
+    with Proxy(any_server.port) as proxy:
+        for name in {command, b"EVALSHA" if command == b"EVAL" else command}:
+            proxy.before(name, hold)
+        with python(script, proxy.url, str(RUNS)) as process:
+            for _ in range(RUNS):
+                assert held.acquire(timeout=10 * SLACK)
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            let_go.set()  # so that replies come while the interpreters end
+            assert hear(process) == [0] * RUNS
+        let_go.set()
+
+
+def coroutine_functions() -> Iterator[str]:
+    """All of the public API."""
+    for name in redfloe.__all__:
+        public = getattr(redfloe, name)
+        if inspect.iscoroutinefunction(public):
+            yield name
+        elif inspect.isclass(public) and public.__module__.startswith("redfloe"):
+            for attribute, value in vars(public).items():
+                if not (attribute.startswith("_") and not attribute.startswith("__")) and (
+                    inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+                ):
+                    yield f"{name}.{attribute}"
+
+
+def test_each_coroutine_function_is_among_them() -> None:
+    assert sorted(coroutine_functions()) == sorted(HELD)
