@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import redis
 
-from redfloe import MemoryCheckpointStore, StreamConsumer
+from redfloe import MemoryCheckpointStore, RedisConnection, RedisTimeoutError, StreamConsumer
 from support.consumers import EAGER, SHY, World, all_rows, dead_ids, letters, rows
 from support.groups import DRAIN, ME, pending
 from support.loops import LOOPS
+from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers
 from support.timing import SLACK, Stopwatch, eventually, later, within
@@ -454,6 +455,35 @@ def test_stop_in_a_pause_leaves_the_batch_as_it_was(
         assert pending(client, stream) == [4, 5, 6]
         assert letters(client) == []
     assert store.load(f"{stream}:g:me" if member else stream) == "3-0"
+
+
+@pytest.mark.parametrize("how", ["silent", "gone"])
+def test_a_stop_takes_one_response_timeout_where_the_server_does_not_answer(
+    any_server: Server, client: redis.Redis, stream: str, world: World, how: str
+) -> None:
+    """Not one for the end of the loop and another for that of the `with`, nor all retries."""
+    add_numbers(client, stream, 4)
+    with Proxy(any_server.port) as proxy:
+        connection = RedisConnection(proxy.url, response_timeout=1.5, max_retries=1_000)
+        consumer = world.consumer(connection, stream, batch_size=2, **ME)
+
+        def work() -> None:
+            with consumer:
+                assert rows(next(consumer)) == [1, 2]
+                if how == "silent":
+                    proxy.stall_after(0, once_seen=b"XACK", times=None)
+                else:
+                    proxy.stop()
+                consumer.stop()
+                next(consumer)
+
+        watch = Stopwatch()
+        with pytest.raises(RedisTimeoutError, match=r"1\.5s"):
+            work()
+        assert watch.seconds < 2.2 + 0.1 * SLACK
+    consumer = world.consumer(any_server.url, stream, **ME, **DRAIN)
+    # Whether or not the acknowledgement arrived, nothing is lost.
+    assert all_rows(consumer) in ([1, 2, 3, 4], [3, 4])
 
 
 def test_what_is_raised_in_the_handler_that_is_no_exception_passes(

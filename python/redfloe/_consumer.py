@@ -302,7 +302,8 @@ class StreamConsumer:
         """End the loop before its next batch, which is not waited for; from any thread.
 
         The batch in hand is finished and acknowledged first. What the server had sent meanwhile
-        stays pending, and comes first when this consumer starts again. Before the loop begins: it
+        stays pending, and comes first when this consumer starts again. If the server does not
+        answer, the end takes one `response_timeout` in all, and raises. Before the loop begins: it
         ends at once.
         """
         self._stopped = True

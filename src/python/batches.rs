@@ -5,11 +5,13 @@
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use pyo3::prelude::*;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::arrow::RecordBatch;
 use super::completion::Task;
@@ -20,7 +22,7 @@ use super::read::Request;
 use super::wait::{wait_here, wait_looking};
 use crate::client::{Client, OwnRuntime};
 use crate::decode::Batch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::read::{self, Batches, Watched};
 
 struct Shared {
@@ -30,6 +32,9 @@ struct Shared {
     ends: Notify,
     watched: Arc<Watched>,
     member: Option<read::Member>,
+    /// How long a clean end may take, and since when it has been tried.
+    patience: Duration,
+    end_by: OnceLock<Instant>,
 }
 
 /// How the reading is to end: not at all, before the next batch, or at once.
@@ -45,6 +50,8 @@ impl Shared {
     fn new(batches: Batches, client: Client) -> Arc<Self> {
         Arc::new(Shared {
             watched: batches.watched(),
+            patience: client.options().response_timeout,
+            end_by: OnceLock::new(),
             member: batches.member().map(|member| member.with_client(client)),
             batches: tokio::sync::Mutex::new(batches),
             ready: Mutex::new(None),
@@ -76,7 +83,7 @@ impl Shared {
             *self.ready() = Some(Ok(None));
         } else if self.ready().is_none() {
             // What had not come stays pending; what was handed out has been asked to be done with.
-            let finished = self.batches.lock().await.finish(true).await;
+            let finished = self.finish_in_time(&mut *self.batches.lock().await, true).await;
             *self.ready() = Some(finished.map(|()| None));
         }
     }
@@ -100,7 +107,24 @@ impl Shared {
         let mut batches = self.batches.lock().await;
         // A batch that is ready was never in anybody's hand.
         let in_hand = self.ready().is_none();
-        batches.finish(success && in_hand).await
+        self.finish_in_time(&mut batches, success && in_hand).await
+    }
+
+    /// Finishes within one `response_timeout` in all: a server that is silent when the loop ends
+    /// is silent too when the `with` around it does.
+    async fn finish_in_time(&self, batches: &mut Batches, success: bool) -> Result<()> {
+        let end_by = *self.end_by.get_or_init(|| Instant::now() + self.patience);
+        let left = end_by.saturating_duration_since(Instant::now());
+        timeout(left, batches.finish(success)).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the end took longer than response_timeout ({:?}); what could not be \
+                     acknowledged is pending, and comes first when this consumer starts again",
+                    self.patience
+                ),
+            ))
+        })
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Taken> {
