@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,11 +30,13 @@ from redfloe import (
     ResponseError,
     WriteError,
     WrongTypeError,
+    ack_entries,
     iter_stream,
     read_stream,
+    trim_stream,
     write_stream,
 )
-from support.certs import Certificates, Identity
+from support.certs import Certificates, Identity, self_signed
 from support.clients import PROTOCOLS, is_waiting, quick
 from support.proxy import Command, Proxy, ScriptedServer
 from support.secrets import PASSWORD, QUOTED, assert_discreet, raises_discreetly, with_password
@@ -120,6 +123,11 @@ def test_options_are_keywords() -> None:
         f"redis://:{QUOTED}@h?timeout=5",
         f"redis://:{QUOTED}@h?protocol=resp9",
         f"rediss://:{QUOTED}@h#insecure",
+        f"redis://user:123?{PASSWORD}@h:6379/0",
+        f"redis://user:123#{PASSWORD}@h:6379/0",
+        f"redis://user:123/{PASSWORD}@h:6379/0",
+        f"redis://user:123?protocol={PASSWORD}@h:6379/0",
+        f"unix:///r.sock?pass=a&{PASSWORD}",
         f"redis://:{PASSWORD}@h",  # "/" and "@" are not encoded
     ],
 )
@@ -530,6 +538,60 @@ def test_tls_without_the_client_certificate_that_is_wanted(
     assert "TLS" in str(raised.value)
 
 
+@pytest.mark.parametrize("is_ca", [True, False])
+def test_tls_with_a_certificate_that_is_its_own_authority(is_ca: bool, tmp_path: Path) -> None:
+    """As `openssl req -x509` makes it; exactly that one is trusted."""
+    own = self_signed(tmp_path, "own", "localhost", is_ca=is_ca)
+    twin = self_signed(tmp_path, "twin", "localhost", is_ca=is_ca)
+    with Server("redis-7.0", tls=own) as server:
+        add_numbers(server.client(), "s", 3)
+        url = server.tls_url.replace(HOST, "localhost")
+        df = read_stream(RedisConnection(url, tls_ca=own.cert), "s", NUMBER)
+        assert_frame_equal(df, numbers(3))
+        for connection in (
+            RedisConnection(url, tls_ca=twin.cert),
+            RedisConnection(url),
+            RedisConnection(server.tls_url, tls_ca=own.cert),  # the certificate is for a name
+        ):
+            with within(2), pytest.raises(RedisConnectionError, match="TLS"):
+                read_stream(connection, "s")
+
+
+@pytest.mark.parametrize("is_ca", [True, False])
+def test_tls_with_an_own_certificate_that_expired(is_ca: bool, tmp_path: Path) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    expired = self_signed(tmp_path, "expired", "localhost", is_ca=is_ca, until=yesterday)
+    with Server("redis-7.0", tls=expired) as server:
+        url = server.tls_url.replace(HOST, "localhost")
+        with within(2), pytest.raises(RedisConnectionError, match=r"TLS.*expired"):
+            read_stream(RedisConnection(url, tls_ca=expired.cert), "s")
+
+
+def test_tls_files_that_are_renewed_are_read_again(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.pem"
+
+    def renew(authority: Path | None) -> None:
+        content = b"" if authority is None else authority.read_bytes()
+        ca.write_bytes(content)
+        server.client().client_kill_filter(_type="normal", skipme=True)
+        time.sleep(0.05)
+
+    with Server("redis-7.0", tls=certificates.server) as server:
+        ca.write_bytes(certificates.stranger.ca.read_bytes())
+        connection = quick(server.tls_url, tls_ca=ca)
+        with pytest.raises(RedisConnectionError, match="TLS"):
+            read_stream(connection, "s")
+        # Half written, the second time: what was read before is used.
+        for authority in (certificates.ca, None):
+            renew(authority)
+            assert read_stream(connection, "s").is_empty()
+        renew(certificates.stranger.ca)
+        with pytest.raises(RedisConnectionError, match="TLS"):
+            read_stream(connection, "s")
+
+
 def test_tls_files_that_cannot_be_used(certificates: Certificates, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.touch()
@@ -597,6 +659,78 @@ def test_idle_connections_are_few(any_server: Server, client: redis.Redis) -> No
         list(pool.map(lambda _: read_stream(connection, "s", block_ms=300), range(20)))
     eventually(lambda: len(named(client, "many")) <= 8)
     assert named(client, "many")
+
+
+def test_clients_that_nobody_uses_are_few(any_server: Server, client: redis.Redis) -> None:
+    """Tokens that rotate make another client each time."""
+    before = len(client.client_list())
+    held = RedisConnection(any_server.url, client_name="held")
+    batches = iter_stream(held, "s", NUMBER, block_ms=10, on_idle="stop")
+    assert list(batches) == []
+    for number in range(100):
+        read_stream(RedisConnection(any_server.url, client_name=f"c{number}"), "s")
+    eventually(lambda: len(client.client_list()) - before <= 35)
+    # The latest is still there.
+    [latest] = named(client, "c99")
+    read_stream(RedisConnection(any_server.url, client_name="c99"), "s")
+    assert [one["id"] for one in named(client, "c99")] == [latest["id"]]
+
+
+def fill_pool(connection: RedisConnection, proxy: Proxy) -> None:
+    """Have it hold eight idle connections."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: read_stream(connection, "none", block_ms=200), range(8)))
+    assert proxy.connections >= 8
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["group", "write"])
+def test_pooled_connections_to_a_server_that_was_demoted_are_dropped_together(
+    any_server: Server, read: bool
+) -> None:
+    """A failover behind one address: the old master lives on as a replica."""
+    with Server(any_server.name) as old, Server(any_server.name) as new, Proxy(old.port) as proxy:
+        connection = quick(proxy.url, max_retries=1)
+        fill_pool(connection, proxy)
+        add_numbers(new.client(), "s", 3)
+        before = proxy.connections
+        proxy.redirect(new.port)
+        old.client().replicaof(HOST, new.port)
+        with within(2):
+            if read:
+                me: dict[str, Any] = {"group": "g", "consumer": "c"}
+                assert_frame_equal(read_stream(connection, "s", NUMBER, **me), numbers(3))
+            else:
+                write_stream(connection, pl.DataFrame({"n": [4]}), "s")
+        assert new.client().xlen("s") == 3 if read else 4
+        assert proxy.connections == before + 1
+
+
+def test_pooled_connections_that_went_silent_are_dropped_together(any_server: Server) -> None:
+    with Proxy(any_server.port) as proxy:
+        connection = RedisConnection(proxy.url, response_timeout=0.3)
+        fill_pool(connection, proxy)
+        before = proxy.connections
+        proxy.stall_after(0, once_seen=b"XREVRANGE")
+        with pytest.raises(RedisTimeoutError):
+            read_stream(connection, "s")
+        assert read_stream(connection, "s").is_empty()
+        assert proxy.connections == before + 1
+
+
+def test_what_a_server_pushes_is_no_reply(any_server: Server, client: redis.Redis) -> None:
+    """RESP3 lets it send something else, and attributes, before any reply."""
+    add_numbers(client, "s", 3)
+    aside = b">2\r\n+invalidate\r\n*1\r\n$1\r\nk\r\n|1\r\n+ttl\r\n:3\r\n"
+    with Proxy(any_server.port) as proxy:
+        url = proxy.url + "?protocol=resp3"
+        proxy.replace_reply(aside + b"%1\r\n+proto\r\n:3\r\n", once_seen=b"HELLO")
+        proxy.replace_reply(aside + b":2\r\n", once_seen=b"XACK")
+        proxy.replace_reply(aside + b"-WRONGTYPE no\r\n", once_seen=b"XTRIM")
+        assert ack_entries(url, "s", "g", ["1-0"]) == 2
+        with pytest.raises(WrongTypeError):
+            trim_stream(url, "s", maxlen=0)
+        # The replies that come next are its own.
+        assert_frame_equal(read_stream(proxy.url + "?protocol=resp3", "s", NUMBER), numbers(3))
 
 
 class InterruptedForTestError(Exception):

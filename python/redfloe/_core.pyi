@@ -23,6 +23,8 @@ __all__ = [
     "Task",
     "__version__",
     "ack_entries",
+    "check_connection",
+    "connect",
     "consumer_info",
     "create_group",
     "delete_consumer",
@@ -262,6 +264,17 @@ class Producer:
     def failure(self) -> tuple[Outcome, int, int] | None: ...
     def wait(self, what: str) -> None: ...
     def start_wait(self, what: str) -> Task[None]: ...
+
+def connect(url: object) -> RedisConnection:
+    """Hold what a caller gave as `url` without showing the password in it. Refuses nothing.
+
+    The first statement of each function that takes a `url` is ``url = connect(url)``: a traceback
+    may show the local variables of the frames that it passes. What is no URL raises when it is
+    used, or by `check_connection`.
+    """
+
+def check_connection(connection: RedisConnection) -> None:
+    """Raise where `connect` was given what names no server."""
 
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]

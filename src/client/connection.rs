@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use redis::Cmd;
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use super::options::{Address, ConnectionOptions};
+use super::pool::Generation;
+use super::secret::Secret;
 use super::tls::server_name;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Remedy, Result};
-use crate::resp::{Outline, RawReply};
+use crate::resp::{Outline, RawReplies, RawReply};
 
 /// What reads one reply.
 pub(crate) trait Sink {
@@ -61,6 +63,16 @@ impl Sink for Outline {
     }
 }
 
+impl Sink for RawReplies {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        RawReplies::decode(self, bytes)
+    }
+
+    fn is_complete(&self) -> bool {
+        RawReplies::is_complete(self)
+    }
+}
+
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
@@ -73,6 +85,7 @@ pub(crate) struct Connection {
     patience: Duration,
     /// A request is under way, or its reply was not read to the end.
     busy: bool,
+    generation: Generation,
     /// The process that opened it. A forked child must not use the socket, nor close it: that would
     /// take it from the parent's event queue, which the two share.
     process: u32,
@@ -91,9 +104,10 @@ impl Connection {
     const BUFFER: usize = 256 * 1024;
 
     /// Connects and logs in, within `limit`: the connect timeout, or what is left of it.
-    pub(crate) async fn open(
+    pub(super) async fn open(
         options: &ConnectionOptions,
         tls: Option<Arc<ClientConfig>>,
+        generation: Generation,
         limit: Duration,
     ) -> Result<Connection> {
         let opening = async {
@@ -104,6 +118,7 @@ impl Connection {
                 unread: 0..0,
                 patience: options.connect_timeout,
                 busy: false,
+                generation,
                 process: std::process::id(),
             };
             connection.log_in(options).await?;
@@ -124,7 +139,7 @@ impl Connection {
         let mut commands = Vec::new();
         let user = options.username.as_deref();
         // A user without a password may be one that needs none (ACL nopass), but not the default.
-        let password = options.password.as_deref().or(user.map(|_| ""));
+        let password = options.password.as_ref().map(Secret::expose).or(user.map(|_| ""));
         if options.resp3 {
             let mut hello = redis::cmd("HELLO");
             hello.arg(3);
@@ -153,14 +168,15 @@ impl Connection {
         if commands.is_empty() {
             return Ok(());
         }
-        let packed: Vec<u8> = commands.iter().flat_map(Cmd::get_packed_command).collect();
+        let mut packed = Zeroizing::new(Vec::new());
+        commands.iter().for_each(|command| command.write_packed_command(&mut packed));
         self.send(&packed).await?;
-        for _ in &commands {
-            let mut reply = RawReply::new();
-            self.receive(&mut reply, Some(Duration::ZERO)).await?;
-            reply.into_value()?;
-        }
-        Ok(())
+        let mut replies = RawReplies::new(commands.len());
+        self.receive(&mut replies, Some(Duration::ZERO)).await?;
+        replies.into_values().into_iter().find_map(Result::err).map_or(Ok(()), |error| {
+            // The server, or something before it, may quote what it was sent.
+            Err(options.password.iter().fold(error, Error::without))
+        })
     }
 
     /// Whether it was opened by the process that this one was forked from.
@@ -184,10 +200,23 @@ impl Connection {
             self.socket.write_all(packed).await?;
             self.socket.flush().await
         };
-        match timeout(self.patience, sending).await {
+        let sent = match timeout(self.patience, sending).await {
             Ok(sent) => sent.map_err(lost),
             Err(_) => Err(silent("take the command", self.patience)),
+        };
+        self.retire_if_failed(sent)
+    }
+
+    /// Neither this connection nor those that were opened with it are used again.
+    pub(super) fn retire(&self) {
+        self.generation.retire();
+    }
+
+    fn retire_if_failed<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.retire();
         }
+        result
     }
 
     /// Reads one reply into the sink, or as much of it as the sink takes for now. The server may
@@ -209,16 +238,17 @@ impl Connection {
             }
             let reading = self.socket.read(&mut self.buffer);
             let read = match patience {
-                None => reading.await,
+                None => reading.await.map_err(lost),
                 Some(patience) => match timeout(patience, reading).await {
-                    Ok(read) => read,
-                    Err(_) => return Err(silent("answer", patience)),
+                    Ok(read) => read.map_err(lost),
+                    Err(_) => Err(silent("answer", patience)),
                 },
             };
-            match read.map_err(lost)? {
-                0 => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
-                len => self.unread = 0..len,
-            }
+            let read = read.and_then(|len| match len {
+                0 => Err(lost(io::ErrorKind::UnexpectedEof.into())),
+                len => Ok(len),
+            });
+            self.unread = 0..self.retire_if_failed(read)?;
             patience = Some(self.patience);
         }
     }
@@ -264,9 +294,10 @@ impl Connection {
             }
         });
         let received = match timeout(patience, exchanging).await {
-            Ok(received) => received.map_err(lost)?,
-            Err(_) => return Err(silent("answer", patience)),
+            Ok(received) => received.map_err(lost),
+            Err(_) => Err(silent("answer", patience)),
         };
+        let received = self.retire_if_failed(received)?;
         let mut unread = self.buffer.get(..received).unwrap_or_default();
         while !unread.is_empty() {
             let taken = sink.decode(unread)?;
@@ -286,7 +317,7 @@ impl Connection {
     /// Whether the connection can serve another request: nothing is owed, nothing is left over,
     /// and the server has not hung up.
     pub(crate) fn is_reusable(&mut self) -> bool {
-        if self.busy || self.is_inherited() {
+        if self.busy || self.is_inherited() || self.generation.is_retired() {
             return false;
         }
         let mut byte = [0];

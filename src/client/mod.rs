@@ -1,195 +1,113 @@
 //! Connections to a server: opened, pooled, and replaced when they break.
 
+mod clients;
 mod connection;
 mod options;
 mod per_process;
+mod pool;
 mod retry;
 mod runtime;
+mod secret;
+mod session;
 mod tls;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
-
+pub use clients::shared_client;
 pub(crate) use connection::{Connection, Sink};
 pub use options::{ConnectionOptions, TlsOptions};
+pub(crate) use per_process::PerProcess;
+use pool::Pool;
 pub(crate) use retry::Retry;
+pub use runtime::block_on;
 #[cfg(feature = "python")]
 pub(crate) use runtime::{OwnRuntime, panicked, spawn};
-pub use runtime::{block_on, shared_client};
+pub(crate) use secret::Secret;
+pub(crate) use session::Session;
+use tls::TlsFiles;
 
 use crate::error::{Error, Result};
-use crate::resp::RawReply;
 
 /// A server, and the connections to it that wait to be used again. Clones share them.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     options: ConnectionOptions,
-    tls: OnceLock<Arc<ClientConfig>>,
-    idle: Mutex<Vec<Connection>>,
+    tls: Option<Arc<TlsFiles>>,
+    /// A forked child has one of its own: it must neither use its parent's connections nor wait
+    /// for a lock that a thread of its parent held.
+    pool: PerProcess<Pool>,
 }
 
 impl Client {
-    /// Connections beyond this number are closed when they come back.
-    const MAX_IDLE: usize = 8;
-
     /// A client of the server; connects when it is first used.
     pub fn new(options: ConnectionOptions) -> Self {
-        Client {
-            shared: Arc::new(Shared {
-                options,
-                tls: OnceLock::new(),
-                idle: Mutex::new(Vec::new()),
-            }),
-        }
+        let tls = options.tls.clone().map(|options| Arc::new(TlsFiles::new(options)));
+        Client { inner: Arc::new(Inner { options, tls, pool: PerProcess::new() }) }
     }
 
     /// A client of the same server that shares no connection with this one.
     #[cfg(feature = "python")]
     pub(crate) fn apart(&self) -> Self {
-        let (options, tls) = (self.options().clone(), self.shared.tls.clone());
-        Client { shared: Arc::new(Shared { options, tls, idle: Mutex::new(Vec::new()) }) }
+        let (options, tls) = (self.options().clone(), self.inner.tls.clone());
+        Client { inner: Arc::new(Inner { options, tls, pool: PerProcess::new() }) }
     }
 
     /// How the server is reached.
     pub fn options(&self) -> &ConnectionOptions {
-        &self.shared.options
+        &self.inner.options
     }
 
     /// A sequence of requests that survives the loss of its connection.
     pub(crate) fn session(&self) -> Session {
-        Session { client: self.clone(), connection: None, retry: Retry::new(self.options()) }
+        Session::new(self.clone())
     }
 
     /// A connection from the pool, or a new one within `limit`.
     async fn connect(&self, limit: Duration) -> Result<Connection> {
-        while let Some(mut connection) = self.idle().pop() {
-            if connection.is_reusable() {
-                return Ok(connection);
-            }
+        if let Some(connection) = self.pool().take() {
+            return Ok(connection);
         }
-        let tls = match &self.options().tls {
-            None => None,
-            Some(options) => Some(match self.shared.tls.get() {
-                Some(config) => Arc::clone(config),
-                None => {
-                    let config = tls::configure(options)?;
-                    Arc::clone(self.shared.tls.get_or_init(|| config))
-                }
-            }),
-        };
-        Connection::open(self.options(), tls, limit).await
+        let tls = self.inner.tls.as_ref().map(|files| files.config()).transpose()?;
+        let generation = self.pool().generation();
+        Connection::open(self.options(), tls, generation, limit).await
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        // A list of sockets is whole whatever its holder was doing when it panicked.
-        self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One call's requests, over as many connections as it takes.
-pub(crate) struct Session {
-    client: Client,
-    connection: Option<Connection>,
-    retry: Retry,
-}
-
-impl Session {
-    /// The connection, opened where there is none.
-    ///
-    /// The caller owns it until [`Session::put_back`], so that a future which is dropped half way
-    /// closes the connection that owes an answer.
-    pub(crate) async fn take_connection(&mut self) -> Result<Connection> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.client.connect(self.retry.time_to_connect()).await?,
-        };
-        self.retry.connected();
-        Ok(connection)
+    /// Keeps a connection for others.
+    fn keep(&self, connection: Connection) {
+        self.pool().put(connection);
     }
 
-    /// Keeps a connection that nothing is owed to for the next request.
-    pub(crate) fn put_back(&mut self, connection: Connection) {
-        self.connection = Some(connection);
+    /// Closes connections that have been idle since then.
+    fn close_idle(&self, then: Instant) {
+        self.pool().expire(then);
     }
 
-    /// Another call begins: it has all its retries, and its own time to connect.
-    pub(crate) fn renew(&mut self) {
-        self.retry = Retry::new(self.client.options());
+    /// Whether others have it as well.
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
     }
 
-    /// Something was achieved: retries start over.
-    pub(crate) fn succeeded(&mut self) {
-        self.retry.succeeded();
+    #[cfg(test)]
+    fn is_the_same_as(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Waits before the next attempt, or gives the error back. The connection stays, unless the
-    /// error says that it is of no more use.
-    pub(crate) async fn recover(&mut self, error: Error) -> Result<()> {
-        if error.remedy().needs_connection() {
-            self.connection = None;
-        }
-        self.retry.pause(error).await?;
-        // The server may have hung up meanwhile.
-        if self.connection.as_mut().is_some_and(|connection| !connection.is_reusable()) {
-            self.connection = None;
-        }
-        Ok(())
-    }
-
-    /// Sends a request that may be repeated, as often as it takes, and gives its reply.
-    pub(crate) async fn request<S: Sink, T>(
-        &mut self,
-        packed: &[u8],
-        sink: impl Fn() -> Result<S>,
-        finish: impl Fn(S) -> Result<T>,
-    ) -> Result<T> {
-        loop {
-            match self.attempt(packed, Some(Duration::ZERO), sink()?, &finish).await {
-                Ok(value) => return Ok(value),
-                Err(error) => self.recover(error).await?,
-            }
+    /// The error without the password, which a server or something between may quote.
+    fn without_password(&self, error: Error) -> Error {
+        match &self.options().password {
+            Some(password) => error.without(password),
+            None => error,
         }
     }
 
-    /// Sends a request that may be repeated, and gives its small reply.
-    pub(crate) async fn value(&mut self, packed: &[u8]) -> Result<redis::Value> {
-        self.request(packed, || Ok(RawReply::new()), RawReply::into_value).await
-    }
-
-    /// Sends a request once and reads its reply into `sink`; the server may think for `wait`.
-    pub(crate) async fn attempt<S: Sink, T>(
-        &mut self,
-        packed: &[u8],
-        wait: Option<Duration>,
-        mut sink: S,
-        finish: impl Fn(S) -> Result<T>,
-    ) -> Result<T> {
-        let mut connection = self.take_connection().await?;
-        connection.send(packed).await?;
-        connection.receive(&mut sink, wait).await?;
-        self.put_back(connection);
-        let value = finish(sink)?;
-        self.succeeded();
-        Ok(value)
-    }
-}
-
-impl Drop for Session {
-    /// A connection that nothing is owed to goes back to the pool; any other is closed.
-    fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take()
-            && connection.is_reusable()
-        {
-            let mut idle = self.client.idle();
-            if idle.len() < Client::MAX_IDLE {
-                idle.push(connection);
-            }
+    fn pool(&self) -> &Pool {
+        match self.inner.pool.get(|| Ok::<_, std::convert::Infallible>(Pool::default())) {
+            Ok(pool) => pool,
         }
     }
 }

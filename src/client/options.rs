@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
 
+use super::secret::Secret;
 use crate::error::{Error, Result};
 
 /// How to reach a server. Two equal options share a pool of connections.
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 pub struct ConnectionOptions {
     pub(crate) address: Address,
     pub(crate) username: Option<String>,
-    pub(crate) password: Option<String>,
+    pub(crate) password: Option<Secret>,
     pub(crate) database: i64,
     pub(crate) resp3: bool,
     pub(crate) tls: Option<TlsOptions>,
@@ -52,6 +53,8 @@ pub struct TlsOptions {
 
 const SCHEMES: &str = "redis://, rediss:// (TLS), unix:// or redis+unix://";
 
+const ENCODE: &str = "characters such as / ? # @ in a password are percent-encoded";
+
 impl ConnectionOptions {
     /// Reads a URL: `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, the same
     /// with `rediss://` for TLS, or `unix:///path[?db=..&user=..&pass=..&protocol=..]`.
@@ -66,7 +69,7 @@ impl ConnectionOptions {
                 Some((scheme, _)) if !is_known(scheme) => {
                     format!("the URL's scheme is unknown; use {SCHEMES}")
                 }
-                _ => format!("the URL is malformed; it begins with {SCHEMES}"),
+                _ => format!("the URL is malformed; it begins with {SCHEMES}; {ENCODE}"),
             })
         })?;
         // redis-rs reads a TLS address only with its own TLS inside; the scheme is all we need.
@@ -76,17 +79,24 @@ impl ConnectionOptions {
         }
         if parsed.fragment().is_some() {
             return Err(Error::invalid(
-                "the URL has a fragment (#...), which has no meaning here; certificates are \
-                 always verified, and tls_ca names your own authority",
+                "the URL has a fragment (#...), which has no meaning here; certificates are always \
+                 verified, and tls_ca names your own authority; a # in a password is written %23",
             ));
         }
         let is_unix = parsed.scheme().ends_with("unix");
+        if is_unix && url.split_once("://").is_some_and(|(_, rest)| !rest.starts_with('/')) {
+            return Err(Error::invalid(
+                "the URL of a Unix socket has three slashes, and names the user in its parameters: \
+                 unix:///path?user=..&pass=..",
+            ));
+        }
         let known: &[&str] =
             if is_unix { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
-        if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !known.contains(&&**name)) {
+        // Not even its name is quoted: it may be the rest of a password with a question mark.
+        if parsed.query_pairs().any(|(name, _)| !known.contains(&&*name)) {
             return Err(Error::invalid(format!(
-                "the URL's parameter {name:?} is unknown; it takes {}, and everything else is a \
-                 parameter of RedisConnection",
+                "the URL has a parameter that is not known; it takes {}, and everything else is a \
+                 parameter of RedisConnection; {ENCODE}",
                 known.join(", ")
             )));
         }
@@ -94,7 +104,7 @@ impl ConnectionOptions {
             // "Invalid database number - InvalidClientConfig"
             let why = error.to_string().to_lowercase();
             let why = why.split(" - ").next().unwrap_or_default();
-            Error::invalid(format!("the URL is malformed: {why}"))
+            Error::invalid(format!("the URL is malformed: {why}; {ENCODE}"))
         })?;
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
@@ -108,7 +118,7 @@ impl ConnectionOptions {
         Ok(ConnectionOptions {
             address,
             username: settings.username().map(str::to_owned),
-            password: settings.password().map(str::to_owned),
+            password: settings.password().map(Secret::new),
             database: settings.db(),
             resp3: matches!(settings.protocol(), ProtocolVersion::RESP3),
             tls: tls.then(TlsOptions::default),
@@ -199,9 +209,12 @@ impl fmt::Display for ConnectionOptions {
         match &self.address {
             Address::Tcp { .. } => {
                 f.write_str(if self.tls.is_some() { "rediss://" } else { "redis://" })?;
-                f.write_str(self.username.as_deref().unwrap_or_default())?;
-                if self.password.is_some() {
-                    f.write_str(":***")?;
+                match (&self.username, &self.password) {
+                    (Some(user), Some(password)) => write!(f, "{user}:{password}")?,
+                    (None, Some(password)) => write!(f, ":{password}")?,
+                    // redis-cli takes it for the password, and so may whoever wrote the URL.
+                    (Some(_), None) => f.write_str(Secret::SHOWN)?,
+                    (None, None) => {}
                 }
                 if self.username.is_some() || self.password.is_some() {
                     f.write_str("@")?;
@@ -217,7 +230,7 @@ impl fmt::Display for ConnectionOptions {
                     query.push(format!("db={}", self.database));
                 }
                 query.extend(self.username.as_ref().map(|name| format!("user={name}")));
-                query.extend(self.password.as_ref().map(|_| "pass=***".to_owned()));
+                query.extend(self.password.as_ref().map(|password| format!("pass={password}")));
             }
         }
         if self.resp3 {
@@ -265,7 +278,9 @@ mod tests {
             assert!(!format!("{options:?}").contains("p%40ss"));
         }
         let options = ConnectionOptions::parse("redis://:p%40ss@h")?;
-        assert_eq!(options.password.as_deref(), Some("p@ss"));
+        assert_eq!(options.password.as_ref().map(Secret::expose), Some("p@ss"));
+        let options = ConnectionOptions::parse("redis://hunter2@h")?;
+        assert_eq!(options.to_string(), "redis://***@h:6379");
         Ok(())
     }
 
@@ -283,6 +298,7 @@ mod tests {
             "redis://:hunter2@h?protocol=9",
             "rediss://:hunter2@h/#insecure",
             "redis://:hunter2@0.0.0.0",
+            "unix://user:hunter2@/r.sock",
         ] {
             let error = ConnectionOptions::parse(url).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::InvalidArgument, "{url}");
@@ -298,5 +314,49 @@ mod tests {
         let cert = TlsOptions { cert: Some("c.pem".into()), ..TlsOptions::default() };
         assert!(ConnectionOptions::parse("rediss://h")?.with_tls(cert).is_err());
         Ok(())
+    }
+
+    /// Whether a text shows a part of the password that is long enough to mean something.
+    fn shows(text: &str, password: &str) -> bool {
+        let password: Vec<char> = password.chars().collect();
+        let text = text.to_lowercase();
+        password.windows(4).any(|piece| {
+            let letters = piece.iter().filter(|letter| letter.is_alphanumeric()).count();
+            let piece: String = piece.iter().collect();
+            letters >= 2 && text.contains(&piece.to_lowercase())
+        })
+    }
+
+    proptest::proptest! {
+        /// Whatever of the URL is wrong, and wherever the password is cut by what it contains.
+        #[test]
+        fn no_text_shows_a_part_of_the_password(
+            scheme in "(redis|rediss|valkey|http)",
+            user in "(|user|us:er|u@r)",
+            // Letters that no message has in a row.
+            password in "[XQZVJ790/?#@:&%+ \\[\\]\\\\.,;<>\"'|^~-]{4,16}",
+            rest in "(h|h:1|h:x|\\[::1|localhost:6379/0|h/x|h\\?protocol=resp3|h\\?x=1|)",
+        ) {
+            let urls = [
+                format!("{scheme}://{user}:{password}@{rest}"),
+                // Taken for a user's name; behind a colon it would be a user's name.
+                format!("{scheme}://{}@{rest}", password.replace(':', "")),
+                format!("unix://{user}:{password}@/{rest}"),
+                format!("unix:///{rest}?user={user}&pass={password}"),
+                format!("redis+unix:///r?pass={password}&protocol=resp3"),
+                format!("{scheme}://{user}:123?{password}@{rest}"),
+                format!("{scheme}://{user}:12/{password}@{rest}"),
+                format!("{user}:{password}@{rest}"),
+            ];
+            for url in urls {
+                let texts = match ConnectionOptions::parse(&url) {
+                    Ok(options) => [options.to_string(), format!("{options:?}")],
+                    Err(error) => [error.to_string(), format!("{error:?}")],
+                };
+                for text in texts {
+                    proptest::prop_assert!(!shows(&text, &password), "{url} gives {text}");
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,7 @@
-//! The process's one tokio runtime and its clients, made on first use and again after a fork.
+//! The process's one tokio runtime, made on first use and again after a fork.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 #[cfg(feature = "python")]
 use std::{panic::AssertUnwindSafe, pin::pin};
@@ -11,23 +9,19 @@ use std::{panic::AssertUnwindSafe, pin::pin};
 #[cfg(feature = "python")]
 use futures_util::FutureExt;
 use tokio::runtime::{Builder, Runtime};
-#[cfg(feature = "python")]
 use tokio::task::AbortHandle;
 
-use super::Client;
-use super::options::ConnectionOptions;
 use super::per_process::PerProcess;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What belongs to one process. It lives as long as the process does.
 struct Process {
     runtime: Runtime,
-    clients: Mutex<HashMap<ConnectionOptions, Client>>,
 }
 
 static PROCESS: PerProcess<Process> = PerProcess::new();
 
-/// This process's runtime and clients.
+/// This process's runtime.
 fn process() -> Result<&'static Process> {
     PROCESS.get(|| {
         // The threads that wait for batches need cores too; on a small machine a second worker
@@ -39,23 +33,13 @@ fn process() -> Result<&'static Process> {
             .enable_all()
             .build()
             .map_err(no_runtime)?;
-        Ok(Process { runtime, clients: Mutex::default() })
+        Ok(Process { runtime })
     })
 }
 
 fn no_runtime(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Internal, "no runtime: threads cannot be started, or files not opened")
         .with_source(error)
-}
-
-/// The client that all users of equal options in this process share.
-///
-/// # Errors
-///
-/// [`Internal`](ErrorKind::Internal) where the process cannot start threads.
-pub fn shared_client(options: &ConnectionOptions) -> Result<Client> {
-    let mut clients = process()?.clients.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(clients.entry(options.clone()).or_insert_with(|| Client::new(options.clone())).clone())
 }
 
 /// How often a blocking call asks whether it was interrupted.
@@ -70,7 +54,6 @@ pub(crate) fn panicked() -> Error {
 /// # Errors
 ///
 /// [`Internal`](ErrorKind::Internal) where the process cannot start threads.
-#[cfg(feature = "python")]
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<AbortHandle> {
     Ok(process()?.runtime.spawn(future).abort_handle())
 }
@@ -151,14 +134,6 @@ impl OwnRuntime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_options_share_a_client() -> Result<()> {
-        let options = ConnectionOptions::parse("redis://h")?;
-        let (one, two) = (shared_client(&options)?, shared_client(&options)?);
-        assert!(std::sync::Arc::ptr_eq(&one.shared, &two.shared));
-        Ok(())
-    }
 
     #[test]
     fn many_threads_make_one_runtime() -> Result<()> {

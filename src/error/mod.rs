@@ -5,6 +5,8 @@ mod codes;
 
 use std::fmt;
 
+use crate::client::Secret;
+
 pub use codes::Remedy;
 pub(crate) use codes::ServerCode;
 use codes::ServerError;
@@ -143,6 +145,18 @@ impl Error {
     /// The same under another kind.
     pub(crate) fn into_kind(mut self, kind: ErrorKind) -> Self {
         self.inner.kind = kind;
+        self
+    }
+
+    /// The same without a secret that its texts may quote.
+    pub(crate) fn without(mut self, secret: &Secret) -> Self {
+        let inner = &mut *self.inner;
+        let context = inner.context.iter_mut().map(|(_, value)| value);
+        for text in std::iter::once(&mut inner.message).chain(context) {
+            if let Some(struck) = secret.struck_out_of(text) {
+                *text = struck;
+            }
+        }
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use super::error::exception;
 use crate::client::{Client, ConnectionOptions, TlsOptions, shared_client};
@@ -14,7 +15,7 @@ use crate::error::Error;
 #[pyclass(frozen, eq, hash, module = "redfloe")]
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) struct RedisConnection {
-    options: ConnectionOptions,
+    server: Server,
 }
 
 #[pymethods]
@@ -52,12 +53,35 @@ impl RedisConnection {
             .with_connect_timeout(connect)
             .with_response_timeout(response)
             .with_retries(max_retries, base, max);
-        Ok(RedisConnection { options })
+        Ok(RedisConnection { server: Server::Options(Box::new(options)) })
     }
 
     fn __repr__(&self) -> String {
-        format!("RedisConnection(\"{}\")", self.options)
+        match &self.server {
+            Server::Options(options) => format!("RedisConnection(\"{options}\")"),
+            Server::Malformed(_) | Server::NoUrl(_) => "RedisConnection(<refused>)".to_owned(),
+        }
     }
+}
+
+/// What a function of the package was given as `url`, without the password that a text shows. It
+/// refuses nothing: an exception would show the text in the frames that it passes. What it makes
+/// raises when it is used, or by [`check_connection`].
+#[pyfunction]
+pub(crate) fn connect(py: Python<'_>, url: Bound<'_, PyAny>) -> PyResult<Py<RedisConnection>> {
+    match url.cast_into::<RedisConnection>() {
+        Ok(connection) => Ok(connection.unbind()),
+        Err(other) => {
+            let server = other.into_inner().extract()?;
+            Py::new(py, RedisConnection { server })
+        }
+    }
+}
+
+/// Raises where [`connect`] was given what names no server.
+#[pyfunction]
+pub(crate) fn check_connection(py: Python<'_>, connection: &RedisConnection) -> PyResult<()> {
+    connection.server.options(py).map(drop)
 }
 
 fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {
@@ -75,9 +99,13 @@ fn positive(name: &str, value: f64) -> PyResult<Duration> {
 }
 
 /// What Python code may call a server by.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Server {
-    Connection(Py<RedisConnection>),
-    Url(String),
+    Options(Box<ConnectionOptions>),
+    /// A text that is no URL, and why.
+    Malformed(String),
+    /// Something of another type.
+    NoUrl(String),
 }
 
 impl<'py> FromPyObject<'_, 'py> for Server {
@@ -85,27 +113,32 @@ impl<'py> FromPyObject<'_, 'py> for Server {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if let Ok(connection) = object.cast::<RedisConnection>() {
-            return Ok(Server::Connection(connection.to_owned().unbind()));
+            return Ok(connection.get().server.clone());
         }
-        match object.extract() {
-            Ok(url) => Ok(Server::Url(url)),
-            Err(_) => Err(PyTypeError::new_err(format!(
-                "url must be a str or a RedisConnection, not {}",
-                object.get_type().name()?
-            ))),
-        }
+        let Ok(url) = object.cast::<PyString>() else {
+            return Ok(Server::NoUrl(object.get_type().name()?.to_string()));
+        };
+        Ok(match url.to_cow().map(|url| ConnectionOptions::parse(&url)) {
+            Ok(Ok(options)) => Server::Options(Box::new(options)),
+            Ok(Err(error)) => Server::Malformed(error.to_string()),
+            Err(_) => Server::Malformed("the URL is no valid Unicode".to_owned()),
+        })
     }
 }
 
 impl Server {
+    fn options(&self, py: Python<'_>) -> PyResult<&ConnectionOptions> {
+        match self {
+            Server::Options(options) => Ok(options),
+            Server::Malformed(why) => Err(exception(py, &Error::invalid(why.as_str()))),
+            Server::NoUrl(class) => Err(PyTypeError::new_err(format!(
+                "url must be a str or a RedisConnection, not {class}"
+            ))),
+        }
+    }
+
     /// The process's client of this server.
     pub(crate) fn client(&self, py: Python<'_>) -> PyResult<Client> {
-        let options = match self {
-            Server::Connection(connection) => Ok(connection.get().options.clone()),
-            Server::Url(url) => ConnectionOptions::parse(url),
-        };
-        options
-            .and_then(|options| shared_client(&options))
-            .map_err(|error: Error| exception(py, &error))
+        shared_client(self.options(py)?).map_err(|error| exception(py, &error))
     }
 }

@@ -5,6 +5,7 @@ mod encode;
 mod info;
 mod outline;
 mod parse;
+mod replies;
 mod skip;
 
 pub(crate) use command::{push_bulk, push_header};
@@ -18,4 +19,5 @@ pub(crate) use encode::{get, set};
 pub(crate) use info::{Info, id, number, text};
 pub(crate) use outline::Outline;
 pub(crate) use parse::{Event, Parser};
-pub(crate) use skip::{Nesting, RawReply, doubled};
+pub(crate) use replies::{RawReplies, RawReply};
+pub(crate) use skip::{Nesting, doubled};

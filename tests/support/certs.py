@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,35 @@ def make_certificates(directory: Path) -> Certificates:
         wrong_host=identity("wrong-host", authority, "elsewhere.example"),
         stranger=identity("stranger", other, *local),
     )
+
+
+def self_signed(
+    directory: Path, name: str, *hosts: str, is_ca: bool, until: dt.datetime | None = None
+) -> Identity:
+    """Make a certificate without an authority, as `openssl req -x509` does with `is_ca`."""
+    now = dt.datetime.now(dt.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=9))
+        .not_valid_after(until or now + dt.timedelta(days=9))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert, private = directory / f"{name}.pem", directory / f"{name}-key.pem"
+    cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return Identity(cert=cert, key=private, ca=cert)

@@ -193,6 +193,10 @@ class Proxy(_Listener):
         """Close the next connections as soon as they are accepted."""
         self._refusals = times
 
+    def redirect(self, port: int) -> None:
+        """Lead new connections to another server, as after a failover behind one address."""
+        self._target = (HOST, port)
+
     def before(self, name: bytes, act: Callable[[int], object]) -> None:
         """Before the n-th command of that name goes on to the server, call `act(n)`; n is from 1.
 

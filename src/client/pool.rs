@@ -1,0 +1,143 @@
+//! Idle connections of one client.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::connection::Connection;
+
+/// Connections that wait to be used again, the latest last.
+#[derive(Default)]
+pub(super) struct Pool {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Idle>,
+    generation: Generation,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// Connections that were opened since the last failure. Once one of them fails the others are not
+/// used again: after a failover, or when a router has forgotten them, all lead nowhere.
+#[derive(Clone, Default)]
+pub(super) struct Generation {
+    retired: Arc<AtomicBool>,
+}
+
+impl Generation {
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+}
+
+impl Pool {
+    /// Connections beyond this number are closed when they come back.
+    const MAX_IDLE: usize = 8;
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A list of sockets is whole whatever its holder was doing when it panicked.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.generation.is_retired() {
+            *state = State::default();
+        }
+        state
+    }
+
+    /// The generation that new connections belong to.
+    pub(super) fn generation(&self) -> Generation {
+        self.state().generation.clone()
+    }
+
+    /// A connection that can be used again.
+    pub(super) fn take(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.state().idle.pop()?.connection;
+            if connection.is_reusable() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for others, unless there are enough or it cannot be used again.
+    pub(super) fn put(&self, mut connection: Connection) {
+        if connection.is_reusable() {
+            let mut state = self.state();
+            if state.idle.len() < Self::MAX_IDLE {
+                state.idle.push(Idle { connection, since: Instant::now() });
+            }
+        }
+    }
+
+    /// Closes connections that have been idle since then or longer.
+    pub(super) fn expire(&self, then: Instant) {
+        self.state().idle.retain(|idle| idle.since > then);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::client::ConnectionOptions;
+    use crate::error::{Error, Result};
+
+    /// Connections that need no login, and so no server that answers.
+    async fn open(listener: &TcpListener, pool: &Pool, number: usize) -> Result<Vec<Connection>> {
+        let port = listener.local_addr().map_err(Error::protocol)?.port();
+        let options = ConnectionOptions::parse(&format!("redis://127.0.0.1:{port}"))?;
+        let mut opened = Vec::new();
+        for _ in 0..number {
+            let limit = Duration::from_secs(5);
+            opened.push(Connection::open(&options, None, pool.generation(), limit).await?);
+        }
+        Ok(opened)
+    }
+
+    async fn listener() -> Result<TcpListener> {
+        TcpListener::bind("127.0.0.1:0").await.map_err(Error::protocol)
+    }
+
+    fn taken(pool: &Pool) -> usize {
+        std::iter::from_fn(|| pool.take()).count()
+    }
+
+    #[tokio::test]
+    async fn a_few_are_kept_and_those_that_are_idle_for_long_closed() -> Result<()> {
+        let (listener, pool) = (listener().await?, Pool::default());
+        open(&listener, &pool, 10).await?.into_iter().for_each(|one| pool.put(one));
+        assert_eq!(taken(&pool), 8);
+        open(&listener, &pool, 2).await?.into_iter().for_each(|one| pool.put(one));
+        let then = Instant::now();
+        pool.expire(then - Duration::from_secs(1));
+        open(&listener, &pool, 1).await?.into_iter().for_each(|one| pool.put(one));
+        pool.expire(then);
+        assert_eq!(taken(&pool), 1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_failure_retires_all_that_were_opened_before_it() -> Result<()> {
+        let (listener, pool) = (listener().await?, Pool::default());
+        let mut opened = open(&listener, &pool, 4).await?;
+        let (used, failing) = (opened.pop(), opened.pop());
+        opened.into_iter().for_each(|one| pool.put(one));
+        failing.iter().for_each(Connection::retire);
+        let newer = open(&listener, &pool, 2).await?;
+        used.into_iter().chain(newer).for_each(|one| pool.put(one));
+        assert_eq!(taken(&pool), 2);
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! One call's requests, over as many connections as it takes.
+
+use std::time::Duration;
+
+use super::Client;
+use super::connection::{Connection, Sink};
+use super::retry::Retry;
+use crate::error::{Error, Result};
+use crate::resp::RawReply;
+
+/// One call's requests, over as many connections as it takes.
+pub(crate) struct Session {
+    client: Client,
+    connection: Option<Connection>,
+    retry: Retry,
+}
+
+impl Session {
+    pub(super) fn new(client: Client) -> Self {
+        Session { retry: Retry::new(client.options()), client, connection: None }
+    }
+
+    /// The connection, opened where there is none.
+    ///
+    /// The caller owns it until [`Session::put_back`], so that a future which is dropped half way
+    /// closes the connection that owes an answer.
+    pub(crate) async fn take_connection(&mut self) -> Result<Connection> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.client.connect(self.retry.time_to_connect()).await?,
+        };
+        self.retry.connected();
+        Ok(connection)
+    }
+
+    /// Keeps a connection that nothing is owed to for the next request.
+    pub(crate) fn put_back(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+    }
+
+    /// Another call begins: it has all its retries, and its own time to connect.
+    pub(crate) fn renew(&mut self) {
+        self.retry = Retry::new(self.client.options());
+    }
+
+    /// Something was achieved: retries start over.
+    pub(crate) fn succeeded(&mut self) {
+        self.retry.succeeded();
+    }
+
+    /// Waits before the next attempt, or gives the error back. The connection stays, unless the
+    /// error says that it is of no more use; then those in the pool are not used again either.
+    pub(crate) async fn recover(&mut self, error: Error) -> Result<()> {
+        if error.remedy().needs_connection()
+            && let Some(connection) = self.connection.take()
+        {
+            connection.retire();
+        }
+        self.retry.pause(self.client.without_password(error)).await?;
+        // The server may have hung up meanwhile.
+        if self.connection.as_mut().is_some_and(|connection| !connection.is_reusable()) {
+            self.connection = None;
+        }
+        Ok(())
+    }
+
+    /// Sends a request that may be repeated, as often as it takes, and gives its reply.
+    pub(crate) async fn request<S: Sink, T>(
+        &mut self,
+        packed: &[u8],
+        sink: impl Fn() -> Result<S>,
+        finish: impl Fn(S) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            match self.attempt(packed, Some(Duration::ZERO), sink()?, &finish).await {
+                Ok(value) => return Ok(value),
+                Err(error) => self.recover(error).await?,
+            }
+        }
+    }
+
+    /// Sends a request that may be repeated, and gives its small reply.
+    pub(crate) async fn value(&mut self, packed: &[u8]) -> Result<redis::Value> {
+        self.request(packed, || Ok(RawReply::new()), RawReply::into_value).await
+    }
+
+    /// Sends a request once and reads its reply into `sink`; the server may think for `wait`.
+    pub(crate) async fn attempt<S: Sink, T>(
+        &mut self,
+        packed: &[u8],
+        wait: Option<Duration>,
+        mut sink: S,
+        finish: impl Fn(S) -> Result<T>,
+    ) -> Result<T> {
+        let mut connection = self.take_connection().await?;
+        connection.send(packed).await?;
+        connection.receive(&mut sink, wait).await?;
+        self.put_back(connection);
+        let value = finish(sink)?;
+        self.succeeded();
+        Ok(value)
+    }
+}
+
+impl Drop for Session {
+    /// A connection that nothing is owed to goes back to the pool; any other is closed.
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.client.keep(connection);
+        }
+    }
+}

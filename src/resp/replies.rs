@@ -1,0 +1,256 @@
+//! Replies, one after the other: which events belong to one, and where it ends.
+
+use super::{Event, Nesting, Parser, doubled};
+use crate::error::{Error, Result};
+
+/// The events of replies. What a server sends aside of them in RESP3, push frames and attributes,
+/// may come before any event and is no part of a reply.
+#[derive(Debug, Default)]
+struct ReplyEvents {
+    parser: Parser,
+    reply: Nesting,
+    aside: Nesting,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belongs {
+    /// To the reply; with `ends` as its last.
+    ToReply { ends: bool },
+    /// To something else.
+    Aside,
+}
+
+impl ReplyEvents {
+    /// The next event, taken off the front of `input`; `None` when more bytes are needed.
+    fn next(&mut self, input: &mut &[u8]) -> Result<Option<Belongs>> {
+        let Some(event) = self.parser.next(input)? else {
+            return Ok(None);
+        };
+        if !self.aside.is_whole() {
+            self.aside.observe(&event)?;
+            return Ok(Some(Belongs::Aside));
+        }
+        match event {
+            Event::Push(len) => self.aside = Nesting::of(len),
+            Event::Attribute(pairs) => self.aside = Nesting::of(doubled(pairs)?),
+            event => {
+                if self.reply.is_whole() {
+                    self.reply = Nesting::reply();
+                }
+                self.reply.observe(&event)?;
+                return Ok(Some(Belongs::ToReply { ends: self.reply.is_whole() }));
+            }
+        }
+        Ok(Some(Belongs::Aside))
+    }
+}
+
+/// Collects the bytes of one small reply, for redis-rs to parse into a value.
+#[derive(Debug, Default)]
+pub(crate) struct RawReply {
+    events: ReplyEvents,
+    /// Of which the first `kept` belong to the reply for certain.
+    bytes: Vec<u8>,
+    kept: usize,
+    complete: bool,
+}
+
+impl RawReply {
+    /// A small reply is never larger than this; a server that claims more is not one of ours.
+    const MAX: usize = 64 * 1024 * 1024;
+
+    pub(crate) fn new() -> Self {
+        RawReply::default()
+    }
+
+    /// Takes bytes off the front of `input` up to the end of the reply; says how many.
+    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<usize> {
+        let mut rest = input;
+        while !self.complete {
+            let before = rest;
+            let event = self.events.next(&mut rest)?;
+            let taken = before.len() - rest.len();
+            self.bytes.extend_from_slice(before.get(..taken).unwrap_or_default());
+            match event {
+                None => break,
+                Some(Belongs::Aside) => self.bytes.truncate(self.kept),
+                Some(Belongs::ToReply { ends }) => {
+                    self.kept = self.bytes.len();
+                    self.complete = ends;
+                }
+            }
+        }
+        if self.bytes.len() > Self::MAX {
+            return Err(Error::protocol(format_args!("a reply exceeds {} bytes", Self::MAX)));
+        }
+        Ok(input.len() - rest.len())
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The reply as a value. An error reply becomes an [`Error`], also one inside an array, as in
+    /// that to EXEC.
+    pub(crate) fn into_value(self) -> Result<redis::Value> {
+        if let [b'-', line @ ..] = self.bytes.as_slice() {
+            return Err(Error::from_server(line.trim_ascii_end()));
+        }
+        let value = redis::parse_redis_value(&self.bytes)
+            .map_err(|error| Error::protocol("a reply does not parse").with_source(error))?;
+        match inner_error(&value) {
+            Some(error) => Err(error),
+            None => Ok(value),
+        }
+    }
+}
+
+/// The first error inside a value.
+fn inner_error(value: &redis::Value) -> Option<Error> {
+    match value {
+        redis::Value::ServerError(error) => {
+            let line = [error.code(), error.details().unwrap_or_default()].join(" ");
+            Some(Error::from_server(line.trim_ascii_end().as_bytes()))
+        }
+        redis::Value::Array(items) | redis::Value::Set(items) => items.iter().find_map(inner_error),
+        redis::Value::Map(pairs) => {
+            pairs.iter().find_map(|(key, value)| inner_error(key).or_else(|| inner_error(value)))
+        }
+        _ => None,
+    }
+}
+
+/// Collects small replies, as many as commands were sent.
+#[derive(Debug)]
+pub(crate) struct RawReplies {
+    current: RawReply,
+    values: Vec<Result<redis::Value>>,
+    number: usize,
+}
+
+impl RawReplies {
+    pub(crate) fn new(number: usize) -> Self {
+        RawReplies { current: RawReply::new(), values: Vec::with_capacity(number), number }
+    }
+
+    /// Takes bytes off the front of `input` up to the end of the last reply; says how many.
+    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<usize> {
+        let mut taken = 0;
+        while !self.is_complete() {
+            taken += self.current.decode(input.get(taken..).unwrap_or_default())?;
+            if !self.current.is_complete() {
+                break;
+            }
+            self.values.push(std::mem::take(&mut self.current).into_value());
+        }
+        Ok(taken)
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.values.len() == self.number
+    }
+
+    /// The value of each reply, in order.
+    pub(crate) fn into_values(self) -> Vec<Result<redis::Value>> {
+        self.values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{ErrorKind, ServerCode};
+
+    fn value(bytes: &[u8], size: usize) -> Result<redis::Value> {
+        let mut reply = RawReply::new();
+        for piece in bytes.chunks(size) {
+            assert_eq!(reply.decode(piece)?, piece.len());
+        }
+        assert!(reply.is_complete());
+        reply.into_value()
+    }
+
+    const NESTED: &[u8] = b"*2\r\n%1\r\n+a\r\n*1\r\n:1\r\n$2\r\nhi\r\n";
+
+    #[test]
+    fn a_reply_ends_where_its_nesting_does() -> Result<()> {
+        for size in 1..=NESTED.len() {
+            let parsed = value(NESTED, size)?;
+            let redis::Value::Array(items) = parsed else { panic!("not an array: {parsed:?}") };
+            assert_eq!(items.get(1), Some(&redis::Value::BulkString(b"hi".to_vec())));
+        }
+        let mut reply = RawReply::new();
+        assert_eq!(reply.decode(b"+OK\r\n+next\r\n")?, 5);
+        assert!(reply.is_complete());
+        Ok(())
+    }
+
+    #[test]
+    fn what_comes_aside_is_no_part_of_a_reply() -> Result<()> {
+        let plain = value(NESTED, usize::MAX)?;
+        let push =
+            &b">3\r\n+invalidate\r\n*2\r\n$1\r\na\r\n|1\r\n+x\r\n:1\r\n$1\r\nb\r\n:7\r\n"[..];
+        let attribute = &b"|1\r\n+ttl\r\n%1\r\n+a\r\n>1\r\n+p\r\n:3\r\n"[..];
+        let aside = [push, attribute, push, b">0\r\n"].concat();
+        // Before the reply, and before any of its elements.
+        let places = [0, 4, 8, 12, 16, 20];
+        for place in places {
+            let (head, tail) = NESTED.split_at(place);
+            let bytes = [head, &aside, tail].concat();
+            for size in [1, 2, 3, 5, 7, bytes.len()] {
+                assert_eq!(value(&bytes, size)?, plain, "at {place}, in pieces of {size}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_reply_is_an_error_also_behind_a_push() {
+        for bytes in [&b"-WRONGTYPE no stream\r\n"[..], b">1\r\n+x\r\n-WRONGTYPE no stream\r\n"] {
+            for size in [1, 3, bytes.len()] {
+                let error = value(bytes, size).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::WrongType);
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_inside_an_array_is_an_error() {
+        let bytes = b"*2\r\n+OK\r\n*1\r\n-OOM command not allowed\r\n";
+        let error = value(bytes, 4).unwrap_err();
+        assert_eq!(error.server_code(), Some(ServerCode::OutOfMemory));
+        assert_eq!(error.message(), "the server answered: OOM command not allowed");
+        let error = value(b"*1\r\n-ERR no such key\r\n", 4).unwrap_err();
+        assert_eq!(error.message(), "the server answered: ERR no such key");
+    }
+
+    #[test]
+    fn lengths_that_overflow_are_refused() {
+        for bytes in [&b"%9223372036854775808\r\n"[..], b"*2\r\n*18446744073709551615\r\n"] {
+            assert!(RawReply::new().decode(bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn each_of_several_replies_is_a_value_or_an_error() -> Result<()> {
+        let bytes = b"+stream\r\n>1\r\n+x\r\n-WRONGTYPE no\r\n*1\r\n:1\r\n+next";
+        for size in [1, 3, bytes.len()] {
+            let mut replies = RawReplies::new(3);
+            let mut taken = 0;
+            for piece in bytes.chunks(size) {
+                taken += replies.decode(piece)?;
+            }
+            assert!(replies.is_complete());
+            assert_eq!(taken, bytes.len() - 5);
+            let values = replies.into_values();
+            let kinds: Vec<_> =
+                values.iter().map(|value| value.as_ref().map_err(Error::kind)).collect();
+            let (one, three) = (
+                redis::Value::SimpleString("stream".to_owned()),
+                redis::Value::Array(vec![redis::Value::Int(1)]),
+            );
+            assert_eq!(kinds, [Ok(&one), Err(ErrorKind::WrongType), Ok(&three)]);
+        }
+        Ok(())
+    }
+}
