@@ -62,13 +62,19 @@ def working(url: str | RedisConnection, stream: str, **options: Any) -> StreamCo
 Drain = Callable[[StreamConsumer], Given]
 
 
+def is_manual(consumer: StreamConsumer) -> bool:
+    """Say whether it leaves acknowledging to the loop."""
+    group = consumer._request["group"]
+    return group is not None and not group["auto_ack"]
+
+
 def drained(consumer: StreamConsumer) -> Given:
     """Loop to the end; acknowledge where the consumer does not."""
     given = []
     with consumer:
         for batch in consumer:
             given.append(batch.frame["n"].to_list())
-            if consumer._ack == "manual":
+            if is_manual(consumer):
                 batch.ack()
     return given
 
@@ -78,7 +84,7 @@ async def drained_async(consumer: StreamConsumer) -> Given:
     async with consumer, asyncio.timeout(20 * SLACK):
         async for batch in consumer:
             given.append(batch.frame["n"].to_list())
-            if consumer._ack == "manual":
+            if is_manual(consumer):
                 await batch.ack()
     return given
 

@@ -101,7 +101,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def docstrings() -> Iterator[doctest.DocTest]:
     """The examples in the package's sources: a stub's docstrings are nowhere at run time."""
     parser = doctest.DocTestParser()
-    for source in sorted(ROOT.glob("python/redfloe/*.py*")):
+    sources = [path for path in ROOT.glob("python/redfloe/**/*.py*") if path.suffix != ".pyc"]
+    for source in sorted(sources):
         for node in ast.walk(ast.parse(source.read_text())):
             if not isinstance(
                 node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redfloe._retry import Call, Failed, Retry, Wait
+from redfloe._consuming.retry import Call, Failed, Retry, Wait
 
 
 @dataclass(frozen=True)

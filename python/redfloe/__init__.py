@@ -11,13 +11,14 @@ from redfloe._admin import (
     trim_stream,
 )
 from redfloe._batch import AsyncBatch, Batch
-from redfloe._checkpoint import (
+from redfloe._consuming.checkpoint import (
     CheckpointStore,
     FileCheckpointStore,
     MemoryCheckpointStore,
     RedisCheckpointStore,
 )
-from redfloe._consumer import ConsumerStats, StreamConsumer
+from redfloe._consuming.consumer import StreamConsumer
+from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, StreamReader, __version__
 from redfloe._errors import (
     AuthenticationError,

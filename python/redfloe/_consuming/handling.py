@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redfloe._arguments import is_async, unwrapped
-from redfloe._retry import Call, Failed, Retry, Wait
+from redfloe._consuming.retry import Call, Failed, Retry, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable

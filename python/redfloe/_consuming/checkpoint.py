@@ -1,10 +1,8 @@
-"""Where a worker that reads without a group had come to, kept from run to run."""
+"""Stores that keep the position of a worker from run to run."""
 
-import inspect
 import io
 import json
 import os
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
@@ -13,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 from redfloe import _core
-from redfloe._arguments import as_text, refuse_async
+from redfloe._arguments import as_text
 from redfloe._core import RedisConnection
 from redfloe._errors import CheckpointError
 
@@ -254,40 +252,6 @@ class RedisCheckpointStore:
 
     def _key(self, name: str) -> bytes:
         return self._key_prefix.encode() + _encoded(name)
-
-
-def checked_store(store: object) -> CheckpointStore | None:
-    """Refuse what is no store, and one whose methods nobody would await."""
-    if store is None:
-        return None
-    if not isinstance(store, CheckpointStore):
-        msg = "checkpoint_store must have load(name) and save(name, entry_id)"
-        raise TypeError(msg)
-    instead = "it may block, because an event loop calls it in a thread"
-    refuse_async(store.load, "checkpoint_store.load", instead)
-    refuse_async(store.save, "checkpoint_store.save", instead)
-    return store
-
-
-def load_from(store: CheckpointStore, name: str) -> str | None:
-    """Load a checkpoint, from a store that may be anybody's."""
-    checkpoint = store.load(name)
-    _refuse_awaitable(checkpoint, "load")
-    return checkpoint
-
-
-def save_to(store: CheckpointStore, name: str, entry_id: str) -> None:
-    """Save a checkpoint, to a store that may be anybody's."""
-    save: Callable[[str, str], object] = store.save
-    _refuse_awaitable(save(name, entry_id), "save")
-
-
-def _refuse_awaitable(result: object, method: str) -> None:
-    if inspect.isawaitable(result):
-        if isinstance(result, Coroutine):
-            result.close()  # which was never awaited, and would warn of it
-        msg = f"checkpoint_store.{method} must not be async: nobody awaits what it returned"
-        raise TypeError(msg)
 
 
 def _encoded(name: str) -> bytes:

@@ -3,75 +3,35 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import (
-    EntryIdLike,
-    Request,
-    SchemaLike,
-    as_key,
-    as_text,
-    make_group,
-    make_request,
-    natural,
-    positive,
-)
+from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request
 from redfloe._batch import AsyncBatch, Batch
-from redfloe._checkpoint import CheckpointStore, checked_store, load_from, save_to
+from redfloe._consuming.arguments import (
+    checkpoint_name_of,
+    decoding_errors,
+    make_worker_group,
+    one_of,
+)
 from redfloe._consuming.handling import Failing, InEventLoop, InLoop, handle, without_waiting
+from redfloe._consuming.position import Position
+from redfloe._consuming.retry import ExceptionPolicy, Retry
 from redfloe._consuming.signals import StopSignals
+from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection
-from redfloe._errors import CheckpointError, RedfloeError
+from redfloe._errors import RedfloeError
 from redfloe._event_loop import completed, in_thread
 from redfloe._follow import AsyncBatches
 from redfloe._options import ColumnOptions, complete, takes
-from redfloe._retry import ExceptionPolicy, Retry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
 
-
-@dataclass(frozen=True)
-class ConsumerStats:
-    """What a `StreamConsumer` has done since it started.
-
-    Attributes
-    ----------
-    batches, entries, bytes : int
-        Handed out; the bytes are those of the server's replies.
-    acknowledged : int
-        Entries acknowledged, dead letters not included.
-    reclaimed : int
-        Entries taken over from other consumers, or from this one's own past.
-    dead_lettered : int
-        Entries moved to the dead-letter stream.
-    deleted : int
-        Pending entries that had been deleted from the stream: acknowledged, never handed out.
-    last_id : str or None
-        The greatest entry ID handed out.
-    entries_per_second : float
-        Entries handed out, by the time since the consumer started.
-    lag : int or None
-        How many entries the group had still to deliver when the consumer last looked: each time
-        that it has looked for entries to reclaim, or waited for new ones in vain. None before it
-        has looked, and on servers before Redis 7.0.
-    """
-
-    batches: int
-    entries: int
-    bytes: int
-    acknowledged: int
-    reclaimed: int
-    dead_lettered: int
-    deleted: int
-    last_id: str | None
-    entries_per_second: float
-    lag: int | None
+    from redfloe._consuming.checkpoint import CheckpointStore
 
 
 @takes(ColumnOptions)
@@ -221,77 +181,45 @@ class StreamConsumer:
         handle_signals: bool = False,
         **options: Unpack[ColumnOptions],
     ) -> None:
-        _one_of(ack, "ack", "on_success", "manual")
-        _one_of(on_group_lost, "on_group_lost", "raise", "recreate")
-        _one_of(on_data_loss, "on_data_loss", "raise", "continue")
-        if on_error is None:
-            on_error = "raise" if dead_letter is None else "dead_letter"
-        _one_of(on_error, "on_error", "raise", "null", "dead_letter")
-        if group is None and (dead_letter is not None or max_deliveries is not None):
-            msg = "dead_letter and max_deliveries need a group"
-            raise ValueError(msg)
-        if dead_letter is None and (max_deliveries is not None or on_error == "dead_letter"):
-            msg = 'max_deliveries and on_error="dead_letter" need a dead_letter stream'
-            raise ValueError(msg)
-        if dead_letter is not None and as_key(dead_letter, "dead_letter") == as_key(
-            stream, "stream"
-        ):
-            msg = "dead_letter is the stream itself, which would never come to an end"
-            raise ValueError(msg)
-        members = make_group(
+        one_of(on_data_loss, "on_data_loss", "raise", "continue")
+        errors = decoding_errors(on_error, has_dead_letter=dead_letter is not None)
+        member = make_worker_group(
             group,
             consumer,
-            auto_ack=False,
+            stream=stream,
+            ack=ack,
             create_group=create_group,
             group_start_id=group_start_id,
-            noack=False,
-            own_pending="first",
+            reclaim_min_idle_ms=reclaim_min_idle_ms,
+            reclaim_interval_ms=reclaim_interval_ms,
+            max_deliveries=max_deliveries,
+            dead_letter=dead_letter,
+            on_group_lost=on_group_lost,
         )
-        if members is not None:
-            members["auto_ack"] = ack == "on_success"
-            members["count_deliveries"] = True
-            members["recreate"] = on_group_lost == "recreate"
-            if reclaim_min_idle_ms is not None:
-                members["reclaim_ms"] = (
-                    natural(reclaim_min_idle_ms, "reclaim_min_idle_ms"),
-                    natural(reclaim_interval_ms, "reclaim_interval_ms"),
-                )
-            if dead_letter is not None:
-                members["dead_letter"] = as_key(dead_letter, "dead_letter")
-            members["max_deliveries"] = positive(max_deliveries, "max_deliveries")
-            start_id = "-"
         self._request: Request = make_request(
             stream,
             schema=schema,
-            start_id=start_id,
+            start_id="-" if member is not None else start_id,
             block_ms=block_ms,
             batch_size=batch_size,
             batch_bytes=batch_bytes,
             batch_timeout_ms=batch_timeout_ms,
             on_idle=on_idle,
-            group=members,
+            group=member,
             continue_after_loss=on_data_loss == "continue",
             options=complete(options, StreamConsumer),
         )
-        self._request["on_error"] = "reject" if on_error == "dead_letter" else on_error
+        self._request["on_error"] = errors
         _core.empty_batch(self._request)  # the schema and the options are checked there
         self._connection = _connection(url)
-        self._ack = ack
-        self._store = checked_store(checkpoint_store)
-        names = [as_key(stream, "stream")]
-        names += [] if members is None else [members["group"], members["consumer"]]
-        self._checkpoint_name = (
-            ":".join(name.decode(errors="backslashreplace") for name in names)
-            if checkpoint_name is None
-            else as_text(checkpoint_name, "checkpoint_name")
-        )
+        name = checkpoint_name_of(checkpoint_name, stream, member)
+        self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
         self._failing = Failing(dead_letter is not None, max_deliveries is not None)
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
         self._batches: AsyncBatches | None = None
         self._member: _core.Member | None = None
         self._open = False
-        self._in_hand: str | None = None
         self._signals: StopSignals | None = None
         self._stopped = False
         self._started = time.monotonic()
@@ -315,35 +243,11 @@ class StreamConsumer:
         """What the consumer has done since it started."""
         if self._reader is None:
             return ConsumerStats(0, 0, 0, 0, 0, 0, 0, None, 0.0, None)
-        stats = self._reader.stats
-        return ConsumerStats(
-            batches=stats.batches,
-            entries=stats.entries,
-            bytes=stats.bytes,
-            acknowledged=stats.acknowledged,
-            reclaimed=stats.reclaimed,
-            dead_lettered=stats.dead_lettered,
-            deleted=stats.deleted,
-            last_id=stats.last_id,
-            entries_per_second=stats.entries / max(time.monotonic() - self._started, 1e-9),
-            lag=stats.lag,
-        )
+        return ConsumerStats.of(self._reader.stats, time.monotonic() - self._started)
 
     def _resumed(self) -> Request:
         """Give the request, from the checkpoint on where there is one."""
-        request = self._request.copy()
-        checkpoint = None if self._store is None else load_from(self._store, self._checkpoint_name)
-        if request["group"] is None:
-            request["resume_after"] = checkpoint
-        else:
-            request["group"] = request["group"].copy()
-            request["group"]["done_up_to"] = checkpoint
-        if checkpoint is not None:
-            try:
-                _core.empty_batch(request)  # all but the checkpoint has been checked before
-            except (ValueError, TypeError) as error:
-                msg = f"the checkpoint {self._checkpoint_name!r} is {checkpoint!r}, no entry ID"
-                raise CheckpointError(msg) from error
+        request = self._position.resumed(self._request)
         self._started = time.monotonic()
         return request
 
@@ -357,6 +261,7 @@ class StreamConsumer:
         """Be ready to be entered again."""
         self._open = False
         self._stopped = False
+        self._position.put_down()
         signals, self._signals = self._signals, None
         if signals is not None:
             signals.restore()
@@ -364,23 +269,14 @@ class StreamConsumer:
     def _is_stopped(self) -> bool:
         return self._stopped
 
-    def _save(self, entry_id: str) -> None:
-        if self._store is not None:
-            save_to(self._store, self._checkpoint_name, entry_id)
-
-    def _take_in_hand(self) -> str | None:
-        """Give the last ID of the batch in hand, which is done with."""
-        entry_id, self._in_hand = self._in_hand, None
-        return entry_id
-
-    def _batch(self, rows: _core.RecordBatch, member: _core.Member | None) -> Batch:
-        if self._store is not None and self._ack == "on_success":
-            self._in_hand = rows.ids()[-1]
-        return Batch(pl.DataFrame(rows), rows.ids, rows.delivery_counts, member, self._save)
+    def _batch(self, rows: _core.RecordBatch) -> Batch:
+        self._position.hand_out(rows)
+        counts, save = rows.delivery_counts, self._position.save
+        return Batch(pl.DataFrame(rows), rows.ids, counts, self._member, save)
 
     def _put_down(self, batch: Batch) -> None:
         """Leave the batch in hand to the next run."""
-        self._in_hand = None
+        self._position.put_down()
         if batch._member is not None:
             batch.leave()
 
@@ -407,37 +303,32 @@ class StreamConsumer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        success = exc is None
         try:
             reader = self._blocking()
-            self._finish(reader, success=exc is None)
+            try:
+                reader.finish(success)
+            except RedfloeError:
+                # What could not be acknowledged is pending; the exception in flight says more.
+                if success:
+                    raise
+            finally:
+                reader.close()
+            if success:
+                self._position.done()
         finally:
             self._end()
-
-    def _finish(self, reader: _core.BatchReader, *, success: bool) -> None:
-        entry_id = self._take_in_hand()
-        try:
-            reader.finish(success)
-        except RedfloeError:
-            # What could not be acknowledged is pending, and the exception under way says more.
-            if success:
-                raise
-        finally:
-            reader.close()
-        if success and entry_id is not None:
-            self._save(entry_id)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
         reader = self._blocking()
-        entry_id = self._take_in_hand()
-        if entry_id is not None:
-            self._save(entry_id)
+        self._position.done()
         rows = reader.next_batch()
         if rows is None:
             raise StopIteration
-        return self._batch(rows, self._member)
+        return self._batch(rows)
 
     def run(
         self,
@@ -523,20 +414,19 @@ class StreamConsumer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        success = exc is None
         try:
             reader, batches = await self._awaiting()
-            success = exc is None
-            entry_id = self._take_in_hand()
             try:
                 await completed(reader.finish(success))
             except RedfloeError:
-                # What could not be acknowledged is pending; the exception under way says more.
+                # What could not be acknowledged is pending; the exception in flight says more.
                 if success:
                     raise
             finally:
                 batches.close()
-            if success and entry_id is not None:
-                await in_thread(lambda: self._save(entry_id))
+            if success and self._position.moves:
+                await in_thread(self._position.done)
         finally:
             signals = self._signals
             self._end()
@@ -548,13 +438,12 @@ class StreamConsumer:
 
     async def __anext__(self) -> AsyncBatch:
         _, batches = await self._awaiting()
-        entry_id = self._take_in_hand()
-        if entry_id is not None and self._store is not None:
-            await in_thread(lambda: self._save(entry_id))
+        if self._position.moves:
+            await in_thread(self._position.done)
         rows = await batches.next()
         if rows is None:
             raise StopAsyncIteration
-        return AsyncBatch(self._batch(rows, self._member))
+        return AsyncBatch(self._batch(rows))
 
     async def run_async(
         self,
@@ -610,10 +499,3 @@ def _connection(url: object) -> RedisConnection:
             return url
     msg = f"url must be a str or a RedisConnection, not {type(url).__name__}"
     raise TypeError(msg)
-
-
-def _one_of(value: object, parameter: str, *allowed: str) -> None:
-    if value not in allowed:
-        choices = " or ".join(f'"{one}"' for one in allowed)
-        msg = f"{parameter} must be {choices}, not {value!r}"
-        raise ValueError(msg)

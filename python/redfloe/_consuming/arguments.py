@@ -1,0 +1,92 @@
+"""A worker's arguments: what goes beyond those of a read."""
+
+from redfloe._arguments import (
+    EntryIdLike,
+    Group,
+    as_key,
+    as_text,
+    make_group,
+    natural,
+    positive,
+)
+
+
+def make_worker_group(
+    group: str | bytes | None,
+    consumer: str | bytes | None,
+    *,
+    stream: str | bytes,
+    ack: str,
+    create_group: bool,
+    group_start_id: EntryIdLike,
+    reclaim_min_idle_ms: int | None,
+    reclaim_interval_ms: int,
+    max_deliveries: int | None,
+    dead_letter: str | bytes | None,
+    on_group_lost: str,
+) -> Group | None:
+    """Check how a worker is a member of a consumer group; None without one."""
+    one_of(ack, "ack", "on_success", "manual")
+    one_of(on_group_lost, "on_group_lost", "raise", "recreate")
+    if group is None and (dead_letter is not None or max_deliveries is not None):
+        msg = "dead_letter and max_deliveries need a group"
+        raise ValueError(msg)
+    if dead_letter is None and max_deliveries is not None:
+        msg = "max_deliveries needs a dead_letter stream"
+        raise ValueError(msg)
+    member = make_group(
+        group,
+        consumer,
+        auto_ack=False,
+        create_group=create_group,
+        group_start_id=group_start_id,
+        noack=False,
+        own_pending="first",
+    )
+    if member is None:
+        return None
+    member["auto_ack"] = ack == "on_success"
+    member["count_deliveries"] = True
+    member["recreate"] = on_group_lost == "recreate"
+    member["max_deliveries"] = positive(max_deliveries, "max_deliveries")
+    if reclaim_min_idle_ms is not None:
+        member["reclaim_ms"] = (
+            natural(reclaim_min_idle_ms, "reclaim_min_idle_ms"),
+            natural(reclaim_interval_ms, "reclaim_interval_ms"),
+        )
+    if dead_letter is not None:
+        member["dead_letter"] = as_key(dead_letter, "dead_letter")
+        if member["dead_letter"] == as_key(stream, "stream"):
+            msg = "dead_letter is the stream itself, which would never come to an end"
+            raise ValueError(msg)
+    return member
+
+
+def decoding_errors(on_error: str | None, *, has_dead_letter: bool) -> str:
+    """Give what the core calls it that misfits raise, become null, or are dead letters."""
+    if on_error is None:
+        on_error = "dead_letter" if has_dead_letter else "raise"
+    one_of(on_error, "on_error", "raise", "null", "dead_letter")
+    if on_error != "dead_letter":
+        return on_error
+    if not has_dead_letter:
+        msg = 'on_error="dead_letter" needs a dead_letter stream'
+        raise ValueError(msg)
+    return "reject"
+
+
+def checkpoint_name_of(name: str | None, stream: str | bytes, member: Group | None) -> str:
+    """Give what the checkpoint is called, where its caller does not say so."""
+    if name is not None:
+        return as_text(name, "checkpoint_name")
+    keys = [as_key(stream, "stream")]
+    keys += [] if member is None else [member["group"], member["consumer"]]
+    return ":".join(key.decode(errors="backslashreplace") for key in keys)
+
+
+def one_of(value: object, parameter: str, *allowed: str) -> None:
+    """Refuse what is not one of a few texts."""
+    if value not in allowed:
+        choices = " or ".join(f'"{one}"' for one in allowed)
+        msg = f"{parameter} must be {choices}, not {value!r}"
+        raise ValueError(msg)

@@ -1,0 +1,63 @@
+"""What a worker has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from redfloe import _core
+
+
+@dataclass(frozen=True)
+class ConsumerStats:
+    """What a `StreamConsumer` has done since it started.
+
+    Attributes
+    ----------
+    batches, entries, bytes : int
+        Handed out; the bytes are those of the server's replies.
+    acknowledged : int
+        Entries acknowledged, dead letters not included.
+    reclaimed : int
+        Entries taken over from other consumers, or from this one's own past.
+    dead_lettered : int
+        Entries moved to the dead-letter stream.
+    deleted : int
+        Pending entries that had been deleted from the stream: acknowledged, never handed out.
+    last_id : str or None
+        The greatest entry ID handed out.
+    entries_per_second : float
+        Entries handed out, by the time since the consumer started.
+    lag : int or None
+        How many entries the group had still to deliver when the consumer last looked: each time
+        that it has looked for entries to reclaim, or waited for new ones in vain. None before it
+        has looked, and on servers before Redis 7.0.
+    """
+
+    batches: int
+    entries: int
+    bytes: int
+    acknowledged: int
+    reclaimed: int
+    dead_lettered: int
+    deleted: int
+    last_id: str | None
+    entries_per_second: float
+    lag: int | None
+
+    @classmethod
+    def of(cls, stats: _core.Stats, seconds: float) -> Self:
+        """Give what a reader has done in that time."""
+        return cls(
+            batches=stats.batches,
+            entries=stats.entries,
+            bytes=stats.bytes,
+            acknowledged=stats.acknowledged,
+            reclaimed=stats.reclaimed,
+            dead_lettered=stats.dead_lettered,
+            deleted=stats.deleted,
+            last_id=stats.last_id,
+            entries_per_second=stats.entries / max(seconds, 1e-9),
+            lag=stats.lag,
+        )
