@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import signal
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ import pytest
 import redis
 
 from redfloe import (
+    AuthenticationError,
     OutcomeUnknownError,
     SchemaError,
     WriteError,
@@ -19,6 +21,7 @@ from redfloe import (
 from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
+from support.timing import later, within
 
 FRAME = pl.DataFrame({"key": ["a", "b", "c"], "mean": [1.5, None, 3.0], "count": [1, 2, None]})
 EXPECTED = [
@@ -185,3 +188,85 @@ def test_what_time_mends_is_waited_for(any_server: Server, client: redis.Redis) 
         with pytest.raises(WriteError, match="attempts: 3") as raised:
             write_hashes(quick(proxy.url, max_retries=2), FRAME, key_column="key", if_exists="fail")
     assert (raised.value.row, raised.value.rows_written, raised.value.code) == (1, 1, "OOM")
+
+
+def test_a_merge_keeps_the_time_of_a_hash_whose_old_fields_all_go(
+    any_server: Server, client: redis.Redis
+) -> None:
+    client.hset("b", "mean", "1")
+    client.expire("b", 100)
+    write_hashes(any_server.url, FRAME, key_column="key", if_exists="merge")
+    assert hashes(client, *"abc") == EXPECTED
+    assert 0 < client.ttl("b") <= 100
+
+
+def test_a_transaction_that_was_not_executed_is_no_success(
+    any_server: Server, client: redis.Redis
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(b"*-1\r\n", once_seen=b"EXEC", skip=3)
+        with pytest.raises(WriteError, match="did not execute") as raised:
+            write_hashes(proxy.url, FRAME, key_column="key")
+    assert (raised.value.rows_written, raised.value.row) == (2, 2)
+
+
+@pytest.mark.parametrize("missing", ["multi", "exec"])
+@pytest.mark.parametrize("name", ["redis-6.2", "redis-7.0", "redis-8.10", "valkey"])
+def test_a_user_who_may_not_run_transactions(name: str, missing: str) -> None:
+    """Without MULTI others would see a hash that lacks its fields."""
+    with Server(name, users={"writer": f"on >secret ~* +@all -{missing}"}) as server:
+        url = server.url.replace("redis://", "redis://writer:secret@")
+        with server.client() as client:
+            client.hset("a", "mean", "old")
+            with pytest.raises(AuthenticationError, match="nothing has been written"):
+                write_hashes(url, FRAME, key_column="key")
+            assert hashes(client, *"abc") == [{b"mean": b"old"}, {}, {}]
+            # One command is a step of its own.
+            write_hashes(url, FRAME.drop_nulls(), key_column="key", if_exists="merge")
+            write_hashes(url, FRAME[1:], key_column="key", if_exists="fail")
+            assert hashes(client, *"abc") == EXPECTED
+
+
+def test_a_hash_that_cannot_be_given_its_time(any_server: Server) -> None:
+    with Server("redis-7.0", users={"writer": "on >secret ~* +@all -pexpire"}) as server:
+        url = server.url.replace("redis://", "redis://writer:secret@")
+        for if_exists in ("fail", "replace", "merge"):
+            # In a script the server has no code for it.
+            with pytest.raises((AuthenticationError, WriteError)):
+                write_hashes(url, FRAME, key_column="key", if_exists=if_exists, ttl=10)
+            with server.client() as client:
+                assert hashes(client, *"abc") == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("if_exists", ["replace", "merge"])
+def test_answers_that_are_lost_for_good(
+    any_server: Server, client: redis.Redis, if_exists: Any
+) -> None:
+    # One EXEC more is that of the question whether there may be one.
+    command, skip = (b"HSET", 1) if if_exists == "merge" else (b"EXEC", 2)
+    with Proxy(any_server.port) as proxy:
+        proxy.before(command, lambda _: proxy.refuse(100))
+        proxy.cut_after(0, once_seen=command, skip=skip)
+        frame = FRAME.select("key", mean=pl.lit(1.5))
+        with pytest.raises(OutcomeUnknownError) as raised:
+            write_hashes(quick(proxy.url), frame, key_column="key", if_exists=if_exists)
+    assert raised.value.rows_written == raised.value.row == 1
+    assert raised.value.unknown == range(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [(b"TYPE", WriteError), (b"MULTI", WriteError), (b"HSET", OutcomeUnknownError)],
+)
+def test_a_signal_ends_it_within_a_second(
+    any_server: Server, client: redis.Redis, command: bytes, kind: type[Exception]
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=command)
+        with later(0.3, lambda: signal.raise_signal(signal.SIGINT)), within(1.6):
+            with pytest.raises(KeyboardInterrupt) as raised:
+                write_hashes(proxy.url, FRAME, key_column="key")
+    error = raised.value.__cause__
+    assert type(error) is kind
+    assert isinstance(error, WriteError | OutcomeUnknownError)
+    assert error.rows_written == error.row == 0

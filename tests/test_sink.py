@@ -58,6 +58,27 @@ def test_rows_are_counted_over_all_chunks(
     assert "row: 0" in str(raised.value)
 
 
+def test_what_ends_a_query_between_its_chunks_has_the_rows_as_its_cause(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    def progress(rows: int) -> None:
+        if rows == 50:
+            raise LookupError
+
+    with pytest.raises(LookupError) as raised:
+        sink_stream(any_server.url, numbers(100), stream, chunk_size=10, progress=progress)
+    error = raised.value.__cause__
+    assert isinstance(error, WriteError)
+    assert error.row == error.first_row == error.rows_written == client.xlen(stream) == 50
+
+    lf = numbers(100).with_columns(id=pl.when(pl.col("n") != 30).then(pl.format("{}", "n") + "-1"))
+    with pytest.raises(ValueError, match="ID is null") as refused:
+        sink_stream(any_server.url, lf, f"{stream}-2", id_column="id", chunk_size=10)
+    error = refused.value.__cause__
+    assert isinstance(error, WriteError)
+    assert error.row == error.rows_written == client.xlen(f"{stream}-2") == 30
+
+
 def test_dtypes_are_refused_before_the_query_runs(stream: str) -> None:
     def fail(frame: pl.DataFrame) -> pl.DataFrame:
         pytest.fail("it ran")

@@ -9,6 +9,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -26,7 +28,7 @@ from redfloe import (
     write_stream,
 )
 from support.clients import quick
-from support.proxy import Proxy
+from support.proxy import Proxy, ScriptedServer
 from support.secrets import with_password
 from support.server import Server
 from support.timing import later, within
@@ -125,7 +127,7 @@ def test_a_producer_on_a_server_that_knows_none(
             write_stream(quick(proxy.url), FRAME, f"{stream}-2", idempotent="me")
 
 
-def test_a_producer_has_no_more_rows_under_way_than_are_recognised(
+def test_a_producer_has_no_more_rows_in_flight_than_are_recognised(
     redis810: Server, stream: str
 ) -> None:
     frame = pl.DataFrame({"n": range(1_000)})
@@ -493,6 +495,211 @@ def test_a_timeout_in_an_event_loop(any_server: Server, stream: str) -> None:
             asyncio.run(write())
 
 
+def test_what_is_not_sent_is_not_in(any_server: Server, client: redis.Redis, stream: str) -> None:
+    """Rows are encoded ahead; an error points at the first that is not in, not past those."""
+    frame = pl.DataFrame({"v": ["x" * 1_000] * 60_000})
+
+    def stop(rows: int) -> None:
+        if rows > 0:
+            raise LookupError
+
+    with Proxy(any_server.port) as proxy, pytest.raises(LookupError) as raised:
+        write_stream(proxy.url, frame, stream, batch_size=60_000, progress=stop)
+    error = raised.value.__cause__
+    assert isinstance(error, WriteError)
+    assert error.ids is not None
+    assert error.row == error.ids.is_null().arg_max() == error.rows_written
+    assert 0 < error.rows_written == client.xlen(stream) < 60_000
+
+
+Arm = Callable[[Proxy], object]
+
+
+def cut_for_good(proxy: Proxy) -> None:
+    proxy.before(b"XADD", lambda _: proxy.refuse(10**6))
+    proxy.cut_after(0, once_seen=b"XADD", skip=2)
+
+
+#: Where a write can be when it is stopped: what is armed, the arguments, and what is in then.
+STATES: dict[str, tuple[Arm, dict[str, Any], type[Exception], range]] = {
+    "preflight": (lambda proxy: proxy.stall_after(0, once_seen=b"TYPE"), {}, WriteError, range(0)),
+    "connecting again and again": (lambda proxy: proxy.refuse(10**6), {}, WriteError, range(0)),
+    "opening a transaction": (
+        lambda proxy: proxy.stall_after(0, once_seen=b"MULTI"),
+        {"atomic": True},
+        WriteError,
+        range(0),
+    ),
+    "waiting for replies": (
+        lambda proxy: proxy.stall_after(0, once_seen=b"XADD", skip=2),
+        {},
+        OutcomeUnknownError,
+        range(2, ROWS),
+    ),
+    "waiting for a transaction": (
+        lambda proxy: proxy.stall_after(0, once_seen=b"EXEC"),
+        {"atomic": True},
+        OutcomeUnknownError,
+        range(ROWS),
+    ),
+    "retrying a row that was refused": (
+        lambda proxy: proxy.replace_reply(b"-LOADING\r\n", once_seen=b"XADD", skip=2, times=None),
+        {},
+        WriteError,
+        range(0),
+    ),
+    "asking what is in": (
+        lambda proxy: (
+            proxy.cut_after(0, once_seen=b"XADD", skip=2),
+            proxy.stall_after(0, once_seen=b"XRANGE", times=None),
+        ),
+        {"id_column": "id"},
+        OutcomeUnknownError,
+        range(2, ROWS),
+    ),
+    "asking whether a transaction is in": (
+        lambda proxy: (
+            proxy.cut_after(0, once_seen=b"EXEC"),
+            proxy.stall_after(0, once_seen=b"XRANGE", times=None),
+        ),
+        {"id_column": "id", "atomic": True},
+        OutcomeUnknownError,
+        range(ROWS),
+    ),
+    "connecting again after a lost reply": (
+        cut_for_good,
+        {"id_column": "id"},
+        OutcomeUnknownError,
+        range(2, ROWS),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["signal", "cancel"])
+@pytest.mark.parametrize("state", STATES)
+def test_a_stop_takes_a_second_at_most_in_every_state(
+    any_server: Server, client: redis.Redis, stream: str, state: str, how: str
+) -> None:
+    arm, arguments, kind, unknown = STATES[state]
+    frame = OWN if "id_column" in arguments else FRAME
+    options: dict[str, Any] = {"connect_timeout": 30, "max_retries": 10**6, "retry_max_delay": 60}
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(
+            redfloe.write_stream_async(connection, frame, stream, **arguments)
+        )
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await task
+
+    with Proxy(any_server.port) as proxy:
+        connection = RedisConnection(proxy.url, **options)
+        arm(proxy)
+        if how == "signal":
+            with later(0.3, lambda: signal.raise_signal(signal.SIGINT)), within(1.6):
+                with pytest.raises(KeyboardInterrupt) as raised:
+                    write_stream(connection, frame, stream, **arguments)
+            error = raised.value.__cause__
+        else:
+            with within(1.6), pytest.raises(asyncio.CancelledError) as stopped:
+                asyncio.run(cancelled())
+            error = stopped.value.__cause__
+        time.sleep(0.02)
+    assert type(error) is kind
+    assert isinstance(error, redfloe.RedfloeError)
+    check(error, client, stream)
+    assert error.unknown == unknown if isinstance(error, OutcomeUnknownError) else not unknown
+
+
+@pytest.mark.parametrize("how", ["signal", "cancel"])
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_stop_that_comes_when_all_rows_are_in_says_so(
+    any_server: Server, client: redis.Redis, stream: str, how: str, atomic: bool
+) -> None:
+    async def cancelled() -> None:
+        writing = redfloe.write_stream_async(proxy.url, FRAME, stream, atomic=atomic)
+        task = asyncio.create_task(writing)
+        await asyncio.to_thread(sent.wait)
+        task.cancel()
+        await task
+
+    def hold(number: int) -> None:
+        sent.set()
+        time.sleep(0.3)
+
+    def interrupt_once_sent() -> None:
+        sent.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    sent = threading.Event()
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"XADD", lambda number: hold(number) if number == ROWS else None)
+        if how == "signal":
+            interrupt = threading.Thread(target=interrupt_once_sent)
+            interrupt.start()
+            with pytest.raises(KeyboardInterrupt) as raised:
+                write_stream(proxy.url, FRAME, stream, atomic=atomic)
+            interrupt.join()
+            error = raised.value.__cause__
+        else:
+            with pytest.raises(asyncio.CancelledError) as stopped:
+                asyncio.run(cancelled())
+            error = stopped.value.__cause__
+    assert isinstance(error, WriteError)
+    assert str(error).startswith(f"all {ROWS} rows are in")
+    assert error.row is None
+    assert error.ids is not None
+    assert error.ids.null_count() == 0
+    check(error, client, stream)
+
+
+def test_a_producer_s_rows_that_cannot_be_sent_again_are_unknown(
+    redis810: Server, stream: str
+) -> None:
+    """They were called absent once a first attempt to connect again had failed."""
+    with Proxy(redis810.port) as proxy, redis810.client() as client:
+        proxy.before(b"XADD", lambda _: proxy.refuse(100))
+        proxy.cut_after(0, once_seen=b"XADD", skip=2)
+        with pytest.raises(OutcomeUnknownError) as raised:
+            write_stream(quick(proxy.url, max_retries=3), FRAME, stream, idempotent="me")
+        time.sleep(0.02)
+        check(raised.value, client, stream)
+    assert raised.value.unknown == range(2, ROWS)
+
+
+def test_questions_about_many_streams_take_one_round_trip(stream: str) -> None:
+    """The server answers none of them before it has all."""
+    keys = 300
+    asked: Counter[bytes] = Counter()
+
+    def answer(command: tuple[bytes, ...]) -> bytes:
+        name = command[0].upper()
+        asked[name] += 1
+        if name in {b"TYPE", b"XINFO"}:
+            reply = b"+none\r\n" if name == b"TYPE" else b"-ERR no such key\r\n"
+            return b"" if asked[name] < keys else reply * keys
+        return b"$%d\r\n%s\r\n" % (len(command[2]), command[2])
+
+    frame = pl.DataFrame({"n": range(keys)}).with_columns(id=pl.format("{}-0", pl.col("n") + 1))
+    with ScriptedServer(answer) as server, within(5):
+        write_stream(server.url, frame, pl.format("s{}", "n"), id_column="id")
+    assert asked == {b"TYPE": keys, b"XINFO": keys, b"XADD": keys}
+
+
+def test_replies_are_told_from_what_the_server_pushes(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
+    for atomic in (False, True):
+        with Proxy(any_server.port) as proxy:
+            proxy.replace_reply(push + b"$3\r\n5-5\r\n", once_seen=b"XADD", skip=1)
+            if atomic:
+                proxy.replace_reply(push + b"*1\r\n$3\r\n5-5\r\n", once_seen=b"EXEC")
+            frame = FRAME.head(1) if atomic else FRAME
+            ids = write_stream(proxy.url, frame, stream, atomic=atomic)
+        assert "5-5" in ids.to_list()
+
+
 # All or nothing
 
 
@@ -564,6 +771,39 @@ def test_a_producer_s_transaction(redis810: Server, stream: str) -> None:
         proxy.cut_after(0, once_seen=b"EXEC")
         write_stream(quick(proxy.url), FRAME, stream, atomic=True, idempotent="me")
         assert stored(client, stream) == [*range(ROWS)]
+
+
+@pytest.mark.parametrize("missing", ["multi", "exec", "watch"])
+@pytest.mark.parametrize("name", ["redis-6.2", "redis-7.0", "redis-8.10", "valkey"])
+def test_a_user_who_may_not_run_transactions(name: str, missing: str, stream: str) -> None:
+    """Without MULTI the rows would be added one by one."""
+    with Server(name, users={"writer": f"on >secret ~* +@all -{missing}"}) as server:
+        url = server.url.replace("redis://", "redis://writer:secret@")
+        with pytest.raises(AuthenticationError, match="NOPERM"):
+            write_stream(url, OWN, stream, id_column="id", atomic=True)
+        with server.client() as client:
+            assert not client.exists(stream)
+            # No connection with an open transaction was left for the next.
+            write_stream(url, FRAME, stream)
+            assert stored(client, stream) == [*range(ROWS)]
+
+
+def test_no_watch_is_left_to_the_next_write(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    def overtake(number: int) -> None:
+        client.xadd(stream, {"n": 0}, id="999999999999999-0")
+
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"WATCH", overtake)
+        with pytest.raises(WriteError, match="does not come after"):
+            write_stream(proxy.url, OWN, stream, id_column="id", atomic=True)
+        proxy.clear()
+        client.xadd(stream, {"n": 0})  # what was watched changes
+        keys = [f"{stream}:{n}" for n in range(3)]
+        frame = pl.DataFrame({"key": keys, "n": [0, 1, 2]})
+        assert redfloe.write_hashes(proxy.url, frame, key_column="key") == 3
+    assert [client.hget(key, "n") for key in keys] == [b"0", b"1", b"2"]
 
 
 def test_a_transaction_is_bounded(stream: str, any_server: Server) -> None:

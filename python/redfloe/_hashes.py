@@ -10,7 +10,7 @@ from redfloe import _core
 from redfloe._arguments import as_key, as_text, positive
 from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
-from redfloe._write import error_of
+from redfloe._write import error_of, interruption
 from redfloe._write_arguments import ArrowStream, as_frame, field_names
 
 
@@ -57,8 +57,8 @@ def write_hashes(
         How long the hashes live, in seconds (PEXPIRE). By default without end; a hash that is
         merged keeps the time that it has.
     if_exists : {"replace", "merge", "fail"}, default "replace"
-        What to do where the hash exists: write it anew; set the row's fields, remove those that are
-        null in the row, and leave all others; or refuse.
+        What to do where the hash exists: write it anew; set the row's fields, then remove those
+        that are null in the row, and leave all others; or refuse.
     fields : sequence of str, optional
         The columns to write, instead of all but the key's.
     batch_size : int, default 1_000
@@ -73,12 +73,16 @@ def write_hashes(
     ------
     WriteError
         The server refused a row, or its hash exists and `if_exists` is "fail". `rows_written` and
-        `row`, the first that is not in, say how far it came; rows behind that one may be in, and
+        `row`, the first that is not in, say how far it came; rows after that one may be in, and
         "replace" and "merge" can write them again.
     OutcomeUnknownError
-        With "fail" only: replies were lost. Otherwise rows are sent again, which changes nothing.
-    RedisConnectionError, RedisTimeoutError, AuthenticationError
+        Replies were lost for good, and nobody knows whether the rows in `unknown` are in; "replace"
+        and "merge" can write them again. After a lost connection those two send rows again by
+        themselves, which changes nothing; "fail" does not.
+    RedisConnectionError, RedisTimeoutError
         As for `write_stream`.
+    AuthenticationError
+        As for `write_stream`; also where rows need MULTI and the user lacks the permission.
     WrongTypeError
         A key holds something other than a hash; nothing is written.
     SchemaError
@@ -116,9 +120,9 @@ def write_hashes(
         batch_size=positive(batch_size, "batch_size") or 1,
     )
     outcome = _core.write_hashes(url, columns, request)
-    error = error_of(outcome, with_ids=False)
     if outcome.raised is not None:
-        raise outcome.raised from error
+        raise outcome.raised from interruption(outcome, with_ids=False)
+    error = error_of(outcome, with_ids=False)
     if error is not None:
         raise error
     return outcome.rows_written

@@ -9,6 +9,7 @@ import polars as pl
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, positive, refuse_async
 from redfloe._core import RedisConnection
+from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._write import error_of
 from redfloe._write_arguments import NullTexts, Write, make_write
 
@@ -63,7 +64,9 @@ def sink_stream(
     ------
     WriteError, OutcomeUnknownError
         As for `write_stream`; rows are counted over all chunks, and `ids` are those of the last
-        chunk, which begins with the row `first_row`.
+        chunk, which begins with the row `first_row`. Whatever else ends the query once rows are in
+        (Ctrl-C, an exception of `progress` or of the query, a chunk that is refused) has one of
+        these as its `__cause__`.
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
         As for `write_stream`.
     SchemaError, ValueError, TypeError
@@ -104,19 +107,26 @@ def sink_stream(
     make(lf.collect_schema().to_frame())  # refuses what can be refused before anything runs
     first_row = rows = 0
     with _batches(lf, positive(chunk_size, "chunk_size") or 1) as frames:
-        for frame in frames:
-            write = make(frame)
-            look = None if progress is None else _later(progress, rows)
-            outcome = _core.write_stream(url, write.frame, write.request, look)
-            error = error_of(outcome, first_row=first_row, rows_before=rows)
-            if outcome.raised is not None:
-                raise outcome.raised from error
-            if error is not None:
-                raise error
-            first_row += frame.height
-            rows += outcome.rows_written
-            if progress is not None:
-                progress(rows)
+        try:
+            for frame in frames:
+                write = make(frame)
+                look = None if progress is None else _later(progress, rows)
+                outcome = _core.write_stream(url, write.frame, write.request, look)
+                error = error_of(outcome, first_row=first_row, rows_before=rows)
+                if error is None:
+                    first_row += frame.height
+                    rows += outcome.rows_written
+                if outcome.raised is not None:
+                    raise outcome.raised from error
+                if error is not None:
+                    raise error
+                if progress is not None:
+                    progress(rows)
+        except BaseException as raised:
+            says_rows = isinstance(raised, WriteError | OutcomeUnknownError)
+            if says_rows or raised.__cause__ is not None or (not rows and _is_refusal(raised)):
+                raise
+            raise raised from _so_far(rows, first_row)
     return rows
 
 
@@ -124,6 +134,19 @@ def _check(lf: object) -> None:
     if not isinstance(lf, pl.LazyFrame):
         msg = f"lf must be a polars LazyFrame, not {type(lf).__name__}"
         raise TypeError(msg)
+
+
+def _is_refusal(raised: BaseException) -> bool:
+    """Whether it tells by its type that nothing was written, unless rows were before."""
+    return isinstance(raised, RedfloeError | ValueError | TypeError)
+
+
+def _so_far(rows: int, row: int) -> WriteError:
+    """Give the cause of what ended a query between its chunks."""
+    error = WriteError(f"{rows} rows are in; the query ended early")
+    error.rows_written = rows
+    error.row = error.first_row = row
+    return error
 
 
 def _later(progress: Callable[[int], object], rows_before: int) -> Callable[[int], object]:

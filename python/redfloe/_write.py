@@ -163,8 +163,9 @@ async def write_stream_async(
 
     The writing is done by redfloe's own runtime, and the event loop is told when it is done; no
     thread waits. Where the task is cancelled, no more rows are sent; what became of those in flight
-    is known within a second, and the `CancelledError` then has the `WriteError` or
-    `OutcomeUnknownError` as its cause.
+    is known within a second, and the `CancelledError` then has a `WriteError` or
+    `OutcomeUnknownError` as its cause. Where all rows are in by then, the `WriteError` says so: its
+    `row` is None, and `ids` has no nulls.
 
     Parameters
     ----------
@@ -224,15 +225,15 @@ async def _completed(task: _core.Task[_core.Outcome]) -> _core.Outcome:
         await done(task)
     except asyncio.CancelledError as cancelled:
         task.stop()
-        raise cancelled from error_of(await completed(task))
+        raise cancelled from interruption(await completed(task))
     return task.result()
 
 
 def _finish(outcome: _core.Outcome, progress: Progress | None = None) -> pl.Series:
     """Give the IDs, or raise what the outcome holds."""
-    error = error_of(outcome)
     if outcome.raised is not None:
-        raise outcome.raised from error
+        raise outcome.raised from interruption(outcome)
+    error = error_of(outcome)
     if error is not None:
         raise error
     if progress is not None:
@@ -253,6 +254,17 @@ def error_of(
     if isinstance(error, OutcomeUnknownError):
         first, end = outcome.unknown
         error.unknown = range(first_row + first, first_row + end)
+    return error
+
+
+def interruption(outcome: _core.Outcome, *, with_ids: bool = True) -> Exception:
+    """Give the cause of what interrupted a write: which rows are in, also where all of them are."""
+    error = error_of(outcome, with_ids=with_ids)
+    if error is None:
+        rows = outcome.rows_written
+        error = WriteError(f"all {rows} rows are in; the write was interrupted after the last")
+        error.rows_written = rows
+        error.ids = _ids(outcome) if with_ids else None
     return error
 
 

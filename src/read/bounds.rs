@@ -57,7 +57,7 @@ pub(super) async fn can_come(session: &mut Session, stream: &[u8], end: EntryId)
 /// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no
 /// stream, or the user may not ask. XINFO STREAM (Redis 5.0), whose reply may be of any size: it
 /// has the first and the last entry.
-pub(crate) async fn last_generated(
+pub(super) async fn last_generated(
     session: &mut Session,
     stream: &[u8],
 ) -> Result<Option<EntryId>> {

@@ -18,7 +18,7 @@ mod worker;
 
 pub use ack::ack_entries;
 pub use batches::{Batches, BlockingBatches, batches, tail};
-pub(crate) use bounds::{ids_only, last_generated};
+pub(crate) use bounds::ids_only;
 pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim};
 pub use member::Member;
 pub use page::PageSize;

@@ -25,3 +25,11 @@ pub(crate) fn push_header(kind: u8, length: usize, out: &mut Vec<u8>) {
         }
     }
 }
+
+/// A command of these arguments, the first of which is its name.
+pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    push_header(b'*', arguments.len(), &mut packed);
+    arguments.iter().for_each(|argument| push_bulk(argument, &mut packed));
+    packed
+}

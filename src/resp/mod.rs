@@ -7,8 +7,9 @@ mod outline;
 mod parse;
 mod replies;
 mod skip;
+mod small;
 
-pub(crate) use command::{push_bulk, push_header};
+pub(crate) use command::{command, push_bulk, push_header};
 pub(crate) use encode::{
     Membership, Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group,
     delete_consumer, delete_group, groups_info, last_generated, newest, range, read_after,
@@ -21,3 +22,4 @@ pub(crate) use outline::Outline;
 pub(crate) use parse::{Event, Parser};
 pub(crate) use replies::{RawReplies, RawReply};
 pub(crate) use skip::{Nesting, doubled};
+pub(crate) use small::{SmallEvent, SmallReplies};

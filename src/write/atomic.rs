@@ -5,18 +5,20 @@
 
 use std::time::Instant;
 
+use super::control::{stopped, unanswered};
 use super::frame::at_row;
 use super::idmp_window::IdmpWindow;
 use super::outcome::{Ids, WriteFailure, Written};
-use super::preflight::{check_types, present};
+use super::preflight::{check_type, type_of};
+use super::reconcile::present;
 use super::request::{IdSource, Target, WriteRequest};
-use super::round_trip::{RoundTripError, round_trip, too_late};
+use super::round_trip::{Exclusive, Questions, RoundTripError};
 use super::row_id::RowId;
 use super::rows::{Chunk, RowState, Rows};
-use crate::client::{Client, Session, Sink};
-use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result, shorten};
-use crate::resp::{Event, Info, Parser, RawReply};
+use super::transaction::{TransactionReplies, TransactionState};
+use crate::client::{Client, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::{self, Info};
 
 /// The server holds a transaction in its memory until it is executed, and serves nobody meanwhile.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
@@ -62,7 +64,7 @@ pub(super) async fn write_atomically(
 }
 
 enum TransactionError {
-    /// Nothing is in.
+    /// Nothing is in, and perhaps it is known which row is to blame.
     Nothing(Error, Option<usize>),
     Unknown(Error),
     /// The server executed the transaction, and refused some rows all the same.
@@ -77,9 +79,20 @@ struct Transaction<'r> {
     request: &'r WriteRequest,
     idmp_window: Option<IdmpWindow>,
     chunk: Chunk,
+    /// The rows' commands, and EXEC.
     packed: Vec<u8>,
     /// Since when one is in flight of which nobody knows whether it was executed.
     unsure: Option<Instant>,
+}
+
+/// How an attempt ended that did not succeed.
+enum Attempt {
+    /// Nothing of it is in, and perhaps it is known which row is to blame.
+    Refused(Error, Option<usize>),
+    /// Nothing of it is in.
+    Stopped,
+    Partly(Error, usize),
+    Lost(RoundTripError),
 }
 
 impl<'r> Transaction<'r> {
@@ -91,7 +104,7 @@ impl<'r> Transaction<'r> {
         mut chunk: Chunk,
     ) -> Self {
         let commands = std::mem::take(&mut chunk.bytes);
-        let packed = [b"*1\r\n$5\r\nMULTI\r\n", &commands[..], b"*1\r\n$4\r\nEXEC\r\n"].concat();
+        let packed = [&commands[..], &resp::command(&[b"EXEC"])].concat();
         Transaction {
             session: client.session(),
             questions: client.session(),
@@ -105,61 +118,62 @@ impl<'r> Transaction<'r> {
     }
 
     async fn run(&mut self) -> Result<(), TransactionError> {
+        let control = self.request.control.clone();
         loop {
             if let Some(since) = self.unsure {
-                match self.is_in().await.map_err(TransactionError::Unknown)? {
-                    Some(true) => return Ok(()),
-                    Some(false) => {}
-                    None if self.idmp_window.is_some_and(|window| {
-                        window.rows >= self.chunk.rows.len() && window.holds(since)
-                    }) => {}
-                    None => return Err(TransactionError::Unknown(too_late())),
+                let is_in = control.within_grace(self.is_in()).await;
+                match is_in.unwrap_or_else(|| Err(unanswered())) {
+                    Err(error) => return Err(TransactionError::Unknown(error)),
+                    Ok(Some(true)) => return Ok(()),
+                    Ok(Some(false)) => {}
+                    Ok(None) if self.is_in_idmp_window(since) => {}
+                    Ok(None) => return Err(TransactionError::Unknown(forgotten())),
                 }
             }
-            match self.attempt().await {
+            let (error, row) = match self.attempt().await {
                 Ok(()) => return Ok(()),
-                Err(Attempt::Refused(error, row)) => {
-                    let transient = error.retryable() || error.code() == Some("OOM");
-                    let recovered = match transient {
-                        true => self.session.recover(error.with_retryable(true)).await,
-                        false => Err(error),
-                    };
-                    recovered.map_err(|error| self.nothing_is_in(error, row))?;
-                }
                 Err(Attempt::Partly(error, row)) => {
                     return Err(TransactionError::Partly(error, row));
                 }
-                Err(Attempt::Lost(lost)) => {
-                    let is_unsure = lost.sent >= self.packed.len();
-                    let can_tell = self.idmp_window.is_some() || self.is_own();
-                    if is_unsure {
+                Err(Attempt::Stopped) => return Err(self.nothing_is_in(stopped(), Some(0))),
+                Err(Attempt::Refused(error, row)) => {
+                    if !error.retryable() {
+                        return Err(self.nothing_is_in(error, row));
+                    }
+                    (error, row)
+                }
+                Err(Attempt::Lost(RoundTripError { error, sent })) => {
+                    // Without EXEC nothing is executed.
+                    if sent >= self.packed.len() {
                         self.unsure.get_or_insert_with(Instant::now);
-                        if !can_tell || !lost.error.retryable() {
-                            return Err(TransactionError::Unknown(lost.error));
+                        let can_tell = self.idmp_window.is_some() || self.is_own();
+                        if !can_tell || !error.retryable() {
+                            return Err(TransactionError::Unknown(error));
                         }
                     }
-                    let unsure = self.unsure.is_some();
-                    self.session.recover(lost.error).await.map_err(|error| match unsure {
-                        true => TransactionError::Unknown(error),
-                        false => TransactionError::Nothing(error, None),
-                    })?;
+                    (error, None)
                 }
-            }
-            if self.request.control.is_stopped() {
-                let error = Error::new(ErrorKind::Write, "the write was stopped, nothing is in");
-                return Err(match self.unsure {
-                    Some(_) => TransactionError::Unknown(error),
-                    None => TransactionError::Nothing(error, Some(0)),
-                });
+            };
+            match control.unless_stopped(self.session.recover(error)).await {
+                Some(recovered) => {
+                    recovered.map_err(|error| self.nothing_is_in(error, row))?;
+                }
+                // Whether it was executed can still be asked.
+                None if self.unsure.is_some() && self.is_own() => {}
+                None => return Err(self.nothing_is_in(stopped(), Some(0))),
             }
         }
     }
 
+    /// The transaction is not to be sent again: nothing is in, unless an answer was lost before.
     fn nothing_is_in(&self, error: Error, row: Option<usize>) -> TransactionError {
         if self.unsure.is_some() {
             return TransactionError::Unknown(error);
         }
-        let is_typed = matches!(error.kind(), ErrorKind::WrongType | ErrorKind::Authentication);
+        let is_typed = !matches!(
+            error.kind(),
+            ErrorKind::Response | ErrorKind::Write | ErrorKind::InvalidArgument
+        );
         let error = match is_typed {
             true => error,
             false => error.reframed(ErrorKind::Write, "the transaction failed, nothing is in"),
@@ -169,6 +183,12 @@ impl<'r> Transaction<'r> {
 
     fn is_own(&self) -> bool {
         self.chunk.rows.iter().all(|row| row.own.is_some())
+    }
+
+    /// Whether the server still recognises the rows, which were first sent then.
+    fn is_in_idmp_window(&self, since: Instant) -> bool {
+        self.idmp_window
+            .is_some_and(|window| window.rows >= self.chunk.rows.len() && window.holds(since))
     }
 
     /// Whether a transaction was executed whose answer was lost; `None` where IDs do not tell.
@@ -192,94 +212,53 @@ impl<'r> Transaction<'r> {
         self.request.ids != IdSource::Server || matches!(self.request.stream, Target::Column(_))
     }
 
+    /// Opens the transaction, and sends the rows only once the server has said that it is open.
     async fn attempt(&mut self) -> Result<(), Attempt> {
-        let nothing = |error| Attempt::Lost(RoundTripError { error, sent: 0 });
-        if self.needs_watch() {
-            self.watch().await?;
-        } else {
-            check_types(&mut self.questions, self.rows)
-                .await
-                .map_err(|error| Attempt::Refused(error, None))?;
-        }
-        if self.request.control.is_stopped() {
-            return Err(nothing(too_late()));
-        }
-        let mut replies = TransactionReplies::new(&mut self.chunk);
         let control = &self.request.control;
-        round_trip(&mut self.session, control, &self.packed, &mut replies)
-            .await
-            .map_err(Attempt::Lost)?;
-        let (refused, executed) = (replies.refused.take(), replies.executed);
-        match (refused, executed) {
-            (None, true) => {
+        let needs_watch = self.needs_watch();
+        let questions = opening(self.rows, needs_watch);
+        let opening = async {
+            let mut connection = Exclusive::take(&mut self.session).await?;
+            let answers = connection.ask(&questions).await?;
+            Ok((connection, answers))
+        };
+        let opened = control.unless_stopped(opening).await.ok_or(Attempt::Stopped)?;
+        let (mut connection, answers) =
+            opened.map_err(|error| Attempt::Lost(RoundTripError { error, sent: 0 }))?;
+        check_opening(self.rows, &self.chunk, needs_watch, answers)?;
+        if control.is_stopped() {
+            return Err(Attempt::Stopped);
+        }
+        let mut sent = 0;
+        let mut replies = TransactionReplies::new(&mut self.chunk);
+        let exchanging = connection.exchange(&self.packed, &mut sent, &mut replies);
+        let exchanged = control.within_grace(exchanging).await;
+        let exchanged = exchanged.unwrap_or_else(|| Err(unanswered()));
+        let (state, refused) = (replies.state(), replies.take_refused());
+        exchanged.map_err(|error| Attempt::Lost(RoundTripError { error, sent }))?;
+        if matches!(state, TransactionState::Executed | TransactionState::Discarded) {
+            connection.release();
+        }
+        match refused {
+            None if state == TransactionState::Executed => {
                 self.session.succeeded();
                 self.request.control.add_rows(self.chunk.rows.len() as u64);
                 Ok(())
             }
-            (Some((error, row)), executed) => {
-                let is_partly = executed
-                    && self.chunk.rows.iter().any(|row| matches!(row.state, RowState::Added(_)));
-                let number = self.chunk.rows.get(row).map(|row| row.number);
-                Err(match is_partly {
-                    true => Attempt::Partly(error, number.unwrap_or_default()),
-                    false => Attempt::Refused(error, number),
-                })
-            }
-            (None, false) => Err(Attempt::Refused(
+            None => Err(Attempt::Refused(
                 Error::new(ErrorKind::Response, "the stream was changed by others again and again")
                     .with_retryable(true),
                 None,
             )),
-        }
-    }
-
-    /// Has EXEC do nothing if a stream changes from now on, and looks whether the rows fit.
-    async fn watch(&mut self) -> Result<(), Attempt> {
-        let lost = |error| Attempt::Lost(RoundTripError { error, sent: 0 });
-        let mut watch = redis::cmd("WATCH");
-        self.rows.keys.iter().for_each(|key| {
-            watch.arg(key);
-        });
-        let mut connection = self.session.take_connection().await.map_err(lost)?;
-        let mut packed = watch.get_packed_command();
-        for key in self.rows.keys.iter() {
-            let mut info = redis::cmd("XINFO");
-            info.arg("STREAM").arg(key).write_packed_command(&mut packed);
-        }
-        connection.send(&packed).await.map_err(lost)?;
-        let mut answers = Vec::new();
-        for _ in 0..self.rows.keys.iter().len() + 1 {
-            let mut reply = RawReply::new();
-            connection.receive(&mut reply, Some(std::time::Duration::ZERO)).await.map_err(lost)?;
-            answers.push(reply.into_value());
-        }
-        self.session.put_back(connection);
-        let mut answers = answers.into_iter();
-        if let Some(Err(error)) = answers.next() {
-            return Err(Attempt::Refused(error, None));
-        }
-        for (key, info) in answers.enumerate() {
-            let last = match info {
-                Ok(info) => Info(&info).id("last-generated-id"),
-                Err(error) if error.kind() == ErrorKind::WrongType => {
-                    return Err(Attempt::Refused(error, None));
-                }
-                Err(_) => None,
-            };
-            let first = self.chunk.rows.iter().find(|row| row.key == key);
-            let wanted = first
-                .and_then(|row| row.own)
-                .map(RowId::Whole)
-                .or_else(|| self.rows.first_ids().get(key).copied().flatten().map(|(_, id)| id));
-            if let (Some(last), Some(id), Some(row)) = (last, wanted, first)
-                && !RowId::Whole(last).may_precede(id)
-            {
-                let reason = format!("the ID {id} does not come after {last}, the stream's last");
-                let error = at_row(row.number, &reason).into_kind(ErrorKind::Write);
-                return Err(Attempt::Refused(error, Some(row.number)));
+            Some((error, row)) => {
+                let is_in = |state| matches!(state, RowState::Added(_));
+                let number = self.chunk.rows.get(row).map(|row| row.number);
+                Err(match self.chunk.rows.iter().any(|row| is_in(row.state)) {
+                    true => Attempt::Partly(error, number.unwrap_or_default()),
+                    false => Attempt::Refused(error, number),
+                })
             }
         }
-        Ok(())
     }
 
     fn into_ids(self) -> Ids {
@@ -293,116 +272,71 @@ impl<'r> Transaction<'r> {
     }
 }
 
-enum Attempt {
-    /// Nothing is in, and perhaps it is known which row is to blame.
-    Refused(Error, Option<usize>),
-    Partly(Error, usize),
-    Lost(RoundTripError),
-}
-
-/// The replies to MULTI, to each row, and to EXEC.
-struct TransactionReplies<'a> {
-    chunk: &'a mut Chunk,
-    parser: Parser,
-    partial: Vec<u8>,
-    /// Of MULTI and the rows.
-    queued: usize,
-    /// Of EXEC's array.
-    taken: usize,
-    /// EXEC's reply has begun.
-    executed: bool,
-    complete: bool,
-    refused: Option<(Error, usize)>,
-}
-
-impl<'a> TransactionReplies<'a> {
-    fn new(chunk: &'a mut Chunk) -> Self {
-        TransactionReplies {
-            chunk,
-            parser: Parser::default(),
-            partial: Vec::new(),
-            queued: 0,
-            taken: 0,
-            executed: false,
-            complete: false,
-            refused: None,
+/// WATCH, which has EXEC do nothing if a stream changes from now on, where a change could have rows
+/// refused; what tells whether the rows fit; and MULTI.
+fn opening(rows: &Rows, needs_watch: bool) -> Questions {
+    let mut questions = Questions::default();
+    if needs_watch {
+        let keys: Vec<&[u8]> = rows.keys.iter().collect();
+        questions.add(&resp::command(&[&[b"WATCH".as_slice()], &keys[..]].concat()));
+    }
+    for key in rows.keys.iter() {
+        match needs_watch {
+            true => questions.add(&resp::stream_info(key)),
+            false => questions.add(&type_of(key)),
         }
     }
+    questions.add(&resp::command(&[b"MULTI"]));
+    questions
+}
 
-    fn answer(&mut self, answer: RowState) {
-        if let Some(row) = self.chunk.rows.get_mut(self.taken) {
-            row.state = answer;
-        }
-        self.taken += 1;
-        self.complete = self.taken == self.chunk.rows.len();
+/// Refuses what EXEC would refuse, when others could not be taken back any more.
+fn check_opening(
+    rows: &Rows,
+    chunk: &Chunk,
+    needs_watch: bool,
+    answers: Vec<Result<redis::Value>>,
+) -> Result<(), Attempt> {
+    let refused = |error| Attempt::Refused(error, None);
+    let mut answers = answers.into_iter();
+    if needs_watch {
+        answers.next().unwrap_or_else(|| Err(unanswered())).map_err(refused)?;
     }
-
-    fn take(&mut self, event: Taken) -> Result<()> {
-        let rows = self.chunk.rows.len();
-        match event {
-            Taken::Error(error) => {
-                let row = match self.executed {
-                    true => self.taken,
-                    false => self.queued.saturating_sub(1),
-                };
-                self.refused.get_or_insert((error, row.min(rows.saturating_sub(1))));
-                if self.executed {
-                    self.answer(RowState::Refused);
-                } else {
-                    self.complete = self.queued > rows;
-                    self.queued += 1;
-                }
+    for (index, (key, answer)) in rows.keys.iter().zip(answers.by_ref()).enumerate() {
+        if !needs_watch {
+            check_type(key, answer).map_err(refused)?;
+            continue;
+        }
+        let last = match answer {
+            Ok(info) => Info(&info).id("last-generated-id"),
+            Err(error) if error.kind() == ErrorKind::WrongType || error.retryable() => {
+                return Err(refused(error));
             }
-            Taken::Queued if self.queued <= rows => self.queued += 1,
-            Taken::Array(len) if self.queued > rows && !self.executed && len == rows => {
-                self.executed = true;
-            }
-            // A key that was watched has changed.
-            Taken::Nil if self.queued > rows && !self.executed => self.complete = true,
-            Taken::Nil if self.executed => self.answer(RowState::NotAdded),
-            Taken::Id(id) if self.executed => self.answer(RowState::Added(id)),
-            _ => return Err(Error::protocol("the reply is not one to a transaction")),
+            Err(_) => None,
+        };
+        let first = chunk.rows.iter().find(|row| row.key == index);
+        let wanted = first
+            .and_then(|row| row.own)
+            .map(RowId::Whole)
+            .or_else(|| rows.first_ids().get(index).copied().flatten().map(|(_, id)| id));
+        if let (Some(last), Some(id), Some(row)) = (last, wanted, first)
+            && !RowId::Whole(last).may_precede(id)
+        {
+            let reason = format!("the ID {id} does not come after {last}, the stream's last");
+            let error = at_row(row.number, &reason).into_kind(ErrorKind::Write);
+            return Err(Attempt::Refused(error, Some(row.number)));
         }
-        Ok(())
     }
+    let opened = answers.next().unwrap_or_else(|| Err(unanswered()));
+    opened.map(drop).map_err(|error| match error.kind() {
+        ErrorKind::Authentication => {
+            let message = "atomic=True needs the permission for MULTI; nothing has been sent";
+            refused(error.reframed(ErrorKind::Authentication, message))
+        }
+        _ => refused(error),
+    })
 }
 
-enum Taken {
-    Queued,
-    Array(usize),
-    Nil,
-    Id(EntryId),
-    Error(Error),
-}
-
-impl Sink for TransactionReplies<'_> {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut rest = bytes;
-        while !self.complete {
-            let taken = match self.parser.next(&mut rest)? {
-                None => break,
-                Some(Event::Scalar(_)) => Taken::Queued,
-                Some(Event::Array(len)) => Taken::Array(len),
-                Some(Event::Nil) => Taken::Nil,
-                Some(Event::Error(line)) => Taken::Error(Error::from_server(line)),
-                Some(Event::Bytes { part, done }) => {
-                    self.partial.extend_from_slice(part);
-                    if !done {
-                        continue;
-                    }
-                    let text = std::mem::take(&mut self.partial);
-                    Taken::Id(EntryId::from_bytes(&text).ok_or_else(|| {
-                        Error::protocol(format_args!("{} is no entry ID", shorten(&text)))
-                    })?)
-                }
-                Some(_) => return Err(Error::protocol("the reply is not one to a transaction")),
-            };
-            self.take(taken)?;
-        }
-        Ok(bytes.len() - rest.len())
-    }
-
-    fn is_complete(&self) -> bool {
-        self.complete
-    }
+fn forgotten() -> Error {
+    Error::new(ErrorKind::Connection, "it took longer than the server recognises rows")
 }

@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::control::WriteControl;
 use super::outcome::Ids;
-use super::request::WriteControl;
 use super::rows::{Chunk, Row, RowState};
 use crate::client::Sink;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, shorten};
-use crate::resp::{Event, Parser};
+use crate::resp::{SmallEvent, SmallReplies};
 
 /// Rows are counted from the first of the write, without those that were left out; bytes from the
 /// first of its commands.
@@ -25,9 +25,9 @@ pub(super) struct InFlight {
     answered: usize,
     /// Bytes before this one were sent on this connection.
     sent: usize,
-    /// Rows before this one were sent, on this connection or one before.
+    /// Rows before this one were sent, on this connection or on one that was lost.
     reached: usize,
-    /// The same, on a connection before this one.
+    /// The same, on a connection that was lost.
     reached_before: usize,
     /// The end of all that is here.
     end: usize,
@@ -36,9 +36,7 @@ pub(super) struct InFlight {
     refused: Option<Refusal>,
     ids: Ids,
     control: WriteControl,
-    parser: Parser,
-    /// A reply that came in pieces.
-    partial: Vec<u8>,
+    replies: SmallReplies,
 }
 
 /// The commands of some rows, and where they begin.
@@ -73,8 +71,7 @@ impl InFlight {
             refused: None,
             ids: Ids::with_capacity(total),
             control,
-            parser: Parser::default(),
-            partial: Vec::new(),
+            replies: SmallReplies::default(),
         }
     }
 
@@ -106,6 +103,12 @@ impl InFlight {
     pub(super) fn outstanding(&self) -> Range<usize> {
         let sent = self.first + self.rows.partition_point(|row| row.end <= self.sent);
         self.answered..sent.max(self.answered)
+    }
+
+    /// Rows that may be in although no answer says so: those that were sent, on this connection or
+    /// on one that was lost.
+    pub(super) fn uncertain(&self) -> Range<usize> {
+        self.answered..self.reached.max(self.answered)
     }
 
     /// Where the command ends of which a part was sent.
@@ -144,11 +147,15 @@ impl InFlight {
             None => &[],
         };
         let received = connection.exchange(packed, &mut sent, &mut XaddReplies(self)).await;
-        self.sent += sent;
-        self.reached = self.reached.max(self.outstanding().end);
+        self.note_sent(sent);
         received?;
         self.settle();
         Ok(())
+    }
+
+    fn note_sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        self.reached = self.reached.max(self.outstanding().end);
     }
 
     fn answer(&mut self, answer: RowState, error: impl FnOnce() -> Option<Error>) -> Result<()> {
@@ -218,27 +225,49 @@ impl InFlight {
         self.refused.take()
     }
 
-    /// All from this row on is to be sent again, on another connection.
-    pub(super) fn rewind(&mut self, row: usize) {
-        self.refused = None;
+    /// The server has refused this row and all after it, or would: they are to be sent again.
+    pub(super) fn resend_refused(&mut self, row: usize) {
+        // What was sent on this connection has been answered.
+        self.reached = self.reached_before.max(row);
+        self.rewind(row);
+    }
+
+    /// The connection was lost: all from this row on is to be sent again, on another. Until it is
+    /// answered there, it may be in.
+    pub(super) fn resend(&mut self, row: usize) {
         self.reached_before = self.reached;
+        self.rewind(row);
+    }
+
+    /// The server hung up after its last answer, and did nothing of what it was sent after that.
+    pub(super) fn forget_unanswered(&mut self) {
+        self.sent = self.end_of_row(self.answered);
+        self.reached = self.reached_before.max(self.answered);
+    }
+
+    /// Where the commands of the rows before this one end.
+    fn end_of_row(&self, row: usize) -> usize {
+        match row.saturating_sub(self.first).checked_sub(1) {
+            Some(before) => self.rows.get(before).map_or(self.first_byte, |row| row.end),
+            None => self.first_byte,
+        }
+    }
+
+    fn rewind(&mut self, row: usize) {
+        self.refused = None;
         self.answered = row;
         let index = row.saturating_sub(self.first);
         for row in self.rows.iter_mut().skip(index) {
             row.state = RowState::Unanswered;
         }
-        self.sent = match index.checked_sub(1) {
-            Some(before) => self.rows.get(before).map_or(self.first_byte, |row| row.end),
-            None => self.first_byte,
-        };
-        self.parser = Parser::default();
-        self.partial.clear();
+        self.sent = self.end_of_row(row);
+        self.replies = SmallReplies::default();
         self.settle();
     }
 
     /// Rows without an answer are sent again, on another connection.
     pub(super) fn reconnect(&mut self) {
-        self.rewind(self.answered);
+        self.resend(self.answered);
     }
 
     /// Whether no command was sent in part only.
@@ -246,14 +275,9 @@ impl InFlight {
         self.end_of_command() == self.sent
     }
 
-    /// Rows before this one were sent on a connection before this one.
+    /// Rows before this one were sent on a connection that was lost.
     pub(super) fn sent_before(&self) -> usize {
         self.reached_before
-    }
-
-    /// Rows before this one were sent at some time.
-    pub(super) fn reached(&self) -> usize {
-        self.reached
     }
 
     pub(super) fn rows_mut(&mut self, range: Range<usize>) -> impl Iterator<Item = &mut Row> {
@@ -273,6 +297,21 @@ impl InFlight {
             self.rows.get(self.answered - self.first).is_some_and(|row| row.end <= end)
         });
         chunk.and_then(|chunk| chunk.since)
+    }
+
+    /// The number of the first row here that is not in, as far as it is known.
+    pub(super) fn first_missing(&self) -> Option<usize> {
+        let is_missing = |row: &&Row| matches!(row.state, RowState::Unanswered | RowState::Refused);
+        self.rows.iter().find(is_missing).map(|row| row.number)
+    }
+
+    /// The numbers of these rows among all of the write's.
+    pub(super) fn numbers(&self, rows: Range<usize>) -> Range<usize> {
+        let last = rows.end.checked_sub(1).filter(|_| !rows.is_empty());
+        match self.number(rows.start).zip(last.and_then(|last| self.number(last))) {
+            Some((first, last)) => first..last + 1,
+            None => 0..0,
+        }
     }
 
     /// The number of a row among all of the write's.
@@ -304,38 +343,137 @@ impl Sink for XaddReplies<'_> {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
         let rows = &mut *self.0;
         let mut rest = bytes;
-        let mut parser = std::mem::take(&mut rows.parser);
-        loop {
-            if let Some(id) = parser.next_string(&mut rest) {
-                rows.answer_with_id(id)?;
-                continue;
-            }
-            match parser.next(&mut rest)? {
-                None => break,
-                Some(Event::Bytes { part, done }) => {
-                    rows.partial.extend_from_slice(part);
-                    if rows.partial.len() > EntryId::MAX_LEN {
-                        return Err(Error::protocol("a long text came for XADD"));
-                    }
-                    if done {
-                        let id = std::mem::take(&mut rows.partial);
-                        rows.answer_with_id(&id)?;
-                    }
-                }
-                Some(Event::Nil) => rows.answer(RowState::NotAdded, || None)?,
-                Some(Event::Error(line)) => {
+        let mut replies = std::mem::take(&mut rows.replies);
+        replies.read(&mut rest, |event| {
+            match event {
+                SmallEvent::Text(id) => rows.answer_with_id(id)?,
+                SmallEvent::Nil => rows.answer(RowState::NotAdded, || None)?,
+                SmallEvent::Error(line) => {
                     rows.answer(RowState::Refused, || Some(Error::from_server(line)))?;
                 }
-                Some(other) => {
-                    return Err(Error::protocol(format_args!("{other:?} came for XADD")));
-                }
+                other => return Err(Error::protocol(format_args!("{other:?} came for XADD"))),
             }
-        }
-        rows.parser = parser;
+            Ok(true)
+        })?;
+        rows.replies = replies;
         Ok(bytes.len())
     }
 
     fn is_complete(&self) -> bool {
         self.0.outstanding().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: usize = 10;
+
+    /// That many rows of ten bytes each, numbered from 100, and without a connection.
+    fn pushed(rows: usize) -> InFlight {
+        let mut in_flight = InFlight::new(rows, WriteControl::default());
+        let row = |index| Row {
+            number: 100 + index,
+            end: (index + 1) * LENGTH,
+            key: 0,
+            own: None,
+            state: RowState::Unanswered,
+        };
+        let rows = (0..rows).map(row).collect::<Vec<_>>();
+        in_flight.push(Chunk { bytes: vec![0; rows.len() * LENGTH], rows });
+        in_flight
+    }
+
+    impl InFlight {
+        fn take(&mut self, replies: &[u8]) -> Result<()> {
+            let taken = XaddReplies(self).decode(replies)?;
+            assert_eq!(taken, replies.len());
+            self.settle();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn rows_that_are_encoded_and_not_sent_are_not_in() -> Result<()> {
+        let mut rows = pushed(10);
+        rows.note_sent(4 * LENGTH + 3);
+        assert_eq!(rows.outstanding(), 0..4);
+        assert!(!rows.is_between_commands());
+        assert_eq!(rows.end_of_command(), 5 * LENGTH);
+        rows.take(b"$3\r\n1-0\r\n$3\r\n2-0\r\n")?;
+        assert_eq!((rows.rows_in(), rows.waiting(), rows.unsent()), (2, 8, 57));
+        assert_eq!(rows.first_missing(), Some(102));
+        assert_eq!(rows.numbers(rows.uncertain()), 102..104);
+        rows.note_sent(LENGTH - 3);
+        rows.take(b"$3\r\n3-0\r\n$3\r\n4-0\r\n$3\r\n5-0\r\n")?;
+        assert_eq!(rows.numbers(rows.uncertain()), 0..0);
+        assert_eq!(rows.first_missing(), Some(105));
+        Ok(())
+    }
+
+    #[test]
+    fn rows_of_a_lost_connection_are_uncertain_until_they_are_answered() -> Result<()> {
+        let mut rows = pushed(5);
+        rows.note_sent(4 * LENGTH);
+        rows.take(b"$3\r\n1-0\r\n$3\r\n2")?; // and no more
+        rows.reconnect();
+        // Nothing was sent on the new connection, and still.
+        assert_eq!(rows.outstanding(), 1..1);
+        assert_eq!(rows.uncertain(), 1..4);
+        rows.reconnect();
+        rows.note_sent(2 * LENGTH);
+        rows.take(b"$3\r\n2-0\r\n")?;
+        assert_eq!(rows.uncertain(), 2..4);
+        rows.note_sent(2 * LENGTH);
+        rows.take(b"$3\r\n3-0\r\n$3\r\n4-0\r\n$3\r\n5-0\r\n")?;
+        assert!(rows.uncertain().is_empty());
+        assert_eq!(rows.rows_in(), 5);
+        Ok(())
+    }
+
+    #[test]
+    fn refused_rows_are_certain_and_sent_again_in_their_order() -> Result<()> {
+        let mut rows = pushed(4);
+        rows.note_sent(3 * LENGTH);
+        rows.take(b"$3\r\n1-0\r\n-OOM a\r\n-OOM b\r\n")?;
+        let refused = rows.take_refused().map(|refused| (refused.row, refused.overtaken));
+        assert_eq!(refused, Some((1, false)));
+        rows.resend_refused(1);
+        assert!(rows.uncertain().is_empty());
+        assert_eq!((rows.first_missing(), rows.unsent()), (Some(101), 3 * LENGTH));
+        rows.note_sent(3 * LENGTH);
+        rows.take(b"-ERR a\r\n$3\r\n3-0\r\n*-1\r\n")?;
+        let refused = rows.take_refused().map(|refused| (refused.row, refused.overtaken));
+        assert_eq!(refused, Some((1, true)));
+        assert_eq!((rows.rows_in(), rows.first_missing()), (2, Some(101)));
+        let written = rows.into_ids().finish(104);
+        assert_eq!(written.rows(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn after_a_protocol_error_nothing_more_is_done() -> Result<()> {
+        let mut rows = pushed(4);
+        rows.note_sent(4 * LENGTH);
+        rows.take(b"$3\r\n1-0\r\n-ERR Protocol error\r\n")?;
+        assert_eq!(rows.uncertain(), 2..4);
+        rows.forget_unanswered();
+        assert!(rows.uncertain().is_empty());
+        assert_eq!(rows.first_missing(), Some(101));
+        Ok(())
+    }
+
+    #[test]
+    fn other_replies_are_none_to_xadd() {
+        for reply in [&b"+QUEUED\r\n"[..], b"*1\r\n$1\r\na\r\n", b"$5\r\nabcde\r\n"] {
+            let mut rows = pushed(1);
+            rows.note_sent(LENGTH);
+            assert!(XaddReplies(&mut rows).decode(reply).is_err());
+        }
+        let mut rows = pushed(1);
+        rows.note_sent(LENGTH);
+        let replies = b"$3\r\n1-0\r\n$3\r\n2-0\r\n";
+        assert!(XaddReplies(&mut rows).decode(replies).is_err(), "more than were sent");
     }
 }

@@ -1,6 +1,7 @@
 //! Writes: rows to entries of streams.
 
 mod atomic;
+mod control;
 mod encode;
 mod frame;
 mod hashes;
@@ -10,15 +11,18 @@ mod outcome;
 mod pipeline;
 mod preflight;
 mod producer;
+mod reconcile;
 mod request;
 mod round_trip;
 mod row_id;
 mod rows;
 mod text;
+mod transaction;
 mod writer;
 
+pub use control::WriteControl;
 pub use hashes::{HashRequest, IfExists, write_hashes};
 pub use outcome::{WriteFailure, Written};
 pub use producer::{Producer, ProducerFailure, ProducerOptions};
-pub use request::{NullTexts, Trim, WriteControl, WriteRequest};
+pub use request::{NullTexts, Trim, WriteRequest};
 pub use writer::write;

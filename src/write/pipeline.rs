@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::time::Instant;
 
+use super::control::{stopped, unanswered};
 use super::idmp_window::IdmpWindow;
 use super::in_flight::{InFlight, Refusal};
 use super::outcome::{WriteFailure, Written};
-use super::preflight::present;
-use super::request::{WriteControl, WriteRequest};
-use super::round_trip::too_late;
+use super::reconcile::present;
+use super::request::WriteRequest;
 use super::rows::{RowState, Rows};
 use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ServerCode};
 
 pub(super) struct Pipeline<'r> {
     session: Session,
@@ -27,8 +26,6 @@ pub(super) struct Pipeline<'r> {
     idmp_window: Option<IdmpWindow>,
     /// There are no more rows to come.
     exhausted: bool,
-    /// When a write that was stopped does not wait any longer.
-    deadline: Option<Instant>,
 }
 
 /// Why no more rows are sent on a connection.
@@ -43,8 +40,9 @@ enum End {
 enum Fatal {
     /// The rows from here on are not in, but for those that have an ID.
     Refused(Refusal),
-    /// Nothing is in flight, but it cannot go on.
+    /// No connection could be had.
     Broken(Error),
+    /// Nobody knows whether these rows are in, for a reason beside a lost answer.
     Unknown(Error, Range<usize>),
     Stopped,
 }
@@ -62,7 +60,6 @@ impl<'r> Pipeline<'r> {
             window,
             idmp_window: None,
             exhausted: false,
-            deadline: None,
         }
     }
 
@@ -91,7 +88,8 @@ impl<'r> Pipeline<'r> {
     async fn attempt(&mut self) -> Result<(), End> {
         let control = self.request.control.clone();
         let connecting = self.session.take_connection();
-        let mut connection = unless_stopped(&control, connecting).await?.map_err(End::Lost)?;
+        let connected = control.unless_stopped(connecting).await.ok_or(End::Stopped)?;
+        let mut connection = connected.map_err(End::Lost)?;
         loop {
             let stopped = control.is_stopped();
             let closing = stopped || self.in_flight.refused().is_some();
@@ -107,36 +105,30 @@ impl<'r> Pipeline<'r> {
                 self.session.put_back(connection);
                 return match self.in_flight.take_refused() {
                     Some(refused) => Err(End::Refused(refused)),
-                    None if stopped && !(self.exhausted && self.in_flight.waiting() == 0) => {
-                        Err(End::Stopped)
-                    }
-                    None => Ok(()),
+                    None if self.is_everything_in() => Ok(()),
+                    None => Err(End::Stopped),
                 };
             }
             let before = self.in_flight.accepted();
             let exchanging = self.in_flight.exchange(&mut connection, closing);
             let exchanged = match stopped {
-                false => tokio::select! {
-                    biased;
-                    exchanged = exchanging => exchanged,
+                false => match control.unless_stopped(exchanging).await {
+                    Some(exchanged) => exchanged,
                     // The next turn sends no more.
-                    () = control.stopped() => continue,
+                    None => continue,
                 },
-                true => {
-                    let now = Instant::now();
-                    let deadline = *self.deadline.get_or_insert(now + WriteControl::GRACE);
-                    let left = deadline.saturating_duration_since(now);
-                    match tokio::time::timeout(left, exchanging).await {
-                        Ok(exchanged) => exchanged,
-                        Err(_) => Err(too_late()),
-                    }
-                }
+                true => control.within_grace(exchanging).await.unwrap_or_else(|| Err(unanswered())),
             };
             exchanged.map_err(End::Lost)?;
             if self.in_flight.accepted() > before {
                 self.session.succeeded();
             }
         }
+    }
+
+    /// Whether every row has its answer; a write that is stopped then has succeeded.
+    fn is_everything_in(&self) -> bool {
+        self.in_flight.waiting() == 0 && self.rows.next_number().is_none()
     }
 
     /// Has enough to send, within the bounds of what may be in flight.
@@ -162,92 +154,91 @@ impl<'r> Pipeline<'r> {
 
     /// Makes the next attempt possible, or says why there is to be none.
     async fn resume(&mut self, end: End) -> Result<(), Fatal> {
-        let reached = self.in_flight.reached();
         match end {
             End::Stopped => Err(Fatal::Stopped),
-            End::Refused(refused) if is_not_larger(&refused.error) && self.is_own(refused.row) => {
+            End::Refused(refused) if self.is_too_small(&refused) => {
                 self.reconcile_refused(refused).await
             }
             End::Refused(refused) => self.retry_refused(refused).await,
             End::Lost(error) => {
-                let outstanding = self.in_flight.outstanding();
+                let is_answered = self.in_flight.outstanding().is_empty();
                 match self.in_flight.take_refused() {
                     // The server hangs up after such an answer, and does nothing of what follows.
-                    Some(refused) if is_protocol_error(&refused.error) => {
-                        return Err(Fatal::Refused(refused));
+                    Some(refused) if refused.error.server_code() == Some(ServerCode::Protocol) => {
+                        self.in_flight.forget_unanswered();
+                        Err(Fatal::Refused(refused))
                     }
-                    Some(refused) if outstanding.is_empty() => {
-                        return self.retry_refused(refused).await;
-                    }
-                    Some(_) => return Err(Fatal::Unknown(error, outstanding)),
-                    None => {}
+                    Some(refused) if is_answered => self.retry_refused(refused).await,
+                    Some(_) => Err(Fatal::Broken(error)),
+                    None => self.reconnect(error).await,
                 }
-                if outstanding.is_empty() {
-                    self.recover(error).await?.map_err(Fatal::Broken)?;
-                    self.in_flight.reconnect();
-                    return Ok(());
-                }
-                let own = self.in_flight.rows(outstanding.clone()).all(|row| row.own.is_some());
-                // A server that was silent for too long may take them yet, and is asked as well:
-                // rows that it knows cannot come twice.
-                let is_lost = error.retryable() || error.kind() == ErrorKind::Timeout;
-                if !(own || self.is_in_idmp_window()) || !is_lost {
-                    return Err(Fatal::Unknown(error, outstanding));
-                }
-                let error = error.with_retryable(true);
-                let unknown = |error| Fatal::Unknown(error, outstanding.clone());
-                self.recover(error).await?.map_err(unknown)?;
-                if own {
-                    let found = self.find_added(outstanding.clone()).await.map_err(unknown)?;
-                    if let Some(missing) = found.missing {
-                        return Err(Fatal::Unknown(missing_rows(), missing));
-                    }
-                    self.in_flight.rewind(found.next);
-                } else if self.is_in_idmp_window() {
-                    self.in_flight.reconnect();
-                } else {
-                    return Err(Fatal::Unknown(forgotten(), outstanding));
-                }
-                debug_assert!(self.in_flight.reached() >= reached);
-                Ok(())
             }
         }
     }
 
-    /// A pause, after which rows may be sent again; ends at once when the write is stopped.
-    async fn recover(&mut self, error: Error) -> Result<Result<()>, Fatal> {
-        let control = &self.request.control;
-        match unless_stopped(control, self.session.recover(error)).await {
-            Ok(recovered) => Ok(recovered),
-            Err(_) => {
-                let outstanding = self.in_flight.outstanding();
-                Err(match outstanding.is_empty() {
-                    true => Fatal::Stopped,
-                    false => Fatal::Unknown(stopped(), outstanding),
-                })
+    /// After a pause the rows without an answer are sent again, but for those that are in already;
+    /// an error where that cannot be told.
+    async fn reconnect(&mut self, error: Error) -> Result<(), Fatal> {
+        let uncertain = self.in_flight.uncertain();
+        let is_own = self.in_flight.rows(uncertain.clone()).all(|row| row.own.is_some());
+        if !uncertain.is_empty() {
+            // A server that was silent for too long may take them yet, and is asked as well: rows
+            // that it knows cannot come twice.
+            let is_lost = error.retryable() || error.kind() == ErrorKind::Timeout;
+            if !(is_own || self.is_in_idmp_window()) || !is_lost {
+                return Err(Fatal::Broken(error));
             }
         }
+        let is_certain = uncertain.is_empty();
+        let error = if is_certain { error } else { error.with_retryable(true) };
+        let control = self.request.control.clone();
+        match control.unless_stopped(self.session.recover(error)).await {
+            Some(recovered) => recovered.map_err(Fatal::Broken)?,
+            // Which of them are in can still be asked.
+            None if is_own && !is_certain => {}
+            None => return Err(Fatal::Stopped),
+        }
+        if is_certain {
+            self.in_flight.reconnect();
+        } else if is_own {
+            let found = control.within_grace(self.find_added(uncertain)).await;
+            let found = found.ok_or(Fatal::Stopped)?.map_err(Fatal::Broken)?;
+            if let Some(missing) = found.missing {
+                return Err(Fatal::Unknown(missing_rows(), missing));
+            }
+            self.in_flight.resend(found.next);
+        } else if self.is_in_idmp_window() {
+            self.in_flight.reconnect();
+        } else {
+            return Err(Fatal::Broken(forgotten()));
+        }
+        Ok(())
     }
 
-    /// The server refused a row, and everything behind it, for a reason that time may mend.
+    /// The server refused a row, and everything after it, for a reason that time may mend.
     async fn retry_refused(&mut self, mut refused: Refusal) -> Result<(), Fatal> {
-        if !is_transient(&refused.error) || refused.overtaken {
+        if !refused.error.retryable() || refused.overtaken {
             return Err(Fatal::Refused(refused));
         }
-        let error = std::mem::replace(&mut refused.error, stopped()).with_retryable(true);
+        let error = std::mem::replace(&mut refused.error, stopped());
         let row = refused.row;
-        match unless_stopped(&self.request.control, self.session.recover(error)).await {
-            Ok(Ok(())) => {
-                self.in_flight.rewind(row);
+        match self.request.control.unless_stopped(self.session.recover(error)).await {
+            Some(Ok(())) => {
+                self.in_flight.resend_refused(row);
                 Ok(())
             }
-            Ok(Err(error)) => Err(Fatal::Refused(Refusal { error, ..refused })),
-            Err(_) => Err(Fatal::Stopped),
+            Some(Err(error)) => Err(Fatal::Refused(Refusal { error, ..refused })),
+            None => {
+                self.in_flight.resend_refused(row);
+                Err(Fatal::Stopped)
+            }
         }
     }
 
-    fn is_own(&self, row: usize) -> bool {
-        self.in_flight.rows(row..row + 1).any(|row| row.own.is_some())
+    /// Whether a row was refused whose own ID is not greater than the stream's last.
+    fn is_too_small(&self, refused: &Refusal) -> bool {
+        refused.error.server_code() == Some(ServerCode::IdTooSmall)
+            && self.in_flight.rows(refused.row..refused.row + 1).any(|row| row.own.is_some())
     }
 
     /// Rows that were sent before on a lost connection may have come through late: then their IDs
@@ -266,9 +257,11 @@ impl<'r> Pipeline<'r> {
         };
         let range = first..last + 1;
         let error = Error::new(ErrorKind::Response, refused.error.message().to_owned());
-        let found = match self.find_added(range.clone()).await {
-            Ok(found) => found,
-            Err(error) => return Err(Fatal::Unknown(error, range)),
+        let control = self.request.control.clone();
+        let found = match control.within_grace(self.find_added(range.clone())).await {
+            Some(Ok(found)) => found,
+            Some(Err(error)) => return Err(Fatal::Unknown(error, range)),
+            None => return Err(Fatal::Unknown(unanswered(), range)),
         };
         if found.missing.is_some() || found.next < range.end {
             return Err(Fatal::Unknown(error, range));
@@ -330,49 +323,48 @@ impl<'r> Pipeline<'r> {
     fn fail(self, fatal: Fatal) -> WriteFailure {
         let total = self.rows.total();
         let rows_in = self.in_flight.rows_in();
-        let number = |row: usize| self.in_flight.number(row);
         let count = format!("{rows_in} of {total} rows are in");
-        let next = self.in_flight.outstanding().start;
-        let (error, row, unknown) = match fatal {
+        let is_in_part = rows_in > 0;
+        // Whatever ends the write, rows that were sent and have no answer may be in.
+        let mut uncertain = self.in_flight.uncertain();
+        let error = match fatal {
             Fatal::Refused(refused) => {
-                let row = number(refused.row);
                 let is_typed = matches!(
                     refused.error.kind(),
                     ErrorKind::WrongType | ErrorKind::Authentication
                 );
-                let error = match rows_in == 0 && is_typed {
+                let row = self.in_flight.number(refused.row).unwrap_or_default();
+                match is_typed && !is_in_part {
                     true => refused.error,
-                    false => refused.error.reframed(
-                        ErrorKind::Write,
-                        &format!("row {} was refused, {count}", row.unwrap_or_default()),
-                    ),
-                };
-                (error, row, 0..0)
+                    false => refused
+                        .error
+                        .reframed(ErrorKind::Write, &format!("row {row} was refused, {count}")),
+                }
             }
-            Fatal::Broken(error) if self.in_flight.reached() == 0 => (error, number(next), 0..0),
+            Fatal::Broken(error) if !is_in_part => error,
             Fatal::Broken(error) => {
-                let message = format!("the write cannot go on, {count}");
-                (error.reframed(ErrorKind::Write, &message), number(next).or(Some(0)), 0..0)
+                error.reframed(ErrorKind::Write, &format!("the write cannot go on, {count}"))
             }
-            Fatal::Stopped => {
-                let message = format!("the write was stopped, {count}");
-                let error = Error::new(ErrorKind::Write, message);
-                (error, self.rows.next_number().or(number(next)), 0..0)
-            }
+            Fatal::Stopped => stopped().reframed(ErrorKind::Write, &count),
             Fatal::Unknown(error, range) => {
-                let numbers = number(range.start)
-                    .zip(number(range.end.saturating_sub(1)))
-                    .map_or(0..0, |(first, last)| first..last + 1);
-                let message = format!(
-                    "the answers for rows {} to {} were lost, and nobody knows whether those are \
-                     in; beside them {count}",
-                    numbers.start,
-                    numbers.end.saturating_sub(1)
-                );
-                let error = error.reframed(ErrorKind::OutcomeUnknown, &message);
-                (error, Some(numbers.start), numbers)
+                uncertain = range.start..range.end.max(uncertain.end);
+                error
             }
         };
+        let unknown = self.in_flight.numbers(uncertain);
+        let error = match unknown.is_empty() {
+            true => error,
+            false => error.reframed(
+                ErrorKind::OutcomeUnknown,
+                &format!(
+                    "the answers for rows {} to {} were lost, and nobody knows whether those are \
+                     in",
+                    unknown.start,
+                    unknown.end - 1
+                ),
+            ),
+        };
+        let row = self.in_flight.first_missing().or(self.rows.next_number());
         let error = match self.request.stream_name() {
             Some(stream) => error.with_context("stream", stream),
             None => error,
@@ -387,35 +379,6 @@ struct Found {
     next: usize,
     /// Rows before it that are not.
     missing: Option<Range<usize>>,
-}
-
-/// What comes of it, unless the write is stopped before.
-async fn unless_stopped<T>(
-    control: &WriteControl,
-    future: impl Future<Output = T>,
-) -> Result<T, End> {
-    tokio::select! {
-        biased;
-        output = future => Ok(output),
-        () = control.stopped() => Err(End::Stopped),
-    }
-}
-
-/// Whether the server may take a row later that it refused now.
-fn is_transient(error: &Error) -> bool {
-    error.retryable() || error.code() == Some("OOM")
-}
-
-fn is_not_larger(error: &Error) -> bool {
-    error.message().contains("equal or smaller")
-}
-
-fn is_protocol_error(error: &Error) -> bool {
-    error.message().contains("Protocol error")
-}
-
-fn stopped() -> Error {
-    Error::new(ErrorKind::Write, "the write was stopped")
 }
 
 fn missing_rows() -> Error {

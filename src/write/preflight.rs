@@ -1,4 +1,4 @@
-//! Questions to the server before a write, and after a lost reply.
+//! Questions to the server before a write, all in one round trip.
 
 use std::time::Duration;
 
@@ -6,27 +6,114 @@ use redis::Value;
 
 use super::frame::at_row;
 use super::idmp_window::IdmpWindow;
+use super::request::{IdSource, WriteRequest};
+use super::round_trip::Questions;
 use super::row_id::RowId;
 use super::rows::Rows;
 use crate::client::Session;
-use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result};
-use crate::read::{ids_only, last_generated};
-use crate::resp;
+use crate::error::{Error, ErrorKind, Result, ServerCode};
+use crate::resp::{self, Info, text};
 
-/// Asks the server something harmless, as often as it takes.
-async fn ask(session: &mut Session, arguments: &[&[u8]]) -> Result<Value> {
-    let mut command = redis::Cmd::new();
-    arguments.iter().for_each(|word| {
-        command.arg(word);
-    });
-    let packed = command.get_packed_command();
-    session.value(&packed).await
+/// What the server said.
+pub(super) struct Preflight {
+    /// For each stream the last ID that it has had, where rows have IDs and the server does not add
+    /// sequence numbers, which needs Redis 7.0.
+    pub(super) sequences: Option<Vec<Option<EntryId>>>,
+    /// How many rows of a producer the server recognises; none without a producer, and before Redis
+    /// 8.6.
+    pub(super) idmp_window: Option<IdmpWindow>,
+}
+
+/// Asks what there is to know, and refuses what the server would refuse, or hang up on.
+pub(super) async fn preflight(
+    session: &mut Session,
+    rows: &Rows,
+    request: &WriteRequest,
+) -> Result<Preflight> {
+    /// No server can be told to take less.
+    const ALWAYS_TAKEN: usize = 1024 * 1024;
+    let longest = rows.longest().filter(|(length, ..)| *length > ALWAYS_TAKEN);
+    let has_ids = request.ids != IdSource::Server;
+    let has_partial_ids = has_ids && rows.has_partial_ids();
+    let is_idmp = !has_ids && request.idmp_producer.is_some();
+
+    let mut questions = Questions::default();
+    for key in rows.keys.iter() {
+        questions.add(&type_of(key));
+    }
+    if has_ids || is_idmp {
+        for key in rows.keys.iter() {
+            questions.add(&resp::stream_info(key));
+        }
+    }
+    if has_partial_ids {
+        questions.add(&probe(rows, &[b"1-*", b"f", b"v", b"f"]));
+    }
+    if is_idmp {
+        questions.add(&config(b"stream-idmp-*"));
+    }
+    if longest.is_some() {
+        questions.add(&config(b"proto-max-bulk-len"));
+    }
+
+    let mut answers = questions.ask(session).await?.into_iter();
+    let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+    for key in rows.keys.iter() {
+        check_type(key, next())?;
+    }
+    let mut streams = Vec::new();
+    if has_ids || is_idmp {
+        for _ in rows.keys.iter() {
+            streams.push(if_known(next())?);
+        }
+    }
+    let mut last_ids = Vec::new();
+    if has_ids {
+        last_ids = streams
+            .iter()
+            .map(|info| info.as_ref().and_then(|info| Info(info).id("last-generated-id")))
+            .collect();
+        check_ids(rows, &last_ids)?;
+    }
+    let adds_sequences = !has_partial_ids || knows_form(next())?;
+    let idmp_config = if is_idmp { if_known(next())? } else { None };
+    if let Some(longest) = longest {
+        check_length(longest, if_known(next())?)?;
+    }
+    let idmp_window = match is_idmp {
+        true => idmp_window(session, rows, &streams, idmp_config).await?,
+        false => None,
+    };
+    Ok(Preflight { sequences: (!adds_sequences).then_some(last_ids), idmp_window })
+}
+
+/// TYPE, Redis 1.0.
+pub(super) fn type_of(key: &[u8]) -> Vec<u8> {
+    resp::command(&[b"TYPE", key])
+}
+
+/// CONFIG GET, Redis 2.0.
+fn config(name: &[u8]) -> Vec<u8> {
+    resp::command(&[b"CONFIG", b"GET", name])
+}
+
+/// A form of XADD that tells whether the server knows it, with a field that lacks its value: it looks
+/// at the options and the ID before it counts, and adds nothing either way.
+fn probe(rows: &Rows, arguments: &[&[u8]]) -> Vec<u8> {
+    resp::command(&[&[b"XADD", rows.keys.get(0)], arguments].concat())
+}
+
+/// What a probe has told.
+fn knows_form(answer: Result<Value>) -> Result<bool> {
+    match answer {
+        Err(error) if error.server_code() == Some(ServerCode::InvalidId) => Ok(false),
+        answer => if_known(answer).map(|_| true),
+    }
 }
 
 /// An answer, or `None` where the server knows no answer or the user may not ask.
-fn if_known(answer: Result<Value>) -> Result<Option<Value>> {
+pub(super) fn if_known(answer: Result<Value>) -> Result<Option<Value>> {
     match answer {
         Ok(value) => Ok(Some(value)),
         Err(error)
@@ -40,30 +127,28 @@ fn if_known(answer: Result<Value>) -> Result<Option<Value>> {
     }
 }
 
-/// Refuses keys that hold something other than a stream.
-pub(super) async fn check_types(session: &mut Session, rows: &Rows) -> Result<()> {
-    for key in rows.keys.iter() {
-        let kind = match if_known(ask(session, &[b"TYPE", key]).await)? {
-            Some(Value::SimpleString(kind)) => kind,
-            _ => continue,
-        };
-        if !matches!(kind.as_str(), "stream" | "none") {
+/// Refuses a key that holds something other than a stream.
+pub(super) fn check_type(key: &[u8], answer: Result<Value>) -> Result<()> {
+    let Some(kind) = if_known(answer)? else {
+        return Ok(());
+    };
+    match text(&kind) {
+        None | Some(b"stream" | b"none") => Ok(()),
+        Some(kind) => {
+            let kind = String::from_utf8_lossy(kind);
             let message = format!("the key holds a {kind}, not a stream; nothing has been sent");
-            return Err(Error::new(ErrorKind::WrongType, message)
+            Err(Error::new(ErrorKind::WrongType, message)
                 .with_code("WRONGTYPE")
-                .with_context("stream", String::from_utf8_lossy(key).into_owned()));
+                .with_context("stream", String::from_utf8_lossy(key).into_owned()))
         }
     }
-    Ok(())
 }
 
-/// Refuses IDs that the streams are past already; gives the last ID that each stream had.
-pub(super) async fn check_ids(session: &mut Session, rows: &Rows) -> Result<Vec<Option<EntryId>>> {
-    let mut last_ids = Vec::new();
-    for (key, first) in rows.keys.iter().zip(rows.first_ids()) {
-        let last = last_generated(session, key).await?;
+/// Refuses IDs that the streams are past already.
+fn check_ids(rows: &Rows, last_ids: &[Option<EntryId>]) -> Result<()> {
+    for ((key, first), last) in rows.keys.iter().zip(rows.first_ids()).zip(last_ids) {
         if let (Some(last), Some((row, id))) = (last, first)
-            && !RowId::Whole(last).may_precede(id)
+            && !RowId::Whole(*last).may_precede(id)
         {
             let reason = format!(
                 "the ID {id} does not come after {last}, the last that the stream has had; nothing \
@@ -73,45 +158,32 @@ pub(super) async fn check_ids(session: &mut Session, rows: &Rows) -> Result<Vec<
                 .into_kind(ErrorKind::Write)
                 .with_context("stream", String::from_utf8_lossy(key).into_owned()));
         }
-        last_ids.push(last);
     }
-    Ok(last_ids)
+    Ok(())
 }
 
-/// Whether the server knows a form of XADD, asked with a field that lacks its value: it looks at the
-/// options and the ID before it counts, and adds nothing either way.
-async fn knows(session: &mut Session, rows: &Rows, arguments: &[&[u8]]) -> Result<bool> {
-    let key = rows.keys.get(0);
-    let asked = ask(session, &[&[b"XADD", key], arguments, &[b"f"]].concat()).await;
-    match asked {
-        Err(error) if error.message().contains("Invalid stream ID") => Ok(false),
-        answer => if_known(answer).map(|_| true),
-    }
-}
-
-/// Whether the server adds sequence numbers to milliseconds (Redis 7.0).
-pub(super) async fn knows_partial_ids(session: &mut Session, rows: &Rows) -> Result<bool> {
-    knows(session, rows, &[b"1-*", b"f", b"v"]).await
-}
-
-/// How many rows of a producer the server recognises, and for how long; `None` where it knows no
-/// producers (IDMP, Redis 8.6).
-pub(super) async fn idmp_window(session: &mut Session, rows: &Rows) -> Result<Option<IdmpWindow>> {
-    if !knows(session, rows, &[b"IDMP", b"p", b"i", b"*", b"f", b"v"]).await? {
-        return Ok(None);
-    }
+/// How many rows of a producer the server recognises, and for how long, in the stream that
+/// recognises least.
+async fn idmp_window(
+    session: &mut Session,
+    rows: &Rows,
+    streams: &[Option<Value>],
+    config: Option<Value>,
+) -> Result<Option<IdmpWindow>> {
+    let is_configurable = config.is_some();
+    let config = config.unwrap_or(Value::Nil);
+    let new_stream =
+        (number(&config, "stream-idmp-maxsize"), number(&config, "stream-idmp-duration"));
     let mut least: Option<(i64, i64)> = None;
-    for key in rows.keys.iter() {
-        let info = if_known(ask(session, &[b"XINFO", b"STREAM", key]).await)?;
-        let found = match info {
-            Some(info) => (number(&info, "idmp-maxsize"), number(&info, "idmp-duration")),
-            None => {
-                let config = ask(session, &[b"CONFIG", b"GET", b"stream-idmp-*"]).await;
-                let config = if_known(config)?.unwrap_or(Value::Nil);
-                let of = |name| number(&config, name);
-                (of("stream-idmp-maxsize"), of("stream-idmp-duration"))
-            }
+    for stream in streams {
+        let found = match stream {
+            Some(info) => (number(info, "idmp-maxsize"), number(info, "idmp-duration")),
+            None => new_stream,
         };
+        let tells = stream.is_some() || is_configurable;
+        if found.0.is_none() && (tells || !knows_idmp(session, rows).await?) {
+            return Ok(None);
+        }
         // Where nobody says, it is at least one row.
         let (rows, seconds) = (found.0.unwrap_or(1), found.1.unwrap_or(0));
         least = Some(least.map_or((rows, seconds), |(r, s)| (r.min(rows), s.min(seconds))));
@@ -123,32 +195,26 @@ pub(super) async fn idmp_window(session: &mut Session, rows: &Rows) -> Result<Op
     }))
 }
 
+/// Whether the server knows IDMP, where neither a stream nor the configuration tells: the stream does
+/// not exist, and the user may not ask for the configuration.
+async fn knows_idmp(session: &mut Session, rows: &Rows) -> Result<bool> {
+    let mut questions = Questions::default();
+    questions.add(&probe(rows, &[b"IDMP", b"p", b"i", b"*", b"f", b"v", b"f"]));
+    let answers = questions.ask(session).await?;
+    answers.into_iter().next().map_or(Ok(false), knows_form)
+}
+
 /// A number in a reply of names and values.
 fn number(reply: &Value, name: &str) -> Option<i64> {
-    let (_, value) = reply.as_map_iter()?.find(|(key, _)| match key {
-        Value::BulkString(key) => key == name.as_bytes(),
-        Value::SimpleString(key) => key == name,
-        _ => false,
-    })?;
-    match value {
+    match Info(reply).get(name)? {
         Value::Int(number) => Some(*number),
-        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
-        _ => None,
+        value => std::str::from_utf8(text(value)?).ok()?.parse().ok(),
     }
 }
 
 /// Refuses a value that the server would hang up on.
-pub(super) async fn check_lengths(session: &mut Session, rows: &Rows) -> Result<()> {
-    /// No server can be told to take less.
-    const ALWAYS_TAKEN: usize = 1024 * 1024;
-    let Some((length, row, field)) = rows.longest() else {
-        return Ok(());
-    };
-    if length <= ALWAYS_TAKEN {
-        return Ok(());
-    }
-    let config = ask(session, &[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await;
-    let limit = if_known(config)?.and_then(|config| number(&config, "proto-max-bulk-len"));
+fn check_length((length, row, field): (usize, usize, String), config: Option<Value>) -> Result<()> {
+    let limit = config.and_then(|config| number(&config, "proto-max-bulk-len"));
     match limit.and_then(|limit| usize::try_from(limit).ok()) {
         Some(limit) if length > limit => Err(at_row(
             row,
@@ -159,31 +225,4 @@ pub(super) async fn check_lengths(session: &mut Session, rows: &Rows) -> Result<
         )),
         _ => Ok(()),
     }
-}
-
-/// The IDs that a stream holds from `first` to `last`.
-pub(super) async fn present(
-    session: &mut Session,
-    stream: &[u8],
-    first: EntryId,
-    last: EntryId,
-) -> Result<Vec<EntryId>> {
-    const PAGE: u64 = 1_000;
-    let mut ids = Vec::new();
-    let mut next = Some(first);
-    while let Some(start) = next.filter(|start| *start <= last) {
-        let command = resp::range(stream, start, last, PAGE);
-        let decoder = || ids_only(ReplyShape::Entries);
-        let finish = |mut decoder: crate::decode::Decoder| match decoder.take_reply() {
-            Some(crate::decode::Reply::Error(error)) => Err(error),
-            _ => decoder.flush(),
-        };
-        let page = session.request(&command, decoder, finish).await?;
-        ids.extend_from_slice(page.ids());
-        next = match page.len() as u64 {
-            PAGE => page.ids().last().and_then(|id| id.successor()),
-            _ => None,
-        };
-    }
-    Ok(ids)
 }

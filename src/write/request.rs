@@ -1,12 +1,8 @@
 //! What to write, and how.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-use tokio::sync::Notify;
-
+use super::control::WriteControl;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 
@@ -214,53 +210,6 @@ impl WriteRequest {
         match &self.stream {
             Target::One(key) => Some(String::from_utf8_lossy(key).into_owned()),
             Target::Column(_) => None,
-        }
-    }
-}
-
-/// A look at a write that is in progress, from another task. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct WriteControl {
-    shared: Arc<ControlState>,
-}
-
-#[derive(Debug, Default)]
-struct ControlState {
-    stopped: AtomicBool,
-    stopping: Notify,
-    rows: AtomicU64,
-}
-
-impl WriteControl {
-    /// How long the rows that are in flight when a write is stopped may take to be answered.
-    pub(super) const GRACE: Duration = Duration::from_secs(1);
-
-    /// Sends no more rows. The write then ends as soon as the rows that are in flight are answered,
-    /// or after a second, with an error that says which rows are in.
-    pub fn stop(&self) {
-        self.shared.stopped.store(true, Ordering::Release);
-        self.shared.stopping.notify_waiters();
-    }
-
-    /// How many rows are in so far.
-    pub fn rows_written(&self) -> u64 {
-        self.shared.rows.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add_rows(&self, rows: u64) {
-        self.shared.rows.fetch_add(rows, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.shared.stopped.load(Ordering::Acquire)
-    }
-
-    /// Returns once the write is to stop.
-    pub(super) async fn stopped(&self) {
-        let stopping = self.shared.stopping.notified();
-        // Whoever stops before `stopping` was made has set `stopped` before.
-        if !self.is_stopped() {
-            stopping.await;
         }
     }
 }

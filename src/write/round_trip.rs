@@ -1,10 +1,10 @@
 //! Commands that are sent together, and all their replies.
 
-use std::time::Instant;
+use redis::Value;
 
-use super::request::WriteControl;
-use crate::client::{Session, Sink};
-use crate::error::{Error, ErrorKind, Result};
+use crate::client::{Connection, Session, Sink};
+use crate::error::{Error, Result};
+use crate::resp::{Outline, Packed};
 
 /// An error during a round trip, and how many bytes of the commands were sent before it.
 pub(super) struct RoundTripError {
@@ -12,41 +12,133 @@ pub(super) struct RoundTripError {
     pub(super) sent: usize,
 }
 
-/// Sends the commands, and meanwhile takes replies until the sink has them all. A write that is
-/// stopped waits for them a little longer only.
-pub(super) async fn round_trip<S: Sink>(
-    session: &mut Session,
-    control: &WriteControl,
-    packed: &[u8],
-    sink: &mut S,
-) -> Result<(), RoundTripError> {
-    let mut sent = 0;
-    let talking = async {
-        let mut connection = session.take_connection().await?;
-        while !sink.is_complete() {
-            let rest = packed.get(sent..).unwrap_or_default();
-            connection.exchange(rest, &mut sent, sink).await?;
-        }
-        connection.settle();
-        session.put_back(connection);
-        Ok(())
-    };
-    let patience = async {
-        control.stopped().await;
-        let deadline = Instant::now() + WriteControl::GRACE;
-        tokio::time::sleep_until(deadline.into()).await;
-    };
-    let talked = tokio::select! {
-        biased;
-        talked = talking => talked,
-        () = patience => Err(too_late()),
-    };
-    talked.map_err(|error| RoundTripError { error, sent })
+/// A connection that transactions run on. As long as it is held nobody else can get it, and unless
+/// it is released it is closed: so a WATCH or MULTI that is still open is never left to others.
+pub(super) struct Exclusive<'s> {
+    session: &'s mut Session,
+    connection: Connection,
 }
 
-pub(super) fn too_late() -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        "the server did not answer within a second after the write was stopped",
-    )
+impl<'s> Exclusive<'s> {
+    pub(super) async fn take(session: &'s mut Session) -> Result<Self> {
+        let connection = session.take_connection().await?;
+        Ok(Exclusive { session, connection })
+    }
+
+    /// Sends the commands, and meanwhile takes replies until the sink has them all; adds to `sent`
+    /// how many bytes went out.
+    pub(super) async fn exchange<S: Sink>(
+        &mut self,
+        packed: &[u8],
+        sent: &mut usize,
+        sink: &mut S,
+    ) -> Result<()> {
+        exchange(&mut self.connection, packed, sent, sink).await
+    }
+
+    /// Asks, and gives the answers, of which some may be errors.
+    pub(super) async fn ask(&mut self, questions: &Questions) -> Result<Vec<Result<Value>>> {
+        let mut answers = Answers::new(questions.count);
+        self.exchange(&questions.packed, &mut 0, &mut answers).await?;
+        Ok(answers.values)
+    }
+
+    /// No WATCH and no MULTI is open any more: the connection may serve others.
+    pub(super) fn release(self) {
+        self.session.put_back(self.connection);
+    }
+}
+
+async fn exchange<S: Sink>(
+    connection: &mut Connection,
+    packed: &[u8],
+    sent: &mut usize,
+    sink: &mut S,
+) -> Result<()> {
+    while !sink.is_complete() {
+        let rest = packed.get(*sent..).unwrap_or_default();
+        connection.exchange(rest, sent, sink).await?;
+    }
+    connection.settle();
+    Ok(())
+}
+
+/// Commands that change nothing and have small replies.
+#[derive(Default)]
+pub(super) struct Questions {
+    packed: Packed,
+    count: usize,
+}
+
+impl Questions {
+    pub(super) fn add(&mut self, packed: &[u8]) {
+        self.packed.extend_from_slice(packed);
+        self.count += 1;
+    }
+
+    /// Asks all in one round trip, and again as often as it takes, until none of the answers is an
+    /// error that time mends.
+    pub(super) async fn ask(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
+        loop {
+            let error = match self.attempt(session).await {
+                Ok(answers) => {
+                    let is_transient = |error: &Error| error.retryable();
+                    let transient =
+                        answers.iter().position(|answer| answer.as_ref().is_err_and(is_transient));
+                    let Some(transient) = transient else {
+                        session.succeeded();
+                        return Ok(answers);
+                    };
+                    match answers.into_iter().nth(transient) {
+                        Some(Err(error)) => error,
+                        _ => continue,
+                    }
+                }
+                Err(error) => error,
+            };
+            session.recover(error).await?;
+        }
+    }
+
+    async fn attempt(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
+        let mut connection = session.take_connection().await?;
+        let mut answers = Answers::new(self.count);
+        exchange(&mut connection, &self.packed, &mut 0, &mut answers).await?;
+        session.put_back(connection);
+        Ok(answers.values)
+    }
+}
+
+/// Takes the replies to questions, one after the other.
+struct Answers {
+    missing: usize,
+    reply: Outline,
+    values: Vec<Result<Value>>,
+}
+
+impl Answers {
+    fn new(count: usize) -> Self {
+        Answers { missing: count, reply: Outline::new(), values: Vec::with_capacity(count) }
+    }
+}
+
+impl Sink for Answers {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut rest = bytes;
+        while self.missing > 0 && !rest.is_empty() {
+            let taken = self.reply.decode(rest)?;
+            rest = rest.get(taken..).unwrap_or_default();
+            if !self.reply.is_complete() {
+                break;
+            }
+            let reply = std::mem::replace(&mut self.reply, Outline::new());
+            self.values.push(reply.into_value());
+            self.missing -= 1;
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
 }

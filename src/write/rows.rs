@@ -32,7 +32,7 @@ pub(super) struct Row {
     pub(super) state: RowState,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowState {
     Unanswered,
     Added(EntryId),
@@ -170,14 +170,16 @@ impl Rows {
         self.total
     }
 
-    /// The number of the row that comes next, if one does.
+    /// The number of the row that is sent next, if there is one.
     pub(super) fn next_number(&self) -> Option<usize> {
-        let first = match self.frames.get(self.frame) {
-            Some(frame) => frame.first,
-            None if self.entries.is_empty() => return None,
-            None => 0,
-        };
-        Some(first + self.row).filter(|number| *number < self.total)
+        let mut start = self.row;
+        for frame in self.frames.iter().skip(self.frame) {
+            if let Some(row) = (start..frame.rows).find(|row| frame.arguments(*row) > 0) {
+                return Some(frame.first + row);
+            }
+            start = 0;
+        }
+        (!self.entries.is_empty()).then_some(start)
     }
 
     /// Has the server recognise rows that come twice.

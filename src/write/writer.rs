@@ -5,13 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use arrow_array::RecordBatch;
 
 use super::atomic::write_atomically;
-use super::idmp_window::IdmpWindow;
+use super::control::stopped_before_the_first;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
-use super::preflight::{check_ids, check_lengths, check_types, idmp_window, knows_partial_ids};
-use super::request::{IdSource, WriteRequest};
+use super::preflight::preflight;
+use super::request::WriteRequest;
 use super::rows::{IdmpProducer, Rows};
-use crate::client::{Client, Session};
+use crate::client::Client;
 use crate::error::Result;
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
@@ -46,42 +46,26 @@ pub(super) async fn write_rows(
     request: &WriteRequest,
 ) -> Result<Written, WriteFailure> {
     let total = rows.total();
-    let mut session = client.session();
-    if rows.total() == 0 {
+    if total == 0 {
         return Ok(Ids::with_capacity(0).finish(0));
     }
-    let idmp_window = prepare(&mut session, &mut rows, request).await;
-    let idmp_window = idmp_window.map_err(|error| WriteFailure::before_the_first(error, total))?;
-    drop(session); // its connection serves the rows
-    match request.atomic {
-        true => write_atomically(client, rows, request, idmp_window).await,
-        false => Pipeline::new(client, rows, request).with_idmp_window(idmp_window).run().await,
-    }
-}
-
-/// What the server must be asked before it is sent a row; gives how many rows it recognises.
-async fn prepare(
-    session: &mut Session,
-    rows: &mut Rows,
-    request: &WriteRequest,
-) -> Result<Option<IdmpWindow>> {
-    check_types(session, rows).await?;
-    check_lengths(session, rows).await?;
-    if request.ids != IdSource::Server {
-        let last_ids = check_ids(session, rows).await?;
-        if rows.has_partial_ids() && !knows_partial_ids(session, rows).await? {
-            rows.sequences = Some(last_ids);
-        }
-        return Ok(None);
-    }
-    let Some(name) = &request.idmp_producer else {
-        return Ok(None);
-    };
-    let idmp_window = idmp_window(session, rows).await?;
-    if idmp_window.is_some() {
+    // Its connection serves the rows afterwards, or is closed if the write is stopped meanwhile.
+    let mut session = client.session();
+    let asking = request.control.unless_stopped(preflight(&mut session, &rows, request));
+    let answered = asking.await.unwrap_or_else(|| Err(stopped_before_the_first(total)));
+    let preflight = answered.map_err(|error| WriteFailure::before_the_first(error, total))?;
+    drop(session);
+    rows.sequences = preflight.sequences;
+    if let (Some(_), Some(name)) = (preflight.idmp_window, &request.idmp_producer) {
         // No other write may use the same numbers, or the server would take its rows for ours.
         let nonce = RandomState::new().hash_one(std::process::id());
         rows.with_idmp_producer(IdmpProducer { name: name.clone(), nonce });
     }
-    Ok(idmp_window)
+    match request.atomic {
+        true => write_atomically(client, rows, request, preflight.idmp_window).await,
+        false => {
+            let pipeline = Pipeline::new(client, rows, request);
+            pipeline.with_idmp_window(preflight.idmp_window).run().await
+        }
+    }
 }

@@ -1,0 +1,269 @@
+//! Rows into hashes, one each: where aggregates go.
+
+mod commands;
+mod replies;
+mod request;
+
+use std::ops::Range;
+
+use arrow_array::RecordBatch;
+
+use self::commands::{Hashes, Part};
+use self::replies::{HashReplies, RowReply};
+pub use self::request::{HashRequest, IfExists};
+use super::control::{stopped, stopped_before_the_first, unanswered};
+use super::frame::at_row;
+use super::outcome::{Ids, WriteFailure};
+use super::preflight::{if_known, type_of};
+use super::round_trip::{Exclusive, Questions, RoundTripError};
+use crate::client::{Client, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::{command, text};
+
+/// Writes a hash for each row (HSET, Redis 4.0), pipelined, and gives the number of rows.
+///
+/// A value is written as the text that a read of its type takes; a null is a field that the hash
+/// lacks. Each row is written in one step: nobody sees a hash without its fields. After a lost
+/// connection rows are written again, which changes nothing, but with [`IfExists::Fail`].
+///
+/// # Errors
+///
+/// Those of arguments and columns, [`WrongType`](ErrorKind::WrongType) for a key that holds something
+/// else, and [`Authentication`](ErrorKind::Authentication) without permission for MULTI where rows
+/// need it, before anything is written. [`Write`](ErrorKind::Write) where a row was refused; the
+/// failure names the first, and rows after it may be in.
+/// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) where answers were lost for good; with
+/// [`IfExists::Fail`] rows are never sent again.
+pub async fn write_hashes(
+    client: &Client,
+    batches: &[RecordBatch],
+    request: &HashRequest,
+) -> Result<usize, WriteFailure> {
+    let nothing = |error| WriteFailure::before_the_first(error, 0);
+    let mut hashes = Vec::with_capacity(batches.len());
+    let mut total = 0;
+    for batch in batches {
+        hashes.push(Hashes::new(batch, request, total).map_err(nothing)?);
+        total += batch.num_rows();
+    }
+    let parts = || hashes.iter().flat_map(|hashes| hashes.parts(request.batch_rows));
+    let mut writer = Writer { session: client.session(), request, rows_in: 0, total };
+    let checking = async {
+        if hashes.iter().any(Hashes::needs_transactions) {
+            writer.check_transactions().await?;
+        }
+        for part in parts() {
+            writer.check(&part).await?;
+        }
+        Ok(())
+    };
+    let checked = request.control.unless_stopped(checking).await;
+    checked.unwrap_or_else(|| Err(stopped_before_the_first(total))).map_err(nothing)?;
+    for part in parts() {
+        writer.write(part).await?;
+    }
+    Ok(total)
+}
+
+struct Writer<'r> {
+    session: Session,
+    request: &'r HashRequest,
+    rows_in: usize,
+    total: usize,
+}
+
+impl Writer<'_> {
+    /// Refuses a user who may not run transactions: without MULTI the commands within would be
+    /// executed one by one. An empty transaction tells.
+    async fn check_transactions(&mut self) -> Result<()> {
+        let mut questions = Questions::default();
+        questions.add(&command(&[b"MULTI"]));
+        questions.add(&command(&[b"EXEC"]));
+        loop {
+            let asking = async {
+                let mut connection = Exclusive::take(&mut self.session).await?;
+                let answers = connection.ask(&questions).await?;
+                let is_open = answers.last().is_some_and(Result::is_err);
+                if !is_open {
+                    connection.release();
+                }
+                answers.into_iter().collect::<Result<Vec<_>>>()
+            };
+            match asking.await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Authentication => {
+                    let message = "a row takes several commands, and MULTI and EXEC have others \
+                                   see all of them or none; nothing has been written";
+                    return Err(error.reframed(ErrorKind::Authentication, message));
+                }
+                Err(error) => self.session.recover(error).await?,
+            }
+        }
+    }
+
+    /// Refuses keys that hold something else, or anything, as the request says.
+    async fn check(&mut self, part: &Part<'_, '_>) -> Result<()> {
+        let mut scratch = Vec::new();
+        let mut questions = Questions::default();
+        for row in part.rows.clone() {
+            questions.add(&type_of(part.hashes.key(row, &mut scratch)));
+        }
+        let answers = questions.ask(&mut self.session).await?;
+        for (row, answer) in part.rows.clone().zip(answers) {
+            // Without permission to ask, the write itself reports it.
+            let Some(kind) = if_known(answer)? else {
+                continue;
+            };
+            let kind = String::from_utf8_lossy(text(&kind).unwrap_or_default()).into_owned();
+            let key = String::from_utf8_lossy(part.hashes.key(row, &mut scratch)).into_owned();
+            match (kind.as_str(), self.request.if_exists) {
+                ("none", _) | ("hash", IfExists::Replace | IfExists::Merge) => {}
+                ("hash", IfExists::Fail) => {
+                    let message = "the hash exists already; nothing has been written";
+                    return Err(at_row(part.number(row), message)
+                        .into_kind(ErrorKind::Write)
+                        .with_context("key", key));
+                }
+                _ => {
+                    let message =
+                        format!("the key holds a {kind}, not a hash; nothing has been written");
+                    return Err(at_row(part.number(row), &message)
+                        .into_kind(ErrorKind::WrongType)
+                        .with_code("WRONGTYPE")
+                        .with_context("key", key));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of a part, those of a lost connection again where that changes nothing.
+    async fn write(&mut self, part: Part<'_, '_>) -> Result<(), WriteFailure> {
+        let mut start = part.rows.start;
+        // Rows before this one may be in although no answer says so.
+        let mut uncertain = start;
+        while start < part.rows.end {
+            if self.request.control.is_stopped() {
+                let unknown = part.numbers(start..uncertain);
+                return Err(self.failed(stopped(), part.number(start), unknown));
+            }
+            let commands = part.commands(start);
+            let mut replies = HashReplies::new(commands.counts.clone());
+            let lost = self.send(&commands.packed, &mut replies).await.err();
+            let answered = start + replies.rows.len();
+            uncertain = match &lost {
+                Some(lost) => uncertain.max(start + commands.rows_sent(lost.sent)),
+                None => answered,
+            };
+            let unknown = part.numbers(answered..uncertain);
+            let answers = Answers::of(replies.rows, self.request.if_exists);
+            let error = match (answers.refused, lost) {
+                (None, None) => {
+                    self.count(answers.accepted);
+                    self.session.succeeded();
+                    return Ok(());
+                }
+                (Some(refused), _)
+                    if !refused.retryable() || answers.accepted > answers.leading =>
+                {
+                    self.count(answers.accepted);
+                    let row = part.number(start + answers.leading);
+                    return Err(self.failed(refused, row, unknown));
+                }
+                (_, Some(lost)) => lost.error,
+                (Some(refused), None) => refused,
+            };
+            self.count(answers.leading);
+            start += answers.leading;
+            let row = part.number(start);
+            if self.request.if_exists == IfExists::Fail && !unknown.is_empty() {
+                return Err(self.failed(error, row, unknown));
+            }
+            match self.request.control.unless_stopped(self.session.recover(error)).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(self.failed(error, row, unknown)),
+                None => return Err(self.failed(stopped(), row, unknown)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &mut self,
+        packed: &[u8],
+        replies: &mut HashReplies,
+    ) -> Result<(), RoundTripError> {
+        let control = &self.request.control;
+        let mut sent = 0;
+        let exchanged = async {
+            let connecting = control.unless_stopped(Exclusive::take(&mut self.session)).await;
+            let mut connection = connecting.unwrap_or_else(|| Err(stopped()))?;
+            let exchanging = connection.exchange(packed, &mut sent, replies);
+            control.within_grace(exchanging).await.unwrap_or_else(|| Err(unanswered()))?;
+            if !replies.leaves_transaction_open {
+                connection.release();
+            }
+            Ok(())
+        };
+        exchanged.await.map_err(|error| RoundTripError { error, sent })
+    }
+
+    fn count(&mut self, rows: usize) {
+        self.rows_in += rows;
+        self.request.control.add_rows(rows as u64);
+    }
+
+    /// The failure that begins with this row; nobody knows whether those of `unknown` are in.
+    fn failed(&self, error: Error, row: usize, unknown: Range<usize>) -> WriteFailure {
+        let count = format!("{} of {} are in", self.rows_in, self.total);
+        let is_typed = !matches!(error.kind(), ErrorKind::Response | ErrorKind::Write);
+        let error = if !unknown.is_empty() {
+            let (first, last) = (unknown.start, unknown.end - 1);
+            let message = format!(
+                "answers for rows {first} to {last} were lost, and nobody knows whether those are \
+                 in; beside them {count}"
+            );
+            error.reframed(ErrorKind::OutcomeUnknown, &message)
+        } else if is_typed && self.rows_in == 0 {
+            error
+        } else {
+            let message = format!("row {row} was not written, {count}");
+            error.reframed(ErrorKind::Write, &message)
+        };
+        let written = Ids::with_capacity(0).count(self.rows_in);
+        WriteFailure { error, written, row: Some(row), unknown }
+    }
+}
+
+/// What the answers to some rows say.
+struct Answers {
+    /// How many rows are in, and how many of them before the first that was refused.
+    accepted: usize,
+    leading: usize,
+    /// Why the first was refused.
+    refused: Option<Error>,
+}
+
+impl Answers {
+    fn of(rows: Vec<RowReply>, if_exists: IfExists) -> Self {
+        let mut answers = Answers { accepted: 0, leading: 0, refused: None };
+        for row in rows {
+            let error = match row.error {
+                None if if_exists == IfExists::Fail && row.text == b"0" => {
+                    Some(Error::new(ErrorKind::Write, "the hash exists already"))
+                }
+                error => error,
+            };
+            match error {
+                Some(error) => {
+                    answers.refused.get_or_insert(error);
+                }
+                None => {
+                    answers.accepted += 1;
+                    answers.leading += usize::from(answers.refused.is_none());
+                }
+            }
+        }
+        answers
+    }
+}
