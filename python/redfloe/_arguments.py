@@ -145,9 +145,13 @@ def make_group(
     create_group: bool,
     group_start_id: EntryIdLike,
     noack: bool,
-    own_pending: Literal["skip", "first", "only"],
+    start_id: EntryIdLike | None,
+    own_pending: Literal["skip", "first"],
 ) -> Group | None:
-    """Check what belongs to a consumer group; None without one."""
+    """Check what belongs to a consumer group; None without one.
+
+    `own_pending` says what becomes of the consumer's pending entries where `start_id` does not.
+    """
     if group is None:
         if consumer is not None or auto_ack or noack:
             msg = "consumer, auto_ack and noack need a group"
@@ -161,7 +165,7 @@ def make_group(
         group=as_key(group, "group"),
         consumer=as_key(consumer, "consumer"),
         create_at=at if create_group else None,
-        own_pending=own_pending,
+        own_pending=own_pending_of(start_id, own_pending),
         auto_ack=bool(auto_ack),
         noack=bool(noack),
         reclaim_ms=None,

@@ -12,7 +12,6 @@ from redfloe._arguments import (
     SchemaLike,
     make_group,
     make_request,
-    own_pending_of,
 )
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
@@ -224,7 +223,8 @@ def iter_stream(
         create_group=create_group,
         group_start_id=group_start_id,
         noack=noack,
-        own_pending="first" if group is None else own_pending_of(start_id, "first"),
+        start_id=start_id,
+        own_pending="first",
     )
     if start_id is None:
         start_id = "$" if group is None else "-"
@@ -323,7 +323,8 @@ def stream_batches(
         create_group=create_group,
         group_start_id=group_start_id,
         noack=noack,
-        own_pending="first" if group is None else own_pending_of(start_id, "first"),
+        start_id=start_id,
+        own_pending="first",
     )
     if start_id is None:
         start_id = "$" if group is None else "-"

@@ -13,7 +13,6 @@ from redfloe._arguments import (
     as_text,
     make_group,
     make_request,
-    own_pending_of,
 )
 from redfloe._core import RedisConnection
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
@@ -134,7 +133,8 @@ def read_stream(
         create_group=create_group,
         group_start_id=group_start_id,
         noack=noack,
-        own_pending="skip" if group is None else own_pending_of(start_id, "skip"),
+        start_id=start_id,
+        own_pending="skip",
     )
     request = make_request(
         stream,

@@ -41,6 +41,7 @@ def make_worker_group(
         create_group=create_group,
         group_start_id=group_start_id,
         noack=False,
+        start_id=None,
         own_pending="first",
     )
     if member is None:

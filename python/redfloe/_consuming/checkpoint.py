@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from redfloe import _core
 from redfloe._arguments import as_text
-from redfloe._core import RedisConnection
+from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import CheckpointError
 
 
@@ -231,7 +231,8 @@ class RedisCheckpointStore:
     """
 
     def __init__(self, url: str | RedisConnection, key_prefix: str = "redfloe:checkpoint:") -> None:
-        self._connection = RedisConnection(url) if isinstance(url, str) else url
+        self._connection = url = connect(url)
+        check_connection(url)
         self._key_prefix = key_prefix
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ from redfloe._consuming.position import Position
 from redfloe._consuming.retry import ExceptionPolicy, Retry
 from redfloe._consuming.signals import StopSignals
 from redfloe._consuming.stats import ConsumerStats
-from redfloe._core import RedisConnection
+from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import RedfloeError
 from redfloe._event_loop import completed, in_thread
 from redfloe._follow import AsyncBatches
@@ -181,6 +181,7 @@ class StreamConsumer:
         handle_signals: bool = False,
         **options: Unpack[ColumnOptions],
     ) -> None:
+        url = connect(url)
         one_of(on_data_loss, "on_data_loss", "raise", "continue")
         errors = decoding_errors(on_error, has_dead_letter=dead_letter is not None)
         member = make_worker_group(
@@ -211,7 +212,8 @@ class StreamConsumer:
         )
         self._request["on_error"] = errors
         _core.empty_batch(self._request)  # the schema and the options are checked there
-        self._connection = _connection(url)
+        check_connection(url)
+        self._connection = url
         name = checkpoint_name_of(checkpoint_name, stream, member)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
@@ -489,13 +491,3 @@ class StreamConsumer:
             async for batch in self:
                 if not await handle(batch, retry, face, self._failing):
                     self._put_down(batch._batch)
-
-
-def _connection(url: object) -> RedisConnection:
-    match url:
-        case str():
-            return RedisConnection(url)
-        case RedisConnection():
-            return url
-    msg = f"url must be a str or a RedisConnection, not {type(url).__name__}"
-    raise TypeError(msg)
