@@ -27,6 +27,7 @@
 mod admin;
 mod client;
 mod decode;
+mod dtype;
 mod entry_id;
 mod error;
 mod infer;

@@ -6,15 +6,19 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
+use crate::decode::Names;
+use crate::dtype::children;
 use crate::error::{Error, ErrorKind, Result, shorten};
 
-/// What happens to a field's text that does not fit its dtype.
+/// What happens to a field's text that does not fit its dtype, and to a field whose name no column
+/// can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnError {
     /// The read fails with a [`Decode`](ErrorKind::Decode) error that names the entry.
     #[default]
     Raise,
-    /// The value becomes null.
+    /// The value becomes null; the field is left out.
     Null,
     /// The entry is left out of the batch, and listed in [`Batch::rejected`](crate::Batch).
     Reject,
@@ -64,6 +68,20 @@ pub struct StreamSchema {
     pub(crate) rescue_column: Option<String>,
     pub(crate) on_error: OnError,
     pub(crate) null_values: NullValues,
+    pub(crate) max_columns: usize,
+    /// An entry that no policy has a place for is rejected, whatever `on_error` says of values.
+    pub(crate) rejects_clashes: bool,
+}
+
+/// What becomes of a field that an open schema cannot make a column of.
+#[derive(Debug)]
+pub(crate) enum NoColumn {
+    LeftOut,
+    Rescued,
+    /// The read fails.
+    Raised(Error),
+    /// The entry is left out of its batch.
+    Rejected(Error),
 }
 
 impl Default for StreamSchema {
@@ -74,6 +92,11 @@ impl Default for StreamSchema {
 }
 
 impl StreamSchema {
+    /// The most columns of an open schema, unless [`with_max_columns`] says otherwise.
+    ///
+    /// [`with_max_columns`]: StreamSchema::with_max_columns
+    pub const MAX_COLUMNS: usize = 5_000;
+
     /// Exactly these fields, in this order, with these types.
     pub fn closed<F: Into<FieldRef>>(fields: impl IntoIterator<Item = F>) -> Self {
         StreamSchema {
@@ -86,6 +109,8 @@ impl StreamSchema {
             rescue_column: None,
             on_error: OnError::default(),
             null_values: NullValues::default(),
+            max_columns: Self::MAX_COLUMNS,
+            rejects_clashes: false,
         }
     }
 
@@ -134,6 +159,21 @@ impl StreamSchema {
     /// Texts that mean null.
     pub fn with_null_values(mut self, null_values: NullValues) -> Self {
         self.null_values = null_values;
+        self
+    }
+
+    /// The most columns that an open schema may come to, where a name of more than 100 bytes counts
+    /// as one for each 100 bytes. A further field goes to the rescue column; without one the read
+    /// fails. The schema's own fields may be more.
+    pub fn with_max_columns(mut self, columns: usize) -> Self {
+        self.max_columns = columns;
+        self
+    }
+
+    /// Whether an entry with a metadata column's name is rejected also where values that do not fit
+    /// become null or are rescued; for readers that have a place for such entries.
+    pub(crate) fn with_rejected_clashes(mut self, rejected: bool) -> Self {
+        self.rejects_clashes = rejected;
         self
     }
 
@@ -196,6 +236,7 @@ impl StreamSchema {
         }
         let mut seen = HashSet::new();
         for (parameter, name) in self.reserved() {
+            check_nul(name, parameter)?;
             if !seen.insert(name) {
                 return Err(Error::new(
                     ErrorKind::Schema,
@@ -203,32 +244,76 @@ impl StreamSchema {
                 ));
             }
         }
-        let mut fields = HashSet::new();
-        for field in &self.fields {
-            self.check_name(field.name())?;
-            if !fields.insert(field.name()) {
-                return Err(Error::new(
-                    ErrorKind::Schema,
-                    format!("the schema names the field {:?} twice", field.name()),
-                ));
-            }
+        if let Some(error) = self.fields.iter().find_map(|field| self.clash(field.name())) {
+            return Err(error);
         }
-        Ok(())
+        check_names(&self.fields, None)
     }
 
-    /// Refuses a field that bears a metadata column's name: a payload never overwrites an ID.
-    pub(crate) fn check_name(&self, name: &str) -> Result<()> {
-        match self.reserved().find(|(_, reserved)| *reserved == name) {
-            None => Ok(()),
-            Some((parameter, _)) => Err(Error::new(
-                ErrorKind::Schema,
-                format!(
-                    "the field {} has the name of a metadata column; rename that column with \
-                     {parameter}",
-                    shorten(name.as_bytes())
-                ),
-            )),
+    /// The name of a column for a field that was found in an entry, where the names so far count as
+    /// `columns`; or what becomes of that field.
+    pub(crate) fn column_name<'n>(
+        &self,
+        name: &'n [u8],
+        columns: usize,
+    ) -> Result<&'n str, NoColumn> {
+        let advice =
+            "give a schema, or on_error=\"null\" to leave the field out, or a rescue_column";
+        let text = std::str::from_utf8(name).map_err(|_| {
+            let message = format!("the field name {} is not UTF-8; {advice}", shorten(name));
+            self.unnameable(Error::new(ErrorKind::Decode, message))
+        })?;
+        if text.contains('\0') {
+            let message = format!(
+                "the field name {} has a NUL, which ends a column's name in Arrow; {advice}",
+                shorten(name)
+            );
+            return Err(self.unnameable(Error::new(ErrorKind::Schema, message)));
         }
+        if let Some(error) = self.clash(text) {
+            // It is never given under another name, and never left out unseen.
+            let rejects = match self.on_error {
+                OnError::Raise => self.rescue_column.is_some() && self.rejects_clashes,
+                OnError::Null => self.rejects_clashes,
+                OnError::Reject => true,
+            };
+            return Err(if rejects { NoColumn::Rejected(error) } else { NoColumn::Raised(error) });
+        }
+        if columns.saturating_add(Names::weight_of(name)) > self.max_columns {
+            return Err(match self.rescue_column {
+                Some(_) => NoColumn::Rescued,
+                None => NoColumn::Raised(Error::new(
+                    ErrorKind::Schema,
+                    format!(
+                        "the field {} would be a column beyond max_columns={}; give a schema, or a \
+                         rescue_column for the fields beyond, or raise max_columns",
+                        shorten(name),
+                        self.max_columns
+                    ),
+                )),
+            });
+        }
+        Ok(text)
+    }
+
+    /// What becomes of a field whose name no column can have.
+    fn unnameable(&self, error: Error) -> NoColumn {
+        match self.on_error {
+            _ if self.rescue_column.is_some() => NoColumn::Rescued,
+            OnError::Null => NoColumn::LeftOut,
+            OnError::Raise => NoColumn::Raised(error),
+            OnError::Reject => NoColumn::Rejected(error),
+        }
+    }
+
+    /// Refuses a field that has a metadata column's name: a payload never overwrites an ID.
+    fn clash(&self, name: &str) -> Option<Error> {
+        let (parameter, _) = self.reserved().find(|(_, reserved)| *reserved == name)?;
+        let message = format!(
+            "the field {} has the name of a metadata column; rename that column with {parameter}",
+            shorten(name.as_bytes())
+        );
+        Some(Error::new(ErrorKind::Schema, message))
     }
 
     /// The parameters that name metadata columns, and the names they give.
@@ -242,6 +327,35 @@ impl StreamSchema {
         .into_iter()
         .filter_map(|(parameter, name)| Some((parameter, name.as_deref()?)))
     }
+}
+
+/// Refuses a name that ends before its end where Arrow's interface passes it on, as a C string.
+fn check_nul(name: &str, what: &str) -> Result<()> {
+    match name.contains('\0') {
+        false => Ok(()),
+        true => Err(Error::new(
+            ErrorKind::Schema,
+            format!(
+                "{what} is {}, but must not contain NUL, which ends a column's name in Arrow",
+                shorten(name.as_bytes())
+            ),
+        )),
+    }
+}
+
+/// Refuses fields, and fields inside them, that share a name or have one that Arrow cannot pass on.
+fn check_names<'a>(fields: impl IntoIterator<Item = &'a FieldRef>, of: Option<&str>) -> Result<()> {
+    let mut seen = HashSet::new();
+    for field in fields {
+        check_nul(field.name(), "a field's name")?;
+        if !seen.insert(field.name()) {
+            let whole = of.map_or("the schema".to_owned(), |of| format!("the field {of:?}"));
+            let message = format!("{whole} names the field {:?} twice", field.name());
+            return Err(Error::new(ErrorKind::Schema, message));
+        }
+        check_names(children(field.data_type()), Some(field.name()))?;
+    }
+    Ok(())
 }
 
 /// The factor from a `Timestamp`'s unit down from milliseconds: multiply, then divide.

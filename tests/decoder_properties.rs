@@ -101,7 +101,7 @@ fn decode(
             bytes = rest;
             feed(&mut decoder, piece)?;
             if build {
-                decoder.build()?;
+                decoder.build();
             }
         }
         Ok(())

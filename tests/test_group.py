@@ -575,9 +575,10 @@ def test_an_iterator_does_not_skip_what_cannot_be_decoded(
     add_numbers(client, stream, 40, first=22)
     options: dict[str, Any] = {"batch_size": batch_size, "auto_ack": True, **ME, **DRAIN}
     batches = follow(any_server.url, stream, NUMBER, **options)
-    before = 0 if batch_size == 100 else 20
+    before = 20
     for first in range(1, before + 1, batch_size):
-        assert_frame_equal(next(batches), numbers(first + batch_size - 1, first=first))
+        last = min(first + batch_size - 1, before)
+        assert_frame_equal(next(batches), numbers(last, first=first))
     for _ in range(3):
         with pytest.raises(DecodeError, match="21-0"):
             next(batches)

@@ -486,7 +486,7 @@ def test_the_rescue_column_keeps_what_did_not_fit(
         None,
         {"n": "two", "more": 'a "quote"', "\\xff": {"$base64": "/g=="}},
         None,
-        {"twice": "b"},
+        {"twice": ["a", "b"]},
     ]
 
 

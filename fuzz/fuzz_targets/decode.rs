@@ -55,7 +55,7 @@ fn feed(decoder: &mut Decoder, mut reply: &[u8], sizes: &[u8], build: bool) -> R
             assert!(decoder.take_reply().is_some() || piece.is_empty(), "bytes were left");
         }
         if build {
-            decoder.build()?;
+            decoder.build();
         }
     }
     Ok(())

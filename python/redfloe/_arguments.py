@@ -68,6 +68,7 @@ class Request(TypedDict):
     sequence_column: str | None
     timestamp_type: pl.Schema
     rescue_column: str | None
+    max_columns: int
     on_error: str
     null_values: list[str]
     null_values_by_field: dict[str, list[str]]
@@ -124,6 +125,7 @@ def make_request(
         sequence_column=sequence_column if options["include_sequence"] else None,
         timestamp_type=_timestamp_schema(options["timestamp_dtype"]),
         rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
+        max_columns=natural(options["max_columns"], "max_columns"),
         on_error=as_text(options["on_error"], "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,

@@ -176,8 +176,9 @@ def iter_stream(
     batch_size : int, default 100
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
-        Closes a batch once its entries have taken so many bytes of the server's reply, which bounds
-        the memory of a batch whatever the size of its entries.
+        Closes a batch once its entries have taken this many bytes of the server's reply, or,
+        without a schema, its columns times its rows at 16 bytes a cell; which bounds the memory of
+        a batch whatever its entries are.
     batch_timeout_ms : int, optional
         Collect until the batch is full or this many milliseconds have passed since its first entry
         came. By default a batch is what is there, at once.

@@ -31,8 +31,12 @@ class ColumnOptions(TypedDict, total=False):
     null_values : str, sequence of str, or mapping of field to these, optional
         Texts that mean null. Empty text is null for every dtype but String and Binary.
     rescue_column : str, optional
-        Adds a String column of this name that keeps what did not fit, unknown fields included, as
-        one JSON object a row; nothing raises then.
+        Adds a String column of this name that keeps what did not fit, unknown fields and all values
+        of repeated fields included, as one JSON object a row; no value raises then.
+    max_columns : int, default 5000
+        Without a schema: the most fields that become columns, where a name of more than 100 bytes
+        counts as one for each 100 bytes. Beyond that the read raises `SchemaError`, or, with a
+        `rescue_column`, keeps further fields there.
     """
 
     include_id: bool
@@ -44,6 +48,7 @@ class ColumnOptions(TypedDict, total=False):
     timestamp_dtype: DataType | DataTypeClass
     null_values: NullValues | None
     rescue_column: str | None
+    max_columns: int
 
 
 class DecodeOptions(ColumnOptions, total=False):
@@ -77,6 +82,7 @@ DEFAULTS = DecodeOptions(
     timestamp_dtype=pl.Int64,
     null_values=None,
     rescue_column=None,
+    max_columns=5_000,
     infer_schema=False,
     infer_schema_length=100,
     on_error="raise",

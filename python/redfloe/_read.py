@@ -157,6 +157,7 @@ def infer_schema(
     end_id: EntryIdLike = "+",
     infer_schema_length: int = 100,
     null_values: NullValues | None = None,
+    max_columns: int = 5_000,
 ) -> pl.Schema:
     """Look at a sample of a stream's entries and name a dtype for each field.
 
@@ -176,6 +177,8 @@ def infer_schema(
         How many entries to look at (XRANGE COUNT, Redis 5.0).
     null_values : str, sequence of str, or mapping of field to these, optional
         Texts that mean null and say nothing of the dtype.
+    max_columns : int, default 5000
+        The most fields that the sample may have; as for `read_stream`.
 
     Returns
     -------
@@ -187,6 +190,8 @@ def infer_schema(
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
         As for `read_stream`.
+    SchemaError
+        The sample has more than `max_columns` fields.
 
     Examples
     --------
@@ -203,6 +208,7 @@ def infer_schema(
             "infer_schema": True,
             "infer_schema_length": infer_schema_length,
             "null_values": null_values,
+            "max_columns": max_columns,
         },
     )
     return pl.DataFrame(_core.infer_schema(url, request)).schema

@@ -55,8 +55,8 @@ impl NullRules {
     }
 }
 
-/// Told of each value that does not fit: its slot, its text and why. An error ends the read.
-pub(crate) type OnMisfit<'a> = &'a mut dyn FnMut(&Slot, &[u8], Misfit) -> Result<()>;
+/// Told of each value that does not fit: its slot, its text and why.
+pub(crate) type OnMisfit<'a> = &'a mut dyn FnMut(&Slot, &[u8], Misfit);
 
 /// Builds one column. A value that is refused leaves the builder as it was.
 pub(crate) trait ColumnBuilder: Send {
@@ -75,7 +75,8 @@ pub(crate) trait ColumnBuilder: Send {
     /// The rows as an array; the builder starts afresh.
     fn finish(&mut self) -> Result<ArrayRef>;
 
-    /// Appends a column's slots, and nulls where rows have none, up to the tape's last row.
+    /// Appends a column's slots, and nulls where rows have none, up to the tape's last row; also
+    /// where the rows of earlier tapes are missing.
     ///
     /// Compiled once for each builder, so the loop over a column's values has no virtual call.
     fn append_slots(
@@ -85,8 +86,8 @@ pub(crate) trait ColumnBuilder: Send {
         buffer_is_utf8: bool,
         nulls: &NullRules,
         on_misfit: OnMisfit<'_>,
-    ) -> Result<()> {
-        let base = self.len();
+    ) {
+        let base = tape.built();
         let bytes = tape.bytes();
         for slot in slots {
             let row = base + slot.row as usize;
@@ -100,7 +101,7 @@ pub(crate) trait ColumnBuilder: Send {
             }
             let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
             if let Err(misfit) = self.append(Text { bytes: text, is_utf8 }) {
-                on_misfit(slot, text, misfit)?;
+                on_misfit(slot, text, misfit);
                 self.append_nulls(1);
             }
         }
@@ -108,6 +109,5 @@ pub(crate) trait ColumnBuilder: Send {
         if rows > self.len() {
             self.append_nulls(rows - self.len());
         }
-        Ok(())
     }
 }

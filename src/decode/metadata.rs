@@ -52,8 +52,8 @@ impl MetadataColumns {
     pub(crate) fn append(
         &mut self,
         ids: &[EntryId],
-        mut on_misfit: impl FnMut(usize, EntryId, Misfit) -> Result<()>,
-    ) -> Result<()> {
+        mut on_misfit: impl FnMut(usize, EntryId, Misfit),
+    ) {
         if let Some(column) = &mut self.ids {
             let mut text = [0; EntryId::MAX_LEN];
             for id in ids {
@@ -70,7 +70,7 @@ impl MetadataColumns {
                         column.nulls.append_non_null();
                     }
                     None => {
-                        on_misfit(row, *id, "is out of range".into())?;
+                        on_misfit(row, *id, "is out of range".into());
                         column.values.push(0);
                         column.nulls.append_null();
                     }
@@ -80,7 +80,20 @@ impl MetadataColumns {
         if let Some(column) = &mut self.sequences {
             column.extend(ids.iter().map(|id| id.seq));
         }
-        Ok(())
+    }
+
+    /// Drops all rows from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        if let Some(column) = &mut self.ids {
+            column.truncate(len);
+        }
+        if let Some(column) = &mut self.timestamps {
+            column.values.truncate(len);
+            column.nulls.truncate(len);
+        }
+        if let Some(column) = &mut self.sequences {
+            column.truncate(len);
+        }
     }
 
     /// The columns that are switched on, in their order; the builders start afresh.

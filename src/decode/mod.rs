@@ -4,6 +4,7 @@ mod batch;
 mod column;
 mod make;
 mod metadata;
+mod names;
 mod nested;
 mod number;
 mod primitive;
@@ -15,7 +16,7 @@ mod time;
 
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, Field, FieldRef, Schema};
 
 pub use batch::{Batch, Rejected};
@@ -29,10 +30,12 @@ use column::{ColumnBuilder, Misfit, NullRules, Text};
 pub(crate) use make::dtype_name;
 use make::{Source, make_builder};
 use metadata::MetadataColumns;
+pub(crate) use names::Names;
 pub(crate) use reply::Claimed;
 use reply::ReplyReader;
 use rescue::RescueColumn;
-use tape::{Slot, Tape};
+use tape::{Limits, Slot, Tape};
+use text::{Content, ViewColumn};
 
 /// Decodes the replies of commands that send entries.
 ///
@@ -58,17 +61,24 @@ use tape::{Slot, Tape};
 /// ```
 pub struct Decoder {
     schema: Arc<StreamSchema>,
+    shape: ReplyShape,
     reader: ReplyReader,
     tape: Tape,
     metadata: MetadataColumns,
+    /// Of the schema's own fields.
     columns: Vec<Column>,
+    /// Of the fields that an open schema found, where the batch has values of them.
+    found: Vec<Option<Box<FoundColumn>>>,
     rescue: Option<RescueColumn>,
     /// The IDs of the rows in the builders; those on the tape come after them.
     ids: Vec<EntryId>,
     last_id: Option<EntryId>,
+    /// The last ID before this batch.
+    last_before: Option<EntryId>,
     /// Rows that do not fit, where they are to be left out.
     rejected: Vec<(usize, Error)>,
-    row_limit: usize,
+    /// Why the entry after the last row cannot be read, and so none after it.
+    failure: Option<Error>,
 }
 
 /// A field and what builds its column.
@@ -76,6 +86,24 @@ struct Column {
     field: FieldRef,
     builder: Box<dyn ColumnBuilder>,
     nulls: NullRules,
+}
+
+/// A column of text that an open schema found. Where a batch has no value of it, it takes no
+/// memory; where it has, the rows after the last value are filled in only at the end.
+struct FoundColumn {
+    builder: ViewColumn,
+    nulls: NullRules,
+}
+
+impl FoundColumn {
+    fn field(name: &str) -> Field {
+        Field::new(name, DataType::Utf8View, true)
+    }
+
+    fn new(name: &str, schema: &StreamSchema) -> Box<Self> {
+        let nulls = NullRules { empty: false, values: schema.null_values.of(name) };
+        Box::new(FoundColumn { builder: ViewColumn::new(Content::Utf8), nulls })
+    }
 }
 
 impl Column {
@@ -96,46 +124,95 @@ impl Decoder {
     /// text stands for.
     pub fn new(schema: StreamSchema, shape: ReplyShape) -> Result<Self> {
         schema.validate()?;
-        let schema = Arc::new(schema);
+        Decoder::with_names(Arc::new(schema), shape, None)
+    }
+
+    fn with_names(
+        schema: Arc<StreamSchema>,
+        shape: ReplyShape,
+        names: Option<Names>,
+    ) -> Result<Self> {
         let columns: Result<Vec<Column>> =
             schema.fields.iter().map(|field| Column::new(Arc::clone(field), &schema)).collect();
         Ok(Decoder {
+            shape,
             reader: ReplyReader::new(shape),
-            tape: Tape::new(Arc::clone(&schema)),
+            tape: Tape::new(Arc::clone(&schema), names),
             metadata: MetadataColumns::new(&schema),
             columns: columns?,
+            found: Vec::new(),
             rescue: schema.rescue_column.as_ref().map(|_| RescueColumn::new()),
             ids: Vec::new(),
             last_id: None,
+            last_before: None,
             rejected: Vec::new(),
-            row_limit: usize::MAX,
+            failure: None,
             schema,
         })
     }
 
-    /// A decoder that takes no more bytes once it has so many rows, until they are flushed; so a
+    /// Begins anew, with the columns that there were: forgets the rows since the last flush, and
+    /// the reply that was being read.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        let (names, limits) = (self.tape.take_names(), self.tape.limits());
+        *self = Decoder::with_names(Arc::clone(&self.schema), self.shape, Some(names))?;
+        self.tape.set_limits(limits);
+        Ok(())
+    }
+
+    /// A decoder that takes no more bytes once it has this many rows, until they are flushed; so a
     /// reply may be cut into several batches.
     pub fn with_row_limit(mut self, rows: usize) -> Self {
-        self.row_limit = rows;
+        self.tape.set_limits(Limits { rows, ..self.tape.limits() });
         self
     }
 
-    /// Whether there are as many rows as the limit allows.
-    pub fn is_full(&self) -> bool {
-        self.rows() >= self.row_limit
+    /// The same for the bytes that the columns of an open schema take, at 16 a cell: entries with
+    /// ever new fields make a batch large that is small as a reply. One row may exceed it.
+    pub fn with_cell_bytes(mut self, bytes: u64) -> Self {
+        /// What a text takes in a view array, a null as well.
+        const CELL: u64 = 16;
+        let cells = usize::try_from(bytes / CELL).unwrap_or(usize::MAX);
+        self.tape.set_limits(Limits { cells, ..self.tape.limits() });
+        self
     }
 
-    /// Takes bytes off the front of `buf`, up to the end of the current reply or the row limit at
-    /// most, and says how many. Bytes behind that are left for the caller.
+    /// Whether the batch is to take no more: its limits are reached, or the next entry cannot be
+    /// read.
+    pub fn is_full(&self) -> bool {
+        self.failure.is_some() || self.tape.is_full()
+    }
+
+    /// Whether the entry after the last row cannot be read.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Takes bytes off the front of `buf`, up to the end of the current reply or to where the batch
+    /// is full at most, and says how many. Bytes after that are left for the caller.
+    ///
+    /// An entry that cannot be read is no error here: it ends the batch, and [`flush`] says why.
     ///
     /// # Errors
     ///
-    /// [`Response`](ErrorKind::Response) where the bytes are not RESP or not such a reply;
-    /// [`Schema`](ErrorKind::Schema) or [`Decode`](ErrorKind::Decode) where a field's name cannot
-    /// be a column's. The decoder is of no use afterwards.
+    /// [`Response`](ErrorKind::Response) where the bytes are not RESP or not such a reply. The
+    /// decoder is of no use afterwards.
+    ///
+    /// [`flush`]: Decoder::flush
     pub fn decode(&mut self, buf: &[u8]) -> Result<usize> {
-        let room = self.row_limit.saturating_sub(self.ids.len());
-        let taken = self.reader.decode(&mut self.tape, buf, room)?;
+        if self.failure.is_some() {
+            // Nothing after it will be read.
+            return Ok(buf.len());
+        }
+        let taken = match self.reader.decode(&mut self.tape, buf) {
+            Ok(taken) => taken,
+            Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Decode) => {
+                self.tape.drop_open_entry();
+                self.failure = Some(error);
+                buf.len()
+            }
+            Err(error) => return Err(error),
+        };
         self.last_id = self.tape.ids().last().copied().or(self.last_id);
         Ok(taken)
     }
@@ -176,92 +253,160 @@ impl Decoder {
         self.reader.set_shape(shape);
     }
 
-    /// The fields that have a column so far.
-    pub(crate) fn fields(&self) -> Vec<FieldRef> {
-        self.columns.iter().map(|column| Arc::clone(&column.field)).collect()
-    }
-
     /// The number of whole entries since the last flush.
     pub fn rows(&self) -> usize {
         self.ids.len() + self.tape.ids().len()
     }
 
     /// Builds the columns of what has been decoded, so that the memory of its text can be used
-    /// again. [`flush`](Decoder::flush) does the same first.
-    ///
-    /// # Errors
-    ///
-    /// [`Decode`](ErrorKind::Decode) where a text does not fit its dtype and the schema says to
-    /// raise. The decoder is of no use afterwards.
-    pub fn build(&mut self) -> Result<()> {
-        self.add_columns()?;
-        let Decoder { schema, tape, metadata, columns, rescue, ids, rejected, .. } = self;
+    /// again. [`flush`](Decoder::flush) does the same first, and says what did not fit.
+    pub fn build(&mut self) {
+        let Decoder { schema, tape, metadata, columns, found, rescue, ids, rejected, .. } = self;
         let buffer_is_utf8 = simdutf8::basic::from_utf8(tape.bytes()).is_ok();
+        let base = ids.len();
+        let mut raised: Option<(usize, Error)> = None;
 
         // What becomes of a value that does not fit: an error, or null and perhaps rescued.
-        let mut refuse = |row: usize, field: &Field, text: &[u8], misfit: Misfit| {
-            match rescue {
-                Some(rescue) => rescue.keep(row, field.name().as_bytes(), text),
-                None if schema.tolerates_misfits() => {}
-                None => {
-                    let id = tape.ids().get(row).copied().unwrap_or_default();
-                    let error = misfit_error(field, id, text, misfit);
-                    if schema.on_error != OnError::Reject {
-                        return Err(error);
-                    }
-                    rejected.push((ids.len() + row, error));
+        let mut refuse = |row: usize, field: &Field, text: &[u8], misfit: Misfit| match rescue {
+            Some(rescue) => rescue.keep(row, field.name().as_bytes(), text),
+            None if schema.tolerates_misfits() => {}
+            // Columns are read one after the other, so the first row may come last.
+            None if raised.as_ref().is_some_and(|(first, _)| *first <= row) => {}
+            None => {
+                let id = tape.ids().get(row).copied().unwrap_or_default();
+                let error = misfit_error(field, id, text, misfit);
+                match schema.on_error {
+                    OnError::Reject => rejected.push((base + row, error)),
+                    OnError::Raise | OnError::Null => raised = Some((row, error)),
                 }
             }
-            Ok(())
         };
 
         metadata.append(tape.ids(), |row, id, misfit| {
             let name = schema.timestamp_column.as_deref().unwrap_or_default();
             let field = Field::new(name, schema.timestamp_type.clone(), true);
-            refuse(row, &field, id.ms.to_string().as_bytes(), misfit)
-        })?;
+            refuse(row, &field, id.ms.to_string().as_bytes(), misfit);
+        });
         for (index, column) in columns.iter_mut().enumerate() {
             let Column { field, builder, nulls } = column;
             let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
-                refuse(slot.row as usize, field, text, misfit)
+                refuse(slot.row as usize, field, text, misfit);
             };
-            builder.append_slots(tape, tape.slots(index), buffer_is_utf8, nulls, &mut on_misfit)?;
+            builder.append_slots(tape, tape.slots(index), buffer_is_utf8, nulls, &mut on_misfit);
+        }
+        found.resize_with(tape.width() - columns.len(), || None);
+        for (index, column) in (columns.len()..).zip(found) {
+            let slots = tape.slots(index);
+            if slots.is_empty() {
+                continue;
+            }
+            let name = tape.column_name(index);
+            let FoundColumn { builder, nulls } =
+                &mut **column.get_or_insert_with(|| FoundColumn::new(name, schema));
+            let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
+                refuse(slot.row as usize, &FoundColumn::field(name), text, misfit);
+            };
+            builder.append_slots(tape, slots, buffer_is_utf8, nulls, &mut on_misfit);
         }
         if let Some(rescue) = rescue {
-            for stray in tape.strays() {
-                let (name, value) = (stray.name.of(tape.bytes()), stray.value.of(tape.bytes()));
-                rescue.keep(stray.value.row as usize, name, value);
-            }
-            rescue.advance(tape.ids().len());
+            rescue.append(tape);
         }
+        let refused = tape.take_refused().into_iter();
+        rejected.extend(refused.map(|(row, error)| (base + row, error)));
         ids.extend_from_slice(tape.ids());
         tape.clear();
-        Ok(())
+        if let Some((row, error)) = raised {
+            self.fail(base + row, error);
+        }
+    }
+
+    /// Forgets the rows from this one on, which cannot be read.
+    #[cold]
+    fn fail(&mut self, row: usize, error: Error) {
+        self.failure = Some(error);
+        self.tape.fall_back(row);
+        self.ids.truncate(row);
+        self.metadata.truncate(row);
+        self.rejected.retain(|(rejected, _)| *rejected < row);
+        self.columns.iter_mut().for_each(|column| column.builder.truncate(row));
+        for column in self.found.iter_mut().flatten() {
+            // It may have come to its last value before.
+            column.builder.truncate(row.min(column.builder.len()));
+        }
+        self.last_id = self.ids.last().copied().or(self.last_before);
     }
 
     /// The rows since the last flush; perhaps none, but always every column.
     ///
     /// # Errors
     ///
-    /// As [`build`](Decoder::build).
+    /// [`Decode`](ErrorKind::Decode) where a text does not fit its dtype and the schema says to
+    /// raise; [`Schema`](ErrorKind::Schema) where a field's name cannot be a column's, or there
+    /// are too many. The decoder is of no use afterwards.
     pub fn flush(&mut self) -> Result<Batch> {
-        self.build()?;
+        self.build();
+        self.take_failure()?;
+        self.finish()
+    }
+
+    /// The rows since the last flush up to an entry that cannot be read; the error where there are
+    /// none before it.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Decoder::flush).
+    pub fn flush_up_to_error(&mut self) -> Result<Batch> {
+        self.build();
+        if self.ids.is_empty() {
+            self.take_failure()?;
+        }
+        self.finish()
+    }
+
+    fn take_failure(&mut self) -> Result<()> {
+        let used = || Error::new(ErrorKind::Internal, "a decoder was used after its error");
+        match &mut self.failure {
+            Some(failure) => Err(std::mem::replace(failure, used())),
+            None => Ok(()),
+        }
+    }
+
+    /// The columns, which start afresh.
+    fn finish(&mut self) -> Result<Batch> {
+        let ids = std::mem::take(&mut self.ids);
         let mut fields = self.schema.metadata_fields();
         let mut arrays = self.metadata.finish()?;
         for column in &mut self.columns {
             fields.push(Arc::clone(&column.field));
             arrays.push(column.builder.finish()?);
         }
+        // Columns without a value are all the same.
+        let mut empty = None;
+        for (index, column) in (self.columns.len()..).zip(&mut self.found) {
+            fields.push(Arc::new(FoundColumn::field(self.tape.column_name(index))));
+            arrays.push(match column.take() {
+                Some(mut column) => {
+                    column.builder.append_nulls(ids.len() - column.builder.len());
+                    column.builder.finish()?
+                }
+                None => {
+                    let new = || new_null_array(&DataType::Utf8View, ids.len());
+                    Arc::clone(empty.get_or_insert_with(new))
+                }
+            });
+        }
         if let (Some(field), Some(rescue)) = (self.schema.rescue_field(), &mut self.rescue) {
             fields.push(field);
             arrays.push(rescue.finish()?);
         }
-        let ids = std::mem::take(&mut self.ids);
         let options = RecordBatchOptions::new().with_row_count(Some(ids.len()));
         let records =
             RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
                 .map_err(primitive::internal)?;
         let batch = Batch::new(records, ids, self.reader.take_deleted());
+        self.found.shrink_to_fit();
+        self.tape.begin_batch();
+        self.last_before = self.last_id;
         let mut rejected = std::mem::take(&mut self.rejected);
         if rejected.is_empty() {
             return Ok(batch);
@@ -270,17 +415,6 @@ impl Decoder {
         rejected.sort_by_key(|(row, _)| *row);
         rejected.dedup_by_key(|(row, _)| *row);
         batch.reject(rejected)
-    }
-
-    /// Columns for fields that an open schema met for the first time; null in the rows before.
-    fn add_columns(&mut self) -> Result<()> {
-        for name in self.tape.names().iter().skip(self.columns.len()) {
-            let field = Arc::new(Field::new(name, DataType::Utf8View, true));
-            let mut column = Column::new(field, &self.schema)?;
-            column.builder.append_nulls(self.ids.len());
-            self.columns.push(column);
-        }
-        Ok(())
     }
 }
 

@@ -114,16 +114,16 @@ impl ReplyReader {
         }
     }
 
-    /// Takes bytes off the front of `buf`, up to the end of the reply or of the tape's `rows`th
-    /// entry at most; says how many.
-    pub(crate) fn decode(&mut self, tape: &mut Tape, buf: &[u8], rows: usize) -> Result<usize> {
+    /// Takes bytes off the front of `buf`, up to the end of the reply or of the last entry that the
+    /// tape has room for at most; says how many.
+    pub(crate) fn decode(&mut self, tape: &mut Tape, buf: &[u8]) -> Result<usize> {
         let mut rest = buf;
-        while self.grammar.end.is_none() && !self.grammar.is_full(tape, rows) {
+        while self.grammar.end.is_none() && !self.grammar.is_full(tape) {
             match self.parser.next(&mut rest)? {
                 Some(event) => self.grammar.step(event, tape)?,
                 None => break,
             }
-            self.grammar.take_whole(&mut self.parser, &mut rest, tape, rows)?;
+            self.grammar.take_whole(&mut self.parser, &mut rest, tape)?;
         }
         Ok(buf.len() - rest.len())
     }
@@ -166,8 +166,8 @@ impl ReplyReader {
 
 impl Grammar {
     /// Whether the next thing to come is one more entry than there may be.
-    fn is_full(&self, tape: &Tape, rows: usize) -> bool {
-        matches!(self.expect, Expect::Entry) && tape.ids().len() >= rows
+    fn is_full(&self, tape: &Tape) -> bool {
+        matches!(self.expect, Expect::Entry) && tape.is_full()
     }
 
     /// Takes entries and fields as long as the input holds them whole, which is nearly always.
@@ -178,7 +178,6 @@ impl Grammar {
         parser: &mut Parser,
         input: &mut &[u8],
         tape: &mut Tape,
-        rows: usize,
     ) -> Result<()> {
         loop {
             if matches!(self.expect, Expect::Name)
@@ -188,7 +187,7 @@ impl Grammar {
                 tape.value(value, true)?;
                 self.fields -= 1;
             } else if matches!(self.expect, Expect::Entry)
-                && tape.ids().len() < rows
+                && !tape.is_full()
                 && let Some((id, len)) = parser.next_entry(input)
             {
                 self.begin_entry(parse_id(id)?, tape);

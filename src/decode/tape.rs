@@ -5,12 +5,12 @@
 //! A row counts only once its entry is whole: until then nobody sees its values, nor a column that
 //! it is the first to have.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::names::Names;
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result, shorten};
-use crate::schema::StreamSchema;
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{NoColumn, StreamSchema};
 
 /// A value of one column: its row on this tape and its place in the buffer.
 #[derive(Debug, Clone, Copy)]
@@ -27,12 +27,29 @@ pub(crate) struct Stray {
     pub(crate) value: Slot,
 }
 
+/// A value of a column that the same entry had another value for afterwards.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Repeat {
+    pub(crate) column: usize,
+    pub(crate) slot: Slot,
+}
+
+/// How much a batch may hold; a batch of one row may exceed it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) rows: usize,
+    /// Columns times rows of an open schema, whose entries decide how many columns there are.
+    pub(crate) cells: usize,
+}
+
 /// Where the value of a field goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     Column(usize),
     Stray,
     Nowhere,
+    /// To be looked up.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -42,16 +59,22 @@ pub(crate) struct Tape {
     ids: Vec<EntryId>,
     columns: Vec<Vec<Slot>>,
     strays: Vec<Stray>,
+    repeats: Vec<Repeat>,
+    /// Whole entries that are to be left out, which have no values; and why.
+    refused: Vec<(usize, Error)>,
     /// The columns' names; an open schema adds to them.
-    names: Vec<String>,
+    names: Names,
     /// So many of the bytes and of the names belong to whole entries.
     whole_bytes: usize,
     whole_names: usize,
-    index: HashMap<Box<[u8]>, usize>,
     /// The names and targets of the latest entry's fields by position: most entries of a stream
     /// have the same fields in the same order, so the next field is nearly always found here.
     layout: Vec<(Vec<u8>, Target)>,
     entry: OpenEntry,
+    limits: Limits,
+    /// The rows of the batch that have left the tape, and how many there may be on it.
+    built: usize,
+    room: usize,
 }
 
 /// The entry that is being written.
@@ -62,20 +85,28 @@ struct OpenEntry {
     target: Target,
     name: Slot,
     value_start: usize,
+    /// Why it is to be left out.
+    refused: Option<Error>,
 }
 
 impl Tape {
     /// The buffer that is kept between pages; a larger one held a rare giant and is given back.
     const KEPT: usize = 8 * 1024 * 1024;
+    /// How many fields the layout remembers, and how long their names may be, of which it has copies.
+    const LAYOUT: usize = 1024;
+    const LAYOUT_NAME: usize = 128;
 
-    pub(crate) fn new(schema: Arc<StreamSchema>) -> Self {
-        let names: Vec<String> = schema.fields.iter().map(|field| field.name().clone()).collect();
+    /// An empty tape. The names are those of the schema's fields, and others of an earlier tape of
+    /// the same schema.
+    pub(crate) fn new(schema: Arc<StreamSchema>, names: Option<Names>) -> Self {
+        let names = names.unwrap_or_else(|| {
+            let mut names = Names::default();
+            for field in &schema.fields {
+                names.push(field.name());
+            }
+            names
+        });
         Tape {
-            index: names
-                .iter()
-                .enumerate()
-                .map(|(at, name)| (name.as_bytes().into(), at))
-                .collect(),
             columns: vec![Vec::new(); names.len()],
             whole_bytes: 0,
             whole_names: names.len(),
@@ -84,6 +115,8 @@ impl Tape {
             bytes: Vec::new(),
             ids: Vec::new(),
             strays: Vec::new(),
+            repeats: Vec::new(),
+            refused: Vec::new(),
             layout: Vec::new(),
             entry: OpenEntry {
                 id: EntryId::MIN,
@@ -91,8 +124,64 @@ impl Tape {
                 target: Target::Nowhere,
                 name: Slot { row: 0, len: 0, offset: 0 },
                 value_start: 0,
+                refused: None,
             },
+            limits: Limits { rows: usize::MAX, cells: usize::MAX },
+            built: 0,
+            room: usize::MAX,
         }
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.make_room();
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Finds out how many entries the batch still has room for.
+    fn make_room(&mut self) {
+        let rows = match self.schema.open {
+            true => self.limits.rows.min(self.limits.cells / self.names.len().max(1)),
+            false => self.limits.rows,
+        };
+        self.room = rows.max(1).saturating_sub(self.built);
+    }
+
+    /// Whether the batch is to take no more entries.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.ids.len() >= self.room
+    }
+
+    /// The rows of the batch that have left the tape.
+    #[inline]
+    pub(crate) fn built(&self) -> usize {
+        self.built
+    }
+
+    /// Another batch begins with what is on the tape.
+    pub(crate) fn begin_batch(&mut self) {
+        self.built = 0;
+        if self.schema.open {
+            self.names.shrink();
+            self.columns.shrink_to_fit();
+        }
+        self.make_room();
+    }
+
+    /// The rows of the batch that have left the tape are no more than this, and nothing follows.
+    pub(crate) fn fall_back(&mut self, built: usize) {
+        self.drop_open_entry();
+        self.built = built;
+    }
+
+    /// Takes the names, for another tape of the same schema.
+    pub(crate) fn take_names(&mut self) -> Names {
+        self.drop_open_entry();
+        std::mem::take(&mut self.names)
     }
 
     /// The IDs of the whole entries.
@@ -100,9 +189,14 @@ impl Tape {
         &self.ids
     }
 
-    /// The names of the columns, in their order.
-    pub(crate) fn names(&self) -> &[String] {
-        self.names.get(..self.whole_names).unwrap_or_default()
+    /// The number of columns.
+    pub(crate) fn width(&self) -> usize {
+        self.whole_names
+    }
+
+    /// The name of a column.
+    pub(crate) fn column_name(&self, column: usize) -> &str {
+        self.names.get(column)
     }
 
     /// The slots of a column, in the order of rows.
@@ -119,6 +213,16 @@ impl Tape {
         self.strays.get(..self.whole_strays()).unwrap_or_default()
     }
 
+    /// Values that others of the same field and entry came after, in order.
+    pub(crate) fn repeats(&self) -> &[Repeat] {
+        self.repeats.get(..self.whole_repeats()).unwrap_or_default()
+    }
+
+    /// Takes the rows that are to be left out, in order, and why.
+    pub(crate) fn take_refused(&mut self) -> Vec<(usize, Error)> {
+        std::mem::take(&mut self.refused)
+    }
+
     /// The text that the slots point into.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.whole_bytes).unwrap_or_default()
@@ -132,13 +236,27 @@ impl Tape {
         self.strays.partition_point(|stray| !self.is_open(&stray.value))
     }
 
-    /// Forgets the whole entries and keeps the memory. What there is of an open entry stays.
+    fn whole_repeats(&self) -> usize {
+        self.repeats.partition_point(|repeat| !self.is_open(&repeat.slot))
+    }
+
+    /// Forgets the whole entries, which have been built, and keeps the memory. What there is of an
+    /// open entry stays.
     pub(crate) fn clear(&mut self) {
         let (rows, start) = (self.ids.len(), self.whole_bytes);
         for column in &mut self.columns {
+            if column.is_empty() {
+                // A field that has become rare.
+                *column = Vec::new();
+                continue;
+            }
             let open = column.last().and_then(|slot| slot.moved(rows, start));
             column.clear();
             column.extend(open);
+        }
+        self.repeats.drain(..self.whole_repeats());
+        for repeat in &mut self.repeats {
+            repeat.slot = repeat.slot.moved(rows, start).unwrap_or(repeat.slot);
         }
         self.strays.drain(..self.whole_strays());
         for stray in &mut self.strays {
@@ -152,6 +270,8 @@ impl Tape {
         self.bytes.drain(..start);
         self.bytes.shrink_to(Self::KEPT);
         self.whole_bytes = 0;
+        self.built += rows;
+        self.make_room();
     }
 
     /// Opens an entry; everything until [`Tape::close_entry`] belongs to it.
@@ -164,9 +284,20 @@ impl Tape {
     /// The entry is whole: its row counts.
     #[inline]
     pub(crate) fn close_entry(&mut self) {
+        if self.entry.refused.is_some() {
+            self.refuse_entry();
+        }
         self.ids.push(self.entry.id);
         self.whole_bytes = self.bytes.len();
         self.whole_names = self.names.len();
+    }
+
+    /// Forgets what was written of the entry, whose row stays empty and is left out of the batch.
+    #[cold]
+    fn refuse_entry(&mut self) {
+        let refused = self.entry.refused.take();
+        self.drop_open_entry();
+        self.refused.extend(refused.map(|error| (self.ids.len(), error)));
     }
 
     /// Forgets what was written of an entry that never became whole.
@@ -176,13 +307,14 @@ impl Tape {
             column.pop_if(|slot| slot.row as usize >= rows);
         }
         self.strays.truncate(self.whole_strays());
+        self.repeats.truncate(self.whole_repeats());
         self.bytes.truncate(self.whole_bytes);
         self.columns.truncate(self.whole_names);
-        for name in self.names.drain(self.whole_names..) {
-            self.index.remove(name.as_bytes());
-        }
+        self.names.truncate(self.whole_names);
+        self.entry.refused = None;
         // It may point at a column that has just gone.
         self.layout.clear();
+        self.make_room();
     }
 
     /// A field's name; its value follows.
@@ -191,7 +323,7 @@ impl Tape {
         let position = self.entry.fields;
         self.entry.fields += 1;
         self.entry.target = match self.layout.get(position) {
-            Some((seen, target)) if seen == name => *target,
+            Some((seen, target)) if seen == name && *target != Target::Unknown => *target,
             _ => self.look_up(position, name)?,
         };
         if self.entry.target == Target::Stray {
@@ -219,13 +351,18 @@ impl Tape {
                 if let Some(slots) = self.columns.get_mut(column) {
                     match slots.last_mut() {
                         // A repeated field: the last wins, as in every client's dict.
-                        Some(last) if last.row == value.row => *last = value,
+                        Some(last) if last.row == value.row => {
+                            let slot = std::mem::replace(last, value);
+                            if self.schema.rescue_column.is_some() {
+                                self.repeats.push(Repeat { column, slot });
+                            }
+                        }
                         _ => slots.push(value),
                     }
                 }
             }
             Target::Stray => self.strays.push(Stray { name: self.entry.name, value }),
-            Target::Nowhere => {}
+            Target::Nowhere | Target::Unknown => {}
         }
         Ok(())
     }
@@ -249,47 +386,46 @@ impl Tape {
     /// Finds or makes the target of a field that is not where it was in the latest entry.
     #[cold]
     fn look_up(&mut self, position: usize, name: &[u8]) -> Result<Target> {
-        let target = match self.index.get(name) {
-            Some(&column) => Target::Column(column),
-            None if self.schema.open => self.add_column(name)?,
+        let target = match self.names.find(name) {
+            Some(column) => Target::Column(column),
+            None if self.schema.open => self.new_target(name)?,
             None if self.schema.rescue_column.is_some() => Target::Stray,
             None => Target::Nowhere,
         };
+        let (seen, kept) = match name.len() <= Self::LAYOUT_NAME {
+            true => (name, target),
+            false => (&[][..], Target::Unknown),
+        };
         match self.layout.get_mut(position) {
-            Some((seen, old)) => {
-                seen.clear();
-                seen.extend_from_slice(name);
-                *old = target;
+            Some((old_name, old)) => {
+                old_name.clear();
+                old_name.extend_from_slice(seen);
+                *old = kept;
             }
-            None => self.layout.push((name.to_vec(), target)),
+            None if position < Self::LAYOUT => self.layout.push((seen.to_vec(), kept)),
+            None => {}
         }
         Ok(target)
     }
 
-    fn add_column(&mut self, name: &[u8]) -> Result<Target> {
-        let Ok(text) = std::str::from_utf8(name) else {
-            return match (&self.schema.rescue_column, self.schema.tolerates_misfits()) {
-                (Some(_), _) => Ok(Target::Stray),
-                (None, true) => Ok(Target::Nowhere),
-                (None, false) => Err(Error::new(
-                    ErrorKind::Decode,
-                    format!(
-                        "the field name {} is not UTF-8; give a schema, or on_error=\"null\" to \
-                         leave the field out, or a rescue_column",
-                        shorten(name)
-                    ),
-                )
-                .with_context("entry ID", self.entry.id.to_string())),
-            };
-        };
-        self.schema
-            .check_name(text)
-            .map_err(|error| error.with_context("entry ID", self.entry.id.to_string()))?;
-        let column = self.names.len();
-        self.names.push(text.to_owned());
-        self.columns.push(Vec::new());
-        self.index.insert(name.into(), column);
-        Ok(Target::Column(column))
+    /// What becomes of a field that an open schema has no column for yet.
+    fn new_target(&mut self, name: &[u8]) -> Result<Target> {
+        let at_entry = |error: Error| error.with_context("entry ID", self.entry.id.to_string());
+        match self.schema.column_name(name, self.names.weight()) {
+            Ok(name) => {
+                let column = self.names.push(name);
+                self.columns.push(Vec::new());
+                self.make_room();
+                Ok(Target::Column(column))
+            }
+            Err(NoColumn::Rescued) => Ok(Target::Stray),
+            Err(NoColumn::LeftOut) => Ok(Target::Nowhere),
+            Err(NoColumn::Raised(error)) => Err(at_entry(error)),
+            Err(NoColumn::Rejected(error)) => {
+                self.entry.refused = Some(at_entry(error));
+                Ok(Target::Nowhere)
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use pyo3::types::{PyCapsule, PyTuple};
 
 use super::error::exception;
 use crate::decode::{Batch, INT128_METADATA};
+use crate::dtype::children;
 use crate::error::{Error, ErrorKind};
 
 const POLARS_INT128: &str = "_pli128";
@@ -157,16 +158,6 @@ fn internal(py: Python<'_>, error: ArrowError) -> PyErr {
     exception(py, &Error::new(ErrorKind::Internal, message).with_source(error))
 }
 
-fn children(data_type: &DataType) -> Vec<&FieldRef> {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            vec![item]
-        }
-        DataType::Struct(fields) => fields.iter().collect(),
-        _ => Vec::new(),
-    }
-}
-
 /// A field for the C data interface, its 128-bit integers as Polars knows them.
 fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
     let is_int128 = field.metadata().contains_key(INT128_METADATA);
@@ -177,8 +168,7 @@ fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
         FFI_ArrowSchema::try_from(field.data_type())?
     } else {
         let format = FFI_ArrowSchema::try_from(field.data_type())?.format().to_owned();
-        let nested: Result<Vec<_>, _> =
-            nested.into_iter().map(|child| export_field(child)).collect();
+        let nested: Result<Vec<_>, _> = nested.iter().map(|child| export_field(child)).collect();
         FFI_ArrowSchema::try_new(&format, nested?, None)?
     };
     let metadata = field.metadata().iter().filter(|(name, _)| *name != INT128_METADATA);

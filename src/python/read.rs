@@ -39,6 +39,7 @@ pub(crate) struct Request<'py> {
     /// An object with `__arrow_c_schema__` of one field.
     timestamp_type: Bound<'py, PyAny>,
     rescue_column: Option<String>,
+    max_columns: usize,
     on_error: String,
     null_values: Vec<String>,
     null_values_by_field: HashMap<String, Vec<String>>,
@@ -130,6 +131,7 @@ impl Request<'_> {
             .with_timestamp_column(self.timestamp_column.as_deref())
             .with_sequence_column(self.sequence_column.as_deref())
             .with_rescue_column(self.rescue_column.as_deref())
+            .with_max_columns(self.max_columns)
             .with_on_error(on_error)
             .with_null_values(NullValues {
                 all: self.null_values.clone(),

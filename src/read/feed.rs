@@ -16,7 +16,6 @@ use crate::schema::StreamSchema;
 pub(super) struct Feed {
     pub(super) session: Session,
     decoder: Decoder,
-    schema: StreamSchema,
     shape: ReplyShape,
     bounds: BatchBounds,
     /// The bytes of reply that the batch's entries took so far.
@@ -68,8 +67,7 @@ impl Feed {
     ) -> Result<Self> {
         Ok(Feed {
             session: client.session(),
-            decoder: Decoder::new(schema.clone(), shape)?.with_row_limit(bounds.rows),
-            schema,
+            decoder: make_decoder(schema, shape, bounds)?,
             shape,
             bounds,
             bytes: 0,
@@ -91,19 +89,22 @@ impl Feed {
 
     /// Forgets the rows that came since the last batch.
     pub(super) fn discard(&mut self) -> Result<()> {
-        let fields = self.decoder.fields();
-        self.restart(StreamSchema { fields, ..self.schema.clone() })
+        self.decoder.restart()?;
+        self.begin_anew();
+        Ok(())
     }
 
     /// Begins anew behind the last batch, with other columns.
     pub(super) fn restart(&mut self, schema: StreamSchema) -> Result<()> {
-        self.schema = schema;
-        self.decoder =
-            Decoder::new(self.schema.clone(), self.shape)?.with_row_limit(self.bounds.rows);
+        self.decoder = make_decoder(schema, self.shape, self.bounds)?;
+        self.begin_anew();
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
         self.asked = None;
         self.unfinished = false;
         self.bytes = 0;
-        Ok(())
     }
 
     /// The last ID that came.
@@ -148,6 +149,11 @@ impl Feed {
 
     pub(super) fn is_full(&self) -> bool {
         self.decoder.is_full() || (self.bytes >= self.bounds.bytes && self.decoder.rows() > 0)
+    }
+
+    /// Whether the next entry cannot be read, as the next batch will say.
+    pub(super) fn has_failed(&self) -> bool {
+        self.decoder.has_failed()
     }
 
     /// The rows that the batch has room for.
@@ -254,17 +260,31 @@ impl Feed {
 
     /// Builds the columns of what has come.
     pub(super) fn build(&mut self) -> Result<()> {
-        self.decoder.build()
+        self.decoder.build();
+        Ok(())
     }
 
-    /// The batch, perhaps without rows.
-    pub(super) fn flush(&mut self) -> Result<Batch> {
+    /// All rows; an error where one of the entries cannot be read.
+    pub(super) fn flush_all(&mut self) -> Result<Batch> {
         let batch = self.decoder.flush()?;
+        self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
+        Ok(batch)
+    }
+
+    /// The batch, perhaps without rows. It ends before an entry that cannot be read, and only the
+    /// next says why.
+    pub(super) fn flush(&mut self) -> Result<Batch> {
+        let batch = self.decoder.flush_up_to_error()?;
         self.bytes = 0;
         self.delivered = self.decoder.last_id().or(self.delivered);
         self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
         Ok(batch)
     }
+}
+
+fn make_decoder(schema: StreamSchema, shape: ReplyShape, bounds: BatchBounds) -> Result<Decoder> {
+    let decoder = Decoder::new(schema, shape)?;
+    Ok(decoder.with_row_limit(bounds.rows).with_cell_bytes(bounds.bytes))
 }
 
 /// A decoder that stops taking bytes once the batch has enough.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_schema::{Field, FieldRef};
+use arrow_schema::Field;
 
 use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
@@ -57,7 +57,10 @@ pub async fn infer_schema(
     let schema = schema_of_sample(&request.schema);
     let count = request.count.map_or(sample, |count| count.min(sample));
     let request = ReadRequest { schema, block: None, sample: None, count: Some(count), ..request };
-    Ok(infer_fields(read(client, request).await?.records()))
+    let rescue_column = request.schema.rescue_column.clone();
+    let mut fields = infer_fields(read(client, request).await?.records());
+    fields.retain(|field| rescue_column.as_ref() != Some(field.name()));
+    Ok(fields)
 }
 
 /// The first and the last ID of a request's entries, as things are now; `None` where there are
@@ -83,6 +86,9 @@ fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
         .with_timestamp_column(None)
         .with_on_error(OnError::Null)
         .with_null_values(schema.null_values.clone())
+        .with_max_columns(schema.max_columns)
+        // Which takes the fields beyond.
+        .with_rescue_column(schema.rescue_column.as_deref())
 }
 
 /// Types an open schema's fields by a sample from `start` to `end`; `None` where no entry is there.
@@ -104,7 +110,9 @@ pub(super) async fn infer_range(
         ..request.clone()
     };
     let batch = read_boxed(RangeReader::new(client, sampled)?).await?;
-    let fields: Vec<FieldRef> = infer_fields(batch.records()).into_iter().map(Into::into).collect();
+    let mut fields = infer_fields(batch.records());
+    fields.retain(|field| request.schema.rescue_column.as_ref() != Some(field.name()));
+    let fields = fields.into_iter().map(Into::into).collect();
     let found = !batch.is_empty() || sample == 0;
     Ok(found.then(|| StreamSchema { fields, ..request.schema.clone() }))
 }
@@ -136,7 +144,9 @@ impl RangeReader {
     async fn read_all(mut self) -> Result<Batch> {
         let deadline = self.request.block.map(Deadline::of_block);
         loop {
-            if let Some(batch) = self.next().await? {
+            self.collect().await?;
+            let batch = self.feed.flush_all()?;
+            if !batch.is_empty() {
                 return Ok(batch);
             }
             let waited = match &deadline {
@@ -144,7 +154,7 @@ impl RangeReader {
                 _ => false,
             };
             if !waited {
-                return self.feed.flush();
+                return Ok(batch);
             }
             // An open end is pinned anew after each wait: whatever has come is wanted.
             self.repin().await?;
@@ -153,6 +163,13 @@ impl RangeReader {
 
     /// The next batch, or `None` where there is no more.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        self.collect().await?;
+        let batch = self.feed.flush()?;
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// Reads until the batch is full or nothing is left.
+    async fn collect(&mut self) -> Result<()> {
         if self.range.is_none() {
             self.pin().await?;
         }
@@ -163,8 +180,7 @@ impl RangeReader {
                 Err(error) => self.feed.recover(error).await?,
             }
         }
-        let batch = self.feed.flush()?;
-        Ok((!batch.is_empty()).then_some(batch))
+        Ok(())
     }
 
     /// After an error: what was handed out stays so, the rest is read again.

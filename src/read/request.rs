@@ -147,6 +147,8 @@ impl ReadRequest {
     /// Reads through a consumer group: with [`read`](crate::read) or [`tail`](crate::tail). The
     /// range of IDs is then the group's affair, and must be left as it is.
     pub fn with_group(mut self, group: Option<GroupOptions>) -> Self {
+        let dead_letter = group.as_ref().is_some_and(|group| group.dead_letter.is_some());
+        self.schema = self.schema.with_rejected_clashes(dead_letter);
         self.group = group;
         self
     }

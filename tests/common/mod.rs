@@ -142,7 +142,7 @@ pub fn decode(
     for (index, piece) in bytes.chunks(size).enumerate() {
         feed(&mut decoder, piece)?;
         match pause {
-            Pause::Build(every) if index % every == 0 => decoder.build()?,
+            Pause::Build(every) if index % every == 0 => decoder.build(),
             Pause::Flush(every) if index % every == 0 => batches.push(decoder.flush()?),
             _ => {}
         }

@@ -262,7 +262,7 @@ fn rescue_keeps_fields_that_the_schema_does_not_know() {
         [
             Some(r#"{"":"empty name","a":"\"quoted\"\n","b":"x"}"#.to_owned()),
             None,
-            Some(r#"{"b":"last","v":"no"}"#.to_owned()),
+            Some(r#"{"b":["first","last"],"v":"no"}"#.to_owned()),
             Some(r#"{"\\xfe":"ok","\\xff":{"$base64":"AP8="}}"#.to_owned()),
             Some(r#"{"_id":"payload","_ts":"payload","rest":"payload"}"#.to_owned()),
         ]

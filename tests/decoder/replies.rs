@@ -309,7 +309,7 @@ fn what_does_not_fit_is_left_out_where_that_is_asked_for() {
     for half in [&entries[..2], &entries[2..]] {
         decoder.decode(&Protocol::Resp2.entries(half)).unwrap();
         decoder.take_reply();
-        decoder.build().unwrap();
+        decoder.build();
     }
     let batch = decoder.flush().unwrap();
     assert_eq!(batch.ids(), [EntryId::new(1, 0), EntryId::new(4, 0)]);

@@ -167,7 +167,7 @@ impl GroupReader {
         // What is added meanwhile would keep the read from ending.
         let end = newest(&mut self.feed.session, &self.request.stream).await?;
         let poll = self.request.block.map(Deadline::of_block);
-        while !self.ended && self.feed.missing(self.request.count) > 0 {
+        while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
             match self.poll(poll.as_ref()).await {
                 Ok(Polled::More | Polled::Caught)
                     if end > self.feed.last_id() || self.feed.rows() == 0 => {}
@@ -175,7 +175,7 @@ impl GroupReader {
                 Err(error) => self.recover(error).await?,
             }
         }
-        let batch = self.feed.flush()?;
+        let batch = self.feed.flush_all()?;
         if self.options.auto_ack {
             self.done.extend_from_slice(batch.ids());
         }
@@ -213,7 +213,11 @@ impl GroupReader {
         let batch = self.feed.flush()?;
         self.first_came = None;
         self.in_hand = batch.ids().to_vec();
-        self.handed_out = self.seen;
+        // What follows an entry that cannot be read has come, and has to come again.
+        self.handed_out = match self.feed.has_failed() {
+            true => batch.ids().last().copied().unwrap_or(self.handed_out),
+            false => self.seen,
+        };
         Ok((!batch.is_empty() || !batch.rejected().is_empty()).then_some(batch))
     }
 
