@@ -28,7 +28,6 @@ from redfloe import (
     RedisCheckpointStore,
     RedisConnection,
     RedisConnectionError,
-    WrongTypeError,
 )
 from support.consumers import World, all_rows, rows
 from support.groups import DRAIN, ME
@@ -350,8 +349,10 @@ def test_a_redis_store_has_a_key_for_each_name(any_server: Server, client: redis
         store.load("events")
     client.delete("mine:events")
     client.rpush("mine:events", "1-0")
-    with pytest.raises(WrongTypeError):
+    with pytest.raises(CheckpointError, match=r"mine:events.*delete it"):
         store.load("events")
+    with pytest.raises(TypeError, match="key_prefix must be str"):
+        RedisCheckpointStore(any_server.url, b"mine:")  # type: ignore[arg-type]  # is refused
 
 
 def test_a_redis_store_without_a_server() -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from redfloe import _core
 from redfloe._arguments import as_text
 from redfloe._core import RedisConnection, check_connection, connect
-from redfloe._errors import CheckpointError
+from redfloe._errors import CheckpointError, WrongTypeError
 
 
 @runtime_checkable
@@ -169,14 +169,15 @@ def _replace(path: Path, content: bytes) -> None:
 def _locked(path: Path) -> io.FileIO:
     """Open a file that no other process or thread has open in this way."""
     while True:
-        file = io.FileIO(path, "a")
-        with suppress(OSError):  # of a file system without locks
-            flock(file, LOCK_EX)
-        # Who had the lock before has given the file its name by now.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
+        with ExitStack() as stack:
+            file = stack.enter_context(io.FileIO(path, "a"))
+            with suppress(OSError):  # of a file system without locks
+                flock(file, LOCK_EX)
+            # Who had the lock before has given the file its own name by now.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
 
 
 def _make_directory(directory: Path) -> None:
@@ -195,9 +196,9 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _corrupt(path: Path) -> CheckpointError:
+def _corrupt(place: Path | str) -> CheckpointError:
     return CheckpointError(
-        f"{path} does not hold a checkpoint; repair it, or delete it to begin anew"
+        f"{place} does not hold a checkpoint; repair it, or delete it to begin anew"
     )
 
 
@@ -217,8 +218,9 @@ class RedisCheckpointStore:
     Raises
     ------
     CheckpointError
-        By `load`, where the key holds something that is not text.
-    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        By `load`, where the key holds something that is not text. It is never taken for a missing
+        one: repair it, or delete it to begin anew. By both, where the name is no text.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError
         By `load` and `save`, as for `read_stream`.
 
     Examples
@@ -233,26 +235,26 @@ class RedisCheckpointStore:
     def __init__(self, url: str | RedisConnection, key_prefix: str = "redfloe:checkpoint:") -> None:
         self._connection = url = connect(url)
         check_connection(url)
-        self._key_prefix = key_prefix
+        self._key_prefix = as_text(key_prefix, "key_prefix")
 
     def __repr__(self) -> str:
         return f"RedisCheckpointStore({self._connection!r}, {self._key_prefix!r})"
 
     def load(self, name: str) -> str | None:
         """Give the checkpoint of that name, or None where there is no such key."""
-        value = _core.get_value(self._connection, self._key(name))
         try:
+            value = _core.get_value(self._connection, self._key(name))
             return None if value is None else value.decode()
-        except UnicodeDecodeError as error:
-            msg = f"the key {self._key_prefix + name!r} does not hold a checkpoint"
-            raise CheckpointError(msg) from error
+        except (UnicodeDecodeError, WrongTypeError) as error:
+            key = f"the key {self._key_prefix + name!r}"
+            raise _corrupt(key) from error
 
     def save(self, name: str, entry_id: str) -> None:
         """Set the key."""
         _core.set_value(self._connection, self._key(name), entry_id.encode())
 
     def _key(self, name: str) -> bytes:
-        return self._key_prefix.encode() + _encoded(name)
+        return _encoded(self._key_prefix + as_text(name, "name"))
 
 
 def _encoded(name: str) -> bytes:
