@@ -369,50 +369,6 @@ def test_leave_keeps_rows_pending(
     assert pending(client, stream) == []
 
 
-def test_nack_has_rows_delivered_again(
-    server: Server, client: redis.Redis, stream: str, world: World
-) -> None:
-    add_numbers(client, stream, 3)
-    came: list[tuple[list[int], list[int]]] = []
-    with world.consumer(server.url, stream, block_ms=0, **ME) as consumer, within(5):
-        for batch in consumer:
-            came.append((rows(batch), batch.delivery_counts.to_list()))
-            if len(came) == 1:
-                assert world.do(batch.nack("2-0")) == 1
-            elif len(came) == 2:
-                break
-    assert came == [([1, 2, 3], [1, 1, 1]), ([2], [2])]
-    assert pending(client, stream) == []
-    assert consumer.stats.acknowledged == 3
-    assert consumer.stats.reclaimed == 1
-
-
-def test_nack_gives_rows_to_another_consumer(
-    server: Server, client: redis.Redis, stream: str, world: World
-) -> None:
-    add_numbers(client, stream, 4)
-    with world.consumer(server.url, stream, **ME, **DRAIN) as consumer:
-        batch = next(consumer)
-        assert world.do(batch.nack(pl.Series(["1-0", "3-0"]))) == 2
-        other = world.consumer(server.url, stream, group="g", consumer="other", **DRAIN)
-        with other:
-            assert all_rows(other) == [1, 3]
-        # They are not this consumer's any more.
-        assert world.do(batch.nack()) == 2
-    assert pending(client, stream) == [2, 4]
-
-
-def test_nack_of_all_rows_and_of_none(
-    any_server: Server, client: redis.Redis, stream: str, world: World
-) -> None:
-    add_numbers(client, stream, 150)
-    with world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN) as consumer:
-        batch = next(consumer)
-        assert world.do(batch.nack([])) == 0
-        # More than one script takes.
-        assert world.do(batch.nack()) == 150
-
-
 def test_extend_keeps_rows_from_being_claimed(
     server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:

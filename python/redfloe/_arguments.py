@@ -416,6 +416,13 @@ def _optional(value: object, parameter: str) -> int | None:
     return None if value is None else natural(value, parameter)
 
 
+def optional_milliseconds(value: int | timedelta | None, parameter: str) -> int | None:
+    """Give whole milliseconds, no fewer than a timedelta has."""
+    if isinstance(value, timedelta):
+        value = -(-value // timedelta(milliseconds=1))
+    return _optional(value, parameter)
+
+
 def positive(value: object, parameter: str) -> int | None:
     """Give a number that must be at least 1, or None."""
     number = _optional(value, parameter)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from redfloe._arguments import as_text
+from redfloe._arguments import as_text, optional_milliseconds
 from redfloe._event_loop import completed, in_thread
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from redfloe import _core
 
 #: Called with the batch's last ID once it is acknowledged.
@@ -72,6 +74,11 @@ class _Rows:
             raise ValueError(msg)
         return named
 
+    def _delivered(self, ids: list[str]) -> list[tuple[str, int]]:
+        """Say of these rows how often they have been delivered."""
+        counts = dict(zip(self._ids, self.delivery_counts, strict=True))
+        return [(entry_id, counts[entry_id]) for entry_id in ids]
+
 
 class Batch(_Rows):
     """A batch of `StreamConsumer`, in a loop.
@@ -116,20 +123,32 @@ class Batch(_Rows):
         """
         number = len(self)
         if self._member is not None:
-            number = self._member.perform("acknowledge", self._ids)
+            number = self._member.acknowledge(self._ids).wait()
         self._acknowledged(self._ids[-1])
         return number
 
-    def nack(self, ids: str | Iterable[str] | pl.Series | None = None) -> int:
-        """Give rows back to the group: some consumer, perhaps this one, gets them again soon.
+    def nack(
+        self,
+        ids: str | Iterable[str] | pl.Series | None = None,
+        *,
+        delay_ms: int | timedelta | None = None,
+    ) -> int:
+        """Give rows back: they are delivered again after a while, to this consumer or another.
 
-        XNACK (Redis 8.8); before, XCLAIM with an idle time of a day in a script. They are delivered
-        to whichever consumer looks for idle entries next; this one does so before it waits.
+        They stay pending under this consumer's name meanwhile. When the time has come this consumer
+        asks for them, and others that look for idle entries may take them (XCLAIM with an idle
+        time, in a script, Redis 5.0). A worker of the same name that is started before gets them at
+        once.
 
         Parameters
         ----------
         ids : str, iterable of str, or pl.Series, optional
             Which rows; by default all.
+        delay_ms : int or timedelta, optional
+            How many milliseconds to wait; 0 gives them back at once. At most
+            `reclaim_min_idle_ms`, after which others take them anyway. By default the wait doubles
+            with each delivery of a row, from 100 ms to 30 s, so that a service which is down for a
+            while does not use up `max_deliveries` at once.
 
         Returns
         -------
@@ -139,9 +158,27 @@ class Batch(_Rows):
         Raises
         ------
         ValueError
-            Without a group, and where an ID is not of this batch.
+            Without a group, where an ID is not of this batch, and where `delay_ms` is negative or
+            longer than `reclaim_min_idle_ms`. Nothing has been sent.
+        TypeError
+            `delay_ms` is neither an int nor a timedelta.
+
+        Examples
+        --------
+        >>> import redfloe
+        >>> with redfloe.StreamConsumer(
+        ...     url, "events", "billing", "worker-1", on_idle="stop", block_ms=1
+        ... ) as consumer:
+        ...     for batch in consumer:
+        ...         print(batch.ids.to_list(), batch.delivery_counts.to_list())
+        ...         if batch.delivery_counts.max() == 1:
+        ...             given_back = batch.nack("1704067200001-0")  # the rest is acknowledged
+        ['1704067200000-0', '1704067200001-0'] [1, 1]
+        ['1704067200001-0'] [2]
         """
-        return _needed(self._member).perform("give_back", self._own(ids))
+        entries = self._delivered(self._own(ids))
+        delay = optional_milliseconds(delay_ms, "delay_ms")
+        return _needed(self._member).nack(entries, delay).wait()
 
     def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
         """Move rows to the dead-letter stream; the rest of the batch is untouched.
@@ -169,7 +206,7 @@ class Batch(_Rows):
             The dead-letter stream's key holds something else. The entries stay pending.
         """
         member = _needed(self._member)
-        return member.perform("dead_letter", self._own(ids), as_text(reason, "reason"))
+        return member.dead_letter(self._own(ids), as_text(reason, "reason")).wait()
 
     def extend(self) -> int:
         """Keep the rows: their idle time starts again, so that nobody claims them (XCLAIM JUSTID).
@@ -182,7 +219,7 @@ class Batch(_Rows):
             How many are still this consumer's. Fewer than there are rows means that another has
             taken the rest, and processes them too.
         """
-        return _needed(self._member).perform("keep", self._ids)
+        return _needed(self._member).keep(self._ids).wait()
 
     def halves(self) -> tuple[Batch, Batch]:
         """Give the first half of the rows and the rest, each as a batch."""
@@ -201,9 +238,9 @@ class Batch(_Rows):
     def leave(self) -> None:
         """Let the rows stay pending when the batch is done with: they are delivered again later.
 
-        Once they have been idle for `reclaim_min_idle_ms`; `nack` makes it soon.
+        Once they have been idle for `reclaim_min_idle_ms`; `nack` makes it sooner.
         """
-        _needed(self._member).perform("leave", self._ids)
+        _needed(self._member).leave(self._ids)
 
 
 class AsyncBatch(_Rows):
@@ -237,23 +274,30 @@ class AsyncBatch(_Rows):
         member = self._batch._member
         number = len(self)
         if member is not None:
-            number = await completed(member.start("acknowledge", self._ids))
+            number = await completed(member.acknowledge(self._ids).start())
         acknowledged, last = self._batch._acknowledged, self._ids[-1]
         await in_thread(lambda: acknowledged(last))
         return number
 
-    async def nack(self, ids: str | Iterable[str] | pl.Series | None = None) -> int:
-        """Give rows back to the group; as `Batch.nack`."""
-        return await completed(self._member.start("give_back", self._own(ids)))
+    async def nack(
+        self,
+        ids: str | Iterable[str] | pl.Series | None = None,
+        *,
+        delay_ms: int | timedelta | None = None,
+    ) -> int:
+        """Give rows back, to be delivered again after a while; as `Batch.nack`."""
+        member, entries = self._member, self._delivered(self._own(ids))
+        delay = optional_milliseconds(delay_ms, "delay_ms")
+        return await completed(member.nack(entries, delay).start())
 
     async def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
         """Move rows to the dead-letter stream; as `Batch.fail`."""
         reason = as_text(reason, "reason")
-        return await completed(self._member.start("dead_letter", self._own(ids), reason))
+        return await completed(self._member.dead_letter(self._own(ids), reason).start())
 
     async def extend(self) -> int:
         """Keep the rows; as `Batch.extend`."""
-        return await completed(self._member.start("keep", self._ids))
+        return await completed(self._member.keep(self._ids).start())
 
     @property
     def _member(self) -> _core.Member:

@@ -14,6 +14,7 @@ __all__ = [
     "BatchReader",
     "Completions",
     "Member",
+    "Operation",
     "Outcome",
     "Producer",
     "RecordBatch",
@@ -194,11 +195,24 @@ class Completions:
 class Member:
     """A member of a consumer group, for what it does to entries beside reading them.
 
-    A deed is one of acknowledge, give_back, keep, leave, dead_letter; only the last has a reason.
+    `nack` takes each entry with how often it has been delivered. `leave` sends nothing.
     """
 
-    def perform(self, deed: str, ids: list[str], reason: str | None = None) -> int: ...
-    def start(self, deed: str, ids: list[str], reason: str | None = None) -> Task[int]: ...
+    def acknowledge(self, ids: list[str]) -> Operation: ...
+    def nack(self, entries: list[tuple[str, int]], delay_ms: int | None) -> Operation: ...
+    def keep(self, ids: list[str]) -> Operation: ...
+    def leave(self, ids: list[str]) -> None: ...
+    def dead_letter(self, ids: list[str], reason: str) -> Operation: ...
+
+@final
+class Operation:
+    """Something that a member is to do: either now, or in the background; once.
+
+    Gives the number of entries. What was started goes on where nobody waits for it any more.
+    """
+
+    def wait(self) -> int: ...
+    def start(self) -> Task[int]: ...
 
 @final
 class Stats:

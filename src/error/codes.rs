@@ -109,6 +109,10 @@ server_codes! {
     WrongType: "WRONGTYPE" => WrongType, No;
     /// The user lacks the permission.
     NoPermission: "NOPERM" => Authentication, No;
+    /// The user lacks the permission for a command in a script.
+    NoPermissionInScript: "ERR" "ACL failure in script" => Authentication, No;
+    /// The same before Redis 8 and Valkey.
+    RefusedInScript: "ERR" "user executing the script can't" => Authentication, No;
     /// The connection has not logged in.
     NoAuth: "NOAUTH" => Authentication, No;
     /// The user or the password is wrong.
@@ -184,11 +188,12 @@ fn word(line: &str) -> Option<&str> {
 /// ERR Error running script (call to f_7b5042): @user_script:1: @user_script: 1: -OOM command ...
 /// ```
 ///
-/// Scripts since Redis 7.0 pass the error on as it was.
+/// Scripts since Redis 7.0 pass the error on as it was. Before, one that a script caught begins with
+/// its place.
 fn cause(line: &str) -> &str {
     let quoted = if line.starts_with("EXECABORT ") {
         line.split_once("because of: ").map(|(_, cause)| cause)
-    } else if line.starts_with("ERR Error running script") {
+    } else if line.starts_with("ERR Error running script") || line.starts_with("@user_script:") {
         script_error(line)
     } else {
         None
@@ -311,6 +316,18 @@ mod tests {
             Authentication,
             Remedy::No,
         ),
+        (
+            "ERR ACL failure in script: User u has no permissions to run the 'xack' command",
+            ServerCode::NoPermissionInScript,
+            Authentication,
+            Remedy::No,
+        ),
+        (
+            "ERR The user executing the script can't run this command or subcommand",
+            ServerCode::RefusedInScript,
+            Authentication,
+            Remedy::No,
+        ),
         ("NOAUTH Authentication required.", ServerCode::NoAuth, Authentication, Remedy::No),
         (
             "WRONGPASS invalid username-password pair or user is disabled.",
@@ -403,6 +420,7 @@ mod tests {
             "EXECABORT Transaction discarded because of: ",
             "ERR Error running script (call to f_6989f1b6413990): @user_script:1: ",
             "ERR Error running script (call to f_6989f1b6413990): @user_script:7: @user_script: 7: -",
+            "@user_script: 7: -",
         ] {
             for (cause, code, kind, remedy) in LINES {
                 let wrapped = format!("{line}{cause}");

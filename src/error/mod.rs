@@ -175,6 +175,12 @@ impl Error {
         self
     }
 
+    /// The same with another message.
+    pub(crate) fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.inner.message = message.into();
+        self
+    }
+
     /// The error for a reply `-CODE text` of the server. Its kind and its [`Remedy`] depend on the
     /// code, or on the one that the text quotes where a script or a transaction failed.
     pub fn from_server(line: &[u8]) -> Self {

@@ -1,6 +1,11 @@
 //! What a consumer of a group does beside reading, for Python.
 
-use pyo3::exceptions::PyValueError;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use redis::Value;
 
@@ -19,77 +24,83 @@ pub(crate) struct Member {
     member: read::Member,
 }
 
-/// What to do to entries.
-enum Deed {
-    Acknowledge(Vec<EntryId>),
-    GiveBack(Vec<EntryId>),
-    Keep(Vec<EntryId>),
-    Leave(Vec<EntryId>),
-    DeadLetter(Vec<(EntryId, String)>),
-}
-
-impl Deed {
-    fn parse(py: Python<'_>, deed: &str, ids: &[String], reason: Option<String>) -> PyResult<Self> {
-        let ids: Result<Vec<EntryId>> = ids.iter().map(|id| id.parse()).collect();
-        let ids = ids.map_err(|error| exception(py, &error))?;
-        match (deed, reason) {
-            ("acknowledge", None) => Ok(Deed::Acknowledge(ids)),
-            ("give_back", None) => Ok(Deed::GiveBack(ids)),
-            ("keep", None) => Ok(Deed::Keep(ids)),
-            ("leave", None) => Ok(Deed::Leave(ids)),
-            ("dead_letter", Some(reason)) => {
-                Ok(Deed::DeadLetter(ids.into_iter().map(|id| (id, reason.clone())).collect()))
-            }
-            (other, _) => Err(PyValueError::new_err(format!("{other:?} is no deed"))),
-        }
-    }
-
-    async fn perform(self, member: read::Member) -> Result<u64> {
-        match self {
-            Deed::Acknowledge(ids) => member.acknowledge(&ids).await,
-            Deed::GiveBack(ids) => member.give_back(&ids).await,
-            Deed::Keep(ids) => member.keep(&ids).await,
-            Deed::Leave(ids) => {
-                member.leave_pending(&ids);
-                Ok(ids.len() as u64)
-            }
-            Deed::DeadLetter(entries) => member.dead_letter(&entries).await,
-        }
-    }
-}
-
 impl Member {
     pub(super) fn new(member: read::Member) -> Self {
         Member { member }
+    }
+
+    /// What the future does for this member.
+    fn operation<F>(&self, act: impl FnOnce(read::Member) -> F) -> Operation
+    where
+        F: Future<Output = Result<u64>> + Send + 'static,
+    {
+        Operation { future: Mutex::new(Some(Box::pin(act(self.member.clone())))) }
     }
 }
 
 #[pymethods]
 impl Member {
-    /// Does it, and says to how many entries.
-    #[pyo3(signature = (deed, ids, reason=None))]
-    fn perform(
-        &self,
-        py: Python<'_>,
-        deed: &str,
-        ids: Vec<String>,
-        reason: Option<String>,
-    ) -> PyResult<u64> {
-        let deed = Deed::parse(py, deed, &ids, reason)?;
-        wait(py, deed.perform(self.member.clone()))
+    fn acknowledge(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<Operation> {
+        let ids = parsed(py, ids)?;
+        Ok(self.operation(|member| async move { member.acknowledge(&ids).await }))
     }
 
-    /// Does it in the background, also where nobody waits for it any more.
-    #[pyo3(signature = (deed, ids, reason=None))]
-    fn start(
+    fn nack(
         &self,
         py: Python<'_>,
-        deed: &str,
-        ids: Vec<String>,
-        reason: Option<String>,
-    ) -> PyResult<Task> {
-        let deed = Deed::parse(py, deed, &ids, reason)?;
-        Ok(Task::start(py, deed.perform(self.member.clone()))?.detached())
+        entries: Vec<(String, u64)>,
+        delay_ms: Option<u64>,
+    ) -> PyResult<Operation> {
+        let (ids, deliveries): (Vec<String>, Vec<u64>) = entries.into_iter().unzip();
+        let entries: Vec<(EntryId, u64)> = parsed(py, ids)?.into_iter().zip(deliveries).collect();
+        let delay = delay_ms.map(Duration::from_millis);
+        Ok(self.operation(|member| async move { member.nack(&entries, delay).await }))
+    }
+
+    fn keep(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<Operation> {
+        let ids = parsed(py, ids)?;
+        Ok(self.operation(|member| async move { member.keep(&ids).await }))
+    }
+
+    fn leave(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<()> {
+        self.member.leave_pending(&parsed(py, ids)?);
+        Ok(())
+    }
+
+    fn dead_letter(&self, py: Python<'_>, ids: Vec<String>, reason: String) -> PyResult<Operation> {
+        let ids = parsed(py, ids)?;
+        Ok(self.operation(|member| async move { member.dead_letter(&ids, &reason).await }))
+    }
+}
+
+fn parsed(py: Python<'_>, ids: Vec<String>) -> PyResult<Vec<EntryId>> {
+    let ids: Result<Vec<EntryId>> = ids.iter().map(|id| id.parse()).collect();
+    ids.map_err(|error| exception(py, &error))
+}
+
+type Counting = Pin<Box<dyn Future<Output = Result<u64>> + Send>>;
+
+/// Something that a member is to do to entries. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Operation {
+    future: Mutex<Option<Counting>>,
+}
+
+impl Operation {
+    fn take(&self) -> PyResult<Counting> {
+        let future = self.future.lock().unwrap_or_else(PoisonError::into_inner).take();
+        future.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))
+    }
+}
+
+#[pymethods]
+impl Operation {
+    fn wait(&self, py: Python<'_>) -> PyResult<u64> {
+        wait(py, self.take()?)
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<Task> {
+        Ok(Task::start(py, self.take()?)?.detached())
     }
 }
 

@@ -26,6 +26,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<completion::Completions>()?;
     module.add_class::<completion::Task>()?;
     module.add_class::<member::Member>()?;
+    module.add_class::<member::Operation>()?;
     module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_class::<producer::Producer>()?;

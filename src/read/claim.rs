@@ -29,8 +29,6 @@ pub(super) struct Claimer {
     method: Method,
     /// When the next pass begins.
     due: Instant,
-    /// Something can be claimed that the pass which is under way may be past.
-    hurried: bool,
     /// Where the pass that is under way goes on.
     at: Option<EntryId>,
     /// Entries were claimed, or a pass is over, and others come first now.
@@ -59,7 +57,6 @@ impl Claimer {
             interval: options.interval.max(Self::SHORTEST_INTERVAL),
             method: Method::WithRead,
             due: Instant::now(),
-            hurried: false,
             at: None,
             others_first: false,
             swept: EntryId::MIN,
@@ -92,15 +89,9 @@ impl Claimer {
         self.others_first = false;
     }
 
-    /// Begins the next pass soon: there is something to be claimed.
-    pub(super) fn hurry(&mut self) {
-        self.hurried = true;
-        self.due = Instant::now();
-    }
-
     /// Whether there is more to be claimed than time alone brings.
     pub(super) fn has_more(&self) -> bool {
-        self.at.is_some() || self.hurried
+        self.at.is_some()
     }
 
     /// Takes the next older method where the server does not know this one.
@@ -126,13 +117,7 @@ impl Claimer {
         member: Membership<'_>,
         count: u64,
     ) -> Result<Option<Step>> {
-        let mut at = match self.at {
-            Some(at) => at,
-            None => {
-                self.hurried = false;
-                EntryId::MIN
-            }
-        };
+        let mut at = self.at.unwrap_or(EntryId::MIN);
         self.at = Some(at);
         if self.method != Method::Listed {
             return Ok(Some(Step::From(at)));
@@ -192,8 +177,7 @@ impl Claimer {
     fn end_pass(&mut self) {
         self.at = None;
         self.others_first = true;
-        let pause = if self.hurried { Duration::ZERO } else { self.interval };
-        self.due = Instant::now().checked_add(pause).unwrap_or(self.due);
+        self.due = Instant::now().checked_add(self.interval).unwrap_or(self.due);
     }
 
     /// Acknowledges idle entries that were deleted, which XREADGROUP CLAIM passes over: a part of

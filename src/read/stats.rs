@@ -1,9 +1,10 @@
 //! What a reader has done so far, for whoever watches it.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use super::nack::Returns;
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
 
@@ -36,7 +37,8 @@ pub struct Stats {
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     stats: Mutex<Stats>,
-    given_back: AtomicBool,
+    /// Entries that were given back, and when they are delivered again.
+    returns: Mutex<Returns>,
     /// Entries in hand that stay pending whatever becomes of their batch.
     kept_pending: Mutex<HashSet<EntryId>>,
 }
@@ -60,9 +62,24 @@ impl Watched {
         });
     }
 
-    /// Entries were given back, and can be claimed at once.
-    pub(crate) fn give_back(&self) {
-        self.given_back.store(true, Ordering::Release);
+    /// Entries were given back, each to be delivered again at its time.
+    pub(crate) fn give_back(&self, entries: impl IntoIterator<Item = (EntryId, Instant)>) {
+        let mut returns = self.returns();
+        entries.into_iter().for_each(|(id, due)| returns.insert(id, due));
+    }
+
+    /// When the next of the entries that were given back is due.
+    pub(crate) fn next_return(&self) -> Option<Instant> {
+        self.returns().next()
+    }
+
+    /// Takes entries that were given back and are due, at most `most`.
+    pub(crate) fn take_returns(&self, now: Instant, most: u64) -> Vec<EntryId> {
+        self.returns().take(now, usize::try_from(most).unwrap_or(usize::MAX))
+    }
+
+    fn returns(&self) -> MutexGuard<'_, Returns> {
+        self.returns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These entries stay pending when their batch is done with.
@@ -77,11 +94,6 @@ impl Watched {
 
     fn kept_pending(&self) -> MutexGuard<'_, HashSet<EntryId>> {
         self.kept_pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether entries have been given back since the last call.
-    pub(crate) fn take_given_back(&self) -> bool {
-        self.given_back.swap(false, Ordering::AcqRel)
     }
 
     fn lock(&self) -> MutexGuard<'_, Stats> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::dead_letter::Letter;
 use super::group::GroupReader;
 use super::group_options::GroupOptions;
 use super::member::Member;
@@ -12,7 +13,7 @@ use crate::admin::{PendingFilter, pending_entries_in};
 use crate::client::{Client, Session};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Reads as a member of a group, and moves to the dead-letter stream what cannot be processed.
 pub(super) struct Worker {
@@ -29,8 +30,8 @@ struct Staged {
     batch: Batch,
     /// Some of its entries were delivered before, and have not been counted.
     uncounted: bool,
-    /// What is to be moved to the dead-letter stream, with the reasons.
-    letters: Vec<(EntryId, String)>,
+    /// What is to be moved to the dead-letter stream.
+    letters: Vec<Letter>,
 }
 
 impl Worker {
@@ -47,6 +48,7 @@ impl Worker {
             group: options.group.clone(),
             consumer: options.consumer.clone(),
             dead_letter: options.dead_letter.as_ref().map(|dead| dead.stream.clone()),
+            reclaim_min_idle: options.reclaim.map(|reclaim| reclaim.min_idle),
             watched: Arc::clone(&watched),
         };
         Ok(Worker {
@@ -121,7 +123,8 @@ impl Worker {
                 let delivered = count(id);
                 if delivered > most {
                     let times = delivered - 1;
-                    letters.push((*id, format!("delivered {times} times, of at most {most}")));
+                    let reason = format!("delivered {times} times, of at most {most}");
+                    letters.push(Letter { id: *id, reason, deliveries: Some(times) });
                 }
                 delivered <= most
             });
@@ -150,7 +153,7 @@ impl Worker {
             moved => drop(moved?),
         }
         // They are acknowledged already, or have become another consumer's.
-        let ids: Vec<EntryId> = letters.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<EntryId> = letters.iter().map(|letter| letter.id).collect();
         self.member.leave_pending(&ids);
         Ok(())
     }
@@ -192,6 +195,7 @@ impl Worker {
 }
 
 /// The entries that did not fit the schema, with the reasons.
-fn rejected(batch: &Batch) -> Vec<(EntryId, String)> {
-    batch.rejected().iter().map(|entry| (entry.id, entry.error.to_string())).collect()
+fn rejected(batch: &Batch) -> Vec<Letter> {
+    let letter = |id, error: &Error| Letter { id, reason: error.to_string(), deliveries: None };
+    batch.rejected().iter().map(|entry| letter(entry.id, &entry.error)).collect()
 }

@@ -97,6 +97,16 @@ impl ReadGroup<'_> {
     }
 }
 
+/// XADD: an entry of these names and values in turn, its ID given by the server. Redis 5.0.
+pub(crate) fn add<'a>(stream: &[u8], parts: impl Iterator<Item = &'a [u8]>) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XADD").arg(stream).arg("*");
+    for part in parts {
+        command.arg(part);
+    }
+    command.get_packed_command()
+}
+
 /// XACK: the entries are done with. Redis 5.0.
 pub(crate) fn acknowledge(stream: &[u8], group: &[u8], ids: &[EntryId]) -> Packed {
     let mut command = Cmd::new();

@@ -11,7 +11,7 @@ mod small;
 
 pub(crate) use command::{command, push_bulk, push_header};
 pub(crate) use encode::{
-    Membership, Packed, Pending, ReadGroup, acknowledge, consumers_info, create_group,
+    Membership, Packed, Pending, ReadGroup, acknowledge, add, consumers_info, create_group,
     delete_consumer, delete_group, groups_info, last_generated, newest, range, read_after,
     read_now, stream_info, trim,
 };

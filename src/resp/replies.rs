@@ -53,6 +53,8 @@ pub(crate) struct RawReply {
     bytes: Vec<u8>,
     kept: usize,
     complete: bool,
+    /// It may exceed the bound of small replies.
+    unbounded: bool,
 }
 
 impl RawReply {
@@ -61,6 +63,11 @@ impl RawReply {
 
     pub(crate) fn new() -> Self {
         RawReply::default()
+    }
+
+    /// For an entry, which may be of any size.
+    pub(crate) fn of_any_size() -> Self {
+        RawReply { unbounded: true, ..RawReply::default() }
     }
 
     /// Takes bytes off the front of `input` up to the end of the reply; says how many.
@@ -80,7 +87,7 @@ impl RawReply {
                 }
             }
         }
-        if self.bytes.len() > Self::MAX {
+        if self.bytes.len() > Self::MAX && !self.unbounded {
             return Err(Error::protocol(format_args!("a reply exceeds {} bytes", Self::MAX)));
         }
         Ok(input.len() - rest.len())

@@ -3,8 +3,9 @@
 mod poll;
 mod recover;
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::poll::Polled;
 use super::ack;
@@ -52,6 +53,8 @@ pub(super) struct GroupReader {
     done: Vec<EntryId>,
     /// Pending entries that were deleted from the stream, and have to be acknowledged.
     gone: Vec<EntryId>,
+    /// What this consumer gave back, is due, and has not come again.
+    returning: Vec<EntryId>,
     /// So many of the former and of the latter went along with the request that is under way.
     sent: (usize, usize),
     first_came: Option<Instant>,
@@ -71,6 +74,8 @@ enum AskedFor {
         from: EntryId,
         listed: Vec<EntryId>,
     },
+    /// What this consumer gave back, and is due.
+    Returns,
 }
 
 impl GroupReader {
@@ -109,6 +114,7 @@ impl GroupReader {
             in_hand: Vec::new(),
             done: Vec::new(),
             gone: Vec::new(),
+            returning: Vec::new(),
             sent: (0, 0),
             first_came: None,
             recreations,
@@ -201,9 +207,11 @@ impl GroupReader {
                 Ok(Polled::Drained | Polled::Caught) if self.request.batch_timeout.is_some() => {}
                 Ok(Polled::Drained | Polled::Caught | Polled::Whole) => break,
                 Ok(Polled::Nothing) if self.feed.rows() > 0 => break,
-                Ok(Polled::Nothing) => match self.request.on_idle {
-                    OnIdle::Wait => poll = self.new_poll(),
-                    OnIdle::Stop => self.ended = true,
+                Ok(Polled::Nothing) => match (self.request.on_idle, self.watched.next_return()) {
+                    (OnIdle::Wait, _) => poll = self.new_poll(),
+                    // Work that was put off is not done.
+                    (OnIdle::Stop, Some(due)) => poll = Deadline::after(due, Duration::ZERO),
+                    (OnIdle::Stop, None) => self.ended = true,
                 },
                 Err(error) => self.recover(error).await?,
             }
@@ -213,6 +221,11 @@ impl GroupReader {
         let batch = self.feed.flush()?;
         self.first_came = None;
         self.in_hand = batch.ids().to_vec();
+        if !self.returning.is_empty() {
+            // The reply may go on in the next batch.
+            let came: HashSet<&EntryId> = batch.ids().iter().collect();
+            self.returning.retain(|id| !came.contains(id));
+        }
         // What follows an entry that cannot be read has come, and has to come again.
         self.handed_out = match self.feed.has_failed() {
             true => batch.ids().last().copied().unwrap_or(self.handed_out),
@@ -271,7 +284,7 @@ impl GroupReader {
         match &mut self.asked_for {
             AskedFor::New => {}
             AskedFor::OwnPending { after } => *after = last,
-            AskedFor::Claims { .. } => {}
+            AskedFor::Claims { .. } | AskedFor::Returns => {}
         }
         self.again |= !matches!(self.asked_for, AskedFor::New);
     }

@@ -1,5 +1,6 @@
 //! What is asked of the server next, and what came of it.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::{AskedFor, GroupReader};
@@ -8,6 +9,7 @@ use crate::decode::ReplyShape;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
 use crate::read::ack;
+use crate::read::bounds::{ids_only, last_decoded};
 use crate::read::claim::{Claimer, Method, Step};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::{Received, Request};
@@ -71,6 +73,7 @@ impl GroupReader {
         match self.asked_for {
             AskedFor::OwnPending { after } => return Ok(self.pending_came(after, entries)),
             AskedFor::Claims { .. } => return self.claims_came(entries, request.count).await,
+            AskedFor::Returns => return self.returns_came(entries).await,
             AskedFor::New => {}
         }
         if let Some(claimer) = &mut self.claimer {
@@ -99,18 +102,18 @@ impl GroupReader {
     /// The longest that one command may block.
     fn longest_wait(&self) -> Duration {
         let claims = self.claimer.as_ref().map(Claimer::time_for_others);
-        claims.map_or(Self::SLICE, |claims| claims.min(Self::SLICE))
+        let now = Instant::now();
+        let returns = self.watched.next_return().map(|due| due.saturating_duration_since(now));
+        [claims, returns].into_iter().flatten().fold(Self::SLICE, Duration::min)
     }
 
     /// Sends the next request, with acknowledgements before it.
     async fn ask(&mut self, may_wait: Option<Duration>) -> Result<()> {
         self.rows_before = self.feed.rows();
-        if let Some(claimer) = &mut self.claimer
-            && self.watched.take_given_back()
-        {
-            claimer.hurry();
-        }
         let claim = self.pending_after.is_none() && self.feed.rows() == 0;
+        if claim && self.ask_for_returns().await? {
+            return Ok(());
+        }
         if claim
             && self.claimer.as_ref().is_some_and(Claimer::is_due)
             && self.ask_for_claims().await?
@@ -167,6 +170,67 @@ impl GroupReader {
         self.asked_for = asked_for;
         self.send(command, count, None, shape).await?;
         Ok(true)
+    }
+
+    /// Asks for entries that this consumer gave back and that are due, where they are its own still:
+    /// another may have claimed them. `false` where there are none.
+    async fn ask_for_returns(&mut self) -> Result<bool> {
+        let count = self.next_count();
+        if self.returning.is_empty() {
+            self.returning = self.watched.take_returns(Instant::now(), count);
+        }
+        let (Some(first), Some(last)) = (self.returning.iter().min(), self.returning.iter().max())
+        else {
+            return Ok(false);
+        };
+        let member = Membership {
+            stream: &self.request.stream,
+            group: &self.options.group,
+            consumer: &self.options.consumer,
+        };
+        let filter = PendingFilter {
+            consumer: Some(member.consumer.to_vec()),
+            start: IdBound::Id(*first),
+            end: IdBound::Id(*last),
+            ..PendingFilter::default()
+        };
+        let session = &mut self.feed.session;
+        let pending = pending_entries_in(session, member.stream, member.group, &filter).await?;
+        let own: HashSet<EntryId> = pending.into_iter().map(|entry| entry.id).collect();
+        self.returning.retain(|id| own.contains(id));
+        if self.returning.is_empty() {
+            return Ok(false);
+        }
+        let command = member.claim(&self.returning, 0);
+        self.asked_for = AskedFor::Returns;
+        self.send(command, self.returning.len() as u64, None, ReplyShape::Entries).await?;
+        Ok(true)
+    }
+
+    /// What this consumer had given back came.
+    async fn returns_came(&mut self, entries: u64) -> Result<Polled> {
+        self.feed.take_claimed();
+        self.take_deleted();
+        let asked = std::mem::take(&mut self.returning);
+        if (entries as usize) < asked.len() {
+            self.find_deleted(asked).await?;
+        }
+        Ok(if self.feed.rows() > 0 { Polled::Whole } else { Polled::More })
+    }
+
+    /// Has those of the entries acknowledged that were deleted from the stream.
+    async fn find_deleted(&mut self, candidates: Vec<EntryId>) -> Result<()> {
+        let before = self.gone.len();
+        for id in candidates {
+            let command = resp::range(&self.request.stream, id, id, 1);
+            let decode = || ids_only(ReplyShape::Entries);
+            if self.feed.session.request(&command, decode, last_decoded).await?.is_none() {
+                self.gone.push(id);
+            }
+        }
+        let found = self.gone.len() - before;
+        self.watched.update(|stats| stats.deleted += found as u64);
+        Ok(())
     }
 
     /// How many entries to ask for.
@@ -251,7 +315,6 @@ impl GroupReader {
             consumer: &self.options.consumer,
         };
         let session = &mut self.feed.session;
-        let mut gone = Vec::new();
         if over && claimer.method() == Method::WithRead {
             // The server has acknowledged them.
             let swept = claimer.sweep(session, member).await?.len() as u64;
@@ -277,15 +340,8 @@ impl GroupReader {
                     page.into_iter().map(|entry| entry.id).collect()
                 }
             };
-            for id in candidates {
-                let entries = session.value(&resp::range(member.stream, id, id, 1)).await?;
-                if entries.as_sequence().is_some_and(<[redis::Value]>::is_empty) {
-                    gone.push(id);
-                }
-            }
+            self.find_deleted(candidates).await?;
         }
-        self.watched.update(|stats| stats.deleted += gone.len() as u64);
-        self.gone.extend(gone);
         if over {
             let lag = self.standing().await?.lag;
             self.watched.update(|stats| stats.lag = lag);

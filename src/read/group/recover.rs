@@ -38,6 +38,7 @@ impl GroupReader {
         }
         self.done.clear();
         self.gone.clear();
+        self.returning.clear();
         self.sent = (0, 0);
         self.seen = EntryId::MIN;
         self.handed_out = EntryId::MIN;
@@ -68,6 +69,11 @@ impl GroupReader {
             AskedFor::Claims { .. } if self.options.auto_ack => {
                 self.feed.discard()?;
                 EntryId::MIN
+            }
+            // They are asked for again by their IDs.
+            AskedFor::Returns => {
+                self.feed.discard()?;
+                return Ok(());
             }
             AskedFor::Claims { .. } | AskedFor::New => self.seen,
         };

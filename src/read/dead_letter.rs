@@ -1,0 +1,311 @@
+//! Entries that are moved to the dead-letter stream, each in one atomic step with its acknowledgement.
+//!
+//! A script of XPENDING, XRANGE, XADD and XACK does it. Lua passes a command at most 8,000 arguments
+//! (LUAI_MAXCSTACK), so an entry of more fields goes through its client: its XADD and a script that
+//! acknowledges it are one transaction.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::member::Member;
+use crate::client::Session;
+use crate::entry_id::EntryId;
+use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::resp::{self, Membership, RawReplies, RawReply};
+
+/// Entries in one script, which keeps other clients waiting.
+const ENTRIES: usize = 100;
+
+/// Moves entries that are this consumer's still. ARGV: group, consumer, and for each entry its ID,
+/// the reason and the number of deliveries, empty for the server's own. Gives how many were moved,
+/// the IDs of those that are too large for a script, the time, and where one could not be moved its
+/// ID and the error: it and those after it stay pending.
+///
+/// A script is not rolled back. What is written comes first; where the user may not acknowledge, it
+/// is taken away again.
+const MOVE: &str = r"
+local key, dead, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local now = redis.call('TIME')
+local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+local moved, large = 0, {}
+local function failed(id, reply)
+  if type(reply) == 'table' and reply.err then
+    return {moved, large, ms, id, reply.err}
+  end
+end
+for i = 3, #ARGV, 3 do
+  local id = ARGV[i]
+  local found = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
+  local failure = failed(id, found)
+  if failure then return failure end
+  local pending = found[1]
+  if pending then
+    local range = redis.pcall('XRANGE', key, id, id)
+    failure = failed(id, range)
+    if failure then return failure end
+    local entry, written = range[1], nil
+    if entry and #entry[2] > 7900 then
+      large[#large + 1] = id
+    else
+      if entry then
+        local letter = {'XADD', dead, '*'}
+        for _, part in ipairs(entry[2]) do
+          letter[#letter + 1] = part
+        end
+        local deliveries = ARGV[i + 2]
+        if deliveries == '' then deliveries = pending[4] end
+        for _, part in ipairs({
+          '_dead_stream', key, '_dead_id', id, '_dead_group', group, '_dead_consumer', consumer,
+          '_dead_deliveries', deliveries, '_dead_reason', ARGV[i + 1], '_dead_time', ms,
+        }) do
+          letter[#letter + 1] = part
+        end
+        written = redis.pcall(unpack(letter))
+        failure = failed(id, written)
+        if failure then return failure end
+      end
+      failure = failed(id, redis.pcall('XACK', key, group, id))
+      if failure then
+        if written then redis.pcall('XDEL', dead, written) end
+        return failure
+      end
+      if written then moved = moved + 1 end
+    end
+  end
+end
+return {moved, large, ms}
+";
+
+/// The second half of a transaction whose first half wrote a dead letter: acknowledges its entry, or
+/// takes the letter away where the entry is not this consumer's any more. ARGV: group, consumer, ID,
+/// and the fields that are the letter's last.
+const CONCLUDE: &str = r"
+local key, dead, group, consumer, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local newest = redis.call('XREVRANGE', dead, '+', '-', 'COUNT', 1)[1]
+local parts = newest and newest[2] or {}
+for i = 4, #ARGV do
+  if parts[#parts - #ARGV + i] ~= ARGV[i] then
+    return 0
+  end
+end
+local found = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
+if #found == 0 then
+  redis.pcall('XDEL', dead, newest[1])
+  return 0
+end
+local acknowledged = redis.pcall('XACK', key, group, id)
+if type(acknowledged) == 'table' then
+  redis.pcall('XDEL', dead, newest[1])
+end
+return acknowledged
+";
+
+/// An entry that is to be moved, and why.
+pub(super) struct Letter {
+    pub(super) id: EntryId,
+    pub(super) reason: String,
+    /// How often it was handed out, where that is not what the server counts.
+    pub(super) deliveries: Option<u64>,
+}
+
+impl Member {
+    /// Moves entries; says how many. What cannot be moved stays pending, and is named by the error.
+    pub(super) async fn move_to_dead_letter(
+        &self,
+        session: &mut Session,
+        letters: &[Letter],
+    ) -> Result<u64> {
+        let Some(dead_letter) = &self.dead_letter else {
+            return Err(Error::invalid(
+                "there is no dead-letter stream; name one: dead_letter=...",
+            ));
+        };
+        let before = self.watched.snapshot().dead_lettered;
+        for letters in letters.chunks(ENTRIES) {
+            let mover = Mover { member: self, dead_letter };
+            let moved = mover.by_script(session, letters).await?;
+            for letter in letters.iter().filter(|letter| moved.large.contains(&letter.id)) {
+                let moving = mover.by_transaction(session, letter, &moved.time).await;
+                moving.map_err(|error| mover.about(letter.id, error))?;
+            }
+        }
+        Ok(self.watched.snapshot().dead_lettered - before)
+    }
+}
+
+/// What the script says: which entries it could not move because of their size, and its time.
+struct Moved {
+    large: Vec<EntryId>,
+    time: Vec<u8>,
+}
+
+struct Mover<'a> {
+    member: &'a Member,
+    dead_letter: &'a [u8],
+}
+
+impl Mover<'_> {
+    async fn by_script(&self, session: &mut Session, letters: &[Letter]) -> Result<Moved> {
+        let arguments: Vec<Vec<u8>> = letters
+            .iter()
+            .flat_map(|Letter { id, reason, deliveries }| {
+                let deliveries = deliveries.map(|number| number.to_string()).unwrap_or_default();
+                [id.to_string().into(), reason.clone().into(), deliveries.into()]
+            })
+            .collect();
+        let command = self.member.membership().script(MOVE, &[self.dead_letter], &arguments);
+        let first = letters.first().map(|letter| letter.id);
+        // Those that were moved are, whatever became of the next.
+        let finish = |reply: RawReply| match reply.into_value() {
+            Ok(reply) => self.read(&reply),
+            Err(error) => Err(match first {
+                Some(id) => self.about(id, error),
+                None => error,
+            }),
+        };
+        session.request(&command, || Ok(RawReply::new()), finish).await
+    }
+
+    fn read(&self, reply: &Value) -> Result<Moved> {
+        let unreadable = || Error::protocol("what came for a script is not what it gives");
+        let parts = reply.as_sequence().unwrap_or_default();
+        let [moved, large, time, failure @ ..] = parts else {
+            return Err(unreadable());
+        };
+        self.count(resp::number(moved).ok_or_else(unreadable)?);
+        if let [id, message] = failure {
+            let id = resp::id(id).ok_or_else(unreadable)?;
+            let message = resp::text(message).unwrap_or_default();
+            return Err(self.about(id, Error::from_server(message.trim_ascii_end())));
+        }
+        let large = large.as_sequence().unwrap_or_default();
+        Ok(Moved {
+            large: large.iter().filter_map(resp::id).collect(),
+            time: resp::text(time).ok_or_else(unreadable)?.to_vec(),
+        })
+    }
+
+    /// Moves an entry of more fields than Lua passes on, where it is this consumer's still.
+    async fn by_transaction(
+        &self,
+        session: &mut Session,
+        letter: &Letter,
+        time: &[u8],
+    ) -> Result<()> {
+        loop {
+            match self.attempt(session, letter, time).await {
+                Ok(moved) => {
+                    self.count(moved);
+                    return Ok(());
+                }
+                // After a lost reply the entry is found to be pending no more.
+                Err(error) => session.recover(error).await?,
+            }
+        }
+    }
+
+    async fn attempt(&self, session: &mut Session, letter: &Letter, time: &[u8]) -> Result<u64> {
+        let Membership { stream, group, consumer } = self.member.membership();
+        let id = letter.id;
+        let question = resp::Pending {
+            stream,
+            group,
+            min_idle: None,
+            start: id,
+            end: id,
+            count: 1,
+            consumer: Some(consumer),
+        };
+        let pending = session.value(&question.packed()).await?;
+        let Some([_, _, _, delivered]) = first(&pending) else {
+            return Ok(0);
+        };
+        let delivered = resp::number(delivered).unwrap_or_default();
+        let range = resp::range(stream, id, id, 1);
+        let entry = session.request(&range, || Ok(RawReply::of_any_size()), RawReply::into_value);
+        let entry = entry.await?;
+        let Some([_, fields]) = first(&entry) else {
+            // Deleted meanwhile: the next read clears it up.
+            return Ok(0);
+        };
+        let fields: Vec<&[u8]> =
+            fields.as_sequence().unwrap_or_default().iter().filter_map(resp::text).collect();
+        let id = id.to_string();
+        let deliveries = letter.deliveries.unwrap_or(delivered).to_string();
+        let story: [&[u8]; 14] = [
+            b"_dead_stream",
+            stream,
+            b"_dead_id",
+            id.as_bytes(),
+            b"_dead_group",
+            group,
+            b"_dead_consumer",
+            consumer,
+            b"_dead_deliveries",
+            deliveries.as_bytes(),
+            b"_dead_reason",
+            letter.reason.as_bytes(),
+            b"_dead_time",
+            time,
+        ];
+        let conclusion: Vec<Vec<u8>> =
+            std::iter::once(id.as_bytes()).chain(story).map(<[u8]>::to_vec).collect();
+        let commands = [
+            redis::cmd("MULTI").get_packed_command(),
+            resp::add(self.dead_letter, fields.into_iter().chain(story)),
+            self.member.membership().script(CONCLUDE, &[self.dead_letter], &conclusion),
+            redis::cmd("EXEC").get_packed_command(),
+        ];
+        let replies = RawReplies::new(commands.len());
+        session.attempt(&commands.concat(), Some(Duration::ZERO), replies, last_executed).await
+    }
+
+    fn count(&self, moved: u64) {
+        self.member.watched.update(|stats| stats.dead_lettered += moved);
+    }
+
+    /// The error of an entry that could not be moved: which it is, and what to do.
+    fn about(&self, id: EntryId, error: Error) -> Error {
+        let advice = match error.kind() {
+            ErrorKind::WrongType => {
+                "; its key holds something else: delete that, or choose another dead_letter"
+            }
+            ErrorKind::Authentication => {
+                "; the user needs EVAL, TIME, XPENDING, XRANGE, XADD and XACK on both keys, and \
+                 for entries of thousands of fields MULTI, EXEC, XREVRANGE and XDEL"
+            }
+            _ if error.code() == Some("OOM") => {
+                "; the server is at its maxmemory: free some memory, or raise it"
+            }
+            // They are not about this entry.
+            ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::NoGroup => return error,
+            _ => "",
+        };
+        let message = format!(
+            "the entry {id} could not be moved to the dead-letter stream {} and stays pending: \
+             {}{advice}",
+            shorten(self.dead_letter),
+            error.message(),
+        );
+        error.with_message(message)
+    }
+}
+
+/// The parts of the first item of an array of arrays.
+fn first(reply: &Value) -> Option<&[Value]> {
+    reply.as_sequence()?.first()?.as_sequence()
+}
+
+/// What the last command of a transaction answered, a number, from the replies to MULTI, commands and
+/// EXEC. The first error says why EXEC gave up.
+fn last_executed(replies: RawReplies) -> Result<u64> {
+    let mut executed = Value::Nil;
+    for reply in replies.into_values() {
+        executed = reply?;
+    }
+    executed
+        .as_sequence()
+        .and_then(|values| resp::number(values.last()?))
+        .ok_or_else(|| Error::protocol("what came for EXEC is not what was sent"))
+}

@@ -1,0 +1,306 @@
+"""`nack`: entries that are given back, when they come again, and to whom."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import time
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+from redfloe import StreamConsumer
+from support.consumers import EAGER, SHY, World, all_rows, dead_ids, letters, rows
+from support.groups import DRAIN, ME, pending
+from support.proxy import Proxy
+from support.server import Server
+from support.streams import NUMBER, add_numbers
+from support.timing import SLACK, Stopwatch, eventually, within
+
+pytestmark = pytest.mark.timeout(20)
+
+#: Whether or not the worker takes over what others left, it gets again what it gave back.
+RECLAIMS = pytest.mark.parametrize("reclaim", [{}, SHY], ids=["reclaim", "no-reclaim"])
+
+
+def idle_times(client: redis.Redis, stream: str) -> list[int]:
+    """List for how many milliseconds each pending entry looks idle."""
+    found: Any = client.xpending_range(stream, "g", "-", "+", 10_000)
+    return [one["time_since_delivered"] for one in found]
+
+
+def test_nack_has_rows_delivered_again(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    came: list[tuple[list[int], list[int]]] = []
+    with world.consumer(server.url, stream, block_ms=0, **ME) as consumer, within(5):
+        for batch in consumer:
+            came.append((rows(batch), batch.delivery_counts.to_list()))
+            if len(came) == 1:
+                assert world.do(batch.nack("2-0")) == 1
+            elif len(came) == 2:
+                break
+    assert came == [([1, 2, 3], [1, 1, 1]), ([2], [2])]
+    assert pending(client, stream) == []
+    assert consumer.stats.acknowledged == 3
+    assert consumer.stats.reclaimed == 1
+
+
+def test_nack_gives_rows_to_another_consumer(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 4)
+    with world.consumer(server.url, stream, **ME, **DRAIN) as consumer:
+        batch = next(consumer)
+        assert world.do(batch.nack(pl.Series(["1-0", "3-0"]), delay_ms=0)) == 2
+        other = world.consumer(server.url, stream, group="g", consumer="other", **DRAIN)
+        with other:
+            assert all_rows(other) == [1, 3]
+        # They are not this consumer's any more.
+        assert world.do(batch.nack()) == 2
+    assert pending(client, stream) == [2, 4]
+
+
+def test_nack_of_all_rows_and_of_none(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 150)
+    with world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN) as consumer:
+        batch = next(consumer)
+        assert world.do(batch.nack([])) == 0
+        # More than one script takes.
+        assert world.do(batch.nack()) == 150
+
+
+@RECLAIMS
+def test_rows_come_again_with_growing_pauses(
+    server: Server, client: redis.Redis, stream: str, world: World, reclaim: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 2)
+    came: list[tuple[list[int], list[int]]] = []
+    times: list[float] = []
+    with world.consumer(server.url, stream, **reclaim, **ME, **DRAIN) as consumer:
+        for batch in consumer:
+            times.append(time.monotonic())
+            came.append((rows(batch), batch.delivery_counts.to_list()))
+            if len(came) <= 3:
+                assert world.do(batch.nack("2-0")) == 1
+    assert came == [([1, 2], [1, 1]), ([2], [2]), ([2], [3]), ([2], [4])]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    for pause, delay in zip(pauses, [0.1, 0.2, 0.4], strict=True):
+        assert delay <= pause <= (delay + 0.15) * SLACK
+    assert pending(client, stream) == []
+
+
+@RECLAIMS
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [(0, 0.0), (300, 0.3), (dt.timedelta(seconds=0.25, microseconds=1), 0.251)],
+    ids=str,
+)
+def test_rows_come_again_after_the_delay(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: World,
+    reclaim: dict[str, Any],
+    delay: Any,
+    seconds: float,
+) -> None:
+    add_numbers(client, stream, 3)
+    options: dict[str, Any] = {"on_idle": "wait", "block_ms": 0, **reclaim, **ME}
+    with world.consumer(any_server.url, stream, **options) as consumer:
+        assert world.do(next(consumer).nack(delay_ms=delay)) == 3
+        watch = Stopwatch()
+        again = next(consumer)
+        assert seconds <= watch.seconds <= (seconds + 0.2) * SLACK
+        assert rows(again) == [1, 2, 3]
+        assert again.delivery_counts.to_list() == [2, 2, 2]
+
+
+def test_entries_wait_each_for_its_own_time(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """Also while new ones come, and the last word counts."""
+    add_numbers(client, stream, 4)
+    with world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN) as consumer:
+        batch = next(consumer)
+        world.do(batch.nack("1-0", delay_ms=900))
+        world.do(batch.nack(["2-0", "3-0"], delay_ms=100))
+        world.do(batch.nack("3-0", delay_ms=500))
+        add_numbers(client, stream, 5, first=5)
+        assert all_rows(consumer) == [5, 2, 3, 1]
+    assert pending(client, stream) == []
+
+
+def test_others_wait_as_long(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """The entry looks idle by as much as is missing: they claim it when the delay is over."""
+    add_numbers(client, stream, 2)
+    reclaim = {"reclaim_min_idle_ms": 2_000, "reclaim_interval_ms": 0}
+    options: dict[str, Any] = {**reclaim, **DRAIN, "group": "g"}
+    with world.consumer(server.url, stream, consumer="me", **options) as consumer:
+        batch = next(consumer)
+        assert world.do(batch.nack("1-0", delay_ms=600)) == 1
+        given_back = Stopwatch()
+        taken: list[int] = []
+
+        def take() -> bool:
+            taken.extend(all_rows(world.consumer(server.url, stream, consumer="other", **options)))
+            return bool(taken)
+
+        eventually(take)
+        assert given_back.seconds >= 0.6
+        assert taken == [1]
+        # It is the other's now, and this worker does not take it away.
+        assert all_rows(consumer) == []
+    assert pending(client, stream) == []
+
+
+def test_without_reclaim_others_do_not_come_first(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 1)
+    with world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN) as consumer:
+        world.do(next(consumer).nack(delay_ms=60_000))
+        [idle] = idle_times(client, stream)
+        assert idle < 10_000
+        eager: dict[str, Any] = {
+            **DRAIN,
+            "group": "g",
+            "consumer": "other",
+            "reclaim_interval_ms": 0,
+        }
+        assert all_rows(world.consumer(any_server.url, stream, **eager)) == []
+        consumer.stop()
+        assert all_rows(consumer) == []
+    # A worker of the same name does not know of the delay.
+    assert all_rows(world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN)) == [1]
+
+
+def test_what_another_took_meanwhile_is_not_taken_back(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    with world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN) as consumer:
+        world.do(next(consumer).nack(delay_ms=50))
+        client.xclaim(stream, "g", "other", 0, ["2-0"])
+        assert all_rows(consumer) == [1, 3]
+    assert pending(client, stream) == [2]
+    assert pending(client, stream, "other") == [2]
+
+
+def test_what_was_acknowledged_or_deleted_meanwhile_does_not_come(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    with world.consumer(server.url, stream, **SHY, **ME, **DRAIN) as consumer:
+        world.do(next(consumer).nack(delay_ms=50))
+        client.xack(stream, "g", "1-0")
+        client.xdel(stream, "2-0")
+        assert all_rows(consumer) == [3]
+    assert pending(client, stream) == []
+
+
+def test_nack_spares_the_server(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """Not a command after the other while a downstream service is down."""
+    add_numbers(client, stream, 100)
+    options: dict[str, Any] = {"dead_letter": "dead", "max_deliveries": 3, **ME, **DRAIN}
+    watch = Stopwatch()
+    with Proxy(any_server.port) as proxy:
+        with world.consumer(proxy.url, stream, **options) as consumer:
+            for batch in consumer:
+                world.do(batch.nack())
+        assert len(proxy.commands) < 100
+    assert watch.seconds >= 0.7
+    assert sorted(dead_ids(client)) == sorted(f"{n}-0" for n in range(1, 101))
+    assert {letter[b"_dead_deliveries"] for letter in letters(client)} == {b"3"}
+
+
+def test_a_service_that_comes_back_finds_everything(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 100)
+    options: dict[str, Any] = {"dead_letter": "dead", "max_deliveries": 3, **ME, **DRAIN}
+    done: list[int] = []
+    with world.consumer(any_server.url, stream, **options) as consumer:
+        outage = Stopwatch()
+        for batch in consumer:
+            if outage.seconds < 0.2:
+                world.do(batch.nack())
+            else:
+                done += rows(batch)
+    assert sorted(done) == [*range(1, 101)]
+    assert not client.exists("dead")
+    assert pending(client, stream) == []
+
+
+def test_a_delay_longer_than_others_wait(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 2)
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 500, **ME, **DRAIN}
+    with Proxy(any_server.port) as proxy:
+        with world.consumer(proxy.url, stream, **options) as consumer:
+            batch = next(consumer)
+            sent = len(proxy.commands)
+            with pytest.raises(ValueError, match=r"delay_ms is 501.*reclaim_min_idle_ms \(500\)"):
+                world.do(batch.nack(delay_ms=501))
+            for delay, error in [(-1, ValueError), (0.5, TypeError), ("1", TypeError)]:
+                with pytest.raises(error, match="delay_ms"):
+                    world.do(batch.nack(delay_ms=delay))
+            with pytest.raises(ValueError, match="delay_ms"):
+                world.do(batch.nack(delay_ms=dt.timedelta(seconds=-1)))
+            with pytest.raises(ValueError, match="7-0"):
+                world.do(batch.nack(["1-0", "7-0"], delay_ms=0))
+            assert len(proxy.commands) == sent
+            assert world.do(batch.nack(delay_ms=500)) == 2
+            assert all_rows(consumer) == [1, 2]
+    assert pending(client, stream) == []
+
+
+def test_the_default_delay_is_no_longer_than_others_wait(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 1)
+    with world.consumer(any_server.url, stream, **EAGER, **ME, **DRAIN) as consumer:
+        counts = []
+        for batch in consumer:
+            counts.append(batch.delivery_counts.item())
+            if len(counts) < 9:
+                world.do(batch.nack())
+    assert counts == [*range(1, 10)]
+
+
+def test_a_handler_gives_rows_back(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 3)
+    consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, **ME, **DRAIN)
+    came: list[list[int]] = []
+
+    def handle(batch: Any) -> None:
+        came.append(rows(batch))
+        if len(came) == 1:
+            batch.nack(["1-0", "2-0"], delay_ms=10)
+
+    with within(5):
+        consumer.run(handle)
+    assert came == [[1, 2, 3], [1, 2]]
+    assert pending(client, stream) == []
+
+
+def test_a_lost_reply_does_not_lose_what_was_given_back(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    with Proxy(server.port) as proxy:
+        with world.consumer(proxy.url, stream, **SHY, **ME, **DRAIN) as consumer:
+            world.do(next(consumer).nack(delay_ms=10))
+            proxy.cut_after(40, once_seen=b"XCLAIM")
+            assert all_rows(consumer) == [1, 2, 3]
+    assert pending(client, stream) == []
