@@ -700,6 +700,24 @@ def test_a_second_ctrl_c_interrupts_a_handler_that_hangs(
 
 
 @pytest.mark.parametrize("world", ["sync", "asyncio", "uvloop"])
+def test_a_second_ctrl_c_interrupts_an_end_that_hangs(
+    any_server: Server, client: redis.Redis, stream: str, world: str
+) -> None:
+    """The server does not answer the last acknowledgement."""
+    add_numbers(client, stream, 2)
+    with Proxy(any_server.port) as proxy, program(proxy.url, stream, world, "handler") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "batch 1 2\n"
+        proxy.stall_after(0, once_seen=b"XACK", times=None)
+        process.send_signal(signal.SIGINT)
+        eventually(lambda: proxy.count(b"XACK") > 0)
+        process.send_signal(signal.SIGINT)
+        with within(3):
+            process.wait(timeout=15 * SLACK)
+        assert process.returncode == INTERRUPTED
+
+
+@pytest.mark.parametrize("world", ["sync", "asyncio", "uvloop"])
 def test_a_second_sigterm_lets_the_handler_finish(
     any_server: Server, client: redis.Redis, stream: str, world: str
 ) -> None:

@@ -104,6 +104,9 @@ impl Shared {
 
     /// Acknowledges what is done with; with `success` also the batch in hand.
     async fn finish(&self, success: bool) -> Result<()> {
+        if !success && self.end_by.get().is_some() {
+            return Ok(()); // it has been tried, and failed or was interrupted
+        }
         let mut batches = self.batches.lock().await;
         // A batch that is ready was never in anybody's hand.
         let in_hand = self.ready().is_none();

@@ -41,7 +41,7 @@ class StreamConsumer:
     As a member of a consumer group (XREADGROUP, Redis 5.0) it shares the stream with other workers.
     An entry is acknowledged when its batch has been processed; what a dead worker has left pending
     is taken over by the others. Each entry is processed at least once. Without a group it reads the
-    whole stream (XREAD), and a checkpoint store keeps where it had come to.
+    whole stream (XREAD), and a checkpoint store keeps its position.
 
     One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for`` under
     asyncio or uvloop, where waiting takes no thread.
@@ -63,12 +63,12 @@ class StreamConsumer:
     batch_size : int, default 1000
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
-        Closes a batch once its entries have taken so many bytes of the server's reply.
+        Closes a batch once its entries have taken that many bytes of the server's reply.
     block_ms : int, default 1000
         How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C and `stop`
         end the wait.
     batch_timeout_ms : int, optional
-        Collect until the batch is full or so many milliseconds have passed since its first entry
+        Collect until the batch is full or that many milliseconds have passed since its first entry
         came. By default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
@@ -80,12 +80,13 @@ class StreamConsumer:
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
     group_start_id : str or datetime, default "0"
-        Where a group that is created begins: behind this ID; ``"$"`` behind the newest entry.
+        Where a group that is created begins: after this ID; ``"$"`` after the newest entry.
     reclaim_min_idle_ms : int or None, default 30000
-        Take over entries that have been pending for so many milliseconds (XREADGROUP CLAIM in Redis
-        8.4, XAUTOCLAIM in 6.2, else XPENDING and XCLAIM). They come in batches of their own, in
-        turns with new entries; `Batch.delivery_counts` tells them. A handler that takes longer than
-        this should call `Batch.extend` meanwhile, or its entries are processed twice. None: never.
+        Take over entries that have been pending for that many milliseconds (XREADGROUP CLAIM in
+        Redis 8.4, XAUTOCLAIM in 6.2, else XPENDING and XCLAIM). They come in batches of their own,
+        in turns with new entries; `Batch.delivery_counts` tells them. A handler that takes longer
+        than this should call `Batch.extend` meanwhile, or its entries are processed twice. None:
+        never.
     reclaim_interval_ms : int, default 30000
         How often to look for such entries; no more often than every 10 ms.
     max_deliveries : int, optional
@@ -95,7 +96,7 @@ class StreamConsumer:
         (`Batch.fail`). In a Redis Cluster it must be in the slot of `stream`.
     on_group_lost : {"raise", "recreate"}, default "raise"
         What to do when the group is gone, by XGROUP DESTROY, FLUSHALL or a failover: raise
-        `NoGroupError`, or create it again where this worker stood, by what it has acknowledged or
+        `NoGroupError`, or create it again at this worker's position, by what it has acknowledged or
         the checkpoint store.
     checkpoint_store : CheckpointStore, optional
         Keeps the ID of the last entry that is done with.
@@ -124,7 +125,7 @@ class StreamConsumer:
     NoGroupError
         The group does not exist, or is gone and is not to be created again.
     DataLossError
-        Without a group: the stream was trimmed past the checkpoint, or begun anew.
+        Without a group: the stream was trimmed past the checkpoint, or deleted and begun again.
     CheckpointError
         The store holds something else under the checkpoint's name.
     ValueError, TypeError, SchemaError
