@@ -6,7 +6,7 @@ use redis::Value;
 
 use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::resp::{self, Info};
 
 /// A stream, as XINFO STREAM describes it. `None` is what the server is too old to know.
@@ -244,7 +244,7 @@ pub(crate) async fn pending_entries_in(
             consumer: filter.consumer.as_deref(),
         };
         let reply = match session.value(&command.packed()).await {
-            Err(error) if filters && error.message().contains("syntax error") => {
+            Err(error) if filters && error.server_code() == Some(ServerCode::SyntaxError) => {
                 filters = false;
                 continue;
             }
@@ -312,7 +312,7 @@ pub(crate) async fn create_group_in(
     let command = resp::create_group(stream, group, start, make_stream);
     match session.value(&command).await {
         Ok(_) => Ok(true),
-        Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
+        Err(error) if error.server_code() == Some(ServerCode::BusyGroup) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -382,11 +382,9 @@ fn count_of(reply: Result<Value>, stream: &[u8]) -> Result<u64> {
     counted.map_err(|error| about(error, stream))
 }
 
-/// Whether the server says that there is no such stream. It has no code for that.
+/// Whether the server says that there is no such stream.
 fn is_missing_key(error: &Error) -> bool {
-    let message = error.message();
-    error.code() == Some("ERR")
-        && (message.contains("no such key") || message.contains("requires the key to exist"))
+    matches!(error.server_code(), Some(ServerCode::NoKey | ServerCode::NoKeyForGroup))
 }
 
 /// Where there is no stream there is no group either, and callers should not have to tell them

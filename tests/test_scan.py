@@ -30,6 +30,7 @@ from polars.testing import assert_frame_equal
 from redfloe import (
     DecodeError,
     RedfloeError,
+    RedisConnection,
     RedisConnectionError,
     RedisTimeoutError,
     SchemaError,
@@ -188,7 +189,7 @@ def test_a_query_of_no_columns_counts_its_rows(
 def test_with_columns_may_be_none_or_empty(any_server: Server, thirty: str) -> None:
     """As Polars may pass them."""
     request = make_request(thirty, schema=NUMBER)
-    scan = _scan._Scan(any_server.url, request, sample=0)
+    scan = _scan._Scan(RedisConnection(any_server.url), request, sample=0)
     [everything] = scan.batches(None, None, None, None)
     assert_frame_equal(everything, numbers(30))
     [nothing] = scan.batches([], None, None, None)
@@ -199,7 +200,9 @@ def test_with_columns_may_be_none_or_empty(any_server: Server, thirty: str) -> N
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 30, 99])
 def test_n_rows_is_a_hard_limit(any_server: Server, thirty: str, rows: int) -> None:
-    scan = _scan._Scan(any_server.url, make_request(thirty, schema=NUMBER), sample=0)
+    scan = _scan._Scan(
+        RedisConnection(any_server.url), make_request(thirty, schema=NUMBER), sample=0
+    )
     frames = [*scan.batches(None, None, rows, 7)]
     assert_frame_equal(pl.concat(frames), numbers(min(rows, 30)))
 

@@ -51,6 +51,7 @@ def stream_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame
     >>> info["last_entry_time"].item().isoformat()
     '2024-01-01T00:00:00.001000+00:00'
     """
+    url = _core.connect(url)
     return pl.DataFrame(_core.stream_info(url, as_key(stream, "stream")))
 
 
@@ -90,6 +91,7 @@ def group_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
     >>> redfloe.group_info(url, "events").select("name", "pending", "lag").rows()
     [('billing', 1, 1)]
     """
+    url = _core.connect(url)
     return pl.DataFrame(_core.group_info(url, as_key(stream, "stream")))
 
 
@@ -130,6 +132,7 @@ def consumer_info(
     >>> redfloe.consumer_info(url, "events", "billing").select("name", "pending").rows()
     [('worker-1', 2)]
     """
+    url = _core.connect(url)
     return pl.DataFrame(_core.consumer_info(url, as_key(stream, "stream"), as_key(group, "group")))
 
 
@@ -195,6 +198,7 @@ def pending_entries(
     >>> pending.select("id", "consumer", "delivery_count").rows()
     [('1704067200000-0', 'worker-1', 1)]
     """
+    url = _core.connect(url)
     wanted = make_pending_filter(
         consumer=consumer,
         min_idle_ms=min_idle_ms,
@@ -257,6 +261,7 @@ def create_group(
     >>> redfloe.create_group(url, "events", "billing")
     False
     """
+    url = _core.connect(url)
     if if_exists not in ("ignore", "fail"):
         msg = f'if_exists must be "ignore" or "fail", not {if_exists!r}'
         raise ValueError(msg)
@@ -302,6 +307,7 @@ def delete_group(url: str | RedisConnection, stream: str | bytes, group: str | b
     >>> redfloe.delete_group(url, "events", "billing")
     False
     """
+    url = _core.connect(url)
     return _core.delete_group(url, as_key(stream, "stream"), as_key(group, "group"))
 
 
@@ -343,6 +349,7 @@ def delete_consumer(
     >>> redfloe.delete_consumer(url, "events", "billing", "worker-1")
     2
     """
+    url = _core.connect(url)
     key, name = as_key(stream, "stream"), as_key(group, "group")
     return _core.delete_consumer(url, key, name, as_key(consumer, "consumer"))
 
@@ -399,5 +406,6 @@ def trim_stream(
     >>> redfloe.trim_stream(url, "events", maxlen=1, approximate=False)
     1
     """
+    url = _core.connect(url)
     trim = make_trim(maxlen=maxlen, minid=minid, approximate=approximate, limit=limit)
     return _core.trim_stream(url, as_key(stream, "stream"), **trim)

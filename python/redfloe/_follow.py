@@ -217,6 +217,7 @@ def iter_stream(
     1704067200000-0 10
     1704067200001-0 None
     """
+    url = _core.connect(url)
     members = make_group(
         group,
         consumer,
@@ -317,6 +318,7 @@ def stream_batches(
     >>> asyncio.run(drain())
     2 entries
     """
+    url = _core.connect(url)
     members = make_group(
         group,
         consumer,

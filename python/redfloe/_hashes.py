@@ -98,6 +98,7 @@ def write_hashes(
     >>> redfloe.write_hashes(url, summary, key_column="sensor", key_prefix="sensor:", ttl=3600)
     2
     """
+    url = _core.connect(url)
     frame = as_frame(df)
     if as_text(key_column, "key_column") not in frame.columns:
         msg = f"there is no column {key_column!r}"

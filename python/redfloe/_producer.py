@@ -83,6 +83,7 @@ class StreamProducer:
         nomkstream: bool = False,
         idempotent: str | bytes | None = None,
     ) -> None:
+        url = _core.connect(url)
         if max_age is not None and (maxlen is not None or minid is not None or limit is not None):
             msg = "max_age excludes maxlen, minid and limit"
             raise ValueError(msg)

@@ -126,6 +126,7 @@ def read_stream(
     │ 1704067200001-0 ┆ 1704067200001 ┆ user_2  ┆ null  │
     └─────────────────┴───────────────┴─────────┴───────┘
     """
+    url = _core.connect(url)
     members = make_group(
         group,
         consumer,
@@ -199,6 +200,7 @@ def infer_schema(
     >>> dict(redfloe.infer_schema(url, "events"))
     {'user_id': String, 'action': String, 'value': Int64}
     """
+    url = _core.connect(url)
     request = make_request(
         stream,
         start_id=start_id,
@@ -252,6 +254,7 @@ def ack_entries(
     >>> redfloe.ack_entries(url, "events", "billing", df["_id"])
     2
     """
+    url = _core.connect(url)
     if isinstance(entry_ids, str | bytes):
         msg = "entry_ids must be several IDs, such as [entry_id]"
         raise TypeError(msg)

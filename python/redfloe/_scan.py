@@ -91,6 +91,7 @@ def scan_stream(
     │ view   │
     └────────┘
     """
+    url = _core.connect(url)
     decoding = complete(options, scan_stream)
     request = make_request(
         stream,
@@ -101,8 +102,8 @@ def scan_stream(
         options=decoding,
     )
     _core.empty_batch(request)  # so that what cannot be right raises now, also without a schema
-    connection = url if isinstance(url, RedisConnection) else RedisConnection(url)
-    scan = _Scan(connection, request, sample=decoding["infer_schema_length"])
+    _core.check_connection(url)
+    scan = _Scan(url, request, sample=decoding["infer_schema_length"])
     known = scan.schema if schema is None else scan.schema()
     return _register(scan.batches, known, f"stream {_shown(request['stream'])}")
 
@@ -169,6 +170,7 @@ def stream_reader(
     >>> pl.DataFrame(reader)["value"].to_list()
     [10, None]
     """
+    url = _core.connect(url)
     decoding = complete(options, stream_reader)
     request = make_request(
         stream,
@@ -186,7 +188,7 @@ def stream_reader(
 class _Scan:
     """What Polars calls for a scan's schema and for its batches, from any thread."""
 
-    def __init__(self, url: str | RedisConnection, request: Request, *, sample: int) -> None:
+    def __init__(self, url: RedisConnection, request: Request, *, sample: int) -> None:
         self._url = url
         self._request = _Once(partial(_with_fields, url, request, sample))
         self._bounds = _Once(partial(_pinned, url, request))
@@ -272,7 +274,7 @@ def _look_for_interrupt() -> None:
     pl.DataFrame({"any": [0]}).slice(0)
 
 
-def _pinned(url: str | RedisConnection, request: Request) -> _Bounds | None:
+def _pinned(url: RedisConnection, request: Request) -> _Bounds | None:
     """Fix the range of IDs; the end is an entry's, also where the caller's is yet to come."""
     bounds = _core.pin(url, request, _look_for_interrupt)
     if bounds is None or request["end_id"] == "+":
@@ -306,7 +308,7 @@ def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None)
     request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
 
 
-def _with_fields(url: str | RedisConnection, request: Request, sample: int) -> Request:
+def _with_fields(url: RedisConnection, request: Request, sample: int) -> Request:
     """Give the request a schema, by a sample of the entries where the caller gave none."""
     if request["schema"] is not None:
         return request

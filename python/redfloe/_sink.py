@@ -82,6 +82,7 @@ def sink_stream(
     >>> redfloe.sink_stream(url, lf, "even")
     3
     """
+    url = _core.connect(url)
     _check(lf)
     refuse_async(progress, "progress", "nobody awaits it")
 

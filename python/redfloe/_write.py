@@ -118,6 +118,7 @@ def write_stream(
     >>> redfloe.read_stream(url, "clicks", {"user": pl.String, "value": pl.Float64}).rows()
     [('5-0', 5, 'ada', 1.5), ('6-0', 6, 'bob', None)]
     """
+    url = _core.connect(url)
     refuse_async(progress, "progress", "nobody awaits it")
     write = make_write(
         df,
@@ -197,6 +198,7 @@ async def write_stream_async(
     >>> len(asyncio.run(redfloe.write_stream_async(url, df, "clicks")))
     2
     """
+    url = _core.connect(url)
     write = make_write(
         df,
         stream,

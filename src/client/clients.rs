@@ -44,17 +44,17 @@ struct Clients {
 
 #[derive(Default)]
 struct State {
-    clients: HashMap<ConnectionOptions, Shared>,
+    clients: HashMap<ConnectionOptions, Kept>,
     /// A task looks after them.
     swept: bool,
 }
 
-struct Shared {
+struct Kept {
     client: Client,
     last_used: Instant,
 }
 
-impl Shared {
+impl Kept {
     fn is_used(&self) -> bool {
         self.client.is_shared()
     }
@@ -79,14 +79,14 @@ impl State {
     /// The client of these options; and whether a task is now to look after the clients.
     fn get(&mut self, options: &ConnectionOptions, now: Instant) -> (Client, bool) {
         let client = match self.clients.get_mut(options) {
-            Some(shared) => {
-                shared.last_used = now;
-                shared.client.clone()
+            Some(kept) => {
+                kept.last_used = now;
+                kept.client.clone()
             }
             None => {
                 let client = Client::new(options.clone());
-                let shared = Shared { client: client.clone(), last_used: now };
-                self.clients.insert(options.clone(), shared);
+                let kept = Kept { client: client.clone(), last_used: now };
+                self.clients.insert(options.clone(), kept);
                 self.close_surplus();
                 client
             }
@@ -99,30 +99,30 @@ impl State {
             return;
         }
         let mut unused: Vec<Instant> = (self.clients.values())
-            .filter(|shared| !shared.is_used())
-            .map(|shared| shared.last_used)
+            .filter(|kept| !kept.is_used())
+            .map(|kept| kept.last_used)
             .collect();
         let Some(surplus) = unused.len().checked_sub(Self::MAX_UNUSED + 1) else {
             return;
         };
         unused.sort_unstable();
         if let Some(latest) = unused.get(surplus) {
-            self.clients.retain(|_, shared| shared.is_used() || shared.last_used > *latest);
+            self.clients.retain(|_, kept| kept.is_used() || kept.last_used > *latest);
         }
     }
 
     /// Closes what has been idle for long enough; says whether nothing is left to look after.
     fn sweep(&mut self, now: Instant) -> bool {
         let idle_since = now.checked_sub(Self::IDLE);
-        for shared in self.clients.values_mut() {
-            if shared.is_used() {
-                shared.last_used = now;
+        for kept in self.clients.values_mut() {
+            if kept.is_used() {
+                kept.last_used = now;
             }
             if let Some(then) = idle_since {
-                shared.client.close_idle(then);
+                kept.client.close_idle(then);
             }
         }
-        self.clients.retain(|_, shared| idle_since.is_none_or(|then| shared.last_used > then));
+        self.clients.retain(|_, kept| idle_since.is_none_or(|then| kept.last_used > then));
         self.swept = !self.clients.is_empty();
         !self.swept
     }
@@ -156,7 +156,7 @@ mod tests {
             }
         }
         // The one that was asked for last counts as used until it is dropped.
-        let unused = state.clients.values().filter(|shared| !shared.is_used());
+        let unused = state.clients.values().filter(|kept| !kept.is_used());
         assert!((31..=33).contains(&unused.count()));
         for number in [0, 100, 900, 999] {
             assert!(state.clients.contains_key(&options(number)?), "{number}");

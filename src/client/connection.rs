@@ -20,7 +20,7 @@ use super::secret::Secret;
 use super::tls::server_name;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Remedy, Result};
-use crate::resp::{Outline, RawReplies, RawReply};
+use crate::resp::{Outline, RawReplies, RawReply, cmd};
 
 /// What reads one reply.
 pub(crate) trait Sink {
@@ -141,14 +141,14 @@ impl Connection {
         // A user without a password may be one that needs none (ACL nopass), but not the default.
         let password = options.password.as_ref().map(Secret::expose).or(user.map(|_| ""));
         if options.resp3 {
-            let mut hello = redis::cmd("HELLO");
+            let mut hello = cmd("HELLO");
             hello.arg(3);
             if let Some(password) = password {
                 hello.arg("AUTH").arg(user.unwrap_or("default")).arg(password);
             }
             commands.push(hello);
         } else if let Some(password) = password {
-            let mut auth = redis::cmd("AUTH");
+            let mut auth = cmd("AUTH");
             if let Some(user) = user {
                 auth.arg(user);
             }
@@ -156,12 +156,12 @@ impl Connection {
             commands.push(auth);
         }
         if let Some(name) = &options.client_name {
-            let mut setname = redis::cmd("CLIENT");
+            let mut setname = cmd("CLIENT");
             setname.arg("SETNAME").arg(name);
             commands.push(setname);
         }
         if options.database != 0 {
-            let mut select = redis::cmd("SELECT");
+            let mut select = cmd("SELECT");
             select.arg(options.database);
             commands.push(select);
         }

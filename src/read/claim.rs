@@ -8,7 +8,7 @@ use super::group_options::Reclaim;
 use crate::admin::{PendingFilter, pending_entries_in};
 use crate::client::Session;
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ServerCode};
 use crate::resp::{self, Membership};
 
 /// How a server hands over entries that are another consumer's.
@@ -96,9 +96,10 @@ impl Claimer {
 
     /// Takes the next older method where the server does not know this one.
     pub(super) fn fall_back(&mut self, error: &Error) -> bool {
-        let text = error.to_string();
-        let unknown = error.code() == Some("ERR")
-            && (text.contains("syntax error") || text.contains("unknown command"));
+        let unknown = matches!(
+            error.server_code(),
+            Some(ServerCode::SyntaxError | ServerCode::UnknownCommand)
+        );
         let older = match self.method {
             Method::WithRead => Method::Automatic,
             Method::Automatic => Method::Listed,

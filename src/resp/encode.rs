@@ -1,9 +1,8 @@
-//! Commands to bytes, by redis-rs's encoder.
+//! The commands that are sent, and since when servers know them.
 
 use std::time::Duration;
 
-use redis::Cmd;
-
+use super::Cmd;
 use crate::entry_id::{EntryId, GroupStart};
 
 /// One or several commands, packed for the socket.

@@ -9,7 +9,7 @@ mod replies;
 mod skip;
 mod small;
 
-pub(crate) use command::{command, push_bulk, push_header};
+pub(crate) use command::{Cmd, cmd, command, push_bulk, push_header};
 pub(crate) use encode::{
     Membership, Packed, Pending, ReadGroup, acknowledge, add, consumers_info, create_group,
     delete_consumer, delete_group, groups_info, last_generated, newest, range, read_after,

@@ -1,0 +1,149 @@
+"""No password in what an error shows: its text, and the local variables that a report adds."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+
+import redfloe
+from redfloe import RedisConnection, RedisConnectionError, ResponseError, read_stream
+from support.proxy import Command, ScriptedServer
+from support.secrets import PASSWORD, QUOTED, assert_discreet, raises_discreetly, with_password
+from support.server import HOST
+
+FRAME = pl.DataFrame({"key": ["a"], "n": [1]})
+ME = ("g", "c")
+
+
+def produce(url: Any) -> None:
+    with redfloe.StreamProducer(url, "s") as producer:
+        producer.send({"n": 1})
+
+
+async def first_of(url: Any) -> pl.DataFrame:
+    return await anext(redfloe.stream_batches(url, "s"))
+
+
+#: A call of each public function that takes a `url`; `Any`, because some URLs are wrong on purpose.
+CALLS: dict[str, Callable[[Any], object]] = {
+    "RedisCheckpointStore": lambda url: redfloe.RedisCheckpointStore(url).load("s"),
+    "StreamConsumer": lambda url: next(redfloe.StreamConsumer(url, "s", *ME)),
+    "StreamProducer": produce,
+    "ack_entries": lambda url: redfloe.ack_entries(url, "s", "g", ["1-0"]),
+    "consumer_info": lambda url: redfloe.consumer_info(url, "s", "g"),
+    "create_group": lambda url: redfloe.create_group(url, "s", "g"),
+    "delete_consumer": lambda url: redfloe.delete_consumer(url, "s", *ME),
+    "delete_group": lambda url: redfloe.delete_group(url, "s", "g"),
+    "group_info": lambda url: redfloe.group_info(url, "s"),
+    "infer_schema": lambda url: redfloe.infer_schema(url, "s"),
+    "iter_stream": lambda url: next(redfloe.iter_stream(url, "s")),
+    "pending_entries": lambda url: redfloe.pending_entries(url, "s", "g"),
+    "read_stream": lambda url: read_stream(url, "s"),
+    "scan_stream": lambda url: redfloe.scan_stream(url, "s").collect(),
+    "sink_stream": lambda url: redfloe.sink_stream(url, FRAME.lazy(), "s"),
+    "stream_batches": lambda url: asyncio.run(first_of(url)),
+    "stream_info": lambda url: redfloe.stream_info(url, "s"),
+    "stream_reader": lambda url: pl.DataFrame(redfloe.stream_reader(url, "s")),
+    "trim_stream": lambda url: redfloe.trim_stream(url, "s", maxlen=1),
+    "write_hashes": lambda url: redfloe.write_hashes(url, FRAME, key_column="key"),
+    "write_stream": lambda url: redfloe.write_stream(url, FRAME, "s"),
+    "write_stream_async": lambda url: asyncio.run(redfloe.write_stream_async(url, FRAME, "s")),
+}
+
+#: The same with an argument that is refused.
+REFUSED: dict[str, Callable[[str], object]] = {
+    "StreamConsumer": lambda url: redfloe.StreamConsumer(url, "s", *ME, batch_size=-1),
+    "StreamProducer": lambda url: redfloe.StreamProducer(url, "s", linger_ms=-1),
+    "create_group": lambda url: redfloe.create_group(url, "s", "g", start_id="x"),
+    "iter_stream": lambda url: redfloe.iter_stream(url, "s", count=-1),
+    "pending_entries": lambda url: redfloe.pending_entries(url, "s", "g", count=-1),
+    "read_stream": lambda url: read_stream(url, "s", count=-1),
+    "scan_stream": lambda url: redfloe.scan_stream(url, "s", count=-1),
+    "sink_stream": lambda url: redfloe.sink_stream(url, FRAME.lazy(), "s", batch_size=-1),
+    "stream_reader": lambda url: redfloe.stream_reader(url, "s", count=-1),
+    "trim_stream": lambda url: redfloe.trim_stream(url, "s", maxlen=-1),
+    "write_hashes": lambda url: redfloe.write_hashes(url, FRAME, key_column="none"),
+    "write_stream": lambda url: redfloe.write_stream(url, FRAME, "s", batch_size=-1),
+}
+
+
+def test_each_function_that_takes_a_url_is_called_here() -> None:
+    taking = {
+        name
+        for name in redfloe.__all__
+        if callable(value := getattr(redfloe, name))
+        and name != "RedisConnection"  # no frame of Python's
+        and not (inspect.isclass(value) and issubclass(value, (Exception, dict)))
+        and "url" in inspect.signature(value).parameters
+    }
+    assert taking == {*CALLS}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_server_that_is_not_there(name: str) -> None:
+    url = RedisConnection(with_password(f"redis://{HOST}:1"), max_retries=0)
+    with pytest.raises(Exception, match="refused") as raised:
+        CALLS[name](url)
+    assert_discreet(raised.value)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_server_that_is_not_there_by_its_url(name: str) -> None:
+    """Only the text has the password in a local variable."""
+    with ScriptedServer(lambda command: b"-NOPERM no\r\n") as server:
+        with pytest.raises(Exception, match="NOPERM") as raised:
+            CALLS[name](with_password(server.url))
+    assert_discreet(raised.value)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_a_url_that_is_refused(name: str, kind: type) -> None:
+    url = f"redis://user:123?{PASSWORD}@{HOST}:1"
+    with pytest.raises(ValueError if kind is str else TypeError, match=r"URL|url") as raised:
+        CALLS[name](url if kind is str else url.encode())
+    assert_discreet(raised.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_argument_that_is_refused(name: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as raised:
+        REFUSED[name](with_password(f"redis://{HOST}:1"))
+    assert_discreet(raised.value)
+
+
+@pytest.mark.parametrize("query", ["", "?protocol=resp3"])
+def test_a_server_that_quotes_the_login(query: str) -> None:
+    def answer(command: Command) -> bytes:
+        return b"-ERR what is " + b" ".join(command) + b"?\r\n"
+
+    with ScriptedServer(answer) as server:
+        with raises_discreetly(redfloe.AuthenticationError) as raised:
+            read_stream(with_password(server.url) + query, "s")
+    assert "AUTH" in str(raised.value)
+    assert "***" in str(raised.value)
+
+
+def test_a_server_that_quotes_the_password_later() -> None:
+    def answer(command: Command) -> bytes:
+        return b"+OK\r\n" if command[0] == b"AUTH" else b"-ERR not " + PASSWORD.encode() + b"\r\n"
+
+    with ScriptedServer(answer) as server:
+        with raises_discreetly(
+            ResponseError,
+        ) as raised:
+            read_stream(with_password(server.url), "s")
+    assert "not ***" in str(raised.value)
+
+
+def test_a_name_that_is_the_password_is_not_shown() -> None:
+    """Some tools take what stands alone before the `@` for the password."""
+    url = f"redis://{QUOTED}@{HOST}:1"
+    with raises_discreetly(RedisConnectionError):
+        read_stream(RedisConnection(url, max_retries=0), "s")
+    assert repr(RedisConnection(url)) == f'RedisConnection("redis://***@{HOST}:1")'
