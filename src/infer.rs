@@ -75,7 +75,7 @@ fn is_plain_integer(text: &str) -> bool {
 
 fn is_float(text: &str) -> bool {
     let is_integer = text.trim_start_matches(['-', '+']).bytes().all(|byte| byte.is_ascii_digit());
-    let is_number = text.parse::<f64>().is_ok();
+    let is_number = parses(&Field::new("", DataType::Float64, true), text);
     is_number && (!is_integer || is_plain_integer(text))
 }
 
@@ -94,6 +94,8 @@ fn is_datetime(text: &str, with_offset: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -107,12 +109,14 @@ mod tests {
             (&["1", "2.5"], DataType::Float64),
             (&["1e3", "nan"], DataType::Float64),
             (&["nan", "inf"], DataType::Utf8View),
+            (&["1.5", "1e400"], DataType::Utf8View),
             (&["007", "1.5"], DataType::Utf8View),
             (&["00501"], DataType::Utf8View),
             (&["9223372036854775808"], DataType::Utf8View),
             (&["2024-01-31"], DataType::Date32),
             (&["2024-02-31"], DataType::Utf8View),
-            (&["2024-01-31T12:00:00", "2024-01-31 12:00:00.5"], naive),
+            (&["2024-01-31T12:00:00", "2024-01-31 12:00:00.5", "2024-01-31T12:00"], naive),
+            (&["2024-1-31"], DataType::Utf8View),
             (&["2013-01-01T10:00:00Z", "2024-01-31T12:00:00+01:00"], utc),
             (&["2024-01-31", "2024-01-31T12:00:00"], DataType::Utf8View),
             (&["yes", "no"], DataType::Utf8View),
@@ -120,6 +124,14 @@ mod tests {
             (&[], DataType::Utf8View),
         ] {
             assert_eq!(infer(texts.iter().copied()), expected, "{texts:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_column_is_taken_for_reads_it(text in "[-+]?[0-9]{1,4}[-.eT: 0-9]{0,20}[Z+]?[0-9:]{0,5}|[a-zA-Z]{1,8}") {
+            let field = Field::new("", infer([text.as_str()].into_iter()), true);
+            prop_assert!(parses(&field, &text), "{:?} as {}", text, field.data_type());
         }
     }
 }

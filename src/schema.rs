@@ -24,7 +24,8 @@ pub enum OnError {
     Reject,
 }
 
-/// Texts that mean null, beside the empty text, which is null for all but strings and binary.
+/// Texts that mean null, beside the empty text, which is null for all but strings and binary. They
+/// hold inside JSON as well.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NullValues {
     /// For every field.
@@ -35,7 +36,7 @@ pub struct NullValues {
 
 impl NullValues {
     /// The texts that mean null in the field `name`.
-    pub(crate) fn of(&self, name: &str) -> Vec<Box<[u8]>> {
+    pub(crate) fn of(&self, name: &str) -> Arc<[Box<[u8]>]> {
         let own = self.by_field.get(name).into_iter().flatten();
         self.all.iter().chain(own).map(|text| text.as_bytes().into()).collect()
     }

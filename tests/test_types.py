@@ -111,6 +111,8 @@ TABLE: list[tuple[Any, Mapping[str, object]]] = [
             "2024-01-31T12:30:00": moment("2024-01-31T12:30"),
             "2024-01-31 12:30:00.125": moment("2024-01-31T12:30:00.125"),
             "2024-01-31T12:30:00+01:00": moment("2024-01-31T11:30"),
+            "2024-01-31T12:30": moment("2024-01-31T12:30"),
+            "2024-01-31 12:30Z": moment("2024-01-31T12:30"),
             "1704067200123": moment("2024-01-01T00:00:00.123"),
             "-1": moment("1969-12-31T23:59:59.999"),
         },
@@ -312,16 +314,18 @@ MISFITS: list[tuple[Any, list[str | bytes]]] = [
     (pl.Int128, [str(2**127), "1.5"]),
     (pl.UInt8, ["256", "-1"]),
     (pl.UInt64, ["18446744073709551616", "-1"]),
-    (pl.Float32, ["one", "1,5", "1.5.2", "--1"]),
-    (pl.Float64, ["one", "0x1p3", "1e"]),
+    (pl.Float32, ["one", "1,5", "1.5.2", "--1", "1e39"]),
+    (pl.Float64, ["one", "0x1p3", "1e", "1e400", "-1e400"]),
     (pl.Decimal(4, 2), ["100", "0.001", "x", "nan"]),
     (pl.Boolean, ["2", "on", "tru", "yes please"]),
-    (pl.Date, ["2024-02-30", "31.01.2024", "2024-01-31T00:00:00", "19753"]),
-    (pl.Time, ["24:00:00", "12", "12:60", "noon"]),
+    (pl.Date, ["2024-02-30", "31.01.2024", "2024-01-31T00:00:00", "19753", "2024-1-1"]),
+    (pl.Time, ["24:00:00", "12", "12:60", "noon", "9:30", "10:00 PM"]),
     (pl.Datetime("ms"), ["2024-02-30T00:00:00", "yesterday", "1.5"]),
     (pl.Datetime("ns"), ["3000-01-01T00:00:00", "9223372036854775808"]),
     (pl.Datetime("us", "America/New_York"), ["2024-03-10T02:30:00"]),  # skipped by the clocks
-    (pl.Duration("ms"), ["1h", "P1Y", "1.5", "one"]),
+    (pl.Datetime("us", "America/New_York"), ["2024-11-03T01:30"]),  # shown twice
+    (pl.Duration("ms"), ["1h", "P1Y", "1.5", "one", "9223372036854775808"]),
+    (pl.List(pl.Float64), ["[1e400]"]),
     (pl.List(pl.Int64), ["1", "{}", "[1", "[1.5]", '["x"]', "1,2", "[1] [2]"]),
     (pl.Array(pl.Int64, 2), ["[1]", "[1, 2, 3]", "[]"]),
     (pl.Struct({"a": pl.Int64}), ["[]", '{"a": "x"}', '{"a": 1', "x"]),
@@ -460,6 +464,36 @@ def test_null_values_come_before_parsing(
 ) -> None:
     add_values(client, stream, ["NA", "-1", "5"])
     assert read(any_server, stream, pl.Int64, null_values=["NA", "-1"]).to_list() == [None, None, 5]
+
+
+def test_what_is_null_outside_is_null_inside_json(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    texts = ['{"n": "", "s": "", "l": ["", "NA", 1]}', '{"n": "NA", "s": "NA", "l": ""}']
+    add_values(client, stream, texts)
+    dtype = pl.Struct({"n": pl.Int64, "s": pl.String, "l": pl.List(pl.Int64)})
+    for null_values in ("NA", {"x": ["NA"]}):
+        assert read(any_server, stream, dtype, null_values=null_values).to_list() == [
+            {"n": None, "s": "", "l": [None, None, 1]},
+            {"n": None, "s": None, "l": None},
+        ]
+
+
+def test_a_local_time_that_is_none_says_why(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    berlin = pl.Datetime("ms", "Europe/Berlin")
+    for text, reason in [
+        ("2023-10-29T02:30:00", "is ambiguous in Europe/Berlin"),
+        ("2023-03-26T02:30:00", "does not exist in Europe/Berlin"),
+    ]:
+        client.delete(stream)
+        add_values(client, stream, [text])
+        with pytest.raises(DecodeError, match=f'"{text}" {reason}.*offset.*on_error="null"'):
+            read(any_server, stream, berlin)
+        client.delete(stream)
+        add_values(client, stream, [f"{text}+02:00"])
+        assert read(any_server, stream, berlin).null_count() == 0
 
 
 # The rescue column

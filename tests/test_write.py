@@ -499,3 +499,17 @@ def test_an_async_progress_is_refused_before_anything_is_sent() -> None:
         redfloe.write_stream("redis://127.0.0.1:1", frame, "s", progress=progress)
     with pytest.raises(TypeError, match="progress must not be async"):
         redfloe.sink_stream("redis://127.0.0.1:1", frame.lazy(), "s", progress=progress)
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["", "a"])], ids=str)
+def test_an_empty_category_inside_json_is_refused(
+    any_server: Server, client: redis.Redis, stream: str, dtype: Any
+) -> None:
+    """It would be read as null, there as outside."""
+    frame = pl.DataFrame({"x": [["a", ""]]}, schema={"x": pl.List(dtype)})
+    for refused in (frame, frame.select(pl.struct("x"))):
+        with pytest.raises(SchemaError, match="empty text as a category"):
+            write_stream(any_server.url, refused, stream)
+    assert client.exists(stream) == 0
+    write_stream(any_server.url, frame.select(pl.col("x").list.head(1)), stream)
+    assert read_stream(any_server.url, stream, {"x": pl.List(dtype)})["x"].to_list() == [["a"]]

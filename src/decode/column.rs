@@ -1,6 +1,7 @@
 //! What every column builder does: read its slots off the tape, one after the other.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 
@@ -42,12 +43,12 @@ pub(crate) struct NullRules {
     /// The empty text is null.
     pub(crate) empty: bool,
     /// So are these.
-    pub(crate) values: Vec<Box<[u8]>>,
+    pub(crate) values: Arc<[Box<[u8]>]>,
 }
 
 impl NullRules {
     #[inline]
-    fn is_null(&self, text: &[u8]) -> bool {
+    pub(crate) fn is_null(&self, text: &[u8]) -> bool {
         match text.is_empty() && self.empty {
             true => true,
             false => !self.values.is_empty() && self.values.iter().any(|value| &**value == text),

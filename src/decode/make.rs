@@ -6,7 +6,7 @@ use arrow_array::timezone::Tz;
 use arrow_array::types::*;
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use super::column::ColumnBuilder;
+use super::column::{ColumnBuilder, NullRules};
 use super::nested::{ListColumn, StructColumn};
 use super::number::{Decimal, Float, Int128, Integer};
 use super::primitive::{BooleanColumn, Parse, PrimitiveColumn};
@@ -29,13 +29,18 @@ pub(crate) enum Source {
     Json,
 }
 
-/// A builder, and whether the empty text is a value of its dtype.
+/// A builder, and which texts are null in its column.
 pub(crate) struct Made {
     pub(crate) builder: Box<dyn ColumnBuilder>,
-    pub(crate) empty_is_value: bool,
+    pub(crate) nulls: NullRules,
 }
 
-pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
+/// A builder for a field, and for those inside it, where `null_values` hold as well.
+pub(crate) fn make_builder(
+    field: &Field,
+    source: Source,
+    null_values: &Arc<[Box<[u8]>]>,
+) -> Result<Made> {
     if !field.is_nullable() {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -47,14 +52,13 @@ pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
         ));
     }
     let data_type = field.data_type().clone();
+    let inside = |field: &Field| make_builder(field, Source::Json, null_values);
     let builder: Box<dyn ColumnBuilder> = match &data_type {
-        DataType::Utf8View => return Ok(text(Content::Utf8)),
-        DataType::BinaryView => {
-            return Ok(text(match source {
-                Source::Field => Content::Binary,
-                Source::Json => Content::Base64,
-            }));
-        }
+        DataType::Utf8View => Box::new(ViewColumn::new(Content::Utf8)),
+        DataType::BinaryView => Box::new(ViewColumn::new(match source {
+            Source::Field => Content::Binary,
+            Source::Json => Content::Base64,
+        })),
         DataType::Boolean => Box::new(BooleanColumn::new()),
         DataType::Int8 => primitive(Integer::<Int8Type>::new(), data_type),
         DataType::Int16 => primitive(Integer::<Int16Type>::new(), data_type),
@@ -115,17 +119,14 @@ pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
             Box::new(DictionaryColumn::new((**key).clone(), members))
         }
         DataType::List(item) | DataType::LargeList(item) => {
-            let child = make_builder(item, Source::Json)?.builder;
             let large = matches!(data_type, DataType::LargeList(_));
-            Box::new(ListColumn::variable(Arc::clone(item), child, large))
+            Box::new(ListColumn::variable(Arc::clone(item), inside(item)?, large))
         }
         DataType::FixedSizeList(item, size) => {
-            let child = make_builder(item, Source::Json)?.builder;
-            Box::new(ListColumn::fixed(Arc::clone(item), child, *size))
+            Box::new(ListColumn::fixed(Arc::clone(item), inside(item)?, *size))
         }
         DataType::Struct(fields) => {
-            let children: Result<Vec<_>> =
-                fields.iter().map(|child| Ok(make_builder(child, Source::Json)?.builder)).collect();
+            let children: Result<Vec<_>> = fields.iter().map(|child| inside(child)).collect();
             Box::new(StructColumn::new(fields.clone(), children?))
         }
         other => {
@@ -139,15 +140,12 @@ pub(crate) fn make_builder(field: &Field, source: Source) -> Result<Made> {
             ));
         }
     };
-    Ok(Made { builder, empty_is_value: false })
+    let empty = !matches!(field.data_type(), DataType::Utf8View | DataType::BinaryView);
+    Ok(Made { builder, nulls: NullRules { empty, values: Arc::clone(null_values) } })
 }
 
 fn primitive<P: Parse + 'static>(parser: P, data_type: DataType) -> Box<dyn ColumnBuilder> {
     Box::new(PrimitiveColumn::new(parser, data_type))
-}
-
-fn text(content: Content) -> Made {
-    Made { builder: Box::new(ViewColumn::new(content)), empty_is_value: true }
 }
 
 fn parse_zone(field: &Field, name: &str) -> Result<Tz> {

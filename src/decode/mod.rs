@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::schema::{OnError, StreamSchema};
 use column::{ColumnBuilder, Misfit, NullRules, Text};
 pub(crate) use make::dtype_name;
-use make::{Source, make_builder};
+use make::{Made, Source, make_builder};
 use metadata::MetadataColumns;
 pub(crate) use names::Names;
 pub(crate) use reply::Claimed;
@@ -84,8 +84,7 @@ pub struct Decoder {
 /// A field and what builds its column.
 struct Column {
     field: FieldRef,
-    builder: Box<dyn ColumnBuilder>,
-    nulls: NullRules,
+    made: Made,
 }
 
 /// A column of text that an open schema found. Where a batch has no value of it, it takes no
@@ -108,10 +107,8 @@ impl FoundColumn {
 
 impl Column {
     fn new(field: FieldRef, schema: &StreamSchema) -> Result<Self> {
-        let made = make_builder(&field, Source::Field)?;
-        let nulls =
-            NullRules { empty: !made.empty_is_value, values: schema.null_values.of(field.name()) };
-        Ok(Column { field, builder: made.builder, nulls })
+        let made = make_builder(&field, Source::Field, &schema.null_values.of(field.name()))?;
+        Ok(Column { field, made })
     }
 }
 
@@ -288,7 +285,7 @@ impl Decoder {
             refuse(row, &field, id.ms.to_string().as_bytes(), misfit);
         });
         for (index, column) in columns.iter_mut().enumerate() {
-            let Column { field, builder, nulls } = column;
+            let Column { field, made: Made { builder, nulls } } = column;
             let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
                 refuse(slot.row as usize, field, text, misfit);
             };
@@ -328,7 +325,7 @@ impl Decoder {
         self.ids.truncate(row);
         self.metadata.truncate(row);
         self.rejected.retain(|(rejected, _)| *rejected < row);
-        self.columns.iter_mut().for_each(|column| column.builder.truncate(row));
+        self.columns.iter_mut().for_each(|column| column.made.builder.truncate(row));
         for column in self.found.iter_mut().flatten() {
             // It may have come to its last value before.
             column.builder.truncate(row.min(column.builder.len()));
@@ -378,7 +375,7 @@ impl Decoder {
         let mut arrays = self.metadata.finish()?;
         for column in &mut self.columns {
             fields.push(Arc::clone(&column.field));
-            arrays.push(column.builder.finish()?);
+            arrays.push(column.made.builder.finish()?);
         }
         // Columns without a value are all the same.
         let mut empty = None;
@@ -420,7 +417,7 @@ impl Decoder {
 
 /// Whether a text is a value of the field's dtype.
 pub(crate) fn parses(field: &Field, text: &str) -> bool {
-    make_builder(field, Source::Field)
+    make_builder(field, Source::Field, &Arc::default())
         .is_ok_and(|mut made| made.builder.append(Text::of(text)).is_ok())
 }
 

@@ -1,7 +1,7 @@
 //! Lists, arrays and structs from JSON.
 //!
 //! A value is split into the texts of its elements, and each goes to the builder of its own dtype:
-//! inside JSON, `"2024-01-31"` is a date by the same rule as outside.
+//! inside JSON, `"2024-01-31"` is a date by the same rule as outside, and `""` is null.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::column::{ColumnBuilder, Misfit, Text};
+use super::make::Made;
 use super::primitive::internal;
 use crate::error::Result;
 
@@ -20,23 +21,27 @@ use crate::error::Result;
 const JSON_NULL: &[u8] = b"null";
 
 /// Appends one JSON value to the builder of its dtype.
-fn append_json(child: &mut dyn ColumnBuilder, value: &RawValue) -> Result<(), Misfit> {
+fn append_json(child: &mut Made, value: &RawValue) -> Result<(), Misfit> {
     let text = value.get();
-    match text.as_bytes() {
+    let unescaped: String;
+    let bytes = match text.as_bytes() {
         JSON_NULL => {
-            child.append_nulls(1);
-            Ok(())
+            child.builder.append_nulls(1);
+            return Ok(());
         }
-        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
-            child.append(Text { bytes: inner, is_utf8: true })
-        }
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => inner,
         [b'"', ..] => {
-            let unescaped: String =
+            unescaped =
                 serde_json::from_str(text).map_err(|_| Misfit::from("is not a JSON string"))?;
-            child.append(Text::of(&unescaped))
+            unescaped.as_bytes()
         }
-        _ => child.append(Text::of(text)),
+        text => text,
+    };
+    if child.nulls.is_null(bytes) {
+        child.builder.append_nulls(1);
+        return Ok(());
     }
+    child.builder.append(Text { bytes, is_utf8: true })
 }
 
 fn utf8(text: Text<'_>) -> Result<&str, Misfit> {
@@ -130,18 +135,18 @@ enum ListShape {
 
 pub(crate) struct ListColumn {
     item: FieldRef,
-    child: Box<dyn ColumnBuilder>,
+    child: Made,
     shape: ListShape,
     nulls: NullBufferBuilder,
 }
 
 impl ListColumn {
-    pub(crate) fn variable(item: FieldRef, child: Box<dyn ColumnBuilder>, large: bool) -> Self {
+    pub(crate) fn variable(item: FieldRef, child: Made, large: bool) -> Self {
         let shape = ListShape::Variable { large, offsets: vec![0] };
         ListColumn { item, child, shape, nulls: NullBufferBuilder::new(0) }
     }
 
-    pub(crate) fn fixed(item: FieldRef, child: Box<dyn ColumnBuilder>, size: i32) -> Self {
+    pub(crate) fn fixed(item: FieldRef, child: Made, size: i32) -> Self {
         let shape = ListShape::Fixed { size, rows: 0 };
         ListColumn { item, child, shape, nulls: NullBufferBuilder::new(0) }
     }
@@ -171,20 +176,20 @@ impl ColumnBuilder for ListColumn {
         {
             return Err(format!("has {} elements, not {size}", values.len()).into());
         }
-        let start = self.child.len();
+        let start = self.child.builder.len();
         for (index, value) in values.iter().enumerate() {
-            if let Err(misfit) = append_json(&mut *self.child, value) {
-                self.child.truncate(start);
+            if let Err(misfit) = append_json(&mut self.child, value) {
+                self.child.builder.truncate(start);
                 return Err(at(format_args!("[{index}]"), misfit));
             }
         }
         match &mut self.shape {
             ListShape::Variable { large, offsets } => {
-                let end = self.child.len();
+                let end = self.child.builder.len();
                 match i64::try_from(end) {
                     Ok(end) if *large || end <= i64::from(i32::MAX) => offsets.push(end),
                     _ => {
-                        self.child.truncate(start);
+                        self.child.builder.truncate(start);
                         return Err("makes the column longer than its dtype allows".into());
                     }
                 }
@@ -202,7 +207,7 @@ impl ColumnBuilder for ListColumn {
                 offsets.resize(offsets.len() + count, end);
             }
             ListShape::Fixed { size, rows } => {
-                self.child.append_nulls(fixed_len(*size, count));
+                self.child.builder.append_nulls(fixed_len(*size, count));
                 *rows += count;
             }
         }
@@ -214,18 +219,18 @@ impl ColumnBuilder for ListColumn {
             ListShape::Variable { offsets, .. } => {
                 offsets.truncate(len + 1);
                 let end = offsets.last().copied().unwrap_or(0);
-                self.child.truncate(usize::try_from(end).unwrap_or(0));
+                self.child.builder.truncate(usize::try_from(end).unwrap_or(0));
             }
             ListShape::Fixed { size, rows } => {
                 *rows = len;
-                self.child.truncate(fixed_len(*size, len));
+                self.child.builder.truncate(fixed_len(*size, len));
             }
         }
         self.nulls.truncate(len);
     }
 
     fn finish(&mut self) -> Result<ArrayRef> {
-        let values = self.child.finish()?;
+        let values = self.child.builder.finish()?;
         let nulls = self.nulls.finish();
         let item = Arc::clone(&self.item);
         match &mut self.shape {
@@ -254,12 +259,12 @@ impl ColumnBuilder for ListColumn {
 
 pub(crate) struct StructColumn {
     fields: Fields,
-    children: Vec<Box<dyn ColumnBuilder>>,
+    children: Vec<Made>,
     nulls: NullBufferBuilder,
 }
 
 impl StructColumn {
-    pub(crate) fn new(fields: Fields, children: Vec<Box<dyn ColumnBuilder>>) -> Self {
+    pub(crate) fn new(fields: Fields, children: Vec<Made>) -> Self {
         StructColumn { fields, children, nulls: NullBufferBuilder::new(0) }
     }
 }
@@ -279,15 +284,15 @@ impl ColumnBuilder for StructColumn {
         let start = self.nulls.len();
         for ((field, child), member) in self.fields.iter().zip(&mut self.children).zip(members) {
             let appended = match member {
-                Some(value) => append_json(&mut **child, value),
+                Some(value) => append_json(child, value),
                 None => {
-                    child.append_nulls(1);
+                    child.builder.append_nulls(1);
                     Ok(())
                 }
             };
             if let Err(misfit) = appended {
                 let misfit = at(format_args!("{:?}", field.name()), misfit);
-                self.children.iter_mut().for_each(|child| child.truncate(start));
+                self.children.iter_mut().for_each(|child| child.builder.truncate(start));
                 return Err(misfit);
             }
         }
@@ -296,12 +301,12 @@ impl ColumnBuilder for StructColumn {
     }
 
     fn append_nulls(&mut self, count: usize) {
-        self.children.iter_mut().for_each(|child| child.append_nulls(count));
+        self.children.iter_mut().for_each(|child| child.builder.append_nulls(count));
         self.nulls.append_n_nulls(count);
     }
 
     fn truncate(&mut self, len: usize) {
-        self.children.iter_mut().for_each(|child| child.truncate(len));
+        self.children.iter_mut().for_each(|child| child.builder.truncate(len));
         self.nulls.truncate(len);
     }
 
@@ -309,7 +314,7 @@ impl ColumnBuilder for StructColumn {
         let rows = self.nulls.len();
         let nulls = self.nulls.finish();
         let children: Result<Vec<ArrayRef>> =
-            self.children.iter_mut().map(|child| child.finish()).collect();
+            self.children.iter_mut().map(|child| child.builder.finish()).collect();
         let array = StructArray::try_new_with_length(self.fields.clone(), children?, nulls, rows);
         Ok(Arc::new(array.map_err(internal)?))
     }

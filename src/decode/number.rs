@@ -12,7 +12,7 @@ use super::primitive::Parse;
 /// An integer in decimal, with or without a sign, in range.
 pub(crate) struct Integer<T>(PhantomData<T>);
 
-/// A float: decimal or scientific, inf, nan.
+/// A float: decimal or scientific, in range; inf, nan.
 pub(crate) struct Float<T>(PhantomData<T>);
 
 /// A 128-bit integer, which Arrow has no type for: the bits of a `Decimal128` of scale 0.
@@ -64,13 +64,18 @@ where
 
 impl<T: ArrowPrimitiveType + Send> Parse for Float<T>
 where
-    T::Native: FromLexical,
+    T::Native: FromLexical + Into<f64>,
 {
     type Type = T;
 
     #[inline]
     fn parse(&self, text: &[u8]) -> Result<T::Native, Misfit> {
-        lexical_core::parse(text).map_err(|_| "is not a number".into())
+        let number: T::Native =
+            lexical_core::parse(text).map_err(|_| Misfit::from("is not a number"))?;
+        match number.into().is_infinite() && text.iter().any(u8::is_ascii_digit) {
+            true => Err("is out of range".into()),
+            false => Ok(number),
+        }
     }
 }
 
@@ -163,7 +168,7 @@ fn shift(number: i128, power: u32) -> Option<i128> {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::types::{Float64Type, Int8Type, UInt64Type};
+    use arrow_array::types::{Float32Type, Float64Type, Int8Type, UInt64Type};
 
     use super::*;
 
@@ -237,5 +242,13 @@ mod tests {
         }
         assert!(float(b"1,5").is_err());
         assert!(float(b"").is_err());
+        // Only who writes infinity means it.
+        for text in [&b"1e400"[..], b"-1e400", b"1.8e308", &[b'9'; 400]] {
+            assert_eq!(float(text), Err("is out of range".into()), "{}", text.escape_ascii());
+        }
+        assert_eq!(float(b"1e-400"), Ok(0.0));
+        let single = |text: &[u8]| Float::<Float32Type>::new().parse(text);
+        assert_eq!(single(b"1e39"), Err("is out of range".into()));
+        assert_eq!((single(b"3e38"), single(b"-inf")), (Ok(3e38), Ok(f32::NEG_INFINITY)));
     }
 }

@@ -1,6 +1,7 @@
 //! Dates, times, datetimes and durations from ISO 8601, or from integers where the dtype is an
 //! epoch or a span in a known unit.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use arrow_array::ArrowPrimitiveType;
@@ -9,7 +10,8 @@ use arrow_array::timezone::Tz;
 use arrow_array::types::{ArrowTimestampType, Date32Type, Time64NanosecondType};
 use arrow_cast::parse::{Parser, string_to_datetime, string_to_time_nanoseconds};
 use arrow_schema::TimeUnit;
-use chrono::Utc;
+use chrono::offset::LocalResult;
+use chrono::{TimeZone, Utc};
 use jiff::{Span, SpanRelativeTo};
 
 use super::column::Misfit;
@@ -37,15 +39,44 @@ fn utf8(text: &[u8]) -> Result<&str, Misfit> {
     std::str::from_utf8(text).map_err(|_| "is not UTF-8".into())
 }
 
+/// An integer in the unit, if the text is one.
+#[inline]
+fn count(text: &[u8]) -> Option<Result<i64, Misfit>> {
+    match lexical_core::parse(text) {
+        Ok(count) => Some(Ok(count)),
+        Err(lexical_core::Error::Overflow(_) | lexical_core::Error::Underflow(_)) => {
+            Some(Err("is out of range".into()))
+        }
+        Err(_) => None,
+    }
+}
+
+/// Whether digits and dashes are where a date has them: `2024-01-31`, or `20240131`; years beyond
+/// four digits have a sign. The library also takes a day or month of one digit, and a datetime,
+/// whose time it drops.
+fn is_date_like(text: &[u8]) -> bool {
+    let digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
+    let (signed, text) = match text {
+        [b'+' | b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    match text {
+        [year @ .., b'-', m, n, b'-', d, e] => {
+            (year.len() == 4 || signed && year.len() > 4)
+                && digits(year)
+                && digits(&[*m, *n, *d, *e])
+        }
+        _ => !signed && text.len() == 8 && digits(text),
+    }
+}
+
 impl Parse for Date {
     type Type = Date32Type;
 
     fn parse(&self, text: &[u8]) -> Result<i32, Misfit> {
-        // The library takes a datetime too and drops its time, which would be a silent loss.
-        let has_time = text.iter().any(|byte| matches!(byte, b'T' | b't' | b' ' | b':'));
-        match has_time {
-            true => None,
-            false => Date32Type::parse(utf8(text)?),
+        match is_date_like(text) {
+            true => Date32Type::parse(utf8(text)?),
+            false => None,
         }
         .ok_or_else(|| "is not an ISO 8601 date".into())
     }
@@ -55,11 +86,46 @@ impl Parse for Time {
     type Type = Time64NanosecondType;
 
     fn parse(&self, text: &[u8]) -> Result<i64, Misfit> {
-        string_to_time_nanoseconds(utf8(text)?)
-            .ok()
+        // The library also takes an hour of one digit, and AM and PM.
+        let is_time_like = matches!(text, [h, i, b':', .., last]
+            if [h, i, last].into_iter().all(u8::is_ascii_digit));
+        Some(utf8(text)?)
+            .filter(|_| is_time_like)
+            .and_then(|text| string_to_time_nanoseconds(text).ok())
             .filter(|nanos| (0..NANOSECONDS_IN_DAY).contains(nanos))
             .ok_or_else(|| "is not an ISO 8601 time".into())
     }
+}
+
+/// The text with its seconds, which ISO 8601 lets be left out: `2024-01-31T12:30`.
+fn with_seconds(text: &str) -> Cow<'_, str> {
+    const MINUTES: usize = "2024-01-31T12:30".len();
+    match (text.as_bytes().get(MINUTES - 3), text.as_bytes().get(MINUTES)) {
+        // `12:30:15` or `123015`.
+        (_, Some(b':')) | (Some(b'0'..=b'9') | None, _) => Cow::Borrowed(text),
+        _ => match text.split_at_checked(MINUTES) {
+            Some((minutes, offset)) => Cow::Owned(format!("{minutes}:00{offset}")),
+            None => Cow::Borrowed(text),
+        },
+    }
+}
+
+/// Why a text is no datetime in a zone: perhaps only its clocks are to blame.
+#[cold]
+fn no_instant(zone: Option<&Tz>, text: &str) -> Misfit {
+    let local = string_to_datetime(&Utc, text).ok().map(|instant| instant.naive_utc());
+    let (what, how) = match zone.zip(local).map(|(zone, local)| zone.from_local_datetime(&local)) {
+        Some(LocalResult::Ambiguous(_, _)) => ("is ambiguous", "show that time twice"),
+        Some(LocalResult::None) => ("does not exist", "skip that time"),
+        Some(LocalResult::Single(_)) | None => {
+            return "is neither an ISO 8601 datetime nor an integer (an epoch in the unit)".into();
+        }
+    };
+    let zone = zone.map(ToString::to_string).unwrap_or_default();
+    format!(
+        "{what} in {zone}, whose clocks {how}; a text with an offset, such as Z, says which it is"
+    )
+    .into()
 }
 
 impl<T> Timestamp<T> {
@@ -74,17 +140,15 @@ impl<T: ArrowTimestampType + Send> Parse for Timestamp<T> {
 
     #[inline]
     fn parse(&self, text: &[u8]) -> Result<i64, Misfit> {
-        if let Ok(epoch) = lexical_core::parse(text) {
-            return Ok(epoch);
+        if let Some(epoch) = count(text) {
+            return epoch;
         }
-        let text = utf8(text)?;
+        let text = with_seconds(utf8(text)?);
         let instant = match &self.zone {
-            None => string_to_datetime(&Utc, text),
-            Some(zone) => string_to_datetime(zone, text).map(|local| local.with_timezone(&Utc)),
+            None => string_to_datetime(&Utc, &text),
+            Some(zone) => string_to_datetime(zone, &text).map(|local| local.with_timezone(&Utc)),
         };
-        let instant = instant.map_err(|_| {
-            Misfit::from("is neither an ISO 8601 datetime nor an integer (an epoch in the unit)")
-        })?;
+        let instant = instant.map_err(|_| no_instant(self.zone.as_ref(), &text))?;
         T::from_datetime(instant).ok_or_else(|| "is out of the datetime's range".into())
     }
 }
@@ -99,8 +163,8 @@ impl<T: ArrowPrimitiveType<Native = i64> + Send> Parse for Duration<T> {
     type Type = T;
 
     fn parse(&self, text: &[u8]) -> Result<i64, Misfit> {
-        if let Ok(count) = lexical_core::parse(text) {
-            return Ok(count);
+        if let Some(count) = count(text) {
+            return count;
         }
         // jiff also knows a friendlier format; only ISO 8601 begins with a P.
         let nanos = Some(utf8(text)?)
@@ -137,9 +201,24 @@ mod tests {
     fn dates_have_no_time() {
         assert_eq!(Date.parse(b"1970-01-02"), Ok(1));
         assert_eq!(Date.parse(b"1969-12-31"), Ok(-1));
-        for text in
-            [&b"2024-02-30"[..], b"2024-01-01T00:00:00", b"2024-01-01 00:00", b"12", b"", b"\xff"]
-        {
+        assert_eq!(Date.parse(b"19700102"), Ok(1));
+        assert_eq!(Date.parse(b"+10000-01-01"), Ok(2_932_897));
+        assert_eq!(Date.parse(b"-0001-12-31"), Ok(-719_529));
+        for text in [
+            &b"2024-02-30"[..],
+            b"2024-01-01T00:00:00",
+            b"2024-01-01 00:00",
+            b"2024-1-1",
+            b"2024-01-1",
+            b"2024-1-01",
+            b"+10000-1-1",
+            b"10000-01-01",
+            b"2024/01/01",
+            b"-20240101",
+            b"12",
+            b"",
+            b"\xff",
+        ] {
             assert!(Date.parse(text).is_err(), "{}", text.escape_ascii());
         }
     }
@@ -148,7 +227,9 @@ mod tests {
     fn times_are_within_a_day() {
         assert_eq!(Time.parse(b"00:00:01.5"), Ok(1_500_000_000));
         assert_eq!(Time.parse(b"23:59"), Ok(86_340_000_000_000));
-        for text in [&b"24:00:00"[..], b"12", b"noon", b""] {
+        for text in
+            [&b"24:00:00"[..], b"12", b"noon", b"", b"9:30", b"10:00 PM", b"10:00:00.", b"10:0"]
+        {
             assert!(Time.parse(text).is_err(), "{}", text.escape_ascii());
         }
     }
@@ -160,11 +241,33 @@ mod tests {
         assert_eq!(naive.parse(b"1970-01-01 00:00:01.5"), Ok(1500));
         assert_eq!(naive.parse(b"1970-01-01T01:00:00+01:00"), Ok(0));
         assert_eq!(naive.parse(b"1970-01-02"), Ok(86_400_000));
+        assert_eq!(naive.parse(b"1970-01-01T00:01"), Ok(60_000));
+        assert_eq!(naive.parse(b"1970-01-01 01:01+01:00"), Ok(60_000));
+        assert_eq!(naive.parse(b"1970-01-01T00:01Z"), Ok(60_000));
+        assert_eq!(naive.parse(b"1970-01-01T000100"), Ok(60_000));
+        for text in
+            [&b"1970-01-01T00"[..], b"1970-01-01T00:0", b"1970-01-01T00:60", b"1970-01-01T00:01x"]
+        {
+            assert!(naive.parse(text).is_err(), "{}", text.escape_ascii());
+        }
         assert_eq!(naive.parse(b"-5"), Ok(-5));
+        assert_eq!(naive.parse(b"9223372036854775808"), Err("is out of range".into()));
         assert!(naive.parse(b"yesterday").is_err());
         let berlin = Timestamp::<TimestampMillisecondType>::new(Some("Europe/Berlin".parse()?));
         assert_eq!(berlin.parse(b"1970-01-01T01:00:00"), Ok(0));
         assert_eq!(berlin.parse(b"1970-01-01T00:00:00Z"), Ok(0));
+        for (text, what) in [
+            (&b"2023-10-29T02:30:00"[..], "is ambiguous in Europe/Berlin, whose clocks show"),
+            (b"2023-10-29T02:30", "is ambiguous in Europe/Berlin, whose clocks show"),
+            (b"2023-03-26 02:30:00", "does not exist in Europe/Berlin, whose clocks skip"),
+            (b"2023-03-26", "is neither"),
+        ] {
+            match berlin.parse(text) {
+                Err(misfit) => assert!(misfit.0.starts_with(what), "{misfit:?}"),
+                Ok(_) => assert_eq!(text, b"2023-03-26"),
+            }
+        }
+        assert!(berlin.parse(b"2023-10-29T02:30:00+02:00").is_ok());
         let nanos = Timestamp::<TimestampNanosecondType>::new(None);
         assert_eq!(
             nanos.parse(b"3000-01-01T00:00:00"),

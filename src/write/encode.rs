@@ -163,7 +163,7 @@ fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
                         format!("the field {:?} names {:?} twice", field.name(), child.name()),
                     ));
                 }
-                members.push((name, make_column(child, values)?));
+                members.push((name, inside(child, values)?));
             }
             Box::new(Structs(members))
         }
@@ -181,6 +181,24 @@ fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
     };
     let empty_is_value = !matches!(field.data_type(), DataType::Dictionary(_, _));
     Ok(Column { nulls: array.logical_nulls(), encoder, empty_is_value })
+}
+
+/// The values inside a list or struct.
+fn inside(field: &Field, array: &ArrayRef) -> Result<Column> {
+    let column = make_column(field, array)?;
+    let is_empty =
+        |row: usize| !column.is_null(row) && column.text(row, &mut Vec::new()).is_empty();
+    if !column.empty_is_value && (0..array.len()).any(is_empty) {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            format!(
+                "the field {:?} inside a List, Array or Struct has the empty text as a category, \
+                 which would be read as null; cast it to a string; nothing has been sent",
+                field.name()
+            ),
+        ));
+    }
+    Ok(column)
 }
 
 fn unwritable(field: &Field) -> Error {
@@ -431,7 +449,7 @@ fn lists(
     values: &ArrayRef,
     offsets: OffsetBuffer<i64>,
 ) -> Result<Box<dyn Encode>> {
-    Ok(Box::new(Lists { offsets, items: make_column(item, values)? }))
+    Ok(Box::new(Lists { offsets, items: inside(item, values)? }))
 }
 
 impl Write for Lists {

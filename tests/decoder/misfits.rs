@@ -38,6 +38,8 @@ fn cases() -> Vec<Case> {
         (int128(), "Int128", "1", &["170141183460469231731687303715884105728"], "is out of range"),
         (int128(), "Int128", "1", &["1.5"], "is not an integer"),
         (field(DataType::Float32), "Float32", "1.5", &["x"], "is not a number"),
+        (field(DataType::Float32), "Float32", "-inf", &["1e39", "-1e39"], "is out of range"),
+        (field(DataType::Float64), "Float64", "inf", &["1e400", "-1e400"], "is out of range"),
         (
             field(DataType::Float64),
             "Float64",
@@ -77,14 +79,14 @@ fn cases() -> Vec<Case> {
             field(DataType::Date32),
             "Date",
             "2024-01-31",
-            &["2024-02-30", "31.01.2024", "2024-01-31T00:00:00", "5", "today"],
+            &["2024-02-30", "31.01.2024", "2024-01-31T00:00:00", "5", "today", "2024-1-31"],
             "is not an ISO 8601 date",
         ),
         (
             field(DataType::Time64(TimeUnit::Nanosecond)),
             "Time",
             "12:30:00",
-            &["24:00:00", "12", "noon", "12:60"],
+            &["24:00:00", "12", "noon", "12:60", "9:30", "10:00 PM"],
             "is not an ISO 8601 time",
         ),
         (
@@ -95,12 +97,18 @@ fn cases() -> Vec<Case> {
             "is neither an ISO 8601 datetime nor an integer",
         ),
         (
-            // A time that the clocks skipped, and one that they showed twice.
             field(timestamp(TimeUnit::Second, Some("Europe/Berlin"))),
             "Datetime(s, Europe/Berlin)",
-            "2024-01-31T12:30:00+01:00",
-            &["2024-03-31T02:30:00", "2024-10-27T02:30:00"],
-            "is neither an ISO 8601 datetime nor an integer",
+            "2024-10-27T02:30:00+01:00",
+            &["2024-03-31T02:30:00", "2024-03-31T02:30"],
+            "does not exist in Europe/Berlin, whose clocks skip that time; a text with an offset",
+        ),
+        (
+            field(timestamp(TimeUnit::Second, Some("Europe/Berlin"))),
+            "Datetime(s, Europe/Berlin)",
+            "2024-10-27T02:30+02:00",
+            &["2024-10-27T02:30:00", "2024-10-27 02:30"],
+            "is ambiguous in Europe/Berlin, whose clocks show that time twice; a text with an offset",
         ),
         (
             field(timestamp(TimeUnit::Nanosecond, None)),
@@ -122,6 +130,20 @@ fn cases() -> Vec<Case> {
             "1",
             &["P200000D"],
             "is out of the duration's range",
+        ),
+        (
+            field(DataType::Duration(TimeUnit::Second)),
+            "Duration(s)",
+            "1",
+            &["9223372036854775808"],
+            "is out of range",
+        ),
+        (
+            field(timestamp(TimeUnit::Second, None)),
+            "Datetime(s)",
+            "2024-01-31T12:30",
+            &["-9223372036854775809"],
+            "is out of range",
         ),
     ]
 }

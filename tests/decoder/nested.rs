@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
-use redfloe::{ErrorKind, OnError, ReplyShape, StreamSchema};
+use redfloe::{ErrorKind, NullValues, OnError, ReplyShape, StreamSchema};
 
 use crate::common::{Protocol, column_texts, decode_every_way, decode_whole, entry};
 use crate::dtypes::{categorical, field, polars_enum, samples};
@@ -224,4 +224,34 @@ fn an_enum_inside_json_knows_its_members() {
     assert_eq!(column_texts(&batch, "v"), [Some("[high, null, low]".to_owned())]);
     let error = decode_every_way(&schema, &[entry(1, [("v", r#"["mid"]"#)])]).unwrap_err();
     assert!(error.to_string().contains("at [0]: is not a member"), "{error}");
+}
+
+#[test]
+fn what_is_null_outside_is_null_inside() {
+    let text = |data_type| structure([("x", data_type)]);
+    let by_field = [("v".to_owned(), vec!["NA".to_owned(), "-1".to_owned()])].into();
+    let null_values = NullValues { all: vec!["?".to_owned()], by_field };
+    for (data_type, json, expected) in [
+        (text(DataType::Int64), r#"{"x":""}"#, "{x: null}"),
+        (text(DataType::Int64), r#"{"x":"NA"}"#, "{x: null}"),
+        (text(DataType::Int64), r#"{"x":-1}"#, "{x: null}"),
+        (text(DataType::Utf8View), r#"{"x":"\u003f"}"#, "{x: null}"),
+        (text(DataType::Utf8View), r#"{"x":""}"#, "{x: }"),
+        (text(list(DataType::Int64)), r#"{"x":["", "?", 1]}"#, "{x: [null, null, 1]}"),
+        (text(list(DataType::Int64)), r#"{"x":""}"#, "{x: null}"),
+        (list(DataType::Date32), r#"["", "NA"]"#, "[null, null]"),
+        (list(DataType::BinaryView), r#"["", "NA"]"#, "[, null]"),
+        (list(structure([("x", DataType::Boolean)])), r#"["", {"x": ""}]"#, "[null, {x: null}]"),
+        (array(DataType::Float64, 2), r#"["", "?"]"#, "[null, null]"),
+    ] {
+        let schema = StreamSchema::closed([field(data_type)]).with_null_values(null_values.clone());
+        let batch = decode_every_way(&schema, &[entry(1, [("v", json)])]).unwrap();
+        assert_eq!(column_texts(&batch, "v"), [Some(expected.to_owned())], "{json}");
+    }
+    for dictionary in [categorical(DataType::UInt32), polars_enum("1;a")] {
+        let item = std::sync::Arc::new(dictionary.with_name("item"));
+        let schema = StreamSchema::closed([field(DataType::List(item))]);
+        let batch = decode_every_way(&schema, &[entry(1, [("v", r#"["", "a"]"#)])]).unwrap();
+        assert_eq!(column_texts(&batch, "v"), [Some("[null, a]".to_owned())]);
+    }
 }
