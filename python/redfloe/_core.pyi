@@ -6,8 +6,9 @@ from types import GenericAlias
 from typing import Any, Generic, TypeVar, final
 
 from redfloe._arguments import Request
+from redfloe._frame import ArrowStream
 from redfloe._hashes import HashRequest
-from redfloe._write_arguments import ArrowStream, WriteRequest
+from redfloe._write_arguments import WriteRequest
 
 __all__ = [
     "AsyncBatchReader",
@@ -24,6 +25,7 @@ __all__ = [
     "Task",
     "__version__",
     "ack_entries",
+    "check_arrow_stream",
     "check_connection",
     "connect",
     "consumer_info",
@@ -333,6 +335,13 @@ def start_write_stream(
     frame: ArrowStream,
     request: WriteRequest,
 ) -> Task[Outcome]: ...
+def check_arrow_stream(stream: object, narrow_decimals: bool) -> list[tuple[str, str]]:
+    """Refuse columns of an ``arrow_array_stream`` capsule whose types Polars does not have.
+
+    Gives the columns that have a time zone, each with its zone. `narrow_decimals` lets decimals of
+    32 and 64 bits pass.
+    """
+
 def write_hashes(
     server: str | RedisConnection, frame: ArrowStream, request: HashRequest
 ) -> Outcome: ...

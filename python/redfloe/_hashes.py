@@ -10,8 +10,8 @@ from redfloe import _core
 from redfloe._arguments import as_key, as_text, positive
 from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
+from redfloe._frame import ArrowStream, as_frame, field_names, without_null_dtypes
 from redfloe._write import error_of, interruption
-from redfloe._write_arguments import ArrowStream, as_frame, field_names
 
 
 class HashRequest(TypedDict):
@@ -104,7 +104,7 @@ def write_hashes(
         msg = f"there is no column {key_column!r}"
         raise SchemaError(msg)
     names = field_names(frame, fields, without={key_column})
-    columns = frame.select([*dict.fromkeys([key_column, *names])])
+    columns = without_null_dtypes(frame.select([*dict.fromkeys([key_column, *names])]))
     if if_exists != "merge" and columns[key_column].is_duplicated().any():
         row = columns[key_column].is_duplicated().arg_true()[0]
         msg = (

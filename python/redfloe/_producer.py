@@ -11,7 +11,7 @@ from redfloe import _core
 from redfloe._arguments import EntryIdLike, as_key, natural, positive
 from redfloe._event_loop import completed
 from redfloe._write import error_of
-from redfloe._write_arguments import ArrowStream, make_request, make_write
+from redfloe._write_arguments import make_request, make_write
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from redfloe._core import RedisConnection
+    from redfloe._frame import ArrowStream
 
 Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
 Fields: TypeAlias = Mapping[str, Value] | Mapping[bytes, Value]

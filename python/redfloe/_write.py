@@ -10,7 +10,8 @@ from redfloe._arguments import EntryIdLike, refuse_async
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._event_loop import completed, done
-from redfloe._write_arguments import ArrowStream, NullTexts, make_write
+from redfloe._frame import ArrowStream
+from redfloe._write_arguments import NullTexts, make_write
 
 Progress: TypeAlias = Callable[[int], object]
 
@@ -49,7 +50,8 @@ def write_stream(
     url : str or RedisConnection
         As for `read_stream`.
     df : pl.DataFrame, or an object with ``__arrow_c_stream__``
-        The rows: a Polars DataFrame, pyarrow Table, DuckDB relation, pandas DataFrame.
+        The rows: a Polars DataFrame, pyarrow Table, DuckDB relation, pandas DataFrame. The index of
+        the latter is written too, as by ``reset_index``, unless it only counts the rows.
     stream : str, bytes or pl.Expr
         The stream's key; or an expression that gives each row's, such as
         ``pl.format("events:{}", "region")``.

@@ -1,34 +1,25 @@
 """Python's arguments to the write that the core does."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, TypedDict, Unpack
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
 from redfloe._arguments import (
-    DTYPES,
     EntryIdLike,
     as_key,
     as_text,
-    check_name,
     entry_id,
     natural,
     positive,
 )
-from redfloe._errors import SchemaError
+from redfloe._frame import as_frame, field_names, known, without_null_dtypes
 
 NullTexts: TypeAlias = str | Mapping[str, str]
 
 #: What a read calls the metadata of entries.
 _METADATA = frozenset(("_id", "_ts", "_seq"))
-
-
-class ArrowStream(Protocol):
-    """What has ``__arrow_c_stream__``."""
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
 
 
 class WriteRequest(TypedDict):
@@ -91,7 +82,7 @@ def make_write(
         name for name in (request["id_column"], request["timestamp_column"]) if name is not None
     ]
     names = field_names(frame, fields, without={*_METADATA, *special})
-    columns = frame.select(_known(frame, [*dict.fromkeys([*names, *special])]))
+    columns = without_null_dtypes(frame.select(known(frame, [*dict.fromkeys([*names, *special])])))
     request["fields"] = names
     if isinstance(stream, pl.Expr):
         stream_column = _unused(columns)
@@ -148,72 +139,6 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         atomic=bool(options.get("atomic", False)),
         skip_empty=on_empty_row == "skip",
     )
-
-
-def as_frame(df: object) -> pl.DataFrame:
-    """Give what speaks Arrow as a Polars frame, without a copy where that is possible."""
-    match df:
-        case pl.DataFrame():
-            return df
-        case pl.LazyFrame():
-            msg = "df is a LazyFrame; write it with sink_stream, or collect it"
-            raise TypeError(msg)
-    if not hasattr(df, "__arrow_c_stream__"):
-        msg = (
-            "df must be a polars DataFrame, or another object with __arrow_c_stream__, not "
-            f"{type(df).__name__}"
-        )
-        raise TypeError(msg)
-    return pl.DataFrame(df)
-
-
-def field_names(
-    frame: pl.DataFrame, fields: Sequence[str] | None, *, without: set[str]
-) -> list[str]:
-    """Name the columns that become fields, and refuse those that cannot."""
-    if fields is None:
-        names = [name for name in frame.columns if name not in without]
-    elif isinstance(fields, str | bytes) or not isinstance(fields, Iterable):
-        msg = "fields must be several names, such as [name]"
-        raise TypeError(msg)
-    else:
-        names = _known(frame, [as_text(name, "fields") for name in fields])
-    if len({*names}) < len(names):
-        msg = "fields names a column twice"
-        raise SchemaError(msg)
-    if not names:
-        msg = "there is no column to write, and an entry needs a field"
-        raise SchemaError(msg)
-    schema = frame.schema  # made anew each time: asked for in the loop, it is quadratic in columns
-    for name in names:
-        check_name(name, "the columns' names")
-        check_writable(name, schema[name])
-    return names
-
-
-def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
-    """Refuse what no text stands for here already: Polars cannot export all of it."""
-    if dtype.base_type() not in DTYPES | {pl.Null}:
-        msg = (
-            f"the column {name!r} has the dtype {dtype}, which no text stands for; "
-            "cast it or leave it out"
-        )
-        raise SchemaError(msg)
-    match dtype:
-        case pl.List() | pl.Array():
-            check_writable(name, dtype.inner)
-        case pl.Struct():
-            for inner in dtype.fields:
-                check_writable(f"{name}.{inner.name}", inner.dtype)
-
-
-def _known(frame: pl.DataFrame, names: list[str]) -> list[str]:
-    columns = {*frame.columns}
-    for name in names:
-        if name not in columns:
-            msg = f"there is no column {name!r}"
-            raise SchemaError(msg)
-    return names
 
 
 def _unused(frame: pl.DataFrame) -> str:

@@ -5,6 +5,7 @@
 //! and only here the two are exchanged.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
@@ -146,11 +147,24 @@ pub(super) fn import_batches(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatc
         if array.is_empty() {
             continue;
         }
-        // SAFETY: the array is of this type; only 128-bit integers are called decimals.
-        let data = unsafe { from_ffi_and_data_type(array, DataType::Struct(fields.clone())) };
-        let data = data.map_err(|error| internal(py, error))?;
-        batches.push(ArrowBatch::from(StructArray::from(data)));
+        let data_type = DataType::Struct(fields.clone());
+        // What does not keep to the interface may have arrow-rs panic, which is not for Python.
+        let rows = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the array is of this type; only 128-bit integers are called decimals.
+            unsafe { from_ffi_and_data_type(array, data_type) }.map(StructArray::from)
+        }));
+        let rows = rows.map_err(|_| unreadable("next batch"))?;
+        let rows = rows.map_err(|error| unimportable(py, error))?;
+        if rows.null_count() > 0 {
+            return Err(unreadable("next batch, which has rows that are null,"));
+        }
+        batches.push(ArrowBatch::from(rows));
     }
+}
+
+fn unimportable(py: Python<'_>, error: ArrowError) -> PyErr {
+    let message = format!("the frame cannot be read as Arrow: {error}; cast its columns");
+    exception(py, &Error::new(ErrorKind::Schema, message).with_source(error))
 }
 
 fn internal(py: Python<'_>, error: ArrowError) -> PyErr {

@@ -6,6 +6,7 @@ mod batches;
 mod completion;
 mod connection;
 mod error;
+mod foreign;
 mod member;
 mod producer;
 mod read;
@@ -48,6 +49,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::trim_stream, module)?)?;
     module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
     module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
+    module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_hashes, module)?)?;
     module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;

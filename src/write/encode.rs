@@ -1,5 +1,6 @@
 //! An encoder for each dtype: Arrow arrays to the text of their values.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -153,11 +154,12 @@ fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
         DataType::Struct(fields) => {
             let array = array.as_struct();
             let mut members = Vec::with_capacity(fields.len());
+            let mut names = HashSet::with_capacity(fields.len());
             for (child, values) in fields.iter().zip(array.columns()) {
                 let mut name = Vec::new();
                 push_json_string(child.name(), &mut name);
                 name.push(b':');
-                if members.iter().any(|(other, _)| *other == name) {
+                if !names.insert(child.name()) {
                     return Err(Error::new(
                         ErrorKind::Schema,
                         format!("the field {:?} names {:?} twice", field.name(), child.name()),

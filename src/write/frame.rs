@@ -82,9 +82,10 @@ impl Frame {
                 "there is no column to write, and an entry needs a field",
             ));
         }
+        let columns = Columns::of(batch);
         let mut fields = Vec::with_capacity(names.len());
         for name in names {
-            let (field, array) = column(batch, &name)?;
+            let (field, array) = columns.get(&name)?;
             let column = Column::new(field, array)?;
             if !column.empty_is_value
                 && let Some(row) = (0..batch.num_rows()).find(|row| {
@@ -104,7 +105,7 @@ impl Frame {
         let ids = match &request.ids {
             IdSource::Server => RowIds::Server,
             IdSource::Column(name) => {
-                let (field, array) = column(batch, name)?;
+                let (field, array) = columns.get(name)?;
                 match field.data_type() {
                     DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8 => {
                         RowIds::Text(Column::new(field, array)?)
@@ -112,11 +113,11 @@ impl Frame {
                     _ => return Err(wrong_type(name, "id_column", "text such as \"5-1\"")),
                 }
             }
-            IdSource::Timestamp(name) => RowIds::Milliseconds(milliseconds(batch, name, first)?),
+            IdSource::Timestamp(name) => RowIds::Milliseconds(milliseconds(&columns, name, first)?),
         };
         let keys = match &request.stream {
             Target::One(_) => Vec::new(),
-            Target::Column(name) => key_indices(batch, name, first, keys)?,
+            Target::Column(name) => key_indices(&columns, name, first, keys)?,
         };
         Ok(Frame { fields, ids, keys, rows: batch.num_rows(), first })
     }
@@ -223,14 +224,26 @@ fn field_names(batch: &RecordBatch, request: &WriteRequest) -> Vec<String> {
     names.filter(|name| Some(*name) != id && Some(*name) != key).cloned().collect()
 }
 
-pub(super) fn column<'a>(
+/// A batch's columns by their names.
+pub(super) struct Columns<'a> {
     batch: &'a RecordBatch,
-    name: &str,
-) -> Result<(&'a Field, &'a arrow_array::ArrayRef)> {
-    let found = batch.schema_ref().column_with_name(name);
-    found
-        .and_then(|(index, field)| Some((field, batch.columns().get(index)?)))
-        .ok_or_else(|| Error::new(ErrorKind::Schema, format!("there is no column {name:?}")))
+    index: HashMap<&'a str, usize>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(batch: &'a RecordBatch) -> Self {
+        let fields = batch.schema_ref().fields().iter().enumerate();
+        let index = fields.map(|(index, field)| (field.name().as_str(), index)).collect();
+        Columns { batch, index }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Result<(&'a Field, &'a arrow_array::ArrayRef)> {
+        let found = self.index.get(name).and_then(|index| {
+            let field = self.batch.schema_ref().fields().get(*index)?;
+            Some((field.as_ref(), self.batch.columns().get(*index)?))
+        });
+        found.ok_or_else(|| Error::new(ErrorKind::Schema, format!("there is no column {name:?}")))
+    }
 }
 
 fn wrong_type(name: &str, parameter: &str, wanted: &str) -> Error {
@@ -239,11 +252,11 @@ fn wrong_type(name: &str, parameter: &str, wanted: &str) -> Error {
 }
 
 /// The milliseconds of a column of timestamps.
-fn milliseconds(batch: &RecordBatch, name: &str, first: usize) -> Result<Vec<i64>> {
+fn milliseconds(columns: &Columns<'_>, name: &str, first: usize) -> Result<Vec<i64>> {
     use arrow_array::cast::AsArray;
     use arrow_array::types::*;
 
-    let (field, array) = column(batch, name)?;
+    let (field, array) = columns.get(name)?;
     let scaled = |values: &[i64], per_ms: i64| -> Vec<i64> {
         values.iter().map(|value| value.div_euclid(per_ms)).collect()
     };
@@ -274,11 +287,16 @@ fn milliseconds(batch: &RecordBatch, name: &str, first: usize) -> Result<Vec<i64
 }
 
 /// The index of each row's key.
-fn key_indices(batch: &RecordBatch, name: &str, first: usize, keys: &mut Keys) -> Result<Vec<u32>> {
-    let (field, array) = column(batch, name)?;
+fn key_indices(
+    columns: &Columns<'_>,
+    name: &str,
+    first: usize,
+    keys: &mut Keys,
+) -> Result<Vec<u32>> {
+    let (field, array) = columns.get(name)?;
     let column = Column::new(field, array)?;
     let mut scratch = Vec::new();
-    (0..batch.num_rows())
+    (0..array.len())
         .map(|row| {
             if column.is_null(row) {
                 return Err(at_row(first + row, "the stream is null; nothing has been sent"));

@@ -8,7 +8,7 @@ use super::request::{HashRequest, IfExists};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{command, push_bulk, push_header};
 use crate::write::encode::Column;
-use crate::write::frame::{at_row, column};
+use crate::write::frame::{Columns, at_row};
 
 /// One batch's columns, ready to be written.
 pub(super) struct Hashes<'r> {
@@ -22,7 +22,8 @@ pub(super) struct Hashes<'r> {
 
 impl<'r> Hashes<'r> {
     pub(super) fn new(batch: &RecordBatch, request: &'r HashRequest, first: usize) -> Result<Self> {
-        let (field, array) = column(batch, &request.key_column)?;
+        let columns = Columns::of(batch);
+        let (field, array) = columns.get(&request.key_column)?;
         let key = Column::new(field, array)?;
         if let Some(row) = (0..batch.num_rows()).find(|row| key.is_null(*row)) {
             return Err(at_row(first + row, "the key is null; nothing has been sent"));
@@ -41,7 +42,7 @@ impl<'r> Hashes<'r> {
         }
         let mut fields = Vec::with_capacity(names.len());
         for name in names {
-            let (field, array) = column(batch, &name)?;
+            let (field, array) = columns.get(&name)?;
             let mut bulk = Vec::new();
             push_bulk(name.as_bytes(), &mut bulk);
             fields.push((bulk, Column::new(field, array)?));
