@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.io.plugins import register_io_source
 
-from redfloe._pushdown import (
+from redfloe._reading.pushdown import (
     EVERYTHING,
     NOTHING,
     Bounds,

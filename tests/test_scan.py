@@ -35,11 +35,11 @@ from redfloe import (
     RedisTimeoutError,
     SchemaError,
     WrongTypeError,
-    _scan,
     read_stream,
     scan_stream,
 )
 from redfloe._arguments import make_request
+from redfloe._reading.scan import _Scan
 from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
@@ -189,7 +189,7 @@ def test_a_query_of_no_columns_counts_its_rows(
 def test_with_columns_may_be_none_or_empty(any_server: Server, thirty: str) -> None:
     """As Polars may pass them."""
     request = make_request(thirty, schema=NUMBER)
-    scan = _scan._Scan(RedisConnection(any_server.url), request, sample=0)
+    scan = _Scan(RedisConnection(any_server.url), request, sample=0)
     [everything] = scan.batches(None, None, None, None)
     assert_frame_equal(everything, numbers(30))
     [nothing] = scan.batches([], None, None, None)
@@ -200,9 +200,7 @@ def test_with_columns_may_be_none_or_empty(any_server: Server, thirty: str) -> N
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 30, 99])
 def test_n_rows_is_a_hard_limit(any_server: Server, thirty: str, rows: int) -> None:
-    scan = _scan._Scan(
-        RedisConnection(any_server.url), make_request(thirty, schema=NUMBER), sample=0
-    )
+    scan = _Scan(RedisConnection(any_server.url), make_request(thirty, schema=NUMBER), sample=0)
     frames = [*scan.batches(None, None, rows, 7)]
     assert_frame_equal(pl.concat(frames), numbers(min(rows, 30)))
 
@@ -292,7 +290,7 @@ def test_batches_are_validated(
     any_server: Server, thirty: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lie = pl.Schema({"_id": pl.String(), "_ts": pl.Int64(), "n": pl.Int8()})
-    monkeypatch.setattr(_scan._Scan, "schema", lambda self: lie)
+    monkeypatch.setattr(_Scan, "schema", lambda self: lie)
     lf = scan_stream(any_server.url, thirty, NUMBER)
     with pytest.raises(pl.exceptions.SchemaError):
         lf.collect(engine=engine)

@@ -36,13 +36,13 @@ from redfloe._errors import (
     WriteError,
     WrongTypeError,
 )
-from redfloe._follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions
 from redfloe._producer import AsyncStreamProducer, StreamProducer
-from redfloe._read import ack_entries, infer_schema, read_stream
-from redfloe._scan import scan_stream, stream_reader
+from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
+from redfloe._reading.read import ack_entries, infer_schema, read_stream
+from redfloe._reading.scan import scan_stream, stream_reader
 from redfloe._sink import sink_stream
 from redfloe._write import write_stream, write_stream_async
 

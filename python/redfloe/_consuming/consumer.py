@@ -24,8 +24,8 @@ from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import RedfloeError
 from redfloe._event_loop import completed, in_thread
-from redfloe._follow import AsyncBatches
 from redfloe._options import ColumnOptions, complete, takes
+from redfloe._reading.follow import AsyncBatches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

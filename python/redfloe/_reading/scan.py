@@ -209,7 +209,7 @@ class _Scan:
         In this order: Polars passes both for a filter behind a ``head``, and no `n_rows` for a
         ``head`` behind a filter.
         """
-        from redfloe._pushdown import without_dynamic
+        from redfloe._reading.pushdown import without_dynamic
 
         if predicate is not None:
             predicate = without_dynamic(predicate)
@@ -286,7 +286,7 @@ def _pinned(url: RedisConnection, request: Request) -> _Bounds | None:
 
 def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None) -> None:
     """Set the range of IDs: the pinned `bounds`, less what the predicate excludes."""
-    from redfloe._pushdown import id_bounds
+    from redfloe._reading.pushdown import id_bounds
 
     if bounds is None:
         request["count"] = 0

@@ -1,0 +1,1 @@
+"""Reading: a frame, a scan, an Arrow stream, or batch after batch."""
