@@ -141,6 +141,22 @@ def test_a_server_that_quotes_the_password_later() -> None:
     assert "not ***" in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["write_stream", "write_hashes"])
+def test_a_row_s_refusal_that_quotes_the_password(name: str) -> None:
+    def answer(command: Command) -> bytes:
+        match command[0]:
+            case b"AUTH":
+                return b"+OK\r\n"
+            case b"TYPE":
+                return b"+none\r\n"
+        return b"-ERR not " + PASSWORD.encode() + b"\r\n"
+
+    with ScriptedServer(answer) as server:
+        with pytest.raises(redfloe.RedfloeError, match=r"not \*\*\*") as raised:
+            CALLS[name](with_password(server.url))
+    assert_discreet(raised.value)
+
+
 def test_a_name_that_is_the_password_is_not_shown() -> None:
     """Some tools take what stands alone before the `@` for the password."""
     url = f"redis://{QUOTED}@{HOST}:1"

@@ -51,8 +51,6 @@ class Group(TypedDict):
     recreate: bool
     done_up_to: str | None
     count_deliveries: bool
-    remove_on_close: bool
-    remove_idle_ms: int | None
 
 
 class Request(TypedDict):
@@ -178,8 +176,6 @@ def make_group(
         recreate=False,
         done_up_to=None,
         count_deliveries=False,
-        remove_on_close=False,
-        remove_idle_ms=None,
     )
 
 

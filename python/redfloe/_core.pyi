@@ -77,7 +77,9 @@ class RedisConnection:
     response_timeout : float, default 30.0
         Seconds that the server may be silent while it owes an answer, beyond a `block_ms`.
     tls_ca : path, optional
-        PEM file with the certificates of the authorities to trust; by default the system's.
+        PEM file with the certificates of the authorities to trust; by default the system's. A
+        server's self-signed certificate may be its own. This and the next two are read again when
+        they have changed.
     tls_cert, tls_key : path, optional
         PEM files with the client's certificate chain and private key.
     client_name : str, optional
@@ -313,7 +315,7 @@ def create_group(
 ) -> bool: ...
 def delete_group(server: str | RedisConnection, stream: bytes, group: bytes) -> bool: ...
 def delete_consumer(
-    server: str | RedisConnection, stream: bytes, group: bytes, consumer: bytes, discard: bool
+    server: str | RedisConnection, stream: bytes, group: bytes, consumer: bytes
 ) -> int: ...
 def trim_stream(
     server: str | RedisConnection,

@@ -17,7 +17,9 @@ class RedfloeError(Exception):
     Attributes
     ----------
     code : str or None
-        The server's error code, such as ``"WRONGTYPE"``, where the server answered with one.
+        The server's error code, such as ``"WRONGTYPE"``, where the server answered with one. Where
+        a transaction or a script failed, the code of the error that made it fail, if the server
+        quotes it.
     """
 
     code: str | None
@@ -69,10 +71,6 @@ class DataLossError(RedfloeError):
 
 class FencedError(RedfloeError):
     """Another worker has taken over what this one owned."""
-
-
-class PendingEntriesError(RedfloeError):
-    """Entries are pending for a consumer that was to be deleted, and would be lost with it."""
 
 
 class WriteError(RedfloeError):

@@ -20,7 +20,7 @@ use super::secret::Secret;
 use super::tls::server_name;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Remedy, Result};
-use crate::resp::{Outline, RawReplies, RawReply, cmd};
+use crate::resp::{Outline, Outlines, RawReply, cmd};
 
 /// What reads one reply.
 pub(crate) trait Sink {
@@ -63,13 +63,13 @@ impl Sink for Outline {
     }
 }
 
-impl Sink for RawReplies {
+impl Sink for Outlines {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        RawReplies::decode(self, bytes)
+        Outlines::decode(self, bytes)
     }
 
     fn is_complete(&self) -> bool {
-        RawReplies::is_complete(self)
+        Outlines::is_complete(self)
     }
 }
 
@@ -171,7 +171,7 @@ impl Connection {
         let mut packed = Zeroizing::new(Vec::new());
         commands.iter().for_each(|command| command.write_packed_command(&mut packed));
         self.send(&packed).await?;
-        let mut replies = RawReplies::new(commands.len());
+        let mut replies = Outlines::new(commands.len());
         self.receive(&mut replies, Some(Duration::ZERO)).await?;
         replies.into_values().into_iter().find_map(Result::err).map_or(Ok(()), |error| {
             // The server, or something before it, may quote what it was sent.

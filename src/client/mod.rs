@@ -98,7 +98,7 @@ impl Client {
     }
 
     /// The error without the password, which a server or something between may quote.
-    fn without_password(&self, error: Error) -> Error {
+    pub(crate) fn without_password(&self, error: Error) -> Error {
         match &self.options().password {
             Some(password) => error.without(password),
             None => error,

@@ -21,6 +21,7 @@ pub struct Batch {
 
 /// An entry that was left out of a batch because it does not fit the schema.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Rejected {
     /// Which entry.
     pub id: EntryId,

@@ -19,6 +19,7 @@ pub enum ReplyShape {
 
 /// How a reply ended.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Reply {
     /// With entries, perhaps none.
     Entries,

@@ -11,8 +11,8 @@ use redis::Value;
 use super::member::Member;
 use crate::client::Session;
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result, shorten};
-use crate::resp::{self, Membership, RawReplies, RawReply};
+use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
+use crate::resp::{self, Membership, Outlines, RawReply};
 
 /// Entries in one script, which keeps other clients waiting.
 const ENTRIES: usize = 100;
@@ -252,12 +252,12 @@ impl Mover<'_> {
         let conclusion: Vec<Vec<u8>> =
             std::iter::once(id.as_bytes()).chain(story).map(<[u8]>::to_vec).collect();
         let commands = [
-            redis::cmd("MULTI").get_packed_command(),
+            resp::command(&[b"MULTI"]),
             resp::add(self.dead_letter, fields.into_iter().chain(story)),
             self.member.membership().script(CONCLUDE, &[self.dead_letter], &conclusion),
-            redis::cmd("EXEC").get_packed_command(),
+            resp::command(&[b"EXEC"]),
         ];
-        let replies = RawReplies::new(commands.len());
+        let replies = Outlines::new(commands.len());
         session.attempt(&commands.concat(), Some(Duration::ZERO), replies, last_executed).await
     }
 
@@ -275,7 +275,7 @@ impl Mover<'_> {
                 "; the user needs EVAL, TIME, XPENDING, XRANGE, XADD and XACK on both keys, and \
                  for entries of thousands of fields MULTI, EXEC, XREVRANGE and XDEL"
             }
-            _ if error.code() == Some("OOM") => {
+            _ if error.server_code() == Some(ServerCode::OutOfMemory) => {
                 "; the server is at its maxmemory: free some memory, or raise it"
             }
             // They are not about this entry.
@@ -299,7 +299,7 @@ fn first(reply: &Value) -> Option<&[Value]> {
 
 /// What the last command of a transaction answered, a number, from the replies to MULTI, commands and
 /// EXEC. The first error says why EXEC gave up.
-fn last_executed(replies: RawReplies) -> Result<u64> {
+fn last_executed(replies: Outlines) -> Result<u64> {
     let mut executed = Value::Nil;
     for reply in replies.into_values() {
         executed = reply?;

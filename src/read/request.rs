@@ -43,6 +43,7 @@ pub struct Resume {
 
 /// What to do where entries that were still to be read are gone: trimmed, or lost with the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnDataLoss {
     /// The read fails with [`DataLoss`](crate::ErrorKind::DataLoss).
     #[default]
@@ -64,6 +65,7 @@ impl BatchBounds {
 
 /// What [`tail`](crate::tail) does when a poll finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnIdle {
     /// Polls again, without end.
     #[default]

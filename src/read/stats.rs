@@ -10,6 +10,7 @@ use crate::entry_id::EntryId;
 
 /// What a reader has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Batches handed out.
     pub batches: u64,

@@ -18,8 +18,9 @@ pub(crate) use encode::{
 #[cfg(feature = "python")]
 pub(crate) use encode::{get, set};
 pub(crate) use info::{Info, id, number, text};
-pub(crate) use outline::Outline;
+pub(crate) use outline::{Outline, Outlines};
 pub(crate) use parse::{Event, Parser};
-pub(crate) use replies::{RawReplies, RawReply};
+pub(crate) use replies::RawReply;
+use replies::{ReplyEvent, ReplyEvents};
 pub(crate) use skip::{Nesting, doubled};
 pub(crate) use small::{SmallEvent, SmallReplies};

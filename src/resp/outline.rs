@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::{Event, Nesting, Parser, doubled};
+use super::{Event, Nesting, ReplyEvent, ReplyEvents, doubled};
 use crate::error::{Error, Result};
 
 /// Collects one reply of which only the outline matters, in bounded memory.
@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// levels down, come as nil.
 #[derive(Debug)]
 pub(crate) struct Outline {
-    parser: Parser,
-    nesting: Nesting,
+    events: ReplyEvents,
+    complete: bool,
     /// The arrays that are open, and how many of their elements are missing.
     open: Vec<(usize, Vec<Value>)>,
     text: Vec<u8>,
@@ -35,8 +35,8 @@ impl Outline {
 
     pub(crate) fn new() -> Self {
         Outline {
-            parser: Parser::default(),
-            nesting: Nesting::reply(),
+            events: ReplyEvents::default(),
+            complete: false,
             open: Vec::new(),
             text: Vec::new(),
             whole: None,
@@ -50,15 +50,19 @@ impl Outline {
     /// Takes bytes off the front of `input` up to the end of the reply; says how many.
     pub(crate) fn decode(&mut self, input: &[u8]) -> Result<usize> {
         let mut rest = input;
-        // The parser lends its events, and the rest of `self` is wanted meanwhile.
-        let mut parser = std::mem::take(&mut self.parser);
-        while !self.nesting.is_whole() {
-            match parser.next(&mut rest)? {
-                Some(event) => self.step(&event)?,
+        // They lend their events, and the rest of `self` is wanted meanwhile.
+        let mut events = std::mem::take(&mut self.events);
+        while !self.complete {
+            match events.next(&mut rest)? {
                 None => break,
+                Some(ReplyEvent::Aside) => {}
+                Some(ReplyEvent::Part { event, ends }) => {
+                    self.step(&event)?;
+                    self.complete = ends;
+                }
             }
         }
-        self.parser = parser;
+        self.events = events;
         let taken = input.len() - rest.len();
         self.bytes += taken as u64;
         Ok(taken)
@@ -70,7 +74,7 @@ impl Outline {
     }
 
     pub(crate) fn is_complete(&self) -> bool {
-        self.nesting.is_whole()
+        self.complete
     }
 
     /// The reply; an error reply becomes an [`Error`].
@@ -83,16 +87,14 @@ impl Outline {
     }
 
     fn step(&mut self, event: &Event<'_>) -> Result<()> {
-        self.nesting.observe(event)?;
         if !self.skipped.is_whole() {
             return self.skipped.observe(event);
         }
         match event {
             Event::Array(len) => self.begin(*len)?,
             Event::Map(pairs) => self.begin(doubled(*pairs)?)?,
-            // Neither is the value that is waited for.
-            Event::Push(len) => self.skipped = Nesting::of(*len),
-            Event::Attribute(pairs) => self.skipped = Nesting::of(doubled(*pairs)?),
+            // These are aside of the reply.
+            Event::Push(_) | Event::Attribute(_) => {}
             Event::Nil => self.value(Value::Nil)?,
             Event::Bytes { part, done } => {
                 let room = Self::TEXT.saturating_sub(self.text.len());
@@ -148,6 +150,44 @@ impl Outline {
     }
 }
 
+/// Collects the outlines of replies, as many as commands were sent.
+#[derive(Debug)]
+pub(crate) struct Outlines {
+    missing: usize,
+    current: Outline,
+    values: Vec<Result<Value>>,
+}
+
+impl Outlines {
+    pub(crate) fn new(number: usize) -> Self {
+        Outlines { missing: number, current: Outline::new(), values: Vec::with_capacity(number) }
+    }
+
+    /// Takes bytes off the front of `input` up to the end of the last reply; says how many.
+    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<usize> {
+        let mut taken = 0;
+        while !self.is_complete() {
+            taken += self.current.decode(input.get(taken..).unwrap_or_default())?;
+            if !self.current.is_complete() {
+                break;
+            }
+            let whole = std::mem::replace(&mut self.current, Outline::new());
+            self.values.push(whole.into_value());
+            self.missing -= 1;
+        }
+        Ok(taken)
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// Each reply, or its error, in order.
+    pub(crate) fn into_values(self) -> Vec<Result<Value>> {
+        self.values
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +235,25 @@ mod tests {
         });
         let error = outline(b"-ERR no such key\r\n", 4).unwrap_err();
         assert_eq!(error.code(), Some("ERR"));
+        Ok(())
+    }
+
+    #[test]
+    fn each_of_several_replies_is_a_value_or_an_error() -> Result<()> {
+        let bytes = b"+stream\r\n>1\r\n+x\r\n-WRONGTYPE no\r\n*1\r\n:1\r\n+next";
+        for size in [1, 3, bytes.len()] {
+            let mut replies = Outlines::new(3);
+            let mut taken = 0;
+            for piece in bytes.chunks(size) {
+                taken += replies.decode(piece)?;
+            }
+            assert!(replies.is_complete());
+            assert_eq!(taken, bytes.len() - 5);
+            let [one, two, three] = &replies.into_values()[..] else { panic!("not three") };
+            assert_eq!(one.as_ref().ok(), Some(&Value::BulkString(b"stream".to_vec())));
+            assert_eq!(two.as_ref().map_err(Error::code), Err(Some("WRONGTYPE")));
+            assert_eq!(three.as_ref().ok(), Some(&Value::Array(vec![Value::Int(1)])));
+        }
         Ok(())
     }
 }

@@ -6,29 +6,33 @@ use crate::error::{Error, Result};
 /// The events of replies. What a server sends aside of them in RESP3, push frames and attributes,
 /// may come before any event and is no part of a reply.
 #[derive(Debug, Default)]
-struct ReplyEvents {
+pub(crate) struct ReplyEvents {
     parser: Parser,
     reply: Nesting,
     aside: Nesting,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Belongs {
-    /// To the reply; with `ends` as its last.
-    ToReply { ends: bool },
-    /// To something else.
+#[derive(Debug)]
+pub(crate) enum ReplyEvent<'a> {
+    /// A part of the reply; with `ends` its last.
+    Part { event: Event<'a>, ends: bool },
+    /// A part of something else.
     Aside,
 }
 
 impl ReplyEvents {
     /// The next event, taken off the front of `input`; `None` when more bytes are needed.
-    fn next(&mut self, input: &mut &[u8]) -> Result<Option<Belongs>> {
+    #[inline]
+    pub(crate) fn next<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<ReplyEvent<'s>>> {
         let Some(event) = self.parser.next(input)? else {
             return Ok(None);
         };
         if !self.aside.is_whole() {
             self.aside.observe(&event)?;
-            return Ok(Some(Belongs::Aside));
+            return Ok(Some(ReplyEvent::Aside));
         }
         match event {
             Event::Push(len) => self.aside = Nesting::of(len),
@@ -38,10 +42,23 @@ impl ReplyEvents {
                     self.reply = Nesting::reply();
                 }
                 self.reply.observe(&event)?;
-                return Ok(Some(Belongs::ToReply { ends: self.reply.is_whole() }));
+                return Ok(Some(ReplyEvent::Part { event, ends: self.reply.is_whole() }));
             }
         }
-        Ok(Some(Belongs::Aside))
+        Ok(Some(ReplyEvent::Aside))
+    }
+
+    /// A bulk string off the front of `input`, if it is the next event and is there as a whole.
+    /// Quicker than [`ReplyEvents::next`], which gives the same.
+    #[inline]
+    pub(crate) fn next_string<'i>(&mut self, input: &mut &'i [u8]) -> Option<&'i [u8]> {
+        let string = match self.aside.is_whole() {
+            true => self.parser.next_string(input)?,
+            false => return None,
+        };
+        // An element of an array; where there is none, a reply of its own.
+        self.reply.count_down();
+        Some(string)
     }
 }
 
@@ -80,8 +97,8 @@ impl RawReply {
             self.bytes.extend_from_slice(before.get(..taken).unwrap_or_default());
             match event {
                 None => break,
-                Some(Belongs::Aside) => self.bytes.truncate(self.kept),
-                Some(Belongs::ToReply { ends }) => {
+                Some(ReplyEvent::Aside) => self.bytes.truncate(self.kept),
+                Some(ReplyEvent::Part { ends, .. }) => {
                     self.kept = self.bytes.len();
                     self.complete = ends;
                 }
@@ -124,42 +141,6 @@ fn inner_error(value: &redis::Value) -> Option<Error> {
             pairs.iter().find_map(|(key, value)| inner_error(key).or_else(|| inner_error(value)))
         }
         _ => None,
-    }
-}
-
-/// Collects small replies, as many as commands were sent.
-#[derive(Debug)]
-pub(crate) struct RawReplies {
-    current: RawReply,
-    values: Vec<Result<redis::Value>>,
-    number: usize,
-}
-
-impl RawReplies {
-    pub(crate) fn new(number: usize) -> Self {
-        RawReplies { current: RawReply::new(), values: Vec::with_capacity(number), number }
-    }
-
-    /// Takes bytes off the front of `input` up to the end of the last reply; says how many.
-    pub(crate) fn decode(&mut self, input: &[u8]) -> Result<usize> {
-        let mut taken = 0;
-        while !self.is_complete() {
-            taken += self.current.decode(input.get(taken..).unwrap_or_default())?;
-            if !self.current.is_complete() {
-                break;
-            }
-            self.values.push(std::mem::take(&mut self.current).into_value());
-        }
-        Ok(taken)
-    }
-
-    pub(crate) fn is_complete(&self) -> bool {
-        self.values.len() == self.number
-    }
-
-    /// The value of each reply, in order.
-    pub(crate) fn into_values(self) -> Vec<Result<redis::Value>> {
-        self.values
     }
 }
 
@@ -239,25 +220,24 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_replies_is_a_value_or_an_error() -> Result<()> {
-        let bytes = b"+stream\r\n>1\r\n+x\r\n-WRONGTYPE no\r\n*1\r\n:1\r\n+next";
-        for size in [1, 3, bytes.len()] {
-            let mut replies = RawReplies::new(3);
-            let mut taken = 0;
-            for piece in bytes.chunks(size) {
-                taken += replies.decode(piece)?;
-            }
-            assert!(replies.is_complete());
-            assert_eq!(taken, bytes.len() - 5);
-            let values = replies.into_values();
-            let kinds: Vec<_> =
-                values.iter().map(|value| value.as_ref().map_err(Error::kind)).collect();
-            let (one, three) = (
-                redis::Value::SimpleString("stream".to_owned()),
-                redis::Value::Array(vec![redis::Value::Int(1)]),
-            );
-            assert_eq!(kinds, [Ok(&one), Err(ErrorKind::WrongType), Ok(&three)]);
-        }
+    fn whole_strings_are_events_like_others() -> Result<()> {
+        let mut events = ReplyEvents::default();
+        let mut input =
+            &b"$3\r\n1-0\r\n*2\r\n$1\r\na\r\n>1\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n+e\r\n"[..];
+        assert_eq!(events.next_string(&mut input), Some(&b"1-0"[..]));
+        assert_eq!(events.next_string(&mut input), None);
+        let ends = |event: Option<ReplyEvent<'_>>| match event {
+            Some(ReplyEvent::Part { ends, .. }) => Some(ends),
+            _ => None,
+        };
+        assert_eq!(ends(events.next(&mut input)?), Some(false));
+        assert_eq!(events.next_string(&mut input), Some(&b"a"[..]));
+        assert_eq!(ends(events.next(&mut input)?), None);
+        assert_eq!(events.next_string(&mut input), None);
+        assert_eq!(ends(events.next(&mut input)?), None);
+        assert_eq!(ends(events.next(&mut input)?), Some(true));
+        assert_eq!(events.next_string(&mut input), Some(&b"d"[..]));
+        assert_eq!(ends(events.next(&mut input)?), Some(true));
         Ok(())
     }
 }

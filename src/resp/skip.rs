@@ -25,6 +25,12 @@ impl Nesting {
         self.open == 0
     }
 
+    /// Takes note of a value without elements. Nothing is missing where nothing was.
+    #[inline]
+    pub(crate) fn count_down(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
+
     /// Takes note of one event.
     pub(crate) fn observe(&mut self, event: &Event<'_>) -> Result<()> {
         let children = match event {

@@ -1,6 +1,6 @@
 //! Small replies, one after the other: whole strings, and nothing that came in between.
 
-use super::{Event, Nesting, Parser};
+use super::{Event, ReplyEvent, ReplyEvents, doubled};
 use crate::error::{Error, Result};
 
 /// The longest string that is kept until the rest of it comes.
@@ -24,10 +24,9 @@ pub(crate) enum SmallEvent<'a> {
 /// attributes (RESP3) are skipped.
 #[derive(Debug, Default)]
 pub(crate) struct SmallReplies {
-    parser: Parser,
+    events: ReplyEvents,
     /// The beginning of a string whose end has not come yet.
     partial: Vec<u8>,
-    skipped: Option<Nesting>,
 }
 
 impl SmallReplies {
@@ -39,9 +38,7 @@ impl SmallReplies {
         mut take: impl FnMut(SmallEvent<'_>) -> Result<bool>,
     ) -> Result<()> {
         loop {
-            if self.skipped.is_none()
-                && let Some(text) = self.parser.next_string(input)
-            {
+            if let Some(text) = self.events.next_string(input) {
                 match take(SmallEvent::Text(text))? {
                     true => continue,
                     false => return Ok(()),
@@ -59,19 +56,12 @@ impl SmallReplies {
         input: &mut &[u8],
         take: &mut impl FnMut(SmallEvent<'_>) -> Result<bool>,
     ) -> Result<bool> {
-        let Some(event) = self.parser.next(input)? else {
-            return Ok(false);
+        let event = match self.events.next(input)? {
+            None => return Ok(false),
+            Some(ReplyEvent::Aside) => return Ok(true),
+            Some(ReplyEvent::Part { event, .. }) => event,
         };
-        if let Some(nesting) = &mut self.skipped {
-            nesting.observe(&event)?;
-            if nesting.is_whole() {
-                self.skipped = None;
-            }
-            return Ok(true);
-        }
         match event {
-            Event::Push(len) => self.skipped = some_of(len),
-            Event::Attribute(pairs) => self.skipped = some_of(super::doubled(pairs)?),
             Event::Bytes { part, done } => {
                 if self.partial.len() + part.len() > MAX_TEXT {
                     return Err(Error::protocol("a small reply has a long text"));
@@ -86,14 +76,12 @@ impl SmallReplies {
             Event::Scalar(text) => return take(SmallEvent::Scalar(text)),
             Event::Error(line) => return take(SmallEvent::Error(line)),
             Event::Array(len) => return take(SmallEvent::Array(len)),
-            Event::Map(pairs) => return take(SmallEvent::Array(super::doubled(pairs)?)),
+            Event::Map(pairs) => return take(SmallEvent::Array(doubled(pairs)?)),
+            // These are aside of the reply.
+            Event::Push(_) | Event::Attribute(_) => {}
         }
         Ok(true)
     }
-}
-
-fn some_of(values: usize) -> Option<Nesting> {
-    (values > 0).then(|| Nesting::of(values))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ops::Range;
 use arrow_array::StringViewArray;
 use arrow_array::builder::StringViewBuilder;
 
+use crate::client::Client;
 use crate::entry_id::EntryId;
 use crate::error::Error;
 
@@ -49,6 +50,12 @@ impl WriteFailure {
         let row = row.and_then(|(_, row)| row.parse().ok());
         let written = Ids::with_capacity(0).finish(total);
         WriteFailure { error, written, row, unknown: 0..0 }
+    }
+
+    /// The same without the password, which the server may quote.
+    pub(super) fn without_password(mut self, client: &Client) -> Self {
+        self.error = client.without_password(self.error);
+        self
     }
 
     /// Why.

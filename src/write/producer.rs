@@ -94,6 +94,7 @@ enum Item {
 
 /// What ended a producer. Its rows are counted from `first_row`.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ProducerFailure {
     /// What became of the last pipeline's rows.
     pub failure: WriteFailure,

@@ -4,7 +4,7 @@ use redis::Value;
 
 use crate::client::{Connection, Session, Sink};
 use crate::error::{Error, Result};
-use crate::resp::{Outline, Packed};
+use crate::resp::{Outlines, Packed};
 
 /// An error during a round trip, and how many bytes of the commands were sent before it.
 pub(super) struct RoundTripError {
@@ -38,9 +38,9 @@ impl<'s> Exclusive<'s> {
 
     /// Asks, and gives the answers, of which some may be errors.
     pub(super) async fn ask(&mut self, questions: &Questions) -> Result<Vec<Result<Value>>> {
-        let mut answers = Answers::new(questions.count);
+        let mut answers = Outlines::new(questions.count);
         self.exchange(&questions.packed, &mut 0, &mut answers).await?;
-        Ok(answers.values)
+        Ok(answers.into_values())
     }
 
     /// No WATCH and no MULTI is open any more: the connection may serve others.
@@ -102,43 +102,9 @@ impl Questions {
 
     async fn attempt(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
         let mut connection = session.take_connection().await?;
-        let mut answers = Answers::new(self.count);
+        let mut answers = Outlines::new(self.count);
         exchange(&mut connection, &self.packed, &mut 0, &mut answers).await?;
         session.put_back(connection);
-        Ok(answers.values)
-    }
-}
-
-/// Takes the replies to questions, one after the other.
-struct Answers {
-    missing: usize,
-    reply: Outline,
-    values: Vec<Result<Value>>,
-}
-
-impl Answers {
-    fn new(count: usize) -> Self {
-        Answers { missing: count, reply: Outline::new(), values: Vec::with_capacity(count) }
-    }
-}
-
-impl Sink for Answers {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut rest = bytes;
-        while self.missing > 0 && !rest.is_empty() {
-            let taken = self.reply.decode(rest)?;
-            rest = rest.get(taken..).unwrap_or_default();
-            if !self.reply.is_complete() {
-                break;
-            }
-            let reply = std::mem::replace(&mut self.reply, Outline::new());
-            self.values.push(reply.into_value());
-            self.missing -= 1;
-        }
-        Ok(bytes.len() - rest.len())
-    }
-
-    fn is_complete(&self) -> bool {
-        self.missing == 0
+        Ok(answers.into_values())
     }
 }

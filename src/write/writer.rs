@@ -61,11 +61,12 @@ pub(super) async fn write_rows(
         let nonce = RandomState::new().hash_one(std::process::id());
         rows.with_idmp_producer(IdmpProducer { name: name.clone(), nonce });
     }
-    match request.atomic {
+    let written = match request.atomic {
         true => write_atomically(client, rows, request, preflight.idmp_window).await,
         false => {
             let pipeline = Pipeline::new(client, rows, request);
             pipeline.with_idmp_window(preflight.idmp_window).run().await
         }
-    }
+    };
+    written.map_err(|failure| failure.without_password(client))
 }

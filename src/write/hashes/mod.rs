@@ -60,7 +60,7 @@ pub async fn write_hashes(
     let checked = request.control.unless_stopped(checking).await;
     checked.unwrap_or_else(|| Err(stopped_before_the_first(total))).map_err(nothing)?;
     for part in parts() {
-        writer.write(part).await?;
+        writer.write(part).await.map_err(|failure| failure.without_password(client))?;
     }
     Ok(total)
 }

@@ -18,6 +18,7 @@ pub struct HashRequest {
 
 /// What happens to a hash that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum IfExists {
     /// The row takes its place, in one step.
     Replace,
