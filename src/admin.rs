@@ -1,13 +1,17 @@
 //! What a server knows of streams and groups, and what may be done to them.
 
+mod consumers;
+
 use std::time::Duration;
 
 use redis::Value;
 
+pub use self::consumers::{IfPending, delete_consumer};
+pub(crate) use self::consumers::{delete_if_idle, delete_others_idle_for};
 use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result, ServerCode};
-use crate::resp::{self, Info};
+use crate::resp::{self, Info, Outline};
 
 /// A stream, as XINFO STREAM describes it. `None` is what the server is too old to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +126,10 @@ pub enum TrimTo {
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<StreamInfo>> {
-    let reply = match client.session().value(&resp::stream_info(stream)).await {
+    // It ships the first and the last entry whole, which may be of any size.
+    let command = resp::stream_info(stream);
+    let outline = || Ok(Outline::new());
+    let reply = match client.session().request(&command, outline, Outline::into_value).await {
         Err(error) if is_missing_key(&error) => return Ok(None),
         reply => reply.map_err(|error| about(error, stream))?,
     };
@@ -330,24 +337,6 @@ pub async fn delete_group(client: &Client, stream: &[u8], group: &[u8]) -> Resul
         Err(error) if is_missing_key(&error) => Ok(false),
         reply => Ok(count_of(reply, stream)? > 0),
     }
-}
-
-/// Deletes a consumer with all that is pending for it (XGROUP DELCONSUMER, Redis 5.0); says how
-/// many entries that were, which nobody will be given again.
-///
-/// # Errors
-///
-/// [`NoGroup`](ErrorKind::NoGroup) where the group or the stream is missing, and every kind that
-/// connecting or the server can raise.
-pub async fn delete_consumer(
-    client: &Client,
-    stream: &[u8],
-    group: &[u8],
-    consumer: &[u8],
-) -> Result<u64> {
-    let command = resp::delete_consumer(stream, group, consumer);
-    let reply = client.session().value(&command).await;
-    count_of(reply.map_err(|error| no_group(error, group)), stream)
 }
 
 /// Deletes the oldest entries of a stream (XTRIM, Redis 5.0); says how many. None where there is no

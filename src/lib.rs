@@ -39,9 +39,9 @@ mod schema;
 mod write;
 
 pub use admin::{
-    ConsumerInfo, GroupInfo, PendingEntry, PendingFilter, StreamInfo, TrimTo, consumer_info,
-    create_group, delete_consumer, delete_group, group_info, pending_entries, stream_info,
-    trim_stream,
+    ConsumerInfo, GroupInfo, IfPending, PendingEntry, PendingFilter, StreamInfo, TrimTo,
+    consumer_info, create_group, delete_consumer, delete_group, group_info, pending_entries,
+    stream_info, trim_stream,
 };
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
 pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
@@ -49,8 +49,8 @@ pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
-    OwnPending, PageSize, ReadRequest, Reclaim, Resume, Stats, ack_entries, batches, infer_schema,
-    pin, read, tail,
+    OwnPending, PageSize, ReadRequest, Reclaim, Removal, Resume, Stats, ack_entries, batches,
+    infer_schema, pin, read, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{

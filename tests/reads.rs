@@ -232,7 +232,8 @@ async fn a_group_is_read_and_administered() -> Result<()> {
     assert_eq!(trimmed, 8);
     let info = redfloe::stream_info(&client, stream).await?.unwrap();
     assert_eq!((info.length, info.first_entry_id), (2, Some(EntryId::new(9, 0))));
-    assert_eq!(redfloe::delete_consumer(&client, stream, group, b"me").await?, 0);
+    let fail = redfloe::IfPending::Fail;
+    assert_eq!(redfloe::delete_consumer(&client, stream, group, b"me", fail).await?, 0);
     assert!(redfloe::consumer_info(&client, stream, group).await?.is_empty());
     assert!(redfloe::delete_group(&client, stream, group).await?);
     let gone = redfloe::consumer_info(&client, stream, group).await.unwrap_err();

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from redfloe import (
     AuthenticationError,
     NoGroupError,
+    PendingEntriesError,
     RedisConnection,
     RedisConnectionError,
     ResponseError,
@@ -206,7 +207,7 @@ def test_names_that_are_not_utf_8(server: Server, client: redis.Redis, protocol:
     assert consumer_info(url, stream, group)["name"].to_list() == ["c\\x80é"]
     df = pending_entries(url, stream, group, consumer=consumer)
     assert df["consumer"].to_list() == ["c\\x80é"] * 3
-    assert delete_consumer(url, stream, group, consumer) == 3
+    assert delete_consumer(url, stream, group, consumer, if_pending="discard") == 3
     assert delete_group(url, stream, group) is True
 
 
@@ -414,9 +415,44 @@ def test_delete_consumer(server: Server, client: redis.Redis, stream: str, proto
     deliver(client, stream, 3, "a")
     deliver(client, stream, 2, "b")
     assert delete_consumer(url, stream, "g", "nobody") == 0
-    assert delete_consumer(url, stream, "g", "a") == 3
+    for _ in range(2):
+        with pytest.raises(PendingEntriesError, match='consumer "a"') as raised:
+            delete_consumer(url, stream, "g", "a")
+        assert "3 entries are pending" in str(raised.value)
+        assert stream in str(raised.value)
+    assert pending_entries(url, stream, "g").height == 5
+    # Of the group's entries only the consumer's own count.
+    client.xack(stream, "g", "1-0", "2-0", "3-0")
     assert delete_consumer(url, stream, "g", "a") == 0
+    assert consumer_info(url, stream, "g")["name"].to_list() == ["b"]
+    client.xack(stream, "g", "4-0", "5-0")
+    assert delete_consumer(url, stream, "g", "b") == 0
+    assert consumer_info(url, stream, "g").height == 0
+
+
+def test_delete_consumer_with_what_is_pending(
+    server: Server, client: redis.Redis, stream: str, protocol: str
+) -> None:
+    url = server.url + protocol
+    add_numbers(client, stream, 6)
+    client.xgroup_create(stream, "g", "0")
+    deliver(client, stream, 3, "a")
+    deliver(client, stream, 2, "b")
+    assert delete_consumer(url, stream, "g", "nobody", if_pending="discard") == 0
+    assert delete_consumer(url, stream, "g", "a", if_pending="discard") == 3
+    assert delete_consumer(url, stream, "g", "a", if_pending="discard") == 0
     assert pending_entries(url, stream, "g")["id"].to_list() == ["4-0", "5-0"]
+
+
+def test_stream_info_does_not_mind_large_entries(
+    any_server: Server, client: redis.Redis, stream: str, protocol: str
+) -> None:
+    """The server ships the first and the last whole, more than a small reply may have."""
+    client.xadd(stream, {"n": 1}, id="1-0")
+    client.xadd(stream, {"n": "x" * 70_000_000}, id="2-0")
+    row = stream_info(any_server.url + protocol, stream).row(0, named=True)
+    assert (row["length"], row["first_entry_id"], row["last_entry_id"]) == (2, "1-0", "2-0")
+    client.delete(stream)
 
 
 @pytest.mark.parametrize(
@@ -595,6 +631,7 @@ def test_a_list_without_an_end_is_refused(any_server: Server, stream: str) -> No
         (create_group, {"group": 5}, TypeError),
         (delete_group, {"group": 5}, TypeError),
         (delete_consumer, {"consumer": None}, TypeError),
+        (delete_consumer, {"consumer": "c", "if_pending": "keep"}, ValueError),
         (trim_stream, {}, ValueError),
         (trim_stream, {"maxlen": 1, "minid": "1"}, ValueError),
         (trim_stream, {"maxlen": -1}, ValueError),
@@ -632,6 +669,6 @@ def test_a_group_is_seen_through_a_whole_life(server: Server, client: redis.Redi
     # Reading them acknowledges those that are gone.
     assert read_stream(url, "life", start_id="0", group="g", consumer="w").height == 1
     assert pending_entries(url, "life", "g")["id"].to_list() == ["6-0"]
-    assert delete_consumer(url, "life", "g", "w") == 1
+    assert delete_consumer(url, "life", "g", "w", if_pending="discard") == 1
     assert group_info(url, "life").row(0, named=True)["consumers"] == 0
     assert delete_group(url, "life", "g") is True

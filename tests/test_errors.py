@@ -19,6 +19,7 @@ from redfloe import (
     FencedError,
     NoGroupError,
     OutcomeUnknownError,
+    PendingEntriesError,
     RedfloeError,
     RedisConnection,
     RedisConnectionError,
@@ -28,6 +29,7 @@ from redfloe import (
     WriteError,
     WrongTypeError,
     _core,
+    delete_consumer,
     read_stream,
     write_stream,
 )
@@ -50,6 +52,7 @@ CLASSES: dict[str, type[Exception]] = {
     "Fenced": FencedError,
     "Write": WriteError,
     "OutcomeUnknown": OutcomeUnknownError,
+    "PendingEntries": PendingEntriesError,
     "Internal": RedfloeError,
 }
 
@@ -68,6 +71,7 @@ BUILTINS: dict[type[RedfloeError], type[Exception]] = {
     FencedError: Exception,
     WriteError: Exception,
     OutcomeUnknownError: Exception,
+    PendingEntriesError: Exception,
 }
 
 
@@ -181,6 +185,12 @@ def outcome_unknown(server: Server) -> None:
         write_stream(proxy.url, pl.DataFrame({"a": [1]}), "s")
 
 
+def pending_entries(server: Server) -> None:
+    server.client().xadd("s", {"n": "1"})
+    read_stream(server.url, "s", group="g", consumer="c")
+    delete_consumer(server.url, "s", "g", "c")
+
+
 CAUSES: dict[str, Callable[[Server], None]] = {
     "InvalidArgument": invalid_argument,
     "Connection": connection,
@@ -193,6 +203,7 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "Decode": decode,
     "Write": write,
     "OutcomeUnknown": outcome_unknown,
+    "PendingEntries": pending_entries,
 }
 #: Nothing can provoke these yet, but `raise_kind`.
 WITHOUT_CAUSE = {"DataLoss", "Fenced", "Internal"}

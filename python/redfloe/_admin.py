@@ -316,11 +316,14 @@ def delete_consumer(
     stream: str | bytes,
     group: str | bytes,
     consumer: str | bytes,
+    *,
+    if_pending: Literal["fail", "discard"] = "fail",
 ) -> int:
     """Delete a consumer from its group (XGROUP DELCONSUMER, Redis 5.0).
 
-    What is pending for it is gone with it: no consumer is given those entries again. Look at
-    `pending_entries` first.
+    What is pending for a consumer goes with it, so by default one that has anything pending is not
+    deleted; that is found out in the same step (a script). A consumer that asks for entries again
+    is created again.
 
     Parameters
     ----------
@@ -328,30 +331,47 @@ def delete_consumer(
         As for `read_stream`.
     stream, group, consumer : str or bytes
         The stream's key, the group's and the consumer's name.
+    if_pending : {"fail", "discard"}, default "fail"
+        What to do where entries are pending for it: raise, or delete them from the pending list
+        too. No consumer is given those entries again; look at `pending_entries` first.
 
     Returns
     -------
     int
-        How many entries were pending for it; 0 where there is no such consumer. After a lost
-        connection the command is repeated, and what the lost one deleted is not counted.
+        How many entries were pending for it and are gone with it: 0 but for "discard". 0 also where
+        there is no such consumer. After a lost connection the command is repeated, and what the
+        lost one deleted is not counted.
 
     Raises
     ------
+    PendingEntriesError
+        Entries are pending for it, and `if_pending` is "fail". Nothing is deleted.
     NoGroupError
         There is no such group, or no such stream.
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
         As for `read_stream`.
+    ValueError, TypeError
+        An argument cannot be right; nothing has been sent.
 
     Examples
     --------
     >>> import redfloe
     >>> df = redfloe.read_stream(url, "events", group="billing", consumer="worker-1")
+    >>> try:
+    ...     redfloe.delete_consumer(url, "events", "billing", "worker-1")
+    ... except redfloe.PendingEntriesError:
+    ...     print(redfloe.ack_entries(url, "events", "billing", df["_id"]), "acknowledged")
+    2 acknowledged
     >>> redfloe.delete_consumer(url, "events", "billing", "worker-1")
-    2
+    0
     """
     url = _core.connect(url)
+    if if_pending not in ("fail", "discard"):
+        msg = f'if_pending must be "fail" or "discard", not {if_pending!r}'
+        raise ValueError(msg)
     key, name = as_key(stream, "stream"), as_key(group, "group")
-    return _core.delete_consumer(url, key, name, as_key(consumer, "consumer"))
+    discard = if_pending == "discard"
+    return _core.delete_consumer(url, key, name, as_key(consumer, "consumer"), discard)
 
 
 def trim_stream(

@@ -51,6 +51,8 @@ class Group(TypedDict):
     recreate: bool
     done_up_to: str | None
     count_deliveries: bool
+    remove_on_close: bool
+    remove_idle_ms: int | None
 
 
 class Request(TypedDict):
@@ -176,6 +178,8 @@ def make_group(
         recreate=False,
         done_up_to=None,
         count_deliveries=False,
+        remove_on_close=False,
+        remove_idle_ms=None,
     )
 
 

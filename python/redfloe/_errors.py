@@ -73,6 +73,10 @@ class FencedError(RedfloeError):
     """Another worker has taken over what this one owned."""
 
 
+class PendingEntriesError(RedfloeError):
+    """Entries are pending for a consumer that was to be deleted, and would be lost with it."""
+
+
 class WriteError(RedfloeError):
     """Some rows were not written, and it is known which.
 

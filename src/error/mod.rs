@@ -41,13 +41,15 @@ pub enum ErrorKind {
     Write,
     /// Nobody knows whether some rows were written.
     OutcomeUnknown,
+    /// Entries are pending for a consumer that was to be deleted.
+    PendingEntries,
     /// A defect of this crate. Please report it.
     Internal,
 }
 
 impl ErrorKind {
     /// Every kind, so that a test can prove that each is mapped and provoked.
-    pub const ALL: [ErrorKind; 14] = [
+    pub const ALL: [ErrorKind; 15] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Connection,
         ErrorKind::Timeout,
@@ -61,6 +63,7 @@ impl ErrorKind {
         ErrorKind::Fenced,
         ErrorKind::Write,
         ErrorKind::OutcomeUnknown,
+        ErrorKind::PendingEntries,
         ErrorKind::Internal,
     ];
 }

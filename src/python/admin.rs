@@ -14,7 +14,7 @@ use super::arrow::RecordBatch;
 use super::connection::Server;
 use super::error::exception;
 use super::wait::wait;
-use crate::admin::{self, PendingFilter, TrimTo};
+use crate::admin::{self, IfPending, PendingFilter, TrimTo};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind};
@@ -154,9 +154,13 @@ pub(crate) fn delete_consumer(
     stream: Vec<u8>,
     group: Vec<u8>,
     consumer: Vec<u8>,
+    discard: bool,
 ) -> PyResult<u64> {
     let client = server.client(py)?;
-    wait(py, async move { admin::delete_consumer(&client, &stream, &group, &consumer).await })
+    let if_pending = if discard { IfPending::Discard } else { IfPending::Fail };
+    wait(py, async move {
+        admin::delete_consumer(&client, &stream, &group, &consumer, if_pending).await
+    })
 }
 
 #[pyfunction]

@@ -22,6 +22,7 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Fenced => Some("FencedError"),
         ErrorKind::Write => Some("WriteError"),
         ErrorKind::OutcomeUnknown => Some("OutcomeUnknownError"),
+        ErrorKind::PendingEntries => Some("PendingEntriesError"),
         ErrorKind::Internal => Some("RedfloeError"),
     }
 }

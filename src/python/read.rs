@@ -16,7 +16,7 @@ use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::read::{
     self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
-    Reclaim, Resume,
+    Reclaim, Removal, Resume,
 };
 use crate::schema::{NullValues, OnError, StreamSchema};
 
@@ -72,6 +72,8 @@ struct Group {
     /// Up to where an earlier run had come.
     done_up_to: Option<String>,
     count_deliveries: bool,
+    remove_on_close: bool,
+    remove_idle_ms: Option<u64>,
 }
 
 impl Group {
@@ -102,7 +104,11 @@ impl Group {
             )
             .with_on_lost(if self.recreate { OnGroupLost::Recreate } else { OnGroupLost::Raise })
             .with_done_up_to(done_up_to)
-            .with_delivery_counts(self.count_deliveries))
+            .with_delivery_counts(self.count_deliveries)
+            .with_removal(Removal {
+                on_close: self.remove_on_close,
+                idle: self.remove_idle_ms.map(Duration::from_millis),
+            }))
     }
 }
 

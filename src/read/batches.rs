@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
 
+use super::group_options::Removal;
 use super::member::Member;
 use super::range::RangeReader;
 use super::request::ReadRequest;
@@ -35,7 +36,8 @@ use crate::error::{Error, Result};
 pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
     let source = RangeReader::new(client, request).map_err(|error| about(error, &stream))?;
-    Ok(Batches { stream, source: Source::Range(Box::new(source)), watched: Arc::default() })
+    let source = Source::Range(Box::new(source));
+    Ok(Batches { stream, source, watched: Arc::default(), removal: Removal::default() })
 }
 
 /// Follows a stream: the entries from the request's start on, and then what is added, batch by
@@ -70,12 +72,14 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
     let watched = Arc::new(Watched::default());
+    let removal = request.group.as_ref().map(|group| group.removal).unwrap_or_default();
     let source = match request.group.clone() {
         Some(group) => Worker::new(client, request, group, Arc::clone(&watched))
             .map(|worker| Source::Group(Box::new(worker))),
         None => TailReader::new(client, request).map(|reader| Source::Tail(Box::new(reader))),
     };
-    Ok(Batches { source: source.map_err(|error| about(error, &stream))?, stream, watched })
+    let source = source.map_err(|error| about(error, &stream))?;
+    Ok(Batches { stream, source, watched, removal })
 }
 
 /// The batches of [`batches`] or [`tail`]: asked for one by one ([`next`](Batches::next)), as a
@@ -88,6 +92,7 @@ pub struct Batches {
     stream: String,
     source: Source,
     watched: Arc<Watched>,
+    removal: Removal,
 }
 
 enum Source {
@@ -116,7 +121,13 @@ impl Batches {
                 }
                 next
             }
-            Source::Group(worker) => worker.next().await,
+            Source::Group(worker) => {
+                if let Some(idle) = self.removal.idle {
+                    worker.member().remove_others(idle).await?;
+                    self.removal.idle = None;
+                }
+                worker.next().await
+            }
         };
         if outcome.is_err() {
             match &mut self.source {
@@ -155,7 +166,12 @@ impl Batches {
     pub async fn finish(&mut self, success: bool) -> Result<()> {
         let finished = match &mut self.source {
             Source::Range(_) | Source::Tail(_) => Ok(()),
-            Source::Group(worker) => worker.finish(success).await,
+            Source::Group(worker) => match worker.finish(success).await {
+                Ok(()) if success && self.removal.on_close => {
+                    worker.member().remove().await.map(drop)
+                }
+                finished => finished,
+            },
         };
         finished.map_err(|error| about(error, &self.stream))
     }

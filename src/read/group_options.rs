@@ -24,6 +24,7 @@ pub struct GroupOptions {
     pub(super) on_lost: OnGroupLost,
     pub(super) done_up_to: Option<EntryId>,
     pub(super) count_deliveries: bool,
+    pub(super) removal: Removal,
 }
 
 /// What becomes of the entries that were delivered to this consumer before, and not acknowledged.
@@ -56,6 +57,15 @@ pub struct DeadLetter {
     pub max_deliveries: Option<u64>,
 }
 
+/// Which consumers are removed from the group; never one for which entries are pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removal {
+    /// This one, when its read is [finished](crate::Batches::finish) with success.
+    pub on_close: bool,
+    /// Others that have not asked for entries for this long, when this one starts.
+    pub idle: Option<Duration>,
+}
+
 /// What to do when the group is gone: deleted, or lost with the stream or the server's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -82,6 +92,7 @@ impl GroupOptions {
             on_lost: OnGroupLost::default(),
             done_up_to: None,
             count_deliveries: false,
+            removal: Removal::default(),
         }
     }
 
@@ -144,6 +155,14 @@ impl GroupOptions {
     /// for the first time.
     pub fn with_delivery_counts(mut self, count: bool) -> Self {
         self.count_deliveries = count;
+        self
+    }
+
+    /// Removes consumers that have nothing pending, such as those whose names come and go with their
+    /// processes. In one step with finding that out (EVAL, XGROUP DELCONSUMER). For
+    /// [`tail`](crate::tail) only.
+    pub fn with_removal(mut self, removal: Removal) -> Self {
+        self.removal = removal;
         self
     }
 

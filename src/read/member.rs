@@ -9,9 +9,10 @@ use super::ack;
 use super::dead_letter::Letter;
 use super::nack::Pause;
 use super::stats::Watched;
+use crate::admin::{delete_if_idle, delete_others_idle_for};
 use crate::client::Client;
 use crate::entry_id::EntryId;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::resp::Membership;
 
 /// Entries in one script, which keeps other clients waiting.
@@ -155,6 +156,34 @@ impl Member {
         let session = &mut self.client.session();
         let moved = self.move_to_dead_letter(session, &letters).await;
         moved.map_err(|error| self.about(error))
+    }
+
+    /// Removes this consumer from its group where nothing is pending for it; says whether it is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`acknowledge`](Member::acknowledge).
+    pub async fn remove(&self) -> Result<bool> {
+        let session = &mut self.client.session();
+        match delete_if_idle(session, self.membership()).await {
+            Err(error) if error.kind() == ErrorKind::NoGroup => Ok(true),
+            pending => Ok(pending? == 0),
+        }
+    }
+
+    /// Removes other consumers of the group that have not asked for entries for `idle`, where
+    /// nothing is pending for them; says how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`acknowledge`](Member::acknowledge).
+    pub async fn remove_others(&self, idle: Duration) -> Result<u64> {
+        let session = &mut self.client.session();
+        match delete_others_idle_for(session, self.membership(), idle).await {
+            // It is yet to be created.
+            Err(error) if error.kind() == ErrorKind::NoGroup => Ok(0),
+            removed => removed,
+        }
     }
 
     /// The same consumer over other connections, such as those of another runtime.

@@ -21,7 +21,7 @@ mod worker;
 pub use ack::ack_entries;
 pub use batches::{Batches, BlockingBatches, batches, tail};
 pub(crate) use bounds::ids_only;
-pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim};
+pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim, Removal};
 pub use member::Member;
 pub use page::PageSize;
 pub use range::{infer_schema, pin, read};

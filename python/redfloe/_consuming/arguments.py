@@ -1,5 +1,9 @@
 """A worker's arguments: what goes beyond those of a read."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from redfloe._arguments import (
     EntryIdLike,
     Group,
@@ -7,8 +11,12 @@ from redfloe._arguments import (
     as_text,
     make_group,
     natural,
+    optional_milliseconds,
     positive,
 )
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 
 def make_worker_group(
@@ -24,12 +32,18 @@ def make_worker_group(
     max_deliveries: int | None,
     dead_letter: str | bytes | None,
     on_group_lost: str,
+    remove_consumer: str,
+    remove_idle_consumers_ms: int | timedelta | None,
 ) -> Group | None:
     """Check how a worker is a member of a consumer group; None without one."""
     one_of(ack, "ack", "on_success", "manual")
     one_of(on_group_lost, "on_group_lost", "raise", "recreate")
+    one_of(remove_consumer, "remove_consumer", "never", "on_close")
     if group is None and (dead_letter is not None or max_deliveries is not None):
         msg = "dead_letter and max_deliveries need a group"
+        raise ValueError(msg)
+    if group is None and (remove_consumer != "never" or remove_idle_consumers_ms is not None):
+        msg = "remove_consumer and remove_idle_consumers_ms need a group"
         raise ValueError(msg)
     if dead_letter is None and max_deliveries is not None:
         msg = "max_deliveries needs a dead_letter stream"
@@ -50,6 +64,10 @@ def make_worker_group(
     member["count_deliveries"] = True
     member["recreate"] = on_group_lost == "recreate"
     member["max_deliveries"] = positive(max_deliveries, "max_deliveries")
+    member["remove_on_close"] = remove_consumer == "on_close"
+    member["remove_idle_ms"] = optional_milliseconds(
+        remove_idle_consumers_ms, "remove_idle_consumers_ms"
+    )
     if reclaim_min_idle_ms is not None:
         member["reclaim_ms"] = (
             natural(reclaim_min_idle_ms, "reclaim_min_idle_ms"),

@@ -29,6 +29,7 @@ from redfloe._reading.follow import AsyncBatches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from datetime import timedelta
     from types import TracebackType
 
     from redfloe._consuming.checkpoint import CheckpointStore
@@ -98,6 +99,14 @@ class StreamConsumer:
         What to do when the group is gone, by XGROUP DESTROY, FLUSHALL or a failover: raise
         `NoGroupError`, or create it again at this worker's position, by what it has acknowledged or
         the checkpoint store.
+    remove_consumer : {"never", "on_close"}, default "never"
+        Remove this consumer from its group at the end of the ``with`` where no exception leaves it
+        and nothing is pending for it: for names that come and go with their processes, such as
+        those of pods. In one step with finding that out (a script of XPENDING and XGROUP
+        DELCONSUMER, Redis 5.0).
+    remove_idle_consumers_ms : int or timedelta, optional
+        When it starts, remove other consumers of the group that have not asked for entries for this
+        many milliseconds and have none pending: what killed processes left. By default none.
     checkpoint_store : CheckpointStore, optional
         Keeps the ID of the last entry that is done with.
     checkpoint_name : str, optional
@@ -175,6 +184,8 @@ class StreamConsumer:
         max_deliveries: int | None = None,
         dead_letter: str | bytes | None = None,
         on_group_lost: Literal["raise", "recreate"] = "raise",
+        remove_consumer: Literal["never", "on_close"] = "never",
+        remove_idle_consumers_ms: int | timedelta | None = None,
         checkpoint_store: CheckpointStore | None = None,
         checkpoint_name: str | None = None,
         on_data_loss: Literal["raise", "continue"] = "raise",
@@ -197,6 +208,8 @@ class StreamConsumer:
             max_deliveries=max_deliveries,
             dead_letter=dead_letter,
             on_group_lost=on_group_lost,
+            remove_consumer=remove_consumer,
+            remove_idle_consumers_ms=remove_idle_consumers_ms,
         )
         self._request: Request = make_request(
             stream,
