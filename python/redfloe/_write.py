@@ -62,12 +62,12 @@ def write_stream(
         Take the IDs' milliseconds from this Datetime column, or Int64 of milliseconds; they must
         not decrease. The server adds the sequence number (Redis 7.0; before that redfloe does).
     maxlen, minid : int; str or datetime, optional
-        Shorten the stream with each entry that is added: to about so many entries (MAXLEN), or to
+        Shorten the stream with each entry that is added: to about *n* entries (MAXLEN), or to
         those from about this ID on (MINID, Redis 6.2).
     approximate : bool, default True
         Whether *about* is meant, which is much cheaper for the server (``~``).
     limit : int, optional
-        Remove at most so many entries at a time (LIMIT, Redis 6.2).
+        Remove at most *n* entries at a time (LIMIT, Redis 6.2).
     nomkstream : bool, default False
         Add nothing to a stream that does not exist (NOMKSTREAM, Redis 6.2): the IDs are null then.
     batch_size : int, default 10_000

@@ -50,7 +50,7 @@ impl WriteControl {
     pub(super) async fn stopped(&self) -> Instant {
         loop {
             let stopping = self.shared.stopping.notified();
-            // Whoever stops before `stopping` was made has set `stopped` before.
+            // A stop before `stopping` was made has set `stopped` before.
             if let Some(stopped) = self.shared.stopped.get() {
                 return *stopped;
             }

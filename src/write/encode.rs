@@ -5,20 +5,14 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
-use arrow_array::{
-    Array, ArrayAccessor, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray,
-    downcast_dictionary_array,
-};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, downcast_dictionary_array};
 use arrow_buffer::{ArrowNativeType, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use lexical_core::ToLexical;
 
-use super::text::{
-    push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
-};
+use super::encoders::*;
+use super::text::push_json_string;
 use crate::decode::{INT128_METADATA, dtype_name};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,13 +28,6 @@ pub(super) trait Encode: Send + Sync {
     fn longest(&self) -> Option<(usize, usize)> {
         None
     }
-}
-
-fn longest<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(
-    array: A,
-) -> Option<(usize, usize)> {
-    let lengths = (0..array.len()).map(|row| (row, array.value(row).as_ref().len()));
-    lengths.max_by_key(|(_, length)| *length)
 }
 
 /// A column: which of its values are null, and the text of the others.
@@ -80,7 +67,7 @@ impl Column {
         self.encoder.longest()
     }
 
-    fn json(&self, row: usize, out: &mut Vec<u8>) {
+    pub(super) fn json(&self, row: usize, out: &mut Vec<u8>) {
         match self.is_null(row) {
             true => out.extend_from_slice(b"null"),
             false => self.encoder.json(row, out),
@@ -214,117 +201,12 @@ fn unwritable(field: &Field) -> Error {
     )
 }
 
-/// Where all are null, none is asked for.
-struct Nothing;
-
-impl Encode for Nothing {
-    fn text<'a>(&'a self, _: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
-        &[]
-    }
-
-    fn json(&self, _: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"null");
-    }
-}
-
-struct Strings<A>(A);
-
-impl<A: Send + Sync> Encode for Strings<A>
-where
-    for<'a> &'a A: ArrayAccessor<Item = &'a str>,
-{
-    #[inline]
-    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
-        (&self.0).value(row).as_bytes()
-    }
-
-    fn json(&self, row: usize, out: &mut Vec<u8>) {
-        push_json_string((&self.0).value(row), out);
-    }
-
-    fn longest(&self) -> Option<(usize, usize)> {
-        longest(&self.0)
-    }
-}
-
-struct Binaries<A>(A);
-
-impl<A: Send + Sync> Encode for Binaries<A>
-where
-    for<'a> &'a A: ArrayAccessor<Item = &'a [u8]>,
-{
-    #[inline]
-    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
-        (&self.0).value(row)
-    }
-
-    /// JSON has no bytes: there it is base64.
-    fn json(&self, row: usize, out: &mut Vec<u8>) {
-        push_json_string(&BASE64_STANDARD.encode((&self.0).value(row)), out);
-    }
-
-    fn longest(&self) -> Option<(usize, usize)> {
-        longest(&self.0)
-    }
-}
-
-struct Booleans(BooleanArray);
-
-impl Encode for Booleans {
-    #[inline]
-    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
-        if self.0.value(row) { b"true" } else { b"false" }
-    }
-
-    fn json(&self, row: usize, out: &mut Vec<u8>) {
-        let text = self.text(row, &mut Vec::new()).to_vec();
-        out.extend_from_slice(&text);
-    }
-}
-
-/// Text that is written anew for each value, and whether JSON must quote it.
-trait Write: Send + Sync {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool;
-}
-
-impl<W: Write> Encode for W {
-    #[inline]
-    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
-        scratch.clear();
-        self.write(row, scratch);
-        scratch
-    }
-
-    fn json(&self, row: usize, out: &mut Vec<u8>) {
-        let start = out.len();
-        if self.write(row, out) {
-            out.insert(start, b'"');
-            out.push(b'"');
-        }
-    }
-}
-
-struct Numbers<T: ArrowPrimitiveType>(PrimitiveArray<T>);
-
 fn numbers<T: ArrowPrimitiveType>(array: &ArrayRef) -> Box<dyn Encode>
 where
     T::Native: ToLexical,
 {
     Box::new(Numbers::<T>(array.as_primitive().clone()))
 }
-
-impl<T: ArrowPrimitiveType> Write for Numbers<T>
-where
-    T::Native: ToLexical,
-{
-    #[inline]
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        push_number(self.0.value(row), out);
-        false
-    }
-}
-
-struct Floats<T: ArrowPrimitiveType>(PrimitiveArray<T>);
 
 fn floats<T: ArrowPrimitiveType>(array: &ArrayRef) -> Box<dyn Encode>
 where
@@ -333,79 +215,8 @@ where
     Box::new(Floats::<T>(array.as_primitive().clone()))
 }
 
-impl<T: ArrowPrimitiveType> Write for Floats<T>
-where
-    T::Native: ToLexical + Into<f64>,
-{
-    /// JSON has no number for NaN and the infinities.
-    #[inline]
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        let value = self.0.value(row);
-        push_number(value, out);
-        !value.into().is_finite()
-    }
-}
-
-struct Decimals {
-    values: PrimitiveArray<Decimal128Type>,
-    scale: i8,
-}
-
-impl Write for Decimals {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        push_decimal(self.values.value(row), self.scale, out);
-        false
-    }
-}
-
-struct Dates(PrimitiveArray<Date32Type>);
-
-impl Write for Dates {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        push_date(self.0.value(row), out);
-        true
-    }
-}
-
-struct Times(PrimitiveArray<Time64NanosecondType>);
-
-impl Write for Times {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        push_time(self.0.value(row), out);
-        true
-    }
-}
-
 fn values<T: ArrowPrimitiveType<Native = i64>>(array: &ArrayRef) -> ScalarBuffer<i64> {
     array.as_primitive::<T>().values().clone()
-}
-
-struct Timestamps {
-    values: ScalarBuffer<i64>,
-    unit: TimeUnit,
-    zoned: bool,
-}
-
-impl Write for Timestamps {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        let epoch = self.values.get(row).copied().unwrap_or_default();
-        push_timestamp(epoch, self.unit, self.zoned, out)
-    }
-}
-
-struct Durations(ScalarBuffer<i64>);
-
-impl Write for Durations {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        push_number(self.0.get(row).copied().unwrap_or_default(), out);
-        false
-    }
-}
-
-/// Categories: the texts of the members, and which of them each row has.
-struct Dictionary {
-    member: Box<dyn Fn(usize) -> usize + Send + Sync>,
-    members: Column,
 }
 
 fn dictionary(field: &Field, array: &ArrayRef) -> Result<Box<dyn Encode>> {
@@ -425,25 +236,8 @@ fn dictionary(field: &Field, array: &ArrayRef) -> Result<Box<dyn Encode>> {
     ))
 }
 
-impl Encode for Dictionary {
-    #[inline]
-    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
-        self.members.text((self.member)(row), scratch)
-    }
-
-    fn json(&self, row: usize, out: &mut Vec<u8>) {
-        self.members.json((self.member)(row), out);
-    }
-}
-
 fn wide(offsets: &OffsetBuffer<i32>) -> OffsetBuffer<i64> {
     OffsetBuffer::new(offsets.iter().map(|offset| i64::from(*offset)).collect())
-}
-
-/// JSON arrays.
-struct Lists {
-    offsets: OffsetBuffer<i64>,
-    items: Column,
 }
 
 fn lists(
@@ -452,39 +246,4 @@ fn lists(
     offsets: OffsetBuffer<i64>,
 ) -> Result<Box<dyn Encode>> {
     Ok(Box::new(Lists { offsets, items: inside(item, values)? }))
-}
-
-impl Write for Lists {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        let at = |index: usize| self.offsets.get(index).map_or(0, |offset| offset.as_usize());
-        out.push(b'[');
-        let range = at(row)..at(row + 1);
-        let first = range.start;
-        for index in range {
-            if index > first {
-                out.push(b',');
-            }
-            self.items.json(index, out);
-        }
-        out.push(b']');
-        false
-    }
-}
-
-/// JSON objects: each member's name, quoted and with its colon, and its values.
-struct Structs(Vec<(Vec<u8>, Column)>);
-
-impl Write for Structs {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
-        out.push(b'{');
-        for (index, (name, values)) in self.0.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            out.extend_from_slice(name);
-            values.json(row, out);
-        }
-        out.push(b'}');
-        false
-    }
 }

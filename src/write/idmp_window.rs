@@ -12,7 +12,7 @@ pub(super) struct IdmpWindow {
 impl IdmpWindow {
     /// Whether it still recognises rows that were first sent then.
     pub(super) fn holds(self, since: Instant) -> bool {
-        /// The server's clock may be ahead by so much, and the next request takes time.
+        /// The server's clock may be ahead by this much, and the next request takes time.
         const MARGIN: Duration = Duration::from_secs(2);
         since.elapsed() + MARGIN < self.duration
     }

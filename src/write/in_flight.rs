@@ -51,7 +51,7 @@ struct Sent {
 pub(super) struct Refusal {
     pub(super) row: usize,
     pub(super) error: Error,
-    /// A row behind it is in, so that it cannot come in its place any more.
+    /// A row after it is in, so that it cannot come in its place any more.
     pub(super) overtaken: bool,
 }
 

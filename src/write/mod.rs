@@ -3,6 +3,7 @@
 mod atomic;
 mod control;
 mod encode;
+mod encoders;
 mod frame;
 mod hashes;
 mod idmp_window;

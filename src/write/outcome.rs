@@ -17,7 +17,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// So many rows, which have no IDs.
+    /// That many rows, which have no IDs.
     #[cfg(feature = "python")]
     pub(crate) fn of_rows(rows: usize) -> Written {
         Ids::with_capacity(0).count(rows)
@@ -44,7 +44,7 @@ pub struct WriteFailure {
 }
 
 impl WriteFailure {
-    /// None of so many rows was sent; the error's context may name the row that is to blame.
+    /// None of the rows was sent; the error's context may name the row that is to blame.
     pub(super) fn before_the_first(error: Error, total: usize) -> Self {
         let row = error.context().iter().find(|(name, _)| *name == "row");
         let row = row.and_then(|(_, row)| row.parse().ok());
@@ -109,7 +109,7 @@ impl Ids {
         Ids { builder: StringViewBuilder::with_capacity(rows), len: 0, rows: 0 }
     }
 
-    /// The ID of a row behind all that were pushed; rows between them have none.
+    /// The ID of a row after all that were pushed; rows between them have none.
     pub(super) fn push(&mut self, row: usize, id: EntryId) {
         self.fill(row);
         let mut buffer = [0; EntryId::MAX_LEN];
@@ -133,12 +133,12 @@ impl Ids {
         self.rows
     }
 
-    /// So many rows, which have no IDs.
+    /// That many rows, which have no IDs.
     pub(super) fn count(mut self, rows: usize) -> Written {
         Written { ids: self.builder.finish(), rows }
     }
 
-    /// The IDs of so many rows in all.
+    /// The IDs, of that many rows in all.
     pub(super) fn finish(mut self, rows: usize) -> Written {
         self.fill(rows);
         Written { ids: self.builder.finish(), rows: self.rows }

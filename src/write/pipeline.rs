@@ -266,7 +266,7 @@ impl<'r> Pipeline<'r> {
         if found.missing.is_some() || found.next < range.end {
             return Err(Fatal::Unknown(error, range));
         }
-        // What was refused behind them is another matter.
+        // What was refused after them is another matter.
         let end = self.in_flight.outstanding().start;
         let rest =
             self.in_flight.rows(range.end..end).position(|row| row.state == RowState::Refused);
@@ -283,7 +283,7 @@ impl<'r> Pipeline<'r> {
             .is_some_and(|(idmp_window, since)| idmp_window.holds(since))
     }
 
-    /// Asks the streams which of these rows they hold, and takes note of those.
+    /// Asks the streams which of these rows they hold, and records those as added.
     async fn find_added(&mut self, range: Range<usize>) -> Result<Found> {
         let mut wanted: BTreeMap<usize, (EntryId, EntryId)> = BTreeMap::new();
         for row in self.in_flight.rows(range.clone()) {
@@ -375,7 +375,7 @@ impl<'r> Pipeline<'r> {
 
 /// What a stream holds of some rows.
 struct Found {
-    /// The row behind the last that is there.
+    /// The row after the last that is there.
     next: usize,
     /// Rows before it that are not.
     missing: Option<Range<usize>>,

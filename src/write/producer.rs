@@ -337,7 +337,7 @@ impl State {
 }
 
 impl ProducerFailure {
-    /// The error, for whoever wants nothing more.
+    /// The error alone.
     pub fn error(&self) -> &Error {
         self.failure.error()
     }

@@ -74,7 +74,7 @@ pub(super) enum TrimBound {
 }
 
 impl Trim {
-    /// About so many entries, the newest (MAXLEN, Redis 5.0).
+    /// About that many entries, the newest (MAXLEN, Redis 5.0).
     pub fn max_len(entries: u64) -> Self {
         Trim { bound: TrimBound::MaxLen(entries), approximate: true, limit: None }
     }
@@ -84,13 +84,13 @@ impl Trim {
         Trim { bound: TrimBound::MinId(id), approximate: true, limit: None }
     }
 
-    /// Exactly so far, which costs the server more than the default: whole nodes of its tree.
+    /// Exactly to the bound, which costs the server more than the default: whole nodes of its tree.
     pub fn exactly(mut self) -> Self {
         self.approximate = false;
         self
     }
 
-    /// Removes at most so many entries at a time (LIMIT, Redis 6.2); 0 for any number.
+    /// Removes at most that many entries at a time (LIMIT, Redis 6.2); 0 for any number.
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ impl RowId {
         Some(if partial { RowId::Milliseconds(ms) } else { RowId::Whole(EntryId::new(ms, 0)) })
     }
 
-    /// Whether an entry with the other ID can be added behind one with this.
+    /// Whether an entry with the other ID can be added after one with this.
     pub(super) fn may_precede(self, next: RowId) -> bool {
         match (self, next) {
             (RowId::Whole(id), RowId::Whole(next)) => id < next,

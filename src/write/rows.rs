@@ -192,7 +192,7 @@ impl Rows {
         self.idmp_producer = Some(producer);
     }
 
-    /// The commands of the next rows, about so many bytes and at most so many rows; or none at the
+    /// The commands of the next rows, about `bytes` long and at most `rows`; or none at the
     /// end.
     pub(super) fn next(&mut self, rows: usize, bytes: usize) -> Option<Chunk> {
         let mut chunk = Chunk::default();

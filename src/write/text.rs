@@ -98,7 +98,7 @@ pub(super) fn push_timestamp(epoch: i64, unit: TimeUnit, zoned: bool, out: &mut 
 }
 
 fn push_days(days: i64, out: &mut Vec<u8>) {
-    /// The calendar repeats after so many years and days.
+    /// The calendar repeats after that many years and days.
     const ERA: (i64, i64) = (400, 146_097);
     /// From 0000-01-01, where an era begins, to 1970-01-01.
     const BEFORE_EPOCH: i64 = 719_528;

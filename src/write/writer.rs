@@ -26,7 +26,7 @@ use crate::error::Result;
 /// rows are in: kind [`Write`](crate::ErrorKind::Write) where the server refused a row, and
 /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) where replies were lost for good. After a
 /// lost connection rows with their own IDs are looked for in the stream and the write goes on
-/// behind them; others are sent again only where the server recognises them
+/// after them; others are sent again only where the server recognises them
 /// ([`with_idmp_producer`](with_idmp_producer)).
 pub async fn write(
     client: &Client,

@@ -1,0 +1,249 @@
+//! How the values of each kind of column are written.
+
+use arrow_array::types::*;
+use arrow_array::{ArrayAccessor, ArrowPrimitiveType, BooleanArray, PrimitiveArray};
+use arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer};
+use arrow_schema::TimeUnit;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use lexical_core::ToLexical;
+
+use super::encode::{Column, Encode};
+use super::text::{
+    push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
+};
+
+fn longest<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(
+    array: A,
+) -> Option<(usize, usize)> {
+    let lengths = (0..array.len()).map(|row| (row, array.value(row).as_ref().len()));
+    lengths.max_by_key(|(_, length)| *length)
+}
+
+/// Where all are null, none is asked for.
+pub(super) struct Nothing;
+
+impl Encode for Nothing {
+    fn text<'a>(&'a self, _: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        &[]
+    }
+
+    fn json(&self, _: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"null");
+    }
+}
+
+pub(super) struct Strings<A>(pub(super) A);
+
+impl<A: Send + Sync> Encode for Strings<A>
+where
+    for<'a> &'a A: ArrayAccessor<Item = &'a str>,
+{
+    #[inline]
+    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        (&self.0).value(row).as_bytes()
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        push_json_string((&self.0).value(row), out);
+    }
+
+    fn longest(&self) -> Option<(usize, usize)> {
+        longest(&self.0)
+    }
+}
+
+pub(super) struct Binaries<A>(pub(super) A);
+
+impl<A: Send + Sync> Encode for Binaries<A>
+where
+    for<'a> &'a A: ArrayAccessor<Item = &'a [u8]>,
+{
+    #[inline]
+    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        (&self.0).value(row)
+    }
+
+    /// JSON has no bytes: there it is base64.
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        push_json_string(&BASE64_STANDARD.encode((&self.0).value(row)), out);
+    }
+
+    fn longest(&self) -> Option<(usize, usize)> {
+        longest(&self.0)
+    }
+}
+
+pub(super) struct Booleans(pub(super) BooleanArray);
+
+impl Encode for Booleans {
+    #[inline]
+    fn text<'a>(&'a self, row: usize, _: &'a mut Vec<u8>) -> &'a [u8] {
+        if self.0.value(row) { b"true" } else { b"false" }
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        let text = self.text(row, &mut Vec::new()).to_vec();
+        out.extend_from_slice(&text);
+    }
+}
+
+/// Text that is written anew for each value, and whether JSON must quote it.
+pub(super) trait WriteText: Send + Sync {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool;
+}
+
+impl<W: WriteText> Encode for W {
+    #[inline]
+    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        scratch.clear();
+        self.write(row, scratch);
+        scratch
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        if self.write(row, out) {
+            out.insert(start, b'"');
+            out.push(b'"');
+        }
+    }
+}
+
+pub(super) struct Numbers<T: ArrowPrimitiveType>(pub(super) PrimitiveArray<T>);
+
+impl<T: ArrowPrimitiveType> WriteText for Numbers<T>
+where
+    T::Native: ToLexical,
+{
+    #[inline]
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_number(self.0.value(row), out);
+        false
+    }
+}
+
+pub(super) struct Floats<T: ArrowPrimitiveType>(pub(super) PrimitiveArray<T>);
+
+impl<T: ArrowPrimitiveType> WriteText for Floats<T>
+where
+    T::Native: ToLexical + Into<f64>,
+{
+    /// JSON has no number for NaN and the infinities.
+    #[inline]
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let value = self.0.value(row);
+        push_number(value, out);
+        !value.into().is_finite()
+    }
+}
+
+pub(super) struct Decimals {
+    pub(super) values: PrimitiveArray<Decimal128Type>,
+    pub(super) scale: i8,
+}
+
+impl WriteText for Decimals {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_decimal(self.values.value(row), self.scale, out);
+        false
+    }
+}
+
+pub(super) struct Dates(pub(super) PrimitiveArray<Date32Type>);
+
+impl WriteText for Dates {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_date(self.0.value(row), out);
+        true
+    }
+}
+
+pub(super) struct Times(pub(super) PrimitiveArray<Time64NanosecondType>);
+
+impl WriteText for Times {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_time(self.0.value(row), out);
+        true
+    }
+}
+
+pub(super) struct Timestamps {
+    pub(super) values: ScalarBuffer<i64>,
+    pub(super) unit: TimeUnit,
+    pub(super) zoned: bool,
+}
+
+impl WriteText for Timestamps {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let epoch = self.values.get(row).copied().unwrap_or_default();
+        push_timestamp(epoch, self.unit, self.zoned, out)
+    }
+}
+
+pub(super) struct Durations(pub(super) ScalarBuffer<i64>);
+
+impl WriteText for Durations {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        push_number(self.0.get(row).copied().unwrap_or_default(), out);
+        false
+    }
+}
+
+/// Categories: the texts of the members, and which of them each row has.
+pub(super) struct Dictionary {
+    pub(super) member: Box<dyn Fn(usize) -> usize + Send + Sync>,
+    pub(super) members: Column,
+}
+
+impl Encode for Dictionary {
+    #[inline]
+    fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        self.members.text((self.member)(row), scratch)
+    }
+
+    fn json(&self, row: usize, out: &mut Vec<u8>) {
+        self.members.json((self.member)(row), out);
+    }
+}
+
+/// JSON arrays.
+pub(super) struct Lists {
+    pub(super) offsets: OffsetBuffer<i64>,
+    pub(super) items: Column,
+}
+
+impl WriteText for Lists {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let at = |index: usize| self.offsets.get(index).map_or(0, |offset| offset.as_usize());
+        out.push(b'[');
+        let range = at(row)..at(row + 1);
+        let first = range.start;
+        for index in range {
+            if index > first {
+                out.push(b',');
+            }
+            self.items.json(index, out);
+        }
+        out.push(b']');
+        false
+    }
+}
+
+/// JSON objects: each member's name, quoted and with its colon, and its values.
+pub(super) struct Structs(pub(super) Vec<(Vec<u8>, Column)>);
+
+impl WriteText for Structs {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        out.push(b'{');
+        for (index, (name, values)) in self.0.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(name);
+            values.json(row, out);
+        }
+        out.push(b'}');
+        false
+    }
+}

@@ -1,0 +1,37 @@
+"""Frames that tests write, and what a stream holds of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import redis
+
+import redfloe
+from redfloe import OutcomeUnknownError, WriteError
+
+ROWS = 6
+FRAME = pl.DataFrame({"n": range(ROWS)})
+OWN = FRAME.with_columns(id=pl.format("{}-0", pl.col("n") + 1))
+
+
+def stored(client: redis.Redis, stream: str) -> list[int]:
+    """Give the rows that the stream holds, and check that XLEN says the same."""
+    found: Any = client.xrange(stream)
+    assert client.xlen(stream) == len(found)
+    return [int(fields[b"n"]) for _, fields in found]
+
+
+def check(error: redfloe.RedfloeError, client: redis.Redis, stream: str) -> None:
+    """Compare what an error says with what the stream holds."""
+    assert isinstance(error, WriteError | OutcomeUnknownError)
+    found: Any = client.xrange(stream)
+    there = {entry_id.decode(): int(fields[b"n"]) for entry_id, fields in found}
+    assert error.ids is not None
+    said = {entry_id: row for row, entry_id in enumerate(error.ids) if entry_id is not None}
+    assert error.rows_written == len(said)
+    assert said.items() <= there.items()
+    rest = there.keys() - said.keys()
+    unknown = error.unknown if isinstance(error, OutcomeUnknownError) else range(0)
+    assert {there[entry_id] for entry_id in rest} <= {*unknown}
+    assert error.row not in said.values()
