@@ -243,3 +243,26 @@ def test_a_forked_child_has_no_worker(any_server: Server, stream: str) -> None:
                 os._exit(0)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("name", ["redis70", "redis810"])
+def test_flushes_of_an_idempotent_producer_share_a_connection(
+    request: pytest.FixtureRequest, stream: str, name: str
+) -> None:
+    """What the server does not know is asked for without provoking an error at each flush."""
+    server: Server = request.getfixturevalue(name)
+
+    def errors(client: redis.Redis) -> int:
+        stats: Any = client.info("errorstats")
+        return sum(one["count"] for one in stats.values())
+
+    with server.client() as client, Proxy(server.port) as proxy:
+        before = errors(client)
+        with StreamProducer(proxy.url, stream, linger_ms=0, idempotent="me") as producer:
+            for number in range(20):
+                producer.send({"n": number})
+                producer.flush()
+        assert proxy.connections == 1
+        # "no such key", as long as there is no stream.
+        assert errors(client) - before <= 1
+        assert client.xlen(stream) == 20
