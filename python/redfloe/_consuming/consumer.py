@@ -10,12 +10,7 @@ import polars as pl
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request
 from redfloe._batch import AsyncBatch, Batch
-from redfloe._consuming.arguments import (
-    checkpoint_name_of,
-    decoding_errors,
-    make_worker_group,
-    one_of,
-)
+from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing, InEventLoop, InLoop, handle, without_waiting
 from redfloe._consuming.position import Position
 from redfloe._consuming.retry import ExceptionPolicy, Retry
@@ -194,9 +189,9 @@ class StreamConsumer:
         **options: Unpack[ColumnOptions],
     ) -> None:
         url = connect(url)
-        one_of(on_data_loss, "on_data_loss", "raise", "continue")
-        errors = decoding_errors(on_error, has_dead_letter=dead_letter is not None)
-        member = make_worker_group(
+        arguments.one_of(on_data_loss, "on_data_loss", "raise", "continue")
+        errors = arguments.decoding_errors(on_error, has_dead_letter=dead_letter is not None)
+        member = arguments.make_worker_group(
             group,
             consumer,
             stream=stream,
@@ -228,7 +223,7 @@ class StreamConsumer:
         _core.empty_batch(self._request)  # the schema and the options are checked there
         check_connection(url)
         self._connection = url
-        name = checkpoint_name_of(checkpoint_name, stream, member)
+        name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
         self._failing = Failing(dead_letter is not None, max_deliveries is not None)
@@ -261,13 +256,8 @@ class StreamConsumer:
             return ConsumerStats(0, 0, 0, 0, 0, 0, 0, None, 0.0, None)
         return ConsumerStats.of(self._reader.stats, time.monotonic() - self._started)
 
-    def _resumed(self) -> Request:
-        """Give the request, from the checkpoint on where there is one."""
-        request = self._position.resumed(self._request)
-        self._started = time.monotonic()
-        return request
-
     def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
+        self._started = time.monotonic()
         self._member = reader.member
         self._open = True
         if self._stopped:  # before there was anything to stop
@@ -281,9 +271,6 @@ class StreamConsumer:
         signals, self._signals = self._signals, None
         if signals is not None:
             signals.restore()
-
-    def _is_stopped(self) -> bool:
-        return self._stopped
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
         self._position.hand_out(rows)
@@ -300,7 +287,8 @@ class StreamConsumer:
 
     def _blocking(self) -> _core.BatchReader:
         if not self._open:
-            self._reader = _core.BatchReader(self._connection, self._resumed(), follow=True)
+            request = self._position.resumed(self._request)
+            self._reader = _core.BatchReader(self._connection, request, follow=True)
             self._begin(self._reader)
         if not isinstance(self._reader, _core.BatchReader):
             msg = "this consumer is in use by an event loop; use async with and async for"
@@ -397,7 +385,7 @@ class StreamConsumer:
         ['click', 'view']
         """
         retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
-        face = InLoop(handler, self._is_stopped)
+        face = InLoop(handler, lambda: self._stopped)
         with self:
             for batch in self:
                 if not without_waiting(handle(batch, retry, face, self._failing)):
@@ -407,7 +395,7 @@ class StreamConsumer:
 
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
-            request = await in_thread(self._resumed)
+            request = await in_thread(lambda: self._position.resumed(self._request))
             self._reader = _core.AsyncBatchReader(self._connection, request)
             self._batches = AsyncBatches(self._reader)
             self._begin(self._reader)
@@ -500,7 +488,7 @@ class StreamConsumer:
         ['click', 'view']
         """
         retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
-        face = InEventLoop(handler, self._is_stopped)
+        face = InEventLoop(handler, lambda: self._stopped)
         async with self:
             async for batch in self:
                 if not await handle(batch, retry, face, self._failing):
