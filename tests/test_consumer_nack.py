@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import redis
 
-from redfloe import StreamConsumer
+from redfloe import ResponseError, StreamConsumer
 from support.consumers import EAGER, SHY, World, all_rows, dead_ids, letters, rows
 from support.groups import DRAIN, ME, pending
 from support.proxy import Proxy
@@ -304,3 +304,18 @@ def test_a_lost_reply_does_not_lose_what_was_given_back(
             proxy.cut_after(40, once_seen=b"XCLAIM")
             assert all_rows(consumer) == [1, 2, 3]
     assert pending(client, stream) == []
+
+
+def test_what_was_given_back_before_an_error_comes_again(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """A script takes a hundred."""
+    add_numbers(client, stream, 150)
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(b"-ERR no more\r\n", once_seen=b"EVAL", skip=1)
+        with world.consumer(proxy.url, stream, **SHY, **ME, **DRAIN) as consumer:
+            batch = next(consumer)
+            with pytest.raises(ResponseError, match="no more"):
+                world.do(batch.nack(delay_ms=1))
+            assert all_rows(consumer) == [*range(1, 101)]
+    assert pending(client, stream) == [*range(101, 151)]

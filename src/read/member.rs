@@ -97,11 +97,14 @@ impl Member {
             .collect::<Result<_>>()?;
         let ids: Vec<EntryId> = entries.iter().map(|(id, _)| *id).collect();
         self.leave_pending(&ids);
-        let number = self.set_idle(pauses.iter().map(|(id, pause)| (*id, pause.idle))).await?;
-        // After the reply, so that none is asked for before the server makes it look idle.
-        let now = Instant::now();
-        let due = |pause: &Pause| now.checked_add(pause.delay).unwrap_or(now);
-        self.watched.give_back(pauses.iter().map(|(id, pause)| (*id, due(pause))));
+        let mut number = 0;
+        for pauses in pauses.chunks(ENTRIES) {
+            number += self.set_idle(pauses.iter().map(|(id, pause)| (*id, pause.idle))).await?;
+            // After the reply, so that none is asked for before the server makes it look idle.
+            let now = Instant::now();
+            let due = |pause: &Pause| now.checked_add(pause.delay).unwrap_or(now);
+            self.watched.give_back(pauses.iter().map(|(id, pause)| (*id, due(pause))));
+        }
         Ok(number)
     }
 
