@@ -10,6 +10,8 @@ mod runtime;
 mod secret;
 mod session;
 mod tls;
+#[cfg(feature = "python")]
+mod users;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +28,8 @@ pub(crate) use runtime::{OwnRuntime, panicked, spawn};
 pub(crate) use secret::Secret;
 pub(crate) use session::Session;
 use tls::TlsFiles;
+#[cfg(feature = "python")]
+pub(crate) use users::{User, Users};
 
 use crate::error::{Error, Result};
 

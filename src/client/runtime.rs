@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 #[cfg(feature = "python")]
-use std::{panic::AssertUnwindSafe, pin::pin};
+use std::{mem::ManuallyDrop, panic::AssertUnwindSafe};
 
 #[cfg(feature = "python")]
 use futures_util::FutureExt;
@@ -80,6 +80,7 @@ where
         // The receiver is gone only when nobody waits any more.
         let _ = sender.send(future.await);
     });
+    let process = std::process::id();
     loop {
         match receiver.recv_timeout(CHECK) {
             Ok(result) => return Ok(result?),
@@ -87,6 +88,9 @@ where
                 if let Err(error) = interrupted() {
                     task.abort();
                     return Err(error);
+                }
+                if std::process::id() != process {
+                    return Err(forked().into());
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -96,11 +100,30 @@ where
     }
 }
 
+/// For the child of a fork by `interrupted`, such as a signal's handler: the parent has the future.
+fn forked() -> Error {
+    let message = "this process was forked during a call, which goes on in its parent";
+    Error::new(ErrorKind::Connection, message)
+}
+
 /// A runtime on the thread that waits: it is woken by the socket itself, where a future on the
 /// process's runtime is woken by the socket and then wakes the thread. For connections that are
 /// used by one reader only, since nothing goes on while nobody waits.
 #[cfg(feature = "python")]
-pub(crate) struct OwnRuntime(PerProcess<Runtime>);
+pub(crate) struct OwnRuntime(PerProcess<InBackground>);
+
+/// A runtime that does not wait for its threads when it is dropped: a look-up of a name takes as
+/// long as it takes.
+#[cfg(feature = "python")]
+struct InBackground(ManuallyDrop<Runtime>);
+
+#[cfg(feature = "python")]
+impl Drop for InBackground {
+    fn drop(&mut self) {
+        // SAFETY: it is not used again: this is its owner's end.
+        unsafe { ManuallyDrop::take(&mut self.0) }.shutdown_background();
+    }
+}
 
 #[cfg(feature = "python")]
 impl OwnRuntime {
@@ -109,6 +132,9 @@ impl OwnRuntime {
     }
 
     /// Runs a future and waits for it, as [`block_on`] does.
+    ///
+    /// The runtime is left for each call of `interrupted`, which runs Python code: that may use
+    /// another runtime on this thread, or drop one, and neither is possible inside of this one.
     pub(crate) fn block_on<T, E>(
         &self,
         future: impl Future<Output = Result<T>>,
@@ -118,16 +144,24 @@ impl OwnRuntime {
         E: From<Error>,
     {
         let make = || Builder::new_current_thread().enable_all().build().map_err(no_runtime);
-        self.0.get(make)?.block_on(async {
-            let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
-            loop {
-                match tokio::time::timeout(CHECK, &mut future).await {
-                    Ok(Ok(result)) => return Ok(result?),
-                    Ok(Err(_)) => return Err(panicked().into()),
-                    Err(_) => interrupted()?,
-                }
+        let runtime =
+            self.0.get(|| make().map(|runtime| InBackground(ManuallyDrop::new(runtime))))?;
+        let process = std::process::id();
+        let mut future = Box::pin(AssertUnwindSafe(future).catch_unwind());
+        loop {
+            // The timer is made inside, where the runtime's clock is.
+            let slice = async { tokio::time::timeout(CHECK, &mut future).await };
+            match runtime.0.block_on(slice) {
+                Ok(Ok(result)) => return Ok(result?),
+                Ok(Err(_)) => return Err(panicked().into()),
+                Err(_) => interrupted()?,
             }
-        })
+            if std::process::id() != process {
+                // Its sockets and its locks are the parent's.
+                std::mem::forget(future);
+                return Err(forked().into());
+            }
+        }
     }
 }
 
@@ -194,5 +228,41 @@ mod tests {
         });
         assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
         assert_eq!(asked, 3);
+    }
+
+    #[test]
+    #[cfg(feature = "python")]
+    fn whoever_is_asked_may_use_and_drop_other_runtimes() {
+        let mut other = Some(OwnRuntime::new());
+        let result: Result<()> = OwnRuntime::new().block_on(std::future::pending(), || {
+            let used = other.take().map(|other| other.block_on(async { Ok(1) }, || Ok(())));
+            let nested: Result<i32> = block_on(async { Ok(2) }, || Ok(()));
+            match (used, nested) {
+                (Some(Ok(1)), Ok(2)) => Err(Error::new(ErrorKind::Timeout, "both were used")),
+                (used, nested) => {
+                    Err(Error::new(ErrorKind::Internal, format!("{used:?} {nested:?}")))
+                }
+            }
+        });
+        assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
+    }
+
+    #[test]
+    #[cfg(feature = "python")]
+    fn an_own_runtime_goes_while_a_name_is_looked_up() {
+        let own = OwnRuntime::new();
+        let interrupted: Result<()> = own.block_on(
+            async {
+                tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(5)))
+                    .await
+                    .ok();
+                Ok(())
+            },
+            || Err(Error::new(ErrorKind::Timeout, "interrupted")),
+        );
+        assert!(interrupted.is_err());
+        let start = std::time::Instant::now();
+        drop(own);
+        assert!(start.elapsed() < Duration::from_secs(2));
     }
 }

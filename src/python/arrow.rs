@@ -27,12 +27,12 @@ const POLARS_INT128: &str = "_pli128";
 /// Rows of a read, for any library that speaks Arrow. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct RecordBatch {
-    batch: Batch,
+    batch: Arc<Batch>,
 }
 
 impl RecordBatch {
-    pub(crate) fn new(batch: Batch) -> Self {
-        RecordBatch { batch }
+    pub(crate) fn new(batch: impl Into<Arc<Batch>>) -> Self {
+        RecordBatch { batch: batch.into() }
     }
 }
 

@@ -1,17 +1,10 @@
 //! Batches for Python's iterators, blocking and asynchronous.
-//!
-//! A batch is first made ready and then taken, so that one which came just when its reader was
-//! interrupted or cancelled is there for the next call.
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::cell::RefCell;
+use std::sync::Arc;
 
-use futures_util::future::{Either, select};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use super::arrow::RecordBatch;
 use super::completion::Task;
@@ -19,145 +12,53 @@ use super::connection::Server;
 use super::error::exception;
 use super::member::{Member, Stats};
 use super::read::Request;
-use super::wait::{wait_here, wait_looking};
-use crate::client::{Client, OwnRuntime};
-use crate::decode::Batch;
-use crate::error::{Error, ErrorKind, Result};
-use crate::read::{self, Batches, Watched};
-
-struct Shared {
-    batches: tokio::sync::Mutex<Batches>,
-    ready: Mutex<Option<Result<Option<Batch>>>>,
-    ending: AtomicU8,
-    ends: Notify,
-    watched: Arc<Watched>,
-    member: Option<read::Member>,
-    /// How long a clean end may take, and since when it has been tried.
-    patience: Duration,
-    end_by: OnceLock<Instant>,
-}
-
-/// How the reading is to end: not at all, before the next batch, or at once.
-const GOES_ON: u8 = 0;
-const STOPPED: u8 = 1;
-const CLOSED: u8 = 2;
-
-/// What [`Shared::take`] found: nothing that is ready, or the end, or a batch.
-type Taken = Option<Option<RecordBatch>>;
-
-impl Shared {
-    /// `client` is for what is done beside reading.
-    fn new(batches: Batches, client: Client) -> Arc<Self> {
-        Arc::new(Shared {
-            watched: batches.watched(),
-            patience: client.options().response_timeout,
-            end_by: OnceLock::new(),
-            member: batches.member().map(|member| member.with_client(client)),
-            batches: tokio::sync::Mutex::new(batches),
-            ready: Mutex::new(None),
-            ending: AtomicU8::new(GOES_ON),
-            ends: Notify::new(),
-        })
-    }
-
-    /// Ends all waits, now and from now on.
-    fn end(&self, how: u8) {
-        self.ending.fetch_max(how, Ordering::AcqRel);
-        self.ends.notify_waiters();
-    }
-
-    fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire) != GOES_ON
-    }
-
-    fn ready(&self) -> MutexGuard<'_, Option<Result<Option<Batch>>>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns once a batch, the end or an error is ready to be taken.
-    async fn make_ready(&self) {
-        if !self.is_ending() && self.read_until_ending().await {
-            return;
-        }
-        if self.ending.load(Ordering::Acquire) == CLOSED {
-            *self.ready() = Some(Ok(None));
-        } else if self.ready().is_none() {
-            // What had not come stays pending; what was handed out has been asked to be done with.
-            let finished = self.finish_in_time(&mut *self.batches.lock().await, true).await;
-            *self.ready() = Some(finished.map(|()| None));
-        }
-    }
-
-    /// Waits for the next batch; says whether there is one, and not an end that came before.
-    async fn read_until_ending(&self) -> bool {
-        let ends = pin!(self.ends.notified());
-        let reading = pin!(async {
-            let mut batches = self.batches.lock().await;
-            if self.ready().is_none() {
-                let next = batches.next().await;
-                *self.ready() = Some(next);
-            }
-        });
-        // Who ended it before `ends` was made has said so before.
-        !self.is_ending() && matches!(select(ends, reading).await, Either::Right(_))
-    }
-
-    /// Acknowledges what is done with; with `success` also the batch in hand.
-    async fn finish(&self, success: bool) -> Result<()> {
-        if !success && self.end_by.get().is_some() {
-            return Ok(()); // it has been tried, and failed or was interrupted
-        }
-        let mut batches = self.batches.lock().await;
-        // A batch that is ready was never in anybody's hand.
-        let in_hand = self.ready().is_none();
-        self.finish_in_time(&mut batches, success && in_hand).await
-    }
-
-    /// Finishes within one `response_timeout` in all: a server that is silent when the loop ends
-    /// is silent too when the `with` around it does.
-    async fn finish_in_time(&self, batches: &mut Batches, success: bool) -> Result<()> {
-        let end_by = *self.end_by.get_or_init(|| Instant::now() + self.patience);
-        let left = end_by.saturating_duration_since(Instant::now());
-        timeout(left, batches.finish(success)).await.unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorKind::Timeout,
-                format!(
-                    "the end took longer than response_timeout ({:?}); what could not be \
-                     acknowledged is pending, and comes first when this consumer starts again",
-                    self.patience
-                ),
-            ))
-        })
-    }
-
-    fn take(&self, py: Python<'_>) -> PyResult<Taken> {
-        match self.ready().take() {
-            None => Ok(None),
-            Some(Ok(batch)) => Ok(Some(batch.map(RecordBatch::new))),
-            Some(Err(error)) => Err(exception(py, &error)),
-        }
-    }
-}
+use super::reading::{CLOSED, Offer, Reading, STOPPED};
+use super::wait::{wait_calling, wait_here};
+use crate::client::OwnRuntime;
+use crate::error::Result;
+use crate::read;
 
 /// Batches for a thread that waits for them. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct BatchReader {
-    shared: Arc<Shared>,
+    reading: Arc<Reading>,
     /// Where the connection is this reader's alone, as that of one which follows a stream.
     runtime: Option<OwnRuntime>,
 }
 
+thread_local! {
+    /// The readers that this thread waits for.
+    static WAITING: RefCell<Vec<*const Reading>> = const { RefCell::new(Vec::new()) };
+}
+
 impl BatchReader {
+    /// Waits, unless this thread does so already: in a signal's handler, which the outer wait runs,
+    /// an inner one for the same reader would have no end.
     fn wait(
         &self,
         py: Python<'_>,
-        look: Option<Py<PyAny>>,
+        while_waiting: Option<&Py<PyAny>>,
         future: impl Future<Output = Result<()>> + Send + 'static,
     ) -> PyResult<()> {
-        match &self.runtime {
-            Some(runtime) => wait_here(py, runtime, future),
-            None => wait_looking(py, look, future),
+        let reader = Arc::as_ptr(&self.reading);
+        if WAITING.with_borrow(|waiting| waiting.contains(&reader)) {
+            return Err(PyRuntimeError::new_err(
+                "this thread waits for this iterator already; a signal's handler may close or stop \
+                 it, or use another one",
+            ));
         }
+        WAITING.with_borrow_mut(|waiting| waiting.push(reader));
+        let waited = match &self.runtime {
+            Some(runtime) => wait_here(py, runtime, future),
+            None => wait_calling(py, while_waiting, future),
+        };
+        WAITING.with_borrow_mut(Vec::pop);
+        waited
+    }
+
+    fn make_ready(&self, py: Python<'_>, while_waiting: Option<&Py<PyAny>>) -> PyResult<()> {
+        let reading = Arc::clone(&self.reading);
+        self.wait(py, while_waiting, async move { reading.make_ready().await })
     }
 }
 
@@ -167,63 +68,72 @@ impl BatchReader {
     #[new]
     fn new(py: Python<'_>, server: Server, request: Request<'_>, follow: bool) -> PyResult<Self> {
         let request = request.read_request(py)?;
-        let client = server.client(py)?;
+        let (client, stream) = (server.client(py)?, request.stream_name());
         let (batches, runtime) = match follow {
             true => (read::tail(&client.apart(), request), Some(OwnRuntime::new())),
             false => (read::batches(&client, request), None),
         };
         let batches = batches.map_err(|error| exception(py, &error))?;
-        Ok(BatchReader { shared: Shared::new(batches, client), runtime })
+        Ok(BatchReader { reading: Reading::new(stream, batches, client), runtime })
     }
 
     /// Resolves `$` now rather than with the first batch.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        let shared = Arc::clone(&self.shared);
-        self.wait(py, None, async move { shared.batches.lock().await.start().await })
+        let reading = Arc::clone(&self.reading);
+        self.wait(py, None, async move { reading.start().await })
     }
 
     /// Ends the waits of other threads.
     fn close(&self) {
-        self.shared.end(CLOSED);
+        self.reading.end(CLOSED);
     }
 
     /// Ends the reading before the next batch, with what is done acknowledged.
     fn stop(&self) {
-        self.shared.end(STOPPED);
+        self.reading.end(STOPPED);
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand.
     fn finish(&self, py: Python<'_>, success: bool) -> PyResult<()> {
-        let shared = Arc::clone(&self.shared);
-        self.wait(py, None, async move { shared.finish(success).await })
+        let reading = Arc::clone(&self.reading);
+        self.wait(py, None, async move { reading.finish(success).await })
     }
 
     #[getter]
-    fn stats(&self) -> Stats {
-        Stats::of(&self.shared.watched)
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        stats(py, &self.reading)
     }
 
     /// For what this consumer of a group does beside reading.
     #[getter]
     fn member(&self) -> Option<Member> {
-        self.shared.member.clone().map(Member::new)
+        self.reading.member.clone().map(Member::new)
     }
 
-    /// Waits for the next batch; `None` at the end. Where it takes long, `look` is called every now
-    /// and then, and may raise.
-    #[pyo3(signature = (look=None))]
-    fn next_batch(&self, py: Python<'_>, look: Option<Py<PyAny>>) -> PyResult<Option<RecordBatch>> {
+    /// Waits for the next batch; `None` at the end. `while_waiting` is called about 20 times a
+    /// second, and may raise.
+    #[pyo3(signature = (while_waiting=None))]
+    fn next_batch(
+        &self,
+        py: Python<'_>,
+        while_waiting: Option<Py<PyAny>>,
+    ) -> PyResult<Option<RecordBatch>> {
         loop {
-            let shared = Arc::clone(&self.shared);
-            let look = look.as_ref().map(|look| look.clone_ref(py));
-            self.wait(py, look, async move {
-                shared.make_ready().await;
-                Ok(())
-            })?;
-            // Another thread may have been quicker.
-            if let Some(batch) = self.shared.take(py)? {
+            if let Some(batch) = self.reading.hand_out(py)? {
                 return Ok(batch);
             }
+            self.make_ready(py, while_waiting.as_ref())?;
+        }
+    }
+
+    /// Waits for the next batch, and offers what `make` makes of it; `None` at the end.
+    fn next_offer(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<Option<Offer>> {
+        loop {
+            // Another thread may have been quicker.
+            if let Some(offer) = self.reading.offer(py, make)? {
+                return Ok(offer);
+            }
+            self.make_ready(py, None)?;
         }
     }
 }
@@ -231,7 +141,7 @@ impl BatchReader {
 /// Batches for an event loop. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct AsyncBatchReader {
-    shared: Arc<Shared>,
+    reading: Arc<Reading>,
 }
 
 #[pymethods]
@@ -239,51 +149,53 @@ impl AsyncBatchReader {
     #[new]
     fn new(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Self> {
         let request = request.read_request(py)?;
-        let client = server.client(py)?;
+        let (client, stream) = (server.client(py)?, request.stream_name());
         let batches = read::tail(&client, request).map_err(|error| exception(py, &error))?;
-        Ok(AsyncBatchReader { shared: Shared::new(batches, client) })
+        Ok(AsyncBatchReader { reading: Reading::new(stream, batches, client) })
     }
 
     /// Makes a batch ready in the background. Where the task is cancelled, a connection that owes
     /// an answer is closed.
     fn request(&self, py: Python<'_>) -> PyResult<Task> {
-        let shared = Arc::clone(&self.shared);
-        Task::start(py, async move {
-            shared.make_ready().await;
-            Ok(())
-        })
+        let reading = Arc::clone(&self.reading);
+        Task::start(py, async move { reading.make_ready().await })
     }
 
     /// Ends the waits of other tasks.
     fn close(&self) {
-        self.shared.end(CLOSED);
+        self.reading.end(CLOSED);
     }
 
     /// Ends the reading before the next batch, with what is done acknowledged.
     fn stop(&self) {
-        self.shared.end(STOPPED);
+        self.reading.end(STOPPED);
     }
 
     /// Acknowledges what is done with, with `success` also the batch in hand, in the background.
     fn finish(&self, py: Python<'_>, success: bool) -> PyResult<Task> {
-        let shared = Arc::clone(&self.shared);
-        Ok(Task::start(py, async move { shared.finish(success).await })?.detached())
+        let reading = Arc::clone(&self.reading);
+        Ok(Task::start(py, async move { reading.finish(success).await })?.detached())
     }
 
     #[getter]
-    fn stats(&self) -> Stats {
-        Stats::of(&self.shared.watched)
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        stats(py, &self.reading)
     }
 
     /// For what this consumer of a group does beside reading.
     #[getter]
     fn member(&self) -> Option<Member> {
-        self.shared.member.clone().map(Member::new)
+        self.reading.member.clone().map(Member::new)
     }
 
-    /// The batch that is ready, in a tuple of one, which holds `None` at the end; `None` where
-    /// nothing is ready yet.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<(Option<RecordBatch>,)>> {
-        Ok(self.shared.take(py)?.map(|batch| (batch,)))
+    /// Offers what `make` makes of the batch that is ready, in a tuple of one, which holds `None`
+    /// at the end; `None` where nothing is ready yet.
+    fn offer(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<Option<(Option<Offer>,)>> {
+        Ok(self.reading.offer(py, make)?.map(|offer| (offer,)))
     }
+}
+
+fn stats(py: Python<'_>, reading: &Reading) -> PyResult<Stats> {
+    let _user = reading.enter().map_err(|error| exception(py, &error))?;
+    Ok(Stats::of(&reading.watched))
 }

@@ -10,6 +10,7 @@ mod foreign;
 mod member;
 mod producer;
 mod read;
+mod reading;
 mod stream_reader;
 mod wait;
 mod write;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<completion::Completions>()?;
     module.add_class::<completion::Task>()?;
+    module.add_class::<reading::Offer>()?;
     module.add_class::<member::Member>()?;
     module.add_class::<member::Operation>()?;
     module.add_class::<member::Stats>()?;

@@ -1,6 +1,8 @@
 //! Reads: Python's arguments to requests, and back.
 
 use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch as ArrowBatch;
@@ -11,9 +13,11 @@ use pyo3::prelude::*;
 use super::arrow::{RecordBatch, import_fields};
 use super::connection::Server;
 use super::error::exception;
-use super::wait::{wait, wait_looking};
+use super::reading::make_of;
+use super::wait::{wait, wait_calling};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
+use crate::error::ErrorKind;
 use crate::read::{
     self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
     Reclaim, Removal, Resume,
@@ -178,16 +182,41 @@ impl Request<'_> {
     }
 }
 
+/// What `make` makes of all entries of a request. They are acknowledged, where the request says so,
+/// once that is made.
 #[pyfunction]
 pub(crate) fn read_stream(
     py: Python<'_>,
     server: Server,
-    request: Request<'_>,
-) -> PyResult<RecordBatch> {
+    mut request: Request<'_>,
+    make: &Bound<'_, PyAny>,
+) -> PyResult<Py<PyAny>> {
+    let acknowledging = request
+        .group
+        .as_mut()
+        .and_then(|group| mem::take(&mut group.auto_ack).then(|| group.group.clone()));
+    let stream = request.stream.clone();
     let request = request.read_request(py)?;
+    let name = request.stream_name();
     let client = server.client(py)?;
-    let batch = wait(py, async move { read::read(&client, request).await })?;
-    Ok(RecordBatch::new(batch))
+    let reader = client.clone();
+    let batch = Arc::new(wait(py, async move { read::read(&reader, request).await })?);
+    let value = make_of(&batch, make, &name)?;
+    if let Some(group) = acknowledging {
+        wait(py, async move {
+            match read::ack_entries(&client, &stream, &group, batch.ids()).await {
+                // Perhaps the server took note, and then the rows would be lost with this error.
+                Err(error)
+                    if error.retryable()
+                        || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) =>
+                {
+                    Ok(())
+                }
+                acknowledged => acknowledged.map(drop),
+            }
+        })?;
+    }
+    Ok(value)
 }
 
 /// Acknowledges entries of a group; says how many were pending.
@@ -219,16 +248,21 @@ type Bounds = ((u64, u64), (u64, u64));
 
 /// The bounds of a request as things are now; `None` where there are no entries.
 #[pyfunction]
-#[pyo3(signature = (server, request, look=None))]
+#[pyo3(signature = (server, request, while_waiting=None))]
 pub(crate) fn pin(
     py: Python<'_>,
     server: Server,
     request: Request<'_>,
-    look: Option<Py<PyAny>>,
+    while_waiting: Option<Py<PyAny>>,
 ) -> PyResult<Option<Bounds>> {
     let request = request.read_request(py)?;
     let client = server.client(py)?;
-    let pinned = wait_looking(py, look, async move { read::pin(&client, &request).await })?;
+    let pinned =
+        wait_calling(
+            py,
+            while_waiting.as_ref(),
+            async move { read::pin(&client, &request).await },
+        )?;
     Ok(pinned.map(|(first, last)| ((first.ms, first.seq), (last.ms, last.seq))))
 }
 

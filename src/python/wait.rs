@@ -30,15 +30,15 @@ impl Failure {
     }
 }
 
-/// What a blocking call does every now and then: it lets signals' handlers run, and calls what its
-/// caller gave it, either of which may raise.
-fn look(given: Option<&Py<PyAny>>) -> Result<(), Failure> {
-    let looked = Python::try_attach(|py| {
+/// Lets signals' handlers run, and calls the caller's own function, either of which may raise. On
+/// the thread of the call, outside of any runtime, because this is Python code like any other.
+fn check_interrupts(while_waiting: Option<&Py<PyAny>>) -> Result<(), Failure> {
+    let checked = Python::try_attach(|py| {
         py.check_signals()?;
-        given.map_or(Ok(()), |look| look.call0(py).map(drop))
+        while_waiting.map_or(Ok(()), |call| call.call0(py).map(drop))
     });
-    match looked {
-        Some(looked) => looked.map_err(Failure::Signal),
+    match checked {
+        Some(checked) => checked.map_err(Failure::Signal),
         // The interpreter is going down, and this daemon thread must never touch it again.
         None => loop {
             std::thread::park();
@@ -51,16 +51,16 @@ pub(crate) fn wait<T: Send + 'static>(
     py: Python<'_>,
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> PyResult<T> {
-    wait_looking(py, None, future)
+    wait_calling(py, None, future)
 }
 
-/// As [`wait`], and calls `given` every now and then.
-pub(crate) fn wait_looking<T: Send + 'static>(
+/// As [`wait`], and calls `while_waiting` about 20 times a second.
+pub(crate) fn wait_calling<T: Send + 'static>(
     py: Python<'_>,
-    given: Option<Py<PyAny>>,
+    while_waiting: Option<&Py<PyAny>>,
     future: impl Future<Output = Result<T>> + Send + 'static,
 ) -> PyResult<T> {
-    py.detach(|| block_on(future, || look(given.as_ref())))
+    py.detach(|| block_on(future, || check_interrupts(while_waiting)))
         .map_err(|failure| failure.into_exception(py))
 }
 
@@ -70,16 +70,16 @@ pub(crate) fn wait_here<T: Send>(
     runtime: &OwnRuntime,
     future: impl Future<Output = Result<T>> + Send,
 ) -> PyResult<T> {
-    py.detach(|| runtime.block_on(future, || look(None)))
+    py.detach(|| runtime.block_on(future, || check_interrupts(None)))
         .map_err(|failure| failure.into_exception(py))
 }
 
 /// Runs a future that `stop` brings to an early and orderly end, and waits for that end: what a
-/// signal's handler or `given` raised stops it and comes beside the result. A second signal ends the
-/// wait at once.
+/// signal's handler or `while_waiting` raised stops it and comes beside the result. A second signal
+/// ends the wait at once.
 pub(crate) fn wait_stopping<T: Send + 'static>(
     py: Python<'_>,
-    given: Option<Py<PyAny>>,
+    while_waiting: Option<&Py<PyAny>>,
     stop: impl Fn() + Send + Sync,
     future: impl Future<Output = T> + Send + 'static,
 ) -> PyResult<(T, Option<PyErr>)> {
@@ -87,15 +87,15 @@ pub(crate) fn wait_stopping<T: Send + 'static>(
     let waited = py.detach(|| {
         block_on(async { Ok(future.await) }, || {
             if raised.is_some() {
-                return look(None);
+                return check_interrupts(None);
             }
-            match look(given.as_ref()) {
+            match check_interrupts(while_waiting) {
                 Err(Failure::Signal(error)) => {
                     stop();
                     raised = Some(error);
                     Ok(())
                 }
-                looked => looked,
+                checked => checked,
             }
         })
     });

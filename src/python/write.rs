@@ -191,7 +191,7 @@ pub(crate) fn write_stream(
     let look = progress.map(|progress| Progress { control: control.clone(), progress });
     let look = look.map(|look| Py::new(py, look).map(Py::into_any)).transpose()?;
     let writing = async move { write::write(&client, &batches, &request).await };
-    let (result, raised) = wait_stopping(py, look, || control.stop(), writing)?;
+    let (result, raised) = wait_stopping(py, look.as_ref(), || control.stop(), writing)?;
     Ok(Outcome::new(py, result, raised))
 }
 

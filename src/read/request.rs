@@ -174,7 +174,7 @@ impl ReadRequest {
     }
 
     /// The stream's name, for messages.
-    pub(super) fn stream_name(&self) -> String {
+    pub(crate) fn stream_name(&self) -> String {
         String::from_utf8_lossy(&self.stream).into_owned()
     }
 }

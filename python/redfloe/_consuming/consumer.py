@@ -273,9 +273,12 @@ class StreamConsumer:
             signals.restore()
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
-        self._position.hand_out(rows)
+        self._position.offer(rows)
         counts, save = rows.delivery_counts, self._position.save
         return Batch(pl.DataFrame(rows), rows.ids, counts, self._member, save)
+
+    def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
+        return AsyncBatch(self._batch(rows))
 
     def _put_down(self, batch: Batch) -> None:
         """Leave the batch in hand to the next run."""
@@ -329,10 +332,12 @@ class StreamConsumer:
     def __next__(self) -> Batch:
         reader = self._blocking()
         self._position.done()
-        rows = reader.next_batch()
-        if rows is None:
+        offer = reader.next_offer(self._batch)
+        if offer is None:
             raise StopIteration
-        return self._batch(rows)
+        batch = offer.value
+        self._position.in_hand, offer.accepted = self._position.offered, True
+        return batch
 
     def run(
         self,
@@ -444,10 +449,12 @@ class StreamConsumer:
         _, batches = await self._awaiting()
         if self._position.moves:
             await in_thread(self._position.done)
-        rows = await batches.next()
-        if rows is None:
+        offer = await batches.next(self._async_batch)
+        if offer is None:
             raise StopAsyncIteration
-        return AsyncBatch(self._batch(rows))
+        batch = offer.value
+        self._position.in_hand, offer.accepted = self._position.offered, True
+        return batch
 
     async def run_async(
         self,

@@ -28,12 +28,13 @@ class Position:
         self._store = _checked(store)
         self._name = name
         self._follows = follows and store is not None
-        self._in_hand: str | None = None
+        self.offered: str | None = None
+        self.in_hand: str | None = None
 
     @property
     def moves(self) -> bool:
         """Whether `done` has something to save, which may block."""
-        return self._in_hand is not None
+        return self.in_hand is not None
 
     def resumed(self, request: Request) -> Request:
         """Give the request, from the checkpoint on where there is one."""
@@ -53,18 +54,17 @@ class Position:
                 raise CheckpointError(msg) from error
         return request
 
-    def hand_out(self, rows: _core.RecordBatch) -> None:
-        """Take note of a batch that is handed out."""
-        if self._follows:
-            self._in_hand = rows.ids()[-1]
+    def offer(self, rows: _core.RecordBatch) -> None:
+        """Take note of a batch that is being handed out; then `in_hand` becomes `offered`."""
+        self.offered = rows.ids()[-1] if self._follows else None
 
     def put_down(self) -> None:
         """Forget the batch in hand, which is not done with."""
-        self._in_hand = None
+        self.in_hand = None
 
     def done(self) -> None:
         """Save that the batch in hand is done with, if there is one."""
-        entry_id, self._in_hand = self._in_hand, None
+        entry_id, self.in_hand = self.in_hand, None
         if entry_id is not None:
             self.save(entry_id)
 

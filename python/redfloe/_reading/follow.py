@@ -1,8 +1,8 @@
 """Following a stream, batch by batch, in a loop or in an event loop."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Literal, Self, Unpack
+from typing import Literal, Self, TypeVar, Unpack
 
 import polars as pl
 
@@ -16,6 +16,8 @@ from redfloe._arguments import (
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._options import DecodeOptions, complete, takes
+
+T = TypeVar("T")
 
 
 class BatchIterator(Iterator[pl.DataFrame]):
@@ -31,11 +33,13 @@ class BatchIterator(Iterator[pl.DataFrame]):
 
     def __next__(self) -> pl.DataFrame:
         reader = self._reader
-        batch = None if reader is None else reader.next_batch()
-        if batch is None:
+        offer = None if reader is None else reader.next_offer(pl.DataFrame)
+        if offer is None:
             self.close()
             raise StopIteration
-        return pl.DataFrame(batch)
+        frame = offer.value
+        offer.accepted = True  # no call follows, after which a signal's handler could raise
+        return frame
 
     def close(self) -> None:
         """End the iteration, also for a thread that waits for a batch; close the connection."""
@@ -61,14 +65,14 @@ class AsyncBatches:
     def __init__(self, reader: _core.AsyncBatchReader) -> None:
         self._reader: _core.AsyncBatchReader | None = reader
 
-    async def next(self) -> _core.RecordBatch | None:
-        """Wait for the next batch; None at the end."""
+    async def next(self, make: Callable[[_core.RecordBatch], T]) -> _core.Offer[T] | None:
+        """Wait for the next batch, and offer what `make` makes of it; None at the end."""
         while self._reader is not None:
-            taken = self._reader.take()
-            if taken is None:
+            ready = self._reader.offer(make)
+            if ready is None:
                 await completed(self._reader.request())
                 continue
-            return taken[0]
+            return ready[0]
         return None
 
     def close(self) -> None:
@@ -91,11 +95,13 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         self._batches = AsyncBatches(reader)
 
     async def __anext__(self) -> pl.DataFrame:
-        batch = await self._batches.next()
-        if batch is None:
+        offer = await self._batches.next(pl.DataFrame)
+        if offer is None:
             await self.aclose()
             raise StopAsyncIteration
-        return pl.DataFrame(batch)
+        frame = offer.value
+        offer.accepted = True
+        return frame
 
     async def aclose(self) -> None:
         """End the iteration, also for a task that waits for a batch; give the connection up."""

@@ -71,8 +71,8 @@ def read_stream(
         The name of this member, required with a group. Keep it the same across restarts: what was
         pending for a name that never comes back stays pending.
     auto_ack : bool, default False
-        Acknowledge the entries (XACK) once their columns are built, before the frame is returned;
-        a crash before that leaves them pending. Where the connection is lost meanwhile, so that
+        Acknowledge the entries (XACK) once the frame is built, before it is returned; a crash or an
+        exception before that leaves them pending. Where the connection is lost meanwhile, so that
         nobody knows whether the server took note, the frame is returned all the same, and its
         entries may come again. See `ack_entries`.
     create_group : bool, default True
@@ -147,7 +147,7 @@ def read_stream(
         options=complete(options, read_stream),
         group=members,
     )
-    return pl.DataFrame(_core.read_stream(url, request))
+    return _core.read_stream(url, request, pl.DataFrame)
 
 
 def infer_schema(

@@ -1,0 +1,345 @@
+//! The batches of a reader on their way to Python.
+//!
+//! A batch is first made ready. It is then offered: a thread makes a frame of it. Only when that
+//! thread has the frame in its caller's hands is the batch handed out, and may be acknowledged; an
+//! exception before that, of whatever kind, has it offered again. So neither an interrupted or
+//! cancelled wait nor a frame that cannot be made loses a batch.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::arrow::RecordBatch;
+use super::error::exception;
+use crate::client::{Client, User, Users};
+use crate::decode::Batch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::read::{self, Batches, Watched};
+
+/// How long others wait for a thread that has made its frame and was interrupted before its caller
+/// had it. Without an interrupt it takes less than a microsecond.
+const HANDING_OUT: Duration = Duration::from_secs(1);
+
+/// How long a reader that ends by an exception tries to acknowledge what was done before.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// What the readers of a stream share: threads, or tasks of event loops.
+pub(super) struct Reading {
+    stream: String,
+    batches: tokio::sync::Mutex<Batches>,
+    next: Mutex<Next>,
+    /// Told when `next` changes, apart from a batch that is made ready.
+    changed: Notify,
+    numbers: AtomicU64,
+    ending: AtomicU8,
+    ends: Notify,
+    pub(super) watched: Arc<Watched>,
+    pub(super) member: Option<read::Member>,
+    /// How long a clean end may take, and until when it may, once it was tried.
+    patience: Duration,
+    end_by: OnceLock<Instant>,
+    /// All locks here are held by users only.
+    users: Users,
+}
+
+/// The next batch.
+enum Next {
+    /// It has to be read.
+    Unread,
+    Ready(Result<Option<Arc<Batch>>>),
+    Offered(Offered),
+}
+
+/// A batch that a thread makes a frame of, or has made one of that is not in its caller's hands.
+struct Offered {
+    batch: Arc<Batch>,
+    number: u64,
+    thread: ThreadId,
+    made: bool,
+}
+
+/// How the reading is to end: not at all, before the next batch, or at once.
+const GOES_ON: u8 = 0;
+pub(super) const STOPPED: u8 = 1;
+pub(super) const CLOSED: u8 = 2;
+
+impl Reading {
+    /// `client` is for what is done beside reading.
+    pub(super) fn new(stream: String, batches: Batches, client: Client) -> Arc<Self> {
+        Arc::new(Reading {
+            stream,
+            watched: batches.watched(),
+            patience: client.options().response_timeout,
+            end_by: OnceLock::new(),
+            member: batches.member().map(|member| member.with_client(client)),
+            batches: tokio::sync::Mutex::new(batches),
+            next: Mutex::new(Next::Unread),
+            changed: Notify::new(),
+            numbers: AtomicU64::new(0),
+            ending: AtomicU8::new(GOES_ON),
+            ends: Notify::new(),
+            users: Users::default(),
+        })
+    }
+
+    /// Everything that locks is done by a user.
+    pub(super) fn enter(&self) -> Result<User<'_>> {
+        self.users.enter().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Connection,
+                "another thread was using this reader when the process was forked; make another \
+                 reader in the child",
+            )
+        })
+    }
+
+    /// Ends all waits, now and from now on.
+    pub(super) fn end(&self, how: u8) {
+        self.ending.fetch_max(how, Ordering::AcqRel);
+        // In a forked child nobody waits.
+        if let Ok(_user) = self.enter() {
+            self.ends.notify_waiters();
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) != GOES_ON
+    }
+
+    fn next(&self) -> MutexGuard<'_, Next> {
+        // It is whole whatever its holder was doing when it panicked.
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves what the reading starts with.
+    pub(super) async fn start(&self) -> Result<()> {
+        let _user = self.enter()?;
+        self.batches.lock().await.start().await
+    }
+
+    /// Returns once a batch, the end or an error is ready.
+    pub(super) async fn make_ready(&self) -> Result<()> {
+        let _user = self.enter()?;
+        if !self.is_ending() && self.read_until_ending().await {
+            return Ok(());
+        }
+        if self.ending.load(Ordering::Acquire) == CLOSED {
+            *self.next() = Next::Ready(Ok(None));
+        } else if !matches!(*self.next(), Next::Ready(_)) {
+            // What had not come stays pending; what was handed out has been asked to be done with.
+            let finished = self.finish(true).await;
+            *self.next() = Next::Ready(finished.map(|()| None));
+        }
+        Ok(())
+    }
+
+    /// Waits for the next batch; says whether there is one, and not an end that came before.
+    async fn read_until_ending(&self) -> bool {
+        let ends = pin!(self.ends.notified());
+        let reading = pin!(async {
+            let mut batches = self.batches.lock().await;
+            if self.is_handed_out().await {
+                let read = batches.next().await.map(|batch| batch.map(Arc::new));
+                *self.next() = Next::Ready(read);
+            }
+        });
+        // Who ended it before `ends` was made has said so before.
+        !self.is_ending() && matches!(select(ends, reading).await, Either::Right(_))
+    }
+
+    /// Waits until nobody is being handed a batch; says whether the next one has to be read.
+    async fn is_handed_out(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            let made = match &*self.next() {
+                Next::Unread => return true,
+                Next::Ready(_) => return false,
+                Next::Offered(offered) => offered.made.then_some(offered.number),
+            };
+            match made {
+                None => changed.await,
+                Some(number) => {
+                    if timeout(HANDING_OUT, changed).await.is_err() {
+                        self.take_back(number);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acknowledges what is done with; with `success` also the batch in hand, if one is.
+    pub(super) async fn finish(&self, success: bool) -> Result<()> {
+        let _user = self.enter()?;
+        if !success && self.end_by.get().is_some() {
+            return Ok(()); // it has been tried, and failed or was interrupted
+        }
+        let mut batches = self.batches.lock().await;
+        let in_hand = matches!(*self.next(), Next::Unread);
+        // A server that is silent when the loop ends is silent too when the `with` around it does.
+        let end_by = *self.end_by.get_or_init(|| Instant::now() + self.patience);
+        let left = end_by.saturating_duration_since(Instant::now());
+        let patience = match success {
+            true => left,
+            // An exception is on its way, perhaps that of Ctrl-C, which does not wait for it.
+            false => left.min(AFTER_FAILURE),
+        };
+        let finishing = batches.finish(success && in_hand);
+        timeout(patience, finishing).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the end took longer than response_timeout ({:?}); what could not be \
+                     acknowledged is pending, and comes first when this consumer starts again",
+                    self.patience
+                ),
+            ))
+        })
+    }
+
+    /// Offers the batch that is ready: gives what `make` makes of it, or `None` at the end. The
+    /// outer `None` says that nothing is ready.
+    pub(super) fn offer(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        make: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<Option<Offer>>> {
+        let _user = self.enter().map_err(|error| exception(py, &error))?;
+        let Some(batch) = self.take(py)? else { return Ok(None) };
+        let Some(batch) = batch else { return Ok(Some(None)) };
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let thread = thread::current().id();
+        let offered = Offered { batch: Arc::clone(&batch), number, thread, made: false };
+        *self.next() = Next::Offered(offered);
+        let offering = Offering { reading: self, number };
+        let value = make_of(&batch, make, &self.stream)?;
+        offering.made();
+        let (reading, accepted) = (Arc::clone(self), AtomicBool::new(false));
+        Ok(Some(Some(Offer { reading, number, value, accepted })))
+    }
+
+    /// Hands out the batch that is ready, for callers that acknowledge nothing.
+    pub(super) fn hand_out(&self, py: Python<'_>) -> PyResult<Option<Option<RecordBatch>>> {
+        let _user = self.enter().map_err(|error| exception(py, &error))?;
+        Ok(self.take(py)?.map(|batch| batch.map(RecordBatch::new)))
+    }
+
+    /// The batch that is ready, or the end. Before it comes the one that this very thread was
+    /// offered and that did not come to its caller.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Option<Arc<Batch>>>> {
+        let mut next = self.next();
+        match std::mem::replace(&mut *next, Next::Unread) {
+            Next::Ready(Ok(batch)) => Ok(Some(batch)),
+            Next::Ready(Err(error)) => Err(exception(py, &error)),
+            Next::Offered(offered) if offered.thread == thread::current().id() => {
+                if !offered.made {
+                    *next = Next::Offered(offered);
+                    let message = "the iterator's next batch was asked for while it was being made";
+                    return Err(PyRuntimeError::new_err(message));
+                }
+                Ok(Some(Some(offered.batch)))
+            }
+            other => {
+                *next = other;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Changes an offer, if it is still the one of that number.
+    fn change(&self, number: u64, change: impl FnOnce(Offered) -> Next) {
+        // In a forked child the offer is another thread's of the parent.
+        let Ok(_user) = self.enter() else { return };
+        let mut next = self.next();
+        *next = match std::mem::replace(&mut *next, Next::Unread) {
+            Next::Offered(offered) if offered.number == number => change(offered),
+            other => other,
+        };
+        self.changed.notify_waiters();
+    }
+
+    fn take_back(&self, number: u64) {
+        self.change(number, |offered| Next::Ready(Ok(Some(offered.batch))));
+    }
+}
+
+/// What `make` makes of a batch; its exception says which entries nobody has seen.
+pub(super) fn make_of(
+    batch: &Arc<Batch>,
+    make: &Bound<'_, PyAny>,
+    stream: &str,
+) -> PyResult<Py<PyAny>> {
+    let made = make.call1((RecordBatch::new(Arc::clone(batch)),)).map(Bound::unbind);
+    if let (Err(error), Some(first), Some(last)) = (&made, batch.ids().first(), batch.ids().last())
+    {
+        let note = format!(
+            "the entries {first} to {last} of the stream {stream} were not handed out, and are not \
+             acknowledged"
+        );
+        // The error itself is what matters.
+        let _ = error.value(make.py()).call_method1("add_note", (note,));
+    }
+    made
+}
+
+/// A frame that is being made; what is not made is offered again.
+struct Offering<'a> {
+    reading: &'a Reading,
+    number: u64,
+}
+
+impl Offering<'_> {
+    fn made(self) {
+        self.reading
+            .change(self.number, |offered| Next::Offered(Offered { made: true, ..offered }));
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Offering<'_> {
+    fn drop(&mut self) {
+        self.reading.take_back(self.number);
+    }
+}
+
+/// A frame, or whatever was made of a batch. Documented in `_core.pyi`.
+#[pyclass(frozen, generic, module = "redfloe._core")]
+pub(crate) struct Offer {
+    reading: Arc<Reading>,
+    number: u64,
+    #[pyo3(get)]
+    value: Py<PyAny>,
+    accepted: AtomicBool,
+}
+
+#[pymethods]
+impl Offer {
+    #[getter]
+    fn accepted(&self) -> bool {
+        self.accepted.load(Ordering::Acquire)
+    }
+
+    /// The caller has it in hand now. An attribute, because Python handles signals after calls.
+    #[setter]
+    fn set_accepted(&self, accepted: bool) {
+        if accepted {
+            self.accepted.store(true, Ordering::Release);
+            self.reading.change(self.number, |_| Next::Unread);
+        }
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if !self.accepted.load(Ordering::Acquire) {
+            self.reading.take_back(self.number);
+        }
+    }
+}
