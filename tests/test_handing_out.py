@@ -188,7 +188,7 @@ def test_interrupts_at_any_moment_lose_nothing(
     any_server: Server, client: redis.Redis, stream: str, kind: str
 ) -> None:
     """A signal's handler raises every millisecond or so; each row that is acknowledged was seen."""
-    entries = 3_000
+    entries = 150
     add_numbers(client, stream, entries)
     options: dict[str, Any] = {"batch_size": 2, "on_idle": "stop", "block_ms": 50}
     batches: Iterator[Any]
@@ -210,7 +210,7 @@ def test_interrupts_at_any_moment_lose_nothing(
             raise InterruptError
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0007)
+    signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0011)
     try:
         batch: Any = None
         known: Any = None
@@ -232,7 +232,7 @@ def test_interrupts_at_any_moment_lose_nothing(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert interrupts > 20
+    assert interrupts > 10
     left: Any = client.xpending_range(stream, "g", "-", "+", entries)
     acknowledged = set(range(1, entries + 1)) - {
         int(one["message_id"].split(b"-")[0]) for one in left

@@ -1,0 +1,142 @@
+"""A child that was forked while other threads of its parent were using what it inherits."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from support.clients import is_waiting
+from support.processes import finish, hear, python
+from support.server import Server
+from support.streams import add_numbers
+from support.timing import eventually, within
+
+#: A thread waits for an iterator, the main thread forks. In the child the iterator says so.
+SCRIPT = """
+import signal, threading
+url = sys.argv[1]
+connection = redfloe.RedisConnection(url, client_name="forks")
+
+def run(job):
+    with asyncio.Runner() as runner:
+        return runner.run(job)
+
+def outcome(act):
+    try:
+        return act()
+    except Exception as error:
+        return type(error).__name__
+
+def anew():
+    frames = redfloe.iter_stream(url, "other", start_id="-", on_idle="stop", block_ms=1)
+    return [frame.height for frame in frames]
+
+def fork(act):
+    sys.stdin.readline()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that hangs ends by that
+        os.write(writing, json.dumps(act()).encode())
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    os.close(writing)
+    with open(reading) as told:
+        print(json.dumps([status, json.loads(told.read() or "null")]), flush=True)
+"""
+
+SYNC = """
+batches = redfloe.iter_stream(connection, "s", block_ms=0)
+threading.Thread(target=lambda: print(json.dumps(next(batches).height), flush=True)).start()
+
+def child():
+    global batches
+    outcomes = [outcome(lambda: next(batches)), outcome(lambda: next(batches))]
+    batches.close()
+    del batches
+    return [*outcomes, anew()]
+
+fork(child)
+"""
+
+ASYNC = """
+batches = redfloe.stream_batches(connection, "s", block_ms=0)
+def wait():
+    print(json.dumps(run(anext(batches)).height), flush=True)
+threading.Thread(target=wait).start()
+
+def child():
+    global batches
+    outcomes = [outcome(lambda: run(anext(batches))), outcome(lambda: run(anext(batches)))]
+    run(batches.aclose())
+    del batches
+    return [*outcomes, anew()]
+
+fork(child)
+"""
+
+WORKER = """
+consumer = redfloe.StreamConsumer(connection, "s", "g", "c", block_ms=0)
+def wait():
+    print(json.dumps(len(next(consumer))), flush=True)
+threading.Thread(target=wait).start()
+
+def child():
+    global consumer
+    outcomes = [outcome(lambda: next(consumer)), outcome(lambda: consumer.stats)]
+    consumer.stop()
+    del consumer
+    return [*outcomes, anew()]
+
+fork(child)
+"""
+
+
+@pytest.mark.parametrize("script", [SYNC, ASYNC, WORKER], ids=["iter", "async", "worker"])
+def test_what_another_thread_was_using_raises_in_the_child(
+    any_server: Server, client: redis.Redis, script: str
+) -> None:
+    add_numbers(client, "other", 3)
+    with python(SCRIPT + script, any_server.url) as process, within(20):
+        eventually(is_waiting(client, "forks"), seconds=10)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        refused = "RedisConnectionError"
+        assert hear(process) == [0, [refused, refused, [3]]]
+        add_numbers(client, "s", 2)  # the parent's thread goes on
+        assert hear(process) == 2
+        finish(process)
+
+
+def test_a_fork_in_a_signals_handler(any_server: Server, client: redis.Redis) -> None:
+    """The child is in the middle of a call, whose socket is the parent's."""
+    add_numbers(client, "other", 3)
+    script = """
+        parent = os.getpid()
+        def handler(*_):
+            global child
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+            else:
+                print("true", flush=True)
+        signal.signal(signal.SIGUSR1, handler)
+        batches = redfloe.iter_stream(connection, "s", block_ms=0)
+        try:
+            print(json.dumps(next(batches).height), flush=True)
+        except redfloe.RedisConnectionError as error:
+            assert os.getpid() != parent
+            os._exit(7 if "forked" in str(error) and anew() == [3] else 1)
+        print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
+        sys.stdin.readline()
+    """
+    script = SCRIPT + "\n".join(line.removeprefix("        ") for line in script.splitlines())
+    with python(script, any_server.url) as process, within(20):
+        eventually(is_waiting(client, "forks"), seconds=10)
+        process.send_signal(10)  # SIGUSR1
+        assert hear(process) is True
+        add_numbers(client, "s", 2)
+        assert hear(process) == 2
+        assert hear(process) == 7
+        finish(process)
