@@ -235,7 +235,8 @@ mod tests {
     fn whoever_is_asked_may_use_and_drop_other_runtimes() {
         let mut other = Some(OwnRuntime::new());
         let result: Result<()> = OwnRuntime::new().block_on(std::future::pending(), || {
-            let used = other.take().map(|other| other.block_on(async { Ok(1) }, || Ok(())));
+            let used: Option<Result<i32>> =
+                other.take().map(|other| other.block_on(async { Ok(1) }, || Ok(())));
             let nested: Result<i32> = block_on(async { Ok(2) }, || Ok(()));
             match (used, nested) {
                 (Some(Ok(1)), Ok(2)) => Err(Error::new(ErrorKind::Timeout, "both were used")),
