@@ -170,6 +170,27 @@ def test_an_entry_that_cannot_be_moved_is_named_and_stays_pending(
     assert pending(client, stream) == []
 
 
+@pytest.mark.parametrize("missing", ["multi", "exec"])
+def test_a_wide_entry_is_not_moved_outside_a_transaction(
+    server: Server, client: redis.Redis, stream: str, world: World, missing: str
+) -> None:
+    """Without MULTI its commands were executed one by one, and called a failure."""
+    add_wide(client, stream, 1, 4_500, 1)
+    client.execute_command(
+        *("ACL", "SETUSER", "clerk", "reset", "on", f">{PASSWORD}", "~*", "+@all", f"-{missing}")
+    )
+    try:
+        url = with_password(server.url, user="clerk")
+        with world.consumer(url, stream, **SHY, ack="manual", **DEAD, **ME, **DRAIN) as consumer:
+            batch = next(consumer)
+            with pytest.raises(AuthenticationError, match="entry 1-0"):
+                world.do(batch.fail("1-0", "why"))
+            assert not client.exists("dead")
+            assert pending(client, stream) == [1]
+    finally:
+        client.execute_command("ACL", "DELUSER", "clerk")
+
+
 def test_those_before_one_that_cannot_be_moved_are_moved(
     any_server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:

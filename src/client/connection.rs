@@ -309,6 +309,21 @@ impl Connection {
         Ok(())
     }
 
+    /// Exchanges until all is sent and the sink has all replies.
+    pub(crate) async fn exchange_all<S: Sink>(
+        &mut self,
+        packed: &[u8],
+        sent: &mut usize,
+        sink: &mut S,
+    ) -> Result<()> {
+        while !sink.is_complete() {
+            let rest = packed.get(*sent..).unwrap_or_default();
+            self.exchange(rest, sent, sink).await?;
+        }
+        self.settle();
+        Ok(())
+    }
+
     /// Every reply of an exchange has come: the connection may serve others again.
     pub(crate) fn settle(&mut self) {
         self.busy = false;

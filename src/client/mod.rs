@@ -2,6 +2,7 @@
 
 mod clients;
 mod connection;
+mod exclusive;
 mod options;
 mod per_process;
 mod pool;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub use clients::shared_client;
 pub(crate) use connection::{Connection, Sink};
+pub(crate) use exclusive::Exclusive;
 pub use options::{ConnectionOptions, TlsOptions};
 pub(crate) use per_process::PerProcess;
 use pool::Pool;

@@ -4,15 +4,13 @@
 //! (LUAI_MAXCSTACK), so an entry of more fields goes through its client: its XADD and a script that
 //! acknowledges it are one transaction.
 
-use std::time::Duration;
-
 use redis::Value;
 
 use super::member::Member;
-use crate::client::Session;
+use crate::client::{Exclusive, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
-use crate::resp::{self, Membership, Outlines, RawReply};
+use crate::resp::{self, Membership, RawReply};
 
 /// Entries in one script, which keeps other clients waiting.
 const ENTRIES: usize = 100;
@@ -251,14 +249,21 @@ impl Mover<'_> {
         ];
         let conclusion: Vec<Vec<u8>> =
             std::iter::once(id.as_bytes()).chain(story).map(<[u8]>::to_vec).collect();
+        let mut connection = Exclusive::take(session).await?;
+        // Without MULTI the commands would be executed one by one.
+        for opened in connection.ask(&resp::command(&[b"MULTI"]), 1).await? {
+            opened?;
+        }
         let commands = [
-            resp::command(&[b"MULTI"]),
             resp::add(self.dead_letter, fields.into_iter().chain(story)),
             self.member.membership().script(CONCLUDE, &[self.dead_letter], &conclusion),
             resp::command(&[b"EXEC"]),
         ];
-        let replies = Outlines::new(commands.len());
-        session.attempt(&commands.concat(), Some(Duration::ZERO), replies, last_executed).await
+        let replies = connection.ask(&commands.concat(), commands.len()).await?;
+        let executed = last_executed(replies)?;
+        connection.release();
+        session.succeeded();
+        Ok(executed)
     }
 
     fn count(&self, moved: u64) {
@@ -297,11 +302,11 @@ fn first(reply: &Value) -> Option<&[Value]> {
     reply.as_sequence()?.first()?.as_sequence()
 }
 
-/// What the last command of a transaction answered, a number, from the replies to MULTI, commands and
+/// What the last command of a transaction answered, a number, from the replies to its commands and to
 /// EXEC. The first error says why EXEC gave up.
-fn last_executed(replies: Outlines) -> Result<u64> {
+fn last_executed(replies: Vec<Result<Value>>) -> Result<u64> {
     let mut executed = Value::Nil;
-    for reply in replies.into_values() {
+    for reply in replies {
         executed = reply?;
     }
     executed

@@ -12,11 +12,11 @@ use super::outcome::{Ids, WriteFailure, Written};
 use super::preflight::{check_type, type_of};
 use super::reconcile::present;
 use super::request::{IdSource, Target, WriteRequest};
-use super::round_trip::{Exclusive, Questions, RoundTripError};
+use super::round_trip::{Questions, RoundTripError};
 use super::row_id::RowId;
 use super::rows::{Chunk, RowState, Rows};
 use super::transaction::{TransactionReplies, TransactionState};
-use crate::client::{Client, Session};
+use crate::client::{Client, Exclusive, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{self, Info};
 
@@ -219,7 +219,7 @@ impl<'r> Transaction<'r> {
         let questions = opening(self.rows, needs_watch);
         let opening = async {
             let mut connection = Exclusive::take(&mut self.session).await?;
-            let answers = connection.ask(&questions).await?;
+            let answers = connection.ask(&questions.packed, questions.count).await?;
             Ok((connection, answers))
         };
         let opened = control.unless_stopped(opening).await.ok_or(Attempt::Stopped)?;

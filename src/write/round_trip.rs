@@ -1,8 +1,8 @@
-//! Commands that are sent together, and all their replies.
+//! Questions that are sent together, and how a round trip fails.
 
 use redis::Value;
 
-use crate::client::{Connection, Session, Sink};
+use crate::client::Session;
 use crate::error::{Error, Result};
 use crate::resp::{Outlines, Packed};
 
@@ -12,62 +12,11 @@ pub(super) struct RoundTripError {
     pub(super) sent: usize,
 }
 
-/// A connection that transactions run on. As long as it is held nobody else can get it, and unless
-/// it is released it is closed: so a WATCH or MULTI that is still open is never left to others.
-pub(super) struct Exclusive<'s> {
-    session: &'s mut Session,
-    connection: Connection,
-}
-
-impl<'s> Exclusive<'s> {
-    pub(super) async fn take(session: &'s mut Session) -> Result<Self> {
-        let connection = session.take_connection().await?;
-        Ok(Exclusive { session, connection })
-    }
-
-    /// Sends the commands, and meanwhile takes replies until the sink has them all; adds to `sent`
-    /// how many bytes went out.
-    pub(super) async fn exchange<S: Sink>(
-        &mut self,
-        packed: &[u8],
-        sent: &mut usize,
-        sink: &mut S,
-    ) -> Result<()> {
-        exchange(&mut self.connection, packed, sent, sink).await
-    }
-
-    /// Asks, and gives the answers, of which some may be errors.
-    pub(super) async fn ask(&mut self, questions: &Questions) -> Result<Vec<Result<Value>>> {
-        let mut answers = Outlines::new(questions.count);
-        self.exchange(&questions.packed, &mut 0, &mut answers).await?;
-        Ok(answers.into_values())
-    }
-
-    /// No WATCH and no MULTI is open any more: the connection may serve others.
-    pub(super) fn release(self) {
-        self.session.put_back(self.connection);
-    }
-}
-
-async fn exchange<S: Sink>(
-    connection: &mut Connection,
-    packed: &[u8],
-    sent: &mut usize,
-    sink: &mut S,
-) -> Result<()> {
-    while !sink.is_complete() {
-        let rest = packed.get(*sent..).unwrap_or_default();
-        connection.exchange(rest, sent, sink).await?;
-    }
-    connection.settle();
-    Ok(())
-}
-
 /// Commands that change nothing and have small replies.
 #[derive(Default)]
 pub(super) struct Questions {
-    packed: Packed,
-    count: usize,
+    pub(super) packed: Packed,
+    pub(super) count: usize,
 }
 
 impl Questions {
@@ -103,7 +52,7 @@ impl Questions {
     async fn attempt(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
         let mut connection = session.take_connection().await?;
         let mut answers = Outlines::new(self.count);
-        exchange(&mut connection, &self.packed, &mut 0, &mut answers).await?;
+        connection.exchange_all(&self.packed, &mut 0, &mut answers).await?;
         session.put_back(connection);
         Ok(answers.into_values())
     }

@@ -15,8 +15,8 @@ use super::control::{stopped, stopped_before_the_first, unanswered};
 use super::frame::at_row;
 use super::outcome::{Ids, WriteFailure};
 use super::preflight::{if_known, type_of};
-use super::round_trip::{Exclusive, Questions, RoundTripError};
-use crate::client::{Client, Session};
+use super::round_trip::{Questions, RoundTripError};
+use crate::client::{Client, Exclusive, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{command, text};
 
@@ -82,7 +82,7 @@ impl Writer<'_> {
         loop {
             let asking = async {
                 let mut connection = Exclusive::take(&mut self.session).await?;
-                let answers = connection.ask(&questions).await?;
+                let answers = connection.ask(&questions.packed, questions.count).await?;
                 let is_open = answers.last().is_some_and(Result::is_err);
                 if !is_open {
                     connection.release();
