@@ -27,7 +27,7 @@ use crate::error::Result;
 /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown) where replies were lost for good. After a
 /// lost connection rows with their own IDs are looked for in the stream and the write goes on
 /// after them; others are sent again only where the server recognises them
-/// ([`with_idmp_producer`](with_idmp_producer)).
+/// ([`with_idmp_producer`](WriteRequest::with_idmp_producer)).
 pub async fn write(
     client: &Client,
     batches: &[RecordBatch],
