@@ -13,7 +13,7 @@ import redis
 
 from redfloe import ResponseError, StreamConsumer
 from support.consumers import EAGER, SHY, World, all_rows, dead_ids, letters, rows
-from support.groups import DRAIN, ME, pending
+from support.groups import DRAIN, ME, deliver, pending
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers
@@ -319,3 +319,17 @@ def test_what_was_given_back_before_an_error_comes_again(
                 world.do(batch.nack(delay_ms=1))
             assert all_rows(consumer) == [*range(1, 101)]
     assert pending(client, stream) == [*range(101, 151)]
+
+
+def test_what_another_client_gave_to_nobody_is_claimed(
+    redis810: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """XNACK (Redis 8.8) leaves an entry without a consumer and without an idle time."""
+    add_numbers(client, stream, 3)
+    deliver(client, stream, consumer="other")
+    client.execute_command("XNACK", stream, "g", "FAIL", "IDS", 1, "2-0")
+    assert pending(client, stream, "other") == [1, 3]
+    assert all_rows(world.consumer(redis810.url, stream, **SHY, **ME, **DRAIN)) == []
+    with world.consumer(redis810.url, stream, **ME, **DRAIN) as consumer:
+        assert all_rows(consumer) == [2]
+    assert pending(client, stream) == [1, 3]

@@ -136,9 +136,9 @@ class Batch(_Rows):
         """Give rows back: they are delivered again after a while, to this consumer or another.
 
         They stay pending under this consumer's name meanwhile. When the time has come this consumer
-        asks for them, and others that look for idle entries may take them (XCLAIM with an idle
-        time, in a script, Redis 5.0). A worker of the same name that is started before gets them at
-        once.
+        asks for them before it waits for new entries, and others that look for idle entries may
+        take them (XCLAIM with an idle time, in a script, Redis 5.0). A worker of the same name that
+        is started before gets them at once.
 
         Parameters
         ----------
