@@ -64,8 +64,8 @@ class StreamConsumer:
         How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C and `stop`
         end the wait.
     batch_timeout_ms : int, optional
-        Collect until the batch is full or that many milliseconds have passed since its first entry
-        came. By default a batch is what is there, at once.
+        Collect until the batch is full or that long has passed since its first entry came. By
+        default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
     ack : {"on_success", "manual"}, default "on_success"
@@ -81,8 +81,7 @@ class StreamConsumer:
         Take over entries that have been pending for that many milliseconds (XREADGROUP CLAIM in
         Redis 8.4, XAUTOCLAIM in 6.2, else XPENDING and XCLAIM). They come in batches of their own,
         in turns with new entries; `Batch.delivery_counts` tells them. A handler that takes longer
-        than this should call `Batch.extend` meanwhile, or its entries are processed twice. None:
-        never.
+        should call `Batch.extend` meanwhile, or its entries are processed twice. None: never.
     reclaim_interval_ms : int, default 30000
         How often to look for such entries; no more often than every 10 ms.
     max_deliveries : int, optional
@@ -188,7 +187,7 @@ class StreamConsumer:
         handle_signals: bool = False,
         **options: Unpack[ColumnOptions],
     ) -> None:
-        url = connect(url)
+        self._connection = url = connect(url)
         arguments.one_of(on_data_loss, "on_data_loss", "raise", "continue")
         errors = arguments.decoding_errors(on_error, has_dead_letter=dead_letter is not None)
         member = arguments.make_worker_group(
@@ -222,7 +221,6 @@ class StreamConsumer:
         self._request["on_error"] = errors
         _core.empty_batch(self._request)  # the schema and the options are checked there
         check_connection(url)
-        self._connection = url
         name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
@@ -268,9 +266,9 @@ class StreamConsumer:
         self._open = False
         self._stopped = False
         self._position.put_down()
-        signals, self._signals = self._signals, None
-        if signals is not None:
-            signals.restore()
+        if self._signals is not None:
+            self._signals.restore()
+            self._signals = None
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
         self._position.offer(rows)
