@@ -84,11 +84,37 @@ fn memory_follows_what_is_kept_and_not_what_is_claimed() {
     let wide = entry(1, names.iter().map(|name| (name, "a value of more than twelve bytes")));
     let wide = Protocol::Resp2.entries(&[wide]);
     let used = peak(|| {
-        let mut decoder = Decoder::new(StreamSchema::default(), ReplyShape::Entries).unwrap();
+        let schema = StreamSchema::default().with_max_columns(10_000);
+        let mut decoder = Decoder::new(schema, ReplyShape::Entries).unwrap();
         feed(&mut decoder, &wide).unwrap();
         assert_eq!(decoder.flush().unwrap().records().num_columns(), 10_002);
     });
     assert!(used < 32 * MIB, "{} MiB for 10,000 short values", used / MIB);
+
+    // A name that came once costs its text and little more, in every batch after it.
+    const NAMES: usize = 20_000;
+    let ever_new: Vec<_> =
+        (0..NAMES).map(|n| entry(n as u64 + 1, [(format!("name-{n:05}"), "1")])).collect();
+    let ever_new = Protocol::Resp2.entries(&ever_new);
+    let schema = StreamSchema::default().with_max_columns(NAMES);
+    let mut decoder =
+        Decoder::new(schema, ReplyShape::Entries).unwrap().with_cell_bytes(4 * MIB as u64);
+    let before = USED.load(Ordering::Relaxed);
+    let used = peak(|| {
+        let (mut rest, mut rows) = (ever_new.as_slice(), 0);
+        while rows < NAMES {
+            let taken = decoder.decode(&rest[..rest.len().min(64 * 1024)]).unwrap();
+            rest = &rest[taken..];
+            if decoder.is_full() || decoder.reply_complete() {
+                rows += decoder.flush().unwrap().len();
+            }
+        }
+    });
+    // A batch's cells, its fields, and the copies that made the array of all.
+    assert!(used < 24 * MIB, "{} MiB for batches of 4", used / MIB);
+    let kept = (USED.load(Ordering::Relaxed) - before) / NAMES;
+    assert!(kept <= 100, "{kept} bytes for each name");
+    drop(decoder);
 
     let used = peak(|| {
         for (shape, claim) in [

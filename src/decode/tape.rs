@@ -48,8 +48,6 @@ enum Target {
     Column(usize),
     Stray,
     Nowhere,
-    /// To be looked up.
-    Unknown,
 }
 
 #[derive(Debug)]
@@ -92,9 +90,9 @@ struct OpenEntry {
 impl Tape {
     /// The buffer that is kept between pages; a larger one held a rare giant and is given back.
     const KEPT: usize = 8 * 1024 * 1024;
-    /// How many fields the layout remembers, and how long their names may be, of which it has copies.
+    /// The fields that the layout remembers, and the bytes of their names that it keeps.
     const LAYOUT: usize = 1024;
-    const LAYOUT_NAME: usize = 128;
+    const LAYOUT_NAMES: usize = 256 * 1024;
 
     /// An empty tape. The names are those of the schema's fields, and others of an earlier tape of
     /// the same schema.
@@ -168,6 +166,10 @@ impl Tape {
         if self.schema.open {
             self.names.shrink();
             self.columns.shrink_to_fit();
+        }
+        let names = self.layout.iter().map(|(name, _)| name.capacity());
+        if names.sum::<usize>() > Self::LAYOUT_NAMES {
+            self.layout = Vec::new();
         }
         self.make_room();
     }
@@ -323,7 +325,7 @@ impl Tape {
         let position = self.entry.fields;
         self.entry.fields += 1;
         self.entry.target = match self.layout.get(position) {
-            Some((seen, target)) if seen == name && *target != Target::Unknown => *target,
+            Some((seen, target)) if seen == name => *target,
             _ => self.look_up(position, name)?,
         };
         if self.entry.target == Target::Stray {
@@ -362,7 +364,7 @@ impl Tape {
                 }
             }
             Target::Stray => self.strays.push(Stray { name: self.entry.name, value }),
-            Target::Nowhere | Target::Unknown => {}
+            Target::Nowhere => {}
         }
         Ok(())
     }
@@ -392,17 +394,16 @@ impl Tape {
             None if self.schema.rescue_column.is_some() => Target::Stray,
             None => Target::Nowhere,
         };
-        let (seen, kept) = match name.len() <= Self::LAYOUT_NAME {
-            true => (name, target),
-            false => (&[][..], Target::Unknown),
-        };
+        let known = self.layout.len();
         match self.layout.get_mut(position) {
-            Some((old_name, old)) => {
-                old_name.clear();
-                old_name.extend_from_slice(seen);
-                *old = kept;
+            Some((seen, old)) => {
+                seen.clear();
+                seen.extend_from_slice(name);
+                *old = target;
             }
-            None if position < Self::LAYOUT => self.layout.push((seen.to_vec(), kept)),
+            None if known == position && position < Self::LAYOUT => {
+                self.layout.push((name.to_vec(), target));
+            }
             None => {}
         }
         Ok(target)
