@@ -5,9 +5,9 @@ from pathlib import Path
 SEEDS = Path(__file__).parent / "seeds" / "decode"
 
 # The low bit of the first byte: the reply of XREAD. The next two: the dtypes' schema, `_seq`.
-# Above them the policy: raise, null, rescue.
+# Above them the policy: raise, null, rescue, reject.
 ENTRIES, STREAMS = 0, 1
-TYPED, SEQUENCE, NULL, RESCUE = 2, 4, 8, 16
+TYPED, SEQUENCE, NULL, RESCUE, REJECT = 2, 4, 8, 16, 24
 
 
 def bulk(text: str | bytes) -> bytes:
@@ -52,6 +52,18 @@ TYPES = {
 MISFITS = dict.fromkeys(TYPES, "?") | {"unknown": "kept"}
 TYPED_EVENTS = [entry("1-1", TYPES), entry("2-1", {"i": ""}), entry("3-1", TYPES)]
 
+#: Names that no column can have, that are taken, and that come again.
+ODD_EVENTS = [
+    EVENTS[0],
+    entry("1704067209000-0", {"a\0b": "1", "sensor": "roof"}),
+    entry("1704067209001-0", {b"\xff\xfe": "1", "a\\b": "2"}),
+    entry("1704067209002-0", {"_id": "1", "_rescued": "2"}),
+    b"*2\r\n$3\r\n9-0\r\n*6\r\n" + 2 * (bulk("sensor") + bulk("x")) + bulk("unit") + bulk(b"\xff"),
+    EVENTS[1],
+]
+#: More names than the schema takes.
+MANY_EVENTS = [entry(f"{n}-1", {f"name {n}": str(n)}) for n in range(1, 25)]
+
 SEEDS_BY_NAME = {
     "xrange": (ENTRIES, array(EVENTS)),
     "xrange_resp3_fields": (ENTRIES, array([entry("1-1", {"a": "1", "b": ""}, "%")])),
@@ -60,6 +72,12 @@ SEEDS_BY_NAME = {
     "xrange_misfits_null": (TYPED | NULL, array([entry("1-1", MISFITS)])),
     "xrange_misfits_rescued": (TYPED | RESCUE, array([entry("1-1", MISFITS)])),
     "xrange_largest_id": (RESCUE | SEQUENCE, array([entry(f"{2**64 - 1}-{2**64 - 1}", {})])),
+    **{
+        f"xrange_odd_{policy}": (bits, array(ODD_EVENTS))
+        for policy, bits in {"raise": 0, "null": NULL, "rescue": RESCUE, "reject": REJECT}.items()
+    },
+    "xrange_many_names": (ENTRIES, array(MANY_EVENTS)),
+    "xrange_many_names_rescued": (RESCUE, array(MANY_EVENTS)),
     "xread": (STREAMS, array([array([bulk("a"), array(EVENTS)]), array([bulk("b"), b"*0\r\n"])])),
     "xread_resp3": (STREAMS, b"%2\r\n" + bulk("a") + array(EVENTS) + bulk("b") + b"*0\r\n"),
     "xread_timeout": (STREAMS, b"*-1\r\n_\r\n$-1\r\n"),

@@ -44,7 +44,8 @@ pub use admin::{
     stream_info, trim_stream,
 };
 pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
-pub use decode::{Batch, Decoder, ENUM_METADATA, INT128_METADATA, Rejected, Reply, ReplyShape};
+pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
+pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use read::{

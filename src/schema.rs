@@ -4,10 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::decode::Names;
-use crate::dtype::children;
+use crate::dtype::{self, children};
 use crate::error::{Error, ErrorKind, Result, shorten};
 
 /// What happens to a field's text that does not fit its dtype, and to a field whose name no column
@@ -226,14 +226,12 @@ impl StreamSchema {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        match &self.timestamp_type {
-            DataType::Int64 | DataType::Timestamp(_, _) => {}
-            other => {
-                return Err(Error::new(
-                    ErrorKind::Schema,
-                    format!("timestamp_dtype must be Int64 or a Datetime, not {other}"),
-                ));
-            }
+        let other = &self.timestamp_type;
+        if *other != DataType::Int64 && dtype::timestamp_unit(other).is_none() {
+            return Err(Error::new(
+                ErrorKind::Schema,
+                format!("timestamp_dtype must be Int64 or a Datetime, not {other}"),
+            ));
         }
         let mut seen = HashSet::new();
         for (parameter, name) in self.reserved() {
@@ -357,16 +355,6 @@ fn check_names<'a>(fields: impl IntoIterator<Item = &'a FieldRef>, of: Option<&s
         check_names(children(field.data_type()), Some(field.name()))?;
     }
     Ok(())
-}
-
-/// The factor from a `Timestamp`'s unit down from milliseconds: multiply, then divide.
-pub(crate) fn from_millis(unit: TimeUnit) -> (i64, i64) {
-    match unit {
-        TimeUnit::Second => (1, 1000),
-        TimeUnit::Millisecond => (1, 1),
-        TimeUnit::Microsecond => (1000, 1),
-        TimeUnit::Nanosecond => (1_000_000, 1),
-    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         6 => prop::sample::select(vec!["n", "x", "flag", "list", "kind", "text"]).prop_map(Vec::from),
         2 => "[a-c]{0,2}".prop_map(String::into_bytes),
+        1 => "[a\\\\\0]{1,3}".prop_map(String::into_bytes),
         1 => "\\PC{1,20}".prop_map(String::into_bytes),
         1 => vec(any::<u8>(), 0..4),
     ]
@@ -64,16 +65,19 @@ fn lenient_schema() -> impl Strategy<Value = StreamSchema> {
         Just(dtypes(DataType::BinaryView)),
         Just(dtypes(DataType::Struct(vec![Field::new("n", DataType::Int8, true)].into()))),
     ];
-    (typed, any::<bool>(), any::<bool>()).prop_map(|(fields, open, rescue)| {
-        let schema = if open { StreamSchema::open(fields) } else { StreamSchema::closed(fields) };
-        // Names that no entry above can bear.
-        schema
-            .with_id_column(Some("the entry's ID, its text"))
-            .with_timestamp_column(Some("the entry's ID, milliseconds"))
-            .with_sequence_column(Some("the entry's ID, sequence number"))
-            .with_on_error(OnError::Null)
-            .with_rescue_column(rescue.then_some("what did not fit anywhere else"))
-    })
+    (typed, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(fields, open, rescue, reject)| {
+            let schema =
+                if open { StreamSchema::open(fields) } else { StreamSchema::closed(fields) };
+            // Names that no entry above can bear.
+            schema
+                .with_id_column(Some("the entry's ID, its text"))
+                .with_timestamp_column(Some("the entry's ID, milliseconds"))
+                .with_sequence_column(Some("the entry's ID, sequence number"))
+                .with_on_error(if reject { OnError::Reject } else { OnError::Null })
+                .with_rescue_column(rescue.then_some("what did not fit anywhere else"))
+        },
+    )
 }
 
 /// What a whole reply comes to, however it went.
@@ -118,6 +122,10 @@ fn assert_equal(one: &Outcome, other: &Outcome) -> Result<(), TestCaseError> {
             prop_assert_eq!(one.records(), other.records());
             prop_assert_eq!(one.ids(), other.ids());
             prop_assert_eq!(one.deleted(), other.deleted());
+            let rejected = |batch: &Batch| -> Vec<_> {
+                batch.rejected().iter().map(|one| (one.id, one.error.to_string())).collect()
+            };
+            prop_assert_eq!(rejected(one), rejected(other));
         }
         // Which bytes an error quotes depends on the cut.
         (Err(one), Err(other)) => prop_assert_eq!(one.kind(), other.kind()),

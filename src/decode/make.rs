@@ -1,4 +1,4 @@
-//! A builder for each dtype: the one place in the crate that matches on `DataType`.
+//! A builder for each dtype. What else the crate needs to know of dtypes is in `dtype.rs`.
 
 use std::sync::Arc;
 
@@ -12,15 +12,8 @@ use super::number::{Decimal, Float, Int128, Integer};
 use super::primitive::{BooleanColumn, Parse, PrimitiveColumn};
 use super::text::{Content, DictionaryColumn, ViewColumn};
 use super::time::{Date, Duration, Time, Timestamp};
+use crate::dtype;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Marks a `Decimal128(38, 0)` field whose values are 128-bit integers, which Arrow has no type
-/// for but Polars does. The metadata's value does not matter.
-pub const INT128_METADATA: &str = "redfloe.int128";
-
-/// A field's metadata that lists the members of an Enum, as Polars writes it: `3;low4;high`, each
-/// member behind its length in bytes.
-pub const ENUM_METADATA: [&str; 2] = ["_PL_ENUM_VALUES2", "_PL_ENUM_VALUES"];
 
 /// Where the text comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,9 +63,7 @@ pub(crate) fn make_builder(
         DataType::UInt64 => primitive(Integer::<UInt64Type>::new(), data_type),
         DataType::Float32 => primitive(Float::<Float32Type>::new(), data_type),
         DataType::Float64 => primitive(Float::<Float64Type>::new(), data_type),
-        DataType::Decimal128(_, _) if field.metadata().contains_key(INT128_METADATA) => {
-            primitive(Int128, data_type)
-        }
+        DataType::Decimal128(_, _) if dtype::is_int128(field) => primitive(Int128, data_type),
         DataType::Decimal128(precision, scale) => {
             primitive(Decimal::new(*precision, *scale), data_type)
         }
@@ -111,9 +102,7 @@ pub(crate) fn make_builder(
             if **value == DataType::Utf8View
                 && matches!(**key, DataType::UInt8 | DataType::UInt16 | DataType::UInt32) =>
         {
-            let members = ENUM_METADATA
-                .iter()
-                .find_map(|name| field.metadata().get(*name))
+            let members = dtype::enum_members(field)
                 .map(|members| parse_members(field, key, members))
                 .transpose()?;
             Box::new(DictionaryColumn::new((**key).clone(), members))
@@ -140,7 +129,7 @@ pub(crate) fn make_builder(
             ));
         }
     };
-    let empty = !matches!(field.data_type(), DataType::Utf8View | DataType::BinaryView);
+    let empty = !dtype::empty_is_value(field.data_type());
     Ok(Made { builder, nulls: NullRules { empty, values: Arc::clone(null_values) } })
 }
 
@@ -172,7 +161,7 @@ fn parse_members(field: &Field, key_type: &DataType, text: &str) -> Result<Vec<S
         members.push(member.to_owned());
         rest = tail;
     }
-    let capacity = DictionaryColumn::capacity(key_type);
+    let capacity = dtype::most_categories(key_type);
     if u32::try_from(members.len()).is_ok_and(|members| members > capacity) {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -180,35 +169,4 @@ fn parse_members(field: &Field, key_type: &DataType, text: &str) -> Result<Vec<S
         ));
     }
     Ok(members)
-}
-
-/// The dtype as Polars writes it, for error messages.
-pub(crate) fn dtype_name(field: &Field) -> String {
-    let unit = |unit: &TimeUnit| match unit {
-        TimeUnit::Second => "s",
-        TimeUnit::Millisecond => "ms",
-        TimeUnit::Microsecond => "us",
-        TimeUnit::Nanosecond => "ns",
-    };
-    match field.data_type() {
-        DataType::Utf8View => "String".to_owned(),
-        DataType::BinaryView => "Binary".to_owned(),
-        DataType::Date32 => "Date".to_owned(),
-        DataType::Time64(_) => "Time".to_owned(),
-        DataType::Timestamp(u, None) => format!("Datetime({})", unit(u)),
-        DataType::Timestamp(u, Some(zone)) => format!("Datetime({}, {zone})", unit(u)),
-        DataType::Duration(u) => format!("Duration({})", unit(u)),
-        DataType::Decimal128(_, _) if field.metadata().contains_key(INT128_METADATA) => {
-            "Int128".to_owned()
-        }
-        DataType::Decimal128(precision, scale) => format!("Decimal({precision}, {scale})"),
-        DataType::Dictionary(_, _) => {
-            let is_enum = ENUM_METADATA.iter().any(|name| field.metadata().contains_key(*name));
-            if is_enum { "Enum" } else { "Categorical" }.to_owned()
-        }
-        DataType::List(_) | DataType::LargeList(_) => "List".to_owned(),
-        DataType::FixedSizeList(_, size) => format!("Array({size})"),
-        DataType::Struct(_) => "Struct".to_owned(),
-        other => other.to_string(),
-    }
 }

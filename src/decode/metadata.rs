@@ -10,9 +10,10 @@ use arrow_schema::DataType;
 use super::column::{ColumnBuilder, Misfit};
 use super::primitive::internal;
 use super::text::{Content, ViewColumn};
+use crate::dtype::{from_millis, timestamp_unit};
 use crate::entry_id::EntryId;
 use crate::error::Result;
-use crate::schema::{StreamSchema, from_millis};
+use crate::schema::StreamSchema;
 
 pub(crate) struct MetadataColumns {
     ids: Option<ViewColumn>,
@@ -31,10 +32,8 @@ struct Timestamps {
 
 impl MetadataColumns {
     pub(crate) fn new(schema: &StreamSchema) -> Self {
-        let (multiply, divide) = match &schema.timestamp_type {
-            DataType::Timestamp(unit, _) => from_millis(*unit),
-            _ => (1, 1),
-        };
+        let unit = timestamp_unit(&schema.timestamp_type);
+        let (multiply, divide) = unit.map_or((1, 1), from_millis);
         MetadataColumns {
             ids: schema.id_column.as_ref().map(|_| ViewColumn::new(Content::Utf8)),
             timestamps: schema.timestamp_column.as_ref().map(|_| Timestamps {

@@ -20,14 +20,13 @@ use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, Field, FieldRef, Schema};
 
 pub use batch::{Batch, Rejected};
-pub use make::{ENUM_METADATA, INT128_METADATA};
 pub use reply::{Reply, ReplyShape};
 
+use crate::dtype::dtype_name;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::schema::{OnError, StreamSchema};
 use column::{ColumnBuilder, Misfit, NullRules, Text};
-pub(crate) use make::dtype_name;
 use make::{Made, Source, make_builder};
 use metadata::MetadataColumns;
 pub(crate) use names::Names;

@@ -7,6 +7,7 @@ use crate::resp::{Event, Nesting, Parser, doubled};
 
 /// What the reply looks like, which depends on the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum ReplyShape {
     /// An array of entries: XRANGE, XREVRANGE, XCLAIM.
     #[default]

@@ -14,6 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::column::{ColumnBuilder, Misfit, Text};
 use super::primitive::internal;
+use crate::dtype::most_categories;
 use crate::error::Result;
 
 /// Values of any length as views: twelve bytes or less lie in the view itself, longer ones in
@@ -210,15 +211,6 @@ impl DictionaryColumn {
         column
     }
 
-    /// The most categories of a key type. Like Polars, it keeps the largest key free.
-    pub(crate) fn capacity(key_type: &DataType) -> u32 {
-        match key_type {
-            DataType::UInt8 => u32::from(u8::MAX),
-            DataType::UInt16 => u32::from(u16::MAX),
-            _ => u32::MAX,
-        }
-    }
-
     /// An empty dictionary, or the given members.
     fn start(&mut self) {
         self.index.clear();
@@ -236,7 +228,7 @@ impl DictionaryColumn {
         }
         let key = u32::try_from(self.values.len())
             .ok()
-            .filter(|key| *key < Self::capacity(&self.key_type))
+            .filter(|key| *key < most_categories(&self.key_type))
             .ok_or_else(|| Misfit::from("is one category more than the dtype can hold"))?;
         self.values.append(text)?;
         self.index.insert(text.bytes.into(), key);

@@ -18,8 +18,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
 use super::error::exception;
-use crate::decode::{Batch, INT128_METADATA};
-use crate::dtype::children;
+use crate::decode::Batch;
+use crate::dtype::{INT128_METADATA, children, is_int128};
 use crate::error::{Error, ErrorKind};
 
 const POLARS_INT128: &str = "_pli128";
@@ -174,9 +174,8 @@ fn internal(py: Python<'_>, error: ArrowError) -> PyErr {
 
 /// A field for the C data interface, its 128-bit integers as Polars knows them.
 fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
-    let is_int128 = field.metadata().contains_key(INT128_METADATA);
     let nested = children(field.data_type());
-    let schema = if is_int128 {
+    let schema = if is_int128(field) {
         FFI_ArrowSchema::try_new(POLARS_INT128, vec![], None)?
     } else if nested.is_empty() {
         FFI_ArrowSchema::try_from(field.data_type())?

@@ -6,7 +6,7 @@ use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{RecordBatch as ArrowBatch, RecordBatchOptions, RecordBatchReader};
 use arrow_cast::cast;
 use arrow_schema::ffi::FFI_ArrowSchema;
-use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -14,7 +14,7 @@ use pyo3::types::PyCapsule;
 use super::connection::Server;
 use super::error::{class_name, exception};
 use super::read::Request;
-use crate::decode::INT128_METADATA;
+use crate::dtype::{without_int128, without_views};
 use crate::error::{Error, ErrorKind};
 use crate::read::{self, BlockingBatches};
 
@@ -36,7 +36,7 @@ impl StreamReader {
         let client = server.client(py)?;
         let raised = |error: Error| exception(py, &error);
         let schema = request.schema().arrow().map_err(raised)?;
-        let fields: Vec<_> = schema.fields().iter().map(plain).collect();
+        let fields: Vec<_> = schema.fields().iter().map(without_views).collect();
         let batches = read::batches(&client, request).map_err(raised)?;
         Ok(StreamReader {
             schema: Schema::new(fields).into(),
@@ -102,38 +102,6 @@ impl Iterator for ArrowReader {
 fn foreign(error: Error) -> ArrowError {
     let class = class_name(error.kind()).unwrap_or("ValueError");
     ArrowError::ExternalError(format!("{class}: {error}").into())
-}
-
-/// A field of Polars' 128-bit integers as the decimal that Arrow has in their place; a number of 39
-/// digits then does not fit.
-fn without_int128(field: &FieldRef) -> FieldRef {
-    let mut metadata = field.metadata().clone();
-    metadata.remove(INT128_METADATA);
-    rebuilt(field, without_int128).with_metadata(metadata).into()
-}
-
-/// A field of what every consumer can compute with, which is not yet true of views.
-fn plain(field: &FieldRef) -> FieldRef {
-    let field = rebuilt(field, plain);
-    let data_type = match field.data_type() {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        DataType::Dictionary(key, _) => DataType::Dictionary(key.clone(), Box::new(DataType::Utf8)),
-        other => other.clone(),
-    };
-    field.with_data_type(data_type).into()
-}
-
-/// A field with its children changed.
-fn rebuilt(field: &FieldRef, change: fn(&FieldRef) -> FieldRef) -> Field {
-    let data_type = match field.data_type() {
-        DataType::List(item) => DataType::List(change(item)),
-        DataType::LargeList(item) => DataType::LargeList(change(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(change(item), *size),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(change).collect()),
-        other => other.clone(),
-    };
-    field.as_ref().clone().with_data_type(data_type)
 }
 
 impl RecordBatchReader for ArrowReader {

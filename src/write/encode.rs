@@ -13,7 +13,7 @@ use lexical_core::ToLexical;
 
 use super::encoders::*;
 use super::text::push_json_string;
-use crate::decode::{INT128_METADATA, dtype_name};
+use crate::dtype::{dtype_name, is_int128};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Gives the text of an array's values. Rows are those of the array, and never null.
@@ -100,7 +100,7 @@ fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
         DataType::UInt64 => numbers::<UInt64Type>(array),
         DataType::Float32 => floats::<Float32Type>(array),
         DataType::Float64 => floats::<Float64Type>(array),
-        DataType::Decimal128(_, _) if field.metadata().contains_key(INT128_METADATA) => {
+        DataType::Decimal128(_, _) if is_int128(field) => {
             Box::new(Decimals { values: array.as_primitive().clone(), scale: 0 })
         }
         DataType::Decimal128(_, scale) => {

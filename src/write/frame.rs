@@ -8,6 +8,7 @@ use arrow_schema::{DataType, Field, TimeUnit};
 use super::encode::Column;
 use super::request::{IdSource, NullTexts, Target, WriteRequest};
 use super::row_id::RowId;
+use crate::dtype::is_text;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::resp::push_bulk;
@@ -106,12 +107,10 @@ impl Frame {
             IdSource::Server => RowIds::Server,
             IdSource::Column(name) => {
                 let (field, array) = columns.get(name)?;
-                match field.data_type() {
-                    DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8 => {
-                        RowIds::Text(Column::new(field, array)?)
-                    }
-                    _ => return Err(wrong_type(name, "id_column", "text such as \"5-1\"")),
+                if !is_text(field.data_type()) {
+                    return Err(wrong_type(name, "id_column", "text such as \"5-1\""));
                 }
+                RowIds::Text(Column::new(field, array)?)
             }
             IdSource::Timestamp(name) => RowIds::Milliseconds(milliseconds(&columns, name, first)?),
         };

@@ -16,6 +16,7 @@ fn batches(
         ReplyShape::Entries => protocol.entries(&entries),
         ReplyShape::Streams => protocol.streams(&[("s", &entries)]),
         ReplyShape::Claimed => protocol.claimed("7-0", &entries, Some(&["3-1"])),
+        other => panic!("no reply of the shape {other:?}"),
     };
     let mut decoder = Decoder::new(StreamSchema::default(), shape)?.with_row_limit(limit);
     let (mut rows, mut ids) = (Vec::new(), Vec::new());

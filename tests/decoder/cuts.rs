@@ -30,6 +30,7 @@ fn reply(protocol: Protocol, shape: ReplyShape, entries: &[Entry]) -> (Vec<u8>, 
         ReplyShape::Entries => protocol.entries(entries),
         ReplyShape::Streams => protocol.streams(&[("stream", entries)]),
         ReplyShape::Claimed => protocol.claimed("7-0", entries, None),
+        other => panic!("no reply of the shape {other:?}"),
     };
     let sizes: Vec<usize> = entries
         .iter()
