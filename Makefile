@@ -132,6 +132,21 @@ test-faults: $(venv) build ## the fault tests, REPEAT times in a row
 		$(bin)/python -m pytest -q -n $(PYTEST_WORKERS) tests/test_*faults.py \
 		tests/test_consumer_reclaim.py $(PYTEST_ARGS) || exit; done
 
+# How an interpreter ends differs between versions; abi3 has one wheel for all.
+.PHONY: test-exits
+test-exits: $(venv) build ## the ends of the interpreter, on each Python from 3.11 to 3.14 that is there
+	set -e; for version in 3.11 3.12 3.13 3.14; do \
+		python=$$(ls $(HOME)/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); \
+		python=$${python:-$$(command -v python$$version || true)}; \
+		"$${python:-false}" -c '' 2>/dev/null || { echo "Python $$version is not there"; continue; }; \
+		there=$(abspath $(VENV))/exits-$$version; \
+		test -x $$there/bin/python || "$$python" -m venv $$there; \
+		$$there/bin/python -m pip install --quiet -c constraints.txt hypothesis psutil pytest \
+			pytest-asyncio pytest-timeout redis trustme uvloop polars; \
+		$$there/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl; \
+		echo "Python $$version" && $$there/bin/python -m pytest -q tests/test_exits.py $(PYTEST_ARGS); \
+	done
+
 # Minutes for each server: REDFLOE_TORTURE_SECONDS of fire, and then what the workers need to finish.
 .PHONY: torture
 torture: test-faults ## fault tests REPEAT times, then workers killed, frozen and cut off for minutes

@@ -17,7 +17,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
-use super::error::exception;
+use super::error::{exception, no_panic};
 use crate::decode::Batch;
 use crate::dtype::{INT128_METADATA, children, is_int128};
 use crate::error::{Error, ErrorKind};
@@ -64,6 +64,12 @@ impl RecordBatch {
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
         drop(requested_schema);
+        no_panic(py, || self.export(py))
+    }
+}
+
+impl RecordBatch {
+    fn export<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let records = self.batch.records().clone();
         // A name is a C string there. In a schema such a name has been refused before.
         if let Some(field) = records.schema_ref().fields().iter().find(|f| f.name().contains('\0'))
@@ -107,6 +113,10 @@ pub(super) fn export_ids<'py>(
 
 /// The batches of an object with `__arrow_c_stream__`, such as a `polars.DataFrame`.
 pub(super) fn import_batches(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {
+    no_panic(frame.py(), || batches_of(frame))
+}
+
+fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {
     let py = frame.py();
     let capsule = frame.call_method0("__arrow_c_stream__")?.cast_into::<PyCapsule>()?;
     let pointer = capsule.pointer_checked(Some(c"arrow_array_stream"))?;
@@ -224,6 +234,10 @@ fn import_field(schema: &FFI_ArrowSchema) -> Result<Field, ArrowError> {
 
 /// The fields of an object with `__arrow_c_schema__`, such as a `polars.Schema`.
 pub(crate) fn import_fields(schema: &Bound<'_, PyAny>) -> PyResult<Vec<Field>> {
+    no_panic(schema.py(), || fields_of(schema))
+}
+
+fn fields_of(schema: &Bound<'_, PyAny>) -> PyResult<Vec<Field>> {
     let py = schema.py();
     let capsule = schema.call_method0("__arrow_c_schema__")?.cast_into::<PyCapsule>()?;
     let pointer = capsule.pointer_checked(Some(c"arrow_schema"))?.cast::<FFI_ArrowSchema>();

@@ -18,7 +18,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
-use super::error::exception;
+use super::error::{exception, no_panic};
 use crate::client::{panicked, spawn};
 use crate::error::Result;
 
@@ -134,7 +134,7 @@ impl Task {
             State::Done(outcome) => outcome.take(),
         };
         match outcome {
-            Some(outcome) => outcome(py),
+            Some(outcome) => no_panic(py, || outcome(py)),
             None => Err(PyRuntimeError::new_err("the task is not done, or its result was taken")),
         }
     }

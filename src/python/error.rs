@@ -1,9 +1,12 @@
 //! The one place where the crate's errors become Python's exceptions.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::client::panicked;
 use crate::error::{Error, ErrorKind};
 
 /// The class in `redfloe._errors` for a kind; `None` stands for the builtin `ValueError`.
@@ -25,6 +28,12 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::PendingEntries => Some("PendingEntriesError"),
         ErrorKind::Internal => Some("RedfloeError"),
     }
+}
+
+/// Runs what works on data from outside. A panic becomes an error that asks to be reported: PyO3's
+/// exception for it is no `Exception`, and would end a program that handles all of those.
+pub(crate) fn no_panic<T>(py: Python<'_>, run: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(exception(py, &panicked())))
 }
 
 /// The exception for an error.

@@ -1,5 +1,6 @@
 //! A read as an Arrow stream, for DuckDB, pyarrow, pandas, DataFusion and whoever else speaks it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
@@ -14,6 +15,8 @@ use pyo3::types::PyCapsule;
 use super::connection::Server;
 use super::error::{class_name, exception};
 use super::read::Request;
+use crate::client::panicked;
+use crate::decode::Batch;
 use crate::dtype::{without_int128, without_views};
 use crate::error::{Error, ErrorKind};
 use crate::read::{self, BlockingBatches};
@@ -87,14 +90,23 @@ impl Iterator for ArrowReader {
     type Item = Result<ArrowBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.batches.next()?.map_err(foreign).and_then(|batch| {
-            let columns = batch.records().columns().iter().zip(self.schema.fields());
-            let columns: Result<Vec<_>, _> =
-                columns.map(|(column, field)| cast(column, field.data_type())).collect();
-            // Without columns only this tells the number of rows.
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.len()));
-            ArrowBatch::try_new_with_options(self.schema.clone(), columns?, &options)
+        let batch = self.batches.next()?.map_err(foreign);
+        Some(batch.and_then(|batch| {
+            // The consumer is C, through which a panic would abort the process.
+            let made = catch_unwind(AssertUnwindSafe(|| self.cast(&batch)));
+            made.unwrap_or_else(|_| Err(foreign(panicked())))
         }))
+    }
+}
+
+impl ArrowReader {
+    fn cast(&self, batch: &Batch) -> Result<ArrowBatch, ArrowError> {
+        let columns = batch.records().columns().iter().zip(self.schema.fields());
+        let columns: Result<Vec<_>, _> =
+            columns.map(|(column, field)| cast(column, field.data_type())).collect();
+        // Without columns only this tells the number of rows.
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.len()));
+        ArrowBatch::try_new_with_options(self.schema.clone(), columns?, &options)
     }
 }
 
