@@ -11,7 +11,7 @@ pub(crate) use self::consumers::{delete_if_idle, delete_others_idle_for};
 use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result, ServerCode};
-use crate::resp::{self, Info, Outline};
+use crate::resp::{self, Info, Membership, Outline};
 
 /// A stream, as XINFO STREAM describes it. `None` is what the server is too old to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,6 +270,24 @@ pub(crate) async fn pending_entries_in(
         found.extend(page.into_iter().filter(is_idle));
     }
     Ok(found)
+}
+
+/// The first so many entries that are pending for a consumer between two IDs, both inclusive.
+pub(crate) async fn pending_page(
+    session: &mut Session,
+    member: Membership<'_>,
+    from: EntryId,
+    to: EntryId,
+    count: u64,
+) -> Result<Vec<PendingEntry>> {
+    let filter = PendingFilter {
+        consumer: Some(member.consumer.to_vec()),
+        start: IdBound::Id(from),
+        end: IdBound::Id(to),
+        count: Some(count),
+        ..PendingFilter::default()
+    };
+    pending_entries_in(session, member.stream, member.group, &filter).await
 }
 
 fn pending_entry(item: &Value) -> Option<PendingEntry> {

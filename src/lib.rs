@@ -31,6 +31,7 @@ mod dtype;
 mod entry_id;
 mod error;
 mod infer;
+mod ledger;
 #[cfg(feature = "python")]
 mod python;
 mod read;

@@ -217,7 +217,8 @@ def test_nack_spares_the_server(
         with world.consumer(proxy.url, stream, **options) as consumer:
             for batch in consumer:
                 world.do(batch.nack())
-        assert len(proxy.commands) < 100
+        # The last delivery of each is made alone, and given back alone.
+        assert len(proxy.commands) < 400
     assert watch.seconds >= 0.7
     assert sorted(dead_ids(client)) == sorted(f"{n}-0" for n in range(1, 101))
     assert {letter[b"_dead_deliveries"] for letter in letters(client)} == {b"3"}

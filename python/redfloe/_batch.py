@@ -47,7 +47,7 @@ class _Rows:
     def delivery_counts(self) -> pl.Series:
         """How often each row has been delivered, this time included, as UInt64; 1 without a group.
 
-        A delivery whose reply was lost on the way counts as well.
+        A delivery whose reply was lost on the way does not count.
         """
         counts = self._counts or [1] * len(self._ids)
         return pl.Series("delivery_count", counts, dtype=pl.UInt64)

@@ -63,6 +63,12 @@ impl Batch {
         self
     }
 
+    /// The rejected entries that pass.
+    pub(crate) fn with_rejected(mut self, passes: impl Fn(EntryId) -> bool) -> Self {
+        self.rejected.retain(|rejected| passes(rejected.id));
+        self
+    }
+
     /// The columns.
     pub fn records(&self) -> &RecordBatch {
         &self.records

@@ -30,7 +30,6 @@ use column::{ColumnBuilder, Misfit, NullRules, Text};
 use make::{Made, Source, make_builder};
 use metadata::MetadataColumns;
 pub(crate) use names::Names;
-pub(crate) use reply::Claimed;
 use reply::ReplyReader;
 use rescue::RescueColumn;
 use tape::{Limits, Slot, Tape};
@@ -179,11 +178,6 @@ impl Decoder {
         self.failure.is_some() || self.tape.is_full()
     }
 
-    /// Whether the entry after the last row cannot be read.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failure.is_some()
-    }
-
     /// Takes bytes off the front of `buf`, up to the end of the current reply or to where the batch
     /// is full at most, and says how many. Bytes after that are left for the caller.
     ///
@@ -239,19 +233,17 @@ impl Decoder {
         self.reader.take_deleted()
     }
 
-    /// Takes what the latest XAUTOCLAIM said beside its entries.
-    pub(crate) fn take_claimed(&mut self) -> Claimed {
-        self.reader.take_claimed()
-    }
-
-    /// The shape of the replies to come; none is under way.
-    pub(crate) fn set_shape(&mut self, shape: ReplyShape) {
-        self.reader.set_shape(shape);
-    }
-
     /// The number of whole entries since the last flush.
     pub fn rows(&self) -> usize {
         self.ids.len() + self.tape.ids().len()
+    }
+
+    /// The IDs of the whole entries since the last flush, from this row on.
+    pub(crate) fn ids_from(&self, row: usize) -> Vec<EntryId> {
+        let on_tape = self.tape.ids();
+        let built = self.ids.get(row..).unwrap_or_default();
+        let on_tape = on_tape.get(row.saturating_sub(self.ids.len())..).unwrap_or_default();
+        [built, on_tape].concat()
     }
 
     /// Builds the columns of what has been decoded, so that the memory of its text can be used

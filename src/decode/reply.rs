@@ -77,20 +77,8 @@ struct Grammar {
     partial: Vec<u8>,
     /// IDs whose fields were nil: pending entries that were deleted from the stream.
     deleted: Vec<EntryId>,
-    claimed: Claimed,
     id: EntryId,
     end: Option<Reply>,
-}
-
-/// What claims say beside the entries.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Claimed {
-    /// Where to go on; `0-0` at the end.
-    pub(crate) cursor: EntryId,
-    /// Entries that were claimed and are nil, because they were deleted. Before 7.0.
-    pub(crate) nils: usize,
-    /// Entries that had not been delivered before: XREADGROUP CLAIM gives them behind the others.
-    pub(crate) fresh: u64,
 }
 
 impl ReplyReader {
@@ -109,7 +97,6 @@ impl ReplyReader {
                 streams_are_pairs: false,
                 partial: Vec::new(),
                 deleted: Vec::new(),
-                claimed: Claimed::default(),
                 id: EntryId::MIN,
                 end: None,
             },
@@ -144,23 +131,12 @@ impl ReplyReader {
         std::mem::take(&mut self.grammar.deleted)
     }
 
-    /// Takes what the latest reply said of claiming.
-    pub(crate) fn take_claimed(&mut self) -> Claimed {
-        std::mem::take(&mut self.grammar.claimed)
-    }
-
-    /// The shape of the replies to come.
-    pub(crate) fn set_shape(&mut self, shape: ReplyShape) {
-        self.grammar.shape = shape;
-    }
-
     /// Forgets a reply that will never end; the next bytes begin a new one.
     pub(crate) fn abandon(&mut self) {
         self.parser = Parser::default();
         self.grammar.partial.clear();
         self.grammar.trailers = 0;
         self.grammar.tells_deleted = false;
-        self.grammar.claimed = Claimed::default();
         self.grammar.expect = Expect::Reply;
         self.grammar.end = None;
     }
@@ -236,19 +212,14 @@ impl Grammar {
                 self.trailers = 2;
                 self.expect = Expect::Id;
             }
-            (Expect::Trailer, Event::Scalar(text)) => {
+            (Expect::Trailer, Event::Scalar(_)) => {
                 self.trailers -= 1;
-                self.claimed.fresh += u64::from(self.trailers == 0 && text == b"0");
                 self.after_entry();
             }
             // Before 7.0 a claimed entry that was deleted is nil without its ID.
-            (Expect::Entry, Event::Nil) => {
-                self.claimed.nils += 1;
-                self.after_entry();
-            }
+            (Expect::Entry, Event::Nil) => self.after_entry(),
             (Expect::Cursor, Event::Bytes { part, done }) => {
-                if let Some(cursor) = self.take_id(part, done)? {
-                    self.claimed.cursor = cursor;
+                if self.take_id(part, done)?.is_some() {
                     self.expect = Expect::StreamEntries;
                 }
             }

@@ -4,71 +4,55 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::bounds::{ids_only, last_decoded};
 use super::group_options::Reclaim;
-use crate::admin::{PendingFilter, pending_entries_in};
+use crate::admin::{PendingEntry, PendingFilter, pending_entries_in};
 use crate::client::Session;
+use crate::decode::ReplyShape;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result, ServerCode};
-use crate::resp::{self, Membership};
+use crate::resp::{self, Membership, RawReply};
 
-/// How a server hands over entries that are another consumer's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
-    /// XREADGROUP CLAIM, before new entries. Redis 8.4.
-    WithRead,
-    /// XAUTOCLAIM, along the pending list. Redis 6.2.
-    Automatic,
-    /// XPENDING, and XCLAIM of what has been idle for long enough. Redis 5.0.
-    Listed,
-}
-
-/// Passes over a group's pending list, each in as many steps as it takes.
+/// Passes over a group's pending list, each in as many steps as it takes. What is claimed becomes
+/// this consumer's without counting as a delivery, and is then read as own pending entries are.
 pub(super) struct Claimer {
-    min_idle_ms: u64,
+    min_idle: Duration,
     interval: Duration,
-    method: Method,
+    /// The server knows XAUTOCLAIM (Redis 6.2); others list what is pending (XPENDING) and claim
+    /// what has been idle for long enough (XCLAIM).
+    claims_along: bool,
     /// When the next pass begins.
     due: Instant,
-    /// Where the pass that is under way goes on.
+    /// Where the pass in progress goes on.
     at: Option<EntryId>,
     /// Entries were claimed, or a pass is over, and others come first now.
     others_first: bool,
-    /// Up to where the pending list was searched for deleted entries, where no claim tells them.
-    swept: EntryId,
 }
 
-/// One step of a pass.
-pub(super) enum Step {
-    /// Asks for entries from there on.
-    From(EntryId),
-    /// Asks for these.
-    Listed(Vec<EntryId>),
+/// What a step came to.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    /// These are this consumer's now.
+    pub(super) claimed: Vec<EntryId>,
+    /// So many had been deleted from the stream; the server has acknowledged them.
+    pub(super) deleted: u64,
 }
 
 impl Claimer {
-    /// Entries in one step of a pass that is not bounded by a batch.
+    /// Entries that one XPENDING lists.
     const LISTED: u64 = 1_000;
     /// Passes follow one another no faster, or nothing else would be done.
     const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
     pub(super) fn new(options: Reclaim) -> Self {
         Claimer {
-            min_idle_ms: u64::try_from(options.min_idle.as_millis()).unwrap_or(u64::MAX),
+            min_idle: options.min_idle,
             interval: options.interval.max(Self::SHORTEST_INTERVAL),
-            method: Method::WithRead,
+            claims_along: true,
             due: Instant::now(),
             at: None,
             others_first: false,
-            swept: EntryId::MIN,
         }
-    }
-
-    pub(super) fn method(&self) -> Method {
-        self.method
-    }
-
-    pub(super) fn min_idle_ms(&self) -> u64 {
-        self.min_idle_ms
     }
 
     /// How long others may be waited for.
@@ -89,113 +73,176 @@ impl Claimer {
         self.others_first = false;
     }
 
-    /// Whether there is more to be claimed than time alone brings.
-    pub(super) fn has_more(&self) -> bool {
-        self.at.is_some()
-    }
-
-    /// Takes the next older method where the server does not know this one.
-    pub(super) fn fall_back(&mut self, error: &Error) -> bool {
-        let unknown = matches!(
-            error.server_code(),
-            Some(ServerCode::SyntaxError | ServerCode::UnknownCommand)
-        );
-        let older = match self.method {
-            Method::WithRead => Method::Automatic,
-            Method::Automatic => Method::Listed,
-            Method::Listed => return false,
-        };
-        if unknown {
-            self.method = older;
-        }
-        unknown
-    }
-
-    /// The next step, for so many entries at most; `None` at the end of the pass.
-    pub(super) async fn next_step(
-        &mut self,
-        session: &mut Session,
-        member: Membership<'_>,
-        count: u64,
-    ) -> Result<Option<Step>> {
-        let mut at = self.at.unwrap_or(EntryId::MIN);
-        self.at = Some(at);
-        if self.method != Method::Listed {
-            return Ok(Some(Step::From(at)));
-        }
-        loop {
-            let filter = PendingFilter {
-                start: IdBound::Id(at),
-                count: Some(Self::LISTED),
-                ..PendingFilter::default()
-            };
-            let Membership { stream, group, .. } = member;
-            let page = pending_entries_in(session, stream, group, &filter).await?;
-            let least = Duration::from_millis(self.min_idle_ms);
-            // What was given back has no idle time.
-            let idle = page.iter().filter(|entry| entry.idle.is_none_or(|idle| idle >= least));
-            let mut ids: Vec<EntryId> = idle.map(|entry| entry.id).collect();
-            let most = usize::try_from(count).unwrap_or(usize::MAX).max(1);
-            if ids.len() > most {
-                ids.truncate(most);
-                self.at = ids.last().and_then(|id| id.successor());
-                return Ok(Some(Step::Listed(ids)));
-            }
-            let next = page.last().and_then(|entry| entry.id.successor());
-            match next.filter(|_| page.len() as u64 >= Self::LISTED) {
-                None if ids.is_empty() => {
-                    self.end_pass();
-                    return Ok(None);
-                }
-                None => self.at = Some(EntryId::MAX),
-                Some(next) => self.at = Some(next),
-            }
-            if !ids.is_empty() {
-                return Ok(Some(Step::Listed(ids)));
-            }
-            at = self.at.unwrap_or(at);
-        }
-    }
-
-    /// So many entries came for a step that asked for so many; the pass goes on at the cursor.
-    pub(super) fn came(&mut self, entries: u64, asked: u64, cursor: EntryId) {
-        self.others_first = entries > 0;
-        match self.method {
-            Method::WithRead if entries < asked => self.end_pass(),
-            // 0-0 at the end; a cursor that stands still would be followed for ever.
-            Method::Automatic if Some(cursor) <= self.at => self.end_pass(),
-            Method::Automatic => self.at = Some(cursor),
-            Method::Listed if self.at == Some(EntryId::MAX) => self.end_pass(),
-            Method::WithRead | Method::Listed => {}
-        }
-    }
-
-    /// Whether a pass is under way.
+    /// Whether a pass is in progress.
     pub(super) fn in_pass(&self) -> bool {
         self.at.is_some()
     }
 
-    fn end_pass(&mut self) {
-        self.at = None;
-        self.others_first = true;
-        self.due = Instant::now().checked_add(self.interval).unwrap_or(self.due);
-    }
-
-    /// Acknowledges idle entries that were deleted, which XREADGROUP CLAIM passes over: a part of
-    /// the pending list each time. Gives their IDs.
-    pub(super) async fn sweep(
+    /// Takes one step of a pass, for so many entries at most.
+    pub(super) async fn step(
         &mut self,
         session: &mut Session,
         member: Membership<'_>,
-    ) -> Result<Vec<EntryId>> {
-        let mut command = member.claim_from(self.swept, self.min_idle_ms, Self::LISTED);
-        let reply = session.value(&command.arg("JUSTID").get_packed_command()).await?;
-        let parts: Vec<&Value> = reply.as_sequence().into_iter().flatten().collect();
-        let (cursor, deleted) = match parts.as_slice() {
-            [cursor, _, deleted] => (resp::id(cursor), deleted.as_sequence()),
-            _ => (None, None),
+        count: u64,
+    ) -> Result<Claimed> {
+        let at = *self.at.get_or_insert(EntryId::MIN);
+        if self.claims_along {
+            match self.claim_along(session, member, at, count).await {
+                Err(error) if error.server_code() == Some(ServerCode::UnknownCommand) => {
+                    self.claims_along = false;
+                }
+                step => return step,
+            }
+        }
+        self.claim_listed(session, member, at, count).await
+    }
+
+    async fn claim_along(
+        &mut self,
+        session: &mut Session,
+        member: Membership<'_>,
+        at: EntryId,
+        count: u64,
+    ) -> Result<Claimed> {
+        let command = member.claim_from(at, self.min_idle_ms(), count);
+        let reply = claim_once(session, &command).await?;
+        let (cursor, claimed, deleted) = match reply.as_sequence() {
+            // Redis 7.0 tells what was deleted; before, it is claimed too, and comes without fields.
+            Some([cursor, claimed, rest @ ..]) => (cursor, claimed, rest.first()),
+            _ => return Err(Error::protocol(format_args!("{reply:?} came for XAUTOCLAIM"))),
         };
-        self.swept = cursor.unwrap_or(EntryId::MIN);
-        Ok(deleted.into_iter().flatten().filter_map(resp::id).collect())
+        let ids = |list: &Value| -> Vec<EntryId> {
+            list.as_sequence().into_iter().flatten().filter_map(resp::id).collect()
+        };
+        let claimed = ids(claimed);
+        let cursor = resp::id(cursor).unwrap_or(EntryId::MIN);
+        // 0-0 at the end; a cursor that stands still would be followed for ever.
+        self.went_on((cursor > at).then_some(cursor), !claimed.is_empty());
+        Ok(Claimed { claimed, deleted: deleted.map_or(0, |deleted| ids(deleted).len() as u64) })
+    }
+
+    async fn claim_listed(
+        &mut self,
+        session: &mut Session,
+        member: Membership<'_>,
+        at: EntryId,
+        count: u64,
+    ) -> Result<Claimed> {
+        let filter = PendingFilter {
+            start: IdBound::Id(at),
+            count: Some(Self::LISTED),
+            ..PendingFilter::default()
+        };
+        let Membership { stream, group, .. } = member;
+        let page = pending_entries_in(session, stream, group, &filter).await?;
+        let (ids, next) = self.idle_of(&page, count);
+        let claimed = match ids.as_slice() {
+            [] => Vec::new(),
+            ids => {
+                let command = member.claim(ids, self.min_idle_ms());
+                let reply = claim_once(session, &command).await?;
+                let claimed = reply.as_sequence().into_iter().flatten();
+                claimed.filter_map(resp::id).collect::<Vec<EntryId>>()
+            }
+        };
+        self.went_on(next, !claimed.is_empty());
+        // Since 7.0 those that were deleted leave the pending list instead of being claimed.
+        let mut deleted = 0;
+        for id in ids.into_iter().filter(|id| !claimed.contains(id)) {
+            let command = resp::range(stream, id, id, 1);
+            let decode = || ids_only(ReplyShape::Entries);
+            let found = session.request(&command, decode, last_decoded).await?;
+            deleted += u64::from(found.is_none());
+        }
+        Ok(Claimed { claimed, deleted })
+    }
+
+    /// Which entries of a page of the pending list are to be claimed, so many at most, and where to
+    /// go on; `None` at the end.
+    fn idle_of(&self, page: &[PendingEntry], count: u64) -> (Vec<EntryId>, Option<EntryId>) {
+        // What was given back has no idle time.
+        let idle = page.iter().filter(|entry| entry.idle.is_none_or(|idle| idle >= self.min_idle));
+        let mut ids: Vec<EntryId> = idle.map(|entry| entry.id).collect();
+        let most = usize::try_from(count).unwrap_or(usize::MAX).max(1);
+        if ids.len() > most {
+            ids.truncate(most);
+            let next = ids.last().and_then(|id| id.successor());
+            return (ids, next);
+        }
+        let is_full = page.len() as u64 >= Self::LISTED;
+        let next = page.last().and_then(|entry| entry.id.successor()).filter(|_| is_full);
+        (ids, next)
+    }
+
+    fn min_idle_ms(&self) -> u64 {
+        u64::try_from(self.min_idle.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The pass goes on there, or is over; it has claimed something.
+    fn went_on(&mut self, next: Option<EntryId>, claimed: bool) {
+        self.at = next;
+        self.others_first = claimed || next.is_none();
+        if next.is_none() {
+            self.due = Instant::now().checked_add(self.interval).unwrap_or(self.due);
+        }
+    }
+}
+
+/// Claims without trying again: what was claimed by a command whose reply was lost is idle no more,
+/// and has to be looked for among this consumer's own.
+async fn claim_once(session: &mut Session, command: &[u8]) -> Result<Value> {
+    let reply = RawReply::new();
+    session.attempt(command, Some(Duration::ZERO), reply, RawReply::into_value).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimer(min_idle_ms: u64) -> Claimer {
+        let ms = Duration::from_millis;
+        Claimer::new(Reclaim { min_idle: ms(min_idle_ms), interval: ms(60_000) })
+    }
+
+    fn entry(number: u64, idle_ms: Option<u64>) -> PendingEntry {
+        PendingEntry {
+            id: EntryId::new(number, 0),
+            consumer: idle_ms.map(|_| b"other".to_vec()),
+            idle: idle_ms.map(Duration::from_millis),
+            delivery_count: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_idle_or_nobody_s_is_claimed() {
+        let page = [entry(1, Some(500)), entry(2, Some(499)), entry(3, None), entry(4, Some(900))];
+        let id = |number| EntryId::new(number, 0);
+        assert_eq!(claimer(500).idle_of(&page, 10), (vec![id(1), id(3), id(4)], None));
+        // The rest of the page has its turn in the next step.
+        let (ids, next) = claimer(500).idle_of(&page, 2);
+        assert_eq!((ids, next), (vec![id(1), id(3)], id(3).successor()));
+        assert_eq!(claimer(500).idle_of(&[], 2), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_full_page_is_not_the_last() {
+        let page: Vec<PendingEntry> = (1..=Claimer::LISTED).map(|n| entry(n, Some(0))).collect();
+        let (ids, next) = claimer(500).idle_of(&page, 10);
+        assert!(ids.is_empty());
+        assert_eq!(next, EntryId::new(Claimer::LISTED, 0).successor());
+    }
+
+    #[test]
+    fn claims_and_new_entries_take_turns() {
+        let mut claimer = claimer(0);
+        assert!(claimer.is_due());
+        claimer.went_on(Some(EntryId::new(5, 0)), true);
+        assert!(claimer.in_pass() && !claimer.is_due());
+        claimer.others_came();
+        assert!(claimer.is_due());
+        // The pass is over: others first, and then the interval.
+        claimer.went_on(None, false);
+        claimer.others_came();
+        assert!(!claimer.in_pass() && !claimer.is_due());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::page::PageSize;
 use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink};
-use crate::decode::{Batch, Claimed, Decoder, Reply, ReplyShape};
+use crate::decode::{Batch, Decoder, Reply, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::resp::{Packed, RawReply};
@@ -151,11 +151,6 @@ impl Feed {
         self.decoder.is_full() || (self.bytes >= self.bounds.bytes && self.decoder.rows() > 0)
     }
 
-    /// Whether the next entry cannot be read, as the next batch will say.
-    pub(super) fn has_failed(&self) -> bool {
-        self.decoder.has_failed()
-    }
-
     /// The rows that the batch has room for.
     pub(super) fn room(&self) -> u64 {
         (self.bounds.rows as u64).saturating_sub(self.decoder.rows() as u64)
@@ -166,9 +161,14 @@ impl Feed {
         self.decoder.take_deleted()
     }
 
-    /// Takes what the latest XAUTOCLAIM said beside its entries.
-    pub(super) fn take_claimed(&mut self) -> Claimed {
-        self.decoder.take_claimed()
+    /// The IDs of the batch so far, from this row on.
+    pub(super) fn ids_from(&self, row: usize) -> Vec<EntryId> {
+        self.decoder.ids_from(row)
+    }
+
+    /// So many rows of the latest batch are not handed out.
+    pub(super) fn drop_rows(&mut self, rows: usize) {
+        self.delivered_rows = self.delivered_rows.saturating_sub(rows as u64);
     }
 
     /// The bytes of all replies with entries.
@@ -191,18 +191,11 @@ impl Feed {
         self.asked.is_some()
     }
 
-    /// Asks for what comes in a reply of another shape.
-    pub(super) async fn ask_for(&mut self, request: Request, shape: ReplyShape) -> Result<()> {
-        self.shape = shape;
-        self.ask(request).await
-    }
-
     pub(super) async fn ask(&mut self, request: Request) -> Result<()> {
         if std::mem::take(&mut self.unfinished) {
             // Nobody waited for its end: it may have left half an entry.
             self.decoder.abandon_reply();
         }
-        self.decoder.set_shape(self.shape);
         let mut connection = self.session.take_connection().await?;
         // Whoever gives up while this is sent cannot know whether the server has acted on it.
         self.unfinished = true;

@@ -122,8 +122,8 @@ impl GroupOptions {
     }
 
     /// Takes over what others have left pending for too long, and delivers it in batches of its
-    /// own, in turns with new entries. By XREADGROUP CLAIM (Redis 8.4), XAUTOCLAIM (6.2), or
-    /// XPENDING and XCLAIM (5.0). Pending entries that were deleted are acknowledged on the way.
+    /// own, in turns with new entries. By XAUTOCLAIM (Redis 6.2), or XPENDING and XCLAIM (5.0), with
+    /// JUSTID, which does not count as a delivery. Pending entries that were deleted are acknowledged on the way.
     /// For [`tail`](crate::tail) only, and not with NOACK.
     pub fn with_reclaim(mut self, reclaim: Option<Reclaim>) -> Self {
         self.reclaim = reclaim;
@@ -164,6 +164,11 @@ impl GroupOptions {
     pub fn with_removal(mut self, removal: Removal) -> Self {
         self.removal = removal;
         self
+    }
+
+    /// Whether a lost group is created again.
+    pub(super) fn recreates(&self) -> bool {
+        self.on_lost == OnGroupLost::Recreate
     }
 
     /// The most deliveries of an entry.

@@ -8,7 +8,7 @@ use redis::Value;
 use super::ack;
 use super::dead_letter::Letter;
 use super::nack::Pause;
-use super::stats::Watched;
+use super::stats::{Report, Watched};
 use crate::admin::{delete_if_idle, delete_others_idle_for};
 use crate::client::Client;
 use crate::entry_id::EntryId;
@@ -67,7 +67,7 @@ impl Member {
         let number = ack::acknowledge(session, &self.stream, &self.group, ids).await;
         let number = number.map_err(|error| self.about(error))?;
         // Not once more with their batch.
-        self.leave_pending(ids);
+        self.watched.report(Report::Acked(ids.to_vec()));
         self.watched.update(|stats| {
             stats.acknowledged += number;
             stats.done_up_to = stats.done_up_to.max(ids.iter().max().copied());
@@ -111,7 +111,7 @@ impl Member {
     /// Keeps entries of the batch in hand from being acknowledged with it; they are claimed again
     /// once they have been idle for long enough. Sends nothing.
     pub fn leave_pending(&self, ids: &[EntryId]) {
-        self.watched.keep_pending(ids);
+        self.watched.report(Report::Left(ids.to_vec()));
     }
 
     /// Keeps entries from being claimed by others for another while (XCLAIM JUSTID, Redis 5.0).
@@ -158,7 +158,9 @@ impl Member {
         let letters: Vec<Letter> = ids.iter().map(letter).collect();
         let session = &mut self.client.session();
         let moved = self.move_to_dead_letter(session, &letters).await;
-        moved.map_err(|error| self.about(error))
+        let moved = moved.map_err(|error| self.about(error))?;
+        self.watched.report(Report::Failed(ids.to_vec()));
+        Ok(moved)
     }
 
     /// Removes this consumer from its group where nothing is pending for it; says whether it is gone.

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_schema::Field;
 
@@ -10,6 +9,7 @@ use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received, Request};
 use super::group::GroupReader;
+use super::poll::Pace;
 use super::request::{BatchBounds, ReadRequest};
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
@@ -263,9 +263,6 @@ impl RangeReader {
 
     /// Waits until an entry is there, from the start on; says whether one is.
     async fn wait(&mut self, deadline: &Deadline) -> Result<bool> {
-        /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
-        /// it cannot block, is not asked again at once.
-        const PAUSE: Duration = Duration::from_millis(20);
         // Only `pin` makes an ID of it, and only where there can be an entry from there on.
         let IdBound::Id(first) = self.request.start else {
             return Ok(false);
@@ -287,7 +284,7 @@ impl RangeReader {
             match session.attempt(&command, left, decoder, last_decoded).await {
                 Ok(Some(_)) => return Ok(true),
                 Ok(None) => {
-                    let pause = deadline.left_up_to(PAUSE);
+                    let pause = deadline.left_up_to(Pace::PAUSE);
                     if pause.is_zero() {
                         return Ok(false);
                     }

@@ -1,6 +1,5 @@
 //! What a reader has done so far, for whoever watches it.
 
-use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -40,8 +39,19 @@ pub(crate) struct Watched {
     stats: Mutex<Stats>,
     /// Entries that were given back, and when they are delivered again.
     returns: Mutex<Returns>,
-    /// Entries in hand that stay pending whatever becomes of their batch.
-    kept_pending: Mutex<HashSet<EntryId>>,
+    reports: Mutex<Vec<Report>>,
+}
+
+/// What was done to entries that were handed out, beside reading.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// They were acknowledged.
+    Acked(Vec<EntryId>),
+    /// They stay pending when their batch is done with, and come again when they are given back or
+    /// claimed.
+    Left(Vec<EntryId>),
+    /// They are in the dead letters.
+    Failed(Vec<EntryId>),
 }
 
 impl Watched {
@@ -83,18 +93,18 @@ impl Watched {
         self.returns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These entries stay pending when their batch is done with.
-    pub(crate) fn keep_pending(&self, ids: &[EntryId]) {
-        self.kept_pending().extend(ids);
+    /// Tells the reader what was done to entries.
+    pub(crate) fn report(&self, report: Report) {
+        self.reports().push(report);
     }
 
-    /// Takes the entries of a batch that stay pending.
-    pub(crate) fn take_kept_pending(&self) -> HashSet<EntryId> {
-        std::mem::take(&mut *self.kept_pending())
+    /// Takes what was reported since the last call, in order.
+    pub(crate) fn take_reports(&self) -> Vec<Report> {
+        std::mem::take(&mut *self.reports())
     }
 
-    fn kept_pending(&self) -> MutexGuard<'_, HashSet<EntryId>> {
-        self.kept_pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reports(&self) -> MutexGuard<'_, Vec<Report>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Stats> {

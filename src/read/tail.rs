@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::bounds::{LastIdWatch, Lost, first_id, ids_only, last_decoded, lost_behind, newest};
-use super::deadline::{Deadline, block_ms};
+use super::deadline::block_ms;
 use super::feed::{Feed, Received, Request};
+use super::poll::{Collecting, Pace, Polled};
 use super::range::infer_range;
-use super::request::{OnDataLoss, OnIdle, ReadRequest, Resume};
+use super::request::{OnDataLoss, ReadRequest, Resume};
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
@@ -22,8 +23,7 @@ pub(super) struct TailReader {
     after: Option<EntryId>,
     /// An ID that the stream has certainly reached.
     reached: Option<EntryId>,
-    /// When the batch's first entry came.
-    first_came: Option<Instant>,
+    pace: Pace,
     /// Tells whether the stream is the one that was read before, and how far it has come.
     watch: LastIdWatch,
     /// Nothing can be added up to the end that was asked for; what is there may be unread.
@@ -31,22 +31,7 @@ pub(super) struct TailReader {
     ended: bool,
 }
 
-/// What a poll came to.
-enum Polled {
-    /// Entries, and perhaps there are more.
-    More,
-    /// All that there was.
-    Drained,
-    /// Nothing, for as long as the poll may last.
-    Nothing,
-    /// Nothing can come any more.
-    Ended,
-}
-
 impl TailReader {
-    /// The longest that one command blocks: a wait without limit still looks after its stream.
-    const SLICE: Duration = Duration::from_secs(5);
-
     pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
         let shape = match request.end {
             IdBound::Id(_) => ReplyShape::Entries,
@@ -56,10 +41,10 @@ impl TailReader {
             client: client.clone(),
             feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?,
             ended: request.count == Some(0) || request.end == IdBound::Nothing,
+            pace: Pace::new(&request),
             request,
             after: None,
             reached: None,
-            first_came: None,
             watch: LastIdWatch::default(),
             closed: false,
         })
@@ -103,18 +88,14 @@ impl TailReader {
     /// The next batch, never empty; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         self.start().await?;
-        let mut poll = self.new_poll();
+        self.pace.begin_poll();
         while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
-            match self.poll(&poll).await {
-                Ok(Polled::More) => {}
-                Ok(Polled::Drained) if self.request.batch_timeout.is_some() => {}
-                Ok(Polled::Drained) => break,
-                Ok(Polled::Nothing) if self.feed.rows() > 0 => break,
-                Ok(Polled::Nothing) => match self.request.on_idle {
-                    OnIdle::Wait => poll = self.new_poll(),
-                    OnIdle::Stop => self.ended = true,
+            match self.poll().await {
+                Ok(polled) => match self.pace.after(polled, self.feed.rows()) {
+                    Collecting::GoesOn => {}
+                    Collecting::Over => break,
+                    Collecting::Ended => self.ended = true,
                 },
-                Ok(Polled::Ended) => self.ended = true,
                 Err(error) => {
                     self.watch.hurry();
                     self.feed.recover(error).await?;
@@ -122,7 +103,7 @@ impl TailReader {
             }
         }
         let batch = self.feed.flush()?;
-        self.first_came = None;
+        self.pace.flushed();
         Ok((!batch.is_empty()).then_some(batch))
     }
 
@@ -133,35 +114,17 @@ impl TailReader {
 
     /// After an error: what was handed out stays so, the rest is read again.
     pub(super) fn rewind(&mut self) -> Result<()> {
-        self.first_came = None;
+        self.pace.flushed();
         self.feed.rewind()
     }
 
-    fn new_poll(&self) -> Deadline {
-        Deadline::of_block(self.request.block.unwrap_or_default())
-    }
-
-    /// Until when to wait for more: the poll's end, or that of the batch that is under way.
-    fn deadline(&self, poll: &Deadline) -> Deadline {
-        match (self.first_came, self.request.batch_timeout) {
-            (Some(start), Some(timeout)) => Deadline::after(start, timeout),
-            _ => *poll,
-        }
-    }
-
-    async fn poll(&mut self, poll: &Deadline) -> Result<Polled> {
-        let deadline = self.deadline(poll);
+    async fn poll(&mut self) -> Result<Polled> {
         if self.request.sample.is_some() && !self.infer().await? {
-            return self.wait_for_one(&deadline).await;
+            return self.wait_for_one().await;
         }
         if !self.feed.is_asked() {
-            let wait = deadline.left_up_to(Self::SLICE);
-            let wait = match self.feed.rows() {
-                0 => Some(wait),
-                // What is there is given at once.
-                _ if self.request.batch_timeout.is_none() => None,
-                _ if wait.is_zero() => return Ok(Polled::Nothing),
-                _ => Some(wait),
+            let Some(wait) = self.pace.wait(self.feed.rows(), Pace::SLICE) else {
+                return Ok(Polled::Nothing);
             };
             match self.next_page(wait) {
                 Some(request) => self.feed.ask(request).await?,
@@ -174,7 +137,7 @@ impl TailReader {
             return Ok(Polled::More);
         };
         if entries == 0 {
-            return self.nothing_came(&deadline, asked, request.wait).await;
+            return self.nothing_came(asked, request.wait).await;
         }
         self.came();
         if entries < request.count {
@@ -190,17 +153,12 @@ impl TailReader {
 
     /// The batch has its first entry, if it had none.
     fn came(&mut self) {
-        if self.feed.rows() > 0 && self.first_came.is_none() {
-            self.first_came = Some(Instant::now());
+        if self.feed.rows() > 0 {
+            self.pace.came();
         }
     }
 
-    async fn nothing_came(
-        &mut self,
-        deadline: &Deadline,
-        asked: Instant,
-        waited: Option<Duration>,
-    ) -> Result<Polled> {
+    async fn nothing_came(&mut self, asked: Instant, waited: Option<Duration>) -> Result<Polled> {
         if let IdBound::Id(end) = self.request.end {
             if self.closed {
                 return Ok(Polled::Ended);
@@ -210,22 +168,22 @@ impl TailReader {
             if self.closed {
                 return Ok(Polled::More);
             }
-            return match (self.feed.rows(), self.request.batch_timeout) {
-                (1.., None) => Ok(Polled::Drained),
-                _ => self.wait_for_one(deadline).await,
+            return match (self.feed.rows(), self.pace.collects()) {
+                (1.., false) => Ok(Polled::Drained),
+                _ => self.wait_for_one().await,
             };
         }
         match waited {
-            Some(waited) => self.idle(deadline, asked, waited).await,
+            Some(waited) => self.idle(asked, waited).await,
             None if self.feed.rows() == 0 => Ok(Polled::More),
             None => Ok(Polled::Drained),
         }
     }
 
     /// Waits until an entry is there behind the last, without reading it.
-    async fn wait_for_one(&mut self, deadline: &Deadline) -> Result<Polled> {
+    async fn wait_for_one(&mut self) -> Result<Polled> {
         let asked = Instant::now();
-        let wait = deadline.left_up_to(Self::SLICE);
+        let wait = self.pace.deadline().left_up_to(Pace::SLICE);
         let command = resp::read_after(&self.request.stream, self.position(), 1, block_ms(wait));
         let decoder = ids_only(ReplyShape::Streams)?;
         let waiting = self.feed.session.attempt(&command, Some(wait), decoder, last_decoded);
@@ -235,31 +193,16 @@ impl TailReader {
                 self.closed |= matches!(self.request.end, IdBound::Id(end) if came > end);
                 Ok(Polled::More)
             }
-            None => self.idle(deadline, asked, wait).await,
+            None => self.idle(asked, wait).await,
         }
     }
 
     /// The server waited, and nothing came.
-    async fn idle(
-        &mut self,
-        deadline: &Deadline,
-        asked: Instant,
-        waited: Duration,
-    ) -> Result<Polled> {
-        /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because
-        /// it cannot block, is not asked again at once.
-        const PAUSE: Duration = Duration::from_millis(20);
+    async fn idle(&mut self, asked: Instant, waited: Duration) -> Result<Polled> {
         if self.feed.rows() == 0 {
             self.look_after().await?;
         }
-        let left = deadline.left_up_to(Self::SLICE);
-        if left.is_zero() {
-            return Ok(Polled::Nothing);
-        }
-        if asked.elapsed() < waited {
-            tokio::time::sleep(left.min(PAUSE)).await;
-        }
-        Ok(Polled::More)
+        Ok(self.pace.after_nil(asked, waited).await)
     }
 
     /// The ID behind which to read on.

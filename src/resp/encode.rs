@@ -73,8 +73,6 @@ pub(crate) struct ReadGroup<'a> {
     pub(crate) noack: bool,
     /// `None` stands for new entries.
     pub(crate) pending_after: Option<EntryId>,
-    /// Before new ones come those that have been pending for so many milliseconds. Redis 8.4.
-    pub(crate) claim_ms: Option<u64>,
 }
 
 impl ReadGroup<'_> {
@@ -84,9 +82,6 @@ impl ReadGroup<'_> {
         command.arg("COUNT").arg(self.count);
         if let Some(block_ms) = self.block_ms {
             command.arg("BLOCK").arg(block_ms);
-        }
-        if let Some(min_idle) = self.claim_ms {
-            command.arg("CLAIM").arg(min_idle);
         }
         if self.noack {
             command.arg("NOACK");
@@ -196,17 +191,17 @@ pub(crate) struct Membership<'a> {
 }
 
 impl Membership<'_> {
-    /// XAUTOCLAIM: so many entries from `start` on that have been pending for so many milliseconds
-    /// become this consumer's. Redis 6.2.
-    pub(crate) fn claim_from(&self, start: EntryId, min_idle_ms: u64, count: u64) -> Cmd {
+    /// XAUTOCLAIM JUSTID: so many entries from `start` on that have been pending for so many
+    /// milliseconds become this consumer's. It is no delivery. Redis 6.2.
+    pub(crate) fn claim_from(&self, start: EntryId, min_idle_ms: u64, count: u64) -> Packed {
         let mut command = Cmd::new();
         command.arg("XAUTOCLAIM").arg(self.stream).arg(self.group).arg(self.consumer);
-        command.arg(min_idle_ms).arg(start.to_string()).arg("COUNT").arg(count);
-        command
+        command.arg(min_idle_ms).arg(start.to_string()).arg("COUNT").arg(count).arg("JUSTID");
+        command.get_packed_command()
     }
 
-    /// XCLAIM: these entries become this consumer's, where they have been pending for so many
-    /// milliseconds. Redis 5.0.
+    /// XCLAIM JUSTID: these entries become this consumer's, where they have been pending for so many
+    /// milliseconds. It is no delivery. Redis 5.0.
     pub(crate) fn claim(&self, ids: &[EntryId], min_idle_ms: u64) -> Packed {
         let mut command = Cmd::new();
         command.arg("XCLAIM").arg(self.stream).arg(self.group).arg(self.consumer);
@@ -214,7 +209,7 @@ impl Membership<'_> {
         for id in ids {
             command.arg(id.to_string());
         }
-        command.get_packed_command()
+        command.arg("JUSTID").get_packed_command()
     }
 
     /// EVAL: a script about this consumer's entries, with further keys and arguments. Redis 2.6.
@@ -321,7 +316,6 @@ mod tests {
             block_ms: None,
             noack: false,
             pending_after: None,
-            claim_ms: None,
         };
         assert_eq!(text(read.packed()), "XREADGROUP GROUP g c COUNT 2 STREAMS s > ");
         let read = ReadGroup {

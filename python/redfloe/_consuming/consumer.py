@@ -78,14 +78,15 @@ class StreamConsumer:
     group_start_id : str or datetime, default "0"
         Where a group that is created begins: after this ID; ``"$"`` after the newest entry.
     reclaim_min_idle_ms : int or None, default 30000
-        Take over entries that have been pending for that many milliseconds (XREADGROUP CLAIM in
-        Redis 8.4, XAUTOCLAIM in 6.2, else XPENDING and XCLAIM). They come in batches of their own,
-        in turns with new entries; `Batch.delivery_counts` tells them. A handler that takes longer
-        should call `Batch.extend` meanwhile, or its entries are processed twice. None: never.
+        Take over entries that have been pending for that many milliseconds (XAUTOCLAIM in Redis
+        6.2, else XPENDING and XCLAIM). They come in batches of their own, in turns with new
+        entries; `Batch.delivery_counts` tells them. A handler that takes longer should call
+        `Batch.extend` meanwhile, or its entries are processed twice. None: never.
     reclaim_interval_ms : int, default 30000
         How often to look for such entries; no more often than every 10 ms.
     max_deliveries : int, optional
-        How often an entry is delivered before it goes to the dead-letter stream instead.
+        How often an entry is delivered before it goes to the dead-letter stream instead. Its last
+        delivery is a batch of one, so that it takes no other entry along.
     dead_letter : str or bytes, optional
         The stream that takes entries which are delivered too often, cannot be decoded, or failed
         (`Batch.fail`). In a Redis Cluster it must be in the slot of `stream`.

@@ -1,0 +1,283 @@
+//! What becomes of rows once they have come: batches, acknowledgements, and a group that got lost.
+
+use super::ids::IdSet;
+use super::own::Counted;
+use super::{Acknowledge, InFlight, Ledger, Row};
+use crate::entry_id::EntryId;
+
+/// What to make of the rows that were flushed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flushed {
+    /// These rows, in this order; `None` for all as they are.
+    pub(crate) rows: Option<Vec<usize>>,
+    /// How often each has been delivered, this time included; empty where that is not known, or
+    /// where it is the first time for all.
+    pub(crate) counts: Vec<u64>,
+    /// Entries that are not to be seen, though they came.
+    pub(crate) dropped: IdSet,
+}
+
+/// Entries that are to be acknowledged, and those of which it is not known whether they have been.
+#[derive(Debug, Default)]
+pub(super) struct Acknowledgements {
+    pub(super) due: IdSet,
+    sent: IdSet,
+}
+
+impl Acknowledgements {
+    pub(super) fn contains(&self, id: EntryId) -> bool {
+        self.due.contains(id) || self.sent.contains(id)
+    }
+
+    /// Those that are to go along with the next request; what came of the latest is not known.
+    fn send(&mut self) -> &[EntryId] {
+        self.due.extend(self.sent.as_slice());
+        self.sent = std::mem::take(&mut self.due);
+        self.sent.as_slice()
+    }
+
+    fn take(&mut self) -> IdSet {
+        self.due.extend(self.sent.as_slice());
+        self.sent.clear();
+        std::mem::take(&mut self.due)
+    }
+}
+
+impl Ledger {
+    /// The rows that were collected are gone; they are still pending.
+    pub(crate) fn discarded(&mut self) {
+        let rows = std::mem::take(&mut self.collected);
+        self.forget_collected();
+        self.read_again(&rows);
+    }
+
+    fn read_again(&mut self, rows: &[Row]) {
+        if self.terms.noack {
+            return;
+        }
+        let kept = || rows.iter().filter(|row| row.keep);
+        if self.terms.lists {
+            self.own.read_again(kept().map(|row| (row.id, row.delivered.unwrap_or_default())));
+        } else if let Some(first) = kept().map(|row| row.id).min() {
+            self.own.look_after(first.predecessor().unwrap_or(EntryId::MIN), true);
+        }
+    }
+
+    fn forget_collected(&mut self) {
+        self.collected_ids.clear();
+        self.collected_claimed = false;
+        self.collected_own = false;
+        self.sealed = false;
+    }
+
+    /// The collected rows are a batch of these IDs and of those that were rejected. What is missing
+    /// follows an entry that cannot be read, and has to come again.
+    pub(crate) fn flushed(&mut self, ids: &[EntryId], rejected: &[EntryId]) -> Flushed {
+        let rows = std::mem::take(&mut self.collected);
+        self.others_first |= self.collected_claimed;
+        self.forget_collected();
+        let mut kept: Vec<(EntryId, usize, u64)> = Vec::with_capacity(ids.len());
+        let mut came = rows.iter();
+        for (at, id) in ids.iter().enumerate() {
+            match came.find(|row| row.id == *id) {
+                Some(Row { keep: false, .. }) => {}
+                row => {
+                    let delivered = row.and_then(|row| row.delivered).unwrap_or_default();
+                    kept.push((*id, at, delivered.saturating_add(1)));
+                }
+            }
+        }
+        let all_kept = kept.len() == ids.len();
+        let ascends = kept.is_sorted_by(|one, next| one.0 <= next.0);
+        kept.sort_unstable_by_key(|(id, _, _)| *id);
+        let counted = self.terms.lists && kept.iter().any(|(_, _, count)| *count > 1);
+        let mut dropped: Vec<EntryId> = Vec::new();
+        for row in &rows {
+            if !row.keep {
+                dropped.push(row.id);
+            }
+        }
+        let mut dropped = IdSet::from(dropped);
+        if !dropped.is_empty() {
+            let kept: Vec<EntryId> = rows.iter().filter(|row| row.keep).map(|row| row.id).collect();
+            dropped.remove(&kept);
+        }
+        let is_whole = ids.len() + rejected.len() == rows.len();
+        let (there, missing): (Vec<Row>, Vec<Row>) = match is_whole {
+            true => (rows, Vec::new()),
+            false => {
+                let mut came = IdSet::from(ids.to_vec());
+                came.extend(rejected);
+                rows.into_iter().partition(|row| came.contains(row.id))
+            }
+        };
+        self.staged.extend(there.into_iter().filter(|row| row.keep));
+        self.read_again(&missing);
+        Flushed {
+            rows: (!(all_kept && ascends)).then(|| kept.iter().map(|(_, at, _)| *at).collect()),
+            counts: match counted {
+                true => kept.iter().map(|(_, _, count)| *count).collect(),
+                false => Vec::new(),
+            },
+            dropped,
+        }
+    }
+
+    /// The batch of these entries goes to the caller.
+    pub(crate) fn handed_out(&mut self, ids: &[EntryId]) {
+        self.staged.clear();
+        let is_tracked = !self.terms.noack || self.terms.acknowledge == Acknowledge::Automatically;
+        if is_tracked {
+            self.in_hand.extend(ids);
+            if let Some(many) = self.in_hand.len().checked_sub(Self::REMEMBERED) {
+                let forgotten = self.in_hand.take_first(many).first().copied();
+                self.forgotten = self.forgotten.or(forgotten);
+            }
+        }
+    }
+
+    /// The next batch is asked for: where that is the policy, what is in hand is done with.
+    pub(crate) fn asked_for_more(&mut self) {
+        if self.terms.acknowledge == Acknowledge::Automatically {
+            self.done.due.extend(self.in_hand.as_slice());
+            self.in_hand.clear();
+        }
+    }
+
+    /// The reading was left in the middle of what is in hand, which stays pending.
+    pub(crate) fn left_in_hand(&mut self) {
+        if self.terms.acknowledge == Acknowledge::Automatically {
+            let ids = std::mem::take(&mut self.in_hand);
+            self.left(ids.as_slice());
+        }
+    }
+
+    /// Somebody has acknowledged these.
+    pub(crate) fn acked(&mut self, ids: &[EntryId]) {
+        self.finish(ids);
+    }
+
+    /// These stay pending when their batch is done with; they come again when they are claimed.
+    pub(crate) fn left(&mut self, ids: &[EntryId]) {
+        self.in_hand.remove(ids);
+        self.left.extend(ids);
+        if let Some(many) = self.left.len().checked_sub(Self::REMEMBERED) {
+            self.left.take_first(many);
+        }
+    }
+
+    /// These are in the dead letters.
+    pub(crate) fn failed(&mut self, ids: &[EntryId]) {
+        self.finish(ids);
+    }
+
+    pub(super) fn finish(&mut self, ids: &[EntryId]) {
+        self.in_hand.remove(ids);
+        self.left.remove(ids);
+        self.own.forget(ids);
+        if self.in_flight != InFlight::Nothing {
+            self.done_meanwhile.extend(ids);
+        }
+        self.note_finished(ids);
+    }
+
+    fn note_finished(&mut self, ids: &[EntryId]) {
+        self.done_up_to = self.done_up_to.max(ids.iter().max().copied());
+        if !self.terms.recreates {
+            return;
+        }
+        self.finished.extend(ids);
+        if self.newest >= self.known_up_to {
+            match self.first_undone() {
+                None => self.finished.clear(),
+                Some(first) => self.finished.remove_up_to(first),
+            }
+        }
+        if let Some(many) = self.finished.len().checked_sub(Self::REMEMBERED) {
+            self.finished.take_first(many);
+        }
+    }
+
+    // Acknowledgements
+
+    /// The greatest ID that is acknowledged.
+    pub(crate) fn done_up_to(&self) -> Option<EntryId> {
+        self.done_up_to
+    }
+
+    /// What is to go along with the next request: entries that are done with, and deleted ones.
+    pub(crate) fn acknowledgements(&mut self) -> [&[EntryId]; 2] {
+        [self.done.send(), self.deleted.send()]
+    }
+
+    /// The server has taken them; says how many of what was done with.
+    pub(crate) fn acknowledged(&mut self) -> u64 {
+        let done = std::mem::take(&mut self.done.sent);
+        self.deleted.sent.clear();
+        self.note_finished(done.as_slice());
+        done.len() as u64
+    }
+
+    // Counts
+
+    /// Entries that have been handed out as often as they may be.
+    pub(crate) fn exhausted(&self) -> &[Counted] {
+        &self.own.exhausted
+    }
+
+    /// Entries of which the server counts deliveries that nobody saw, and how many there were.
+    pub(crate) fn corrections(&self) -> &[Counted] {
+        &self.own.corrections
+    }
+
+    /// At the end: entries that came and were not handed out, and how often they had been.
+    pub(crate) fn unseen(&self) -> Vec<Counted> {
+        let rows = self.collected.iter().chain(&self.staged).filter(|row| row.keep);
+        rows.filter_map(|row| Some((row.id, row.delivered?))).collect()
+    }
+
+    // A lost group
+
+    /// The smallest ID that was delivered to this consumer and is not done with.
+    fn first_undone(&self) -> Option<EntryId> {
+        let collected = self.collected_ids.first();
+        let staged = self.staged.iter().map(|row| row.id).min();
+        let sets = [self.in_hand.first(), self.left.first(), collected, staged, self.forgotten];
+        sets.into_iter().flatten().chain(self.own.first()).min()
+    }
+
+    /// The group is gone, with all that was pending, and the collected rows are discarded: they come
+    /// again. Says behind which ID a group that takes its place has to begin; `None` where this
+    /// consumer has not been anywhere.
+    pub(crate) fn group_lost(&mut self) -> Option<EntryId> {
+        // Nobody takes these acknowledgements any more.
+        let done = self.done.take();
+        self.note_finished(done.as_slice());
+        let undone = self.first_undone();
+        self.collected.clear();
+        self.staged.clear();
+        self.forget_collected();
+        self.own.clear();
+        self.left.clear();
+        self.deleted = Acknowledgements::default();
+        self.stranded = None;
+        self.others_first = false;
+        self.in_flight = InFlight::Nothing;
+        self.newest = EntryId::MIN;
+        let known = self.in_hand.last().max(self.finished.last());
+        self.known_up_to = known.unwrap_or(EntryId::MIN);
+        match undone {
+            Some(undone) => undone.predecessor(),
+            None => self.done_up_to,
+        }
+    }
+
+    /// The stream is another one, of which nothing is known.
+    pub(crate) fn stream_begun_anew(&mut self) {
+        self.in_hand.clear();
+        self.forgotten = None;
+        self.finished.clear();
+        self.done_up_to = None;
+        self.known_up_to = EntryId::MIN;
+    }
+}

@@ -1,0 +1,256 @@
+//! What is asked of the server next, and what came of it.
+
+use std::time::{Duration, Instant};
+
+use super::GroupReader;
+use crate::admin::pending_page;
+use crate::entry_id::EntryId;
+use crate::error::{Result, ServerCode};
+use crate::ledger::Ask;
+use crate::read::ack;
+use crate::read::claim::Claimer;
+use crate::read::counts::write_back;
+use crate::read::dead_letter::Letter;
+use crate::read::deadline::block_ms;
+use crate::read::feed::{Received, Request};
+use crate::read::group_options::OwnPending;
+use crate::read::poll::{Pace, Polled};
+use crate::resp::ReadGroup;
+
+impl GroupReader {
+    /// Entries in one XPENDING: more would keep other clients waiting.
+    const LISTED: u64 = 10_000;
+    /// A command that was sent when its connection got lost has reached the server by then.
+    const LATENCY: Duration = Duration::from_millis(200);
+
+    /// Does the next thing to do, or takes what came of the last. Only where it `waits` may a
+    /// request do so.
+    pub(super) async fn poll(&mut self, waits: bool) -> Result<Polled> {
+        if self.feed.is_asked() {
+            return self.receive(waits).await;
+        }
+        if self.feed.was_cut() {
+            // Whoever waited for the reply gave up.
+            self.note_rows();
+            self.ledger.lost(self.blocks_until);
+        }
+        self.take_reports();
+        let room = self.room();
+        let returned = self.watched.take_returns(Instant::now(), room);
+        self.ledger.claimed(&returned);
+        let claims_due = self.claimer.as_ref().is_some_and(Claimer::is_due);
+        let ask = self.ledger.next(Instant::now(), room, claims_due);
+        match ask {
+            Ask::Flush => return Ok(Polled::Whole),
+            Ask::Correct => {
+                let corrections = self.ledger.corrections();
+                let member = self.member.membership();
+                match write_back(&mut self.feed.session, member, corrections).await {
+                    // Where nothing depends on counts, those in a batch are right all the same.
+                    Err(error)
+                        if error.server_code() == Some(ServerCode::NoPermission)
+                            && self.options.max_deliveries().is_none() => {}
+                    written => written?,
+                }
+                self.ledger.corrected();
+            }
+            Ask::MoveExhausted => self.move_exhausted().await?,
+            Ask::List { from, to } => self.list(from, to).await?,
+            Ask::Claim => {
+                self.ledger.asked(ask);
+                self.claim(room).await?;
+            }
+            Ask::Own { after, count } => {
+                let read = ReadGroup { pending_after: Some(after), ..self.read_command(count) };
+                let command = read.packed();
+                self.send(ask, command, count, None).await?;
+                return self.receive(waits).await;
+            }
+            Ask::New { count } => return self.ask_for_new(ask, count, waits).await,
+        }
+        Ok(Polled::More)
+    }
+
+    async fn ask_for_new(&mut self, ask: Ask, count: u64, waits: bool) -> Result<Polled> {
+        if self.options.own_pending == OwnPending::Only {
+            return Ok(Polled::Ended);
+        }
+        // Own pending entries and new ones share a batch only where it is collected.
+        if self.ledger.has_own_rows() && !self.pace.collects() && !self.takes_all {
+            return Ok(Polled::Drained);
+        }
+        let Some(wait) = self.pace.wait(self.feed.rows(), self.longest_wait()) else {
+            return Ok(Polled::Nothing);
+        };
+        let wait = wait.filter(|_| waits && !self.has_work());
+        let read = ReadGroup { block_ms: wait.map(block_ms), ..self.read_command(count) };
+        let command = read.packed();
+        self.send(ask, command, count, wait).await?;
+        self.receive(waits).await
+    }
+
+    /// How many entries to ask for.
+    fn room(&mut self) -> u64 {
+        let missing = self.feed.missing(self.request.count);
+        self.feed.page().min(self.feed.room()).min(missing)
+    }
+
+    /// Whether there is something to do that time alone does not bring.
+    fn has_work(&self) -> bool {
+        self.ledger.has_work() || self.claimer.as_ref().is_some_and(Claimer::in_pass)
+    }
+
+    /// The longest that one command may block.
+    fn longest_wait(&self) -> Duration {
+        let claims = self.claimer.as_ref().map(Claimer::time_for_others);
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let wakes = self.ledger.wakes_at().map(until);
+        let returns = self.watched.next_return().map(until);
+        [claims, wakes, returns].into_iter().flatten().fold(Pace::SLICE, Duration::min)
+    }
+
+    pub(super) fn read_command(&self, count: u64) -> ReadGroup<'_> {
+        ReadGroup {
+            stream: &self.request.stream,
+            group: &self.options.group,
+            consumer: &self.options.consumer,
+            count,
+            block_ms: None,
+            noack: self.options.noack,
+            pending_after: None,
+        }
+    }
+
+    /// Sends a read, with acknowledgements before it.
+    async fn send(
+        &mut self,
+        ask: Ask,
+        command: Vec<u8>,
+        count: u64,
+        wait: Option<Duration>,
+    ) -> Result<()> {
+        let (stream, group) = (&self.request.stream, &self.options.group);
+        let [done, deleted] = self.ledger.acknowledgements();
+        let (done, deleted) =
+            (ack::commands(stream, group, done), ack::commands(stream, group, deleted));
+        let before = done.len() + deleted.len();
+        let mut commands = done.chain(deleted).flatten().collect::<Vec<u8>>();
+        commands.extend(command);
+        self.ledger.asked(ask);
+        let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
+        self.blocks_until = Instant::now().checked_add(serves);
+        self.feed.ask(Request { command: commands, count, wait, before }).await
+    }
+
+    /// Takes what comes of the reply.
+    async fn receive(&mut self, waits: bool) -> Result<Polled> {
+        let asked = Instant::now();
+        let received = self.feed.receive().await;
+        if self.feed.has_passed_before() {
+            self.note_acknowledged();
+        }
+        self.note_rows();
+        let received = received?;
+        self.found = true;
+        self.recreations.succeeded();
+        let Received::End { request, entries } = received else {
+            return Ok(Polled::More);
+        };
+        if !self.ledger.ended() {
+            // Own pending entries.
+            self.feed.build()?;
+            return Ok(Polled::More);
+        }
+        if let Some(claimer) = &mut self.claimer {
+            claimer.others_came();
+        }
+        match (entries, request.wait) {
+            (0, Some(waited)) => {
+                self.watched.update(|stats| stats.lag = stats.lag.map(|_| 0));
+                self.idle(asked, waited).await
+            }
+            // What is there to do goes on: nothing was waited for.
+            (0, None) if self.feed.rows() == 0 && waits => {
+                let over = self.pace.deadline().left_up_to(Pace::SLICE).is_zero();
+                Ok(if over && !self.has_work() { Polled::Nothing } else { Polled::More })
+            }
+            (0, None) if self.has_work() => Ok(Polled::More),
+            (entries, _) if entries < request.count => Ok(Polled::Drained),
+            _ => {
+                self.feed.build()?;
+                Ok(Polled::More)
+            }
+        }
+    }
+
+    /// The server waited, and nothing came.
+    async fn idle(&mut self, asked: Instant, waited: Duration) -> Result<Polled> {
+        if self.has_work() {
+            return Ok(Polled::More);
+        }
+        if self.claimer.as_ref().is_some_and(Claimer::is_due)
+            && !self.pace.deadline().left_up_to(Pace::SLICE).is_zero()
+        {
+            return Ok(Polled::More);
+        }
+        Ok(self.pace.after_nil(asked, waited).await)
+    }
+
+    /// Lists own pending entries, with how often they were delivered.
+    async fn list(&mut self, from: EntryId, to: EntryId) -> Result<()> {
+        let member = self.member.membership();
+        let session = &mut self.feed.session;
+        match pending_page(session, member, from, to, Self::LISTED).await {
+            Ok(page) => {
+                let page: Vec<_> = page.iter().map(|one| (one.id, one.delivery_count)).collect();
+                self.ledger.listed(&page, (page.len() as u64) < Self::LISTED);
+                Ok(())
+            }
+            // Without the list they are read as they come, which is well where nothing depends on
+            // how often they were delivered.
+            Err(error)
+                if error.server_code() == Some(ServerCode::NoPermission)
+                    && self.options.max_deliveries().is_none()
+                    && self.claimer.is_none() =>
+            {
+                self.ledger.cannot_list();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves entries to the dead letters that have been handed out as often as they may be.
+    async fn move_exhausted(&mut self) -> Result<()> {
+        let most = self.options.max_deliveries().unwrap_or_default();
+        let exhausted = self.ledger.exhausted().iter();
+        let letters: Vec<Letter> = exhausted
+            .map(|(id, times)| Letter {
+                id: *id,
+                reason: format!("delivered {times} times, of at most {most}"),
+                deliveries: Some(*times),
+            })
+            .collect();
+        let session = &mut self.feed.session;
+        self.member.move_to_dead_letter(session, &letters).await?;
+        self.ledger.exhausted_moved();
+        Ok(())
+    }
+
+    /// Takes one step of a pass of claims.
+    async fn claim(&mut self, count: u64) -> Result<()> {
+        let Some(claimer) = &mut self.claimer else {
+            return Ok(());
+        };
+        let member = self.member.membership();
+        let step = claimer.step(&mut self.feed.session, member, count).await?;
+        let over = !claimer.in_pass();
+        self.ledger.claimed(&step.claimed);
+        self.watched.update(|stats| stats.deleted += step.deleted);
+        if over {
+            let lag = self.position().await?.and_then(|position| position.lag);
+            self.watched.update(|stats| stats.lag = lag);
+        }
+        Ok(())
+    }
+}

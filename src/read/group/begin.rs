@@ -1,0 +1,150 @@
+//! Where a group begins: it is read first, and created only where it is missing.
+
+use super::GroupReader;
+use crate::admin::create_group_in;
+use crate::entry_id::{EntryId, GroupStart};
+use crate::error::{ErrorKind, Result, ServerCode};
+use crate::read::bounds::{if_permitted, last_generated, newest};
+use crate::read::group_options::OwnPending;
+use crate::resp::{self, Info, ReadGroup};
+
+/// How far a group has come: entries with greater IDs are still to be delivered, `lag` in number.
+pub(super) struct Position {
+    pub(super) last_delivered: EntryId,
+    pub(super) lag: Option<u64>,
+}
+
+/// What the server says of a group.
+enum Found {
+    Group(Position),
+    Nothing,
+    /// The user may not ask.
+    Unknown,
+}
+
+impl GroupReader {
+    /// Creates the group where it is missing and that is asked for, now rather than with the first
+    /// batch.
+    pub(in crate::read) async fn start(&mut self) -> Result<()> {
+        self.prepare().await?;
+        if self.found || self.options.create_at.is_none() {
+            return Ok(());
+        }
+        match self.look_up().await? {
+            Found::Group(_) => {
+                self.found = true;
+                return Ok(());
+            }
+            Found::Nothing => return self.create().await,
+            Found::Unknown => {}
+        }
+        // Nothing is pending after such an ID, so this reads nothing; the last ID of all stands for
+        // new entries inside the server. A user who may read may ask it, whether or not groups may
+        // be created, and at `maxmemory` too.
+        let read = ReadGroup { pending_after: EntryId::MAX.predecessor(), ..self.read_command(1) };
+        let command = read.packed();
+        match self.feed.session.value(&command).await {
+            Ok(_) => {
+                self.found = true;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NoGroup => self.create().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds out what has to be known before the first read.
+    pub(super) async fn prepare(&mut self) -> Result<()> {
+        if self.prepared {
+            return Ok(());
+        }
+        let skips = self.options.own_pending == OwnPending::Skip;
+        let begins_at_newest = self.options.create_at == Some(GroupStart::BehindNewest);
+        if (skips || self.options.recreates() && begins_at_newest)
+            && let Some(position) = self.position().await?
+        {
+            self.found = true;
+            self.begins_after = Some(position.last_delivered);
+            if skips {
+                self.ledger.begins_after(position.last_delivered);
+            }
+        }
+        self.prepared = true;
+        Ok(())
+    }
+
+    /// How far the group has come; `None` where there is none, or the user may not ask.
+    pub(super) async fn position(&mut self) -> Result<Option<Position>> {
+        Ok(match self.look_up().await? {
+            Found::Group(position) => Some(position),
+            Found::Nothing | Found::Unknown => None,
+        })
+    }
+
+    async fn look_up(&mut self) -> Result<Found> {
+        let command = resp::groups_info(&self.request.stream);
+        let groups = match self.feed.session.value(&command).await {
+            Err(error) if error.server_code() == Some(ServerCode::NoKey) => {
+                return Ok(Found::Nothing);
+            }
+            groups => match if_permitted(groups)? {
+                Some(groups) => groups,
+                // The read itself will say what is wrong.
+                None => return Ok(Found::Unknown),
+            },
+        };
+        let named = |info: &Info<'_>| info.text("name") == Some(self.options.group.as_slice());
+        let position = |info: Info<'_>| {
+            let last_delivered = info.id("last-delivered-id")?;
+            Some(Position { last_delivered, lag: info.number("lag") })
+        };
+        let found = Info::each(&groups).find(named);
+        Ok(found.and_then(position).map_or(Found::Nothing, Found::Group))
+    }
+
+    /// Creates a group that was not there: where this consumer was, or where it is asked for.
+    pub(super) async fn create(&mut self) -> Result<()> {
+        let was_at = match self.options.recreates() {
+            true => self.ledger.group_lost(),
+            false => None,
+        };
+        self.create_after(was_at).await
+    }
+
+    /// Creates the group behind this ID; where there is none, behind where it was before, or where
+    /// it is to begin.
+    pub(super) async fn create_after(&mut self, was_at: Option<EntryId>) -> Result<()> {
+        let (session, stream) = (&mut self.feed.session, &self.request.stream);
+        let after = match was_at.or(self.begins_after) {
+            Some(after) => {
+                let newest = last_generated(session, stream).await?;
+                // In a stream begun anew this consumer has been nowhere yet.
+                let is_same = newest.is_some_and(|newest| after <= newest);
+                if !is_same {
+                    self.ledger.stream_begun_anew();
+                    self.watched.update(|stats| stats.done_up_to = None);
+                }
+                GroupStart::Behind(if is_same { after } else { EntryId::MIN })
+            }
+            None => match self.options.create_at {
+                // The ID is kept: should the group get lost, it begins there again.
+                Some(GroupStart::BehindNewest) => {
+                    let last = match last_generated(session, stream).await? {
+                        None => if_permitted(newest(session, stream).await)?
+                            .map(Option::unwrap_or_default),
+                        last => last,
+                    };
+                    last.map_or(GroupStart::BehindNewest, GroupStart::Behind)
+                }
+                Some(start) => start,
+                None => GroupStart::Behind(EntryId::MIN),
+            },
+        };
+        let created = create_group_in(session, stream, &self.options.group, after, true).await?;
+        if let (true, GroupStart::Behind(after)) = (created, after) {
+            self.begins_after = Some(after);
+        }
+        self.found = true;
+        Ok(())
+    }
+}

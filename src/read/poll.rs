@@ -1,0 +1,134 @@
+//! How long a reader waits for entries, and when a batch is whole: the same for all that follow a
+//! stream.
+
+use std::time::{Duration, Instant};
+
+use super::deadline::Deadline;
+use super::request::{OnIdle, ReadRequest};
+
+/// What a poll came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Polled {
+    /// Entries, and perhaps there are more.
+    More,
+    /// All that there was.
+    Drained,
+    /// Entries that make a batch of their own.
+    Whole,
+    /// Nothing, for as long as the poll may last.
+    Nothing,
+    /// Nothing can come any more.
+    Ended,
+}
+
+/// What becomes of the batch that is being collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Collecting {
+    GoesOn,
+    Over,
+    /// And no other batch comes after it.
+    Ended,
+}
+
+/// The time that a reader has.
+#[derive(Debug)]
+pub(super) struct Pace {
+    block: Duration,
+    batch_timeout: Option<Duration>,
+    on_idle: OnIdle,
+    poll: Deadline,
+    /// When the batch's first entry came.
+    first_came: Option<Instant>,
+}
+
+impl Pace {
+    /// The longest that one command blocks: a wait without limit still looks after its stream.
+    pub(super) const SLICE: Duration = Duration::from_secs(5);
+    /// A server that answers nil before the time is over, because of CLIENT UNBLOCK or because it
+    /// cannot block, is not asked again at once.
+    pub(super) const PAUSE: Duration = Duration::from_millis(20);
+
+    pub(super) fn new(request: &ReadRequest) -> Self {
+        let block = request.block.unwrap_or_default();
+        Pace {
+            block,
+            batch_timeout: request.batch_timeout,
+            on_idle: request.on_idle,
+            poll: Deadline::of_block(block),
+            first_came: None,
+        }
+    }
+
+    /// A poll begins, which may last as long as BLOCK says.
+    pub(super) fn begin_poll(&mut self) {
+        self.poll = Deadline::of_block(self.block);
+    }
+
+    /// The poll lasts until then.
+    pub(super) fn poll_until(&mut self, end: Instant) {
+        self.poll = Deadline::after(end, Duration::ZERO);
+    }
+
+    /// The batch has a row.
+    pub(super) fn came(&mut self) {
+        self.first_came.get_or_insert_with(Instant::now);
+    }
+
+    /// The batch has gone to the caller, or its rows are gone.
+    pub(super) fn flushed(&mut self) {
+        self.first_came = None;
+    }
+
+    /// Whether entries are collected until a time is over.
+    pub(super) fn collects(&self) -> bool {
+        self.batch_timeout.is_some()
+    }
+
+    /// Until when to wait for more: the poll's end, or that of the batch that is being collected.
+    pub(super) fn deadline(&self) -> Deadline {
+        match (self.first_came, self.batch_timeout) {
+            (Some(start), Some(timeout)) => Deadline::after(start, timeout),
+            _ => self.poll,
+        }
+    }
+
+    /// How long the next request of a batch that has so many rows may wait: not at all where they
+    /// are given at once; `None` where its time is over.
+    pub(super) fn wait(&self, rows: usize, longest: Duration) -> Option<Option<Duration>> {
+        let wait = self.deadline().left_up_to(longest);
+        match rows {
+            0 => Some(Some(wait)),
+            _ if !self.collects() => Some(None),
+            _ if self.deadline().left_up_to(Self::SLICE).is_zero() => None,
+            _ => Some(Some(wait)),
+        }
+    }
+
+    /// What a poll means for a batch of so many rows.
+    pub(super) fn after(&mut self, polled: Polled, rows: usize) -> Collecting {
+        match polled {
+            Polled::More => Collecting::GoesOn,
+            Polled::Drained if self.collects() => Collecting::GoesOn,
+            Polled::Drained | Polled::Whole => Collecting::Over,
+            Polled::Nothing if rows > 0 => Collecting::Over,
+            Polled::Nothing if self.on_idle == OnIdle::Wait => {
+                self.begin_poll();
+                Collecting::GoesOn
+            }
+            Polled::Nothing | Polled::Ended => Collecting::Ended,
+        }
+    }
+
+    /// After a server has answered nil, asked to wait so long at that time: waits where it did not,
+    /// and says whether the time is over.
+    pub(super) async fn after_nil(&self, asked: Instant, waited: Duration) -> Polled {
+        let left = self.deadline().left_up_to(Self::SLICE);
+        if left.is_zero() {
+            return Polled::Nothing;
+        }
+        if asked.elapsed() < waited {
+            tokio::time::sleep(left.min(Self::PAUSE)).await;
+        }
+        Polled::More
+    }
+}
