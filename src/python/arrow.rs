@@ -5,8 +5,11 @@
 //! and only here the two are exchanged.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::mem;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
@@ -18,6 +21,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
 use super::error::{exception, no_panic};
+use crate::client::PerProcess;
 use crate::decode::Batch;
 use crate::dtype::{INT128_METADATA, children, is_int128};
 use crate::error::{Error, ErrorKind};
@@ -112,8 +116,47 @@ pub(super) fn export_ids<'py>(
 }
 
 /// The batches of an object with `__arrow_c_stream__`, such as a `polars.DataFrame`.
-pub(super) fn import_batches(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {
-    no_panic(frame.py(), || batches_of(frame))
+pub(super) fn import_batches(frame: &Bound<'_, PyAny>) -> PyResult<Imported> {
+    release_imported(frame.py());
+    no_panic(frame.py(), || batches_of(frame)).map(Imported)
+}
+
+/// Batches whose memory may be an object's of Python, such as a NumPy array: to free it takes the GIL,
+/// which threads of the runtime must not. So they leave it to the next thread that has the GIL.
+pub(super) struct Imported(Vec<ArrowBatch>);
+
+static RELEASED: PerProcess<Mutex<Vec<Vec<ArrowBatch>>>> = PerProcess::new();
+
+fn released() -> MutexGuard<'static, Vec<Vec<ArrowBatch>>> {
+    let Ok(released) = RELEASED.get(|| Ok::<_, Infallible>(Mutex::default()));
+    released.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Frees what threads of the runtime have left.
+pub(super) fn release_imported(_: Python<'_>) {
+    let batches = mem::take(&mut *released());
+    drop(batches);
+}
+
+impl Imported {
+    /// The batches, for who keeps them longer than a call.
+    pub(super) fn into_inner(mut self) -> Vec<ArrowBatch> {
+        mem::take(&mut self.0)
+    }
+}
+
+impl Deref for Imported {
+    type Target = [ArrowBatch];
+
+    fn deref(&self) -> &[ArrowBatch] {
+        &self.0
+    }
+}
+
+impl Drop for Imported {
+    fn drop(&mut self) {
+        released().push(mem::take(&mut self.0));
+    }
 }
 
 fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
-use super::arrow::{export_ids, import_batches};
+use super::arrow::{Imported, export_ids, import_batches, release_imported};
 use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
@@ -169,7 +168,7 @@ fn prepare(
     server: &Server,
     frame: &Bound<'_, PyAny>,
     request: WriteArguments,
-) -> PyResult<(Client, Vec<RecordBatch>, WriteRequest, WriteControl)> {
+) -> PyResult<(Client, Imported, WriteRequest, WriteControl)> {
     let control = WriteControl::default();
     let request = request.write_request().map_err(|error| exception(py, &error))?;
     let batches = import_batches(frame)?;
@@ -192,6 +191,7 @@ pub(crate) fn write_stream(
     let look = look.map(|look| Py::new(py, look).map(Py::into_any)).transpose()?;
     let writing = async move { write::write(&client, &batches, &request).await };
     let (result, raised) = wait_stopping(py, look.as_ref(), || control.stop(), writing)?;
+    release_imported(py);
     Ok(Outcome::new(py, result, raised))
 }
 
@@ -221,6 +221,7 @@ pub(crate) fn start_write_stream(
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
     let writing = async move { write::write(&client, &batches, &request).await };
     let task = Task::start_with(py, writing, |py, result| {
+        release_imported(py);
         Ok(Py::new(py, Outcome::new(py, result, None))?.into_any())
     });
     Ok(task?.with_stop(move || control.stop()))
@@ -268,5 +269,6 @@ pub(crate) fn write_hashes(
     let client = server.client(py)?;
     let writing = async move { write::write_hashes(&client, &batches, &request).await };
     let (result, raised) = wait_stopping(py, None, || control.stop(), writing)?;
+    release_imported(py);
     Ok(Outcome::new(py, result.map(Written::of_rows), raised))
 }
