@@ -21,7 +21,7 @@ import latency
 import polars as pl
 import redis
 import writers
-from readers import BOUNDED, CONSUMERS, QUERIES, SOME, Measurement, available
+from readers import BOUNDED, CONSUMERS, QUERIES, RECOVERING, SOME, Measurement, available
 from workloads import WORKLOADS, Workload
 
 if TYPE_CHECKING:
@@ -146,6 +146,36 @@ def consuming(server: Server, rounds: int) -> str:
     return table(title, head, rows)
 
 
+#: Delivers all entries to a worker that dies.
+DELIVER = """
+while true do
+    local reply = redis.call(
+        'XREADGROUP', 'GROUP', 'recover', 'worker', 'COUNT', 10000, 'STREAMS', KEYS[1], '>')
+    if not reply or #reply == 0 then return end
+end
+"""
+
+
+def recovering(server: Server, rounds: int) -> str:
+    """Compare a worker that starts with everything pending with one that reads new entries."""
+    workload = filled(server, "events")
+    seconds: dict[str, list[float]] = {}
+    latest: dict[str, Measurement] = {}
+    fresh = next(iter(CONSUMERS))
+    for number in range(rounds):
+        for name in (fresh, *RECOVERING):
+            with server.client() as client:
+                if name != fresh:
+                    client.xgroup_create(workload.stream, "recover", id="0")
+                    client.eval(DELIVER, 1, workload.stream)
+                measured = run_reader(name, server, workload)
+                client.xgroup_destroy(workload.stream, "recover")
+            note(f"pending round {number + 1}: {name}", measured, seconds, latest)
+    rows = [(name, *walls(times, seconds[fresh])) for name, times in seconds.items()]
+    head = ("consumer", "wall, median (best)", "ratio to new entries")
+    return table(f"{workload.title}, all of them pending", head, rows)
+
+
 def streaming(server: Server, rounds: int) -> str:
     """State the memory of reads of a stream that is larger than they are allowed to become."""
     del rounds  # minutes each, and it is the memory that counts
@@ -228,6 +258,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "flights": reading("flights"),
     "queries": querying,
     "groups": consuming,
+    "pending": recovering,
     "many": streaming,
     "latency": following,
     "write": writing,

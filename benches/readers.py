@@ -157,6 +157,29 @@ def consume(url: str, workload: Workload) -> pl.DataFrame:
     return frame
 
 
+def recover(url: str, workload: Workload) -> pl.DataFrame:
+    """redfloe's `StreamConsumer`, on what was delivered once to an earlier worker of its name."""
+    import redfloe
+
+    frame = pl.DataFrame(schema=workload.schema)
+    with redfloe.StreamConsumer(
+        url,
+        workload.stream,
+        "recover",
+        "worker",
+        schema=workload.schema,
+        batch_size=10_000,
+        max_deliveries=3,
+        dead_letter="dead",
+        on_idle="stop",
+        block_ms=1,
+    ) as consumer:
+        for batch in consumer:
+            frame = batch.frame
+    assert consumer.stats.entries == workload.entries
+    return frame
+
+
 def consume_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
     """redis-py with hiredis: XREADGROUP, a frame that Polars casts, XACK."""
     import redis
@@ -224,6 +247,9 @@ CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redis-py[hiredis] + Polars, XACK by batch": consume_with_redis_py,
     "redis-py[hiredis], a dict and an XACK for each": consume_one_by_one,
 }
+RECOVERING: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "redfloe `StreamConsumer`, all pending after one delivery, `max_deliveries=3`": recover,
+}
 WRITERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "`sink_stream` of `scan_stream`, into another stream": copy,
 }
@@ -248,7 +274,7 @@ class Measurement:
 
 def measure(name: str, url: str, workload: Workload) -> Measurement:
     """Read once. Imports, the connection and the allocator's first steps are not measured."""
-    read = (READERS | QUERIES | CONSUMERS | WRITERS)[name]
+    read = (READERS | QUERIES | CONSUMERS | RECOVERING | WRITERS)[name]
     nothing = Workload("nothing", "", 0, workload.schema, workload.fill)
     read(url, nothing)
     before = resident_bytes()

@@ -351,6 +351,12 @@ impl Ledger {
         self.deleted.due.extend(&ids);
     }
 
+    /// The server has found these deleted, and acknowledged them; says how many are news.
+    pub(crate) fn found_deleted(&mut self, ids: &[EntryId]) -> u64 {
+        self.own.forget(ids);
+        ids.iter().filter(|id| !self.deleted.contains(**id)).count() as u64
+    }
+
     /// The reply has come to its end; says whether it was one of new entries.
     pub(crate) fn ended(&mut self) -> bool {
         let in_flight = std::mem::replace(&mut self.in_flight, InFlight::Nothing);

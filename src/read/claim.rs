@@ -34,8 +34,8 @@ pub(super) struct Claimer {
 pub(super) struct Claimed {
     /// These are this consumer's now.
     pub(super) claimed: Vec<EntryId>,
-    /// So many had been deleted from the stream; the server has acknowledged them.
-    pub(super) deleted: u64,
+    /// These had been deleted from the stream; the server has acknowledged them.
+    pub(super) deleted: Vec<EntryId>,
 }
 
 impl Claimer {
@@ -118,7 +118,7 @@ impl Claimer {
         let cursor = resp::id(cursor).unwrap_or(EntryId::MIN);
         // 0-0 at the end; a cursor that stands still would be followed for ever.
         self.went_on((cursor > at).then_some(cursor), !claimed.is_empty());
-        Ok(Claimed { claimed, deleted: deleted.map_or(0, |deleted| ids(deleted).len() as u64) })
+        Ok(Claimed { claimed, deleted: deleted.map(ids).unwrap_or_default() })
     }
 
     async fn claim_listed(
@@ -147,12 +147,14 @@ impl Claimer {
         };
         self.went_on(next, !claimed.is_empty());
         // Since 7.0 those that were deleted leave the pending list instead of being claimed.
-        let mut deleted = 0;
+        let mut deleted = Vec::new();
         for id in ids.into_iter().filter(|id| !claimed.contains(id)) {
             let command = resp::range(stream, id, id, 1);
             let decode = || ids_only(ReplyShape::Entries);
             let found = session.request(&command, decode, last_decoded).await?;
-            deleted += u64::from(found.is_none());
+            if found.is_none() {
+                deleted.push(id);
+            }
         }
         Ok(Claimed { claimed, deleted })
     }

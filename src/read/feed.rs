@@ -21,6 +21,9 @@ pub(super) struct Feed {
     /// The bytes of reply that the batch's entries took so far.
     bytes: u64,
     page: PageSize,
+    /// What a reply still holds when a batch is full is always wanted, however much it is: it is
+    /// pending already.
+    pub(super) keeps_replies: bool,
     /// A reply was begun and not taken to its end.
     unfinished: bool,
     asked: Option<Asked>,
@@ -59,6 +62,9 @@ pub(super) enum Received {
 }
 
 impl Feed {
+    /// A reply is taken to its end where that is so many batches away at most.
+    const KEPT: u64 = 4;
+
     pub(super) fn new(
         client: &Client,
         schema: StreamSchema,
@@ -71,7 +77,8 @@ impl Feed {
             shape,
             bounds,
             bytes: 0,
-            page: PageSize::new(),
+            page: PageSize::within(bounds.bytes),
+            keeps_replies: false,
             unfinished: false,
             asked: None,
             passed_before: false,
@@ -230,9 +237,19 @@ impl Feed {
         self.bytes = self.bytes.saturating_add(bytes);
         self.received = self.received.saturating_add(bytes);
         asked.bytes = asked.bytes.saturating_add(bytes);
-        asked.entries += (self.decoder.rows() - before) as u64;
+        let came = (self.decoder.rows() - before) as u64;
+        asked.entries += came;
         let Some(end) = self.decoder.take_reply() else {
-            self.asked = Some(asked);
+            // By what came last: giants may follow small entries.
+            let per_entry = bytes / came.max(1);
+            let missing = asked.request.count.saturating_sub(asked.entries);
+            let rest = per_entry.saturating_mul(missing);
+            if self.keeps_replies || rest <= self.bounds.bytes.saturating_mul(Self::KEPT) {
+                self.asked = Some(asked);
+            } else {
+                // The server lets go of a reply that nobody waits for; the next page is smaller.
+                self.page.observe(came.max(1), bytes);
+            }
             return Ok(Received::Full);
         };
         self.unfinished = false;

@@ -8,19 +8,28 @@
 #[derive(Debug, Clone)]
 pub struct PageSize {
     count: u64,
+    /// The bytes of reply that a page aims at.
+    target: u64,
+    /// The size of the largest recent entries: giants seldom come alone.
+    largest: u64,
 }
 
 impl PageSize {
     const FIRST: u64 = 100;
     const MOST: u64 = 20_000;
-    /// The bytes of reply that a page aims at.
+    /// The bytes of reply that a page aims at, at most.
     const TARGET: u64 = 2 * 1024 * 1024;
     /// A page is at most so many times as large as the one before.
     const GROWTH: u64 = 8;
 
     /// The first page's size.
     pub fn new() -> Self {
-        PageSize { count: Self::FIRST }
+        PageSize { count: Self::FIRST, target: Self::TARGET, largest: 0 }
+    }
+
+    /// The first page's size, where no page should have more than that many bytes.
+    pub(crate) fn within(bytes: u64) -> Self {
+        PageSize { target: Self::TARGET.min(bytes), ..Self::new() }
     }
 
     /// The number of entries to ask for.
@@ -31,7 +40,8 @@ impl PageSize {
     /// Learns from a page of so many entries and bytes of reply.
     pub fn observe(&mut self, entries: u64, bytes: u64) {
         if let Some(per_entry) = bytes.checked_div(entries) {
-            let fitting = Self::TARGET / per_entry.max(1);
+            self.largest = per_entry.max(self.largest / Self::GROWTH);
+            let fitting = self.target / self.largest.max(1);
             let most = self.count.saturating_mul(Self::GROWTH).min(Self::MOST);
             self.count = fitting.clamp(1, most);
         }
@@ -54,6 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_page_is_no_larger_than_a_batch() {
+        let mut page = PageSize::within(1_000);
+        page.observe(100, 100 * 50);
+        assert_eq!(page.count(), 20);
+        assert_eq!(PageSize::within(u64::MAX).target, PageSize::TARGET);
+    }
+
+    #[test]
     fn pages_follow_the_size_of_entries() {
         let mut page = PageSize::new();
         page.observe(100, 100 * 146);
@@ -64,8 +82,11 @@ mod tests {
         assert_eq!(page.count(), 2 * 1024 * 1024 / 146);
         page.observe(10, 10 * 100_000_000);
         assert_eq!(page.count(), 1);
-        page.observe(1, 20);
-        assert_eq!(page.count(), 8);
+        // Giants seldom come alone.
+        for expected in [1, 1, 1, 8] {
+            page.observe(1, 20);
+            assert_eq!(page.count(), expected);
+        }
         page.observe(0, 5);
         assert_eq!(page.count(), 8);
         page.shrink();

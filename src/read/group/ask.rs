@@ -246,7 +246,9 @@ impl GroupReader {
         let step = claimer.step(&mut self.feed.session, member, count).await?;
         let over = !claimer.in_pass();
         self.ledger.claimed(&step.claimed);
-        self.watched.update(|stats| stats.deleted += step.deleted);
+        // This consumer may have come upon some of them before.
+        let deleted = self.ledger.found_deleted(&step.deleted);
+        self.watched.update(|stats| stats.deleted += deleted);
         if over {
             let lag = self.position().await?.and_then(|position| position.lag);
             self.watched.update(|stats| stats.lag = lag);

@@ -87,8 +87,11 @@ impl GroupReader {
         if options.own_pending != OwnPending::Skip {
             ledger.read_own_pending();
         }
+        let shape = ReplyShape::Streams;
+        let mut feed = Feed::new(client, request.schema.clone(), shape, request.bounds)?;
+        feed.keeps_replies = true;
         Ok(GroupReader {
-            feed: Feed::new(client, request.schema.clone(), ReplyShape::Streams, request.bounds)?,
+            feed,
             member: Member {
                 client: client.clone(),
                 stream: request.stream.clone(),

@@ -1,0 +1,50 @@
+"""How much a reader asks for at once, where entries are of very different sizes."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import redis
+
+from redfloe import iter_stream
+from support.groups import DRAIN
+from support.proxy import Proxy
+from support.server import Server
+from support.streams import add_numbers
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize("end_id", ["+", "90000-0"])
+def test_giants_after_small_entries_are_not_all_asked_for_at_once(
+    any_server: Server, client: redis.Redis, stream: str, end_id: str
+) -> None:
+    """The page that meets the first of them is given up, and the next ones are small."""
+    add_numbers(client, stream, 5_000)
+    for number in range(5_001, 5_031):
+        client.xadd(stream, {"n": b"1" * MEGABYTE}, id=f"{number}-0")
+    client.xadd(stream, {"n": "1"}, id="90000-0")
+    with Proxy(any_server.port) as proxy:
+        frames = iter_stream(
+            proxy.url,
+            stream,
+            {"n": pl.String},
+            start_id="-",
+            end_id=end_id,
+            batch_size=1_000,
+            batch_bytes=2 * MEGABYTE,
+            **DRAIN,
+        )
+        rows = 0
+        while rows <= 5_000:
+            rows += next(frames).height
+        # The page that met them asked for as many as small ones had fitted.
+        asked = len(proxy.commands)
+        for frame in frames:
+            assert frame["n"].str.len_bytes().sum() <= 4 * MEGABYTE
+            rows += frame.height
+        assert rows == 5_031
+        pages = [command for command in proxy.commands[asked:] if b"COUNT" in command]
+        counts = [int(command[command.index(b"COUNT") + 1]) for command in pages]
+        assert len(counts) >= 10
+        assert max(counts[:10]) <= 2
