@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import decimal
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +17,7 @@ import pyarrow as pa
 import pytest
 import redis
 
-from redfloe import SchemaError, StreamProducer, write_hashes, write_stream
+from redfloe import SchemaError, StreamProducer, write_hashes, write_stream, write_stream_async
 from support.server import Server
 from support.timing import within
 
@@ -289,3 +292,44 @@ def test_an_entry_of_any_size_may_come_before(
     )
     assert ids.to_list() == ["3-1"]
     client.delete(stream)
+
+
+class Watched:
+    """Memory that notes which thread frees it."""
+
+    def __init__(self, values: list[int], freed_by: list[int]) -> None:
+        self._array = (ctypes.c_int64 * len(values))(*values)
+        self._freed_by = freed_by
+
+    def column(self) -> pa.Array:
+        address, size = ctypes.addressof(self._array), ctypes.sizeof(self._array)
+        buffer = pa.foreign_buffer(address, size, base=self)
+        return pa.Array.from_buffers(pa.int64(), len(self._array), [None, buffer])
+
+    def __del__(self) -> None:
+        self._freed_by.append(threading.get_native_id())
+
+
+def test_no_thread_of_the_runtime_frees_python_s_memory(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """It would need the GIL for that, and abort the process where the interpreter is at its end."""
+    freed_by: list[int] = []
+
+    def frame() -> pa.Table:
+        return pa.table({"n": Watched([1, 2, 3], freed_by).column()})
+
+    async def write() -> None:
+        await write_stream_async(any_server.url, frame(), stream)
+
+    asyncio.run(write())
+    with StreamProducer(any_server.url, stream) as producer:
+        producer.send_frame(frame())
+    write_stream(any_server.url, frame(), stream)
+    with StreamProducer(any_server.url, stream) as producer:
+        producer.send_frame(frame())
+        producer.flush()
+        producer.send_frame(frame())  # frees the one before
+    assert client.xlen(stream) == 15
+    assert len(freed_by) >= 3
+    assert set(freed_by) == {threading.get_native_id()}

@@ -138,13 +138,6 @@ pub(super) fn release_imported(_: Python<'_>) {
     drop(batches);
 }
 
-impl Imported {
-    /// The batches, for who keeps them longer than a call.
-    pub(super) fn into_inner(mut self) -> Vec<ArrowBatch> {
-        mem::take(&mut self.0)
-    }
-}
-
 impl Deref for Imported {
     type Target = [ArrowBatch];
 

@@ -80,7 +80,7 @@ impl Producer {
 
     /// Takes a frame's rows; says whether there was room.
     fn send_frame(&self, py: Python<'_>, frame: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let batches = import_batches(frame)?.into_inner();
+        let batches = import_batches(frame)?;
         self.get()?.send_batches(batches).map_err(|error| exception(py, &error))
     }
 

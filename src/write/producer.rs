@@ -1,6 +1,7 @@
 //! Entries that come one by one, lingered into pipelines.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -87,9 +88,12 @@ struct State {
     failed: Option<Arc<ProducerFailure>>,
 }
 
+/// Batches, and whatever has to become of their memory when they are written.
+type Frame = Box<dyn Deref<Target = [RecordBatch]> + Send + Sync>;
+
 enum Item {
     Entry(Entry),
-    Frame(Vec<RecordBatch>, usize, usize),
+    Frame(Frame, usize, usize),
 }
 
 /// What ended a producer. Its rows are counted from `first_row`.
@@ -140,11 +144,14 @@ impl Producer {
     /// # Errors
     ///
     /// As [`write`](crate::write) where the rows cannot be entries; when closed.
-    pub fn send_batches(&self, batches: Vec<RecordBatch>) -> Result<bool> {
+    pub fn send_batches(
+        &self,
+        batches: impl Deref<Target = [RecordBatch]> + Send + Sync + 'static,
+    ) -> Result<bool> {
         Rows::new(&batches, &self.shared.request)?;
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        self.take(Item::Frame(batches, rows, bytes), rows, bytes)
+        self.take(Item::Frame(Box::new(batches), rows, bytes), rows, bytes)
     }
 
     fn take(&self, item: Item, rows: usize, bytes: usize) -> Result<bool> {
@@ -269,7 +276,7 @@ impl Producer {
         }
         let (rows, bytes) = (items.rows, items.bytes);
         let written: Result<Written, WriteFailure> = match items.frame {
-            Some(batches) => write(client, &batches, &request).await,
+            Some(frame) => write(client, &frame, &request).await,
             None => write_rows(client, Rows::of_entries(items.entries, &request), &request).await,
         };
         let mut state = self.state();
@@ -304,7 +311,7 @@ fn oldest(age: Duration) -> Option<EntryId> {
 
 /// What is written at once: a frame, or entries.
 struct Items {
-    frame: Option<Vec<RecordBatch>>,
+    frame: Option<Frame>,
     entries: VecDeque<Entry>,
     rows: usize,
     bytes: usize,
@@ -320,9 +327,9 @@ impl State {
                     items.bytes += entry.len();
                     items.entries.push_back(entry);
                 }
-                Some(Item::Frame(batches, rows, bytes)) if items.rows == 0 => {
+                Some(Item::Frame(frame, rows, bytes)) if items.rows == 0 => {
                     self.since = self.since.filter(|_| !self.queue.is_empty());
-                    return Items { frame: Some(batches), rows, bytes, ..items };
+                    return Items { frame: Some(frame), rows, bytes, ..items };
                 }
                 Some(frame) => {
                     self.queue.push_front(frame);
