@@ -241,6 +241,11 @@ impl Ledger {
         !self.own.is_empty()
     }
 
+    /// Whether a reply is on its way, or was when whoever waited for it gave up.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.in_flight != InFlight::Nothing
+    }
+
     /// When there will be, unless something happens before.
     pub(crate) fn wakes_at(&self) -> Option<Instant> {
         self.stranded.map(|(_, due)| due)

@@ -183,11 +183,6 @@ impl Feed {
         self.received
     }
 
-    /// Whether a reply was lost before its end.
-    pub(super) fn was_cut(&self) -> bool {
-        self.unfinished && self.asked.is_none()
-    }
-
     /// Whether the commands that were sent along with the latest request have been answered.
     pub(super) fn has_passed_before(&self) -> bool {
         self.passed_before

@@ -29,7 +29,7 @@ impl GroupReader {
         if self.feed.is_asked() {
             return self.receive(waits).await;
         }
-        if self.feed.was_cut() {
+        if self.ledger.is_waiting() {
             // Whoever waited for the reply gave up.
             self.note_rows();
             self.ledger.lost(self.blocks_until);
