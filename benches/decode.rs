@@ -10,15 +10,21 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use redfloe::{Batch, Decoder, ReplyShape, StreamSchema};
 
 const ENTRIES: u64 = 10_000;
+const SMALL_BATCHES: u64 = 1_000;
 const BUFFER: usize = 64 * 1024;
 
-/// The reply with so many entries, each with the fields that `fields` writes.
+/// The reply of a page.
 fn page(fields: impl Fn(u64) -> Vec<(&'static str, String)>) -> Vec<u8> {
-    let mut reply = format!("*{ENTRIES}\r\n");
+    reply(ENTRIES, fields)
+}
+
+/// The reply with that many entries, each with the fields that `fields` writes.
+fn reply(entries: u64, fields: impl Fn(u64) -> Vec<(&'static str, String)>) -> Vec<u8> {
+    let mut reply = format!("*{entries}\r\n");
     let bulk = |reply: &mut String, text: &str| {
         reply.push_str(&format!("${}\r\n{text}\r\n", text.len()));
     };
-    for entry in 0..ENTRIES {
+    for entry in 0..entries {
         let fields = fields(entry);
         reply.push_str("*2\r\n");
         bulk(&mut reply, &format!("{}-{}", 1_704_067_200_000 + entry / 3, entry % 3));
@@ -122,6 +128,19 @@ fn benches(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(page.len() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| decode(&mut decoder, black_box(page)));
+        });
+    }
+    // As a reader that waits for entries gives them.
+    let few = reply(3, five_fields);
+    for (name, schema) in [("few typed", typed(&all)), ("few strings", StreamSchema::default())] {
+        let mut decoder = Decoder::new(schema, ReplyShape::Entries).expect("the schema is valid");
+        group.throughput(Throughput::Elements(SMALL_BATCHES));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for _ in 0..SMALL_BATCHES {
+                    black_box(decode(&mut decoder, black_box(&few)));
+                }
+            });
         });
     }
     group.finish();

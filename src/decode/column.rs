@@ -70,6 +70,15 @@ pub(crate) trait ColumnBuilder: Send {
     /// Appends so many nulls.
     fn append_nulls(&mut self, count: usize);
 
+    /// Appends nulls up to that many rows; where there is none to append, the column needs no
+    /// bitmap of them.
+    #[inline]
+    fn fill(&mut self, rows: usize) {
+        if rows > self.len() {
+            self.append_nulls(rows - self.len());
+        }
+    }
+
     /// Drops all rows from `len` on.
     fn truncate(&mut self, len: usize);
 
@@ -91,10 +100,7 @@ pub(crate) trait ColumnBuilder: Send {
         let base = tape.built();
         let bytes = tape.bytes();
         for slot in slots {
-            let row = base + slot.row as usize;
-            if row > self.len() {
-                self.append_nulls(row - self.len());
-            }
+            self.fill(base + slot.row as usize);
             let text = slot.of(bytes);
             if nulls.is_null(text) {
                 self.append_nulls(1);
@@ -106,9 +112,6 @@ pub(crate) trait ColumnBuilder: Send {
                 self.append_nulls(1);
             }
         }
-        let rows = base + tape.ids().len();
-        if rows > self.len() {
-            self.append_nulls(rows - self.len());
-        }
+        self.fill(base + tape.ids().len());
     }
 }

@@ -85,21 +85,24 @@ struct Column {
     made: Made,
 }
 
-/// A column of text that an open schema found. Where a batch has no value of it, it takes no
-/// memory; where it has, the rows after the last value are filled in only at the end.
+/// A column of text that an open schema found. It takes no memory where neither this batch nor the
+/// one before has a value of it; where the batch has, the rows after the last value are filled in
+/// only at the end.
 struct FoundColumn {
+    field: FieldRef,
     builder: ViewColumn,
     nulls: NullRules,
 }
 
 impl FoundColumn {
-    fn field(name: &str) -> Field {
-        Field::new(name, DataType::Utf8View, true)
+    fn field(name: &str) -> FieldRef {
+        Arc::new(Field::new(name, DataType::Utf8View, true))
     }
 
     fn new(name: &str, schema: &StreamSchema) -> Box<Self> {
         let nulls = NullRules { empty: false, values: schema.null_values.of(name) };
-        Box::new(FoundColumn { builder: ViewColumn::new(Content::Utf8), nulls })
+        let builder = ViewColumn::new(Content::Utf8);
+        Box::new(FoundColumn { field: FoundColumn::field(name), builder, nulls })
     }
 }
 
@@ -288,11 +291,10 @@ impl Decoder {
             if slots.is_empty() {
                 continue;
             }
-            let name = tape.column_name(index);
-            let FoundColumn { builder, nulls } =
-                &mut **column.get_or_insert_with(|| FoundColumn::new(name, schema));
+            let new = || FoundColumn::new(tape.column_name(index), schema);
+            let FoundColumn { field, builder, nulls } = &mut **column.get_or_insert_with(new);
             let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
-                refuse(slot.row as usize, &FoundColumn::field(name), text, misfit);
+                refuse(slot.row as usize, field, text, misfit);
             };
             builder.append_slots(tape, slots, buffer_is_utf8, nulls, &mut on_misfit);
         }
@@ -371,17 +373,20 @@ impl Decoder {
         // Columns without a value are all the same.
         let mut empty = None;
         for (index, column) in (self.columns.len()..).zip(&mut self.found) {
-            fields.push(Arc::new(FoundColumn::field(self.tape.column_name(index))));
-            arrays.push(match column.take() {
-                Some(mut column) => {
-                    column.builder.append_nulls(ids.len() - column.builder.len());
-                    column.builder.finish()?
+            // It stays for the next batch where this one has values of it.
+            column.take_if(|column| column.builder.len() == 0);
+            match column {
+                Some(column) => {
+                    fields.push(Arc::clone(&column.field));
+                    column.builder.fill(ids.len());
+                    arrays.push(column.builder.finish()?);
                 }
                 None => {
+                    fields.push(FoundColumn::field(self.tape.column_name(index)));
                     let new = || new_null_array(&DataType::Utf8View, ids.len());
-                    Arc::clone(empty.get_or_insert_with(new))
+                    arrays.push(Arc::clone(empty.get_or_insert_with(new)));
                 }
-            });
+            }
         }
         if let (Some(field), Some(rescue)) = (self.schema.rescue_field(), &mut self.rescue) {
             fields.push(field);

@@ -112,7 +112,7 @@ impl ReplyReader {
                 Some(event) => self.grammar.step(event, tape)?,
                 None => break,
             }
-            self.grammar.take_whole(&mut self.parser, &mut rest, tape)?;
+            rest = self.grammar.take_whole(&mut self.parser, rest, tape)?;
         }
         Ok(buf.len() - rest.len())
     }
@@ -148,30 +148,37 @@ impl Grammar {
         matches!(self.expect, Expect::Entry) && tape.is_full()
     }
 
-    /// Takes entries and fields as long as the input holds them whole, which is nearly always.
-    /// [`Grammar::step`] does the same, event by event, and whatever else there is.
-    #[inline]
-    fn take_whole(
+    /// Takes entries and fields as long as the input holds them whole, which is nearly always, and
+    /// gives the rest. [`Grammar::step`] does the same, event by event, and whatever else there is.
+    ///
+    /// Not inlined, so that the rare cases take no registers from this loop.
+    #[inline(never)]
+    fn take_whole<'i>(
         &mut self,
         parser: &mut Parser,
-        input: &mut &[u8],
+        mut input: &'i [u8],
         tape: &mut Tape,
-    ) -> Result<()> {
+    ) -> Result<&'i [u8]> {
         loop {
-            if matches!(self.expect, Expect::Name)
-                && let Some((name, value)) = parser.next_pair(input)
-            {
-                tape.name(name)?;
-                tape.value(value, true)?;
-                self.fields -= 1;
-            } else if matches!(self.expect, Expect::Entry)
-                && !tape.is_full()
-                && let Some((id, len)) = parser.next_entry(input)
-            {
-                self.begin_entry(parse_id(id)?, tape);
-                self.begin_fields(len)?;
-            } else {
-                return Ok(());
+            match self.expect {
+                Expect::Name => {
+                    while self.fields > 0 {
+                        let Some((name, value)) = parser.next_pair(&mut input) else {
+                            return Ok(input);
+                        };
+                        tape.name(name)?;
+                        tape.value(value, true)?;
+                        self.fields -= 1;
+                    }
+                }
+                Expect::Entry if !tape.is_full() => {
+                    let Some((id, len)) = parser.next_entry(&mut input) else {
+                        return Ok(input);
+                    };
+                    self.begin_entry(parse_id(id)?, tape);
+                    self.begin_fields(len)?;
+                }
+                _ => return Ok(input),
             }
             self.after_field(tape);
         }

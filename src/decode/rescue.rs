@@ -46,13 +46,13 @@ impl RescueColumn {
             while let Some((_, name, value)) = rescued.next_if(|(next, _, _)| *next == row) {
                 add_member(&mut object, name, value);
             }
-            self.fill(base + row);
+            self.column.fill(base + row);
             let json = Value::Object(object).to_string();
             if self.column.append(Text::of(&json)).is_err() {
                 self.column.append_nulls(1);
             }
         }
-        self.fill(base + tape.ids().len());
+        self.column.fill(base + tape.ids().len());
     }
 
     /// Keeps all values of the fields that an entry repeats; their columns have the last.
@@ -72,12 +72,6 @@ impl RescueColumn {
             let values = values.map(|slot| value_json(slot.of(tape.bytes()))).collect();
             let name = name_text(tape.column_name(*column).as_bytes());
             self.rescued.push((*row as usize, name, values));
-        }
-    }
-
-    fn fill(&mut self, rows: usize) {
-        if rows > self.column.len() {
-            self.column.append_nulls(rows - self.column.len());
         }
     }
 

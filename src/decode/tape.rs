@@ -355,9 +355,7 @@ impl Tape {
                         // A repeated field: the last wins, as in every client's dict.
                         Some(last) if last.row == value.row => {
                             let slot = std::mem::replace(last, value);
-                            if self.schema.rescue_column.is_some() {
-                                self.repeats.push(Repeat { column, slot });
-                            }
+                            self.repeat(Repeat { column, slot });
                         }
                         _ => slots.push(value),
                     }
@@ -369,20 +367,29 @@ impl Tape {
         Ok(())
     }
 
+    /// Keeps a repeated value for the rescue column.
+    #[cold]
+    fn repeat(&mut self, repeat: Repeat) {
+        if self.schema.rescue_column.is_some() {
+            self.repeats.push(repeat);
+        }
+    }
+
     /// The slot from `offset` to the end of the buffer, in the row of the open entry.
     #[inline]
     fn slot(&self, offset: usize) -> Result<Slot> {
-        let size = |what: &str, number: usize| {
-            u32::try_from(number).map_err(|_| {
-                Error::new(ErrorKind::Decode, format!("{what} exceeds 4294967295"))
-                    .with_context("entry ID", self.entry.id.to_string())
-            })
-        };
-        Ok(Slot {
-            row: size("the number of entries decoded at once", self.ids.len())?,
-            len: size("a value's length in bytes", self.bytes.len() - offset)?,
-            offset,
-        })
+        let (row, len) = (self.ids.len(), self.bytes.len() - offset);
+        match (u32::try_from(row), u32::try_from(len)) {
+            (Ok(row), Ok(len)) => Ok(Slot { row, len, offset }),
+            (Err(_), _) => Err(self.too_large("the number of entries decoded at once")),
+            (Ok(_), Err(_)) => Err(self.too_large("a value's length in bytes")),
+        }
+    }
+
+    #[cold]
+    fn too_large(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Decode, format!("{what} exceeds 4294967295"))
+            .with_context("entry ID", self.entry.id.to_string())
     }
 
     /// Finds or makes the target of a field that is not where it was in the latest entry.

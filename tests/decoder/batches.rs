@@ -1,8 +1,9 @@
 //! Replies that are cut into batches by a row limit.
 
+use arrow_array::Array;
 use redfloe::{Decoder, ReplyShape, Result, StreamSchema};
 
-use crate::common::{Protocol, entry};
+use crate::common::{Protocol, column_texts, entry, feed};
 
 /// The rows of each batch, and all IDs, of two replies of seven entries.
 fn batches(
@@ -61,6 +62,28 @@ fn a_full_decoder_takes_no_more_until_it_is_flushed() -> Result<()> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_column_that_comes_and_goes_has_a_bitmap_of_nulls_only_where_it_has_nulls() -> Result<()> {
+    let mut decoder = Decoder::new(StreamSchema::default(), ReplyShape::Entries)?;
+    let both = [("a", "1"), ("b", "2")];
+    // Which of the two rows of each batch have "b".
+    for with in [[true, true], [true, true], [true, false], [false, false], [false, true]] {
+        let entries: Vec<_> = (1..)
+            .zip(with)
+            .map(|(ms, with)| entry(ms, both.into_iter().take(1 + usize::from(with))))
+            .collect();
+        feed(&mut decoder, &Protocol::Resp2.entries(&entries))?;
+        let batch = decoder.flush()?;
+        assert_eq!(column_texts(&batch, "a"), vec![Some("1".to_owned()); 2]);
+        assert_eq!(column_texts(&batch, "b"), with.map(|with| with.then(|| "2".to_owned())));
+        let has_bitmap =
+            |name: &str| batch.records().column_by_name(name).and_then(|b| b.nulls()).is_some();
+        assert!(!has_bitmap("a"));
+        assert_eq!(has_bitmap("b"), with.contains(&false));
     }
     Ok(())
 }
