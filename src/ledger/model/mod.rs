@@ -348,7 +348,9 @@ impl Reader {
                 // which, if that reply is lost too, counts once too often.
                 let is_free = !self.in_hand.contains(&number)
                     && !self.rows.contains(&number)
-                    && !(self.lists && (self.ledger.has_work() || self.reply.is_some()));
+                    && !(self.lists && (self.ledger.has_work() || self.reply.is_some()))
+                    // Whether one that went to a dead connection was seen, only its owner knows.
+                    && !(self.lists && self.ledger.wakes_at().is_some());
                 if let Some(one) = self.server.pending.get_mut(&number).filter(|_| is_free) {
                     // It takes it without having it handed out, so that counts can be compared.
                     // The reader does not learn of it.
