@@ -417,19 +417,74 @@ def test_only_what_is_done_with_is_saved(
     assert store.loaded == [stream, stream]
 
 
-@pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
 def test_manual_acknowledgement_moves_the_checkpoint(
-    any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]
+    any_server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:
+    """Without a group it says how far one has come: a batch before it is done with too."""
     add_numbers(client, stream, 6)
     store = Notebook()
     options: dict[str, Any] = {"checkpoint_store": store, "batch_size": 2, "ack": "manual"}
-    with world.consumer(any_server.url, stream, **options, **member, **DRAIN) as consumer:
+    with world.consumer(any_server.url, stream, **options, **DRAIN) as consumer:
+        first, second, third = next(consumer), next(consumer), next(consumer)
+        assert world.do(second.ack()) == 2
+        assert store.saved == [(stream, "4-0")]
+        # It does not go back.
+        assert world.do(first.ack()) == 2
+        half, rest = third.halves()
+        assert (world.do(half.ack()), world.do(rest.ack())) == (1, 1)
+    assert store.saved == [(stream, "4-0"), (stream, "5-0"), (stream, "6-0")]
+
+
+@pytest.mark.parametrize("ack", ["manual", "on_success"])
+def test_a_group_s_checkpoint_does_not_pass_what_is_not_done_with(
+    any_server: Server, client: redis.Redis, stream: str, world: World, ack: str
+) -> None:
+    """A lost group begins there again, and what was pending would be lost with it."""
+    add_numbers(client, stream, 8)
+    store = Notebook()
+    options: dict[str, Any] = {"checkpoint_store": store, "batch_size": 2, **ME, **DRAIN}
+    with world.consumer(any_server.url, stream, ack=ack, **options) as consumer:
         for batch in consumer:
             if rows(batch) == [3, 4]:
-                assert world.do(batch.ack()) == 2
-    name = f"{stream}:g:me" if member else stream
-    assert store.saved == [(name, "4-0")]
+                batch.leave()
+            elif ack == "manual":
+                world.do(batch.ack())
+    name = f"{stream}:g:me"
+    assert store.saved == [(name, "2-0")]
+    client.xgroup_destroy(stream, "g")
+    with world.consumer(
+        any_server.url, stream, on_group_lost="recreate", ack="manual", **options
+    ) as again:
+        batches = [next(again) for _ in range(3)]
+        assert [rows(batch) for batch in batches] == [[3, 4], [5, 6], [7, 8]]
+        # In whatever order they are done with.
+        saved = []
+        for batch in (batches[1], batches[0], batches[2]):
+            world.do(batch.ack())
+            saved.append(store.checkpoint)
+    assert saved == ["2-0", "6-0", "8-0"]
+
+
+def test_the_checkpoint_passes_what_comes_again_or_becomes_a_dead_letter(
+    server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 6)
+    store = Notebook()
+    options: dict[str, Any] = {"checkpoint_store": store, "batch_size": 2, **ME, **DRAIN}
+    options |= {"max_deliveries": 2, "dead_letter": "dead"}
+    saved = []
+    with world.consumer(server.url, stream, **options) as consumer:
+        for batch in consumer:
+            saved.append((rows(batch), store.checkpoint))
+            if 1 in rows(batch):
+                world.do(batch.nack("1-0", delay_ms=0))
+            if 4 in rows(batch):
+                world.do(batch.fail("4-0", "bad"))
+    # Entry 1 is given back in its turn, and becomes a dead letter after its last delivery.
+    assert [row for row, _ in saved].count([1]) == 1
+    assert store.checkpoint == "6-0"
+    assert {checkpoint for row, checkpoint in saved if row != [5, 6]} == {None}
+    assert client.xlen("dead") == 2
 
 
 def test_the_name_of_a_checkpoint(
@@ -472,14 +527,24 @@ def test_a_store_that_fails(
     add_numbers(client, stream, 4)
 
     class Broken(Notebook):
+        full = True
+
         def save(self, name: str, entry_id: str) -> None:
-            raise OSError(28, "No space left on device")
+            if self.full:
+                raise OSError(28, "No space left on device")
+            super().save(name, entry_id)
 
     options: dict[str, Any] = {"checkpoint_store": Broken(), "batch_size": 2, **DRAIN}
     consumer = world.consumer(any_server.url, stream, **options)
     assert rows(next(consumer)) == [1, 2]
     with pytest.raises(OSError, match="No space"):
         next(consumer)
+    # It is tried again, and nothing is missing meanwhile.
+    with pytest.raises(OSError, match="No space"):
+        next(consumer)
+    options["checkpoint_store"].full = False
+    assert rows(next(consumer)) == [3, 4]
+    assert options["checkpoint_store"].saved == [(stream, "2-0")]
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["trimmed", "xdel"])

@@ -114,7 +114,9 @@ class Batch(_Rows):
     def ack(self) -> int:
         """Acknowledge all rows now (XACK, Redis 5.0); without a group, move the checkpoint here.
 
-        With ``ack="on_success"`` there is no need to.
+        The checkpoint does not go back. Without a group, batches before this one are done with too;
+        a group's does not pass entries that are still to be acknowledged. With ``ack="on_success"``
+        there is no need to call it.
 
         Returns
         -------

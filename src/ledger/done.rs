@@ -128,6 +128,10 @@ impl Ledger {
         self.staged.clear();
         let is_tracked = !self.terms.noack || self.terms.acknowledge == Acknowledge::Automatically;
         if is_tracked {
+            // Where one comes again that was left, somebody has claimed it.
+            if !self.left.is_empty() {
+                self.left.remove(ids);
+            }
             self.in_hand.extend(ids);
             if let Some(many) = self.in_hand.len().checked_sub(Self::REMEMBERED) {
                 let forgotten = self.in_hand.take_first(many).first().copied();
@@ -187,6 +191,7 @@ impl Ledger {
             return;
         }
         self.finished.extend(ids);
+        self.note_position();
         if self.newest >= self.known_up_to {
             match self.first_undone() {
                 None => self.finished.clear(),
@@ -196,6 +201,15 @@ impl Ledger {
         if let Some(many) = self.finished.len().checked_sub(Self::REMEMBERED) {
             self.finished.take_first(many);
         }
+    }
+
+    /// See `position`.
+    fn note_position(&mut self) {
+        let done = match self.first_undone() {
+            None => self.finished.last(),
+            Some(first) => self.finished.last_before(first),
+        };
+        self.position = self.position.max(done);
     }
 
     // Acknowledgements
@@ -275,9 +289,11 @@ impl Ledger {
     /// The stream is another one, of which nothing is known.
     pub(crate) fn stream_begun_anew(&mut self) {
         self.in_hand.clear();
+        self.left.clear();
         self.forgotten = None;
         self.finished.clear();
         self.done_up_to = None;
+        self.position = None;
         self.known_up_to = EntryId::MIN;
     }
 }

@@ -23,6 +23,12 @@ impl IdSet {
         self.0.last().copied()
     }
 
+    /// The greatest one that is smaller than `id`.
+    pub(crate) fn last_before(&self, id: EntryId) -> Option<EntryId> {
+        let end = self.0.partition_point(|one| *one < id);
+        self.0.get(..end)?.last().copied()
+    }
+
     pub(crate) fn as_slice(&self) -> &[EntryId] {
         &self.0
     }
@@ -129,6 +135,10 @@ mod tests {
                 for n in 0..40 {
                     let id = EntryId::new(n, 0);
                     prop_assert_eq!(set.contains(id), model.contains(&id));
+                }
+                for n in 0..41 {
+                    let before = model.range(..EntryId::new(n, 0)).next_back().copied();
+                    prop_assert_eq!(set.last_before(EntryId::new(n, 0)), before);
                 }
                 let mut one_by_one = IdSet::default();
                 set.as_slice().iter().rev().for_each(|id| one_by_one.insert(*id));

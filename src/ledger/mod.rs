@@ -19,6 +19,8 @@ mod ids;
 #[cfg(test)]
 mod model;
 mod own;
+#[cfg(any(feature = "python", test))]
+mod position;
 
 use std::time::Instant;
 
@@ -131,6 +133,8 @@ pub(crate) struct Ledger {
     /// What is done with and acknowledged, as long as something before it is not.
     finished: IdSet,
     done_up_to: Option<EntryId>,
+    /// The greatest ID of those that had nothing before them that was not done with.
+    position: Option<EntryId>,
     /// Entries up to here were known before the group was created again.
     known_up_to: EntryId,
 }
@@ -163,6 +167,7 @@ impl Ledger {
             deleted: Acknowledgements::default(),
             finished: IdSet::default(),
             done_up_to: None,
+            position: None,
             known_up_to: EntryId::MIN,
         }
     }

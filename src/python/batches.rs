@@ -11,6 +11,7 @@ use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
 use super::member::{Member, Stats};
+use super::progress::Progress;
 use super::read::Request;
 use super::reading::{CLOSED, Offer, Reading, STOPPED};
 use super::wait::{wait_calling, wait_here};
@@ -110,6 +111,11 @@ impl BatchReader {
         self.reading.member.clone().map(Member::new)
     }
 
+    /// For whoever keeps a checkpoint.
+    fn progress(&self, automatic: bool) -> Progress {
+        Progress::new(Arc::clone(&self.reading), automatic)
+    }
+
     /// Waits for the next batch; `None` at the end. `while_waiting` is called about 20 times a
     /// second, and may raise.
     #[pyo3(signature = (while_waiting=None))]
@@ -186,6 +192,11 @@ impl AsyncBatchReader {
     #[getter]
     fn member(&self) -> Option<Member> {
         self.reading.member.clone().map(Member::new)
+    }
+
+    /// For whoever keeps a checkpoint.
+    fn progress(&self, automatic: bool) -> Progress {
+        Progress::new(Arc::clone(&self.reading), automatic)
     }
 
     /// Offers what `make` makes of the batch that is ready, in a tuple of one, which holds `None`

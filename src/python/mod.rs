@@ -9,6 +9,7 @@ mod error;
 mod foreign;
 mod member;
 mod producer;
+mod progress;
 mod read;
 mod reading;
 mod stream_reader;
@@ -27,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<completion::Completions>()?;
     module.add_class::<completion::Task>()?;
+    module.add_class::<progress::Progress>()?;
     module.add_class::<reading::Offer>()?;
     module.add_class::<member::Member>()?;
     module.add_class::<member::Operation>()?;

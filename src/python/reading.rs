@@ -265,6 +265,16 @@ impl Reading {
         self.changed.notify_waiters();
     }
 
+    /// A batch is in its caller's hands.
+    fn handed_out(&self, batch: &Batch) {
+        self.watched.checkpoint(|ledger| match (&self.member, batch.ids()) {
+            (Some(_), ids) => ledger.handed_out(ids),
+            // Without a group it is done with as a whole, or up to an ID.
+            (None, [.., last]) => ledger.handed_out(&[*last]),
+            (None, []) => {}
+        });
+    }
+
     fn take_back(&self, number: u64) {
         self.change(number, |offered| Next::Ready(Ok(Some(offered.batch))));
     }
@@ -331,7 +341,10 @@ impl Offer {
     fn set_accepted(&self, accepted: bool) {
         if accepted {
             self.accepted.store(true, Ordering::Release);
-            self.reading.change(self.number, |_| Next::Unread);
+            self.reading.change(self.number, |offered| {
+                self.reading.handed_out(&offered.batch);
+                Next::Unread
+            });
         }
     }
 }

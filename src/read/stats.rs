@@ -1,11 +1,12 @@
 //! What a reader has done so far, for whoever watches it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::nack::Returns;
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
+use crate::ledger::Ledger;
 
 /// What a reader has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(crate) struct Watched {
     /// Entries that were given back, and when they are delivered again.
     returns: Mutex<Returns>,
     reports: Mutex<Vec<Report>>,
+    /// What is handed out and done with, where somebody keeps a checkpoint.
+    checkpoint: OnceLock<Mutex<Ledger>>,
 }
 
 /// What was done to entries that were handed out, beside reading.
@@ -52,6 +55,16 @@ pub(crate) enum Report {
     Left(Vec<EntryId>),
     /// They are in the dead letters.
     Failed(Vec<EntryId>),
+}
+
+impl Report {
+    pub(super) fn tell(&self, ledger: &mut Ledger) {
+        match self {
+            Report::Acked(ids) => ledger.acked(ids),
+            Report::Left(ids) => ledger.left(ids),
+            Report::Failed(ids) => ledger.failed(ids),
+        }
+    }
 }
 
 impl Watched {
@@ -95,6 +108,7 @@ impl Watched {
 
     /// Tells the reader what was done to entries.
     pub(crate) fn report(&self, report: Report) {
+        self.checkpoint(|ledger| report.tell(ledger));
         self.reports().push(report);
     }
 
@@ -105,6 +119,23 @@ impl Watched {
 
     fn reports(&self) -> MutexGuard<'_, Vec<Report>> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on knows the position of a checkpoint, which moves by this policy.
+    #[cfg(feature = "python")]
+    pub(crate) fn keep_checkpoint(&self, acknowledge: crate::ledger::Acknowledge) {
+        self.checkpoint.get_or_init(|| Mutex::new(Ledger::of_position(acknowledge)));
+    }
+
+    /// Tells, or asks, the ledger of the checkpoint, if one is kept.
+    pub(crate) fn checkpoint<T>(&self, tell: impl FnOnce(&mut Ledger) -> T) -> Option<T> {
+        let ledger = self.checkpoint.get()?;
+        Some(tell(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// These are done with although nobody has them in hand: dead letters, and deleted entries.
+    pub(crate) fn gone(&self, ids: &[EntryId]) {
+        self.checkpoint(|ledger| ledger.failed(ids));
     }
 
     fn lock(&self) -> MutexGuard<'_, Stats> {

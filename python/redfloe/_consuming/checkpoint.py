@@ -20,9 +20,10 @@ from redfloe._errors import CheckpointError, WrongTypeError
 class CheckpointStore(Protocol):
     """What `StreamConsumer` needs of a store of checkpoints: any class with these two methods.
 
-    A checkpoint is the ID of the last entry that a worker is done with. `StreamConsumer` calls
-    `load` once, when it starts, and `save` each time that it is done with a batch; under asyncio
-    both in a thread, so they may block.
+    A checkpoint is the ID of the last entry that a worker is done with, as it is with all that it
+    was given before. `StreamConsumer` calls `load` once, when it starts, and `save` each time that
+    this has changed, or could not be saved the last time; under asyncio both in a thread, so they
+    may block.
 
     Examples
     --------

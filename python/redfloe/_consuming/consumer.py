@@ -103,7 +103,7 @@ class StreamConsumer:
         When it starts, remove other consumers of the group that have not asked for entries for this
         many milliseconds and have none pending: what killed processes left. By default none.
     checkpoint_store : CheckpointStore, optional
-        Keeps the ID of the last entry that is done with.
+        Keeps the ID of the last entry that is done with, as all before it are.
     checkpoint_name : str, optional
         What the checkpoint is called in the store; by default after the stream, and the group and
         consumer where there is one.
@@ -258,6 +258,7 @@ class StreamConsumer:
     def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
         self._started = time.monotonic()
         self._member = reader.member
+        self._position.begin(reader)
         self._open = True
         if self._stopped:  # before there was anything to stop
             reader.stop()
@@ -266,15 +267,13 @@ class StreamConsumer:
         """Be ready to be entered again."""
         self._open = False
         self._stopped = False
-        self._position.put_down()
         if self._signals is not None:
             self._signals.restore()
             self._signals = None
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
-        self._position.offer(rows)
-        counts, save = rows.delivery_counts, self._position.save
-        return Batch(pl.DataFrame(rows), rows.ids, counts, self._member, save)
+        counts, acknowledged = rows.delivery_counts, self._position.acknowledged
+        return Batch(pl.DataFrame(rows), rows.ids, counts, self._member, acknowledged)
 
     def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
         return AsyncBatch(self._batch(rows))
@@ -335,7 +334,7 @@ class StreamConsumer:
         if offer is None:
             raise StopIteration
         batch = offer.value
-        self._position.in_hand, offer.accepted = self._position.offered, True
+        offer.accepted = True
         return batch
 
     def run(
@@ -433,8 +432,8 @@ class StreamConsumer:
                     raise
             finally:
                 batches.close()
-            if success and self._position.moves:
-                await in_thread(self._position.done)
+            if success and self._position.is_due():
+                await in_thread(self._position.save)
         finally:
             signals = self._signals
             self._end()
@@ -446,13 +445,13 @@ class StreamConsumer:
 
     async def __anext__(self) -> AsyncBatch:
         _, batches = await self._awaiting()
-        if self._position.moves:
-            await in_thread(self._position.done)
+        if self._position.is_due():
+            await in_thread(self._position.save)
         offer = await batches.next(self._async_batch)
         if offer is None:
             raise StopAsyncIteration
         batch = offer.value
-        self._position.in_hand, offer.accepted = self._position.offered, True
+        offer.accepted = True
         return batch
 
     async def run_async(

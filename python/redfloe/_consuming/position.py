@@ -1,9 +1,13 @@
-"""How far a worker has come, in whatever store keeps its checkpoint."""
+"""How far a worker has come, in whatever store keeps its checkpoint.
+
+The core's ledger knows the position; here it is only loaded and saved.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Coroutine
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from redfloe import _core
@@ -18,29 +22,24 @@ if TYPE_CHECKING:
 
 
 class Position:
-    """The last entry that is done with, by the store; and the one that a batch in hand ends with.
-
-    Without a store all does nothing.
-    """
+    """The checkpoint of a worker. Without a store all does nothing."""
 
     def __init__(self, store: object, name: str, *, follows: bool) -> None:
-        """Move by `done`, where `follows` says so; else by `save` alone."""
+        """Move when a batch is done with, where `follows` says so; else by `acknowledged`."""
         self._store = _checked(store)
         self._name = name
-        self._follows = follows and store is not None
-        self.offered: str | None = None
-        self.in_hand: str | None = None
-
-    @property
-    def moves(self) -> bool:
-        """Whether `done` has something to save, which may block."""
-        return self.in_hand is not None
+        self._follows = follows
+        self._progress: _core.Progress | None = None
+        self._saved: str | None = None
+        # Threads that acknowledge at once do not save an older position after a newer one.
+        self._saving = RLock()
 
     def resumed(self, request: Request) -> Request:
         """Give the request, from the checkpoint on where there is one."""
         request = request.copy()
         checkpoint = None if self._store is None else self._store.load(self._name)
         _refuse_awaitable(checkpoint, "load")
+        self._saved = checkpoint
         if request["group"] is None:
             request["resume_after"] = checkpoint
         else:
@@ -54,25 +53,45 @@ class Position:
                 raise CheckpointError(msg) from error
         return request
 
-    def offer(self, rows: _core.RecordBatch) -> None:
-        """Take note of a batch that is being handed out; then `in_hand` becomes `offered`."""
-        self.offered = rows.ids()[-1] if self._follows else None
-
-    def put_down(self) -> None:
-        """Forget the batch in hand, which is not done with."""
-        self.in_hand = None
+    def begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
+        """Follow what becomes of the reader's batches."""
+        if self._store is not None:
+            self._progress = reader.progress(self._follows)
 
     def done(self) -> None:
         """Save that the batch in hand is done with, if there is one."""
-        entry_id, self.in_hand = self.in_hand, None
-        if entry_id is not None:
-            self.save(entry_id)
+        if self.is_due():
+            self.save()
 
-    def save(self, entry_id: str) -> None:
-        """Save a checkpoint."""
-        if self._store is not None:
+    def is_due(self) -> bool:
+        """Take note that the batch in hand is done with; say whether there is something to save."""
+        if self._progress is None:
+            return False
+        self._progress.done()
+        return self._progress.position not in (None, self._saved)
+
+    def put_down(self) -> None:
+        """Take note that the batch in hand is not done with, and will not be."""
+        if self._progress is not None:
+            self._progress.leave()
+
+    def acknowledged(self, entry_id: str) -> None:
+        """Save that a batch is done with which ends with this entry."""
+        if self._progress is not None:
+            self._progress.acknowledged(entry_id)
+            self.save()
+
+    def save(self) -> None:
+        """Save the position where it has moved, which may block."""
+        if self._store is None or self._progress is None:
+            return
+        with self._saving:
+            position = self._progress.position
+            if position is None or position == self._saved:
+                return
             save: Callable[[str, str], object] = self._store.save
-            _refuse_awaitable(save(self._name, entry_id), "save")
+            _refuse_awaitable(save(self._name, position), "save")
+            self._saved = position
 
 
 def _checked(store: object) -> CheckpointStore | None:

@@ -233,6 +233,8 @@ impl GroupReader {
             .collect();
         let session = &mut self.feed.session;
         self.member.move_to_dead_letter(session, &letters).await?;
+        let ids: Vec<EntryId> = letters.iter().map(|letter| letter.id).collect();
+        self.watched.gone(&ids);
         self.ledger.exhausted_moved();
         Ok(())
     }
@@ -247,6 +249,7 @@ impl GroupReader {
         let over = !claimer.in_pass();
         self.ledger.claimed(&step.claimed);
         // This consumer may have come upon some of them before.
+        self.watched.gone(&step.deleted);
         let deleted = self.ledger.found_deleted(&step.deleted);
         self.watched.update(|stats| stats.deleted += deleted);
         if over {

@@ -4,6 +4,7 @@ use super::GroupReader;
 use crate::admin::create_group_in;
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{ErrorKind, Result, ServerCode};
+use crate::ledger::Ledger;
 use crate::read::bounds::{if_permitted, last_generated, newest};
 use crate::read::group_options::OwnPending;
 use crate::resp::{self, Info, ReadGroup};
@@ -122,6 +123,7 @@ impl GroupReader {
                 let is_same = newest.is_some_and(|newest| after <= newest);
                 if !is_same {
                     self.ledger.stream_begun_anew();
+                    self.watched.checkpoint(Ledger::stream_begun_anew);
                     self.watched.update(|stats| stats.done_up_to = None);
                 }
                 GroupStart::Behind(if is_same { after } else { EntryId::MIN })

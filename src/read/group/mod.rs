@@ -19,7 +19,7 @@ use super::group_options::{GroupOptions, OwnPending};
 use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
-use super::stats::{Report, Watched};
+use super::stats::Watched;
 use crate::client::{Client, Retry};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::EntryId;
@@ -211,6 +211,7 @@ impl GroupReader {
     /// These are in the dead letters.
     pub(super) fn failed(&mut self, ids: &[EntryId]) {
         self.ledger.failed(ids);
+        self.watched.gone(ids);
     }
 
     /// The bytes of all replies so far.
@@ -255,6 +256,7 @@ impl GroupReader {
         let deleted = self.feed.take_deleted();
         if !deleted.is_empty() {
             self.watched.update(|stats| stats.deleted += deleted.len() as u64);
+            self.watched.gone(&deleted);
             self.ledger.came_deleted(deleted);
         }
     }
@@ -262,11 +264,7 @@ impl GroupReader {
     /// Tells the ledger what was done to entries beside reading.
     fn take_reports(&mut self) {
         for report in self.watched.take_reports() {
-            match report {
-                Report::Acked(ids) => self.ledger.acked(&ids),
-                Report::Left(ids) => self.ledger.left(&ids),
-                Report::Failed(ids) => self.ledger.failed(&ids),
-            }
+            report.tell(&mut self.ledger);
         }
     }
 

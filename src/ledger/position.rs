@@ -1,0 +1,183 @@
+//! How far a consumer has come: what a store of checkpoints keeps.
+
+use super::{Acknowledge, Ledger, Terms};
+use crate::entry_id::EntryId;
+
+impl Ledger {
+    /// A ledger of what is handed out and done with, and of nothing that is asked of a server.
+    ///
+    /// Where entries are done with batch by batch, or up to an ID, it is enough to hand out the last
+    /// ID of each batch.
+    pub(crate) fn of_position(acknowledge: Acknowledge) -> Self {
+        Ledger::new(Terms {
+            acknowledge,
+            noack: false,
+            lists: false,
+            max_deliveries: None,
+            recreates: true,
+        })
+    }
+
+    /// The greatest ID that is done with, as all is that was handed out before it. It does not go
+    /// back where entries with smaller IDs are claimed later.
+    pub(crate) fn position(&self) -> Option<EntryId> {
+        self.position
+    }
+
+    /// Where that is the policy, what is in hand is done with now; no server has to be told.
+    pub(crate) fn done_with_batch(&mut self) {
+        self.asked_for_more();
+        let _ = self.acknowledgements();
+        self.acknowledged();
+    }
+
+    /// Everything up to this ID is done with: for whoever says only how far they have come.
+    pub(crate) fn acked_up_to(&mut self, id: EntryId) {
+        self.in_hand.remove_up_to(id);
+        self.left.remove_up_to(id);
+        self.finish(&[id]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(number: u64) -> EntryId {
+        EntryId::new(number, 0)
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        /// A batch of so many rows is handed out; the one before is done with where that is the
+        /// policy.
+        Batch(u64),
+        /// An entry that was left, and claimed, is a batch of its own.
+        Again(usize),
+        Ack(usize),
+        Fail(usize),
+        Leave(usize),
+        LeaveBatch,
+        BeginAnew,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            4 => (1u64..6).prop_map(Event::Batch),
+            1 => (0usize..60).prop_map(Event::Again),
+            6 => (0usize..60).prop_map(Event::Ack),
+            2 => (0usize..60).prop_map(Event::Fail),
+            2 => (0usize..60).prop_map(Event::Leave),
+            1 => Just(Event::LeaveBatch),
+        ];
+        let event = prop_oneof![60 => event, 1 => Just(Event::BeginAnew)];
+        vec(event, 0..80)
+    }
+
+    fn nth(set: &BTreeSet<u64>, nth: usize) -> Option<u64> {
+        set.iter().nth(nth % set.len().max(1)).copied()
+    }
+
+    proptest! {
+        #[test]
+        fn everything_up_to_the_position_is_done_with(
+            automatic in any::<bool>(), events in events(),
+        ) {
+            let policy = match automatic {
+                true => Acknowledge::Automatically,
+                false => Acknowledge::Manually,
+            };
+            let mut ledger = Ledger::of_position(policy);
+            let (mut last, mut position) = (0, None);
+            let (mut in_hand, mut left) = (BTreeSet::new(), BTreeSet::new());
+            let mut done: BTreeSet<u64> = BTreeSet::new();
+            for event in events {
+                let batch = match event {
+                    Event::Batch(rows) => (last + 1..=last + rows).collect(),
+                    Event::Again(n) => nth(&left, n).into_iter().collect(),
+                    _ => Vec::new(),
+                };
+                if !batch.is_empty() {
+                    if automatic {
+                        done.append(&mut in_hand);
+                    }
+                    ledger.done_with_batch();
+                    let ids: Vec<EntryId> = batch.iter().copied().map(id).collect();
+                    ledger.handed_out(&ids);
+                    last = last.max(*batch.last().unwrap());
+                    left.retain(|number| !batch.contains(number));
+                    in_hand.extend(batch);
+                }
+                match event {
+                    Event::Batch(_) | Event::Again(_) => {}
+                    Event::Ack(n) | Event::Fail(n) => {
+                        if let Some(number) = nth(&in_hand, n) {
+                            in_hand.remove(&number);
+                            done.insert(number);
+                            match event {
+                                Event::Ack(_) => ledger.acked(&[id(number)]),
+                                _ => ledger.failed(&[id(number)]),
+                            }
+                        }
+                    }
+                    Event::Leave(n) => {
+                        if let Some(number) = nth(&in_hand, n) {
+                            in_hand.remove(&number);
+                            left.insert(number);
+                            ledger.left(&[id(number)]);
+                        }
+                    }
+                    Event::LeaveBatch => {
+                        ledger.left_in_hand();
+                        if automatic {
+                            left.append(&mut in_hand);
+                        }
+                    }
+                    Event::BeginAnew => {
+                        ledger.stream_begun_anew();
+                        (last, position) = (0, None);
+                        in_hand.clear();
+                        left.clear();
+                        done.clear();
+                    }
+                }
+                let undone = in_hand.first().into_iter().chain(left.first()).min();
+                let up_to = done.iter().rev().find(|number| undone.is_none_or(|first| number < &first));
+                position = position.max(up_to.copied());
+                prop_assert_eq!(ledger.position(), position.map(id), "after {:?}", event);
+            }
+        }
+
+        /// Without a group the last ID stands for a batch, and who acknowledges says how far.
+        #[test]
+        fn the_last_id_stands_for_a_batch(
+            automatic in any::<bool>(), steps in vec((1u64..6, 0u64..8), 0..30),
+        ) {
+            let policy = match automatic {
+                true => Acknowledge::Automatically,
+                false => Acknowledge::Manually,
+            };
+            let mut ledger = Ledger::of_position(policy);
+            let (mut last, mut in_hand, mut position) = (0, None, None);
+            for (rows, acked) in steps {
+                ledger.done_with_batch();
+                position = position.max(in_hand.filter(|_| automatic));
+                prop_assert_eq!(ledger.position(), position.map(id));
+                last += rows;
+                in_hand = Some(last);
+                ledger.handed_out(&[id(last)]);
+                prop_assert_eq!(ledger.position(), position.map(id));
+                if (1..=last).contains(&acked) {
+                    ledger.acked_up_to(id(acked));
+                    position = position.max(Some(acked));
+                }
+                prop_assert_eq!(ledger.position(), position.map(id));
+            }
+        }
+    }
+}
