@@ -149,6 +149,11 @@ def test_the_known_schemes_are_named() -> None:
     [
         ({"max_retries": -1}, ValueError),
         ({"max_retries": 2**40}, ValueError),
+        ({"max_retries": 2**64}, ValueError),
+        ({"connect_timeout": 10**400}, ValueError),
+        ({"response_timeout": 10**400}, ValueError),
+        ({"retry_base_delay": 10**400}, ValueError),
+        ({"retry_max_delay": -(10**400)}, ValueError),
         ({"max_retries": 1.5}, TypeError),
         ({"retry_base_delay": -1}, ValueError),
         ({"retry_base_delay": "1"}, TypeError),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 import redis
 
+import redfloe
 from redfloe import SchemaError, StreamProducer, write_hashes, write_stream, write_stream_async
 from support.server import Server
 from support.timing import within
@@ -333,3 +334,110 @@ def test_no_thread_of_the_runtime_frees_python_s_memory(
     assert client.xlen(stream) == 15
     assert len(freed_by) >= 3
     assert set(freed_by) == {threading.get_native_id()}
+
+
+NUL = pl.Struct({"\0": pl.Int8})
+NAMES_WITH_NUL = [
+    pl.DataFrame(schema={"a": NUL}),
+    pl.DataFrame(schema={"a": pl.List(NUL)}),
+    pl.DataFrame(schema={"a": pl.Struct({"b": pl.Array(NUL, 2)})}),
+]
+
+
+@pytest.mark.parametrize("frame", NAMES_WITH_NUL)
+def test_names_with_nul_inside_a_struct_are_refused(
+    any_server: Server, stream: str, frame: pl.DataFrame
+) -> None:
+    """Polars would abort the process when it exports such a column."""
+    keyed = frame.with_columns(key=pl.lit("k"), n=pl.lit(1))
+    with pytest.raises(redfloe.SchemaError, match=r"names inside the column 'a.*NUL"):
+        redfloe.write_stream(any_server.url, frame, stream)
+    with pytest.raises(redfloe.SchemaError, match="NUL"):
+        redfloe.write_stream(any_server.url, keyed, stream, fields=["n"], id_column="a")
+    with pytest.raises(redfloe.SchemaError, match="NUL"):
+        redfloe.write_hashes(any_server.url, keyed, key_column="key")
+    with pytest.raises(redfloe.SchemaError, match="NUL"):
+        redfloe.write_hashes(any_server.url, keyed, key_column="a", fields=["n"])
+    with redfloe.StreamProducer(any_server.url, stream) as producer:
+        with pytest.raises(redfloe.SchemaError, match="NUL"):
+            producer.send_frame(frame)
+
+
+KEYED = pl.DataFrame({"k": ["x", "y", None, "z"], "a": [1, 2, 3, 4]})
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pl.col("k").drop_nulls(),
+        pl.col("k").filter(pl.col("a") == 2),
+        pl.col("k").filter(pl.col("a") > 4),
+        pl.col("k").repeat_by(2).explode(),
+    ],
+)
+def test_an_expression_that_does_not_give_each_rows_stream_is_refused(
+    any_server: Server, client: redis.Redis, stream: str, keys: pl.Expr
+) -> None:
+    keys = pl.concat_str(pl.lit(stream), keys)
+    with pytest.raises(ValueError, match="keys for 4 rows"):
+        redfloe.write_stream(any_server.url, KEYED, keys)
+    with pytest.raises(ValueError, match="keys for 4 rows"):
+        redfloe.sink_stream(any_server.url, KEYED.lazy(), keys)
+    assert not client.keys(f"{stream}*")
+
+
+def test_an_expression_of_one_value_is_every_rows_stream(any_server: Server, stream: str) -> None:
+    for keys in (pl.lit(stream), pl.format("{}", pl.lit(stream)), pl.lit(stream) + pl.lit("")):
+        redfloe.write_stream(any_server.url, KEYED, keys)
+        redfloe.write_stream(any_server.url, KEYED.clear(), keys)
+    assert redfloe.read_stream(any_server.url, stream).height == 12
+
+
+def test_a_series_is_no_frame(any_server: Server, stream: str) -> None:
+    series: Any
+    for series in (pl.Series([1]), pl.Series([{"a": 1}]), pd.Series([1])):
+        with pytest.raises(TypeError, match=r"to_frame\(\)"):
+            redfloe.write_stream(any_server.url, series, stream)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [
+        (pl.Struct([pl.Field("x", pl.Int8), pl.Field("x", pl.Int8)]), "names the field 'x' twice"),
+        (pl.List(pl.Struct([pl.Field("x", pl.Int8)] * 2)), "names the field 'x' twice"),
+        (pl.Array(pl.Int8, 0), "width 0"),
+        (pl.Struct({"x": pl.List(pl.Array(pl.Int8, (2, 0)))}), "width 0"),
+    ],
+)
+def test_dtypes_that_polars_cannot_import_are_refused(
+    any_server: Server, stream: str, dtype: pl.DataType, message: str
+) -> None:
+    schema = {"a": dtype}
+    redfloe.write_stream(any_server.url, pl.DataFrame({"b": [1]}), stream)
+    with pytest.raises(redfloe.SchemaError, match=message):
+        redfloe.read_stream(any_server.url, stream, schema)
+    with pytest.raises(redfloe.SchemaError, match=message):
+        redfloe.scan_stream(any_server.url, stream, schema).collect()
+    with pytest.raises(redfloe.SchemaError, match=message):
+        next(redfloe.iter_stream(any_server.url, stream, schema, on_idle="stop"))
+
+
+def test_a_panic_of_polars_is_an_error_and_loses_no_batch(
+    any_server: Server, client: redis.Redis, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is known that gets here; so the exception is raised where Polars would."""
+
+    def panic(rows: object) -> pl.DataFrame:
+        raise pl.exceptions.PanicException("on purpose")
+
+    redfloe.write_stream(any_server.url, KEYED, stream)
+    batches = redfloe.iter_stream(
+        any_server.url, stream, group="g", consumer="c", auto_ack=True, on_idle="stop"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("redfloe._frame.pl.DataFrame", panic)
+        with pytest.raises(redfloe.RedfloeError, match="please report this"):
+            next(batches)
+    pending: Any = client.xpending(stream, "g")
+    assert pending["pending"] == 4
+    assert next(batches).height == 4

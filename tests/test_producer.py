@@ -110,6 +110,17 @@ def test_the_stream_is_kept_short(server: Server, client: redis.Redis, stream: s
     assert stored(client, stream) == [8, 9]
     with pytest.raises(ValueError, match="max_age"):
         StreamProducer(server.url, stream, max_age=1, maxlen=1)
+    for age in (float("inf"), float("nan"), -1, dt.timedelta(seconds=-1), 10**400):
+        with pytest.raises(ValueError, match="max_age must"):
+            StreamProducer(server.url, stream, max_age=age)
+
+
+def test_what_is_no_mapping_is_refused(any_server: Server, stream: str) -> None:
+    fields: Any
+    with StreamProducer(any_server.url, stream) as producer:
+        for fields in ([("a", 1)], "a", None):
+            with pytest.raises(TypeError, match="fields must be a mapping of names to values"):
+                producer.send(fields)
 
 
 def test_sends_wait_while_the_buffer_is_full(

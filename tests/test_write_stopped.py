@@ -272,3 +272,47 @@ def test_a_stop_that_comes_when_all_rows_are_in_says_so(
     assert error.ids is not None
     assert error.ids.null_count() == 0
     check(error, client, stream)
+
+
+Call = Callable[[str, str], object]
+
+WRITES: dict[str, Call] = {
+    "write": lambda url, stream: write_stream(url, FRAME, stream),
+    "atomic": lambda url, stream: write_stream(url, FRAME, stream, atomic=True),
+    "sink": lambda url, stream: redfloe.sink_stream(url, FRAME.lazy(), stream),
+    "hashes": lambda url, stream: redfloe.write_hashes(
+        url,
+        FRAME.with_columns(key=pl.format("{}", "n")),
+        key_column="key",
+        key_prefix=f"{stream}:",
+    ),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_a_signal_just_before_the_end_has_the_rows_as_its_cause(
+    any_server: Server, stream: str, write: Call
+) -> None:
+    last = ROWS if write is not WRITES["hashes"] else 1
+
+    def interrupt(number: int) -> None:
+        if number == last:
+            signal.raise_signal(signal.SIGINT)
+
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"HSET" if write is WRITES["hashes"] else b"XADD", interrupt)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            write(proxy.url, stream)
+    error = raised.value.__cause__
+    assert isinstance(error, WriteError)
+    assert error.rows_written == ROWS
+
+
+def test_progress_that_raises_at_the_end(any_server: Server, stream: str) -> None:
+    def progress(rows: int) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError) as raised:
+        write_stream(any_server.url, FRAME, stream, progress=progress)
+    assert isinstance(raised.value.__cause__, WriteError)
+    assert raised.value.__cause__.rows_written == ROWS

@@ -5,7 +5,14 @@ from typing import Literal
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, as_key, group_start, make_pending_filter, make_trim
+from redfloe._arguments import (
+    EntryIdLike,
+    as_key,
+    group_start,
+    make_pending_filter,
+    make_trim,
+    one_of,
+)
 from redfloe._core import RedisConnection
 from redfloe._errors import ResponseError
 
@@ -262,9 +269,7 @@ def create_group(
     False
     """
     url = _core.connect(url)
-    if if_exists not in ("ignore", "fail"):
-        msg = f'if_exists must be "ignore" or "fail", not {if_exists!r}'
-        raise ValueError(msg)
+    one_of(if_exists, "if_exists", "ignore", "fail")
     key, name = as_key(stream, "stream"), as_key(group, "group")
     start = group_start(start_id, "start_id")
     created = _core.create_group(url, key, name, start, bool(make_stream))
@@ -366,9 +371,7 @@ def delete_consumer(
     0
     """
     url = _core.connect(url)
-    if if_pending not in ("fail", "discard"):
-        msg = f'if_pending must be "fail" or "discard", not {if_pending!r}'
-        raise ValueError(msg)
+    one_of(if_pending, "if_pending", "fail", "discard")
     key, name = as_key(stream, "stream"), as_key(group, "group")
     discard = if_pending == "discard"
     return _core.delete_consumer(url, key, name, as_key(consumer, "consumer"), discard)

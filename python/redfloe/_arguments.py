@@ -1,6 +1,7 @@
 """Python's arguments to the request that the core reads."""
 
 import inspect
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,8 @@ DTYPES = frozenset(
 _INCOMPLETE = frozenset((pl.Enum, pl.List, pl.Array, pl.Struct))
 
 _LARGEST = 2**63 - 1
+#: Seconds whose milliseconds the server can add to the time of day.
+_LONGEST = 2**62 // 1000
 
 
 class Group(TypedDict):
@@ -366,9 +369,19 @@ def _check_dtype(field: str, dtype: object) -> None:
         msg = f"the field {field!r} has the dtype {dtype}, which needs its parameters"
         raise SchemaError(msg)
     match dtype:
+        case pl.Array() if not dtype.size:
+            msg = (
+                f"the field {field!r} has the dtype {dtype}, an Array of width 0, in which Polars "
+                "cannot read nulls; read it as a pl.List"
+            )
+            raise SchemaError(msg)
         case pl.List() | pl.Array():
             _check_dtype(field, dtype.inner)
         case pl.Struct():
+            for name, times in Counter(inner.name for inner in dtype.fields).items():
+                if times > 1:
+                    msg = f"the Struct of the field {field!r} names the field {name!r} twice"
+                    raise SchemaError(msg)
             for inner in dtype.fields:
                 check_name(inner.name, f"the names inside the field {field!r}")
                 _check_dtype(f"{field}.{inner.name}", inner.dtype)
@@ -434,6 +447,34 @@ def positive(value: object, parameter: str) -> int | None:
         msg = f"{parameter} must be at least 1"
         raise ValueError(msg)
     return number
+
+
+def milliseconds(seconds: object, parameter: str) -> int:
+    """Give whole milliseconds of a number of seconds or a timedelta."""
+    match seconds:
+        case timedelta():
+            return seconds // timedelta(milliseconds=1)
+        case int() | float() if not isinstance(seconds, bool):
+            # Neither is true of NaN.
+            if -_LONGEST < seconds < _LONGEST:
+                return round(seconds * 1000)
+            msg = f"{parameter} must be a number of seconds, not {repr_of(seconds)}"
+            raise ValueError(msg)
+    msg = f"{parameter} must be a number of seconds or a timedelta, not {type(seconds).__name__}"
+    raise TypeError(msg)
+
+
+def one_of(value: object, parameter: str, *allowed: str) -> None:
+    """Refuse what is not one of a few texts."""
+    if not isinstance(value, str) or value not in allowed:
+        *others, last = (f'"{one}"' for one in allowed)
+        msg = f"{parameter} must be {', '.join(others)} or {last}, not {repr_of(value)}"
+        raise ValueError(msg)
+
+
+def repr_of(value: object) -> str:
+    """Show a value in a message, and not all of one that is long."""
+    return reprlib.repr(value)
 
 
 def check_name(value: object, what: str) -> str:

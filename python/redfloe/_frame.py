@@ -10,7 +10,7 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import DTYPES, as_text, check_name
-from redfloe._errors import SchemaError
+from redfloe._errors import RedfloeError, SchemaError
 
 if TYPE_CHECKING:
     from polars.datatypes import DataType, DataTypeClass
@@ -30,13 +30,16 @@ def as_frame(df: object) -> pl.DataFrame:
         case pl.LazyFrame():
             msg = "df is a LazyFrame; write it with sink_stream, or collect it"
             raise TypeError(msg)
+    pandas, pyarrow = (sys.modules.get(name) for name in ("pandas", "pyarrow"))
+    if isinstance(df, pl.Series) or (pandas is not None and isinstance(df, pandas.Series)):
+        msg = "df is a Series; call its .to_frame(), whose column has the field's name"
+        raise TypeError(msg)
     if not hasattr(df, "__arrow_c_stream__"):
         msg = (
             "df must be a polars DataFrame, or another object with __arrow_c_stream__, not "
             f"{type(df).__name__}"
         )
         raise TypeError(msg)
-    pandas, pyarrow = (sys.modules.get(name) for name in ("pandas", "pyarrow"))
     if pandas is not None and isinstance(df, pandas.DataFrame):
         stream = _pandas_stream(df)
     else:
@@ -126,9 +129,14 @@ def field_names(
         raise SchemaError(msg)
     schema = frame.schema  # made anew each time: asked for in the loop, it is quadratic in columns
     for name in names:
-        check_name(name, "the columns' names")
-        check_writable(name, schema[name])
+        check_column(name, schema[name])
     return names
+
+
+def check_column(name: str, dtype: DataType | DataTypeClass) -> None:
+    """Refuse what cannot go to the core as Arrow."""
+    check_name(name, "the columns' names")
+    check_writable(name, dtype)
 
 
 def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
@@ -144,7 +152,17 @@ def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
             check_writable(name, dtype.inner)
         case pl.Struct():
             for inner in dtype.fields:
+                check_name(inner.name, f"the names inside the column {name!r}")
                 check_writable(f"{name}.{inner.name}", inner.dtype)
+
+
+def of_batch(rows: _core.RecordBatch) -> pl.DataFrame:
+    """Give rows that were read as a frame."""
+    try:
+        return pl.DataFrame(rows)
+    except pl.exceptions.PanicException as panic:
+        msg = f"Polars cannot take what was read as Arrow: {panic}; please report this"
+        raise RedfloeError(msg) from panic
 
 
 def known(frame: pl.DataFrame, names: list[str]) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Literal, TypedDict
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, as_text, positive
+from redfloe._arguments import as_key, as_text, milliseconds, one_of, positive
 from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
-from redfloe._frame import ArrowStream, as_frame, field_names, without_null_dtypes
+from redfloe._frame import ArrowStream, as_frame, check_column, field_names, without_null_dtypes
 from redfloe._write import error_of, interruption
 
 
@@ -103,6 +103,8 @@ def write_hashes(
     if as_text(key_column, "key_column") not in frame.columns:
         msg = f"there is no column {key_column!r}"
         raise SchemaError(msg)
+    one_of(if_exists, "if_exists", "replace", "merge", "fail")
+    check_column(key_column, frame.schema[key_column])
     names = field_names(frame, fields, without={key_column})
     columns = without_null_dtypes(frame.select([*dict.fromkeys([key_column, *names])]))
     if if_exists != "merge" and columns[key_column].is_duplicated().any():
@@ -117,7 +119,7 @@ def write_hashes(
         key_prefix=as_key(key_prefix, "key_prefix"),
         fields=names,
         ttl_ms=None if ttl is None else _milliseconds(ttl),
-        if_exists=as_text(if_exists, "if_exists"),
+        if_exists=if_exists,
         batch_size=positive(batch_size, "batch_size") or 1,
     )
     outcome = _core.write_hashes(url, columns, request)
@@ -130,16 +132,7 @@ def write_hashes(
 
 
 def _milliseconds(ttl: object) -> int:
-    match ttl:
-        case timedelta():
-            millis = ttl // timedelta(milliseconds=1)
-        case bool():
-            millis = 0
-        case int() | float():
-            millis = round(ttl * 1000)
-        case _:
-            msg = f"ttl must be a number of seconds or a timedelta, not {type(ttl).__name__}"
-            raise TypeError(msg)
+    millis = milliseconds(ttl, "ttl")
     if millis < 1:
         msg = f"ttl must be at least a millisecond, but is {ttl!r}"
         raise ValueError(msg)

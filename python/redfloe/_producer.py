@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, as_key, natural, positive
+from redfloe._arguments import EntryIdLike, as_key, milliseconds, natural, positive
 from redfloe._event_loop import completed
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
@@ -105,7 +105,7 @@ class StreamProducer:
             natural(linger_ms, "linger_ms"),
             request["batch_size"],
             positive(buffer_bytes, "buffer_bytes") or 1,
-            None if max_age is None else _milliseconds(max_age),
+            None if max_age is None else natural(milliseconds(max_age, "max_age"), "max_age"),
         )
 
     @property
@@ -255,7 +255,10 @@ def _frame(df: pl.DataFrame | ArrowStream, stream: str | bytes) -> pl.DataFrame:
     return make_write(df, as_key(stream, "stream")).frame
 
 
-def _pairs(fields: Fields) -> list[tuple[bytes, bytes]]:
+def _pairs(fields: object) -> list[tuple[bytes, bytes]]:
+    if not isinstance(fields, Mapping):
+        msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
+        raise TypeError(msg)
     return [
         (as_key(name, "a field's name"), text)
         for name, value in fields.items()
@@ -283,14 +286,4 @@ def _text(name: object, value: object) -> bytes | None:
         f"the field {name!r} has a {type(value).__name__}, for which there is no one text; make it "
         "a str, as by json.dumps"
     )
-    raise TypeError(msg)
-
-
-def _milliseconds(age: object) -> int:
-    match age:
-        case timedelta():
-            return age // timedelta(milliseconds=1)
-        case int() | float():
-            return natural(round(age * 1000), "max_age")
-    msg = f"max_age must be a number of seconds or a timedelta, not {type(age).__name__}"
     raise TypeError(msg)

@@ -107,16 +107,18 @@ def sink_stream(
 
     make(lf.collect_schema().to_frame())  # refuses what can be refused before anything runs
     first_row = rows = 0
+    unseen = 0  # the rows of a chunk that was sent, and whose outcome was not seen
     with _batches(lf, positive(chunk_size, "chunk_size") or 1) as frames:
         try:
             for frame in frames:
                 write = make(frame)
                 look = None if progress is None else _later(progress, rows)
+                unseen = frame.height
                 outcome = _core.write_stream(url, write.frame, write.request, look)
                 error = error_of(outcome, first_row=first_row, rows_before=rows)
                 if error is None:
-                    first_row += frame.height
-                    rows += outcome.rows_written
+                    # One statement without a call, so that a signal finds all or none changed.
+                    rows, first_row, unseen = rows + outcome.rows_written, first_row + unseen, 0
                 if outcome.raised is not None:
                     raise outcome.raised from error
                 if error is not None:
@@ -124,10 +126,12 @@ def sink_stream(
                 if progress is not None:
                     progress(rows)
         except BaseException as raised:
+            # By its type a refusal tells that nothing of its chunk was written.
             says_rows = isinstance(raised, WriteError | OutcomeUnknownError)
-            if says_rows or raised.__cause__ is not None or (not rows and _is_refusal(raised)):
+            is_refusal = isinstance(raised, RedfloeError | ValueError | TypeError)
+            if says_rows or raised.__cause__ is not None or (not rows and is_refusal):
                 raise
-            raise raised from _so_far(rows, first_row)
+            raise raised from _so_far(rows, first_row, 0 if is_refusal else unseen)
     return rows
 
 
@@ -137,14 +141,17 @@ def _check(lf: object) -> None:
         raise TypeError(msg)
 
 
-def _is_refusal(raised: BaseException) -> bool:
-    """Whether it tells by its type that nothing was written, unless rows were before."""
-    return isinstance(raised, RedfloeError | ValueError | TypeError)
-
-
-def _so_far(rows: int, row: int) -> WriteError:
-    """Give the cause of what ended a query between its chunks."""
-    error = WriteError(f"{rows} rows are in; the query ended early")
+def _so_far(rows: int, row: int, unseen: int) -> WriteError | OutcomeUnknownError:
+    """Give the cause of what ended a query between its chunks, or as one was being written."""
+    error: WriteError | OutcomeUnknownError
+    if unseen:
+        error = OutcomeUnknownError(
+            f"at least {rows} rows are in; the query ended early, and whether the {unseen} rows "
+            "after them are in is unknown"
+        )
+        error.unknown = range(row, row + unseen)
+    else:
+        error = WriteError(f"{rows} rows are in; the query ended early")
     error.rows_written = rows
     error.row = error.first_row = row
     return error

@@ -76,7 +76,8 @@ def write_stream(
         The columns to write, in this order. By default all but `id_column`, `timestamp_column`, and
         the metadata of a read: ``_id``, ``_ts`` and ``_seq``.
     null_values : str, or mapping of field to str, optional
-        Text to write for a null, in all fields or in some. `read_stream` takes the same.
+        Text to write for a null, in all fields or in some. `read_stream` takes the same, and reads
+        a value that equals it as null too: choose a text that no value has.
     on_empty_row : {"raise", "skip"}, default "raise"
         What to do with a row of nulls only, which no entry can be: refuse the frame, or leave the
         row out; its ID is null then.
@@ -240,9 +241,12 @@ def _finish(outcome: _core.Outcome, progress: Progress | None = None) -> pl.Seri
     error = error_of(outcome)
     if error is not None:
         raise error
-    if progress is not None:
-        progress(outcome.rows_written)
-    return _ids(outcome)
+    try:
+        if progress is not None:
+            progress(outcome.rows_written)
+        return _ids(outcome)
+    except BaseException as raised:  # Ctrl-C, or what `progress` raises
+        raise raised from interruption(outcome)
 
 
 def error_of(

@@ -12,9 +12,10 @@ from redfloe._arguments import (
     as_text,
     entry_id,
     natural,
+    one_of,
     positive,
 )
-from redfloe._frame import as_frame, field_names, known, without_null_dtypes
+from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 
 NullTexts: TypeAlias = str | Mapping[str, str]
 
@@ -82,13 +83,13 @@ def make_write(
         name for name in (request["id_column"], request["timestamp_column"]) if name is not None
     ]
     names = field_names(frame, fields, without={*_METADATA, *special})
+    for name in known(frame, special):
+        check_column(name, frame.schema[name])
     columns = without_null_dtypes(frame.select(known(frame, [*dict.fromkeys([*names, *special])])))
     request["fields"] = names
     if isinstance(stream, pl.Expr):
         stream_column = _unused(columns)
-        keys = frame.select(stream.cast(pl.String).alias(stream_column)).to_series()
-        if keys.len() != frame.height:
-            keys = keys.new_from_index(0, frame.height)  # an expression of literals only
+        keys = _keys(frame, stream.cast(pl.String).alias(stream_column))
         columns = columns.with_columns(keys)
         request["stream_column"] = stream_column
     else:
@@ -115,9 +116,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
     if idempotent is not None and (id_column is not None or timestamp_column is not None):
         msg = "idempotent needs IDs that the server makes; rows with their own IDs do not need it"
         raise ValueError(msg)
-    if on_empty_row not in {"raise", "skip"}:
-        msg = f'on_empty_row must be "raise" or "skip", not {on_empty_row!r}'
-        raise ValueError(msg)
+    one_of(on_empty_row, "on_empty_row", "raise", "skip")
     text, by_field = _null_texts(options.get("null_values"))
     return WriteRequest(
         stream=None,
@@ -139,6 +138,20 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         atomic=bool(options.get("atomic", False)),
         skip_empty=on_empty_row == "skip",
     )
+
+
+def _keys(frame: pl.DataFrame, stream: pl.Expr) -> pl.Series:
+    """Give each row's stream; what has one value for the whole frame, as a literal, is for all."""
+    given = frame.select(stream).to_series()
+    try:
+        keys = frame.with_columns(stream).to_series(-1)  # which repeats a literal, and no column
+    except pl.exceptions.PolarsError as error:
+        msg = (
+            f"the expression for the stream gives {given.len()} keys for {frame.height} rows; it "
+            "must give each row's, so use fill_null rather than drop_nulls, say"
+        )
+        raise ValueError(msg) from error
+    return keys
 
 
 def _unused(frame: pl.DataFrame) -> str:

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -30,11 +30,11 @@ impl RedisConnection {
     fn new(
         py: Python<'_>,
         url: &str,
-        max_retries: i64,
-        retry_base_delay: f64,
-        retry_max_delay: f64,
-        connect_timeout: f64,
-        response_timeout: f64,
+        #[pyo3(from_py_with = whole_number)] max_retries: i64,
+        #[pyo3(from_py_with = number)] retry_base_delay: f64,
+        #[pyo3(from_py_with = number)] retry_max_delay: f64,
+        #[pyo3(from_py_with = number)] connect_timeout: f64,
+        #[pyo3(from_py_with = number)] response_timeout: f64,
         tls_ca: Option<PathBuf>,
         tls_cert: Option<PathBuf>,
         tls_key: Option<PathBuf>,
@@ -82,6 +82,27 @@ pub(crate) fn connect(py: Python<'_>, url: Bound<'_, PyAny>) -> PyResult<Py<Redi
 #[pyfunction]
 pub(crate) fn check_connection(py: Python<'_>, connection: &RedisConnection) -> PyResult<()> {
     connection.server.options(py).map(drop)
+}
+
+/// An int of Python; one that is too large as one that is out of all bounds.
+fn whole_number(value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    fitting(value, -1)
+}
+
+/// A float of Python, or an int; one that is too large as infinity.
+fn number(value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    fitting(value, f64::INFINITY)
+}
+
+fn fitting<'py, T>(value: &Bound<'py, PyAny>, too_large: T) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
+{
+    let extracted: PyResult<T> = value.extract();
+    match extracted {
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(too_large),
+        extracted => extracted,
+    }
 }
 
 fn seconds(name: &str, seconds: f64) -> PyResult<Duration> {

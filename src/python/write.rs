@@ -191,8 +191,17 @@ pub(crate) fn write_stream(
     let look = look.map(|look| Py::new(py, look).map(Py::into_any)).transpose()?;
     let writing = async move { write::write(&client, &batches, &request).await };
     let (result, raised) = wait_stopping(py, look.as_ref(), || control.stop(), writing)?;
+    Ok(ended(py, result, raised))
+}
+
+/// What became of a write that a thread waited for. The wait looks for signals every now and then;
+/// one that came since would be raised in place of the outcome, and is therefore looked for last.
+fn ended(py: Python<'_>, result: Result<Written, WriteFailure>, raised: Option<PyErr>) -> Outcome {
     release_imported(py);
-    Ok(Outcome::new(py, result, raised))
+    let mut outcome = Outcome::new(py, result, raised);
+    let late = py.check_signals().err();
+    outcome.raised = outcome.raised.or(late);
+    outcome
 }
 
 /// Tells somebody how far a write is, whenever it is called.
@@ -269,6 +278,5 @@ pub(crate) fn write_hashes(
     let client = server.client(py)?;
     let writing = async move { write::write_hashes(&client, &batches, &request).await };
     let (result, raised) = wait_stopping(py, None, || control.stop(), writing)?;
-    release_imported(py);
-    Ok(Outcome::new(py, result.map(Written::of_rows), raised))
+    Ok(ended(py, result.map(Written::of_rows), raised))
 }

@@ -11,6 +11,7 @@ from redfloe._arguments import (
     as_text,
     make_group,
     natural,
+    one_of,
     optional_milliseconds,
     positive,
 )
@@ -101,11 +102,3 @@ def checkpoint_name_of(name: str | None, stream: str | bytes, member: Group | No
     keys = [as_key(stream, "stream")]
     keys += [] if member is None else [member["group"], member["consumer"]]
     return ":".join(key.decode(errors="backslashreplace") for key in keys)
-
-
-def one_of(value: object, parameter: str, *allowed: str) -> None:
-    """Refuse what is not one of a few texts."""
-    if value not in allowed:
-        choices = " or ".join(f'"{one}"' for one in allowed)
-        msg = f"{parameter} must be {choices}, not {value!r}"
-        raise ValueError(msg)

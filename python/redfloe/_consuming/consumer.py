@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-import polars as pl
-
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request
+from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request, one_of
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing, InEventLoop, InLoop, handle, without_waiting
@@ -19,6 +17,7 @@ from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import RedfloeError
 from redfloe._event_loop import completed, in_thread
+from redfloe._frame import of_batch
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
 
@@ -189,7 +188,7 @@ class StreamConsumer:
         **options: Unpack[ColumnOptions],
     ) -> None:
         self._connection = url = connect(url)
-        arguments.one_of(on_data_loss, "on_data_loss", "raise", "continue")
+        one_of(on_data_loss, "on_data_loss", "raise", "continue")
         errors = arguments.decoding_errors(on_error, has_dead_letter=dead_letter is not None)
         member = arguments.make_worker_group(
             group,
@@ -273,7 +272,7 @@ class StreamConsumer:
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
         counts, acknowledged = rows.delivery_counts, self._position.acknowledged
-        return Batch(pl.DataFrame(rows), rows.ids, counts, self._member, acknowledged)
+        return Batch(of_batch(rows), rows.ids, counts, self._member, acknowledged)
 
     def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
         return AsyncBatch(self._batch(rows))

@@ -15,6 +15,7 @@ from redfloe._arguments import (
 )
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
+from redfloe._frame import of_batch
 from redfloe._options import DecodeOptions, complete, takes
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class BatchIterator(Iterator[pl.DataFrame]):
 
     def __next__(self) -> pl.DataFrame:
         reader = self._reader
-        offer = None if reader is None else reader.next_offer(pl.DataFrame)
+        offer = None if reader is None else reader.next_offer(of_batch)
         if offer is None:
             self.close()
             raise StopIteration
@@ -95,7 +96,7 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         self._batches = AsyncBatches(reader)
 
     async def __anext__(self) -> pl.DataFrame:
-        offer = await self._batches.next(pl.DataFrame)
+        offer = await self._batches.next(of_batch)
         if offer is None:
             await self.aclose()
             raise StopAsyncIteration

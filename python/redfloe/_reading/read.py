@@ -15,6 +15,7 @@ from redfloe._arguments import (
     make_request,
 )
 from redfloe._core import RedisConnection
+from redfloe._frame import of_batch
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
 
 
@@ -147,7 +148,7 @@ def read_stream(
         options=complete(options, read_stream),
         group=members,
     )
-    return _core.read_stream(url, request, pl.DataFrame)
+    return _core.read_stream(url, request, of_batch)
 
 
 def infer_schema(
@@ -213,7 +214,7 @@ def infer_schema(
             "max_columns": max_columns,
         },
     )
-    return pl.DataFrame(_core.infer_schema(url, request)).schema
+    return of_batch(_core.infer_schema(url, request)).schema
 
 
 def ack_entries(

@@ -12,6 +12,7 @@ from polars.io.plugins import register_io_source
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
+from redfloe._frame import of_batch
 from redfloe._options import DecodeOptions, complete, takes
 
 _T = TypeVar("_T")
@@ -195,7 +196,7 @@ class _Scan:
 
     def schema(self) -> pl.Schema:
         """Give the columns. Polars asks more than once."""
-        return pl.DataFrame(_core.empty_batch(self._request())).schema
+        return of_batch(_core.empty_batch(self._request())).schema
 
     def batches(
         self,
@@ -221,7 +222,7 @@ class _Scan:
             request["count"] = n_rows if count is None else min(count, n_rows)
 
         def frame(batch: RecordBatch) -> pl.DataFrame:
-            frame = pl.DataFrame(batch)
+            frame = of_batch(batch)
             if predicate is not None:
                 # Whatever was pushed down: bounds of IDs hold more than the rows that match.
                 frame = frame.filter(predicate)
@@ -314,7 +315,7 @@ def _with_fields(url: RedisConnection, request: Request, sample: int) -> Request
         return request
     typed = request["infer_schema_length"] is not None
     sampled = request | {"infer_schema_length": sample}
-    fields = pl.DataFrame(_core.infer_schema(url, sampled)).schema
+    fields = of_batch(_core.infer_schema(url, sampled)).schema
     schema = fields if typed else dict.fromkeys(fields, pl.String())
     return request | {"schema": pl.Schema(schema), "infer_schema_length": None}
 
