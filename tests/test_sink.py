@@ -6,13 +6,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import FrameType
 
 import polars as pl
 import pytest
 import redis
 
 import redfloe
-from redfloe import SchemaError, WriteError, sink_stream
+from redfloe import OutcomeUnknownError, SchemaError, WriteError, _core, sink_stream
 from support.server import Server
 
 pytestmark = pytest.mark.skipif(
@@ -126,3 +127,26 @@ def test_memory_is_bounded(any_server: Server, tmp_path: Path) -> None:
         text=True,
     )
     assert int(done.stdout) < 40_000_000
+
+
+def test_a_chunk_whose_outcome_nobody_saw_is_unknown(any_server: Server, stream: str) -> None:
+    """A signal may be handled after the core is done, and before its outcome is looked at."""
+    returned = 0
+
+    def interrupt(frame: FrameType, event: str, called: object) -> None:
+        nonlocal returned
+        if event == "c_return" and called is _core.write_stream:
+            returned += 1
+            if returned == 3:
+                raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            sink_stream(any_server.url, numbers(100), stream, chunk_size=10)
+    finally:
+        sys.setprofile(None)
+    error = raised.value.__cause__
+    assert isinstance(error, OutcomeUnknownError)
+    assert str(error).startswith("at least 20 rows are in")
+    assert (error.rows_written, error.row, error.unknown) == (20, 20, range(20, 30))
