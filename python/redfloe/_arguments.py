@@ -1,13 +1,11 @@
 """Python's arguments to the request that the core reads."""
 
-import inspect
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from operator import index
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
@@ -491,24 +489,3 @@ def as_text(value: object, what: str) -> str:
         msg = f"{what} must be str, not {type(value).__name__}"
         raise TypeError(msg)
     return value
-
-
-def unwrapped(function: Any) -> Any:
-    """Give the function that a partial, or an object with ``__call__``, calls."""
-    while isinstance(function, partial):
-        function = function.func
-    if inspect.isroutine(function) or isinstance(function, type):
-        return function
-    return type(function).__call__ if callable(function) else function
-
-
-def is_async(function: object) -> bool:
-    """Say whether a call of it gives a coroutine, as far as can be told before."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(unwrapped(function))
-
-
-def refuse_async(function: object, parameter: str, instead: str) -> None:
-    """Refuse an async function where nobody would await it."""
-    if is_async(function):
-        msg = f"{parameter} must not be async: {instead}"
-        raise TypeError(msg)

@@ -6,11 +6,12 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, refuse_async
+from redfloe._arguments import EntryIdLike
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._event_loop import completed, done
 from redfloe._frame import ArrowStream
+from redfloe._functions import refuse_async
 from redfloe._write_arguments import NullTexts, make_write
 
 Progress: TypeAlias = Callable[[int], object]

@@ -12,8 +12,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redfloe._arguments import is_async, unwrapped
 from redfloe._consuming.retry import Call, Failed, Retry, Wait
+from redfloe._functions import is_async, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

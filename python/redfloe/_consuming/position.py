@@ -11,9 +11,9 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from redfloe import _core
-from redfloe._arguments import refuse_async
 from redfloe._consuming.checkpoint import CheckpointStore
 from redfloe._errors import CheckpointError
+from redfloe._functions import refuse_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
