@@ -25,11 +25,7 @@ from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
 from support.timing import eventually, within
-
-
-def stored(client: redis.Redis, stream: str) -> list[int]:
-    found: Any = client.xrange(stream)
-    return [int(fields[b"n"]) for _, fields in found]
+from support.writes import stored
 
 
 def test_entries_are_written_in_order(server: Server, client: redis.Redis, stream: str) -> None:

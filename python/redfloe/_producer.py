@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from redfloe import _core
 from redfloe._arguments import EntryIdLike, as_key, milliseconds, natural, positive
-from redfloe._event_loop import completed
+from redfloe._event_loop import completed, done
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
 Fields: TypeAlias = Mapping[str, Value] | Mapping[bytes, Value]
 
+#: How long a producer whose block is left by an exception writes what is left.
+_LAST_WRITES_MS = 1_000
+
 
 class StreamProducer:
     """Adds entries to a stream as they come up, for services.
@@ -31,6 +34,12 @@ class StreamProducer:
     `send` takes an entry and returns at once; a background task writes what has come, in order, in
     pipelines (XADD, Redis 5.0). As a context manager it is closed at the end of the block, which
     writes what is left. ``async with`` gives an `AsyncStreamProducer`, of coroutines.
+
+    An exception that leaves the block stays the one that is raised. Ctrl-C and a cancelled task
+    stop the producer within a second: what it has not sent is not written. After any other
+    exception it has a second to write what is left before it is stopped likewise. Where not all is
+    in, the exception has a `WriteError` or `OutcomeUnknownError` as its ``__cause__``, or as a note
+    where it has a cause already.
 
     What the server refuses, or what becomes unknown, is raised by the next call: `WriteError` or
     `OutcomeUnknownError` as for `write_stream`, with rows counted since the producer was made. A
@@ -85,6 +94,7 @@ class StreamProducer:
         idempotent: str | bytes | None = None,
     ) -> None:
         url = _core.connect(url)
+        self._reported = False
         if max_age is not None and (maxlen is not None or minid is not None or limit is not None):
             msg = "max_age excludes maxlen, minid and limit"
             raise ValueError(msg)
@@ -115,6 +125,8 @@ class StreamProducer:
 
     def send(self, fields: Fields) -> None:
         """Take an entry, to be written soon; waits only while the buffer is full.
+
+        Ctrl-C ends the wait, and the entry is not taken; the producer goes on.
 
         Parameters
         ----------
@@ -155,6 +167,8 @@ class StreamProducer:
     def flush(self) -> None:
         """Write all that was sent so far, and wait until it is in.
 
+        Ctrl-C ends the wait, not the producer.
+
         Raises
         ------
         WriteError, OutcomeUnknownError
@@ -165,12 +179,15 @@ class StreamProducer:
     def close(self) -> None:
         """Write what is left, and take no more. Closing again does nothing.
 
+        Ctrl-C stops the producer within a second. The `KeyboardInterrupt` has a `WriteError` or
+        `OutcomeUnknownError` as its cause where not all is in.
+
         Raises
         ------
         WriteError, OutcomeUnknownError
             As for `flush`.
         """
-        self._wait("close")
+        self._close(None)
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +198,17 @@ class StreamProducer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if exc is None:
+            self.close()
+            return
+        reported = self._reported
+        try:
+            if _is_interrupt(exc):
+                self._core.stop()
+            self._close(_LAST_WRITES_MS)
+        except Exception as error:  # noqa: BLE001 - whatever it is, `exc` goes on
+            if not reported:
+                _explain(exc, error)
 
     async def __aenter__(self) -> AsyncStreamProducer:
         return AsyncStreamProducer(self)
@@ -192,23 +219,58 @@ class StreamProducer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await AsyncStreamProducer(self).close()
+        closing = AsyncStreamProducer(self)
+        if exc is None:
+            await closing.close()
+            return
+        reported = self._reported
+        try:
+            if isinstance(exc, GeneratorExit):
+                # A coroutine that is being closed, as by the end of its loop, must not wait.
+                self._core.end()
+                return
+            if _is_interrupt(exc):
+                self._core.stop()
+            await closing._close(_LAST_WRITES_MS)
+        except Exception as error:  # noqa: BLE001 - whatever it is, `exc` goes on
+            if not reported:
+                _explain(exc, error)
 
     def _wait(self, what: str) -> None:
         self._core.wait(what)
         self._check()
 
+    def _close(self, limit_ms: int | None) -> None:
+        interrupt = self._core.close(limit_ms)
+        if interrupt is not None:
+            self._explain_interrupt(interrupt)
+            raise interrupt
+        self._check()
+
     def _check(self) -> None:
+        error = self._failure()
+        if error is not None:
+            self._reported = True
+            raise error
+
+    def _explain_interrupt(self, interrupt: BaseException) -> None:
+        error = self._failure()
+        if error is not None and not self._reported:
+            _explain(interrupt, error)
+
+    def _failure(self) -> Exception | None:
         failure = self._core.failure()
-        if failure is not None:
-            outcome, first_row, rows_before = failure
-            error = error_of(outcome, first_row=first_row, rows_before=rows_before)
-            if error is not None:
-                raise error
+        if failure is None:
+            return None
+        outcome, first_row, rows_before = failure
+        return error_of(outcome, first_row=first_row, rows_before=rows_before)
 
 
 class AsyncStreamProducer:
     """A `StreamProducer` for an event loop, which it never blocks; made by ``async with``.
+
+    Cancelling a coroutine of it ends the wait at once. Only a cancelled `close` stops the producer,
+    within a second, as does leaving the block by an exception.
 
     Parameters
     ----------
@@ -244,11 +306,40 @@ class AsyncStreamProducer:
 
     async def close(self) -> None:
         """Write what is left, and take no more."""
-        await self._wait("close")
+        await self._close(None)
 
     async def _wait(self, what: str) -> None:
         await completed(self._producer._core.start_wait(what))
         self._producer._check()
+
+    async def _close(self, limit_ms: int | None) -> None:
+        import asyncio
+
+        task = self._producer._core.start_close(limit_ms)
+        try:
+            await done(task)
+        except asyncio.CancelledError as cancelled:
+            task.stop()
+            await completed(task)
+            self._producer._explain_interrupt(cancelled)
+            raise
+        task.result()
+        self._producer._check()
+
+
+def _is_interrupt(exc: BaseException) -> bool:
+    """Whether it is Ctrl-C or a cancel: who asked for that waits for the end."""
+    return not isinstance(exc, Exception | SystemExit | GeneratorExit)
+
+
+def _explain(exc: BaseException, error: Exception) -> None:
+    """Say with an exception what its producer did not write."""
+    if exc.__cause__ is not None:
+        exc.add_note(f"{type(error).__name__}: {error}")
+        return
+    # What `exc` was raised for stays in the traceback. The frames of `error` hold `exc`.
+    error.__context__ = exc.__context__
+    exc.__cause__ = error.with_traceback(None)
 
 
 def _frame(df: pl.DataFrame | ArrowStream, stream: str | bytes) -> pl.DataFrame:

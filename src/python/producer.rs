@@ -9,7 +9,7 @@ use super::arrow::import_batches;
 use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
-use super::wait::wait;
+use super::wait::{wait, wait_stopping};
 use super::write::{Outcome, WriteArguments};
 use crate::client::spawn;
 use crate::write::{self, ProducerOptions};
@@ -92,7 +92,7 @@ impl Producer {
         Some((outcome, failed.first_row, failed.rows_before))
     }
 
-    /// Waits for "room", or for all that was sent ("flush"), or for the end ("close").
+    /// Waits for "room", or for all that was sent ("flush"). Whoever gives up waiting stops nothing.
     fn wait(&self, py: Python<'_>, what: &str) -> PyResult<()> {
         let waiting = waiting(self.get()?.clone(), what);
         wait(py, async move {
@@ -109,15 +109,53 @@ impl Producer {
             Ok(())
         })
     }
+
+    /// Takes no more; what was sent is written in the background.
+    fn end(&self) -> PyResult<()> {
+        self.get()?.end();
+        Ok(())
+    }
+
+    /// Takes no more and sends no more; closing then takes a second at most.
+    fn stop(&self) -> PyResult<()> {
+        self.get()?.stop();
+        Ok(())
+    }
+
+    /// Writes what is left, and stops after `limit_ms`. Stopped by a signal whose handler
+    /// raises too, and gives what it raised.
+    fn close(&self, py: Python<'_>, limit_ms: Option<u64>) -> PyResult<Option<PyErr>> {
+        let producer = self.get()?;
+        let closing = closing(producer.clone(), limit_ms);
+        let ((), raised) = wait_stopping(py, None, || producer.stop(), closing)?;
+        Ok(raised)
+    }
+
+    /// Does that in the background; it can be stopped.
+    fn start_close(&self, py: Python<'_>, limit_ms: Option<u64>) -> PyResult<Task> {
+        let producer = self.get()?.clone();
+        let closing = closing(producer.clone(), limit_ms);
+        let task = Task::start(py, async move {
+            closing.await;
+            Ok(())
+        });
+        Ok(task?.with_stop(move || producer.stop()))
+    }
 }
 
 fn waiting(producer: write::Producer, what: &str) -> impl Future<Output = ()> + Send + 'static {
-    let what = what.to_owned();
+    let for_room = what == "room";
     async move {
-        match what.as_str() {
-            "room" => producer.room().await,
-            "flush" => producer.flush().await,
-            _ => producer.close().await,
+        match for_room {
+            true => producer.room().await,
+            false => producer.flush().await,
         }
+    }
+}
+
+async fn closing(producer: write::Producer, limit_ms: Option<u64>) {
+    match limit_ms {
+        Some(limit) => producer.close_within(Duration::from_millis(limit)).await,
+        None => producer.close().await,
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arrow_array::RecordBatch;
 use tokio::sync::Notify;
 
+use super::control::stopped_before_the_first;
 use super::outcome::{WriteFailure, Written};
 use super::request::{Trim, WriteRequest};
 use super::rows::{Entry, Rows};
@@ -94,6 +95,15 @@ type Frame = Box<dyn Deref<Target = [RecordBatch]> + Send + Sync>;
 enum Item {
     Entry(Entry),
     Frame(Frame, usize, usize),
+}
+
+impl Item {
+    fn rows(&self) -> usize {
+        match self {
+            Item::Entry(_) => 1,
+            Item::Frame(_, rows, _) => *rows,
+        }
+    }
 }
 
 /// What ended a producer. Its rows are counted from `first_row`.
@@ -220,9 +230,26 @@ impl Producer {
         self.flush().await;
     }
 
+    /// As [`Producer::close`], and [stops](Producer::stop) what is not in after that time.
+    pub async fn close_within(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.close()).await.is_err() {
+            self.stop();
+            self.flush().await;
+        }
+    }
+
     /// Takes no more; the worker writes what is there and ends, which nobody waits for.
     pub fn end(&self) {
         self.state().closed = true;
+        self.shared.work.notify_one();
+    }
+
+    /// Takes no more, and sends no more of what is there. [`Producer::close`] then returns within a
+    /// second, whatever the server does, and [`Producer::failed`] says what is not in. Stops the
+    /// [`WriteControl`](crate::WriteControl) of the request, and so all that shares it.
+    pub fn stop(&self) {
+        self.state().closed = true;
+        self.shared.request.control.stop();
         self.shared.work.notify_one();
     }
 
@@ -244,6 +271,10 @@ impl Producer {
         loop {
             let wait = {
                 let mut state = self.state();
+                if self.shared.request.control.is_stopped() {
+                    state.give_up();
+                    return None;
+                }
                 let full = state.queue.len() >= self.shared.options.batch_rows;
                 let age = state.since.map(|since| since.elapsed());
                 let due = age.is_some_and(|age| age >= self.shared.options.linger);
@@ -290,9 +321,7 @@ impl Producer {
             }
             Err(failure) => {
                 state.rows_written += failure.written().rows();
-                state.failed = Some(Arc::new(ProducerFailure { failure, first_row, rows_before }));
-                state.closed = true;
-                state.queue.clear();
+                state.fail(ProducerFailure { failure, first_row, rows_before });
                 false
             }
         };
@@ -318,6 +347,22 @@ struct Items {
 }
 
 impl State {
+    fn fail(&mut self, failure: ProducerFailure) {
+        self.failed = Some(Arc::new(failure));
+        self.closed = true;
+        self.queue.clear();
+    }
+
+    /// What was not sent is not in.
+    fn give_up(&mut self) {
+        let rows = self.queue.iter().map(Item::rows).sum();
+        if rows > 0 {
+            let failure = WriteFailure::before_the_first(stopped_before_the_first(rows), rows);
+            let (first_row, rows_before) = (self.settled, self.rows_written);
+            self.fail(ProducerFailure { failure, first_row, rows_before });
+        }
+    }
+
     fn next(&mut self, most: usize) -> Items {
         let mut items = Items { frame: None, entries: VecDeque::new(), rows: 0, bytes: 0 };
         while items.rows < most {
