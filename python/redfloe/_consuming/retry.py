@@ -5,6 +5,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
+from redfloe._arguments import one_of
+
 ExceptionPolicy: TypeAlias = Mapping[type[Exception], Literal["retry", "fail", "raise"]]
 
 
@@ -63,9 +65,7 @@ class Retry:
         self._on_exception = dict(on_exception or {})
         for kind, policy in self._on_exception.items():
             _check_class(kind)
-            if policy not in ("retry", "fail", "raise"):
-                msg = f'on_exception must say "retry", "fail" or "raise", not {policy!r}'
-                raise ValueError(msg)
+            one_of(policy, "on_exception's policies", "retry", "fail", "raise")
 
     def steps(
         self, batch: B, *, may_fail: bool
