@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 import redis
 
 from redfloe import iter_stream
-from support.groups import DRAIN
+from support.groups import DRAIN, ME, deliver
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import add_numbers
@@ -48,3 +50,32 @@ def test_giants_after_small_entries_are_not_all_asked_for_at_once(
         counts = [int(command[command.index(b"COUNT") + 1]) for command in pages]
         assert len(counts) >= 10
         assert max(counts[:10]) <= 2
+
+
+@pytest.mark.parametrize("what", ["a stream", "new entries", "own pending entries"])
+def test_no_reply_is_larger_than_a_batch_and_one_entry(
+    server: Server, client: redis.Redis, stream: str, what: str
+) -> None:
+    """Where the server can (Redis 8.10); the others are asked once and then as they can."""
+    add_numbers(client, stream, 20_000)
+    giants = [f"{number}-0" for number in range(20_001, 20_021)]
+    for giant in giants:
+        client.xadd(stream, {"n": b"1" * 2 * MEGABYTE}, id=giant)
+    options: dict[str, Any] = {"batch_size": 100_000, "batch_bytes": 3 * MEGABYTE, **DRAIN}
+    if what == "a stream":
+        options |= {"start_id": "-"}
+    else:
+        options |= {"create_group": True, **ME}
+    if what == "own pending entries":
+        deliver(client, stream)
+    with Proxy(server.port) as proxy:
+        frames = list(iter_stream(proxy.url, stream, {"n": pl.String}, **options))
+        assert sum(frame.height for frame in frames) == 20_020
+        assert [row for frame in frames for row in frame["_id"]][-20:] == giants
+        assert max(frame["n"].str.len_bytes().sum() for frame in frames) <= 5.3 * MEGABYTE
+        limited = sum(b"MAXSIZE" in command for command in proxy.commands)
+        if server.name == "redis-8.10":
+            assert limited > 1
+            assert proxy.largest_reply <= 5.3 * MEGABYTE
+        else:
+            assert limited == server.refused_reads

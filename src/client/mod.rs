@@ -15,11 +15,13 @@ mod tls;
 mod users;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use clients::shared_client;
 pub(crate) use connection::{Connection, Sink};
 pub(crate) use exclusive::Exclusive;
+pub(crate) use options::Address;
 pub use options::{ConnectionOptions, TlsOptions};
 pub(crate) use per_process::PerProcess;
 use pool::Pool;
@@ -47,20 +49,39 @@ struct Inner {
     /// A forked child has one of its own: it must neither use its parent's connections nor wait
     /// for a lock that a thread of its parent held.
     pool: PerProcess<Pool>,
+    /// The server is known not to have MAXSIZE: it is older than Redis 8.10.
+    lacks_max_size: AtomicBool,
+}
+
+impl Inner {
+    fn new(options: ConnectionOptions, tls: Option<Arc<TlsFiles>>) -> Arc<Self> {
+        let lacks_max_size = AtomicBool::new(false);
+        Arc::new(Inner { options, tls, pool: PerProcess::new(), lacks_max_size })
+    }
 }
 
 impl Client {
     /// A client of the server; connects when it is first used.
     pub fn new(options: ConnectionOptions) -> Self {
         let tls = options.tls.clone().map(|options| Arc::new(TlsFiles::new(options)));
-        Client { inner: Arc::new(Inner { options, tls, pool: PerProcess::new() }) }
+        Client { inner: Inner::new(options, tls) }
     }
 
     /// A client of the same server that shares no connection with this one.
     #[cfg(feature = "python")]
     pub(crate) fn apart(&self) -> Self {
         let (options, tls) = (self.options().clone(), self.inner.tls.clone());
-        Client { inner: Arc::new(Inner { options, tls, pool: PerProcess::new() }) }
+        Client { inner: Inner::new(options, tls) }
+    }
+
+    /// Whether reads may be sent with MAXSIZE: as long as no server has refused it.
+    pub(crate) fn has_max_size(&self) -> bool {
+        !self.inner.lacks_max_size.load(Ordering::Relaxed)
+    }
+
+    /// The server has refused MAXSIZE.
+    pub(crate) fn refused_max_size(&self) {
+        self.inner.lacks_max_size.store(true, Ordering::Relaxed);
     }
 
     /// How the server is reached.

@@ -91,7 +91,7 @@ impl IdSet {
         self.0.drain(..end);
     }
 
-    /// Forgets the first so many IDs; gives them.
+    /// Forgets the first `number` IDs; returns them.
     pub(crate) fn take_first(&mut self, number: usize) -> Vec<EntryId> {
         self.0.drain(..number.min(self.0.len())).collect()
     }

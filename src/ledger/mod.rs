@@ -65,11 +65,11 @@ pub(crate) enum Ask {
     MoveExhausted,
     /// List own pending entries between these IDs, both inclusive.
     List { from: EntryId, to: EntryId },
-    /// Read so many own pending entries after this ID.
+    /// Read `count` own pending entries after this ID.
     Own { after: EntryId, count: u64 },
     /// Claim what others left.
     Claim,
-    /// Read so many new entries.
+    /// Read `count` new entries.
     New { count: u64 },
 }
 
@@ -199,7 +199,7 @@ impl Ledger {
         }
     }
 
-    /// What to do next, with room for so many rows.
+    /// What to do next, with room for `room` rows.
     pub(crate) fn next(&mut self, now: Instant, room: u64, claims_due: bool) -> Ask {
         let rows = !self.collected.is_empty();
         if let Some((after, _)) = self.stranded.filter(|(_, due)| *due <= now) {
@@ -380,6 +380,11 @@ impl Ledger {
             self.own.all_is_seen();
         }
         in_flight == InFlight::New
+    }
+
+    /// The server has not understood the request, and done nothing.
+    pub(crate) fn refused(&mut self) {
+        self.in_flight = InFlight::Nothing;
     }
 
     /// A page of the pending list came, with how often the server has delivered each entry; it is

@@ -98,7 +98,7 @@ impl OwnPending {
         self.claimed.extend(ids);
     }
 
-    /// These were read and never handed out, after so many deliveries that were.
+    /// These were read and not handed out; each with the number of its deliveries that were.
     pub(super) fn read_again(&mut self, entries: impl IntoIterator<Item = Counted>) {
         for (id, deliveries) in entries {
             self.wanted.insert(id);
@@ -232,7 +232,7 @@ impl OwnPending {
         }
     }
 
-    /// The reply to a run has come to its end, up to this ID; of so many entries that were asked for.
+    /// The reply to a run has come to its end, up to this ID; `asked` entries were asked for.
     pub(super) fn run_ended(&mut self, up_to: Option<EntryId>, asked: u64) {
         if let Some(run) = self.runs.front_mut() {
             match up_to {
@@ -256,7 +256,7 @@ impl OwnPending {
         }
     }
 
-    /// The reply to a run was lost: so many of its entries may have been counted once more.
+    /// The reply to a run was lost: `missing` of its entries may have been counted once more.
     pub(super) fn run_lost(&mut self, missing: u64) {
         if let Some(run) = self.runs.front_mut() {
             let missing = usize::try_from(missing).unwrap_or(usize::MAX);

@@ -55,8 +55,8 @@ pub(super) async fn can_come(session: &mut Session, stream: &[u8], end: EntryId)
 }
 
 /// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no
-/// stream, or the user may not ask. XINFO STREAM (Redis 5.0), whose reply may be of any size: it
-/// has the first and the last entry.
+/// stream, or the user lacks the permission. XINFO STREAM (Redis 5.0), whose reply may be of any
+/// size: it has the first and the last entry.
 pub(super) async fn last_generated(
     session: &mut Session,
     stream: &[u8],
@@ -83,7 +83,7 @@ impl LastIdWatch {
     const INTERVAL: Duration = Duration::from_secs(1);
     /// The traffic that it may cause on the average, in bytes a second.
     const TRAFFIC: u64 = 1_000_000;
-    /// Asking may take one part in so many of the time: a script has the server format the entries.
+    /// Asking may take this part of the time: 1 / SHARE. A script has the server format the entries.
     const SHARE: u32 = 50;
 
     pub(super) fn is_due(&self) -> bool {
@@ -101,7 +101,7 @@ impl LastIdWatch {
     }
 
     /// As [`last_generated`].
-    pub(super) async fn ask(
+    pub(super) async fn fetch(
         &mut self,
         session: &mut Session,
         stream: &[u8],
@@ -180,23 +180,23 @@ pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
 
 /// How entries that were still to be read got lost.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Lost {
+pub(super) enum StreamLoss {
     /// The stream is not the one that was read before.
     BegunAnew { newest: EntryId },
     /// The oldest entry that is there, or would be next, comes later.
     Trimmed { oldest: EntryId },
 }
 
-impl Lost {
+impl StreamLoss {
     /// The error for who has read up to `seen`.
     pub(super) fn error(self, seen: EntryId) -> Error {
         let message = match self {
-            Lost::BegunAnew { newest } => format!(
+            StreamLoss::BegunAnew { newest } => format!(
                 "the stream was deleted and begun anew, or the server lost its end: it is at \
                  {newest} now, but {seen} has been read already; start a new read at the ID from \
                  which on its entries are wanted, such as start_id=\"-\""
             ),
-            Lost::Trimmed { oldest } => format!(
+            StreamLoss::Trimmed { oldest } => format!(
                 "the stream was trimmed past {seen}, up to which it had been read: it begins at \
                  {oldest} now, and what was between them, if anything, is lost; to go on with what \
                  is there pass on_data_loss=\"continue\""
@@ -214,7 +214,7 @@ pub(super) async fn lost_behind(
     session: &mut Session,
     stream: &[u8],
     seen: EntryId,
-) -> Result<Option<Lost>> {
+) -> Result<Option<StreamLoss>> {
     let newest = match last_generated(session, stream).await? {
         None => newest(session, stream).await?,
         newest => newest,
@@ -223,7 +223,7 @@ pub(super) async fn lost_behind(
         return Ok(None);
     };
     if newest < seen {
-        return Ok(Some(Lost::BegunAnew { newest }));
+        return Ok(Some(StreamLoss::BegunAnew { newest }));
     }
     // Up to the one that was read: is there anything?
     let command = resp::range(stream, EntryId::MIN, seen, 1);
@@ -233,5 +233,5 @@ pub(super) async fn lost_behind(
     }
     let command = resp::range(stream, seen, EntryId::MAX, 1);
     let oldest = session.request(&command, decode, last_decoded).await?.unwrap_or(newest);
-    Ok(Some(Lost::Trimmed { oldest }))
+    Ok(Some(StreamLoss::Trimmed { oldest }))
 }

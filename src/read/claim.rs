@@ -78,7 +78,7 @@ impl Claimer {
         self.at.is_some()
     }
 
-    /// Takes one step of a pass, for so many entries at most.
+    /// Takes one step of a pass, for `count` entries at most.
     pub(super) async fn step(
         &mut self,
         session: &mut Session,
@@ -159,8 +159,8 @@ impl Claimer {
         Ok(Claimed { claimed, deleted })
     }
 
-    /// Which entries of a page of the pending list are to be claimed, so many at most, and where to
-    /// go on; `None` at the end.
+    /// Which entries of a page of the pending list are to be claimed, at most `count`, and where
+    /// to go on; `None` at the end.
     fn idle_of(&self, page: &[PendingEntry], count: u64) -> (Vec<EntryId>, Option<EntryId>) {
         // What was given back has no idle time.
         let idle = page.iter().filter(|entry| entry.idle.is_none_or(|idle| idle >= self.min_idle));

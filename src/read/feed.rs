@@ -7,13 +7,14 @@ use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink};
 use crate::decode::{Batch, Decoder, Reply, ReplyShape};
 use crate::entry_id::EntryId;
-use crate::error::{Error, Result};
-use crate::resp::{Packed, RawReply};
+use crate::error::{Error, Result, ServerCode};
+use crate::resp::{Packed, PageLimit, RawReply};
 use crate::schema::StreamSchema;
 
 /// Any of its futures may be dropped at any time: whole entries stay, the connection that owes an
 /// answer is closed, and the next request goes on behind the last whole entry.
 pub(super) struct Feed {
+    client: Client,
     pub(super) session: Session,
     decoder: Decoder,
     shape: ReplyShape,
@@ -26,7 +27,7 @@ pub(super) struct Feed {
     pub(super) keeps_replies: bool,
     /// A reply was begun and not taken to its end.
     unfinished: bool,
-    asked: Option<Asked>,
+    in_flight: Option<InFlight>,
     /// The commands that were sent along with the latest request have been answered.
     passed_before: bool,
     /// The bytes of all replies so far.
@@ -37,32 +38,35 @@ pub(super) struct Feed {
 }
 
 /// A request, and the connection that its reply comes on.
-struct Asked {
+struct InFlight {
     connection: Connection,
-    request: Request,
+    request: PageRequest,
     entries: u64,
     bytes: u64,
 }
 
-/// A command, how many entries it asks for, and how long the server waits for the first.
+/// A command that asks for entries, how many it asks for, and how long the server waits for the
+/// first.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(super) struct PageRequest {
     pub(super) command: Packed,
-    pub(super) count: u64,
+    pub(super) limit: PageLimit,
     pub(super) wait: Option<Duration>,
-    /// So many small replies come before the one with entries, to commands that were sent along.
+    /// The number of small replies before the one with entries, to commands that were sent along.
     pub(super) before: usize,
 }
 
 pub(super) enum Received {
     /// The batch is full; the reply may go on.
     Full,
-    /// The reply to this request has come to its end, with so many entries.
-    End { request: Request, entries: u64 },
+    /// The reply to this request has come to its end, with this number of entries.
+    End { request: PageRequest, entries: u64 },
+    /// The server does not know MAXSIZE: the next request goes without.
+    Refused,
 }
 
 impl Feed {
-    /// A reply is taken to its end where that is so many batches away at most.
+    /// A reply is taken to its end where that is this number of batches away at most.
     const KEPT: u64 = 4;
 
     pub(super) fn new(
@@ -72,6 +76,7 @@ impl Feed {
         bounds: BatchBounds,
     ) -> Result<Self> {
         Ok(Feed {
+            client: client.clone(),
             session: client.session(),
             decoder: make_decoder(schema, shape, bounds)?,
             shape,
@@ -80,7 +85,7 @@ impl Feed {
             page: PageSize::within(bounds.bytes),
             keeps_replies: false,
             unfinished: false,
-            asked: None,
+            in_flight: None,
             passed_before: false,
             received: 0,
             delivered: None,
@@ -109,7 +114,7 @@ impl Feed {
     }
 
     fn begin_anew(&mut self) {
-        self.asked = None;
+        self.in_flight = None;
         self.unfinished = false;
         self.bytes = 0;
     }
@@ -132,11 +137,25 @@ impl Feed {
 
     /// How many entries the next request should ask for.
     pub(super) fn page(&mut self) -> u64 {
-        if self.unfinished && self.asked.is_none() {
+        if self.unfinished && self.in_flight.is_none() {
             // What nobody could wait for is not asked for again.
             self.page.shrink();
         }
         self.page.count().min(self.rows_of_whole_batches())
+    }
+
+    /// What a request for this number of entries is limited to: where servers can, to the bytes that
+    /// the batch has room for. The entry that reaches them comes whole.
+    pub(super) fn limit(&self, count: u64) -> PageLimit {
+        let room = match self.is_full() {
+            // It is the next batch's page.
+            true => self.bounds.bytes,
+            false => self.bounds.bytes.saturating_sub(self.bytes).max(1),
+        };
+        let is_bounded = self.bounds.bytes != u64::MAX && count > 1 && self.client.has_max_size();
+        // Servers take a signed number.
+        let max_bytes = is_bounded.then(|| room.min(i64::MAX as u64));
+        PageLimit { count, max_bytes }
     }
 
     /// The rows that complete the batch, or a few small batches. A page that ends with a batch is
@@ -173,7 +192,7 @@ impl Feed {
         self.decoder.ids_from(row)
     }
 
-    /// So many rows of the latest batch are not handed out.
+    /// This number of rows of the latest batch is not handed out.
     pub(super) fn drop_rows(&mut self, rows: usize) {
         self.delivered_rows = self.delivered_rows.saturating_sub(rows as u64);
     }
@@ -188,12 +207,12 @@ impl Feed {
         self.passed_before
     }
 
-    /// Whether a reply is under way.
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked.is_some()
+    /// Whether a reply is in flight.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
     }
 
-    pub(super) async fn ask(&mut self, request: Request) -> Result<()> {
+    pub(super) async fn send(&mut self, request: PageRequest) -> Result<()> {
         if std::mem::take(&mut self.unfinished) {
             // Nobody waited for its end: it may have left half an entry.
             self.decoder.abandon_reply();
@@ -203,44 +222,47 @@ impl Feed {
         self.unfinished = true;
         self.passed_before = false;
         connection.send(&request.command).await?;
-        self.asked = Some(Asked { connection, request, entries: 0, bytes: 0 });
+        self.in_flight = Some(InFlight { connection, request, entries: 0, bytes: 0 });
         Ok(())
     }
 
     /// Takes what comes until the reply ends or the batch is full.
     pub(super) async fn receive(&mut self) -> Result<Received> {
-        let Some(mut asked) = self.asked.take() else {
-            return Err(Error::protocol("nothing was asked for"));
+        let Some(mut reply) = self.in_flight.take() else {
+            return Err(Error::protocol("no request was sent"));
         };
         self.unfinished = true;
-        while asked.request.before > 0 {
-            let mut reply = RawReply::new();
-            asked.connection.receive(&mut reply, Some(Duration::ZERO)).await?;
-            reply.into_value()?;
-            asked.request.before -= 1;
+        while reply.request.before > 0 {
+            let mut small = RawReply::new();
+            reply.connection.receive(&mut small, Some(Duration::ZERO)).await?;
+            small.into_value()?;
+            reply.request.before -= 1;
         }
         self.passed_before = true;
         let before = self.decoder.rows();
         let limit = self.bounds.bytes.saturating_sub(self.bytes);
         let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };
-        let wait = match asked.bytes {
-            0 => asked.request.wait.unwrap_or_default(),
+        let wait = match reply.bytes {
+            0 => reply.request.wait.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        asked.connection.receive(&mut sink, Some(wait)).await?;
+        reply.connection.receive(&mut sink, Some(wait)).await?;
         let bytes = sink.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
         self.received = self.received.saturating_add(bytes);
-        asked.bytes = asked.bytes.saturating_add(bytes);
+        reply.bytes = reply.bytes.saturating_add(bytes);
         let came = (self.decoder.rows() - before) as u64;
-        asked.entries += came;
+        reply.entries += came;
         let Some(end) = self.decoder.take_reply() else {
             // By what came last: giants may follow small entries.
             let per_entry = bytes / came.max(1);
-            let missing = asked.request.count.saturating_sub(asked.entries);
-            let rest = per_entry.saturating_mul(missing);
+            let missing = reply.request.limit.count.saturating_sub(reply.entries);
+            let rest = match reply.request.limit.max_bytes {
+                Some(max_bytes) => per_entry.saturating_mul(missing).min(max_bytes),
+                None => per_entry.saturating_mul(missing),
+            };
             if self.keeps_replies || rest <= self.bounds.bytes.saturating_mul(Self::KEPT) {
-                self.asked = Some(asked);
+                self.in_flight = Some(reply);
             } else {
                 // The server lets go of a reply that nobody waits for; the next page is smaller.
                 self.page.observe(came.max(1), bytes);
@@ -248,18 +270,23 @@ impl Feed {
             return Ok(Received::Full);
         };
         self.unfinished = false;
-        self.session.put_back(asked.connection);
+        self.session.put_back(reply.connection);
         if let Reply::Error(error) = end {
+            let is_limited = reply.request.limit.max_bytes.is_some();
+            if is_limited && error.server_code() == Some(ServerCode::SyntaxError) {
+                self.client.refused_max_size();
+                return Ok(Received::Refused);
+            }
             return Err(error);
         }
         self.session.succeeded();
-        self.page.observe(asked.entries, asked.bytes);
-        Ok(Received::End { request: asked.request, entries: asked.entries })
+        self.page.observe(reply.entries, reply.bytes);
+        Ok(Received::End { request: reply.request, entries: reply.entries })
     }
 
-    /// Gets over an error that time may mend, or gives it back.
+    /// Waits before the next attempt where time may mend the error; otherwise returns it.
     pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
-        self.asked = None;
+        self.in_flight = None;
         self.session.recover(error).await
     }
 

@@ -19,7 +19,7 @@ impl PageSize {
     const MOST: u64 = 20_000;
     /// The bytes of reply that a page aims at, at most.
     const TARGET: u64 = 2 * 1024 * 1024;
-    /// A page is at most so many times as large as the one before.
+    /// A page is at most this many times as large as the one before.
     const GROWTH: u64 = 8;
 
     /// The first page's size.
@@ -37,7 +37,7 @@ impl PageSize {
         self.count
     }
 
-    /// Learns from a page of so many entries and bytes of reply.
+    /// Learns from a page: its entries and the bytes of its reply.
     pub fn observe(&mut self, entries: u64, bytes: u64) {
         if let Some(per_entry) = bytes.checked_div(entries) {
             self.largest = per_entry.max(self.largest / Self::GROWTH);

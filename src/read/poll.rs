@@ -92,7 +92,7 @@ impl Pace {
         }
     }
 
-    /// How long the next request of a batch that has so many rows may wait: not at all where they
+    /// How long the next request of a batch that has `rows` rows may wait: not at all where they
     /// are given at once; `None` where its time is over.
     pub(super) fn wait(&self, rows: usize, longest: Duration) -> Option<Option<Duration>> {
         let wait = self.deadline().left_up_to(longest);
@@ -104,7 +104,7 @@ impl Pace {
         }
     }
 
-    /// What a poll means for a batch of so many rows.
+    /// What a poll means for a batch of `rows` rows.
     pub(super) fn after(&mut self, polled: Polled, rows: usize) -> Collecting {
         match polled {
             Polled::More => Collecting::GoesOn,

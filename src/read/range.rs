@@ -7,7 +7,7 @@ use arrow_schema::Field;
 
 use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
-use super::feed::{Feed, Received, Request};
+use super::feed::{Feed, PageRequest, Received};
 use super::group::GroupReader;
 use super::poll::Pace;
 use super::request::{BatchBounds, ReadRequest};
@@ -16,7 +16,7 @@ use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
 use crate::infer::infer_fields;
-use crate::resp;
+use crate::resp::{self, PageLimit};
 use crate::schema::{OnError, StreamSchema};
 
 /// Reads the entries of a request into one batch; an empty or missing stream gives no rows.
@@ -44,7 +44,7 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
     reading.await.map_err(|error: Error| error.with_context("stream", stream))
 }
 
-/// The fields of the entries within a request's bounds, typed by what a sample of so many says.
+/// The fields of the entries within a request's bounds, typed by what the first `sample` of them say.
 ///
 /// # Errors
 ///
@@ -225,19 +225,19 @@ impl RangeReader {
         Ok(())
     }
 
-    /// Asks for a page where none is under way and takes what comes of it; says whether there may
+    /// Asks for a page where none is in flight and takes what comes of it; says whether there may
     /// be more.
     async fn advance(&mut self) -> Result<bool> {
-        if !self.feed.is_asked() {
+        if !self.feed.is_in_flight() {
             match self.next_page() {
-                Some(page) => self.feed.ask(page).await?,
+                Some(page) => self.feed.send(page).await?,
                 None => return Ok(false),
             }
         }
         if let Received::End { request, entries } = self.feed.receive().await? {
-            self.exhausted = entries < request.count;
+            self.exhausted = entries < request.limit.count;
             if let Some(page) = self.next_page() {
-                self.feed.ask(page).await?;
+                self.feed.send(page).await?;
             }
             // The server works on the next page while the columns of this one are built.
             self.feed.build()?;
@@ -246,16 +246,16 @@ impl RangeReader {
     }
 
     /// The page behind the last whole entry, or `None` where nothing is left to read.
-    fn next_page(&mut self) -> Option<Request> {
+    fn next_page(&mut self) -> Option<PageRequest> {
         let (first, last) = self.range?;
         let next = match self.feed.last_id() {
             Some(come) => come.successor()?,
             None => first,
         };
         let count = self.feed.page().min(self.feed.missing(self.request.count));
-        (!self.exhausted && next <= last && count > 0).then(|| Request {
+        (!self.exhausted && next <= last && count > 0).then(|| PageRequest {
             command: resp::range(&self.request.stream, next, last, count),
-            count,
+            limit: PageLimit::of_count(count),
             wait: None,
             before: 0,
         })
@@ -279,7 +279,12 @@ impl RangeReader {
         let after = first.predecessor().unwrap_or(EntryId::MIN);
         loop {
             let left = deadline.left();
-            let command = resp::read_after(stream, after, 1, left.map_or(0, block_ms));
+            let command = resp::read_after(
+                stream,
+                after,
+                PageLimit::of_count(1),
+                Some(left.map_or(0, block_ms)),
+            );
             let decoder = ids_only(ReplyShape::Streams)?;
             match session.attempt(&command, left, decoder, last_decoded).await {
                 Ok(Some(_)) => return Ok(true),

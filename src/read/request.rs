@@ -101,13 +101,13 @@ impl ReadRequest {
         self
     }
 
-    /// At most so many entries, the oldest first.
+    /// At most `count` entries, the oldest first.
     pub fn with_count(mut self, count: Option<u64>) -> Self {
         self.count = count;
         self
     }
 
-    /// Types the fields of an open schema by what the first so many entries say.
+    /// Types the fields of an open schema by what the first `sample` entries say.
     pub fn with_inference(mut self, sample: Option<u64>) -> Self {
         self.sample = sample;
         self
@@ -120,13 +120,13 @@ impl ReadRequest {
         self
     }
 
-    /// At most so many rows in a batch, and at least one.
+    /// At most `rows` rows in a batch, and at least one.
     pub fn with_batch_size(mut self, rows: usize) -> Self {
         self.bounds.rows = rows.max(1);
         self
     }
 
-    /// Closes a batch once its entries have taken so many bytes of reply. It may be exceeded by
+    /// Closes a batch once its entries have taken `bytes` bytes of reply. It may be exceeded by
     /// 256 KiB, or by one entry where that is larger.
     pub fn with_batch_bytes(mut self, bytes: u64) -> Self {
         self.bounds.bytes = bytes;

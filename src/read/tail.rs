@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::bounds::{LastIdWatch, Lost, first_id, ids_only, last_decoded, lost_behind, newest};
+use super::bounds::{
+    LastIdWatch, StreamLoss, first_id, ids_only, last_decoded, lost_behind, newest,
+};
 use super::deadline::block_ms;
-use super::feed::{Feed, Received, Request};
+use super::feed::{Feed, PageRequest, Received};
 use super::poll::{Collecting, Pace, Polled};
 use super::range::infer_range;
 use super::request::{OnDataLoss, ReadRequest, Resume};
@@ -12,7 +14,7 @@ use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
-use crate::resp;
+use crate::resp::{self, PageLimit};
 
 /// Follows a stream, batch by batch.
 pub(super) struct TailReader {
@@ -76,8 +78,8 @@ impl TailReader {
         let lost = lost_behind(&mut self.feed.session, &self.request.stream, resume.after).await?;
         let after = match (lost, resume.on_data_loss) {
             (None, _) => resume.after,
-            (Some(Lost::Trimmed { .. }), OnDataLoss::Continue) => resume.after,
-            (Some(Lost::BegunAnew { .. }), OnDataLoss::Continue) => EntryId::MIN,
+            (Some(StreamLoss::Trimmed { .. }), OnDataLoss::Continue) => resume.after,
+            (Some(StreamLoss::BegunAnew { .. }), OnDataLoss::Continue) => EntryId::MIN,
             (Some(lost), OnDataLoss::Raise) => return Err(lost.error(resume.after)),
         };
         self.after = Some(after);
@@ -122,12 +124,12 @@ impl TailReader {
         if self.request.sample.is_some() && !self.infer().await? {
             return self.wait_for_one().await;
         }
-        if !self.feed.is_asked() {
+        if !self.feed.is_in_flight() {
             let Some(wait) = self.pace.wait(self.feed.rows(), Pace::SLICE) else {
                 return Ok(Polled::Nothing);
             };
             match self.next_page(wait) {
-                Some(request) => self.feed.ask(request).await?,
+                Some(request) => self.feed.send(request).await?,
                 None => return Ok(Polled::Ended),
             }
         }
@@ -140,12 +142,12 @@ impl TailReader {
             return self.nothing_came(asked, request.wait).await;
         }
         self.came();
-        if entries < request.count {
+        if entries < request.limit.count {
             return Ok(Polled::Drained);
         }
         // There is more, most likely, and the server fetches it while columns are built.
         if let Some(next) = self.next_page(None) {
-            self.feed.ask(next).await?;
+            self.feed.send(next).await?;
         }
         self.feed.build()?;
         Ok(Polled::More)
@@ -184,7 +186,8 @@ impl TailReader {
     async fn wait_for_one(&mut self) -> Result<Polled> {
         let asked = Instant::now();
         let wait = self.pace.deadline().left_up_to(Pace::SLICE);
-        let command = resp::read_after(&self.request.stream, self.position(), 1, block_ms(wait));
+        let (stream, limit) = (&self.request.stream, PageLimit::of_count(1));
+        let command = resp::read_after(stream, self.position(), limit, Some(block_ms(wait)));
         let decoder = ids_only(ReplyShape::Streams)?;
         let waiting = self.feed.session.attempt(&command, Some(wait), decoder, last_decoded);
         match waiting.await? {
@@ -211,19 +214,23 @@ impl TailReader {
     }
 
     /// What to ask for next, without `wait` only what is there; `None` where nothing is left.
-    fn next_page(&mut self, wait: Option<Duration>) -> Option<Request> {
+    fn next_page(&mut self, wait: Option<Duration>) -> Option<PageRequest> {
         let stream = &self.request.stream;
         let after = self.position();
         let count = self.feed.page().min(self.feed.missing(self.request.count));
-        let (command, wait) = match (self.request.end, wait) {
-            (IdBound::Id(end), _) => {
+        let request = match self.request.end {
+            IdBound::Id(end) => {
                 let first = after.successor().filter(|first| *first <= end)?;
-                (resp::range(stream, first, end, count), None)
+                let command = resp::range(stream, first, end, count);
+                PageRequest { command, limit: PageLimit::of_count(count), wait: None, before: 0 }
             }
-            (_, Some(wait)) => (resp::read_after(stream, after, count, block_ms(wait)), Some(wait)),
-            (_, None) => (resp::read_now(stream, after, count), None),
+            _ => {
+                let limit = self.feed.limit(count);
+                let command = resp::read_after(stream, after, limit, wait.map(block_ms));
+                PageRequest { command, limit, wait, before: 0 }
+            }
         };
-        (count > 0).then_some(Request { command, count, wait, before: 0 })
+        (count > 0).then_some(request)
     }
 
     /// Types the fields where that is asked for, once there is something to type them by.
@@ -247,7 +254,7 @@ impl TailReader {
         let mut reached = self.watch.latest();
         if self.watch.is_due() {
             let (session, stream) = (&mut self.feed.session, &self.request.stream);
-            reached = self.watch.ask(session, stream).await?;
+            reached = self.watch.fetch(session, stream).await?;
             if reached.is_none() {
                 reached = newest(session, stream).await?;
             }
@@ -262,10 +269,10 @@ impl TailReader {
         else {
             return Ok(());
         };
-        match self.watch.ask(&mut self.feed.session, &self.request.stream).await? {
+        match self.watch.fetch(&mut self.feed.session, &self.request.stream).await? {
             Some(newest) if newest < seen => {
                 self.watch.hurry();
-                Err(Lost::BegunAnew { newest }.error(seen))
+                Err(StreamLoss::BegunAnew { newest }.error(seen))
             }
             _ => Ok(()),
         }

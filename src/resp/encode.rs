@@ -8,7 +8,7 @@ use crate::entry_id::{EntryId, GroupStart};
 /// One or several commands, packed for the socket.
 pub(crate) type Packed = Vec<u8>;
 
-/// XRANGE: so many entries from `start` to `end`, both inclusive, oldest first. Redis 5.0.
+/// XRANGE: `count` entries from `start` to `end`, both inclusive, oldest first. Redis 5.0.
 ///
 /// Exclusive bounds (Redis 6.2) are not needed: a neighbour of the ID serves as well.
 pub(crate) fn range(stream: &[u8], start: EntryId, end: EntryId, count: u64) -> Packed {
@@ -34,40 +34,51 @@ pub(crate) fn newest(stream: &[u8]) -> Packed {
         .get_packed_command()
 }
 
-/// XREAD: so many entries after `after`, waiting up to `block_ms` (0: without limit) for the
-/// first. Redis 5.0.
-pub(crate) fn read_after(stream: &[u8], after: EntryId, count: u64, block_ms: u64) -> Packed {
-    Cmd::new()
-        .arg("XREAD")
-        .arg("COUNT")
-        .arg(count)
-        .arg("BLOCK")
-        .arg(block_ms)
-        .arg("STREAMS")
-        .arg(stream)
-        .arg(after.to_string())
-        .get_packed_command()
+/// How much one reply to XREAD or XREADGROUP may bring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PageLimit {
+    pub(crate) count: u64,
+    /// MAXSIZE: no entry after the one that reaches this number of bytes. Redis 8.10.
+    pub(crate) max_bytes: Option<u64>,
 }
 
-/// XREAD without BLOCK: so many entries after `after`, or nil. Redis 5.0.
-pub(crate) fn read_now(stream: &[u8], after: EntryId, count: u64) -> Packed {
-    Cmd::new()
-        .arg("XREAD")
-        .arg("COUNT")
-        .arg(count)
-        .arg("STREAMS")
-        .arg(stream)
-        .arg(after.to_string())
-        .get_packed_command()
+impl PageLimit {
+    /// At most `count` entries, of any size.
+    pub(crate) fn of_count(count: u64) -> Self {
+        PageLimit { count, max_bytes: None }
+    }
+
+    fn add_to(self, command: &mut Cmd) {
+        command.arg("COUNT").arg(self.count);
+        if let Some(max_bytes) = self.max_bytes {
+            command.arg("MAXSIZE").arg(max_bytes);
+        }
+    }
 }
 
-/// XREADGROUP: so many entries for a consumer: new ones, or its own pending ones after an ID. Redis
-/// 5.0.
+/// XREAD: entries after `after`, waiting up to `block_ms` (0: without limit) for the first; without
+/// `block_ms` those that are there, or nil. Redis 5.0.
+pub(crate) fn read_after(
+    stream: &[u8],
+    after: EntryId,
+    limit: PageLimit,
+    block_ms: Option<u64>,
+) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XREAD");
+    limit.add_to(&mut command);
+    if let Some(block_ms) = block_ms {
+        command.arg("BLOCK").arg(block_ms);
+    }
+    command.arg("STREAMS").arg(stream).arg(after.to_string()).get_packed_command()
+}
+
+/// XREADGROUP: entries for a consumer: new ones, or its own pending ones after an ID. Redis 5.0.
 pub(crate) struct ReadGroup<'a> {
     pub(crate) stream: &'a [u8],
     pub(crate) group: &'a [u8],
     pub(crate) consumer: &'a [u8],
-    pub(crate) count: u64,
+    pub(crate) limit: PageLimit,
     /// How long to wait for the first (0: without limit).
     pub(crate) block_ms: Option<u64>,
     pub(crate) noack: bool,
@@ -79,7 +90,7 @@ impl ReadGroup<'_> {
     pub(crate) fn packed(&self) -> Packed {
         let mut command = Cmd::new();
         command.arg("XREADGROUP").arg("GROUP").arg(self.group).arg(self.consumer);
-        command.arg("COUNT").arg(self.count);
+        self.limit.add_to(&mut command);
         if let Some(block_ms) = self.block_ms {
             command.arg("BLOCK").arg(block_ms);
         }
@@ -155,7 +166,7 @@ pub(crate) fn trim(
     command.get_packed_command()
 }
 
-/// XPENDING: so many of a group's pending entries between two IDs, both inclusive. Redis 5.0.
+/// XPENDING: `count` of a group's pending entries between two IDs, both inclusive. Redis 5.0.
 pub(crate) struct Pending<'a> {
     pub(crate) stream: &'a [u8],
     pub(crate) group: &'a [u8],
@@ -312,13 +323,14 @@ mod tests {
             stream: b"s",
             group: b"g",
             consumer: b"c",
-            count: 2,
+            limit: PageLimit::of_count(2),
             block_ms: None,
             noack: false,
             pending_after: None,
         };
         assert_eq!(text(read.packed()), "XREADGROUP GROUP g c COUNT 2 STREAMS s > ");
         let read = ReadGroup {
+            limit: PageLimit { count: 2, max_bytes: Some(9) },
             block_ms: Some(5),
             noack: true,
             pending_after: Some(EntryId::new(1, 2)),
@@ -326,7 +338,7 @@ mod tests {
         };
         assert_eq!(
             text(read.packed()),
-            "XREADGROUP GROUP g c COUNT 2 BLOCK 5 NOACK STREAMS s 1-2 "
+            "XREADGROUP GROUP g c COUNT 2 MAXSIZE 9 BLOCK 5 NOACK STREAMS s 1-2 "
         );
         let ids = [EntryId::new(1, 2), EntryId::new(3, 0)];
         assert_eq!(text(acknowledge(b"s", b"g", &ids)), "XACK s g 1-2 3-0 ");
@@ -345,12 +357,12 @@ mod tests {
             b"*6\r\n$9\r\nXREVRANGE\r\n$1\r\n\xff\r\n$1\r\n+\r\n$1\r\n-\r\n$5\r\nCOUNT\r\n$1\r\n1\r\n"
         );
         assert_eq!(
-            read_after(b"s", id, 4, 0),
+            read_after(b"s", id, PageLimit::of_count(4), Some(0)),
             b"*8\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$1\r\n4\r\n$5\r\nBLOCK\r\n$1\r\n0\r\n\
               $7\r\nSTREAMS\r\n$1\r\ns\r\n$3\r\n1-2\r\n"
         );
         assert_eq!(
-            read_now(b"s", id, 4),
+            read_after(b"s", id, PageLimit::of_count(4), None),
             b"*6\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$1\r\n4\r\n\
               $7\r\nSTREAMS\r\n$1\r\ns\r\n$3\r\n1-2\r\n"
         );

@@ -155,6 +155,8 @@ class Proxy(_Listener):
         self._chunk = 0
         self._delay = 0.0
         self._refusals = 0
+        #: The bytes of the largest reply that the server has sent so far.
+        self.largest_reply = 0
 
     def cut_after(
         self, size: int, *, once_seen: bytes | None = None, skip: int = 0, times: int | None = 1
@@ -272,12 +274,15 @@ class Proxy(_Listener):
         with contextlib.suppress(OSError, EOFError), server.makefile("rb") as replies:
             while (item := pending.get()) is not None:
                 [fault] = item
-                if fault is None:
-                    self._send(client, _reply(replies))
-                elif fault.kind is _Kind.REPLACE:
+                if fault is not None and fault.kind is _Kind.REPLACE:
                     self._send(client, fault.data)
+                    continue
+                reply = _reply(replies)
+                self.largest_reply = max(self.largest_reply, len(reply))
+                if fault is None:
+                    self._send(client, reply)
                 else:
-                    self._send(client, _reply(replies)[: fault.size])
+                    self._send(client, reply[: fault.size])
                     if fault.kind is _Kind.STALL:
                         return  # what the client still sends is executed and never answered
                     if fault.kind is _Kind.RESET:

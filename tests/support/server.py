@@ -88,6 +88,8 @@ class Server:
         self._directory: Path | None = None
         self._process: _local.ServerProcess | None = None
         self._clients: list[redis.Redis] = []
+        #: How many of a client's reads are refused, as they have MAXSIZE (Redis 8.10): the first.
+        self.refused_reads = 0 if name == "redis-8.10" else 1
 
     @property
     def directory(self) -> Path:

@@ -12,10 +12,10 @@ use crate::read::claim::Claimer;
 use crate::read::counts::write_back;
 use crate::read::dead_letter::Letter;
 use crate::read::deadline::block_ms;
-use crate::read::feed::{Received, Request};
+use crate::read::feed::{PageRequest, Received};
 use crate::read::group_options::OwnPending;
 use crate::read::poll::{Pace, Polled};
-use crate::resp::ReadGroup;
+use crate::resp::{PageLimit, ReadGroup};
 
 impl GroupReader {
     /// Entries in one XPENDING: more would keep other clients waiting.
@@ -26,7 +26,7 @@ impl GroupReader {
     /// Does the next thing to do, or takes what came of the last. Only where it `waits` may a
     /// request do so.
     pub(super) async fn poll(&mut self, waits: bool) -> Result<Polled> {
-        if self.feed.is_asked() {
+        if self.feed.is_in_flight() {
             return self.receive(waits).await;
         }
         if self.ledger.is_waiting() {
@@ -61,9 +61,10 @@ impl GroupReader {
                 self.claim(room).await?;
             }
             Ask::Own { after, count } => {
-                let read = ReadGroup { pending_after: Some(after), ..self.read_command(count) };
+                let limit = self.feed.limit(count);
+                let read = ReadGroup { pending_after: Some(after), ..self.read_command(limit) };
                 let command = read.packed();
-                self.send(ask, command, count, None).await?;
+                self.send(ask, command, limit, None).await?;
                 return self.receive(waits).await;
             }
             Ask::New { count } => return self.ask_for_new(ask, count, waits).await,
@@ -83,9 +84,10 @@ impl GroupReader {
             return Ok(Polled::Nothing);
         };
         let wait = wait.filter(|_| waits && !self.has_work());
-        let read = ReadGroup { block_ms: wait.map(block_ms), ..self.read_command(count) };
+        let limit = self.feed.limit(count);
+        let read = ReadGroup { block_ms: wait.map(block_ms), ..self.read_command(limit) };
         let command = read.packed();
-        self.send(ask, command, count, wait).await?;
+        self.send(ask, command, limit, wait).await?;
         self.receive(waits).await
     }
 
@@ -109,12 +111,12 @@ impl GroupReader {
         [claims, wakes, returns].into_iter().flatten().fold(Pace::SLICE, Duration::min)
     }
 
-    pub(super) fn read_command(&self, count: u64) -> ReadGroup<'_> {
+    pub(super) fn read_command(&self, limit: PageLimit) -> ReadGroup<'_> {
         ReadGroup {
             stream: &self.request.stream,
             group: &self.options.group,
             consumer: &self.options.consumer,
-            count,
+            limit,
             block_ms: None,
             noack: self.options.noack,
             pending_after: None,
@@ -126,7 +128,7 @@ impl GroupReader {
         &mut self,
         ask: Ask,
         command: Vec<u8>,
-        count: u64,
+        limit: PageLimit,
         wait: Option<Duration>,
     ) -> Result<()> {
         let (stream, group) = (&self.request.stream, &self.options.group);
@@ -139,7 +141,7 @@ impl GroupReader {
         self.ledger.asked(ask);
         let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
         self.blocks_until = Instant::now().checked_add(serves);
-        self.feed.ask(Request { command: commands, count, wait, before }).await
+        self.feed.send(PageRequest { command: commands, limit, wait, before }).await
     }
 
     /// Takes what comes of the reply.
@@ -151,9 +153,17 @@ impl GroupReader {
         }
         self.note_rows();
         let received = received?;
+        let (request, entries) = match received {
+            Received::End { request, entries } => (Some(request), entries),
+            Received::Full => (None, 0),
+            Received::Refused => {
+                self.ledger.refused();
+                return Ok(Polled::More);
+            }
+        };
         self.found = true;
         self.recreations.succeeded();
-        let Received::End { request, entries } = received else {
+        let Some(request) = request else {
             return Ok(Polled::More);
         };
         if !self.ledger.ended() {
@@ -175,7 +185,7 @@ impl GroupReader {
                 Ok(if over && !self.has_work() { Polled::Nothing } else { Polled::More })
             }
             (0, None) if self.has_work() => Ok(Polled::More),
-            (entries, _) if entries < request.count => Ok(Polled::Drained),
+            (entries, _) if entries < request.limit.count => Ok(Polled::Drained),
             _ => {
                 self.feed.build()?;
                 Ok(Polled::More)

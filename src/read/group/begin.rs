@@ -7,7 +7,7 @@ use crate::error::{ErrorKind, Result, ServerCode};
 use crate::ledger::Ledger;
 use crate::read::bounds::{if_permitted, last_generated, newest};
 use crate::read::group_options::OwnPending;
-use crate::resp::{self, Info, ReadGroup};
+use crate::resp::{self, Info, PageLimit, ReadGroup};
 
 /// How far a group has come: entries with greater IDs are still to be delivered, `lag` in number.
 pub(super) struct Position {
@@ -42,7 +42,10 @@ impl GroupReader {
         // Nothing is pending after such an ID, so this reads nothing; the last ID of all stands for
         // new entries inside the server. A user who may read may ask it, whether or not groups may
         // be created, and at `maxmemory` too.
-        let read = ReadGroup { pending_after: EntryId::MAX.predecessor(), ..self.read_command(1) };
+        let read = ReadGroup {
+            pending_after: EntryId::MAX.predecessor(),
+            ..self.read_command(PageLimit::of_count(1))
+        };
         let command = read.packed();
         match self.feed.session.value(&command).await {
             Ok(_) => {
