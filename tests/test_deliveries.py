@@ -10,7 +10,15 @@ import polars as pl
 import pytest
 import redis
 
-from redfloe import AuthenticationError, NoGroupError, StreamConsumer, iter_stream, read_stream
+from redfloe import (
+    AuthenticationError,
+    NoGroupError,
+    RedisConnection,
+    StreamConsumer,
+    ack_entries,
+    iter_stream,
+    read_stream,
+)
 from support.clients import is_waiting, quick
 from support.consumers import EAGER, SHY, all_rows, dead_ids, letters
 from support.groups import DRAIN, ME, deliver, pending
@@ -356,6 +364,31 @@ def test_an_older_batch_in_hand_is_pending_again_in_the_new_group(
         assert pending(client, stream) == [1, 2, 5, 6]
         assert first.ack() == 2
         assert pending(client, stream) == [5, 6]
+
+
+@pytest.mark.parametrize("connection", ["the same", "another"])
+def test_entries_that_are_acknowledged_row_by_row_count_as_a_position(
+    server: Server, client: redis.Redis, stream: str, connection: str
+) -> None:
+    """Whoever acknowledges them in this process, and not what another consumer was done with."""
+    add_numbers(client, stream, 8)
+    options: dict[str, Any] = {"ack": "manual", "batch_size": 2, **DRAIN, **RECREATE}
+    url: Any = server.url
+    if connection == "another":
+        url = RedisConnection(server.url, client_name="another", max_retries=1)
+    with StreamConsumer(server.url, stream, schema=NUMBER, **options) as consumer:
+        first = next(consumer)
+        deliver(client, stream, 2, "another")
+        second = next(consumer)
+        # In another database the same names are another group.
+        assert ack_entries(f"{server.url}/1", stream, "g", second.ids) == 0
+        assert ack_entries(url, stream, "g", ["3-0", "4-0"]) == 2
+        for entry in [*first.ids, *second.ids]:
+            assert ack_entries(url, stream, "g", [entry]) == 1
+        client.xgroup_destroy(stream, "g")
+        assert next(consumer).frame["n"].to_list() == [7, 8]
+        assert pending(client, stream) == [7, 8]
+        assert consumer.stats.acknowledged == 4
 
 
 def test_a_group_that_begins_at_the_newest_entry_begins_there_again(

@@ -161,6 +161,12 @@ impl Ledger {
         self.finish(ids);
     }
 
+    /// Those of a group's entries that this reader has handed out and is not done with.
+    pub(crate) fn own_of(&self, ids: &[EntryId]) -> Vec<EntryId> {
+        let is_own = |id: &EntryId| self.in_hand.contains(*id) || self.left.contains(*id);
+        ids.iter().copied().filter(is_own).collect()
+    }
+
     /// These stay pending when their batch is done with; they come again when they are claimed.
     pub(crate) fn left(&mut self, ids: &[EntryId]) {
         self.in_hand.remove(ids);

@@ -1,5 +1,6 @@
 //! Acknowledgement.
 
+use super::watchers::report_acknowledged;
 use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
@@ -14,6 +15,9 @@ const IDS: usize = 1_000;
 /// After a lost connection the command is repeated; what the lost one acknowledged then does not
 /// count.
 ///
+/// A reader of the group in this process takes note, so that the entries which it has handed out
+/// count as done with.
+///
 /// # Errors
 ///
 /// Every kind that connecting or the server can raise.
@@ -23,9 +27,11 @@ pub async fn ack_entries(
     group: &[u8],
     ids: &[EntryId],
 ) -> Result<u64> {
-    acknowledge(&mut client.session(), stream, group, ids)
-        .await
-        .map_err(|error| error.with_context("stream", String::from_utf8_lossy(stream).into_owned()))
+    let number = acknowledge(&mut client.session(), stream, group, ids).await.map_err(|error| {
+        error.with_context("stream", String::from_utf8_lossy(stream).into_owned())
+    })?;
+    report_acknowledged(client.options(), stream, group, ids)?;
+    Ok(number)
 }
 
 pub(super) async fn acknowledge(

@@ -18,6 +18,7 @@ mod range;
 mod request;
 mod stats;
 mod tail;
+mod watchers;
 mod worker;
 
 pub use ack::ack_entries;

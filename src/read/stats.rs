@@ -50,6 +50,8 @@ pub(crate) struct Watched {
 pub(crate) enum Report {
     /// They were acknowledged.
     Acked(Vec<EntryId>),
+    /// These were acknowledged in the group; some may be this reader's.
+    AckedInGroup(Vec<EntryId>),
     /// They stay pending when their batch is done with, and come again when they are given back or
     /// claimed.
     Left(Vec<EntryId>),
@@ -61,6 +63,7 @@ impl Report {
     pub(super) fn tell(&self, ledger: &mut Ledger) {
         match self {
             Report::Acked(ids) => ledger.acked(ids),
+            Report::AckedInGroup(ids) => ledger.acked(&ledger.own_of(ids)),
             Report::Left(ids) => ledger.left(ids),
             Report::Failed(ids) => ledger.failed(ids),
         }
@@ -76,7 +79,7 @@ impl Watched {
         change(&mut self.lock());
     }
 
-    /// A batch goes to its consumer; so many bytes of replies have come in all.
+    /// A batch goes to its consumer; `received` bytes of replies have come in all.
     pub(crate) fn hand_out(&self, batch: &Batch, received: u64) {
         self.update(|stats| {
             stats.batches += 1;
@@ -110,6 +113,17 @@ impl Watched {
     pub(crate) fn report(&self, report: Report) {
         self.checkpoint(|ledger| report.tell(ledger));
         self.reports().push(report);
+    }
+
+    /// Entries of the group were acknowledged by another way than this reader's. What it has not
+    /// handed out yet cannot be its own, and is not kept: it may never ask for it.
+    pub(crate) fn acknowledged_elsewhere(&self, ids: &[EntryId]) {
+        let last = self.lock().last_id;
+        let perhaps_own: Vec<EntryId> =
+            ids.iter().copied().filter(|id| last.is_some_and(|last| *id <= last)).collect();
+        if !perhaps_own.is_empty() {
+            self.report(Report::AckedInGroup(perhaps_own));
+        }
     }
 
     /// Takes what was reported since the last call, in order.

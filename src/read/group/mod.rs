@@ -19,7 +19,8 @@ use super::group_options::{GroupOptions, OwnPending};
 use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
-use super::stats::Watched;
+use super::stats::{Report, Watched};
+use super::watchers::watch;
 use crate::client::{Client, Retry};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::EntryId;
@@ -87,6 +88,7 @@ impl GroupReader {
         if options.own_pending != OwnPending::Skip {
             ledger.read_own_pending();
         }
+        watch(client.options(), &request.stream, &options.group, &watched)?;
         let shape = ReplyShape::Streams;
         let mut feed = Feed::new(client, request.schema.clone(), shape, request.bounds)?;
         feed.keeps_replies = true;
@@ -121,7 +123,7 @@ impl GroupReader {
         &self.member
     }
 
-    /// All that there is for this consumer, or so many entries of it; after waiting for the first
+    /// All that there is for this consumer, or the request's count of it; after waiting for the first
     /// where that is asked for. Acknowledges before it returns where that is automatic: whoever
     /// must not lose rows on the way to their user reads without, and acknowledges then.
     pub(super) async fn read_all(mut self) -> Result<Batch> {
@@ -264,6 +266,13 @@ impl GroupReader {
     /// Tells the ledger what was done to entries beside reading.
     fn take_reports(&mut self) {
         for report in self.watched.take_reports() {
+            if let Report::AckedInGroup(ids) = &report {
+                let own = self.ledger.own_of(ids);
+                self.watched.update(|stats| {
+                    stats.acknowledged += own.len() as u64;
+                    stats.done_up_to = stats.done_up_to.max(own.iter().max().copied());
+                });
+            }
             report.tell(&mut self.ledger);
         }
     }

@@ -24,6 +24,8 @@ impl GroupReader {
 
     /// Creates the group again where this consumer was; its pending entries are no more.
     async fn recreate(&mut self) -> Result<()> {
+        // What was done meanwhile counts as a position.
+        self.take_reports();
         // What was collected comes again, or is before the place where the group begins.
         self.feed.discard()?;
         self.pace.flushed();
