@@ -165,7 +165,7 @@ impl StreamSchema {
 
     /// The most columns that an open schema may come to, where a name of more than 100 bytes counts
     /// as one for each 100 bytes. A further field goes to the rescue column; without one the read
-    /// fails. The schema's own fields may be more.
+    /// fails, or the entry is left out ([`OnError::Reject`]). The schema's own fields may be more.
     pub fn with_max_columns(mut self, columns: usize) -> Self {
         self.max_columns = columns;
         self
@@ -271,17 +271,12 @@ impl StreamSchema {
         }
         if let Some(error) = self.clash(text) {
             // It is never given under another name, and never left out unseen.
-            let rejects = match self.on_error {
-                OnError::Raise => self.rescue_column.is_some() && self.rejects_clashes,
-                OnError::Null => self.rejects_clashes,
-                OnError::Reject => true,
-            };
-            return Err(if rejects { NoColumn::Rejected(error) } else { NoColumn::Raised(error) });
+            return Err(self.without_place(error));
         }
         if columns.saturating_add(Names::weight_of(name)) > self.max_columns {
             return Err(match self.rescue_column {
                 Some(_) => NoColumn::Rescued,
-                None => NoColumn::Raised(Error::new(
+                None => self.without_place(Error::new(
                     ErrorKind::Schema,
                     format!(
                         "the field {} would be a column beyond max_columns={}; give a schema, or a \
@@ -293,6 +288,16 @@ impl StreamSchema {
             });
         }
         Ok(text)
+    }
+
+    /// What becomes of a field that no policy for values has a place for.
+    fn without_place(&self, error: Error) -> NoColumn {
+        let rejects = match self.on_error {
+            OnError::Raise => self.rescue_column.is_some() && self.rejects_clashes,
+            OnError::Null => self.rejects_clashes,
+            OnError::Reject => true,
+        };
+        if rejects { NoColumn::Rejected(error) } else { NoColumn::Raised(error) }
     }
 
     /// What becomes of a field whose name no column can have.

@@ -278,7 +278,46 @@ def test_an_open_schema_has_at_most_max_columns(
     assert inferred["field5"].dtype == pl.Int64
 
 
-@pytest.mark.parametrize("wrong", [-1, 1.5, "x"])
+@pytest.mark.parametrize(
+    "options", [{}, {"on_error": "null"}, {"max_deliveries": 2}], ids=["dead_letter", "null", "max"]
+)
+def test_a_worker_gets_past_an_entry_of_too_many_fields(
+    world: World, any_server: Server, client: redis.Redis, stream: str, options: dict[str, Any]
+) -> None:
+    """One that has them alone, and one that has too many together with what came before."""
+    add(client, stream, [("1-0", {"a": "1"})])
+    add_raw(client, stream, "2-0", *(text for n in range(6) for text in (f"b{n}", "2")))
+    add_raw(client, stream, "3-0", "a", "3", "c", "3", "d", "3", "e", "3", "f", "3")
+    add_raw(client, stream, "4-0", "g", "4", "a", "4")
+    add_raw(client, stream, "5-0", "a", "5", "f", "5", "f", "6")
+    consumer = world.consumer(
+        any_server.url, stream, None, max_columns=5, dead_letter="dead", **ME, **DRAIN, **options
+    )
+    with consumer:
+        seen = [text for batch in consumer for text in batch.frame["a"]]
+    assert seen == ["1", "3", "5"]
+    assert dead_ids(client) == ["2-0", "4-0"]
+    alone, together = (letter[b"_dead_reason"].decode() for letter in letters(client))
+    assert 'field "b4" would be a column beyond max_columns=5' in alone
+    assert 'field "g" would be a column beyond max_columns=5' in together
+    assert [letters(client)[0][f"b{n}".encode()] for n in range(6)] == [b"2"] * 6
+    assert pending(client, stream) == []
+
+
+def test_a_worker_gets_past_an_entry_that_is_wider_than_a_script_takes(
+    world: World, any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add(client, stream, [("1-0", {"a": "1"})])
+    add(client, stream, [("2-0", {f"f{n}": "2" for n in range(5_001)})])
+    add(client, stream, [("3-0", {"a": "3"})])
+    consumer = world.consumer(any_server.url, stream, None, dead_letter="dead", **ME, **DRAIN)
+    with consumer:
+        seen = [text for batch in consumer for text in batch.frame["a"]]
+    assert (seen, dead_ids(client), pending(client, stream)) == (["1", "3"], ["2-0"], [])
+    assert b"max_columns=5000" in letters(client)[0][b"_dead_reason"]
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, "x", True])
 def test_max_columns_is_a_number(any_server: Server, stream: str, wrong: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="max_columns"):
         read_stream(any_server.url, stream, max_columns=wrong)

@@ -397,6 +397,8 @@ impl Tape {
     fn look_up(&mut self, position: usize, name: &[u8]) -> Result<Target> {
         let target = match self.names.find(name) {
             Some(column) => Target::Column(column),
+            // One reason is enough to leave the entry out.
+            None if self.entry.refused.is_some() => return Ok(Target::Nowhere),
             None if self.schema.open => self.new_target(name)?,
             None if self.schema.rescue_column.is_some() => Target::Stray,
             None => Target::Nowhere,
