@@ -141,6 +141,17 @@ def test_a_server_that_quotes_the_password_later() -> None:
     assert "not ***" in str(raised.value)
 
 
+def test_a_short_password_leaves_a_server_s_words_readable() -> None:
+    def answer(command: Command) -> bytes:
+        no = b"-NOPERM User default has no permissions to run the 'xrange' command: 'x'\r\n"
+        return b"+OK\r\n" if command[0] == b"AUTH" else no
+
+    with ScriptedServer(answer) as server:
+        with pytest.raises(redfloe.RedfloeError, match="the 'xrange' command") as raised:
+            read_stream(f"redis://:x@{HOST}:{server.port}", "s")
+    assert "command: '***'" in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["write_stream", "write_hashes"])
 def test_a_row_s_refusal_that_quotes_the_password(name: str) -> None:
     def answer(command: Command) -> bytes:

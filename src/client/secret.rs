@@ -21,10 +21,32 @@ impl Secret {
         &self.0
     }
 
-    /// The same text without it.
+    /// The same text without it. A short one is only taken for the secret where it stands alone:
+    /// its letters are found in any text, which nobody could read without them.
     pub(crate) fn struck_out_of(&self, text: &str) -> Option<String> {
-        let found = !self.0.is_empty() && text.contains(self.0.as_str());
-        found.then(|| text.replace(self.0.as_str(), Self::SHOWN))
+        /// The letters that do not come one after the other by chance.
+        const LONG: usize = 4;
+        let secret = self.0.as_str();
+        if secret.is_empty() {
+            return None;
+        }
+        let is_long = secret.chars().count() >= LONG;
+        let is_apart = |one: Option<char>| !one.is_some_and(|one| one.is_alphanumeric());
+        let (mut struck, mut kept) = (String::new(), 0);
+        for (at, _) in text.match_indices(secret) {
+            let end = at + secret.len();
+            let (before, after) = (text.get(..at)?, text.get(end..)?);
+            if is_long || is_apart(before.chars().next_back()) && is_apart(after.chars().next()) {
+                struck.push_str(text.get(kept..at)?);
+                struck.push_str(Self::SHOWN);
+                kept = end;
+            }
+        }
+        if kept == 0 {
+            return None;
+        }
+        struck.push_str(text.get(kept..)?);
+        Some(struck)
     }
 }
 
@@ -67,5 +89,23 @@ mod tests {
         );
         assert_eq!(secret.struck_out_of("nothing"), None);
         assert_eq!(Secret::new("").struck_out_of("nothing"), None);
+    }
+
+    #[test]
+    fn a_short_one_is_struck_out_where_it_stands_alone() {
+        for (secret, text, struck) in [
+            ("x", "the 'xpending' command; args: 'x'", "the 'xpending' command; args: '***'"),
+            ("x", "x is x", "*** is ***"),
+            ("abc", "'AUTH' 'abc' abcd abc", "'AUTH' '***' abcd ***"),
+            ("a", ":a@ \"a\",a a_", ":***@ \"***\",*** ***_"),
+            ("aa", "aaa aa", "aaa ***"),
+            ("é", "né é", "né ***"),
+            ("abcd", "xabcdx", "x***x"),
+        ] {
+            assert_eq!(Secret::new(secret).struck_out_of(text).as_deref(), Some(struck));
+        }
+        for (secret, text) in [("x", "the 'xpending' command"), ("aa", "aaa"), ("R", "ERR no")] {
+            assert_eq!(Secret::new(secret).struck_out_of(text), None);
+        }
     }
 }
