@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import time
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
@@ -136,29 +137,138 @@ def test_entries_wait_each_for_its_own_time(
     assert pending(client, stream) == []
 
 
-def test_others_wait_as_long(
-    server: Server, client: redis.Redis, stream: str, world: World
+#: Short enough to wait for, and others look all the time.
+HASTY: dict[str, Any] = {"reclaim_min_idle_ms": 2_000, "reclaim_interval_ms": 0, "group": "g"}
+
+
+def taken_by_another(url: str, stream: str, world: World) -> list[int]:
+    """Wait until another worker claims something, and say what."""
+    taken: list[int] = []
+
+    def take() -> bool:
+        taken.extend(all_rows(world.consumer(url, stream, consumer="other", **HASTY, **DRAIN)))
+        return bool(taken)
+
+    eventually(take)
+    return taken
+
+
+@pytest.mark.parametrize("ends", ["well", "stop", "badly"])
+def test_others_wait_as_long_once_the_worker_has_ended(
+    server: Server, client: redis.Redis, stream: str, world: World, ends: str
 ) -> None:
-    """The entry looks idle by as much as is missing: they claim it when the delay is over."""
+    """What is still to wait is handed over: an idle time that lacks as much."""
     add_numbers(client, stream, 2)
-    reclaim = {"reclaim_min_idle_ms": 2_000, "reclaim_interval_ms": 0}
-    options: dict[str, Any] = {**reclaim, **DRAIN, "group": "g"}
-    with world.consumer(server.url, stream, consumer="me", **options) as consumer:
+    with (
+        suppress(ZeroDivisionError),
+        world.consumer(server.url, stream, consumer="me", ack="manual", **HASTY) as consumer,
+    ):
         batch = next(consumer)
-        assert world.do(batch.nack("1-0", delay_ms=600)) == 1
+        assert world.do(batch.nack("1-0", delay_ms=800)) == 1
+        assert world.do(batch.nack("2-0", delay_ms=2_000)) == 1
         given_back = Stopwatch()
-        taken: list[int] = []
+        assert max(idle_times(client, stream)) < 500
+        if ends == "stop":
+            consumer.stop()
+            assert all_rows(consumer) == []
+        if ends == "badly":
+            raise ZeroDivisionError
+    assert given_back.seconds < 0.6, "the machine is too slow for this test"
+    assert taken_by_another(server.url, stream, world) == [1]
+    assert 0.8 <= given_back.seconds < 2
+    assert pending(client, stream) == [2]
 
-        def take() -> bool:
-            taken.extend(all_rows(world.consumer(server.url, stream, consumer="other", **options)))
-            return bool(taken)
 
-        eventually(take)
-        assert given_back.seconds >= 0.6
-        assert taken == [1]
-        # It is the other's now, and this worker does not take it away.
-        assert all_rows(consumer) == []
-    assert pending(client, stream) == []
+def test_a_worker_that_dies_leaves_what_waits_to_those_who_claim(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 1)
+    dead = world.consumer(any_server.url, stream, consumer="me", **HASTY)
+    assert world.do(next(dead).nack(delay_ms=500)) == 1
+    given_back = Stopwatch()
+    assert taken_by_another(any_server.url, stream, world) == [1]
+    assert given_back.seconds >= 2
+
+
+def test_what_another_took_is_not_handed_over(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    with world.consumer(any_server.url, stream, **ME, **DRAIN) as consumer:
+        assert world.do(next(consumer).nack(delay_ms=10_000)) == 3
+        client.xclaim(stream, "g", "other", 0, ["2-0"])
+        client.xack(stream, "g", "3-0")
+    assert pending(client, stream, "other") == [2]
+    first, second = idle_times(client, stream)
+    assert first >= 20_000 > second
+
+
+def test_a_worker_ends_well_where_the_group_is_gone(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    with world.consumer(any_server.url, stream, **ME, **DRAIN) as consumer:
+        assert world.do(next(consumer).nack(delay_ms=10_000)) == 3
+        client.xgroup_destroy(stream, "g")
+
+
+def test_a_worker_ends_soon_where_nothing_can_be_handed_over(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 3)
+    with Proxy(any_server.port) as proxy:
+        with world.consumer(proxy.url, stream, **ME, **DRAIN) as consumer:
+            assert world.do(next(consumer).nack(delay_ms=10_000)) == 3
+            proxy.refuse(1_000)
+            proxy.cut_all()
+            ending = Stopwatch()
+        assert ending.seconds < 2 * SLACK
+    assert pending(client, stream) == [1, 2, 3]
+
+
+def slowest_script(client: redis.Redis) -> float:
+    """Say how many milliseconds a script took at most since the last call."""
+    found: Any = client.slowlog_get(1_000)
+    client.slowlog_reset()
+    return float(max(one["duration"] for one in found if one["command"].startswith(b"EVAL"))) / 1e3
+
+
+def test_nack_blocks_nobody_where_very_much_is_pending(
+    redis810: Server, client: redis.Redis, stream: str
+) -> None:
+    """Redis 8.10 keeps pending entries in the order of their times, and walks to set one back."""
+    add_numbers(client, stream, 40_000)
+    watched = ("slowlog-log-slower-than", "slowlog-max-len")
+    before: Any = [client.config_get(name) for name in watched]
+    options: dict[str, Any] = {**ME, "ack": "manual", "batch_size": 100}
+    try:
+        with StreamConsumer(redis810.url, stream, schema=NUMBER, **options) as consumer:
+            waiting, given_away = next(consumer), next(consumer)
+            read = "redis.call('XREADGROUP', 'GROUP', 'g', 'me', 'STREAMS', KEYS[1], '>')"
+            client.eval(read, 1, stream)
+            for name, value in zip(watched, (0, 1_000), strict=True):
+                client.config_set(name, value)
+            client.slowlog_reset()
+            assert waiting.nack(delay_ms=20_000) == 100
+            assert slowest_script(client) < 50 * SLACK
+            assert given_away.nack(delay_ms=0) == 100
+            assert slowest_script(client) < 50 * SLACK
+            ending = Stopwatch()
+        assert ending.seconds < 2 * SLACK
+        assert slowest_script(client) < 50 * SLACK
+    finally:
+        for config in before:
+            for name, value in config.items():
+                client.config_set(name, value)
+
+
+def test_a_row_that_is_named_twice_counts_once(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 2)
+    with world.consumer(any_server.url, stream, **SHY, **ME, **DRAIN) as consumer:
+        assert world.do(next(consumer).nack(["1-0", "1-0"], delay_ms=1)) == 1
+        assert all_rows(consumer) == [1]
 
 
 def test_without_reclaim_others_do_not_come_first(
@@ -253,7 +363,8 @@ def test_a_delay_longer_than_others_wait(
             sent = len(proxy.commands)
             with pytest.raises(ValueError, match=r"delay_ms is 501.*reclaim_min_idle_ms \(500\)"):
                 world.do(batch.nack(delay_ms=501))
-            for delay, error in [(-1, ValueError), (0.5, TypeError), ("1", TypeError)]:
+            wrong = [(-1, ValueError), (0.5, TypeError), ("1", TypeError), (True, TypeError)]
+            for delay, error in wrong:
                 with pytest.raises(error, match="delay_ms"):
                     world.do(batch.nack(delay_ms=delay))
             with pytest.raises(ValueError, match="delay_ms"):

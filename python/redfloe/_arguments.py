@@ -417,6 +417,8 @@ def _texts(values: object) -> list[str]:
 def natural(value: object, parameter: str) -> int:
     """Give a number that must not be negative."""
     try:
+        if isinstance(value, bool):
+            raise TypeError  # a flag that was meant for another parameter
         number = index(value)  # type: ignore[arg-type]  # a refusal is what the except is for
     except TypeError:
         msg = f"{parameter} must be int, not {type(value).__name__}"

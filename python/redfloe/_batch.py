@@ -137,17 +137,18 @@ class Batch(_Rows):
     ) -> int:
         """Give rows back: they are delivered again after a while, to this consumer or another.
 
-        They stay pending under this consumer's name meanwhile. When the time has come this consumer
-        asks for them before it waits for new entries, and others that look for idle entries may
-        take them (XCLAIM with an idle time, in a script, Redis 5.0). A worker of the same name that
-        is started before gets them at once.
+        They stay pending under this consumer's name meanwhile, and their idle time starts again
+        (XCLAIM in a script, Redis 5.0). When the time has come this consumer asks for them before
+        it waits for new entries. A consumer that ends before hands them over, to be claimed by
+        others when the time has come; should it die, they are claimed after
+        `reclaim_min_idle_ms`. A worker of the same name that is started before gets them at once.
 
         Parameters
         ----------
         ids : str, iterable of str, or pl.Series, optional
             Which rows; by default all.
         delay_ms : int or timedelta, optional
-            How many milliseconds to wait; 0 gives them back at once. At most
+            How many milliseconds to wait; 0 gives them back at once, to anybody. At most
             `reclaim_min_idle_ms`, after which others take them anyway. By default the wait doubles
             with each delivery of a row, from 100 ms to 30 s, so that a service which is down for a
             while does not use up `max_deliveries` at once.

@@ -1,22 +1,24 @@
 //! What a consumer does to entries that were delivered to it, apart from reading.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
+use tokio::time::timeout;
 
 use super::ack;
 use super::dead_letter::Letter;
-use super::nack::Pause;
+use super::nack::{Portion, idle_of, idle_without, pause};
 use super::stats::{Report, Watched};
 use crate::admin::{delete_if_idle, delete_others_idle_for};
-use crate::client::Client;
+use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::Membership;
 
-/// Entries in one script, which keeps other clients waiting.
-const ENTRIES: usize = 100;
+/// How long a worker that ends hands over what it gave back; the rest waits longer.
+const HANDING_OVER: Duration = Duration::from_secs(1);
 
 /// Sets how long entries look idle: those that are this consumer's still. ARGV: group, consumer, and
 /// for each entry its ID and idle time in milliseconds. An error of the group is given as it is:
@@ -80,32 +82,68 @@ impl Member {
     /// this consumer, which asks for them when the time has come, or to another that claims idle
     /// entries. Says how many were this consumer's.
     ///
-    /// They stay this consumer's meanwhile, and are made to look as idle as it takes for others to
-    /// wait as long (XCLAIM IDLE JUSTID in a script, Redis 5.0). After a restart they come at once,
-    /// with what else is pending.
+    /// They stay this consumer's meanwhile, and look as if they had just been delivered (XCLAIM IDLE
+    /// JUSTID in a script, Redis 5.0). [`Batches::finish`](crate::Batches::finish) has others wait no
+    /// longer than this consumer would have. After a restart they come at once, with what else is
+    /// pending. An entry that is named twice counts once.
     ///
     /// # Errors
     ///
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a delay longer than the idle time
     /// after which entries are reclaimed; and as [`acknowledge`](Member::acknowledge).
     pub async fn nack(&self, entries: &[(EntryId, u64)], delay: Option<Duration>) -> Result<u64> {
-        let pauses: Vec<(EntryId, Pause)> = entries
+        let mut seen = HashSet::new();
+        let pauses: Vec<(EntryId, Duration)> = entries
             .iter()
-            .map(|(id, deliveries)| {
-                Ok((*id, Pause::new(delay, *deliveries, self.reclaim_min_idle)?))
-            })
+            .filter(|(id, _)| seen.insert(*id))
+            .map(|(id, deliveries)| Ok((*id, pause(delay, *deliveries, self.reclaim_min_idle)?)))
             .collect::<Result<_>>()?;
-        let ids: Vec<EntryId> = entries.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<EntryId> = pauses.iter().map(|(id, _)| *id).collect();
         self.leave_pending(&ids);
-        let mut number = 0;
-        for pauses in pauses.chunks(ENTRIES) {
-            number += self.set_idle(pauses.iter().map(|(id, pause)| (*id, pause.idle))).await?;
+        let session = &mut self.client.session();
+        let (mut number, mut rest) = (0, pauses.as_slice());
+        let mut portion = Portion::new();
+        while let Some((_, first)) = rest.first() {
+            // An entry that has to wait costs the same whatever else is pending.
+            let at_once = if first.is_zero() { portion.size } else { Portion::MOST };
+            let (pauses, others) = rest.split_at(at_once.min(rest.len()));
+            let begun = Instant::now();
+            let idle = pauses.iter().map(|(id, pause)| (*id, idle_of(*pause)));
+            number += self.set_idle(session, idle).await?;
             // After the reply, so that none is asked for before the server makes it look idle.
             let now = Instant::now();
-            let due = |pause: &Pause| now.checked_add(pause.delay).unwrap_or(now);
-            self.watched.give_back(pauses.iter().map(|(id, pause)| (*id, due(pause))));
+            portion.took(now.saturating_duration_since(begun));
+            let due = |pause: Duration| now.checked_add(pause).unwrap_or(now);
+            self.watched.give_back(pauses.iter().map(|(id, pause)| (*id, due(*pause))));
+            rest = others;
         }
         Ok(number)
+    }
+
+    /// Has others wait no longer than this consumer would have for what it gave back, as it will not
+    /// ask for it; for a second at most, those that are due first. What is left, because of an error
+    /// perhaps, others claim when they claim what else is pending.
+    pub(super) async fn hand_over(&self, session: &mut Session) {
+        let Some(min_idle) = self.reclaim_min_idle else {
+            // Nobody is known to claim anything.
+            return;
+        };
+        let returns = self.watched.returns_left();
+        let handing_over = async {
+            let (mut portion, mut rest) = (Portion::new(), returns.as_slice());
+            while !rest.is_empty() {
+                let (returns, others) = rest.split_at(portion.size.min(rest.len()));
+                let now = Instant::now();
+                let idle = returns.iter().map(|(due, id)| {
+                    (*id, idle_without(due.saturating_duration_since(now), min_idle))
+                });
+                self.set_idle(session, idle).await?;
+                portion.took(now.elapsed());
+                rest = others;
+            }
+            Ok::<(), Error>(())
+        };
+        drop(timeout(HANDING_OVER, handing_over).await);
     }
 
     /// Keeps entries of the batch in hand from being acknowledged with it; they are claimed again
@@ -121,22 +159,27 @@ impl Member {
     ///
     /// As [`acknowledge`](Member::acknowledge).
     pub async fn keep(&self, ids: &[EntryId]) -> Result<u64> {
-        self.set_idle(ids.iter().map(|id| (*id, Duration::ZERO))).await
+        let session = &mut self.client.session();
+        let mut number = 0;
+        for ids in ids.chunks(Portion::MOST) {
+            number += self.set_idle(session, ids.iter().map(|id| (*id, Duration::ZERO))).await?;
+        }
+        Ok(number)
     }
 
-    async fn set_idle(&self, idle: impl Iterator<Item = (EntryId, Duration)>) -> Result<u64> {
-        let session = &mut self.client.session();
+    /// Makes entries look idle for so long, in one script.
+    async fn set_idle(
+        &self,
+        session: &mut Session,
+        idle: impl Iterator<Item = (EntryId, Duration)>,
+    ) -> Result<u64> {
         let arguments: Vec<Vec<u8>> = idle
             .flat_map(|(id, idle)| [id.to_string(), idle.as_millis().to_string()])
             .map(String::into_bytes)
             .collect();
-        let mut number = 0;
-        for arguments in arguments.chunks(2 * ENTRIES) {
-            let command = self.membership().script(SET_IDLE, &[], arguments);
-            let reply = session.value(&command).await.map_err(|error| self.about(error))?;
-            number += as_number(&reply)?;
-        }
-        Ok(number)
+        let command = self.membership().script(SET_IDLE, &[], &arguments);
+        let reply = session.value(&command).await.map_err(|error| self.about(error))?;
+        as_number(&reply)
     }
 
     /// Moves entries to the dead-letter stream, each in one step with its acknowledgement, with

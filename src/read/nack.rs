@@ -13,44 +13,39 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// The idle time of an entry that anybody may claim at once.
 const CLAIMABLE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long to wait before an entry is delivered again, and how idle to make it look meanwhile, so
-/// that workers which claim idle entries wait as long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pause {
-    pub(super) delay: Duration,
-    pub(super) idle: Duration,
+/// How long to wait before an entry is delivered again: `delay`, or a time that doubles with each
+/// delivery.
+///
+/// Others claim an entry once it has been idle for `min_idle`. An idle time cannot be negative
+/// (XCLAIM sets a TIME in the future to now), so no delay is longer than that.
+pub(super) fn pause(
+    delay: Option<Duration>,
+    deliveries: u64,
+    min_idle: Option<Duration>,
+) -> Result<Duration> {
+    let most = min_idle.unwrap_or(Duration::MAX);
+    match delay {
+        Some(delay) if delay > most => Err(Error::invalid(format!(
+            "delay_ms is {}, but after reclaim_min_idle_ms ({}) any worker may take the entry; \
+             pass a shorter delay_ms or a longer reclaim_min_idle_ms",
+            delay.as_millis(),
+            most.as_millis(),
+        ))),
+        Some(delay) => Ok(delay),
+        None => Ok(default_delay(deliveries).min(most)),
+    }
 }
 
-impl Pause {
-    /// The pause before the next delivery: `delay`, or one that doubles with each delivery.
-    ///
-    /// Others claim an entry once it has been idle for `min_idle`. An idle time cannot be negative
-    /// (XCLAIM sets a TIME in the future to now), so no delay is longer than that.
-    pub(super) fn new(
-        delay: Option<Duration>,
-        deliveries: u64,
-        min_idle: Option<Duration>,
-    ) -> Result<Self> {
-        let most = min_idle.unwrap_or(Duration::MAX);
-        let delay = match delay {
-            Some(delay) if delay > most => {
-                return Err(Error::invalid(format!(
-                    "delay_ms is {}, but after reclaim_min_idle_ms ({}) any worker may take the \
-                     entry; pass a shorter delay_ms or a longer reclaim_min_idle_ms",
-                    delay.as_millis(),
-                    most.as_millis(),
-                )));
-            }
-            Some(delay) => delay,
-            None => default_delay(deliveries).min(most),
-        };
-        let idle = match min_idle {
-            _ if delay.is_zero() => CLAIMABLE,
-            Some(min_idle) => min_idle.saturating_sub(delay),
-            None => Duration::ZERO,
-        };
-        Ok(Pause { delay, idle })
-    }
+/// How idle an entry is made to look when it is given back: as if it had just been delivered, or,
+/// with nothing to wait for, so that anybody may claim it.
+pub(super) fn idle_of(pause: Duration) -> Duration {
+    if pause.is_zero() { CLAIMABLE } else { Duration::ZERO }
+}
+
+/// How idle an entry that has still to wait is made to look when its worker ends, so that those who
+/// claim entries after `min_idle` do so when the wait is over.
+pub(super) fn idle_without(worker_waits: Duration, min_idle: Duration) -> Duration {
+    if worker_waits.is_zero() { CLAIMABLE } else { min_idle.saturating_sub(worker_waits) }
 }
 
 /// Doubles with each delivery, so that a service that is down for a while does not use up an
@@ -83,6 +78,11 @@ impl Returns {
         self.queue.first().map(|(due, _)| *due)
     }
 
+    /// The entries that are to be given again and have not been taken, the next one first.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Instant, EntryId)> {
+        self.queue.iter().copied()
+    }
+
     /// Takes the entries that are due, at most `most` of them.
     pub(super) fn take(&mut self, now: Instant, most: usize) -> Vec<EntryId> {
         let mut taken = Vec::new();
@@ -94,6 +94,36 @@ impl Returns {
             taken.push(id);
         }
         taken
+    }
+}
+
+/// How many entries one script makes look idle. Redis 8.10 keeps pending entries in the order of
+/// their times, and walks past all that are younger than the one whose time is set back: 12 ms where
+/// 100,000 are pending. So there are more of them only for as long as the script takes no longer.
+#[derive(Debug)]
+pub(super) struct Portion {
+    pub(super) size: usize,
+    /// The time of a script that took no longer than a round trip, as far as is known.
+    fastest: Duration,
+}
+
+impl Portion {
+    /// Entries in one script, which keeps other clients waiting.
+    pub(super) const MOST: usize = 100;
+    /// A script that takes so much longer than the fastest is not to grow.
+    const LONG: Duration = Duration::from_millis(5);
+
+    pub(super) fn new() -> Self {
+        Portion { size: 1, fastest: Duration::MAX }
+    }
+
+    /// The script took so long.
+    pub(super) fn took(&mut self, time: Duration) {
+        self.fastest = self.fastest.min(time);
+        self.size = match time.saturating_sub(self.fastest) < Self::LONG {
+            true => (self.size * 2).min(Self::MOST),
+            false => (self.size / 2).max(1),
+        };
     }
 }
 
@@ -112,37 +142,53 @@ mod tests {
     #[test]
     fn a_delay_doubles_with_each_delivery_up_to_a_bound() -> Result<()> {
         let delays: Result<Vec<u64>> = (0..=11)
-            .map(|deliveries| Ok(Pause::new(None, deliveries, None)?.delay.as_millis() as u64))
+            .map(|deliveries| Ok(pause(None, deliveries, None)?.as_millis() as u64))
             .collect();
         let doubled = [100, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600];
         assert_eq!(delays?, [&doubled[..], &[30_000, 30_000]].concat());
-        assert_eq!(Pause::new(None, u64::MAX, None)?.delay, LONGEST_DELAY);
+        assert_eq!(pause(None, u64::MAX, None)?, LONGEST_DELAY);
         // No longer than others wait before they claim it.
-        assert_eq!(Pause::new(None, 5, Some(ms(1_000)))?.delay, ms(1_000));
-        assert_eq!(Pause::new(None, 5, Some(ms(0)))?.delay, ms(0));
+        assert_eq!(pause(None, 5, Some(ms(1_000)))?, ms(1_000));
+        assert_eq!(pause(None, 5, Some(ms(0)))?, ms(0));
         Ok(())
     }
 
     #[test]
-    fn others_may_claim_it_when_the_delay_is_over() -> Result<()> {
-        let pause = Pause::new(Some(ms(400)), 1, Some(ms(30_000)))?;
-        assert_eq!(pause, Pause { delay: ms(400), idle: ms(29_600) });
-        assert_eq!(Pause::new(Some(ms(30_000)), 1, Some(ms(30_000)))?.idle, ms(0));
-        // Nobody claims in this worker's place where it is not known after how long.
-        assert_eq!(Pause::new(Some(ms(400)), 1, None)?.idle, ms(0));
-        for min_idle in [None, Some(ms(30_000))] {
-            assert_eq!(Pause::new(Some(ms(0)), 9, min_idle)?.idle, CLAIMABLE);
+    fn others_may_claim_it_when_the_delay_is_over() {
+        assert_eq!(idle_of(ms(0)), CLAIMABLE);
+        assert_eq!(idle_of(ms(1)), ms(0));
+        assert_eq!(idle_without(ms(400), ms(30_000)), ms(29_600));
+        assert_eq!(idle_without(ms(30_000), ms(30_000)), ms(0));
+        assert_eq!(idle_without(ms(0), ms(30_000)), CLAIMABLE);
+    }
+
+    #[test]
+    fn no_script_takes_long() {
+        // So much a round trip and so much an entry, and how many entries come together.
+        for (round_trip, entry, least, most) in [
+            (ms(0), Duration::from_micros(10), 100, 100),
+            (ms(20), Duration::from_micros(10), 100, 100),
+            (ms(0), ms(1), 2, 8),
+            (ms(20), ms(12), 1, 2),
+        ] {
+            let mut portion = Portion::new();
+            let mut sizes = Vec::new();
+            for _ in 0..20 {
+                sizes.push(portion.size);
+                portion.took(round_trip + entry * u32::try_from(portion.size).unwrap_or(u32::MAX));
+            }
+            assert!(sizes.iter().all(|size| *size <= most), "{sizes:?}");
+            assert!(sizes.iter().skip(10).all(|size| *size >= least), "{sizes:?}");
         }
-        Ok(())
     }
 
     #[test]
     fn a_delay_is_not_longer_than_others_wait() {
-        let error = Pause::new(Some(ms(501)), 1, Some(ms(500))).unwrap_err();
+        let error = pause(Some(ms(501)), 1, Some(ms(500))).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("delay_ms is 501"), "{error}");
         assert!(error.to_string().contains("reclaim_min_idle_ms (500)"), "{error}");
-        assert!(Pause::new(Some(ms(501)), 1, None).is_ok());
+        assert!(pause(Some(ms(501)), 1, None).is_ok());
     }
 
     #[test]
@@ -154,6 +200,8 @@ mod tests {
             returns.insert(id(number), start + ms(delay));
         }
         assert_eq!(returns.next(), Some(start + ms(100)));
+        let all = [(100, 2), (100, 4), (200, 3), (300, 1)];
+        assert!(returns.all().eq(all.map(|(delay, number)| (start + ms(delay), id(number)))));
         assert_eq!(returns.take(start + ms(99), 10), []);
         assert_eq!(returns.take(start + ms(200), 2), [id(2), id(4)]);
         assert_eq!(returns.take(start + ms(200), 2), [id(3)]);

@@ -100,6 +100,11 @@ impl Watched {
         self.returns().next()
     }
 
+    /// The entries that were given back and have not been taken, each with when it is due.
+    pub(crate) fn returns_left(&self) -> Vec<(Instant, EntryId)> {
+        self.returns().all().collect()
+    }
+
     /// Takes entries that were given back and are due, at most `most`.
     pub(crate) fn take_returns(&self, now: Instant, most: u64) -> Vec<EntryId> {
         self.returns().take(now, usize::try_from(most).unwrap_or(usize::MAX))

@@ -222,7 +222,7 @@ impl GroupReader {
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
-    /// no delivery that nobody saw.
+    /// no delivery that nobody saw, and others wait no longer for what was given back.
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
         self.take_reports();
         match success {
@@ -234,6 +234,7 @@ impl GroupReader {
             let unseen = self.ledger.unseen();
             write_back(&mut self.feed.session, self.member.membership(), &unseen).await?;
         }
+        self.member.hand_over(&mut self.feed.session).await;
         Ok(())
     }
 
