@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from redfloe import (
     AuthenticationError,
     NoGroupError,
     RedisConnection,
+    RedisTimeoutError,
     StreamConsumer,
     ack_entries,
     iter_stream,
@@ -202,6 +204,135 @@ def test_what_was_read_and_not_handed_out_does_not_count_at_a_clean_end(
     ):
         assert list(consumer) == []
     assert counts(client, stream) == {1: 0, 2: 0, 3: 0}
+
+
+def drain_all(url: str, stream: str, **options: Any) -> list[int]:
+    """Give the numbers of what comes until nothing is left."""
+    with StreamConsumer(url, stream, schema=NUMBER, **options, **SHY, **ME, **DRAIN) as consumer:
+        return all_rows(consumer)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_stop_after_a_lost_reply_counts_no_delivery_that_nobody_saw(
+    server: Server, client: redis.Redis, stream: str, before: int
+) -> None:
+    add_numbers(client, stream, 5)
+    client.xgroup_create(stream, "g", "0")
+    if before:
+        deliver(client, stream)
+    options: dict[str, Any] = {**POISON, "max_deliveries": 2}
+    with Proxy(server.port) as proxy:
+        connection = quick(proxy.url, retry_base_delay=0.3, retry_max_delay=0.3)
+        for _ in range(2):
+            fault = proxy.cut_after(0, once_seen=b"XREADGROUP")
+            consumer = StreamConsumer(
+                connection, stream, schema=NUMBER, **options, **SHY, **ME, **DRAIN
+            )
+
+            def stop(fault: Any = fault, consumer: StreamConsumer = consumer) -> None:
+                eventually(lambda: fault.hits == 1)
+                consumer.stop()
+
+            with consumer, later(0, stop):
+                assert list(consumer) == []
+    assert {*counts(client, stream).values()} <= {before}
+    assert drain_all(server.url, stream, **options) == [1, 2, 3, 4, 5]
+    assert not client.exists("dead")
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_end_after_a_lost_reply_counts_no_delivery_that_nobody_saw(
+    any_server: Server, client: redis.Redis, stream: str, raises: bool
+) -> None:
+    """Entries that may be delivered once more come alone: 2 is lost, and 3 comes in its stead."""
+    add_numbers(client, stream, 5)
+    deliver(client, stream)
+    options: dict[str, Any] = {**POISON, "max_deliveries": 2}
+    seen: list[int] = []
+    with Proxy(any_server.port) as proxy, contextlib.suppress(ZeroDivisionError):
+        proxy.cut_after(0, once_seen=b"XREADGROUP", skip=1)
+        connection = quick(proxy.url)
+        with StreamConsumer(
+            connection, stream, schema=NUMBER, **options, **SHY, **ME, **DRAIN
+        ) as consumer:
+            for batch in consumer:
+                # What was lost is looked up before anything else is handed out.
+                assert counts(client, stream)[2] == 1 or batch.frame["n"].to_list() == [2]
+                seen += batch.frame["n"].to_list()
+                if len(seen) == 2:
+                    if raises:
+                        raise ZeroDivisionError
+                    break
+    assert counts(client, stream).get(2, 1) == 1
+    seen += drain_all(any_server.url, stream, **options)
+    assert {*seen} == {1, 2, 3, 4, 5}
+    assert len(dead_ids(client) if client.exists("dead") else []) == raises
+
+
+def test_a_timeout_that_ends_the_loop_counts_no_delivery_that_nobody_saw(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 3)
+    client.xgroup_create(stream, "g", "0")
+    options: dict[str, Any] = {**POISON, "max_deliveries": 1}
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=b"XREADGROUP")
+        connection = quick(proxy.url, response_timeout=0.3)
+        with (
+            pytest.raises(RedisTimeoutError),
+            StreamConsumer(
+                connection, stream, schema=NUMBER, **options, **SHY, **ME, **DRAIN
+            ) as consumer,
+        ):
+            next(consumer)
+    assert drain_all(any_server.url, stream, **options) == [1, 2, 3]
+
+
+def test_the_rest_of_a_reply_does_not_count_at_a_clean_end(
+    server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Bytes close the batch in the middle of a reply; what follows in it was delivered too."""
+    add_large(client, stream, 200, 2_000)
+    options: dict[str, Any] = {"batch_size": 1_000, "batch_bytes": 20_000, **POISON, **SHY, **ME}
+    with StreamConsumer(server.url, stream, schema=TEXT, **options, **DRAIN) as consumer:
+        assert 0 < len(next(consumer)) < 100
+    # The reply had more.
+    assert {*counts(client, stream).values()} == {0}
+
+
+def test_what_another_consumer_had_keeps_its_count_after_a_lost_reply(
+    server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 13)
+    deliver(client, stream, consumer="other", count=10)
+    with Proxy(server.port) as proxy:
+        proxy.cut_after(0, once_seen=b"XREADGROUP")
+        options: dict[str, Any] = {**POISON, "max_deliveries": 2, **EAGER, **ME, **DRAIN}
+        delivered: dict[int, int] = {}
+        with StreamConsumer(quick(proxy.url), stream, schema=NUMBER, **options) as consumer:
+            for batch in consumer:
+                delivered |= dict(zip(batch.frame["n"], batch.delivery_counts, strict=True))
+    assert delivered == {n: 2 if n <= 10 else 1 for n in range(1, 14)}
+
+
+def test_a_worker_that_may_not_correct_counts_survives_a_lost_reply(
+    server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Nothing depends on them without max_deliveries."""
+    add_numbers(client, stream, 6)
+    client.xgroup_create(stream, "g", "0")
+    user = ["on", ">secret", "~*", "+@all", "-xclaim"]
+    client.execute_command("ACL", "SETUSER", "worker", *user)
+    try:
+        with Proxy(server.port) as proxy:
+            fault = proxy.cut_after(0, once_seen=b"XREADGROUP", skip=1)
+            connection = quick(proxy.url.replace("redis://", "redis://worker:secret@"))
+            options: dict[str, Any] = {"batch_size": 2, **ME, **DRAIN}
+            with StreamConsumer(connection, stream, schema=NUMBER, **options) as consumer:
+                assert all_rows(consumer) == [1, 2, 3, 4, 5, 6]
+            assert fault.hits == 1
+    finally:
+        client.execute_command("ACL", "DELUSER", "worker")
 
 
 def test_claimed_entries_that_were_acknowledged_meanwhile_are_not_handed_out(

@@ -38,6 +38,12 @@ impl ServerCode {
     pub(crate) fn ends_wait(self) -> bool {
         matches!(self, ServerCode::UnblockedByClient | ServerCode::UnblockedByKey)
     }
+
+    /// Whether the user lacks the permission for a command, be it in a script.
+    pub(crate) fn is_no_permission(self) -> bool {
+        use ServerCode::{NoPermission, NoPermissionInScript, RefusedInScript};
+        matches!(self, NoPermission | NoPermissionInScript | RefusedInScript)
+    }
 }
 
 /// Makes the enum and its table from the same rows, so that neither can lack what the other has.

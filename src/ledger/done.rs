@@ -2,7 +2,7 @@
 
 use super::ids::IdSet;
 use super::own::Counted;
-use super::{Acknowledge, InFlight, Ledger, Row};
+use super::{Acknowledge, Ask, InFlight, Ledger, Row};
 use crate::entry_id::EntryId;
 
 /// What to make of the rows that were flushed.
@@ -250,10 +250,29 @@ impl Ledger {
         &self.own.corrections
     }
 
-    /// At the end: entries that came and were not handed out, and how often they had been.
-    pub(crate) fn unseen(&self) -> Vec<Counted> {
-        let rows = self.collected.iter().chain(&self.staged).filter(|row| row.keep);
-        rows.filter_map(|row| Some((row.id, row.delivered?))).collect()
+    /// The reading ends: what came and was not handed out, and what is on its way, nobody sees.
+    /// [`Ledger::at_the_end`] says what that takes.
+    pub(crate) fn ends(&mut self) {
+        self.lost(None);
+        if let Some((after, _)) = self.stranded.take() {
+            self.own.look_after(after, true);
+        }
+        let mut rows = std::mem::take(&mut self.collected);
+        rows.append(&mut self.staged);
+        self.forget_collected();
+        self.read_again(&rows);
+        self.own.ends();
+    }
+
+    /// What to do next, once the reading ends, for the server to count no delivery that nobody saw.
+    pub(crate) fn at_the_end(&self) -> Option<Ask> {
+        if !self.terms.lists || self.terms.max_deliveries.is_none() {
+            return None;
+        }
+        if !self.own.corrections.is_empty() {
+            return Some(Ask::Correct);
+        }
+        self.own.to_list().map(|(from, to)| Ask::List { from, to })
     }
 
     // A lost group

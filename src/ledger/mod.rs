@@ -202,6 +202,7 @@ impl Ledger {
     /// What to do next, with room for `room` rows.
     pub(crate) fn next(&mut self, now: Instant, room: u64, claims_due: bool) -> Ask {
         let rows = !self.collected.is_empty();
+        self.own.drop_empty_run();
         if let Some((after, _)) = self.stranded.filter(|(_, due)| *due <= now) {
             self.stranded = None;
             self.own.look_after(after, true);
@@ -212,6 +213,13 @@ impl Ledger {
         }
         if !self.own.corrections.is_empty() {
             return Ask::Correct;
+        }
+        // Before anything else is handed out, which may end the process.
+        if self.terms.lists
+            && self.own.has_lost()
+            && let Some((from, to)) = self.own.to_list()
+        {
+            return Ask::List { from, to };
         }
         if !self.own.exhausted.is_empty() {
             return if rows { Ask::Flush } else { Ask::MoveExhausted };
@@ -455,8 +463,13 @@ impl Ledger {
                 }
             }
             InFlight::Run { missing } => self.own.run_lost(missing),
-            // Nobody knows which they were.
-            InFlight::Claims => self.own.look_after(EntryId::MIN, false),
+            // Nobody knows which they were, nor that another consumer had them.
+            InFlight::Claims => {
+                if self.stranded.is_none() {
+                    self.own.all_is_seen();
+                }
+                self.own.look_after(EntryId::MIN, false);
+            }
             InFlight::Page | InFlight::Nothing => {}
         }
     }

@@ -112,6 +112,24 @@ impl OwnPending {
         self.raised.insert(id);
     }
 
+    /// Whether the server may count deliveries that nobody saw, which a look at the list tells.
+    pub(super) fn has_lost(&self) -> bool {
+        let wanted =
+            !(self.wanted.is_empty() || self.believed.is_empty() && self.raised.is_empty());
+        wanted || self.sweep.is_some() && self.unseen_after.is_some()
+    }
+
+    /// Nothing is read any more: only what the server may count too often is to be looked up.
+    pub(super) fn ends(&mut self) {
+        let mut lost: Vec<EntryId> = self.believed.keys().copied().collect();
+        lost.extend(self.raised.as_slice());
+        self.wanted = IdSet::from(lost);
+        self.sweep = match (self.sweep, self.unseen_after) {
+            (Some(sweep), Some(unseen_after)) => Some(sweep.max(unseen_after)),
+            _ => None,
+        };
+    }
+
     /// The bounds of the entries to look up next: those that are wanted first, then the sweep's.
     pub(super) fn to_list(&self) -> Option<(EntryId, EntryId)> {
         match (self.wanted.first(), self.wanted.last()) {
@@ -143,7 +161,9 @@ impl OwnPending {
                 None if is_known == Known::No
                     && counted == 1
                     && unseen_after.is_some_and(|after| id > after)
-                    && !self.seen.contains(id) =>
+                    && !self.seen.contains(id)
+                    // Its first delivery was another consumer's.
+                    && !self.claimed.contains(id) =>
                 {
                     0
                 }
@@ -246,7 +266,7 @@ impl OwnPending {
         self.drop_empty_run();
     }
 
-    fn drop_empty_run(&mut self) {
+    pub(super) fn drop_empty_run(&mut self) {
         if self.runs.front().is_some_and(|run| run.entries.is_empty()) {
             self.runs.pop_front();
         }
@@ -270,6 +290,10 @@ impl OwnPending {
     pub(super) fn forget(&mut self, ids: &[EntryId]) {
         let gone = IdSet::from(ids.to_vec());
         self.wanted.remove(ids);
+        self.raised.remove(ids);
+        if !self.believed.is_empty() {
+            self.believed.retain(|id, _| !gone.contains(*id));
+        }
         self.exhausted.retain(|(id, _)| !gone.contains(*id));
         if let (Some(first), Some(last)) = (gone.first(), gone.last()) {
             for run in &mut self.runs {
@@ -279,7 +303,9 @@ impl OwnPending {
                     run.entries.retain(|(id, _)| !gone.contains(*id));
                 }
             }
-            self.runs.retain(|run| !run.entries.is_empty());
+            // The first may be on its way.
+            let mut first = true;
+            self.runs.retain(|run| std::mem::take(&mut first) || !run.entries.is_empty());
         }
     }
 

@@ -212,6 +212,11 @@ impl Feed {
         self.in_flight.is_some()
     }
 
+    /// Nobody waits for the rest of the reply.
+    pub(super) fn give_up(&mut self) {
+        self.in_flight = None;
+    }
+
     pub(super) async fn send(&mut self, request: PageRequest) -> Result<()> {
         if std::mem::take(&mut self.unfinished) {
             // Nobody waited for its end: it may have left half an entry.

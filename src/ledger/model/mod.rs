@@ -32,6 +32,8 @@ enum Event {
     /// Time passes, and what is pending can be claimed.
     Age,
     OtherClaims(u64),
+    /// Another consumer has so many new entries handed out.
+    OtherReads(u64),
     OtherAcknowledges(u64),
     /// The caller acknowledges, or leaves, an entry in hand.
     Ack(u64),
@@ -50,6 +52,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (1u64..60).prop_map(Event::Delete),
         1 => Just(Event::Age),
         1 => (1u64..60).prop_map(Event::OtherClaims),
+        1 => (1u64..4).prop_map(Event::OtherReads),
         1 => (1u64..60).prop_map(Event::OtherAcknowledges),
         2 => (0u64..60).prop_map(Event::Ack),
         1 => (0u64..60).prop_map(Event::Leave),
@@ -146,7 +149,9 @@ impl Reader {
             return true;
         }
         let room = self.room.saturating_sub(self.rows.len() as u64).max(1);
-        let ask = self.ledger.next(self.now, room, self.claims_due);
+        // Whether what is claimed went to a dead connection of this very reader, nobody can tell.
+        let claims_due = self.claims_due && self.ledger.wakes_at().is_none();
+        let ask = self.ledger.next(self.now, room, claims_due);
         let acts = cut != Some(false);
         if self.server.group_is_gone && !matches!(ask, Ask::Flush) {
             self.create_again();
@@ -156,11 +161,7 @@ impl Reader {
             Ask::Flush => self.batch(),
             Ask::Correct => {
                 if acts {
-                    for (one, count) in self.ledger.corrections().to_vec() {
-                        if let Some(pending) = self.server.pending.get_mut(&one.ms) {
-                            pending.count = pending.count.min(count);
-                        }
-                    }
+                    self.correct();
                 }
                 if cut.is_none() {
                     self.ledger.corrected();
@@ -221,6 +222,14 @@ impl Reader {
         true
     }
 
+    fn correct(&mut self) {
+        for (one, count) in self.ledger.corrections() {
+            if let Some(pending) = self.server.pending.get_mut(&one.ms) {
+                pending.count = pending.count.min(*count);
+            }
+        }
+    }
+
     fn ask(
         &mut self,
         ask: Ask,
@@ -252,7 +261,9 @@ impl Reader {
     }
 
     fn half_open(&mut self, number: u64) {
-        if !self.waits || self.reply.is_some() || self.server.group_is_gone {
+        // Where deliveries count nobody waits who has something to do.
+        let has_work = self.lists && self.ledger.has_work();
+        if !self.waits || self.reply.is_some() || self.server.group_is_gone || has_work {
             return;
         }
         self.waits = false;
@@ -357,6 +368,18 @@ impl Reader {
                     *one = Pending { owner: Owner::Other, is_idle: false, ..*one };
                 }
             }
+            Event::OtherReads(number) => {
+                if !self.server.group_is_gone {
+                    for one in self.server.read_new(number) {
+                        let Item::Entry(one) = one else { continue };
+                        if let Some(pending) = self.server.pending.get_mut(&one) {
+                            pending.owner = Owner::Other;
+                        }
+                        *self.handed_out.entry(one).or_default() += 1;
+                        self.seen.insert(one);
+                    }
+                }
+            }
             Event::OtherAcknowledges(number) => {
                 let is_others = |one: &Pending| one.owner == Owner::Other;
                 if self.server.pending.get(&number).is_some_and(is_others) {
@@ -426,6 +449,37 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// The reading ends as it is: what the server counts was handed out.
+    fn end(&mut self) {
+        if self.server.group_is_gone {
+            return;
+        }
+        self.reply = None;
+        self.ledger.ends();
+        for turn in 0.. {
+            assert!(turn < 1_000, "it never ends: {:?}", self.ledger);
+            match self.ledger.at_the_end() {
+                None => break,
+                Some(Ask::List { from, to }) => {
+                    let page = self.server.list_own(from.ms, to.ms, 5);
+                    self.ledger.listed(&page, page.len() < 5);
+                }
+                Some(ask) => {
+                    assert_eq!(ask, Ask::Correct);
+                    self.correct();
+                    self.ledger.corrected();
+                }
+            }
+        }
+        let own = self.server.pending.iter().filter(|(_, one)| one.owner == Owner::Me);
+        for (number, one) in own.filter(|(number, _)| !self.server.deleted.contains(number)) {
+            let handed_out = self.handed_out.get(number).copied().unwrap_or_default();
+            assert_eq!(one.count, handed_out, "{number} was handed out so often");
+        }
+    }
+}
+
 fn policies() -> impl Strategy<Value = Acknowledge> {
     prop_oneof![Just(Acknowledge::Automatically), Just(Acknowledge::Manually)]
 }
@@ -458,6 +512,15 @@ proptest! {
         play(Reader::new(policy, true, most, room), events);
     }
 
+    #[test]
+    fn at_a_clean_end_the_server_counts_what_was_handed_out(
+        policy in policies(), most in 1u64..4, room in 1u64..12, events in events(),
+    ) {
+        let mut reader = Reader::new(policy, true, Some(most), room);
+        events.into_iter().for_each(|event| reader.happens(event));
+        reader.end();
+    }
+
     /// What others had pending is lost with a group, and how often anything was delivered.
     #[test]
     fn a_lost_group_begins_before_what_is_not_done_with(
@@ -467,7 +530,7 @@ proptest! {
         after in events(),
     ) {
         let is_alone = |event: &Event| {
-            !matches!(event, Event::OtherClaims(_) | Event::Rewind | Event::HalfOpen(_))
+            !matches!(event, Event::OtherClaims(_) | Event::OtherReads(_) | Event::Rewind | Event::HalfOpen(_))
         };
         let mut reader = Reader::new(policy, false, None, room);
         before.into_iter().filter(is_alone).for_each(|event| reader.happens(event));

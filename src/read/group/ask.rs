@@ -42,18 +42,7 @@ impl GroupReader {
         let ask = self.ledger.next(Instant::now(), room, claims_due);
         match ask {
             Ask::Flush => return Ok(Polled::Whole),
-            Ask::Correct => {
-                let corrections = self.ledger.corrections();
-                let member = self.member.membership();
-                match write_back(&mut self.feed.session, member, corrections).await {
-                    // Where nothing depends on counts, those in a batch are right all the same.
-                    Err(error)
-                        if error.server_code() == Some(ServerCode::NoPermission)
-                            && self.options.max_deliveries().is_none() => {}
-                    written => written?,
-                }
-                self.ledger.corrected();
-            }
+            Ask::Correct => self.correct().await?,
             Ask::MoveExhausted => self.move_exhausted().await?,
             Ask::List { from, to } => self.list(from, to).await?,
             Ask::Claim => {
@@ -219,7 +208,7 @@ impl GroupReader {
             // Without the list they are read as they come, which is well where nothing depends on
             // how often they were delivered.
             Err(error)
-                if error.server_code() == Some(ServerCode::NoPermission)
+                if error.server_code().is_some_and(ServerCode::is_no_permission)
                     && self.options.max_deliveries().is_none()
                     && self.claimer.is_none() =>
             {
@@ -228,6 +217,31 @@ impl GroupReader {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Tells the server how often entries were really handed out.
+    async fn correct(&mut self) -> Result<()> {
+        let corrections = self.ledger.corrections();
+        match write_back(&mut self.feed.session, self.member.membership(), corrections).await {
+            // Where nothing depends on counts, those in a batch are right all the same.
+            Err(error)
+                if error.server_code().is_some_and(ServerCode::is_no_permission)
+                    && self.options.max_deliveries().is_none() => {}
+            written => written?,
+        }
+        self.ledger.corrected();
+        Ok(())
+    }
+
+    /// At the end has the server count no delivery that nobody saw.
+    pub(super) async fn settle_counts(&mut self) -> Result<()> {
+        while let Some(ask) = self.ledger.at_the_end() {
+            match ask {
+                Ask::List { from, to } => self.list(from, to).await?,
+                _ => self.correct().await?,
+            }
+        }
+        Ok(())
     }
 
     /// Moves entries to the dead letters that have been handed out as often as they may be.

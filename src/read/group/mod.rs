@@ -13,7 +13,6 @@ use std::time::Instant;
 use super::ack;
 use super::bounds::newest;
 use super::claim::Claimer;
-use super::counts::write_back;
 use super::feed::Feed;
 use super::group_options::{GroupOptions, OwnPending};
 use super::member::Member;
@@ -229,10 +228,14 @@ impl GroupReader {
             true => self.ledger.asked_for_more(),
             false => self.ledger.left_in_hand(),
         }
+        self.note_rows();
+        self.feed.give_up();
+        self.ledger.ends();
         self.acknowledge().await?;
-        if self.options.max_deliveries().is_some() {
-            let unseen = self.ledger.unseen();
-            write_back(&mut self.feed.session, self.member.membership(), &unseen).await?;
+        match self.settle_counts().await {
+            // Nothing is pending in a group that is gone.
+            Err(error) if error.kind() == ErrorKind::NoGroup => {}
+            settled => settled?,
         }
         self.member.hand_over(&mut self.feed.session).await;
         Ok(())
