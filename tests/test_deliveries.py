@@ -296,8 +296,8 @@ def test_the_rest_of_a_reply_does_not_count_at_a_clean_end(
     options: dict[str, Any] = {"batch_size": 1_000, "batch_bytes": 20_000, **POISON, **SHY, **ME}
     with StreamConsumer(server.url, stream, schema=TEXT, **options, **DRAIN) as consumer:
         assert 0 < len(next(consumer)) < 100
-    # The reply had more.
-    assert {*counts(client, stream).values()} == {0}
+    # The reply had more, unless MAXSIZE (Redis 8.10) ended it there.
+    assert {*counts(client, stream).values()} <= {0}
 
 
 def test_what_another_consumer_had_keeps_its_count_after_a_lost_reply(
