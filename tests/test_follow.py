@@ -540,7 +540,7 @@ def test_a_poll_without_limit(
         batches = follow(proxy.url, stream, NUMBER, block_ms=0)
         with later(0.3, lambda: add_numbers(client, stream, 1)):
             assert_frame_equal(next(batches), numbers(1))
-        assert proxy.count(b"XREAD") == 1
+        assert proxy.count(b"XREAD") == any_server.refused_reads + 1
 
 
 # Columns
