@@ -272,7 +272,7 @@ pub(crate) async fn pending_entries_in(
     Ok(found)
 }
 
-/// The first so many entries that are pending for a consumer between two IDs, both inclusive.
+/// The first `count` entries that are pending for a consumer between two IDs, both inclusive.
 pub(crate) async fn pending_page(
     session: &mut Session,
     member: Membership<'_>,

@@ -212,7 +212,7 @@ impl fmt::Display for ConnectionOptions {
                 match (&self.username, &self.password) {
                     (Some(user), Some(password)) => write!(f, "{user}:{password}")?,
                     (None, Some(password)) => write!(f, ":{password}")?,
-                    // redis-cli takes it for the password, and so may whoever wrote the URL.
+                    // redis-cli takes it for the password, and so may the URL's author.
                     (Some(_), None) => f.write_str(Secret::SHOWN)?,
                     (None, None) => {}
                 }

@@ -34,7 +34,7 @@ impl Remedy {
 }
 
 impl ServerCode {
-    /// Whether it ends a wait for entries as a timeout does: whoever still wants some asks again.
+    /// Whether it ends a wait for entries as a timeout does: a reader that still wants some asks again.
     pub(crate) fn ends_wait(self) -> bool {
         matches!(self, ServerCode::UnblockedByClient | ServerCode::UnblockedByKey)
     }

@@ -64,14 +64,14 @@ class Position:
             self.save()
 
     def is_due(self) -> bool:
-        """Take note that the batch in hand is done with; say whether there is something to save."""
+        """Record that the batch in hand is done with; say whether there is something to save."""
         if self._progress is None:
             return False
         self._progress.done()
         return self._progress.position not in (None, self._saved)
 
     def put_down(self) -> None:
-        """Take note that the batch in hand is not done with, and will not be."""
+        """Record that the batch in hand is not done with, and will not be."""
         if self._progress is not None:
             self._progress.leave()
 
