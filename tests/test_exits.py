@@ -243,7 +243,7 @@ def coroutine_functions() -> Iterator[str]:
         if inspect.iscoroutinefunction(public):
             yield name
         elif inspect.isclass(public) and public.__module__.startswith("redfloe"):
-            for attribute, value in vars(public).items():
+            for attribute, value in inspect.getmembers_static(public):
                 if not (attribute.startswith("_") and not attribute.startswith("__")) and (
                     inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
                 ):
