@@ -387,6 +387,8 @@ def _check_dtype(field: str, dtype: object) -> None:
 
 def _timestamp_schema(dtype: DataType | DataTypeClass) -> pl.Schema:
     """Give the schema of one field that passes the dtype on."""
+    if dtype in (pl.Datetime, datetime) and not isinstance(dtype, DataType):
+        dtype = pl.Datetime("ms", "UTC")  # which is what an ID's milliseconds are
     schema = _schema({"timestamp_dtype": dtype})
     if schema["timestamp_dtype"] not in (pl.Int64, pl.Datetime):
         msg = f"timestamp_dtype must be pl.Int64 or a pl.Datetime, not {dtype}"

@@ -27,7 +27,11 @@ class ColumnOptions(TypedDict, total=False):
     id_column, timestamp_column, sequence_column : str, default "_id", "_ts" and "_seq"
         Other names for these columns.
     timestamp_dtype : polars dtype, default Int64
-        ``pl.Datetime("ms", "UTC")``, say, gives the milliseconds as a datetime.
+        ``pl.Datetime`` gives the milliseconds as a datetime, ``pl.Datetime("ms", "UTC")``; another
+        unit and time zone may be named. A filter or a join by time needs it: Polars compares a
+        datetime with an Int64 column in microseconds, and a date in days, so that no row matches.
+        `scan_stream` raises where it sees such microseconds in a filter; it cannot see a date, nor
+        what is compared in a frame that has been read.
     null_values : str, sequence of str, or mapping of field to these, optional
         Texts that mean null. Empty text is null for every dtype but String and Binary.
     rescue_column : str, optional

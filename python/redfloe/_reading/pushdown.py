@@ -20,7 +20,7 @@ import polars as pl
 
 EntryIdPair: TypeAlias = tuple[int, int]
 Bounds: TypeAlias = tuple[EntryIdPair, EntryIdPair]
-_Node: TypeAlias = Any  # what JSON holds
+Node: TypeAlias = Any  # what JSON holds
 
 _LARGEST = 2**64 - 1
 _FIRST: EntryIdPair = (0, 0)
@@ -49,7 +49,7 @@ class _Instant:
         per_ms = self.per_ms * factor
         return replace(self, per_ms=per_ms, largest_ms=min(self.largest_ms, _LARGEST_I64 // per_ms))
 
-    def cast(self, dtype: _Node) -> "_Instant | None":
+    def cast(self, dtype: Node) -> "_Instant | None":
         """Follow a cast that keeps order and value; None for another."""
         match dtype:
             case "Int64" | "Int128" if self.kind != "float":
@@ -84,10 +84,10 @@ class _Columns:
     timestamp_column: str | None
     timestamp: _Instant
 
-    def is_id(self, node: _Node) -> bool:
+    def is_id(self, node: Node) -> bool:
         return self.id_column is not None and node == {"Column": self.id_column}
 
-    def instant(self, node: _Node) -> _Instant | None:
+    def instant(self, node: Node) -> _Instant | None:
         """Read an expression of the timestamp that keeps its order."""
         match node:
             case {"Column": str() as name} if name == self.timestamp_column:
@@ -133,7 +133,7 @@ def id_bounds(
     """
     try:
         columns = _Columns(id_column, timestamp_column, _timestamp(timestamp_dtype))
-        return _bounds(_tree(predicate), columns)
+        return _bounds(as_tree(predicate), columns)
     # To read too much is right, to fail is not: what cannot be serialised or evaluated here is for
     # the filter to evaluate, or to raise an error about.
     except (Exception, pl.exceptions.PanicException):  # noqa: BLE001
@@ -149,7 +149,7 @@ def without_dynamic(predicate: pl.Expr) -> pl.Expr | None:
     """
     if "dynamic_pred" not in str(predicate):
         return predicate
-    match _tree(predicate):
+    match as_tree(predicate):
         case {"Display": {"fmt_str": str() as text}} if text.startswith("dynamic_pred"):
             return None
         case {"BinaryExpr": {"op": "And" | "LogicalAnd"}}:
@@ -160,10 +160,15 @@ def without_dynamic(predicate: pl.Expr) -> pl.Expr | None:
     return predicate
 
 
-def _tree(expression: pl.Expr) -> _Node:
+def as_tree(expression: pl.Expr) -> Node:
     """Read the nodes, without aliases, which change no value."""
     text = expression.meta.serialize(format="json")
     return json.loads(text, object_hook=lambda node: node["Alias"][0] if "Alias" in node else node)
+
+
+def instant_of(node: Node, timestamp_column: str) -> _Instant | None:
+    """Read an expression of an integer timestamp; None for another."""
+    return _Columns(None, timestamp_column, _timestamp(pl.Int64())).instant(node)
 
 
 def _timestamp(dtype: pl.DataType) -> _Instant:
@@ -176,7 +181,7 @@ def _timestamp(dtype: pl.DataType) -> _Instant:
     raise TypeError(dtype)
 
 
-def _bounds(node: _Node, columns: _Columns) -> Bounds:
+def _bounds(node: Node, columns: _Columns) -> Bounds:
     match node:
         case {"BinaryExpr": {"left": left, "op": "And" | "LogicalAnd", "right": right}}:
             return _both(_bounds(left, columns), _bounds(right, columns))
@@ -201,13 +206,13 @@ def _bounds(node: _Node, columns: _Columns) -> Bounds:
     return EVERYTHING
 
 
-def _compared(value: _Node, op: str, constant: _Node, columns: _Columns) -> Bounds:
+def _compared(value: Node, op: str, operand: Node, columns: _Columns) -> Bounds:
     if columns.is_id(value):
         # Nothing but equality: as text "9-0" is more than "10-0".
-        return _hull_of_ids(_constant(constant)) if op == "Eq" else EVERYTHING
+        return _hull_of_ids(constant(operand)) if op == "Eq" else EVERYTHING
     if (instant := columns.instant(value)) is None:
         return EVERYTHING
-    numbers = _comparable(_constant(constant), instant)
+    numbers = _comparable(constant(operand), instant)
     if numbers is None or len(numbers) != 1:
         return EVERYTHING
     if (number := numbers[0]) is None:  # no comparison with null is true
@@ -220,11 +225,11 @@ def _compared(value: _Node, op: str, constant: _Node, columns: _Columns) -> Boun
     return bounds
 
 
-def _contained(value: _Node, constant: _Node, columns: _Columns, *, nulls_equal: bool) -> Bounds:
+def _contained(value: Node, operand: Node, columns: _Columns, *, nulls_equal: bool) -> Bounds:
     is_id, instant = columns.is_id(value), columns.instant(value)
     if not is_id and instant is None:
         return EVERYTHING
-    values = _constant(constant)
+    values = constant(operand)
     if values is not None and values.dtype.is_nested():
         values = values[0] if values.dtype == pl.List and len(values) == 1 else None
     if values is None or (nulls_equal and values.has_nulls()):
@@ -239,7 +244,7 @@ def _contained(value: _Node, constant: _Node, columns: _Columns, *, nulls_equal:
     return _both(at_least, instant.at_most(numbers[-1], exclusive=False))
 
 
-def _constant(node: _Node) -> pl.Series | None:
+def constant(node: Node) -> pl.Series | None:
     """Evaluate what depends on no row; None for what may."""
     match node:
         case {"Literal": {"Scalar": {"Float64": number}} | {"Dyn": {"Float": number}}}:
@@ -251,7 +256,7 @@ def _constant(node: _Node) -> pl.Series | None:
     return pl.select(expression).to_series()
 
 
-def _is_constant(node: _Node) -> bool:
+def _is_constant(node: Node) -> bool:
     match node:
         case {"Literal": {"Scalar": _} | {"Dyn": _} | {"Series": _}}:
             return True

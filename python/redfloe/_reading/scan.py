@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Lock
-from typing import Any, Generic, TypeAlias, TypeVar, Unpack
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, Unpack
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -192,7 +192,7 @@ class _Scan:
     def __init__(self, url: RedisConnection, request: Request, *, sample: int) -> None:
         self._url = url
         self._request = _Once(partial(_with_fields, url, request, sample))
-        self._bounds = _Once(partial(_pinned, url, request))
+        self._pinned = _Once(partial(_pin, url, request))
 
     def schema(self) -> pl.Schema:
         """Give the columns. Polars asks more than once."""
@@ -214,6 +214,8 @@ class _Scan:
 
         if predicate is not None:
             predicate = without_dynamic(predicate)
+        if predicate is not None:
+            predicate = self._understood(predicate)
         request = self._projected(with_columns)
         request["batch_size"] = batch_size or _BATCH_SIZE
         request["batch_bytes"] = _BATCH_BYTES
@@ -229,11 +231,26 @@ class _Scan:
             # To select nothing would lose the height, which a batch of no columns has.
             return frame.select(with_columns) if with_columns else frame
 
-        _narrow(request, self._bounds(), predicate)
+        pinned = self._pinned()
+        _narrow(request, None if pinned is None else pinned.bounds, predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
         yield frame(reader.next_batch(_look_for_interrupt) or _core.empty_batch(request))
         while (batch := reader.next_batch(_look_for_interrupt)) is not None:
             yield frame(batch)
+
+    def _understood(self, predicate: pl.Expr) -> pl.Expr:
+        """Refuse, or make right, what a datetime in the filter does not mean."""
+        from redfloe._reading.datetimes import NO_MILLISECOND, naive_as_utc, refuse_microseconds
+
+        request = self._request()
+        column, dtype = request["timestamp_column"], request["timestamp_type"]["timestamp_dtype"]
+        if dtype != pl.Int64:
+            return naive_as_utc(predicate, column, dtype)
+        pinned = self._pinned()
+        # Whose entries have such IDs means them.
+        if pinned is not None and pinned.newest[0] < NO_MILLISECOND:
+            refuse_microseconds(predicate, column)
+        return predicate
 
     def _projected(self, with_columns: list[str] | None) -> Request:
         """Leave out what is not wanted."""
@@ -275,14 +292,23 @@ def _look_for_interrupt() -> None:
     pl.DataFrame({"any": [0]}).slice(0)
 
 
-def _pinned(url: RedisConnection, request: Request) -> _Bounds | None:
+class _Pinned(NamedTuple):
+    """The range of IDs that all reads of a scan have in common."""
+
+    bounds: _Bounds
+    newest: tuple[int, int]
+
+
+def _pin(url: RedisConnection, request: Request) -> _Pinned | None:
     """Fix the range of IDs; the end is an entry's, also where the caller's is yet to come."""
     bounds = _core.pin(url, request, _look_for_interrupt)
     if bounds is None or request["end_id"] == "+":
-        return bounds
+        return None if bounds is None else _Pinned(bounds, newest=bounds[1])
     everything = request | {"start_id": "-", "end_id": "+"}
     whole = _core.pin(url, everything, _look_for_interrupt)
-    return None if whole is None else (bounds[0], min(bounds[1], whole[1]))
+    if whole is None:
+        return None
+    return _Pinned((bounds[0], min(bounds[1], whole[1])), newest=whole[1])
 
 
 def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None) -> None:
