@@ -12,6 +12,7 @@ from redfloe import (
     RedfloeError,
     RedisConnection,
     ResponseError,
+    StreamConsumer,
     WrongTypeError,
 )
 from support.consumers import SHY, World, all_rows, dead_ids, letters, rows
@@ -19,7 +20,7 @@ from support.groups import DRAIN, ME, deliver, pending
 from support.proxy import Proxy
 from support.secrets import PASSWORD, with_password
 from support.server import Server
-from support.streams import add_numbers, add_raw
+from support.streams import NUMBER, add_numbers, add_raw
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -120,6 +121,22 @@ def test_a_wide_entry_that_is_gone_is_not_moved(
         client.xdel(stream, "1-0")
         assert world.do(batch.fail("1-0", "why")) == 0
     assert not client.exists("dead")
+    assert pending(client, stream) == []
+
+
+def test_a_wide_entry_that_is_deleted_while_it_is_moved_stays_pending_no_longer(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """The script has left it to its client, which finds that it is gone."""
+    add_wide(client, stream, 1, 4_500, 1)
+    deliver(client, stream)
+    client.xclaim(stream, "g", "me", 0, ["1-0"], retrycount=3, justid=True)
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"XRANGE", lambda _: client.xdel(stream, "1-0"))
+        options: dict[str, Any] = {**SHY, **DEAD, "max_deliveries": 3, **ME, **DRAIN}
+        with StreamConsumer(proxy.url, stream, schema=NUMBER, **options) as consumer:
+            assert list(consumer) == []
+    assert (consumer.stats.dead_lettered, consumer.stats.deleted) == (0, 1)
     assert pending(client, stream) == []
 
 

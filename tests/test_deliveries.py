@@ -410,6 +410,22 @@ def test_one_entry_that_ends_the_process_is_alone_in_the_dead_letters(
     assert pending(client, stream) == []
 
 
+def test_exhausted_entries_that_were_deleted_are_acknowledged_and_counted(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 5)
+    deliver(client, stream)
+    for n in range(1, 6):
+        client.xclaim(stream, "g", "me", 0, [f"{n}-0"], retrycount=3, justid=True)
+    client.xdel(stream, "2-0", "4-0", "5-0")
+    options: dict[str, Any] = {**POISON, **SHY, **ME, **DRAIN}
+    with StreamConsumer(any_server.url, stream, schema=NUMBER, **options) as consumer:
+        assert list(consumer) == []
+    assert (consumer.stats.dead_lettered, consumer.stats.deleted) == (2, 3)
+    assert dead_ids(client) == ["1-0", "3-0"]
+    assert pending(client, stream) == []
+
+
 def test_with_one_delivery_each_entry_comes_alone(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:

@@ -17,8 +17,8 @@ const ENTRIES: usize = 100;
 
 /// Moves entries that are this consumer's still. ARGV: group, consumer, and for each entry its ID,
 /// the reason and the number of deliveries, empty for the server's own. Gives how many were moved,
-/// the IDs of those that are too large for a script, the time, and where one could not be moved its
-/// ID and the error: it and those after it stay pending.
+/// how many had been deleted, the IDs of those that are too large for a script, the time, and where
+/// one could not be moved its ID and the error: it and those after it stay pending.
 ///
 /// A script is not rolled back. What is written comes first; where the user may not acknowledge, it
 /// is taken away again.
@@ -26,10 +26,10 @@ const MOVE: &str = r"
 local key, dead, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local now = redis.call('TIME')
 local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
-local moved, large = 0, {}
+local moved, deleted, large = 0, 0, {}
 local function failed(id, reply)
   if type(reply) == 'table' and reply.err then
-    return {moved, large, ms, id, reply.err}
+    return {moved, deleted, large, ms, id, reply.err}
   end
 end
 for i = 3, #ARGV, 3 do
@@ -68,11 +68,11 @@ for i = 3, #ARGV, 3 do
         if written then redis.pcall('XDEL', dead, written) end
         return failure
       end
-      if written then moved = moved + 1 end
+      if written then moved = moved + 1 else deleted = deleted + 1 end
     end
   end
 end
-return {moved, large, ms}
+return {moved, deleted, large, ms}
 ";
 
 /// The second half of a transaction whose first half wrote a dead letter: acknowledges its entry, or
@@ -168,9 +168,11 @@ impl Mover<'_> {
     fn read(&self, reply: &Value) -> Result<Moved> {
         let unreadable = || Error::protocol("what came for a script is not what it gives");
         let parts = reply.as_sequence().unwrap_or_default();
-        let [moved, large, time, failure @ ..] = parts else {
+        let [moved, deleted, large, time, failure @ ..] = parts else {
             return Err(unreadable());
         };
+        let deleted = resp::number(deleted).ok_or_else(unreadable)?;
+        self.member.watched.update(|stats| stats.deleted += deleted);
         self.count(resp::number(moved).ok_or_else(unreadable)?);
         if let [id, message] = failure {
             let id = resp::id(id).ok_or_else(unreadable)?;
@@ -224,7 +226,8 @@ impl Mover<'_> {
         let entry = session.request(&range, || Ok(RawReply::of_any_size()), RawReply::into_value);
         let entry = entry.await?;
         let Some([_, fields]) = first(&entry) else {
-            // Deleted meanwhile: the next read clears it up.
+            // Deleted meanwhile: the script acknowledges it, however large it was.
+            self.by_script(session, std::slice::from_ref(letter)).await?;
             return Ok(0);
         };
         let fields: Vec<&[u8]> =

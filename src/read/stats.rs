@@ -24,7 +24,8 @@ pub struct Stats {
     pub reclaimed: u64,
     /// Entries moved to the dead-letter stream.
     pub dead_lettered: u64,
-    /// Pending entries that were deleted from the stream, and so were never handed out.
+    /// Pending entries that had been deleted from the stream when they were to be handed out or moved
+    /// to the dead-letter stream; they are acknowledged.
     pub deleted: u64,
     /// The greatest ID handed out.
     pub last_id: Option<EntryId>,
@@ -67,6 +68,19 @@ impl Report {
             Report::Left(ids) => ledger.left(ids),
             Report::Failed(ids) => ledger.failed(ids),
         }
+    }
+
+    /// Takes in what was done next, if it is the same: who acknowledges row by row makes one report.
+    fn takes_in(&mut self, next: &Report) -> bool {
+        let (ids, more) = match (self, next) {
+            (Report::Acked(ids), Report::Acked(more))
+            | (Report::AckedInGroup(ids), Report::AckedInGroup(more))
+            | (Report::Left(ids), Report::Left(more))
+            | (Report::Failed(ids), Report::Failed(more)) => (ids, more),
+            _ => return false,
+        };
+        ids.extend(more);
+        true
     }
 }
 
@@ -117,7 +131,10 @@ impl Watched {
     /// Tells the reader what was done to entries.
     pub(crate) fn report(&self, report: Report) {
         self.checkpoint(|ledger| report.tell(ledger));
-        self.reports().push(report);
+        let mut reports = self.reports();
+        if !reports.last_mut().is_some_and(|last| last.takes_in(&report)) {
+            reports.push(report);
+        }
     }
 
     /// Entries of the group were acknowledged by another way than this reader's. What it has not

@@ -24,7 +24,8 @@ class ConsumerStats:
     dead_lettered : int
         Entries moved to the dead-letter stream.
     deleted : int
-        Pending entries that had been deleted from the stream: acknowledged, never handed out.
+        Pending entries that had been deleted from the stream when they were to be handed out or
+        moved to the dead-letter stream; they are acknowledged.
     last_id : str or None
         The greatest entry ID handed out.
     entries_per_second : float
