@@ -6,7 +6,7 @@ use super::{Acknowledge, Ask, InFlight, Ledger, Row};
 use crate::entry_id::EntryId;
 
 /// What to make of the rows that were flushed.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Flushed {
     /// These rows, in this order; `None` for all as they are.
     pub(crate) rows: Option<Vec<usize>>,
@@ -21,25 +21,25 @@ pub(crate) struct Flushed {
 #[derive(Debug, Default)]
 pub(super) struct Acknowledgements {
     pub(super) due: IdSet,
-    sent: IdSet,
+    /// In order.
+    sent: Vec<EntryId>,
 }
 
 impl Acknowledgements {
     pub(super) fn contains(&self, id: EntryId) -> bool {
-        self.due.contains(id) || self.sent.contains(id)
+        self.due.contains(id) || self.sent.binary_search(&id).is_ok()
     }
 
     /// Those that are to go along with the next request; what came of the latest is not known.
     fn send(&mut self) -> &[EntryId] {
-        self.due.extend(self.sent.as_slice());
-        self.sent = std::mem::take(&mut self.due);
-        self.sent.as_slice()
+        self.sent = self.take();
+        &self.sent
     }
 
-    fn take(&mut self) -> IdSet {
-        self.due.extend(self.sent.as_slice());
+    fn take(&mut self) -> Vec<EntryId> {
+        self.due.extend(&self.sent);
         self.sent.clear();
-        std::mem::take(&mut self.due)
+        std::mem::take(&mut self.due).iter().collect()
     }
 }
 
@@ -134,7 +134,7 @@ impl Ledger {
             }
             self.in_hand.extend(ids);
             if let Some(many) = self.in_hand.len().checked_sub(Self::REMEMBERED) {
-                let forgotten = self.in_hand.take_first(many).first().copied();
+                let forgotten = self.in_hand.take_first(many);
                 self.forgotten = self.forgotten.or(forgotten);
             }
         }
@@ -143,16 +143,15 @@ impl Ledger {
     /// The next batch is asked for: where that is the policy, what is in hand is done with.
     pub(crate) fn asked_for_more(&mut self) {
         if self.terms.acknowledge == Acknowledge::Automatically {
-            self.done.due.extend(self.in_hand.as_slice());
-            self.in_hand.clear();
+            self.done.due.append(std::mem::take(&mut self.in_hand));
         }
     }
 
     /// The reading was left in the middle of what is in hand, which stays pending.
     pub(crate) fn left_in_hand(&mut self) {
         if self.terms.acknowledge == Acknowledge::Automatically {
-            let ids = std::mem::take(&mut self.in_hand);
-            self.left(ids.as_slice());
+            let ids: Vec<EntryId> = self.in_hand.iter().collect();
+            self.left(&ids);
         }
     }
 
@@ -197,9 +196,14 @@ impl Ledger {
             return;
         }
         self.finished.extend(ids);
-        self.note_position();
+        let undone = self.first_undone();
+        let done = match undone {
+            None => self.finished.last(),
+            Some(first) => self.finished.last_before(first),
+        };
+        self.position = self.position.max(done);
         if self.newest >= self.known_up_to {
-            match self.first_undone() {
+            match undone {
                 None => self.finished.clear(),
                 Some(first) => self.finished.remove_up_to(first),
             }
@@ -207,15 +211,6 @@ impl Ledger {
         if let Some(many) = self.finished.len().checked_sub(Self::REMEMBERED) {
             self.finished.take_first(many);
         }
-    }
-
-    /// See `position`.
-    fn note_position(&mut self) {
-        let done = match self.first_undone() {
-            None => self.finished.last(),
-            Some(first) => self.finished.last_before(first),
-        };
-        self.position = self.position.max(done);
     }
 
     // Acknowledgements
@@ -234,7 +229,7 @@ impl Ledger {
     pub(crate) fn acknowledged(&mut self) -> u64 {
         let done = std::mem::take(&mut self.done.sent);
         self.deleted.sent.clear();
-        self.note_finished(done.as_slice());
+        self.note_finished(&done);
         done.len() as u64
     }
 
@@ -291,7 +286,7 @@ impl Ledger {
     pub(crate) fn group_lost(&mut self) -> Option<EntryId> {
         // Nobody takes these acknowledgements any more.
         let done = self.done.take();
-        self.note_finished(done.as_slice());
+        self.note_finished(&done);
         let undone = self.first_undone();
         self.collected.clear();
         self.staged.clear();

@@ -440,9 +440,9 @@ impl Ledger {
 
     /// The exhausted entries are in the dead letters, or somebody else's.
     pub(crate) fn exhausted_moved(&mut self) {
-        for (id, _) in std::mem::take(&mut self.own.exhausted) {
-            self.finish(&[id]);
-        }
+        let exhausted = std::mem::take(&mut self.own.exhausted);
+        let ids: Vec<EntryId> = exhausted.into_iter().map(|(id, _)| id).collect();
+        self.finish(&ids);
     }
 
     /// The connection was lost with the rest of the reply. Where the server waited, it may go on to

@@ -122,7 +122,7 @@ impl OwnPending {
     /// Nothing is read any more: only what the server may count too often is to be looked up.
     pub(super) fn ends(&mut self) {
         let mut lost: Vec<EntryId> = self.believed.keys().copied().collect();
-        lost.extend(self.raised.as_slice());
+        lost.extend(self.raised.iter());
         self.wanted = IdSet::from(lost);
         self.sweep = match (self.sweep, self.unseen_after) {
             (Some(sweep), Some(unseen_after)) => Some(sweep.max(unseen_after)),

@@ -46,6 +46,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::Ask;
     use super::*;
 
     fn id(number: u64) -> EntryId {
@@ -179,5 +180,29 @@ mod tests {
                 prop_assert_eq!(ledger.position(), position.map(id));
             }
         }
+    }
+
+    /// Row by row, in the reverse order, as a group that may get lost remembers it: 0.2 s in a debug
+    /// build, and minutes where each ID costs as much as there are.
+    #[test]
+    fn acknowledgements_may_come_in_any_order() {
+        const NUMBER: u64 = 100_000;
+        let ids: Vec<EntryId> = (1..=NUMBER).map(id).collect();
+        let begun = std::time::Instant::now();
+        for is_waiting in [false, true] {
+            let mut ledger = Ledger::of_position(Acknowledge::Manually);
+            ledger.handed_out(&ids);
+            if is_waiting {
+                ledger.asked(Ask::New { count: 1 });
+            }
+            for id in ids.iter().skip(1).rev() {
+                ledger.acked(&[*id]);
+                assert_eq!(ledger.position(), None);
+            }
+            ledger.acked(&[id(1)]);
+            assert_eq!(ledger.position(), Some(id(NUMBER)));
+            assert!(ledger.finished.is_empty() && ledger.in_hand.is_empty());
+        }
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     }
 }
