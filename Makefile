@@ -159,7 +159,8 @@ test-oldest: $(venv) build | $(oldest_polars) ## what touches Polars, with the o
 	PYTHONPATH=$(oldest_polars) $(bin)/python -c \
 		'import polars; assert polars.__version__ == "$(oldest)", polars.__version__'
 	PYTHONPATH=$(oldest_polars) $(bin)/python -m pytest -n $(PYTEST_WORKERS) tests/test_types.py \
-		tests/test_read.py tests/test_scan.py tests/test_scan_datetimes.py tests/test_pushdown.py tests/test_stream_reader.py
+		tests/test_read.py tests/test_last.py tests/test_scan.py tests/test_scan_datetimes.py \
+		tests/test_pushdown.py tests/test_stream_reader.py
 
 $(oldest_polars): | $(tools)
 	$(bin)/python -m pip install --quiet --no-deps --target $@ 'polars==$(oldest)'

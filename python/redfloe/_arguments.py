@@ -63,6 +63,7 @@ class Request(TypedDict):
     start_id: str
     end_id: str
     count: int | None
+    last: int | None
     block_ms: int | None
     schema: pl.Schema | None
     infer_schema_length: int | None
@@ -91,6 +92,7 @@ def make_request(
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
     count: int | None = None,
+    last: int | None = None,
     block_ms: int | None = None,
     batch_size: int | None = None,
     batch_bytes: int | None = None,
@@ -106,6 +108,14 @@ def make_request(
     if infer_schema and schema is not None:
         msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
         raise ValueError(msg)
+    if last is not None:
+        others = {"group": group, "count": count, "block_ms": block_ms}
+        for name, value in others.items():
+            if value is not None:
+                msg = (
+                    f"last reads the newest entries that are there, and has no meaning with {name}"
+                )
+                raise ValueError(msg)
     if group is not None:
         _check_with_group(start_id, end_id, infer_schema=infer_schema)
         start_id = "-"
@@ -120,6 +130,7 @@ def make_request(
         start_id=entry_id(start_id, "start_id", round_up=True),
         end_id=entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
+        last=_optional(last, "last"),
         block_ms=_optional(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
         infer_schema_length=sample if infer_schema else None,

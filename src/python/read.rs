@@ -32,6 +32,8 @@ pub(crate) struct Request<'py> {
     start_id: String,
     end_id: String,
     count: Option<u64>,
+    /// Only that many of the newest entries.
+    last: Option<u64>,
     block_ms: Option<u64>,
     /// An object with `__arrow_c_schema__`, or `None` for whatever fields occur.
     schema: Option<Bound<'py, PyAny>>,
@@ -171,6 +173,7 @@ impl Request<'_> {
         Ok(ReadRequest::new(self.stream.clone(), schema)
             .with_range(start, end)
             .with_count(self.count)
+            .with_last(self.last)
             .with_block(self.block_ms.map(Duration::from_millis))
             .with_inference(self.infer_schema_length)
             .with_batch_size(self.batch_size.unwrap_or(usize::MAX))

@@ -165,9 +165,12 @@ fn is_refusal(error: &Error) -> bool {
 
 /// A decoder that looks at nothing but IDs.
 pub(crate) fn ids_only(shape: ReplyShape) -> Result<Decoder> {
-    let schema =
-        StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None);
-    Decoder::new(schema, shape)
+    Decoder::new(no_columns(), shape)
+}
+
+/// The schema of a read that is after IDs alone, which a batch has beside its columns.
+pub(super) fn no_columns() -> StreamSchema {
+    StreamSchema::closed(Vec::<Field>::new()).with_id_column(None).with_timestamp_column(None)
 }
 
 /// The last ID of the one reply that a decoder has read.

@@ -12,6 +12,7 @@ mod group;
 mod group_options;
 mod member;
 mod nack;
+mod newest;
 mod page;
 mod poll;
 mod range;

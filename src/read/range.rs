@@ -9,6 +9,7 @@ use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, PageRequest, Received};
 use super::group::GroupReader;
+use super::newest::newest_range;
 use super::poll::Pace;
 use super::request::{BatchBounds, ReadRequest};
 use crate::client::Client;
@@ -73,10 +74,28 @@ pub async fn pin(client: &Client, request: &ReadRequest) -> Result<Option<(Entry
     let mut session = client.session();
     let pinning = async {
         let first = first_id(&mut session, &request.stream, request.start).await?;
+        if let (Some(first), Some(count)) = (first, request.last) {
+            return newest_of(client, request, first, count).await;
+        }
         let last = last_id(&mut session, &request.stream, request.end).await?;
         Ok(first.zip(last))
     };
     pinning.await.map_err(|error: Error| error.with_context("stream", request.stream_name()))
+}
+
+/// The first and the last of the `count` newest IDs within a request's bounds.
+async fn newest_of(
+    client: &Client,
+    request: &ReadRequest,
+    first: EntryId,
+    count: u64,
+) -> Result<Option<(EntryId, EntryId)>> {
+    let last = match request.end {
+        IdBound::Id(last) => last,
+        IdBound::Newest | IdBound::AfterNewest => EntryId::MAX,
+        IdBound::Nothing => return Ok(None),
+    };
+    newest_range(client, &request.stream, first, last, count).await
 }
 
 /// Every field as text, and nothing that could raise.
@@ -202,6 +221,15 @@ impl RangeReader {
             return Ok(());
         };
         self.request.start = IdBound::Id(first);
+        if let Some(count) = self.request.last.take() {
+            let range = newest_of(&self.client, &self.request, first, count).await?;
+            let Some((first, last)) = range else {
+                self.range = Some(NOTHING);
+                return Ok(());
+            };
+            self.request.start = IdBound::Id(first);
+            self.request.end = IdBound::Id(last);
+        }
         self.repin().await
     }
 

@@ -23,6 +23,7 @@ pub struct ReadRequest {
     pub(super) start: IdBound,
     pub(super) end: IdBound,
     pub(super) count: Option<u64>,
+    pub(super) last: Option<u64>,
     pub(super) block: Option<Duration>,
     pub(super) sample: Option<u64>,
     pub(super) bounds: BatchBounds,
@@ -84,6 +85,7 @@ impl ReadRequest {
             start: IdBound::Id(EntryId::MIN),
             end: IdBound::Newest,
             count: None,
+            last: None,
             block: None,
             sample: None,
             bounds: BatchBounds::NONE,
@@ -104,6 +106,12 @@ impl ReadRequest {
     /// At most `count` entries, the oldest first.
     pub fn with_count(mut self, count: Option<u64>) -> Self {
         self.count = count;
+        self
+    }
+
+    /// Only the `last` newest entries within the bounds; for bounded reads.
+    pub fn with_last(mut self, last: Option<u64>) -> Self {
+        self.last = last;
         self
     }
 

@@ -22,6 +22,18 @@ pub(crate) fn range(stream: &[u8], start: EntryId, end: EntryId, count: u64) -> 
         .get_packed_command()
 }
 
+/// XREVRANGE: `count` entries from `end` back to `start`, both inclusive, newest first. Redis 5.0.
+pub(crate) fn range_backwards(stream: &[u8], end: EntryId, start: EntryId, count: u64) -> Packed {
+    Cmd::new()
+        .arg("XREVRANGE")
+        .arg(stream)
+        .arg(end.to_string())
+        .arg(start.to_string())
+        .arg("COUNT")
+        .arg(count)
+        .get_packed_command()
+}
+
 /// XREVRANGE: the newest entry, if there is one. Redis 5.0.
 pub(crate) fn newest(stream: &[u8]) -> Packed {
     Cmd::new()
@@ -351,6 +363,12 @@ mod tests {
             range(b"s", id, EntryId::MAX, 3),
             b"*6\r\n$6\r\nXRANGE\r\n$1\r\ns\r\n$3\r\n1-2\r\n$41\r\n\
               18446744073709551615-18446744073709551615\r\n$5\r\nCOUNT\r\n$1\r\n3\r\n"
+        );
+        assert_eq!(
+            range_backwards(b"s", EntryId::MAX, id, 3),
+            b"*6\r\n$9\r\nXREVRANGE\r\n$1\r\ns\r\n\
+              $41\r\n18446744073709551615-18446744073709551615\r\n$3\r\n1-2\r\n\
+              $5\r\nCOUNT\r\n$1\r\n3\r\n"
         );
         assert_eq!(
             newest(b"\xff"),

@@ -33,6 +33,7 @@ def read_stream(
     auto_ack: bool = False,
     create_group: bool = True,
     *,
+    last: int | None = None,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     **options: Unpack[DecodeOptions],
@@ -78,6 +79,9 @@ def read_stream(
         entries may come again. See `ack_entries`.
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
+    last : int, optional
+        Read only this many entries, the newest, in stream order: `last=100` gives the last hundred.
+        Where they begin is found by XREVRANGE. Not with `count`, `block_ms` or a group.
     group_start_id : str or datetime, default "0"
         Where a group that is created begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
         delivers all entries that there are, ``"$"`` those to come, and a datetime those from that
@@ -144,6 +148,7 @@ def read_stream(
         start_id="-" if start_id is None else start_id,
         end_id=end_id,
         count=count,
+        last=last,
         block_ms=block_ms,
         options=complete(options, read_stream),
         group=members,

@@ -32,6 +32,8 @@ def scan_stream(
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
     count: int | None = None,
+    *,
+    last: int | None = None,
     **options: Unpack[DecodeOptions],
 ) -> pl.LazyFrame:
     """Scan the entries of a Redis stream lazily, as `read_stream` reads them eagerly.
@@ -61,6 +63,10 @@ def scan_stream(
         The first and last entry ID, as for `read_stream`.
     count : int, optional
         Scan at most this many entries, the oldest first, before any filter.
+    last : int, optional
+        Scan only this many entries, the newest, before any filter. Where they begin is found by
+        XREVRANGE, once. Polars tells a scan nothing of a ``tail``, which reads everything. Not with
+        `count`.
     **options : DecodeOptions
         How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
@@ -100,6 +106,7 @@ def scan_stream(
         start_id=start_id,
         end_id=end_id,
         count=count,
+        last=last,
         options=decoding,
     )
     _core.empty_batch(request)  # so that what cannot be right raises now, also without a schema
@@ -118,6 +125,7 @@ def stream_reader(
     end_id: EntryIdLike = "+",
     count: int | None = None,
     *,
+    last: int | None = None,
     batch_size: int = 50_000,
     batch_bytes: int = 64 * 1024 * 1024,
     **options: Unpack[DecodeOptions],
@@ -139,7 +147,7 @@ def stream_reader(
         The fields to read, as for `read_stream`. Without it the fields of the first
         `infer_schema_length` entries, as text; this sample is read at once, and fields that only
         later entries have are not seen.
-    start_id, end_id, count
+    start_id, end_id, count, last
         Which entries to read, as for `read_stream`.
     batch_size : int, default 50,000
         The most rows of a batch.
@@ -179,6 +187,7 @@ def stream_reader(
         start_id=start_id,
         end_id=end_id,
         count=count,
+        last=last,
         options=decoding,
         batch_size=batch_size,
         batch_bytes=batch_bytes,
@@ -304,7 +313,7 @@ def _pin(url: RedisConnection, request: Request) -> _Pinned | None:
     bounds = _core.pin(url, request, _look_for_interrupt)
     if bounds is None or request["end_id"] == "+":
         return None if bounds is None else _Pinned(bounds, newest=bounds[1])
-    everything = request | {"start_id": "-", "end_id": "+"}
+    everything = request | {"start_id": "-", "end_id": "+", "last": None}
     whole = _core.pin(url, everything, _look_for_interrupt)
     if whole is None:
         return None
@@ -318,6 +327,7 @@ def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None)
     if bounds is None:
         request["count"] = 0
         return
+    request["last"] = None  # the bounds are those of the newest
     first, last = bounds
     if predicate is not None:
         above, below = id_bounds(
