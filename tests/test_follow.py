@@ -641,7 +641,7 @@ def test_options_of_columns_and_values(
         ({"on_error": "x"}, ValueError),
         ({"start_id": "x"}, ValueError),
         ({"end_id": "1-2-3"}, ValueError),
-        ({"start_id": 5}, TypeError),
+        ({"start_id": 5.0}, TypeError),
         ({"group": "g"}, ValueError),
         ({"group": "g", "consumer": "c", "start_id": "5-0"}, ValueError),
         ({"group": "g", "consumer": "c", "end_id": "5-0"}, ValueError),

@@ -701,7 +701,7 @@ def test_a_key_of_another_type(
         ({**ME, "group_start_id": "-"}, ValueError),
         ({**ME, "group_start_id": "+"}, ValueError),
         ({**ME, "group_start_id": "(5-0"}, ValueError),
-        ({**ME, "group_start_id": 5}, TypeError),
+        ({**ME, "group_start_id": 5.0}, TypeError),
         ({**ME, "group_start_id": dt.datetime(1969, 1, 1, tzinfo=dt.UTC)}, ValueError),
     ],
     ids=str,

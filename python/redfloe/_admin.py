@@ -5,16 +5,10 @@ from typing import Literal
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import (
-    EntryIdLike,
-    as_key,
-    group_start,
-    make_pending_filter,
-    make_trim,
-    one_of,
-)
+from redfloe._arguments import Milliseconds, as_key, make_pending_filter, make_trim, one_of
 from redfloe._core import RedisConnection
 from redfloe._errors import ResponseError
+from redfloe._ids import EntryIdLike, group_start
 
 
 def stream_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
@@ -149,7 +143,7 @@ def pending_entries(
     group: str | bytes,
     *,
     consumer: str | bytes | None = None,
-    min_idle_ms: int | None = None,
+    min_idle_ms: Milliseconds | None = None,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
     count: int | None = None,
@@ -168,10 +162,10 @@ def pending_entries(
         The stream's key and the group's name.
     consumer : str or bytes, optional
         Only this consumer's.
-    min_idle_ms : int, optional
+    min_idle_ms : int or timedelta, optional
         Only those that were last delivered at least this many milliseconds ago, and those that were
         given back. Servers before Redis 6.2 send all, and the others are left out here.
-    start_id, end_id : str or datetime, default "-" and "+"
+    start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last entry ID, both inclusive, as for `read_stream`.
     count : int, optional
         At most this many, those with the smallest IDs.
@@ -236,7 +230,7 @@ def create_group(
         As for `read_stream`.
     stream, group : str or bytes
         The stream's key and the group's name.
-    start_id : str or datetime, default "0"
+    start_id : str, int, date or datetime, default "0"
         Where it begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"`` delivers all entries that
         there are, ``"$"`` those to come, and a datetime those from that time on.
     make_stream : bool, default True
@@ -398,7 +392,7 @@ def trim_stream(
         The stream's key.
     maxlen : int, optional
         Keep this many entries, the newest.
-    minid : str or datetime, optional
+    minid : str, int, date or datetime, optional
         Keep the entries from this ID on, ``"ms-seq"`` or ``"ms"``, or from this time on (Redis
         6.2). Either this or `maxlen` has to be given.
     approximate : bool, default True

@@ -3,7 +3,7 @@
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import index
 from typing import Literal, TypeAlias, TypedDict
 
@@ -11,9 +11,10 @@ import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from redfloe._errors import SchemaError
+from redfloe._ids import EntryIdLike, entry_id, group_start
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues
 
-EntryIdLike: TypeAlias = str | datetime
+Milliseconds: TypeAlias = int | timedelta
 SchemaLike: TypeAlias = (
     Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
 )
@@ -93,10 +94,10 @@ def make_request(
     end_id: EntryIdLike = "+",
     count: int | None = None,
     last: int | None = None,
-    block_ms: int | None = None,
+    block_ms: Milliseconds | None = None,
     batch_size: int | None = None,
     batch_bytes: int | None = None,
-    batch_timeout_ms: int | None = None,
+    batch_timeout_ms: Milliseconds | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     group: Group | None = None,
     resume_after: str | None = None,
@@ -131,7 +132,7 @@ def make_request(
         end_id=entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
         last=_optional(last, "last"),
-        block_ms=_optional(block_ms, "block_ms"),
+        block_ms=optional_milliseconds(block_ms, "block_ms"),
         schema=None if schema is None else _schema(schema),
         infer_schema_length=sample if infer_schema else None,
         id_column=id_column if options["include_id"] else None,
@@ -145,7 +146,7 @@ def make_request(
         null_values_by_field=by_field,
         batch_size=positive(batch_size, "batch_size"),
         batch_bytes=positive(batch_bytes, "batch_bytes"),
-        batch_timeout_ms=_optional(batch_timeout_ms, "batch_timeout_ms"),
+        batch_timeout_ms=optional_milliseconds(batch_timeout_ms, "batch_timeout_ms"),
         on_idle=as_text(on_idle, "on_idle"),
         group=group,
         resume_after=resume_after,
@@ -195,18 +196,12 @@ def make_group(
     )
 
 
-def group_start(value: EntryIdLike, parameter: str) -> str:
-    """Give the ID behind which a group begins; a datetime is that of the first entry wanted."""
-    text = entry_id(value, parameter, round_up=True)
-    if isinstance(value, str) or text == "0":
-        return text
-    return f"{int(text) - 1}-{2**64 - 1}"
-
-
 def own_pending_of(
     start_id: EntryIdLike | None, default: Literal["skip", "first"]
 ) -> Literal["skip", "first", "only"]:
     """Say what a start means to a group, where only these have a meaning."""
+    if isinstance(start_id, int) and not isinstance(start_id, bool):
+        start_id = str(start_id)
     match start_id:
         case None | "-":
             return default
@@ -247,7 +242,7 @@ class PendingFilter(TypedDict):
 def make_pending_filter(
     *,
     consumer: str | bytes | None,
-    min_idle_ms: int | None,
+    min_idle_ms: Milliseconds | None,
     start_id: EntryIdLike,
     end_id: EntryIdLike,
     count: int | None,
@@ -255,7 +250,7 @@ def make_pending_filter(
     """Check and normalise which pending entries are wanted."""
     return PendingFilter(
         consumer=None if consumer is None else as_key(consumer, "consumer"),
-        min_idle_ms=_optional(min_idle_ms, "min_idle_ms") or 0,
+        min_idle_ms=optional_milliseconds(min_idle_ms, "min_idle_ms") or 0,
         start_id=entry_id(start_id, "start_id", round_up=True),
         end_id=entry_id(end_id, "end_id", round_up=False),
         count=_optional(count, "count"),
@@ -297,26 +292,6 @@ def as_key(value: object, parameter: str) -> bytes:
         case bytes():
             return value
     msg = f"{parameter} must be str or bytes, not {type(value).__name__}"
-    raise TypeError(msg)
-
-
-def entry_id(value: object, parameter: str, *, round_up: bool) -> str:
-    """Give the ID's text; a datetime stands for its millisecond, and is UTC where it is naive."""
-    match value:
-        case str():
-            return value
-        case datetime():
-            aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-            # Not timestamp(), whose float is off by microseconds for dates far from the epoch.
-            since_epoch = aware - datetime(1970, 1, 1, tzinfo=UTC)
-            millis = since_epoch // timedelta(milliseconds=1)
-            if round_up and since_epoch % timedelta(milliseconds=1):
-                millis += 1
-            if millis < 0:
-                msg = f"{parameter} is before 1970, which no entry ID can be: {value}"
-                raise ValueError(msg)
-            return str(millis)
-    msg = f"{parameter} must be str or datetime, not {type(value).__name__}"
     raise TypeError(msg)
 
 
@@ -446,11 +421,20 @@ def _optional(value: object, parameter: str) -> int | None:
     return None if value is None else natural(value, parameter)
 
 
-def optional_milliseconds(value: int | timedelta | None, parameter: str) -> int | None:
+def milliseconds(value: Milliseconds, parameter: str) -> int:
     """Give whole milliseconds, no fewer than a timedelta has."""
     if isinstance(value, timedelta):
         value = -(-value // timedelta(milliseconds=1))
-    return _optional(value, parameter)
+    try:
+        return natural(value, parameter)
+    except TypeError:
+        msg = f"{parameter} must be int (milliseconds) or a timedelta, not {type(value).__name__}"
+        raise TypeError(msg) from None
+
+
+def optional_milliseconds(value: Milliseconds | None, parameter: str) -> int | None:
+    """Give whole milliseconds, no fewer than a timedelta has, or None."""
+    return None if value is None else milliseconds(value, parameter)
 
 
 def positive(value: object, parameter: str) -> int | None:
@@ -462,7 +446,7 @@ def positive(value: object, parameter: str) -> int | None:
     return number
 
 
-def milliseconds(seconds: object, parameter: str) -> int:
+def milliseconds_of_seconds(seconds: object, parameter: str) -> int:
     """Give whole milliseconds of a number of seconds or a timedelta."""
     match seconds:
         case timedelta():

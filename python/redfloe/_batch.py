@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from redfloe._arguments import as_text, optional_milliseconds
+from redfloe._arguments import Milliseconds, as_text, optional_milliseconds
 from redfloe._event_loop import completed, in_thread
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from redfloe import _core
 
 #: Called with the batch's last ID once it is acknowledged.
@@ -133,7 +131,7 @@ class Batch(_Rows):
         self,
         ids: str | Iterable[str] | pl.Series | None = None,
         *,
-        delay_ms: int | timedelta | None = None,
+        delay_ms: Milliseconds | None = None,
     ) -> int:
         """Give rows back: they are delivered again after a while, to this consumer or another.
 
@@ -286,7 +284,7 @@ class AsyncBatch(_Rows):
         self,
         ids: str | Iterable[str] | pl.Series | None = None,
         *,
-        delay_ms: int | timedelta | None = None,
+        delay_ms: Milliseconds | None = None,
     ) -> int:
         """Give rows back, to be delivered again after a while; as `Batch.nack`."""
         member, entries = self._member, self._delivered(self._own(ids))

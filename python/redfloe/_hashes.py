@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, as_text, milliseconds, one_of, positive
+from redfloe._arguments import as_key, as_text, milliseconds_of_seconds, one_of, positive
 from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
 from redfloe._frame import ArrowStream, as_frame, check_column, field_names, without_null_dtypes
@@ -132,7 +132,7 @@ def write_hashes(
 
 
 def _milliseconds(ttl: object) -> int:
-    millis = milliseconds(ttl, "ttl")
+    millis = milliseconds_of_seconds(ttl, "ttl")
     if millis < 1:
         msg = f"ttl must be at least a millisecond, but is {ttl!r}"
         raise ValueError(msg)

@@ -8,7 +8,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, as_key, milliseconds, natural, positive
+from redfloe._arguments import (
+    Milliseconds,
+    as_key,
+    milliseconds,
+    milliseconds_of_seconds,
+    natural,
+    positive,
+)
 from redfloe._event_loop import completed, done
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 
     from redfloe._core import RedisConnection
     from redfloe._frame import ArrowStream
+    from redfloe._ids import EntryIdLike
 
 Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
 Fields: TypeAlias = Mapping[str, Value] | Mapping[bytes, Value]
@@ -51,7 +59,7 @@ class StreamProducer:
         As for `read_stream`.
     stream : str or bytes
         The stream's key.
-    linger_ms : int, default 5
+    linger_ms : int or timedelta, default 5
         How long an entry waits for others to be sent with.
     batch_size : int, default 1_000
         How many entries are sent without waiting for more.
@@ -82,7 +90,7 @@ class StreamProducer:
         url: str | RedisConnection,
         stream: str | bytes,
         *,
-        linger_ms: int = 5,
+        linger_ms: Milliseconds = 5,
         batch_size: int = 1_000,
         buffer_bytes: int = 16 * 1024 * 1024,
         maxlen: int | None = None,
@@ -112,10 +120,10 @@ class StreamProducer:
         self._core = _core.Producer(
             url,
             request,
-            natural(linger_ms, "linger_ms"),
+            milliseconds(linger_ms, "linger_ms"),
             request["batch_size"],
             positive(buffer_bytes, "buffer_bytes") or 1,
-            None if max_age is None else natural(milliseconds(max_age, "max_age"), "max_age"),
+            None if max_age is None else _max_age(max_age),
         )
 
     @property
@@ -378,3 +386,7 @@ def _text(name: object, value: object) -> bytes | None:
         "a str, as by json.dumps"
     )
     raise TypeError(msg)
+
+
+def _max_age(max_age: float | timedelta) -> int:
+    return natural(milliseconds_of_seconds(max_age, "max_age"), "max_age")

@@ -7,10 +7,11 @@ from typing import Literal
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, positive
+from redfloe._arguments import positive
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._functions import refuse_async
+from redfloe._ids import EntryIdLike
 from redfloe._write import error_of
 from redfloe._write_arguments import NullTexts, Write, make_write
 

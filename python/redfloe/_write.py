@@ -6,12 +6,12 @@ from typing import Literal, TypeAlias
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._event_loop import completed, done
 from redfloe._frame import ArrowStream
 from redfloe._functions import refuse_async
+from redfloe._ids import EntryIdLike
 from redfloe._write_arguments import NullTexts, make_write
 
 Progress: TypeAlias = Callable[[int], object]
@@ -62,7 +62,7 @@ def write_stream(
     timestamp_column : str, optional
         Take the IDs' milliseconds from this Datetime column, or Int64 of milliseconds; they must
         not decrease. The server adds the sequence number (Redis 7.0; before that redfloe does).
-    maxlen, minid : int; str or datetime, optional
+    maxlen, minid : int; str, int, date or datetime, optional
         Shorten the stream with each entry that is added: to about *n* entries (MAXLEN), or to
         those from about this ID on (MINID, Redis 6.2).
     approximate : bool, default True

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redfloe._arguments import (
-    EntryIdLike,
     Group,
+    Milliseconds,
     as_key,
     as_text,
     make_group,
-    natural,
+    milliseconds,
     one_of,
     optional_milliseconds,
     positive,
 )
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from redfloe._ids import EntryIdLike
 
 
 def make_worker_group(
@@ -28,13 +28,13 @@ def make_worker_group(
     ack: str,
     create_group: bool,
     group_start_id: EntryIdLike,
-    reclaim_min_idle_ms: int | None,
-    reclaim_interval_ms: int,
+    reclaim_min_idle_ms: Milliseconds | None,
+    reclaim_interval_ms: Milliseconds,
     max_deliveries: int | None,
     dead_letter: str | bytes | None,
     on_group_lost: str,
     remove_consumer: str,
-    remove_idle_consumers_ms: int | timedelta | None,
+    remove_idle_consumers_ms: Milliseconds | None,
 ) -> Group | None:
     """Check how a worker is a member of a consumer group; None without one."""
     one_of(ack, "ack", "on_success", "manual")
@@ -71,8 +71,8 @@ def make_worker_group(
     )
     if reclaim_min_idle_ms is not None:
         member["reclaim_ms"] = (
-            natural(reclaim_min_idle_ms, "reclaim_min_idle_ms"),
-            natural(reclaim_interval_ms, "reclaim_interval_ms"),
+            milliseconds(reclaim_min_idle_ms, "reclaim_min_idle_ms"),
+            milliseconds(reclaim_interval_ms, "reclaim_interval_ms"),
         )
     if dead_letter is not None:
         member["dead_letter"] = as_key(dead_letter, "dead_letter")

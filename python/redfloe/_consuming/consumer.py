@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request, one_of
+from redfloe._arguments import Milliseconds, Request, SchemaLike, make_request, one_of
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing
@@ -23,10 +23,10 @@ from redfloe._reading.follow import AsyncBatches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from datetime import timedelta
     from types import TracebackType
 
     from redfloe._consuming.checkpoint import CheckpointStore
+    from redfloe._ids import EntryIdLike
 
 
 @takes(ColumnOptions)
@@ -52,17 +52,17 @@ class StreamConsumer(RunsHandlers):
         starts again: its own pending entries come first then.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`.
-    start_id : str or datetime, default "-"
+    start_id : str, int, date or datetime, default "-"
         Without a group and without a checkpoint: the first entry ID, inclusive, or ``"$"`` for what
         is yet to come.
     batch_size : int, default 1000
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
         Closes a batch once its entries have taken that many bytes of the server's reply.
-    block_ms : int, default 1000
+    block_ms : int or timedelta, default 1000
         How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C and `stop`
         end the wait.
-    batch_timeout_ms : int, optional
+    batch_timeout_ms : int or timedelta, optional
         Collect until the batch is full or that long has passed since its first entry came. By
         default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
@@ -74,14 +74,14 @@ class StreamConsumer(RunsHandlers):
         moves in the same way.
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
-    group_start_id : str or datetime, default "0"
+    group_start_id : str, int, date or datetime, default "0"
         Where a group that is created begins: after this ID; ``"$"`` after the newest entry.
-    reclaim_min_idle_ms : int or None, default 30000
+    reclaim_min_idle_ms : int, timedelta or None, default 30000
         Take over entries that have been pending for that many milliseconds (XAUTOCLAIM in Redis
         6.2, else XPENDING and XCLAIM). They come in batches of their own, in turns with new
         entries; `Batch.delivery_counts` tells them. A handler that takes longer should call
         `Batch.extend` meanwhile, or its entries are processed twice. None: never.
-    reclaim_interval_ms : int, default 30000
+    reclaim_interval_ms : int or timedelta, default 30000
         How often to look for such entries; no more often than every 10 ms.
     max_deliveries : int, optional
         How often an entry is delivered before it goes to the dead-letter stream instead. Its last
@@ -167,19 +167,19 @@ class StreamConsumer(RunsHandlers):
         start_id: EntryIdLike = "-",
         batch_size: int = 1000,
         batch_bytes: int = 64 * 1024 * 1024,
-        block_ms: int = 1000,
-        batch_timeout_ms: int | None = None,
+        block_ms: Milliseconds = 1000,
+        batch_timeout_ms: Milliseconds | None = None,
         on_idle: Literal["wait", "stop"] = "wait",
         ack: Literal["on_success", "manual"] = "on_success",
         create_group: bool = True,
         group_start_id: EntryIdLike = "0",
-        reclaim_min_idle_ms: int | None = 30_000,
-        reclaim_interval_ms: int = 30_000,
+        reclaim_min_idle_ms: Milliseconds | None = 30_000,
+        reclaim_interval_ms: Milliseconds = 30_000,
         max_deliveries: int | None = None,
         dead_letter: str | bytes | None = None,
         on_group_lost: Literal["raise", "recreate"] = "raise",
         remove_consumer: Literal["never", "on_close"] = "never",
-        remove_idle_consumers_ms: int | timedelta | None = None,
+        remove_idle_consumers_ms: Milliseconds | None = None,
         checkpoint_store: CheckpointStore | None = None,
         checkpoint_name: str | None = None,
         on_data_loss: Literal["raise", "continue"] = "raise",

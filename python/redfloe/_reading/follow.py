@@ -7,15 +7,11 @@ from typing import Literal, Self, TypeVar, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import (
-    EntryIdLike,
-    SchemaLike,
-    make_group,
-    make_request,
-)
+from redfloe._arguments import Milliseconds, SchemaLike, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
+from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
 
 T = TypeVar("T")
@@ -128,7 +124,7 @@ def iter_stream(
     start_id: EntryIdLike | None = None,
     end_id: EntryIdLike = "+",
     count: int | None = None,
-    block_ms: int = 1000,
+    block_ms: Milliseconds = 1000,
     group: str | bytes | None = None,
     consumer: str | bytes | None = None,
     auto_ack: bool = False,
@@ -138,7 +134,7 @@ def iter_stream(
     noack: bool = False,
     batch_size: int = 100,
     batch_bytes: int = 64 * 1024 * 1024,
-    batch_timeout_ms: int | None = None,
+    batch_timeout_ms: Milliseconds | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     **options: Unpack[DecodeOptions],
 ) -> BatchIterator:
@@ -159,14 +155,14 @@ def iter_stream(
         The fields to read, as for `read_stream`. Without it a batch has every field that occurred
         so far, as String. `infer_schema` types those that are there when the first batch is read,
         which may be a single entry's.
-    start_id : str or datetime, optional
+    start_id : str, int, date or datetime, optional
         The first entry ID, inclusive: ``"-"`` reads what is there first, then what comes. By
         default, and with ``"$"``, only what comes after the newest entry.
-    end_id : str or datetime, default "+"
+    end_id : str, int, date or datetime, default "+"
         The last entry ID, inclusive; the iteration ends there. ``"+"`` means no end.
     count : int, optional
         End after this many entries.
-    block_ms : int, default 1000
+    block_ms : int or timedelta, default 1000
         How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C ends the
         wait.
     group, consumer : str or bytes, optional
@@ -186,7 +182,7 @@ def iter_stream(
         Closes a batch once its entries have taken this many bytes of the server's reply, or,
         without a schema, its columns times its rows at 16 bytes a cell; which bounds the memory of
         a batch whatever its entries are.
-    batch_timeout_ms : int, optional
+    batch_timeout_ms : int or timedelta, optional
         Collect until the batch is full or this many milliseconds have passed since its first entry
         came. By default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
@@ -265,7 +261,7 @@ def stream_batches(
     start_id: EntryIdLike | None = None,
     end_id: EntryIdLike = "+",
     count: int | None = None,
-    block_ms: int = 1000,
+    block_ms: Milliseconds = 1000,
     group: str | bytes | None = None,
     consumer: str | bytes | None = None,
     auto_ack: bool = False,
@@ -275,7 +271,7 @@ def stream_batches(
     noack: bool = False,
     batch_size: int = 100,
     batch_bytes: int = 64 * 1024 * 1024,
-    batch_timeout_ms: int | None = None,
+    batch_timeout_ms: Milliseconds | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     **options: Unpack[DecodeOptions],
 ) -> AsyncBatchIterator:

@@ -6,16 +6,10 @@ from typing import Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import (
-    EntryIdLike,
-    SchemaLike,
-    as_key,
-    as_text,
-    make_group,
-    make_request,
-)
+from redfloe._arguments import Milliseconds, SchemaLike, as_key, as_text, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._frame import of_batch
+from redfloe._ids import EntryIdLike
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
 
 
@@ -27,7 +21,7 @@ def read_stream(
     start_id: EntryIdLike | None = "-",
     end_id: EntryIdLike = "+",
     count: int | None = None,
-    block_ms: int | None = None,
+    block_ms: Milliseconds | None = None,
     group: str | bytes | None = None,
     consumer: str | bytes | None = None,
     auto_ack: bool = False,
@@ -55,14 +49,15 @@ def read_stream(
         The fields to read, as columns of exactly these dtypes in this order; other fields are
         skipped unread. Without it every field that occurs becomes a String column, in order of
         first appearance.
-    start_id, end_id : str or datetime, default "-" and "+"
+    start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last entry ID, both inclusive: ``"ms-seq"``, ``"ms"``, ``"(ms-seq"`` for an
         exclusive bound, ``"-"`` for the oldest, ``"+"`` for the newest, ``"$"`` as a start for what
-        comes after the newest. A datetime stands for its time in milliseconds, in UTC where it is
-        naive.
+        comes after the newest. An int is milliseconds. A datetime, or its ISO 8601 text, stands for
+        its time in milliseconds, in UTC where it is naive; a date for its whole day, in UTC, so
+        that ``end_id="2024-01-31"`` includes that day.
     count : int, optional
         Read at most this many entries, the oldest first.
-    block_ms : int, optional
+    block_ms : int or timedelta, optional
         Where no entry is there, wait up to this many milliseconds for one (XREAD BLOCK); 0 waits
         without limit. Ctrl-C ends the wait.
     group : str or bytes, optional
@@ -82,7 +77,7 @@ def read_stream(
     last : int, optional
         Read only this many entries, the newest, in stream order: `last=100` gives the last hundred.
         Where they begin is found by XREVRANGE. Not with `count`, `block_ms` or a group.
-    group_start_id : str or datetime, default "0"
+    group_start_id : str, int, date or datetime, default "0"
         Where a group that is created begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
         delivers all entries that there are, ``"$"`` those to come, and a datetime those from that
         time on.
@@ -178,7 +173,7 @@ def infer_schema(
         As for `read_stream`.
     stream : str or bytes
         The stream's key.
-    start_id, end_id : str or datetime
+    start_id, end_id : str, int, date or datetime
         Where to take the sample from; as for `read_stream`.
     infer_schema_length : int, default 100
         How many entries to look at (XRANGE COUNT, Redis 5.0).

@@ -10,9 +10,10 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from redfloe import _core
-from redfloe._arguments import EntryIdLike, Request, SchemaLike, make_request
+from redfloe._arguments import Request, SchemaLike, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
 from redfloe._frame import of_batch
+from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
 
 _T = TypeVar("_T")
@@ -59,7 +60,7 @@ def scan_stream(
         The fields to read, as for `read_stream`. Without it the fields of the first
         `infer_schema_length` entries, as String: this sample is read when the query is first
         planned, and fields that only later entries have are not seen.
-    start_id, end_id : str or datetime, default "-" and "+"
+    start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last entry ID, as for `read_stream`.
     count : int, optional
         Scan at most this many entries, the oldest first, before any filter.
