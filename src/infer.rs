@@ -1,10 +1,18 @@
 //! Sampled entries to a schema.
 
+mod document;
+
+use std::collections::HashMap;
+
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_schema::{DataType, Field, TimeUnit};
 
 use crate::decode::parses;
+use crate::error::Result;
+use crate::payload::Payload;
+use crate::schema::StreamSchema;
+use document::Document;
 
 /// A dtype that a column may turn out to have, and the texts that speak for it. What a column is
 /// taken for is narrower than what its dtype accepts: `1` and `yes` could be booleans, but rarely
@@ -12,6 +20,8 @@ use crate::decode::parses;
 struct Candidate {
     data_type: DataType,
     fits: fn(&str) -> bool,
+    /// Whether JSON, which tells numbers and booleans from text, writes it as a string.
+    is_string: bool,
 }
 
 /// The candidates, the narrowest first.
@@ -19,48 +29,124 @@ fn candidates() -> [Candidate; 6] {
     let datetime =
         |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
     [
-        Candidate { data_type: DataType::Boolean, fits: is_boolean },
-        Candidate { data_type: DataType::Int64, fits: is_plain_integer },
-        Candidate { data_type: DataType::Float64, fits: is_float },
-        Candidate { data_type: DataType::Date32, fits: is_date },
-        Candidate { data_type: datetime(None), fits: |text| is_datetime(text, false) },
-        Candidate { data_type: datetime(Some("UTC")), fits: |text| is_datetime(text, true) },
+        Candidate { data_type: DataType::Boolean, fits: is_boolean, is_string: false },
+        Candidate { data_type: DataType::Int64, fits: is_plain_integer, is_string: false },
+        Candidate { data_type: DataType::Float64, fits: is_float, is_string: false },
+        Candidate { data_type: DataType::Date32, fits: is_date, is_string: true },
+        Candidate {
+            data_type: datetime(None),
+            fits: |text| is_datetime(text, false),
+            is_string: true,
+        },
+        Candidate {
+            data_type: datetime(Some("UTC")),
+            fits: |text| is_datetime(text, true),
+            is_string: true,
+        },
     ]
 }
 
 /// The fields of a batch of text columns with the dtypes that all their values speak for; a column
-/// without values stays text.
-pub(crate) fn infer_fields(sample: &RecordBatch) -> Vec<Field> {
-    let schema = sample.schema();
-    let columns = schema.fields().iter().zip(sample.columns());
-    columns
-        .map(|(field, column)| {
-            let data_type = match column.as_string_view_opt() {
-                Some(texts) => infer(texts.iter().flatten().filter(|text| !text.is_empty())),
-                None => field.data_type().clone(),
-            };
-            Field::new(field.name(), data_type, true)
-        })
-        .collect()
+/// without values stays text. In place of a payload come its keys, which `schema` names columns of.
+///
+/// # Errors
+///
+/// [`Schema`](crate::ErrorKind::Schema) where there are more keys than there may be columns.
+pub(crate) fn infer_fields(
+    sample: &RecordBatch,
+    payload: Option<&Payload>,
+    schema: &StreamSchema,
+) -> Result<Vec<Field>> {
+    let columns = sample.schema();
+    let mut fields: Vec<Field> = Vec::with_capacity(columns.fields().len());
+    for (field, column) in columns.fields().iter().zip(sample.columns()) {
+        let Some(texts) = column.as_string_view_opt() else {
+            fields.push(Field::new(field.name(), field.data_type().clone(), true));
+            continue;
+        };
+        let texts = texts.iter().flatten();
+        match payload.filter(|payload| payload.field == *field.name()) {
+            None => fields.push(Field::new(field.name(), infer(texts), true)),
+            Some(payload) => {
+                let mut keys = Document::new(payload, schema);
+                texts.into_iter().try_for_each(|text| keys.look_at(text))?;
+                fields.extend(keys.fields());
+            }
+        }
+    }
+    if payload.is_some() {
+        unite(&mut fields);
+    }
+    Ok(fields)
+}
+
+/// Makes one field of those that share a name: a key in some entries, and a field in others.
+fn unite(fields: &mut Vec<Field>) {
+    let mut seen: HashMap<String, (usize, DataType)> = HashMap::new();
+    let mut united = Vec::with_capacity(fields.len());
+    for field in fields.drain(..) {
+        match seen.get(field.name()) {
+            None => {
+                let place = (united.len(), field.data_type().clone());
+                seen.insert(field.name().clone(), place);
+                united.push(field);
+            }
+            Some((_, data_type)) if data_type == field.data_type() => {}
+            Some((index, _)) => {
+                if let Some(first) = united.get_mut(*index) {
+                    *first = Field::new(field.name(), DataType::Utf8View, true);
+                }
+            }
+        }
+    }
+    *fields = united;
 }
 
 fn infer<'a>(texts: impl Iterator<Item = &'a str>) -> DataType {
-    let mut left = Vec::from(candidates());
-    let (mut has_value, mut has_digit) = (false, false);
+    let mut inference = Inference::default();
     for text in texts {
-        has_value = true;
-        left.retain(|candidate| (candidate.fits)(text));
-        has_digit |= text.bytes().any(|byte| byte.is_ascii_digit());
-        if left.is_empty() {
+        inference.look_at(text, |_| true);
+        if inference.left.is_empty() {
             break;
         }
     }
-    // A column of nothing but "nan" or "inf" is more likely to be words, and one without any value
-    // fits everything and says nothing.
-    left.into_iter()
-        .map(|candidate| candidate.data_type)
-        .find(|data_type| has_value && (has_digit || *data_type == DataType::Boolean))
-        .unwrap_or(DataType::Utf8View)
+    inference.data_type()
+}
+
+/// What texts have in common so far.
+struct Inference {
+    left: Vec<Candidate>,
+    has_value: bool,
+    has_digit: bool,
+}
+
+impl Default for Inference {
+    fn default() -> Self {
+        Inference { left: Vec::from(candidates()), has_value: false, has_digit: false }
+    }
+}
+
+impl Inference {
+    /// Takes a text into account, for which only some candidates are `allowed`. The empty text says
+    /// nothing.
+    fn look_at(&mut self, text: &str, allowed: impl Fn(&Candidate) -> bool) {
+        if text.is_empty() {
+            return;
+        }
+        self.has_value = true;
+        self.left.retain(|candidate| allowed(candidate) && (candidate.fits)(text));
+        self.has_digit |= text.bytes().any(|byte| byte.is_ascii_digit());
+    }
+
+    /// A column of nothing but "nan" or "inf" is more likely to be words, and one without any value
+    /// fits everything and says nothing.
+    fn data_type(&self) -> DataType {
+        let speaks = |data_type: &&DataType| {
+            self.has_value && (self.has_digit || **data_type == DataType::Boolean)
+        };
+        let mut left = self.left.iter().map(|candidate| &candidate.data_type);
+        left.find(speaks).cloned().unwrap_or(DataType::Utf8View)
+    }
 }
 
 fn is_boolean(text: &str) -> bool {

@@ -32,6 +32,7 @@ mod entry_id;
 mod error;
 mod infer;
 mod ledger;
+mod payload;
 #[cfg(feature = "python")]
 mod python;
 mod read;
@@ -49,6 +50,7 @@ pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
 pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
+pub use payload::Payload;
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
     OwnPending, PageSize, ReadRequest, Reclaim, Removal, Resume, Stats, ack_entries, batches,

@@ -9,6 +9,7 @@ use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use crate::decode::Names;
 use crate::dtype::{self, children};
 use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::payload::Payload;
 
 /// What happens to a field's text that does not fit its dtype, and to a field whose name no column
 /// can have.
@@ -70,6 +71,7 @@ pub struct StreamSchema {
     pub(crate) on_error: OnError,
     pub(crate) null_values: NullValues,
     pub(crate) max_columns: usize,
+    pub(crate) payload: Option<Payload>,
     /// An entry that no policy has a place for is rejected, whatever `on_error` says of values.
     pub(crate) rejects_clashes: bool,
 }
@@ -111,6 +113,7 @@ impl StreamSchema {
             on_error: OnError::default(),
             null_values: NullValues::default(),
             max_columns: Self::MAX_COLUMNS,
+            payload: None,
             rejects_clashes: false,
         }
     }
@@ -168,6 +171,14 @@ impl StreamSchema {
     /// fails, or the entry is left out ([`OnError::Reject`]). The schema's own fields may be more.
     pub fn with_max_columns(mut self, columns: usize) -> Self {
         self.max_columns = columns;
+        self
+    }
+
+    /// Takes the keys of a JSON document in one field for fields of their own, in place of that
+    /// field. All that holds for fields holds for them: those of the schema, those that an open one
+    /// finds, values that do not fit. A document that is none is a misfit of its field.
+    pub fn with_payload(mut self, payload: Option<Payload>) -> Self {
+        self.payload = payload;
         self
     }
 
@@ -290,6 +301,21 @@ impl StreamSchema {
         Ok(text)
     }
 
+    /// What becomes of an entry whose payload has a key for the column of one of its other fields.
+    pub(crate) fn refuse_clash(&self, column: &str) -> NoColumn {
+        let message = format!(
+            "the entry has both a field and a key of its payload for the column {}; pass \
+             payload_prefix=\"payload_\", say, to give keys other names",
+            shorten(column.as_bytes())
+        );
+        self.without_place(Error::new(ErrorKind::Schema, message))
+    }
+
+    /// Whether the field of that name holds the document.
+    pub(crate) fn is_payload(&self, field: &[u8]) -> bool {
+        self.payload.as_ref().is_some_and(|payload| payload.field.as_bytes() == field)
+    }
+
     /// What becomes of a field that no policy for values has a place for.
     fn without_place(&self, error: Error) -> NoColumn {
         let rejects = match self.on_error {
@@ -313,8 +339,13 @@ impl StreamSchema {
     /// Refuses a field that has a metadata column's name: a payload never overwrites an ID.
     fn clash(&self, name: &str) -> Option<Error> {
         let (parameter, _) = self.reserved().find(|(_, reserved)| *reserved == name)?;
+        let prefix = match self.payload {
+            Some(_) => ", or give the payload's keys other names with payload_prefix",
+            None => "",
+        };
         let message = format!(
-            "the field {} has the name of a metadata column; rename that column with {parameter}",
+            "the field {} has the name of a metadata column; rename that column with \
+             {parameter}{prefix}",
             shorten(name.as_bytes())
         );
         Some(Error::new(ErrorKind::Schema, message))

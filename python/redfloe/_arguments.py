@@ -74,6 +74,7 @@ class Request(TypedDict):
     timestamp_type: pl.Schema
     rescue_column: str | None
     max_columns: int
+    payload: tuple[str, str, str] | None
     on_error: str
     null_values: list[str]
     null_values_by_field: dict[str, list[str]]
@@ -141,6 +142,7 @@ def make_request(
         timestamp_type=_timestamp_schema(options["timestamp_dtype"]),
         rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
         max_columns=natural(options["max_columns"], "max_columns"),
+        payload=_payload(options),
         on_error=as_text(options["on_error"], "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
@@ -380,6 +382,18 @@ def _timestamp_schema(dtype: DataType | DataTypeClass) -> pl.Schema:
         msg = f"timestamp_dtype must be pl.Int64 or a pl.Datetime, not {dtype}"
         raise SchemaError(msg)
     return schema
+
+
+def _payload(options: DecodeOptions) -> tuple[str, str, str] | None:
+    """Give the payload's field, the path in it and the prefix of its keys."""
+    path = as_text(options["payload_path"], "payload_path")
+    prefix = check_name(options["payload_prefix"], "payload_prefix")
+    if options["payload"] is not None:
+        return as_text(options["payload"], "payload"), path, prefix
+    if (path, prefix) != ("$", ""):
+        msg = "payload_path and payload_prefix need a payload, the field that holds JSON"
+        raise ValueError(msg)
+    return None
 
 
 def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[str]]]:

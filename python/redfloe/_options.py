@@ -41,6 +41,16 @@ class ColumnOptions(TypedDict, total=False):
         Without a schema: the most fields that become columns, where a name of more than 100 bytes
         counts as one for each 100 bytes. Beyond that the read raises `SchemaError`, or, with a
         `rescue_column`, keeps further fields there.
+    payload : str, optional
+        The field that holds a JSON object, in streams whose producers write one document per entry.
+        Its keys become columns in place of that field, and everything here holds for them as for
+        fields; see the guide's page on JSON payloads.
+    payload_path : str, default "$"
+        Where in the document the object is whose keys are meant: ``"$.after"``, ``"$.a.b"``, or
+        ``'$["a key"]'``. An entry without it has nulls.
+    payload_prefix : str, default ""
+        Comes before each key in the name of its column, so that ``id`` of the document is not taken
+        for the field ``id`` of the entry; `schema` and `null_values` then have these names.
     """
 
     include_id: bool
@@ -53,6 +63,9 @@ class ColumnOptions(TypedDict, total=False):
     null_values: NullValues | None
     rescue_column: str | None
     max_columns: int
+    payload: str | None
+    payload_path: str
+    payload_prefix: str
 
 
 class DecodeOptions(ColumnOptions, total=False):
@@ -87,6 +100,9 @@ DEFAULTS = DecodeOptions(
     null_values=None,
     rescue_column=None,
     max_columns=5_000,
+    payload=None,
+    payload_path="$",
+    payload_prefix="",
     infer_schema=False,
     infer_schema_length=100,
     on_error="raise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from redfloe import _core
 from redfloe._arguments import (
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from redfloe._ids import EntryIdLike
 
 Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
-Fields: TypeAlias = Mapping[str, Value] | Mapping[bytes, Value]
+#: Which a JSON payload may hold as well.
+Nested: TypeAlias = list[Any] | tuple[Any, ...] | Mapping[str, Any]
+Fields: TypeAlias = Mapping[str, Value | Nested] | Mapping[bytes, Value]
 
 #: How long a producer whose block is left by an exception writes what is left.
 _LAST_WRITES_MS = 1_000
@@ -67,6 +69,9 @@ class StreamProducer:
         How much is held before `send` waits for the server.
     maxlen, minid, approximate, limit, nomkstream, idempotent
         As for `write_stream`.
+    payload : str, optional
+        Write one field of this name that holds a JSON object of what is sent, as `write_stream`
+        does; values may then be lists and dicts too.
     max_age : float or timedelta, optional
         Trim entries that are older, in seconds, by this machine's clock (MINID, Redis 6.2).
 
@@ -100,6 +105,7 @@ class StreamProducer:
         limit: int | None = None,
         nomkstream: bool = False,
         idempotent: str | bytes | None = None,
+        payload: str | None = None,
     ) -> None:
         url = _core.connect(url)
         self._reported = False
@@ -114,7 +120,9 @@ class StreamProducer:
             nomkstream=nomkstream,
             batch_size=batch_size,
             idempotent=idempotent,
+            payload=payload,
         )
+        self._payload = payload
         request["stream"] = as_key(stream, "stream")
         self._stream = stream
         self._core = _core.Producer(
@@ -140,7 +148,8 @@ class StreamProducer:
         ----------
         fields : mapping of str or bytes to value
             What the entry holds. Strings and bytes are written as they are; bool, int, float,
-            Decimal, datetime, date and time as `read_stream` takes them; None is left out.
+            Decimal, datetime, date and time as `read_stream` takes them; None is left out. With a
+            `payload` lists and mappings too.
 
         Raises
         ------
@@ -149,7 +158,7 @@ class StreamProducer:
         ValueError, TypeError
             There is no field, or a value that has no text; or the producer is closed.
         """
-        pairs = _pairs(fields)
+        pairs = self._pairs(fields)
         self._check()
         while not self._core.send(pairs):
             self._wait("room")
@@ -244,6 +253,13 @@ class StreamProducer:
             if not reported:
                 _explain(exc, error)
 
+    def _pairs(self, fields: Fields) -> list[tuple[bytes, bytes]]:
+        if self._payload is None:
+            return _pairs(fields)
+        from redfloe._payload import document
+
+        return [(self._payload.encode(), document(fields))]
+
     def _wait(self, what: str) -> None:
         self._core.wait(what)
         self._check()
@@ -296,7 +312,7 @@ class AsyncStreamProducer:
 
     async def send(self, fields: Fields) -> None:
         """Take an entry, as `StreamProducer.send`; awaits only while the buffer is full."""
-        pairs = _pairs(fields)
+        pairs = self._producer._pairs(fields)
         self._producer._check()
         while not self._producer._core.send(pairs):
             await self._wait("room")

@@ -31,6 +31,7 @@ def sink_stream(
     batch_size: int = 10_000,
     fields: Sequence[str] | None = None,
     null_values: NullTexts | None = None,
+    payload: str | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
     chunk_size: int = 50_000,
@@ -50,7 +51,7 @@ def sink_stream(
         The query.
     stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, on_empty_row, idempotent
+    batch_size, fields, null_values, payload, on_empty_row, idempotent
         As for `write_stream`.
     chunk_size : int, default 50_000
         How many rows the engine gives at a time.
@@ -102,6 +103,7 @@ def sink_stream(
             batch_size=batch_size,
             fields=fields,
             null_values=null_values,
+            payload=payload,
             on_empty_row=on_empty_row,
             atomic=False,
             idempotent=idempotent,

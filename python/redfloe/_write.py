@@ -32,6 +32,7 @@ def write_stream(
     batch_size: int = 10_000,
     fields: Sequence[str] | None = None,
     null_values: NullTexts | None = None,
+    payload: str | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
@@ -79,9 +80,12 @@ def write_stream(
     null_values : str, or mapping of field to str, optional
         Text to write for a null, in all fields or in some. `read_stream` takes the same, and reads
         a value that equals it as null too: choose a text that no value has.
+    payload : str, optional
+        Write one field of this name that holds a JSON object, whose keys are the columns; a null is
+        a key that it lacks. `read_stream` takes the same, and reads the frame again.
     on_empty_row : {"raise", "skip"}, default "raise"
         What to do with a row of nulls only, which no entry can be: refuse the frame, or leave the
-        row out; its ID is null then.
+        row out; its ID is null then. With a `payload` such a row is an entry, of an empty object.
     atomic : bool, default False
         All rows or none, in one transaction (MULTI): nobody sees a part of them.
     idempotent : str or bytes, optional
@@ -137,6 +141,7 @@ def write_stream(
         batch_size=batch_size,
         fields=fields,
         null_values=null_values,
+        payload=payload,
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,
@@ -160,6 +165,7 @@ async def write_stream_async(
     batch_size: int = 10_000,
     fields: Sequence[str] | None = None,
     null_values: NullTexts | None = None,
+    payload: str | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
@@ -176,7 +182,7 @@ async def write_stream_async(
     ----------
     url, df, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, on_empty_row, atomic, idempotent
+    batch_size, fields, null_values, payload, on_empty_row, atomic, idempotent
         As for `write_stream`.
 
     Returns
@@ -216,6 +222,7 @@ async def write_stream_async(
         batch_size=batch_size,
         fields=fields,
         null_values=null_values,
+        payload=payload,
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,

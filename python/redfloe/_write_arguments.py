@@ -26,6 +26,7 @@ class WriteRequest(TypedDict):
     timestamp_column: str | None
     null_text: str | None
     null_text_by_field: dict[str, str]
+    payload: str | None
     maxlen: int | None
     minid: str | None
     approximate: bool
@@ -57,6 +58,7 @@ class WriteOptions(TypedDict, total=False):
     nomkstream: bool
     batch_size: int
     null_values: NullTexts | None
+    payload: str | None
     on_empty_row: Literal["raise", "skip"]
     atomic: bool
     idempotent: str | bytes | None
@@ -96,6 +98,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
     maxlen, minid, limit = options.get("maxlen"), options.get("minid"), options.get("limit")
     approximate = options.get("approximate", True)
     idempotent = options.get("idempotent")
+    payload = options.get("payload")
     on_empty_row = options.get("on_empty_row", "raise")
     if id_column is not None and timestamp_column is not None:
         msg = "id_column and timestamp_column exclude each other"
@@ -121,6 +124,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         ),
         null_text=text,
         null_text_by_field=by_field,
+        payload=None if payload is None else as_text(payload, "payload"),
         maxlen=None if maxlen is None else natural(maxlen, "maxlen"),
         minid=None if minid is None else entry_id(minid, "minid", round_up=True),
         approximate=bool(approximate),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 
+use super::json::Kind;
+use super::number::integer_text;
 use super::tape::{Slot, Tape};
 use crate::error::Result;
 
@@ -24,16 +26,40 @@ impl From<String> for Misfit {
     }
 }
 
-/// A value's bytes, and whether they are already known to be UTF-8.
+/// A value's bytes, whether they are already known to be UTF-8, and where they come from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Text<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) is_utf8: bool,
+    pub(crate) origin: Origin,
+}
+
+/// Where a text comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It is a field's value.
+    Field,
+    /// A string of JSON, without quotes and escapes.
+    JsonString,
+    /// Another value of JSON, as it is written there.
+    Json,
+    /// JSON's null.
+    JsonNull,
 }
 
 impl<'a> Text<'a> {
     pub(crate) fn of(text: &'a str) -> Self {
-        Text { bytes: text.as_bytes(), is_utf8: true }
+        Text { bytes: text.as_bytes(), is_utf8: true, origin: Origin::Field }
+    }
+}
+
+impl Origin {
+    pub(crate) fn of(kind: Kind) -> Origin {
+        match kind {
+            Kind::Null => Origin::JsonNull,
+            Kind::String { .. } => Origin::JsonString,
+            Kind::Boolean | Kind::Number | Kind::Array | Kind::Object => Origin::Json,
+        }
     }
 }
 
@@ -97,21 +123,60 @@ pub(crate) trait ColumnBuilder: Send {
         nulls: &NullRules,
         on_misfit: OnMisfit<'_>,
     ) {
-        let base = tape.built();
-        let bytes = tape.bytes();
-        for slot in slots {
-            self.fill(base + slot.row as usize);
-            let text = slot.of(bytes);
-            if nulls.is_null(text) {
-                self.append_nulls(1);
-                continue;
-            }
-            let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
-            if let Err(misfit) = self.append(Text { bytes: text, is_utf8 }) {
-                on_misfit(slot, text, misfit);
-                self.append_nulls(1);
-            }
+        match tape.has_payload() {
+            true => read_slots::<true, _>(self, tape, slots, buffer_is_utf8, nulls, on_misfit),
+            false => read_slots::<false, _>(self, tape, slots, buffer_is_utf8, nulls, on_misfit),
         }
-        self.fill(base + tape.ids().len());
+    }
+}
+
+/// The loop over a column's values. Where no text can come from JSON, it does not look.
+#[inline(always)]
+fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
+    builder: &mut B,
+    tape: &Tape,
+    slots: &[Slot],
+    buffer_is_utf8: bool,
+    nulls: &NullRules,
+    on_misfit: OnMisfit<'_>,
+) {
+    let base = tape.built();
+    let bytes = tape.bytes();
+    for slot in slots {
+        builder.fill(base + slot.row as usize);
+        let origin = if JSON { slot.origin() } else { Origin::Field };
+        let slot = &if JSON { slot.without_origin() } else { *slot };
+        let text = slot.of(bytes);
+        if nulls.is_null(text) || (JSON && origin == Origin::JsonNull) {
+            builder.append_nulls(1);
+            continue;
+        }
+        let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
+        let text = Text { bytes: text, is_utf8, origin };
+        let appended = match JSON {
+            true => append_json(builder, text),
+            false => builder.append(text),
+        };
+        if let Err(misfit) = appended {
+            on_misfit(slot, text.bytes, misfit);
+            builder.append_nulls(1);
+        }
+    }
+    builder.fill(base + tape.ids().len());
+}
+
+/// Appends a text that may come from JSON, which has one type for all numbers: `1.0` is an integer
+/// there.
+#[inline(always)]
+pub(crate) fn append_json<B: ColumnBuilder + ?Sized>(
+    builder: &mut B,
+    text: Text<'_>,
+) -> std::result::Result<(), Misfit> {
+    match builder.append(text) {
+        Err(misfit) if text.origin == Origin::Json => match integer_text(text.bytes) {
+            Some(bytes) => builder.append(Text { bytes: &bytes, ..text }).map_err(|_| misfit),
+            None => Err(misfit),
+        },
+        appended => appended,
     }
 }

@@ -15,13 +15,6 @@ use super::time::{Date, Duration, Time, Timestamp};
 use crate::dtype;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where the text comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    Field,
-    Json,
-}
-
 /// A builder, and which texts are null in its column.
 pub(crate) struct Made {
     pub(crate) builder: Box<dyn ColumnBuilder>,
@@ -29,11 +22,7 @@ pub(crate) struct Made {
 }
 
 /// A builder for a field, and for those inside it, where `null_values` hold as well.
-pub(crate) fn make_builder(
-    field: &Field,
-    source: Source,
-    null_values: &Arc<[Box<[u8]>]>,
-) -> Result<Made> {
+pub(crate) fn make_builder(field: &Field, null_values: &Arc<[Box<[u8]>]>) -> Result<Made> {
     if !field.is_nullable() {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -45,13 +34,10 @@ pub(crate) fn make_builder(
         ));
     }
     let data_type = field.data_type().clone();
-    let inside = |field: &Field| make_builder(field, Source::Json, null_values);
+    let inside = |field: &Field| make_builder(field, null_values);
     let builder: Box<dyn ColumnBuilder> = match &data_type {
         DataType::Utf8View => Box::new(ViewColumn::new(Content::Utf8)),
-        DataType::BinaryView => Box::new(ViewColumn::new(match source {
-            Source::Field => Content::Binary,
-            Source::Json => Content::Base64,
-        })),
+        DataType::BinaryView => Box::new(ViewColumn::new(Content::Binary)),
         DataType::Boolean => Box::new(BooleanColumn::new()),
         DataType::Int8 => primitive(Integer::<Int8Type>::new(), data_type),
         DataType::Int16 => primitive(Integer::<Int16Type>::new(), data_type),

@@ -2,6 +2,8 @@
 
 mod batch;
 mod column;
+pub(crate) mod json;
+mod layout;
 mod make;
 mod metadata;
 mod names;
@@ -17,7 +19,7 @@ mod time;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
-use arrow_schema::{DataType, Field, FieldRef, Schema};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 
 pub use batch::{Batch, Rejected};
 pub use reply::{Reply, ReplyShape};
@@ -27,12 +29,13 @@ use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::schema::{OnError, StreamSchema};
 use column::{ColumnBuilder, Misfit, NullRules, Text};
-use make::{Made, Source, make_builder};
+use make::{Made, make_builder};
 use metadata::MetadataColumns;
 pub(crate) use names::Names;
 use reply::ReplyReader;
 use rescue::RescueColumn;
-use tape::{Limits, Slot, Tape};
+pub(crate) use tape::payload_object;
+use tape::{Limits, Slot, Tape, Unreadable};
 use text::{Content, ViewColumn};
 
 /// Decodes the replies of commands that send entries.
@@ -108,7 +111,7 @@ impl FoundColumn {
 
 impl Column {
     fn new(field: FieldRef, schema: &StreamSchema) -> Result<Self> {
-        let made = make_builder(&field, Source::Field, &schema.null_values.of(field.name()))?;
+        let made = make_builder(&field, &schema.null_values.of(field.name()))?;
         Ok(Column { field, made })
     }
 }
@@ -278,6 +281,11 @@ impl Decoder {
             let field = Field::new(name, schema.timestamp_type.clone(), true);
             refuse(row, &field, id.ms.to_string().as_bytes(), misfit);
         });
+        for Unreadable { slot, misfit } in tape.unreadable() {
+            let name = schema.payload.as_ref().map_or("", |payload| &payload.field);
+            let field = Field::new(name, DataType::Struct(Fields::empty()), true);
+            refuse(slot.row as usize, &field, slot.of(tape.bytes()), misfit.clone());
+        }
         for (index, column) in columns.iter_mut().enumerate() {
             let Column { field, made: Made { builder, nulls } } = column;
             let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
@@ -413,7 +421,7 @@ impl Decoder {
 
 /// Whether a text is a value of the field's dtype.
 pub(crate) fn parses(field: &Field, text: &str) -> bool {
-    make_builder(field, Source::Field, &Arc::default())
+    make_builder(field, &Arc::default())
         .is_ok_and(|mut made| made.builder.append(Text::of(text)).is_ok())
 }
 

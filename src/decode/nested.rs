@@ -3,121 +3,40 @@
 //! A value is split into the texts of its elements, and each goes to the builder of its own dtype:
 //! inside JSON, `"2024-01-31"` is a date by the same rule as outside, and `""` is null.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, StructArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{FieldRef, Fields};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
-use super::column::{ColumnBuilder, Misfit, Text};
+use super::column::{ColumnBuilder, Misfit, Origin, Text, append_json};
+use super::json::{self, Kind, Value};
 use super::make::Made;
 use super::primitive::internal;
 use crate::error::Result;
 
-/// What a field of JSON holds when there is no list or struct.
-const JSON_NULL: &[u8] = b"null";
-
-/// Appends one JSON value to the builder of its dtype.
-fn append_json(child: &mut Made, value: &RawValue) -> Result<(), Misfit> {
-    let text = value.get();
-    let unescaped: String;
-    let bytes = match text.as_bytes() {
-        JSON_NULL => {
-            child.builder.append_nulls(1);
-            return Ok(());
+/// Appends a value of JSON to the builder of its dtype.
+fn append_value(child: &mut Made, value: Value, json: Text<'_>) -> Result<(), Misfit> {
+    let raw = value.of(json.bytes);
+    let unescaped: Vec<u8>;
+    let (bytes, is_utf8) = match value.is_escaped() {
+        false => (raw, json.is_utf8),
+        true => {
+            let mut text = Vec::with_capacity(raw.len());
+            json::unescape(raw, &mut text);
+            unescaped = text;
+            (unescaped.as_slice(), false)
         }
-        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => inner,
-        [b'"', ..] => {
-            unescaped =
-                serde_json::from_str(text).map_err(|_| Misfit::from("is not a JSON string"))?;
-            unescaped.as_bytes()
-        }
-        text => text,
     };
-    if child.nulls.is_null(bytes) {
+    if value.kind == Kind::Null || child.nulls.is_null(bytes) {
         child.builder.append_nulls(1);
         return Ok(());
     }
-    child.builder.append(Text { bytes, is_utf8: true })
-}
-
-fn utf8(text: Text<'_>) -> Result<&str, Misfit> {
-    simdutf8::basic::from_utf8(text.bytes).map_err(|_| "is not UTF-8, as JSON must be".into())
+    append_json(&mut *child.builder, Text { bytes, is_utf8, origin: Origin::of(value.kind) })
 }
 
 fn at(place: impl std::fmt::Display, misfit: Misfit) -> Misfit {
     format!("does not fit at {place}: {}", misfit.0).into()
-}
-
-/// The texts of a list's elements.
-fn parse_list(text: Text<'_>) -> Result<Vec<&RawValue>, Misfit> {
-    serde_json::from_str(utf8(text)?).map_err(|_| "is not a JSON array".into())
-}
-
-/// The texts of a struct's fields, in the order of the fields.
-fn parse_struct<'a>(fields: &Fields, text: Text<'a>) -> Result<Vec<Option<&'a RawValue>>, Misfit> {
-    let mut json = serde_json::Deserializer::from_str(utf8(text)?);
-    let members = Members(fields).deserialize(&mut json);
-    members
-        .and_then(|members| json.end().map(|()| members))
-        .map_err(|_| "is not a JSON object".into())
-}
-
-/// Picks the members of an object that are fields of a struct.
-struct Members<'f>(&'f Fields);
-
-impl<'de> DeserializeSeed<'de> for Members<'_> {
-    type Value = Vec<Option<&'de RawValue>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Members<'_> {
-    type Value = Vec<Option<&'de RawValue>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
-        let mut members = vec![None; self.0.len()];
-        while let Some(index) = object.next_key_seed(Key(self.0))? {
-            let value = object.next_value()?;
-            // Of a repeated key the last wins, as in every JSON library's dict.
-            if let Some(member) = index.and_then(|index| members.get_mut(index)) {
-                *member = Some(value);
-            }
-        }
-        Ok(members)
-    }
-}
-
-/// Finds the field that a key names.
-struct Key<'f>(&'f Fields);
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.iter().position(|field| field.name() == key))
-    }
 }
 
 /// How a list column delimits its lists.
@@ -166,22 +85,31 @@ impl ColumnBuilder for ListColumn {
     }
 
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
-        if text.bytes == JSON_NULL {
+        if json::is_null(text.bytes) {
             self.append_nulls(1);
             return Ok(());
         }
-        let values = parse_list(text)?;
-        if let ListShape::Fixed { size, .. } = self.shape
-            && values.len() != fixed_len(size, 1)
-        {
-            return Err(format!("has {} elements, not {size}", values.len()).into());
-        }
         let start = self.child.builder.len();
-        for (index, value) in values.iter().enumerate() {
-            if let Err(misfit) = append_json(&mut self.child, value) {
-                self.child.builder.truncate(start);
-                return Err(at(format_args!("[{index}]"), misfit));
+        let mut index = 0;
+        let mut refused = None;
+        let split = json::split_array(text.bytes, |value| {
+            if refused.is_none()
+                && let Err(misfit) = append_value(&mut self.child, value, text)
+            {
+                refused = Some(at(format_args!("[{index}]"), misfit));
             }
+            index += 1;
+        });
+        let refused = match (split, &self.shape) {
+            (Err(_), _) => Some("is not a JSON array".into()),
+            (_, ListShape::Fixed { size, .. }) if index != fixed_len(*size, 1) => {
+                Some(format!("has {index} elements, not {size}").into())
+            }
+            _ => refused,
+        };
+        if let Some(misfit) = refused {
+            self.child.builder.truncate(start);
+            return Err(misfit);
         }
         match &mut self.shape {
             ListShape::Variable { large, offsets } => {
@@ -261,11 +189,44 @@ pub(crate) struct StructColumn {
     fields: Fields,
     children: Vec<Made>,
     nulls: NullBufferBuilder,
+    /// The values of one object, in the order of the fields.
+    members: Vec<Option<Value>>,
 }
 
 impl StructColumn {
     pub(crate) fn new(fields: Fields, children: Vec<Made>) -> Self {
-        StructColumn { fields, children, nulls: NullBufferBuilder::new(0) }
+        StructColumn { fields, children, nulls: NullBufferBuilder::new(0), members: Vec::new() }
+    }
+
+    /// Finds the members of an object that are fields.
+    fn split(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+        let StructColumn { fields, members, .. } = self;
+        members.clear();
+        members.resize(fields.len(), None);
+        let mut next = 0;
+        let mut name = Vec::new();
+        let split = json::split_object(text.bytes, |key, value| {
+            let mut wanted = key.of(text.bytes);
+            if key.is_escaped() {
+                name.clear();
+                json::unescape(wanted, &mut name);
+                wanted = &name;
+            }
+            let is_it = |field: &FieldRef| field.name().as_bytes() == wanted;
+            // Most objects have their keys in the order of the fields.
+            let index = match fields.get(next).is_some_and(is_it) {
+                true => Some(next),
+                false => fields.iter().position(is_it),
+            };
+            // Of a repeated key the last wins, as in every JSON library's dict.
+            if let Some(index) = index
+                && let Some(member) = members.get_mut(index)
+            {
+                *member = Some(value);
+                next = index + 1;
+            }
+        });
+        split.map_err(|_| "is not a JSON object".into())
     }
 }
 
@@ -276,15 +237,16 @@ impl ColumnBuilder for StructColumn {
 
     /// A key that is missing is null; one that the dtype does not know is left out.
     fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
-        if text.bytes == JSON_NULL {
+        if json::is_null(text.bytes) {
             self.append_nulls(1);
             return Ok(());
         }
-        let members = parse_struct(&self.fields, text)?;
+        self.split(text)?;
         let start = self.nulls.len();
-        for ((field, child), member) in self.fields.iter().zip(&mut self.children).zip(members) {
+        let children = self.fields.iter().zip(&mut self.children);
+        for ((field, child), member) in children.zip(&self.members) {
             let appended = match member {
-                Some(value) => append_json(child, value),
+                Some(value) => append_value(child, *value, text),
                 None => {
                     child.builder.append_nulls(1);
                     Ok(())

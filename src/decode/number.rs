@@ -1,5 +1,6 @@
 //! Numbers from their text.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use arrow_array::ArrowPrimitiveType;
@@ -158,6 +159,40 @@ impl Parse for Decimal {
     }
 }
 
+/// The digits alone of a number that JSON writes with decimal places or an exponent, where it is an
+/// integer of no more digits than any dtype holds.
+#[cold]
+pub(crate) fn integer_text(number: &[u8]) -> Option<Cow<'_, [u8]>> {
+    const LONGEST: usize = 40;
+    let (mantissa, exponent) = match number.iter().position(|b| matches!(b, b'e' | b'E')) {
+        Some(at) => (number.get(..at)?, lexical_core::parse::<i32>(number.get(at + 1..)?).ok()?),
+        None => (number, 0),
+    };
+    let point = mantissa.iter().position(|byte| *byte == b'.').unwrap_or(mantissa.len());
+    let (whole, places) = mantissa.split_at(point);
+    let places = places.get(1..).unwrap_or_default();
+    if !whole.iter().chain(places).all(|byte| byte.is_ascii_digit() || *byte == b'-') {
+        return None;
+    }
+    if exponent == 0 {
+        return places.iter().all(|byte| *byte == b'0').then_some(Cow::Borrowed(whole));
+    }
+    let mut digits = [whole, places].concat();
+    let shift = i64::from(exponent) - i64::try_from(places.len()).ok()?;
+    match usize::try_from(shift) {
+        Ok(zeros) if zeros <= LONGEST => digits.resize(digits.len() + zeros, b'0'),
+        Ok(_) => return None,
+        Err(_) => {
+            let cut = usize::try_from(shift.unsigned_abs()).ok()?.min(digits.len());
+            let removed = digits.split_off(digits.len() - cut);
+            if removed.iter().any(|digit| *digit != b'0') {
+                return None;
+            }
+        }
+    }
+    Some(Cow::Owned(digits))
+}
+
 /// `number * 10^power`, where it fits.
 fn shift(number: i128, power: u32) -> Option<i128> {
     match number {
@@ -171,6 +206,30 @@ mod tests {
     use arrow_array::types::{Float32Type, Float64Type, Int8Type, UInt64Type};
 
     use super::*;
+
+    #[test]
+    fn numbers_of_json_that_are_integers_are_seen_as_such() {
+        for (number, expected) in [
+            ("1.0", Some("1")),
+            ("-12.000", Some("-12")),
+            ("1e3", Some("1000")),
+            ("1.5e1", Some("15")),
+            ("-1.25E+2", Some("-125")),
+            ("1200e-2", Some("12")),
+            ("0.0", Some("0")),
+            ("1.5", None),
+            ("1e-1", None),
+            ("15e-1", None),
+            ("1e99", None),
+            ("1e99999999999", None),
+            ("[1.0]", None),
+            ("NaN", None),
+            ("true", None),
+        ] {
+            let text = integer_text(number.as_bytes()).map(|text| text.into_owned());
+            assert_eq!(text, expected.map(|text| text.as_bytes().to_vec()), "{number}");
+        }
+    }
 
     fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
         Decimal::new(precision, scale).parse(text.as_bytes()).ok()

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::column::{ColumnBuilder, Text};
+use super::column::{ColumnBuilder, Origin, Text};
 use super::tape::{Repeat, Slot, Tape};
 use super::text::{Content, ViewColumn};
 use crate::error::Result;
@@ -33,7 +33,8 @@ impl RescueColumn {
     /// Appends the rows of the tape, each with what was kept of it, or null.
     pub(crate) fn append(&mut self, tape: &Tape) {
         for stray in tape.strays() {
-            let (name, value) = (stray.name.of(tape.bytes()), stray.value.of(tape.bytes()));
+            let (name, value) =
+                (stray.name.of(tape.bytes()), stray.value.without_origin().of(tape.bytes()));
             self.keep(stray.value.row as usize, name, value);
         }
         self.keep_repeats(tape);
@@ -69,7 +70,11 @@ impl RescueColumn {
             let last = slots.binary_search_by_key(row, |slot| slot.row).ok();
             let last = last.and_then(|index| slots.get(index));
             let values = same.iter().map(|repeat| &repeat.slot).chain(last);
-            let values = values.map(|slot| value_json(slot.of(tape.bytes()))).collect();
+            let values = values.map(|slot| match slot.origin() {
+                Origin::JsonNull => Value::Null,
+                _ => value_json(slot.without_origin().of(tape.bytes())),
+            });
+            let values = values.collect();
             let name = name_text(tape.column_name(*column).as_bytes());
             self.rescued.push((*row as usize, name, values));
         }

@@ -5,20 +5,20 @@
 //! A row counts only once its entry is whole: until then nobody sees its values, nor a column that
 //! it is the first to have.
 
+mod payload;
+mod slot;
+
 use std::sync::Arc;
 
+use super::column::Origin;
+use super::layout::Layout;
 use super::names::Names;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{NoColumn, StreamSchema};
-
-/// A value of one column: its row on this tape and its place in the buffer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Slot {
-    pub(crate) row: u32,
-    len: u32,
-    offset: usize,
-}
+use payload::Documents;
+pub(crate) use payload::{Unreadable, payload_object};
+pub(crate) use slot::Slot;
 
 /// A value that has no column, kept for the rescue column.
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +44,12 @@ pub(crate) struct Limits {
 
 /// Where the value of a field goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     Column(usize),
     Stray,
     Nowhere,
+    /// Its keys go where fields of their names would.
+    Payload,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,8 @@ pub(crate) struct Tape {
     whole_names: usize,
     /// The names and targets of the latest entry's fields by position: most entries of a stream
     /// have the same fields in the same order, so the next field is nearly always found here.
-    layout: Vec<(Vec<u8>, Target)>,
+    layout: Layout,
+    documents: Documents,
     entry: OpenEntry,
     limits: Limits,
     /// The rows of the batch that have left the tape, and how many there may be on it.
@@ -90,9 +93,6 @@ struct OpenEntry {
 impl Tape {
     /// The buffer that is kept between pages; a larger one held a rare giant and is given back.
     const KEPT: usize = 8 * 1024 * 1024;
-    /// The fields that the layout remembers, and the bytes of their names that it keeps.
-    const LAYOUT: usize = 1024;
-    const LAYOUT_NAMES: usize = 256 * 1024;
 
     /// An empty tape. The names are those of the schema's fields, and others of an earlier tape of
     /// the same schema.
@@ -109,24 +109,25 @@ impl Tape {
             whole_bytes: 0,
             whole_names: names.len(),
             names,
-            schema,
             bytes: Vec::new(),
             ids: Vec::new(),
             strays: Vec::new(),
             repeats: Vec::new(),
             refused: Vec::new(),
-            layout: Vec::new(),
+            layout: Layout::default(),
+            documents: Documents::new(&schema),
             entry: OpenEntry {
                 id: EntryId::MIN,
                 fields: 0,
                 target: Target::Nowhere,
-                name: Slot { row: 0, len: 0, offset: 0 },
+                name: Slot { row: 0, len: 0, place: 0 },
                 value_start: 0,
                 refused: None,
             },
             limits: Limits { rows: usize::MAX, cells: usize::MAX },
             built: 0,
             room: usize::MAX,
+            schema,
         }
     }
 
@@ -167,10 +168,8 @@ impl Tape {
             self.names.shrink();
             self.columns.shrink_to_fit();
         }
-        let names = self.layout.iter().map(|(name, _)| name.capacity());
-        if names.sum::<usize>() > Self::LAYOUT_NAMES {
-            self.layout = Vec::new();
-        }
+        self.layout.bound();
+        self.documents.bound();
         self.make_room();
     }
 
@@ -265,6 +264,7 @@ impl Tape {
             stray.name = stray.name.moved(rows, start).unwrap_or(stray.name);
             stray.value = stray.value.moved(rows, start).unwrap_or(stray.value);
         }
+        self.documents.clear(rows, start);
         self.entry.name = self.entry.name.moved(rows, start).unwrap_or(self.entry.name);
         // Between two entries it is out of date, and may lie before `start`.
         self.entry.value_start = self.entry.value_start.saturating_sub(start);
@@ -314,6 +314,7 @@ impl Tape {
         self.columns.truncate(self.whole_names);
         self.names.truncate(self.whole_names);
         self.entry.refused = None;
+        self.documents.drop_open(rows);
         // It may point at a column that has just gone.
         self.layout.clear();
         self.make_room();
@@ -324,9 +325,9 @@ impl Tape {
     pub(crate) fn name(&mut self, name: &[u8]) -> Result<()> {
         let position = self.entry.fields;
         self.entry.fields += 1;
-        self.entry.target = match self.layout.get(position) {
-            Some((seen, target)) if seen == name => *target,
-            _ => self.look_up(position, name)?,
+        self.entry.target = match self.layout.get(position, name) {
+            Some(target) => target,
+            None => self.look_up(position, name)?,
         };
         if self.entry.target == Target::Stray {
             let offset = self.bytes.len();
@@ -340,8 +341,8 @@ impl Tape {
     /// A piece of the field's value; with `done` the last.
     #[inline(always)]
     pub(crate) fn value(&mut self, part: &[u8], done: bool) -> Result<()> {
-        if self.entry.target == Target::Nowhere {
-            return Ok(());
+        if let Target::Nowhere | Target::Payload = self.entry.target {
+            return self.read_aside(part, done);
         }
         self.bytes.extend_from_slice(part);
         if !done {
@@ -349,30 +350,49 @@ impl Tape {
         }
         let value = self.slot(self.entry.value_start)?;
         match self.entry.target {
-            Target::Column(column) => {
-                if let Some(slots) = self.columns.get_mut(column) {
-                    match slots.last_mut() {
-                        // A repeated field: the last wins, as in every client's dict.
-                        Some(last) if last.row == value.row => {
-                            let slot = std::mem::replace(last, value);
-                            self.repeat(Repeat { column, slot });
-                        }
-                        _ => slots.push(value),
-                    }
-                }
-            }
+            Target::Column(column) => self.put(column, value)?,
             Target::Stray => self.strays.push(Stray { name: self.entry.name, value }),
-            Target::Nowhere => {}
+            Target::Nowhere | Target::Payload => {}
+        }
+        Ok(())
+    }
+
+    /// A piece of a value that is no column's: nobody's, or a payload.
+    #[inline(never)]
+    fn read_aside(&mut self, part: &[u8], done: bool) -> Result<()> {
+        match self.entry.target {
+            Target::Payload => self.payload(part, done),
+            _ => Ok(()),
+        }
+    }
+
+    /// A column's value in the open entry.
+    #[inline(always)]
+    fn put(&mut self, column: usize, value: Slot) -> Result<()> {
+        if let Some(slots) = self.columns.get_mut(column) {
+            match slots.last_mut() {
+                // A repeated field: the last wins, as in every client's dict.
+                Some(last) if last.row == value.row => {
+                    let slot = std::mem::replace(last, value);
+                    return self.repeat(Repeat { column, slot }, value);
+                }
+                _ => slots.push(value),
+            }
         }
         Ok(())
     }
 
     /// Keeps a repeated value for the rescue column.
     #[cold]
-    fn repeat(&mut self, repeat: Repeat) {
+    fn repeat(&mut self, repeat: Repeat, last: Slot) -> Result<()> {
+        let is_field = |slot: Slot| slot.origin() == Origin::Field;
+        if is_field(repeat.slot) != is_field(last) {
+            return self.refuse_clash(repeat.column);
+        }
         if self.schema.rescue_column.is_some() {
             self.repeats.push(repeat);
         }
+        Ok(())
     }
 
     /// The slot from `offset` to the end of the buffer, in the row of the open entry.
@@ -380,7 +400,7 @@ impl Tape {
     fn slot(&self, offset: usize) -> Result<Slot> {
         let (row, len) = (self.ids.len(), self.bytes.len() - offset);
         match (u32::try_from(row), u32::try_from(len)) {
-            (Ok(row), Ok(len)) => Ok(Slot { row, len, offset }),
+            (Ok(row), Ok(len)) => Ok(Slot { row, len, place: offset as u64 }),
             (Err(_), _) => Err(self.too_large("the number of entries decoded at once")),
             (Ok(_), Err(_)) => Err(self.too_large("a value's length in bytes")),
         }
@@ -395,32 +415,28 @@ impl Tape {
     /// Finds or makes the target of a field that is not where it was in the latest entry.
     #[cold]
     fn look_up(&mut self, position: usize, name: &[u8]) -> Result<Target> {
-        let target = match self.names.find(name) {
-            Some(column) => Target::Column(column),
-            // One reason is enough to leave the entry out.
-            None if self.entry.refused.is_some() => return Ok(Target::Nowhere),
-            None if self.schema.open => self.new_target(name)?,
-            None if self.schema.rescue_column.is_some() => Target::Stray,
-            None => Target::Nowhere,
+        let target = match self.schema.is_payload(name) {
+            true => self.payload_target(),
+            false => self.target_of(name)?,
         };
-        let known = self.layout.len();
-        match self.layout.get_mut(position) {
-            Some((seen, old)) => {
-                seen.clear();
-                seen.extend_from_slice(name);
-                *old = target;
-            }
-            None if known == position && position < Self::LAYOUT => {
-                self.layout.push((name.to_vec(), target));
-            }
-            None => {}
-        }
+        self.layout.remember(position, name, target);
         Ok(target)
+    }
+
+    /// Where a value of that name goes: a field's, or a key's.
+    fn target_of(&mut self, name: &[u8]) -> Result<Target> {
+        match self.names.find(name) {
+            Some(column) => Ok(Target::Column(column)),
+            // One reason is enough to leave the entry out.
+            None if self.entry.refused.is_some() => Ok(Target::Nowhere),
+            None if self.schema.open => self.new_target(name),
+            None if self.schema.rescue_column.is_some() => Ok(Target::Stray),
+            None => Ok(Target::Nowhere),
+        }
     }
 
     /// What becomes of a field that an open schema has no column for yet.
     fn new_target(&mut self, name: &[u8]) -> Result<Target> {
-        let at_entry = |error: Error| error.with_context("entry ID", self.entry.id.to_string());
         match self.schema.column_name(name, self.names.weight()) {
             Ok(name) => {
                 let column = self.names.push(name);
@@ -430,35 +446,27 @@ impl Tape {
             }
             Err(NoColumn::Rescued) => Ok(Target::Stray),
             Err(NoColumn::LeftOut) => Ok(Target::Nowhere),
-            Err(NoColumn::Raised(error)) => Err(at_entry(error)),
+            Err(NoColumn::Raised(error)) => Err(self.at_entry(error)),
             Err(NoColumn::Rejected(error)) => {
-                self.entry.refused = Some(at_entry(error));
+                self.entry.refused = Some(self.at_entry(error));
                 Ok(Target::Nowhere)
             }
         }
     }
-}
 
-impl Slot {
-    /// The slot once so many rows and bytes before it are gone, if it is not among them.
-    fn moved(self, rows: usize, bytes: usize) -> Option<Slot> {
-        Some(Slot {
-            row: self.row.checked_sub(u32::try_from(rows).ok()?)?,
-            offset: self.offset.checked_sub(bytes)?,
-            ..self
-        })
+    /// A key of the payload and a field of the same entry ask for one column.
+    fn refuse_clash(&mut self, column: usize) -> Result<()> {
+        match self.schema.refuse_clash(self.names.get(column)) {
+            NoColumn::Rejected(error) => {
+                self.entry.refused = Some(self.at_entry(error));
+                Ok(())
+            }
+            NoColumn::Raised(error) => Err(self.at_entry(error)),
+            NoColumn::LeftOut | NoColumn::Rescued => Ok(()),
+        }
     }
 
-    /// The value's bytes in the tape's buffer.
-    #[inline]
-    pub(crate) fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        bytes.get(self.offset..self.offset + self.len as usize).unwrap_or_default()
-    }
-
-    /// Whether neither end cuts a character of a buffer that is valid UTF-8 as a whole.
-    #[inline]
-    pub(crate) fn is_on_boundaries(&self, bytes: &[u8]) -> bool {
-        let starts_character = |at: usize| bytes.get(at).is_none_or(|byte| byte & 0xc0 != 0x80);
-        starts_character(self.offset) && starts_character(self.offset + self.len as usize)
+    fn at_entry(&self, error: Error) -> Error {
+        error.with_context("entry ID", self.entry.id.to_string())
     }
 }

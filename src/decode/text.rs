@@ -12,7 +12,7 @@ use arrow_schema::DataType;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::column::{ColumnBuilder, Misfit, Text};
+use super::column::{ColumnBuilder, Misfit, Origin, Text};
 use super::primitive::internal;
 use crate::dtype::most_categories;
 use crate::error::Result;
@@ -101,9 +101,8 @@ impl Views {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     Utf8,
+    /// Inside JSON, which has no bytes of its own, as base64.
     Binary,
-    /// Inside JSON, which has no bytes of its own.
-    Base64,
 }
 
 pub(crate) struct ViewColumn {
@@ -120,7 +119,7 @@ impl ViewColumn {
     /// Appends bytes that are known to be UTF-8, such as an entry ID.
     #[inline]
     pub(crate) fn append_utf8(&mut self, bytes: &[u8]) {
-        if self.append(Text { bytes, is_utf8: true }).is_err() {
+        if self.append(Text { bytes, is_utf8: true, origin: Origin::Field }).is_err() {
             self.append_nulls(1);
         }
     }
@@ -130,6 +129,7 @@ impl ViewColumn {
 fn check_utf8(text: Text<'_>) -> Result<(), Misfit> {
     match text.is_utf8 || simdutf8::basic::from_utf8(text.bytes).is_ok() {
         true => Ok(()),
+        false if text.origin != Origin::Field => Err("is not UTF-8, as JSON must be".into()),
         false => Err("is not UTF-8; read the field as Binary".into()),
     }
 }
@@ -146,8 +146,8 @@ impl ColumnBuilder for ViewColumn {
                 check_utf8(text)?;
                 self.views.push(text.bytes)?;
             }
-            Content::Binary => self.views.push(text.bytes)?,
-            Content::Base64 => {
+            Content::Binary if text.origin == Origin::Field => self.views.push(text.bytes)?,
+            Content::Binary => {
                 let bytes = BASE64_STANDARD
                     .decode(text.bytes)
                     .map_err(|_| Misfit::from("is not base64, as bytes inside JSON must be"))?;
@@ -179,7 +179,7 @@ impl ColumnBuilder for ViewColumn {
                 // vouched for them: entry IDs are digits and a dash, an Enum's members are strings.
                 Arc::new(unsafe { StringViewArray::new_unchecked(views, buffers, nulls) })
             }
-            Content::Binary | Content::Base64 => {
+            Content::Binary => {
                 // SAFETY: as above; bytes need no check.
                 Arc::new(unsafe { BinaryViewArray::new_unchecked(views, buffers, nulls) })
             }

@@ -18,6 +18,7 @@ use super::wait::{wait, wait_calling};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::ErrorKind;
+use crate::payload::Payload;
 use crate::read::{
     self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
     Reclaim, Removal, Resume,
@@ -46,6 +47,8 @@ pub(crate) struct Request<'py> {
     timestamp_type: Bound<'py, PyAny>,
     rescue_column: Option<String>,
     max_columns: usize,
+    /// The field of a JSON document, the path in it, and what comes before its keys.
+    payload: Option<(String, String, String)>,
     on_error: String,
     null_values: Vec<String>,
     null_values_by_field: HashMap<String, Vec<String>>,
@@ -119,7 +122,7 @@ impl Group {
 }
 
 impl Request<'_> {
-    fn schema(&self) -> PyResult<StreamSchema> {
+    fn schema(&self, py: Python<'_>) -> PyResult<StreamSchema> {
         let schema = match &self.schema {
             Some(schema) => StreamSchema::closed(import_fields(schema)?),
             None => StreamSchema::default(),
@@ -138,7 +141,12 @@ impl Request<'_> {
             Some(field) => schema.with_timestamp_type(field.data_type().clone()),
             None => schema,
         };
+        let payload = self.payload.as_ref().map(|(field, path, prefix)| {
+            Payload::new(field).with_path(path).map(|payload| payload.with_prefix(prefix))
+        });
+        let payload = payload.transpose().map_err(|error| exception(py, &error))?;
         Ok(schema
+            .with_payload(payload)
             .with_id_column(self.id_column.as_deref())
             .with_timestamp_column(self.timestamp_column.as_deref())
             .with_sequence_column(self.sequence_column.as_deref())
@@ -152,7 +160,7 @@ impl Request<'_> {
     }
 
     pub(super) fn read_request(&self, py: Python<'_>) -> PyResult<ReadRequest> {
-        let schema = self.schema()?;
+        let schema = self.schema(py)?;
         let on_idle = match self.on_idle.as_str() {
             "wait" => OnIdle::Wait,
             "stop" => OnIdle::Stop,

@@ -31,6 +31,8 @@ pub(crate) struct WriteArguments {
     timestamp_column: Option<String>,
     null_text: Option<String>,
     null_text_by_field: HashMap<String, String>,
+    /// The field for a JSON object of all others.
+    payload: Option<String>,
     maxlen: Option<u64>,
     minid: Option<String>,
     approximate: bool,
@@ -66,6 +68,7 @@ impl WriteArguments {
         Ok(request
             .with_fields(self.fields)
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
+            .with_payload(self.payload)
             .with_trim(trim)
             .with_no_make_stream(self.nomkstream)
             .with_batch_rows(self.batch_size)

@@ -55,11 +55,13 @@ pub async fn infer_schema(
     request: ReadRequest,
     sample: u64,
 ) -> Result<Vec<Field>> {
+    let payload = request.schema.payload.clone();
     let schema = schema_of_sample(&request.schema);
-    let count = request.count.map_or(sample, |count| count.min(sample));
-    let request = ReadRequest { schema, block: None, sample: None, count: Some(count), ..request };
-    let rescue_column = request.schema.rescue_column.clone();
-    let mut fields = infer_fields(read(client, request).await?.records());
+    let rescue_column = schema.rescue_column.clone();
+    let count = Some(request.count.map_or(sample, |count| count.min(sample)));
+    let request = request.with_schema(schema.clone());
+    let batch = read(client, ReadRequest { block: None, sample: None, count, ..request }).await?;
+    let mut fields = infer_fields(batch.records(), payload.as_ref(), &schema)?;
     fields.retain(|field| rescue_column.as_ref() != Some(field.name()));
     Ok(fields)
 }
@@ -98,7 +100,7 @@ async fn newest_of(
     newest_range(client, &request.stream, first, last, count).await
 }
 
-/// Every field as text, and nothing that could raise.
+/// Every field as text, a payload too, and nothing that could raise.
 fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
     StreamSchema::default()
         .with_id_column(None)
@@ -118,8 +120,9 @@ pub(super) async fn infer_range(
     start: EntryId,
     end: EntryId,
 ) -> Result<Option<StreamSchema>> {
+    let schema = schema_of_sample(&request.schema);
     let sampled = ReadRequest {
-        schema: schema_of_sample(&request.schema),
+        schema: schema.clone(),
         start: IdBound::Id(start),
         end: IdBound::Id(end),
         count: Some(request.count.map_or(sample, |count| count.min(sample))),
@@ -129,7 +132,7 @@ pub(super) async fn infer_range(
         ..request.clone()
     };
     let batch = read_boxed(RangeReader::new(client, sampled)?).await?;
-    let mut fields = infer_fields(batch.records());
+    let mut fields = infer_fields(batch.records(), request.schema.payload.as_ref(), &schema)?;
     fields.retain(|field| request.schema.rescue_column.as_ref() != Some(field.name()));
     let fields = fields.into_iter().map(Into::into).collect();
     let found = !batch.is_empty() || sample == 0;

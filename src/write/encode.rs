@@ -46,6 +46,11 @@ impl Column {
         make_column(field, array)
     }
 
+    /// A JSON object in each row.
+    pub(super) fn of_documents(members: Vec<Member>) -> Column {
+        Column { nulls: None, encoder: Box::new(Documents(members)), empty_is_value: true }
+    }
+
     #[inline]
     pub(super) fn is_null(&self, row: usize) -> bool {
         self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))

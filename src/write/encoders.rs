@@ -247,3 +247,51 @@ impl WriteText for Structs {
         false
     }
 }
+
+/// Payloads: JSON objects that lack what is null.
+pub(super) struct Documents(pub(super) Vec<Member>);
+
+/// A column whose values are members of payloads.
+pub(super) struct Member {
+    /// Quoted, and with its colon.
+    name: Vec<u8>,
+    values: Column,
+    /// What stands for a null, if anything does.
+    null: Option<Vec<u8>>,
+}
+
+impl Member {
+    pub(super) fn new(name: &str, values: Column, null: Option<&String>) -> Self {
+        let quoted = |text: &str| {
+            let mut out = Vec::new();
+            push_json_string(text, &mut out);
+            out
+        };
+        let mut name = quoted(name);
+        name.push(b':');
+        Member { name, values, null: null.map(|text| quoted(text)) }
+    }
+}
+
+impl WriteText for Documents {
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        out.push(b'{');
+        let start = out.len();
+        for Member { name, values, null } in &self.0 {
+            let is_null = values.is_null(row);
+            if is_null && null.is_none() {
+                continue;
+            }
+            if out.len() > start {
+                out.push(b',');
+            }
+            out.extend_from_slice(name);
+            match null {
+                Some(null) if is_null => out.extend_from_slice(null),
+                _ => values.json(row, out),
+            }
+        }
+        out.push(b'}');
+        false
+    }
+}

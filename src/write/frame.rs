@@ -6,7 +6,8 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, TimeUnit};
 
 use super::encode::Column;
-use super::request::{IdSource, NullTexts, Target, WriteRequest};
+use super::encoders::Member;
+use super::request::{IdSource, Target, WriteRequest};
 use super::row_id::RowId;
 use crate::dtype::is_text;
 use crate::entry_id::EntryId;
@@ -85,6 +86,7 @@ impl Frame {
         }
         let columns = Columns::of(batch);
         let mut fields = Vec::with_capacity(names.len());
+        let mut members = Vec::new();
         for name in names {
             let (field, array) = columns.get(&name)?;
             let column = Column::new(field, array)?;
@@ -101,7 +103,14 @@ impl Frame {
                     ),
                 ));
             }
-            fields.push(FieldColumn::new(&name, column, &request.null_texts));
+            let null = request.null_texts.of(&name);
+            match &request.payload {
+                None => fields.push(FieldColumn::new(&name, column, null)),
+                Some(_) => members.push(Member::new(&name, column, null)),
+            }
+        }
+        if let Some(name) = &request.payload {
+            fields.push(FieldColumn::new(name, Column::of_documents(members), None));
         }
         let ids = match &request.ids {
             IdSource::Server => RowIds::Server,
@@ -184,14 +193,13 @@ impl Frame {
 }
 
 impl FieldColumn {
-    fn new(name: &str, column: Column, nulls: &NullTexts) -> Self {
+    fn new(name: &str, column: Column, null: Option<&String>) -> Self {
         let bulk = |text: &str| {
             let mut bulk = Vec::new();
             push_bulk(text.as_bytes(), &mut bulk);
             bulk
         };
-        let null = nulls.by_field.get(name).or(nulls.all.as_ref()).map(|text| bulk(text));
-        FieldColumn { name: bulk(name), column, null }
+        FieldColumn { name: bulk(name), column, null: null.map(|text| bulk(text)) }
     }
 
     #[inline]

@@ -22,6 +22,7 @@ pub struct WriteRequest {
     pub(super) ids: IdSource,
     pub(super) fields: Option<Vec<String>>,
     pub(super) null_texts: NullTexts,
+    pub(super) payload: Option<String>,
     pub(super) trim: Option<Trim>,
     pub(super) no_make_stream: bool,
     pub(super) batch_rows: usize,
@@ -57,6 +58,13 @@ pub struct NullTexts {
     pub all: Option<String>,
     /// In single fields, by name.
     pub by_field: HashMap<String, String>,
+}
+
+impl NullTexts {
+    /// What is written for a null of this field.
+    pub(super) fn of(&self, field: &str) -> Option<&String> {
+        self.by_field.get(field).or(self.all.as_ref())
+    }
 }
 
 /// What a stream is shortened to with each entry that is added.
@@ -122,6 +130,7 @@ impl WriteRequest {
             ids: IdSource::Server,
             fields: None,
             null_texts: NullTexts::default(),
+            payload: None,
             trim: None,
             no_make_stream: false,
             batch_rows: 10_000,
@@ -156,6 +165,13 @@ impl WriteRequest {
     /// What is written where a value is null; by default the entry lacks the field.
     pub fn with_null_texts(mut self, texts: NullTexts) -> Self {
         self.null_texts = texts;
+        self
+    }
+
+    /// Writes all fields of a row into this one, as the members of a JSON object that lacks those that
+    /// are null. A read with a [`Payload`](crate::Payload) takes it apart again.
+    pub fn with_payload(mut self, field: Option<String>) -> Self {
+        self.payload = field;
         self
     }
 

@@ -1,23 +1,30 @@
 //! Replies that never end: the connection was lost after any byte.
 
 use arrow_schema::{DataType, Field};
-use redfloe::{Decoder, EntryId, ReplyShape, StreamSchema};
+use redfloe::{Decoder, EntryId, OnError, Payload, ReplyShape, StreamSchema};
 
 use crate::common::{Entry, NO_FIELDS, Protocol, decode_whole, entry, feed};
 
-fn entries() -> [Entry; 4] {
+fn entries() -> [Entry; 6] {
     [
         entry(1, [("a", "1"), ("b", "a value of some length")]),
         entry(2, NO_FIELDS),
         // A field of its own, one that is repeated, one whose name is not UTF-8.
         entry(3, [(&b"only here"[..], &b"x"[..]), (b"a", b"2"), (b"a", b"3"), (b"\xff", b"\xff")]),
         entry(4, [("a", "4")]),
+        // Documents: one with a key of its own, one that is none.
+        entry(5, [("data", r#"{"a":5,"only in it":[1],"a":null}"#), ("c", "")]),
+        entry(6, [("data", r#"{"a":6,"broken"#)]),
     ]
 }
 
-fn schemas() -> [StreamSchema; 3] {
+fn schemas() -> [StreamSchema; 6] {
     let number = Field::new("a", DataType::Int64, true);
+    let payload = || Some(Payload::new("data"));
     [
+        StreamSchema::default().with_rescue_column(Some("rest")).with_payload(payload()),
+        StreamSchema::default().with_on_error(OnError::Null).with_payload(payload()),
+        StreamSchema::closed([number.clone()]).with_on_error(OnError::Null).with_payload(payload()),
         StreamSchema::default().with_rescue_column(Some("rest")),
         StreamSchema::closed([number.clone()]),
         StreamSchema::closed([number]).with_rescue_column(Some("rest")),
@@ -120,6 +127,6 @@ fn a_reply_abandoned_among_push_frames_is_forgotten() {
         assert!(feed(&mut decoder, &aside[..cut]).unwrap().is_empty());
         decoder.abandon_reply();
         assert_eq!(feed(&mut decoder, &next).unwrap().len(), 1);
-        assert_eq!(decoder.rows(), 4);
+        assert_eq!(decoder.rows(), entries().len());
     }
 }

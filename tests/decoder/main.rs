@@ -13,4 +13,5 @@ mod fields;
 mod ids;
 mod misfits;
 mod nested;
+mod payloads;
 mod replies;

@@ -98,6 +98,10 @@ fn elements_follow_the_rules_of_their_own_dtype() {
     fits(list(DataType::Decimal128(5, 2)), &[(r#"[1.50,"2.25",1e1]"#, "[1.50, 2.25, 10.00]")]);
     fits(list(DataType::Boolean), &[(r#"[true,false,"yes",0]"#, "[true, false, true, false]")]);
     fits(list(DataType::Float64), &[(r#"[1,2.5e0,"inf"]"#, "[1.0, 2.5, inf]")]);
+    // As Python's json.dumps writes them.
+    fits(list(DataType::Float64), &[("[NaN,-Infinity,Infinity]", "[NaN, -inf, inf]")]);
+    // JSON has one type of numbers.
+    fits(list(DataType::Int8), &[("[1.0,-12e1,1]", "[1, -120, 1]")]);
     fits(list(DataType::BinaryView), &[(r#"["/wA=",""]"#, "[ff00, ]")]);
     fits(list(DataType::UInt64), &[("[18446744073709551615]", "[18446744073709551615]")]);
     fits(
@@ -161,11 +165,12 @@ fn what_does_not_fit_is_located() {
         (list(DataType::Int8), "[1", "is not a JSON array"),
         (list(DataType::Int8), "[1,]", "is not a JSON array"),
         (list(DataType::Int8), "[1] [2]", "is not a JSON array"),
-        (list(DataType::Int8), "[NaN]", "is not a JSON array"),
+        (list(DataType::Int8), "[nan]", "is not a JSON array"),
+        (list(DataType::Int8), "[NaN]", "does not fit at [0]: is not an integer"),
         (list(DataType::Int8), &deep, "is not a JSON array"),
         (list(DataType::Int8), "[1,128]", "does not fit at [1]: is out of range"),
         (list(DataType::BinaryView), r#"["?"]"#, "does not fit at [0]: is not base64"),
-        (list(DataType::Utf8View), r#"["\ud800"]"#, "does not fit at [0]: is not a JSON string"),
+        (list(DataType::Utf8View), r#"["\ud800"]"#, "does not fit at [0]: is not UTF-8"),
         (array(DataType::Int8, 2), "[1]", "has 1 elements, not 2"),
         (point(), "[]", "is not a JSON object"),
         (point(), r#"{"x":1"#, "is not a JSON object"),

@@ -160,6 +160,9 @@ def infer_schema(
     infer_schema_length: int = 100,
     null_values: NullValues | None = None,
     max_columns: int = 5_000,
+    payload: str | None = None,
+    payload_path: str = "$",
+    payload_prefix: str = "",
 ) -> pl.Schema:
     """Look at a sample of a stream's entries and name a dtype for each field.
 
@@ -181,6 +184,10 @@ def infer_schema(
         Texts that mean null and say nothing of the dtype.
     max_columns : int, default 5000
         The most fields that the sample may have; as for `read_stream`.
+    payload, payload_path, payload_prefix : str, optional
+        The field that holds a JSON object, as for `read_stream`. Its keys come in place of it, with
+        the dtypes that JSON says: what is quoted is String or a date, never a number; arrays are
+        Lists and objects are Structs, to any depth; values of several kinds are String.
 
     Returns
     -------
@@ -212,6 +219,9 @@ def infer_schema(
             "infer_schema_length": infer_schema_length,
             "null_values": null_values,
             "max_columns": max_columns,
+            "payload": payload,
+            "payload_path": payload_path,
+            "payload_prefix": payload_prefix,
         },
     )
     return of_batch(_core.infer_schema(url, request)).schema

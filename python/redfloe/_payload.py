@@ -1,0 +1,58 @@
+"""Python's values as a JSON object, by the same texts as a frame's."""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Mapping
+from datetime import date, time
+from decimal import Decimal
+
+
+def document(fields: object) -> bytes:
+    """Give the object of an entry's values; a None is a key that it lacks."""
+    if not isinstance(fields, Mapping):
+        msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
+        raise TypeError(msg)
+    present = {name: value for name, value in fields.items() if value is not None}
+    return _json(present, "the payload").encode()
+
+
+def _json(value: object, where: str) -> str:
+    match value:
+        case None:
+            return "null"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(int(value))
+        case float() | Decimal() if not math.isfinite(value):
+            return f'"{value}"'  # which JSON has no number for
+        case float():
+            return repr(float(value))
+        case Decimal():
+            return str(value)
+        case bytes():
+            return f'"{b64encode(value).decode()}"'
+        case date() | time():
+            return f'"{value.isoformat()}"'
+        case list() | tuple():
+            items = (_json(item, f"{where}[{index}]") for index, item in enumerate(value))
+            return f"[{','.join(items)}]"
+        case Mapping():
+            return f"{{{','.join(_member(name, item, where) for name, item in value.items())}}}"
+    msg = (
+        f"{where} has a {type(value).__name__}, for which there is no one text in JSON; make it a "
+        "str, a number, a list or a dict"
+    )
+    raise TypeError(msg)
+
+
+def _member(name: object, value: object, where: str) -> str:
+    if not isinstance(name, str):
+        msg = f"the keys of {where} must be str, not {type(name).__name__}"
+        raise TypeError(msg)
+    return f"{json.dumps(name, ensure_ascii=False)}:{_json(value, f'{where}[{name!r}]')}"

@@ -1,0 +1,242 @@
+//! Payloads: a field whose value is a JSON document, and whose keys become columns.
+//!
+//! A document is read once it is whole: its members are found first, and only then does the tape
+//! hear of them, as if they were fields; so a document that breaks off leaves nothing behind. Of a
+//! member that no column wants nothing is copied.
+
+use super::{Slot, Stray, Tape, Target};
+use crate::decode::column::{Misfit, NullRules, Origin};
+use crate::decode::json::{self, Kind, Value};
+use crate::decode::layout::Layout;
+use crate::error::Result;
+use crate::payload::Payload;
+use crate::schema::StreamSchema;
+
+/// A payload that is no document: its text, and why.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) slot: Slot,
+    pub(crate) misfit: Misfit,
+}
+
+/// What is needed to read documents.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    /// Which payloads are null as a whole.
+    nulls: NullRules,
+    /// The beginning of one that the input cuts.
+    partial: Vec<u8>,
+    members: Vec<(Value, Value)>,
+    /// By the keys as they are written.
+    layout: Layout,
+    /// A key's column.
+    name: Vec<u8>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Documents {
+    /// What is kept of a buffer between two documents.
+    const KEPT: usize = 64 * 1024;
+
+    pub(super) fn new(schema: &StreamSchema) -> Self {
+        let values = schema.payload.as_ref().map(|payload| schema.null_values.of(&payload.field));
+        let nulls = NullRules { empty: true, values: values.unwrap_or_default() };
+        Documents { nulls, ..Documents::default() }
+    }
+
+    /// Another batch begins.
+    pub(super) fn bound(&mut self) {
+        self.layout.bound();
+        self.partial.shrink_to(Self::KEPT);
+        self.members.shrink_to(Self::KEPT / size_of::<(Value, Value)>());
+        self.name.shrink_to(Self::KEPT);
+    }
+
+    /// The whole entries leave the tape.
+    pub(super) fn clear(&mut self, rows: usize, start: usize) {
+        self.unreadable.drain(..self.whole(rows));
+        for unreadable in &mut self.unreadable {
+            unreadable.slot = unreadable.slot.moved(rows, start).unwrap_or(unreadable.slot);
+        }
+    }
+
+    /// The open entry is forgotten.
+    pub(super) fn drop_open(&mut self, rows: usize) {
+        self.unreadable.truncate(self.whole(rows));
+        self.partial.clear();
+        self.layout.clear();
+    }
+
+    /// How many belong to whole entries.
+    fn whole(&self, rows: usize) -> usize {
+        self.unreadable.partition_point(|unreadable| (unreadable.slot.row as usize) < rows)
+    }
+}
+
+impl Tape {
+    /// Whether slots may hold texts of JSON.
+    #[inline]
+    pub(crate) fn has_payload(&self) -> bool {
+        self.schema.payload.is_some()
+    }
+
+    /// The payloads that are no documents, in order.
+    pub(crate) fn unreadable(&self) -> &[Unreadable] {
+        let documents = &self.documents;
+        documents.unreadable.get(..documents.whole(self.ids.len())).unwrap_or_default()
+    }
+
+    /// What becomes of the payload: where nobody asks for a field or key, it is not read.
+    pub(super) fn payload_target(&self) -> Target {
+        let asked = self.schema.open
+            || self.schema.rescue_column.is_some()
+            || !self.schema.fields.is_empty();
+        if asked { Target::Payload } else { Target::Nowhere }
+    }
+
+    /// A piece of a payload; with `done` the last.
+    pub(super) fn payload(&mut self, part: &[u8], done: bool) -> Result<()> {
+        if done && self.documents.partial.is_empty() {
+            return self.document(part);
+        }
+        self.documents.partial.extend_from_slice(part);
+        if !done {
+            return Ok(());
+        }
+        let whole = std::mem::take(&mut self.documents.partial);
+        let read = self.document(&whole);
+        self.documents.partial = whole;
+        self.documents.partial.clear();
+        read
+    }
+
+    fn document(&mut self, text: &[u8]) -> Result<()> {
+        let Some(payload) = &self.schema.payload else {
+            return Ok(());
+        };
+        if self.documents.nulls.is_null(text) {
+            return Ok(());
+        }
+        let object = match payload_object(payload, text) {
+            Ok(Some(object)) => object,
+            Ok(None) => return Ok(()),
+            Err(misfit) => return self.keep_unreadable(text, misfit),
+        };
+        let mut members = std::mem::take(&mut self.documents.members);
+        members.clear();
+        let read = match json::split_object(object, |key, value| members.push((key, value))) {
+            Ok(()) => self.keys(object, &members),
+            Err(_) => self.keep_unreadable(text, "is not a JSON object".into()),
+        };
+        self.documents.members = members;
+        read
+    }
+
+    #[cold]
+    fn keep_unreadable(&mut self, text: &[u8], misfit: Misfit) -> Result<()> {
+        let offset = self.bytes.len();
+        self.bytes.extend_from_slice(text);
+        let slot = self.slot(offset)?;
+        self.documents.unreadable.push(Unreadable { slot, misfit });
+        Ok(())
+    }
+
+    /// The members of an object, as if they were fields. Where an entry repeats the payload, its
+    /// documents are read as one.
+    fn keys(&mut self, object: &[u8], members: &[(Value, Value)]) -> Result<()> {
+        for (place, (key, value)) in members.iter().enumerate() {
+            let target = match self.documents.layout.get(place, key.of(object)) {
+                Some(target) => target,
+                None => self.look_up_key(place, *key, object)?,
+            };
+            match target {
+                Target::Column(column) => {
+                    // As a missing field; unless it takes the place of another value.
+                    if value.kind == Kind::Null && !self.is_in_entry(column) {
+                        continue;
+                    }
+                    let slot = self.text(*value, object)?;
+                    self.put(column, slot)?;
+                }
+                Target::Stray if value.kind != Kind::Null => {
+                    self.name_key(*key, object);
+                    let offset = self.bytes.len();
+                    self.bytes.extend_from_slice(&self.documents.name);
+                    let name = self.slot(offset)?;
+                    let value = self.text(*value, object)?;
+                    self.strays.push(Stray { name, value });
+                }
+                Target::Stray | Target::Nowhere | Target::Payload => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the open entry has a value of the column.
+    fn is_in_entry(&self, column: usize) -> bool {
+        let last = self.columns.get(column).and_then(|slots| slots.last());
+        last.is_some_and(|slot| self.is_open(slot))
+    }
+
+    /// Copies a value's text.
+    #[inline]
+    fn text(&mut self, value: Value, object: &[u8]) -> Result<Slot> {
+        let offset = self.bytes.len();
+        match value.is_escaped() {
+            false => self.bytes.extend_from_slice(value.of(object)),
+            true => json::unescape(value.of(object), &mut self.bytes),
+        }
+        Ok(self.slot(offset)?.with_origin(Origin::of(value.kind)))
+    }
+
+    /// Finds or makes the target of a key that is not where it was in the latest document.
+    #[cold]
+    fn look_up_key(&mut self, place: usize, key: Value, object: &[u8]) -> Result<Target> {
+        self.name_key(key, object);
+        let name = std::mem::take(&mut self.documents.name);
+        let target = self.target_of(&name);
+        self.documents.name = name;
+        let target = target?;
+        self.documents.layout.remember(place, key.of(object), target);
+        Ok(target)
+    }
+
+    /// Writes down what the key's column is called.
+    fn name_key(&mut self, key: Value, object: &[u8]) {
+        let name = &mut self.documents.name;
+        name.clear();
+        if let Some(payload) = &self.schema.payload {
+            name.extend_from_slice(payload.prefix.as_bytes());
+        }
+        json::unescape(key.of(object), name);
+    }
+}
+
+/// The object that a payload's path leads to; `None` where it is missing or null.
+pub(crate) fn payload_object<'t>(
+    payload: &Payload,
+    text: &'t [u8],
+) -> Result<Option<&'t [u8]>, Misfit> {
+    let mut object = text;
+    for (depth, wanted) in payload.path.iter().enumerate() {
+        let mut found = None;
+        let mut name = Vec::new();
+        let split = json::split_object(object, |key, value| {
+            name.clear();
+            json::unescape(key.of(object), &mut name);
+            if name == wanted.as_bytes() {
+                found = Some(value);
+            }
+        });
+        split.map_err(|_| Misfit::from("is not a JSON object"))?;
+        match found {
+            None | Some(Value { kind: Kind::Null, .. }) => return Ok(None),
+            Some(value) if value.kind == Kind::Object => object = value.of(object),
+            Some(_) => {
+                let path = payload.path_to(depth);
+                return Err(format!("has something other than an object at {path}").into());
+            }
+        }
+    }
+    Ok((!json::is_null(object)).then_some(object))
+}

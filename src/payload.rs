@@ -1,0 +1,120 @@
+//! Which field holds a JSON document, and what becomes of its keys.
+
+use crate::error::{Error, Result, shorten};
+
+/// A field whose value is a JSON object: its keys become columns, as if each was a field. Made by
+/// [`Payload::new`] and changed by its `with_` methods.
+///
+/// ```
+/// use redfloe::{Payload, StreamSchema};
+///
+/// let payload = Payload::new("data").with_path("$.after")?.with_prefix("after_");
+/// let schema = StreamSchema::default().with_payload(Some(payload));
+/// # Ok::<(), redfloe::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    pub(crate) field: String,
+    pub(crate) path: Vec<String>,
+    pub(crate) prefix: String,
+}
+
+impl Payload {
+    /// The document in this field; its keys are columns of their own names.
+    pub fn new(field: impl Into<String>) -> Self {
+        Payload { field: field.into(), path: Vec::new(), prefix: String::new() }
+    }
+
+    /// Takes the keys of an object inside the document: `$.after`, `$.a.b`, `$["a key"]`; `$` is
+    /// the document itself.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for anything but a path of keys.
+    pub fn with_path(mut self, path: &str) -> Result<Self> {
+        self.path = parse_path(path).ok_or_else(|| {
+            Error::invalid(format!(
+                "payload_path must be a path of keys, such as $.after or $[\"a key\"], not {}",
+                shorten(path.as_bytes())
+            ))
+        })?;
+        Ok(self)
+    }
+
+    /// Puts this before the name of each key's column, so that it is not taken for a field's.
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The path up to its key at `depth`.
+    pub(crate) fn path_to(&self, depth: usize) -> String {
+        let mut path = "$".to_owned();
+        for key in self.path.iter().take(depth + 1) {
+            match is_plain(key) {
+                true => path.extend([".", key]),
+                false => path.push_str(&format!("[{key:?}]")),
+            }
+        }
+        path
+    }
+}
+
+fn is_plain(key: &str) -> bool {
+    !key.is_empty() && !key.contains(['.', '[', ']', '"', '\'', '*', ' '])
+}
+
+/// The keys of `$.a["b c"]['d']`.
+fn parse_path(path: &str) -> Option<Vec<String>> {
+    let mut keys = Vec::new();
+    let mut rest = path.strip_prefix('$')?;
+    while !rest.is_empty() {
+        let key;
+        if let Some(tail) = rest.strip_prefix('.') {
+            let end = tail.find(['.', '[']).unwrap_or(tail.len());
+            (key, rest) = tail.split_at(end);
+            if !is_plain(key) {
+                return None;
+            }
+        } else {
+            let tail = rest.strip_prefix('[')?;
+            let quote = tail.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+            (key, rest) = tail.get(1..)?.split_once(quote)?;
+            rest = rest.strip_prefix(']')?;
+        }
+        keys.push(key.to_owned());
+    }
+    Some(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_keys() {
+        for (path, expected) in [
+            ("$", &[][..]),
+            ("$.after", &["after"]),
+            ("$.a.b", &["a", "b"]),
+            (r#"$["a b"]"#, &["a b"]),
+            ("$['a.b'].größe", &["a.b", "größe"]),
+            (r#"$.a[""]"#, &["a", ""]),
+        ] {
+            let payload = Payload::new("data").with_path(path).unwrap();
+            assert_eq!(payload.path, expected);
+        }
+        let payload = Payload::new("data").with_path("$.a['b c'].d").unwrap();
+        assert_eq!(payload.path_to(1), r#"$.a["b c"]"#);
+    }
+
+    #[test]
+    fn whatever_is_not_a_path_of_keys_is_refused() {
+        for path in
+            ["", "after", ".after", "$after", "$.", "$..a", "$.*", "$[0]", "$[*]", "$.a[", "$[\"a]"]
+        {
+            let error = Payload::new("data").with_path(path).unwrap_err();
+            assert!(error.to_string().contains("payload_path"), "{path}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+"""A JSON document in one field: its keys are columns in every reader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+from polars.testing import assert_frame_equal
+
+import redfloe
+from redfloe import (
+    DecodeError,
+    SchemaError,
+    infer_schema,
+    iter_stream,
+    read_stream,
+    scan_stream,
+    stream_batches,
+    stream_reader,
+)
+from support.consumers import SHY, World, dead_ids, letters
+from support.groups import DRAIN, ME, pending
+from support.server import Server
+from support.streams import add
+
+PAYLOAD: dict[str, Any] = {"payload": "data"}
+BARE: dict[str, Any] = {"include_id": False, "include_timestamp": False}
+
+#: As web shops write them, by plain redis-py.
+ORDERS: list[dict[str, Any]] = [
+    {"sku": "a-1", "total": 19.5, "qty": 2.0, "tags": ["new"], "ship": {"city": "Köln"}},
+    {"sku": "a-2", "total": 3, "qty": 1, "tags": [], "ship": None, "gift": True},
+    {"sku": "b-7", "total": 7.25, "qty": 4, "ship": {"city": "Ulm", "zip": "01234"}},
+]
+SCHEMA: dict[str, Any] = {
+    "src": pl.String,
+    "sku": pl.String,
+    "total": pl.Float64,
+    "qty": pl.Int64,
+    "tags": pl.List(pl.String),
+    "ship": pl.Struct({"city": pl.String, "zip": pl.String}),
+    "gift": pl.Boolean,
+}
+FRAME = pl.DataFrame(
+    {
+        "src": ["web"] * 3,
+        "sku": ["a-1", "a-2", "b-7"],
+        "total": [19.5, 3.0, 7.25],
+        "qty": [2, 1, 4],
+        "tags": [["new"], [], None],
+        "ship": [{"city": "Köln", "zip": None}, None, {"city": "Ulm", "zip": "01234"}],
+        "gift": [None, True, None],
+    },
+    schema=SCHEMA,
+)
+
+
+def add_orders(client: redis.Redis, stream: str) -> None:
+    entries = [
+        (f"{n}-0", {"src": "web", "data": json.dumps(order)}) for n, order in enumerate(ORDERS, 1)
+    ]
+    add(client, stream, entries)
+
+
+# Every reader
+
+
+def read(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    return read_stream(url, stream, schema, **options)
+
+
+def read_through_a_group(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    return read_stream(url, stream, schema, **ME, **options)
+
+
+def scan(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    return scan_stream(url, stream, schema, **options).collect()
+
+
+def arrow(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    return pl.DataFrame(stream_reader(url, stream, schema, **options))
+
+
+def follow_blocking(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    return pl.concat(iter_stream(url, stream, schema, start_id="-", **DRAIN, **options))
+
+
+def follow_async(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    async def collect() -> pl.DataFrame:
+        batches = stream_batches(url, stream, schema, start_id="-", **DRAIN, **options)
+        return pl.concat([batch async for batch in batches])
+
+    return asyncio.run(collect())
+
+
+def work(url: Any, stream: str, schema: Any, **options: Any) -> pl.DataFrame:
+    with redfloe.StreamConsumer(url, stream, schema=schema, **ME, **DRAIN, **options) as consumer:
+        return pl.concat([batch.frame for batch in consumer])
+
+
+Reader = Callable[..., pl.DataFrame]
+READERS: list[Reader] = [
+    read,
+    read_through_a_group,
+    scan,
+    arrow,
+    follow_blocking,
+    follow_async,
+    work,
+]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_keys_are_columns(
+    any_server: Server, client: redis.Redis, stream: str, reader: Reader
+) -> None:
+    add_orders(client, stream)
+    assert_frame_equal(reader(any_server.url, stream, SCHEMA, **PAYLOAD, **BARE), FRAME)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_path_and_a_prefix(
+    any_server: Server, client: redis.Redis, stream: str, reader: Reader
+) -> None:
+    """As change events have them."""
+    changes = [
+        {"op": "c", "before": None, "after": {"id": 1, "src": "db"}},
+        {"op": "d", "before": {"id": 1}, "after": None},
+    ]
+    add(
+        client,
+        stream,
+        [(f"{n}-0", {"src": "cdc", "data": json.dumps(one)}) for n, one in enumerate(changes, 1)],
+    )
+    schema = {"src": pl.String, "after_id": pl.Int64, "after_src": pl.String}
+    options = {"payload_path": "$.after", "payload_prefix": "after_"}
+    df = reader(any_server.url, stream, schema, **PAYLOAD, **options, **BARE)
+    assert df.rows() == [("cdc", 1, "db"), ("cdc", None, None)]
+
+
+def test_without_a_schema_every_key_is_text(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_orders(client, stream)
+    df = read_stream(any_server.url, stream, **PAYLOAD, **BARE)
+    assert df.columns == ["src", "sku", "total", "qty", "tags", "ship", "gift"]
+    assert set(df.dtypes) == {pl.String()}
+    assert df.row(0)[2:6] == ("19.5", "2.0", '["new"]', '{"city": "K\\u00f6ln"}')
+    lazy = scan_stream(any_server.url, stream, **PAYLOAD, **BARE).collect()
+    assert_frame_equal(lazy, df)
+
+
+def test_a_scan_reads_the_keys_that_a_query_needs(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """What it does not need cannot fail."""
+    add(client, stream, [("1-0", {"data": '{"a":1,"b":"x","c":2}'})])
+    lf = scan_stream(any_server.url, stream, dict.fromkeys("abc", pl.Int64), **PAYLOAD)
+    assert lf.filter(pl.col("a") == 1).select("c").collect()["c"].to_list() == [2]
+    with pytest.raises(
+        (DecodeError, pl.exceptions.ComputeError), match=r"not an integer.*field: b"
+    ):
+        lf.collect()
+    add(client, stream, [("2-0", {"data": "no document"})])
+    lf = scan_stream(any_server.url, stream, dict.fromkeys("abc", pl.Int64), **PAYLOAD)
+    assert lf.select(pl.len()).collect().item() == 2
+    with pytest.raises((DecodeError, pl.exceptions.ComputeError), match="is not a JSON object"):
+        lf.select("a").collect()
+
+
+# Inference
+
+
+def test_infer_schema_sees_dtypes_and_nesting(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_orders(client, stream)
+    add(
+        client,
+        stream,
+        [
+            ("9-0", {"data": '{"at":"2024-01-31T12:00:00Z","zip":"01234","n":"5","day":null}'}),
+            ("9-1", {"data": "no document"}),
+            (
+                "9-2",
+                {"data": '{"lines":[{"sku":"x","n":1},{"n":2.5}],"mixed":1,"day":"2024-01-31"}'},
+            ),
+            ("9-3", {"data": '{"mixed":[1]}'}),
+        ],
+    )
+    schema = infer_schema(any_server.url, stream, **PAYLOAD)
+    assert dict(schema) == {
+        **SCHEMA,
+        "qty": pl.Float64,
+        "at": pl.Datetime("us", "UTC"),
+        "zip": pl.String,
+        "n": pl.String,
+        "day": pl.Date,
+        "lines": pl.List(pl.Struct({"sku": pl.String, "n": pl.Float64})),
+        "mixed": pl.String,
+    }
+    options = {**PAYLOAD, "on_error": "null"}
+    df = read_stream(any_server.url, stream, schema, **options)
+    typed = read_stream(any_server.url, stream, infer_schema=True, **options)
+    assert_frame_equal(typed, df)
+    lazy = scan_stream(any_server.url, stream, infer_schema=True, **options).collect()
+    assert_frame_equal(lazy, df)
+    assert df["lines"].to_list()[5] == [{"sku": "x", "n": 1.0}, {"sku": None, "n": 2.5}]
+
+
+def test_infer_schema_follows_path_prefix_and_null_values(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    document = '{"after":{"id":1,"n":"n/a","m":2}}'
+    add(client, stream, [("1-0", {"id": "x", "data": document}), ("2-0", {"m": "text"})])
+    schema = infer_schema(
+        any_server.url,
+        stream,
+        payload_path="$.after",
+        payload_prefix="p_",
+        null_values={"p_n": "n/a"},
+        **PAYLOAD,
+    )
+    assert dict(schema) == {
+        "id": pl.String,
+        "p_id": pl.Int64,
+        "p_n": pl.String,
+        "p_m": pl.Int64,
+        "m": pl.String,
+    }
+    # A name that fields and keys share, and of several dtypes.
+    schema = infer_schema(any_server.url, stream, payload_path="$.after", **PAYLOAD)
+    assert dict(schema) == {
+        "id": pl.String,
+        "n": pl.String,
+        "m": pl.String,
+    }
+    with pytest.raises(SchemaError, match="max_columns=2"):
+        infer_schema(any_server.url, stream, payload_path="$.after", max_columns=2, **PAYLOAD)
+
+
+# What does not fit
+
+
+def test_misfits_are_those_of_fields(any_server: Server, client: redis.Redis, stream: str) -> None:
+    schema = {"n": pl.Int64, "s": pl.String}
+    texts = ['{"n":1,"s":"a"}', '{"n":"x","s":"b","t":[1]}', "[1]", '{"n":4.0,"s":null}']
+    add(client, stream, [(f"{n}-0", {"data": text}) for n, text in enumerate(texts, 1)])
+    url, options = any_server.url, PAYLOAD | BARE
+    with pytest.raises(
+        DecodeError, match=f"entry ID: 2-0, field: n, dtype: Int64, stream: {stream}"
+    ):
+        read_stream(url, stream, schema, **options)
+    df = read_stream(url, stream, schema, on_error="null", **options)
+    assert df.rows() == [(1, "a"), (None, "b"), (None, None), (4, None)]
+    df = read_stream(url, stream, schema, rescue_column="rest", **options)
+    assert df["rest"].to_list() == [None, '{"n":"x","t":"[1]"}', '{"data":"[1]"}', None]
+    nulls = {"n": ["x"], "data": "[1]"}
+    df = read_stream(url, stream, schema, null_values=nulls, **options)
+    assert df.rows() == [(1, "a"), (None, "b"), (None, None), (4, None)]
+
+
+def test_a_worker_moves_poison_payloads_to_the_dead_letters(
+    world: World, any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    poison = ['{"n":2,"broken', '{"n":"x"}', '{"_id":"5-0","n":1}', "5"]
+    good = ['{"n":0}', '{"n":6}']
+    texts = [good[0], *poison[:2], good[1], *poison[2:]]
+    add(
+        client,
+        stream,
+        [(f"{n}-0", {"src": "web", "data": text}) for n, text in enumerate(texts, 1)],
+    )
+    consumer = world.consumer(
+        any_server.url, stream, {"n": pl.Int64}, dead_letter="dead", **PAYLOAD, **ME, **DRAIN, **SHY
+    )
+    with consumer:
+        seen = [n for batch in consumer for n in batch.frame["n"]]
+    # With a schema a key that has a metadata column's name is nobody's.
+    assert seen == [0, 6, 1]
+    assert dead_ids(client) == ["2-0", "3-0", "6-0"]
+    assert [letter[b"data"].decode() for letter in letters(client)] == [*poison[:2], poison[3]]
+    assert b"is not a JSON object" in letters(client)[0][b"_dead_reason"]
+    assert b"is not an integer" in letters(client)[1][b"_dead_reason"]
+    assert pending(client, stream) == []
+
+
+def test_a_worker_without_a_schema_moves_clashes_to_the_dead_letters(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    texts = ['{"n":1}', '{"_id":"5-0"}', '{"src":"me"}', '{"n":4}']
+    add(
+        client,
+        stream,
+        [(f"{n}-0", {"src": "web", "data": text}) for n, text in enumerate(texts, 1)],
+    )
+    df = work(any_server.url, stream, None, dead_letter="dead", **PAYLOAD, **BARE, id_column="_id")
+    assert df["n"].to_list() == ["1", None, "4"]
+    assert dead_ids(client) == ["3-0"]
+    assert b"payload_prefix" in letters(client)[0][b"_dead_reason"]
+
+
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"payload": b"data"}, TypeError, "payload must be str"),
+    ({"payload": "data", "payload_path": "after"}, ValueError, r"such as \$.after"),
+    ({"payload": "data", "payload_path": "$[0]"}, ValueError, "a path of keys"),
+    ({"payload": "data", "payload_path": None}, TypeError, "payload_path must be str"),
+    ({"payload": "data", "payload_prefix": "a\0"}, SchemaError, "NUL"),
+    ({"payload_path": "$.after"}, ValueError, "need a payload"),
+    ({"payload_prefix": "p_"}, ValueError, "need a payload"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "reason"), WRONG)
+@pytest.mark.parametrize("reader", [infer_schema, *READERS])
+def test_arguments_that_cannot_be_right(
+    reader: Any, options: dict[str, Any], error: type[Exception], reason: str
+) -> None:
+    """Nothing is sent."""
+    schema = () if reader is infer_schema else ({"n": pl.Int64},)
+    with pytest.raises(error, match=reason):
+        reader("redis://localhost:1", "s", *schema, **options)

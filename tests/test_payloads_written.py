@@ -1,0 +1,187 @@
+"""Every writer puts a frame's columns into one JSON document, which reads the same."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import hypothesis.strategies as st
+import polars as pl
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from polars.testing import assert_frame_equal
+from polars.testing.parametric import dataframes
+
+import redfloe
+from redfloe import read_stream, sink_stream, write_stream, write_stream_async
+from support.server import Server
+from test_payloads import BARE, FRAME, PAYLOAD, SCHEMA
+from test_write import WRITABLE, entries
+
+
+def write_blocking(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    write_stream(url, frame, stream, **options)
+
+
+def write_atomic(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    write_stream(url, frame, stream, atomic=True, **options)
+
+
+def write_async(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    asyncio.run(write_stream_async(url, frame, stream, **options))
+
+
+def sink(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    sink_stream(url, frame.lazy(), stream, **options)
+
+
+def produce_frame(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    with redfloe.StreamProducer(url, stream, **options) as producer:
+        producer.send_frame(frame)
+
+
+def produce_rows(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    with redfloe.StreamProducer(url, stream, **options) as producer:
+        for row in frame.iter_rows(named=True):
+            producer.send(row)
+
+
+def produce_rows_async(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:
+    async def send() -> None:
+        async with redfloe.StreamProducer(url, stream, **options) as producer:
+            for row in frame.iter_rows(named=True):
+                await producer.send(row)
+
+    asyncio.run(send())
+
+
+WRITERS = [
+    write_blocking,
+    write_atomic,
+    write_async,
+    sink,
+    produce_frame,
+    produce_rows,
+    produce_rows_async,
+]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_columns_are_keys(
+    any_server: Server, client: redis.Redis, stream: str, writer: Callable[..., None]
+) -> None:
+    writer(any_server.url, FRAME, stream, **PAYLOAD)
+    written = entries(client, stream)
+    assert [list(fields) for fields in written] == [[b"data"]] * 3
+    assert json.loads(written[1][b"data"]) == {
+        "src": "web",
+        "sku": "a-2",
+        "total": 3.0,
+        "qty": 1,
+        "tags": [],
+        "gift": True,
+    }
+    assert_frame_equal(read_stream(any_server.url, stream, SCHEMA, **PAYLOAD, **BARE), FRAME)
+
+
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_what_is_written_reads_the_same(any_server: Server, data: st.DataObject) -> None:
+    frame: pl.DataFrame = data.draw(
+        dataframes(allowed_dtypes=WRITABLE, min_cols=1, max_cols=6, max_size=8, allow_null=True)
+    )
+    large = st.none() | st.integers(-(2**127), 2**127 - 1)
+    integers = data.draw(st.lists(large, min_size=frame.height, max_size=frame.height))
+    words = data.draw(
+        st.lists(st.none() | st.text(min_size=1), min_size=frame.height, max_size=frame.height)
+    )
+    wide = pl.Series("_wide", integers, dtype=pl.Int128)
+    text = pl.Series('odd "name"\n', words, dtype=pl.String)
+    known = sorted({word for word in words if word is not None})
+    frame = frame.with_columns(
+        wide,
+        text,
+        text.cast(pl.Categorical).alias("_category"),
+        text.cast(pl.Enum(known)).alias("_enum"),
+    )
+    with any_server.client() as client:
+        client.delete("property")
+    write_stream(any_server.url, frame, "property", **PAYLOAD)
+    back = read_stream(any_server.url, "property", dict(frame.schema), **PAYLOAD, **BARE)
+    assert_frame_equal(back, frame, categorical_as_str=True)
+
+
+def test_ids_fields_and_nulls_of_a_written_payload(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    frame = pl.DataFrame({"id": ["1-0", "2-0"], "a": [1, None], "b": ["x", None], "c": [1, 2]})
+    options: dict[str, Any] = {"id_column": "id", "fields": ["b", "a"], **PAYLOAD}
+    write_stream(any_server.url, frame, stream, **options)
+    assert [fields[b"data"] for fields in entries(client, stream)] == [b'{"b":"x","a":1}', b"{}"]
+    other = f"{stream}-other"
+    write_stream(any_server.url, frame, other, null_values={"a": 'n/"a"'}, **options)
+    assert [fields[b"data"] for fields in entries(client, other)][1] == b'{"a":"n/\\"a\\""}'
+    # What was read, metadata included, is written back without it.
+    df = read_stream(any_server.url, stream, {"a": pl.Int64}, **PAYLOAD)
+    write_stream(any_server.url, df, f"{stream}-copy", id_column="_id", **PAYLOAD)
+    assert entries(client, f"{stream}-copy")[0] == {b"data": b'{"a":1}'}
+
+
+def test_a_producer_writes_values_by_the_table_of_texts(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    row: dict[str, Any] = {
+        "text": 'ä"\n',
+        "raw": b"\xff\x00",
+        "flag": False,
+        "n": 2**70,
+        "x": 0.1,
+        "odd": float("nan"),
+        "price": Decimal("12.50"),
+        "day": dt.date(2024, 1, 31),
+        "at": dt.datetime(2024, 1, 31, 12, tzinfo=dt.UTC),
+        "nested": {"list": [1, None, ("a", {})]},
+        "none": None,
+    }
+    with redfloe.StreamProducer(any_server.url, stream, **PAYLOAD) as producer:
+        producer.send(row)
+        producer.send({"none": None})
+        for wrong, match in [
+            ({"a": {1}}, r"the payload\['a'\] has a set"),
+            ({"a": [{2: 1}]}, r"keys of the payload\['a'\]\[0\] must be str"),
+            ([("a", 1)], "must be a mapping"),
+        ]:
+            with pytest.raises(TypeError, match=match):
+                producer.send(wrong)  # type: ignore[arg-type]
+    assert [fields[b"data"] for fields in entries(client, stream)][1] == b"{}"
+    schema: dict[str, Any] = {
+        "text": pl.String,
+        "raw": pl.Binary,
+        "flag": pl.Boolean,
+        "n": pl.Int128,
+        "x": pl.Float64,
+        "odd": pl.Float64,
+        "price": pl.Decimal(10, 2),
+        "day": pl.Date,
+        "at": pl.Datetime("us", "UTC"),
+        "nested": pl.Struct({"list": pl.List(pl.String)}),
+        "none": pl.String,
+    }
+    df = read_stream(any_server.url, stream, schema, **PAYLOAD, **BARE)
+    expected = row | {"nested": {"list": ["1", None, '["a",{}]']}, "odd": "NaN"}
+    seen = df.row(0, named=True)
+    assert seen | {"odd": str(seen["odd"]).replace("nan", "NaN")} == expected
+
+
+@pytest.mark.parametrize("writer", [write_blocking, write_async, sink, produce_frame])
+def test_a_payload_to_write_is_a_name(writer: Callable[..., None]) -> None:
+    with pytest.raises(TypeError, match="payload must be str"):
+        writer("redis://localhost:1", FRAME, "s", payload=b"data")
