@@ -455,6 +455,27 @@ def test_batch_timeout_ends_with_a_full_batch(
         assert_frame_equal(next(batches), numbers(6, first=4))
 
 
+@pytest.mark.parametrize("group", [{}, {"group": "g", "consumer": "c"}], ids=["alone", "group"])
+def test_batch_timeout_ends_when_a_poll_finds_nothing_and_is_to_stop(
+    any_server: Server, client: redis.Redis, stream: str, follow: Follow, group: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 3)
+    batches = follow(
+        any_server.url,
+        stream,
+        NUMBER,
+        None if group else "-",
+        batch_timeout_ms=2**63,
+        block_ms=200,
+        on_idle="stop",
+        **group,
+    )
+    # Entries that come before the poll is over are collected.
+    with later(0.1, lambda: add_numbers(client, stream, 4, first=4)), within(2):
+        assert_frame_equal(next(batches), numbers(4))
+        assert next(batches, None) is None
+
+
 @pytest.mark.parametrize("options", [{"count": 3}, {"end_id": "3-0"}], ids=str)
 def test_batch_timeout_ends_where_nothing_can_come(
     any_server: Server, client: redis.Redis, stream: str, follow: Follow, options: dict[str, Any]

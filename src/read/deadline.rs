@@ -17,6 +17,14 @@ impl Deadline {
         Deadline(if block.is_zero() { None } else { Instant::now().checked_add(block) })
     }
 
+    /// Whichever comes first.
+    pub(super) fn earlier(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(one), Some(another)) => Deadline(Some(one.min(another))),
+            (one, another) => Deadline(one.or(another)),
+        }
+    }
+
     /// The time that is left, or `None` without limit.
     pub(super) fn left(&self) -> Option<Duration> {
         self.0.map(|end| end.saturating_duration_since(Instant::now()))

@@ -72,6 +72,9 @@ impl Pace {
     /// The batch has a row.
     pub(super) fn came(&mut self) {
         self.first_came.get_or_insert_with(Instant::now);
+        if self.on_idle == OnIdle::Stop {
+            self.begin_poll(); // for the entry after it
+        }
     }
 
     /// The batch has gone to the caller, or its rows are gone.
@@ -87,7 +90,14 @@ impl Pace {
     /// Until when to wait for more: the poll's end, or that of the batch that is being collected.
     pub(super) fn deadline(&self) -> Deadline {
         match (self.first_came, self.batch_timeout) {
-            (Some(start), Some(timeout)) => Deadline::after(start, timeout),
+            (Some(start), Some(timeout)) => {
+                let whole = Deadline::after(start, timeout);
+                match self.on_idle {
+                    OnIdle::Wait => whole,
+                    // A poll that finds nothing ends the batch, and the next one the reading.
+                    OnIdle::Stop => whole.earlier(self.poll),
+                }
+            }
             _ => self.poll,
         }
     }

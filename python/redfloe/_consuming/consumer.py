@@ -67,6 +67,8 @@ class StreamConsumer(RunsHandlers):
         default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
+        ``"stop"`` also ends a batch that is being collected, before its `batch_timeout_ms`, when
+        nothing has come for `block_ms`.
     ack : {"on_success", "manual"}, default "on_success"
         When a batch is acknowledged: once the loop asks for the next one, together with that
         request, and at the end of the ``with`` where no exception leaves it. After an exception the

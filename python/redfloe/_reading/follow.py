@@ -7,7 +7,7 @@ from typing import Literal, Self, TypeVar, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, SchemaLike, make_group, make_request
+from redfloe._arguments import Milliseconds, Request, SchemaLike, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
@@ -187,7 +187,8 @@ def iter_stream(
         came. By default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again without end, or end the iteration, so that
-        a job can drain a stream and exit.
+        a job can drain a stream and exit. ``"stop"`` also ends a batch that is being collected,
+        before its `batch_timeout_ms`, when nothing has come for `block_ms`.
     **options : DecodeOptions
         How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
@@ -221,34 +222,27 @@ def iter_stream(
     1704067200001-0 None
     """
     url = _core.connect(url)
-    members = make_group(
+    request = _request(
+        stream,
+        schema,
+        start_id,
+        end_id,
+        count,
+        block_ms,
         group,
         consumer,
         auto_ack=auto_ack,
         create_group=create_group,
         group_start_id=group_start_id,
         noack=noack,
-        start_id=start_id,
-        own_pending="first",
-    )
-    if start_id is None:
-        start_id = "$" if group is None else "-"
-    request = make_request(
-        stream,
-        schema=schema,
-        start_id=start_id,
-        end_id=end_id,
-        count=count,
-        block_ms=block_ms,
-        options=complete(options, iter_stream),
         batch_size=batch_size,
         batch_bytes=batch_bytes,
         batch_timeout_ms=batch_timeout_ms,
         on_idle=on_idle,
-        group=members,
+        options=complete(options, iter_stream),
     )
     reader = _core.BatchReader(url, request, follow=True)
-    if members is not None or request["start_id"] == "$":
+    if request["group"] is not None or request["start_id"] == "$":
         reader.start()
     return BatchIterator(reader)
 
@@ -322,6 +316,49 @@ def stream_batches(
     2 entries
     """
     url = _core.connect(url)
+    request = _request(
+        stream,
+        schema,
+        start_id,
+        end_id,
+        count,
+        block_ms,
+        group,
+        consumer,
+        auto_ack=auto_ack,
+        create_group=create_group,
+        group_start_id=group_start_id,
+        noack=noack,
+        batch_size=batch_size,
+        batch_bytes=batch_bytes,
+        batch_timeout_ms=batch_timeout_ms,
+        on_idle=on_idle,
+        options=complete(options, stream_batches),
+    )
+    return AsyncBatchIterator(_core.AsyncBatchReader(url, request))
+
+
+def _request(
+    stream: str | bytes,
+    schema: SchemaLike | None,
+    start_id: EntryIdLike | None,
+    end_id: EntryIdLike,
+    count: int | None,
+    block_ms: Milliseconds,
+    group: str | bytes | None,
+    consumer: str | bytes | None,
+    *,
+    auto_ack: bool,
+    create_group: bool,
+    group_start_id: EntryIdLike,
+    noack: bool,
+    batch_size: int,
+    batch_bytes: int,
+    batch_timeout_ms: Milliseconds | None,
+    on_idle: Literal["wait", "stop"],
+    options: DecodeOptions,
+) -> Request:
+    """Check what `iter_stream` and `stream_batches` are asked for; `options` are complete."""
     members = make_group(
         group,
         consumer,
@@ -334,18 +371,17 @@ def stream_batches(
     )
     if start_id is None:
         start_id = "$" if group is None else "-"
-    request = make_request(
+    return make_request(
         stream,
         schema=schema,
         start_id=start_id,
         end_id=end_id,
         count=count,
         block_ms=block_ms,
-        options=complete(options, stream_batches),
         batch_size=batch_size,
         batch_bytes=batch_bytes,
         batch_timeout_ms=batch_timeout_ms,
         on_idle=on_idle,
         group=members,
+        options=options,
     )
-    return AsyncBatchIterator(_core.AsyncBatchReader(url, request))
