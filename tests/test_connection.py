@@ -34,6 +34,7 @@ from redfloe import (
     iter_stream,
     read_stream,
     trim_stream,
+    write_hashes,
     write_stream,
 )
 from support.certs import Certificates, Identity, self_signed
@@ -431,6 +432,32 @@ def test_the_client_name(server: Server, client: redis.Redis, query: str) -> Non
     read_stream(RedisConnection(server.url + query, client_name=name), "s")
     [one] = named(client, name)
     assert one.get("resp", "2") == ("3" if query and "resp" in one else "2")
+
+
+@pytest.fixture
+def clerk(any_server: Server, client: redis.Redis) -> Iterator[str]:
+    """The URL of a user who may neither name a connection nor choose a database."""
+    user = ("clerk", "reset", "on", ">secret", "~*", "+@all", "-client", "-select")
+    client.execute_command("ACL", "SETUSER", *user)
+    yield f"redis://clerk:secret@127.0.0.1:{any_server.port}"
+    client.execute_command("ACL", "DELUSER", "clerk")
+
+
+@pytest.mark.parametrize("query", ["", "?protocol=resp3"])
+def test_who_may_not_name_a_connection_goes_without(
+    clerk: str, client: redis.Redis, stream: str, query: str
+) -> None:
+    add_numbers(client, stream, 3)
+    connection = RedisConnection(clerk + query, client_name="clerk")
+    assert_frame_equal(read_stream(connection, stream, NUMBER), numbers(3))
+    assert not named(client, "clerk")
+
+
+def test_a_refusal_at_login_is_not_taken_for_that_of_a_transaction(clerk: str) -> None:
+    frame = pl.DataFrame({"key": ["a"], "n": [1]})
+    with pytest.raises(AuthenticationError, match="select") as raised:
+        write_hashes(f"{clerk}/1", frame, key_column="key")
+    assert "MULTI" not in str(raised.value)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

@@ -155,11 +155,12 @@ impl Connection {
             auth.arg(password);
             commands.push(auth);
         }
-        if let Some(name) = &options.client_name {
+        let naming = options.client_name.as_ref().map(|name| {
             let mut setname = cmd("CLIENT");
             setname.arg("SETNAME").arg(name);
             commands.push(setname);
-        }
+            commands.len() - 1
+        });
         if options.database != 0 {
             let mut select = cmd("SELECT");
             select.arg(options.database);
@@ -173,10 +174,16 @@ impl Connection {
         self.send(&packed).await?;
         let mut replies = Outlines::new(commands.len());
         self.receive(&mut replies, Some(Duration::ZERO)).await?;
-        replies.into_values().into_iter().find_map(Result::err).map_or(Ok(()), |error| {
-            // The server, or something before it, may quote what it was sent.
-            Err(options.password.iter().fold(error, Error::without))
-        })
+        for (number, reply) in replies.into_values().into_iter().enumerate() {
+            match reply {
+                // The name is for whoever looks at CLIENT LIST: nothing else needs it.
+                Err(error) if Some(number) == naming && is_not_for_us(&error) => {}
+                // The server, or something before it, may quote what it was sent.
+                Err(error) => return Err(options.password.iter().fold(error, Error::without)),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether it was opened by the process that this one was forked from.
@@ -396,4 +403,8 @@ fn lost(error: io::Error) -> Error {
 
 fn silent(what: &str, patience: Duration) -> Error {
     Error::new(ErrorKind::Timeout, format!("the server did not {what} within {patience:?}"))
+}
+/// Whether a command was refused because the user may not run it, or the server does not have it.
+fn is_not_for_us(error: &Error) -> bool {
+    error.server_code().is_some_and(|code| code.is_no_permission() || code.is_unknown_command())
 }

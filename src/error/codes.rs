@@ -39,6 +39,11 @@ impl ServerCode {
         matches!(self, ServerCode::UnblockedByClient | ServerCode::UnblockedByKey)
     }
 
+    /// Whether the server does not have the command.
+    pub(crate) fn is_unknown_command(self) -> bool {
+        matches!(self, ServerCode::UnknownCommand | ServerCode::UnknownSubcommand)
+    }
+
     /// Whether the user lacks the permission for a command, be it in a script.
     pub(crate) fn is_no_permission(self) -> bool {
         use ServerCode::{NoPermission, NoPermissionInScript, RefusedInScript};

@@ -87,16 +87,24 @@ impl Writer<'_> {
                 if !is_open {
                     connection.release();
                 }
-                answers.into_iter().collect::<Result<Vec<_>>>()
+                Ok(answers)
             };
-            match asking.await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Authentication => {
+            // An error of the login is about something else.
+            let refused = match asking.await {
+                Ok(answers) => answers.into_iter().find_map(Result::err),
+                Err(error) => {
+                    self.session.recover(error).await?;
+                    continue;
+                }
+            };
+            match refused {
+                None => return Ok(()),
+                Some(error) if error.kind() == ErrorKind::Authentication => {
                     let message = "a row takes several commands, and MULTI and EXEC have others \
                                    see all of them or none; nothing has been written";
                     return Err(error.reframed(ErrorKind::Authentication, message));
                 }
-                Err(error) => self.session.recover(error).await?,
+                Some(error) => self.session.recover(error).await?,
             }
         }
     }
