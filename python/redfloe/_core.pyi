@@ -29,6 +29,7 @@ __all__ = [
     "ack_entries",
     "check_arrow_stream",
     "check_connection",
+    "checked_arrow_stream",
     "connect",
     "consumer_info",
     "create_group",
@@ -85,7 +86,8 @@ class RedisConnection:
     tls_cert, tls_key : path, optional
         PEM files with the client's certificate chain and private key.
     client_name : str, optional
-        The name that CLIENT LIST shows.
+        The name that CLIENT LIST shows; left out where the server refuses CLIENT SETNAME (Redis
+        2.6.9).
 
     Raises
     ------
@@ -386,11 +388,18 @@ def start_write_stream(
     frame: ArrowStream,
     request: WriteRequest,
 ) -> Task[Outcome]: ...
-def check_arrow_stream(stream: object, narrow_decimals: bool) -> list[tuple[str, str]]:
+def check_arrow_stream(stream: object, narrow_decimals: bool) -> tuple[list[tuple[str, str]], bool]:
     """Refuse columns of an ``arrow_array_stream`` capsule whose types Polars does not have.
 
-    Gives the columns that have a time zone, each with its zone. `narrow_decimals` lets decimals of
-    32 and 64 bits pass.
+    Gives the columns that have a time zone, each with its zone; and whether to look at the values
+    by `checked_arrow_stream`. `narrow_decimals` lets decimals of 32 and 64 bits pass.
+    """
+
+def checked_arrow_stream(frame: ArrowStream) -> object:
+    """Refuse values that Polars would change while it imports them.
+
+    Those are seconds that overflow milliseconds, and times that are not within a day. Consumes the
+    frame's stream, and gives another capsule with the same rows.
     """
 
 def write_hashes(

@@ -45,8 +45,11 @@ def as_frame(df: object) -> pl.DataFrame:
     else:
         stream = df.__arrow_c_stream__()
     is_pyarrow = pyarrow is not None and isinstance(df, pyarrow.Table)
-    for name, zone in _core.check_arrow_stream(stream, narrow_decimals=is_pyarrow):
+    zones, may_change = _core.check_arrow_stream(stream, narrow_decimals=is_pyarrow)
+    for name, zone in zones:
         _check_zone(name, zone)
+    if may_change:
+        stream = _core.checked_arrow_stream(df if is_pyarrow else _Stream(stream))
     try:
         return pl.DataFrame(df if is_pyarrow else _Stream(stream))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:

@@ -87,14 +87,7 @@ impl RecordBatch {
         }
         let row = Field::new_struct("", records.schema().fields().clone(), false);
         let schema = export_field(&row).map_err(|error| internal(py, error))?;
-        let array = FFI_ArrowArray::new(&StructArray::from(records).to_data());
-        PyTuple::new(
-            py,
-            [
-                PyCapsule::new_with_value(py, schema, c"arrow_schema")?,
-                PyCapsule::new_with_value(py, array, c"arrow_array")?,
-            ],
-        )
+        capsules(py, schema, &StructArray::from(records))
     }
 }
 
@@ -105,12 +98,20 @@ pub(super) fn export_ids<'py>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let field = Field::new("", DataType::Utf8View, true);
     let schema = export_field(&field).map_err(|error| internal(py, error))?;
-    let array = FFI_ArrowArray::new(&ids.to_data());
+    capsules(py, schema, ids)
+}
+
+/// What `__arrow_c_array__` gives.
+fn capsules<'py>(
+    py: Python<'py>,
+    schema: FFI_ArrowSchema,
+    array: &dyn Array,
+) -> PyResult<Bound<'py, PyTuple>> {
     PyTuple::new(
         py,
         [
             PyCapsule::new_with_value(py, schema, c"arrow_schema")?,
-            PyCapsule::new_with_value(py, array, c"arrow_array")?,
+            PyCapsule::new_with_value(py, FFI_ArrowArray::new(&array.to_data()), c"arrow_array")?,
         ],
     )
 }
@@ -118,7 +119,7 @@ pub(super) fn export_ids<'py>(
 /// The batches of an object with `__arrow_c_stream__`, such as a `polars.DataFrame`.
 pub(super) fn import_batches(frame: &Bound<'_, PyAny>) -> PyResult<Imported> {
     release_imported(frame.py());
-    no_panic(frame.py(), || batches_of(frame)).map(Imported)
+    no_panic(frame.py(), || batches_of(frame)).map(|(_, batches)| Imported(batches))
 }
 
 /// Batches whose memory may be an object's of Python, such as a NumPy array: to free it takes the GIL,
@@ -152,7 +153,8 @@ impl Drop for Imported {
     }
 }
 
-fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {
+/// The columns and the batches that have rows.
+pub(super) fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<(Fields, Vec<ArrowBatch>)> {
     let py = frame.py();
     let capsule = frame.call_method0("__arrow_c_stream__")?.cast_into::<PyCapsule>()?;
     let pointer = capsule.pointer_checked(Some(c"arrow_array_stream"))?;
@@ -187,7 +189,7 @@ fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<Vec<ArrowBatch>> {
             return Err(unreadable("next batch"));
         }
         if array.is_released() {
-            return Ok(batches);
+            return Ok((fields, batches));
         }
         // Polars exports categories without any as a dictionary that cannot be imported.
         if array.is_empty() {

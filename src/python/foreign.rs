@@ -3,6 +3,8 @@
 //! Arrow has types that Polars has not, and Polars panics on some of them; so such columns are refused
 //! by name first. Only the schema is looked at, which does not consume the stream.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_schema::ffi::FFI_ArrowSchema;
 use pyo3::exceptions::PyTypeError;
@@ -16,12 +18,13 @@ use crate::error::{Error, ErrorKind};
 const MAX_DEPTH: usize = 64;
 
 /// Refuses columns of an Arrow stream whose types Polars does not have; gives the time zones that it
-/// has to know, each with its column. Documented in `_core.pyi`.
+/// has to know, each with its column, and whether there are types of which Polars changes some
+/// values. Documented in `_core.pyi`.
 #[pyfunction]
 pub(crate) fn check_arrow_stream(
     stream: &Bound<'_, PyCapsule>,
     narrow_decimals: bool,
-) -> PyResult<Vec<(String, String)>> {
+) -> PyResult<(Vec<(String, String)>, bool)> {
     let py = stream.py();
     let pointer = stream.pointer_checked(Some(c"arrow_array_stream"))?;
     let unreadable = || PyTypeError::new_err("the frame's Arrow stream is unreadable");
@@ -37,11 +40,15 @@ pub(crate) fn check_arrow_stream(
     if unsafe { get_schema(raw, &mut schema) } != 0 || schema.format() != "+s" {
         return Err(unreadable());
     }
-    let mut check = Check { narrow_decimals, zones: Vec::new() };
-    check
-        .members(&schema, "", 0)
-        .map_err(|message| exception(py, &Error::new(ErrorKind::Schema, message)))?;
-    Ok(check.zones)
+    let mut check = Check { narrow_decimals, zones: Vec::new(), may_change: false };
+    // arrow-rs panics on names that are no UTF-8.
+    let checked = catch_unwind(AssertUnwindSafe(|| check.members(&schema, "", 0)));
+    let checked = checked.unwrap_or_else(|_| {
+        Err("the frame's Arrow schema is unreadable, perhaps for a name that is no valid UTF-8"
+            .to_owned())
+    });
+    checked.map_err(|message| exception(py, &Error::new(ErrorKind::Schema, message)))?;
+    Ok((check.zones, check.may_change))
 }
 
 struct Check {
@@ -50,6 +57,8 @@ struct Check {
     narrow_decimals: bool,
     /// Columns and their time zones.
     zones: Vec<(String, String)>,
+    /// Whether Polars changes some values of these types: see `values`.
+    may_change: bool,
 }
 
 impl Check {
@@ -95,6 +104,7 @@ impl Check {
             ))
         };
         let (kind, parameters) = format.split_once(':').unwrap_or((format, ""));
+        self.may_change |= matches!(kind, "tss" | "tDs" | "tts" | "ttm" | "ttu" | "ttn");
         match kind {
             "n" | "b" | "c" | "C" | "s" | "S" | "i" | "I" | "l" | "L" | "e" | "f" | "g" | "z"
             | "Z" | "u" | "U" | "vu" | "vz" | "w" | "tdD" | "tdm" | "tts" | "ttm" | "ttu"

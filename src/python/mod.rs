@@ -13,6 +13,7 @@ mod progress;
 mod read;
 mod reading;
 mod stream_reader;
+mod values;
 mod wait;
 mod write;
 
@@ -21,6 +22,7 @@ use pyo3::prelude::*;
 /// Registers, and does nothing else.
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    error::make_panics_exceptions(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<connection::RedisConnection>()?;
     module.add_class::<arrow::RecordBatch>()?;
@@ -54,6 +56,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
     module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
     module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(values::checked_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_hashes, module)?)?;
     module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;

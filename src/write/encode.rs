@@ -85,6 +85,14 @@ fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
         let array = cast(array, &to).map_err(|error| unwritable(field).with_source(error))?;
         make_column(&field.clone().with_data_type(to), &array)
     };
+    if let Some((row, value)) = time_beyond_a_day(array, |row| array.is_valid(row)) {
+        let (name, dtype) = (field.name(), dtype_name(field));
+        let message = format!(
+            "the column {name:?} has the value {value} of {dtype} (at index {row}), which is no time \
+             of a day; nothing has been sent"
+        );
+        return Err(Error::new(ErrorKind::Schema, message));
+    }
     let encoder: Box<dyn Encode> = match field.data_type() {
         DataType::Null => Box::new(Nothing),
         DataType::Utf8View => Box::new(Strings(array.as_string_view().clone())),
@@ -218,6 +226,30 @@ where
     T::Native: ToLexical + Into<f64>,
 {
     Box::new(Floats::<T>(array.as_primitive().clone()))
+}
+
+/// The first time of those that are `visible` which is not within a day, and where it is.
+pub(crate) fn time_beyond_a_day(
+    array: &dyn Array,
+    visible: impl Fn(usize) -> bool,
+) -> Option<(usize, i64)> {
+    fn first<T: ArrowPrimitiveType<Native: Into<i64>>>(
+        array: &dyn Array,
+        a_day: i64,
+        visible: impl Fn(usize) -> bool,
+    ) -> Option<(usize, i64)> {
+        let values = array.as_primitive::<T>().values().iter().map(|value| (*value).into());
+        values.enumerate().find(|(row, value)| !(0..a_day).contains(value) && visible(*row))
+    }
+    match array.data_type() {
+        DataType::Time32(TimeUnit::Second) => first::<Time32SecondType>(array, 86_400, visible),
+        DataType::Time32(_) => first::<Time32MillisecondType>(array, 86_400_000, visible),
+        DataType::Time64(TimeUnit::Microsecond) => {
+            first::<Time64MicrosecondType>(array, 86_400_000_000, visible)
+        }
+        DataType::Time64(_) => first::<Time64NanosecondType>(array, 86_400_000_000_000, visible),
+        _ => None,
+    }
 }
 
 fn values<T: ArrowPrimitiveType<Native = i64>>(array: &ArrayRef) -> ScalarBuffer<i64> {

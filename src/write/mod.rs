@@ -22,6 +22,8 @@ mod transaction;
 mod writer;
 
 pub use control::WriteControl;
+#[cfg(feature = "python")]
+pub(crate) use encode::time_beyond_a_day;
 pub use hashes::{HashRequest, IfExists, write_hashes};
 pub use outcome::{WriteFailure, Written};
 pub use producer::{Producer, ProducerFailure, ProducerOptions};
