@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import redis
 
 from support.clients import is_waiting
 from support.processes import finish, hear, python
+from support.proxy import Proxy
 from support.server import Server
 from support.streams import add_numbers
 from support.timing import eventually, within
 
 #: A thread waits for an iterator, the main thread forks. In the child the iterator says so.
 SCRIPT = """
-import signal, threading
+import signal, threading, polars as pl
 url = sys.argv[1]
 connection = redfloe.RedisConnection(url, client_name="forks")
 
@@ -139,4 +142,85 @@ def test_a_fork_in_a_signals_handler(any_server: Server, client: redis.Redis) ->
         add_numbers(client, "s", 2)
         assert hear(process) == 2
         assert hear(process) == 7
+        finish(process)
+
+
+#: A thread waits for an acknowledgement, whose reply is held, the main thread forks.
+ACKNOWLEDGING = """
+consumer = redfloe.StreamConsumer(connection, "s", "g", "c", ack="manual", block_ms=0)
+batch = next(consumer)
+threading.Thread(target=lambda: print(json.dumps(batch.ack()), flush=True)).start()
+
+def child():
+    outcomes = [
+        outcome(lambda: consumer.stats),
+        outcome(lambda: next(consumer)),
+        outcome(batch.leave),
+    ]
+    consumer.stop()
+    return [*outcomes, anew()]
+
+fork(child)
+"""
+
+
+def test_what_another_thread_was_acknowledging_raises_in_the_child(
+    any_server: Server, client: redis.Redis
+) -> None:
+    add_numbers(client, "other", 3)
+    add_numbers(client, "s", 2)
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        held.set()
+        let_go.wait(20)
+
+    with (
+        Proxy(any_server.port) as proxy,
+        python(SCRIPT + ACKNOWLEDGING, proxy.url) as process,
+        within(20),
+    ):
+        proxy.before(b"XACK", hold)
+        assert held.wait(10)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        refused = "RedisConnectionError"
+        assert hear(process) == [0, [refused, refused, refused, [3]]]
+        let_go.set()
+        assert hear(process) == 2
+        finish(process)
+
+
+#: A producer and Arrow streams that no thread is using, the main thread forks.
+IDLE = """
+producer = redfloe.StreamProducer(connection, "p")
+producer.send({"n": 1})
+producer.flush()
+reader, consumed = (
+    redfloe.stream_reader(connection, "other", {"n": pl.Int64}) for _ in range(2)
+)
+pl.DataFrame(consumed)
+
+def child():
+    return [
+        outcome(lambda: producer.rows_written),
+        outcome(lambda: producer.send({"n": 1})),
+        outcome(lambda: pl.DataFrame(reader).height),
+        outcome(lambda: pl.DataFrame(consumed)),
+    ]
+
+print("true", flush=True)
+fork(child)
+"""
+
+
+def test_what_is_idle_at_a_fork(any_server: Server, client: redis.Redis) -> None:
+    add_numbers(client, "other", 3)
+    with python(SCRIPT + IDLE, any_server.url) as process, within(20):
+        assert hear(process) is True
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert hear(process) == [0, ["RuntimeError", "RuntimeError", 3, "ValueError"]]
         finish(process)

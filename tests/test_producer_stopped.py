@@ -170,6 +170,20 @@ def test_a_stop_when_all_is_in_has_no_cause(
     assert stored(client, stream) == [1]
 
 
+def test_a_signal_just_before_the_end_has_what_is_not_in_as_its_cause(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    client.set(stream, "no stream")
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"TYPE", lambda _: signal.raise_signal(signal.SIGINT))
+        with (
+            pytest.raises(KeyboardInterrupt) as raised,
+            StreamProducer(proxy.url, stream, linger_ms=10_000) as producer,
+        ):
+            producer.send({"n": 0})
+    assert isinstance(raised.value.__cause__, WrongTypeError)
+
+
 @pytest.mark.parametrize("error", [KeyError("body"), SystemExit(3)])
 def test_an_error_of_the_block_writes_what_was_sent(
     any_server: Server, client: redis.Redis, stream: str, error: BaseException

@@ -11,7 +11,6 @@ mod runtime;
 mod secret;
 mod session;
 mod tls;
-#[cfg(feature = "python")]
 mod users;
 
 use std::sync::Arc;
@@ -33,7 +32,8 @@ pub(crate) use secret::Secret;
 pub(crate) use session::Session;
 use tls::TlsFiles;
 #[cfg(feature = "python")]
-pub(crate) use users::{User, Users};
+pub(crate) use users::User;
+pub(crate) use users::Users;
 
 use crate::error::{Error, Result};
 

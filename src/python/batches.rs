@@ -108,7 +108,7 @@ impl BatchReader {
     /// For what this consumer of a group does beside reading.
     #[getter]
     fn member(&self) -> Option<Member> {
-        self.reading.member.clone().map(Member::new)
+        Member::of(&self.reading)
     }
 
     /// For whoever keeps a checkpoint.
@@ -191,7 +191,7 @@ impl AsyncBatchReader {
     /// For what this consumer of a group does beside reading.
     #[getter]
     fn member(&self) -> Option<Member> {
-        self.reading.member.clone().map(Member::new)
+        Member::of(&self.reading)
     }
 
     /// For whoever keeps a checkpoint.

@@ -181,6 +181,9 @@ struct Sockets {
     watched: UnixStream,
     written: UnixStream,
     numbers: AtomicU64,
+    /// In a forked child the sockets are shared with the parent, and a thread that is not there may
+    /// hold the lock.
+    process: u32,
     /// Tasks that are done and were not taken yet. There is a byte in the socket when there are any.
     done: Mutex<Vec<u64>>,
 }
@@ -196,7 +199,13 @@ impl Sockets {
         let (watched, written) = UnixStream::pair()?;
         watched.set_nonblocking(true)?;
         written.set_nonblocking(true)?;
-        Ok(Sockets { watched, written, numbers: AtomicU64::new(0), done: Mutex::default() })
+        Ok(Sockets {
+            watched,
+            written,
+            numbers: AtomicU64::new(0),
+            process: std::process::id(),
+            done: Mutex::default(),
+        })
     }
 }
 
@@ -225,6 +234,11 @@ impl Completions {
 
     /// Will tell when the task is done, by the number that this gives.
     fn watch(&self, task: &Task) -> PyResult<u64> {
+        if self.sockets.process != std::process::id() {
+            return Err(PyRuntimeError::new_err(
+                "this event loop belongs to the process that this one was forked from; run another",
+            ));
+        }
         let number = self.sockets.numbers.fetch_add(1, Ordering::Relaxed);
         let watcher = Watcher { sockets: Arc::clone(&self.sockets), number };
         match &mut *task.state()? {
@@ -236,6 +250,9 @@ impl Completions {
 
     /// The numbers of the tasks that are done since the last call.
     fn take(&self) -> Vec<u64> {
+        if self.sockets.process != std::process::id() {
+            return Vec::new();
+        }
         // Both under the lock: there is a byte exactly while the list has numbers. Where there is
         // none it fails.
         let mut done = lock(&self.sockets.done);

@@ -2,7 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -30,8 +31,14 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
     }
 }
 
-/// Runs what works on data from outside. A panic becomes an error that asks to be reported: PyO3's
-/// exception for it is no `Exception`, and would end a program that handles all of those.
+/// Makes PyO3's exception for panics an `Exception`: else one would end a program that handles all
+/// of those. A panic becomes it wherever [`no_panic`] is not, as while arguments are converted. The
+/// class is this extension's own.
+pub(super) fn make_panics_exceptions(py: Python<'_>) -> PyResult<()> {
+    py.get_type::<PanicException>().setattr("__bases__", (py.get_type::<PyException>(),))
+}
+
+/// Runs what works on data from outside. A panic becomes an error that asks to be reported.
 pub(crate) fn no_panic<T>(py: Python<'_>, run: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(exception(py, &panicked())))
 }

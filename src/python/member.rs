@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -12,6 +12,7 @@ use redis::Value;
 use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
+use super::reading::{Reading, enter};
 use super::wait::wait;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
@@ -22,11 +23,14 @@ use crate::resp;
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Member {
     member: read::Member,
+    watched: Arc<Watched>,
 }
 
 impl Member {
-    pub(super) fn new(member: read::Member) -> Self {
-        Member { member }
+    /// Where the reading is a group's.
+    pub(super) fn of(reading: &Reading) -> Option<Self> {
+        let member = reading.member.clone()?;
+        Some(Member { member, watched: Arc::clone(&reading.watched) })
     }
 
     /// What the future does for this member.
@@ -34,7 +38,12 @@ impl Member {
     where
         F: Future<Output = Result<u64>> + Send + 'static,
     {
-        Operation { future: Mutex::new(Some(Box::pin(act(self.member.clone())))) }
+        let (acting, watched) = (act(self.member.clone()), Arc::clone(&self.watched));
+        let future = async move {
+            let _user = enter(&watched)?;
+            acting.await
+        };
+        Operation { future: Mutex::new(Some(Box::pin(future))) }
     }
 }
 
@@ -63,6 +72,7 @@ impl Member {
     }
 
     fn leave(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<()> {
+        let _user = enter(&self.watched).map_err(|error| exception(py, &error))?;
         self.member.leave_pending(&parsed(py, ids)?);
         Ok(())
     }
@@ -88,7 +98,8 @@ pub(crate) struct Operation {
 
 impl Operation {
     fn take(&self) -> PyResult<Counting> {
-        let future = self.future.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Where another thread holds the lock, or held it when the process was forked, it starts it.
+        let future = self.future.try_lock().ok().and_then(|mut future| future.take());
         future.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))
     }
 }

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use super::arrow::import_batches;
 use super::completion::Task;
 use super::connection::Server;
-use super::error::exception;
-use super::wait::{wait, wait_stopping};
+use super::error::{exception, no_panic};
+use super::wait::{or_late_signal, wait, wait_stopping};
 use super::write::{Outcome, WriteArguments};
 use crate::client::spawn;
 use crate::write::{self, ProducerOptions};
@@ -68,28 +68,31 @@ impl Producer {
     }
 
     #[getter]
-    fn rows_written(&self) -> usize {
-        self.producer.rows_written()
+    fn rows_written(&self) -> PyResult<usize> {
+        Ok(self.get()?.rows_written())
     }
 
     /// Takes an entry; says whether there was room.
     fn send(&self, py: Python<'_>, fields: Vec<(Vec<u8>, Vec<u8>)>) -> PyResult<bool> {
         let fields = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-        self.get()?.send(fields).map_err(|error| exception(py, &error))
+        let producer = self.get()?;
+        no_panic(py, || producer.send(fields).map_err(|error| exception(py, &error)))
     }
 
     /// Takes a frame's rows; says whether there was room.
     fn send_frame(&self, py: Python<'_>, frame: &Bound<'_, PyAny>) -> PyResult<bool> {
         let batches = import_batches(frame)?;
-        self.get()?.send_batches(batches).map_err(|error| exception(py, &error))
+        let producer = self.get()?;
+        no_panic(py, || producer.send_batches(batches).map_err(|error| exception(py, &error)))
     }
 
     /// What ended the producer, with the number of the last pipeline's first row and of the rows
     /// before it that are in; `None` while it works.
-    fn failure(&self, py: Python<'_>) -> Option<(Outcome, usize, usize)> {
-        let failed = self.producer.failed()?;
-        let outcome = Outcome::of_failure(py, &failed.failure, None);
-        Some((outcome, failed.first_row, failed.rows_before))
+    fn failure(&self, py: Python<'_>) -> PyResult<Option<(Outcome, usize, usize)>> {
+        Ok(self.get()?.failed().map(|failed| {
+            let outcome = Outcome::of_failure(py, &failed.failure, None);
+            (outcome, failed.first_row, failed.rows_before)
+        }))
     }
 
     /// Waits for "room", or for all that was sent ("flush"). Whoever gives up waiting stops nothing.
@@ -128,7 +131,7 @@ impl Producer {
         let producer = self.get()?;
         let closing = closing(producer.clone(), limit_ms);
         let ((), raised) = wait_stopping(py, None, || producer.stop(), closing)?;
-        Ok(raised)
+        Ok(or_late_signal(py, raised))
     }
 
     /// Does that in the background; it can be stopped.

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use super::arrow::{RecordBatch, import_fields};
 use super::connection::Server;
-use super::error::exception;
+use super::error::{exception, no_panic};
 use super::reading::make_of;
 use super::wait::{wait, wait_calling};
 use crate::decode::Batch;
@@ -160,6 +160,10 @@ impl Request<'_> {
     }
 
     pub(super) fn read_request(&self, py: Python<'_>) -> PyResult<ReadRequest> {
+        no_panic(py, || self.converted(py))
+    }
+
+    fn converted(&self, py: Python<'_>) -> PyResult<ReadRequest> {
         let schema = self.schema(py)?;
         let on_idle = match self.on_idle.as_str() {
             "wait" => OnIdle::Wait,

@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::arrow::RecordBatch;
-use super::error::exception;
-use crate::client::{Client, User, Users};
+use super::error::{exception, no_panic};
+use crate::client::{Client, User};
 use crate::decode::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{self, Batches, Watched};
@@ -31,7 +31,8 @@ const HANDING_OUT: Duration = Duration::from_secs(1);
 /// How long a reader that ends by an exception tries to acknowledge what was done before.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
-/// What the readers of a stream share: threads, or tasks of event loops.
+/// What the readers of a stream share: threads, or tasks of event loops. All locks here are held by
+/// users of `watched` only.
 pub(super) struct Reading {
     stream: String,
     batches: tokio::sync::Mutex<Batches>,
@@ -46,8 +47,6 @@ pub(super) struct Reading {
     /// How long a clean end may take, and until when it may, once it was tried.
     patience: Duration,
     end_by: OnceLock<Instant>,
-    /// All locks here are held by users only.
-    users: Users,
 }
 
 /// The next batch.
@@ -86,19 +85,11 @@ impl Reading {
             numbers: AtomicU64::new(0),
             ending: AtomicU8::new(GOES_ON),
             ends: Notify::new(),
-            users: Users::default(),
         })
     }
 
-    /// Everything that locks is done by a user.
     pub(super) fn enter(&self) -> Result<User<'_>> {
-        self.users.enter().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Connection,
-                "another thread was using this reader when the process was forked; make another \
-                 reader in the child",
-            )
-        })
+        enter(&self.watched)
     }
 
     /// Ends all waits, now and from now on.
@@ -280,6 +271,17 @@ impl Reading {
     }
 }
 
+/// Everything that locks what a reader shares is done by a user.
+pub(super) fn enter(watched: &Watched) -> Result<User<'_>> {
+    watched.users.enter().ok_or_else(|| {
+        Error::new(
+            ErrorKind::Connection,
+            "another thread was using this reader when the process was forked; make another \
+             reader in the child",
+        )
+    })
+}
+
 /// What `make` makes of a batch; its exception says which entries nobody has seen.
 pub(super) fn make_of(
     batch: &Arc<Batch>,
@@ -338,14 +340,18 @@ impl Offer {
 
     /// The caller has it in hand now. An attribute, because Python handles signals after calls.
     #[setter]
-    fn set_accepted(&self, accepted: bool) {
-        if accepted {
-            self.accepted.store(true, Ordering::Release);
+    fn set_accepted(&self, py: Python<'_>, accepted: bool) -> PyResult<()> {
+        if !accepted {
+            return Ok(());
+        }
+        self.accepted.store(true, Ordering::Release);
+        no_panic(py, || {
             self.reading.change(self.number, |offered| {
                 self.reading.handed_out(&offered.batch);
                 Next::Unread
             });
-        }
+            Ok(())
+        })
     }
 }
 

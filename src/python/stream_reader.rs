@@ -1,7 +1,7 @@
 //! A read as an Arrow stream, for DuckDB, pyarrow, pandas, DataFusion and whoever else speaks it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{RecordBatch as ArrowBatch, RecordBatchOptions, RecordBatchReader};
@@ -68,7 +68,8 @@ impl StreamReader {
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
         drop(requested_schema);
-        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Where another thread holds the lock, or held it when the process was forked, it consumes.
+        let batches = self.batches.try_lock().ok().and_then(|mut batches| batches.take());
         let Some(batches) = batches else {
             return Err(PyValueError::new_err(
                 "the stream reader has been consumed; make another with redfloe.stream_reader",
@@ -90,12 +91,12 @@ impl Iterator for ArrowReader {
     type Item = Result<ArrowBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.next()?.map_err(foreign);
-        Some(batch.and_then(|batch| {
-            // The consumer is C, through which a panic would abort the process.
-            let made = catch_unwind(AssertUnwindSafe(|| self.cast(&batch)));
-            made.unwrap_or_else(|_| Err(foreign(panicked())))
-        }))
+        // The consumer is C, through which a panic would abort the process.
+        let next = catch_unwind(AssertUnwindSafe(|| {
+            let batch = self.batches.next()?.map_err(foreign);
+            Some(batch.and_then(|batch| self.cast(&batch)))
+        }));
+        next.unwrap_or_else(|_| Some(Err(foreign(panicked()))))
     }
 }
 

@@ -74,6 +74,12 @@ pub(crate) fn wait_here<T: Send>(
         .map_err(|failure| failure.into_exception(py))
 }
 
+/// What was raised, or else what a signal raises that came after the wait's last look for them:
+/// Python would raise it in place of the result.
+pub(super) fn or_late_signal(py: Python<'_>, raised: Option<PyErr>) -> Option<PyErr> {
+    raised.or_else(|| py.check_signals().err())
+}
+
 /// Runs a future that `stop` brings to an early and orderly end, and waits for that end: what a
 /// signal's handler or `while_waiting` raised stops it and comes beside the result. A second signal
 /// ends the wait at once.

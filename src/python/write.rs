@@ -11,7 +11,7 @@ use super::arrow::{Imported, export_ids, import_batches, release_imported};
 use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
-use super::wait::wait_stopping;
+use super::wait::{or_late_signal, wait_stopping};
 use crate::client::Client;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
@@ -197,13 +197,11 @@ pub(crate) fn write_stream(
     Ok(ended(py, result, raised))
 }
 
-/// What became of a write that a thread waited for. The wait looks for signals every now and then;
-/// one that came since would be raised in place of the outcome, and is therefore looked for last.
+/// What became of a write that a thread waited for.
 fn ended(py: Python<'_>, result: Result<Written, WriteFailure>, raised: Option<PyErr>) -> Outcome {
     release_imported(py);
     let mut outcome = Outcome::new(py, result, raised);
-    let late = py.check_signals().err();
-    outcome.raised = outcome.raised.or(late);
+    outcome.raised = or_late_signal(py, outcome.raised.take());
     outcome
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::nack::Returns;
+use crate::client::Users;
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
 use crate::ledger::Ledger;
@@ -38,6 +39,8 @@ pub struct Stats {
 /// Stats that a reader writes while others look at them.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
+    /// Who reads, and who else holds the locks here, where the process may fork meanwhile.
+    pub(crate) users: Users,
     stats: Mutex<Stats>,
     /// Entries that were given back, and when they are delivered again.
     returns: Mutex<Returns>,
@@ -140,6 +143,8 @@ impl Watched {
     /// Entries of the group were acknowledged by another way than this reader's. What it has not
     /// handed out yet cannot be its own, and is not kept: it may never ask for it.
     pub(crate) fn acknowledged_elsewhere(&self, ids: &[EntryId]) {
+        // In a forked child the reader may be refused, and then need not know.
+        let Some(_user) = self.users.enter() else { return };
         let last = self.lock().last_id;
         let perhaps_own: Vec<EntryId> =
             ids.iter().copied().filter(|id| last.is_some_and(|last| *id <= last)).collect();
