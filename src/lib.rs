@@ -45,7 +45,10 @@ pub use admin::{
     consumer_info, create_group, delete_consumer, delete_group, group_info, pending_entries,
     stream_info, trim_stream,
 };
-pub use client::{Client, ConnectionOptions, TlsOptions, block_on, shared_client};
+pub use client::{
+    Client, ConnectionOptions, Credentials, CredentialsFuture, CredentialsProvider, TlsOptions,
+    block_on, shared_client,
+};
 pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
 pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};

@@ -6,6 +6,7 @@ from types import GenericAlias
 from typing import Any, Generic, TypeVar, final
 
 from redfloe._arguments import Request
+from redfloe._credentials import CredentialProvider
 from redfloe._frame import ArrowStream
 from redfloe._hashes import HashRequest
 from redfloe._write_arguments import WriteRequest
@@ -14,6 +15,7 @@ __all__ = [
     "AsyncBatchReader",
     "BatchReader",
     "Completions",
+    "CredentialsDesk",
     "Member",
     "Offer",
     "Operation",
@@ -88,12 +90,28 @@ class RedisConnection:
     client_name : str, optional
         The name that CLIENT LIST shows; left out where the server refuses CLIENT SETNAME (Redis
         2.6.9).
+    username, password : str, optional
+        The login, where the URL has none. Nothing in them is percent-encoded.
+    credentials : function, optional
+        Called without arguments whenever a connection is opened, in a thread of its own, for a
+        password or ``(username, password)``: tokens of managed services expire. An object with a
+        method ``get_credentials``, as redis-py's credential providers are, serves as well. The
+        function has `connect_timeout` to return. If it raises, the connection is retried like one
+        that was refused, and the exception is the cause of the `AuthenticationError` at the end.
+        There is then no other login.
 
     Raises
     ------
     ValueError
         The URL is malformed or its scheme unknown, a number is out of range, TLS files are given
-        without ``rediss://``. The message never quotes the URL.
+        without ``rediss://``, or more than one login is. The message never quotes the URL.
+    TypeError
+        `credentials` cannot be called, or is a coroutine function.
+
+    Notes
+    -----
+    It can be pickled, so that another process connects likewise. The pickle holds the password, and
+    `credentials` as far as it can be pickled itself: a function of a module, say.
 
     Examples
     --------
@@ -115,7 +133,72 @@ class RedisConnection:
         tls_cert: str | PathLike[str] | None = None,
         tls_key: str | PathLike[str] | None = None,
         client_name: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        credentials: Callable[[], str | tuple[str | None, str]] | CredentialProvider | None = None,
     ) -> RedisConnection: ...
+    @classmethod
+    def from_env(cls, prefix: str = "REDIS_") -> RedisConnection:
+        """Read how to reach the server from environment variables.
+
+        Parameters
+        ----------
+        prefix : str, default "REDIS_"
+            How the variables begin. ``REDIS_URL`` is required; ``REDIS_USERNAME`` and
+            ``REDIS_PASSWORD`` are the login where the URL has none.
+            ``REDIS_MAX_RETRIES``, ``REDIS_CONNECT_TIMEOUT`` and so on are the parameters of
+            `RedisConnection`. Empty variables count as absent, others are ignored.
+
+        Raises
+        ------
+        ValueError
+            There is no such URL, or a variable has no valid value. The message quotes no value.
+
+        Examples
+        --------
+        >>> import os
+        >>> import redfloe
+        >>> os.environ["SHOP_REDIS_URL"] = "redis://localhost/2"
+        >>> os.environ["SHOP_REDIS_PASSWORD"] = "p@ss"
+        >>> redfloe.RedisConnection.from_env("SHOP_REDIS_")
+        RedisConnection("redis://:***@localhost:6379/2")
+        """
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | PathLike[str],
+        *,
+        section: str | None = "redis",
+        env_prefix: str | None = "REDIS_",
+    ) -> RedisConnection:
+        """Read how to reach the server from a TOML or YAML file.
+
+        Needs the extra ``settings`` (pydantic-settings). `redfloe.settings.RedisSettings` is the
+        same as a model, for the settings of your own application.
+
+        Parameters
+        ----------
+        path : path
+            A file that ends in ``.toml``, ``.yaml`` or ``.yml``. It names the parameters of
+            `RedisConnection`.
+        section : str or None, default "redis"
+            The table of the file that holds them; None for its top level.
+        env_prefix : str or None, default "REDIS_"
+            Environment variables that begin so, such as ``REDIS_PASSWORD``, take precedence. None
+            to read none.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ImportError
+            pydantic-settings is not installed: ``pip install 'redfloe[settings]'``.
+        ValueError
+            The file is of another format, has no such section, or a value is refused.
+        """
+
+    def __getnewargs_ex__(self, /) -> tuple[tuple[str], dict[str, Any]]: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __ne__(self, value: object, /) -> bool: ...
     def __hash__(self, /) -> int: ...
@@ -221,6 +304,21 @@ class Completions:
     def fileno(self) -> int: ...
     def watch(self, task: Task[Any]) -> int: ...
     def take(self) -> list[int]: ...
+
+@final
+class CredentialsDesk:
+    """Where connections that are being opened ask for credentials, and get them.
+
+    The socket becomes readable when `take` has something: questions with the numbers of the
+    functions to call, and the numbers of functions that were dropped. `give` and `refuse` answer a
+    question.
+    """
+
+    def __new__(cls) -> CredentialsDesk: ...
+    def fileno(self) -> int: ...
+    def take(self) -> tuple[list[tuple[int, int]], list[int]]: ...
+    def give(self, question: int, username: str | None, password: str) -> None: ...
+    def refuse(self, question: int, why: str, cause: BaseException | None) -> None: ...
 
 @final
 class Member:

@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use super::credentials::Credentials;
 use super::options::{Address, ConnectionOptions};
 use super::pool::Generation;
-use super::secret::Secret;
 use super::tls::server_name;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Remedy, Result};
@@ -106,6 +106,7 @@ impl Connection {
     /// Connects and logs in, within `limit`: the connect timeout, or what is left of it.
     pub(super) async fn open(
         options: &ConnectionOptions,
+        credentials: &Credentials,
         tls: Option<Arc<ClientConfig>>,
         generation: Generation,
         limit: Duration,
@@ -121,7 +122,7 @@ impl Connection {
                 generation,
                 process: std::process::id(),
             };
-            connection.log_in(options).await?;
+            connection.log_in(options, credentials).await?;
             connection.patience = options.response_timeout;
             Ok(connection)
         };
@@ -135,11 +136,14 @@ impl Connection {
         .map_err(|error| error.with_context("address", options.address.to_string()))
     }
 
-    async fn log_in(&mut self, options: &ConnectionOptions) -> Result<()> {
+    async fn log_in(
+        &mut self,
+        options: &ConnectionOptions,
+        credentials: &Credentials,
+    ) -> Result<()> {
         let mut commands = Vec::new();
-        let user = options.username.as_deref();
-        // A user without a password may be one that needs none (ACL nopass), but not the default.
-        let password = options.password.as_ref().map(Secret::expose).or(user.map(|_| ""));
+        let user = credentials.username.as_deref();
+        let password = credentials.password_sent();
         if options.resp3 {
             let mut hello = cmd("HELLO");
             hello.arg(3);
@@ -179,7 +183,7 @@ impl Connection {
                 // The name is for whoever looks at CLIENT LIST: nothing else needs it.
                 Err(error) if Some(number) == naming && is_not_for_us(&error) => {}
                 // The server, or something before it, may quote what it was sent.
-                Err(error) => return Err(options.password.iter().fold(error, Error::without)),
+                Err(error) => return Err(credentials.password.iter().fold(error, Error::without)),
                 Ok(_) => {}
             }
         }

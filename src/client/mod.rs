@@ -2,6 +2,7 @@
 
 mod clients;
 mod connection;
+mod credentials;
 mod exclusive;
 mod options;
 mod per_process;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 pub use clients::shared_client;
 pub(crate) use connection::{Connection, Sink};
+pub use credentials::{Credentials, CredentialsFuture, CredentialsProvider};
 pub(crate) use exclusive::Exclusive;
 pub(crate) use options::Address;
 pub use options::{ConnectionOptions, TlsOptions};
@@ -101,7 +103,11 @@ impl Client {
         }
         let tls = self.inner.tls.as_ref().map(|files| files.config()).transpose()?;
         let generation = self.pool().generation();
-        Connection::open(self.options(), tls, generation, limit).await
+        let begun = Instant::now();
+        let credentials = self.options().current_credentials(limit).await?;
+        self.pool().logs_in_with(&credentials);
+        let limit = limit.saturating_sub(begun.elapsed());
+        Connection::open(self.options(), &credentials, tls, generation, limit).await
     }
 
     /// Keeps a connection for others.
@@ -126,10 +132,7 @@ impl Client {
 
     /// The error without the password, which a server or something between may quote.
     pub(crate) fn without_password(&self, error: Error) -> Error {
-        match &self.options().password {
-            Some(password) => error.without(password),
-            None => error,
-        }
+        self.pool().password().iter().fold(error, Error::without)
     }
 
     fn pool(&self) -> &Pool {

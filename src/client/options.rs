@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
+use tokio::time::timeout;
 
+use super::credentials::{Credentials, CredentialsProvider, Provider};
 use super::secret::Secret;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How to reach a server. Two equal options share a pool of connections.
 ///
@@ -21,8 +24,9 @@ use crate::error::{Error, Result};
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ConnectionOptions {
     pub(crate) address: Address,
-    pub(crate) username: Option<String>,
-    pub(crate) password: Option<Secret>,
+    pub(super) credentials: Credentials,
+    /// Asked for each connection, instead of the credentials above.
+    pub(super) provider: Option<Provider>,
     pub(crate) database: i64,
     pub(crate) resp3: bool,
     pub(crate) tls: Option<TlsOptions>,
@@ -117,8 +121,11 @@ impl ConnectionOptions {
         }
         Ok(ConnectionOptions {
             address,
-            username: settings.username().map(str::to_owned),
-            password: settings.password().map(Secret::new),
+            credentials: Credentials {
+                username: settings.username().map(str::to_owned),
+                password: settings.password().map(Secret::new),
+            },
+            provider: None,
             database: settings.db(),
             resp3: matches!(settings.protocol(), ProtocolVersion::RESP3),
             tls: tls.then(TlsOptions::default),
@@ -149,6 +156,59 @@ impl ConnectionOptions {
         }
         self.tls = Some(tls);
         Ok(self)
+    }
+
+    /// Logs in as a user, or with the password of the default user; nothing is percent-encoded.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the URL has credentials too.
+    pub fn with_login(mut self, username: Option<&str>, password: Option<&str>) -> Result<Self> {
+        let credentials = Credentials {
+            username: username.map(str::to_owned),
+            password: password.map(Secret::new),
+        };
+        if credentials != Credentials::default() {
+            self.check_no_login()?;
+            self.credentials = credentials;
+        }
+        Ok(self)
+    }
+
+    /// Has credentials asked for whenever a connection is opened, because they change.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the URL has credentials too.
+    pub fn with_credentials(mut self, provider: Arc<dyn CredentialsProvider>) -> Result<Self> {
+        self.check_no_login()?;
+        self.provider = Some(Provider(provider));
+        Ok(self)
+    }
+
+    fn check_no_login(&self) -> Result<()> {
+        match self.credentials == Credentials::default() {
+            true => Ok(()),
+            false => Err(Error::invalid(
+                "the login is given once: in the URL, by username and password, or by credentials",
+            )),
+        }
+    }
+
+    /// What to log in with now; a provider gives it within `limit`.
+    pub(super) async fn current_credentials(&self, limit: Duration) -> Result<Credentials> {
+        let Some(Provider(provider)) = &self.provider else {
+            return Ok(self.credentials.clone());
+        };
+        match timeout(limit, provider.credentials()).await {
+            Ok(given) => {
+                given.map_err(|error| error.with_context("address", self.address.to_string()))
+            }
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!("no credentials were given within {limit:?} (connect_timeout)"),
+            )),
+        }
     }
 
     /// The name that CLIENT LIST shows.
@@ -206,17 +266,18 @@ impl fmt::Display for Address {
 impl fmt::Display for ConnectionOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut query = Vec::new();
+        let Credentials { username, password } = &self.credentials;
         match &self.address {
             Address::Tcp { .. } => {
                 f.write_str(if self.tls.is_some() { "rediss://" } else { "redis://" })?;
-                match (&self.username, &self.password) {
+                match (username, password) {
                     (Some(user), Some(password)) => write!(f, "{user}:{password}")?,
                     (None, Some(password)) => write!(f, ":{password}")?,
                     // redis-cli takes it for the password, and so may the URL's author.
                     (Some(_), None) => f.write_str(Secret::SHOWN)?,
                     (None, None) => {}
                 }
-                if self.username.is_some() || self.password.is_some() {
+                if username.is_some() || password.is_some() {
                     f.write_str("@")?;
                 }
                 write!(f, "{}", self.address)?;
@@ -229,8 +290,8 @@ impl fmt::Display for ConnectionOptions {
                 if self.database != 0 {
                     query.push(format!("db={}", self.database));
                 }
-                query.extend(self.username.as_ref().map(|name| format!("user={name}")));
-                query.extend(self.password.as_ref().map(|password| format!("pass={password}")));
+                query.extend(username.as_ref().map(|name| format!("user={name}")));
+                query.extend(password.as_ref().map(|password| format!("pass={password}")));
             }
         }
         if self.resp3 {
@@ -278,7 +339,7 @@ mod tests {
             assert!(!format!("{options:?}").contains("p%40ss"));
         }
         let options = ConnectionOptions::parse("redis://:p%40ss@h")?;
-        assert_eq!(options.password.as_ref().map(Secret::expose), Some("p@ss"));
+        assert_eq!(options.credentials, Credentials::new(None, "p@ss"));
         let options = ConnectionOptions::parse("redis://hunter2@h")?;
         assert_eq!(options.to_string(), "redis://***@h:6379");
         Ok(())

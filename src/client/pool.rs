@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::connection::Connection;
+use super::credentials::Credentials;
+use super::secret::Secret;
 
 /// Connections that wait to be used again, the latest last.
 #[derive(Default)]
@@ -15,6 +17,8 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     idle: Vec<Idle>,
+    /// Of the latest login, for errors that quote it.
+    password: Option<Secret>,
     generation: Generation,
 }
 
@@ -48,7 +52,7 @@ impl Pool {
         // A list of sockets is whole whatever its holder was doing when it panicked.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.generation.is_retired() {
-            *state = State::default();
+            *state = State { password: state.password.take(), ..State::default() };
         }
         state
     }
@@ -56,6 +60,16 @@ impl Pool {
     /// The generation that new connections belong to.
     pub(super) fn generation(&self) -> Generation {
         self.state().generation.clone()
+    }
+
+    /// These are the latest credentials.
+    pub(super) fn logs_in_with(&self, credentials: &Credentials) {
+        self.state().password.clone_from(&credentials.password);
+    }
+
+    /// The password of the latest login.
+    pub(super) fn password(&self) -> Option<Secret> {
+        self.state().password.clone()
     }
 
     /// A connection that can be used again.
@@ -101,7 +115,10 @@ mod tests {
         let mut opened = Vec::new();
         for _ in 0..number {
             let limit = Duration::from_secs(5);
-            opened.push(Connection::open(&options, None, pool.generation(), limit).await?);
+            opened.push(
+                Connection::open(&options, &Credentials::default(), None, pool.generation(), limit)
+                    .await?,
+            );
         }
         Ok(opened)
     }

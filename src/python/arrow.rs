@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind};
 
 const POLARS_INT128: &str = "_pli128";
 
-/// Rows of a read, for any library that speaks Arrow. Documented in `_core.pyi`.
+#[doc = include_str!(concat!(env!("OUT_DIR"), "/RecordBatch.txt"))]
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct RecordBatch {
     batch: Arc<Batch>,

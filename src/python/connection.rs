@@ -1,17 +1,20 @@
 //! `RedisConnection`: how a server is reached.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString, PyType};
 
+use super::credentials::Function;
 use super::error::exception;
-use crate::client::{Client, ConnectionOptions, TlsOptions, shared_client};
-use crate::error::Error;
+use crate::client::{Client, ConnectionOptions, Secret, TlsOptions, shared_client};
+use crate::error::{Error, Result};
 
-/// How to reach a server. Documented in `_core.pyi`.
+#[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.txt"))]
 #[pyclass(frozen, eq, hash, module = "redfloe")]
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) struct RedisConnection {
@@ -25,7 +28,9 @@ impl RedisConnection {
     #[new]
     #[pyo3(signature = (
         url, *, max_retries=5, retry_base_delay=0.1, retry_max_delay=30.0, connect_timeout=5.0,
-        response_timeout=30.0, tls_ca=None, tls_cert=None, tls_key=None, client_name=None
+        response_timeout=30.0, tls_ca=None, tls_cert=None, tls_key=None, client_name=None,
+        username=None,
+        password=None, credentials=None
     ))]
     fn new(
         py: Python<'_>,
@@ -39,6 +44,9 @@ impl RedisConnection {
         tls_cert: Option<PathBuf>,
         tls_key: Option<PathBuf>,
         client_name: Option<&str>,
+        username: Option<&str>,
+        password: Option<&str>,
+        credentials: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let max_retries = u32::try_from(max_retries)
             .map_err(|_| PyValueError::new_err("max_retries must be between 0 and 4294967295"))?;
@@ -47,18 +55,82 @@ impl RedisConnection {
         let connect = positive("connect_timeout", connect_timeout)?;
         let response = positive("response_timeout", response_timeout)?;
         let tls = TlsOptions { ca: tls_ca, cert: tls_cert, key: tls_key };
+        let number: Option<u64> = match credentials {
+            Some(credentials) => {
+                Some(python(py)?.call_method1("register", (credentials,))?.extract()?)
+            }
+            None => None,
+        };
+        let function = number.map(|number| Arc::new(Function::new(number)));
         let options = ConnectionOptions::parse(url)
             .and_then(|options| options.with_tls(tls)?.with_client_name(client_name))
+            .and_then(|options| options.with_login(username, password))
+            .and_then(|options| match function {
+                Some(function) => options.with_credentials(function),
+                None => Ok(options),
+            })
             .map_err(|error| exception(py, &error))?
             .with_connect_timeout(connect)
             .with_response_timeout(response)
             .with_retries(max_retries, base, max);
-        Ok(RedisConnection { server: Server::Options(Box::new(options)) })
+        let login = Login {
+            url: Secret::new(url),
+            username: username.map(str::to_owned),
+            password: password.map(Secret::new),
+            function: number,
+        };
+        let given = Given { options, login };
+        Ok(RedisConnection { server: Server::Options(Box::new(given)) })
+    }
+
+    #[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.from_env.txt"))]
+    #[classmethod]
+    #[pyo3(signature = (prefix="REDIS_"))]
+    fn from_env(_class: &Bound<'_, PyType>, prefix: &str) -> PyResult<Py<PyAny>> {
+        let py = _class.py();
+        Ok(py.import("redfloe._settings")?.call_method1("from_env", (prefix,))?.unbind())
+    }
+
+    #[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.from_file.txt"))]
+    #[classmethod]
+    #[pyo3(signature = (path, *, section="redis", env_prefix="REDIS_"))]
+    fn from_file(
+        _class: &Bound<'_, PyType>,
+        path: PathBuf,
+        section: Option<&str>,
+        env_prefix: Option<&str>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = _class.py();
+        let arguments = (path, section, env_prefix);
+        Ok(py.import("redfloe._settings")?.call_method1("from_file", arguments)?.unbind())
+    }
+
+    /// What pickle makes an equal one from, in another process too: with the password.
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((String,), Bound<'py, PyDict>)> {
+        let Given { options, login } = self.server.given(py)?;
+        let settings = PyDict::new(py);
+        settings.set_item("max_retries", options.max_retries)?;
+        settings.set_item("retry_base_delay", options.retry_base_delay.as_secs_f64())?;
+        settings.set_item("retry_max_delay", options.retry_max_delay.as_secs_f64())?;
+        settings.set_item("connect_timeout", options.connect_timeout.as_secs_f64())?;
+        settings.set_item("response_timeout", options.response_timeout.as_secs_f64())?;
+        if let Some(TlsOptions { ca, cert, key }) = &options.tls {
+            settings.set_item("tls_ca", ca)?;
+            settings.set_item("tls_cert", cert)?;
+            settings.set_item("tls_key", key)?;
+        }
+        settings.set_item("client_name", &options.client_name)?;
+        settings.set_item("username", &login.username)?;
+        settings.set_item("password", login.password.as_ref().map(Secret::expose))?;
+        if let Some(number) = login.function {
+            settings.set_item("credentials", python(py)?.call_method1("registered", (number,))?)?;
+        }
+        Ok(((login.url.expose().to_owned(),), settings))
     }
 
     fn __repr__(&self) -> String {
         match &self.server {
-            Server::Options(options) => format!("RedisConnection(\"{options}\")"),
+            Server::Options(given) => format!("RedisConnection(\"{}\")", given.options),
             Server::Malformed(_) | Server::NoUrl(_) => "RedisConnection(<refused>)".to_owned(),
         }
     }
@@ -81,7 +153,7 @@ pub(crate) fn connect(py: Python<'_>, url: Bound<'_, PyAny>) -> PyResult<Py<Redi
 /// Raises where [`connect`] was given what names no server.
 #[pyfunction]
 pub(crate) fn check_connection(py: Python<'_>, connection: &RedisConnection) -> PyResult<()> {
-    connection.server.options(py).map(drop)
+    connection.server.given(py).map(drop)
 }
 
 /// An int of Python; one that is too large as one that is out of all bounds.
@@ -119,10 +191,53 @@ fn positive(name: &str, value: f64) -> PyResult<Duration> {
     }
 }
 
+/// The module that knows the functions which give credentials.
+fn python(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import("redfloe._credentials")
+}
+
+/// How a server is reached, and what that was said by. Equal where the options are.
+#[derive(Clone)]
+pub(crate) struct Given {
+    options: ConnectionOptions,
+    login: Login,
+}
+
+/// The words that the server and the login were given by, which a pickle repeats.
+#[derive(Clone)]
+struct Login {
+    url: Secret,
+    username: Option<String>,
+    password: Option<Secret>,
+    /// The number of the function that gives credentials.
+    function: Option<u64>,
+}
+
+impl Given {
+    fn parse(url: &str) -> Result<Self> {
+        let login = Login { url: Secret::new(url), username: None, password: None, function: None };
+        Ok(Given { options: ConnectionOptions::parse(url)?, login })
+    }
+}
+
+impl PartialEq for Given {
+    fn eq(&self, other: &Self) -> bool {
+        self.options == other.options
+    }
+}
+
+impl Eq for Given {}
+
+impl Hash for Given {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.options.hash(state);
+    }
+}
+
 /// What Python code may call a server by.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Server {
-    Options(Box<ConnectionOptions>),
+    Options(Box<Given>),
     /// A text that is no URL, and why.
     Malformed(String),
     /// Something of another type.
@@ -139,8 +254,8 @@ impl<'py> FromPyObject<'_, 'py> for Server {
         let Ok(url) = object.cast::<PyString>() else {
             return Ok(Server::NoUrl(object.get_type().name()?.to_string()));
         };
-        Ok(match url.to_cow().map(|url| ConnectionOptions::parse(&url)) {
-            Ok(Ok(options)) => Server::Options(Box::new(options)),
+        Ok(match url.to_cow().map(|url| Given::parse(&url)) {
+            Ok(Ok(given)) => Server::Options(Box::new(given)),
             Ok(Err(error)) => Server::Malformed(error.to_string()),
             Err(_) => Server::Malformed("the URL is no valid Unicode".to_owned()),
         })
@@ -148,9 +263,9 @@ impl<'py> FromPyObject<'_, 'py> for Server {
 }
 
 impl Server {
-    fn options(&self, py: Python<'_>) -> PyResult<&ConnectionOptions> {
+    fn given(&self, py: Python<'_>) -> PyResult<&Given> {
         match self {
-            Server::Options(options) => Ok(options),
+            Server::Options(given) => Ok(given),
             Server::Malformed(why) => Err(exception(py, &Error::invalid(why.as_str()))),
             Server::NoUrl(class) => Err(PyTypeError::new_err(format!(
                 "url must be a str or a RedisConnection, not {class}"
@@ -160,6 +275,10 @@ impl Server {
 
     /// The process's client of this server.
     pub(crate) fn client(&self, py: Python<'_>) -> PyResult<Client> {
-        shared_client(self.options(py)?).map_err(|error| exception(py, &error))
+        let given = self.given(py)?;
+        if given.login.function.is_some() {
+            python(py)?.call_method0("watch")?;
+        }
+        shared_client(&given.options).map_err(|error| exception(py, &error))
     }
 }

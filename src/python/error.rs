@@ -54,10 +54,16 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
         .and_then(|module| module.getattr(name))
         .and_then(|class| Ok(class.cast_into::<PyType>()?))
         .and_then(|class| class.call1((error.to_string(), error.code())));
-    match raised {
+    let raised = match raised {
         Ok(value) => PyErr::from_value(value),
         Err(broken) => broken,
+    };
+    // What a function of the user's raised.
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<PyErr>());
+    if let Some(cause) = cause {
+        raised.set_cause(py, Some(cause.clone_ref(py)));
     }
+    raised
 }
 
 /// Raises the exception of the kind at this index, for the test that each kind has one; returns

@@ -140,7 +140,7 @@ pub(crate) fn set_value(
     wait(py, async move { client.session().value(&resp::set(&key, &value)).await.map(drop) })
 }
 
-/// What a reader has done so far. Documented in `_core.pyi`.
+#[doc = include_str!(concat!(env!("OUT_DIR"), "/Stats.txt"))]
 #[pyclass(frozen, get_all, module = "redfloe._core")]
 pub(crate) struct Stats {
     batches: u64,

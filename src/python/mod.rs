@@ -4,7 +4,10 @@ mod admin;
 mod arrow;
 mod batches;
 mod completion;
+// Docstrings for Python are no Markdown.
+#[allow(clippy::doc_lazy_continuation)]
 mod connection;
+mod credentials;
 mod error;
 mod foreign;
 mod member;
@@ -25,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     error::make_panics_exceptions(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<connection::RedisConnection>()?;
+    module.add_class::<credentials::CredentialsDesk>()?;
     module.add_class::<arrow::RecordBatch>()?;
     module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;

@@ -21,7 +21,7 @@ use crate::dtype::{without_int128, without_views};
 use crate::error::{Error, ErrorKind};
 use crate::read::{self, BlockingBatches};
 
-/// Entries as an Arrow stream that is consumed once. Documented in `_core.pyi`.
+#[doc = include_str!(concat!(env!("OUT_DIR"), "/StreamReader.txt"))]
 #[pyclass(frozen, module = "redfloe")]
 pub(crate) struct StreamReader {
     schema: SchemaRef,

@@ -292,6 +292,13 @@ class _Once(Generic[_T]):
                 self._values.append(self._compute())
             return self._values[0]
 
+    def __getstate__(self) -> tuple[Callable[[], _T], list[_T]]:
+        return self._compute, self._values[:]
+
+    def __setstate__(self, state: tuple[Callable[[], _T], list[_T]]) -> None:
+        self._compute, self._values = state
+        self._lock = Lock()
+
 
 def _look_for_interrupt() -> None:
     """Raise KeyboardInterrupt if Polars has seen a Ctrl-C.
