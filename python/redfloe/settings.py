@@ -6,6 +6,7 @@ Needs the extra ``settings``: ``pip install 'redfloe[settings]'``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic_settings import (
@@ -120,14 +121,17 @@ class RedisSettings(BaseModel):
             raise ValueError(msg) from None
         if env_prefix is None:
             return RedisSettings.model_validate(source())
-        given = {"_env_prefix": env_prefix, **source()}
-        return _FromFile(**given)
+        return _FromFile(_env_prefix=env_prefix, **source())
 
 
-class _FromFile(RedisSettings, BaseSettings):
+class _FromFile(BaseSettings, RedisSettings):
     """Settings of a file, which are given to it, and of the environment."""
 
     model_config = SettingsConfigDict(extra="forbid")
+
+    # Types say what is given here, and pydantic-settings' own arguments.
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
 
     @classmethod
     def settings_customise_sources(
