@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -168,6 +169,43 @@ def test_an_entry_that_went_to_a_dead_connection_comes_when_its_block_is_over(
         while len(came) < 2:
             came += next(batches)["n"].to_list()
     assert sorted(came) == [1, 2]
+
+
+def test_an_entry_on_a_dead_connection_that_is_claimed_was_not_delivered(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """A worker claims what its own dead connection was given, before its wait is over."""
+    options: dict[str, Any] = {**POISON, "max_deliveries": 1, "block_ms": 0, **ME}
+    consumer = StreamConsumer(
+        quick(any_server.url, client_name="me"),
+        stream,
+        schema=NUMBER,
+        reclaim_min_idle_ms=100,
+        reclaim_interval_ms=1_000,
+        **options,
+    )
+
+    def strand() -> None:
+        eventually(is_waiting(client, "me"))
+        with any_server.client(client_name="dead") as dead:
+            reading = threading.Thread(
+                target=lambda: dead.xreadgroup("g", "me", {stream: ">"}, count=1, block=2_000)
+            )
+            reading.start()
+            eventually(is_waiting(client, "dead"))
+            client.client_kill_filter(
+                _id=str(next(one["id"] for one in client.client_list() if one["name"] == "me"))
+            )
+            # It has been through its pending list, and waits behind the dead one.
+            eventually(is_waiting(client, "me"))
+            add_numbers(client, stream, 1)
+            reading.join()
+
+    with later(0, strand), within(8):
+        batch = next(consumer)
+    assert batch.frame["n"].to_list() == [1]
+    assert batch.delivery_counts.to_list() == [1]
+    assert not client.exists("dead")
 
 
 def test_replies_that_nobody_saw_do_not_count_as_deliveries(
@@ -352,6 +390,42 @@ def test_claimed_entries_that_were_acknowledged_meanwhile_are_not_handed_out(
         consumer = StreamConsumer(proxy.url, stream, schema=NUMBER, create_group=False, **options)
         with consumer:
             assert all_rows(consumer) == [1, 2, 5, 6, 7, 8, 9]
+    assert pending(client, stream) == []
+
+
+def test_what_a_worker_has_in_hand_it_never_claims(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """However long that takes: it would be delivered again, and be a dead letter in the end."""
+    add_numbers(client, stream, 3)
+    options: dict[str, Any] = {**POISON, **EAGER, **ME}
+    with StreamConsumer(any_server.url, stream, schema=NUMBER, ack="manual", **options) as consumer:
+        held = next(consumer)
+        for n in range(4, 8):
+            with later(0.1, partial(add_numbers, client, stream, n, first=n)):
+                batch = next(consumer)
+            assert batch.frame["n"].to_list() == [n]
+            assert batch.ack() == 1
+        assert counts(client, stream) == {1: 1, 2: 1, 3: 1}
+        # What it leaves it may claim.
+        held.leave()
+        again = next(consumer)
+        assert again.frame["n"].to_list() == [1, 2, 3]
+        assert again.delivery_counts.to_list() == [2, 2, 2]
+    assert not client.exists("dead")
+
+
+def test_an_acknowledgement_that_a_failover_lost_is_made_up_for(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """The replica has the entry pending for the worker that has acknowledged it."""
+    add_numbers(client, stream, 2)
+    options: dict[str, Any] = {"batch_size": 1, **EAGER, **ME}
+    with StreamConsumer(any_server.url, stream, schema=NUMBER, **options) as consumer:
+        assert [next(consumer).frame["n"].item() for _ in range(2)] == [1, 2]
+        eventually(lambda: pending(client, stream) == [2])
+        client.xclaim(stream, "g", "me", 0, ["1-0"], force=True)
+        assert next(consumer).frame["n"].to_list() == [1]
     assert pending(client, stream) == []
 
 

@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 
 from redfloe import MemoryCheckpointStore, StreamConsumer, _core, iter_stream, read_stream
 from support.consumers import World
+from support.groups import deliver
 from support.loops import Follow
 from support.server import Server
 from support.streams import NUMBER, add_numbers, numbers
@@ -113,6 +114,32 @@ def test_a_worker_that_has_no_frame_leaves_its_batch_pending(
     with again:
         assert [len(batch) for batch in again] == [5]
     assert pending(client, stream) == 0
+
+
+@pytest.mark.parametrize("success", [True, False])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_batch_that_nobody_took_was_not_delivered(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: World,
+    frames: Frames,
+    success: bool,
+    before: int,
+) -> None:
+    add_numbers(client, stream, 3)
+    if before:
+        deliver(client, stream, consumer="c")
+    options: dict[str, Any] = {"dead_letter": "dead", "max_deliveries": 3, "block_ms": 1}
+    consumer = world.consumer(any_server.url, stream, group="g", consumer="c", **options)
+    with nullcontext() if success else pytest.raises(ZeroDivisionError):
+        with consumer:
+            with frames.failing(MemoryError, "1-0", "3-0", stream):
+                next(consumer)
+            if not success:
+                raise ZeroDivisionError
+    found: Any = client.xpending_range(stream, "g", "-", "+", 10)
+    assert [one["times_delivered"] for one in found] == [before] * 3
 
 
 @raises

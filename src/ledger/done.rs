@@ -140,6 +140,24 @@ impl Ledger {
         }
     }
 
+    /// The batch of these entries did not come into the caller's hands; `counts` are their deliveries,
+    /// this one included, and empty where it is the first for all.
+    #[cfg(any(feature = "python", test))]
+    pub(crate) fn not_handed_out(&mut self, ids: &[EntryId], counts: &[u64]) {
+        self.in_hand.remove(ids);
+        let counts = counts.iter().copied().chain(std::iter::repeat(1));
+        let rows: Vec<Row> = ids
+            .iter()
+            .zip(counts)
+            .map(|(id, count)| Row {
+                id: *id,
+                delivered: Some(count.saturating_sub(1)),
+                keep: true,
+            })
+            .collect();
+        self.read_again(&rows);
+    }
+
     /// The next batch is asked for: where that is the policy, what is in hand is done with.
     pub(crate) fn asked_for_more(&mut self) {
         if self.terms.acknowledge == Acknowledge::Automatically {

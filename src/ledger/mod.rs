@@ -22,7 +22,7 @@ mod own;
 #[cfg(any(feature = "python", test))]
 mod position;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use done::Acknowledgements;
 pub(crate) use ids::IdSet;
@@ -112,6 +112,8 @@ pub(crate) struct Ledger {
     /// A server that has not noticed the loss of a connection may give it entries after this ID
     /// until then.
     stranded: Option<(EntryId, Instant)>,
+    /// When the pending list was looked at for the sake of a claim.
+    looked: Option<Instant>,
     collected: Vec<Row>,
     /// The IDs among them that are to be handed out.
     collected_ids: IdSet,
@@ -143,6 +145,8 @@ impl Ledger {
     /// In hand, left or finished at once; beyond that the oldest are forgotten, and would come twice
     /// if the group got lost.
     const REMEMBERED: usize = 1 << 20;
+    /// What can be claimed so soon after a look at the pending list was there.
+    const LOOKED: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(terms: Terms) -> Self {
         Ledger {
@@ -153,6 +157,7 @@ impl Ledger {
             done_meanwhile: IdSet::default(),
             newest: EntryId::MIN,
             stranded: None,
+            looked: None,
             collected: Vec::new(),
             collected_ids: IdSet::default(),
             collected_claimed: false,
@@ -244,9 +249,22 @@ impl Ledger {
             return Ask::Flush;
         }
         if claims_due && !rows && !self.others_first {
-            return Ask::Claim;
+            return self.look_before_claim(now).unwrap_or(Ask::Claim);
         }
         Ask::New { count: if first_is_last { 1 } else { room } }
+    }
+
+    /// A claim tells nobody whose an entry was. What went to a dead connection of this very reader,
+    /// and is claimed by it, was never seen; an entry of another consumer was. So those are looked for
+    /// before.
+    fn look_before_claim(&mut self, now: Instant) -> Option<Ask> {
+        let (after, _) = self.stranded.filter(|_| self.terms.lists)?;
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < Self::LOOKED) {
+            return None;
+        }
+        self.looked = Some(now);
+        self.own.look_after(after, true);
+        self.own.to_list().map(|(from, to)| Ask::List { from, to })
     }
 
     /// Whether there is something to do that need not be waited for.
@@ -279,6 +297,7 @@ impl Ledger {
     /// A request that [`Ledger::next`] named is sent.
     pub(crate) fn asked(&mut self, ask: Ask) {
         self.came_up_to = None;
+        self.looked = None;
         self.done_meanwhile.clear();
         self.in_flight = match ask {
             Ask::New { .. } => InFlight::New,
@@ -412,18 +431,18 @@ impl Ledger {
     /// These entries are this consumer's now.
     pub(crate) fn claimed(&mut self, ids: &[EntryId]) {
         self.in_flight = InFlight::Nothing;
-        // What is on its way to be handed out, or acknowledged, is there already.
+        // What is in the caller's hand, on its way there, or to be acknowledged, is this consumer's
+        // already, however long that takes.
         let fresh = |id: &&EntryId| {
             !self.own.is_queued(**id)
                 && !self.collected_ids.contains(**id)
                 && !self.staged.iter().any(|row| row.id == **id)
+                && !self.in_hand.contains(**id)
                 && !self.done.contains(**id)
         };
         let fresh: Vec<EntryId> = ids.iter().filter(fresh).copied().collect();
-        let is_seen = |id: &EntryId| self.in_hand.contains(*id) || self.left.contains(*id);
-        let seen: Vec<EntryId> = fresh.iter().copied().filter(is_seen).collect();
-        // Whoever has one in hand for so long that it could be claimed has it no longer.
-        self.in_hand.remove(&fresh);
+        let seen: Vec<EntryId> =
+            fresh.iter().copied().filter(|id| self.left.contains(*id)).collect();
         self.left.remove(&fresh);
         match fresh.iter().min() {
             Some(first) if !self.terms.lists => {

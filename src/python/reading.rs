@@ -174,6 +174,9 @@ impl Reading {
         }
         let mut batches = self.batches.lock().await;
         let in_hand = matches!(*self.next(), Next::Unread);
+        if let Some(batch) = self.never_taken() {
+            batches.not_handed_out(&batch);
+        }
         // A server that is silent when the loop ends is silent too when the `with` around it does.
         let end_by = *self.end_by.get_or_init(|| Instant::now() + self.patience);
         let left = end_by.saturating_duration_since(Instant::now());
@@ -193,6 +196,18 @@ impl Reading {
                 ),
             ))
         })
+    }
+
+    /// The batch that is ready and that nobody has taken; nobody will.
+    fn never_taken(&self) -> Option<Arc<Batch>> {
+        let mut next = self.next();
+        match std::mem::replace(&mut *next, Next::Ready(Ok(None))) {
+            Next::Ready(Ok(batch)) => batch,
+            other => {
+                *next = other;
+                None
+            }
+        }
     }
 
     /// Offers the batch that is ready: gives what `make` makes of it, or `None` at the end. The

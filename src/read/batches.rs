@@ -176,6 +176,15 @@ impl Batches {
         finished.map_err(|error| about(error, &self.stream))
     }
 
+    /// The latest batch did not come into anybody's hands, and the reading ends: it stays pending, and
+    /// its deliveries are none.
+    #[cfg(feature = "python")]
+    pub(crate) fn not_handed_out(&mut self, batch: &Batch) {
+        if let Source::Group(worker) = &mut self.source {
+            worker.reader().not_handed_out(batch);
+        }
+    }
+
     /// What has been read so far, by [`tail`].
     pub fn stats(&self) -> Stats {
         self.watched.snapshot()

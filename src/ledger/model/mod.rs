@@ -63,11 +63,15 @@ proptest! {
 
     #[test]
     fn at_a_clean_end_the_server_counts_what_was_handed_out(
-        policy in policies(), most in 1u64..4, room in 1u64..12, events in events(),
+        policy in policies(),
+        most in 1u64..4,
+        room in 1u64..12,
+        takes in any::<bool>(),
+        events in events(),
     ) {
         let mut reader = Reader::new(policy, true, Some(most), room);
         events.into_iter().for_each(|event| reader.happens(event));
-        reader.end();
+        reader.end(takes);
     }
 
     /// What others had pending is lost with a group, and how often anything was delivered.

@@ -129,9 +129,11 @@ impl Reader {
             return true;
         }
         let room = self.room.saturating_sub(self.rows.len() as u64).max(1);
-        // Whether what is claimed went to a dead connection of this very reader, nobody can tell.
-        let claims_due = self.claims_due && self.ledger.wakes_at().is_none();
-        let ask = self.ledger.next(self.now, room, claims_due);
+        let ask = self.ledger.next(self.now, room, self.claims_due);
+        // Whether what a lost claim took went to a dead connection of this very reader, nobody can
+        // tell.
+        let is_unclear = ask == Ask::Claim && self.ledger.wakes_at().is_some();
+        let cut = cut.filter(|_| !is_unclear);
         let acts = cut != Some(false);
         if self.server.group_is_gone && !matches!(ask, Ask::Flush) {
             self.create_again();
@@ -174,10 +176,9 @@ impl Reader {
                 self.ledger.asked(ask);
                 self.claims_due = false;
                 let claimed = if acts { self.server.claim() } else { Vec::new() };
-                // What can be claimed has been in hand for too long. Who does not learn of its claim
-                // has it still, until it can be claimed again.
+                // What is in hand stays there. Who does not learn of the claim of what was left waits
+                // until it can be claimed again.
                 for one in claimed.iter().filter(|_| cut.is_none()) {
-                    self.in_hand.remove(&one.ms);
                     self.left.remove(&one.ms);
                 }
                 match cut {
@@ -327,10 +328,7 @@ impl Reader {
             }
             Event::Age => {
                 self.now += Duration::from_secs(2);
-                // Those that the caller has, or is about to have, do not take so long here.
-                let busy = &self.in_hand;
-                let pending = self.server.pending.iter_mut();
-                for (_, one) in pending.filter(|(number, _)| !busy.contains(number)) {
+                for one in self.server.pending.values_mut() {
                     one.is_idle = self.lists;
                 }
             }
@@ -428,10 +426,23 @@ impl Reader {
         }
     }
 
-    /// The reading ends as it is: what the server counts was handed out.
-    pub(super) fn end(&mut self) {
+    /// The reading ends as it is, or with a batch that the caller does not take: what the server
+    /// counts was handed out.
+    pub(super) fn end(&mut self, takes: bool) {
         if self.server.group_is_gone {
             return;
+        }
+        if !takes {
+            let before = self.in_hand.clone();
+            self.batch();
+            let taken = self.in_hand.iter().filter(|number| !before.contains(number));
+            let untaken: Vec<u64> = taken.copied().collect();
+            let counts: Vec<u64> = untaken.iter().map(|number| self.handed_out[number]).collect();
+            let ids: Vec<EntryId> = untaken.iter().copied().map(id).collect();
+            self.ledger.not_handed_out(&ids, &counts);
+            for number in untaken {
+                self.handed_out.entry(number).and_modify(|times| *times -= 1);
+            }
         }
         self.reply = None;
         self.ledger.ends();

@@ -209,6 +209,12 @@ impl GroupReader {
         self.ledger.handed_out(batch.ids());
     }
 
+    /// The batch that went to the caller did not come into its hands.
+    #[cfg(feature = "python")]
+    pub(super) fn not_handed_out(&mut self, batch: &Batch) {
+        self.ledger.not_handed_out(batch.ids(), batch.delivery_counts());
+    }
+
     /// These are in the dead letters.
     pub(super) fn failed(&mut self, ids: &[EntryId]) {
         self.ledger.failed(ids);
