@@ -56,8 +56,8 @@ pub use error::{Error, ErrorKind, Remedy, Result};
 pub use payload::Payload;
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
-    OwnPending, PageSize, ReadRequest, Reclaim, Removal, Resume, Stats, ack_entries, batches,
-    infer_schema, pin, read, tail,
+    OwnPending, PageSize, ReadRequest, Reclaim, Removal, Replayed, Resume, Stats, ack_entries,
+    batches, infer_schema, pin, read, replay_dead_letters, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{

@@ -435,6 +435,26 @@ def test_manual_acknowledgement_moves_the_checkpoint(
     assert store.saved == [(stream, "4-0"), (stream, "5-0"), (stream, "6-0")]
 
 
+@pytest.mark.parametrize("group", [{}, ME])
+def test_acknowledging_some_rows_moves_the_checkpoint_up_to_the_first_that_is_left(
+    any_server: Server, client: redis.Redis, stream: str, world: World, group: dict[str, Any]
+) -> None:
+    add_numbers(client, stream, 8)
+    store = Notebook()
+    options: dict[str, Any] = {"checkpoint_store": store, "batch_size": 4, "ack": "manual", **group}
+    with world.consumer(any_server.url, stream, **options, **DRAIN) as consumer:
+        first, second = next(consumer), next(consumer)
+        came_to = []
+        for batch, ids in [(first, ["2-0"]), (first, ["1-0"]), (first, ["4-0"]), (first, "3-0")]:
+            assert world.do(batch.ack(ids)) == 1
+            came_to.append(store.checkpoint)
+        assert came_to == [None, "2-0", "2-0", "4-0"]
+        assert world.do(second.ack(["8-0", "5-0"])) == 2
+        assert store.checkpoint == "5-0"
+    again = world.consumer(any_server.url, stream, **options, **DRAIN)
+    assert all_rows(again) == ([6, 7] if group else [6, 7, 8])
+
+
 @pytest.mark.parametrize("ack", ["manual", "on_success"])
 def test_a_group_s_checkpoint_does_not_pass_what_is_not_done_with(
     any_server: Server, client: redis.Redis, stream: str, world: World, ack: str

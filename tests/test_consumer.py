@@ -293,6 +293,25 @@ def test_manual_acknowledgement(
     assert consumer.stats.acknowledged == 5
 
 
+@pytest.mark.parametrize("ack", ["manual", "on_success"])
+def test_some_rows_of_a_batch_are_acknowledged(
+    any_server: Server, client: redis.Redis, stream: str, world: World, ack: str
+) -> None:
+    add_numbers(client, stream, 5)
+    with world.consumer(any_server.url, stream, ack=ack, **SHY, **ME, **DRAIN) as consumer:
+        batch = next(consumer)
+        with pytest.raises(ValueError, match="6-0"):
+            world.do(batch.ack(["1-0", "6-0"]))
+        assert pending(client, stream) == [1, 2, 3, 4, 5]
+        assert world.do(batch.ack(pl.Series(["1-0", "4-0"]))) == 2
+        assert world.do(batch.ack("4-0")) == 0
+        assert world.do(batch.ack([])) == 0
+        assert pending(client, stream) == [2, 3, 5]
+        assert consumer.stats.acknowledged == 2
+    assert pending(client, stream) == ([2, 3, 5] if ack == "manual" else [])
+    assert consumer.stats.acknowledged == (2 if ack == "manual" else 5)
+
+
 def test_a_batch_that_is_acknowledged_early_counts_once(
     any_server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:
@@ -333,7 +352,7 @@ def test_a_batch_without_a_group_has_no_member(
     add_numbers(client, stream, 3)
     [batch] = world.consumer(any_server.url, stream, **DRAIN)
     assert batch.delivery_counts.to_list() == [1, 1, 1]
-    assert world.do(batch.ack()) == 3
+    assert (world.do(batch.ack("2-0")), world.do(batch.ack())) == (1, 3)
     for act in (batch.nack, batch.extend, batch.leave, lambda: batch.fail(batch.ids, "no")):
         with pytest.raises(ValueError, match="group"):
             world.do(act())

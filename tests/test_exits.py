@@ -45,6 +45,15 @@ HELD: dict[str, tuple[bytes, str]] = {
         b"XADD",
         "await redfloe.write_stream_async(url, pl.DataFrame({'a': [1, 2]}), 'out')",
     ),
+    "ack_entries_async": (b"XACK", "await redfloe.ack_entries_async(url, 's', 'g', ['1-0'])"),
+    "read_dead_letters_async": (b"XRANGE", "await redfloe.read_dead_letters_async(url, 's')"),
+    "replay_dead_letters_async": (
+        b"EVAL",
+        """
+        redfloe.write_stream(url, pl.DataFrame({'a': [1]}), 'dead')
+        await redfloe.replay_dead_letters_async(url, 'dead')
+        """,
+    ),
     "AsyncBatch.ack": (b"XACK", "await batch.ack()"),
     "AsyncBatch.nack": (b"EVAL", "await batch.nack()"),
     "AsyncBatch.fail": (b"EVAL", "await batch.fail(batch.ids, 'why')"),

@@ -93,6 +93,7 @@ TAKERS = [
     *((name, redfloe.DecodeOptions) for name in ("read_stream", "scan_stream", "stream_reader")),
     *((name, redfloe.DecodeOptions) for name in ("iter_stream", "stream_batches")),
     ("StreamConsumer", redfloe.ColumnOptions),
+    *((name, redfloe.ColumnOptions) for name in ("read_dead_letters", "replay_dead_letters")),
 ]
 
 

@@ -35,6 +35,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "StreamConsumer": lambda url: next(redfloe.StreamConsumer(url, "s", *ME)),
     "StreamProducer": produce,
     "ack_entries": lambda url: redfloe.ack_entries(url, "s", "g", ["1-0"]),
+    "ack_entries_async": lambda url: asyncio.run(redfloe.ack_entries_async(url, "s", "g", ["1-0"])),
     "consumer_info": lambda url: redfloe.consumer_info(url, "s", "g"),
     "create_group": lambda url: redfloe.create_group(url, "s", "g"),
     "delete_consumer": lambda url: redfloe.delete_consumer(url, "s", *ME),
@@ -43,7 +44,13 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "infer_schema": lambda url: redfloe.infer_schema(url, "s"),
     "iter_stream": lambda url: next(redfloe.iter_stream(url, "s")),
     "pending_entries": lambda url: redfloe.pending_entries(url, "s", "g"),
+    "read_dead_letters": lambda url: redfloe.read_dead_letters(url, "s"),
+    "read_dead_letters_async": lambda url: asyncio.run(redfloe.read_dead_letters_async(url, "s")),
     "read_stream": lambda url: read_stream(url, "s"),
+    "replay_dead_letters": lambda url: redfloe.replay_dead_letters(url, "s"),
+    "replay_dead_letters_async": lambda url: asyncio.run(
+        redfloe.replay_dead_letters_async(url, "s")
+    ),
     "scan_stream": lambda url: redfloe.scan_stream(url, "s").collect(),
     "sink_stream": lambda url: redfloe.sink_stream(url, FRAME.lazy(), "s"),
     "stream_batches": lambda url: asyncio.run(first_of(url)),

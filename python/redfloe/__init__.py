@@ -18,6 +18,12 @@ from redfloe._consuming.checkpoint import (
     RedisCheckpointStore,
 )
 from redfloe._consuming.consumer import StreamConsumer
+from redfloe._consuming.dead_letters import (
+    read_dead_letters,
+    read_dead_letters_async,
+    replay_dead_letters,
+    replay_dead_letters_async,
+)
 from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, StreamReader, __version__
 from redfloe._errors import (
@@ -42,7 +48,7 @@ from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions
 from redfloe._producer import AsyncStreamProducer, StreamProducer
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
-from redfloe._reading.read import ack_entries, infer_schema, read_stream
+from redfloe._reading.read import ack_entries, ack_entries_async, infer_schema, read_stream
 from redfloe._reading.scan import scan_stream, stream_reader
 from redfloe._sink import sink_stream
 from redfloe._write import write_stream, write_stream_async
@@ -82,6 +88,7 @@ __all__ = [
     "WrongTypeError",
     "__version__",
     "ack_entries",
+    "ack_entries_async",
     "consumer_info",
     "create_group",
     "delete_consumer",
@@ -91,7 +98,11 @@ __all__ = [
     "iter_stream",
     "local_server",
     "pending_entries",
+    "read_dead_letters",
+    "read_dead_letters_async",
     "read_stream",
+    "replay_dead_letters",
+    "replay_dead_letters_async",
     "scan_stream",
     "sink_stream",
     "stream_batches",

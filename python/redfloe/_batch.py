@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
@@ -14,8 +14,9 @@ from redfloe._event_loop import completed, in_thread
 if TYPE_CHECKING:
     from redfloe import _core
 
-#: Called with the batch's last ID once it is acknowledged.
-Acknowledged = Callable[[str], object]
+#: Called with a batch's IDs and those of them that are acknowledged; for all, with the last ID twice.
+Acknowledged = Callable[[list[str], list[str]], object]
+Ids: TypeAlias = str | Iterable[str] | pl.Series
 Counts = Callable[[], list[int]]
 
 
@@ -61,7 +62,7 @@ class _Rows:
         span = f", {self._ids[0]} to {self._ids[-1]}" if len(self) else ""
         return f"{type(self).__name__}({len(self)} entries{span})"
 
-    def _own(self, ids: str | Iterable[str] | pl.Series | None) -> list[str]:
+    def _own(self, ids: Ids | None) -> list[str]:
         """Give the IDs of all rows, or of those that are named, which must be among them."""
         if ids is None:
             return self._ids
@@ -71,6 +72,10 @@ class _Rows:
             msg = f"ids has {min(strangers)!r}, which is no entry of this batch"
             raise ValueError(msg)
         return named
+
+    def _done(self, named: list[str]) -> tuple[list[str], list[str]]:
+        """Say which rows are done with, as `Acknowledged` takes it."""
+        return (self._ids[-1:], self._ids[-1:]) if named is self._ids else (self._ids, named)
 
     def _delivered(self, ids: list[str]) -> list[tuple[str, int]]:
         """Say of these rows how often they have been delivered."""
@@ -109,27 +114,51 @@ class Batch(_Rows):
         self._member = member
         self._acknowledged = acknowledged
 
-    def ack(self) -> int:
-        """Acknowledge all rows now (XACK, Redis 5.0); without a group, move the checkpoint here.
+    def ack(self, ids: Ids | None = None) -> int:
+        """Acknowledge rows now (XACK, Redis 5.0); without a group, move the checkpoint.
 
-        The checkpoint does not go back. Without a group, batches before this one are done with too;
-        a group's does not pass entries that are still to be acknowledged. With ``ack="on_success"``
-        there is no need to call it.
+        The checkpoint does not go back, and does not pass a row that is still to be acknowledged.
+        Without a group batches before this one are done with too. With ``ack="on_success"`` there
+        is no need to call it: the rows that are left are acknowledged with the batch.
+
+        Parameters
+        ----------
+        ids : str, iterable of str, or pl.Series, optional
+            Which rows; by default all.
 
         Returns
         -------
         int
             How many were pending; the number of rows without a group.
+
+        Raises
+        ------
+        ValueError
+            An ID is not of this batch. Nothing has been sent.
+        RedisConnectionError, RedisTimeoutError, AuthenticationError
+            As for `ack_entries`.
+
+        Examples
+        --------
+        >>> import redfloe
+        >>> with redfloe.StreamConsumer(
+        ...     url, "events", "billing", "worker-1", ack="manual", on_idle="stop", block_ms=1
+        ... ) as consumer:
+        ...     for batch in consumer:
+        ...         clicks = batch.frame.filter(action="click")
+        ...         print(batch.ack(clicks["_id"]), "of", len(batch))
+        1 of 2
         """
-        number = len(self)
+        named = self._own(ids)
+        number = len(set(named))
         if self._member is not None:
-            number = self._member.acknowledge(self._ids).wait()
-        self._acknowledged(self._ids[-1])
+            number = self._member.acknowledge(named).wait()
+        self._acknowledged(*self._done(named))
         return number
 
     def nack(
         self,
-        ids: str | Iterable[str] | pl.Series | None = None,
+        ids: Ids | None = None,
         *,
         delay_ms: Milliseconds | None = None,
     ) -> int:
@@ -181,7 +210,7 @@ class Batch(_Rows):
         delay = optional_milliseconds(delay_ms, "delay_ms")
         return _needed(self._member).nack(entries, delay).wait()
 
-    def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
+    def fail(self, ids: Ids, reason: str) -> int:
         """Move rows to the dead-letter stream; the rest of the batch is untouched.
 
         Each goes in one step with its acknowledgement, with all its fields (a script of XRANGE,
@@ -270,19 +299,19 @@ class AsyncBatch(_Rows):
         super().__init__(batch.frame, batch._make_ids, batch._make_counts)
         self._batch = batch
 
-    async def ack(self) -> int:
-        """Acknowledge all rows now; as `Batch.ack`."""
-        member = self._batch._member
-        number = len(self)
+    async def ack(self, ids: Ids | None = None) -> int:
+        """Acknowledge rows now; as `Batch.ack`."""
+        member, named = self._batch._member, self._own(ids)
+        number = len(set(named))
         if member is not None:
-            number = await completed(member.acknowledge(self._ids).start())
-        acknowledged, last = self._batch._acknowledged, self._ids[-1]
-        await in_thread(lambda: acknowledged(last))
+            number = await completed(member.acknowledge(named).start())
+        acknowledged = self._batch._acknowledged
+        await in_thread(lambda: acknowledged(*self._done(named)))
         return number
 
     async def nack(
         self,
-        ids: str | Iterable[str] | pl.Series | None = None,
+        ids: Ids | None = None,
         *,
         delay_ms: Milliseconds | None = None,
     ) -> int:
@@ -291,7 +320,7 @@ class AsyncBatch(_Rows):
         delay = optional_milliseconds(delay_ms, "delay_ms")
         return await completed(member.nack(entries, delay).start())
 
-    async def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> int:
+    async def fail(self, ids: Ids, reason: str) -> int:
         """Move rows to the dead-letter stream; as `Batch.fail`."""
         reason = as_text(reason, "reason")
         return await completed(self._member.dead_letter(self._own(ids), reason).start())

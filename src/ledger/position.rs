@@ -31,11 +31,20 @@ impl Ledger {
         self.acknowledged();
     }
 
-    /// Everything up to this ID is done with: for whoever says only how far they have come.
-    pub(crate) fn acked_up_to(&mut self, id: EntryId) {
-        self.in_hand.remove_up_to(id);
-        self.left.remove_up_to(id);
-        self.finish(&[id]);
+    /// These rows of a batch that its last ID stands for are done with, as is all that was handed out
+    /// before the batch; its other rows are not. The last ID alone stands for all rows.
+    pub(crate) fn acked_of(&mut self, batch: &[EntryId], ids: &[EntryId]) {
+        let Some(first) = batch.iter().min() else {
+            return;
+        };
+        let is_before = |id: &&EntryId| *id < first;
+        let sets = [&self.in_hand, &self.left];
+        let before = sets.into_iter().flat_map(|set| set.as_slice().iter().take_while(is_before));
+        let before: Vec<EntryId> = before.copied().collect();
+        let is_done = |id: &EntryId| self.position >= Some(*id) || self.finished.contains(*id);
+        let undone: Vec<EntryId> = batch.iter().copied().filter(|id| !is_done(id)).collect();
+        self.in_hand.extend(&undone);
+        self.finish(&[&before, ids].concat());
     }
 }
 
@@ -174,10 +183,45 @@ mod tests {
                 ledger.handed_out(&[id(last)]);
                 prop_assert_eq!(ledger.position(), position.map(id));
                 if (1..=last).contains(&acked) {
-                    ledger.acked_up_to(id(acked));
+                    ledger.acked_of(&[id(acked)], &[id(acked)]);
                     position = position.max(Some(acked));
                 }
                 prop_assert_eq!(ledger.position(), position.map(id));
+            }
+        }
+
+        /// Rows of a batch are acknowledged one by one, or as they come.
+        #[test]
+        fn rows_of_a_batch_are_done_with_one_by_one(
+            automatic in any::<bool>(),
+            steps in vec((1u64..6, vec((0usize..8, vec(0usize..6, 0..4)), 0..5)), 0..12),
+        ) {
+            let policy = match automatic {
+                true => Acknowledge::Automatically,
+                false => Acknowledge::Manually,
+            };
+            let mut ledger = Ledger::of_position(policy);
+            let mut batches: Vec<Vec<u64>> = Vec::new();
+            let (mut last, mut undone) = (0, BTreeSet::new());
+            for (rows, acks) in steps {
+                ledger.done_with_batch();
+                if automatic {
+                    undone.clear();
+                }
+                let batch: Vec<u64> = (last + 1..=last + rows).collect();
+                last += rows;
+                undone.extend(batch.iter().copied());
+                ledger.handed_out(&[id(last)]);
+                batches.push(batch);
+                for (which, rows) in acks {
+                    let batch = &batches[which % batches.len()];
+                    let acked: Vec<u64> = rows.iter().map(|row| batch[row % batch.len()]).collect();
+                    undone.retain(|number| *number >= batch[0] && !acked.contains(number));
+                    let ids = |numbers: &[u64]| numbers.iter().copied().map(id).collect::<Vec<_>>();
+                    ledger.acked_of(&ids(batch), &ids(&acked));
+                    let position = undone.first().map_or(last, |first| first - 1);
+                    prop_assert_eq!(ledger.position(), (position > 0).then(|| id(position)));
+                }
             }
         }
     }

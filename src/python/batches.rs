@@ -152,11 +152,16 @@ pub(crate) struct AsyncBatchReader {
 
 #[pymethods]
 impl AsyncBatchReader {
+    /// Of a stream's entries as they are now, or with `follow` also of those to come.
     #[new]
-    fn new(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Self> {
+    fn new(py: Python<'_>, server: Server, request: Request<'_>, follow: bool) -> PyResult<Self> {
         let request = request.read_request(py)?;
         let (client, stream) = (server.client(py)?, request.stream_name());
-        let batches = read::tail(&client, request).map_err(|error| exception(py, &error))?;
+        let batches = match follow {
+            true => read::tail(&client, request),
+            false => read::batches(&client, request),
+        };
+        let batches = batches.map_err(|error| exception(py, &error))?;
         Ok(AsyncBatchReader { reading: Reading::new(stream, batches, client) })
     }
 

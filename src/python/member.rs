@@ -1,17 +1,16 @@
 //! What a consumer of a group does beside reading, for Python.
 
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use redis::Value;
 
-use super::completion::Task;
 use super::connection::Server;
 use super::error::exception;
+use super::operation::Operation;
 use super::reading::{Reading, enter};
 use super::wait::wait;
 use crate::entry_id::EntryId;
@@ -43,7 +42,7 @@ impl Member {
             let _user = enter(&watched)?;
             acting.await
         };
-        Operation { future: Mutex::new(Some(Box::pin(future))) }
+        Operation::new(future, |py, number| number.into_py_any(py))
     }
 }
 
@@ -83,36 +82,9 @@ impl Member {
     }
 }
 
-fn parsed(py: Python<'_>, ids: Vec<String>) -> PyResult<Vec<EntryId>> {
+pub(super) fn parsed(py: Python<'_>, ids: Vec<String>) -> PyResult<Vec<EntryId>> {
     let ids: Result<Vec<EntryId>> = ids.iter().map(|id| id.parse()).collect();
     ids.map_err(|error| exception(py, &error))
-}
-
-type Counting = Pin<Box<dyn Future<Output = Result<u64>> + Send>>;
-
-/// Something that a member is to do to entries. Documented in `_core.pyi`.
-#[pyclass(frozen, module = "redfloe._core")]
-pub(crate) struct Operation {
-    future: Mutex<Option<Counting>>,
-}
-
-impl Operation {
-    fn take(&self) -> PyResult<Counting> {
-        // Where another thread holds the lock, or held it when the process was forked, it starts it.
-        let future = self.future.try_lock().ok().and_then(|mut future| future.take());
-        future.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))
-    }
-}
-
-#[pymethods]
-impl Operation {
-    fn wait(&self, py: Python<'_>) -> PyResult<u64> {
-        wait(py, self.take()?)
-    }
-
-    fn start(&self, py: Python<'_>) -> PyResult<Task> {
-        Ok(Task::start(py, self.take()?)?.detached())
-    }
 }
 
 /// A key's value.

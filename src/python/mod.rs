@@ -11,6 +11,7 @@ mod credentials;
 mod error;
 mod foreign;
 mod member;
+mod operation;
 mod producer;
 mod progress;
 mod read;
@@ -37,7 +38,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<progress::Progress>()?;
     module.add_class::<reading::Offer>()?;
     module.add_class::<member::Member>()?;
-    module.add_class::<member::Operation>()?;
+    module.add_class::<operation::Operation>()?;
     module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_class::<producer::Producer>()?;
@@ -47,6 +48,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
+    module.add_function(wrap_pyfunction!(read::replay_dead_letters, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
     module.add_function(wrap_pyfunction!(admin::stream_info, module)?)?;

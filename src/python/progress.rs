@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::error::exception;
+use super::member::parsed;
 use super::reading::Reading;
-use crate::entry_id::EntryId;
 use crate::ledger::{Acknowledge, Ledger};
 
 /// What a checkpoint is to say. Documented in `_core.pyi`.
@@ -42,12 +42,12 @@ impl Progress {
         self.tell(py, Ledger::done_with_batch).map(drop)
     }
 
-    fn acknowledged(&self, py: Python<'_>, entry_id: &str) -> PyResult<()> {
+    fn acknowledged(&self, py: Python<'_>, batch: Vec<String>, ids: Vec<String>) -> PyResult<()> {
         if self.reading.member.is_some() {
             return Ok(()); // which has told of the rows itself
         }
-        let id: EntryId = entry_id.parse().map_err(|error| exception(py, &error))?;
-        self.tell(py, |ledger| ledger.acked_up_to(id)).map(drop)
+        let (batch, ids) = (parsed(py, batch)?, parsed(py, ids)?);
+        self.tell(py, |ledger| ledger.acked_of(&batch, &ids)).map(drop)
     }
 
     fn leave(&self, py: Python<'_>) -> PyResult<()> {

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch as ArrowBatch;
 use arrow_schema::{Field, Schema};
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::arrow::{RecordBatch, import_fields};
 use super::connection::Server;
 use super::error::{exception, no_panic};
+use super::member::parsed;
+use super::operation::Operation;
 use super::reading::make_of;
 use super::wait::{wait, wait_calling};
 use crate::decode::Batch;
@@ -242,11 +245,34 @@ pub(crate) fn ack_entries(
     stream: Vec<u8>,
     group: Vec<u8>,
     entry_ids: Vec<String>,
-) -> PyResult<u64> {
-    let ids: Result<Vec<EntryId>, _> = entry_ids.iter().map(|id| id.parse()).collect();
-    let ids = ids.map_err(|error| exception(py, &error))?;
-    let client = server.client(py)?;
-    wait(py, async move { read::ack_entries(&client, &stream, &group, &ids).await })
+) -> PyResult<Operation> {
+    let (ids, client) = (parsed(py, entry_ids)?, server.client(py)?);
+    let acknowledging = async move { read::ack_entries(&client, &stream, &group, &ids).await };
+    Ok(Operation::new(acknowledging, |py, number| number.into_py_any(py)))
+}
+
+/// Moves dead letters back to their streams. Gives the IDs of those that were, each with the ID of its
+/// new entry, and the error that came after them, if one did.
+#[pyfunction]
+pub(crate) fn replay_dead_letters(
+    py: Python<'_>,
+    server: Server,
+    dead_letter: Vec<u8>,
+    ids: Vec<String>,
+) -> PyResult<Operation> {
+    let (ids, client) = (parsed(py, ids)?, server.client(py)?);
+    let replaying = async move {
+        let mut replayed = Vec::new();
+        let done = read::replay_dead_letters(&client, &dead_letter, &ids, &mut replayed).await;
+        Ok((replayed, done.err()))
+    };
+    Ok(Operation::new(replaying, |py, (replayed, error)| {
+        let text = |id: EntryId| id.to_string();
+        let replayed: Vec<(String, Option<String>)> =
+            replayed.iter().map(|one| (text(one.letter), one.entry.map(text))).collect();
+        let error = error.map(|error| exception(py, &error).into_value(py));
+        (replayed, error).into_py_any(py)
+    }))
 }
 
 /// No rows, with the columns that a request gives. Sends nothing.

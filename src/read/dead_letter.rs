@@ -264,6 +264,8 @@ impl Mover<'_> {
         ];
         let replies = connection.ask(&commands.concat(), commands.len()).await?;
         let executed = last_executed(replies)?;
+        let executed = resp::number(&executed)
+            .ok_or_else(|| Error::protocol("what came for a script is not what it gives"))?;
         connection.release();
         session.succeeded();
         Ok(executed)
@@ -301,19 +303,20 @@ impl Mover<'_> {
 }
 
 /// The parts of the first item of an array of arrays.
-fn first(reply: &Value) -> Option<&[Value]> {
+pub(super) fn first(reply: &Value) -> Option<&[Value]> {
     reply.as_sequence()?.first()?.as_sequence()
 }
 
-/// What the last command of a transaction answered, a number, from the replies to its commands and to
-/// EXEC. The first error says why EXEC gave up.
-fn last_executed(replies: Vec<Result<Value>>) -> Result<u64> {
+/// What the last command of a transaction answered, from the replies to its commands and to EXEC. The
+/// first error says why EXEC gave up.
+pub(super) fn last_executed(replies: Vec<Result<Value>>) -> Result<Value> {
     let mut executed = Value::Nil;
     for reply in replies {
         executed = reply?;
     }
-    executed
-        .as_sequence()
-        .and_then(|values| resp::number(values.last()?))
-        .ok_or_else(|| Error::protocol("what came for EXEC is not what was sent"))
+    match executed {
+        Value::Array(mut values) => values.pop(),
+        _ => None,
+    }
+    .ok_or_else(|| Error::protocol("what came for EXEC is not what was sent"))
 }

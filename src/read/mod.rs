@@ -16,6 +16,7 @@ mod newest;
 mod page;
 mod poll;
 mod range;
+mod replay;
 mod request;
 mod stats;
 mod tail;
@@ -29,6 +30,7 @@ pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Recla
 pub use member::Member;
 pub use page::PageSize;
 pub use range::{infer_schema, pin, read};
+pub use replay::{Replayed, replay_dead_letters};
 pub use request::{OnDataLoss, OnIdle, ReadRequest, Resume};
 pub use stats::Stats;
 #[cfg(feature = "python")]

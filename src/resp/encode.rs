@@ -244,6 +244,13 @@ impl Membership<'_> {
     }
 }
 
+/// EVAL: a script about keys. Redis 2.6.
+pub(crate) fn script(script: &str, keys: &[&[u8]], arguments: &[Vec<u8>]) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("EVAL").arg(script).arg(keys.len()).arg(keys).arg(arguments);
+    command.get_packed_command()
+}
+
 /// GET: a key's value. Redis 1.0.
 #[cfg(feature = "python")]
 pub(crate) fn get(key: &[u8]) -> Packed {

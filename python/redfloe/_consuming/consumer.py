@@ -343,7 +343,7 @@ class StreamConsumer(RunsHandlers):
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
             request = await in_thread(lambda: self._position.resumed(self._request))
-            self._reader = _core.AsyncBatchReader(self._connection, request)
+            self._reader = _core.AsyncBatchReader(self._connection, request, follow=True)
             self._batches = AsyncBatches(self._reader)
             self._begin(self._reader)
         if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):

@@ -75,10 +75,10 @@ class Position:
         if self._progress is not None:
             self._progress.leave()
 
-    def acknowledged(self, entry_id: str) -> None:
-        """Save that a batch is done with which ends with this entry."""
+    def acknowledged(self, batch: list[str], ids: list[str]) -> None:
+        """Save that these rows of a batch are done with, for all of which the last may stand."""
         if self._progress is not None:
-            self._progress.acknowledged(entry_id)
+            self._progress.acknowledged(batch, ids)
             self.save()
 
     def save(self) -> None:

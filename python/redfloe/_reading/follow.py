@@ -335,7 +335,7 @@ def stream_batches(
         on_idle=on_idle,
         options=complete(options, stream_batches),
     )
-    return AsyncBatchIterator(_core.AsyncBatchReader(url, request))
+    return AsyncBatchIterator(_core.AsyncBatchReader(url, request, follow=True))
 
 
 def _request(

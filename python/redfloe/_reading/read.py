@@ -8,6 +8,7 @@ import polars as pl
 from redfloe import _core
 from redfloe._arguments import Milliseconds, SchemaLike, as_key, as_text, make_group, make_request
 from redfloe._core import RedisConnection
+from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
@@ -266,8 +267,53 @@ def ack_entries(
     2
     """
     url = _core.connect(url)
+    ids = _several(entry_ids)
+    return _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids).wait()
+
+
+async def ack_entries_async(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    group: str | bytes,
+    entry_ids: Iterable[str] | pl.Series,
+) -> int:
+    """Acknowledge entries of a consumer group: the asynchronous twin of `ack_entries`.
+
+    Where its task is cancelled, what was begun goes on.
+
+    Parameters
+    ----------
+    url, stream, group, entry_ids
+        As for `ack_entries`.
+
+    Returns
+    -------
+    int
+        How many were pending, as for `ack_entries`.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    ValueError
+        An ID is malformed; nothing has been sent.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> df = redfloe.read_stream(url, "events", group="billing", consumer="worker-1")
+    >>> asyncio.run(redfloe.ack_entries_async(url, "events", "billing", df["_id"]))
+    2
+    """
+    url = _core.connect(url)
+    ids = _several(entry_ids)
+    acknowledging = _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids)
+    return await completed(acknowledging.start())
+
+
+def _several(entry_ids: Iterable[str] | pl.Series) -> list[str]:
     if isinstance(entry_ids, str | bytes):
         msg = "entry_ids must be several IDs, such as [entry_id]"
         raise TypeError(msg)
-    ids = [as_text(entry_id, "entry_ids") for entry_id in entry_ids]
-    return _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids)
+    return [as_text(entry_id, "entry_ids") for entry_id in entry_ids]
