@@ -37,10 +37,9 @@ impl Ledger {
         let Some(first) = batch.iter().min() else {
             return;
         };
-        let is_before = |id: &&EntryId| *id < first;
         let sets = [&self.in_hand, &self.left];
-        let before = sets.into_iter().flat_map(|set| set.as_slice().iter().take_while(is_before));
-        let before: Vec<EntryId> = before.copied().collect();
+        let before = sets.into_iter().flat_map(|set| set.iter().take_while(|id| id < first));
+        let before: Vec<EntryId> = before.collect();
         let is_done = |id: &EntryId| self.position >= Some(*id) || self.finished.contains(*id);
         let undone: Vec<EntryId> = batch.iter().copied().filter(|id| !is_done(id)).collect();
         self.in_hand.extend(&undone);

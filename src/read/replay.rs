@@ -174,7 +174,10 @@ impl Replay<'_> {
                 Ok(reply) => break reply,
                 Err(error) => {
                     was_lost |= error.server_code().is_none();
-                    self.session.recover(error).await.map_err(|error| about_lost(error, letters))?;
+                    self.session
+                        .recover(error)
+                        .await
+                        .map_err(|error| about_lost(error, letters))?;
                 }
             }
         };
@@ -182,7 +185,8 @@ impl Replay<'_> {
         let [pairs, stopped @ ..] = reply.as_sequence().unwrap_or_default() else {
             return Err(unreadable());
         };
-        let stopped_at = stopped.first().map(|id| resp::id(id).ok_or_else(unreadable)).transpose()?;
+        let stopped_at =
+            stopped.first().map(|id| resp::id(id).ok_or_else(unreadable)).transpose()?;
         let pairs: Option<Vec<EntryId>> =
             pairs.as_sequence().unwrap_or_default().iter().map(resp::id).collect();
         let pairs = pairs.ok_or_else(unreadable)?;
@@ -255,10 +259,8 @@ impl Replay<'_> {
         let mut connection = Exclusive::take(session).await?;
         // Without MULTI the commands would be executed one by one. The user may delete letters, or
         // learns now that not: there is no such ID.
-        let opening = [
-            resp::command(&[b"XDEL", self.dead_letter, b"0-0"]),
-            resp::command(&[b"MULTI"]),
-        ];
+        let opening =
+            [resp::command(&[b"XDEL", self.dead_letter, b"0-0"]), resp::command(&[b"MULTI"])];
         for opened in connection.ask(&opening.concat(), opening.len()).await? {
             opened?;
         }

@@ -21,7 +21,7 @@ from redfloe._arguments import (
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import ColumnOptions, complete, takes
+from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
 
 OnMisfit: TypeAlias = Literal["null", "raise"]
@@ -114,7 +114,8 @@ def read_dead_letters(
     [('user_2', '1704067200001-0', 'no value', 1)]
     """
     url = _core.connect(url)
-    request = _request(dead_letter, schema, start_id, end_id, count, on_error, options)
+    every = complete(options, read_dead_letters)
+    request = _request(dead_letter, schema, start_id, end_id, count, on_error, every)
     return _read(url, request)
 
 
@@ -159,7 +160,8 @@ async def read_dead_letters_async(
     0
     """
     url = _core.connect(url)
-    request = _request(dead_letter, schema, start_id, end_id, count, on_error, options)
+    every = complete(options, read_dead_letters_async)
+    request = _request(dead_letter, schema, start_id, end_id, count, on_error, every)
     return await _read_async(url, request)
 
 
@@ -236,8 +238,9 @@ def replay_dead_letters(
     ['user_1', 'user_2', 'user_2']
     """
     url = _core.connect(url)
+    every = complete(options, replay_dead_letters)
     named = _named(ids, where)
-    request = _request(dead_letter, schema, start_id, end_id, count, "null", options, with_ids=True)
+    request = _request(dead_letter, schema, start_id, end_id, count, "null", every, with_ids=True)
     letters, chosen = _chosen(_read(url, request), request, named, where)
     outcome = _core.replay_dead_letters(url, request["stream"], chosen).wait()
     return _finish(letters, request, outcome)
@@ -287,8 +290,9 @@ async def replay_dead_letters_async(
     0
     """
     url = _core.connect(url)
+    every = complete(options, replay_dead_letters_async)
     named = _named(ids, where)
-    request = _request(dead_letter, schema, start_id, end_id, count, "null", options, with_ids=True)
+    request = _request(dead_letter, schema, start_id, end_id, count, "null", every, with_ids=True)
     letters, chosen = _chosen(await _read_async(url, request), request, named, where)
     outcome = await completed(_core.replay_dead_letters(url, request["stream"], chosen).start())
     return _finish(letters, request, outcome)
@@ -301,17 +305,16 @@ def _request(
     end_id: EntryIdLike,
     count: int | None,
     on_error: OnMisfit,
-    options: ColumnOptions,
+    options: DecodeOptions,
     *,
     with_ids: bool = False,
 ) -> Request:
     """Ask for the fields of a schema and for what a dead letter says beside them."""
-    every = complete(options, read_dead_letters)
-    every["on_error"] = on_error
-    every["include_id"] |= with_ids
+    options["on_error"] = on_error
+    options["include_id"] |= with_ids
     key = as_key(dead_letter, "dead_letter")
     request = make_request(
-        key, schema=schema, start_id=start_id, end_id=end_id, count=count, options=every
+        key, schema=schema, start_id=start_id, end_id=end_id, count=count, options=options
     )
     fields = request["schema"]
     if fields is not None:
