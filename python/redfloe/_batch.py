@@ -14,7 +14,7 @@ from redfloe._event_loop import completed, in_thread
 if TYPE_CHECKING:
     from redfloe import _core
 
-#: Called with a batch's IDs and those of them that are acknowledged; for all, with the last ID twice.
+#: Called with a batch's IDs and those that are acknowledged; for all, with the last ID twice.
 Acknowledged = Callable[[list[str], list[str]], object]
 Ids: TypeAlias = str | Iterable[str] | pl.Series
 Counts = Callable[[], list[int]]

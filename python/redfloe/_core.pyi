@@ -342,8 +342,9 @@ class Progress:
 
     `done` says that the batch in hand is done with, where `progress` was told that this is
     `automatic`; `acknowledged` that without a group some rows of a batch are, for all of which its
-    last ID may stand (a group's member tells of its own); `leave` that the batch in hand is not. `position` is the ID of the last entry
-    that is done with as all is that was handed out before it, for a checkpoint.
+    last ID may stand (a group's member tells of its own); `leave` that the batch in hand is not.
+    `position` is the ID of the last entry that is done with as all is that was handed out before
+    it, for a checkpoint.
     """
 
     @property

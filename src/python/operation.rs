@@ -15,10 +15,12 @@ use crate::error::Result;
 /// What it came to, made into Python's terms by the thread that asks for it.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
+type Running = Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>;
+
 /// Something that is to be done, once. Documented in `_core.pyi`.
 #[pyclass(frozen, generic, module = "redfloe._core")]
 pub(crate) struct Operation {
-    future: Mutex<Option<Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>>>,
+    future: Mutex<Option<Running>>,
 }
 
 impl Operation {
@@ -34,7 +36,7 @@ impl Operation {
         Operation { future: Mutex::new(Some(Box::pin(future))) }
     }
 
-    fn take(&self) -> PyResult<Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>> {
+    fn take(&self) -> PyResult<Running> {
         // Where another thread holds the lock, or held it when the process was forked, it starts it.
         let future = self.future.try_lock().ok().and_then(|mut future| future.take());
         future.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))

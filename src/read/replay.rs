@@ -149,12 +149,12 @@ impl Replay<'_> {
             }
         }
         for (stream, letters) in streams {
-            self.to_stream(stream, &letters).await?;
+            self.back_into(stream, &letters).await?;
         }
         Ok(())
     }
 
-    async fn to_stream(&mut self, stream: &[u8], mut letters: &[EntryId]) -> Result<()> {
+    async fn back_into(&mut self, stream: &[u8], mut letters: &[EntryId]) -> Result<()> {
         while let Some(large) = self.by_script(stream, letters).await? {
             self.by_transaction(stream, large).await?;
             letters = letters.get(letters.partition_point(|id| *id <= large)..).unwrap_or_default();
