@@ -8,7 +8,6 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import (
-    EntryIdLike,
     Request,
     SchemaLike,
     as_key,
@@ -19,6 +18,7 @@ from redfloe._arguments import (
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
+from redfloe._ids import EntryIdLike
 from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
 
