@@ -61,7 +61,7 @@ def read_dead_letters(
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields of the stream that the letters are from, as for `read_stream`. Without it every
         field that occurs becomes a String column.
-    start_id, end_id : str or datetime, default "-" and "+"
+    start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last dead letter, both inclusive, as for `read_stream`: their own IDs, whose
         milliseconds say when they were put aside.
     count : int, optional
