@@ -10,13 +10,14 @@ use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Id;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::credentials::Credentials;
 use super::options::{Address, ConnectionOptions};
-use super::pool::Generation;
+use super::pool::{Generation, home};
 use super::tls::server_name;
 use crate::decode::Decoder;
 use crate::error::{Error, ErrorKind, Remedy, Result};
@@ -86,6 +87,8 @@ pub(crate) struct Connection {
     /// A request is under way, or its reply was not read to the end.
     busy: bool,
     generation: Generation,
+    /// The runtime that it was opened on, and which alone is told what the socket has to say.
+    pub(super) home: Option<Id>,
     /// The process that opened it. A forked child must not use the socket, nor close it: that would
     /// take it from the parent's event queue, which the two share.
     process: u32,
@@ -120,6 +123,7 @@ impl Connection {
                 patience: options.connect_timeout,
                 busy: false,
                 generation,
+                home: home(),
                 process: std::process::id(),
             };
             connection.log_in(options, credentials).await?;

@@ -5,6 +5,8 @@ mod connection;
 mod credentials;
 mod exclusive;
 mod options;
+#[cfg(feature = "python")]
+mod own_runtime;
 mod per_process;
 mod pool;
 mod retry;
@@ -24,12 +26,14 @@ pub use credentials::{Credentials, CredentialsFuture, CredentialsProvider};
 pub(crate) use exclusive::Exclusive;
 pub(crate) use options::Address;
 pub use options::{ConnectionOptions, TlsOptions};
+#[cfg(feature = "python")]
+pub(crate) use own_runtime::{LentRuntime, OwnRuntime};
 pub(crate) use per_process::PerProcess;
 use pool::Pool;
 pub(crate) use retry::Retry;
 pub use runtime::block_on;
 #[cfg(feature = "python")]
-pub(crate) use runtime::{OwnRuntime, panicked, spawn};
+pub(crate) use runtime::{panicked, spawn};
 pub(crate) use secret::Secret;
 pub(crate) use session::Session;
 use tls::TlsFiles;
@@ -98,8 +102,13 @@ impl Client {
 
     /// A connection from the pool, or a new one within `limit`.
     async fn connect(&self, limit: Duration) -> Result<Connection> {
-        if let Some(connection) = self.pool().take() {
-            return Ok(connection);
+        if !self.pool().is_empty() {
+            // The runtime of a thread that waits has looked at no socket since that did so last.
+            // Now it does, and tells of those that the server has closed.
+            tokio::task::yield_now().await;
+            if let Some(connection) = self.pool().take() {
+                return Ok(connection);
+            }
         }
         let tls = self.inner.tls.as_ref().map(|files| files.config()).transpose()?;
         let generation = self.pool().generation();

@@ -1,8 +1,13 @@
 //! Idle connections of one client.
+//!
+//! A connection is used on the runtime only that it was opened on: no other is told what its socket
+//! has to say.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use tokio::runtime::{Handle, Id};
 
 use super::connection::Connection;
 use super::credentials::Credentials;
@@ -44,8 +49,13 @@ impl Generation {
     }
 }
 
+/// The runtime of the future that asks.
+pub(super) fn home() -> Option<Id> {
+    Handle::try_current().ok().map(|handle| handle.id())
+}
+
 impl Pool {
-    /// Connections beyond this number are closed when they come back.
+    /// Connections beyond this number are closed.
     const MAX_IDLE: usize = 8;
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,23 +82,33 @@ impl Pool {
         self.state().password.clone()
     }
 
-    /// A connection that can be used again.
+    /// Whether no connection waits here, of whichever runtime.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().idle.is_empty()
+    }
+
+    /// A connection that can be used again on this runtime.
     pub(super) fn take(&self) -> Option<Connection> {
+        let home = home();
         loop {
-            let mut connection = self.state().idle.pop()?.connection;
+            let mut state = self.state();
+            let latest = state.idle.iter().rposition(|idle| idle.connection.home == home)?;
+            let mut connection = state.idle.remove(latest).connection;
+            drop(state);
             if connection.is_reusable() {
                 return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection for others, unless there are enough or it cannot be used again.
+    /// Keeps a connection for others, unless it cannot be used again. Of too many the oldest goes.
     pub(super) fn put(&self, mut connection: Connection) {
         if connection.is_reusable() {
             let mut state = self.state();
-            if state.idle.len() < Self::MAX_IDLE {
-                state.idle.push(Idle { connection, since: Instant::now() });
-            }
+            let surplus = (state.idle.len() >= Self::MAX_IDLE).then(|| state.idle.remove(0));
+            state.idle.push(Idle { connection, since: Instant::now() });
+            drop(state);
+            drop(surplus);
         }
     }
 
@@ -142,6 +162,39 @@ mod tests {
         open(&listener, &pool, 1).await?.into_iter().for_each(|one| pool.put(one));
         pool.expire(then);
         assert_eq!(taken(&pool), 1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_on_its_own_runtime_only() -> Result<()> {
+        let (listener, pool) = (listener().await?, Pool::default());
+        let mut opened = open(&listener, &pool, 3).await?;
+        let elsewhere = tokio::task::spawn_blocking(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.ok().map(|runtime| runtime.handle().id())
+        });
+        let elsewhere = elsewhere.await.map_err(Error::protocol)?;
+        assert!(elsewhere.is_some());
+        if let Some(last) = opened.last_mut() {
+            last.home = elsewhere;
+        }
+        opened.into_iter().for_each(|one| pool.put(one));
+        assert_eq!(taken(&pool), 2);
+        assert!(!pool.is_empty());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn of_too_many_the_oldest_go() -> Result<()> {
+        let (listener, pool) = (listener().await?, Pool::default());
+        let mut opened = open(&listener, &pool, 9).await?;
+        for (index, one) in opened.iter_mut().enumerate() {
+            one.home = one.home.filter(|_| index > 0);
+        }
+        opened.into_iter().for_each(|one| pool.put(one));
+        // The one without a home is closed, though it cannot be taken.
+        assert_eq!(taken(&pool), 8);
+        assert!(pool.is_empty());
         Ok(())
     }
 

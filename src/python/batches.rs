@@ -14,8 +14,8 @@ use super::member::{Member, Stats};
 use super::progress::Progress;
 use super::read::Request;
 use super::reading::{CLOSED, Offer, Reading, STOPPED};
-use super::wait::{wait_calling, wait_here};
-use crate::client::OwnRuntime;
+use super::wait::wait_on;
+use crate::client::LentRuntime;
 use crate::error::Result;
 use crate::read;
 
@@ -23,8 +23,8 @@ use crate::read;
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct BatchReader {
     reading: Arc<Reading>,
-    /// Where the connection is this reader's alone, as that of one which follows a stream.
-    runtime: Option<OwnRuntime>,
+    /// What its connection belongs to. Last, so that others can use both afterwards.
+    runtime: LentRuntime,
 }
 
 thread_local! {
@@ -49,10 +49,7 @@ impl BatchReader {
             ));
         }
         WAITING.with_borrow_mut(|waiting| waiting.push(reader));
-        let waited = match &self.runtime {
-            Some(runtime) => wait_here(py, runtime, future),
-            None => wait_calling(py, while_waiting, future),
-        };
+        let waited = wait_on(py, &self.runtime, while_waiting, future);
         WAITING.with_borrow_mut(Vec::pop);
         waited
     }
@@ -70,12 +67,13 @@ impl BatchReader {
     fn new(py: Python<'_>, server: Server, request: Request<'_>, follow: bool) -> PyResult<Self> {
         let request = request.read_request(py)?;
         let (client, stream) = (server.client(py)?, request.stream_name());
-        let (batches, runtime) = match follow {
-            true => (read::tail(&client.apart(), request), Some(OwnRuntime::new())),
-            false => (read::batches(&client, request), None),
+        let batches = match follow {
+            true => read::tail(&client.apart(), request),
+            false => read::batches(&client, request),
         };
         let batches = batches.map_err(|error| exception(py, &error))?;
-        Ok(BatchReader { reading: Reading::new(stream, batches, client), runtime })
+        let reading = Reading::new(stream, batches, client);
+        Ok(BatchReader { reading, runtime: LentRuntime::new() })
     }
 
     /// Resolves `$` now rather than with the first batch.

@@ -17,7 +17,8 @@ use super::error::{exception, no_panic};
 use super::member::parsed;
 use super::operation::Operation;
 use super::reading::make_of;
-use super::wait::{wait, wait_calling};
+use super::wait::{wait, wait_on};
+use crate::client::LentRuntime;
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::ErrorKind;
@@ -298,12 +299,8 @@ pub(crate) fn pin(
 ) -> PyResult<Option<Bounds>> {
     let request = request.read_request(py)?;
     let client = server.client(py)?;
-    let pinned =
-        wait_calling(
-            py,
-            while_waiting.as_ref(),
-            async move { read::pin(&client, &request).await },
-        )?;
+    let pinning = async move { read::pin(&client, &request).await };
+    let pinned = wait_on(py, &LentRuntime::new(), while_waiting.as_ref(), pinning)?;
     Ok(pinned.map(|(first, last)| ((first.ms, first.seq), (last.ms, last.seq))))
 }
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use pyo3::prelude::*;
 
 use super::error::exception;
-use crate::client::{OwnRuntime, block_on};
+use crate::client::{LentRuntime, OwnRuntime};
 use crate::error::{Error, Result};
 
 /// What ends a blocking call early.
@@ -46,31 +46,22 @@ fn check_interrupts(while_waiting: Option<&Py<PyAny>>) -> Result<(), Failure> {
     }
 }
 
-/// Runs a future on the process's runtime and waits for it.
-pub(crate) fn wait<T: Send + 'static>(
-    py: Python<'_>,
-    future: impl Future<Output = Result<T>> + Send + 'static,
-) -> PyResult<T> {
-    wait_calling(py, None, future)
-}
-
-/// As [`wait`], and calls `while_waiting` about 20 times a second.
-pub(crate) fn wait_calling<T: Send + 'static>(
-    py: Python<'_>,
-    while_waiting: Option<&Py<PyAny>>,
-    future: impl Future<Output = Result<T>> + Send + 'static,
-) -> PyResult<T> {
-    py.detach(|| block_on(future, || check_interrupts(while_waiting)))
-        .map_err(|failure| failure.into_exception(py))
-}
-
 /// Runs a future on this thread and waits for it.
-pub(crate) fn wait_here<T: Send>(
+pub(crate) fn wait<T: Send>(
     py: Python<'_>,
-    runtime: &OwnRuntime,
     future: impl Future<Output = Result<T>> + Send,
 ) -> PyResult<T> {
-    py.detach(|| runtime.block_on(future, || check_interrupts(None)))
+    wait_on(py, &LentRuntime::new(), None, future)
+}
+
+/// As [`wait`], on this runtime; calls `while_waiting` about 20 times a second.
+pub(crate) fn wait_on<T: Send>(
+    py: Python<'_>,
+    runtime: &OwnRuntime,
+    while_waiting: Option<&Py<PyAny>>,
+    future: impl Future<Output = Result<T>> + Send,
+) -> PyResult<T> {
+    py.detach(|| runtime.block_on(future, || check_interrupts(while_waiting)))
         .map_err(|failure| failure.into_exception(py))
 }
 
@@ -83,15 +74,15 @@ pub(super) fn or_late_signal(py: Python<'_>, raised: Option<PyErr>) -> Option<Py
 /// Runs a future that `stop` brings to an early and orderly end, and waits for that end: what a
 /// signal's handler or `while_waiting` raised stops it and comes beside the result. A second signal
 /// ends the wait at once.
-pub(crate) fn wait_stopping<T: Send + 'static>(
+pub(crate) fn wait_stopping<T: Send>(
     py: Python<'_>,
     while_waiting: Option<&Py<PyAny>>,
     stop: impl Fn() + Send + Sync,
-    future: impl Future<Output = T> + Send + 'static,
+    future: impl Future<Output = T> + Send,
 ) -> PyResult<(T, Option<PyErr>)> {
     let mut raised = None;
     let waited = py.detach(|| {
-        block_on(async { Ok(future.await) }, || {
+        LentRuntime::new().block_on(async { Ok(future.await) }, || {
             if raised.is_some() {
                 return check_interrupts(None);
             }
