@@ -1,37 +1,18 @@
 """Python's arguments to the request that the core reads."""
 
 import reprlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from operator import index
 from typing import Literal, TypeAlias, TypedDict
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
-from redfloe._errors import SchemaError
 from redfloe._ids import EntryIdLike, entry_id, group_start
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues
+from redfloe._schema import SchemaLike, as_schema, as_text, check_name, timestamp_schema
 
 Milliseconds: TypeAlias = int | timedelta
-SchemaLike: TypeAlias = (
-    Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
-)
-
-#: What a text can stand for.
-DTYPES = frozenset(
-    (
-        *(pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Boolean),
-        *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128),
-        *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
-        *(pl.Float32, pl.Float64, pl.Decimal),
-        *(pl.Date, pl.Time, pl.Datetime, pl.Duration),
-        *(pl.List, pl.Array, pl.Struct),
-    )
-)
-#: Those of them that say nothing without their parameters.
-_INCOMPLETE = frozenset((pl.Enum, pl.List, pl.Array, pl.Struct))
 
 _LARGEST = 2**63 - 1
 #: Seconds whose milliseconds the server can add to the time of day.
@@ -134,12 +115,12 @@ def make_request(
         count=_optional(count, "count"),
         last=_optional(last, "last"),
         block_ms=optional_milliseconds(block_ms, "block_ms"),
-        schema=None if schema is None else _schema(schema),
+        schema=None if schema is None else as_schema(schema),
         infer_schema_length=sample if infer_schema else None,
         id_column=id_column if options["include_id"] else None,
         timestamp_column=timestamp_column if options["include_timestamp"] else None,
         sequence_column=sequence_column if options["include_sequence"] else None,
-        timestamp_type=_timestamp_schema(options["timestamp_dtype"]),
+        timestamp_type=timestamp_schema(options["timestamp_dtype"]),
         rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
         max_columns=natural(options["max_columns"], "max_columns"),
         payload=_payload(options),
@@ -297,93 +278,6 @@ def as_key(value: object, parameter: str) -> bytes:
     raise TypeError(msg)
 
 
-def _schema(schema: SchemaLike) -> pl.Schema:
-    """Give every dtype as an instance, in an object that exports itself to Arrow."""
-    pairs = _pairs(schema)
-    for name, dtype in pairs:
-        check_name(name, "the schema's field names")
-        _check_dtype(name, dtype)
-    name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
-    if times > 1:
-        msg = f"the schema names the field {name!r} twice"
-        raise SchemaError(msg)
-    try:
-        # A frame, unlike a Schema, also takes dtypes without their parameters, such as pl.Datetime.
-        complete = pl.DataFrame(schema=dict(pairs)).schema
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        msg = f"the schema cannot be read: {error}"
-        raise SchemaError(msg) from error
-    for name, dtype in complete.items():
-        _check_dtype(name, dtype)  # what Polars made of Python's types
-    return complete
-
-
-def _pairs(schema: object) -> list[tuple[str, DataType | DataTypeClass | type]]:
-    pairs = []
-    match schema:
-        case Mapping():
-            items: Iterable[object] = schema.items()
-        case Sequence():
-            items = schema
-        case _:
-            items = [None]
-    for item in items:
-        match item:
-            case (str() as name, (DataType() | DataTypeClass() | type()) as dtype):
-                pairs.append((name, dtype))
-            case (str() as name, other):
-                msg = f"the schema's field {name!r} must have a Polars dtype, not {other!r}"
-                raise TypeError(msg)
-            case _:
-                msg = "schema must be a mapping of field names to Polars dtypes, or such pairs"
-                raise TypeError(msg)
-    return pairs
-
-
-def _check_dtype(field: str, dtype: object) -> None:
-    """Refuse what no text stands for here already: Polars panics on some of it."""
-    if not isinstance(dtype, DataType | DataTypeClass):
-        return
-    base = dtype.base_type()
-    if base not in DTYPES:
-        msg = (
-            f"the field {field!r} has the dtype {dtype}, which no text stands for; "
-            "read it as pl.String and convert it"
-        )
-        raise SchemaError(msg)
-    if isinstance(dtype, DataTypeClass) and base in _INCOMPLETE:
-        msg = f"the field {field!r} has the dtype {dtype}, which needs its parameters"
-        raise SchemaError(msg)
-    match dtype:
-        case pl.Array() if not dtype.size:
-            msg = (
-                f"the field {field!r} has the dtype {dtype}, an Array of width 0, in which Polars "
-                "cannot read nulls; read it as a pl.List"
-            )
-            raise SchemaError(msg)
-        case pl.List() | pl.Array():
-            _check_dtype(field, dtype.inner)
-        case pl.Struct():
-            for name, times in Counter(inner.name for inner in dtype.fields).items():
-                if times > 1:
-                    msg = f"the Struct of the field {field!r} names the field {name!r} twice"
-                    raise SchemaError(msg)
-            for inner in dtype.fields:
-                check_name(inner.name, f"the names inside the field {field!r}")
-                _check_dtype(f"{field}.{inner.name}", inner.dtype)
-
-
-def _timestamp_schema(dtype: DataType | DataTypeClass) -> pl.Schema:
-    """Give the schema of one field that passes the dtype on."""
-    if dtype in (pl.Datetime, datetime) and not isinstance(dtype, DataType):
-        dtype = pl.Datetime("ms", "UTC")  # which is what an ID's milliseconds are
-    schema = _schema({"timestamp_dtype": dtype})
-    if schema["timestamp_dtype"] not in (pl.Int64, pl.Datetime):
-        msg = f"timestamp_dtype must be pl.Int64 or a pl.Datetime, not {dtype}"
-        raise SchemaError(msg)
-    return schema
-
-
 def _payload(options: DecodeOptions) -> tuple[str, str, str] | None:
     """Give the payload's field, the path in it and the prefix of its keys."""
     path = as_text(options["payload_path"], "payload_path")
@@ -486,19 +380,3 @@ def one_of(value: object, parameter: str, *allowed: str) -> None:
 def repr_of(value: object) -> str:
     """Show a value in a message, and not all of one that is long."""
     return reprlib.repr(value)
-
-
-def check_name(value: object, what: str) -> str:
-    name = as_text(value, what)
-    if "\0" in name:
-        msg = f"{what} must not contain NUL, which ends a column's name in Arrow"
-        raise SchemaError(msg)
-    return name
-
-
-def as_text(value: object, what: str) -> str:
-    """Refuse what is no text."""
-    if not isinstance(value, str):
-        msg = f"{what} must be str, not {type(value).__name__}"
-        raise TypeError(msg)
-    return value

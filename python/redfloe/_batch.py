@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
-from redfloe._arguments import Milliseconds, as_text, optional_milliseconds
+from redfloe._arguments import Milliseconds, optional_milliseconds
 from redfloe._event_loop import completed, in_thread
+from redfloe._schema import as_text
 
 if TYPE_CHECKING:
     from redfloe import _core

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import DTYPES, as_text, check_name
 from redfloe._errors import RedfloeError, SchemaError
+from redfloe._schema import DTYPES, as_text, check_name
 
 if TYPE_CHECKING:
     from polars.datatypes import DataType, DataTypeClass

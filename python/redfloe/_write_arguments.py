@@ -6,9 +6,10 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import polars as pl
 
-from redfloe._arguments import as_key, as_text, natural, one_of, positive
+from redfloe._arguments import as_key, natural, one_of, positive
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
+from redfloe._schema import as_text
 
 NullTexts: TypeAlias = str | Mapping[str, str]
 

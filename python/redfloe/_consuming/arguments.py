@@ -8,13 +8,13 @@ from redfloe._arguments import (
     Group,
     Milliseconds,
     as_key,
-    as_text,
     make_group,
     milliseconds,
     one_of,
     optional_milliseconds,
     positive,
 )
+from redfloe._schema import as_text
 
 if TYPE_CHECKING:
     from redfloe._ids import EntryIdLike

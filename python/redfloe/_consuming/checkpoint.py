@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 from redfloe import _core
-from redfloe._arguments import as_text
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import CheckpointError, WrongTypeError
+from redfloe._schema import as_text
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, SchemaLike, make_request, one_of
+from redfloe._arguments import Milliseconds, Request, make_request, one_of
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from redfloe._consuming.checkpoint import CheckpointStore
     from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
 
 
 @takes(ColumnOptions)

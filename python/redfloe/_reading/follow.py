@@ -7,12 +7,13 @@ from typing import Literal, Self, TypeVar, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, SchemaLike, make_group, make_request
+from redfloe._arguments import Milliseconds, Request, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
+from redfloe._schema import SchemaLike
 
 T = TypeVar("T")
 

@@ -6,12 +6,13 @@ from typing import Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, SchemaLike, as_key, as_text, make_group, make_request
+from redfloe._arguments import Milliseconds, as_key, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
+from redfloe._schema import SchemaLike, as_text
 
 
 @takes(DecodeOptions)

@@ -10,11 +10,12 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from redfloe import _core
-from redfloe._arguments import Request, SchemaLike, make_request
+from redfloe._arguments import Request, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
+from redfloe._schema import SchemaLike
 
 _T = TypeVar("_T")
 _Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
