@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import calls
 import latency
 import polars as pl
 import redis
@@ -237,6 +238,22 @@ def writing(server: Server, rounds: int) -> str:
     return table(f"Writing {writers.ROWS:,} rows of 5 fields", head, rows)
 
 
+def calling(server: Server, rounds: int) -> str:
+    """Compare small calls on a connection that is open, p50."""
+    took: dict[str, list[float]] = {}
+    for number in range(rounds):
+        medians = json.loads(run("calls.py", server.url, calls.TURNS, POLARS_MAX_THREADS="2"))
+        for name, microseconds in medians.items():
+            took.setdefault(name, []).append(microseconds)
+            print(f"calls round {number + 1}: {name}: {microseconds:.0f} us")
+    rows = []
+    for name, mine in took.items():
+        theirs = took[calls.CALLS[name]]
+        ratios = [one / other for one, other in zip(mine, theirs, strict=True)]
+        rows.append((name, f"{statistics.median(mine):.0f} µs", f"{statistics.median(ratios):.2f}"))
+    return table("Small calls, on an open connection", ("call", "p50", "ratio to redis-py"), rows)
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -261,6 +278,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "pending": recovering,
     "many": streaming,
     "latency": following,
+    "calls": calling,
     "write": writing,
     "import": importing,
 }

@@ -17,13 +17,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 HOST = "127.0.0.1"
 
 Command = tuple[bytes, ...]
+
+#: What a client has sent at once arrives at once, up to this number of bytes.
+_AT_ONCE = 1024 * 1024
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -157,6 +160,8 @@ class Proxy(_Listener):
         self._refusals = 0
         #: The bytes of the largest reply that the server has sent so far.
         self.largest_reply = 0
+        #: How often clients have sent something: the round trips of those that send little.
+        self.round_trips = 0
 
     def cut_after(
         self, size: int, *, once_seen: bytes | None = None, skip: int = 0, times: int | None = 1
@@ -243,7 +248,7 @@ class Proxy(_Listener):
         pending: queue.SimpleQueue[tuple[Fault | None] | None] = queue.SimpleQueue()
         answering = self._spawn(self._answer, client, server, pending)
         try:
-            with client.makefile("rb") as requests:
+            with BufferedReader(_Arriving(self, client), _AT_ONCE) as requests:
                 for command, raw in _commands(requests):
                     with self._lock:
                         self.commands.append(command)
@@ -304,6 +309,24 @@ class Proxy(_Listener):
             time.sleep(self._delay)
 
 
+class _Arriving(RawIOBase):
+    """What a client of a proxy sends, as it arrives."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket) -> None:
+        super().__init__()
+        self._proxy, self._client = proxy, client
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._client.recv_into(buffer)
+        if size > 0:
+            with self._proxy._lock:
+                self._proxy.round_trips += 1
+        return size
+
+
 class ScriptedServer(_Listener):
     """Answers each command with the bytes that a function gives; None closes the connection."""
 
@@ -323,7 +346,7 @@ class ScriptedServer(_Listener):
         _shut(client)
 
 
-def _commands(requests: BufferedReader) -> Iterator[tuple[Command, bytes]]:
+def _commands(requests: BufferedReader[Any]) -> Iterator[tuple[Command, bytes]]:
     """Each command that a client sends: its words, and the bytes that said it."""
     while line := requests.readline():
         raw = [line]

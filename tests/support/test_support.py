@@ -221,3 +221,16 @@ def test_scripted_server() -> None:
         assert raw_reply(server.port, b"GARBAGE\r\n", until=7) == b""
         assert server.commands == [(b"PING",), (b"GARBAGE",)]
         assert server.connections == 2
+
+
+def test_what_is_sent_at_once_is_one_round_trip(any_server: Server) -> None:
+    with Proxy(any_server.port) as proxy, through(proxy) as client:
+        client.ping()
+        before = proxy.round_trips
+        client.ping()
+        client.ping()
+        with client.pipeline(transaction=False) as pipeline:
+            for _ in range(100):
+                pipeline.ping()
+            pipeline.execute()
+        assert proxy.round_trips - before == 3
