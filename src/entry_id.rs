@@ -138,6 +138,11 @@ pub enum IdBound {
 }
 
 impl IdBound {
+    /// Whether an end of this kind is the newest entry.
+    pub(crate) fn is_newest(self) -> bool {
+        matches!(self, IdBound::Newest | IdBound::AfterNewest)
+    }
+
     /// Parses the start of a range: `-`, `+`, `$`, an ID, `(id`; a partial ID starts at `ms-0`.
     pub fn parse_start(text: &str) -> Result<IdBound> {
         match text {

@@ -247,6 +247,7 @@ def test_a_server_that_is_slower_than_the_block(
 ) -> None:
     """What it delivers after the client has gone is pending, and comes first."""
     add_numbers(client, stream, 5)
+    client.xgroup_create(stream, "g", "0")
     with Proxy(any_server.port) as proxy:
         proxy.stall_after(20, once_seen=b"XREADGROUP")
         # The time that the server was given to wait comes on top.
@@ -443,7 +444,8 @@ def test_a_read_whose_group_is_lost_while_it_waits(
             with within(8), pytest.raises((NoGroupError, WrongTypeError), match=stream):
                 # Where the server does not wake it, the wait is looked after every five seconds.
                 read_stream(connection, stream, NUMBER, block_ms=0, **ME)
-        assert proxy.count(b"XREADGROUP") <= 2
+        # The first finds no group, and has it created.
+        assert proxy.count(b"XREADGROUP") <= 3
 
 
 def test_an_event_loop_whose_group_is_lost(

@@ -194,6 +194,11 @@ impl Ledger {
         self.newest = self.newest.max(id);
     }
 
+    /// Whether it is known where new entries begin, or some have come.
+    pub(crate) fn has_position(&self) -> bool {
+        self.newest > EntryId::MIN
+    }
+
     /// Own pending entries cannot be listed, so that they are read as they come.
     pub(crate) fn cannot_list(&mut self) {
         self.terms.lists = false;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::bounds::{ids_only, last_decoded};
 use super::page::PageSize;
 use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink};
 use crate::decode::{Batch, Decoder, Reply, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
-use crate::resp::{Packed, PageLimit, RawReply};
+use crate::resp::{self, Packed, PageLimit, RawReply};
 use crate::schema::StreamSchema;
 
 /// Any of its futures may be dropped at any time: whole entries stay, the connection that owes an
@@ -30,6 +31,8 @@ pub(super) struct Feed {
     in_flight: Option<InFlight>,
     /// The commands that were sent along with the latest request have been answered.
     passed_before: bool,
+    /// What the latest request has told of the newest entry, where it asked.
+    newest: Option<Result<Option<EntryId>>>,
     /// The bytes of all replies so far.
     received: u64,
     /// The last ID of the batches that were handed out, and their rows.
@@ -54,6 +57,20 @@ pub(super) struct PageRequest {
     pub(super) wait: Option<Duration>,
     /// The number of small replies before the one with entries, to commands that were sent along.
     pub(super) before: usize,
+    /// The first of all replies is that to the question for the newest entry.
+    pub(super) asks_newest: bool,
+}
+
+impl PageRequest {
+    pub(super) fn new(command: Packed, limit: PageLimit) -> Self {
+        PageRequest { command, limit, wait: None, before: 0, asks_newest: false }
+    }
+
+    /// Asks for the newest entry first, in the same round trip.
+    pub(super) fn with_newest(self, stream: &[u8]) -> Self {
+        let command = [resp::newest(stream), self.command].concat();
+        PageRequest { command, asks_newest: true, ..self }
+    }
 }
 
 pub(super) enum Received {
@@ -87,6 +104,7 @@ impl Feed {
             unfinished: false,
             in_flight: None,
             passed_before: false,
+            newest: None,
             received: 0,
             delivered: None,
             delivered_rows: 0,
@@ -207,6 +225,11 @@ impl Feed {
         self.passed_before
     }
 
+    /// What the latest request has told of the newest entry; once, and only where it asked.
+    pub(super) fn take_newest(&mut self) -> Option<Result<Option<EntryId>>> {
+        self.newest.take()
+    }
+
     /// Whether a reply is in flight.
     pub(super) fn is_in_flight(&self) -> bool {
         self.in_flight.is_some()
@@ -226,6 +249,7 @@ impl Feed {
         // Whoever gives up while this is sent cannot know whether the server has acted on it.
         self.unfinished = true;
         self.passed_before = false;
+        self.newest = None;
         connection.send(&request.command).await?;
         self.in_flight = Some(InFlight { connection, request, entries: 0, bytes: 0 });
         Ok(())
@@ -237,6 +261,13 @@ impl Feed {
             return Err(Error::protocol("no request was sent"));
         };
         self.unfinished = true;
+        if reply.request.asks_newest {
+            let mut newest = ids_only(ReplyShape::Entries)?;
+            reply.connection.receive(&mut newest, Some(Duration::ZERO)).await?;
+            // The reply that follows may tell all that there is to know.
+            self.newest = Some(last_decoded(newest));
+            reply.request.asks_newest = false;
+        }
         while reply.request.before > 0 {
             let mut small = RawReply::new();
             reply.connection.receive(&mut small, Some(Duration::ZERO)).await?;

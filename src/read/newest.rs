@@ -31,12 +31,8 @@ pub(super) async fn newest_range(
         let Some(end) = end.filter(|end| first <= *end && page > 0) else {
             break;
         };
-        let request = PageRequest {
-            command: resp::range_backwards(stream, end, first, page),
-            limit: PageLimit::of_count(page),
-            wait: None,
-            before: 0,
-        };
+        let command = resp::range_backwards(stream, end, first, page);
+        let request = PageRequest::new(command, PageLimit::of_count(page));
         match take_page(&mut feed, request).await {
             Ok(true) => feed.build()?,
             Ok(false) => break,

@@ -23,8 +23,8 @@ use crate::schema::{OnError, StreamSchema};
 /// Reads the entries of a request into one batch; an empty or missing stream gives no rows.
 ///
 /// Pages of XRANGE (Redis 5.0), the next one requested before the columns of the current one are
-/// built. An open end is pinned to the newest entry at the start (XREVRANGE), so that a read of a
-/// stream that grows comes to its end. After a lost connection the read goes on behind the last
+/// built. An open end is pinned to the newest entry at the start (XREVRANGE, sent with the first
+/// page), so that a read of a stream that grows comes to its end. After a lost connection the read goes on behind the last
 /// whole entry.
 ///
 /// With a group: what there is for the consumer (XREADGROUP).
@@ -151,6 +151,9 @@ pub(super) struct RangeReader {
     request: ReadRequest,
     /// The pinned bounds; `None` before they are, and then perhaps an empty range.
     range: Option<(EntryId, EntryId)>,
+    /// The end is the newest entry, which is not known yet: the next page asks for it, unless there
+    /// is no page after it.
+    is_open: bool,
     /// A page came short: nothing is behind it.
     exhausted: bool,
 }
@@ -159,7 +162,8 @@ impl RangeReader {
     pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
         let schema = request.schema.clone();
         let feed = Feed::new(client, schema, ReplyShape::Entries, request.bounds)?;
-        Ok(RangeReader { client: client.clone(), feed, request, range: None, exhausted: false })
+        let client = client.clone();
+        Ok(RangeReader { client, feed, request, range: None, is_open: false, exhausted: false })
     }
 
     /// All entries, after waiting for the first where that is asked for.
@@ -241,7 +245,13 @@ impl RangeReader {
         let IdBound::Id(first) = self.request.start else {
             return Ok(());
         };
-        let end = last_id(&mut self.feed.session, &self.request.stream, self.request.end).await?;
+        let end = self.request.end;
+        // A sample and the read of which it is one end together.
+        self.is_open = end.is_newest() && self.request.sample.is_none();
+        let end = match self.is_open {
+            true => Some(EntryId::MAX),
+            false => last_id(&mut self.feed.session, &self.request.stream, end).await?,
+        };
         let last = end.unwrap_or(EntryId::MIN);
         if let Some(sample) = self.request.sample
             && first <= last
@@ -265,8 +275,17 @@ impl RangeReader {
                 None => return Ok(false),
             }
         }
-        if let Received::End { request, entries } = self.feed.receive().await? {
+        let received = self.feed.receive().await;
+        let newest = self.feed.take_newest();
+        if let (Some(Ok(newest)), Some((_, last))) = (&newest, &mut self.range) {
+            *last = newest.unwrap_or(EntryId::MIN);
+            self.is_open = false;
+        }
+        if let Received::End { request, entries } = received? {
             self.exhausted = entries < request.limit.count;
+            if let (Some(Err(error)), false) = (newest, self.exhausted) {
+                return Err(error);
+            }
             if let Some(page) = self.next_page() {
                 self.feed.send(page).await?;
             }
@@ -283,13 +302,15 @@ impl RangeReader {
             Some(come) => come.successor()?,
             None => first,
         };
-        let count = self.feed.page().min(self.feed.missing(self.request.count));
-        (!self.exhausted && next <= last && count > 0).then(|| PageRequest {
-            command: resp::range(&self.request.stream, next, last, count),
-            limit: PageLimit::of_count(count),
-            wait: None,
-            before: 0,
-        })
+        let missing = self.feed.missing(self.request.count);
+        let count = self.feed.page().min(missing);
+        if self.exhausted || next > last || count == 0 {
+            return None;
+        }
+        let stream = &self.request.stream;
+        let command = resp::range(stream, next, last, count);
+        let page = PageRequest::new(command, PageLimit::of_count(count));
+        Some(if self.is_open && count < missing { page.with_newest(stream) } else { page })
     }
 
     /// Waits until an entry is there, from the start on; says whether one is.

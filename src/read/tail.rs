@@ -222,12 +222,12 @@ impl TailReader {
             IdBound::Id(end) => {
                 let first = after.successor().filter(|first| *first <= end)?;
                 let command = resp::range(stream, first, end, count);
-                PageRequest { command, limit: PageLimit::of_count(count), wait: None, before: 0 }
+                PageRequest::new(command, PageLimit::of_count(count))
             }
             _ => {
                 let limit = self.feed.limit(count);
                 let command = resp::read_after(stream, after, limit, wait.map(block_ms));
-                PageRequest { command, limit, wait, before: 0 }
+                PageRequest { wait, ..PageRequest::new(command, limit) }
             }
         };
         (count > 0).then_some(request)

@@ -19,7 +19,7 @@ use crate::resp::{PageLimit, ReadGroup};
 
 impl GroupReader {
     /// Entries in one XPENDING: more would keep other clients waiting.
-    const LISTED: u64 = 10_000;
+    pub(super) const LISTED: u64 = 10_000;
     /// A command that was sent when its connection got lost has reached the server by then.
     const LATENCY: Duration = Duration::from_millis(200);
 
@@ -130,7 +130,12 @@ impl GroupReader {
         self.ledger.asked(ask);
         let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
         self.blocks_until = Instant::now().checked_add(serves);
-        self.feed.send(PageRequest { command: commands, limit, wait, before }).await
+        self.sent_at = Some(Instant::now());
+        let page = PageRequest { wait, before, ..PageRequest::new(commands, limit) };
+        let is_last = self.feed.missing(self.request.count) <= limit.count;
+        let asks_newest = self.takes_all && self.end.is_none() && !is_last;
+        let page = if asks_newest { page.with_newest(&self.request.stream) } else { page };
+        self.feed.send(page).await
     }
 
     /// Takes what comes of the reply.
@@ -141,6 +146,10 @@ impl GroupReader {
             self.note_acknowledged();
         }
         self.note_rows();
+        let newest = self.feed.take_newest();
+        if let Some(Ok(newest)) = newest {
+            self.end = Some(newest);
+        }
         let received = received?;
         let (request, entries) = match received {
             Received::End { request, entries } => (Some(request), entries),
@@ -155,7 +164,11 @@ impl GroupReader {
         let Some(request) = request else {
             return Ok(Polled::More);
         };
-        if !self.ledger.ended() {
+        let are_new = self.ledger.ended();
+        if let (Some(Err(error)), true) = (newest, entries >= request.limit.count) {
+            return Err(error);
+        }
+        if !are_new {
             // Own pending entries.
             self.feed.build()?;
             return Ok(Polled::More);

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ack;
-use super::bounds::newest;
 use super::claim::Claimer;
 use super::feed::Feed;
 use super::group_options::{GroupOptions, OwnPending};
@@ -50,8 +49,11 @@ pub(super) struct GroupReader {
     blocks_until: Option<Instant>,
     /// When to create a lost group again, and when to give up.
     recreations: Retry,
-    /// One batch takes all there is.
+    /// When the request was sent that is answered next.
+    sent_at: Option<Instant>,
+    /// One batch takes all there is, up to the newest entry at the start where it is known.
     takes_all: bool,
+    end: Option<Option<EntryId>>,
     ended: bool,
 }
 
@@ -111,7 +113,9 @@ impl GroupReader {
             begins_after: None,
             blocks_until: None,
             recreations,
+            sent_at: None,
             takes_all: false,
+            end: None,
             ended: request.count == Some(0),
             request,
             options,
@@ -127,14 +131,15 @@ impl GroupReader {
     /// must not lose rows on the way to their user reads without, and acknowledges then.
     pub(super) async fn read_all(mut self) -> Result<Batch> {
         self.takes_all = true;
-        self.start().await?;
-        // What is added meanwhile would keep the read from ending.
-        let end = newest(&mut self.feed.session, &self.request.stream).await?;
+        // Otherwise the first read tells whether there is a group.
+        if self.options.recreates() {
+            self.start().await?;
+        }
         let waits = self.request.block.is_some();
         self.pace.begin_poll();
         while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
             match self.poll(waits).await {
-                Ok(Polled::More) if end > self.feed.last_id() || self.feed.rows() == 0 => {}
+                Ok(Polled::More) if self.is_before_end() || self.feed.rows() == 0 => {}
                 Ok(Polled::More) if self.ledger.has_work() => {}
                 Ok(_) => break,
                 Err(error) => self.recover(error).await?,
@@ -152,6 +157,12 @@ impl GroupReader {
             acknowledged => acknowledged?,
         }
         Ok(batch)
+    }
+
+    /// Whether there may be entries that were there at the start: what is added meanwhile would keep
+    /// the read from ending.
+    fn is_before_end(&self) -> bool {
+        self.end.is_none_or(|end| end > self.feed.last_id())
     }
 
     /// The next batch; `None` at the end. The one before is done with. It has no rows where all of

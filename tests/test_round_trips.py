@@ -1,0 +1,255 @@
+"""How often a small call waits for the server, and what it says to it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+from polars.testing import assert_frame_equal
+
+from redfloe import (
+    AuthenticationError,
+    NoGroupError,
+    WrongTypeError,
+    infer_schema,
+    read_stream,
+)
+from support.clients import quick
+from support.groups import ME, deliver, pending
+from support.proxy import Proxy
+from support.server import HOST, Server
+from support.streams import NUMBER, add_numbers, numbers
+
+
+def names(proxy: Proxy) -> list[str]:
+    """List the commands that went through the proxy."""
+    return [command[0].decode() for command in proxy.commands]
+
+
+def adds_one(client: redis.Redis, stream: str) -> Callable[[int], None]:
+    """Make what adds the next number, once the server has done what was sent before."""
+    lock = threading.Lock()
+
+    def add(_: int) -> None:
+        with lock:
+            time.sleep(0.05)
+            number = client.xlen(stream) + 1
+            client.xadd(stream, {"n": number}, id=f"{number}-0")
+
+    return add
+
+
+# XRANGE
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "commands"),
+    [
+        ({"count": 1}, 1, ["XRANGE"]),
+        ({"count": 99}, 99, ["XRANGE"]),
+        ({"count": 100}, 99, ["XRANGE"]),
+        ({"count": 101}, 99, ["XREVRANGE", "XRANGE"]),
+        ({}, 99, ["XREVRANGE", "XRANGE"]),
+        ({"start_id": "50-0"}, 50, ["XREVRANGE", "XRANGE"]),
+        ({"end_id": "50-0"}, 50, ["XRANGE"]),
+        ({"end_id": "50-0", "count": 7}, 7, ["XRANGE"]),
+        ({"count": 0}, 0, []),
+    ],
+    ids=str,
+)
+def test_a_read_that_fits_a_page(
+    server: Server,
+    client: redis.Redis,
+    stream: str,
+    protocol: str,
+    options: dict[str, Any],
+    rows: int,
+    commands: list[str],
+) -> None:
+    first = 50 if "start_id" in options else 1
+    add_numbers(client, stream, 99)
+    with Proxy(server.port) as proxy:
+        url = proxy.url + protocol
+        read_stream(url, stream, NUMBER, count=1)
+        proxy.commands.clear()
+        before = proxy.round_trips
+        df = read_stream(url, stream, NUMBER, **options)
+        assert_frame_equal(df, numbers(first + rows - 1, first=first))
+        assert names(proxy) == commands
+        assert proxy.round_trips - before == min(len(commands), 1)
+        assert proxy.connections == 1
+
+
+def test_a_missing_stream_and_a_sample_take_one_round_trip(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        assert_frame_equal(read_stream(proxy.url, stream, NUMBER), numbers(0))
+        assert proxy.round_trips == 1
+        add_numbers(client, stream, 500)
+        assert infer_schema(proxy.url, stream) == pl.Schema({"n": pl.Int64})
+        assert proxy.round_trips == 2
+
+
+def test_what_is_added_while_the_first_page_comes_is_not_read(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """The end was asked for first, in the same round trip."""
+    add_numbers(client, stream, 1_000)
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"XRANGE", adds_one(client, stream))
+        assert_frame_equal(read_stream(proxy.url, stream, NUMBER), numbers(1_000))
+        assert proxy.count(b"XREVRANGE") == 1
+
+
+@pytest.mark.parametrize("lost", [b"XREVRANGE", b"XRANGE"])
+def test_a_first_page_that_is_lost_is_asked_for_again(
+    server: Server, client: redis.Redis, stream: str, protocol: str, lost: bytes
+) -> None:
+    """The end that was told already stays, or is asked for again."""
+    add_numbers(client, stream, 1_000)
+    with Proxy(server.port) as proxy:
+        proxy.cut_after(40, once_seen=lost)
+        proxy.before(b"XRANGE", adds_one(client, stream))
+        df = read_stream(quick(proxy.url + protocol), stream, NUMBER)
+        assert proxy.count(b"XREVRANGE") == (2 if lost == b"XREVRANGE" else 1)
+    assert_frame_equal(df, numbers(df.height))
+    assert df.height in range(1_000, 1_003)
+
+
+def test_a_wrong_type_leaves_the_connection_as_it_is(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    client.set(stream, "x")
+    with Proxy(any_server.port) as proxy:
+        for options in ({}, {"count": 1}, ME):
+            with pytest.raises(WrongTypeError, match=stream):
+                read_stream(proxy.url, stream, NUMBER, **options)
+        assert proxy.connections == 1
+
+
+def test_who_may_not_ask_for_the_newest_entry_reads_what_fits_a_page(stream: str) -> None:
+    rules = {"reader": "on >pw ~* +xrange +xreadgroup +xack"}
+    with Server("redis-7.0", users=rules) as server, server.client() as client:
+        add_numbers(client, stream, 100)
+        client.xgroup_create(stream, "g", "0")
+        url = f"redis://reader:pw@{HOST}:{server.port}"
+        assert_frame_equal(read_stream(url, stream, NUMBER, count=100), numbers(100))
+        with pytest.raises(AuthenticationError, match="xrevrange"):
+            read_stream(url, stream, NUMBER)
+        client.xdel(stream, "100-0")
+        assert_frame_equal(read_stream(url, stream, NUMBER), numbers(99))
+        assert_frame_equal(read_stream(url, stream, NUMBER, auto_ack=True, **ME), numbers(99))
+
+
+# XREADGROUP
+
+
+def test_a_group_read_is_one_round_trip_and_its_acknowledgement_another(
+    server: Server, client: redis.Redis, stream: str, protocol: str
+) -> None:
+    add_numbers(client, stream, 150)
+    client.xgroup_create(stream, "g", "0")
+    with Proxy(server.port) as proxy:
+        url = proxy.url + protocol
+        read_stream(url, stream, count=1)
+        proxy.commands.clear()
+        before = proxy.round_trips
+        df = read_stream(url, stream, NUMBER, count=100, auto_ack=True, **ME)
+        assert_frame_equal(df, numbers(100))
+        assert names(proxy) == ["XREADGROUP", "XACK"]
+        assert proxy.round_trips - before == 2
+        proxy.commands.clear()
+        df = read_stream(url, stream, NUMBER, auto_ack=True, **ME)
+        assert_frame_equal(df, numbers(150, first=101))
+        assert names(proxy) == ["XREVRANGE", "XREADGROUP", "XACK"]
+        assert proxy.round_trips - before == 4
+        assert_frame_equal(read_stream(url, stream, NUMBER, **ME), numbers(0))
+        assert proxy.round_trips - before == 5
+        assert proxy.connections == 1
+    assert pending(client, stream) == []
+
+
+@pytest.mark.parametrize("start", ["0", "$", "3-0"])
+@pytest.mark.parametrize("is_there", [True, False], ids=["stream", "no stream"])
+def test_a_group_is_created_only_where_a_read_finds_none(
+    server: Server, client: redis.Redis, stream: str, start: str, is_there: bool
+) -> None:
+    last = add_numbers(client, stream, 5) if is_there else 0
+    after = {"0": 0, "$": last, "3-0": 3}[start]
+    with Proxy(server.port) as proxy:
+        df = read_stream(proxy.url, stream, NUMBER, count=100, group_start_id=start, **ME)
+        assert_frame_equal(df, numbers(last, first=min(after, last) + 1))
+        added = last + 1 if is_there else after + 1
+        client.xadd(stream, {"n": added}, id=f"{added}-0")
+        # Where "$" is, is asked for in between.
+        sent = [name for name in names(proxy) if name not in {"XINFO", "XREVRANGE"}]
+        assert sent == ["XREADGROUP", "XGROUP", "XREADGROUP"]
+        proxy.commands.clear()
+        df = read_stream(proxy.url, stream, NUMBER, count=100, group_start_id=start, **ME)
+        assert_frame_equal(df, numbers(added, first=added))
+        assert names(proxy) == ["XREADGROUP"]
+
+
+def test_a_group_that_is_not_to_be_created(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        with pytest.raises(NoGroupError, match="'g'"):
+            read_stream(proxy.url, stream, NUMBER, create_group=False, **ME)
+        assert "XGROUP" not in names(proxy)
+    assert not client.exists(stream)
+
+
+@pytest.mark.parametrize("size", [0, 60], ids=["nothing", "a part"])
+@pytest.mark.parametrize("older", [0, 4], ids=["nothing pending", "older ones pending"])
+def test_the_answer_that_was_lost_comes_and_older_pending_entries_do_not(
+    server: Server, client: redis.Redis, stream: str, protocol: str, size: int, older: int
+) -> None:
+    """Nobody has asked before how far the group was."""
+    add_numbers(client, stream, 9)
+    client.xgroup_create(stream, "g", "0")
+    if older:
+        deliver(client, stream, older)
+        # What was delivered in these very milliseconds could not be told from what was lost.
+        client.xclaim(stream, "g", "me", 0, [f"{older}-0"], idle=50, justid=True)
+    with Proxy(server.port) as proxy:
+        proxy.cut_after(size, once_seen=b"XREADGROUP")
+        df = read_stream(quick(proxy.url + protocol), stream, NUMBER, **ME)
+    assert_frame_equal(df, numbers(9, first=older + 1))
+    assert pending(client, stream) == [*range(1, 10)]
+
+
+def test_a_lost_answer_of_a_user_who_may_not_list(stream: str) -> None:
+    """Without the list this consumer's pending entries all come: none is lost."""
+    rules = {"reader": "on >pw ~* +xreadgroup +xrevrange"}
+    with Server("redis-7.0", users=rules) as server, server.client() as client:
+        add_numbers(client, stream, 5)
+        deliver(client, stream, 2)
+        with Proxy(server.port) as proxy:
+            proxy.cut_after(0, once_seen=b"XREADGROUP")
+            url = f"redis://reader:pw@{HOST}:{proxy.port}"
+            assert_frame_equal(read_stream(quick(url), stream, NUMBER, **ME), numbers(5))
+
+
+def test_a_group_read_under_load_ends(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 1_000)
+    client.xgroup_create(stream, "g", "0")
+    with Proxy(any_server.port) as proxy:
+        more = 1_000
+
+        def add(_: int) -> None:
+            nonlocal more
+            time.sleep(0.05)  # the server has told the newest entry
+            add_numbers(client, stream, more + 10_000, first=more + 1)
+            more += 10_000
+
+        proxy.before(b"XREADGROUP", add)
+        df = read_stream(proxy.url, stream, NUMBER, **ME)
+        assert_frame_equal(df, numbers(df.height))
+        assert 1_000 <= df.height < 11_000
