@@ -7,20 +7,14 @@ from typing import Literal, TypeAlias, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import (
-    Request,
-    SchemaLike,
-    as_key,
-    as_text,
-    make_request,
-    repr_of,
-)
+from redfloe._arguments import Request, as_key, make_request, repr_of
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
+from redfloe._schema import SchemaLike, as_text
 
 Replayed: TypeAlias = tuple[list[tuple[str, str | None]], Exception | None]
 
