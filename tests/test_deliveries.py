@@ -244,6 +244,31 @@ def test_what_was_read_and_not_handed_out_does_not_count_at_a_clean_end(
     assert counts(client, stream) == {1: 0, 2: 0, 3: 0}
 
 
+def test_what_was_not_handed_out_looks_as_if_it_had_just_been_delivered(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """To keep its idle time takes Redis 8.10 as long as there are younger pending entries."""
+    add_numbers(client, stream, 3)
+    client.xgroup_create(stream, "g", "0")
+    options: dict[str, Any] = {**POISON, **SHY, **ME}
+    with StreamConsumer(
+        any_server.url, stream, schema=NUMBER, batch_timeout_ms=20_000, **options
+    ) as consumer:
+
+        def stop() -> None:
+            eventually(lambda: pending(client, stream) == [1, 2, 3])
+            time.sleep(0.1)
+            client.xclaim(stream, "g", "other", 0, ["3-0"])
+            consumer.stop()
+
+        with later(0, stop):
+            assert list(consumer) == []
+    found: Any = client.xpending_range(stream, "g", "-", "+", 10)
+    idle = [one["time_since_delivered"] for one in found]
+    assert max(idle[:2]) <= idle[2]
+    assert counts(client, stream) == {1: 0, 2: 0, 3: 2}
+
+
 def drain_all(url: str, stream: str, **options: Any) -> list[int]:
     """Give the numbers of what comes until nothing is left."""
     with StreamConsumer(url, stream, schema=NUMBER, **options, **SHY, **ME, **DRAIN) as consumer:
