@@ -20,8 +20,9 @@ from polars.testing.parametric import dataframes
 import redfloe
 from redfloe import read_stream, sink_stream, write_stream, write_stream_async
 from support.server import Server
+from support.writes import entries
 from test_payloads import BARE, FRAME, PAYLOAD, SCHEMA
-from test_write import WRITABLE, entries
+from test_write import WRITABLE
 
 
 def write_blocking(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:

@@ -30,12 +30,13 @@ pub(crate) fn checked_arrow_stream<'py>(
         for batch in &batches {
             for (field, column) in fields.iter().zip(batch.columns()) {
                 if let Some((row, why)) = changed(column, &|_| true) {
-                    let message = format!(
-                        "the column {:?} has in row {} {why}; nothing has been sent",
-                        field.name(),
-                        rows + row
-                    );
-                    return Err(exception(py, &Error::new(ErrorKind::Schema, message)));
+                    let message =
+                        format!("the column {:?} has {why}; nothing has been sent", field.name());
+                    let error = Error::new(ErrorKind::Schema, message);
+                    return Err(exception(
+                        py,
+                        &error.with_context("row", (rows + row).to_string()),
+                    ));
                 }
             }
             rows += batch.num_rows();

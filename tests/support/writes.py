@@ -8,11 +8,28 @@ import polars as pl
 import redis
 
 import redfloe
-from redfloe import OutcomeUnknownError, WriteError
+from redfloe import OutcomeUnknownError, WriteError, read_stream
 
 ROWS = 6
 FRAME = pl.DataFrame({"n": range(ROWS)})
 OWN = FRAME.with_columns(id=pl.format("{}-0", pl.col("n") + 1))
+
+
+def entries(client: redis.Redis, stream: str) -> list[dict[bytes, bytes]]:
+    """Give the fields of each entry."""
+    found: Any = client.xrange(stream)
+    return [fields for _, fields in found]
+
+
+def ids(client: redis.Redis, stream: str) -> list[str]:
+    """Give the IDs of the entries."""
+    found: Any = client.xrange(stream)
+    return [entry_id.decode() for entry_id, _ in found]
+
+
+def read_back(url: str, stream: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Give what was written of a frame, without IDs."""
+    return read_stream(url, stream, frame.schema, include_id=False, include_timestamp=False)
 
 
 def stored(client: redis.Redis, stream: str) -> list[int]:
