@@ -6,6 +6,7 @@ so the core is called directly.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,13 +15,15 @@ import pyarrow as pa
 import pytest
 import redis
 
-from redfloe import RedfloeError, SchemaError, _core, write_stream
+from redfloe import RedfloeError, RedisConnection, SchemaError, StreamConsumer, _core, write_stream
 from redfloe._arguments import make_request
 from redfloe._write_arguments import make_request as make_write_request
 from support.server import Server
 
 #: A column whose name is no UTF-8, on which arrow-rs panics.
 UNREADABLE = pa.schema([pa.field(b"\xff", pa.int64())])
+
+DRAIN: Any = {"on_idle": "stop", "block_ms": 1}
 
 
 class Endless(Sequence[str]):
@@ -70,3 +73,18 @@ def test_a_panic_over_arrow_data_asks_to_be_reported(
 def test_a_name_that_is_no_utf_8_is_refused(any_server: Server) -> None:
     with pytest.raises(SchemaError, match="a name that is no valid UTF-8"):
         write_stream(any_server.url, unreadable(), "s")
+
+
+def test_timeouts_beyond_the_clock_are_without_limit(any_server: Server) -> None:
+    connection = RedisConnection(
+        any_server.url, connect_timeout=1e19, response_timeout=1e19, retry_max_delay=1e19
+    )
+    write_stream(connection, pl.DataFrame({"n": [1]}), "s")
+
+    async def drain() -> int:
+        async with StreamConsumer(connection, "s", "g", "c", **DRAIN) as consumer:
+            return sum([len(batch) async for batch in consumer])
+
+    with StreamConsumer(connection, "s", "h", "c", **DRAIN) as consumer:
+        assert sum(len(batch) for batch in consumer) == 1
+    assert asyncio.run(drain()) == 1

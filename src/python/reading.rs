@@ -44,9 +44,9 @@ pub(super) struct Reading {
     ends: Notify,
     pub(super) watched: Arc<Watched>,
     pub(super) member: Option<read::Member>,
-    /// How long a clean end may take, and until when it may, once it was tried.
+    /// How long a clean end may take, and when it was first tried.
     patience: Duration,
-    end_by: OnceLock<Instant>,
+    ends_since: OnceLock<Instant>,
 }
 
 /// The next batch.
@@ -77,7 +77,7 @@ impl Reading {
             stream,
             watched: batches.watched(),
             patience: client.options().response_timeout,
-            end_by: OnceLock::new(),
+            ends_since: OnceLock::new(),
             member: batches.member().map(|member| member.with_client(client)),
             batches: tokio::sync::Mutex::new(batches),
             next: Mutex::new(Next::Unread),
@@ -169,7 +169,7 @@ impl Reading {
     /// Acknowledges what is done with; with `success` also the batch in hand, if one is.
     pub(super) async fn finish(&self, success: bool) -> Result<()> {
         let _user = self.enter()?;
-        if !success && self.end_by.get().is_some() {
+        if !success && self.ends_since.get().is_some() {
             return Ok(()); // it has been tried, and failed or was interrupted
         }
         let mut batches = self.batches.lock().await;
@@ -178,8 +178,8 @@ impl Reading {
             batches.not_handed_out(&batch);
         }
         // A server that is silent when the loop ends is silent too when the `with` around it does.
-        let end_by = *self.end_by.get_or_init(|| Instant::now() + self.patience);
-        let left = end_by.saturating_duration_since(Instant::now());
+        let since = self.ends_since.get_or_init(Instant::now);
+        let left = self.patience.saturating_sub(since.elapsed());
         let patience = match success {
             true => left,
             // An exception is on its way, perhaps that of Ctrl-C, which does not wait for it.
