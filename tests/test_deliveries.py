@@ -287,7 +287,10 @@ def test_a_stop_after_a_lost_reply_counts_no_delivery_that_nobody_saw(
     with Proxy(server.port) as proxy:
         connection = quick(proxy.url, retry_base_delay=0.3, retry_max_delay=0.3)
         for _ in range(2):
-            fault = proxy.cut_after(0, once_seen=b"XREADGROUP")
+            # Not the read that an older server refuses, as it has MAXSIZE: that one delivers
+            # nothing. A read of one entry, which may be delivered once more, has none.
+            refused = 0 if before else server.refused_reads
+            fault = proxy.cut_after(0, once_seen=b"XREADGROUP", skip=refused)
             consumer = StreamConsumer(
                 connection, stream, schema=NUMBER, **options, **SHY, **ME, **DRAIN
             )
@@ -298,7 +301,7 @@ def test_a_stop_after_a_lost_reply_counts_no_delivery_that_nobody_saw(
 
             with consumer, later(0, stop):
                 assert list(consumer) == []
-    assert {*counts(client, stream).values()} <= {before}
+    assert {*counts(client, stream).values()} == {before}
     assert drain_all(server.url, stream, **options) == [1, 2, 3, 4, 5]
     assert not client.exists("dead")
 
@@ -369,7 +372,7 @@ def test_what_another_consumer_had_keeps_its_count_after_a_lost_reply(
     add_numbers(client, stream, 13)
     deliver(client, stream, consumer="other", count=10)
     with Proxy(server.port) as proxy:
-        proxy.cut_after(0, once_seen=b"XREADGROUP")
+        proxy.cut_after(0, once_seen=b"XREADGROUP", skip=server.refused_reads)
         options: dict[str, Any] = {**POISON, "max_deliveries": 2, **EAGER, **ME, **DRAIN}
         delivered: dict[int, int] = {}
         with StreamConsumer(quick(proxy.url), stream, schema=NUMBER, **options) as consumer:
@@ -388,7 +391,7 @@ def test_a_worker_that_may_not_correct_counts_survives_a_lost_reply(
     client.execute_command("ACL", "SETUSER", "worker", *user)
     try:
         with Proxy(server.port) as proxy:
-            fault = proxy.cut_after(0, once_seen=b"XREADGROUP", skip=1)
+            fault = proxy.cut_after(0, once_seen=b"XREADGROUP", skip=server.refused_reads + 1)
             connection = quick(proxy.url.replace("redis://", "redis://worker:secret@"))
             options: dict[str, Any] = {"batch_size": 2, **ME, **DRAIN}
             with StreamConsumer(connection, stream, schema=NUMBER, **options) as consumer:
