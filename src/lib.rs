@@ -30,6 +30,7 @@ mod decode;
 mod dtype;
 mod entry_id;
 mod error;
+mod events;
 mod infer;
 mod ledger;
 mod payload;
@@ -53,6 +54,7 @@ pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
 pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
+pub use events::{Event, EventValue, take_events};
 pub use payload::Payload;
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,

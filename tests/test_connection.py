@@ -82,12 +82,14 @@ def test_repr_shows_no_password(url: str, shown: str) -> None:
 
 def test_equal_options_make_equal_connections() -> None:
     url = with_password("redis://h:1")
-    assert RedisConnection(url) == RedisConnection(url, max_retries=5, connect_timeout=5)
+    assert RedisConnection(url) == RedisConnection(url, max_retries=None, connect_timeout=5)
     assert hash(RedisConnection(url)) == hash(RedisConnection(url))
     others = [
         RedisConnection("redis://h:1"),
         RedisConnection(url + "/1"),
         RedisConnection(url, max_retries=4),
+        # Which bounds readers that never end, too.
+        RedisConnection(url, max_retries=5),
         RedisConnection(url, retry_base_delay=0.2),
         RedisConnection(url, retry_max_delay=1),
         RedisConnection(url, connect_timeout=1),

@@ -18,6 +18,7 @@ from redfloe import (
     DecodeError,
     FencedError,
     NoGroupError,
+    NoStreamError,
     OutcomeUnknownError,
     PendingEntriesError,
     RedfloeError,
@@ -45,6 +46,7 @@ CLASSES: dict[str, type[Exception]] = {
     "Authentication": AuthenticationError,
     "Response": ResponseError,
     "WrongType": WrongTypeError,
+    "NoStream": NoStreamError,
     "NoGroup": NoGroupError,
     "Schema": SchemaError,
     "Decode": DecodeError,
@@ -64,6 +66,7 @@ BUILTINS: dict[type[RedfloeError], type[Exception]] = {
     ResponseError: Exception,
     WrongTypeError: TypeError,
     NoGroupError: LookupError,
+    NoStreamError: LookupError,
     SchemaError: ValueError,
     DecodeError: ValueError,
     CheckpointError: ValueError,
@@ -159,6 +162,10 @@ def wrong_type(server: Server) -> None:
     read_stream(server.url, "text")
 
 
+def no_stream(server: Server) -> None:
+    read_stream(server.url, "s", must_exist=True)
+
+
 def no_group(server: Server) -> None:
     server.client().xadd("s", {"n": "1"})
     read_stream(server.url, "s", group="g", consumer="c", create_group=False)
@@ -198,6 +205,7 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "Authentication": authentication,
     "Response": response,
     "WrongType": wrong_type,
+    "NoStream": no_stream,
     "NoGroup": no_group,
     "Schema": schema,
     "Decode": decode,

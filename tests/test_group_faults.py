@@ -265,7 +265,7 @@ def test_an_iterator_over_a_server_that_is_slower_than_the_block(
     add_numbers(client, stream, 5)
     with Proxy(any_server.port) as proxy:
         proxy.stall_after(20, once_seen=b"XREADGROUP", skip=1)
-        connection = quick(proxy.url, response_timeout=0.3)
+        connection = quick(proxy.url, response_timeout=0.3, max_retries=5)
         batches = follow(connection, stream, NUMBER, block_ms=100, **ME)
         with within(3), pytest.raises(RedisTimeoutError):
             next(batches)

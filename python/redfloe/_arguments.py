@@ -66,6 +66,7 @@ class Request(TypedDict):
     group: Group | None
     resume_after: str | None
     continue_after_loss: bool
+    must_exist: bool
 
 
 def make_request(
@@ -134,6 +135,7 @@ def make_request(
         group=group,
         resume_after=resume_after,
         continue_after_loss=continue_after_loss,
+        must_exist=bool(options["must_exist"]),
     )
 
 
@@ -202,7 +204,10 @@ def own_pending_of(
 def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike, *, infer_schema: bool) -> None:
     own_pending_of(start_id, "skip")
     if end_id != "+":
-        msg = "end_id has no meaning with a group, which decides what is delivered"
+        msg = (
+            'with a group end_id must be "+", because the group decides what is delivered; '
+            'on_idle="stop" ends when nothing is left'
+        )
         raise ValueError(msg)
     if infer_schema:
         msg = (

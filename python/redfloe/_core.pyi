@@ -32,6 +32,7 @@ __all__ = [
     "check_arrow_stream",
     "check_connection",
     "checked_arrow_stream",
+    "check_stream",
     "connect",
     "consumer_info",
     "create_group",
@@ -49,6 +50,7 @@ __all__ = [
     "set_value",
     "start_write_stream",
     "stream_info",
+    "take_events",
     "trim_stream",
     "write_hashes",
     "write_stream",
@@ -71,9 +73,11 @@ class RedisConnection:
         ``redis://[user[:password]@]host[:port][/database][?protocol=resp3]``, the same with
         ``rediss://`` for TLS, or ``unix:///path[?db=..&user=..&pass=..]``. Characters such as
         ``@`` in a password are percent-encoded.
-    max_retries : int, default 5
+    max_retries : int, optional
         How often a transient failure is retried: a lost connection, and errors of the server
-        such as LOADING, READONLY, BUSY, OOM or NOREPLICAS. Other errors fail at once.
+        such as LOADING, READONLY, BUSY, OOM or NOREPLICAS. Other errors fail at once. By default 5
+        times; but readers that never end, and `StreamProducer`, keep trying once they have had a
+        connection, also after a timeout. A number bounds these as well.
     retry_base_delay, retry_max_delay : float, default 0.1 and 30.0
         Seconds of the first pause before a retry, and of the longest; each is twice the one
         before, and a random part of up to as much again comes on top.
@@ -125,7 +129,7 @@ class RedisConnection:
         cls,
         url: str,
         *,
-        max_retries: int = 5,
+        max_retries: int | None = None,
         retry_base_delay: float = 0.1,
         retry_max_delay: float = 30.0,
         connect_timeout: float = 5.0,
@@ -300,7 +304,8 @@ class Task(Generic[_T]):
 class Completions:
     """Which tasks are done, for an event loop, which watches the socket `fileno`.
 
-    `watch` gives a number for a task, and `take` the numbers of those that are done.
+    The socket becomes readable too when there is an event to log. `watch` gives a number for a
+    task, and `take` the numbers of those that are done.
     """
 
     def __new__(cls) -> Completions: ...
@@ -479,6 +484,7 @@ def trim_stream(
     approximate: bool,
     limit: int | None,
 ) -> int: ...
+def check_stream(server: str | RedisConnection, stream: bytes) -> None: ...
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(
     server: str | RedisConnection,
@@ -490,6 +496,7 @@ def read_stream(
 ) -> _T: ...
 def infer_schema(server: str | RedisConnection, request: Request) -> RecordBatch: ...
 def raise_kind(index: int) -> int: ...
+def take_events() -> list[tuple[str, dict[str, str | int | float | None]]]: ...
 def start_write_stream(
     server: str | RedisConnection,
     frame: ArrowStream,

@@ -49,6 +49,10 @@ class WrongTypeError(RedfloeError, TypeError):
     """The key holds something other than a stream."""
 
 
+class NoStreamError(RedfloeError, LookupError):
+    """The stream does not exist, and `must_exist` says that it must."""
+
+
 class NoGroupError(RedfloeError, LookupError):
     """The consumer group does not exist."""
 

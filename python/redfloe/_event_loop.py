@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from redfloe import _core
+from redfloe._log import log_events
 
 if TYPE_CHECKING:
     import asyncio
@@ -61,6 +62,7 @@ class _Waiters:
             future = self.futures.get(number)
             if future is not None and not future.done():
                 future.set_result(None)
+        log_events()
 
 
 # Only the loop owns its waiters, whose futures own the loop: so all of them may be collected.

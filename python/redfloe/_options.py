@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class ColumnOptions(TypedDict, total=False):
-    """The options, all by keyword, that say how entries become columns.
+    """The options, all by keyword, of every reader: how entries become columns, and what must be.
 
     A function of yours that passes them on declares them by ``**options:
     Unpack[redfloe.ColumnOptions]``, and type checkers and editors know their names and types.
@@ -51,6 +51,10 @@ class ColumnOptions(TypedDict, total=False):
     payload_prefix : str, default ""
         Comes before each key in the name of its column, so that ``id`` of the document is not taken
         for the field ``id`` of the entry; `schema` and `null_values` then have these names.
+    must_exist : bool, default False
+        Raise `NoStreamError` where the stream does not exist when the reading starts (TYPE, Redis
+        1.0), as where its name is mistyped, instead of giving no rows, waiting for it, or creating
+        it with its group.
     """
 
     include_id: bool
@@ -66,6 +70,7 @@ class ColumnOptions(TypedDict, total=False):
     payload: str | None
     payload_path: str
     payload_prefix: str
+    must_exist: bool
 
 
 class DecodeOptions(ColumnOptions, total=False):
@@ -103,6 +108,7 @@ DEFAULTS = DecodeOptions(
     payload=None,
     payload_path="$",
     payload_prefix="",
+    must_exist=False,
     infer_schema=False,
     infer_schema_length=100,
     on_error="raise",

@@ -7,6 +7,7 @@ mod exclusive;
 mod options;
 #[cfg(feature = "python")]
 mod own_runtime;
+mod patience;
 mod per_process;
 mod pool;
 mod retry;
@@ -28,6 +29,8 @@ pub(crate) use options::Address;
 pub use options::{ConnectionOptions, TlsOptions};
 #[cfg(feature = "python")]
 pub(crate) use own_runtime::{LentRuntime, OwnRuntime};
+use patience::Patience;
+pub(crate) use patience::Who;
 pub(crate) use per_process::PerProcess;
 use pool::Pool;
 pub(crate) use retry::Retry;
@@ -42,11 +45,14 @@ pub(crate) use users::User;
 pub(crate) use users::Users;
 
 use crate::error::{Error, Result};
+use crate::events::Event;
 
 /// A server, and the connections to it that wait to be used again. Clones share them.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Where requests are tried again without limit.
+    patience: Option<Arc<Patience>>,
 }
 
 struct Inner {
@@ -70,14 +76,27 @@ impl Client {
     /// A client of the server; connects when it is first used.
     pub fn new(options: ConnectionOptions) -> Self {
         let tls = options.tls.clone().map(|options| Arc::new(TlsFiles::new(options)));
-        Client { inner: Inner::new(options, tls) }
+        Client { inner: Inner::new(options, tls), patience: None }
     }
 
     /// A client of the same server that shares no connection with this one.
     #[cfg(feature = "python")]
     pub(crate) fn apart(&self) -> Self {
         let (options, tls) = (self.options().clone(), self.inner.tls.clone());
-        Client { inner: Inner::new(options, tls) }
+        Client { inner: Inner::new(options, tls), patience: None }
+    }
+
+    /// The same client for what keeps trying through an outage, unless the options set a limit.
+    pub(crate) fn keep_trying(&self, who: Who) -> Self {
+        let options = self.options();
+        let keeps_trying = options.max_retries.is_none();
+        let patience = || Arc::new(Patience::new(who, options.address.to_string()));
+        Client { inner: Arc::clone(&self.inner), patience: keeps_trying.then(patience) }
+    }
+
+    /// The same client for what ends soon.
+    pub(crate) fn bounded(&self) -> Self {
+        Client { inner: Arc::clone(&self.inner), patience: None }
     }
 
     /// Whether reads may be sent with MAXSIZE: as long as no server has refused it.
@@ -116,7 +135,12 @@ impl Client {
         let credentials = self.options().current_credentials(limit).await?;
         self.pool().logs_in_with(&credentials);
         let limit = limit.saturating_sub(begun.elapsed());
-        Connection::open(self.options(), &credentials, tls, generation, limit).await
+        let opening = Connection::open(self.options(), &credentials, tls, generation, limit);
+        let connection = opening.await?;
+        let address = self.options().address.to_string();
+        let event = Event::new("connected").with("address", address);
+        event.with("seconds", begun.elapsed()).record();
+        Ok(connection)
     }
 
     /// Keeps a connection for others.

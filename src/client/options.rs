@@ -33,7 +33,9 @@ pub struct ConnectionOptions {
     pub(crate) client_name: Option<String>,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
-    pub(crate) max_retries: u32,
+    /// `None`: a bounded call gives up after [`ConnectionOptions::MAX_RETRIES`], a reader that never
+    /// ends does not.
+    pub(crate) max_retries: Option<u32>,
     pub(crate) retry_base_delay: Duration,
     pub(crate) retry_max_delay: Duration,
 }
@@ -60,6 +62,9 @@ const SCHEMES: &str = "redis://, rediss:// (TLS), unix:// or redis+unix://";
 const ENCODE: &str = "characters such as / ? # @ in a password are percent-encoded";
 
 impl ConnectionOptions {
+    /// The retries of a bounded call where nobody says otherwise.
+    pub(crate) const MAX_RETRIES: u32 = 5;
+
     /// Reads a URL: `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, the same
     /// with `rediss://` for TLS, or `unix:///path[?db=..&user=..&pass=..&protocol=..]`.
     ///
@@ -132,7 +137,7 @@ impl ConnectionOptions {
             client_name: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(30),
-            max_retries: 5,
+            max_retries: None,
             retry_base_delay: Duration::from_millis(100),
             retry_max_delay: Duration::from_secs(30),
         })
@@ -237,8 +242,17 @@ impl ConnectionOptions {
     }
 
     /// How often a transient failure is tried again, and the first and longest pause before it.
-    pub fn with_retries(mut self, max_retries: u32, base: Duration, max: Duration) -> Self {
-        self.max_retries = max_retries;
+    ///
+    /// `None`, the default, is 5 times, but without limit in a [`tail`](crate::tail) that never ends
+    /// and in a [`Producer`](crate::Producer), once they have had a connection. There a timeout is
+    /// tried again, too.
+    pub fn with_retries(
+        mut self,
+        max_retries: impl Into<Option<u32>>,
+        base: Duration,
+        max: Duration,
+    ) -> Self {
+        self.max_retries = max_retries.into();
         self.retry_base_delay = base;
         self.retry_max_delay = max;
         self

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use super::options::ConnectionOptions;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Pauses between attempts grow exponentially, with jitter, and start over with each success.
 pub(crate) struct Retry {
@@ -14,9 +14,11 @@ pub(crate) struct Retry {
     retries: u32,
     connect_timeout: Duration,
     first_connection: FirstConnection,
+    /// Time is not the caller's concern: a server that is silent is tried again, too.
+    patient: bool,
 }
 
-/// Until the first connection stands, all attempts together may take as long as the connect
+/// Until the first connection is established, all attempts together may take as long as the connect
 /// timeout: a wrong address must not cost more. Afterwards the number of retries decides alone, so
 /// that a long enough budget rides out a restart.
 #[derive(Clone, Copy)]
@@ -24,23 +26,36 @@ enum FirstConnection {
     /// Not attempted: time does not count yet, however late an iterator is asked.
     Ahead,
     Since(Instant),
-    Stands,
+    Established,
+}
+
+/// Another attempt is to be made.
+pub(super) struct Planned {
+    pub(super) error: Error,
+    pub(super) pause: Duration,
+    /// The number of this retry, from 1.
+    pub(super) retry: u32,
 }
 
 impl Retry {
+    /// Gives up after `max_retries`.
     pub(crate) fn new(options: &ConnectionOptions) -> Self {
-        let builder = ExponentialBuilder::default()
-            .with_min_delay(options.retry_base_delay.min(options.retry_max_delay))
-            .with_max_delay(options.retry_max_delay)
-            .with_max_times(options.max_retries as usize)
-            .with_jitter();
+        let max_retries = options.max_retries.unwrap_or(ConnectionOptions::MAX_RETRIES);
+        let builder = pauses(options).with_max_times(max_retries as usize);
         Retry {
             pauses: builder.build(),
             builder,
             retries: 0,
             connect_timeout: options.connect_timeout,
             first_connection: FirstConnection::Ahead,
+            patient: false,
         }
+    }
+
+    /// Never gives up once the first connection is established.
+    pub(super) fn without_limit(options: &ConnectionOptions) -> Self {
+        let builder = pauses(options).without_max_times();
+        Retry { pauses: builder.build(), builder, patient: true, ..Retry::new(options) }
     }
 
     /// How long the attempt to connect that now begins may take.
@@ -54,13 +69,18 @@ impl Retry {
     fn time_left(&self) -> Duration {
         match self.first_connection {
             FirstConnection::Since(start) => self.connect_timeout.saturating_sub(start.elapsed()),
-            FirstConnection::Ahead | FirstConnection::Stands => self.connect_timeout,
+            FirstConnection::Ahead | FirstConnection::Established => self.connect_timeout,
         }
     }
 
-    /// A connection stands.
+    /// A connection is established.
     pub(crate) fn connected(&mut self) {
-        self.first_connection = FirstConnection::Stands;
+        self.first_connection = FirstConnection::Established;
+    }
+
+    /// Whether attempts have failed since something was achieved.
+    pub(super) fn is_failing(&self) -> bool {
+        self.retries > 0
     }
 
     /// Something was achieved: the next failure is a first one.
@@ -73,25 +93,40 @@ impl Retry {
 
     /// Waits before the next attempt, or gives the error back where there is to be none.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
-        let pause = match error.retryable() {
-            true => self.pauses.next(),
-            false => None,
-        };
+        let planned = self.plan(error)?;
+        tokio::time::sleep(planned.pause).await;
+        Ok(())
+    }
+
+    /// Says after which pause the next attempt is to be made, or gives the error back where there
+    /// is to be none.
+    pub(super) fn plan(&mut self, error: Error) -> Result<Planned> {
+        let is_transient =
+            error.retryable() || (self.patient && error.kind() == ErrorKind::Timeout);
+        let pause = if is_transient { self.pauses.next() } else { None };
         let in_time = |pause: &Duration| {
-            matches!(self.first_connection, FirstConnection::Stands) || *pause < self.time_left()
+            matches!(self.first_connection, FirstConnection::Established)
+                || *pause < self.time_left()
         };
         match pause.filter(in_time) {
             Some(pause) => {
-                self.retries += 1;
-                tokio::time::sleep(pause).await;
-                Ok(())
+                self.retries = self.retries.saturating_add(1);
+                Ok(Planned { error, pause, retry: self.retries })
             }
             None if self.retries > 0 => {
-                Err(error.with_context("attempts", (self.retries + 1).to_string()))
+                let attempts = self.retries.saturating_add(1);
+                Err(error.with_context("attempts", attempts.to_string()))
             }
             None => Err(error),
         }
     }
+}
+
+fn pauses(options: &ConnectionOptions) -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(options.retry_base_delay.min(options.retry_max_delay))
+        .with_max_delay(options.retry_max_delay)
+        .with_jitter()
 }
 
 #[cfg(test)]
@@ -157,6 +192,52 @@ mod tests {
         std::thread::sleep(2 * limit);
         assert_eq!(retry.time_to_connect(), Duration::ZERO);
         assert!(retry.pause(transient()).await.is_err());
+        Ok(())
+    }
+
+    fn silence() -> Error {
+        Error::new(ErrorKind::Timeout, "silent")
+    }
+
+    #[tokio::test]
+    async fn without_limit_a_first_connection_still_has_the_connect_timeout() -> Result<()> {
+        let options = options(0)?.with_connect_timeout(Duration::from_millis(50));
+        for error in [transient, silence] {
+            let mut retry = Retry::without_limit(&options);
+            let start = Instant::now();
+            retry.time_to_connect();
+            while retry.pause(error()).await.is_ok() {}
+            assert!(start.elapsed() < Duration::from_millis(500));
+            retry.connected();
+            for _ in 0..20 {
+                retry.pause(error()).await?;
+            }
+            assert!(retry.pause(Error::new(ErrorKind::Authentication, "no")).await.is_err());
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn silence_is_not_tried_again_within_a_limit() -> Result<()> {
+        let mut retry = Retry::new(&options(5)?);
+        retry.connected();
+        assert!(retry.pause(silence()).await.is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_then_no_more() -> Result<()> {
+        let (base, longest) = (Duration::from_millis(10), Duration::from_millis(80));
+        let options = ConnectionOptions::parse("redis://h")?.with_retries(None, base, longest);
+        let mut retry = Retry::without_limit(&options);
+        retry.connected();
+        let mut pauses = Vec::new();
+        for _ in 0..50 {
+            pauses.push(retry.plan(transient())?.pause);
+        }
+        // Jitter adds up to as much again.
+        assert!(pauses.first().is_some_and(|first| *first < 2 * base));
+        assert!(pauses.iter().skip(4).all(|pause| (longest..=2 * longest).contains(pause)));
         Ok(())
     }
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::Client;
 use super::connection::{Connection, Sink};
-use super::retry::Retry;
+use super::retry::{Planned, Retry};
 use crate::error::{Error, Result};
+use crate::events::Event;
 use crate::resp::RawReply;
 
 /// One call's requests, over as many connections as it takes.
@@ -17,7 +18,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(super) fn new(client: Client) -> Self {
-        Session { retry: Retry::new(client.options()), client, connection: None }
+        Session { retry: retry_of(&client), client, connection: None }
     }
 
     /// The connection, opened where there is none.
@@ -30,6 +31,9 @@ impl Session {
             None => self.client.connect(self.retry.time_to_connect()).await?,
         };
         self.retry.connected();
+        if let Some(patience) = &self.client.patience {
+            patience.connected();
+        }
         Ok(connection)
     }
 
@@ -40,12 +44,23 @@ impl Session {
 
     /// Another call begins: it has all its retries, and its own time to connect.
     pub(crate) fn renew(&mut self) {
-        self.retry = Retry::new(self.client.options());
+        self.retry = retry_of(&self.client);
+    }
+
+    /// From now on gives up after a number of retries: somebody waits for the end.
+    pub(crate) fn limit_retries(&mut self) {
+        if self.client.patience.is_some() {
+            self.client = self.client.bounded();
+            self.renew();
+        }
     }
 
     /// Something was achieved: retries start over.
     pub(crate) fn succeeded(&mut self) {
         self.retry.succeeded();
+        if let Some(patience) = &self.client.patience {
+            patience.succeeded();
+        }
     }
 
     /// Waits before the next attempt, or gives the error back. The connection stays, unless the
@@ -56,12 +71,32 @@ impl Session {
         {
             connection.retire();
         }
-        self.retry.pause(self.client.without_password(error)).await?;
+        let planned = self.retry.plan(self.client.without_password(error))?;
+        if let Some(patience) = &self.client.patience {
+            patience.failed(&planned.error);
+        }
+        self.note(&planned);
+        tokio::time::sleep(planned.pause).await;
         // The server may have hung up meanwhile.
         if self.connection.as_mut().is_some_and(|connection| !connection.is_reusable()) {
             self.connection = None;
         }
         Ok(())
+    }
+
+    /// Whether the last thing that was achieved is followed by failures.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.retry.is_failing()
+    }
+
+    /// Logs that another attempt is to be made.
+    fn note(&self, planned: &Planned) {
+        Event::new("retry")
+            .with("address", self.client.options().address.to_string())
+            .with("error", planned.error.to_string())
+            .with("retry", u64::from(planned.retry))
+            .with("seconds", planned.pause)
+            .record();
     }
 
     /// Sends a request that may be repeated, as often as it takes, and gives its reply.
@@ -71,10 +106,20 @@ impl Session {
         sink: impl Fn() -> Result<S>,
         finish: impl Fn(S) -> Result<T>,
     ) -> Result<T> {
+        let mut has_failed = false;
         loop {
-            match self.attempt(packed, Some(Duration::ZERO), sink()?, &finish).await {
-                Ok(value) => return Ok(value),
-                Err(error) => self.recover(error).await?,
+            match self.exchange(packed, Some(Duration::ZERO), sink()?, &finish).await {
+                Ok(value) => {
+                    // A small question that succeeds says nothing of a read that has failed before.
+                    if has_failed {
+                        self.succeeded();
+                    }
+                    return Ok(value);
+                }
+                Err(error) => {
+                    has_failed = true;
+                    self.recover(error).await?;
+                }
             }
         }
     }
@@ -89,6 +134,18 @@ impl Session {
         &mut self,
         packed: &[u8],
         wait: Option<Duration>,
+        sink: S,
+        finish: impl Fn(S) -> Result<T>,
+    ) -> Result<T> {
+        let value = self.exchange(packed, wait, sink, finish).await?;
+        self.succeeded();
+        Ok(value)
+    }
+
+    async fn exchange<S: Sink, T>(
+        &mut self,
+        packed: &[u8],
+        wait: Option<Duration>,
         mut sink: S,
         finish: impl Fn(S) -> Result<T>,
     ) -> Result<T> {
@@ -96,10 +153,20 @@ impl Session {
         connection.send(packed).await?;
         connection.receive(&mut sink, wait).await?;
         self.put_back(connection);
-        let value = finish(sink)?;
-        self.succeeded();
-        Ok(value)
+        finish(sink)
     }
+}
+
+/// The retries of what this client is for.
+fn retry_of(client: &Client) -> Retry {
+    let Some(patience) = &client.patience else {
+        return Retry::new(client.options());
+    };
+    let mut retry = Retry::without_limit(client.options());
+    if patience.has_connected() {
+        retry.connected();
+    }
+    retry
 }
 
 impl Drop for Session {

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Response,
     /// The key holds something other than a stream.
     WrongType,
+    /// The stream does not exist, and its reader was told that it must.
+    NoStream,
     /// The consumer group does not exist.
     NoGroup,
     /// The schema contradicts itself, or the entries.
@@ -49,13 +51,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, so that a test can prove that each is mapped and provoked.
-    pub const ALL: [ErrorKind; 15] = [
+    pub const ALL: [ErrorKind; 16] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Connection,
         ErrorKind::Timeout,
         ErrorKind::Authentication,
         ErrorKind::Response,
         ErrorKind::WrongType,
+        ErrorKind::NoStream,
         ErrorKind::NoGroup,
         ErrorKind::Schema,
         ErrorKind::Decode,

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt;
 use pyo3::IntoPyObjectExt;
@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use super::error::{exception, no_panic};
 use crate::client::{panicked, spawn};
 use crate::error::Result;
+use crate::events::{Listener, listen};
 
 /// What a task came to, made into Python's terms by the thread that asks for it.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
@@ -169,7 +170,8 @@ impl Drop for Completer {
     }
 }
 
-/// Which tasks of an event loop are done. Documented in `_core.pyi`.
+/// Which tasks of an event loop are done, and whether there is something to log. Documented in
+/// `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Completions {
     sockets: Arc<Sockets>,
@@ -184,8 +186,16 @@ struct Sockets {
     /// In a forked child the sockets are shared with the parent, and a thread that is not there may
     /// hold the lock.
     process: u32,
-    /// Tasks that are done and were not taken yet. There is a byte in the socket when there are any.
-    done: Mutex<Vec<u64>>,
+    news: Mutex<News>,
+}
+
+/// What the event loop has not taken yet. There is a byte in the socket when there is any.
+#[derive(Default)]
+struct News {
+    /// Tasks that are done.
+    done: Vec<u64>,
+    /// Something is to be logged.
+    events: bool,
 }
 
 /// Where a task says that it is done.
@@ -204,19 +214,30 @@ impl Sockets {
             written,
             numbers: AtomicU64::new(0),
             process: std::process::id(),
-            done: Mutex::default(),
+            news: Mutex::default(),
         })
+    }
+
+    fn tell(&self, add: impl FnOnce(&mut News)) {
+        let mut news = lock(&self.news);
+        let is_first = news.done.is_empty() && !news.events;
+        add(&mut news);
+        if is_first {
+            // It cannot fail: the other end is open, and a byte at a time is in the socket.
+            let _ = (&self.written).write(&[0]);
+        }
+    }
+}
+
+impl Listener for Sockets {
+    fn wake(&self) {
+        self.tell(|news| news.events = true);
     }
 }
 
 impl Watcher {
     fn wake(self) {
-        let mut done = lock(&self.sockets.done);
-        done.push(self.number);
-        if done.len() == 1 {
-            // It cannot fail: the other end is open, and a byte at a time is in the socket.
-            let _ = (&self.sockets.written).write(&[0]);
-        }
+        self.sockets.tell(|news| news.done.push(self.number));
     }
 }
 
@@ -224,10 +245,12 @@ impl Watcher {
 impl Completions {
     #[new]
     fn new() -> PyResult<Self> {
-        Ok(Completions { sockets: Arc::new(Sockets::open()?) })
+        let sockets = Arc::new(Sockets::open()?);
+        listen(Arc::downgrade(&sockets) as Weak<dyn Listener>);
+        Ok(Completions { sockets })
     }
 
-    /// The socket that becomes readable when a task is done.
+    /// The socket that becomes readable when a task is done, or an event is to be logged.
     fn fileno(&self) -> RawFd {
         self.sockets.watched.as_raw_fd()
     }
@@ -253,11 +276,11 @@ impl Completions {
         if self.sockets.process != std::process::id() {
             return Vec::new();
         }
-        // Both under the lock: there is a byte exactly while the list has numbers. Where there is
-        // none it fails.
-        let mut done = lock(&self.sockets.done);
+        // Both under the lock: there is a byte exactly while there is news. Where there is none it
+        // fails.
+        let mut news = lock(&self.sockets.news);
         let _ = (&self.sockets.watched).read(&mut [0; 8]);
-        std::mem::take(&mut *done)
+        std::mem::take(&mut *news).done
     }
 }
 

@@ -27,7 +27,7 @@ impl RedisConnection {
     #[allow(clippy::too_many_arguments)]
     #[new]
     #[pyo3(signature = (
-        url, *, max_retries=5, retry_base_delay=0.1, retry_max_delay=30.0, connect_timeout=5.0,
+        url, *, max_retries=None, retry_base_delay=0.1, retry_max_delay=30.0, connect_timeout=5.0,
         response_timeout=30.0, tls_ca=None, tls_cert=None, tls_key=None, client_name=None,
         username=None,
         password=None, credentials=None
@@ -35,7 +35,7 @@ impl RedisConnection {
     fn new(
         py: Python<'_>,
         url: &str,
-        #[pyo3(from_py_with = whole_number)] max_retries: i64,
+        max_retries: Option<WholeNumber>,
         #[pyo3(from_py_with = number)] retry_base_delay: f64,
         #[pyo3(from_py_with = number)] retry_max_delay: f64,
         #[pyo3(from_py_with = number)] connect_timeout: f64,
@@ -48,7 +48,8 @@ impl RedisConnection {
         password: Option<&str>,
         credentials: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let max_retries = u32::try_from(max_retries)
+        let max_retries = max_retries.map(|WholeNumber(number)| u32::try_from(number)).transpose();
+        let max_retries = max_retries
             .map_err(|_| PyValueError::new_err("max_retries must be between 0 and 4294967295"))?;
         let base = seconds("retry_base_delay", retry_base_delay)?;
         let max = seconds("retry_max_delay", retry_max_delay)?;
@@ -157,8 +158,14 @@ pub(crate) fn check_connection(py: Python<'_>, connection: &RedisConnection) -> 
 }
 
 /// An int of Python; one that is too large as one that is out of all bounds.
-fn whole_number(value: &Bound<'_, PyAny>) -> PyResult<i64> {
-    fitting(value, -1)
+struct WholeNumber(i64);
+
+impl<'py> FromPyObject<'_, 'py> for WholeNumber {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        fitting(&object, -1).map(WholeNumber)
+    }
 }
 
 /// A float of Python, or an int; one that is too large as infinity.

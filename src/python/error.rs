@@ -19,6 +19,7 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Authentication => Some("AuthenticationError"),
         ErrorKind::Response => Some("ResponseError"),
         ErrorKind::WrongType => Some("WrongTypeError"),
+        ErrorKind::NoStream => Some("NoStreamError"),
         ErrorKind::NoGroup => Some("NoGroupError"),
         ErrorKind::Schema => Some("SchemaError"),
         ErrorKind::Decode => Some("DecodeError"),

@@ -9,6 +9,7 @@ mod completion;
 mod connection;
 mod credentials;
 mod error;
+mod events;
 mod foreign;
 mod member;
 mod operation;
@@ -49,6 +50,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(read::replay_dead_letters, module)?)?;
+    module.add_function(wrap_pyfunction!(read::check_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
     module.add_function(wrap_pyfunction!(admin::stream_info, module)?)?;
@@ -67,5 +69,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(write::write_hashes, module)?)?;
     module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
+    module.add_function(wrap_pyfunction!(events::take_events, module)?)?;
     Ok(())
 }

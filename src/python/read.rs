@@ -64,6 +64,7 @@ pub(crate) struct Request<'py> {
     /// Up to where an earlier run had come, without a group.
     resume_after: Option<String>,
     continue_after_loss: bool,
+    must_exist: bool,
 }
 
 /// How to read through a consumer group.
@@ -196,6 +197,7 @@ impl Request<'_> {
             .with_batch_bytes(self.batch_bytes.unwrap_or(u64::MAX))
             .with_batch_timeout(self.batch_timeout_ms.map(Duration::from_millis))
             .with_on_idle(on_idle)
+            .with_must_exist(self.must_exist)
             .with_resume(resume.map(|after| Resume { after, on_data_loss }))
             .with_group(self.group.as_ref().map(|group| group.options(py)).transpose()?))
     }
@@ -274,6 +276,13 @@ pub(crate) fn replay_dead_letters(
         let error = error.map(|error| exception(py, &error).into_value(py));
         (replayed, error).into_py_any(py)
     }))
+}
+
+/// Raises where there is no such stream.
+#[pyfunction]
+pub(crate) fn check_stream(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<()> {
+    let client = server.client(py)?;
+    wait(py, async move { read::check_stream(&client, &stream).await })
 }
 
 /// No rows, with the columns that a request gives. Sends nothing.

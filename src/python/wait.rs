@@ -5,6 +5,7 @@ use std::future::Future;
 use pyo3::prelude::*;
 
 use super::error::exception;
+use super::events;
 use crate::client::{LentRuntime, OwnRuntime};
 use crate::error::{Error, Result};
 
@@ -30,11 +31,12 @@ impl Failure {
     }
 }
 
-/// Lets signals' handlers run, and calls the caller's own function, either of which may raise. On
+/// Lets signals' handlers run, logs, and calls the caller's own function, any of which may raise. On
 /// the thread of the call, outside of any runtime, because this is Python code like any other.
 fn check_interrupts(while_waiting: Option<&Py<PyAny>>) -> Result<(), Failure> {
     let checked = Python::try_attach(|py| {
         py.check_signals()?;
+        events::log(py)?;
         while_waiting.map_or(Ok(()), |call| call.call0(py).map(drop))
     });
     match checked {
@@ -61,8 +63,9 @@ pub(crate) fn wait_on<T: Send>(
     while_waiting: Option<&Py<PyAny>>,
     future: impl Future<Output = Result<T>> + Send,
 ) -> PyResult<T> {
-    py.detach(|| runtime.block_on(future, || check_interrupts(while_waiting)))
-        .map_err(|failure| failure.into_exception(py))
+    let waited = py.detach(|| runtime.block_on(future, || check_interrupts(while_waiting)));
+    events::log(py)?;
+    waited.map_err(|failure| failure.into_exception(py))
 }
 
 /// What was raised, or else what a signal raises that came after the wait's last look for them:
@@ -96,6 +99,8 @@ pub(crate) fn wait_stopping<T: Send>(
             }
         })
     });
+    // What becomes of the rows is known, and must be told whatever is raised.
+    let raised = raised.or(events::log(py).err());
     match waited {
         Ok(output) => Ok((output, raised)),
         Err(failure) => Err(failure.into_exception(py)),

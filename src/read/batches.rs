@@ -47,6 +47,10 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// is added between two polls is missed. Where the request has no block time a poll waits without
 /// limit. A batch is never empty.
 ///
+/// Where the request sets no end, and the client's options no limit, it keeps trying through an
+/// outage once it has had a connection; [`take_events`](crate::take_events) tells when one begins and
+/// ends.
+///
 /// ```no_run
 /// use futures_util::TryStreamExt;
 /// use redfloe::{Client, ConnectionOptions, IdBound, ReadRequest, StreamSchema};
@@ -73,6 +77,10 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
     let watched = Arc::new(Watched::default());
     let removal = request.group.as_ref().map(|group| group.removal).unwrap_or_default();
+    let client = &match request.never_ends() {
+        true => client.keep_trying(request.who()),
+        false => client.clone(),
+    };
     let source = match request.group.clone() {
         Some(group) => Worker::new(client, request, group, Arc::clone(&watched))
             .map(|worker| Source::Group(Box::new(worker))),

@@ -38,6 +38,30 @@ pub(super) async fn last_id(
     }
 }
 
+/// Makes sure that there is a stream.
+///
+/// # Errors
+///
+/// [`NoStream`](ErrorKind::NoStream) where there is none, and every kind that connecting or the
+/// server can raise.
+pub(super) async fn check_exists(session: &mut Session, stream: &[u8]) -> Result<()> {
+    let kind = session.value(&resp::type_of(stream)).await?;
+    match resp::text(&kind) {
+        Some(b"none") => Err(no_stream()),
+        // What is no stream the read itself refuses.
+        _ => Ok(()),
+    }
+}
+
+/// The error of a read whose stream is missing.
+pub(super) fn no_stream() -> Error {
+    Error::new(
+        ErrorKind::NoStream,
+        "the stream does not exist, and must_exist=True says that it must; is its name right, and \
+         the database's number?",
+    )
+}
+
 /// The ID of the newest entry.
 pub(super) async fn newest(session: &mut Session, stream: &[u8]) -> Result<Option<EntryId>> {
     let command = resp::newest(stream);

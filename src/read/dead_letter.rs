@@ -7,7 +7,7 @@
 use redis::Value;
 
 use super::member::Member;
-use crate::client::{Exclusive, Session};
+use crate::client::{Exclusive, Session, Who};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
 use crate::resp::{self, Membership, RawReply};
@@ -120,15 +120,19 @@ impl Member {
             ));
         };
         let before = self.watched.snapshot().dead_lettered;
-        for letters in letters.chunks(ENTRIES) {
-            let mover = Mover { member: self, dead_letter };
-            let moved = mover.by_script(session, letters).await?;
-            for letter in letters.iter().filter(|letter| moved.large.contains(&letter.id)) {
-                let moving = mover.by_transaction(session, letter, &moved.time).await;
-                moving.map_err(|error| mover.about(letter.id, error))?;
-            }
+        let moving = Mover { member: self, dead_letter }.move_all(session, letters).await;
+        let moved = self.watched.snapshot().dead_lettered - before;
+        if let (Some(first), 1..) = (letters.first(), moved) {
+            Who::new(&self.stream)
+                .with_group(&self.group, &self.consumer)
+                .event("dead_lettered")
+                .with("dead_letter", String::from_utf8_lossy(dead_letter).into_owned())
+                .with("entries", moved)
+                .with("entry_id", first.id.to_string())
+                .with("reason", first.reason.clone())
+                .record();
         }
-        Ok(self.watched.snapshot().dead_lettered - before)
+        moving.map(|()| moved)
     }
 }
 
@@ -144,6 +148,17 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
+    async fn move_all(&self, session: &mut Session, letters: &[Letter]) -> Result<()> {
+        for letters in letters.chunks(ENTRIES) {
+            let moved = self.by_script(session, letters).await?;
+            for letter in letters.iter().filter(|letter| moved.large.contains(&letter.id)) {
+                let moving = self.by_transaction(session, letter, &moved.time).await;
+                moving.map_err(|error| self.about(letter.id, error))?;
+            }
+        }
+        Ok(())
+    }
+
     async fn by_script(&self, session: &mut Session, letters: &[Letter]) -> Result<Moved> {
         let arguments: Vec<Vec<u8>> = letters
             .iter()

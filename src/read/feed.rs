@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::bounds::{ids_only, last_decoded};
 use super::page::PageSize;
+use super::poll::Pace;
 use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink};
 use crate::decode::{Batch, Decoder, Reply, ReplyShape};
@@ -228,6 +229,15 @@ impl Feed {
     /// What the latest request has told of the newest entry; once, and only where it asked.
     pub(super) fn take_newest(&mut self) -> Option<Result<Option<EntryId>>> {
         self.newest.take()
+    }
+
+    /// The longest that the next request may wait for entries: after a failure it does not, so that
+    /// its reply tells soon whether that is over.
+    pub(super) fn longest_wait(&self) -> Duration {
+        match self.session.is_failing() {
+            true => Duration::from_millis(1),
+            false => Pace::SLICE,
+        }
     }
 
     /// Whether a reply is in flight.

@@ -29,6 +29,8 @@ pub(crate) use bounds::ids_only;
 pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim, Removal};
 pub use member::Member;
 pub use page::PageSize;
+#[cfg(feature = "python")]
+pub(crate) use range::check_stream;
 pub use range::{infer_schema, pin, read};
 pub use replay::{Replayed, replay_dead_letters};
 pub use request::{OnDataLoss, OnIdle, ReadRequest, Resume};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::Field;
 
-use super::bounds::{can_come, first_id, ids_only, last_decoded, last_id};
+use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, PageRequest, Received};
 use super::group::GroupReader;
@@ -100,6 +100,19 @@ async fn newest_of(
     newest_range(client, &request.stream, first, last, count).await
 }
 
+/// Makes sure that there is a stream, for who reads it later.
+///
+/// # Errors
+///
+/// [`NoStream`](crate::ErrorKind::NoStream) where there is none, and every kind that connecting or
+/// the server can raise.
+#[cfg(feature = "python")]
+pub(crate) async fn check_stream(client: &Client, stream: &[u8]) -> Result<()> {
+    check_exists(&mut client.session(), stream)
+        .await
+        .map_err(|error| error.with_context("stream", String::from_utf8_lossy(stream).into_owned()))
+}
+
 /// Every field as text, a payload too, and nothing that could raise.
 fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
     StreamSchema::default()
@@ -129,6 +142,7 @@ pub(super) async fn infer_range(
         block: None,
         sample: None,
         bounds: BatchBounds::NONE,
+        must_exist: false,
         ..request.clone()
     };
     let batch = read_boxed(RangeReader::new(client, sampled)?).await?;
@@ -219,6 +233,9 @@ impl RangeReader {
     async fn pin(&mut self) -> Result<()> {
         const NOTHING: (EntryId, EntryId) = (EntryId::MAX, EntryId::MIN);
         let stream = &self.request.stream;
+        if self.request.must_exist {
+            check_exists(&mut self.feed.session, stream).await?;
+        }
         let first = match self.request.count {
             Some(0) => None,
             _ => first_id(&mut self.feed.session, stream, self.request.start).await?,

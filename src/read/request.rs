@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::group_options::GroupOptions;
+use super::group_options::{GroupOptions, OwnPending};
+use crate::client::Who;
 use crate::entry_id::{EntryId, IdBound};
 use crate::schema::StreamSchema;
 
@@ -31,6 +32,7 @@ pub struct ReadRequest {
     pub(super) on_idle: OnIdle,
     pub(super) group: Option<GroupOptions>,
     pub(super) resume: Option<Resume>,
+    pub(super) must_exist: bool,
 }
 
 /// Where an earlier run of [`tail`](crate::tail) had come to.
@@ -93,6 +95,7 @@ impl ReadRequest {
             on_idle: OnIdle::default(),
             group: None,
             resume: None,
+            must_exist: false,
         }
     }
 
@@ -170,6 +173,13 @@ impl ReadRequest {
         self
     }
 
+    /// Whether a missing stream is an error ([`NoStream`](crate::ErrorKind::NoStream)) when the
+    /// reading starts (TYPE, Redis 1.0), rather than one without entries; nor is it created then.
+    pub fn with_must_exist(mut self, must_exist: bool) -> Self {
+        self.must_exist = must_exist;
+        self
+    }
+
     /// Other columns.
     pub fn with_schema(mut self, schema: StreamSchema) -> Self {
         self.schema = schema;
@@ -179,6 +189,25 @@ impl ReadRequest {
     /// The columns that are asked for.
     pub fn schema(&self) -> &StreamSchema {
         &self.schema
+    }
+
+    /// Whether nothing but its caller ends a [`tail`](crate::tail) of it.
+    pub(super) fn never_ends(&self) -> bool {
+        let reads_pending =
+            self.group.as_ref().is_some_and(|group| group.own_pending == OwnPending::Only);
+        self.on_idle == OnIdle::Wait
+            && self.count.is_none()
+            && !matches!(self.end, IdBound::Id(_) | IdBound::Nothing)
+            && !reads_pending
+    }
+
+    /// Who reads, for the log.
+    pub(super) fn who(&self) -> Who {
+        let who = Who::new(&self.stream);
+        match &self.group {
+            Some(group) => who.with_group(&group.group, &group.consumer),
+            None => who,
+        }
     }
 
     /// The stream's name, for messages.

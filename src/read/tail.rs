@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::bounds::{
-    LastIdWatch, StreamLoss, first_id, ids_only, last_decoded, lost_behind, newest,
+    LastIdWatch, StreamLoss, check_exists, first_id, ids_only, last_decoded, lost_behind, newest,
 };
 use super::deadline::block_ms;
 use super::feed::{Feed, PageRequest, Received};
@@ -57,6 +57,9 @@ impl TailReader {
         if self.ended || self.after.is_some() {
             return Ok(());
         }
+        if self.request.must_exist {
+            check_exists(&mut self.feed.session, &self.request.stream).await?;
+        }
         if let Some(resume) = self.request.resume {
             return self.resume(resume).await;
         }
@@ -75,7 +78,16 @@ impl TailReader {
 
     /// Goes on where an earlier run had come to, if nothing behind that is lost.
     async fn resume(&mut self, resume: Resume) -> Result<()> {
+        if matches!(self.request.end, IdBound::Id(end) if end <= resume.after) {
+            // Whatever has become of the stream since.
+            self.ended = true;
+            return Ok(());
+        }
         let lost = lost_behind(&mut self.feed.session, &self.request.stream, resume.after).await?;
+        if let (Some(lost), OnDataLoss::Continue) = (lost, resume.on_data_loss) {
+            let error = lost.error(resume.after).message().to_owned();
+            self.request.who().event("data_lost").with("error", error).record();
+        }
         let after = match (lost, resume.on_data_loss) {
             (None, _) => resume.after,
             (Some(StreamLoss::Trimmed { .. }), OnDataLoss::Continue) => resume.after,
@@ -125,7 +137,7 @@ impl TailReader {
             return self.wait_for_one().await;
         }
         if !self.feed.is_in_flight() {
-            let Some(wait) = self.pace.wait(self.feed.rows(), Pace::SLICE) else {
+            let Some(wait) = self.pace.wait(self.feed.rows(), self.feed.longest_wait()) else {
                 return Ok(Polled::Nothing);
             };
             match self.next_page(wait) {
@@ -185,7 +197,7 @@ impl TailReader {
     /// Waits until an entry is there behind the last, without reading it.
     async fn wait_for_one(&mut self) -> Result<Polled> {
         let asked = Instant::now();
-        let wait = self.pace.deadline().left_up_to(Pace::SLICE);
+        let wait = self.pace.deadline().left_up_to(self.feed.longest_wait());
         let (stream, limit) = (&self.request.stream, PageLimit::of_count(1));
         let command = resp::read_after(stream, self.position(), limit, Some(block_ms(wait)));
         let decoder = ids_only(ReplyShape::Streams)?;

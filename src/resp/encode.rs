@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Cmd;
+use super::{Cmd, command};
 use crate::entry_id::{EntryId, GroupStart};
 
 /// One or several commands, packed for the socket.
@@ -271,6 +271,11 @@ pub(crate) fn groups_info(stream: &[u8]) -> Packed {
 /// XINFO CONSUMERS: what the server knows of a group's consumers. Redis 5.0.
 pub(crate) fn consumers_info(stream: &[u8], group: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("CONSUMERS").arg(stream).arg(group).get_packed_command()
+}
+
+/// TYPE, Redis 1.0.
+pub(crate) fn type_of(key: &[u8]) -> Packed {
+    command(&[b"TYPE", key])
 }
 
 /// XINFO STREAM: what the server knows of a stream. Redis 5.0.

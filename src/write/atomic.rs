@@ -9,7 +9,7 @@ use super::control::{stopped, unanswered};
 use super::frame::at_row;
 use super::idmp_window::IdmpWindow;
 use super::outcome::{Ids, WriteFailure, Written};
-use super::preflight::{check_type, type_of};
+use super::preflight::check_type;
 use super::reconcile::present;
 use super::request::{IdSource, Target, WriteRequest};
 use super::round_trip::{Questions, RoundTripError};
@@ -283,7 +283,7 @@ fn opening(rows: &Rows, needs_watch: bool) -> Questions {
     for key in rows.keys.iter() {
         match needs_watch {
             true => questions.add(&resp::stream_info(key)),
-            false => questions.add(&type_of(key)),
+            false => questions.add(&resp::type_of(key)),
         }
     }
     questions.add(&resp::command(&[b"MULTI"]));

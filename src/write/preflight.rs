@@ -40,7 +40,7 @@ pub(super) async fn preflight(
 
     let mut questions = Questions::default();
     for key in rows.keys.iter() {
-        questions.add(&type_of(key));
+        questions.add(&resp::type_of(key));
     }
     if has_ids || is_idmp {
         for key in rows.keys.iter() {
@@ -86,11 +86,6 @@ pub(super) async fn preflight(
         false => None,
     };
     Ok(Preflight { sequences: (!adds_sequences).then_some(last_ids), idmp_window })
-}
-
-/// TYPE, Redis 1.0.
-pub(super) fn type_of(key: &[u8]) -> Vec<u8> {
-    resp::command(&[b"TYPE", key])
 }
 
 /// CONFIG GET, Redis 2.0.

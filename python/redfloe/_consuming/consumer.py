@@ -42,6 +42,10 @@ class StreamConsumer(RunsHandlers):
     One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for`` under
     asyncio or uvloop, where waiting takes no thread.
 
+    With ``on_idle="wait"``, and neither an `end_id` nor a `max_retries` of the connection, it keeps
+    trying through an outage of the server, once it has had a connection, and logs when the outage
+    begins and ends.
+
     Parameters
     ----------
     url : str or RedisConnection
@@ -56,6 +60,10 @@ class StreamConsumer(RunsHandlers):
     start_id : str, int, date or datetime, default "-"
         Without a group and without a checkpoint: the first entry ID, inclusive, or ``"$"`` for what
         is yet to come.
+    end_id : str or datetime, default "+"
+        Without a group: the last entry ID, inclusive. The loop ends there, once the stream has
+        gone past it; its checkpoint then is the last entry up to there that was handled. With a
+        group only ``"+"``, no end: use ``on_idle="stop"``.
     batch_size : int, default 1000
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
@@ -128,6 +136,8 @@ class StreamConsumer(RunsHandlers):
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
         From the loop, as for `read_stream`; it may be entered again.
+    NoStreamError
+        From the loop: the stream does not exist, and `must_exist` is True.
     NoGroupError
         The group does not exist, or is gone and is not to be created again.
     DataLossError
@@ -168,6 +178,7 @@ class StreamConsumer(RunsHandlers):
         *,
         schema: SchemaLike | None = None,
         start_id: EntryIdLike = "-",
+        end_id: EntryIdLike = "+",
         batch_size: int = 1000,
         batch_bytes: int = 64 * 1024 * 1024,
         block_ms: Milliseconds = 1000,
@@ -212,6 +223,7 @@ class StreamConsumer(RunsHandlers):
             stream,
             schema=schema,
             start_id="-" if member is not None else start_id,
+            end_id=end_id,
             block_ms=block_ms,
             batch_size=batch_size,
             batch_bytes=batch_bytes,

@@ -144,7 +144,9 @@ def iter_stream(
     Each poll is an XREAD BLOCK (Redis 5.0) behind the last entry that came, so an entry that is
     added between two polls is not missed. Without `start_id` the newest entry is looked up when
     `iter_stream` is called; what is added from then on is given. A connection that is lost is
-    opened again, and reading goes on behind the last entry.
+    opened again, and reading goes on after the last entry. Where nothing else ends the iteration
+    (`end_id`, `count`, `on_idle`, a `max_retries` of the connection), it keeps trying through an
+    outage, once it has had a connection, and logs when the outage begins and ends.
 
     Parameters
     ----------
@@ -202,6 +204,8 @@ def iter_stream(
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
         As for `read_stream`; the iterator may be asked again.
+    NoStreamError
+        At once: the stream does not exist, and `must_exist` is True.
     NoGroupError
         The group does not exist, or was deleted meanwhile.
     DataLossError
@@ -243,7 +247,7 @@ def iter_stream(
         options=complete(options, iter_stream),
     )
     reader = _core.BatchReader(url, request, follow=True)
-    if request["group"] is not None or request["start_id"] == "$":
+    if request["group"] is not None or request["start_id"] == "$" or request["must_exist"]:
         reader.start()
     return BatchIterator(reader)
 
@@ -301,6 +305,8 @@ def stream_batches(
         As for `iter_stream`.
     NoGroupError, DataLossError
         As for `iter_stream`.
+    NoStreamError
+        From the first batch: the stream does not exist, and `must_exist` is True.
     ValueError, TypeError, SchemaError
         At once, where an argument cannot be right.
 

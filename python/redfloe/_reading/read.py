@@ -99,6 +99,8 @@ def read_stream(
         The server cannot be reached, is silent, or refuses the user.
     WrongTypeError
         The key is not a stream.
+    NoStreamError
+        The stream does not exist, and `must_exist` is True.
     NoGroupError
         The group does not exist, and `create_group` is False; or it was deleted meanwhile.
     SchemaError
@@ -165,6 +167,7 @@ def infer_schema(
     payload: str | None = None,
     payload_path: str = "$",
     payload_prefix: str = "",
+    must_exist: bool = False,
 ) -> pl.Schema:
     """Look at a sample of a stream's entries and name a dtype for each field.
 
@@ -190,6 +193,8 @@ def infer_schema(
         The field that holds a JSON object, as for `read_stream`. Its keys come in place of it, with
         the dtypes that JSON says: what is quoted is String or a date, never a number; arrays are
         Lists and objects are Structs, to any depth; values of several kinds are String.
+    must_exist : bool, default False
+        Raise where the stream does not exist, instead of giving an empty schema.
 
     Returns
     -------
@@ -201,6 +206,8 @@ def infer_schema(
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
         As for `read_stream`.
+    NoStreamError
+        The stream does not exist, and `must_exist` is True.
     SchemaError
         The sample has more than `max_columns` fields.
 
@@ -224,6 +231,7 @@ def infer_schema(
             "payload": payload,
             "payload_path": payload_path,
             "payload_prefix": payload_prefix,
+            "must_exist": must_exist,
         },
     )
     return of_batch(_core.infer_schema(url, request)).schema

@@ -81,6 +81,8 @@ def scan_stream(
     ------
     SchemaError, ValueError, TypeError
         At once, where an argument cannot be right.
+    NoStreamError
+        At once, where the stream does not exist and `must_exist` is True.
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
         When the query runs. Polars may wrap them in its own ``ComputeError``, whose message then
         begins with their name.
@@ -113,6 +115,7 @@ def scan_stream(
     )
     _core.empty_batch(request)  # so that what cannot be right raises now, also without a schema
     _core.check_connection(url)
+    _check_stream(url, request)
     scan = _Scan(url, request, sample=decoding["infer_schema_length"])
     known = scan.schema if schema is None else scan.schema()
     return _register(scan.batches, known, f"stream {_shown(request['stream'])}")
@@ -194,7 +197,15 @@ def stream_reader(
         batch_size=batch_size,
         batch_bytes=batch_bytes,
     )
+    _check_stream(url, request)
     return StreamReader(url, _with_fields(url, request, decoding["infer_schema_length"]))
+
+
+def _check_stream(url: RedisConnection, request: Request) -> None:
+    """Raise now where the stream must exist and does not; Polars would wrap it, and DuckDB too."""
+    if request["must_exist"]:
+        _core.check_stream(url, request["stream"])
+        request["must_exist"] = False
 
 
 class _Scan:

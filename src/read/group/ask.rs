@@ -97,7 +97,7 @@ impl GroupReader {
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let wakes = self.ledger.wakes_at().map(until);
         let returns = self.watched.next_return().map(until);
-        [claims, wakes, returns].into_iter().flatten().fold(Pace::SLICE, Duration::min)
+        [claims, wakes, returns].into_iter().flatten().fold(self.feed.longest_wait(), Duration::min)
     }
 
     pub(super) fn read_command(&self, limit: PageLimit) -> ReadGroup<'_> {
@@ -284,6 +284,10 @@ impl GroupReader {
         let member = self.member.membership();
         let step = claimer.step(&mut self.feed.session, member, count).await?;
         let over = !claimer.in_pass();
+        if !step.claimed.is_empty() {
+            let entries = step.claimed.len() as u64;
+            self.request.who().event("reclaimed").with("entries", entries).record();
+        }
         self.ledger.claimed(&step.claimed);
         // This consumer may have come upon some of them before.
         self.watched.gone(&step.deleted);

@@ -5,7 +5,7 @@ use crate::admin::create_group_in;
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{ErrorKind, Result, ServerCode};
 use crate::ledger::Ledger;
-use crate::read::bounds::{if_permitted, last_generated, newest};
+use crate::read::bounds::{check_exists, if_permitted, last_generated, newest, no_stream};
 use crate::read::group_options::OwnPending;
 use crate::resp::{self, Info, PageLimit, ReadGroup};
 
@@ -61,6 +61,9 @@ impl GroupReader {
     pub(super) async fn prepare(&mut self) -> Result<()> {
         if self.prepared {
             return Ok(());
+        }
+        if self.request.must_exist {
+            check_exists(&mut self.feed.session, &self.request.stream).await?;
         }
         let skips = self.options.own_pending == OwnPending::Skip;
         let begins_at_newest = self.options.create_at == Some(GroupStart::BehindNewest);
@@ -145,11 +148,34 @@ impl GroupReader {
                 None => GroupStart::Behind(EntryId::MIN),
             },
         };
-        let created = create_group_in(session, stream, &self.options.group, after, true).await?;
+        let created = self.create_at(after).await?;
         if let (true, GroupStart::Behind(after)) = (created, after) {
             self.begins_after = Some(after);
         }
         self.found = true;
         Ok(())
+    }
+
+    /// Creates the group, and the stream if need be; says whether the group was created.
+    async fn create_at(&mut self, start: GroupStart) -> Result<bool> {
+        let (session, stream) = (&mut self.feed.session, &self.request.stream);
+        let group = &self.options.group;
+        // Without MKSTREAM first: a stream that was not there is worth a warning.
+        let created = match create_group_in(session, stream, group, start, false).await {
+            Err(error) if error.server_code() == Some(ServerCode::NoKeyForGroup) => {
+                // It was there when the reading started, where it had to be.
+                if self.request.must_exist && !self.found {
+                    return Err(no_stream());
+                }
+                let created = create_group_in(session, stream, group, start, true).await?;
+                self.request.who().event("stream_created").record();
+                created
+            }
+            created => created?,
+        };
+        if created {
+            self.request.who().event("group_created").with("after", start.to_string()).record();
+        }
+        Ok(created)
     }
 }

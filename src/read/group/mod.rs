@@ -96,7 +96,7 @@ impl GroupReader {
         Ok(GroupReader {
             feed,
             member: Member {
-                client: client.clone(),
+                client: client.bounded(),
                 stream: request.stream.clone(),
                 group: options.group.clone(),
                 consumer: options.consumer.clone(),
@@ -240,6 +240,7 @@ impl GroupReader {
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
     /// no delivery that nobody saw, and others wait no longer for what was given back.
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
+        self.feed.session.limit_retries();
         self.take_reports();
         match success {
             true => self.ledger.asked_for_more(),

@@ -18,8 +18,11 @@ impl GroupReader {
                 return self.create().await;
             }
             if self.options.recreates() {
+                let event = self.request.who().event("group_lost");
+                let event = event.with("error", error.to_string());
                 // Somebody may delete it again and again: with pauses, and not for ever.
                 self.recreations.pause(error.with_retryable(true)).await?;
+                event.record();
                 return self.recreate().await;
             }
         }

@@ -14,11 +14,11 @@ pub use self::request::{HashRequest, IfExists};
 use super::control::{stopped, stopped_before_the_first, unanswered};
 use super::frame::at_row;
 use super::outcome::{Ids, WriteFailure};
-use super::preflight::{if_known, type_of};
+use super::preflight::if_known;
 use super::round_trip::{Questions, RoundTripError};
 use crate::client::{Client, Exclusive, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::{command, text};
+use crate::resp::{self, command, text};
 
 /// Writes a hash for each row (HSET, Redis 4.0), pipelined, and gives the number of rows.
 ///
@@ -114,7 +114,7 @@ impl Writer<'_> {
         let mut scratch = Vec::new();
         let mut questions = Questions::default();
         for row in part.rows.clone() {
-            questions.add(&type_of(part.hashes.key(row, &mut scratch)));
+            questions.add(&resp::type_of(part.hashes.key(row, &mut scratch)));
         }
         let answers = questions.ask(&mut self.session).await?;
         for (row, answer) in part.rows.clone().zip(answers) {

@@ -1,0 +1,73 @@
+"""The logger `redfloe`: what the core has recorded, and what workers notice themselves.
+
+No thread of the core calls Python, so its events wait until some thread or event loop runs in our
+code: a thread that waits looks 20 times a second, an event loop is woken. Nothing is configured
+here, nor at import: without a handler Python prints warnings to stderr, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING
+
+from redfloe import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_WHERE = "stream %(stream)s, group %(group)s: "
+
+#: The level of each event, and its message, made of the event's fields.
+EVENTS: dict[str, tuple[int, str]] = {
+    "connected": (logging.DEBUG, "connected to %(address)s in %(seconds).3f s"),
+    "retry": (
+        logging.INFO,
+        "retry %(retry)d at %(address)s in %(seconds).1f s, because: %(error)s",
+    ),
+    "outage_began": (
+        logging.WARNING,
+        "stream %(stream)s: %(address)s fails (%(error)s); trying again until it is back",
+    ),
+    "outage_ended": (
+        logging.WARNING,
+        "stream %(stream)s: %(address)s is back after %(seconds).1f s, %(failures)d failures",
+    ),
+    "reclaimed": (
+        logging.INFO,
+        _WHERE + "%(consumer)s took over %(entries)d entries, which were pending for too long",
+    ),
+    "dead_lettered": (
+        logging.WARNING,
+        _WHERE + "%(entries)d entries moved to %(dead_letter)s: %(entry_id)s, because: %(reason)s",
+    ),
+    "stream_created": (
+        logging.WARNING,
+        _WHERE + "both were created, the stream empty; must_exist=True raises if it does not exist",
+    ),
+    "group_created": (logging.INFO, _WHERE + "the group was created, after %(after)s"),
+    "group_lost": (logging.WARNING, _WHERE + "the group is gone, and created again (%(error)s)"),
+    "data_lost": (logging.WARNING, "stream %(stream)s: going on although %(error)s"),
+    "slow_handler": (
+        logging.WARNING,
+        _WHERE + "%(consumer)s has had %(entries)d entries in hand for %(seconds).1f s",
+    ),
+    "events_dropped": (logging.WARNING, "%(events)d events came too fast and were not logged"),
+}
+
+
+def log_events() -> None:
+    """Log what the core has recorded since the last call."""
+    for name, fields in _core.take_events():
+        log(name, fields)
+
+
+def log(name: str, fields: Mapping[str, object]) -> None:
+    """Log an event, its name and its fields being attributes of the record."""
+    level, message = EVENTS[name]
+    try:
+        # One mapping is what the message's names are looked up in.
+        logging.getLogger("redfloe").log(level, message, fields, extra={"event": name, **fields})
+    except Exception:  # noqa: BLE001 - a handler's or filter's, and no reason to end a read
+        if logging.raiseExceptions:
+            traceback.print_exc()

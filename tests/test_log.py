@@ -1,0 +1,345 @@
+"""The log: what the core records, as records of Python's logger `redfloe`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import redfloe
+from redfloe import (
+    MemoryCheckpointStore,
+    RedisConnection,
+    StreamConsumer,
+    iter_stream,
+    read_stream,
+    stream_batches,
+)
+from redfloe._log import EVENTS
+from support.clients import quick
+from support.consumers import World, rows
+from support.groups import DRAIN, ME, deliver
+from support.loops import LOOPS, PATIENCE
+from support.proxy import Proxy
+from support.secrets import PASSWORD, with_password
+from support.server import HOST, Server
+from support.streams import NUMBER, add_numbers
+from support.timing import later, within
+
+
+class Log:
+    """What has been logged."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def of(self, name: str) -> list[Any]:
+        return [one for one in self.records() if one.event == name]
+
+    def records(self) -> list[Any]:
+        return [record for record in self._caplog.records if record.name == "redfloe"]
+
+    def clear(self) -> None:
+        self._caplog.clear()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
+    redfloe._log.log_events()  # those of earlier tests
+    with caplog.at_level(logging.DEBUG, "redfloe"):
+        yield Log(caplog)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def test_connections(any_server: Server, log: Log) -> None:
+    connection = RedisConnection(any_server.url, client_name="log")
+    read_stream(connection, "s")
+    read_stream(connection, "s")
+    [connected] = log.of("connected")
+    assert connected.levelno == logging.DEBUG
+    assert connected.address == f"{HOST}:{any_server.port}"
+    assert 0 < connected.seconds < 5
+    assert connected.getMessage().startswith(f"connected to {HOST}:{any_server.port} in 0.0")
+
+
+def test_retries(any_server: Server, client: redis.Redis, stream: str, log: Log) -> None:
+    add_numbers(client, stream, 1)
+    with Proxy(any_server.port) as proxy:
+        proxy.cut_after(0, once_seen=b"XRANGE", times=2)
+        read_stream(quick(proxy.url), stream)
+        retries = log.of("retry")
+        assert [retry.retry for retry in retries] == [1, 2]
+        for retry in retries:
+            assert retry.levelno == logging.INFO
+            assert retry.error == "the server closed the connection"
+            assert retry.address == f"{HOST}:{proxy.port}"
+            assert 0 < retry.seconds < 0.1
+    # A bounded call says how it ends.
+    assert not log.of("outage_began")
+
+
+def test_an_outage_is_logged_while_it_lasts(
+    any_server: Server, client: redis.Redis, stream: str, log: Log
+) -> None:
+    """Its begin is not kept until the reader has something to give."""
+    connection = RedisConnection(any_server.url, client_name=stream, retry_base_delay=0.2)
+    batches = iter_stream(connection, stream, NUMBER, "-", block_ms=0)
+    seen: list[bool] = []
+
+    def kill() -> None:
+        for one in client.client_list():
+            if one["name"] == stream:
+                client.client_kill_filter(_id=one["id"])
+
+    def look() -> None:
+        seen.append(bool(log.of("outage_began")) and not log.of("outage_ended"))
+
+    with later(0.1, kill), later(0.22, look), later(1.0, lambda: add_numbers(client, stream, 1)):
+        assert next(batches)["n"].to_list() == [1]
+    assert seen == [True]
+    [ended] = log.of("outage_ended")
+    assert ended.failures == 1
+    assert 0.15 < ended.seconds < 0.9
+
+
+@pytest.mark.parametrize("loop", list(LOOPS))
+def test_an_event_loop_logs_while_its_tasks_wait(
+    any_server: Server, client: redis.Redis, stream: str, loop: str, log: Log
+) -> None:
+    async def work() -> None:
+        batches = stream_batches(
+            RedisConnection(any_server.url, client_name=stream), stream, NUMBER, "-", block_ms=0
+        )
+        async with batches:
+            waiting = asyncio.ensure_future(anext(batches))
+            await until(lambda: log.of("connected"))
+            await asyncio.sleep(0.1)
+            for one in client.client_list():
+                if one["name"] == stream:
+                    client.client_kill_filter(_id=one["id"])
+            await until(lambda: log.of("outage_ended"))
+            assert not waiting.done()
+            waiting.cancel()
+
+    with within(5), asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(work())
+
+
+def test_groups_and_streams_that_are_created(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    with world.consumer(any_server.url, stream, **ME, **DRAIN) as consumer:
+        assert next(consumer, None) is None
+    [created] = log.of("stream_created")
+    assert created.levelno == logging.WARNING
+    assert (created.stream, created.group, created.consumer) == (stream, "g", "me")
+    assert "must_exist=True" in created.getMessage()
+    [group] = log.of("group_created")
+    assert (group.levelno, group.group, group.after) == (logging.INFO, "g", "0-0")
+    log.clear()
+    client.delete(stream)
+    add_numbers(client, stream, 1)
+    read_stream(any_server.url, stream, NUMBER, **ME)
+    assert not log.of("stream_created")
+    assert len(log.of("group_created")) == 1
+    log.clear()
+    with world.consumer(any_server.url, stream, **ME, **DRAIN) as consumer:
+        assert next(consumer, None) is not None
+    assert not log.of("group_created")
+
+
+def test_groups_that_are_lost(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    add_numbers(client, stream, 3)
+    with world.consumer(
+        any_server.url, stream, on_group_lost="recreate", block_ms=20, **ME
+    ) as consumer:
+        assert rows(next(consumer)) == [1, 2, 3]
+        client.xgroup_destroy(stream, "g")
+        add_numbers(client, stream, 4, first=4)
+        assert rows(next(consumer)) == [4]
+    [lost] = log.of("group_lost")
+    assert lost.levelno == logging.WARNING
+    assert (lost.stream, lost.group, lost.consumer) == (stream, "g", "me")
+    assert "NOGROUP" in lost.error
+    assert [one.after for one in log.of("group_created")] == ["0-0", "3-0"]
+
+
+def test_what_is_taken_over(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    add_numbers(client, stream, 3)
+    deliver(client, stream, 2, consumer="dead")
+    with world.consumer(any_server.url, stream, reclaim_min_idle_ms=0, **ME, **DRAIN) as consumer:
+        assert sorted(number for batch in consumer for number in rows(batch)) == [1, 2, 3]
+    reclaimed = log.of("reclaimed")
+    assert sum(one.entries for one in reclaimed) == 2
+    assert {(one.levelno, one.stream, one.consumer) for one in reclaimed} == {
+        (logging.INFO, stream, "me")
+    }
+
+
+def test_dead_letters(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    client.xadd(stream, {"n": "x"}, id="1-0")
+    client.xadd(stream, {"n": "2"}, id="2-0")
+    dead = {"dead_letter": "dead", **ME, **DRAIN}
+    with world.consumer(any_server.url, stream, **dead) as consumer:
+        batch = next(consumer)
+        world.do(batch.fail(batch.ids, "no"))
+    spoilt, failed = log.of("dead_lettered")
+    assert (spoilt.entry_id, spoilt.entries, spoilt.dead_letter) == ("1-0", 1, "dead")
+    assert "does not fit" in spoilt.reason or "n" in spoilt.reason
+    assert (failed.entry_id, failed.entries, failed.reason) == ("2-0", 1, "no")
+    assert (failed.levelno, failed.stream, failed.group) == (logging.WARNING, stream, "g")
+
+
+def test_data_that_is_lost(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    add_numbers(client, stream, 9, first=5)
+    store = MemoryCheckpointStore()
+    store.save("c", "2-0")
+    options: dict[str, Any] = {"checkpoint_store": store, "checkpoint_name": "c"}
+    with world.consumer(
+        any_server.url, stream, on_data_loss="continue", **options, **DRAIN
+    ) as consumer:
+        next(consumer)
+    [lost] = log.of("data_lost")
+    assert (lost.levelno, lost.stream) == (logging.WARNING, stream)
+    assert "trimmed past 2-0" in lost.error
+
+
+def test_every_record_has_its_event_and_its_message(log: Log) -> None:
+    fields = {
+        **dict.fromkeys(("address", "error", "stream", "group", "consumer", "dead_letter"), "%s%d"),
+        **dict.fromkeys(("entry_id", "reason", "after"), "x"),
+        **dict.fromkeys(("seconds",), 1.5),
+        **dict.fromkeys(("retry", "failures", "entries", "events"), 2),
+    }
+    for name, (level, _) in EVENTS.items():
+        redfloe._log.log(name, fields)
+        record = log.records()[-1]
+        assert (record.event, record.levelno) == (name, level)
+        assert "%(" not in record.getMessage()
+
+
+def test_a_password_is_in_no_record(any_server: Server, log: Log) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(f"-LOADING {PASSWORD}\r\n".encode(), once_seen=b"XREVRANGE")
+        url = with_password(proxy.url, user="default")
+        read_stream(quick(url), "s")
+    assert log.of("retry")
+    for record in log.records():
+        assert PASSWORD not in record.getMessage() + repr(record.__dict__)
+
+
+def test_a_handler_that_raises_ends_no_read(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    log: Log,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise LookupError("a filter of somebody's")
+
+    logger, broken = logging.getLogger("redfloe"), Broken()
+    logger.addFilter(broken)
+    try:
+        with StreamConsumer(any_server.url, stream, **ME, **DRAIN) as consumer:
+            assert next(consumer, None) is None
+    finally:
+        logger.removeFilter(broken)
+    assert "a filter of somebody's" in capsys.readouterr().err
+
+
+def test_a_handler_may_use_redfloe(any_server: Server, stream: str, log: Log) -> None:
+    class Reading(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            read_stream(any_server.url, stream)
+
+    logger, reading = logging.getLogger("redfloe"), Reading()
+    logger.addHandler(reading)
+    try:
+        with StreamConsumer(any_server.url, stream, **ME, **DRAIN) as consumer:
+            assert next(consumer, None) is None
+    finally:
+        logger.removeHandler(reading)
+    assert log.of("stream_created")
+
+
+def test_ctrl_c_in_a_handler_is_raised(any_server: Server, stream: str, log: Log) -> None:
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    logger, interrupted = logging.getLogger("redfloe"), Interrupted()
+    logger.addHandler(interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(StreamConsumer(any_server.url, stream, **ME, **DRAIN))
+    finally:
+        logger.removeHandler(interrupted)
+
+
+def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60, check=True
+    )
+
+
+def test_by_default_warnings_are_printed_and_nothing_else(any_server: Server, stream: str) -> None:
+    code = """
+import sys, logging, redfloe
+assert "redfloe" not in logging.root.manager.loggerDict
+with redfloe.StreamConsumer(sys.argv[1], sys.argv[2], "g", "me", on_idle="stop") as consumer:
+    print(next(consumer, None))
+logger = logging.getLogger("redfloe")
+assert (logger.level, logger.handlers, logger.propagate) == (logging.NOTSET, [], True)
+"""
+    done = run(code, any_server.url, stream)
+    assert done.stdout == "None\n"
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"stream {stream}, group g: both were created, the stream empty;")
+
+
+def test_a_fork_logs_nothing_twice(any_server: Server, stream: str) -> None:
+    code = """
+import sys, os, logging, redfloe
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(process)d %(event)s")
+redfloe._core.take_events()
+url = sys.argv[1]
+connection = redfloe.RedisConnection(url, client_name="a")
+redfloe.read_stream(connection, "s")
+if os.fork() == 0:
+    redfloe.read_stream(connection, "s")
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+"""
+    done = run(code, any_server.url)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["connected"] * 2
+    assert len({line.split()[0] for line in done.stdout.splitlines()}) == 2
+
+
+def test_the_guide_lists_every_event() -> None:
+    page = (Path(__file__).parent.parent / "docs/guide/logging.md").read_text("utf-8")
+    for name, (level, _) in EVENTS.items():
+        assert f"| `{name}` | {logging.getLevelName(level)} |" in page
