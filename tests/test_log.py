@@ -241,7 +241,7 @@ def test_every_record_has_its_event_and_its_message(log: Log) -> None:
 
 def test_a_password_is_in_no_record(any_server: Server, log: Log) -> None:
     with Proxy(any_server.port) as proxy:
-        proxy.replace_reply(f"-LOADING {PASSWORD}\r\n".encode(), once_seen=b"XREVRANGE")
+        proxy.replace_reply(f"-LOADING {PASSWORD}\r\n".encode(), once_seen=b"XRANGE")
         url = with_password(proxy.url, user="default")
         read_stream(quick(url), "s")
     assert log.of("retry")
