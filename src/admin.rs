@@ -1,6 +1,7 @@
 //! What a server knows of streams and groups, and what may be done to them.
 
 mod consumers;
+mod streams;
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use redis::Value;
 
 pub use self::consumers::{IfPending, delete_consumer};
 pub(crate) use self::consumers::{delete_if_idle, delete_others_idle_for};
+pub use self::streams::{TrimTo, create_stream, delete_entries, delete_stream, trim_stream};
 use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result, ServerCode};
@@ -108,16 +110,6 @@ impl Default for PendingFilter {
             count: None,
         }
     }
-}
-
-/// What a stream is trimmed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TrimTo {
-    /// At most so many entries, the newest.
-    MaxLen(u64),
-    /// The entries from this ID on. Redis 6.2.
-    MinId(EntryId),
 }
 
 /// Describes a stream (XINFO STREAM, Redis 5.0); `None` where there is none.
@@ -357,28 +349,35 @@ pub async fn delete_group(client: &Client, stream: &[u8], group: &[u8]) -> Resul
     }
 }
 
-/// Deletes the oldest entries of a stream (XTRIM, Redis 5.0); says how many. None where there is no
-/// stream.
-///
-/// With `approximate` the server deletes whole nodes of its tree only, which is quick and leaves
-/// some entries more; `limit` is then the most that it deletes (Redis 6.2).
+/// Makes pending entries a consumer's own (XCLAIM JUSTID, Redis 5.0), where they have been pending for
+/// `min_idle`; gives those that are. The consumer is created where it is missing. It is no delivery:
+/// the consumer gets the entries when it reads its own pending ones.
 ///
 /// # Errors
 ///
-/// Every kind that connecting or the server can raise.
-pub async fn trim_stream(
+/// [`NoGroup`](ErrorKind::NoGroup) where the group or the stream is missing, and every kind that
+/// connecting or the server can raise.
+pub async fn claim_entries(
     client: &Client,
     stream: &[u8],
-    to: TrimTo,
-    approximate: bool,
-    limit: Option<u64>,
-) -> Result<u64> {
-    let to = match to {
-        TrimTo::MaxLen(length) => ("MAXLEN", length.to_string()),
-        TrimTo::MinId(id) => ("MINID", id.to_string()),
-    };
-    let command = resp::trim(stream, to, approximate, limit);
-    count_of(client.session().value(&command).await, stream)
+    group: &[u8],
+    consumer: &[u8],
+    ids: &[EntryId],
+    min_idle: Duration,
+) -> Result<Vec<EntryId>> {
+    /// The IDs in one XCLAIM; a command of millions would keep other clients waiting.
+    const IDS: usize = 1_000;
+    let (mut session, mut claimed) = (client.session(), Vec::new());
+    let member = Membership { stream, group, consumer };
+    let min_idle_ms = u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX);
+    for ids in ids.chunks(IDS) {
+        let reply = session.value(&member.claim(ids, min_idle_ms)).await;
+        let reply = reply.map_err(|error| about(no_group(error, group), stream))?;
+        let items = reply.as_sequence().unwrap_or_default();
+        // Before Redis 7.0 an entry that was deleted is nil.
+        claimed.extend(items.iter().filter_map(resp::id));
+    }
+    Ok(claimed)
 }
 
 fn count_of(reply: Result<Value>, stream: &[u8]) -> Result<u64> {

@@ -43,8 +43,8 @@ mod write;
 
 pub use admin::{
     ConsumerInfo, GroupInfo, IfPending, PendingEntry, PendingFilter, StreamInfo, TrimTo,
-    consumer_info, create_group, delete_consumer, delete_group, group_info, pending_entries,
-    stream_info, trim_stream,
+    claim_entries, consumer_info, create_group, create_stream, delete_consumer, delete_entries,
+    delete_group, delete_stream, group_info, pending_entries, stream_info, trim_stream,
 };
 pub use client::{
     Client, ConnectionOptions, Credentials, CredentialsFuture, CredentialsProvider, TlsOptions,

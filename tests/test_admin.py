@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -19,10 +20,14 @@ from redfloe import (
     RedisConnectionError,
     ResponseError,
     WrongTypeError,
+    claim_entries,
     consumer_info,
     create_group,
+    create_stream,
     delete_consumer,
+    delete_entries,
     delete_group,
+    delete_stream,
     group_info,
     pending_entries,
     read_stream,
@@ -501,6 +506,63 @@ def test_trim_stream_of_nothing(server: Server, client: redis.Redis, stream: str
     assert not client.exists(stream)
 
 
+def test_create_stream(server: Server, client: redis.Redis, stream: str, protocol: str) -> None:
+    url = server.url + protocol
+    assert create_stream(url, stream) is True
+    assert client.xlen(stream) == 0
+    assert client.xinfo_groups(stream) == []
+    add_numbers(client, stream, 3)
+    assert create_stream(url, stream) is False
+    assert client.xlen(stream) == 3
+
+
+def test_delete_stream(server: Server, client: redis.Redis, stream: str, protocol: str) -> None:
+    url = server.url + protocol
+    assert delete_stream(url, stream) is False
+    add_numbers(client, stream, 3)
+    create_group(url, stream, "g")
+    assert delete_stream(url, stream) is True
+    assert not client.exists(stream)
+
+
+def test_delete_entries(server: Server, client: redis.Redis, stream: str, protocol: str) -> None:
+    url = server.url + protocol
+    assert delete_entries(url, stream, ["1-0"]) == 0
+    add_numbers(client, stream, 3_000)
+    frame = read_stream(url, stream, NUMBER)
+    assert delete_entries(url, stream, frame.filter(pl.col("n") > 500)["_id"]) == 2_500
+    assert delete_entries(url, stream, ["1-0", "1-0", "9999-0"]) == 1
+    assert delete_entries(url, stream, []) == 0
+    assert read_stream(url, stream, NUMBER)["n"].to_list() == [*range(2, 501)]
+
+
+def test_claim_entries(server: Server, client: redis.Redis, stream: str, protocol: str) -> None:
+    url, count = server.url + protocol, 2_500
+    add_numbers(client, stream, count)
+    frame = read_stream(url, stream, NUMBER, group="g", consumer="one")
+    # Too recently delivered, not pending, deleted.
+    assert claim_entries(url, stream, "g", "two", frame["_id"], min_idle_ms=60_000).len() == 0
+    assert claim_entries(url, stream, "g", "two", ["9999-0"]).len() == 0
+    client.xdel(stream, "1-0")
+    claimed = claim_entries(url, stream, "g", "two", frame["_id"])
+    assert claimed.dtype == pl.String
+    # Redis 6.2 does not look whether an entry is there.
+    first = 1 if server.name == "redis-6.2" else 2
+    assert claimed.to_list() == [f"{n}-0" for n in range(first, count + 1)]
+    # It was no delivery.
+    assert pending_entries(url, stream, "g", consumer="two")["delivery_count"].max() == 1
+    taken = read_stream(url, stream, NUMBER, group="g", consumer="two", start_id="0")
+    assert taken.height == count - 1
+
+
+@pytest.mark.parametrize("call", [delete_entries, partial(claim_entries, group="g", consumer="c")])
+def test_one_id_is_not_several(call: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="entry_ids must be several IDs"):
+        call("redis://127.0.0.1:1", "s", entry_ids="1-0")
+    with pytest.raises(ValueError, match="malformed"):
+        call("redis://127.0.0.1:1", "s", entry_ids=["one"])
+
+
 def test_a_lost_connection_is_no_failure(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
@@ -533,6 +595,10 @@ CALLS: dict[str, Call] = {
     "delete_group": lambda url, stream: delete_group(url, stream, "g"),
     "delete_consumer": lambda url, stream: delete_consumer(url, stream, "g", "c"),
     "trim_stream": lambda url, stream: trim_stream(url, stream, maxlen=5),
+    "create_stream": create_stream,
+    "delete_stream": delete_stream,
+    "delete_entries": lambda url, stream: delete_entries(url, stream, ["1-0"]),
+    "claim_entries": lambda url, stream: claim_entries(url, stream, "g", "c", ["1-0"]),
 }
 
 
@@ -546,7 +612,9 @@ def test_a_key_of_another_type(
     assert raised.value.code == "WRONGTYPE"
 
 
-@pytest.mark.parametrize("call", ["consumer_info", "pending_entries", "delete_consumer"])
+@pytest.mark.parametrize(
+    "call", ["consumer_info", "pending_entries", "delete_consumer", "claim_entries"]
+)
 @pytest.mark.parametrize("exists", [False, True], ids=["no-stream", "no-group"])
 def test_a_missing_group(
     server: Server, client: redis.Redis, stream: str, protocol: str, call: str, exists: bool
@@ -587,7 +655,15 @@ def test_garbage_is_refused(any_server: Server, stream: str, call: str) -> None:
     """Whatever a server sends instead, nothing panics."""
     with Proxy(any_server.port) as proxy:
         for garbage in (b"$3\r\nabc\r\n", b":-5\r\n", b"*1\r\n:1\r\n", b"*2\r\n$1\r\na\r\n*-1\r\n"):
-            for command in (b"XINFO", b"XPENDING", b"XGROUP", b"XTRIM"):
+            for command in (
+                b"XINFO",
+                b"XPENDING",
+                b"XGROUP",
+                b"XTRIM",
+                b"XDEL",
+                b"XCLAIM",
+                b"EVAL",
+            ):
                 proxy.clear()
                 proxy.replace_reply(garbage, once_seen=command)
             try:

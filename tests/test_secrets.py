@@ -36,6 +36,26 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "StreamProducer": produce,
     "ack_entries": lambda url: redfloe.ack_entries(url, "s", "g", ["1-0"]),
     "ack_entries_async": lambda url: asyncio.run(redfloe.ack_entries_async(url, "s", "g", ["1-0"])),
+    "claim_entries": lambda url: redfloe.claim_entries(url, "s", *ME, ["1-0"]),
+    "create_stream": lambda url: redfloe.create_stream(url, "s"),
+    "delete_entries": lambda url: redfloe.delete_entries(url, "s", ["1-0"]),
+    "delete_stream": lambda url: redfloe.delete_stream(url, "s"),
+    "claim_entries_async": lambda url: asyncio.run(
+        redfloe.claim_entries_async(url, "s", *ME, ["1-0"])
+    ),
+    "consumer_info_async": lambda url: asyncio.run(redfloe.consumer_info_async(url, "s", "g")),
+    "create_group_async": lambda url: asyncio.run(redfloe.create_group_async(url, "s", "g")),
+    "create_stream_async": lambda url: asyncio.run(redfloe.create_stream_async(url, "s")),
+    "delete_consumer_async": lambda url: asyncio.run(redfloe.delete_consumer_async(url, "s", *ME)),
+    "delete_entries_async": lambda url: asyncio.run(
+        redfloe.delete_entries_async(url, "s", ["1-0"])
+    ),
+    "delete_group_async": lambda url: asyncio.run(redfloe.delete_group_async(url, "s", "g")),
+    "delete_stream_async": lambda url: asyncio.run(redfloe.delete_stream_async(url, "s")),
+    "group_info_async": lambda url: asyncio.run(redfloe.group_info_async(url, "s")),
+    "pending_entries_async": lambda url: asyncio.run(redfloe.pending_entries_async(url, "s", "g")),
+    "stream_info_async": lambda url: asyncio.run(redfloe.stream_info_async(url, "s")),
+    "trim_stream_async": lambda url: asyncio.run(redfloe.trim_stream_async(url, "s", maxlen=1)),
     "consumer_info": lambda url: redfloe.consumer_info(url, "s", "g"),
     "create_group": lambda url: redfloe.create_group(url, "s", "g"),
     "delete_consumer": lambda url: redfloe.delete_consumer(url, "s", *ME),

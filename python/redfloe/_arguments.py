@@ -385,3 +385,11 @@ def one_of(value: object, parameter: str, *allowed: str) -> None:
 def repr_of(value: object) -> str:
     """Show a value in a message, and not all of one that is long."""
     return reprlib.repr(value)
+
+
+def as_ids(entry_ids: Iterable[str] | pl.Series) -> list[str]:
+    """Give several IDs as a list; one alone is refused, whose letters would be taken for IDs."""
+    if isinstance(entry_ids, str | bytes):
+        msg = "entry_ids must be several IDs, such as [entry_id]"
+        raise TypeError(msg)
+    return [as_text(entry_id, "entry_ids") for entry_id in entry_ids]

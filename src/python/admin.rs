@@ -1,5 +1,6 @@
 //! The server's view as columns, and administration.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,32 +8,29 @@ use arrow_array::{
     ArrayRef, DurationMillisecondArray, Int64Array, RecordBatch as ArrowBatch, StringViewArray,
     TimestampMillisecondArray,
 };
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::arrow::RecordBatch;
 use super::connection::Server;
 use super::error::exception;
-use super::wait::wait;
+use super::member::parsed;
+use super::operation::Operation;
 use crate::admin::{self, IfPending, PendingFilter, TrimTo};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 
 #[pyfunction]
-pub(crate) fn stream_info(
-    py: Python<'_>,
-    server: Server,
-    stream: Vec<u8>,
-) -> PyResult<RecordBatch> {
+pub(crate) fn stream_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<Operation> {
     let client = server.client(py)?;
-    let infos = wait(py, async move { admin::stream_info(&client, &stream).await })?;
-    let infos = infos.as_slice();
-    let first = || infos.iter().map(|info| info.first_entry_id);
-    let last = || infos.iter().map(|info| info.last_entry_id);
-    batch(
-        py,
-        vec![
+    Ok(operation(async move {
+        let infos = admin::stream_info(&client, &stream).await?;
+        let infos = infos.as_slice();
+        let first = || infos.iter().map(|info| info.first_entry_id);
+        let last = || infos.iter().map(|info| info.last_entry_id);
+        batch(vec![
             ("length", counts(infos.iter().map(|info| Some(info.length)))),
             ("groups", counts(infos.iter().map(|info| Some(info.groups)))),
             ("radix_tree_keys", counts(infos.iter().map(|info| Some(info.radix_tree_keys)))),
@@ -44,25 +42,24 @@ pub(crate) fn stream_info(
             ("first_entry_time", times(first())),
             ("last_entry_id", ids(last())),
             ("last_entry_time", times(last())),
-        ],
-    )
+        ])
+    }))
 }
 
 #[pyfunction]
-pub(crate) fn group_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<RecordBatch> {
+pub(crate) fn group_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<Operation> {
     let client = server.client(py)?;
-    let infos = wait(py, async move { admin::group_info(&client, &stream).await })?;
-    batch(
-        py,
-        vec![
+    Ok(operation(async move {
+        let infos = admin::group_info(&client, &stream).await?;
+        batch(vec![
             ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
             ("consumers", counts(infos.iter().map(|info| Some(info.consumers)))),
             ("pending", counts(infos.iter().map(|info| Some(info.pending)))),
             ("last_delivered_id", ids(infos.iter().map(|info| info.last_delivered_id))),
             ("entries_read", counts(infos.iter().map(|info| info.entries_read))),
             ("lag", counts(infos.iter().map(|info| info.lag))),
-        ],
-    )
+        ])
+    }))
 }
 
 #[pyfunction]
@@ -71,18 +68,17 @@ pub(crate) fn consumer_info(
     server: Server,
     stream: Vec<u8>,
     group: Vec<u8>,
-) -> PyResult<RecordBatch> {
+) -> PyResult<Operation> {
     let client = server.client(py)?;
-    let infos = wait(py, async move { admin::consumer_info(&client, &stream, &group).await })?;
-    batch(
-        py,
-        vec![
+    Ok(operation(async move {
+        let infos = admin::consumer_info(&client, &stream, &group).await?;
+        batch(vec![
             ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
             ("pending", counts(infos.iter().map(|info| Some(info.pending)))),
             ("idle", durations(infos.iter().map(|info| Some(info.idle)))),
             ("inactive", durations(infos.iter().map(|info| info.inactive))),
-        ],
-    )
+        ])
+    }))
 }
 
 // PyO3 turns the parameters of Python's signature into the function's own.
@@ -98,28 +94,77 @@ pub(crate) fn pending_entries(
     start_id: &str,
     end_id: &str,
     count: Option<u64>,
-) -> PyResult<RecordBatch> {
+) -> PyResult<Operation> {
     let raised = |error| exception(py, &error);
-    let start = IdBound::parse_start(start_id).map_err(raised)?;
     let filter = PendingFilter {
         consumer,
         min_idle: Duration::from_millis(min_idle_ms),
-        start,
+        start: IdBound::parse_start(start_id).map_err(raised)?,
         end: IdBound::parse_end(end_id).map_err(raised)?,
         count,
     };
     let client = server.client(py)?;
-    let entries =
-        wait(py, async move { admin::pending_entries(&client, &stream, &group, &filter).await })?;
-    batch(
-        py,
-        vec![
+    Ok(operation(async move {
+        let entries = admin::pending_entries(&client, &stream, &group, &filter).await?;
+        batch(vec![
             ("id", ids(entries.iter().map(|entry| Some(entry.id)))),
             ("consumer", names(entries.iter().map(|entry| entry.consumer.as_deref()))),
             ("idle", durations(entries.iter().map(|entry| entry.idle))),
             ("delivery_count", counts(entries.iter().map(|entry| Some(entry.delivery_count)))),
-        ],
-    )
+        ])
+    }))
+}
+
+#[pyfunction]
+pub(crate) fn create_stream(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    Ok(operation(async move { admin::create_stream(&client, &stream).await }))
+}
+
+#[pyfunction]
+pub(crate) fn delete_stream(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    Ok(operation(async move { admin::delete_stream(&client, &stream).await }))
+}
+
+#[pyfunction]
+pub(crate) fn delete_entries(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    entry_ids: Vec<String>,
+) -> PyResult<Operation> {
+    let ids = parsed(py, entry_ids)?;
+    let client = server.client(py)?;
+    Ok(operation(async move { admin::delete_entries(&client, &stream, &ids).await }))
+}
+
+#[pyfunction]
+pub(crate) fn claim_entries(
+    py: Python<'_>,
+    server: Server,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+    consumer: Vec<u8>,
+    entry_ids: Vec<String>,
+    min_idle_ms: u64,
+) -> PyResult<Operation> {
+    let ids = parsed(py, entry_ids)?;
+    let min_idle = Duration::from_millis(min_idle_ms);
+    let client = server.client(py)?;
+    Ok(operation(async move {
+        let claiming =
+            admin::claim_entries(&client, &stream, &group, &consumer, &ids, min_idle).await?;
+        Ok(claiming.iter().map(EntryId::to_string).collect::<Vec<_>>())
+    }))
 }
 
 #[pyfunction]
@@ -130,10 +175,12 @@ pub(crate) fn create_group(
     group: Vec<u8>,
     start_id: &str,
     make_stream: bool,
-) -> PyResult<bool> {
+) -> PyResult<Operation> {
     let start = GroupStart::parse(start_id).map_err(|error| exception(py, &error))?;
     let client = server.client(py)?;
-    wait(py, async move { admin::create_group(&client, &stream, &group, start, make_stream).await })
+    Ok(operation(
+        async move { admin::create_group(&client, &stream, &group, start, make_stream).await },
+    ))
 }
 
 #[pyfunction]
@@ -142,9 +189,9 @@ pub(crate) fn delete_group(
     server: Server,
     stream: Vec<u8>,
     group: Vec<u8>,
-) -> PyResult<bool> {
+) -> PyResult<Operation> {
     let client = server.client(py)?;
-    wait(py, async move { admin::delete_group(&client, &stream, &group).await })
+    Ok(operation(async move { admin::delete_group(&client, &stream, &group).await }))
 }
 
 #[pyfunction]
@@ -155,12 +202,12 @@ pub(crate) fn delete_consumer(
     group: Vec<u8>,
     consumer: Vec<u8>,
     discard: bool,
-) -> PyResult<u64> {
+) -> PyResult<Operation> {
     let client = server.client(py)?;
     let if_pending = if discard { IfPending::Discard } else { IfPending::Fail };
-    wait(py, async move {
+    Ok(operation(async move {
         admin::delete_consumer(&client, &stream, &group, &consumer, if_pending).await
-    })
+    }))
 }
 
 #[pyfunction]
@@ -172,7 +219,7 @@ pub(crate) fn trim_stream(
     minid: Option<&str>,
     approximate: bool,
     limit: Option<u64>,
-) -> PyResult<u64> {
+) -> PyResult<Operation> {
     let to = match (maxlen, minid) {
         (Some(maxlen), None) => TrimTo::MaxLen(maxlen),
         (None, Some(id)) => {
@@ -181,16 +228,23 @@ pub(crate) fn trim_stream(
         _ => return Err(PyValueError::new_err("give either maxlen or minid")),
     };
     let client = server.client(py)?;
-    wait(py, async move { admin::trim_stream(&client, &stream, to, approximate, limit).await })
+    Ok(operation(async move { admin::trim_stream(&client, &stream, to, approximate, limit).await }))
 }
 
-fn batch(py: Python<'_>, columns: Vec<(&str, ArrayRef)>) -> PyResult<RecordBatch> {
+fn operation<T>(future: impl Future<Output = Result<T>> + Send + 'static) -> Operation
+where
+    T: for<'py> IntoPyObject<'py> + Send + 'static,
+{
+    Operation::new(future, |py, value| value.into_py_any(py))
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let records = ArrowBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, column)| (name, column, true)),
     );
     let records = records.map_err(|error| {
         let message = "the server's view could not be put into columns; please report this";
-        exception(py, &Error::new(ErrorKind::Internal, message).with_source(error))
+        Error::new(ErrorKind::Internal, message).with_source(error)
     })?;
     Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
 }

@@ -61,6 +61,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::delete_group, module)?)?;
     module.add_function(wrap_pyfunction!(admin::delete_consumer, module)?)?;
     module.add_function(wrap_pyfunction!(admin::trim_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::create_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::delete_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::delete_entries, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::claim_entries, module)?)?;
     module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
     module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
     module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;

@@ -161,6 +161,16 @@ pub(crate) fn delete_consumer(stream: &[u8], group: &[u8], consumer: &[u8]) -> P
     command.get_packed_command()
 }
 
+/// XDEL: entries go. Redis 5.0.
+pub(crate) fn delete_entries(stream: &[u8], ids: &[EntryId]) -> Packed {
+    let mut command = Cmd::new();
+    command.arg("XDEL").arg(stream);
+    for id in ids {
+        command.arg(id.to_string());
+    }
+    command.get_packed_command()
+}
+
 /// XTRIM: the oldest entries go. MINID and LIMIT need Redis 6.2, MAXLEN 5.0.
 pub(crate) fn trim(
     stream: &[u8],

@@ -6,13 +6,13 @@ from typing import Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, as_key, make_group, make_request
+from redfloe._arguments import Milliseconds, as_ids, as_key, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, complete, takes
-from redfloe._schema import SchemaLike, as_text
+from redfloe._schema import SchemaLike
 
 
 @takes(DecodeOptions)
@@ -276,7 +276,7 @@ def ack_entries(
     2
     """
     url = _core.connect(url)
-    ids = _several(entry_ids)
+    ids = as_ids(entry_ids)
     return _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids).wait()
 
 
@@ -316,13 +316,6 @@ async def ack_entries_async(
     2
     """
     url = _core.connect(url)
-    ids = _several(entry_ids)
+    ids = as_ids(entry_ids)
     acknowledging = _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids)
     return await completed(acknowledging.start())
-
-
-def _several(entry_ids: Iterable[str] | pl.Series) -> list[str]:
-    if isinstance(entry_ids, str | bytes):
-        msg = "entry_ids must be several IDs, such as [entry_id]"
-        raise TypeError(msg)
-    return [as_text(entry_id, "entry_ids") for entry_id in entry_ids]

@@ -1,0 +1,1 @@
+"""Streams and groups on the server: looked at, made, and deleted."""

@@ -1,0 +1,308 @@
+"""Streams that are made, shortened and deleted."""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import as_ids, as_key, make_trim
+from redfloe._core import RedisConnection
+from redfloe._event_loop import completed
+from redfloe._ids import EntryIdLike
+
+
+def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
+    """Create an empty stream, without a group (a script of XGROUP CREATE MKSTREAM, Redis 5.0).
+
+    Writing to a stream creates it too; this is for readers that are to find it there
+    (``must_exist=True``) before anything is written.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+
+    Returns
+    -------
+    bool
+        Whether it was created; False where there is a stream already, which stays as it is.
+
+    Raises
+    ------
+    WrongTypeError
+        The key holds something else, which is left alone.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError
+        As for `read_stream`.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> redfloe.create_stream(url, "orders")
+    True
+    >>> redfloe.stream_info(url, "orders")["length"].item()
+    0
+    """
+    url = _core.connect(url)
+    asking = _core.create_stream(url, as_key(stream, "stream"))
+    return asking.wait()
+
+
+async def create_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
+    """Create an empty stream: the asynchronous twin of `create_stream`.
+
+    Where its task is cancelled, what was begun goes on.
+
+    Parameters
+    ----------
+    url, stream
+        As for `create_stream`.
+
+    Returns
+    -------
+    bool
+        As for `create_stream`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> asyncio.run(redfloe.create_stream_async(url, "orders"))
+    True
+    """
+    url = _core.connect(url)
+    asking = _core.create_stream(url, as_key(stream, "stream"))
+    return await completed(asking.start())
+
+
+def delete_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
+    """Delete a stream with its groups (a script of UNLINK, Redis 5.0).
+
+    Nothing of another type is deleted. Workers that read through its groups get a `NoGroupError`.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+
+    Returns
+    -------
+    bool
+        Whether there was one. After a lost connection the command is repeated, and then finds none
+        where the lost one deleted it.
+
+    Raises
+    ------
+    WrongTypeError
+        The key holds something else, which is left alone.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError
+        As for `read_stream`.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> redfloe.delete_stream(url, "events")
+    True
+    >>> redfloe.delete_stream(url, "events")
+    False
+    """
+    url = _core.connect(url)
+    asking = _core.delete_stream(url, as_key(stream, "stream"))
+    return asking.wait()
+
+
+async def delete_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
+    """Delete a stream with its groups: the asynchronous twin of `delete_stream`.
+
+    Where its task is cancelled, what was begun goes on.
+
+    Parameters
+    ----------
+    url, stream
+        As for `delete_stream`.
+
+    Returns
+    -------
+    bool
+        As for `delete_stream`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> asyncio.run(redfloe.delete_stream_async(url, "events"))
+    True
+    """
+    url = _core.connect(url)
+    asking = _core.delete_stream(url, as_key(stream, "stream"))
+    return await completed(asking.start())
+
+
+def delete_entries(
+    url: str | RedisConnection, stream: str | bytes, entry_ids: Iterable[str] | pl.Series
+) -> int:
+    """Delete entries of a stream by their IDs (XDEL, Redis 5.0).
+
+    A group that was given such an entry keeps its ID in its pending list; a `StreamConsumer`
+    acknowledges it when it comes across it.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+    entry_ids : iterable of str, or pl.Series
+        Their IDs, such as ``df["_id"]``. They are sent in commands of a thousand; without any
+        nothing is sent.
+
+    Returns
+    -------
+    int
+        How many there were. After a lost connection the command is repeated, and what the lost one
+        deleted is not counted.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    ValueError
+        An ID is malformed; nothing has been sent.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> df = redfloe.read_stream(url, "events")
+    >>> redfloe.delete_entries(url, "events", df.filter(pl.col("action") == "view")["_id"])
+    1
+    """
+    url = _core.connect(url)
+    asking = _core.delete_entries(url, as_key(stream, "stream"), as_ids(entry_ids))
+    return asking.wait()
+
+
+async def delete_entries_async(
+    url: str | RedisConnection, stream: str | bytes, entry_ids: Iterable[str] | pl.Series
+) -> int:
+    """Delete entries by their IDs: the asynchronous twin of `delete_entries`.
+
+    Where its task is cancelled, what was begun goes on.
+
+    Parameters
+    ----------
+    url, stream, entry_ids
+        As for `delete_entries`.
+
+    Returns
+    -------
+    int
+        As for `delete_entries`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> asyncio.run(redfloe.delete_entries_async(url, "events", ["1704067200001-0"]))
+    1
+    """
+    url = _core.connect(url)
+    asking = _core.delete_entries(url, as_key(stream, "stream"), as_ids(entry_ids))
+    return await completed(asking.start())
+
+
+def trim_stream(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    maxlen: int | None = None,
+    minid: EntryIdLike | None = None,
+    approximate: bool = True,
+    limit: int | None = None,
+) -> int:
+    """Delete the oldest entries of a stream (XTRIM, Redis 5.0).
+
+    Entries are deleted whether or not a group has read them, and whether or not they are pending.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+    maxlen : int, optional
+        Keep this many entries, the newest.
+    minid : str, int, date or datetime, optional
+        Keep the entries from this ID on, ``"ms-seq"`` or ``"ms"``, or from this time on (Redis
+        6.2). Either this or `maxlen` has to be given.
+    approximate : bool, default True
+        Delete only where a whole node of the server's tree can go, which is quick; some entries
+        more are kept, and all of a short stream. False deletes exactly.
+    limit : int, optional
+        Delete at most about this many entries, with `approximate` (Redis 6.2); 0 for no limit. By
+        default the server has a limit of its own, a hundred nodes.
+
+    Returns
+    -------
+    int
+        How many entries were deleted; 0 where there is no such stream. After a lost connection the
+        command is repeated, and what the lost one deleted is not counted.
+
+    Raises
+    ------
+    ResponseError
+        The server is too old for `minid` or `limit`.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    ValueError, TypeError
+        An argument cannot be right; nothing has been sent.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> redfloe.trim_stream(url, "events", maxlen=1, approximate=False)
+    1
+    """
+    url = _core.connect(url)
+    trim = make_trim(maxlen=maxlen, minid=minid, approximate=approximate, limit=limit)
+    asking = _core.trim_stream(url, as_key(stream, "stream"), **trim)
+    return asking.wait()
+
+
+async def trim_stream_async(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    maxlen: int | None = None,
+    minid: EntryIdLike | None = None,
+    approximate: bool = True,
+    limit: int | None = None,
+) -> int:
+    """Delete the oldest entries of a stream: the asynchronous twin of `trim_stream`.
+
+    Where its task is cancelled, what was begun goes on.
+
+    Parameters
+    ----------
+    url, stream, maxlen, minid, approximate, limit
+        As for `trim_stream`.
+
+    Returns
+    -------
+    int
+        As for `trim_stream`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> asyncio.run(redfloe.trim_stream_async(url, "events", maxlen=1, approximate=False))
+    1
+    """
+    url = _core.connect(url)
+    trim = make_trim(maxlen=maxlen, minid=minid, approximate=approximate, limit=limit)
+    asking = _core.trim_stream(url, as_key(stream, "stream"), **trim)
+    return await completed(asking.start())

@@ -1,0 +1,75 @@
+"""One rule for twins: a function that makes one call has one for event loops, named `_async`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+from polars.testing import assert_frame_equal, assert_series_equal
+
+import redfloe
+from support.server import Server
+from support.streams import add_numbers
+
+FUNCTIONS = {name for name in redfloe.__all__ if inspect.isroutine(getattr(redfloe, name))}
+TWINS = {name for name in FUNCTIONS if name.endswith("_async")}
+#: These make no call: what they return does, when it is used.
+MISSING = {"infer_schema", "read_stream", "sink_stream", "write_hashes"}
+LATER = {"iter_stream", "stream_batches", "scan_stream", "stream_reader", "local_server"}
+
+
+def test_each_has_one() -> None:
+    assert {name.removesuffix("_async") for name in TWINS} == FUNCTIONS - TWINS - LATER - MISSING
+
+
+@pytest.mark.parametrize("name", sorted(TWINS))
+def test_they_take_the_same(name: str) -> None:
+    twin = getattr(redfloe, name)
+    assert inspect.iscoroutinefunction(twin)
+    function = inspect.signature(getattr(redfloe, name.removesuffix("_async")))
+    parameters = inspect.signature(twin).parameters
+    expected = {
+        name: parameter
+        for name, parameter in function.parameters.items()
+        # A coroutine cannot be asked how far it has come.
+        if name != "progress"
+    }
+    assert dict(parameters) == expected
+    assert inspect.signature(twin).return_annotation == function.return_annotation
+
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "stream_info": (),
+    "group_info": (),
+    "consumer_info": ("g",),
+    "pending_entries": ("g",),
+    "create_stream": (),
+    "create_group": ("g",),
+    "delete_entries": (["3-0", "4-0"],),
+    "claim_entries": ("g", "other", ["1-0", "2-0"]),
+    "delete_group": ("g",),
+    "delete_stream": (),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_they_do_the_same(any_server: Server, client: redis.Redis, stream: str, name: str) -> None:
+    results = []
+    for call in (getattr(redfloe, name), getattr(redfloe, f"{name}_async")):
+        client.delete(stream)
+        add_numbers(client, stream, 5)
+        redfloe.read_stream(any_server.url, stream, group="g", consumer="c", count=3)
+        called = call(any_server.url, stream, *CALLS[name])
+        results.append(asyncio.run(called) if inspect.iscoroutine(called) else called)
+    result, twins = results
+    if isinstance(result, pl.DataFrame):
+        times = [column for column in ("idle", "inactive") if column in result.columns]
+        assert_frame_equal(result.drop(times), twins.drop(times))
+    elif isinstance(result, pl.Series):
+        assert_series_equal(result, twins)
+    else:
+        assert (result, type(result)) == (twins, type(twins))
