@@ -15,9 +15,12 @@ from polars.testing import assert_frame_equal
 from redfloe import (
     AuthenticationError,
     NoGroupError,
+    RedisTimeoutError,
+    WriteError,
     WrongTypeError,
     infer_schema,
     read_stream,
+    write_stream,
 )
 from support.clients import quick
 from support.groups import ME, deliver, pending
@@ -253,3 +256,121 @@ def test_a_group_read_under_load_ends(any_server: Server, client: redis.Redis, s
         df = read_stream(proxy.url, stream, NUMBER, **ME)
         assert_frame_equal(df, numbers(df.height))
         assert 1_000 <= df.height < 11_000
+
+
+# XADD
+
+
+ROWS = pl.DataFrame({"n": range(1, 101)})
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_a_write_to_one_stream_is_one_round_trip(
+    server: Server, client: redis.Redis, stream: str, protocol: str, rows: int
+) -> None:
+    with Proxy(server.port) as proxy:
+        url = proxy.url + protocol
+        read_stream(url, stream, count=1)
+        before = proxy.round_trips
+        ids = write_stream(url, ROWS.head(rows), stream)
+        assert proxy.round_trips - before == 1
+        assert names(proxy)[-rows:] == ["XADD"] * rows
+        assert "TYPE" not in names(proxy)
+        assert proxy.connections == 1
+    assert [entry.decode() for entry, _ in client.xrange(stream)] == ids.to_list()
+
+
+def test_a_connection_that_was_silent_is_asked_before_rows_are_risked(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        connection = quick(proxy.url, response_timeout=0.2)
+        write_stream(connection, ROWS, stream)
+        assert names(proxy)[0] == "TYPE"  # neither has a new one said anything
+        proxy.commands.clear()
+        time.sleep(1.1)
+        proxy.stall_after(0)  # as if a router had forgotten the connection
+        with pytest.raises(RedisTimeoutError):
+            write_stream(connection, ROWS, stream)
+        assert names(proxy) == ["TYPE"]
+        assert len(write_stream(connection, ROWS, stream)) == 100
+    assert client.xlen(stream) == 200
+
+
+def test_a_connection_that_the_server_closed_costs_no_row(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Nobody has looked at it since it was used."""
+    for _ in range(20):
+        write_stream(any_server.url, ROWS, stream)
+        client.client_kill_filter(_type="normal", skipme=True)
+    assert client.xlen(stream) == 2_000
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_a_key_of_another_type_refuses_all_rows(
+    server: Server, client: redis.Redis, stream: str, rows: int
+) -> None:
+    client.rpush(stream, "x")
+    with Proxy(server.port) as proxy:
+        read_stream(proxy.url, "nothing", count=1)
+        proxy.commands.clear()
+        with pytest.raises(WrongTypeError, match="holds a list, not a stream; nothing is in"):
+            write_stream(proxy.url, ROWS.head(rows), stream)
+        assert names(proxy) == [*["XADD"] * rows, "TYPE"]
+    assert client.lrange(stream, 0, -1) == [b"x"]
+
+
+def test_a_key_that_becomes_another_type_refuses_the_rest(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    def replace(number: int) -> None:
+        if number == 51:
+            time.sleep(0.05)  # the server has done what was sent before
+            client.rename(stream, f"{stream}-before")
+            client.set(stream, "x")
+
+    with Proxy(any_server.port) as proxy:
+        read_stream(proxy.url, stream, count=1)
+        proxy.before(b"XADD", replace)
+        with pytest.raises(WriteError, match="row 50 was refused, 50 of 100 rows are in") as raised:
+            write_stream(proxy.url, ROWS, stream)
+        assert "TYPE" not in names(proxy)
+    error = raised.value
+    assert (error.row, error.rows_written) == (50, 50)
+    assert error.ids is not None
+    there: Any = client.xrange(f"{stream}-before")
+    assert error.ids.to_list() == [*(entry.decode() for entry, _ in there), *[None] * 50]
+
+
+def test_who_may_only_add(stream: str) -> None:
+    with Server("redis-7.0", users={"writer": "on >pw ~* +xadd"}) as server:
+        with server.client() as client:
+            url = f"redis://writer:pw@{HOST}:{server.port}"
+            assert len(write_stream(url, ROWS, stream)) == 100
+            client.set("text", "x")
+            with pytest.raises(WrongTypeError, match="WRONGTYPE"):
+                write_stream(url, ROWS, "text")
+            client.acl_setuser("writer", enabled=True, commands=["-xadd"])
+            with pytest.raises(AuthenticationError, match="xadd"):
+                write_stream(url, ROWS, stream)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"id_column": "id"}, {"TYPE": 1, "XINFO": 1}),
+        ({"atomic": True}, {"TYPE": 2}),
+        ({"stream": pl.format("s{}", "n")}, {"TYPE": 100}),
+    ],
+    ids=str,
+)
+def test_what_may_be_in_in_part_is_asked_for_before(
+    any_server: Server, client: redis.Redis, options: dict[str, Any], asked: dict[str, int]
+) -> None:
+    frame = ROWS.with_columns(id=pl.format("{}-0", "n"))
+    with Proxy(any_server.port) as proxy:
+        write_stream(proxy.url, frame, **{"stream": "s", **options})
+        sent = names(proxy)
+    assert {name: sent.count(name) for name in ("TYPE", "XINFO") if name in sent} == asked
+    assert sent.index("TYPE") < sent.index("XADD")

@@ -321,7 +321,7 @@ def test_no_stream_is_made(server: Server, client: redis.Redis, stream: str) -> 
 
 def test_a_key_of_another_type(server: Server, client: redis.Redis, stream: str) -> None:
     client.set(stream, "x")
-    with pytest.raises(WrongTypeError, match="holds a string, not a stream; nothing has been sent"):
+    with pytest.raises(WrongTypeError, match="holds a string, not a stream; nothing is in"):
         write_stream(server.url, FRAME.head(2), stream)
     frame = pl.DataFrame({"k": ["a", stream], "n": [1, 2]})
     with pytest.raises(WrongTypeError):

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use socket2::{SockRef, TcpKeepalive};
@@ -84,6 +84,8 @@ pub(crate) struct Connection {
     unread: std::ops::Range<usize>,
     /// How long the server may be silent while it owes an answer.
     patience: Duration,
+    /// When the server has last said something.
+    heard: Option<Instant>,
     /// A request is under way, or its reply was not read to the end.
     busy: bool,
     generation: Generation,
@@ -121,6 +123,7 @@ impl Connection {
                 buffer: vec![0; Self::BUFFER].into_boxed_slice(),
                 unread: 0..0,
                 patience: options.connect_timeout,
+                heard: None,
                 busy: false,
                 generation,
                 home: home(),
@@ -264,6 +267,7 @@ impl Connection {
                 len => Ok(len),
             });
             self.unread = 0..self.retire_if_failed(read)?;
+            self.heard = Some(Instant::now());
             patience = Some(self.patience);
         }
     }
@@ -313,6 +317,9 @@ impl Connection {
             Err(_) => Err(silent("answer", patience)),
         };
         let received = self.retire_if_failed(received)?;
+        if received > 0 {
+            self.heard = Some(Instant::now());
+        }
         let mut unread = self.buffer.get(..received).unwrap_or_default();
         while !unread.is_empty() {
             let taken = sink.decode(unread)?;
@@ -342,6 +349,14 @@ impl Connection {
     /// Every reply of an exchange has come: the connection may serve others again.
     pub(crate) fn settle(&mut self) {
         self.busy = false;
+    }
+
+    /// Whether the server was there a moment ago. A connection that was silent for longer may lead
+    /// nowhere without anybody having been told, such as by a router that has forgotten it; and one
+    /// that is new may have been accepted for a server that hangs.
+    pub(crate) fn is_fresh(&self) -> bool {
+        const MOMENT: Duration = Duration::from_secs(1);
+        self.heard.is_some_and(|heard| heard.elapsed() < MOMENT)
     }
 
     /// Whether the connection can serve another request: nothing is owed, nothing is left over,

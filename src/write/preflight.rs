@@ -26,6 +26,10 @@ pub(super) struct Preflight {
 }
 
 /// Asks what there is to know, and refuses what the server would refuse, or hang up on.
+///
+/// Of rows for one stream without IDs only the key's type is asked for, and that the first row tells as
+/// well: where it is refused, so are all. Then the question is whether the connection is of use: better
+/// that it gets lost than a row.
 pub(super) async fn preflight(
     session: &mut Session,
     rows: &Rows,
@@ -57,6 +61,7 @@ pub(super) async fn preflight(
         questions.add(&config(b"proto-max-bulk-len"));
     }
 
+    questions.only_if_silent = questions.count == 1 && !request.atomic;
     let mut answers = questions.ask(session).await?.into_iter();
     let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
     for key in rows.keys.iter() {
@@ -131,7 +136,7 @@ pub(super) fn check_type(key: &[u8], answer: Result<Value>) -> Result<()> {
         None | Some(b"stream" | b"none") => Ok(()),
         Some(kind) => {
             let kind = String::from_utf8_lossy(kind);
-            let message = format!("the key holds a {kind}, not a stream; nothing has been sent");
+            let message = format!("the key holds a {kind}, not a stream; nothing is in");
             Err(Error::new(ErrorKind::WrongType, message)
                 .with_code("WRONGTYPE")
                 .with_context("stream", String::from_utf8_lossy(key).into_owned()))

@@ -17,6 +17,8 @@ pub(super) struct RoundTripError {
 pub(super) struct Questions {
     pub(super) packed: Packed,
     pub(super) count: usize,
+    /// Nobody needs the answers where the server was there a moment ago.
+    pub(super) only_if_silent: bool,
 }
 
 impl Questions {
@@ -26,7 +28,7 @@ impl Questions {
     }
 
     /// Asks all in one round trip, and again as often as it takes, until none of the answers is an
-    /// error that time mends.
+    /// error that time mends. Without answers where none are needed.
     pub(super) async fn ask(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
         loop {
             let error = match self.attempt(session).await {
@@ -51,6 +53,10 @@ impl Questions {
 
     async fn attempt(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
         let mut connection = session.take_connection().await?;
+        if self.only_if_silent && connection.is_fresh() {
+            session.put_back(connection);
+            return Ok(Vec::new());
+        }
         let mut answers = Outlines::new(self.count);
         connection.exchange_all(&self.packed, &mut 0, &mut answers).await?;
         session.put_back(connection);

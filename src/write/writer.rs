@@ -8,11 +8,12 @@ use super::atomic::write_atomically;
 use super::control::stopped_before_the_first;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
-use super::preflight::preflight;
+use super::preflight::{check_type, preflight, type_of};
 use super::request::WriteRequest;
+use super::round_trip::Questions;
 use super::rows::{IdmpProducer, Rows};
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
 ///
@@ -61,6 +62,8 @@ pub(super) async fn write_rows(
         let nonce = RandomState::new().hash_one(std::process::id());
         rows.with_idmp_producer(IdmpProducer { name: name.clone(), nonce });
     }
+    let key = rows.keys.get(0).to_vec();
+    let is_one = rows.keys.iter().len() == 1;
     let written = match request.atomic {
         true => write_atomically(client, rows, request, preflight.idmp_window).await,
         false => {
@@ -68,5 +71,37 @@ pub(super) async fn write_rows(
             pipeline.with_idmp_window(preflight.idmp_window).run().await
         }
     };
+    let written = match written {
+        Err(failure) if is_one && failure.error.kind() == ErrorKind::WrongType => {
+            Err(explained(client, &key, request, failure, total).await)
+        }
+        written => written,
+    };
     written.map_err(|failure| failure.without_password(client))
+}
+
+/// What the key holds instead of a stream, where that is why nothing is in.
+async fn explained(
+    client: &Client,
+    key: &[u8],
+    request: &WriteRequest,
+    failure: WriteFailure,
+    total: usize,
+) -> WriteFailure {
+    if failure.written.rows() > 0 || !failure.unknown.is_empty() {
+        return failure;
+    }
+    let mut questions = Questions::default();
+    questions.add(&type_of(key));
+    let mut session = client.session();
+    let answers = request.control.unless_stopped(questions.ask(&mut session)).await;
+    match answers.and_then(Result::ok).and_then(|answers| answers.into_iter().next()) {
+        Some(answer) => match check_type(key, answer) {
+            Err(error) if error.kind() == ErrorKind::WrongType => {
+                WriteFailure::before_the_first(error, total)
+            }
+            _ => failure,
+        },
+        None => failure,
+    }
 }
