@@ -277,7 +277,8 @@ def test_a_write_to_one_stream_is_one_round_trip(
         assert names(proxy)[-rows:] == ["XADD"] * rows
         assert "TYPE" not in names(proxy)
         assert proxy.connections == 1
-    assert [entry.decode() for entry, _ in client.xrange(stream)] == ids.to_list()
+    there: Any = client.xrange(stream)
+    assert [entry.decode() for entry, _ in there] == ids.to_list()
 
 
 def test_a_connection_that_was_silent_is_asked_before_rows_are_risked(
