@@ -63,6 +63,8 @@ impl NullValues {
 pub struct StreamSchema {
     pub(crate) fields: Vec<FieldRef>,
     pub(crate) open: bool,
+    /// The dtypes of some of the fields that an open schema finds.
+    pub(crate) overrides: Vec<FieldRef>,
     pub(crate) id_column: Option<String>,
     pub(crate) timestamp_column: Option<String>,
     pub(crate) timestamp_type: DataType,
@@ -105,6 +107,7 @@ impl StreamSchema {
         StreamSchema {
             fields: fields.into_iter().map(Into::into).collect(),
             open: false,
+            overrides: Vec::new(),
             id_column: Some("_id".to_owned()),
             timestamp_column: Some("_ts".to_owned()),
             timestamp_type: DataType::Int64,
@@ -121,6 +124,38 @@ impl StreamSchema {
     /// These fields first, then every other that occurs, as text, in order of first appearance.
     pub fn open<F: Into<FieldRef>>(fields: impl IntoIterator<Item = F>) -> Self {
         StreamSchema { open: true, ..StreamSchema::closed(fields) }
+    }
+
+    /// The dtypes of fields that an open schema finds, which are text otherwise, also where they are
+    /// inferred. A field that does not occur has a column of nulls, after the others.
+    pub fn with_overrides<F: Into<FieldRef>>(
+        mut self,
+        fields: impl IntoIterator<Item = F>,
+    ) -> Self {
+        self.overrides = fields.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The field of that name that an open schema has found.
+    pub(crate) fn found_field(&self, name: &str) -> FieldRef {
+        match self.overrides.iter().find(|field| field.name() == name) {
+            Some(field) => Arc::clone(field),
+            None => Arc::new(Field::new(name, DataType::Utf8View, true)),
+        }
+    }
+
+    /// The same with these fields first, which were inferred, and those that are overridden.
+    pub(crate) fn with_fields_of(&self, inferred: Vec<Field>) -> Self {
+        let is_overridden =
+            |field: &Field| self.overrides.iter().any(|other| other.name() == field.name());
+        let is_inferred = |name: &String| inferred.iter().any(|field| field.name() == name);
+        let missing = self.overrides.iter().filter(|field| !is_inferred(field.name()));
+        let fields = inferred.iter().map(|field| match is_overridden(field) {
+            true => self.found_field(field.name()),
+            false => Arc::new(field.clone()),
+        });
+        let fields = fields.chain(missing.cloned()).collect();
+        StreamSchema { fields, ..self.clone() }
     }
 
     /// Names the column of entry IDs (`Utf8View`), or leaves it out.
@@ -208,6 +243,7 @@ impl StreamSchema {
             .metadata_fields()
             .into_iter()
             .chain(self.fields.iter().cloned())
+            .chain(self.missing_overrides())
             .chain(self.rescue_field());
         Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())))
     }
@@ -224,6 +260,13 @@ impl StreamSchema {
             name.as_ref().map(|name| Arc::new(Field::new(name, data_type, true)))
         })
         .collect()
+    }
+
+    /// The fields whose dtype is overridden, where none of the schema's own has the name.
+    fn missing_overrides(&self) -> impl Iterator<Item = FieldRef> {
+        let is_named = |name: &String| self.fields.iter().any(|field| field.name() == name);
+        let missing = self.overrides.iter().filter(move |field| !is_named(field.name()));
+        missing.filter(|_| self.open).cloned()
     }
 
     pub(crate) fn rescue_field(&self) -> Option<FieldRef> {
@@ -254,10 +297,13 @@ impl StreamSchema {
                 ));
             }
         }
-        if let Some(error) = self.fields.iter().find_map(|field| self.clash(field.name())) {
-            return Err(error);
+        for fields in [&self.fields, &self.overrides] {
+            if let Some(error) = fields.iter().find_map(|field| self.clash(field.name())) {
+                return Err(error);
+            }
+            check_names(fields, None)?;
         }
-        check_names(&self.fields, None)
+        Ok(())
     }
 
     /// The name of a column for a field that was found in an entry, where the names so far count as

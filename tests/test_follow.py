@@ -666,7 +666,6 @@ def test_options_of_columns_and_values(
         ({"group": "g"}, ValueError),
         ({"group": "g", "consumer": "c", "start_id": "5-0"}, ValueError),
         ({"group": "g", "consumer": "c", "end_id": "5-0"}, ValueError),
-        ({"group": "g", "consumer": "c", "infer_schema": True}, ValueError),
         ({"group": 5, "consumer": "c"}, TypeError),
         ({"consumer": "c"}, ValueError),
         ({"auto_ack": True}, ValueError),

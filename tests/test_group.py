@@ -696,7 +696,6 @@ def test_a_key_of_another_type(
         ({**ME, "start_id": "$"}, ValueError),
         ({**ME, "start_id": dt.datetime(2024, 1, 1, tzinfo=dt.UTC)}, ValueError),
         ({**ME, "end_id": "5-0"}, ValueError),
-        ({**ME, "infer_schema": True}, ValueError),
         ({**ME, "group_start_id": "x"}, ValueError),
         ({**ME, "group_start_id": "-"}, ValueError),
         ({**ME, "group_start_id": "+"}, ValueError),

@@ -924,7 +924,7 @@ def test_without_a_schema_the_fields_of_the_sample_are_text(
     assert pa.table(reader).to_pydict() == {
         **expected,
         "b": ["1", None, None],
-        "a": [None, "2", None],
+        "late": [None, None, "3"],
     }
 
 

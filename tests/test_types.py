@@ -701,7 +701,6 @@ def test_metadata_columns_that_cannot_be_are_refused_before_anything_is_sent(
         ({"block_ms": "5"}, TypeError),
         ({"block_ms": 0.5}, TypeError),
         ({"infer_schema": True, "infer_schema_length": -1}, ValueError),
-        ({"infer_schema": True, "infer_schema_length": None}, TypeError),
         ({"infer_schema": True, "schema": {"a": pl.Int64}}, ValueError),
         ({"on_error": "ignore"}, ValueError),
         ({"on_error": None}, TypeError),
@@ -785,8 +784,10 @@ def test_inference_keeps_the_order_of_fields_and_leaves_metadata_out(
 def test_inference_looks_at_so_many_entries(
     any_server: Server, client: redis.Redis, stream: str, length: int
 ) -> None:
-    add(client, stream, [("1-0", {"x": "1"}), ("2-0", {"x": "2.5"}), ("3-0", {"x": "x", "y": "5"})])
-    expected: list[Any] = [{}, {"x": pl.Int64}, {"x": pl.Float64}, {"x": pl.String, "y": pl.Int64}]
+    add(client, stream, [("1-0", {"x": "1"}), ("2-0", {"x": "x"}), ("3-0", {"x": "2.5", "y": "5"})])
+    # Of two entries it is the oldest and the newest.
+    both = {"x": pl.Float64, "y": pl.Int64}
+    expected: list[Any] = [{}, {"x": pl.Int64}, both, {"x": pl.String, "y": pl.Int64}]
     schema = infer_schema(any_server.url, stream, infer_schema_length=length)
     assert schema == pl.Schema(expected[min(length, 3)])
     df = read_stream(
@@ -840,7 +841,7 @@ def test_inference_of_text_that_is_not_utf8(
 def test_a_text_beyond_the_sample_that_does_not_fit(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    add_values(client, stream, ["1"] * 100 + ["x"])
+    add_values(client, stream, ["1"] * 100 + ["x"] + ["1"] * 50)
     with pytest.raises(DecodeError, match="entry ID: 101-0"):
         read_stream(any_server.url, stream, infer_schema=True)
     df = read_stream(any_server.url, stream, infer_schema=True, rescue_column="rest")

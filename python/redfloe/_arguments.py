@@ -48,6 +48,7 @@ class Request(TypedDict):
     last: int | None
     block_ms: int | None
     schema: pl.Schema | None
+    schema_overrides: pl.Schema | None
     infer_schema_length: int | None
     id_column: str | None
     timestamp_column: str | None
@@ -92,6 +93,10 @@ def make_request(
     if infer_schema and schema is not None:
         msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
         raise ValueError(msg)
+    overrides = options["schema_overrides"]
+    if overrides is not None and schema is not None:
+        msg = "schema_overrides needs schema=None: change the dtypes in the schema itself"
+        raise ValueError(msg)
     if last is not None:
         others = {"group": group, "count": count, "block_ms": block_ms}
         for name, value in others.items():
@@ -101,14 +106,14 @@ def make_request(
                 )
                 raise ValueError(msg)
     if group is not None:
-        _check_with_group(start_id, end_id, infer_schema=infer_schema)
+        _check_with_group(start_id, end_id)
         start_id = "-"
     everywhere, by_field = _null_values(options["null_values"])
     id_column = check_name(options["id_column"], "id_column")
     timestamp_column = check_name(options["timestamp_column"], "timestamp_column")
     sequence_column = check_name(options["sequence_column"], "sequence_column")
     rescue_column = options["rescue_column"]
-    sample = natural(options["infer_schema_length"], "infer_schema_length")
+    sample = _optional(options["infer_schema_length"], "infer_schema_length")
     return Request(
         stream=as_key(stream, "stream"),
         start_id=entry_id(start_id, "start_id", round_up=True),
@@ -117,7 +122,8 @@ def make_request(
         last=_optional(last, "last"),
         block_ms=optional_milliseconds(block_ms, "block_ms"),
         schema=None if schema is None else as_schema(schema),
-        infer_schema_length=sample if infer_schema else None,
+        schema_overrides=None if overrides is None else as_schema(overrides, "schema_overrides"),
+        infer_schema_length=(_LARGEST if sample is None else sample) if infer_schema else None,
         id_column=id_column if options["include_id"] else None,
         timestamp_column=timestamp_column if options["include_timestamp"] else None,
         sequence_column=sequence_column if options["include_sequence"] else None,
@@ -201,18 +207,12 @@ def own_pending_of(
     raise ValueError(msg)
 
 
-def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike, *, infer_schema: bool) -> None:
+def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike) -> None:
     own_pending_of(start_id, "skip")
     if end_id != "+":
         msg = (
             'with a group end_id must be "+", because the group decides what is delivered; '
             'on_idle="stop" ends when nothing is left'
-        )
-        raise ValueError(msg)
-    if infer_schema:
-        msg = (
-            "infer_schema=True is not possible with a group, whose entries cannot be looked at "
-            "beforehand; pass schema=redfloe.infer_schema(url, stream)"
         )
         raise ValueError(msg)
 

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
+from redfloe._schema import SchemaLike
+
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -32,6 +34,16 @@ class ColumnOptions(TypedDict, total=False):
         datetime with an Int64 column in microseconds, and a date in days, so that no row matches.
         `scan_stream` raises where it sees such microseconds in a filter; it cannot see a date, nor
         what is compared in a frame that has been read.
+    schema_overrides : mapping of str to polars dtype, optional
+        Without a schema: the dtypes of some fields, which are String otherwise, or inferred. A
+        field of these that does not occur has a column of nulls, after the others.
+    infer_schema : bool, default False
+        Without a schema: type the fields by what a sample of the entries says, as
+        `redfloe.infer_schema` does. With a group the sample is of the whole stream; nothing is
+        delivered for it, and the user needs the permission to run XRANGE and XREVRANGE.
+    infer_schema_length : int or None, default 100
+        How many entries the sample has: one half the oldest, the other the newest; the oldest alone
+        where a `count` limits the read to them. None takes all.
     null_values : str, sequence of str, or mapping of field to these, optional
         Texts that mean null. Empty text is null for every dtype but String and Binary.
     rescue_column : str, optional
@@ -64,6 +76,9 @@ class ColumnOptions(TypedDict, total=False):
     timestamp_column: str
     sequence_column: str
     timestamp_dtype: DataType | DataTypeClass
+    schema_overrides: SchemaLike | None
+    infer_schema: bool
+    infer_schema_length: int | None
     null_values: NullValues | None
     rescue_column: str | None
     max_columns: int
@@ -81,16 +96,10 @@ class DecodeOptions(ColumnOptions, total=False):
 
     Attributes
     ----------
-    infer_schema : bool, default False
-        Without a schema, type the fields by what a sample of the entries says.
-    infer_schema_length : int, default 100
-        How many entries the sample has.
     on_error : {"raise", "null"}, default "raise"
         What to do with text that does not fit its dtype: raise `DecodeError`, or make it null.
     """
 
-    infer_schema: bool
-    infer_schema_length: int
     on_error: Literal["raise", "null"]
 
 
@@ -102,6 +111,9 @@ DEFAULTS = DecodeOptions(
     timestamp_column="_ts",
     sequence_column="_seq",
     timestamp_dtype=pl.Int64,
+    schema_overrides=None,
+    infer_schema=False,
+    infer_schema_length=100,
     null_values=None,
     rescue_column=None,
     max_columns=5_000,
@@ -109,8 +121,6 @@ DEFAULTS = DecodeOptions(
     payload_path="$",
     payload_prefix="",
     must_exist=False,
-    infer_schema=False,
-    infer_schema_length=100,
     on_error="raise",
 )
 

@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
+from enum import Enum
 from functools import cached_property, lru_cache
-from typing import TypeAlias
+from types import GenericAlias
+from typing import TypeAlias, get_args, get_origin
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from redfloe._errors import SchemaError
 
-SchemaLike: TypeAlias = (
-    Mapping[str, DataType | DataTypeClass] | Sequence[tuple[str, DataType | DataTypeClass]]
-)
+Dtype: TypeAlias = DataType | DataTypeClass
+#: A dtype, a type of Python's, a dict of names to them for a Struct, or a list of one for a List.
+DtypeLike: TypeAlias = Dtype | type | Mapping[str, "DtypeLike"] | Sequence["DtypeLike"]
+SchemaLike: TypeAlias = Mapping[str, DtypeLike] | Sequence[tuple[str, DtypeLike]]
 
 #: What a text can stand for.
 DTYPES = frozenset(
@@ -30,6 +33,20 @@ DTYPES = frozenset(
 _INCOMPLETE = frozenset((pl.Enum, pl.List, pl.Array, pl.Struct))
 
 
+#: The types of Python's that mean one dtype.
+_OF_PYTHON: dict[type, Dtype] = {
+    bool: pl.Boolean,
+    int: pl.Int64,
+    float: pl.Float64,
+    str: pl.String,
+    bytes: pl.Binary,
+    date: pl.Date,
+    datetime: pl.Datetime("us"),
+    time: pl.Time,
+    timedelta: pl.Duration("us"),
+}
+
+
 class _CheckedSchema(pl.Schema):
     """A schema that exports itself to Arrow once: the core looks at it, and takes nothing away."""
 
@@ -41,27 +58,27 @@ class _CheckedSchema(pl.Schema):
         return self._exported
 
 
-def as_schema(schema: SchemaLike) -> pl.Schema:
+def as_schema(schema: SchemaLike, parameter: str = "schema") -> pl.Schema:
     """Give every dtype as an instance, in an object that exports itself to Arrow."""
-    return _remembered(tuple(_pairs(schema)))
+    return _remembered(tuple(_pairs(schema, parameter)), parameter)
 
 
-def _checked(pairs: tuple[tuple[str, DataType | DataTypeClass | type], ...]) -> _CheckedSchema:
+def _checked(pairs: tuple[tuple[str, Dtype], ...], parameter: str) -> _CheckedSchema:
     for name, dtype in pairs:
-        check_name(name, "the schema's field names")
+        check_name(name, f"the {parameter}'s field names")
         _check_dtype(name, dtype)
     name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 0)
     if times > 1:
-        msg = f"the schema names the field {name!r} twice"
+        msg = f"the {parameter} names the field {name!r} twice"
         raise SchemaError(msg)
     try:
         # A frame, unlike a Schema, also takes dtypes without their parameters, such as pl.Datetime.
         complete = _CheckedSchema(pl.DataFrame(schema=dict(pairs)).schema)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        msg = f"the schema cannot be read: {error}"
+        msg = f"the {parameter} cannot be read: {error}"
         raise SchemaError(msg) from error
     for name, dtype in complete.items():
-        _check_dtype(name, dtype)  # what Polars made of Python's types
+        _check_dtype(name, dtype)
     return complete
 
 
@@ -69,7 +86,7 @@ def _checked(pairs: tuple[tuple[str, DataType | DataTypeClass | type], ...]) -> 
 _remembered = lru_cache(maxsize=256)(_checked)
 
 
-def _pairs(schema: object) -> list[tuple[str, DataType | DataTypeClass | type]]:
+def _pairs(schema: object, parameter: str) -> list[tuple[str, Dtype]]:
     pairs = []
     match schema:
         case Mapping():
@@ -80,15 +97,54 @@ def _pairs(schema: object) -> list[tuple[str, DataType | DataTypeClass | type]]:
             items = [None]
     for item in items:
         match item:
-            case (str() as name, (DataType() | DataTypeClass() | type()) as dtype):
-                pairs.append((name, dtype))
-            case (str() as name, other):
-                msg = f"the schema's field {name!r} must have a Polars dtype, not {other!r}"
-                raise TypeError(msg)
+            case (str() as name, dtype):
+                pairs.append((name, _as_dtype(dtype, name, parameter)))
             case _:
-                msg = "schema must be a mapping of field names to Polars dtypes, or such pairs"
+                msg = f"{parameter} must be a mapping of field names to dtypes, or such pairs"
                 raise TypeError(msg)
     return pairs
+
+
+def _as_dtype(dtype: object, field: str, parameter: str) -> Dtype:
+    """Give the dtype that dicts and lists of dtypes stand for."""
+    if isinstance(dtype, GenericAlias) and get_origin(dtype) is list:
+        dtype = list(get_args(dtype))
+    match dtype:
+        case DataType() | DataTypeClass():
+            return dtype
+        case type():
+            return _of_python(dtype, field, parameter)
+        case Mapping():
+            fields = []
+            for name, inner in dtype.items():
+                check_name(name, f"the names inside the field {field!r}")
+                fields.append(pl.Field(name, _as_dtype(inner, f"{field}.{name}", parameter)))
+            return pl.Struct(fields)
+        case [inner]:
+            return pl.List(_as_dtype(inner, field, parameter))
+        case list():
+            msg = (
+                f"the {parameter}'s field {field!r} has a list of {len(dtype)} dtypes; a list of one, "
+                "such as [pl.Int64], stands for pl.List(pl.Int64)"
+            )
+            raise TypeError(msg)
+    msg = (
+        f"the {parameter}'s field {field!r} must have a dtype, a Python type, a dict of names to them "
+        f"or a list of one, not {dtype!r}"
+    )
+    raise TypeError(msg)
+
+
+def _of_python(python_type: type, field: str, parameter: str) -> Dtype:
+    if issubclass(python_type, Enum):
+        return pl.Enum(python_type)
+    if python_type not in _OF_PYTHON:
+        msg = (
+            f"the {parameter}'s field {field!r} has the Python type {python_type.__name__}, which "
+            "does not say what dtype is meant; write a Polars dtype, such as pl.Decimal(10, 2)"
+        )
+        raise SchemaError(msg)
+    return _OF_PYTHON[python_type]
 
 
 def _check_dtype(field: str, dtype: object) -> None:

@@ -18,7 +18,7 @@ mod time;
 
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 
 pub use batch::{Batch, Rejected};
@@ -28,7 +28,7 @@ use crate::dtype::dtype_name;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::schema::{OnError, StreamSchema};
-use column::{ColumnBuilder, Misfit, NullRules, Text};
+use column::{Misfit, NullRules, Text};
 use make::{Made, make_builder};
 use metadata::MetadataColumns;
 pub(crate) use names::Names;
@@ -68,8 +68,10 @@ pub struct Decoder {
     metadata: MetadataColumns,
     /// Of the schema's own fields.
     columns: Vec<Column>,
-    /// Of the fields that an open schema found, where the batch has values of them.
-    found: Vec<Option<Box<FoundColumn>>>,
+    /// Of the fields that an open schema found. They take no memory where neither this batch nor the
+    /// one before has a value of them; where the batch has, the rows after the last value are filled
+    /// in only at the end.
+    found: Vec<Option<Box<Column>>>,
     rescue: Option<RescueColumn>,
     /// The IDs of the rows in the builders; those on the tape come after them.
     ids: Vec<EntryId>,
@@ -88,31 +90,27 @@ struct Column {
     made: Made,
 }
 
-/// A column of text that an open schema found. It takes no memory where neither this batch nor the
-/// one before has a value of it; where the batch has, the rows after the last value are filled in
-/// only at the end.
-struct FoundColumn {
-    field: FieldRef,
-    builder: ViewColumn,
-    nulls: NullRules,
-}
-
-impl FoundColumn {
-    fn field(name: &str) -> FieldRef {
-        Arc::new(Field::new(name, DataType::Utf8View, true))
-    }
-
-    fn new(name: &str, schema: &StreamSchema) -> Box<Self> {
-        let nulls = NullRules { empty: false, values: schema.null_values.of(name) };
-        let builder = ViewColumn::new(Content::Utf8);
-        Box::new(FoundColumn { field: FoundColumn::field(name), builder, nulls })
-    }
-}
-
 impl Column {
     fn new(field: FieldRef, schema: &StreamSchema) -> Result<Self> {
         let made = make_builder(&field, &schema.null_values.of(field.name()))?;
         Ok(Column { field, made })
+    }
+
+    /// The column of a field that an open schema found.
+    fn found(name: &str, schema: &StreamSchema) -> Box<Self> {
+        let nulls = NullRules { empty: false, values: schema.null_values.of(name) };
+        // A decoder is made only where each dtype that the schema names has a builder.
+        let column = Column::new(schema.found_field(name), schema).unwrap_or_else(|_| Column {
+            field: Arc::new(Field::new(name, DataType::Utf8View, true)),
+            made: Made { builder: Box::new(ViewColumn::new(Content::Utf8)), nulls },
+        });
+        Box::new(column)
+    }
+
+    /// The column's array, with nulls up to that many rows.
+    fn finish(&mut self, rows: usize) -> Result<ArrayRef> {
+        self.made.builder.fill(rows);
+        self.made.builder.finish()
     }
 }
 
@@ -135,6 +133,9 @@ impl Decoder {
     ) -> Result<Self> {
         let columns: Result<Vec<Column>> =
             schema.fields.iter().map(|field| Column::new(Arc::clone(field), &schema)).collect();
+        for field in &schema.overrides {
+            Column::new(Arc::clone(field), &schema)?;
+        }
         Ok(Decoder {
             shape,
             reader: ReplyReader::new(shape),
@@ -299,8 +300,9 @@ impl Decoder {
             if slots.is_empty() {
                 continue;
             }
-            let new = || FoundColumn::new(tape.column_name(index), schema);
-            let FoundColumn { field, builder, nulls } = &mut **column.get_or_insert_with(new);
+            let new = || Column::found(tape.column_name(index), schema);
+            let Column { field, made: Made { builder, nulls } } =
+                &mut **column.get_or_insert_with(new);
             let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
                 refuse(slot.row as usize, field, text, misfit);
             };
@@ -329,7 +331,8 @@ impl Decoder {
         self.columns.iter_mut().for_each(|column| column.made.builder.truncate(row));
         for column in self.found.iter_mut().flatten() {
             // It may have come to its last value before.
-            column.builder.truncate(row.min(column.builder.len()));
+            let builder = &mut column.made.builder;
+            builder.truncate(row.min(builder.len()));
         }
         self.last_id = self.ids.last().copied().or(self.last_before);
     }
@@ -382,18 +385,29 @@ impl Decoder {
         let mut empty = None;
         for (index, column) in (self.columns.len()..).zip(&mut self.found) {
             // It stays for the next batch where this one has values of it.
-            column.take_if(|column| column.builder.len() == 0);
+            column.take_if(|column| column.made.builder.len() == 0);
             match column {
                 Some(column) => {
                     fields.push(Arc::clone(&column.field));
-                    column.builder.fill(ids.len());
-                    arrays.push(column.builder.finish()?);
+                    arrays.push(column.finish(ids.len())?);
                 }
                 None => {
-                    fields.push(FoundColumn::field(self.tape.column_name(index)));
-                    let new = || new_null_array(&DataType::Utf8View, ids.len());
-                    arrays.push(Arc::clone(empty.get_or_insert_with(new)));
+                    let field = self.schema.found_field(self.tape.column_name(index));
+                    arrays.push(match field.data_type() {
+                        DataType::Utf8View => {
+                            let new = || new_null_array(&DataType::Utf8View, ids.len());
+                            Arc::clone(empty.get_or_insert_with(new))
+                        }
+                        _ => Column::found(field.name(), &self.schema).finish(ids.len())?,
+                    });
+                    fields.push(field);
                 }
+            }
+        }
+        for field in self.schema.overrides.iter().filter(|_| self.schema.open) {
+            if !self.tape.has_column(field.name()) {
+                fields.push(Arc::clone(field));
+                arrays.push(Column::found(field.name(), &self.schema).finish(ids.len())?);
             }
         }
         if let (Some(field), Some(rescue)) = (self.schema.rescue_field(), &mut self.rescue) {

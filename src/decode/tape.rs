@@ -200,6 +200,11 @@ impl Tape {
         self.names.get(column)
     }
 
+    /// Whether a whole entry has had the field, or the schema names it.
+    pub(crate) fn has_column(&self, name: &str) -> bool {
+        self.names.find(name.as_bytes()).is_some_and(|index| index < self.width())
+    }
+
     /// The slots of a column, in the order of rows.
     pub(crate) fn slots(&self, column: usize) -> &[Slot] {
         match self.columns.get(column).map(Vec::as_slice) {

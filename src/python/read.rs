@@ -42,6 +42,8 @@ pub(crate) struct Request<'py> {
     block_ms: Option<u64>,
     /// An object with `__arrow_c_schema__`, or `None` for whatever fields occur.
     schema: Option<Bound<'py, PyAny>>,
+    /// The dtypes of fields that an open schema finds: an object with `__arrow_c_schema__`.
+    schema_overrides: Option<Bound<'py, PyAny>>,
     /// The number of entries to type an open schema by.
     infer_schema_length: Option<u64>,
     id_column: Option<String>,
@@ -150,8 +152,10 @@ impl Request<'_> {
             Payload::new(field).with_path(path).map(|payload| payload.with_prefix(prefix))
         });
         let payload = payload.transpose().map_err(|error| exception(py, &error))?;
+        let overrides = self.schema_overrides.as_ref().map(import_fields).transpose()?;
         Ok(schema
             .with_payload(payload)
+            .with_overrides(overrides.unwrap_or_default())
             .with_id_column(self.id_column.as_deref())
             .with_timestamp_column(self.timestamp_column.as_deref())
             .with_sequence_column(self.sequence_column.as_deref())

@@ -12,12 +12,13 @@ mod group;
 mod group_options;
 mod member;
 mod nack;
-mod newest;
 mod page;
+mod pages;
 mod poll;
 mod range;
 mod replay;
 mod request;
+mod sample;
 mod stats;
 mod tail;
 mod watchers;
@@ -31,9 +32,10 @@ pub use member::Member;
 pub use page::PageSize;
 #[cfg(feature = "python")]
 pub(crate) use range::check_stream;
-pub use range::{infer_schema, pin, read};
+pub use range::{pin, read};
 pub use replay::{Replayed, replay_dead_letters};
 pub use request::{OnDataLoss, OnIdle, ReadRequest, Resume};
+pub use sample::infer_schema;
 pub use stats::Stats;
 #[cfg(feature = "python")]
 pub(crate) use stats::Watched;

@@ -1,24 +1,20 @@
 //! Bounded reads: XRANGE in pages between two IDs that are pinned when the read starts.
 
-use std::pin::Pin;
 use std::sync::Arc;
-
-use arrow_schema::Field;
 
 use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, last_id};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, PageRequest, Received};
 use super::group::GroupReader;
-use super::newest::newest_range;
+use super::pages::newest_range;
 use super::poll::Pace;
 use super::request::{BatchBounds, ReadRequest};
+use super::sample::infer_range;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
-use crate::infer::infer_fields;
 use crate::resp::{self, PageLimit};
-use crate::schema::{OnError, StreamSchema};
 
 /// Reads the entries of a request into one batch; an empty or missing stream gives no rows.
 ///
@@ -43,27 +39,6 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
         RangeReader::new(client, request)?.read_all().await
     };
     reading.await.map_err(|error: Error| error.with_context("stream", stream))
-}
-
-/// The fields of the entries within a request's bounds, typed by what the first `sample` of them say.
-///
-/// # Errors
-///
-/// As [`read`].
-pub async fn infer_schema(
-    client: &Client,
-    request: ReadRequest,
-    sample: u64,
-) -> Result<Vec<Field>> {
-    let payload = request.schema.payload.clone();
-    let schema = schema_of_sample(&request.schema);
-    let rescue_column = schema.rescue_column.clone();
-    let count = Some(request.count.map_or(sample, |count| count.min(sample)));
-    let request = request.with_schema(schema.clone());
-    let batch = read(client, ReadRequest { block: None, sample: None, count, ..request }).await?;
-    let mut fields = infer_fields(batch.records(), payload.as_ref(), &schema)?;
-    fields.retain(|field| rescue_column.as_ref() != Some(field.name()));
-    Ok(fields)
 }
 
 /// The first and the last ID of a request's entries, as things are now; `None` where there are
@@ -97,7 +72,7 @@ async fn newest_of(
         IdBound::Newest | IdBound::AfterNewest => EntryId::MAX,
         IdBound::Nothing => return Ok(None),
     };
-    newest_range(client, &request.stream, first, last, count).await
+    newest_range(client, &request.stream, (first, last), count).await
 }
 
 /// Makes sure that there is a stream, for who reads it later.
@@ -106,56 +81,10 @@ async fn newest_of(
 ///
 /// [`NoStream`](crate::ErrorKind::NoStream) where there is none, and every kind that connecting or
 /// the server can raise.
-#[cfg(feature = "python")]
 pub(crate) async fn check_stream(client: &Client, stream: &[u8]) -> Result<()> {
     check_exists(&mut client.session(), stream)
         .await
         .map_err(|error| error.with_context("stream", String::from_utf8_lossy(stream).into_owned()))
-}
-
-/// Every field as text, a payload too, and nothing that could raise.
-fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
-    StreamSchema::default()
-        .with_id_column(None)
-        .with_timestamp_column(None)
-        .with_on_error(OnError::Null)
-        .with_null_values(schema.null_values.clone())
-        .with_max_columns(schema.max_columns)
-        // Which takes the fields beyond.
-        .with_rescue_column(schema.rescue_column.as_deref())
-}
-
-/// Types an open schema's fields by a sample from `start` to `end`; `None` where no entry is there.
-pub(super) async fn infer_range(
-    client: &Client,
-    request: &ReadRequest,
-    sample: u64,
-    start: EntryId,
-    end: EntryId,
-) -> Result<Option<StreamSchema>> {
-    let schema = schema_of_sample(&request.schema);
-    let sampled = ReadRequest {
-        schema: schema.clone(),
-        start: IdBound::Id(start),
-        end: IdBound::Id(end),
-        count: Some(request.count.map_or(sample, |count| count.min(sample))),
-        block: None,
-        sample: None,
-        bounds: BatchBounds::NONE,
-        must_exist: false,
-        ..request.clone()
-    };
-    let batch = read_boxed(RangeReader::new(client, sampled)?).await?;
-    let mut fields = infer_fields(batch.records(), request.schema.payload.as_ref(), &schema)?;
-    fields.retain(|field| request.schema.rescue_column.as_ref() != Some(field.name()));
-    let fields = fields.into_iter().map(Into::into).collect();
-    let found = !batch.is_empty() || sample == 0;
-    Ok(found.then(|| StreamSchema { fields, ..request.schema.clone() }))
-}
-
-/// Boxed, because a read that infers contains the read of its sample.
-fn read_boxed(reader: RangeReader) -> Pin<Box<dyn Future<Output = Result<Batch>> + Send>> {
-    Box::pin(reader.read_all())
 }
 
 /// Reads between two IDs, batch by batch.

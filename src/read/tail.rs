@@ -8,8 +8,8 @@ use super::bounds::{
 use super::deadline::block_ms;
 use super::feed::{Feed, PageRequest, Received};
 use super::poll::{Collecting, Pace, Polled};
-use super::range::infer_range;
 use super::request::{OnDataLoss, ReadRequest, Resume};
+use super::sample::infer_range;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};

@@ -161,7 +161,8 @@ def infer_schema(
     *,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
-    infer_schema_length: int = 100,
+    infer_schema_length: int | None = 100,
+    schema_overrides: SchemaLike | None = None,
     null_values: NullValues | None = None,
     max_columns: int = 5_000,
     payload: str | None = None,
@@ -183,8 +184,12 @@ def infer_schema(
         The stream's key.
     start_id, end_id : str, int, date or datetime
         Where to take the sample from; as for `read_stream`.
-    infer_schema_length : int, default 100
-        How many entries to look at (XRANGE COUNT, Redis 5.0).
+    infer_schema_length : int or None, default 100
+        How many entries to look at, one half the oldest and the other the newest (XRANGE and
+        XREVRANGE, Redis 5.0); None looks at all.
+    schema_overrides : mapping of str to polars dtype, optional
+        The dtypes of some fields, whatever the sample says. A field of these that the sample lacks
+        comes last.
     null_values : str, sequence of str, or mapping of field to these, optional
         Texts that mean null and say nothing of the dtype.
     max_columns : int, default 5000
@@ -226,6 +231,7 @@ def infer_schema(
         | {
             "infer_schema": True,
             "infer_schema_length": infer_schema_length,
+            "schema_overrides": schema_overrides,
             "null_values": null_values,
             "max_columns": max_columns,
             "payload": payload,

@@ -24,6 +24,7 @@ _Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 #: rows, small enough that a few of them do not count.
 _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
+_LARGEST = 2**63 - 1
 
 
 @takes(DecodeOptions)
@@ -58,9 +59,9 @@ def scan_stream(
     stream : str or bytes
         The stream's key. A missing stream gives no rows.
     schema : mapping of str to polars dtype, or pl.Schema, optional
-        The fields to read, as for `read_stream`. Without it the fields of the first
-        `infer_schema_length` entries, as String: this sample is read when the query is first
-        planned, and fields that only later entries have are not seen.
+        The fields to read, as for `read_stream`. Without it the fields of a sample of
+        `infer_schema_length` entries, the oldest and the newest, as String: it is read when the
+        query is first planned, and fields that only other entries have are not seen.
     start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last entry ID, as for `read_stream`.
     count : int, optional
@@ -149,9 +150,9 @@ def stream_reader(
     stream : str or bytes
         The stream's key. A missing stream gives no rows.
     schema : mapping of str to polars dtype, or pl.Schema, optional
-        The fields to read, as for `read_stream`. Without it the fields of the first
-        `infer_schema_length` entries, as text; this sample is read at once, and fields that only
-        later entries have are not seen.
+        The fields to read, as for `read_stream`. Without it the fields of a sample of
+        `infer_schema_length` entries, the oldest and the newest, as text; it is read at once, and
+        fields that only other entries have are not seen.
     start_id, end_id, count, last
         Which entries to read, as for `read_stream`.
     batch_size : int, default 50,000
@@ -211,7 +212,7 @@ def _check_stream(url: RedisConnection, request: Request) -> None:
 class _Scan:
     """What Polars calls for a scan's schema and for its batches, from any thread."""
 
-    def __init__(self, url: RedisConnection, request: Request, *, sample: int) -> None:
+    def __init__(self, url: RedisConnection, request: Request, *, sample: int | None) -> None:
         self._url = url
         self._request = _Once(partial(_with_fields, url, request, sample))
         self._pinned = _Once(partial(_pin, url, request))
@@ -365,15 +366,17 @@ def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None)
     request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
 
 
-def _with_fields(url: RedisConnection, request: Request, sample: int) -> Request:
+def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> Request:
     """Give the request a schema, by a sample of the entries where the caller gave none."""
     if request["schema"] is not None:
         return request
     typed = request["infer_schema_length"] is not None
-    sampled = request | {"infer_schema_length": sample}
+    sampled = request | {"infer_schema_length": _LARGEST if sample is None else sample}
     fields = of_batch(_core.infer_schema(url, sampled)).schema
-    schema = fields if typed else dict.fromkeys(fields, pl.String())
-    return request | {"schema": pl.Schema(schema), "infer_schema_length": None}
+    overrides = request["schema_overrides"] or pl.Schema()
+    text = {name: overrides.get(name, pl.String()) for name in fields}
+    schema = fields if typed else pl.Schema(text)
+    return request | {"schema": schema, "schema_overrides": None, "infer_schema_length": None}
 
 
 def _register(

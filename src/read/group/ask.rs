@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::GroupReader;
 use crate::admin::pending_page;
+use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;
 use crate::error::{Result, ServerCode};
 use crate::ledger::Ask;
 use crate::read::ack;
+use crate::read::bounds::{ids_only, last_decoded};
 use crate::read::claim::Claimer;
 use crate::read::counts::write_back;
 use crate::read::dead_letter::Letter;
@@ -15,7 +17,7 @@ use crate::read::deadline::block_ms;
 use crate::read::feed::{PageRequest, Received};
 use crate::read::group_options::OwnPending;
 use crate::read::poll::{Pace, Polled};
-use crate::resp::{PageLimit, ReadGroup};
+use crate::resp::{self, PageLimit, ReadGroup};
 
 impl GroupReader {
     /// Entries in one XPENDING: more would keep other clients waiting.
@@ -34,6 +36,7 @@ impl GroupReader {
             self.note_rows();
             self.ledger.lost(self.blocks_until);
         }
+        self.infer().await?;
         self.take_reports();
         let room = self.room();
         let returned = self.watched.take_returns(Instant::now(), room);
@@ -73,11 +76,37 @@ impl GroupReader {
             return Ok(Polled::Nothing);
         };
         let wait = wait.filter(|_| waits && !self.has_work());
+        if self.request.sample.is_some() {
+            return self.wait_for_one(ask, wait, waits).await;
+        }
         let limit = self.feed.limit(count);
         let read = ReadGroup { block_ms: wait.map(block_ms), ..self.read_command(limit) };
         let command = read.packed();
         self.send(ask, command, limit, wait).await?;
         self.receive(waits).await
+    }
+
+    /// Waits until there is an entry to infer dtypes from, without reading it.
+    async fn wait_for_one(
+        &mut self,
+        ask: Ask,
+        wait: Option<Duration>,
+        waits: bool,
+    ) -> Result<Polled> {
+        let asked = Instant::now();
+        if let Some(wait) = wait {
+            let (stream, limit) = (&self.request.stream, PageLimit::of_count(1));
+            let command = resp::read_after(stream, EntryId::MIN, limit, Some(block_ms(wait)));
+            let decoder = ids_only(ReplyShape::Streams)?;
+            let session = &mut self.feed.session;
+            if session.attempt(&command, Some(wait), decoder, last_decoded).await?.is_some() {
+                return Ok(Polled::More);
+            }
+        }
+        // As if the group had been asked: there is nothing new for anybody.
+        self.ledger.asked(ask);
+        self.ledger.ended();
+        self.no_others(asked, wait, waits).await
     }
 
     /// How many entries to ask for.
@@ -173,25 +202,47 @@ impl GroupReader {
             self.feed.build()?;
             return Ok(Polled::More);
         }
+        match entries {
+            0 => self.no_others(asked, request.wait, waits).await,
+            entries if entries < request.limit.count => {
+                self.others_came();
+                Ok(Polled::Drained)
+            }
+            _ => {
+                self.others_came();
+                self.feed.build()?;
+                Ok(Polled::More)
+            }
+        }
+    }
+
+    /// Claims have their turn again.
+    fn others_came(&mut self) {
         if let Some(claimer) = &mut self.claimer {
             claimer.others_came();
         }
-        match (entries, request.wait) {
-            (0, Some(waited)) => {
+    }
+
+    /// The group was asked for new entries, and there were none.
+    async fn no_others(
+        &mut self,
+        asked: Instant,
+        waited: Option<Duration>,
+        waits: bool,
+    ) -> Result<Polled> {
+        self.others_came();
+        match waited {
+            Some(waited) => {
                 self.watched.update(|stats| stats.lag = stats.lag.map(|_| 0));
                 self.idle(asked, waited).await
             }
             // What is there to do goes on: nothing was waited for.
-            (0, None) if self.feed.rows() == 0 && waits => {
+            None if self.feed.rows() == 0 && waits => {
                 let over = self.pace.deadline().left_up_to(Pace::SLICE).is_zero();
                 Ok(if over && !self.has_work() { Polled::Nothing } else { Polled::More })
             }
-            (0, None) if self.has_work() => Ok(Polled::More),
-            (entries, _) if entries < request.limit.count => Ok(Polled::Drained),
-            _ => {
-                self.feed.build()?;
-                Ok(Polled::More)
-            }
+            None if self.has_work() => Ok(Polled::More),
+            None => Ok(Polled::Drained),
         }
     }
 

@@ -17,12 +17,13 @@ use super::group_options::{GroupOptions, OwnPending};
 use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
+use super::sample::infer_range;
 use super::stats::{Report, Watched};
 use super::watchers::watch;
 use crate::client::{Client, Retry};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::ledger::{Acknowledge, Ledger, Terms};
 
 /// Reads as one consumer of a group, batch by batch.
@@ -64,11 +65,6 @@ impl GroupReader {
         options: GroupOptions,
         watched: Arc<Watched>,
     ) -> Result<Self> {
-        if request.sample.is_some() {
-            return Err(Error::invalid(
-                "a group's entries cannot be looked at beforehand to infer a schema; give one",
-            ));
-        }
         let mut recreations = Retry::new(client.options());
         // It takes a connection to learn that the group is lost.
         recreations.connected();
@@ -198,6 +194,22 @@ impl GroupReader {
                 return Ok(None);
             }
         }
+    }
+
+    /// Types the fields by what is in the stream, whoever has read it; nothing is delivered for that.
+    async fn infer(&mut self) -> Result<()> {
+        let Some(sample) = self.request.sample.filter(|_| self.feed.rows() == 0) else {
+            return Ok(());
+        };
+        // The count is of what the group delivers, wherever that is in the stream.
+        let request = ReadRequest { count: None, ..self.request.clone() };
+        let client = &self.member.client;
+        let inferring = infer_range(client, &request, sample, EntryId::MIN, EntryId::MAX);
+        if let Some(schema) = inferring.await? {
+            self.feed.restart(schema)?;
+            self.request.sample = None;
+        }
+        Ok(())
     }
 
     /// The rows of a flushed batch that are to be seen, in order and counted.
