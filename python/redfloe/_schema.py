@@ -120,17 +120,17 @@ def _as_dtype(dtype: object, field: str, parameter: str) -> Dtype:
                 check_name(name, f"the names inside the field {field!r}")
                 fields.append(pl.Field(name, _as_dtype(inner, f"{field}.{name}", parameter)))
             return pl.Struct(fields)
-        case [inner]:
-            return pl.List(_as_dtype(inner, field, parameter))
+        case list() if len(dtype) == 1:
+            return pl.List(_as_dtype(dtype[0], field, parameter))
         case list():
             msg = (
-                f"the {parameter}'s field {field!r} has a list of {len(dtype)} dtypes; a list of one, "
-                "such as [pl.Int64], stands for pl.List(pl.Int64)"
+                f"the {parameter}'s field {field!r} has a list of {len(dtype)} dtypes; a list of "
+                "one, such as [pl.Int64], stands for pl.List(pl.Int64)"
             )
             raise TypeError(msg)
     msg = (
-        f"the {parameter}'s field {field!r} must have a dtype, a Python type, a dict of names to them "
-        f"or a list of one, not {dtype!r}"
+        f"the {parameter}'s field {field!r} must have a dtype, a Python type, a dict of names to "
+        f"them or a list of one, not {dtype!r}"
     )
     raise TypeError(msg)
 

@@ -18,8 +18,9 @@ from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import RedfloeError
 from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
-from redfloe._options import ColumnOptions, SchemaLike, complete, takes
+from redfloe._options import ColumnOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
+from redfloe._schema import SchemaLike
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -49,8 +49,8 @@ def read_stream(
         The stream's key.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as columns of exactly these dtypes in this order; other fields are
-        skipped unread. Without it every field that occurs becomes a String column, in order of
-        first appearance.
+        skipped unread. Python's types serve too, a dict for a Struct and a list of one for a List.
+        Without it every field that occurs becomes a String column, in order of first appearance.
     start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last entry ID, both inclusive: ``"ms-seq"``, ``"ms"``, ``"(ms-seq"`` for an
         exclusive bound, ``"-"`` for the oldest, ``"+"`` for the newest, ``"$"`` as a start for what
