@@ -8,12 +8,13 @@ use super::atomic::write_atomically;
 use super::control::stopped_before_the_first;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
-use super::preflight::{check_type, preflight, type_of};
+use super::preflight::{check_type, preflight};
 use super::request::WriteRequest;
 use super::round_trip::Questions;
 use super::rows::{IdmpProducer, Rows};
 use crate::client::Client;
 use crate::error::{ErrorKind, Result};
+use crate::resp::type_of;
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
 ///
