@@ -29,6 +29,7 @@ class Group(TypedDict):
     auto_ack: bool
     noack: bool
     reclaim_ms: tuple[int, int] | None
+    max_processing_ms: int | None
     dead_letter: bytes | None
     max_deliveries: int | None
     recreate: bool
@@ -177,6 +178,7 @@ def make_group(
         auto_ack=bool(auto_ack),
         noack=bool(noack),
         reclaim_ms=None,
+        max_processing_ms=None,
         dead_letter=None,
         max_deliveries=None,
         recreate=False,

@@ -242,7 +242,8 @@ class Batch(_Rows):
     def extend(self) -> int:
         """Keep the rows: their idle time starts again, so that nobody claims them (XCLAIM JUSTID).
 
-        For work that takes longer than `reclaim_min_idle_ms`.
+        For work that takes longer than `max_processing_ms`, which starts again too, or with
+        ``auto_extend=False`` longer than `reclaim_min_idle_ms`.
 
         Returns
         -------

@@ -16,6 +16,7 @@
 
 mod done;
 mod ids;
+mod lease;
 #[cfg(test)]
 mod model;
 mod own;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use done::Acknowledgements;
 pub(crate) use ids::IdSet;
+pub(crate) use lease::{Keep, LeaseTerms, Leases};
 pub(crate) use own::Counted;
 use own::{Known, OwnPending};
 

@@ -82,6 +82,8 @@ struct Group {
     noack: bool,
     /// From when on entries of others are taken over, and how often.
     reclaim_ms: Option<(u64, u64)>,
+    /// How long entries in hand are kept from being taken over by others.
+    max_processing_ms: Option<u64>,
     dead_letter: Option<Vec<u8>>,
     max_deliveries: Option<u64>,
     recreate: bool,
@@ -113,6 +115,7 @@ impl Group {
                 min_idle: Duration::from_millis(min_idle),
                 interval: Duration::from_millis(interval),
             }))
+            .with_max_processing(self.max_processing_ms.map(Duration::from_millis))
             .with_dead_letter(
                 self.dead_letter
                     .clone()

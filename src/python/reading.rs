@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::arrow::RecordBatch;
 use super::error::{exception, no_panic};
-use crate::client::{Client, User};
+use crate::client::{Client, PerProcess, User, spawn};
 use crate::decode::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{self, Batches, Watched};
@@ -47,6 +47,8 @@ pub(super) struct Reading {
     /// How long a clean end may take, and when it was first tried.
     patience: Duration,
     ends_since: OnceLock<Instant>,
+    /// The task that keeps what is in hand, once there is something.
+    keeping: PerProcess<()>,
 }
 
 /// The next batch.
@@ -85,6 +87,7 @@ impl Reading {
             numbers: AtomicU64::new(0),
             ending: AtomicU8::new(GOES_ON),
             ends: Notify::new(),
+            keeping: PerProcess::new(),
         })
     }
 
@@ -95,6 +98,9 @@ impl Reading {
     /// Ends all waits, now and from now on.
     pub(super) fn end(&self, how: u8) {
         self.ending.fetch_max(how, Ordering::AcqRel);
+        if how == CLOSED {
+            self.watched.keeper().end();
+        }
         // In a forked child nobody waits.
         if let Ok(_user) = self.enter() {
             self.ends.notify_waiters();
@@ -273,12 +279,25 @@ impl Reading {
 
     /// A batch is in its caller's hands.
     fn handed_out(&self, batch: &Batch) {
+        self.keep();
         self.watched.checkpoint(|ledger| match (&self.member, batch.ids()) {
             (Some(_), ids) => ledger.handed_out(ids),
             // Without a group it is done with as a whole, or up to an ID.
             (None, [.., last]) => ledger.handed_out(&[*last]),
             (None, []) => {}
         });
+    }
+
+    /// Keeps what is in hand from being claimed, on the process's runtime: whatever the caller's
+    /// thread is doing.
+    fn keep(&self) {
+        if let Some(member) = self.member.as_ref().filter(|_| self.watched.keeper().keeps()) {
+            // Where no thread can be started, nothing is kept.
+            let _ = self.keeping.get(|| {
+                let member = member.clone();
+                spawn(async move { member.keep_in_hand().await }).map(drop)
+            });
+        }
     }
 
     fn take_back(&self, number: u64) {
@@ -295,6 +314,13 @@ pub(super) fn enter(watched: &Watched) -> Result<User<'_>> {
              reader in the child",
         )
     })
+}
+
+impl Drop for Reading {
+    /// Nobody can be handed anything any more, and nobody has said what became of the last batch.
+    fn drop(&mut self) {
+        self.watched.keeper().end();
+    }
 }
 
 /// What `make` makes of a batch; its exception says which entries nobody has seen.

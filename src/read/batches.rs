@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
 
-use super::group_options::Removal;
+use super::group_options::{GroupOptions, Removal};
+use super::keeper::Keeper;
 use super::member::Member;
 use super::range::RangeReader;
 use super::request::ReadRequest;
@@ -75,7 +76,8 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// [`OnIdle::Stop`]: crate::OnIdle::Stop
 pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let stream = request.stream_name();
-    let watched = Arc::new(Watched::default());
+    let lease = request.group.as_ref().and_then(GroupOptions::lease);
+    let watched = Arc::new(Watched::new(Keeper::new(lease)));
     let removal = request.group.as_ref().map(|group| group.removal).unwrap_or_default();
     let client = &match request.never_ends() {
         true => client.keep_trying(request.who()),
@@ -172,6 +174,7 @@ impl Batches {
     ///
     /// As [`next`](Batches::next).
     pub async fn finish(&mut self, success: bool) -> Result<()> {
+        self.watched.keeper().end();
         let finished = match &mut self.source {
             Source::Range(_) | Source::Tail(_) => Ok(()),
             Source::Group(worker) => match worker.finish(success).await {

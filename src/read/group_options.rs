@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::entry_id::{EntryId, GroupStart};
+use crate::ledger::LeaseTerms;
 
 /// How a consumer reads through a consumer group.
 ///
@@ -25,6 +26,7 @@ pub struct GroupOptions {
     pub(super) done_up_to: Option<EntryId>,
     pub(super) count_deliveries: bool,
     pub(super) removal: Removal,
+    pub(super) max_processing: Option<Duration>,
 }
 
 /// What becomes of the entries that were delivered to this consumer before, and not acknowledged.
@@ -93,6 +95,7 @@ impl GroupOptions {
             done_up_to: None,
             count_deliveries: false,
             removal: Removal::default(),
+            max_processing: None,
         }
     }
 
@@ -130,6 +133,15 @@ impl GroupOptions {
         self
     }
 
+    /// How long entries that were handed out are kept from being claimed by others, until they are
+    /// done with: by [`Member::keep_in_hand`](crate::Member::keep_in_hand), where entries are
+    /// reclaimed. `None`: not at all, so that a batch which takes longer than [`Reclaim::min_idle`]
+    /// is processed twice.
+    pub fn with_max_processing(mut self, longest: Option<Duration>) -> Self {
+        self.max_processing = longest;
+        self
+    }
+
     /// Moves entries that cannot be processed to another stream, in one step with their
     /// acknowledgement: those which are delivered too often, and those that the schema's
     /// [`OnError::Reject`](crate::OnError::Reject) leaves out. For [`tail`](crate::tail) only.
@@ -164,6 +176,12 @@ impl GroupOptions {
     pub fn with_removal(mut self, removal: Removal) -> Self {
         self.removal = removal;
         self
+    }
+
+    /// On which terms entries are kept, if they are.
+    pub(super) fn lease(&self) -> Option<LeaseTerms> {
+        let reclaim = self.reclaim.filter(|reclaim| !self.noack && !reclaim.min_idle.is_zero())?;
+        Some(LeaseTerms { min_idle: reclaim.min_idle, most: self.max_processing? })
     }
 
     /// Whether a lost group is created again.

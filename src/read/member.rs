@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Value;
 use tokio::time::timeout;
 
 use super::ack;
@@ -15,17 +14,17 @@ use crate::admin::{delete_if_idle, delete_others_idle_for};
 use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::resp::Membership;
+use crate::resp::{self, Membership};
 
 /// How long a worker that ends hands over what it gave back; the rest waits longer.
 const HANDING_OVER: Duration = Duration::from_secs(1);
 
 /// Sets how long entries look idle: those that are this consumer's still. ARGV: group, consumer, and
-/// for each entry its ID and idle time in milliseconds. An error of the group is given as it is:
+/// for each entry its ID and idle time in milliseconds. Gives the IDs of the others. An error of the group is given as it is:
 /// before 7.0 that of a script has another code.
 const SET_IDLE: &str = r"
 local key, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local done = 0
+local lost = {}
 for i = 3, #ARGV, 2 do
   local id = ARGV[i]
   local pending = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
@@ -34,10 +33,11 @@ for i = 3, #ARGV, 2 do
   end
   if #pending > 0 then
     redis.call('XCLAIM', key, group, consumer, 0, id, 'IDLE', ARGV[i + 1], 'JUSTID')
-    done = done + 1
+  else
+    lost[#lost + 1] = id
   end
 end
-return done
+return lost
 ";
 
 /// A consumer of a group, for what it does to entries beside reading them: acknowledge, give back
@@ -100,6 +100,7 @@ impl Member {
             .collect::<Result<_>>()?;
         let ids: Vec<EntryId> = pauses.iter().map(|(id, _)| *id).collect();
         self.leave_pending(&ids);
+        let _pausing = self.watched.keeper().pause().await;
         let session = &mut self.client.session();
         let (mut number, mut rest) = (0, pauses.as_slice());
         let mut portion = Portion::new();
@@ -109,7 +110,7 @@ impl Member {
             let (pauses, others) = rest.split_at(at_once.min(rest.len()));
             let begun = Instant::now();
             let idle = pauses.iter().map(|(id, pause)| (*id, idle_of(*pause)));
-            number += self.set_idle(session, idle).await?;
+            number += pauses.len() - self.set_idle(session, idle).await?.len();
             // After the reply, so that none is asked for before the server makes it look idle.
             let now = Instant::now();
             portion.took(now.saturating_duration_since(begun));
@@ -117,7 +118,7 @@ impl Member {
             self.watched.give_back(pauses.iter().map(|(id, pause)| (*id, due(*pause))));
             rest = others;
         }
-        Ok(number)
+        Ok(number as u64)
     }
 
     /// Has others wait no longer than this consumer would have for what it gave back, as it will not
@@ -152,8 +153,9 @@ impl Member {
         self.watched.report(Report::Left(ids.to_vec()));
     }
 
-    /// Keeps entries from being claimed by others for another while (XCLAIM JUSTID, Redis 5.0).
-    /// Says how many are this consumer's still.
+    /// Keeps entries from being claimed by others for another while (XCLAIM JUSTID in a script, Redis
+    /// 5.0), and says how many are this consumer's still. Those that are
+    /// [kept anyhow](Member::keep_in_hand) may be for as long as if they had been handed out now.
     ///
     /// # Errors
     ///
@@ -162,24 +164,39 @@ impl Member {
         let session = &mut self.client.session();
         let mut number = 0;
         for ids in ids.chunks(Portion::MOST) {
-            number += self.set_idle(session, ids.iter().map(|id| (*id, Duration::ZERO))).await?;
+            let lost = self.set_back(session, ids).await?;
+            let own: Vec<EntryId> = ids.iter().copied().filter(|id| !lost.contains(id)).collect();
+            self.watched.keeper().renewed(&own);
+            number += own.len() as u64;
         }
         Ok(number)
     }
 
-    /// Makes entries look idle for so long, in one script.
+    /// Makes entries look as if they had just been delivered, in one script; gives those that are not
+    /// this consumer's any more.
+    pub(super) async fn set_back(
+        &self,
+        session: &mut Session,
+        ids: &[EntryId],
+    ) -> Result<Vec<EntryId>> {
+        self.set_idle(session, ids.iter().map(|id| (*id, Duration::ZERO))).await
+    }
+
+    /// Makes entries look idle for so long, in one script; gives those that are not this consumer's
+    /// any more.
     async fn set_idle(
         &self,
         session: &mut Session,
         idle: impl Iterator<Item = (EntryId, Duration)>,
-    ) -> Result<u64> {
+    ) -> Result<Vec<EntryId>> {
         let arguments: Vec<Vec<u8>> = idle
             .flat_map(|(id, idle)| [id.to_string(), idle.as_millis().to_string()])
             .map(String::into_bytes)
             .collect();
         let command = self.membership().script(SET_IDLE, &[], &arguments);
         let reply = session.value(&command).await.map_err(|error| self.about(error))?;
-        as_number(&reply)
+        let lost = reply.as_sequence().map(|ids| ids.iter().map(resp::id).collect());
+        lost.flatten().ok_or_else(|| Error::protocol("what came for a script is not what it gives"))
     }
 
     /// Moves entries to the dead-letter stream, each in one step with its acknowledgement, with
@@ -246,12 +263,5 @@ impl Member {
 
     fn about(&self, error: Error) -> Error {
         error.with_context("stream", String::from_utf8_lossy(&self.stream).into_owned())
-    }
-}
-
-fn as_number(reply: &Value) -> Result<u64> {
-    match reply {
-        Value::Int(number) => Ok(u64::try_from(*number).unwrap_or_default()),
-        other => Err(Error::protocol(format_args!("{other:?} came for a script's number"))),
     }
 }

@@ -10,6 +10,7 @@ mod deadline;
 mod feed;
 mod group;
 mod group_options;
+mod keeper;
 mod member;
 mod nack;
 mod page;

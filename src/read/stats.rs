@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::keeper::Keeper;
 use super::nack::Returns;
 use crate::client::Users;
 use crate::decode::Batch;
@@ -45,6 +46,8 @@ pub(crate) struct Watched {
     /// Entries that were given back, and when they are delivered again.
     returns: Mutex<Returns>,
     reports: Mutex<Vec<Report>>,
+    /// What is in hand, where it is kept from being claimed.
+    keeper: Keeper,
     /// What is handed out and done with, where somebody keeps a checkpoint.
     checkpoint: OnceLock<Mutex<Ledger>>,
 }
@@ -64,6 +67,15 @@ pub(crate) enum Report {
 }
 
 impl Report {
+    fn ids(&self) -> &[EntryId] {
+        match self {
+            Report::Acked(ids)
+            | Report::AckedInGroup(ids)
+            | Report::Left(ids)
+            | Report::Failed(ids) => ids,
+        }
+    }
+
     pub(super) fn tell(&self, ledger: &mut Ledger) {
         match self {
             Report::Acked(ids) => ledger.acked(ids),
@@ -88,6 +100,15 @@ impl Report {
 }
 
 impl Watched {
+    /// Of a reader whose entries are kept.
+    pub(super) fn new(keeper: Keeper) -> Self {
+        Watched { keeper, ..Watched::default() }
+    }
+
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
         *self.lock()
     }
@@ -134,6 +155,7 @@ impl Watched {
     /// Tells the reader what was done to entries.
     pub(crate) fn report(&self, report: Report) {
         self.checkpoint(|ledger| report.tell(ledger));
+        self.keeper.done(report.ids());
         let mut reports = self.reports();
         if !reports.last_mut().is_some_and(|last| last.takes_in(&report)) {
             reports.push(report);

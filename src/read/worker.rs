@@ -74,6 +74,7 @@ impl Worker {
                 let again = batch.delivery_counts().iter().filter(|count| **count > 1).count();
                 self.watched.update(|stats| stats.reclaimed += again as u64);
                 self.watched.hand_out(&batch, self.reader.received());
+                self.watched.keeper().handed_out(batch.ids(), self.reader.delivered_at());
                 return Ok(Some(batch));
             }
         }

@@ -30,6 +30,8 @@ def make_worker_group(
     group_start_id: EntryIdLike,
     reclaim_min_idle_ms: Milliseconds | None,
     reclaim_interval_ms: Milliseconds,
+    auto_extend: bool,
+    max_processing_ms: Milliseconds | None,
     max_deliveries: int | None,
     dead_letter: str | bytes | None,
     on_group_lost: str,
@@ -69,17 +71,41 @@ def make_worker_group(
     member["remove_idle_ms"] = optional_milliseconds(
         remove_idle_consumers_ms, "remove_idle_consumers_ms"
     )
-    if reclaim_min_idle_ms is not None:
-        member["reclaim_ms"] = (
-            milliseconds(reclaim_min_idle_ms, "reclaim_min_idle_ms"),
-            milliseconds(reclaim_interval_ms, "reclaim_interval_ms"),
-        )
+    interval = milliseconds(reclaim_interval_ms, "reclaim_interval_ms")
+    min_idle = optional_milliseconds(reclaim_min_idle_ms, "reclaim_min_idle_ms")
+    member["reclaim_ms"] = None if min_idle is None else (min_idle, interval)
+    longest = optional_milliseconds(max_processing_ms, "max_processing_ms")
+    member["max_processing_ms"] = _max_processing(longest, min_idle, auto_extend=auto_extend)
     if dead_letter is not None:
         member["dead_letter"] = as_key(dead_letter, "dead_letter")
         if member["dead_letter"] == as_key(stream, "stream"):
             msg = "dead_letter is the stream itself, which would never come to an end"
             raise ValueError(msg)
     return member
+
+
+#: How often in a row others may be kept from an entry.
+_EXTENSIONS = 10
+
+
+def _max_processing(longest: int | None, min_idle: int | None, *, auto_extend: bool) -> int | None:
+    """Say how long entries in hand are kept from others; None for not at all."""
+    if longest is not None and not auto_extend:
+        msg = "max_processing_ms needs auto_extend=True"
+        raise ValueError(msg)
+    if longest is not None and min_idle is None:
+        msg = "max_processing_ms needs reclaim_min_idle_ms: without it this worker reclaims nothing"
+        raise ValueError(msg)
+    if longest is not None and min_idle is not None and longest < min_idle:
+        msg = (
+            f"max_processing_ms is {longest}, but nobody takes an entry over before it has been "
+            f"pending for reclaim_min_idle_ms ({min_idle}); pass a longer max_processing_ms or a "
+            "shorter reclaim_min_idle_ms"
+        )
+        raise ValueError(msg)
+    if not auto_extend or min_idle is None:
+        return None
+    return min_idle * _EXTENSIONS if longest is None else longest
 
 
 def decoding_errors(on_error: str | None, *, has_dead_letter: bool) -> str:

@@ -91,10 +91,21 @@ class StreamConsumer(RunsHandlers):
     reclaim_min_idle_ms : int, timedelta or None, default 30000
         Take over entries that have been pending for that many milliseconds (XAUTOCLAIM in Redis
         6.2, else XPENDING and XCLAIM). They come in batches of their own, in turns with new
-        entries; `Batch.delivery_counts` tells them. A handler that takes longer should call
-        `Batch.extend` meanwhile, or its entries are processed twice. None: never.
+        entries; `Batch.delivery_counts` tells them. None: never.
     reclaim_interval_ms : int or timedelta, default 30000
         How often to look for such entries; no more often than every 10 ms.
+    auto_extend : bool, default True
+        Keep other workers from taking over what this one has in hand, however long its handler
+        takes: from beside it, while it runs, the idle time of every entry that was handed out and
+        is not acknowledged, given back, failed or left is set back before `reclaim_min_idle_ms` is
+        over (a script of XPENDING and XCLAIM JUSTID, Redis 5.0). What another has taken over all
+        the same, because the server could not be reached for so long, stays its own. Delivery
+        counts stay as they are. When the process dies, it ends. Not where `reclaim_min_idle_ms` is
+        None or 0.
+    max_processing_ms : int or timedelta, optional
+        For how long at most, after which others may take the entries over, or a handler that hangs
+        would hold them for ever. By default ten times `reclaim_min_idle_ms`. `Batch.extend` makes
+        it start again.
     max_deliveries : int, optional
         How often an entry is delivered before it goes to the dead-letter stream instead. Its last
         delivery is a batch of one, so that it takes no other entry along.
@@ -190,6 +201,8 @@ class StreamConsumer(RunsHandlers):
         group_start_id: EntryIdLike = "0",
         reclaim_min_idle_ms: Milliseconds | None = 30_000,
         reclaim_interval_ms: Milliseconds = 30_000,
+        auto_extend: bool = True,
+        max_processing_ms: Milliseconds | None = None,
         max_deliveries: int | None = None,
         dead_letter: str | bytes | None = None,
         on_group_lost: Literal["raise", "recreate"] = "raise",
@@ -214,6 +227,8 @@ class StreamConsumer(RunsHandlers):
             group_start_id=group_start_id,
             reclaim_min_idle_ms=reclaim_min_idle_ms,
             reclaim_interval_ms=reclaim_interval_ms,
+            auto_extend=auto_extend,
+            max_processing_ms=max_processing_ms,
             max_deliveries=max_deliveries,
             dead_letter=dead_letter,
             on_group_lost=on_group_lost,

@@ -157,6 +157,7 @@ impl GroupReader {
         let mut commands = done.chain(deleted).flatten().collect::<Vec<u8>>();
         commands.extend(command);
         self.ledger.asked(ask);
+        self.reply_came = None;
         let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
         self.blocks_until = Instant::now().checked_add(serves);
         self.sent_at = Some(Instant::now());

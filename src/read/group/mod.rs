@@ -46,6 +46,11 @@ pub(super) struct GroupReader {
     found: bool,
     /// Where the group began when this reader created or found it.
     begins_after: Option<EntryId>,
+    /// When the first of the reply's entries came, those of the batch that is being collected, and
+    /// those of the batch before.
+    reply_came: Option<Instant>,
+    rows_came: Option<Instant>,
+    delivered_at: Instant,
     /// Until when the server may go on to serve the request that was sent last.
     blocks_until: Option<Instant>,
     /// When to create a lost group again, and when to give up.
@@ -107,6 +112,9 @@ impl GroupReader {
             prepared: false,
             found: false,
             begins_after: None,
+            reply_came: None,
+            rows_came: None,
+            delivered_at: Instant::now(),
             blocks_until: None,
             recreations,
             sent_at: None,
@@ -166,6 +174,12 @@ impl GroupReader {
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         self.take_reports();
         self.ledger.asked_for_more();
+        if self.options.auto_ack {
+            self.watched.keeper().all_done();
+        }
+        if self.rest_is_stale() {
+            self.rewind()?;
+        }
         self.start().await?;
         self.pace.begin_poll();
         loop {
@@ -215,6 +229,7 @@ impl GroupReader {
     /// The rows of a flushed batch that are to be seen, in order and counted.
     fn seen_of(&mut self, batch: Batch) -> Result<Batch> {
         self.pace.flushed();
+        self.delivered_at = self.rows_came.take().unwrap_or_else(Instant::now);
         let came = batch.len();
         let rejected: Vec<EntryId> = batch.rejected().iter().map(|entry| entry.id).collect();
         let flushed = self.ledger.flushed(batch.ids(), &rejected);
@@ -225,6 +240,18 @@ impl GroupReader {
         self.feed.drop_rows(came.saturating_sub(batch.len()));
         let dropped = flushed.dropped;
         Ok(batch.with_rejected(|id| !dropped.contains(id)).with_delivery_counts(flushed.counts))
+    }
+
+    /// When the server had delivered the first of the rows of the batch that was given last.
+    pub(super) fn delivered_at(&self) -> Instant {
+        self.delivered_at
+    }
+
+    /// Whether the rest of a reply has waited for so long that others may have claimed its entries.
+    fn rest_is_stale(&self) -> bool {
+        let waits = self.reply_came.filter(|_| self.feed.is_in_flight());
+        let min_idle = self.options.reclaim.map(|reclaim| reclaim.min_idle);
+        waits.zip(min_idle).is_some_and(|(came, min_idle)| came.elapsed() >= min_idle / 2)
     }
 
     /// The batch goes to the caller.
@@ -287,6 +314,9 @@ impl GroupReader {
         let came = self.feed.ids_from(self.ledger.collected());
         if !came.is_empty() {
             self.pace.came();
+            let now = Instant::now();
+            let reply_came = *self.reply_came.get_or_insert(now);
+            self.rows_came.get_or_insert(reply_came);
             self.ledger.came(came);
         }
         let deleted = self.feed.take_deleted();
