@@ -18,7 +18,6 @@ from redfloe import (
     RedisTimeoutError,
     WriteError,
     WrongTypeError,
-    infer_schema,
     read_stream,
     write_stream,
 )
@@ -88,15 +87,10 @@ def test_a_read_that_fits_a_page(
         assert proxy.connections == 1
 
 
-def test_a_missing_stream_and_a_sample_take_one_round_trip(
-    any_server: Server, client: redis.Redis, stream: str
-) -> None:
+def test_a_missing_stream_takes_one_round_trip(any_server: Server, stream: str) -> None:
     with Proxy(any_server.port) as proxy:
         assert_frame_equal(read_stream(proxy.url, stream, NUMBER), numbers(0))
         assert proxy.round_trips == 1
-        add_numbers(client, stream, 500)
-        assert infer_schema(proxy.url, stream) == pl.Schema({"n": pl.Int64})
-        assert proxy.round_trips == 2
 
 
 def test_what_is_added_while_the_first_page_comes_is_not_read(
