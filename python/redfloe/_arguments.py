@@ -3,6 +3,7 @@
 import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import cache
 from operator import index
 from typing import Literal, TypeAlias, TypedDict
 
@@ -39,16 +40,9 @@ class Group(TypedDict):
     remove_idle_ms: int | None
 
 
-class Request(TypedDict):
-    """What the core reads; `src/python/read.rs` has its twin."""
+class Decoding(TypedDict):
+    """How entries become columns; a part of `Request`."""
 
-    stream: bytes
-    start_id: str
-    end_id: str
-    count: int | None
-    last: int | None
-    block_ms: int | None
-    schema: pl.Schema | None
     schema_overrides: pl.Schema | None
     infer_schema_length: int | None
     id_column: str | None
@@ -61,6 +55,19 @@ class Request(TypedDict):
     on_error: str
     null_values: list[str]
     null_values_by_field: dict[str, list[str]]
+    must_exist: bool
+
+
+class Request(Decoding):
+    """What the core reads; `src/python/read.rs` has its twin."""
+
+    stream: bytes
+    start_id: str
+    end_id: str
+    count: int | None
+    last: int | None
+    block_ms: int | None
+    schema: pl.Schema | None
     batch_size: int | None
     batch_bytes: int | None
     batch_timeout_ms: int | None
@@ -68,7 +75,6 @@ class Request(TypedDict):
     group: Group | None
     resume_after: str | None
     continue_after_loss: bool
-    must_exist: bool
 
 
 def make_request(
@@ -109,22 +115,38 @@ def make_request(
     if group is not None:
         _check_with_group(start_id, end_id)
         start_id = "-"
+    return {
+        "stream": as_key(stream, "stream"),
+        "start_id": entry_id(start_id, "start_id", round_up=True),
+        "end_id": entry_id(end_id, "end_id", round_up=False),
+        "count": _optional(count, "count"),
+        "last": _optional(last, "last"),
+        "block_ms": optional_milliseconds(block_ms, "block_ms"),
+        "schema": None if schema is None else as_schema(schema),
+        "batch_size": positive(batch_size, "batch_size"),
+        "batch_bytes": positive(batch_bytes, "batch_bytes"),
+        "batch_timeout_ms": optional_milliseconds(batch_timeout_ms, "batch_timeout_ms"),
+        "on_idle": as_text(on_idle, "on_idle"),
+        "group": group,
+        "resume_after": resume_after,
+        "continue_after_loss": continue_after_loss,
+        **(_by_default() if options is DEFAULTS else _decoding(options)),
+    }
+
+
+def _decoding(options: DecodeOptions) -> Decoding:
+    """Check and normalise how entries become columns."""
+    overrides = options["schema_overrides"]
     everywhere, by_field = _null_values(options["null_values"])
     id_column = check_name(options["id_column"], "id_column")
     timestamp_column = check_name(options["timestamp_column"], "timestamp_column")
     sequence_column = check_name(options["sequence_column"], "sequence_column")
     rescue_column = options["rescue_column"]
     sample = _optional(options["infer_schema_length"], "infer_schema_length")
-    return Request(
-        stream=as_key(stream, "stream"),
-        start_id=entry_id(start_id, "start_id", round_up=True),
-        end_id=entry_id(end_id, "end_id", round_up=False),
-        count=_optional(count, "count"),
-        last=_optional(last, "last"),
-        block_ms=optional_milliseconds(block_ms, "block_ms"),
-        schema=None if schema is None else as_schema(schema),
+    sample = _LARGEST if sample is None else sample
+    return Decoding(
         schema_overrides=None if overrides is None else as_schema(overrides, "schema_overrides"),
-        infer_schema_length=(_LARGEST if sample is None else sample) if infer_schema else None,
+        infer_schema_length=sample if options["infer_schema"] else None,
         id_column=id_column if options["include_id"] else None,
         timestamp_column=timestamp_column if options["include_timestamp"] else None,
         sequence_column=sequence_column if options["include_sequence"] else None,
@@ -135,15 +157,14 @@ def make_request(
         on_error=as_text(options["on_error"], "on_error"),
         null_values=everywhere,
         null_values_by_field=by_field,
-        batch_size=positive(batch_size, "batch_size"),
-        batch_bytes=positive(batch_bytes, "batch_bytes"),
-        batch_timeout_ms=optional_milliseconds(batch_timeout_ms, "batch_timeout_ms"),
-        on_idle=as_text(on_idle, "on_idle"),
-        group=group,
-        resume_after=resume_after,
-        continue_after_loss=continue_after_loss,
         must_exist=bool(options["must_exist"]),
     )
+
+
+@cache
+def _by_default() -> Decoding:
+    """Remember what most calls leave as it is."""
+    return _decoding(DEFAULTS)
 
 
 def make_group(

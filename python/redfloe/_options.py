@@ -155,11 +155,12 @@ def takes(options: Any) -> Callable[[F], F]:
 
 def complete(options: ColumnOptions, function: Callable[..., object]) -> DecodeOptions:
     """Refuse what `function` does not take, and add the defaults of what is missing."""
-    if options:
-        known = signature(function).parameters
-        for name in options:
-            if name not in known:
-                raise TypeError(_unexpected(name, function.__name__, known))
+    if not options:
+        return DEFAULTS
+    known = signature(function).parameters
+    for name in options:
+        if name not in known:
+            raise TypeError(_unexpected(name, function.__name__, known))
     return {**DEFAULTS, **options}
 
 
