@@ -24,7 +24,7 @@ pub(super) struct OwnPending {
     wanted: IdSet,
     /// Those among them, and among the runs, that were claimed.
     claimed: IdSet,
-    /// Those of the claimed that this reader has handed out before.
+    /// Those that are known to have been handed out before.
     seen: IdSet,
     /// What was listed and is to be read.
     runs: VecDeque<Run>,
@@ -103,6 +103,9 @@ impl OwnPending {
         for (id, deliveries) in entries {
             self.wanted.insert(id);
             self.believed.insert(id, deliveries);
+            if deliveries > 0 {
+                self.seen.insert(id);
+            }
         }
     }
 
@@ -155,10 +158,13 @@ impl OwnPending {
         let mut is_next = false;
         for &(id, counted) in page {
             let is_known = known(id);
+            // What is to be read, or moved, has been looked up already.
+            let is_queued = sweeps && self.is_queued(id);
             let is_raised = u64::from(self.raised.contains(id));
             let delivered = match self.believed.get(&id) {
                 Some(believed) => counted.min(*believed),
                 None if is_known == Known::No
+                    && !is_queued
                     && counted == 1
                     && unseen_after.is_some_and(|after| id > after)
                     && !self.seen.contains(id)
@@ -173,7 +179,7 @@ impl OwnPending {
                 self.corrections.push((id, delivered));
             }
             let is_wanted = match sweeps {
-                true => !self.is_queued(id),
+                true => !is_queued,
                 false => self.wanted.contains(id),
             };
             if is_known == Known::Busy || !is_wanted {
