@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,21 @@ def test_dead_letters(
     assert "does not fit" in spoilt.reason or "n" in spoilt.reason
     assert (failed.entry_id, failed.entries, failed.reason) == ("2-0", 1, "no")
     assert (failed.levelno, failed.stream, failed.group) == (logging.WARNING, stream, "g")
+
+
+def test_handlers_that_are_slow(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    add_numbers(client, stream, 2)
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 100, "batch_size": 1, **ME, **DRAIN}
+    with world.consumer(any_server.url, stream, **options) as consumer:
+        next(consumer)
+        time.sleep(0.15)
+        next(consumer)
+    [slow] = log.of("slow_handler")
+    assert (slow.levelno, slow.stream, slow.group) == (logging.WARNING, stream, "g")
+    assert (slow.consumer, slow.entries) == ("me", 1)
+    assert 0.15 <= slow.seconds < 5
 
 
 def test_data_that_is_lost(

@@ -14,8 +14,10 @@ from redfloe._arguments import (
     milliseconds,
     milliseconds_of_seconds,
     natural,
+    optional_milliseconds,
     positive,
 )
+from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._event_loop import completed, done
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
@@ -50,6 +52,11 @@ class StreamProducer:
     exception it has a second to write what is left before it is stopped likewise. Where not all is
     in, the exception has a `WriteError` or `OutcomeUnknownError` as its ``__cause__``, or as a note
     where it has a cause already.
+
+    Once it has had a connection it keeps trying through an outage, and logs when one begins and
+    ends; `send` then waits when `buffer_bytes` are held, until there is room again. A `max_retries`
+    of the connection bounds that. What had been sent when the connection was lost, and has no
+    answer, may be in: it is not sent again, unless `idempotent` has the server recognise it.
 
     What the server refuses, or what becomes unknown, is raised by the next call: `WriteError` or
     `OutcomeUnknownError` as for `write_stream`, with rows counted since the producer was made. A
@@ -193,18 +200,28 @@ class StreamProducer:
         """
         self._wait("flush")
 
-    def close(self) -> None:
+    def close(self, *, timeout_ms: Milliseconds | None = None) -> None:
         """Write what is left, and take no more. Closing again does nothing.
 
         Ctrl-C stops the producer within a second. The `KeyboardInterrupt` has a `WriteError` or
         `OutcomeUnknownError` as its cause where not all is in.
 
+        Parameters
+        ----------
+        timeout_ms : int or timedelta, optional
+            Give up after this many milliseconds, or a second later where answers are still to come.
+            By default it waits until the server is back.
+
         Raises
         ------
-        WriteError, OutcomeUnknownError
+        WriteError
             As for `flush`.
+        OutcomeUnknownError
+            As for `flush`; and when the time is over before all is in. Its `rows_written` are in,
+            of `unknown`, which may be empty, nobody knows, and those after them are not in: `row`
+            is the first.
         """
-        self._close(None)
+        self._close(optional_milliseconds(timeout_ms, "timeout_ms"), gives_up=True)
 
     def __enter__(self) -> Self:
         return self
@@ -264,18 +281,18 @@ class StreamProducer:
         self._core.wait(what)
         self._check()
 
-    def _close(self, limit_ms: int | None) -> None:
-        interrupt = self._core.close(limit_ms)
+    def _close(self, limit_ms: int | None, *, gives_up: bool = False) -> None:
+        is_over, interrupt = self._core.close(limit_ms)
         if interrupt is not None:
             self._explain_interrupt(interrupt)
             raise interrupt
-        self._check()
+        self._check(gave_up_after=limit_ms if is_over and gives_up else None)
 
-    def _check(self) -> None:
+    def _check(self, gave_up_after: int | None = None) -> None:
         error = self._failure()
         if error is not None:
             self._reported = True
-            raise error
+            raise error if gave_up_after is None else _given_up(error, gave_up_after)
 
     def _explain_interrupt(self, interrupt: BaseException) -> None:
         error = self._failure()
@@ -328,15 +345,15 @@ class AsyncStreamProducer:
         """Write all that was sent so far, and wait until it is in."""
         await self._wait("flush")
 
-    async def close(self) -> None:
-        """Write what is left, and take no more."""
-        await self._close(None)
+    async def close(self, *, timeout_ms: Milliseconds | None = None) -> None:
+        """Write what is left, and take no more, as `StreamProducer.close`."""
+        await self._close(optional_milliseconds(timeout_ms, "timeout_ms"), gives_up=True)
 
     async def _wait(self, what: str) -> None:
         await completed(self._producer._core.start_wait(what))
         self._producer._check()
 
-    async def _close(self, limit_ms: int | None) -> None:
+    async def _close(self, limit_ms: int | None, *, gives_up: bool = False) -> None:
         import asyncio
 
         task = self._producer._core.start_close(limit_ms)
@@ -347,8 +364,21 @@ class AsyncStreamProducer:
             await completed(task)
             self._producer._explain_interrupt(cancelled)
             raise
-        task.result()
-        self._producer._check()
+        is_over = task.result()
+        self._producer._check(gave_up_after=limit_ms if is_over and gives_up else None)
+
+
+def _given_up(error: Exception, after_ms: int) -> Exception:
+    """Give what a producer raises that gave up after that time."""
+    if not isinstance(error, WriteError):
+        return error
+    msg = f"the server did not take all within {after_ms} ms (timeout_ms): {error}"
+    given_up = OutcomeUnknownError(msg, error.code)
+    given_up.rows_written, given_up.row = error.rows_written, error.row
+    given_up.ids, given_up.first_row = error.ids, error.first_row
+    missing = error.rows_written if error.row is None else error.row
+    given_up.unknown = range(missing, missing)
+    return given_up
 
 
 def _is_interrupt(exc: BaseException) -> bool:

@@ -9,6 +9,7 @@ use super::arrow::import_batches;
 use super::completion::Task;
 use super::connection::Server;
 use super::error::{exception, no_panic};
+use super::events;
 use super::wait::{or_late_signal, wait, wait_stopping};
 use super::write::{Outcome, WriteArguments};
 use crate::client::spawn;
@@ -89,6 +90,8 @@ impl Producer {
     /// What ended the producer, with the number of the last pipeline's first row and of the rows
     /// before it that are in; `None` while it works.
     fn failure(&self, py: Python<'_>) -> PyResult<Option<(Outcome, usize, usize)>> {
+        // A producer that is never waited for logs here.
+        events::log(py)?;
         Ok(self.get()?.failed().map(|failed| {
             let outcome = Outcome::of_failure(py, &failed.failure, None);
             (outcome, failed.first_row, failed.rows_before)
@@ -125,23 +128,20 @@ impl Producer {
         Ok(())
     }
 
-    /// Writes what is left, and stops after `limit_ms`. Stopped by a signal whose handler
-    /// raises too, and gives what it raised.
-    fn close(&self, py: Python<'_>, limit_ms: Option<u64>) -> PyResult<Option<PyErr>> {
+    /// Writes what is left, and stops after `limit_ms`: says whether it did. Stopped by a signal whose
+    /// handler raises too, and gives what it raised.
+    fn close(&self, py: Python<'_>, limit_ms: Option<u64>) -> PyResult<(bool, Option<PyErr>)> {
         let producer = self.get()?;
         let closing = closing(producer.clone(), limit_ms);
-        let ((), raised) = wait_stopping(py, None, || producer.stop(), closing)?;
-        Ok(or_late_signal(py, raised))
+        let (is_over, raised) = wait_stopping(py, None, || producer.stop(), closing)?;
+        Ok((is_over, or_late_signal(py, raised)))
     }
 
     /// Does that in the background; it can be stopped.
     fn start_close(&self, py: Python<'_>, limit_ms: Option<u64>) -> PyResult<Task> {
         let producer = self.get()?.clone();
         let closing = closing(producer.clone(), limit_ms);
-        let task = Task::start(py, async move {
-            closing.await;
-            Ok(())
-        });
+        let task = Task::start(py, async move { Ok(closing.await) });
         Ok(task?.with_stop(move || producer.stop()))
     }
 }
@@ -156,9 +156,13 @@ fn waiting(producer: write::Producer, what: &str) -> impl Future<Output = ()> + 
     }
 }
 
-async fn closing(producer: write::Producer, limit_ms: Option<u64>) {
+/// Closes; says whether the time was over before all was settled.
+async fn closing(producer: write::Producer, limit_ms: Option<u64>) -> bool {
     match limit_ms {
         Some(limit) => producer.close_within(Duration::from_millis(limit)).await,
-        None => producer.close().await,
+        None => {
+            producer.close().await;
+            false
+        }
     }
 }

@@ -7,7 +7,7 @@
 use redis::Value;
 
 use super::member::Member;
-use crate::client::{Exclusive, Session, Who};
+use crate::client::{Exclusive, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
 use crate::resp::{self, Membership, RawReply};
@@ -123,8 +123,7 @@ impl Member {
         let moving = Mover { member: self, dead_letter }.move_all(session, letters).await;
         let moved = self.watched.snapshot().dead_lettered - before;
         if let (Some(first), 1..) = (letters.first(), moved) {
-            Who::new(&self.stream)
-                .with_group(&self.group, &self.consumer)
+            self.who()
                 .event("dead_lettered")
                 .with("dead_letter", String::from_utf8_lossy(dead_letter).into_owned())
                 .with("entries", moved)

@@ -11,7 +11,7 @@ use super::dead_letter::Letter;
 use super::nack::{Portion, idle_of, idle_without, pause};
 use super::stats::{Report, Watched};
 use crate::admin::{delete_if_idle, delete_others_idle_for};
-use crate::client::{Client, Session};
+use crate::client::{Client, Session, Who};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{self, Membership};
@@ -259,6 +259,11 @@ impl Member {
 
     pub(super) fn membership(&self) -> Membership<'_> {
         Membership { stream: &self.stream, group: &self.group, consumer: &self.consumer }
+    }
+
+    /// This consumer, for the log.
+    pub(super) fn who(&self) -> Who {
+        Who::new(&self.stream).with_group(&self.group, &self.consumer)
     }
 
     fn about(&self, error: Error) -> Error {

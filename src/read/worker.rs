@@ -1,6 +1,7 @@
 //! A consumer's batches made ready to be handed out: without dead letters.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::dead_letter::Letter;
 use super::group::GroupReader;
@@ -20,6 +21,8 @@ pub(super) struct Worker {
     watched: Arc<Watched>,
     /// A batch that was read and not yet handed out.
     staged: Option<Staged>,
+    /// Since when the caller has the latest batch in hand, and how many entries.
+    in_hand: Option<(Instant, u64)>,
 }
 
 struct Staged {
@@ -40,6 +43,7 @@ impl Worker {
             reader: GroupReader::new(client, request, options, Arc::clone(&watched))?,
             watched,
             staged: None,
+            in_hand: None,
         })
     }
 
@@ -53,6 +57,7 @@ impl Worker {
 
     /// The next batch, never empty; `None` at the end. The one before is done with.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        self.put_down();
         loop {
             if self.staged.is_none() {
                 let Some(batch) = self.reader.next().await? else {
@@ -75,8 +80,20 @@ impl Worker {
                 self.watched.update(|stats| stats.reclaimed += again as u64);
                 self.watched.hand_out(&batch, self.reader.received());
                 self.watched.keeper().handed_out(batch.ids(), self.reader.delivered_at());
+                self.in_hand = Some((Instant::now(), batch.len() as u64));
                 return Ok(Some(batch));
             }
+        }
+    }
+
+    /// The work on the batch in hand is over. Logs where it took so long that others might have
+    /// claimed it.
+    fn put_down(&mut self) {
+        let Some((since, entries)) = self.in_hand.take() else { return };
+        let (took, member) = (since.elapsed(), self.reader.member());
+        if member.reclaim_min_idle.is_some_and(|most| took > most) {
+            let event = member.who().event("slow_handler").with("entries", entries);
+            event.with("seconds", took).record();
         }
     }
 
@@ -108,6 +125,7 @@ impl Worker {
 
     /// Acknowledges what is done with; with `success` also the batch in hand.
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
+        self.put_down();
         self.reader.finish(success && self.staged.is_none()).await
     }
 }

@@ -13,7 +13,7 @@ use super::outcome::{WriteFailure, Written};
 use super::request::{Trim, WriteRequest};
 use super::rows::{Entry, Rows};
 use super::writer::{write, write_rows};
-use crate::client::Client;
+use crate::client::{Client, Who};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -43,6 +43,10 @@ impl Default for ProducerOptions {
 
 /// Takes entries one by one, without waiting for the server, and writes them in the background, in
 /// order. After a failure it takes no more.
+///
+/// Once it has had a connection it keeps trying through an outage, unless the client's options limit
+/// retries: it takes entries until there is no more room for them. What was sent and has no answer is
+/// not sent again where the server would not recognise it; then the producer fails.
 ///
 /// ```no_run
 /// use redfloe::{Client, ConnectionOptions, Producer, ProducerOptions, WriteRequest};
@@ -122,8 +126,9 @@ impl Producer {
     /// A producer for the one stream of the request, with IDs from the server unless a frame has
     /// its own. Nothing is written before [`Producer::worker`] runs.
     pub fn new(client: Client, request: WriteRequest, options: ProducerOptions) -> Self {
+        let who = Who { stream: request.stream_name().unwrap_or_default(), ..Who::default() };
         let shared = Inner {
-            client,
+            client: client.keep_trying(who),
             request: request.with_batch_rows(options.batch_rows.max(1)),
             options,
             state: Mutex::default(),
@@ -230,12 +235,15 @@ impl Producer {
         self.flush().await;
     }
 
-    /// As [`Producer::close`], and [stops](Producer::stop) what is not in after that time.
-    pub async fn close_within(&self, limit: Duration) {
-        if tokio::time::timeout(limit, self.close()).await.is_err() {
+    /// As [`Producer::close`], and [stops](Producer::stop) what is not in after that time; says whether
+    /// it had to.
+    pub async fn close_within(&self, limit: Duration) -> bool {
+        let is_over = tokio::time::timeout(limit, self.close()).await.is_err();
+        if is_over {
             self.stop();
             self.flush().await;
         }
+        is_over
     }
 
     /// Takes no more; the worker writes what is there and ends, which nobody waits for.
