@@ -223,10 +223,10 @@ class RecordBatch:
 
 @final
 class StreamReader:
-    """Entries of a stream as an Arrow stream, which is consumed once; made by `stream_reader`.
+    """Entries of a stream as an Arrow stream, as often as it is asked for; made by `stream_reader`.
 
-    Whoever takes ``__arrow_c_stream__`` reads the batches; a second taker gets a `ValueError`.
-    ``__arrow_c_schema__`` may be asked for at any time.
+    Each ``__arrow_c_stream__`` is a read of its own, up to the entry that is the newest when its
+    first batch is asked for. ``__arrow_c_schema__`` may be asked for at any time; it sends nothing.
     """
 
     def __new__(cls, server: str | RedisConnection, request: Request) -> StreamReader: ...

@@ -1,14 +1,12 @@
 //! A read as an Arrow stream, for DuckDB, pyarrow, pandas, DataFusion and whoever else speaks it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{RecordBatch as ArrowBatch, RecordBatchOptions, RecordBatchReader};
 use arrow_cast::cast;
 use arrow_schema::ffi::FFI_ArrowSchema;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
@@ -19,13 +17,14 @@ use crate::client::panicked;
 use crate::decode::Batch;
 use crate::dtype::{without_int128, without_views};
 use crate::error::{Error, ErrorKind};
-use crate::read::{self, BlockingBatches};
+use crate::read::{self, BlockingBatches, ReadRequest};
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/StreamReader.txt"))]
 #[pyclass(frozen, module = "redfloe")]
 pub(crate) struct StreamReader {
     schema: SchemaRef,
-    batches: Mutex<Option<BlockingBatches>>,
+    server: Server,
+    request: ReadRequest,
 }
 
 #[pymethods]
@@ -36,15 +35,10 @@ impl StreamReader {
         let request = request.read_request(py)?;
         let schema = request.schema().clone().map_fields(without_int128);
         let request = request.with_schema(schema);
-        let client = server.client(py)?;
-        let raised = |error: Error| exception(py, &error);
-        let schema = request.schema().arrow().map_err(raised)?;
+        server.client(py)?; // so that what cannot be right raises now
+        let schema = request.schema().arrow().map_err(|error| exception(py, &error))?;
         let fields: Vec<_> = schema.fields().iter().map(without_views).collect();
-        let batches = read::batches(&client, request).map_err(raised)?;
-        Ok(StreamReader {
-            schema: Schema::new(fields).into(),
-            batches: Mutex::new(Some(batches.into_iter())),
-        })
+        Ok(StreamReader { schema: Schema::new(fields).into(), server, request })
     }
 
     fn __repr__(&self) -> String {
@@ -60,7 +54,7 @@ impl StreamReader {
         PyCapsule::new_with_value(py, schema, c"arrow_schema")
     }
 
-    /// The requested schema may be ignored, says the interface, where it is not the data's own.
+    /// A read of its own. The requested schema may be ignored, says the interface, where it is not the data's own.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_stream__<'py>(
         &self,
@@ -68,13 +62,9 @@ impl StreamReader {
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
         drop(requested_schema);
-        // Where another thread holds the lock, or held it when the process was forked, it consumes.
-        let batches = self.batches.try_lock().ok().and_then(|mut batches| batches.take());
-        let Some(batches) = batches else {
-            return Err(PyValueError::new_err(
-                "the stream reader has been consumed; make another with redfloe.stream_reader",
-            ));
-        };
+        let client = self.server.client(py)?;
+        let batches = read::batches(&client, self.request.clone());
+        let batches = batches.map_err(|error| exception(py, &error))?.into_iter();
         let reader = ArrowReader { schema: self.schema.clone(), batches };
         let stream = FFI_ArrowArrayStream::new(Box::new(reader));
         PyCapsule::new_with_value(py, stream, c"arrow_array_stream")

@@ -139,9 +139,9 @@ def stream_reader(
     """Read the entries of a Redis stream as an Arrow stream.
 
     The result has ``__arrow_c_stream__`` and ``__arrow_c_schema__`` (the Arrow PyCapsule
-    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is. It is consumed
-    once, batch by batch, in bounded memory, by pages of XRANGE (Redis 5.0) up to the entry that is
-    the newest when its first batch is asked for.
+    interface): DuckDB, pyarrow, pandas, DataFusion and Polars take it as it is. Each time it is
+    taken is a read of its own, batch by batch, in bounded memory, by pages of XRANGE (Redis 5.0) up
+    to the entry that is the newest when its first batch is asked for.
 
     Parameters
     ----------
