@@ -72,6 +72,8 @@ HELD: dict[str, tuple[bytes, str]] = {
     "pending_entries_async": (b"XPENDING", "await redfloe.pending_entries_async(url, 's', 'g')"),
     "stream_info_async": (b"XINFO", "await redfloe.stream_info_async(url, 's')"),
     "trim_stream_async": (b"XTRIM", "await redfloe.trim_stream_async(url, 's', maxlen=1_000)"),
+    "infer_schema_async": (b"XRANGE", "await redfloe.infer_schema_async(url, 's')"),
+    "read_stream_async": (b"XRANGE", "await redfloe.read_stream_async(url, 's')"),
     "AsyncBatch.ack": (b"XACK", "await batch.ack()"),
     "AsyncBatch.nack": (b"EVAL", "await batch.nack()"),
     "AsyncBatch.fail": (b"EVAL", "await batch.fail(batch.ids, 'why')"),

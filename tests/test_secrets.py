@@ -56,6 +56,8 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "pending_entries_async": lambda url: asyncio.run(redfloe.pending_entries_async(url, "s", "g")),
     "stream_info_async": lambda url: asyncio.run(redfloe.stream_info_async(url, "s")),
     "trim_stream_async": lambda url: asyncio.run(redfloe.trim_stream_async(url, "s", maxlen=1)),
+    "infer_schema_async": lambda url: asyncio.run(redfloe.infer_schema_async(url, "s")),
+    "read_stream_async": lambda url: asyncio.run(redfloe.read_stream_async(url, "s")),
     "consumer_info": lambda url: redfloe.consumer_info(url, "s", "g"),
     "create_group": lambda url: redfloe.create_group(url, "s", "g"),
     "delete_consumer": lambda url: redfloe.delete_consumer(url, "s", *ME),

@@ -69,7 +69,13 @@ from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions
 from redfloe._producer import AsyncStreamProducer, StreamProducer
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
-from redfloe._reading.read import ack_entries, ack_entries_async, infer_schema, read_stream
+from redfloe._reading.infer import infer_schema, infer_schema_async
+from redfloe._reading.read import (
+    ack_entries,
+    ack_entries_async,
+    read_stream,
+    read_stream_async,
+)
 from redfloe._reading.scan import scan_stream, stream_reader
 from redfloe._sink import sink_stream
 from redfloe._write import write_stream, write_stream_async
@@ -130,6 +136,7 @@ __all__ = [
     "group_info",
     "group_info_async",
     "infer_schema",
+    "infer_schema_async",
     "iter_stream",
     "local_server",
     "pending_entries",
@@ -137,6 +144,7 @@ __all__ = [
     "read_dead_letters",
     "read_dead_letters_async",
     "read_stream",
+    "read_stream_async",
     "replay_dead_letters",
     "replay_dead_letters_async",
     "scan_stream",

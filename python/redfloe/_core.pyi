@@ -52,6 +52,7 @@ __all__ = [
     "read_stream",
     "replay_dead_letters",
     "set_value",
+    "start_read_stream",
     "start_write_stream",
     "stream_info",
     "take_events",
@@ -513,7 +514,10 @@ def pin(
 def read_stream(
     server: str | RedisConnection, request: Request, make: Callable[[RecordBatch], _T]
 ) -> _T: ...
-def infer_schema(server: str | RedisConnection, request: Request) -> RecordBatch: ...
+def start_read_stream(
+    server: str | RedisConnection, request: Request, make: Callable[[RecordBatch], _T]
+) -> Task[tuple[_T, Operation[None] | None]]: ...
+def infer_schema(server: str | RedisConnection, request: Request) -> Operation[RecordBatch]: ...
 def raise_kind(index: int) -> int: ...
 def take_events() -> list[tuple[str, dict[str, str | int | float | None]]]: ...
 def start_write_stream(

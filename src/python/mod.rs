@@ -47,6 +47,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
     module.add_function(wrap_pyfunction!(connection::check_connection, module)?)?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(read::start_read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(read::replay_dead_letters, module)?)?;

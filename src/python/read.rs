@@ -12,16 +12,17 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::arrow::{RecordBatch, import_fields};
+use super::completion::Task;
 use super::connection::Server;
 use super::error::{exception, no_panic};
 use super::member::parsed;
 use super::operation::Operation;
 use super::reading::make_of;
 use super::wait::{wait, wait_on};
-use crate::client::LentRuntime;
+use crate::client::{Client, LentRuntime};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 use crate::payload::Payload;
 use crate::read::{
     self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
@@ -210,41 +211,85 @@ impl Request<'_> {
     }
 }
 
+/// A read of all entries of a request, and how they are acknowledged once `make` has made something
+/// of them.
+struct Read {
+    client: Client,
+    request: ReadRequest,
+    stream: Vec<u8>,
+    /// The group whose entries are acknowledged, where the request says so.
+    acknowledging: Option<Vec<u8>>,
+}
+
+impl Read {
+    fn new(py: Python<'_>, server: &Server, mut request: Request<'_>) -> PyResult<Self> {
+        let acknowledging = request
+            .group
+            .as_mut()
+            .and_then(|group| mem::take(&mut group.auto_ack).then(|| group.group.clone()));
+        let stream = request.stream.clone();
+        let (request, client) = (request.read_request(py)?, server.client(py)?);
+        Ok(Read { client, request, stream, acknowledging })
+    }
+}
+
+/// Acknowledges the entries of a batch that a caller has.
+async fn acknowledge(
+    client: Client,
+    stream: Vec<u8>,
+    group: Vec<u8>,
+    batch: Arc<Batch>,
+) -> Result<()> {
+    match read::ack_entries(&client, &stream, &group, batch.ids()).await {
+        // Perhaps the server took note, and then the rows would be lost with this error.
+        Err(error)
+            if error.retryable()
+                || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) =>
+        {
+            Ok(())
+        }
+        acknowledged => acknowledged.map(drop),
+    }
+}
+
 /// What `make` makes of all entries of a request. They are acknowledged, where the request says so,
 /// once that is made.
 #[pyfunction]
 pub(crate) fn read_stream(
     py: Python<'_>,
     server: Server,
-    mut request: Request<'_>,
+    request: Request<'_>,
     make: &Bound<'_, PyAny>,
 ) -> PyResult<Py<PyAny>> {
-    let acknowledging = request
-        .group
-        .as_mut()
-        .and_then(|group| mem::take(&mut group.auto_ack).then(|| group.group.clone()));
-    let stream = request.stream.clone();
-    let request = request.read_request(py)?;
-    let name = request.stream_name();
-    let client = server.client(py)?;
-    let reader = client.clone();
+    let Read { client, request, stream, acknowledging } = Read::new(py, &server, request)?;
+    let (reader, name) = (client.clone(), request.stream_name());
     let batch = Arc::new(wait(py, async move { read::read(&reader, request).await })?);
     let value = make_of(&batch, make, &name)?;
     if let Some(group) = acknowledging {
-        wait(py, async move {
-            match read::ack_entries(&client, &stream, &group, batch.ids()).await {
-                // Perhaps the server took note, and then the rows would be lost with this error.
-                Err(error)
-                    if error.retryable()
-                        || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) =>
-                {
-                    Ok(())
-                }
-                acknowledged => acknowledged.map(drop),
-            }
-        })?;
+        wait(py, acknowledge(client, stream, group, batch))?;
     }
     Ok(value)
+}
+
+/// The same for an event loop: gives what was made, and what is left to do then.
+#[pyfunction]
+pub(crate) fn start_read_stream(
+    py: Python<'_>,
+    server: Server,
+    request: Request<'_>,
+    make: Py<PyAny>,
+) -> PyResult<Task> {
+    let Read { client, request, stream, acknowledging } = Read::new(py, &server, request)?;
+    let (reader, name) = (client.clone(), request.stream_name());
+    let reading = async move { read::read(&reader, request).await };
+    Task::start_with(py, reading, move |py, batch: Result<Batch>| {
+        let batch = Arc::new(batch.map_err(|error| exception(py, &error))?);
+        let value = make_of(&batch, make.bind(py), &name)?;
+        let rest = acknowledging.map(|group| {
+            Operation::new(acknowledge(client, stream, group, batch), |py, ()| Ok(py.None()))
+        });
+        (value, rest).into_py_any(py)
+    })
 }
 
 /// Acknowledges entries of a group; says how many were pending.
@@ -326,12 +371,12 @@ pub(crate) fn infer_schema(
     py: Python<'_>,
     server: Server,
     request: Request<'_>,
-) -> PyResult<RecordBatch> {
+) -> PyResult<Operation> {
     let sample = request.infer_schema_length.unwrap_or_default();
-    let request = request.read_request(py)?;
-    let client = server.client(py)?;
-    let fields: Vec<Field> =
-        wait(py, async move { read::infer_schema(&client, request, sample).await })?;
-    let records = ArrowBatch::new_empty(Schema::new(fields).into());
-    Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
+    let (request, client) = (request.read_request(py)?, server.client(py)?);
+    let inferring = async move { read::infer_schema(&client, request, sample).await };
+    Ok(Operation::new(inferring, |py, fields: Vec<Field>| {
+        let records = ArrowBatch::new_empty(Schema::new(fields).into());
+        RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())).into_py_any(py)
+    }))
 }

@@ -372,7 +372,7 @@ def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> 
         return request
     typed = request["infer_schema_length"] is not None
     sampled = request | {"infer_schema_length": _LARGEST if sample is None else sample}
-    fields = of_batch(_core.infer_schema(url, sampled)).schema
+    fields = of_batch(_core.infer_schema(url, sampled).wait()).schema
     overrides = request["schema_overrides"] or pl.Schema()
     text = {name: overrides.get(name, pl.String()) for name in fields}
     schema = fields if typed else pl.Schema(text)

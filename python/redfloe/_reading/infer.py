@@ -1,0 +1,158 @@
+"""A schema by a sample of a stream's entries."""
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import make_request
+from redfloe._core import RedisConnection
+from redfloe._event_loop import completed
+from redfloe._frame import of_batch
+from redfloe._ids import EntryIdLike
+from redfloe._options import DEFAULTS, NullValues
+from redfloe._schema import SchemaLike
+
+
+def infer_schema(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    infer_schema_length: int | None = 100,
+    schema_overrides: SchemaLike | None = None,
+    null_values: NullValues | None = None,
+    max_columns: int = 5_000,
+    payload: str | None = None,
+    payload_path: str = "$",
+    payload_prefix: str = "",
+    must_exist: bool = False,
+) -> pl.Schema:
+    """Look at a sample of a stream's entries and name a dtype for each field.
+
+    A field is Boolean, Int64, Float64, Date or Datetime (microseconds, in UTC where the text has an
+    offset) where every text in the sample says so, else String. Integers with leading zeros, such
+    as postal codes, and those beyond 64 bits stay String.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key.
+    start_id, end_id : str, int, date or datetime
+        Where to take the sample from; as for `read_stream`.
+    infer_schema_length : int or None, default 100
+        How many entries to look at, one half the oldest and the other the newest (XRANGE and
+        XREVRANGE, Redis 5.0); None looks at all.
+    schema_overrides : mapping of str to polars dtype, optional
+        The dtypes of some fields, whatever the sample says. A field of these that the sample lacks
+        comes last.
+    null_values : str, sequence of str, or mapping of field to these, optional
+        Texts that mean null and say nothing of the dtype.
+    max_columns : int, default 5000
+        The most fields that the sample may have; as for `read_stream`.
+    payload, payload_path, payload_prefix : str, optional
+        The field that holds a JSON object, as for `read_stream`. Its keys come in place of it, with
+        the dtypes that JSON says: what is quoted is String or a date, never a number; arrays are
+        Lists and objects are Structs, to any depth; values of several kinds are String.
+    must_exist : bool, default False
+        Raise where the stream does not exist, instead of giving an empty schema.
+
+    Returns
+    -------
+    pl.Schema
+        The fields in order of first appearance, without the metadata columns: it serves as the
+        `schema` of a read. Empty for a missing or empty stream.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    NoStreamError
+        The stream does not exist, and `must_exist` is True.
+    SchemaError
+        The sample has more than `max_columns` fields.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> dict(redfloe.infer_schema(url, "events"))
+    {'user_id': String, 'action': String, 'value': Int64}
+    """
+    url = _core.connect(url)
+    request = make_request(
+        stream,
+        start_id=start_id,
+        end_id=end_id,
+        options=DEFAULTS
+        | {
+            "infer_schema": True,
+            "infer_schema_length": infer_schema_length,
+            "schema_overrides": schema_overrides,
+            "null_values": null_values,
+            "max_columns": max_columns,
+            "payload": payload,
+            "payload_path": payload_path,
+            "payload_prefix": payload_prefix,
+            "must_exist": must_exist,
+        },
+    )
+    return of_batch(_core.infer_schema(url, request).wait()).schema
+
+
+async def infer_schema_async(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    infer_schema_length: int | None = 100,
+    schema_overrides: SchemaLike | None = None,
+    null_values: NullValues | None = None,
+    max_columns: int = 5_000,
+    payload: str | None = None,
+    payload_path: str = "$",
+    payload_prefix: str = "",
+    must_exist: bool = False,
+) -> pl.Schema:
+    """Name a dtype for each field, by a sample: the asynchronous twin of `infer_schema`.
+
+    Parameters
+    ----------
+    url, stream, start_id, end_id, infer_schema_length, schema_overrides
+        As for `infer_schema`.
+    null_values, max_columns, payload, payload_path, payload_prefix, must_exist
+        As for `infer_schema`.
+
+    Returns
+    -------
+    pl.Schema
+        As for `infer_schema`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> list(asyncio.run(redfloe.infer_schema_async(url, "events")))
+    ['user_id', 'action', 'value']
+    """
+    url = _core.connect(url)
+    request = make_request(
+        stream,
+        start_id=start_id,
+        end_id=end_id,
+        options=DEFAULTS
+        | {
+            "infer_schema": True,
+            "infer_schema_length": infer_schema_length,
+            "schema_overrides": schema_overrides,
+            "null_values": null_values,
+            "max_columns": max_columns,
+            "payload": payload,
+            "payload_path": payload_path,
+            "payload_prefix": payload_prefix,
+            "must_exist": must_exist,
+        },
+    )
+    sample = await completed(_core.infer_schema(url, request).start())
+    return of_batch(sample).schema
