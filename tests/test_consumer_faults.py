@@ -510,10 +510,13 @@ def test_the_reply_to_what_a_handler_does_is_lost(
                 case "nack":
                     batch.nack(["2-0"])
                 case "fail":
-                    batch.fail(["2-0"], "why")
+                    assert batch.fail(["2-0"], "why") == 1
+                    # What went there before the lost attempt does not count.
+                    assert batch.fail(["2-0"], "why") == 0
+                    assert consumer.stats.dead_lettered == 1
                 case _:
                     assert batch.extend() == 3
-            assert proxy.count(b"EVAL") == 2
+            assert proxy.count(b"EVAL") == (3 if deed == "fail" else 2)
             # What was given back comes again, once.
             again = [number for batch in consumer for number in batch.frame["n"]]
             assert again == ([2] if deed == "nack" else [])

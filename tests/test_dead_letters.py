@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -93,9 +95,67 @@ def test_a_wide_entry_whose_reply_is_lost_is_moved_once(
         with world.consumer(proxy.url, stream, **DEAD, **ME, **DRAIN) as consumer:
             batch = next(consumer)
             proxy.cut_after(0, once_seen=lost, skip=skip)
-            world.do(batch.fail("1-0", "why"))
+            assert world.do(batch.fail("1-0", "why")) == 1
+            assert consumer.stats.dead_lettered == 1
     assert dead_ids(client) == ["1-0"]
     assert pending(client, stream) == []
+
+
+def test_a_repeated_move_counts_no_letter_of_before(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 4)
+    with Proxy(any_server.port) as proxy:
+        with world.consumer(proxy.url, stream, **DEAD, **ME, **DRAIN) as consumer:
+            batch = next(consumer)
+            assert world.do(batch.fail("1-0", "why")) == 1
+            time.sleep(0.3)
+            proxy.cut_after(0, once_seen=b"EVAL")
+            # Of these two were moved by the attempt whose reply is lost, and one before.
+            assert world.do(batch.fail(["1-0", "2-0", "3-0"], "why")) == 2
+            assert consumer.stats.dead_lettered == 3
+    assert sorted(dead_ids(client)) == ["1-0", "2-0", "3-0"]
+
+
+def test_moves_of_several_threads_are_counted_apart(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 40)
+    with StreamConsumer(any_server.url, stream, schema=NUMBER, **DEAD, **ME, **DRAIN) as consumer:
+        batch = next(consumer)
+        ids = batch.ids.to_list()
+        with ThreadPoolExecutor(8) as pool:
+            moved = [*pool.map(lambda one: batch.fail(one, "why"), ids)]
+    assert moved == [1] * 40
+
+
+def test_the_empty_half_of_one_row(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 1)
+    with world.consumer(any_server.url, stream, ack="manual", **DEAD, **ME, **DRAIN) as consumer:
+        empty, rest = next(consumer).halves()
+        assert world.do(empty.ack()) == 0
+        assert world.do(empty.nack()) == 0
+        assert world.do(empty.extend()) == 0
+        assert world.do(empty.fail(empty.ids, "why")) == 0
+        empty.leave()
+        assert pending(client, stream) == [1]
+        assert world.do(rest.ack([])) == 0
+        assert world.do(rest.ack()) == 1
+
+
+def test_rows_that_are_to_be_moved_are_named(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    nobody: Any = None
+    add_numbers(client, stream, 2)
+    with world.consumer(any_server.url, stream, **DEAD, **ME, **DRAIN) as consumer:
+        batch = next(consumer)
+        with pytest.raises(TypeError, match="not None"):
+            world.do(batch.fail(nobody, "why"))
+        assert pending(client, stream) == [1, 2]
+    assert dead_ids(client) == []
 
 
 def test_a_wide_entry_that_another_claims_meanwhile_stays_its_own(

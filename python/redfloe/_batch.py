@@ -74,9 +74,21 @@ class _Rows:
             raise ValueError(msg)
         return named
 
+    def _named(self, ids: Ids | None) -> list[str]:
+        """Give the IDs that are named, by a caller who may have meant none."""
+        if ids is None:
+            msg = (
+                "ids must be str, an iterable of str, or a Series, not None; pass the ids of the "
+                "batch for all of its rows"
+            )
+            raise TypeError(msg)
+        return self._own(ids)
+
     def _done(self, named: list[str]) -> tuple[list[str], list[str]]:
         """Say which rows are done with, as `Acknowledged` takes it."""
-        return (self._ids[-1:], self._ids[-1:]) if named is self._ids else (self._ids, named)
+        if named is not self._ids or not named:
+            return self._ids, named
+        return self._ids[-1:], self._ids[-1:]
 
     def _delivered(self, ids: list[str]) -> list[tuple[str, int]]:
         """Say of these rows how often they have been delivered."""
@@ -227,17 +239,20 @@ class Batch(_Rows):
         Returns
         -------
         int
-            How many were moved: those that were still this consumer's.
+            How many were moved: those that were still this consumer's. After a lost reply the
+            newest 200 dead letters tell which the lost attempt moved.
 
         Raises
         ------
         ValueError
             Without a group or a dead-letter stream, and where an ID is not of this batch.
+        TypeError
+            `ids` or `reason` is None or no text. Nothing has been sent.
         WrongTypeError
             The dead-letter stream's key holds something else. The entries stay pending.
         """
         member = _needed(self._member)
-        return member.dead_letter(self._own(ids), as_text(reason, "reason")).wait()
+        return member.dead_letter(self._named(ids), as_text(reason, "reason")).wait()
 
     def extend(self) -> int:
         """Keep the rows: their idle time starts again, so that nobody claims them (XCLAIM JUSTID).
@@ -325,7 +340,7 @@ class AsyncBatch(_Rows):
     async def fail(self, ids: Ids, reason: str) -> int:
         """Move rows to the dead-letter stream; as `Batch.fail`."""
         reason = as_text(reason, "reason")
-        return await completed(self._member.dead_letter(self._own(ids), reason).start())
+        return await completed(self._member.dead_letter(self._named(ids), reason).start())
 
     async def extend(self) -> int:
         """Keep the rows; as `Batch.extend`."""

@@ -4,6 +4,9 @@
 //! (LUAI_MAXCSTACK), so an entry of more fields goes through its client: its XADD and a script that
 //! acknowledges it are one transaction.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use redis::Value;
 
 use super::member::Member;
@@ -15,15 +18,20 @@ use crate::resp::{self, Membership, RawReply};
 /// Entries in one script, which keeps other clients waiting.
 const ENTRIES: usize = 100;
 
-/// Moves entries that are this consumer's still. ARGV: group, consumer, and for each entry its ID,
-/// the reason and the number of deliveries, empty for the server's own. Gives how many were moved,
+/// How much later than the first an attempt may reach the server, beside the pause between them.
+const SLACK: Duration = Duration::from_millis(200);
+
+/// Moves entries that are this consumer's still. ARGV: group, consumer, how many milliseconds ago the
+/// same was sent whose reply was lost, or nothing, and for each entry its ID, the reason and the
+/// number of deliveries, empty for the server's own. What that has moved counts as moved by this;
+/// its letters are among the newest. Gives how many were moved,
 /// how many had been deleted, the IDs of those that are too large for a script, the time, and where
 /// one could not be moved its ID and the error: it and those after it stay pending.
 ///
 /// A script is not rolled back. What is written comes first; where the user may not acknowledge, it
 /// is taken away again.
 const MOVE: &str = r"
-local key, dead, group, consumer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local key, dead, group, consumer, lost = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 local now = redis.call('TIME')
 local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 local moved, deleted, large = 0, 0, {}
@@ -32,7 +40,18 @@ local function failed(id, reply)
     return {moved, deleted, large, ms, id, reply.err}
   end
 end
-for i = 3, #ARGV, 3 do
+local before = {}
+if lost ~= '' then
+  for _, letter in ipairs(redis.pcall('XREVRANGE', dead, '+', '-', 'COUNT', 200)) do
+    local parts = letter[2]
+    local story = #parts - 14
+    if parts[story + 1] == '_dead_stream' and parts[story + 2] == key and parts[story + 6] == group
+      and parts[story + 8] == consumer and ms - parts[story + 14] <= tonumber(lost) then
+      before[parts[story + 4]] = parts[story + 12]
+    end
+  end
+end
+for i = 4, #ARGV, 3 do
   local id = ARGV[i]
   local found = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
   local failure = failed(id, found)
@@ -70,6 +89,8 @@ for i = 3, #ARGV, 3 do
       end
       if written then moved = moved + 1 else deleted = deleted + 1 end
     end
+  elseif before[id] == ARGV[i + 1] then
+    moved = moved + 1
   end
 end
 return {moved, deleted, large, ms}
@@ -119,9 +140,9 @@ impl Member {
                 "there is no dead-letter stream; name one: dead_letter=...",
             ));
         };
-        let before = self.watched.snapshot().dead_lettered;
-        let moving = Mover { member: self, dead_letter }.move_all(session, letters).await;
-        let moved = self.watched.snapshot().dead_lettered - before;
+        let mover = Mover { member: self, dead_letter, moved: AtomicU64::new(0) };
+        let moving = mover.move_all(session, letters).await;
+        let moved = mover.moved.into_inner();
         if let (Some(first), 1..) = (letters.first(), moved) {
             self.who()
                 .event("dead_lettered")
@@ -144,27 +165,62 @@ struct Moved {
 struct Mover<'a> {
     member: &'a Member,
     dead_letter: &'a [u8],
+    moved: AtomicU64,
 }
 
 impl Mover<'_> {
     async fn move_all(&self, session: &mut Session, letters: &[Letter]) -> Result<()> {
         for letters in letters.chunks(ENTRIES) {
-            let moved = self.by_script(session, letters).await?;
+            let begun = Instant::now();
+            let moved = self.by_script(session, letters, None).await?;
             for letter in letters.iter().filter(|letter| moved.large.contains(&letter.id)) {
-                let moving = self.by_transaction(session, letter, &moved.time).await;
+                let moving = self.by_transaction(session, letter, (&moved.time, begun)).await;
                 moving.map_err(|error| self.about(letter.id, error))?;
             }
         }
         Ok(())
     }
 
-    async fn by_script(&self, session: &mut Session, letters: &[Letter]) -> Result<Moved> {
-        let arguments: Vec<Vec<u8>> = letters
-            .iter()
-            .flat_map(|Letter { id, reason, deliveries }| {
-                let deliveries = deliveries.map(|number| number.to_string()).unwrap_or_default();
-                [id.to_string().into(), reason.clone().into(), deliveries.into()]
-            })
+    /// Moves entries; `lost` is when the reply to an attempt at the same was lost.
+    async fn by_script(
+        &self,
+        session: &mut Session,
+        letters: &[Letter],
+        mut lost: Option<Instant>,
+    ) -> Result<Moved> {
+        loop {
+            let sent = Instant::now();
+            match self.script(session, letters, lost).await {
+                Ok(moved) => return Ok(moved),
+                Err(error) => {
+                    if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) {
+                        lost.get_or_insert(sent);
+                    }
+                    session.recover(error).await?;
+                }
+            }
+        }
+    }
+
+    async fn script(
+        &self,
+        session: &mut Session,
+        letters: &[Letter],
+        lost: Option<Instant>,
+    ) -> Result<Moved> {
+        if lost.is_some() {
+            let connection = session.take_connection().await?;
+            session.put_back(connection);
+        }
+        // From now on until the server looks at its clock time goes by too.
+        let lost = lost.map(|sent| (sent.elapsed() + SLACK).as_millis().to_string());
+        let letters_of_script = letters.iter().flat_map(|Letter { id, reason, deliveries }| {
+            let deliveries = deliveries.map(|number| number.to_string()).unwrap_or_default();
+            [id.to_string(), reason.clone(), deliveries]
+        });
+        let arguments: Vec<Vec<u8>> = std::iter::once(lost.unwrap_or_default())
+            .chain(letters_of_script)
+            .map(String::into_bytes)
             .collect();
         let command = self.member.membership().script(MOVE, &[self.dead_letter], &arguments);
         let first = letters.first().map(|letter| letter.id);
@@ -176,7 +232,7 @@ impl Mover<'_> {
                 None => error,
             }),
         };
-        session.request(&command, || Ok(RawReply::new()), finish).await
+        session.attempt(&command, Some(Duration::ZERO), RawReply::new(), finish).await
     }
 
     fn read(&self, reply: &Value) -> Result<Moved> {
@@ -205,21 +261,31 @@ impl Mover<'_> {
         &self,
         session: &mut Session,
         letter: &Letter,
-        time: &[u8],
+        (time, begun): (&[u8], Instant),
     ) -> Result<()> {
+        let mut lost = None;
         loop {
-            match self.attempt(session, letter, time).await {
+            match self.attempt(session, letter, time, lost).await {
                 Ok(moved) => {
                     self.count(moved);
                     return Ok(());
                 }
-                // After a lost reply the entry is found to be pending no more.
-                Err(error) => session.recover(error).await?,
+                Err(error) => {
+                    // The letter's time is that of the script before.
+                    lost = Some(begun);
+                    session.recover(error).await?;
+                }
             }
         }
     }
 
-    async fn attempt(&self, session: &mut Session, letter: &Letter, time: &[u8]) -> Result<u64> {
+    async fn attempt(
+        &self,
+        session: &mut Session,
+        letter: &Letter,
+        time: &[u8],
+        lost: Option<Instant>,
+    ) -> Result<u64> {
         let Membership { stream, group, consumer } = self.member.membership();
         let id = letter.id;
         let question = resp::Pending {
@@ -233,6 +299,10 @@ impl Mover<'_> {
         };
         let pending = session.value(&question.packed()).await?;
         let Some([_, _, _, delivered]) = first(&pending) else {
+            if lost.is_some() {
+                // The script counts it if its reply is what was lost.
+                self.by_script(session, std::slice::from_ref(letter), lost).await?;
+            }
             return Ok(0);
         };
         let delivered = resp::number(delivered).unwrap_or_default();
@@ -241,7 +311,7 @@ impl Mover<'_> {
         let entry = entry.await?;
         let Some([_, fields]) = first(&entry) else {
             // Deleted meanwhile: the script acknowledges it, however large it was.
-            self.by_script(session, std::slice::from_ref(letter)).await?;
+            self.by_script(session, std::slice::from_ref(letter), None).await?;
             return Ok(0);
         };
         let fields: Vec<&[u8]> =
@@ -286,6 +356,7 @@ impl Mover<'_> {
     }
 
     fn count(&self, moved: u64) {
+        self.moved.fetch_add(moved, Ordering::Relaxed);
         self.member.watched.update(|stats| stats.dead_lettered += moved);
     }
 

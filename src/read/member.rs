@@ -45,7 +45,7 @@ return lost
 ///
 /// Each command is about those entries only that are pending for this consumer still; another may
 /// have claimed the rest meanwhile, or they are acknowledged. After a lost connection a command is
-/// repeated, and then does not count what the lost one did.
+/// repeated, and then does not count what the lost one did; only of dead letters the stream tells.
 #[derive(Clone)]
 pub struct Member {
     pub(super) client: Client,
