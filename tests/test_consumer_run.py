@@ -192,6 +192,29 @@ def test_bad_arguments_raise_at_once(
         consumer.run(Handler(), **options)
 
 
+@pytest.mark.parametrize("policy", [None, {StopIteration: "raise"}])
+def test_a_stop_iteration_of_the_handler_is_an_exception_like_any_other(
+    any_server: Server, client: redis.Redis, stream: str, policy: Any
+) -> None:
+    add_numbers(client, stream, 2)
+
+    def handler(batch: Any) -> None:
+        raise StopIteration("nothing left")
+
+    consumer = StreamConsumer(any_server.url, stream, **ME, **DRAIN)
+    with pytest.raises(StopIteration, match="nothing left"):
+        consumer.run(handler, attempts=1, on_exception=policy)
+    assert pending(client, stream) == [1, 2]
+
+    async def started(batch: Any) -> None:
+        raise StopIteration("nothing left")
+
+    # No coroutine raises one: Python makes it a RuntimeError, whose cause it is.
+    with pytest.raises(RuntimeError) as raised:
+        asyncio.run(consumer.run_async(started, attempts=1))
+    assert isinstance(raised.value.__cause__, StopIteration)
+
+
 # Handlers of the other world
 
 

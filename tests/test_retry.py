@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redfloe._consuming.retry import Call, Failed, Retry, Wait
+from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Handler:
                     raised = self.handle(part)
                 case Wait(seconds):
                     self.waits.append(seconds)
+                case Raise(error):
+                    raise error
                 case Failed(part, reason):
                     self.failed += part.numbers
                     self.reasons.append(reason)
@@ -178,6 +180,12 @@ def test_the_first_class_that_fits_counts() -> None:
     ("arguments", "error"),
     [
         ((0, 0.1, 1.0, None), ValueError),
+        ((True, 0.1, 1.0, None), TypeError),
+        ((1.5, 0.1, 1.0, None), TypeError),
+        ((1, True, 1.0, None), TypeError),
+        ((1, 0.1, False, None), TypeError),
+        ((1, "1", 1.0, None), TypeError),
+        ((1, 0.1, float("nan"), None), ValueError),
         ((1, -0.1, 1.0, None), ValueError),
         ((1, 0.1, -1.0, None), ValueError),
         ((1, 0.1, 1.0, {BadError: "ignore"}), ValueError),

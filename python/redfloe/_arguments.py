@@ -360,7 +360,9 @@ def _optional(value: object, parameter: str) -> int | None:
 def milliseconds(value: Milliseconds, parameter: str) -> int:
     """Give whole milliseconds, no fewer than a timedelta has."""
     if isinstance(value, timedelta):
-        value = -(-value // timedelta(milliseconds=1))
+        # Minus the least timedelta is none.
+        whole, rest = divmod(value, timedelta(milliseconds=1))
+        value = whole + bool(rest)
     try:
         return natural(value, parameter)
     except TypeError:
@@ -395,6 +397,16 @@ def milliseconds_of_seconds(seconds: object, parameter: str) -> int:
             raise ValueError(msg)
     msg = f"{parameter} must be a number of seconds or a timedelta, not {type(seconds).__name__}"
     raise TypeError(msg)
+
+
+def not_negative(seconds: object, parameter: str) -> None:
+    """Refuse what is no number of seconds, such as a flag that was meant for another parameter."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        msg = f"{parameter} must be a number of seconds, not {type(seconds).__name__}"
+        raise TypeError(msg)
+    if not seconds >= 0:  # nor NaN
+        msg = f"{parameter} must not be negative, but is {repr_of(seconds)}"
+        raise ValueError(msg)
 
 
 def one_of(value: object, parameter: str, *allowed: str) -> None:

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyType};
+use pyo3::types::{PyBool, PyDict, PyString, PyType};
 
 use super::credentials::Function;
 use super::error::exception;
@@ -177,6 +177,10 @@ fn fitting<'py, T>(value: &Bound<'py, PyAny>, too_large: T) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
 {
+    if value.is_instance_of::<PyBool>() {
+        // A flag that was meant for another parameter.
+        return Err(PyTypeError::new_err("must be a number, not bool"));
+    }
     let extracted: PyResult<T> = value.extract();
     match extracted {
         Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(too_large),

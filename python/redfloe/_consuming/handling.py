@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redfloe._consuming.retry import Call, Failed, Retry, Wait
+from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait
 from redfloe._functions import is_async, unwrapped
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ class Face(Protocol[B_contra]):
         """Move the entries to the dead-letter stream."""
 
 
-async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> bool:
-    """Call the handler as `retry` says; say whether the batch is done with, rather than left."""
+async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> bool | Raise:
+    """Call the handler as `retry` says; say whether the batch is done with, rather than left.
+
+    What is to be raised is given: a coroutine cannot raise a StopIteration.
+    """
     steps = retry.steps(batch, may_fail=failing.has_dead_letter)
     raised: Exception | None = None
     while True:
@@ -66,6 +69,8 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
             case Wait(seconds):
                 if await face.pause(seconds):
                     return False
+            case Raise():
+                return step
             case Failed(part, _) if failing.counts_deliveries:
                 part.leave()
             case Failed(part, reason):
@@ -154,6 +159,13 @@ class InEventLoop:
     async def fail(self, batch: AsyncBatch, reason: str) -> None:
         """Move the entries."""
         await batch.fail(batch.ids, reason)
+
+
+def is_done(end: bool | Raise) -> bool:
+    """Say whether a batch is done with, or raise what `handle` gives."""
+    if isinstance(end, Raise):
+        raise end.error
+    return end
 
 
 def without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
-from redfloe._arguments import one_of
+from redfloe._arguments import not_negative, one_of, positive
 
 ExceptionPolicy: TypeAlias = Mapping[type[Exception], Literal["retry", "fail", "raise"]]
 
@@ -43,6 +43,13 @@ class Failed(Generic[B]):
     reason: str
 
 
+@dataclass(frozen=True)
+class Raise:
+    """Give up: the exception is the caller's. No generator can raise a StopIteration itself."""
+
+    error: Exception
+
+
 class Retry:
     """Attempts, pauses, and what to do with which exception."""
 
@@ -53,13 +60,9 @@ class Retry:
         max_delay: float,
         on_exception: ExceptionPolicy | None,
     ) -> None:
-        if attempts < 1:
-            msg = f"attempts must be at least 1, not {attempts}"
-            raise ValueError(msg)
-        if base_delay < 0 or max_delay < 0:
-            msg = "retry_base_delay and retry_max_delay must not be negative"
-            raise ValueError(msg)
-        self._attempts = attempts
+        self._attempts = positive(attempts, "attempts") or 1
+        not_negative(base_delay, "retry_base_delay")
+        not_negative(max_delay, "retry_max_delay")
         self._base_delay = base_delay
         self._max_delay = max_delay
         self._on_exception = dict(on_exception or {})
@@ -69,11 +72,11 @@ class Retry:
 
     def steps(
         self, batch: B, *, may_fail: bool
-    ) -> Generator[Call[B] | Wait | Failed[B], Exception | None, None]:
+    ) -> Generator[Call[B] | Wait | Failed[B] | Raise, Exception | None, None]:
         """Say step by step what to do with a batch.
 
         After its last attempt it is halved until the entries that fail are alone; where nothing may
-        fail the exception is raised instead.
+        fail it gives the exception up instead, and ends there.
         """
         parts, attempts = [batch], self._attempts
         while parts:
@@ -84,12 +87,12 @@ class Retry:
                     break
                 policy = self._policy(error)
                 if policy == "raise":
-                    raise error
+                    yield Raise(error)
                 if policy == "retry" and attempt + 1 < attempts:
                     yield Wait(self._delay(attempt))
                     continue
                 if not may_fail:
-                    raise error
+                    yield Raise(error)
                 if len(part) == 1:
                     yield Failed(part, f"{type(error).__name__}: {error}")
                 else:

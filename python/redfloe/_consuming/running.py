@@ -8,7 +8,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from redfloe._batch import AsyncBatch, Batch
-from redfloe._consuming.handling import Failing, InEventLoop, InLoop, handle, without_waiting
+from redfloe._consuming.handling import (
+    Failing,
+    InEventLoop,
+    InLoop,
+    handle,
+    is_done,
+    without_waiting,
+)
 from redfloe._consuming.retry import ExceptionPolicy, Retry
 
 if TYPE_CHECKING:
@@ -84,7 +91,7 @@ class RunsHandlers(
         face = InLoop(handler, lambda: self._stopped)
         with self:
             for batch in self:
-                if not without_waiting(handle(batch, retry, face, self._failing)):
+                if not is_done(without_waiting(handle(batch, retry, face, self._failing))):
                     self._put_down(batch)
 
     async def run_async(
@@ -108,7 +115,7 @@ class RunsHandlers(
         Raises
         ------
         Exception
-            As `run`.
+            As `run`; a StopIteration is the cause of a RuntimeError: no coroutine raises one.
         TypeError
             The handler returned something that cannot be awaited: make it an async function, or use
             `run`. Nothing is retried, and its batch stays pending.
@@ -129,5 +136,5 @@ class RunsHandlers(
         face = InEventLoop(handler, lambda: self._stopped)
         async with self:
             async for batch in self:
-                if not await handle(batch, retry, face, self._failing):
+                if not is_done(await handle(batch, retry, face, self._failing)):
                     self._put_down(batch._batch)
