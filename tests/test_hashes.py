@@ -149,6 +149,19 @@ def test_a_key_that_occurs_twice(any_server: Server, client: redis.Redis) -> Non
     assert hashes(client, "a") == [{b"x": b"2"}]
 
 
+@pytest.mark.parametrize("if_exists", ["replace", "merge", "fail"])
+def test_a_text_that_is_too_long(if_exists: Any) -> None:
+    long = "y" * 2_000_000
+    with Server("redis-7.0", args=["--proto-max-bulk-len", "1mb"]) as server:
+        for key, text in (("b", long), (long, "y")):
+            frame = pl.DataFrame({"key": ["a", key], "text": ["x", text]})
+            match = r"2000000 bytes.*proto-max-bulk-len.*\(row: 1\)"
+            with pytest.raises(ValueError, match=match):
+                write_hashes(server.url, frame, key_column="key", if_exists=if_exists)
+        with server.client() as client:
+            assert client.dbsize() == 0
+
+
 def test_an_empty_frame(any_server: Server) -> None:
     assert write_hashes(any_server.url, FRAME.clear(), key_column="key") == 0
 

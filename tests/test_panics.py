@@ -57,8 +57,8 @@ def read_schema(server: _core.RedisConnection) -> object:
     return _core.empty_batch({**make_request("s"), "schema": UNREADABLE})
 
 
-def write_frame(server: _core.RedisConnection) -> object:
-    return _core.write_stream(server, unreadable(), {**make_write_request(), "stream": b"s"})
+def write_frame(server: _core.RedisConnection) -> None:
+    _core.write_stream(server, unreadable(), {**make_write_request(), "stream": b"s"}, [])
 
 
 @pytest.mark.parametrize("call", [read_schema, write_frame])

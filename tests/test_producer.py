@@ -149,6 +149,7 @@ def test_a_refused_entry(any_server: Server, client: redis.Redis, stream: str) -
             producer.send({"n": n})
         with pytest.raises(WriteError, match="ERR no") as raised:
             producer.flush()
+        assert str(raised.value).startswith("row 5 was refused, 5 of 6 rows are in: ")
         assert (raised.value.rows_written, raised.value.row, raised.value.first_row) == (5, 5, 3)
         assert raised.value.ids is not None
         assert raised.value.ids.is_null().to_list() == [False, False, True]
@@ -157,6 +158,32 @@ def test_a_refused_entry(any_server: Server, client: redis.Redis, stream: str) -
         with pytest.raises(WriteError):
             producer.close()
     assert stored(client, stream) == [0, 1, 2, 3, 4]
+
+
+def test_a_stopped_producer_counts_all_rows(any_server: Server, stream: str) -> None:
+    producer = StreamProducer(any_server.url, stream, linger_ms=10_000)
+    producer.send({"n": 0})
+    producer.flush()
+    for n in range(3):
+        producer.send({"n": n})
+    producer._core.stop()
+    with pytest.raises(WriteError) as raised:
+        producer.close()
+    assert (raised.value.rows_written, raised.value.row) == (1, 1)
+    assert str(raised.value).startswith("1 of 4 rows are in: ")
+
+
+def test_a_value_that_is_too_long(stream: str) -> None:
+    with Server("redis-7.0", args=["--proto-max-bulk-len", "1mb"]) as server:
+        producer = StreamProducer(server.url, stream, linger_ms=10_000)
+        producer.send({"n": 1})
+        producer.flush()
+        producer.send({"n": "2", "text": "x" * 2_000_000})
+        match = r"\"text\" has 2000000 bytes.*proto-max-bulk-len.*\(row: 1\)"
+        with pytest.raises(ValueError, match=match):
+            producer.flush()
+        with server.client() as client:
+            assert stored(client, stream) == [1]
 
 
 def test_a_lost_answer(any_server: Server, stream: str) -> None:
@@ -170,6 +197,7 @@ def test_a_lost_answer(any_server: Server, stream: str) -> None:
             producer.flush()
     assert raised.value.rows_written == 1
     assert raised.value.unknown == range(1, 2)
+    assert str(raised.value).startswith("the answers for rows 1 to 1 were lost")
 
 
 def test_a_lost_answer_of_a_producer_that_is_known(redis810: Server, stream: str) -> None:

@@ -14,6 +14,8 @@ import redis
 
 import redfloe
 from redfloe import OutcomeUnknownError, SchemaError, WriteError, _core, sink_stream
+from support.clients import quick
+from support.proxy import Proxy
 from support.server import Server
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +58,43 @@ def test_rows_are_counted_over_all_chunks(
     with pytest.raises(WriteError) as raised:
         sink_stream(any_server.url, lf, stream, id_column="id", chunk_size=1, progress=seen.append)
     assert client.xlen(stream) == 73 == seen[-1]
-    assert "row: 0" in str(raised.value)
+    assert "row: 73" in str(raised.value)
+
+
+def test_a_message_counts_rows_as_the_attributes_do(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    lf = numbers(100).with_columns(id=pl.format("{}-1", pl.col("n") + 1))
+
+    def overtake(rows: int) -> None:
+        if rows == 20:
+            client.xadd(stream, {"n": "x"}, id="25-5")
+
+    def refuse(rows: int) -> None:
+        if rows == 20:
+            proxy.replace_reply(b"-ERR no\r\n", once_seen=b"XADD", skip=3)
+
+    def lose(rows: int) -> None:
+        if rows == 20:
+            proxy.cut_after(0, once_seen=b"XADD")
+
+    with pytest.raises(WriteError) as refused:
+        sink_stream(any_server.url, lf, stream, id_column="id", chunk_size=10, progress=overtake)
+    assert (refused.value.rows_written, refused.value.row) == (20, 20)
+    assert "nothing after the first 20 rows has been sent (row: 20, " in str(refused.value)
+    client.delete(stream)
+    with Proxy(any_server.port) as proxy:
+        url = quick(proxy.url, max_retries=0)
+        with pytest.raises(WriteError) as refused:
+            sink_stream(url, lf, stream, fields=["n"], chunk_size=10, progress=refuse)
+        assert (refused.value.rows_written, refused.value.row) == (29, 23)
+        assert str(refused.value).startswith("row 23 was refused, 29 of 30 rows are in: ")
+        with pytest.raises(OutcomeUnknownError) as lost:
+            sink_stream(url, lf, stream, fields=["n"], chunk_size=10, progress=lose)
+    error = lost.value
+    assert (error.rows_written, error.unknown.start) == (20, 20)
+    last = error.unknown.stop - 1
+    assert str(error).startswith(f"the answers for rows 20 to {last} were lost")
 
 
 def test_what_ends_a_query_between_its_chunks_has_the_rows_as_its_cause(

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import polars as pl
@@ -21,6 +22,7 @@ from redfloe import (
     OutcomeUnknownError,
     RedisConnection,
     WriteError,
+    _core,
     write_stream,
 )
 from support.proxy import Proxy
@@ -306,6 +308,71 @@ def test_a_signal_just_before_the_end_has_the_rows_as_its_cause(
     error = raised.value.__cause__
     assert isinstance(error, WriteError)
     assert error.rows_written == ROWS
+
+
+@pytest.mark.parametrize("name", ["write", "atomic", "hashes"])
+def test_a_signal_as_the_core_returns_has_the_rows_as_its_cause(
+    any_server: Server, stream: str, name: str
+) -> None:
+    """Python may handle it after the core's last look, in place of what the core returns."""
+
+    def interrupt(frame: FrameType, event: str, called: object) -> None:
+        if event == "c_return" and called in (_core.write_stream, _core.write_hashes):
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            WRITES[name](any_server.url, stream)
+    finally:
+        sys.setprofile(None)
+    error = raised.value.__cause__
+    assert isinstance(error, WriteError)
+    assert error.rows_written == ROWS
+
+
+@pytest.mark.parametrize("name", ["write", "atomic", "hashes", "sink"])
+def test_a_second_ctrl_c_says_that_nobody_knows(any_server: Server, stream: str, name: str) -> None:
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=b"EXEC" if name == "atomic" else b"XADD")
+        proxy.stall_after(0, once_seen=b"HSET")
+        interrupt = lambda: signal.raise_signal(signal.SIGINT)  # noqa: E731
+        with later(0.3, interrupt), later(0.5, interrupt), within(1):
+            with pytest.raises(KeyboardInterrupt) as raised:
+                WRITES[name](proxy.url, stream)
+    error = raised.value.__cause__
+    assert isinstance(error, OutcomeUnknownError)
+    assert (error.rows_written, error.unknown) == (0, range(ROWS))
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("produces", [False, True])
+def test_a_task_that_is_cancelled_again_keeps_its_cause(
+    any_server: Server, stream: str, times: int, produces: bool
+) -> None:
+    async def write() -> None:
+        if not produces:
+            await redfloe.write_stream_async(proxy.url, FRAME, stream)
+            return
+        async with redfloe.StreamProducer(proxy.url, stream) as producer:
+            await producer.send({"n": 1})
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(write())
+        while not proxy.count(b"XADD"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0.02)
+        await task
+
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=b"XADD")
+        with within(1.6), pytest.raises(asyncio.CancelledError) as raised:
+            asyncio.run(cancelled())
+    error = raised.value.__cause__
+    assert isinstance(error, OutcomeUnknownError)
+    assert error.unknown == range(1 if produces else ROWS)
 
 
 def test_progress_that_raises_at_the_end(any_server: Server, stream: str) -> None:

@@ -415,8 +415,9 @@ class Outcome:
     def unknown(self) -> tuple[int, int]: ...
     @property
     def error(self) -> Exception | None: ...
-    @property
-    def raised(self) -> BaseException | None: ...
+    def reraise(self) -> None:
+        """Raise what stopped the write from outside, such as Ctrl-C; once."""
+
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]: ...
 
 @final
@@ -540,11 +541,15 @@ def checked_arrow_stream(frame: ArrowStream) -> object:
     """
 
 def write_hashes(
-    server: str | RedisConnection, frame: ArrowStream, request: HashRequest
-) -> Outcome: ...
+    server: str | RedisConnection,
+    frame: ArrowStream,
+    request: HashRequest,
+    outcomes: list[Outcome],
+) -> None: ...
 def write_stream(
     server: str | RedisConnection,
     frame: ArrowStream,
     request: WriteRequest,
+    outcomes: list[Outcome],
     progress: Callable[[int], object] | None = None,
-) -> Outcome: ...
+) -> None: ...

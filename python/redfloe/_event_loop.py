@@ -28,6 +28,21 @@ async def completed(task: _core.Task[T]) -> T:
     return task.result()
 
 
+async def stopped(task: _core.Task[T]) -> T:
+    """Wait for the end of a task that was stopped, which takes a second at most.
+
+    Cancelling the wait another time changes nothing: its caller is being cancelled already.
+    """
+    import asyncio
+
+    while True:
+        try:
+            await done(task)
+        except asyncio.CancelledError:
+            continue
+        return task.result()
+
+
 async def done(task: _core.Task[T]) -> None:
     """Wait until a task of the core's is done."""
     import asyncio

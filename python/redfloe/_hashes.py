@@ -12,7 +12,7 @@ from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
 from redfloe._frame import ArrowStream, as_frame, check_column, field_names, without_null_dtypes
 from redfloe._schema import as_text
-from redfloe._write import error_of, interruption
+from redfloe._write import finished
 
 
 class HashRequest(TypedDict):
@@ -89,7 +89,8 @@ def write_hashes(
     SchemaError
         A column is missing, or has a dtype that no text stands for; nothing is written.
     ValueError, TypeError
-        An argument cannot be right, a key is null, or occurs twice and is not merged.
+        An argument cannot be right, a key is null, or occurs twice and is not merged, or a text is
+        longer than the server takes (proto-max-bulk-len); nothing is written.
 
     Examples
     --------
@@ -123,13 +124,11 @@ def write_hashes(
         if_exists=if_exists,
         batch_size=positive(batch_size, "batch_size") or 1,
     )
-    outcome = _core.write_hashes(url, columns, request)
-    if outcome.raised is not None:
-        raise outcome.raised from interruption(outcome, with_ids=False)
-    error = error_of(outcome, with_ids=False)
-    if error is not None:
-        raise error
-    return outcome.rows_written
+    return finished(
+        lambda outcomes: _core.write_hashes(url, columns, request, outcomes),
+        lambda outcome: outcome.rows_written,
+        with_ids=False,
+    )
 
 
 def _milliseconds(ttl: object) -> int:

@@ -18,7 +18,7 @@ from redfloe._arguments import (
     positive,
 )
 from redfloe._errors import OutcomeUnknownError, WriteError
-from redfloe._event_loop import completed, done
+from redfloe._event_loop import completed, done, stopped
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
 
@@ -290,9 +290,14 @@ class StreamProducer:
 
     def _check(self, gave_up_after: int | None = None) -> None:
         error = self._failure()
-        if error is not None:
-            self._reported = True
-            raise error if gave_up_after is None else _given_up(error, gave_up_after)
+        if error is not None and gave_up_after is not None:
+            error = _given_up(error, gave_up_after)
+        try:
+            if error is not None:
+                self._reported = True
+                raise error
+        finally:
+            del error  # whose traceback holds this frame, and so the caller's
 
     def _explain_interrupt(self, interrupt: BaseException) -> None:
         error = self._failure()
@@ -361,7 +366,7 @@ class AsyncStreamProducer:
             await done(task)
         except asyncio.CancelledError as cancelled:
             task.stop()
-            await completed(task)
+            await stopped(task)
             self._producer._explain_interrupt(cancelled)
             raise
         is_over = task.result()

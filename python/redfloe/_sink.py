@@ -118,15 +118,22 @@ def sink_stream(
                 write = make(frame)
                 look = None if progress is None else _later(progress, rows)
                 unseen = frame.height
-                outcome = _core.write_stream(url, write.frame, write.request, look)
+                write.request["rows_before"] = first_row, rows
+                outcomes: list[_core.Outcome] = []
+                _core.write_stream(url, write.frame, write.request, outcomes, look)
+                outcome = outcomes[0]
                 error = error_of(outcome, first_row=first_row, rows_before=rows)
                 if error is None:
                     # One statement without a call, so that a signal finds all or none changed.
                     rows, first_row, unseen = rows + outcome.rows_written, first_row + unseen, 0
-                if outcome.raised is not None:
-                    raise outcome.raised from error
-                if error is not None:
-                    raise error
+                try:
+                    outcome.reraise()
+                    if error is not None:
+                        raise error
+                except BaseException as raised:
+                    raise raised from None if raised is error else error
+                finally:
+                    del error  # whose traceback holds this frame, and so the caller's
                 if progress is not None:
                     progress(rows)
         except BaseException as raised:

@@ -1,20 +1,21 @@
 """Writing frames into streams."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import polars as pl
 
 from redfloe import _core
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
-from redfloe._event_loop import completed, done
+from redfloe._event_loop import done, stopped
 from redfloe._frame import ArrowStream
 from redfloe._functions import refuse_async
 from redfloe._ids import EntryIdLike
 from redfloe._write_arguments import NullTexts, make_write
 
 Progress: TypeAlias = Callable[[int], object]
+T = TypeVar("T")
 
 
 def write_stream(
@@ -146,8 +147,16 @@ def write_stream(
         atomic=atomic,
         idempotent=idempotent,
     )
-    outcome = _core.write_stream(url, write.frame, write.request, progress)
-    return _finish(outcome, progress)
+
+    def result(outcome: _core.Outcome) -> pl.Series:
+        if progress is not None:
+            progress(outcome.rows_written)
+        return _ids(outcome)
+
+    return finished(
+        lambda outcomes: _core.write_stream(url, write.frame, write.request, outcomes, progress),
+        result,
+    )
 
 
 async def write_stream_async(
@@ -227,7 +236,14 @@ async def write_stream_async(
         atomic=atomic,
         idempotent=idempotent,
     )
-    return _finish(await _completed(_core.start_write_stream(url, write.frame, write.request)))
+    outcome = await _completed(_core.start_write_stream(url, write.frame, write.request))
+    error = error_of(outcome)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # whose traceback holds this frame, and so the caller's
+    return _ids(outcome)
 
 
 async def _completed(task: _core.Task[_core.Outcome]) -> _core.Outcome:
@@ -238,38 +254,51 @@ async def _completed(task: _core.Task[_core.Outcome]) -> _core.Outcome:
         await done(task)
     except asyncio.CancelledError as cancelled:
         task.stop()
-        raise cancelled from interruption(await completed(task))
+        raise cancelled from interruption(await stopped(task))
     return task.result()
 
 
-def _finish(outcome: _core.Outcome, progress: Progress | None = None) -> pl.Series:
-    """Give the IDs, or raise what the outcome holds."""
-    if outcome.raised is not None:
-        raise outcome.raised from interruption(outcome)
-    error = error_of(outcome)
-    if error is not None:
-        raise error
+def finished(
+    write: Callable[[list[_core.Outcome]], None],
+    result: Callable[[_core.Outcome], T],
+    *,
+    with_ids: bool = True,
+) -> T:
+    """Run a write, and give what `result` makes of its outcome, or raise why it failed.
+
+    Whatever else is raised has as its cause what became of the rows. So `write` leaves the outcome
+    in a list: as a function returns, the exception of a signal's handler may take the place of what
+    it returns.
+    """
+    outcomes: list[_core.Outcome] = []
     try:
-        if progress is not None:
-            progress(outcome.rows_written)
-        return _ids(outcome)
+        write(outcomes)
+        outcomes[0].reraise()
+        error = error_of(outcomes[0], with_ids=with_ids)
+        if error is None:
+            return result(outcomes[0])
     except BaseException as raised:  # Ctrl-C, or what `progress` raises
-        raise raised from interruption(outcome)
+        if not outcomes:
+            raise  # nothing was sent
+        raise raised from interruption(outcomes[0], with_ids=with_ids)
+    try:
+        raise error
+    finally:
+        del error  # whose traceback holds this frame, and so the caller's
 
 
 def error_of(
     outcome: _core.Outcome, *, with_ids: bool = True, first_row: int = 0, rows_before: int = 0
 ) -> Exception | None:
-    """Give the exception, with what became of the rows; some may have been written before."""
+    """Give a new exception that says what became of the rows; others may have come before them."""
     error = outcome.error
     if isinstance(error, WriteError | OutcomeUnknownError):
         error.rows_written = rows_before + outcome.rows_written
         error.ids = _ids(outcome) if with_ids else None
-        error.row = None if outcome.row is None else first_row + outcome.row
+        error.row = outcome.row
         error.first_row = first_row
     if isinstance(error, OutcomeUnknownError):
-        first, end = outcome.unknown
-        error.unknown = range(first_row + first, first_row + end)
+        error.unknown = range(*outcome.unknown)
     return error
 
 

@@ -37,6 +37,8 @@ class WriteRequest(TypedDict):
     idmp_producer: bytes | None
     atomic: bool
     skip_empty: bool
+    #: Rows that this write continues, and how many of them are in.
+    rows_before: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         idmp_producer=None if idempotent is None else as_key(idempotent, "idempotent"),
         atomic=bool(options.get("atomic", False)),
         skip_empty=on_empty_row == "skip",
+        rows_before=(0, 0),
     )
 
 

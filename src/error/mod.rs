@@ -123,6 +123,14 @@ impl Error {
         self
     }
 
+    /// Changes the context of that name, where there is one.
+    pub(crate) fn map_context(mut self, name: &str, map: impl Fn(&str) -> String) -> Self {
+        for (_, value) in self.inner.context.iter_mut().filter(|(known, _)| *known == name) {
+            *value = map(value);
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub fn with_source(
         mut self,

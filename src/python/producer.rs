@@ -93,7 +93,7 @@ impl Producer {
         // A producer that is never waited for logs here.
         events::log(py)?;
         Ok(self.get()?.failed().map(|failed| {
-            let outcome = Outcome::of_failure(py, &failed.failure, None);
+            let outcome = Outcome::of_failure(&failed.failure);
             (outcome, failed.first_row, failed.rows_before)
         }))
     }

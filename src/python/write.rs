@@ -1,11 +1,13 @@
 //! Writes: frames and Python's arguments in, what became of the rows out.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyTuple};
+use pyo3::types::{PyCapsule, PyList, PyTuple};
 
 use super::arrow::{Imported, export_ids, import_batches, release_imported};
 use super::completion::Task;
@@ -16,7 +18,8 @@ use crate::client::Client;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
 use crate::write::{
-    self, HashRequest, IfExists, NullTexts, Trim, WriteControl, WriteFailure, WriteRequest, Written,
+    self, HashRequest, IfExists, NullTexts, RowsBefore, Trim, WriteControl, WriteFailure,
+    WriteRequest, Written,
 };
 
 /// What to write and how, as `redfloe._write` puts it together.
@@ -42,6 +45,8 @@ pub(crate) struct WriteArguments {
     idmp_producer: Option<Vec<u8>>,
     atomic: bool,
     skip_empty: bool,
+    /// Rows that this write continues, and how many of them are in.
+    rows_before: (usize, usize),
 }
 
 impl WriteArguments {
@@ -74,7 +79,8 @@ impl WriteArguments {
             .with_batch_rows(self.batch_size)
             .with_idmp_producer(self.idmp_producer)
             .with_atomic(self.atomic)
-            .with_empty_rows_skipped(self.skip_empty))
+            .with_empty_rows_skipped(self.skip_empty)
+            .with_rows_before(RowsBefore { rows: self.rows_before.0, written: self.rows_before.1 }))
     }
 }
 
@@ -89,40 +95,25 @@ fn min_id(text: &str) -> Result<EntryId> {
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Outcome {
     written: Written,
-    row: Option<usize>,
-    unknown: (usize, usize),
-    error: Option<PyErr>,
-    /// What stopped the write from outside, such as Ctrl-C.
-    raised: Option<PyErr>,
+    /// No exception of Python's: its traceback would hold the frames that hold this, and no garbage
+    /// collector sees that.
+    failure: Option<Arc<WriteFailure>>,
+    /// What stopped the write from outside, such as Ctrl-C; for that reason it is given away.
+    raised: Mutex<Option<PyErr>>,
 }
 
 impl Outcome {
-    fn new(
-        py: Python<'_>,
-        result: Result<Written, WriteFailure>,
-        raised: Option<PyErr>,
-    ) -> Outcome {
-        match result {
-            Ok(written) => Outcome { written, row: None, unknown: (0, 0), error: None, raised },
-            Err(failure) => Outcome::of_failure(py, &failure, raised),
-        }
+    fn new(result: Result<Written, WriteFailure>, raised: Option<PyErr>) -> Outcome {
+        let (written, failure) = match result {
+            Ok(written) => (written, None),
+            Err(failure) => (failure.written().clone(), Some(Arc::new(failure))),
+        };
+        Outcome { written, failure, raised: Mutex::new(raised) }
     }
-}
 
-impl Outcome {
-    pub(super) fn of_failure(
-        py: Python<'_>,
-        failure: &WriteFailure,
-        raised: Option<PyErr>,
-    ) -> Outcome {
-        let unknown = failure.unknown();
-        Outcome {
-            written: failure.written().clone(),
-            row: failure.row(),
-            unknown: (unknown.start, unknown.end),
-            error: Some(exception(py, failure.error())),
-            raised,
-        }
+    pub(super) fn of_failure(failure: &Arc<WriteFailure>) -> Outcome {
+        let (written, failure) = (failure.written().clone(), Some(Arc::clone(failure)));
+        Outcome { written, failure, raised: Mutex::default() }
     }
 }
 
@@ -135,22 +126,24 @@ impl Outcome {
 
     #[getter]
     fn row(&self) -> Option<usize> {
-        self.row
+        self.failure.as_ref().and_then(|failure| failure.row())
     }
 
     #[getter]
     fn unknown(&self) -> (usize, usize) {
-        self.unknown
+        let unknown = self.failure.as_ref().map(|failure| failure.unknown());
+        unknown.map_or((0, 0), |rows| (rows.start, rows.end))
     }
 
     #[getter]
     fn error(&self, py: Python<'_>) -> Option<PyErr> {
-        self.error.as_ref().map(|error| error.clone_ref(py))
+        self.failure.as_ref().map(|failure| exception(py, failure.error()))
     }
 
-    #[getter]
-    fn raised(&self, py: Python<'_>) -> Option<PyErr> {
-        self.raised.as_ref().map(|raised| raised.clone_ref(py))
+    /// Raises what stopped the write, once.
+    fn reraise(&self) -> PyResult<()> {
+        let raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+        raised.map_or(Ok(()), Err)
     }
 
     /// The IDs. The requested schema may be ignored, says the interface.
@@ -179,30 +172,47 @@ fn prepare(
 }
 
 /// Adds a frame's rows to a stream. Where it takes long, `progress` is called every now and then
-/// with the number of rows that are in, and may raise.
+/// with the number of rows that are in, and may raise. What became of the rows is appended to
+/// `outcomes`, where it is safe from what a signal's handler raises as this returns.
 #[pyfunction]
-#[pyo3(signature = (server, frame, request, progress=None))]
+#[pyo3(signature = (server, frame, request, outcomes, progress=None))]
 pub(crate) fn write_stream(
     py: Python<'_>,
     server: Server,
     frame: &Bound<'_, PyAny>,
     request: WriteArguments,
+    outcomes: &Bound<'_, PyList>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Outcome> {
+) -> PyResult<()> {
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
+    let total = rows_of(&batches);
     let look = progress.map(|progress| Progress { control: control.clone(), progress });
     let look = look.map(|look| Py::new(py, look).map(Py::into_any)).transpose()?;
     let writing = async move { write::write(&client, &batches, &request).await };
-    let (result, raised) = wait_stopping(py, look.as_ref(), || control.stop(), writing)?;
-    Ok(ended(py, result, raised))
+    let waited = wait_stopping(py, look.as_ref(), || control.stop(), writing);
+    ended(py, waited, (control.rows_written(), total), outcomes)
 }
 
-/// What became of a write that a thread waited for.
-fn ended(py: Python<'_>, result: Result<Written, WriteFailure>, raised: Option<PyErr>) -> Outcome {
+/// Tells what became of a write that a thread waited for.
+fn ended(
+    py: Python<'_>,
+    waited: PyResult<(Result<Written, WriteFailure>, Option<PyErr>)>,
+    (rows, total): (u64, usize),
+    outcomes: &Bound<'_, PyList>,
+) -> PyResult<()> {
     release_imported(py);
-    let mut outcome = Outcome::new(py, result, raised);
-    outcome.raised = or_late_signal(py, outcome.raised.take());
-    outcome
+    match waited {
+        Ok((result, raised)) => outcomes.append(Outcome::new(result, or_late_signal(py, raised))),
+        // A second signal: nobody waited for the answers.
+        Err(raised) => {
+            outcomes.append(Outcome::new(Err(WriteFailure::unawaited(rows, total)), None))?;
+            Err(raised)
+        }
+    }
+}
+
+fn rows_of(batches: &[RecordBatch]) -> usize {
+    batches.iter().map(RecordBatch::num_rows).sum()
 }
 
 /// Tells somebody how far a write is, whenever it is called.
@@ -232,7 +242,7 @@ pub(crate) fn start_write_stream(
     let writing = async move { write::write(&client, &batches, &request).await };
     let task = Task::start_with(py, writing, |py, result| {
         release_imported(py);
-        Ok(Py::new(py, Outcome::new(py, result, None))?.into_any())
+        Ok(Py::new(py, Outcome::new(result, None))?.into_any())
     });
     Ok(task?.with_stop(move || control.stop()))
 }
@@ -256,7 +266,8 @@ pub(crate) fn write_hashes(
     server: Server,
     frame: &Bound<'_, PyAny>,
     request: HashArguments,
-) -> PyResult<Outcome> {
+    outcomes: &Bound<'_, PyList>,
+) -> PyResult<()> {
     let if_exists = match request.if_exists.as_str() {
         "replace" => IfExists::Replace,
         "merge" => IfExists::Merge,
@@ -276,8 +287,9 @@ pub(crate) fn write_hashes(
         .with_batch_rows(request.batch_size)
         .with_control(control.clone());
     let batches = import_batches(frame)?;
-    let client = server.client(py)?;
+    let (client, total) = (server.client(py)?, rows_of(&batches));
     let writing = async move { write::write_hashes(&client, &batches, &request).await };
-    let (result, raised) = wait_stopping(py, None, || control.stop(), writing)?;
-    Ok(ended(py, result.map(Written::of_rows), raised))
+    let waited = wait_stopping(py, None, || control.stop(), writing);
+    let waited = waited.map(|(result, raised)| (result.map(Written::of_rows), raised));
+    ended(py, waited, (control.rows_written(), total), outcomes)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::request::RowsBefore;
 use crate::error::{Error, ErrorKind};
 
 /// A look at a write that is in progress, from another task. Clones share it.
@@ -89,10 +90,9 @@ pub(super) fn stopped() -> Error {
 }
 
 /// The error of a write that was stopped before any of its rows was sent.
-pub(super) fn stopped_before_the_first(rows: usize) -> Error {
-    stopped()
-        .reframed(ErrorKind::Write, &format!("0 of {rows} rows are in"))
-        .with_context("row", "0")
+pub(super) fn stopped_before_the_first(rows: usize, before: RowsBefore) -> Error {
+    let message = format!("{} of {} rows are in", before.written, before.rows + rows);
+    stopped().reframed(ErrorKind::Write, &message).with_context("row", "0")
 }
 
 /// The error of a write that was stopped and whose last answers did not come in time.

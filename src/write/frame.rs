@@ -208,9 +208,14 @@ impl FieldColumn {
     }
 
     pub(super) fn plain_name(&self) -> String {
-        let name = String::from_utf8_lossy(&self.name);
-        name.split_once("\r\n").map_or("", |(_, name)| name).trim_end_matches("\r\n").to_owned()
+        plain_name(&self.name)
     }
+}
+
+/// The name in `$4\r\nname\r\n`.
+pub(super) fn plain_name(bulk: &[u8]) -> String {
+    let name = String::from_utf8_lossy(bulk);
+    name.split_once("\r\n").map_or("", |(_, name)| name).trim_end_matches("\r\n").to_owned()
 }
 
 /// The names of the columns that become fields.

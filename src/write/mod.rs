@@ -27,5 +27,5 @@ pub(crate) use encode::time_beyond_a_day;
 pub use hashes::{HashRequest, IfExists, write_hashes};
 pub use outcome::{WriteFailure, Written};
 pub use producer::{Producer, ProducerFailure, ProducerOptions};
-pub use request::{NullTexts, Trim, WriteRequest};
+pub use request::{NullTexts, RowsBefore, Trim, WriteRequest};
 pub use writer::write;

@@ -5,9 +5,10 @@ use std::ops::Range;
 use arrow_array::StringViewArray;
 use arrow_array::builder::StringViewBuilder;
 
+use super::request::RowsBefore;
 use crate::client::Client;
 use crate::entry_id::EntryId;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// What became of the rows of a write.
 #[derive(Debug, Clone)]
@@ -44,12 +45,43 @@ pub struct WriteFailure {
 }
 
 impl WriteFailure {
+    /// Numbers the rows from those on that came before.
+    pub(super) fn after(mut self, before: RowsBefore) -> Self {
+        if before.rows > 0 {
+            let number = |row: usize| before.rows + row;
+            self.row = self.row.map(number);
+            if !self.unknown.is_empty() {
+                self.unknown = number(self.unknown.start)..number(self.unknown.end);
+            }
+            self.error = self.error.map_context("row", |row| {
+                row.parse().map_or_else(|_| row.to_owned(), |row| number(row).to_string())
+            });
+            let sent = format!("nothing after the first {} rows has been sent", before.rows);
+            let message = self.error.message().replace("nothing has been sent", &sent);
+            self.error = self.error.with_message(message);
+        }
+        self
+    }
+
     /// None of the rows was sent; the error's context may name the row that is to blame.
     pub(super) fn before_the_first(error: Error, total: usize) -> Self {
         let row = error.context().iter().find(|(name, _)| *name == "row");
         let row = row.and_then(|(_, row)| row.parse().ok());
         let written = Ids::with_capacity(0).finish(total);
         WriteFailure { error, written, row, unknown: 0..0 }
+    }
+
+    /// Nobody waited for the end of the write, when that many rows were known to be in.
+    #[cfg(feature = "python")]
+    pub(crate) fn unawaited(rows: u64, total: usize) -> Self {
+        let message = format!(
+            "{rows} of {total} rows are in, and nobody waited for the answers to the others: \
+             whether they are in is unknown"
+        );
+        let ids = Ids::with_capacity(0).finish(total).ids;
+        let written = Written { ids, rows: usize::try_from(rows).unwrap_or(total) };
+        let error = Error::new(ErrorKind::OutcomeUnknown, message);
+        WriteFailure { error, written, row: None, unknown: 0..total }
     }
 
     /// The same without the password, which the server may quote.
@@ -63,17 +95,18 @@ impl WriteFailure {
         &self.error
     }
 
-    /// What became of the rows, as far as it is known: those with an ID are in.
+    /// What became of the rows of this write, as far as it is known: those with an ID are in.
     pub fn written(&self) -> &Written {
         &self.written
     }
 
-    /// The first row that is not in.
+    /// The first row that is not in, counted after [those before](RowsBefore).
     pub fn row(&self) -> Option<usize> {
         self.row
     }
 
-    /// Rows of which nobody knows whether they are in, because the reply was lost.
+    /// Rows of which nobody knows whether they are in, because the reply was lost;
+    /// counted in the same way.
     pub fn unknown(&self) -> Range<usize> {
         self.unknown.clone()
     }

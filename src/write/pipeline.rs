@@ -323,7 +323,9 @@ impl<'r> Pipeline<'r> {
     fn fail(self, fatal: Fatal) -> WriteFailure {
         let total = self.rows.total();
         let rows_in = self.in_flight.rows_in();
-        let count = format!("{rows_in} of {total} rows are in");
+        let before = self.request.before;
+        let (all_in, all) = (before.written + rows_in, before.rows + total);
+        let count = format!("{all_in} of {all} rows are in");
         let is_in_part = rows_in > 0;
         // Whatever ends the write, rows that were sent and have no answer may be in.
         let mut uncertain = self.in_flight.uncertain();
@@ -333,7 +335,7 @@ impl<'r> Pipeline<'r> {
                     refused.error.kind(),
                     ErrorKind::WrongType | ErrorKind::Authentication
                 );
-                let row = self.in_flight.number(refused.row).unwrap_or_default();
+                let row = before.rows + self.in_flight.number(refused.row).unwrap_or_default();
                 match is_typed && !is_in_part {
                     true => refused.error,
                     false => refused
@@ -359,8 +361,8 @@ impl<'r> Pipeline<'r> {
                 &format!(
                     "the answers for rows {} to {} were lost, and nobody knows whether those are \
                      in",
-                    unknown.start,
-                    unknown.end - 1
+                    before.rows + unknown.start,
+                    before.rows + unknown.end - 1
                 ),
             ),
         };

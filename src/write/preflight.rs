@@ -25,6 +25,9 @@ pub(super) struct Preflight {
     pub(super) idmp_window: Option<IdmpWindow>,
 }
 
+/// The length of a value that no server can be told to refuse.
+pub(super) const ALWAYS_TAKEN: usize = 1024 * 1024;
+
 /// Asks what there is to know, and refuses what the server would refuse, or hang up on.
 ///
 /// Of rows for one stream without IDs only the key's type is asked for, and that the first row tells as
@@ -35,8 +38,6 @@ pub(super) async fn preflight(
     rows: &Rows,
     request: &WriteRequest,
 ) -> Result<Preflight> {
-    /// No server can be told to take less.
-    const ALWAYS_TAKEN: usize = 1024 * 1024;
     let longest = rows.longest().filter(|(length, ..)| *length > ALWAYS_TAKEN);
     let has_ids = request.ids != IdSource::Server;
     let has_partial_ids = has_ids && rows.has_partial_ids();
@@ -94,7 +95,7 @@ pub(super) async fn preflight(
 }
 
 /// CONFIG GET, Redis 2.0.
-fn config(name: &[u8]) -> Vec<u8> {
+pub(super) fn config(name: &[u8]) -> Vec<u8> {
     resp::command(&[b"CONFIG", b"GET", name])
 }
 
@@ -213,7 +214,10 @@ fn number(reply: &Value, name: &str) -> Option<i64> {
 }
 
 /// Refuses a value that the server would hang up on.
-fn check_length((length, row, field): (usize, usize, String), config: Option<Value>) -> Result<()> {
+pub(super) fn check_length(
+    (length, row, field): (usize, usize, String),
+    config: Option<Value>,
+) -> Result<()> {
     let limit = config.and_then(|config| number(&config, "proto-max-bulk-len"));
     match limit.and_then(|limit| usize::try_from(limit).ok()) {
         Some(limit) if length > limit => Err(at_row(

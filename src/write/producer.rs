@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::control::stopped_before_the_first;
 use super::outcome::{WriteFailure, Written};
-use super::request::{Trim, WriteRequest};
+use super::request::{RowsBefore, Trim, WriteRequest};
 use super::rows::{Entry, Rows};
 use super::writer::{write, write_rows};
 use crate::client::{Client, Who};
@@ -110,12 +110,12 @@ impl Item {
     }
 }
 
-/// What ended a producer. Its rows are counted from `first_row`.
+/// What ended a producer. Rows are counted from its first on.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ProducerFailure {
     /// What became of the last pipeline's rows.
-    pub failure: WriteFailure,
+    pub failure: Arc<WriteFailure>,
     /// The number of that pipeline's first row among all.
     pub first_row: usize,
     /// How many rows were in before it.
@@ -313,6 +313,11 @@ impl Producer {
         if let Some(id) = options.max_age.and_then(oldest) {
             request = request.with_trim(Some(Trim::min_id(id)));
         }
+        let (first_row, rows_before) = {
+            let state = self.state();
+            (state.settled, state.rows_written)
+        };
+        request = request.with_rows_before(RowsBefore { rows: first_row, written: rows_before });
         let (rows, bytes) = (items.rows, items.bytes);
         let written: Result<Written, WriteFailure> = match items.frame {
             Some(frame) => write(client, &frame, &request).await,
@@ -320,7 +325,6 @@ impl Producer {
         };
         let mut state = self.state();
         state.bytes -= bytes.min(state.bytes);
-        let (first_row, rows_before) = (state.settled, state.rows_written);
         state.settled += rows;
         let is_in = match written {
             Ok(written) => {
@@ -329,7 +333,7 @@ impl Producer {
             }
             Err(failure) => {
                 state.rows_written += failure.written().rows();
-                state.fail(ProducerFailure { failure, first_row, rows_before });
+                state.fail(ProducerFailure { failure: Arc::new(failure), first_row, rows_before });
                 false
             }
         };
@@ -365,8 +369,10 @@ impl State {
     fn give_up(&mut self) {
         let rows = self.queue.iter().map(Item::rows).sum();
         if rows > 0 {
-            let failure = WriteFailure::before_the_first(stopped_before_the_first(rows), rows);
             let (first_row, rows_before) = (self.settled, self.rows_written);
+            let before = RowsBefore { rows: first_row, written: rows_before };
+            let error = stopped_before_the_first(rows, before);
+            let failure = Arc::new(WriteFailure::before_the_first(error, rows).after(before));
             self.fail(ProducerFailure { failure, first_row, rows_before });
         }
     }

@@ -30,7 +30,17 @@ pub struct WriteRequest {
     pub(super) idmp_producer: Option<Vec<u8>>,
     pub(super) atomic: bool,
     pub(super) skip_empty: bool,
+    pub(super) before: RowsBefore,
     pub(super) control: WriteControl,
+}
+
+/// Rows of which a write's own are a continuation, as a producer's pipelines are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RowsBefore {
+    /// How many there are: the number of the write's first row.
+    pub rows: usize,
+    /// How many of them are in.
+    pub written: usize,
 }
 
 /// Which stream a row goes to.
@@ -138,6 +148,7 @@ impl WriteRequest {
             idmp_producer: None,
             atomic: false,
             skip_empty: false,
+            before: RowsBefore::default(),
             control: WriteControl::default(),
         }
     }
@@ -212,6 +223,12 @@ impl WriteRequest {
     /// all.
     pub fn with_empty_rows_skipped(mut self, skip: bool) -> Self {
         self.skip_empty = skip;
+        self
+    }
+
+    /// Continues other rows: a failure numbers and counts rows from the first of those on.
+    pub fn with_rows_before(mut self, before: RowsBefore) -> Self {
+        self.before = before;
         self
     }
 

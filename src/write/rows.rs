@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use arrow_array::RecordBatch;
 
 use super::frame::{Frame, Keys, RowIds, at_row};
+use super::preflight::ALWAYS_TAKEN;
 use super::request::{Target, Trim, TrimBound, WriteRequest};
 use super::row_id::{RowId, push_id};
 use crate::entry_id::EntryId;
@@ -46,6 +47,8 @@ pub(super) enum RowState {
 pub(super) struct Entry {
     arguments: usize,
     packed: Vec<u8>,
+    /// Its longest value and that one's field, where some server may refuse that.
+    longest: Option<(usize, String)>,
 }
 
 impl Entry {
@@ -53,11 +56,16 @@ impl Entry {
     ///
     /// [`InvalidArgument`](ErrorKind::InvalidArgument) without a field.
     pub(super) fn new<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Entry> {
-        let mut entry = Entry { arguments: 0, packed: Vec::new() };
+        let mut entry = Entry { arguments: 0, packed: Vec::new(), longest: None };
         for (name, value) in fields {
             push_bulk(name, &mut entry.packed);
             push_bulk(value, &mut entry.packed);
             entry.arguments += 2;
+            let most = entry.longest.as_ref().map_or(ALWAYS_TAKEN, |(length, _)| *length);
+            if value.len() > most {
+                let name = String::from_utf8_lossy(name).into_owned();
+                entry.longest = Some((value.len(), name));
+            }
         }
         match entry.arguments {
             0 => Err(Error::invalid("no field has a value, and an entry needs one")),
@@ -301,6 +309,13 @@ impl Rows {
                 {
                     longest = Some((len, frame.first + row, field.plain_name()));
                 }
+            }
+        }
+        for (row, entry) in self.entries.iter().enumerate() {
+            if let Some((len, name)) = &entry.longest
+                && longest.as_ref().is_none_or(|(most, _, _)| len > most)
+            {
+                longest = Some((*len, row, name.clone()));
             }
         }
         longest

@@ -38,11 +38,20 @@ pub async fn write(
     let total = batches.iter().map(RecordBatch::num_rows).sum();
     match Rows::new(batches, request) {
         Ok(rows) => write_rows(client, rows, request).await,
-        Err(error) => Err(WriteFailure::before_the_first(error, total)),
+        Err(error) => Err(WriteFailure::before_the_first(error, total).after(request.before)),
     }
 }
 
 pub(super) async fn write_rows(
+    client: &Client,
+    rows: Rows,
+    request: &WriteRequest,
+) -> Result<Written, WriteFailure> {
+    let written = write_prepared(client, rows, request).await;
+    written.map_err(|failure| failure.without_password(client).after(request.before))
+}
+
+async fn write_prepared(
     client: &Client,
     mut rows: Rows,
     request: &WriteRequest,
@@ -54,7 +63,8 @@ pub(super) async fn write_rows(
     // Its connection serves the rows afterwards, or is closed if the write is stopped meanwhile.
     let mut session = client.session();
     let asking = request.control.unless_stopped(preflight(&mut session, &rows, request));
-    let answered = asking.await.unwrap_or_else(|| Err(stopped_before_the_first(total)));
+    let answered =
+        asking.await.unwrap_or_else(|| Err(stopped_before_the_first(total, request.before)));
     let preflight = answered.map_err(|error| WriteFailure::before_the_first(error, total))?;
     drop(session);
     rows.sequences = preflight.sequences;
@@ -72,13 +82,12 @@ pub(super) async fn write_rows(
             pipeline.with_idmp_window(preflight.idmp_window).run().await
         }
     };
-    let written = match written {
+    match written {
         Err(failure) if is_one && failure.error.kind() == ErrorKind::WrongType => {
             Err(explained(client, &key, request, failure, total).await)
         }
         written => written,
-    };
-    written.map_err(|failure| failure.without_password(client))
+    }
 }
 
 /// What the key holds instead of a stream, where that is why nothing is in.

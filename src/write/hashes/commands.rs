@@ -8,7 +8,7 @@ use super::request::{HashRequest, IfExists};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{command, push_bulk, push_header};
 use crate::write::encode::Column;
-use crate::write::frame::{Columns, at_row};
+use crate::write::frame::{Columns, at_row, plain_name};
 
 /// One batch's columns, ready to be written.
 pub(super) struct Hashes<'r> {
@@ -65,6 +65,19 @@ impl<'r> Hashes<'r> {
         scratch.extend_from_slice(&self.request.key_prefix);
         scratch.extend_from_slice(key);
         scratch
+    }
+
+    /// The longest text, where it can be told without writing it: its length, row and field.
+    pub(super) fn longest(&self) -> Option<(usize, usize, String)> {
+        let keys = self.key.longest().map(|(row, len)| {
+            (len + self.request.key_prefix.len(), row, self.request.key_column.clone())
+        });
+        let values = self.fields.iter().filter_map(|(name, column)| {
+            let (row, len) = column.longest()?;
+            Some((len, row, plain_name(name)))
+        });
+        let longest = keys.into_iter().chain(values).max_by_key(|(len, ..)| *len);
+        longest.map(|(len, row, name)| (len, self.first + row, name))
     }
 
     /// Whether a row takes several commands, which are sent as a transaction.

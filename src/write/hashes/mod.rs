@@ -14,7 +14,8 @@ pub use self::request::{HashRequest, IfExists};
 use super::control::{stopped, stopped_before_the_first, unanswered};
 use super::frame::at_row;
 use super::outcome::{Ids, WriteFailure};
-use super::preflight::if_known;
+use super::preflight::{ALWAYS_TAKEN, check_length, config, if_known};
+use super::request::RowsBefore;
 use super::round_trip::{Questions, RoundTripError};
 use crate::client::{Client, Exclusive, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -49,6 +50,7 @@ pub async fn write_hashes(
     let parts = || hashes.iter().flat_map(|hashes| hashes.parts(request.batch_rows));
     let mut writer = Writer { session: client.session(), request, rows_in: 0, total };
     let checking = async {
+        writer.check_lengths(&hashes).await?;
         if hashes.iter().any(Hashes::needs_transactions) {
             writer.check_transactions().await?;
         }
@@ -58,7 +60,9 @@ pub async fn write_hashes(
         Ok(())
     };
     let checked = request.control.unless_stopped(checking).await;
-    checked.unwrap_or_else(|| Err(stopped_before_the_first(total))).map_err(nothing)?;
+    checked
+        .unwrap_or_else(|| Err(stopped_before_the_first(total, RowsBefore::default())))
+        .map_err(nothing)?;
     for part in parts() {
         writer.write(part).await.map_err(|failure| failure.without_password(client))?;
     }
@@ -73,6 +77,18 @@ struct Writer<'r> {
 }
 
 impl Writer<'_> {
+    /// Refuses a text that the server would hang up on.
+    async fn check_lengths(&mut self, hashes: &[Hashes<'_>]) -> Result<()> {
+        let longest = hashes.iter().filter_map(Hashes::longest).max_by_key(|(len, ..)| *len);
+        let Some(longest) = longest.filter(|(len, ..)| *len > ALWAYS_TAKEN) else {
+            return Ok(());
+        };
+        let mut questions = Questions::default();
+        questions.add(&config(b"proto-max-bulk-len"));
+        let answer = questions.ask(&mut self.session).await?.pop();
+        check_length(longest, answer.map_or(Ok(None), if_known)?)
+    }
+
     /// Refuses a user who may not run transactions: without MULTI the commands within would be
     /// executed one by one. An empty transaction tells.
     async fn check_transactions(&mut self) -> Result<()> {
