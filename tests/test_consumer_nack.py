@@ -369,6 +369,8 @@ def test_a_delay_longer_than_others_wait(
                     world.do(batch.nack(delay_ms=delay))
             with pytest.raises(ValueError, match="delay_ms"):
                 world.do(batch.nack(delay_ms=dt.timedelta(seconds=-1)))
+            with pytest.raises(ValueError, match="delay_ms"):
+                world.do(batch.nack(delay_ms=dt.timedelta.max))
             with pytest.raises(ValueError, match="7-0"):
                 world.do(batch.nack(["1-0", "7-0"], delay_ms=0))
             assert len(proxy.commands) == sent
