@@ -109,6 +109,50 @@ def test_only_the_bad_entries_of_a_batch_fail(
     assert (consumer.stats.dead_lettered, consumer.stats.acknowledged) == (3, 37)
 
 
+class Untold(Exception):  # noqa: N818 - it is one of the handler's
+    """Its text cannot be made."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
+class NoText(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        text: Any = 5
+        return text  # type: ignore[no-any-return] # on purpose
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("\ud800 \0"), b"ValueError: \\ud800 \0"),
+        (Untold(), b"Untold: (its text raised LookupError)"),
+        (NoText(), b"NoText: (its text raised TypeError)"),
+    ],
+)
+def test_whatever_an_exception_says_only_its_entry_fails(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: World,
+    error: Exception,
+    reason: bytes,
+) -> None:
+    add_numbers(client, stream, 5)
+    done: list[int] = []
+
+    def handle(batch: Any) -> None:
+        if 3 in rows(batch):
+            raise error
+        done.extend(rows(batch))
+
+    consumer = world.consumer(any_server.url, stream, **{**DEAD, **ME, **DRAIN})
+    consumer.run(handle, attempts=1, **QUICK)
+    assert done == [1, 2, 4, 5]
+    assert [letter[b"_dead_reason"] for letter in letters(client)] == [reason]
+    assert pending(client, stream) == []
+
+
 @pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])
 def test_without_a_dead_letter_stream_the_exception_is_raised(
     any_server: Server, client: redis.Redis, stream: str, world: World, member: dict[str, Any]

@@ -94,7 +94,7 @@ class Retry:
                 if not may_fail:
                     yield Raise(error)
                 if len(part) == 1:
-                    yield Failed(part, f"{type(error).__name__}: {error}")
+                    yield Failed(part, _reason(error))
                 else:
                     parts += reversed(part.halves())
                 break
@@ -110,6 +110,16 @@ class Retry:
         """Grow exponentially, with jitter, so that workers which failed together part."""
         longest = min(self._max_delay, self._base_delay * 2.0 ** min(attempt, 1_000))
         return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def _reason(error: Exception) -> str:
+    """Say what was raised, whatever its text is: its entry must be put aside all the same."""
+    try:
+        text = str(error)
+    except Exception as other:  # noqa: BLE001 - it is the handler's, and may do anything
+        text = f"(its text raised {type(other).__name__})"
+    # UTF-8 has no lone surrogates.
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 
 def _check_class(kind: object) -> None:
