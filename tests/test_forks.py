@@ -100,6 +100,7 @@ def test_what_another_thread_was_using_raises_in_the_child(
     any_server: Server, client: redis.Redis, script: str
 ) -> None:
     add_numbers(client, "other", 3)
+    client.xgroup_create("s", "g", "0", mkstream=True)  # or the worker warns that it created both
     with python(SCRIPT + script, any_server.url) as process, within(20):
         eventually(is_waiting(client, "forks"), seconds=10)
         assert process.stdin is not None
