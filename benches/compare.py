@@ -22,7 +22,16 @@ import latency
 import polars as pl
 import redis
 import writers
-from readers import BOUNDED, CONSUMERS, QUERIES, RECOVERING, SOME, Measurement, available
+from readers import (
+    BOUNDED,
+    CONSUMERS,
+    PAYLOADS,
+    QUERIES,
+    RECOVERING,
+    SOME,
+    Measurement,
+    available,
+)
 from workloads import WORKLOADS, Workload
 
 if TYPE_CHECKING:
@@ -116,6 +125,24 @@ def querying(server: Server, rounds: int) -> str:
     ]
     head = ("query", "wall, median (best)", "ratio to `read_stream`", "peak memory")
     return table(f"Parts of {workload.title}", head, rows)
+
+
+def unpacking(server: Server, rounds: int) -> str:
+    """Compare reads of JSON documents with that of the same values as flat fields."""
+    flat, documents = filled(server, "events"), filled(server, "documents")
+    seconds: dict[str, list[float]] = {}
+    latest: dict[str, Measurement] = {}
+    measure = next(iter(PAYLOADS))
+    for number in range(rounds):
+        for name in PAYLOADS:
+            measured = run_reader(name, server, flat if name == measure else documents)
+            note(f"payloads round {number + 1}: {name}", measured, seconds, latest)
+    rows = [
+        (name, *walls(times, seconds[measure]), f"{(latest[name].peak_bytes or 0) / 1e6:,.0f} MB")
+        for name, times in seconds.items()
+    ]
+    head = ("read", "wall, median (best)", "ratio to flat fields", "peak memory")
+    return table(documents.title, head, rows)
 
 
 def consuming(server: Server, rounds: int) -> str:
@@ -274,6 +301,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "events": reading("events"),
     "flights": reading("flights"),
     "queries": querying,
+    "payload": unpacking,
     "groups": consuming,
     "pending": recovering,
     "many": streaming,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use redfloe::{Batch, Decoder, ReplyShape, StreamSchema};
+use redfloe::{Batch, Decoder, Payload, ReplyShape, StreamSchema};
 
 const ENTRIES: u64 = 10_000;
 const SMALL_BATCHES: u64 = 1_000;
@@ -67,6 +67,18 @@ fn nested_fields(entry: u64) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The same five as one document, with the spaces that Python's `json.dumps` writes.
+fn one_document(entry: u64) -> Vec<(&'static str, String)> {
+    let members: Vec<String> = five_fields(entry)
+        .iter()
+        .map(|(name, value)| match *name {
+            "name" | "kind" => format!(r#""{name}": "{value}""#),
+            _ => format!(r#""{name}": {value}"#),
+        })
+        .collect();
+    vec![("data", format!("{{{}}}", members.join(", ")))]
+}
+
 fn typed(names: &[&str]) -> StreamSchema {
     let fields = [
         ("name", DataType::Utf8View),
@@ -113,6 +125,8 @@ fn decode(decoder: &mut Decoder, page: &[u8]) -> Batch {
 
 fn benches(criterion: &mut Criterion) {
     let five = page(five_fields);
+    let payload = page(one_document);
+    let data = || Some(Payload::new("data"));
     let all = ["name", "kind", "count", "price", "active"];
     let cases = [
         ("typed", &five, typed(&all)),
@@ -121,6 +135,9 @@ fn benches(criterion: &mut Criterion) {
         ("categories", &five, categories()),
         ("two layouts", &page(two_layouts), typed(&all)),
         ("nested", &page(nested_fields), nested()),
+        ("payload", &payload, typed(&all).with_payload(data())),
+        ("one of five keys", &payload, typed(&["count"]).with_payload(data())),
+        ("payload strings", &payload, StreamSchema::default().with_payload(data())),
     ];
     let mut group = criterion.benchmark_group("decode");
     for (name, page, schema) in cases {

@@ -30,6 +30,30 @@ def read_with_redfloe(url: str, workload: Workload) -> pl.DataFrame:
     return redfloe.read_stream(url, workload.stream, schema=workload.schema)
 
 
+def read_payload(url: str, workload: Workload) -> pl.DataFrame:
+    """Documents whose keys are columns."""
+    import redfloe
+
+    return redfloe.read_stream(url, workload.stream, schema=workload.schema, payload="data")
+
+
+def read_one_key(url: str, workload: Workload) -> pl.DataFrame:
+    """One key of them; the others are skipped."""
+    import redfloe
+
+    schema = {"amount": workload.schema["amount"]}
+    return redfloe.read_stream(url, workload.stream, schema=schema, payload="data")
+
+
+def read_and_decode(url: str, workload: Workload) -> pl.DataFrame:
+    """Documents as text, which Polars decodes."""
+    import redfloe
+
+    frame = redfloe.read_stream(url, workload.stream, schema={"data": pl.String})
+    document = pl.col("data").str.json_decode(pl.Struct(workload.schema))
+    return frame.with_columns(document).unnest("data")
+
+
 def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
     """redis-py with hiredis, paged, into lists by column, into a frame that Polars casts."""
     import redis
@@ -242,6 +266,13 @@ QUERIES: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "`scan_stream`, group-by in the streaming engine": scan_group_by,
     "`iter_stream`, batches of 10,000": iterate,
 }
+#: The first reads the flat fields that the others are measured by.
+PAYLOADS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "flat fields": read_with_redfloe,
+    '`payload="data"`': read_payload,
+    '`payload="data"`, one of the five keys': read_one_key,
+    "text, then Polars' `str.json_decode`": read_and_decode,
+}
 CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redfloe `StreamConsumer`": consume,
     "redis-py[hiredis] + Polars, XACK by batch": consume_with_redis_py,
@@ -274,7 +305,7 @@ class Measurement:
 
 def measure(name: str, url: str, workload: Workload) -> Measurement:
     """Read once. Imports, the connection and the allocator's first steps are not measured."""
-    read = (READERS | QUERIES | CONSUMERS | RECOVERING | WRITERS)[name]
+    read = (READERS | QUERIES | PAYLOADS | CONSUMERS | RECOVERING | WRITERS)[name]
     nothing = Workload("nothing", "", 0, workload.schema, workload.fill)
     read(url, nothing)
     before = resident_bytes()

@@ -38,6 +38,19 @@ end
 """
 
 
+#: The same events, each as one JSON document in the field `data`.
+_DOCUMENTS = """
+local actions = {'click', 'view', 'purchase'}
+for number = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
+    redis.call('XADD', KEYS[1], string.format('%d-0', 1704067200000 + number), 'data',
+        string.format(
+            '{"user": "user_%06d_name", "action": "%s", "amount": %d, "score": %.2f, "valid": %s}',
+            number * 7919 % 50000, actions[number % 3 + 1], number * 31 % 100000, number * 0.37,
+            number % 2 == 1 and 'true' or 'false'))
+end
+"""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A stream to read, and what of it to read."""
@@ -49,11 +62,16 @@ class Workload:
     fill: Callable[[redis.Redis, Workload], None]
 
 
-def fill_with_events(client: redis.Redis, workload: Workload) -> None:
+def fill_with_events(client: redis.Redis, workload: Workload, script: str = _EVENTS) -> None:
     """Add entries of a string, a low-cardinality string, an integer, a float and a boolean."""
     for first in range(0, workload.entries, 100_000):
         last = min(first + 100_000, workload.entries)
-        client.eval(_EVENTS, 1, workload.stream, first, last)
+        client.eval(script, 1, workload.stream, first, last)
+
+
+def fill_with_documents(client: redis.Redis, workload: Workload) -> None:
+    """Add the same as JSON, as producers write it."""
+    fill_with_events(client, workload, _DOCUMENTS)
 
 
 def fill_with_flights(client: redis.Redis, workload: Workload) -> None:
@@ -78,6 +96,13 @@ WORKLOADS = {
     workload.stream: workload
     for workload in (
         Workload("events", "1,000,000 entries of 5 fields", 1_000_000, EVENTS, fill_with_events),
+        Workload(
+            "documents",
+            "1,000,000 JSON documents of 5 keys",
+            1_000_000,
+            EVENTS,
+            fill_with_documents,
+        ),
         Workload(
             "flights", "27,004 flights of 19 fields", 27_004, _flight_schema(), fill_with_flights
         ),

@@ -5,9 +5,10 @@ from pathlib import Path
 SEEDS = Path(__file__).parent / "seeds" / "decode"
 
 # The low bit of the first byte: the reply of XREAD. The next two: the dtypes' schema, `_seq`.
-# Above them the policy: raise, null, rescue, reject.
+# Above them the policy: raise, null, rescue, reject. Above it the payload `data`, and a path in it.
 ENTRIES, STREAMS = 0, 1
 TYPED, SEQUENCE, NULL, RESCUE, REJECT = 2, 4, 8, 16, 24
+PAYLOAD, PATH = 32, 64
 
 
 def bulk(text: str | bytes) -> bytes:
@@ -61,6 +62,22 @@ ODD_EVENTS = [
     b"*2\r\n$3\r\n9-0\r\n*6\r\n" + 2 * (bulk("sensor") + bulk("x")) + bulk("unit") + bulk(b"\xff"),
     EVENTS[1],
 ]
+#: A document of each dtype, and what is none.
+DOCUMENT = (
+    '{"text":"gr\\u00f6\\u00dfer \\ud83e\\udd80","raw":"/w==","kind":"view","mood":"happy",'
+    '"i":-4.20e1,"u":255.0,"wide":12345678901234567890123,"f":NaN,"dec":"-12.50","flag":true,'
+    '"day":"2024-02-29","time":"12:30","at":1719828000000,"span":1500,"list":[["a",null],[]],"pair":[1,null],'
+    '"point":{"y":"2024-01-31","x":1.5,"z":[{}]},"other":{"deep":[[{"a":"\\"]}"}]]},"i":null}'
+)
+DOCUMENTS = [
+    entry("1-1", {"data": DOCUMENT, "sensor": "roof"}),
+    entry("2-1", {"data": ' { "i" : 1 , "\\u0069" : 2 } ', "i": "3"}),
+    entry("3-1", {"data": DOCUMENT[:100]}),
+    entry("4-1", {"data": '["i"]'}),
+    entry("5-1", {"data": "null", "_id": "x"}),
+    entry("6-1", {"data": '{"after":{"i":6,"_id":"\\ud800"},"before":null}'}),
+    b"*2\r\n$3\r\n7-1\r\n*4\r\n" + 2 * (bulk("data") + bulk('{"i":"x","new":1}')),
+]
 #: More names than the schema takes.
 MANY_EVENTS = [entry(f"{n}-1", {f"name {n}": str(n)}) for n in range(1, 25)]
 
@@ -78,6 +95,12 @@ SEEDS_BY_NAME = {
     },
     "xrange_many_names": (ENTRIES, array(MANY_EVENTS)),
     "xrange_many_names_rescued": (RESCUE, array(MANY_EVENTS)),
+    **{
+        f"xrange_payload_{policy}_{name}": (bits | dtypes | PAYLOAD, array(DOCUMENTS))
+        for policy, bits in {"raise": 0, "null": NULL, "rescue": RESCUE, "reject": REJECT}.items()
+        for name, dtypes in {"typed": TYPED, "text": 0}.items()
+    },
+    "xrange_payload_path": (RESCUE | PAYLOAD | PATH, array(DOCUMENTS[5:])),
     "xread": (STREAMS, array([array([bulk("a"), array(EVENTS)]), array([bulk("b"), b"*0\r\n"])])),
     "xread_resp3": (STREAMS, b"%2\r\n" + bulk("a") + array(EVENTS) + bulk("b") + b"*0\r\n"),
     "xread_timeout": (STREAMS, b"*-1\r\n_\r\n$-1\r\n"),

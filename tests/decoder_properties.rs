@@ -10,7 +10,9 @@ use arrow_array::types::*;
 use arrow_schema::{DataType, Field, TimeUnit};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use redfloe::{Batch, Decoder, EntryId, Error, ErrorKind, OnError, ReplyShape, StreamSchema};
+use redfloe::{
+    Batch, Decoder, EntryId, Error, ErrorKind, OnError, Payload, ReplyShape, StreamSchema,
+};
 
 use common::{Entry, Protocol, cells, decode_whole, entry, feed};
 
@@ -37,11 +39,59 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// A document, or what is left of one.
+fn document() -> impl Strategy<Value = Vec<u8>> {
+    let key = prop_oneof![
+        4 => prop::sample::select(vec![r#""n""#, r#""x""#, r#""kind""#, r#""\u006e""#, r#""data""#])
+            .prop_map(str::to_owned),
+        1 => "\\PC{0,5}".prop_map(|key| serde_json::Value::from(key).to_string()),
+    ];
+    let members = vec((key, field_and_json()), 0..6).prop_map(|members| {
+        let members: Vec<_> =
+            members.iter().map(|(key, (_, json))| format!("{key}: {json}")).collect();
+        format!("{{{}}}", members.join(", ")).into_bytes()
+    });
+    let damage = prop::option::of((any::<prop::sample::Index>(), any::<u8>()));
+    (members, damage).prop_map(|(mut document, damage)| {
+        if let Some((at, byte)) = damage {
+            let at = at.index(document.len());
+            match byte % 3 {
+                0 => document.truncate(at),
+                1 => document[at] = byte,
+                _ => document.insert(at, byte),
+            }
+        }
+        document
+    })
+}
+
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
-    let fields = vec((name(), value()), 0..8);
+    let fields =
+        vec(prop_oneof![8 => (name(), value()), 2 => (Just(b"data".to_vec()), document())], 0..8);
     let entry = (any::<(u64, u64)>(), fields)
         .prop_map(|((ms, seq), fields)| Entry { id: EntryId::new(ms, seq), fields });
     vec(entry, 0..12)
+}
+
+/// A value as a field's text, and as JSON writes it.
+fn field_and_json() -> impl Strategy<Value = (Option<String>, String)> {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    prop_oneof![
+        any::<i64>().prop_map(|n| (Some(n.to_string()), n.to_string())),
+        // A whole one would be an integer in JSON, and none as a field.
+        any::<f64>()
+            .prop_filter("is no number of JSON, or whole", |x| x.is_finite() && x.fract() != 0.0)
+            .prop_map(|x| {
+                let text = serde_json::Value::from(x).to_string();
+                (Some(text.clone()), text)
+            }),
+        any::<bool>().prop_map(|flag| (Some(flag.to_string()), flag.to_string())),
+        "\\PC{0,20}".prop_map(move |text| (Some(text.clone()), quoted(&text))),
+        any::<String>().prop_map(move |text| (Some(text.clone()), quoted(&text))),
+        prop::sample::select(vec!["[1,null]", r#"["x"]"#, r#"{"n":1}"#, "[]", "{}"])
+            .prop_map(|json| (Some(json.to_owned()), json.to_owned())),
+        Just((None, "null".to_owned())),
+    ]
 }
 
 /// What becomes of any entries whatever: no policy here raises.
@@ -65,8 +115,8 @@ fn lenient_schema() -> impl Strategy<Value = StreamSchema> {
         Just(dtypes(DataType::BinaryView)),
         Just(dtypes(DataType::Struct(vec![Field::new("n", DataType::Int8, true)].into()))),
     ];
-    (typed, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(fields, open, rescue, reject)| {
+    (typed, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(fields, open, rescue, reject, payload)| {
             let schema =
                 if open { StreamSchema::open(fields) } else { StreamSchema::closed(fields) };
             // Names that no entry above can bear.
@@ -76,6 +126,10 @@ fn lenient_schema() -> impl Strategy<Value = StreamSchema> {
                 .with_sequence_column(Some("the entry's ID, sequence number"))
                 .with_on_error(if reject { OnError::Reject } else { OnError::Null })
                 .with_rescue_column(rescue.then_some("what did not fit anywhere else"))
+                // Only what may be rejected may clash with a field.
+                .with_payload(payload.then(|| {
+                    Payload::new("data").with_prefix(if reject { "" } else { "prefix of keys." })
+                }))
         },
     )
 }
@@ -174,6 +228,57 @@ proptest! {
         let reply = Protocol::Resp2.entries(&entries);
         let batch = decode_whole(&schema, ReplyShape::Entries, &reply)?;
         prop_assert_eq!(cells(batch.records()), model);
+    }
+
+    #[test]
+    fn keys_of_a_payload_read_as_fields_do(
+        schema in lenient_schema(),
+        rows in vec(
+            vec((prop_oneof![
+                3 => prop::sample::select(vec!["n", "x", "flag", "list", "kind"]).prop_map(str::to_owned),
+                1 => "[a-c]{0,2}",
+                1 => "\\PC{1,20}",
+            ], field_and_json(), "[ \n\t]{0,2}"), 0..8),
+            0..12,
+        ),
+        sizes in vec(1..100usize, 0..5),
+        build: bool,
+    ) {
+        // Binary is bytes as a field, and base64 in JSON.
+        let is_binary = |data_type: &DataType| matches!(data_type, DataType::BinaryView);
+        let arrow = schema.arrow().unwrap();
+        prop_assume!(!arrow.fields().iter().any(|field| is_binary(field.data_type())));
+        let (mut flat, mut documents) = (Vec::new(), Vec::new());
+        for (fields, ms) in rows.into_iter().zip(1..) {
+            // The last of a repeated name wins in both, but null wins in JSON alone.
+            let fields: BTreeMap<_, _> =
+                fields.into_iter().map(|(name, value, space)| (name, (value, space))).collect();
+            let members: Vec<_> = fields
+                .iter()
+                .map(|(name, ((_, json), space))| {
+                    format!("{}{space}:{json}{space}", serde_json::Value::from(name.as_str()))
+                })
+                .collect();
+            let document = format!("{{{}}}", members.join(","));
+            documents.push(entry(ms, [("the document", document)]));
+            flat.push(entry(ms, fields.into_iter().filter_map(|(name, ((text, _), _))| Some((name, text?)))));
+        }
+        let with_payload = schema.clone().with_payload(Some(Payload::new("the document")));
+        let schema = schema.with_payload(None);
+        let flat = decode(&schema, ReplyShape::Entries, &Protocol::Resp2.entries(&flat), &[], false);
+        let reply = Protocol::Resp2.entries(&documents);
+        let keys = decode(&with_payload, ReplyShape::Entries, &reply, &sizes, build);
+        let (flat, keys) = (flat.end?, keys.end?);
+        prop_assert_eq!(flat.ids(), keys.ids());
+        let ids = |batch: &Batch| batch.rejected().iter().map(|one| one.id).collect::<Vec<_>>();
+        prop_assert_eq!(ids(&flat), ids(&keys));
+        // A key that is always null has a column, where a missing field has none; and it may be one of
+        // those that are rescued.
+        for (field, column) in flat.records().schema().fields().iter().zip(flat.records().columns()) {
+            if field.name() != "what did not fit anywhere else" {
+                prop_assert_eq!(Some(column), keys.records().column_by_name(field.name()));
+            }
+        }
     }
 
     #[test]

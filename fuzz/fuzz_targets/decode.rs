@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, TimeUnit};
 use libfuzzer_sys::fuzz_target;
 use redfloe::{
-    Batch, Decoder, ENUM_METADATA, INT128_METADATA, OnError, ReplyShape, Result, StreamSchema,
+    Batch, Decoder, ENUM_METADATA, INT128_METADATA, OnError, Payload, ReplyShape, Result, StreamSchema,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -84,6 +84,12 @@ fn schema(choice: u8) -> StreamSchema {
         _ => StreamSchema::closed(every_dtype()),
     };
     let schema = schema.with_sequence_column((choice & 2 != 0).then_some("_seq"));
+    let payload = match (choice >> 4) % 4 {
+        0 | 2 => None,
+        1 => Some(Payload::new("data")),
+        _ => Some(Payload::new("data").with_path("$.after").expect("a path")),
+    };
+    let schema = schema.with_payload(payload);
     match (choice >> 2) % 4 {
         0 => schema,
         1 => schema.with_on_error(OnError::Null),

@@ -4,6 +4,8 @@
 //! Beside JSON it takes `NaN`, `Infinity` and `-Infinity` for values, which Python's `json.dumps`
 //! writes for floats that JSON has no number for.
 
+use std::ops::Range;
+
 /// What kind of value a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -19,19 +21,30 @@ pub(crate) enum Kind {
     Object,
 }
 
-/// A value's kind, and its place in the text that was split.
+/// A value's kind, and its place in the text that was split. Small enough for two registers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Value {
     pub(crate) kind: Kind,
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
 }
 
 impl Value {
     /// The value's text, as it is written there.
     #[inline]
     pub(crate) fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
-        text.get(self.start..self.end).unwrap_or_default()
+        text.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+
+    /// Where that begins.
+    #[inline]
+    pub(crate) fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        (self.end - self.start) as usize
     }
 
     #[inline]
@@ -109,6 +122,13 @@ pub(crate) fn unescape(text: &[u8], out: &mut Vec<u8>) {
         };
     }
     out.extend_from_slice(rest);
+}
+
+/// Appends to a buffer what a string's text in it stands for.
+pub(crate) fn unescape_within(buffer: &mut Vec<u8>, text: Range<usize>) {
+    let mut unescaped = Vec::with_capacity(text.len());
+    unescape(buffer.get(text).unwrap_or_default(), &mut unescaped);
+    buffer.append(&mut unescaped);
 }
 
 /// Appends the character of four hexadecimal digits, or of two times four; gives the rest.
@@ -244,7 +264,14 @@ impl<'t> Cursor<'t> {
             b'I' => self.word(b"Infinity", Kind::Number)?,
             _ => return Err(NotJson),
         };
-        Ok(Value { kind, start, end: self.at })
+        Ok(self.value_from(start, kind))
+    }
+
+    /// What begins at `start` and ends here. No text of four gigabytes comes so far: a slot's length
+    /// has 32 bits as well.
+    #[inline(always)]
+    fn value_from(&self, start: usize, kind: Kind) -> Value {
+        Value { kind, start: start as u32, end: self.at as u32 }
     }
 
     #[inline]
@@ -299,9 +326,9 @@ impl<'t> Cursor<'t> {
             self.at += plain_len(self.text.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
+                    let value = self.value_from(start, Kind::String { escaped });
                     self.at += 1;
-                    let end = self.at - 1;
-                    return Ok(Value { kind: Kind::String { escaped }, start, end });
+                    return Ok(value);
                 }
                 Some(b'\\') => {
                     escaped = true;
@@ -361,7 +388,7 @@ impl<'t> Cursor<'t> {
             // A value has come to its end, and with it perhaps those that it is in.
             loop {
                 if depth == 0 {
-                    return Ok(Value { kind, start, end: self.at });
+                    return Ok(self.value_from(start, kind));
                 }
                 let in_object = objects & 1 == 1;
                 if self.has_next(if in_object { b'}' } else { b']' })? {

@@ -22,6 +22,7 @@ impl Layout {
         }
     }
 
+    #[inline(always)]
     pub(super) fn remember(&mut self, place: usize, name: &[u8], target: Target) {
         let known = self.0.len();
         match self.0.get_mut(place) {

@@ -39,6 +39,7 @@ impl Names {
         part(&self.text, &self.ends, index)
     }
 
+    #[inline(always)]
     pub(crate) fn find(&self, name: &[u8]) -> Option<usize> {
         let is_it = |index: &u32| self.get(*index as usize).as_bytes() == name;
         self.table.find(self.hasher.hash_one(name), is_it).map(|index| *index as usize)

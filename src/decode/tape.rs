@@ -346,8 +346,8 @@ impl Tape {
     /// A piece of the field's value; with `done` the last.
     #[inline(always)]
     pub(crate) fn value(&mut self, part: &[u8], done: bool) -> Result<()> {
-        if let Target::Nowhere | Target::Payload = self.entry.target {
-            return self.read_aside(part, done);
+        if self.entry.target == Target::Nowhere {
+            return Ok(());
         }
         self.bytes.extend_from_slice(part);
         if !done {
@@ -355,20 +355,20 @@ impl Tape {
         }
         let value = self.slot(self.entry.value_start)?;
         match self.entry.target {
-            Target::Column(column) => self.put(column, value)?,
-            Target::Stray => self.strays.push(Stray { name: self.entry.name, value }),
-            Target::Nowhere | Target::Payload => {}
+            Target::Column(column) => self.put(column, value),
+            _ => self.keep(value),
         }
-        Ok(())
     }
 
-    /// A piece of a value that is no column's: nobody's, or a payload.
+    /// A value that is no column's.
     #[inline(never)]
-    fn read_aside(&mut self, part: &[u8], done: bool) -> Result<()> {
+    fn keep(&mut self, value: Slot) -> Result<()> {
         match self.entry.target {
-            Target::Payload => self.payload(part, done),
-            _ => Ok(()),
+            Target::Payload => return self.document(value),
+            Target::Stray => self.strays.push(Stray { name: self.entry.name, value }),
+            Target::Column(_) | Target::Nowhere => {}
         }
+        Ok(())
     }
 
     /// A column's value in the open entry.
@@ -403,7 +403,13 @@ impl Tape {
     /// The slot from `offset` to the end of the buffer, in the row of the open entry.
     #[inline]
     fn slot(&self, offset: usize) -> Result<Slot> {
-        let (row, len) = (self.ids.len(), self.bytes.len() - offset);
+        self.slot_of(offset, self.bytes.len() - offset)
+    }
+
+    /// The slot of that many bytes.
+    #[inline]
+    fn slot_of(&self, offset: usize, len: usize) -> Result<Slot> {
+        let row = self.ids.len();
         match (u32::try_from(row), u32::try_from(len)) {
             (Ok(row), Ok(len)) => Ok(Slot { row, len, place: offset as u64 }),
             (Err(_), _) => Err(self.too_large("the number of entries decoded at once")),
@@ -429,6 +435,7 @@ impl Tape {
     }
 
     /// Where a value of that name goes: a field's, or a key's.
+    #[inline(always)]
     fn target_of(&mut self, name: &[u8]) -> Result<Target> {
         match self.names.find(name) {
             Some(column) => Ok(Target::Column(column)),

@@ -25,9 +25,10 @@ impl<'s> Document<'s> {
 
     /// Takes a document into account; text that is none says nothing.
     pub(super) fn look_at(&mut self, text: &str) -> Result<()> {
-        let Ok(Some(object)) = payload_object(self.payload, text.as_bytes()) else {
+        let Ok(Some(place)) = payload_object(self.payload, text.as_bytes()) else {
             return Ok(());
         };
+        let object = text.as_bytes().get(place).unwrap_or_default();
         let mut members = Vec::new();
         let split = split_object(object, |key, value| members.push((key, value)));
         let mut name = Vec::new();

@@ -1,8 +1,11 @@
 //! Payloads: a field whose value is a JSON document, and whose keys become columns.
 //!
-//! A document is read once it is whole: its members are found first, and only then does the tape
-//! hear of them, as if they were fields; so a document that breaks off leaves nothing behind. Of a
-//! member that no column wants nothing is copied.
+//! A document is read once it is whole, where it lies in the tape's buffer, and the slots of its
+//! values point into it. Its members are found first, and only then does the tape hear of them, as
+//! if they were fields; so a document that breaks off leaves nothing behind. A member that no column
+//! wants is passed over.
+
+use std::ops::Range;
 
 use super::{Slot, Stray, Tape, Target};
 use crate::decode::column::{Misfit, NullRules, Origin};
@@ -24,8 +27,6 @@ pub(crate) struct Unreadable {
 pub(super) struct Documents {
     /// Which payloads are null as a whole.
     nulls: NullRules,
-    /// The beginning of one that the input cuts.
-    partial: Vec<u8>,
     members: Vec<(Value, Value)>,
     /// By the keys as they are written.
     layout: Layout,
@@ -47,7 +48,6 @@ impl Documents {
     /// Another batch begins.
     pub(super) fn bound(&mut self) {
         self.layout.bound();
-        self.partial.shrink_to(Self::KEPT);
         self.members.shrink_to(Self::KEPT / size_of::<(Value, Value)>());
         self.name.shrink_to(Self::KEPT);
     }
@@ -63,7 +63,6 @@ impl Documents {
     /// The open entry is forgotten.
     pub(super) fn drop_open(&mut self, rows: usize) {
         self.unreadable.truncate(self.whole(rows));
-        self.partial.clear();
         self.layout.clear();
     }
 
@@ -94,57 +93,52 @@ impl Tape {
         if asked { Target::Payload } else { Target::Nowhere }
     }
 
-    /// A piece of a payload; with `done` the last.
-    pub(super) fn payload(&mut self, part: &[u8], done: bool) -> Result<()> {
-        if done && self.documents.partial.is_empty() {
-            return self.document(part);
-        }
-        self.documents.partial.extend_from_slice(part);
-        if !done {
-            return Ok(());
-        }
-        let whole = std::mem::take(&mut self.documents.partial);
-        let read = self.document(&whole);
-        self.documents.partial = whole;
-        self.documents.partial.clear();
-        read
-    }
-
-    fn document(&mut self, text: &[u8]) -> Result<()> {
-        let Some(payload) = &self.schema.payload else {
-            return Ok(());
-        };
-        if self.documents.nulls.is_null(text) {
-            return Ok(());
-        }
-        let object = match payload_object(payload, text) {
-            Ok(Some(object)) => object,
-            Ok(None) => return Ok(()),
-            Err(misfit) => return self.keep_unreadable(text, misfit),
-        };
+    /// A whole payload, at the end of the buffer.
+    pub(super) fn document(&mut self, payload: Slot) -> Result<()> {
         let mut members = std::mem::take(&mut self.documents.members);
+        // Its texts are looked at while the tape changes.
+        let mut bytes = std::mem::take(&mut self.bytes);
         members.clear();
-        let read = match json::split_object(object, |key, value| members.push((key, value))) {
-            Ok(()) => self.keys(object, &members),
-            Err(_) => self.keep_unreadable(text, "is not a JSON object".into()),
+        let read = match self.split(payload.of(&bytes), &mut members) {
+            Ok(at) => self.keys(payload.start() + at, &members, &mut bytes),
+            Err(misfit) => {
+                self.documents.unreadable.push(Unreadable { slot: payload, misfit });
+                Ok(())
+            }
         };
+        self.bytes = bytes;
         self.documents.members = members;
         read
     }
 
-    #[cold]
-    fn keep_unreadable(&mut self, text: &[u8], misfit: Misfit) -> Result<()> {
-        let offset = self.bytes.len();
-        self.bytes.extend_from_slice(text);
-        let slot = self.slot(offset)?;
-        self.documents.unreadable.push(Unreadable { slot, misfit });
-        Ok(())
+    /// Finds the members of the object that is meant; says where it begins.
+    #[inline]
+    fn split(&self, text: &[u8], members: &mut Vec<(Value, Value)>) -> Result<usize, Misfit> {
+        let Some(payload) = &self.schema.payload else {
+            return Ok(0);
+        };
+        if self.documents.nulls.is_null(text) {
+            return Ok(0);
+        }
+        let Some(place) = payload_object(payload, text)? else {
+            return Ok(0);
+        };
+        let object = text.get(place.clone()).unwrap_or_default();
+        let split = json::split_object(object, |key, value| members.push((key, value)));
+        split.map_err(|_| Misfit::from("is not a JSON object"))?;
+        Ok(place.start)
     }
 
-    /// The members of an object, as if they were fields. Where an entry repeats the payload, its
-    /// documents are read as one.
-    fn keys(&mut self, object: &[u8], members: &[(Value, Value)]) -> Result<()> {
+    /// The members of an object that begins at `start`, as if they were fields. Where an entry
+    /// repeats the payload, its documents are read as one.
+    fn keys(
+        &mut self,
+        start: usize,
+        members: &[(Value, Value)],
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
         for (place, (key, value)) in members.iter().enumerate() {
+            let object = bytes.get(start..).unwrap_or_default();
             let target = match self.documents.layout.get(place, key.of(object)) {
                 Some(target) => target,
                 None => self.look_up_key(place, *key, object)?,
@@ -155,15 +149,14 @@ impl Tape {
                     if value.kind == Kind::Null && !self.is_in_entry(column) {
                         continue;
                     }
-                    let slot = self.text(*value, object)?;
+                    let slot = self.text(*value, start, bytes)?;
                     self.put(column, slot)?;
                 }
                 Target::Stray if value.kind != Kind::Null => {
                     self.name_key(*key, object);
-                    let offset = self.bytes.len();
-                    self.bytes.extend_from_slice(&self.documents.name);
-                    let name = self.slot(offset)?;
-                    let value = self.text(*value, object)?;
+                    let name = self.slot_of(bytes.len(), self.documents.name.len())?;
+                    bytes.extend_from_slice(&self.documents.name);
+                    let value = self.text(*value, start, bytes)?;
                     self.strays.push(Stray { name, value });
                 }
                 Target::Stray | Target::Nowhere | Target::Payload => {}
@@ -178,15 +171,19 @@ impl Tape {
         last.is_some_and(|slot| self.is_open(slot))
     }
 
-    /// Copies a value's text.
+    /// The slot of a value, whose text is written anew only where it has escapes.
     #[inline]
-    fn text(&mut self, value: Value, object: &[u8]) -> Result<Slot> {
-        let offset = self.bytes.len();
-        match value.is_escaped() {
-            false => self.bytes.extend_from_slice(value.of(object)),
-            true => json::unescape(value.of(object), &mut self.bytes),
-        }
-        Ok(self.slot(offset)?.with_origin(Origin::of(value.kind)))
+    fn text(&self, value: Value, start: usize, bytes: &mut Vec<u8>) -> Result<Slot> {
+        let slot = match value.is_escaped() {
+            false => self.slot_of(start + value.start(), value.len())?,
+            true => {
+                let offset = bytes.len();
+                let raw = start + value.start();
+                json::unescape_within(bytes, raw..raw + value.len());
+                self.slot_of(offset, bytes.len() - offset)?
+            }
+        };
+        Ok(slot.with_origin(Origin::of(value.kind)))
     }
 
     /// Finds or makes the target of a key that is not where it was in the latest document.
@@ -212,13 +209,15 @@ impl Tape {
     }
 }
 
-/// The object that a payload's path leads to; `None` where it is missing or null.
-pub(crate) fn payload_object<'t>(
+/// Where in a payload's text the object is that its path leads to; `None` where it is missing or
+/// null.
+pub(crate) fn payload_object(
     payload: &Payload,
-    text: &'t [u8],
-) -> Result<Option<&'t [u8]>, Misfit> {
-    let mut object = text;
+    text: &[u8],
+) -> Result<Option<Range<usize>>, Misfit> {
+    let mut place = 0..text.len();
     for (depth, wanted) in payload.path.iter().enumerate() {
+        let object = text.get(place.clone()).unwrap_or_default();
         let mut found = None;
         let mut name = Vec::new();
         let split = json::split_object(object, |key, value| {
@@ -231,12 +230,16 @@ pub(crate) fn payload_object<'t>(
         split.map_err(|_| Misfit::from("is not a JSON object"))?;
         match found {
             None | Some(Value { kind: Kind::Null, .. }) => return Ok(None),
-            Some(value) if value.kind == Kind::Object => object = value.of(object),
+            Some(value) if value.kind == Kind::Object => {
+                let start = place.start + value.start();
+                place = start..start + value.len();
+            }
             Some(_) => {
                 let path = payload.path_to(depth);
                 return Err(format!("has something other than an object at {path}").into());
             }
         }
     }
-    Ok((!json::is_null(object)).then_some(object))
+    let is_null = payload.path.is_empty() && json::is_null(text);
+    Ok((!is_null).then_some(place))
 }

@@ -24,6 +24,11 @@ impl Slot {
         })
     }
 
+    /// Where a field's value begins.
+    pub(super) fn start(self) -> usize {
+        self.place as usize
+    }
+
     /// The same of a text that comes from there.
     pub(super) fn with_origin(self, origin: Origin) -> Slot {
         Slot { place: self.place | ((origin as u64) << Self::ORIGIN), ..self }
