@@ -244,6 +244,32 @@ def test_infer_schema_follows_path_prefix_and_null_values(
         infer_schema(any_server.url, stream, payload_path="$.after", max_columns=2, **PAYLOAD)
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_overrides_and_inference_hold_for_keys(
+    any_server: Server, client: redis.Redis, stream: str, reader: Reader
+) -> None:
+    add_orders(client, stream)
+    overrides = {"qty": pl.Int64, "total": pl.Decimal(10, 2), "by": pl.Binary}
+    options: dict[str, Any] = {"schema_overrides": overrides, **PAYLOAD, **BARE}
+    df = reader(any_server.url, stream, None, infer_schema=True, **options)
+    assert {name: dtype for name, dtype in df.schema.items() if name not in overrides} == {
+        name: dtype for name, dtype in SCHEMA.items() if name not in overrides
+    }
+    assert {name: df.schema[name] for name in overrides} == overrides
+    assert df["qty"].to_list() == [2, 1, 4]
+
+
+def test_overrides_hold_for_keys_without_inference(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_orders(client, stream)
+    options: dict[str, Any] = {"schema_overrides": {"qty": pl.Int64}, **PAYLOAD}
+    df = read_stream(any_server.url, stream, **options)
+    assert (df.schema["qty"], df.schema["total"]) == (pl.Int64, pl.String)
+    assert df["qty"].to_list() == [2, 1, 4]
+    assert infer_schema(any_server.url, stream, **options)["qty"] == pl.Int64
+
+
 # What does not fit
 
 
