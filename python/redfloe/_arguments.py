@@ -3,7 +3,6 @@
 import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from functools import cache
 from operator import index
 from typing import Literal, TypeAlias, TypedDict
 
@@ -161,10 +160,15 @@ def _decoding(options: DecodeOptions) -> Decoding:
     )
 
 
-@cache
 def _by_default() -> Decoding:
     """Remember what most calls leave as it is."""
-    return _decoding(DEFAULTS)
+    # By hand: to stubtest what functools.cache gives has another signature.
+    if not _DEFAULT:
+        _DEFAULT.append(_decoding(DEFAULTS))
+    return _DEFAULT[0]
+
+
+_DEFAULT: list[Decoding] = []
 
 
 def make_group(
