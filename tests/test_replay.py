@@ -129,6 +129,15 @@ def test_no_dead_letters(
     assert frame.select(*STORY).rows() == [(None,) * 7]
 
 
+def test_what_is_read_afterwards_has_the_defaults_that_it_had(
+    any_server: Server, client: redis.Redis, stream: str, read: Any
+) -> None:
+    client.xadd(stream, {"n": "x"})
+    read(any_server.url, "dead", NUMBER)
+    with pytest.raises(DecodeError):
+        redfloe.read_stream(any_server.url, stream, NUMBER)
+
+
 @pytest.mark.parametrize("fields", [1, 3_949, 3_951, 5_000])
 def test_a_replayed_letter_is_its_entry_again(
     server: Server, client: redis.Redis, stream: str, replay: Any, fields: int

@@ -304,8 +304,9 @@ def _request(
     with_ids: bool = False,
 ) -> Request:
     """Ask for the fields of a schema and for what a dead letter says beside them."""
-    options["on_error"] = on_error
-    options["include_id"] |= with_ids
+    # Not in place: they may be everybody's defaults.
+    include_id = options["include_id"] or with_ids
+    options = {**options, "on_error": on_error, "include_id": include_id}
     key = as_key(dead_letter, "dead_letter")
     request = make_request(
         key, schema=schema, start_id=start_id, end_id=end_id, count=count, options=options
