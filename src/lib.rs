@@ -63,6 +63,6 @@ pub use read::{
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{
-    HashRequest, IfExists, NullTexts, Producer, ProducerFailure, ProducerOptions, RowsBefore, Trim,
-    WriteControl, WriteFailure, WriteRequest, Written, write, write_hashes,
+    HashRequest, IfExists, NullTexts, Producer, ProducerFailure, ProducerOptions, RowsBefore, Sent,
+    Trim, WriteControl, WriteFailure, WriteRequest, Written, write, write_hashes,
 };

@@ -67,7 +67,7 @@ from redfloe._errors import (
 from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions
-from redfloe._producer import AsyncStreamProducer, StreamProducer
+from redfloe._producer import AsyncStreamProducer, SentEntry, StreamProducer
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.read import (
@@ -109,6 +109,7 @@ __all__ = [
     "RedisTimeoutError",
     "ResponseError",
     "SchemaError",
+    "SentEntry",
     "StreamConsumer",
     "StreamProducer",
     "StreamReader",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -40,12 +40,100 @@ Fields: TypeAlias = Mapping[str, Value | Nested] | Mapping[bytes, Value]
 _LAST_WRITES_MS = 1_000
 
 
-class StreamProducer:
-    """Adds entries to a stream as they come up, for services.
+class SentEntry:
+    """An entry that a `StreamProducer` has taken: a future of its entry ID; made by `send`.
 
-    `send` takes an entry and returns at once; a background task writes what has come, in order, in
-    pipelines (XADD, Redis 5.0). As a context manager it is closed at the end of the block, which
-    writes what is left. ``async with`` gives an `AsyncStreamProducer`, of coroutines.
+    ``result()`` waits for the ID, and so does ``await``, which takes no thread. Whoever does not
+    ask pays nothing: nobody has to.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> with redfloe.StreamProducer(url, "clicks") as producer:
+    ...     sent = producer.send({"user": "ada"})
+    ...     entry_id = sent.result()
+    >>> redfloe.read_stream(url, "clicks")["_id"].item() == entry_id
+    True
+    """
+
+    __slots__ = ("_producer", "_sent")
+
+    def __init__(self, producer: StreamProducer, sent: _core.Sent) -> None:
+        self._producer = producer
+        self._sent = sent
+
+    def done(self) -> bool:
+        """Say whether it is known what became of the entry: then `result` does not wait."""
+        return self._sent.is_settled()
+
+    def result(self, timeout: float | None = None) -> str | None:
+        """Wait for the entry to be in, and give its ID.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            How many seconds to wait at most. Giving up takes nothing back: ask again.
+
+        Returns
+        -------
+        str or None
+            The entry ID; None with `nomkstream` where the stream does not exist.
+
+        Raises
+        ------
+        WriteError, OutcomeUnknownError
+            It could not be written, or nobody knows; as for `StreamProducer.flush`.
+        TimeoutError
+            The time is over, and it is not known yet.
+        """
+        limit = None if timeout is None else natural(round(timeout * 1_000), "timeout")
+        if not self._sent.wait(limit):
+            msg = f"the entry is not in after {timeout:g} s; it is still to be written"
+            raise TimeoutError(msg)
+        return self._outcome()
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """Wait, and give what `result` would raise instead of an ID; None where it is in."""
+        try:
+            self.result(timeout)
+        except TimeoutError:
+            if not self.done():
+                raise
+            return self._producer._failure()
+        except Exception as error:  # noqa: BLE001 - it is what is asked for
+            return error
+        return None
+
+    def __await__(self) -> Generator[Any, None, str | None]:
+        """Wait for the entry to be in without a thread, and give its ID as `result` does."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> str | None:
+        await completed(self._sent.start_wait())
+        return self._outcome()
+
+    def _outcome(self) -> str | None:
+        entry_id = self._sent.id()
+        if entry_id is None:
+            self._producer._check()
+            msg = "the entry is neither in nor has its producer failed; please report this"
+            raise RuntimeError(msg)
+        return entry_id[0]
+
+    def __repr__(self) -> str:
+        entry_id = self._sent.id()
+        if entry_id is not None:
+            return f"<SentEntry {entry_id[0]}>"
+        return f"<SentEntry {'failed' if self.done() else 'pending'}>"
+
+
+class StreamProducer:
+    """Adds entries to streams as they come up, for services.
+
+    `send` takes an entry and returns at once, with a future of its ID; a background task writes
+    what has come, in order, in pipelines (XADD, Redis 5.0). As a context manager it is closed at
+    the end of the block, which writes what is left. ``async with`` gives an `AsyncStreamProducer`,
+    of coroutines.
 
     An exception that leaves the block stays the one that is raised. Ctrl-C and a cancelled task
     stop the producer within a second: what it has not sent is not written. After any other
@@ -66,8 +154,8 @@ class StreamProducer:
     ----------
     url : str or RedisConnection
         As for `read_stream`.
-    stream : str or bytes
-        The stream's key.
+    stream : str or bytes, optional
+        The key of the stream that `send` adds to where it names no other.
     linger_ms : int or timedelta, default 5
         How long an entry waits for others to be sent with.
     batch_size : int, default 1_000
@@ -92,15 +180,24 @@ class StreamProducer:
     >>> import redfloe
     >>> with redfloe.StreamProducer(url, "clicks", maxlen=100_000) as producer:
     ...     for user in ("ada", "bob"):
-    ...         producer.send({"user": user, "value": 1.5})
+    ...         sent = producer.send({"user": user, "value": 1.5})
     >>> producer.rows_written
     2
+
+    One producer serves many streams, and tells the ID of each entry to whoever asks:
+
+    >>> with redfloe.StreamProducer(url) as producer:
+    ...     sent = producer.send({"user": "ada"}, stream="users")
+    ...     also = producer.send({"user": "ada"}, stream="audit")
+    ...     entry_id = sent.result()
+    >>> redfloe.read_stream(url, "users")["_id"].to_list() == [entry_id]
+    True
     """
 
     def __init__(
         self,
         url: str | RedisConnection,
-        stream: str | bytes,
+        stream: str | bytes | None = None,
         *,
         linger_ms: Milliseconds = 5,
         batch_size: int = 1_000,
@@ -130,8 +227,8 @@ class StreamProducer:
             payload=payload,
         )
         self._payload = payload
-        request["stream"] = as_key(stream, "stream")
-        self._stream = stream
+        request["stream"] = b"" if stream is None else as_key(stream, "stream")
+        self._stream = None if stream is None else request["stream"]
         self._core = _core.Producer(
             url,
             request,
@@ -146,7 +243,7 @@ class StreamProducer:
         """How many entries are in."""
         return self._core.rows_written
 
-    def send(self, fields: Fields) -> None:
+    def send(self, fields: Fields, *, stream: str | bytes | None = None) -> SentEntry:
         """Take an entry, to be written soon; waits only while the buffer is full.
 
         Ctrl-C ends the wait, and the entry is not taken; the producer goes on.
@@ -157,35 +254,49 @@ class StreamProducer:
             What the entry holds. Strings and bytes are written as they are; bool, int, float,
             Decimal, datetime, date and time as `read_stream` takes them; None is left out. With a
             `payload` lists and mappings too.
+        stream : str or bytes, optional
+            The stream's key, where it is not the producer's.
+
+        Returns
+        -------
+        SentEntry
+            A future: its ``result()``, and under asyncio ``await``, gives the entry ID once the
+            entry is in. Nobody has to ask.
 
         Raises
         ------
         WriteError, OutcomeUnknownError
             What was sent before could not be written. Other errors of `write_stream` likewise.
         ValueError, TypeError
-            There is no field, or a value that has no text; or the producer is closed.
+            There is no field, no stream, or a value that has no text; or the producer is closed.
         """
-        pairs = self._pairs(fields)
+        key, pairs = self._key(stream), self._pairs(fields)
         self._check()
-        while not self._core.send(pairs):
+        while (sent := self._core.send(key, pairs)) is None:
             self._wait("room")
+        return SentEntry(self, sent)
 
-    def send_frame(self, df: pl.DataFrame | ArrowStream) -> None:
+    def send_frame(
+        self, df: pl.DataFrame | ArrowStream, *, stream: str | bytes | None = None
+    ) -> None:
         """Take the rows of a frame, to be written in their place among what is sent.
 
         Parameters
         ----------
         df : pl.DataFrame, or an object with ``__arrow_c_stream__``
             The rows; as for `write_stream`, with IDs from the server.
+        stream : str or bytes, optional
+            The stream's key, where it is not the producer's.
 
         Raises
         ------
         WriteError, OutcomeUnknownError, SchemaError, ValueError, TypeError
             As for `send` and `write_stream`.
         """
-        frame = _frame(df, self._stream)
+        key = self._key(stream)
+        frame = _frame(df, key or self._stream)
         self._check()
-        while not self._core.send_frame(frame):
+        while not self._core.send_frame(key, frame):
             self._wait("room")
 
     def flush(self) -> None:
@@ -270,6 +381,15 @@ class StreamProducer:
             if not reported:
                 _explain(exc, error)
 
+    def _key(self, stream: str | bytes | None) -> bytes | None:
+        """Give the key of a stream that is not the producer's own."""
+        if stream is not None:
+            return as_key(stream, "stream")
+        if self._stream is None:
+            msg = "name the stream: send(..., stream=...), or StreamProducer(url, stream)"
+            raise ValueError(msg)
+        return None
+
     def _pairs(self, fields: Fields) -> list[tuple[bytes, bytes]]:
         if self._payload is None:
             return _pairs(fields)
@@ -332,18 +452,28 @@ class AsyncStreamProducer:
         """How many entries are in."""
         return self._producer.rows_written
 
-    async def send(self, fields: Fields) -> None:
-        """Take an entry, as `StreamProducer.send`; awaits only while the buffer is full."""
-        pairs = self._producer._pairs(fields)
-        self._producer._check()
-        while not self._producer._core.send(pairs):
-            await self._wait("room")
+    async def send(self, fields: Fields, *, stream: str | bytes | None = None) -> SentEntry:
+        """Take an entry, as `StreamProducer.send`; awaits only while the buffer is full.
 
-    async def send_frame(self, df: pl.DataFrame | ArrowStream) -> None:
+        What it gives is a future of the entry ID: ``await (await producer.send(...))`` waits until
+        the entry is in.
+        """
+        producer = self._producer
+        key, pairs = producer._key(stream), producer._pairs(fields)
+        producer._check()
+        while (sent := producer._core.send(key, pairs)) is None:
+            await self._wait("room")
+        return SentEntry(producer, sent)
+
+    async def send_frame(
+        self, df: pl.DataFrame | ArrowStream, *, stream: str | bytes | None = None
+    ) -> None:
         """Take the rows of a frame, as `StreamProducer.send_frame`."""
-        frame = _frame(df, self._producer._stream)
-        self._producer._check()
-        while not self._producer._core.send_frame(frame):
+        producer = self._producer
+        key = producer._key(stream)
+        frame = _frame(df, key or producer._stream)
+        producer._check()
+        while not producer._core.send_frame(key, frame):
             await self._wait("room")
 
     async def flush(self) -> None:
@@ -401,8 +531,8 @@ def _explain(exc: BaseException, error: Exception) -> None:
     exc.__cause__ = error.with_traceback(None)
 
 
-def _frame(df: pl.DataFrame | ArrowStream, stream: str | bytes) -> pl.DataFrame:
-    return make_write(df, as_key(stream, "stream")).frame
+def _frame(df: pl.DataFrame | ArrowStream, stream: bytes | None) -> pl.DataFrame:
+    return make_write(df, stream or b"").frame
 
 
 def _pairs(fields: object) -> list[tuple[bytes, bytes]]:

@@ -73,18 +73,35 @@ impl Producer {
         Ok(self.get()?.rows_written())
     }
 
-    /// Takes an entry; says whether there was room.
-    fn send(&self, py: Python<'_>, fields: Vec<(Vec<u8>, Vec<u8>)>) -> PyResult<bool> {
+    /// Takes an entry, for this stream or the producer's; `None` where there was no room.
+    fn send(
+        &self,
+        py: Python<'_>,
+        stream: Option<Vec<u8>>,
+        fields: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> PyResult<Option<Sent>> {
         let fields = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
         let producer = self.get()?;
-        no_panic(py, || producer.send(fields).map_err(|error| exception(py, &error)))
+        no_panic(py, || {
+            let sent = producer.send_to(stream.as_deref(), fields);
+            let sent = sent.map_err(|error| exception(py, &error))?;
+            Ok(sent.map(|sent| Sent { sent, process: self.process }))
+        })
     }
 
-    /// Takes a frame's rows; says whether there was room.
-    fn send_frame(&self, py: Python<'_>, frame: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Takes a frame's rows, for this stream or the producer's; says whether there was room.
+    fn send_frame(
+        &self,
+        py: Python<'_>,
+        stream: Option<Vec<u8>>,
+        frame: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
         let batches = import_batches(frame)?;
         let producer = self.get()?;
-        no_panic(py, || producer.send_batches(batches).map_err(|error| exception(py, &error)))
+        no_panic(py, || {
+            let sent = producer.send_batches(stream.as_deref(), batches);
+            sent.map_err(|error| exception(py, &error))
+        })
     }
 
     /// What ended the producer, with the number of the last pipeline's first row and of the rows
@@ -143,6 +160,63 @@ impl Producer {
         let closing = closing(producer.clone(), limit_ms);
         let task = Task::start(py, async move { Ok(closing.await) });
         Ok(task?.with_stop(move || producer.stop()))
+    }
+}
+
+/// An entry that a producer was given. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Sent {
+    sent: write::Sent,
+    process: u32,
+}
+
+impl Sent {
+    fn get(&self) -> PyResult<&write::Sent> {
+        match self.process == std::process::id() {
+            true => Ok(&self.sent),
+            false => Err(PyRuntimeError::new_err(
+                "the entry was sent by the process that this one was forked from",
+            )),
+        }
+    }
+}
+
+#[pymethods]
+impl Sent {
+    fn is_settled(&self) -> PyResult<bool> {
+        Ok(self.get()?.is_settled())
+    }
+
+    /// The ID in a tuple of one, once the entry is in; `None` where it is not known to be.
+    fn id(&self) -> PyResult<Option<(Option<String>,)>> {
+        Ok(self.get()?.id().map(|id| (id.map(str::to_owned),)))
+    }
+
+    /// Waits until it is known what became of the entry, or that long; says whether it is.
+    fn wait(&self, py: Python<'_>, limit_ms: Option<u64>) -> PyResult<bool> {
+        let sent = self.get()?.clone();
+        if sent.is_settled() {
+            return Ok(true);
+        }
+        let limit = limit_ms.map(Duration::from_millis);
+        wait(py, async move {
+            Ok(match limit {
+                Some(limit) => tokio::time::timeout(limit, sent.settled()).await.is_ok(),
+                None => {
+                    sent.settled().await;
+                    true
+                }
+            })
+        })
+    }
+
+    /// Waits for that in the background.
+    fn start_wait(&self, py: Python<'_>) -> PyResult<Task> {
+        let sent = self.get()?.clone();
+        Task::start(py, async move {
+            sent.settled().await;
+            Ok(())
+        })
     }
 }
 

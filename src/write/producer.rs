@@ -12,6 +12,7 @@ use super::control::stopped_before_the_first;
 use super::outcome::{WriteFailure, Written};
 use super::request::{RowsBefore, Trim, WriteRequest};
 use super::rows::{Entry, Rows};
+use super::sent::{Sent, Slot, fill};
 use super::writer::{write, write_rows};
 use crate::client::{Client, Who};
 use crate::entry_id::EntryId;
@@ -97,15 +98,16 @@ struct State {
 type Frame = Box<dyn Deref<Target = [RecordBatch]> + Send + Sync>;
 
 enum Item {
-    Entry(Entry),
-    Frame(Frame, usize, usize),
+    Entry(Entry, Slot),
+    /// With its stream, where it is not the request's, and its rows and bytes.
+    Frame(Frame, Option<Vec<u8>>, usize, usize),
 }
 
 impl Item {
     fn rows(&self) -> usize {
         match self {
-            Item::Entry(_) => 1,
-            Item::Frame(_, rows, _) => *rows,
+            Item::Entry(..) => 1,
+            Item::Frame(_, _, rows, _) => *rows,
         }
     }
 }
@@ -123,7 +125,7 @@ pub struct ProducerFailure {
 }
 
 impl Producer {
-    /// A producer for the one stream of the request, with IDs from the server unless a frame has
+    /// A producer for the stream of the request, and others that entries name, with IDs from the server unless a frame has
     /// its own. Nothing is written before [`Producer::worker`] runs.
     pub fn new(client: Client, request: WriteRequest, options: ProducerOptions) -> Self {
         let who = Who { stream: request.stream_name().unwrap_or_default(), ..Who::default() };
@@ -142,18 +144,35 @@ impl Producer {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an entry of these names and values; says whether there was room for it.
+    /// Takes an entry of these names and values; `None` where there was no room for it.
     ///
     /// # Errors
     ///
     /// [`InvalidArgument`](ErrorKind::InvalidArgument) without a field, or when closed.
-    pub fn send<'a>(&self, fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Result<bool> {
-        let entry = Entry::new(fields.into_iter())?;
-        let bytes = entry.len();
-        self.take(Item::Entry(entry), 1, bytes)
+    pub fn send<'a>(
+        &self,
+        fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Option<Sent>> {
+        self.send_to(None, fields)
     }
 
-    /// Takes the rows of batches; says whether there was room for them. A frame larger than all
+    /// As [`Producer::send`], into this stream instead of the request's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::send`].
+    pub fn send_to<'a>(
+        &self,
+        stream: Option<&[u8]>,
+        fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Option<Sent>> {
+        let entry = Entry::new(stream, fields.into_iter())?;
+        let (bytes, slot) = (entry.len(), Slot::default());
+        let number = self.take(Item::Entry(entry, Arc::clone(&slot)), 1, bytes)?;
+        Ok(number.map(|number| Sent::new(self.clone(), slot, number)))
+    }
+
+    /// Takes the rows of batches, for this stream or the request's; says whether there was room for them. A frame larger than all
     /// room is taken when nothing else is there.
     ///
     /// # Errors
@@ -161,29 +180,43 @@ impl Producer {
     /// As [`write`](crate::write) where the rows cannot be entries; when closed.
     pub fn send_batches(
         &self,
+        stream: Option<&[u8]>,
         batches: impl Deref<Target = [RecordBatch]> + Send + Sync + 'static,
     ) -> Result<bool> {
-        Rows::new(&batches, &self.shared.request)?;
+        Rows::new(&batches, &self.shared.request.clone().with_stream(stream))?;
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
-        self.take(Item::Frame(Box::new(batches), rows, bytes), rows, bytes)
+        let item = Item::Frame(Box::new(batches), stream.map(<[u8]>::to_vec), rows, bytes);
+        Ok(self.take(item, rows, bytes)?.is_some())
     }
 
-    fn take(&self, item: Item, rows: usize, bytes: usize) -> Result<bool> {
+    /// The number of its first row.
+    fn take(&self, item: Item, rows: usize, bytes: usize) -> Result<Option<usize>> {
         let mut state = self.state();
         if state.closed {
             return Err(Error::invalid("the producer is closed"));
         }
         if state.bytes > 0 && state.bytes + bytes > self.shared.options.buffer_bytes {
-            return Ok(false);
+            return Ok(None);
         }
+        let number = state.taken;
         state.queue.push_back(item);
         state.bytes += bytes;
         state.taken += rows;
         state.since.get_or_insert_with(Instant::now);
         drop(state);
         self.shared.work.notify_one();
-        Ok(true)
+        Ok(Some(number))
+    }
+
+    /// Returns when it is known what became of that row, or the producer has failed.
+    pub(super) async fn until_settled(&self, number: usize) {
+        self.until(|state| state.settled > number).await;
+    }
+
+    pub(super) fn has_settled(&self, number: usize) -> bool {
+        let state = self.state();
+        state.failed.is_some() || state.settled > number
     }
 
     /// How many rows are in.
@@ -320,9 +353,15 @@ impl Producer {
         request = request.with_rows_before(RowsBefore { rows: first_row, written: rows_before });
         let (rows, bytes) = (items.rows, items.bytes);
         let written: Result<Written, WriteFailure> = match items.frame {
-            Some(frame) => write(client, &frame, &request).await,
+            Some((frame, stream)) => {
+                write(client, &frame, &request.with_stream(stream.as_deref())).await
+            }
             None => write_rows(client, Rows::of_entries(items.entries, &request), &request).await,
         };
+        match &written {
+            Ok(written) => fill(&items.slots, written.ids(), true),
+            Err(failure) => fill(&items.slots, failure.written().ids(), false),
+        }
         let mut state = self.state();
         state.bytes -= bytes.min(state.bytes);
         state.settled += rows;
@@ -352,8 +391,9 @@ fn oldest(age: Duration) -> Option<EntryId> {
 
 /// What is written at once: a frame, or entries.
 struct Items {
-    frame: Option<Frame>,
-    entries: VecDeque<Entry>,
+    frame: Option<(Frame, Option<Vec<u8>>)>,
+    entries: Vec<Entry>,
+    slots: Vec<Slot>,
     rows: usize,
     bytes: usize,
 }
@@ -378,17 +418,19 @@ impl State {
     }
 
     fn next(&mut self, most: usize) -> Items {
-        let mut items = Items { frame: None, entries: VecDeque::new(), rows: 0, bytes: 0 };
+        let (entries, slots) = (Vec::new(), Vec::new());
+        let mut items = Items { frame: None, entries, slots, rows: 0, bytes: 0 };
         while items.rows < most {
             match self.queue.pop_front() {
-                Some(Item::Entry(entry)) => {
+                Some(Item::Entry(entry, slot)) => {
                     items.rows += 1;
                     items.bytes += entry.len();
-                    items.entries.push_back(entry);
+                    items.entries.push(entry);
+                    items.slots.push(slot);
                 }
-                Some(Item::Frame(frame, rows, bytes)) if items.rows == 0 => {
+                Some(Item::Frame(frame, stream, rows, bytes)) if items.rows == 0 => {
                     self.since = self.since.filter(|_| !self.queue.is_empty());
-                    return Items { frame: Some(frame), rows, bytes, ..items };
+                    return Items { frame: Some((frame, stream)), rows, bytes, ..items };
                 }
                 Some(frame) => {
                     self.queue.push_front(frame);

@@ -134,6 +134,14 @@ impl WriteRequest {
         WriteRequest::to(Target::Column(column.to_owned()))
     }
 
+    /// The same for another stream.
+    pub(super) fn with_stream(mut self, stream: Option<&[u8]>) -> Self {
+        if let Some(stream) = stream {
+            self.stream = Target::One(stream.to_vec());
+        }
+        self
+    }
+
     fn to(stream: Target) -> Self {
         WriteRequest {
             stream,

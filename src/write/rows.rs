@@ -45,6 +45,8 @@ pub(super) enum RowState {
 /// One entry that was not a row of a batch: how many arguments its fields take, and these.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// The stream's key, where it is not the request's.
+    stream: Option<Vec<u8>>,
     arguments: usize,
     packed: Vec<u8>,
     /// Its longest value and that one's field, where some server may refuse that.
@@ -55,8 +57,12 @@ impl Entry {
     /// # Errors
     ///
     /// [`InvalidArgument`](ErrorKind::InvalidArgument) without a field.
-    pub(super) fn new<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Entry> {
-        let mut entry = Entry { arguments: 0, packed: Vec::new(), longest: None };
+    pub(super) fn new<'a>(
+        stream: Option<&[u8]>,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Entry> {
+        let stream = stream.map(<[u8]>::to_vec);
+        let mut entry = Entry { stream, arguments: 0, packed: Vec::new(), longest: None };
         for (name, value) in fields {
             push_bulk(name, &mut entry.packed);
             push_bulk(value, &mut entry.packed);
@@ -83,7 +89,7 @@ impl Entry {
 pub(super) struct Rows {
     frames: Vec<Frame>,
     /// What is written instead, where there are no frames.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<(usize, Entry)>,
     pub(super) keys: Keys,
     /// What follows `*N\r\n` up to the ID, for each key.
     prefixes: Vec<Vec<u8>>,
@@ -131,12 +137,18 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Entries for one stream, with IDs from the server.
-    pub(super) fn of_entries(entries: VecDeque<Entry>, request: &WriteRequest) -> Rows {
+    /// Entries, each for the stream that it names or the request's, with IDs from the server.
+    pub(super) fn of_entries(entries: Vec<Entry>, request: &WriteRequest) -> Rows {
         let mut keys = Keys::default();
-        if let Target::One(key) = &request.stream {
-            keys.add(key);
-        }
+        let to_key = |mut entry: Entry| {
+            let key = match (entry.stream.take(), &request.stream) {
+                (Some(stream), _) => keys.add(&stream),
+                (None, Target::One(stream)) => keys.add(stream),
+                (None, Target::Column(_)) => 0,
+            };
+            (key, entry)
+        };
+        let entries: VecDeque<(usize, Entry)> = entries.into_iter().map(to_key).collect();
         let total = entries.len();
         Rows::with(request, keys, Vec::new(), entries, total)
     }
@@ -145,7 +157,7 @@ impl Rows {
         request: &WriteRequest,
         keys: Keys,
         frames: Vec<Frame>,
-        entries: VecDeque<Entry>,
+        entries: VecDeque<(usize, Entry)>,
         total: usize,
     ) -> Rows {
         let options = options(request);
@@ -244,15 +256,15 @@ impl Rows {
         }
         while chunk.rows.len() < rows
             && chunk.bytes.len() < bytes
-            && let Some(entry) = self.entries.pop_front()
+            && let Some((key, entry)) = self.entries.pop_front()
         {
             let number = self.row;
             self.row += 1;
-            self.open_row(number, 0, entry.arguments, &mut chunk.bytes);
+            self.open_row(number, key, entry.arguments, &mut chunk.bytes);
             chunk.bytes.extend_from_slice(b"$1\r\n*\r\n");
             chunk.bytes.extend_from_slice(&entry.packed);
             let (end, state) = (chunk.bytes.len(), RowState::Unanswered);
-            chunk.rows.push(Row { number, end, key: 0, own: None, state });
+            chunk.rows.push(Row { number, end, key, own: None, state });
         }
         (!chunk.rows.is_empty()).then_some(chunk)
     }
