@@ -323,7 +323,7 @@ impl Rows {
                 }
             }
         }
-        for (row, entry) in self.entries.iter().enumerate() {
+        for (row, (_, entry)) in self.entries.iter().enumerate() {
             if let Some((len, name)) = &entry.longest
                 && longest.as_ref().is_none_or(|(most, _, _)| len > most)
             {
