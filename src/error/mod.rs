@@ -119,7 +119,11 @@ impl Error {
 
     /// Adds a name and a value that say where it happened, such as the stream or the address.
     pub fn with_context(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.inner.context.push((name, value.into()));
+        let value = value.into();
+        // What failed within another attempt says the same once more.
+        if !self.inner.context.iter().any(|(known, same)| *known == name && *same == value) {
+            self.inner.context.push((name, value));
+        }
         self
     }
 
@@ -318,6 +322,7 @@ mod tests {
         let error = Error::new(ErrorKind::Connection, "lost")
             .with_context("address", "h:1")
             .with_context("stream", "s")
+            .with_context("address", "h:1")
             .with_source(std::io::Error::other("reset"));
         assert_eq!(error.to_string(), "lost (address: h:1, stream: s)");
         assert_eq!(

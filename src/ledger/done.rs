@@ -140,6 +140,12 @@ impl Ledger {
         }
     }
 
+    /// The batch that was flushed is not handed out: its rows are read again.
+    pub(crate) fn withdrawn(&mut self) {
+        let rows = std::mem::take(&mut self.staged);
+        self.read_again(&rows);
+    }
+
     /// The batch of these entries did not come into the caller's hands; `counts` are their deliveries,
     /// this one included, and empty where it is the first for all.
     #[cfg(any(feature = "python", test))]

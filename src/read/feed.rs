@@ -29,6 +29,8 @@ pub(super) struct Feed {
     pub(super) keeps_replies: bool,
     /// A reply was begun and not taken to its end.
     unfinished: bool,
+    /// The size of the next page takes account of that.
+    learned: bool,
     in_flight: Option<InFlight>,
     /// The commands that were sent along with the latest request have been answered.
     passed_before: bool,
@@ -103,6 +105,7 @@ impl Feed {
             page: PageSize::within(bounds.bytes),
             keeps_replies: false,
             unfinished: false,
+            learned: false,
             in_flight: None,
             passed_before: false,
             newest: None,
@@ -156,7 +159,10 @@ impl Feed {
 
     /// How many entries the next request should ask for.
     pub(super) fn page(&mut self) -> u64 {
-        if self.unfinished && self.in_flight.is_none() {
+        if self.unfinished
+            && self.in_flight.is_none()
+            && !std::mem::replace(&mut self.learned, true)
+        {
             // What nobody could wait for is not asked for again.
             self.page.shrink();
         }
@@ -258,6 +264,7 @@ impl Feed {
         let mut connection = self.session.take_connection().await?;
         // Whoever gives up while this is sent cannot know whether the server has acted on it.
         self.unfinished = true;
+        self.learned = false;
         self.passed_before = false;
         self.newest = None;
         connection.send(&request.command).await?;
@@ -292,13 +299,18 @@ impl Feed {
             0 => reply.request.wait.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        reply.connection.receive(&mut sink, Some(wait)).await?;
+        let received = reply.connection.receive(&mut sink, Some(wait)).await;
         let bytes = sink.bytes;
         self.bytes = self.bytes.saturating_add(bytes);
         self.received = self.received.saturating_add(bytes);
         reply.bytes = reply.bytes.saturating_add(bytes);
         let came = (self.decoder.rows() - before) as u64;
         reply.entries += came;
+        if came > 0 {
+            // They are there to stay, whatever becomes of the rest.
+            self.session.succeeded();
+        }
+        received?;
         let Some(end) = self.decoder.take_reply() else {
             // By what came last: giants may follow small entries.
             let per_entry = bytes / came.max(1);
@@ -333,6 +345,10 @@ impl Feed {
     /// Waits before the next attempt where time may mend the error; otherwise returns it.
     pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
         self.in_flight = None;
+        let is_lost = self.unfinished && error.server_code().is_none();
+        if is_lost && !std::mem::replace(&mut self.learned, true) {
+            self.page.lost();
+        }
         self.session.recover(error).await
     }
 

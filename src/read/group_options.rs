@@ -184,6 +184,14 @@ impl GroupOptions {
         Some(LeaseTerms { min_idle: reclaim.min_idle, most: self.max_processing? })
     }
 
+    /// How long entries may wait for the batch that they are part of to be handed out: half of the
+    /// time after which others claim them, so that the other half is left for the work on them.
+    pub(super) fn longest_wait(&self) -> Option<Duration> {
+        let min_idle = self.reclaim.filter(|_| !self.noack)?.min_idle;
+        // Otherwise anybody may claim anything at any time.
+        (!min_idle.is_zero()).then_some(min_idle / 2)
+    }
+
     /// Whether a lost group is created again.
     pub(super) fn recreates(&self) -> bool {
         self.on_lost == OnGroupLost::Recreate

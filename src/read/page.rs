@@ -10,6 +10,8 @@ pub struct PageSize {
     count: u64,
     /// The bytes of reply that a page aims at.
     target: u64,
+    /// The most that it may aim at.
+    most: u64,
     /// The size of the largest recent entries: giants seldom come alone.
     largest: u64,
 }
@@ -21,15 +23,18 @@ impl PageSize {
     const TARGET: u64 = 2 * 1024 * 1024;
     /// A page is at most this many times as large as the one before.
     const GROWTH: u64 = 8;
+    /// In so many pages one grows to what it aims at, after a loss.
+    const STEPS: u64 = 64;
 
     /// The first page's size.
     pub fn new() -> Self {
-        PageSize { count: Self::FIRST, target: Self::TARGET, largest: 0 }
+        PageSize { count: Self::FIRST, target: Self::TARGET, most: Self::TARGET, largest: 0 }
     }
 
     /// The first page's size, where no page should have more than that many bytes.
     pub(crate) fn within(bytes: u64) -> Self {
-        PageSize { target: Self::TARGET.min(bytes), ..Self::new() }
+        let most = Self::TARGET.min(bytes);
+        PageSize { target: most, most, ..Self::new() }
     }
 
     /// The number of entries to ask for.
@@ -40,11 +45,19 @@ impl PageSize {
     /// Learns from a page: its entries and the bytes of its reply.
     pub fn observe(&mut self, entries: u64, bytes: u64) {
         if let Some(per_entry) = bytes.checked_div(entries) {
+            self.target = self.target.saturating_add(self.most / Self::STEPS).min(self.most);
             self.largest = per_entry.max(self.largest / Self::GROWTH);
             let fitting = self.target / self.largest.max(1);
             let most = self.count.saturating_mul(Self::GROWTH).min(Self::MOST);
             self.count = fitting.clamp(1, most);
         }
+    }
+
+    /// Learns that the connection was lost before a page's end: the server may refuse to send that much
+    /// (client-output-buffer-limit), or something between to pass it on. It grows again step by step.
+    pub fn lost(&mut self) {
+        self.target = (self.target / 2).max(1);
+        self.count = (self.count / 4).max(1);
     }
 
     /// Learns that nobody waited for a page's end, which may have been too far off.
@@ -69,6 +82,40 @@ mod tests {
         page.observe(100, 100 * 50);
         assert_eq!(page.count(), 20);
         assert_eq!(PageSize::within(u64::MAX).target, PageSize::TARGET);
+    }
+
+    #[test]
+    fn a_page_that_is_too_much_for_somebody_shrinks_until_it_is_not() {
+        const ENTRY: u64 = 100_000;
+        let (mut page, mut came, mut losses) = (PageSize::new(), 0, 0);
+        while came < 500 {
+            match page.count() * ENTRY > 1_000_000 {
+                true => {
+                    page.lost();
+                    losses += 1;
+                }
+                false => {
+                    came += page.count();
+                    page.observe(page.count(), page.count() * ENTRY);
+                }
+            }
+        }
+        assert!(losses < 10, "{losses}");
+        // After a restart of the server it is as large as before in a while.
+        let mut page = PageSize::new();
+        let mut sizes = Vec::new();
+        for _ in 0..20 {
+            page.observe(page.count(), page.count() * 146);
+            sizes.push(page.count());
+        }
+        page.lost();
+        assert!(page.count() <= 2 * 1024 * 1024 / 146 / 2);
+        (0..PageSize::STEPS).for_each(|_| page.observe(page.count(), page.count() * 146));
+        assert_eq!(Some(&page.count()), sizes.last());
+        for _ in 0..100 {
+            page.lost();
+        }
+        assert_eq!(page.count(), 1);
     }
 
     #[test]

@@ -59,6 +59,12 @@ impl Pace {
         }
     }
 
+    /// Entries are not collected for longer than that.
+    pub(super) fn with_longest_collecting(self, longest: Option<Duration>) -> Self {
+        let shorter = |timeout: Duration| longest.map_or(timeout, |longest| longest.min(timeout));
+        Pace { batch_timeout: self.batch_timeout.map(shorter), ..self }
+    }
+
     /// A poll begins, which may last as long as BLOCK says.
     pub(super) fn begin_poll(&mut self) {
         self.poll = Deadline::of_block(self.block);
@@ -69,9 +75,9 @@ impl Pace {
         self.poll = Deadline::after(end, Duration::ZERO);
     }
 
-    /// The batch has a row.
-    pub(super) fn came(&mut self) {
-        self.first_came.get_or_insert_with(Instant::now);
+    /// The batch has a row; the first came at that time.
+    pub(super) fn came(&mut self, first: Instant) {
+        self.first_came.get_or_insert(first);
         if self.on_idle == OnIdle::Stop {
             self.begin_poll(); // for the entry after it
         }

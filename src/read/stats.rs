@@ -3,6 +3,9 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+
 use super::keeper::Keeper;
 use super::nack::Returns;
 use crate::client::Users;
@@ -45,6 +48,8 @@ pub(crate) struct Watched {
     stats: Mutex<Stats>,
     /// Entries that were given back, and when they are delivered again.
     returns: Mutex<Returns>,
+    /// Some more were.
+    gave_back: Notify,
     reports: Mutex<Vec<Report>>,
     /// What is in hand, where it is kept from being claimed.
     keeper: Keeper,
@@ -131,6 +136,20 @@ impl Watched {
     pub(crate) fn give_back(&self, entries: impl IntoIterator<Item = (EntryId, Instant)>) {
         let mut returns = self.returns();
         entries.into_iter().for_each(|(id, due)| returns.insert(id, due));
+        drop(returns);
+        self.gave_back.notify_one();
+    }
+
+    /// Waits until an entry that was given back is due, if that is before `end`.
+    pub(crate) async fn returns_before(&self, end: Instant) {
+        loop {
+            let gave_back = self.gave_back.notified();
+            match self.next_return().filter(|due| *due < end) {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => drop(timeout_at(due.into(), gave_back).await),
+                None => gave_back.await,
+            }
+        }
     }
 
     /// When the next of the entries that were given back is due.

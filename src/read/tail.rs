@@ -168,7 +168,7 @@ impl TailReader {
     /// The batch has its first entry, if it had none.
     fn came(&mut self) {
         if self.feed.rows() > 0 {
-            self.pace.came();
+            self.pace.came(Instant::now());
         }
     }
 

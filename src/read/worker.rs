@@ -58,6 +58,11 @@ impl Worker {
     /// The next batch, never empty; `None` at the end. The one before is done with.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         self.put_down();
+        if let Some(Staged { batch, .. }) = &self.staged
+            && self.reader.take_back_if_old(batch)
+        {
+            self.staged = None;
+        }
         loop {
             if self.staged.is_none() {
                 let Some(batch) = self.reader.next().await? else {

@@ -73,8 +73,9 @@ class StreamConsumer(RunsHandlers):
         How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C and `stop`
         end the wait.
     batch_timeout_ms : int or timedelta, optional
-        Collect until the batch is full or that long has passed since its first entry came. By
-        default a batch is what is there, at once.
+        Collect until the batch is full or that long has passed since its first entry came; with a
+        group half of `reclaim_min_idle_ms` at most, so that nobody takes over what is being
+        collected. By default a batch is what is there, at once.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
         ``"stop"`` also ends a batch that is being collected, before its `batch_timeout_ms`, when

@@ -33,6 +33,30 @@ fn policies() -> impl Strategy<Value = Acknowledge> {
     prop_oneof![Just(Acknowledge::Automatically), Just(Acknowledge::Manually)]
 }
 
+/// A claim whose reply is lost brings entries that another consumer has been given, after all that this
+/// one has seen. Then a read of new entries is lost, which nobody may have seen: those were.
+#[test]
+fn what_was_listed_is_not_taken_for_unseen() {
+    use Event::{Ack, Add, Age, Batch, Cut, OtherAcknowledges, OtherReads, Rewind, Step};
+    let steps = |number: usize| [Step(0)].repeat(number);
+    let events = [
+        [vec![Add(8)], steps(4), vec![Step(2), Step(4)], steps(2), vec![Add(2)], steps(1)].concat(),
+        [vec![Add(5)], steps(1), vec![Cut(true), OtherReads(1)], steps(1), vec![Rewind]].concat(),
+        [steps(7), vec![Batch], steps(2), vec![OtherReads(3)], steps(1), vec![Age]].concat(),
+        [steps(1), vec![Batch, Step(2), Cut(true), OtherAcknowledges(1)], steps(1)].concat(),
+        [vec![Rewind], steps(1), vec![OtherAcknowledges(15)], steps(1)].concat(),
+        [vec![OtherAcknowledges(1)], steps(3), vec![Step(3)], steps(1), vec![Step(2)]].concat(),
+        [vec![Batch, Cut(true), Ack(0)], steps(6), vec![Step(2)], steps(2)].concat(),
+        vec![Cut(false)],
+    ]
+    .concat();
+    for takes in [true, false] {
+        let mut reader = Reader::new(Acknowledge::Manually, true, Some(3), 7);
+        events.iter().for_each(|event| reader.happens(*event));
+        reader.end(takes);
+    }
+}
+
 fn play(mut reader: Reader, events: Vec<Event>) {
     for event in events {
         reader.happens(event);

@@ -1,6 +1,10 @@
 //! What is asked of the server next, and what came of it.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
 
 use super::GroupReader;
 use crate::admin::pending_page;
@@ -160,6 +164,7 @@ impl GroupReader {
         self.reply_came = None;
         let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
         self.blocks_until = Instant::now().checked_add(serves);
+        self.waits_until = wait.and_then(|wait| Instant::now().checked_add(wait));
         self.sent_at = Some(Instant::now());
         let page = PageRequest { wait, before, ..PageRequest::new(commands, limit) };
         let is_last = self.feed.missing(self.request.count) <= limit.count;
@@ -171,7 +176,7 @@ impl GroupReader {
     /// Takes what comes of the reply.
     async fn receive(&mut self, waits: bool) -> Result<Polled> {
         let asked = Instant::now();
-        let received = self.feed.receive().await;
+        let received = self.receive_before_returns().await;
         if self.feed.has_passed_before() {
             self.note_acknowledged();
         }
@@ -180,8 +185,11 @@ impl GroupReader {
         if let Some(Ok(newest)) = newest {
             self.end = Some(newest);
         }
-        let received = received?;
-        let (request, entries) = match received {
+        let Some(received) = received else {
+            // The next poll gives the request up.
+            return Ok(Polled::More);
+        };
+        let (request, entries) = match received? {
             Received::End { request, entries } => (Some(request), entries),
             Received::Full => (None, 0),
             Received::Refused => {
@@ -244,6 +252,20 @@ impl GroupReader {
             }
             None if self.has_work() => Ok(Polled::More),
             None => Ok(Polled::Drained),
+        }
+    }
+
+    /// Takes what comes of the reply. Where the server waits for entries and one that was given back
+    /// meanwhile is due before it does no more, the request is given up, and `None` comes: what the
+    /// server gives to that connection is read as after any other that was lost.
+    async fn receive_before_returns(&mut self) -> Option<Result<Received>> {
+        let Some(end) = self.waits_until.filter(|_| !self.options.noack) else {
+            return Some(self.feed.receive().await);
+        };
+        let watched = Arc::clone(&self.watched);
+        match select(pin!(self.feed.receive()), pin!(watched.returns_before(end))).await {
+            Either::Left((received, _)) => Some(received),
+            Either::Right(_) => None,
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) struct GroupReader {
     reply_came: Option<Instant>,
     rows_came: Option<Instant>,
     delivered_at: Instant,
+    /// The rows of the batch that is being collected have been read again, because they were too old.
+    refreshed: bool,
+    /// Until when the server waits for the first entry of the reply.
+    waits_until: Option<Instant>,
     /// Until when the server may go on to serve the request that was sent last.
     blocks_until: Option<Instant>,
     /// When to create a lost group again, and when to give up.
@@ -106,7 +110,7 @@ impl GroupReader {
                 watched: Arc::clone(&watched),
             },
             ledger,
-            pace: Pace::new(&request),
+            pace: Pace::new(&request).with_longest_collecting(options.longest_wait()),
             claimer,
             watched,
             prepared: false,
@@ -115,6 +119,8 @@ impl GroupReader {
             reply_came: None,
             rows_came: None,
             delivered_at: Instant::now(),
+            refreshed: false,
+            waits_until: None,
             blocks_until: None,
             recreations,
             sent_at: None,
@@ -177,8 +183,8 @@ impl GroupReader {
         if self.options.auto_ack {
             self.watched.keeper().all_done();
         }
-        if self.rest_is_stale() {
-            self.rewind()?;
+        if self.feed.is_in_flight() && self.has_waited(self.reply_came, 2) {
+            self.read_again()?;
         }
         self.start().await?;
         self.pace.begin_poll();
@@ -199,6 +205,13 @@ impl GroupReader {
             }
             // Those that no request has taken along.
             self.acknowledge().await?;
+            self.note_rows();
+            if !self.refreshed && self.has_waited(self.rows_came, 3) {
+                self.refreshed = true;
+                self.ended = false;
+                self.read_again()?;
+                continue;
+            }
             let batch = self.feed.flush()?;
             let batch = self.seen_of(batch)?;
             if !batch.is_empty() || !batch.rejected().is_empty() {
@@ -228,8 +241,9 @@ impl GroupReader {
 
     /// The rows of a flushed batch that are to be seen, in order and counted.
     fn seen_of(&mut self, batch: Batch) -> Result<Batch> {
-        self.pace.flushed();
-        self.delivered_at = self.rows_came.take().unwrap_or_else(Instant::now);
+        self.delivered_at = self.rows_came.unwrap_or_else(Instant::now);
+        self.batch_over();
+        self.refreshed = false;
         let came = batch.len();
         let rejected: Vec<EntryId> = batch.rejected().iter().map(|entry| entry.id).collect();
         let flushed = self.ledger.flushed(batch.ids(), &rejected);
@@ -247,11 +261,39 @@ impl GroupReader {
         self.delivered_at
     }
 
-    /// Whether the rest of a reply has waited for so long that others may have claimed its entries.
-    fn rest_is_stale(&self) -> bool {
-        let waits = self.reply_came.filter(|_| self.feed.is_in_flight());
-        let min_idle = self.options.reclaim.map(|reclaim| reclaim.min_idle);
-        waits.zip(min_idle).is_some_and(|(came, min_idle)| came.elapsed() >= min_idle / 2)
+    /// Whether what came at that time has waited for that many quarters of the time after which others
+    /// claim it. Half of it is left for the work on it, where that is possible.
+    fn has_waited(&self, came: Option<Instant>, quarters: u32) -> bool {
+        let longest = self.options.longest_wait().map(|longest| longest / 2 * quarters);
+        came.zip(longest).is_some_and(|(came, longest)| came.elapsed() >= longest)
+    }
+
+    /// The batch that was flushed last is not handed out where others may have claimed its rows: what
+    /// is still this consumer's comes again. Says whether that is so.
+    pub(super) fn take_back_if_old(&mut self, batch: &Batch) -> bool {
+        let is_old = self.has_waited(Some(self.delivered_at), 3);
+        if is_old {
+            self.feed.drop_rows(batch.len());
+            self.ledger.withdrawn();
+        }
+        is_old
+    }
+
+    /// Others may have claimed what has come and was not handed out: what is still this consumer's
+    /// is read once more, as if it had just been delivered.
+    fn read_again(&mut self) -> Result<()> {
+        self.note_rows();
+        self.batch_over();
+        self.ledger.lost(self.blocks_until);
+        self.feed.discard()?;
+        self.ledger.discarded();
+        Ok(())
+    }
+
+    /// The rows that were collected are a batch, or are gone.
+    fn batch_over(&mut self) {
+        self.pace.flushed();
+        self.rows_came = None;
     }
 
     /// The batch goes to the caller.
@@ -300,11 +342,8 @@ impl GroupReader {
 
     /// After an error: what was handed out stays so; the rest is pending, and comes first.
     pub(super) fn rewind(&mut self) -> Result<()> {
-        self.note_rows();
-        self.pace.flushed();
-        self.ledger.lost(self.blocks_until);
-        self.feed.rewind()?;
-        self.ledger.discarded();
+        self.read_again()?;
+        self.feed.session.renew();
         self.recreations.succeeded();
         Ok(())
     }
@@ -313,10 +352,9 @@ impl GroupReader {
     fn note_rows(&mut self) {
         let came = self.feed.ids_from(self.ledger.collected());
         if !came.is_empty() {
-            self.pace.came();
-            let now = Instant::now();
-            let reply_came = *self.reply_came.get_or_insert(now);
-            self.rows_came.get_or_insert(reply_came);
+            let reply_came = *self.reply_came.get_or_insert_with(Instant::now);
+            let rows_came = *self.rows_came.get_or_insert(reply_came);
+            self.pace.came(rows_came);
             self.ledger.came(came);
         }
         let deleted = self.feed.take_deleted();

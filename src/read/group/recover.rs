@@ -91,7 +91,7 @@ impl GroupReader {
         self.take_reports();
         // What was collected comes again, or is before the place where the group begins.
         self.feed.discard()?;
-        self.pace.flushed();
+        self.batch_over();
         let was_at = self.ledger.group_lost();
         self.create_after(was_at).await
     }
