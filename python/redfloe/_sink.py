@@ -10,8 +10,8 @@ from redfloe import _core
 from redfloe._arguments import positive
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
-from redfloe._functions import refuse_async
 from redfloe._ids import EntryIdLike
+from redfloe._progress import bar_or, check_progress, shown
 from redfloe._write import error_of
 from redfloe._write_arguments import NullTexts, Write, make_write
 
@@ -35,7 +35,7 @@ def sink_stream(
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
     chunk_size: int = 50_000,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] | bool | None = None,
 ) -> int:
     """Run a query and add its rows to a Redis stream as they come, in bounded memory.
 
@@ -55,8 +55,9 @@ def sink_stream(
         As for `write_stream`.
     chunk_size : int, default 50_000
         How many rows the engine gives at a time.
-    progress : callable, optional
-        Called with the number of rows that are in, about 20 times a second and after each chunk.
+    progress : callable or bool, optional
+        Called with the number of rows that are in, about 20 times a second and after each chunk;
+        True shows a bar of them, by tqdm (``pip install tqdm``).
 
     Returns
     -------
@@ -87,7 +88,7 @@ def sink_stream(
     """
     url = _core.connect(url)
     _check(lf)
-    refuse_async(progress, "progress", "nobody awaits it")
+    check_progress(progress)
 
     def make(frame: pl.DataFrame) -> Write:
         return make_write(
@@ -112,11 +113,14 @@ def sink_stream(
     make(lf.collect_schema().to_frame())  # refuses what can be refused before anything runs
     first_row = rows = 0
     unseen = 0  # the rows of a chunk that was sent, and whose outcome was not seen
-    with _batches(lf, positive(chunk_size, "chunk_size") or 1) as frames:
+    with (
+        bar_or(progress, f"sink_stream to {shown(stream)}") as tell,
+        _batches(lf, positive(chunk_size, "chunk_size") or 1) as frames,
+    ):
         try:
             for frame in frames:
                 write = make(frame)
-                look = None if progress is None else _later(progress, rows)
+                look = None if tell is None else _later(tell, rows)
                 unseen = frame.height
                 write.request["rows_before"] = first_row, rows
                 outcomes: list[_core.Outcome] = []
@@ -134,8 +138,8 @@ def sink_stream(
                     raise raised from None if raised is error else error
                 finally:
                     del error  # whose traceback holds this frame, and so the caller's
-                if progress is not None:
-                    progress(rows)
+                if tell is not None:
+                    tell(rows)
         except BaseException as raised:
             # By its type a refusal tells that nothing of its chunk was written.
             says_rows = isinstance(raised, WriteError | OutcomeUnknownError)

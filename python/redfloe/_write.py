@@ -10,8 +10,8 @@ from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._event_loop import done, stopped
 from redfloe._frame import ArrowStream
-from redfloe._functions import refuse_async
 from redfloe._ids import EntryIdLike
+from redfloe._progress import bar_or, check_progress, shown
 from redfloe._write_arguments import NullTexts, make_write
 
 Progress: TypeAlias = Callable[[int], object]
@@ -37,7 +37,7 @@ def write_stream(
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> pl.Series:
     """Add the rows of a DataFrame to a Redis stream, one entry per row, in order.
 
@@ -93,8 +93,9 @@ def write_stream(
         The name of this producer, for one writer at a time: the server recognises rows that a lost
         connection had brought it already, so that they can be sent again (XADD IDMP, Redis 8.6; no
         effect before). Rows with their own IDs do not need it.
-    progress : callable, optional
-        Called with the number of rows that are in, about 20 times a second and at the end.
+    progress : callable or bool, optional
+        Called with the number of rows that are in, about 20 times a second and at the end; True
+        shows a bar of them, by tqdm (``pip install tqdm``).
 
     Returns
     -------
@@ -128,7 +129,7 @@ def write_stream(
     [('5-0', 5, 'ada', 1.5), ('6-0', 6, 'bob', None)]
     """
     url = _core.connect(url)
-    refuse_async(progress, "progress", "nobody awaits it")
+    check_progress(progress)
     write = make_write(
         df,
         stream,
@@ -147,16 +148,18 @@ def write_stream(
         atomic=atomic,
         idempotent=idempotent,
     )
+    title = f"write_stream to {shown(stream)}"
+    with bar_or(progress, title, total=write.frame.height) as tell:
 
-    def result(outcome: _core.Outcome) -> pl.Series:
-        if progress is not None:
-            progress(outcome.rows_written)
-        return _ids(outcome)
+        def result(outcome: _core.Outcome) -> pl.Series:
+            if tell is not None:
+                tell(outcome.rows_written)
+            return _ids(outcome)
 
-    return finished(
-        lambda outcomes: _core.write_stream(url, write.frame, write.request, outcomes, progress),
-        result,
-    )
+        return finished(
+            lambda outcomes: _core.write_stream(url, write.frame, write.request, outcomes, tell),
+            result,
+        )
 
 
 async def write_stream_async(

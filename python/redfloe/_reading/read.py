@@ -6,13 +6,18 @@ from typing import Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, as_ids, as_key, make_group, make_request
+from redfloe._arguments import Milliseconds, Request, as_ids, as_key, make_group, make_request
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
+from redfloe._progress import check_bar, shown, with_bar
 from redfloe._schema import SchemaLike
+
+#: Batches of a read with a bar, which moves some times a second.
+_BATCH_SIZE = 50_000
+_BATCH_BYTES = 64 * 1024 * 1024
 
 
 @takes(DecodeOptions)
@@ -30,6 +35,7 @@ def read_stream(
     create_group: bool = True,
     *,
     last: int | None = None,
+    progress: bool = False,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     **options: Unpack[DecodeOptions],
@@ -79,6 +85,9 @@ def read_stream(
     last : int, optional
         Read only this many entries, the newest, in stream order: `last=100` gives the last hundred.
         Where they begin is found by XREVRANGE. Not with `count`, `block_ms` or a group.
+    progress : bool, default False
+        Show a bar, by tqdm (``pip install tqdm``): rows, rows a second, the size of the columns,
+        and the share of the range of IDs. Not with `block_ms` or a group.
     group_start_id : str, int, date or datetime, default "0"
         Where a group that is created begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
         delivers all entries that there are, ``"$"`` those to come, and a datetime those from that
@@ -152,7 +161,32 @@ def read_stream(
         options=complete(options, read_stream),
         group=members,
     )
+    check_bar(progress)
+    if progress:
+        if members is not None or block_ms is not None:
+            msg = "progress shows how far a read of what is there is: not with block_ms or a group"
+            raise ValueError(msg)
+        return _read_with_bar(url, request)
     return _core.read_stream(url, request, of_batch)
+
+
+def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame:
+    """Read in batches, so that there is something to tell between them."""
+    bounds = _core.pin(url, request)
+    frames = []
+    if bounds is not None:
+        request = request.copy()
+        request["start_id"], request["end_id"] = ("{}-{}".format(*bound) for bound in bounds)
+        request["last"] = None
+        request["batch_size"], request["batch_bytes"] = _BATCH_SIZE, _BATCH_BYTES
+        reader = _core.BatchReader(url, request, follow=False)
+        batches = iter(reader.next_batch, None)
+        title = f"read of {shown(request['stream'])}"
+        frames = [of_batch(batch) for batch in with_bar(batches, title, bounds)]
+    if not frames:
+        return _core.read_stream(url, request, of_batch)
+    # A batch has every column of those before it, in the order of a whole read.
+    return pl.concat(frames, how="diagonal", rechunk=True).select(frames[-1].columns)
 
 
 async def read_stream_async(

@@ -15,6 +15,7 @@ from redfloe._core import RecordBatch, RedisConnection, StreamReader
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
+from redfloe._progress import check_bar, shown, with_bar
 from redfloe._schema import SchemaLike
 
 _T = TypeVar("_T")
@@ -37,6 +38,7 @@ def scan_stream(
     count: int | None = None,
     *,
     last: int | None = None,
+    progress: bool = False,
     **options: Unpack[DecodeOptions],
 ) -> pl.LazyFrame:
     """Scan the entries of a Redis stream lazily, as `read_stream` reads them eagerly.
@@ -70,6 +72,9 @@ def scan_stream(
         Scan only this many entries, the newest, before any filter. Where they begin is found by
         XREVRANGE, once. Polars tells a scan nothing of a ``tail``, which reads everything. Not with
         `count`.
+    progress : bool, default False
+        Show a bar whenever the scan is read, by tqdm (``pip install tqdm``): rows before the
+        filter, rows a second, the size of the columns, and the share of the range of IDs.
     **options : DecodeOptions
         How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
@@ -116,10 +121,11 @@ def scan_stream(
     )
     _core.empty_batch(request)  # so that what cannot be right raises now, also without a schema
     _core.check_connection(url)
+    check_bar(progress)
     _check_stream(url, request)
-    scan = _Scan(url, request, sample=decoding["infer_schema_length"])
+    scan = _Scan(url, request, sample=decoding["infer_schema_length"], progress=progress)
     known = scan.schema if schema is None else scan.schema()
-    return _register(scan.batches, known, f"stream {_shown(request['stream'])}")
+    return _register(scan.batches, known, f"stream {shown(request['stream'])}")
 
 
 @takes(DecodeOptions)
@@ -212,7 +218,10 @@ def _check_stream(url: RedisConnection, request: Request) -> None:
 class _Scan:
     """What Polars calls for a scan's schema and for its batches, from any thread."""
 
-    def __init__(self, url: RedisConnection, request: Request, *, sample: int | None) -> None:
+    def __init__(
+        self, url: RedisConnection, request: Request, *, sample: int | None, progress: bool = False
+    ) -> None:
+        self._progress = progress
         self._url = url
         self._request = _Once(partial(_with_fields, url, request, sample))
         self._pinned = _Once(partial(_pin, url, request))
@@ -257,9 +266,11 @@ class _Scan:
         pinned = self._pinned()
         _narrow(request, None if pinned is None else pinned.bounds, predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
-        yield frame(reader.next_batch(_look_for_interrupt) or _core.empty_batch(request))
-        while (batch := reader.next_batch(_look_for_interrupt)) is not None:
-            yield frame(batch)
+        batches = iter(partial(reader.next_batch, _look_for_interrupt), None)
+        if self._progress and pinned is not None:
+            batches = with_bar(batches, f"scan of {shown(request['stream'])}", pinned.bounds)
+        yield frame(next(batches, None) or _core.empty_batch(request))
+        yield from map(frame, batches)
 
     def _understood(self, predicate: pl.Expr) -> pl.Expr:
         """Refuse, or make right, what a datetime in the filter does not mean."""
@@ -390,7 +401,3 @@ def _register(
     if "explain_name" in inspect.signature(register_io_source).parameters:
         options |= {"explain_name": "redfloe", "explain_detail": detail}
     return register_io_source(batches, schema=schema, **options)
-
-
-def _shown(stream: bytes) -> str:
-    return repr(stream.decode(errors="backslashreplace"))
