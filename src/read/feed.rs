@@ -310,7 +310,13 @@ impl Feed {
             // They are there to stay, whatever becomes of the rest.
             self.session.succeeded();
         }
-        received?;
+        if let Err(error) = received {
+            // What a server said before it hung up is worth more than that it did.
+            return Err(match self.newest.take_if(|newest| newest.is_err()) {
+                Some(Err(said)) => said,
+                _ => error,
+            });
+        }
         let Some(end) = self.decoder.take_reply() else {
             // By what came last: giants may follow small entries.
             let per_entry = bytes / came.max(1);
