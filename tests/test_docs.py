@@ -29,8 +29,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 #: Code in these is only shown; `python` is run, and what it prints is the `text` below it.
 SHOWN = {"bash", "console", "rust", "text"}
-#: What the pages call the reader's server.
+#: What the pages call the reader's server, and how they start one for a reader who has none.
 READERS_URL = '"redis://localhost"'
+STARTED_URL = "url = server.start()"
 
 FENCE = re.compile(r"^( *)```(.*)$", re.MULTILINE)
 #: A block of Python, and the block of text that follows at once, if one does: its output.
@@ -41,17 +42,24 @@ PYTHON = re.compile(
 
 
 @pytest.fixture
-def url(
+def empty_url(
     any_server: Server, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    """A server with the stream `events`, and frames that print the same everywhere."""
+    """A server without any key, and frames that print the same everywhere."""
+    assert client.dbsize() == 0
     monkeypatch.chdir(tmp_path)  # a page may write files
+    with pl.Config(tbl_width_chars=100):
+        yield any_server.url
+
+
+@pytest.fixture
+def url(empty_url: str, client: redis.Redis) -> str:
+    """A server with the stream `events`, which the examples in docstrings read."""
     client.xadd(
         "events", {"user_id": "user_1", "action": "click", "value": 10}, id="1704067200000-0"
     )
     client.xadd("events", {"user_id": "user_2", "action": "view"}, id="1704067200001-0")
-    with pl.Config(tbl_width_chars=100):
-        yield any_server.url
+    return empty_url
 
 
 def page_id(page: Path) -> str:
@@ -75,16 +83,48 @@ def test_blocks_are_of_known_languages(page: Path) -> None:
     assert {rest for _, rest in fences[1::2]} <= {""}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=page_id)
-def test_python_runs_and_prints_what_is_shown(page: Path, url: str) -> None:
+def in_reading_order() -> list[Path]:
+    """The pages with code: README, then those of the navigation, from top to bottom."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2].partition("\n\n")[0]
+    names = re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)
+    pages = [ROOT / "README.md", *(ROOT / "docs" / name for name in names)]
+    return [page for page in pages if python(page)]
+
+
+def run_page(page: Path, url: str, replace: dict[str, str]) -> None:
+    """Run a page's code from top to bottom, and compare what it prints with what it shows."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for line, code, output in python(page):
-        # Empty lines before it, so that a traceback names the page's line.
-        source = "\n" * line + code.replace(READERS_URL, repr(url))
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(source, str(page), "exec"), namespace)
-        assert printed.getvalue() == output, f"the block in line {line} printed otherwise"
+    try:
+        for line, code, output in python(page):
+            source = "\n" * line + code  # so that a traceback names the page's line
+            for shown, run in {READERS_URL: repr(url), **replace}.items():
+                source = source.replace(shown, run)
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(source, str(page), "exec"), namespace)
+            where = f"{page_id(page)}: the block in line {line} printed otherwise"
+            assert printed.getvalue() == output, where
+    finally:
+        for value in list(namespace.values()):
+            if isinstance(value, redfloe.LocalServer):
+                value.stop()
+
+
+def test_all_code_is_in_the_reading_order() -> None:
+    assert set(in_reading_order()) == {page for page in PAGES if python(page)}
+
+
+@pytest.mark.parametrize("page", in_reading_order(), ids=page_id)
+def test_a_page_runs_alone_and_prints_what_it_shows(page: Path, empty_url: str) -> None:
+    """As a reader runs it who opens this page first, on a server of the page's own."""
+    run_page(page, empty_url, {})
+
+
+@pytest.mark.timeout(120)
+def test_the_pages_run_one_after_the_other_on_one_server(empty_url: str) -> None:
+    """As a reader runs them who has a server: no page trips over what others have left there."""
+    for page in in_reading_order():
+        run_page(page, empty_url, {STARTED_URL: f"url = {empty_url!r}"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

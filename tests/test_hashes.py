@@ -289,3 +289,11 @@ def test_a_signal_ends_it_within_a_second(
     assert type(error) is kind
     assert isinstance(error, WriteError | OutcomeUnknownError)
     assert error.rows_written == error.row == 0
+
+
+def test_a_lazy_frame_is_to_be_collected(any_server: Server) -> None:
+    """`sink_stream`, which other writers name here, writes no hashes."""
+    lazy: Any = pl.LazyFrame({"k": ["a"], "n": [1]})
+    with pytest.raises(TypeError, match="collect it") as caught:
+        write_hashes(any_server.url, lazy, key_column="k")
+    assert "sink_stream" not in str(caught.value)

@@ -10,10 +10,12 @@ import threading
 import time
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 import redis
 
+import redfloe
 from redfloe import _local
 from redfloe._local import LocalServer, local_server
 from support.server import BINARIES, require
@@ -66,6 +68,23 @@ def test_gives_a_url_and_leaves_nothing() -> None:
         assert directory.is_dir()
     assert not is_running(pid)
     assert not directory.exists()
+
+
+def test_what_it_gives_is_a_string_and_has_the_url_by_name_too() -> None:
+    with local_server() as server:
+        assert isinstance(server, str)
+        assert type(server.url) is str
+        assert server.url == server
+        assert ping(server.url)
+        frame = pl.DataFrame({"value": [1]})
+        assert redfloe.write_stream(server, frame, "events").len() == 1
+        assert redfloe.read_stream(server.url, "events").height == 1
+
+
+@pytest.mark.parametrize("name", ["url", "port", "pid"])
+def test_before_its_start_it_names_start(name: str) -> None:
+    with pytest.raises(RuntimeError, match=r"start\(\)"):
+        getattr(local_server(), name)
 
 
 def test_keeps_nothing_on_disk() -> None:

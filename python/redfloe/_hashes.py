@@ -101,6 +101,9 @@ def write_hashes(
     2
     """
     url = _core.connect(url)
+    if isinstance(df, pl.LazyFrame):
+        msg = "df is a LazyFrame; collect it: write_hashes(url, df.collect(), ...)"
+        raise TypeError(msg)
     frame = as_frame(df)
     if as_text(key_column, "key_column") not in frame.columns:
         msg = f"there is no column {key_column!r}"

@@ -113,6 +113,17 @@ class ServerProcess:
         return "; ".join(lines[-3:]) or "it said nothing"
 
 
+class LocalURL(str):
+    """The URL that a `LocalServer` gives: a string, which also has an attribute `url`."""
+
+    __slots__ = ()
+
+    @property
+    def url(self) -> str:
+        """The URL itself, so that ``with local_server() as server`` may say ``server.url``."""
+        return str(self)
+
+
 class LocalServer:
     """A Redis server of this process's own, on a free port of 127.0.0.1, that keeps nothing.
 
@@ -128,9 +139,9 @@ class LocalServer:
         self._port = 0
 
     @property
-    def url(self) -> str:
+    def url(self) -> LocalURL:
         """The URL to give to the other functions."""
-        return f"redis://{_HOST}:{self.port}"
+        return LocalURL(f"redis://{_HOST}:{self.port}")
 
     @property
     def port(self) -> int:
@@ -143,7 +154,7 @@ class LocalServer:
         """The server's process ID."""
         return self._running().pid
 
-    def start(self) -> str:
+    def start(self) -> LocalURL:
         """Start the server, wait until it answers, and return its URL."""
         import atexit
         import tempfile
@@ -184,7 +195,7 @@ class LocalServer:
             if directory is not None and self._owner == os.getpid():
                 shutil.rmtree(directory, ignore_errors=True)
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> LocalURL:
         return self.start()
 
     def __exit__(
@@ -201,7 +212,10 @@ class LocalServer:
 
     def _running(self) -> ServerProcess:
         if self._process is None:
-            msg = "the server is not running"
+            msg = (
+                "the server is not running; call its start(), which returns the URL, or write "
+                "with redfloe.local_server() as url"
+            )
             raise RuntimeError(msg)
         return self._process
 

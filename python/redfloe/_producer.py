@@ -19,6 +19,7 @@ from redfloe._arguments import (
 )
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._event_loop import completed, done, stopped
+from redfloe._reprs import target
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
 
@@ -211,7 +212,7 @@ class StreamProducer:
         idempotent: str | bytes | None = None,
         payload: str | None = None,
     ) -> None:
-        url = _core.connect(url)
+        self._connection = url = _core.connect(url)
         self._reported = False
         if max_age is not None and (maxlen is not None or minid is not None or limit is not None):
             msg = "max_age excludes maxlen, minid and limit"
@@ -237,6 +238,10 @@ class StreamProducer:
             positive(buffer_bytes, "buffer_bytes") or 1,
             None if max_age is None else _max_age(max_age),
         )
+
+    def __repr__(self) -> str:
+        where = target(self._connection, as_key(self._stream, "stream"))
+        return f"{type(self).__name__}({where}, rows_written={self.rows_written})"
 
     @property
     def rows_written(self) -> int:
@@ -446,6 +451,9 @@ class AsyncStreamProducer:
 
     def __init__(self, producer: StreamProducer) -> None:
         self._producer = producer
+
+    def __repr__(self) -> str:
+        return f"Async{self._producer!r}"
 
     @property
     def rows_written(self) -> int:

@@ -63,6 +63,9 @@ class MemoryCheckpointStore:
     def __init__(self) -> None:
         self._checkpoints: dict[str, str] = {}
 
+    def __repr__(self) -> str:
+        return f"MemoryCheckpointStore({self._checkpoints!r})"
+
     def load(self, name: str) -> str | None:
         """Give the checkpoint of that name, or None where there is none yet."""
         return self._checkpoints.get(name)

@@ -20,6 +20,7 @@ from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
+from redfloe._reprs import position, target
 from redfloe._schema import SchemaLike
 
 if TYPE_CHECKING:
@@ -264,6 +265,12 @@ class StreamConsumer(RunsHandlers):
         self._signals: StopSignals | None = None
         self._stopped = False
         self._started = time.monotonic()
+
+    def __repr__(self) -> str:
+        where = target(self._connection, self._request["stream"], self._request)
+        reader = self._reader
+        so_far = "not started" if reader is None else position(reader)
+        return f"{type(self).__name__}({where}, {so_far})"
 
     # What both worlds share
 

@@ -13,6 +13,7 @@ from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
+from redfloe._reprs import position, target
 from redfloe._schema import SchemaLike
 
 T = TypeVar("T")
@@ -26,8 +27,15 @@ class BatchIterator(Iterator[pl.DataFrame]):
     once rather than when it is garbage-collected. Threads may share it; each batch goes to one.
     """
 
-    def __init__(self, reader: _core.BatchReader) -> None:
+    def __init__(self, reader: _core.BatchReader, where: str) -> None:
         self._reader: _core.BatchReader | None = reader
+        self._where = where
+        self._ended_at = ""
+
+    def __repr__(self) -> str:
+        reader = self._reader
+        so_far = f"{self._ended_at}, closed" if reader is None else position(reader)
+        return f"{type(self).__name__}({self._where}, {so_far})"
 
     def __next__(self) -> pl.DataFrame:
         reader = self._reader
@@ -43,6 +51,7 @@ class BatchIterator(Iterator[pl.DataFrame]):
         """End the iteration, also for a thread that waits for a batch; close the connection."""
         reader, self._reader = self._reader, None
         if reader is not None:
+            self._ended_at = position(reader)
             reader.close()
 
     def __enter__(self) -> Self:
@@ -62,6 +71,11 @@ class AsyncBatches:
 
     def __init__(self, reader: _core.AsyncBatchReader) -> None:
         self._reader: _core.AsyncBatchReader | None = reader
+        self._ended_at = ""
+
+    def __repr__(self) -> str:
+        reader = self._reader
+        return f"{self._ended_at}, closed" if reader is None else position(reader)
 
     async def next(self, make: Callable[[_core.RecordBatch], T]) -> _core.Offer[T] | None:
         """Wait for the next batch, and offer what `make` makes of it; None at the end."""
@@ -77,6 +91,7 @@ class AsyncBatches:
         """End, also for a task that waits for a batch; give the connection up."""
         reader, self._reader = self._reader, None
         if reader is not None:
+            self._ended_at = position(reader)
             reader.close()
 
 
@@ -89,8 +104,12 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
     once rather than when it is garbage-collected.
     """
 
-    def __init__(self, reader: _core.AsyncBatchReader) -> None:
+    def __init__(self, reader: _core.AsyncBatchReader, where: str) -> None:
         self._batches = AsyncBatches(reader)
+        self._where = where
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._where}, {self._batches!r})"
 
     async def __anext__(self) -> pl.DataFrame:
         offer = await self._batches.next(of_batch)
@@ -249,7 +268,7 @@ def iter_stream(
     reader = _core.BatchReader(url, request, follow=True)
     if request["group"] is not None or request["start_id"] == "$" or request["must_exist"]:
         reader.start()
-    return BatchIterator(reader)
+    return BatchIterator(reader, target(url, request["stream"], request))
 
 
 @takes(DecodeOptions)
@@ -342,7 +361,8 @@ def stream_batches(
         on_idle=on_idle,
         options=complete(options, stream_batches),
     )
-    return AsyncBatchIterator(_core.AsyncBatchReader(url, request, follow=True))
+    reader = _core.AsyncBatchReader(url, request, follow=True)
+    return AsyncBatchIterator(reader, target(url, request["stream"], request))
 
 
 def _request(
