@@ -59,6 +59,13 @@ def test_a_worker_does_too(url: str, stream: str) -> None:
     assert repr(consumer) == f"{where}entries=3, last_id='3-0')"
 
 
+def test_a_notebook_shows_the_frame_of_a_batch(url: str, stream: str) -> None:
+    with redfloe.StreamConsumer(url, stream, "g", "w", on_idle="stop", block_ms=1) as consumer:
+        [html] = [batch._repr_html_() for batch in consumer]
+    assert "Batch(3 entries, 1-0 to 3-0)" in html
+    assert "<table" in html
+
+
 def test_a_producer_says_how_much_is_in(any_server: Server) -> None:
     url = any_server.url
     with redfloe.StreamProducer(url, b"bytes:\xff") as producer:

@@ -63,6 +63,10 @@ class _Rows:
         span = f", {self._ids[0]} to {self._ids[-1]}" if len(self) else ""
         return f"{type(self).__name__}({len(self)} entries{span})"
 
+    def _repr_html_(self) -> str:
+        """Show the frame in a notebook, as it shows itself there."""
+        return f"<p>{self!r}</p>{self.frame._repr_html_()}"
+
     def _own(self, ids: Ids | None) -> list[str]:
         """Give the IDs of all rows, or of those that are named, which must be among them."""
         if ids is None:

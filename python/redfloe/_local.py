@@ -237,8 +237,9 @@ def local_server(*, args: Sequence[str] = ()) -> LocalServer:
     Returns
     -------
     LocalServer
-        A context manager that starts the server and gives its URL as a string. Outside a ``with``
-        statement, its methods ``start()`` and ``stop()`` do the same.
+        A context manager that starts the server and returns its URL, a string, which also has an
+        attribute ``url``. Outside a ``with`` statement call ``start()``, which returns the URL, and
+        ``stop()``.
 
     Raises
     ------
