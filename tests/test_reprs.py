@@ -74,6 +74,9 @@ def test_a_producer_says_how_much_is_in(any_server: Server) -> None:
         where = f"(RedisConnection(\"{url}\"), stream=b'bytes:\\xff', rows_written=1)"
         assert repr(producer) == f"StreamProducer{where}"
 
+    with redfloe.StreamProducer(url) as producer:  # for many streams
+        assert repr(producer) == f'StreamProducer(RedisConnection("{url}"), rows_written=0)'
+
     async def write() -> str:
         async with redfloe.StreamProducer(url, b"bytes:\xff") as producer:
             await producer.send({"value": 1})

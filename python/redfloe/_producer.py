@@ -240,7 +240,7 @@ class StreamProducer:
         )
 
     def __repr__(self) -> str:
-        where = target(self._connection, as_key(self._stream, "stream"))
+        where = target(self._connection, self._stream)
         return f"{type(self).__name__}({where}, rows_written={self.rows_written})"
 
     @property

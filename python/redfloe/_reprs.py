@@ -5,9 +5,11 @@ from redfloe._core import AsyncBatchReader, BatchReader, RedisConnection
 from redfloe._errors import RedfloeError
 
 
-def target(url: RedisConnection, stream: bytes, request: Request | None = None) -> str:
-    """Say which stream of which server it is, and for whom it is read."""
-    parts = [repr(url), f"stream={_name(stream)}"]
+def target(url: RedisConnection, stream: bytes | None, request: Request | None = None) -> str:
+    """Say which stream of which server it is, if it is one, and for whom it is read."""
+    parts = [repr(url)]
+    if stream is not None:
+        parts.append(f"stream={_name(stream)}")
     if request is not None and request["group"] is not None:
         group = request["group"]
         parts += [f"group={_name(group['group'])}", f"consumer={_name(group['consumer'])}"]
