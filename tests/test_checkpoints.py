@@ -28,12 +28,15 @@ from redfloe import (
     RedisCheckpointStore,
     RedisConnection,
     RedisConnectionError,
+    RedisTimeoutError,
+    StreamConsumer,
 )
 from support.consumers import World, all_rows, rows
 from support.groups import DRAIN, ME
+from support.proxy import Proxy
 from support.server import Server
 from support.streams import add_numbers
-from support.timing import within
+from support.timing import SLACK, within
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -652,3 +655,27 @@ def test_a_store_may_block_an_event_loop_thread(
     with world.consumer(any_server.url, stream, checkpoint_store=store, **DRAIN) as consumer:
         assert all_rows(consumer) == [1, 2]
     assert store.saved == [(stream, "2-0")]
+
+
+@pytest.mark.parametrize("held", [b"GET", b"SET"])
+def test_a_store_that_is_silent_holds_up_no_event_loop(
+    any_server: Server, client: redis.Redis, stream: str, held: bytes
+) -> None:
+    """Neither a cancel nor the end of `asyncio.run`, which waits for threads."""
+    add_numbers(client, stream, 2)
+
+    async def drain(store: RedisCheckpointStore) -> None:
+        options: Any = {**DRAIN, "checkpoint_store": store}
+        async with StreamConsumer(any_server.url, stream, **options) as consumer:
+            async for batch in consumer:
+                assert len(batch) == 2
+
+    async def main(url: str) -> None:
+        async with asyncio.timeout(0.3 * SLACK):
+            await drain(RedisCheckpointStore(url, f"checkpoint:{stream}:"))
+
+    with Proxy(any_server.port) as proxy:
+        proxy.stall_after(0, once_seen=held)
+        with within(2), pytest.raises(TimeoutError) as caught:
+            asyncio.run(main(proxy.url))
+    assert not isinstance(caught.value, RedisTimeoutError)

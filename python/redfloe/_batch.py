@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import polars as pl
 
 from redfloe._arguments import Milliseconds, optional_milliseconds
-from redfloe._event_loop import completed, in_thread
+from redfloe._event_loop import completed
 from redfloe._schema import as_text
 
 if TYPE_CHECKING:
     from redfloe import _core
+    from redfloe._consuming.position import Position
 
-#: Called with a batch's IDs and those that are acknowledged; for all, with the last ID twice.
-Acknowledged = Callable[[list[str], list[str]], object]
 Ids: TypeAlias = str | Iterable[str] | pl.Series
 Counts = Callable[[], list[int]]
 
@@ -89,7 +88,7 @@ class _Rows:
         return self._own(ids)
 
     def _done(self, named: list[str]) -> tuple[list[str], list[str]]:
-        """Say which rows are done with, as `Acknowledged` takes it."""
+        """Say which rows of which are done with; for all of them the last stands."""
         if named is not self._ids or not named:
             return self._ids, named
         return self._ids[-1:], self._ids[-1:]
@@ -125,11 +124,11 @@ class Batch(_Rows):
         ids: Callable[[], list[str]],
         counts: Counts,
         member: _core.Member | None,
-        acknowledged: Acknowledged,
+        position: Position,
     ) -> None:
         super().__init__(frame, ids, counts)
         self._member = member
-        self._acknowledged = acknowledged
+        self._position = position
 
     def ack(self, ids: Ids | None = None) -> int:
         """Acknowledge rows now (XACK, Redis 5.0); without a group, move the checkpoint.
@@ -170,7 +169,8 @@ class Batch(_Rows):
         number = len(set(named))
         if self._member is not None:
             number = self._member.acknowledge(named).wait()
-        self._acknowledged(*self._done(named))
+        self._position.acknowledged(*self._done(named))
+        self._position.save()
         return number
 
     def nack(
@@ -283,7 +283,7 @@ class Batch(_Rows):
             lambda: self._ids[rows],
             lambda: self._counts[rows],
             self._member,
-            self._acknowledged,
+            self._position,
         )
 
     def leave(self) -> None:
@@ -326,8 +326,9 @@ class AsyncBatch(_Rows):
         number = len(set(named))
         if member is not None:
             number = await completed(member.acknowledge(named).start())
-        acknowledged = self._batch._acknowledged
-        await in_thread(lambda: acknowledged(*self._done(named)))
+        position = self._batch._position
+        position.acknowledged(*self._done(named))
+        await position.save_async()
         return number
 
     async def nack(

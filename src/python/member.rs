@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use redis::Value;
 
 use super::connection::Server;
 use super::error::exception;
 use super::operation::Operation;
 use super::reading::{Reading, enter};
-use super::wait::wait;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::read::{self, Watched};
@@ -89,15 +89,18 @@ pub(super) fn parsed(py: Python<'_>, ids: Vec<String>) -> PyResult<Vec<EntryId>>
 
 /// A key's value.
 #[pyfunction]
-pub(crate) fn get_value(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Option<Vec<u8>>> {
+pub(crate) fn get_value(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Operation> {
     let client = server.client(py)?;
-    wait(py, async move {
+    let getting = async move {
         match client.session().value(&resp::get(&key)).await? {
             Value::BulkString(value) => Ok(Some(value)),
             Value::Nil => Ok(None),
             other => Err(Error::protocol(format_args!("{other:?} came for GET"))),
         }
-    })
+    };
+    Ok(Operation::new(getting, |py, value| {
+        value.map(|value| PyBytes::new(py, &value).unbind()).into_py_any(py)
+    }))
 }
 
 /// Sets a key's value.
@@ -107,9 +110,10 @@ pub(crate) fn set_value(
     server: Server,
     key: Vec<u8>,
     value: Vec<u8>,
-) -> PyResult<()> {
+) -> PyResult<Operation> {
     let client = server.client(py)?;
-    wait(py, async move { client.session().value(&resp::set(&key, &value)).await.map(drop) })
+    let setting = async move { client.session().value(&resp::set(&key, &value)).await.map(drop) };
+    Ok(Operation::new(setting, |py, ()| Ok(py.None())))
 }
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/Stats.txt"))]

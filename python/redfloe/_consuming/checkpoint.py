@@ -3,7 +3,8 @@
 import io
 import json
 import os
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from redfloe import _core
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import CheckpointError, WrongTypeError
+from redfloe._event_loop import completed
 from redfloe._schema import as_text
 
 
@@ -246,16 +248,32 @@ class RedisCheckpointStore:
 
     def load(self, name: str) -> str | None:
         """Give the checkpoint of that name, or None where there is no such key."""
-        try:
-            value = _core.get_value(self._connection, self._key(name))
+        with self._telling_of(name):
+            value = _core.get_value(self._connection, self._key(name)).wait()
             return None if value is None else value.decode()
-        except (UnicodeDecodeError, WrongTypeError) as error:
-            key = f"the key {self._key_prefix + name!r}"
-            raise _corrupt(key) from error
+
+    async def load_async(self, name: str) -> str | None:
+        """Give the checkpoint of that name; the asynchronous twin of `load`."""
+        with self._telling_of(name):
+            value = await completed(_core.get_value(self._connection, self._key(name)).start())
+            return None if value is None else value.decode()
 
     def save(self, name: str, entry_id: str) -> None:
         """Set the key."""
-        _core.set_value(self._connection, self._key(name), entry_id.encode())
+        _core.set_value(self._connection, self._key(name), entry_id.encode()).wait()
+
+    async def save_async(self, name: str, entry_id: str) -> None:
+        """Set the key; the asynchronous twin of `save`."""
+        setting = _core.set_value(self._connection, self._key(name), entry_id.encode())
+        await completed(setting.start())
+
+    @contextmanager
+    def _telling_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (UnicodeDecodeError, WrongTypeError) as error:
+            key = f"the key {self._key_prefix + name!r}"
+            raise _corrupt(key) from error
 
     def _key(self, name: str) -> bytes:
         return _encoded(self._key_prefix + as_text(name, "name"))

@@ -16,7 +16,7 @@ from redfloe._consuming.signals import StopSignals
 from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import RedfloeError
-from redfloe._event_loop import completed, in_thread
+from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
@@ -310,8 +310,8 @@ class StreamConsumer(RunsHandlers):
             self._signals = None
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
-        counts, acknowledged = rows.delivery_counts, self._position.acknowledged
-        return Batch(of_batch(rows), rows.ids, counts, self._member, acknowledged)
+        counts, position = rows.delivery_counts, self._position
+        return Batch(of_batch(rows), rows.ids, counts, self._member, position)
 
     def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
         return AsyncBatch(self._batch(rows))
@@ -379,7 +379,7 @@ class StreamConsumer(RunsHandlers):
 
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
-            request = await in_thread(lambda: self._position.resumed(self._request))
+            request = await self._position.resumed_async(self._request)
             self._reader = _core.AsyncBatchReader(self._connection, request, follow=True)
             self._batches = AsyncBatches(self._reader)
             self._begin(self._reader)
@@ -414,7 +414,7 @@ class StreamConsumer(RunsHandlers):
             finally:
                 batches.close()
             if success and self._position.is_due():
-                await in_thread(self._position.save)
+                await self._position.save_async()
         finally:
             signals = self._signals
             self._end()
@@ -427,7 +427,7 @@ class StreamConsumer(RunsHandlers):
     async def __anext__(self) -> AsyncBatch:
         _, batches = await self._awaiting()
         if self._position.is_due():
-            await in_thread(self._position.save)
+            await self._position.save_async()
         offer = await batches.next(self._async_batch)
         if offer is None:
             raise StopAsyncIteration

@@ -11,11 +11,13 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from redfloe import _core
-from redfloe._consuming.checkpoint import CheckpointStore
+from redfloe._consuming.checkpoint import CheckpointStore, RedisCheckpointStore
 from redfloe._errors import CheckpointError
+from redfloe._event_loop import in_thread
 from redfloe._functions import refuse_async
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from redfloe._arguments import Request
@@ -33,12 +35,22 @@ class Position:
         self._saved: str | None = None
         # Threads that acknowledge at once do not save an older position after a newer one.
         self._saving = RLock()
+        self._saving_async: asyncio.Lock | None = None
 
     def resumed(self, request: Request) -> Request:
         """Give the request, from the checkpoint on where there is one."""
-        request = request.copy()
         checkpoint = None if self._store is None else self._store.load(self._name)
         _refuse_awaitable(checkpoint, "load")
+        return self._resuming(request, checkpoint)
+
+    async def resumed_async(self, request: Request) -> Request:
+        """Give the same in an event loop, which is not held up."""
+        if isinstance(self._store, RedisCheckpointStore):
+            return self._resuming(request, await self._store.load_async(self._name))
+        return await in_thread(lambda: self.resumed(request))
+
+    def _resuming(self, request: Request, checkpoint: str | None) -> Request:
+        request = request.copy()
         self._saved = checkpoint
         if request["group"] is None:
             request["resume_after"] = checkpoint
@@ -76,10 +88,9 @@ class Position:
             self._progress.leave()
 
     def acknowledged(self, batch: list[str], ids: list[str]) -> None:
-        """Save that these rows of a batch are done with, for all of which the last may stand."""
+        """Record that these rows of a batch are done with, for all of which the last may stand."""
         if self._progress is not None:
             self._progress.acknowledged(batch, ids)
-            self.save()
 
     def save(self) -> None:
         """Save the position where it has moved, which may block."""
@@ -91,6 +102,24 @@ class Position:
                 return
             save: Callable[[str, str], object] = self._store.save
             _refuse_awaitable(save(self._name, position), "save")
+            self._saved = position
+
+    async def save_async(self) -> None:
+        """Save the same in an event loop, which is not held up."""
+        if self._store is None or self._progress is None:
+            return
+        if not isinstance(self._store, RedisCheckpointStore):
+            await in_thread(self.save)
+            return
+        import asyncio
+
+        # Tasks that acknowledge at once do not save an older position after a newer one.
+        self._saving_async = self._saving_async or asyncio.Lock()
+        async with self._saving_async:
+            position = self._progress.position
+            if position is None or position == self._saved:
+                return
+            await self._store.save_async(self._name, position)
             self._saved = position
 
 
