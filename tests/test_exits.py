@@ -74,6 +74,14 @@ HELD: dict[str, tuple[bytes, str]] = {
     "trim_stream_async": (b"XTRIM", "await redfloe.trim_stream_async(url, 's', maxlen=1_000)"),
     "infer_schema_async": (b"XRANGE", "await redfloe.infer_schema_async(url, 's')"),
     "read_stream_async": (b"XRANGE", "await redfloe.read_stream_async(url, 's')"),
+    "RedisCheckpointStore.load_async": (
+        b"GET",
+        "await redfloe.RedisCheckpointStore(url).load_async('s')",
+    ),
+    "RedisCheckpointStore.save_async": (
+        b"SET",
+        "await redfloe.RedisCheckpointStore(url).save_async('s', '1-0')",
+    ),
     "AsyncBatch.ack": (b"XACK", "await batch.ack()"),
     "AsyncBatch.nack": (b"EVAL", "await batch.nack()"),
     "AsyncBatch.fail": (b"EVAL", "await batch.fail(batch.ids, 'why')"),

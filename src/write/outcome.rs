@@ -8,7 +8,9 @@ use arrow_array::builder::StringViewBuilder;
 use super::request::RowsBefore;
 use crate::client::Client;
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
+#[cfg(feature = "python")]
+use crate::error::ErrorKind;
 
 /// What became of the rows of a write.
 #[derive(Debug, Clone)]
