@@ -359,7 +359,7 @@ def test_who_may_only_add(stream: str) -> None:
         ({"atomic": True}, {"TYPE": 2}),
         ({"stream": pl.format("s{}", "n")}, {"TYPE": 100}),
     ],
-    ids=str,
+    ids=["ids", "atomic", "streams"],
 )
 def test_what_may_be_in_in_part_is_asked_for_before(
     any_server: Server, client: redis.Redis, options: dict[str, Any], asked: dict[str, int]
