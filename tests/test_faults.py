@@ -161,14 +161,17 @@ def test_a_cut_loses_no_entry_that_came_meanwhile(
 
 
 def test_cuts_all_the_time(any_server: Server, client: redis.Redis, stream: str) -> None:
-    """Every reply is cut short; each page brings some entries, and none comes twice."""
+    """Every reply is cut short; none comes twice. Retries start over as long as entries come."""
     add_numbers(client, stream, 5_000)
     with Proxy(any_server.port) as proxy:
-        proxy.cut_after(2_000, once_seen=b"XRANGE", times=None)
+        nothing = proxy.cut_after(20, once_seen=b"XRANGE", times=None)
         with pytest.raises(RedisConnectionError):
             read_stream(quick(proxy.url, max_retries=3), stream, NUMBER)
-        assert proxy.count(b"XRANGE") < 10
-        df = read_stream(quick(proxy.url, max_retries=300), stream, NUMBER)
+        assert nothing.hits == 4
+        proxy.clear()
+        some = proxy.cut_after(2_000, once_seen=b"XRANGE", times=None)
+        df = read_stream(quick(proxy.url, max_retries=3), stream, NUMBER)
+        assert some.hits > 50
     assert_frame_equal(df, numbers(5_000))
 
 
@@ -436,7 +439,7 @@ def test_ctrl_c_ends_retries(any_server: Server) -> None:
     with Proxy(any_server.port) as proxy:
         fault = proxy.replace_reply(b"-LOADING wait\r\n", times=None)
         with python(script, proxy.url) as process:
-            eventually(lambda: fault.hits == 1, seconds=20)
+            eventually(lambda: fault.hits >= 1, seconds=20)
             time.sleep(0.1)
             sent = time.monotonic()
             process.send_signal(signal.SIGINT)

@@ -1112,7 +1112,7 @@ def test_a_connection_that_is_lost_too_often_is_an_error(
 ) -> None:
     add_numbers(client, stream, 2_000)
     with Proxy(any_server.port) as proxy:
-        proxy.cut_after(500, once_seen=b"XRANGE", skip=2, times=None)
+        proxy.cut_after(20, once_seen=b"XRANGE", skip=2, times=None)
         connection = quick(with_password(proxy.url), max_retries=2)
         proxy.replace_reply(b"+OK\r\n", once_seen=b"AUTH", times=None)
         proxy.replace_reply(b"-ERR unknown command\r\n", once_seen=b"HELLO", times=None)

@@ -57,6 +57,10 @@ class _CheckedSchema(pl.Schema):
     def __arrow_c_schema__(self) -> object:
         return self._exported
 
+    def __reduce__(self) -> tuple[type, tuple[list[tuple[str, DataType]]]]:
+        # Not with what it exported, which is of this process.
+        return type(self), ([*self.items()],)
+
 
 def as_schema(schema: SchemaLike, parameter: str = "schema") -> pl.Schema:
     """Give every dtype as an instance, in an object that exports itself to Arrow."""
