@@ -175,6 +175,32 @@ def test_cuts_all_the_time(any_server: Server, client: redis.Redis, stream: str)
     assert_frame_equal(df, numbers(5_000))
 
 
+def test_a_server_that_sends_the_same_again_and_again_is_given_up() -> None:
+    """What came before the connection was lost counts as progress only where it goes on."""
+    cut = b"*2\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nn\r\n$1\r\n1\r\n*2\r\n"
+    connections = 0
+
+    def serve() -> None:
+        nonlocal connections
+        with contextlib.suppress(OSError):  # of the listener that is closed
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    connections += 1
+                    client.recv(65_536)
+                    client.sendall(cut)
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"redis://{HOST}:{listener.getsockname()[1]}"
+        with within(5), pytest.raises(RedisConnectionError):
+            read_stream(quick(url, max_retries=3), "s", NUMBER, end_id="9-0")
+        assert connections == 4
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
 def test_count_and_order_survive_cuts(any_server: Server, client: redis.Redis, stream: str) -> None:
     add_numbers(client, stream, 5_000)
     with Proxy(any_server.port) as proxy:

@@ -292,7 +292,7 @@ impl Feed {
             reply.request.before -= 1;
         }
         self.passed_before = true;
-        let before = self.decoder.rows();
+        let (before, last) = (self.decoder.rows(), self.decoder.last_id());
         let limit = self.bounds.bytes.saturating_sub(self.bytes);
         let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };
         let wait = match reply.bytes {
@@ -306,8 +306,9 @@ impl Feed {
         reply.bytes = reply.bytes.saturating_add(bytes);
         let came = (self.decoder.rows() - before) as u64;
         reply.entries += came;
-        if came > 0 {
-            // They are there to stay, whatever becomes of the rest.
+        if came > 0 && self.decoder.last_id() > last {
+            // They are there to stay, whatever becomes of the rest. A server that sends the same ones
+            // again and again gets no further.
             self.session.succeeded();
         }
         if let Err(error) = received {
