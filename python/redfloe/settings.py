@@ -27,7 +27,7 @@ class RedisSettings(BaseModel):
 
     The fields are the parameters of `RedisConnection`; what is left out has its default there.
 
-    Parameters
+    Attributes
     ----------
     url : str
         As `RedisConnection` takes it.
