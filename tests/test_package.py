@@ -120,6 +120,11 @@ def test_each_option_is_documented_once() -> None:
     assert sorted(documented) == sorted(redfloe.DecodeOptions.__annotations__) == sorted(DEFAULTS)
 
 
+def test_no_call_can_change_the_defaults_of_the_next() -> None:
+    with pytest.raises(TypeError):
+        DEFAULTS["on_error"] = "null"
+
+
 @pytest.mark.parametrize(("name", "options"), TAKERS)
 @pytest.mark.parametrize(
     ("wrong", "hint"),

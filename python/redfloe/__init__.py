@@ -67,7 +67,6 @@ from redfloe._errors import (
 from redfloe._hashes import write_hashes
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions
-from redfloe._producer import AsyncStreamProducer, SentEntry, StreamProducer
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.read import (
@@ -79,6 +78,9 @@ from redfloe._reading.read import (
 from redfloe._reading.scan import scan_stream, stream_reader
 from redfloe._sink import sink_stream
 from redfloe._write import write_stream, write_stream_async
+from redfloe._writing.async_producer import AsyncStreamProducer
+from redfloe._writing.producer import StreamProducer
+from redfloe._writing.sent import SentEntry
 
 __all__ = [
     "AsyncBatch",

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, cleandoc, signature
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
@@ -103,25 +104,31 @@ class DecodeOptions(ColumnOptions, total=False):
     on_error: Literal["raise", "null"]
 
 
-DEFAULTS = DecodeOptions(
-    include_id=True,
-    include_timestamp=True,
-    include_sequence=False,
-    id_column="_id",
-    timestamp_column="_ts",
-    sequence_column="_seq",
-    timestamp_dtype=pl.Int64,
-    schema_overrides=None,
-    infer_schema=False,
-    infer_schema_length=100,
-    null_values=None,
-    rescue_column=None,
-    max_columns=5_000,
-    payload=None,
-    payload_path="$",
-    payload_prefix="",
-    must_exist=False,
-    on_error="raise",
+#: Read-only, because all calls that leave their options as they are share it.
+DEFAULTS = cast(
+    "DecodeOptions",
+    MappingProxyType(
+        DecodeOptions(
+            include_id=True,
+            include_timestamp=True,
+            include_sequence=False,
+            id_column="_id",
+            timestamp_column="_ts",
+            sequence_column="_seq",
+            timestamp_dtype=pl.Int64,
+            schema_overrides=None,
+            infer_schema=False,
+            infer_schema_length=100,
+            null_values=None,
+            rescue_column=None,
+            max_columns=5_000,
+            payload=None,
+            payload_path="$",
+            payload_prefix="",
+            must_exist=False,
+            on_error="raise",
+        )
+    ),
 )
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 from redfloe import _core
 from redfloe._arguments import (
@@ -18,12 +15,15 @@ from redfloe._arguments import (
     positive,
 )
 from redfloe._errors import OutcomeUnknownError, WriteError
-from redfloe._event_loop import completed, done, stopped
 from redfloe._reprs import target
 from redfloe._write import error_of
 from redfloe._write_arguments import make_request, make_write
+from redfloe._writing.async_producer import AsyncStreamProducer
+from redfloe._writing.fields import as_pairs
+from redfloe._writing.sent import SentEntry
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from types import TracebackType
 
     import polars as pl
@@ -31,101 +31,10 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
     from redfloe._frame import ArrowStream
     from redfloe._ids import EntryIdLike
-
-Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
-#: Which a JSON payload may hold as well.
-Nested: TypeAlias = list[Any] | tuple[Any, ...] | Mapping[str, Any]
-Fields: TypeAlias = Mapping[str, Value | Nested] | Mapping[bytes, Value]
+    from redfloe._writing.fields import Fields
 
 #: How long a producer whose block is left by an exception writes what is left.
 _LAST_WRITES_MS = 1_000
-
-
-class SentEntry:
-    """An entry that a `StreamProducer` has taken: a future of its entry ID; made by `send`.
-
-    ``result()`` waits for the ID, and so does ``await``, which takes no thread. Whoever does not
-    ask pays nothing: nobody has to.
-
-    Examples
-    --------
-    >>> import redfloe
-    >>> with redfloe.StreamProducer(url, "clicks") as producer:
-    ...     sent = producer.send({"user": "ada"})
-    ...     entry_id = sent.result()
-    >>> redfloe.read_stream(url, "clicks")["_id"].item() == entry_id
-    True
-    """
-
-    __slots__ = ("_producer", "_sent")
-
-    def __init__(self, producer: StreamProducer, sent: _core.Sent) -> None:
-        self._producer = producer
-        self._sent = sent
-
-    def done(self) -> bool:
-        """Say whether it is known what became of the entry: then `result` does not wait."""
-        return self._sent.is_settled()
-
-    def result(self, timeout: float | None = None) -> str | None:
-        """Wait for the entry to be in, and give its ID.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            How many seconds to wait at most. Giving up takes nothing back: ask again.
-
-        Returns
-        -------
-        str or None
-            The entry ID; None with `nomkstream` where the stream does not exist.
-
-        Raises
-        ------
-        WriteError, OutcomeUnknownError
-            It could not be written, or nobody knows; as for `StreamProducer.flush`.
-        TimeoutError
-            The time is over, and it is not known yet.
-        """
-        limit = None if timeout is None else natural(round(timeout * 1_000), "timeout")
-        if not self._sent.wait(limit):
-            msg = f"the entry is not in after {timeout:g} s; it is still to be written"
-            raise TimeoutError(msg)
-        return self._outcome()
-
-    def exception(self, timeout: float | None = None) -> Exception | None:
-        """Wait, and give what `result` would raise instead of an ID; None where it is in."""
-        try:
-            self.result(timeout)
-        except TimeoutError:
-            if not self.done():
-                raise
-            return self._producer._failure()
-        except Exception as error:  # noqa: BLE001 - it is what is asked for
-            return error
-        return None
-
-    def __await__(self) -> Generator[Any, None, str | None]:
-        """Wait for the entry to be in without a thread, and give its ID as `result` does."""
-        return self._wait().__await__()
-
-    async def _wait(self) -> str | None:
-        await completed(self._sent.start_wait())
-        return self._outcome()
-
-    def _outcome(self) -> str | None:
-        entry_id = self._sent.id()
-        if entry_id is None:
-            self._producer._check()
-            msg = "the entry is neither in nor has its producer failed; please report this"
-            raise RuntimeError(msg)
-        return entry_id[0]
-
-    def __repr__(self) -> str:
-        entry_id = self._sent.id()
-        if entry_id is not None:
-            return f"<SentEntry {entry_id[0]}>"
-        return f"<SentEntry {'failed' if self.done() else 'pending'}>"
 
 
 class StreamProducer:
@@ -299,7 +208,7 @@ class StreamProducer:
             As for `send` and `write_stream`.
         """
         key = self._key(stream)
-        frame = _frame(df, key or self._stream)
+        frame = self._frame(df, key)
         self._check()
         while not self._core.send_frame(key, frame):
             self._wait("room")
@@ -397,10 +306,13 @@ class StreamProducer:
 
     def _pairs(self, fields: Fields) -> list[tuple[bytes, bytes]]:
         if self._payload is None:
-            return _pairs(fields)
+            return as_pairs(fields)
         from redfloe._payload import document
 
         return [(self._payload.encode(), document(fields))]
+
+    def _frame(self, df: pl.DataFrame | ArrowStream, key: bytes | None) -> pl.DataFrame:
+        return make_write(df, key or self._stream or b"").frame
 
     def _wait(self, what: str) -> None:
         self._core.wait(what)
@@ -437,80 +349,6 @@ class StreamProducer:
         return error_of(outcome, first_row=first_row, rows_before=rows_before)
 
 
-class AsyncStreamProducer:
-    """A `StreamProducer` for an event loop, which it never blocks; made by ``async with``.
-
-    Cancelling a coroutine of it ends the wait at once. Only a cancelled `close` stops the producer,
-    within a second, as does leaving the block by an exception.
-
-    Parameters
-    ----------
-    producer : StreamProducer
-        What it is the other face of.
-    """
-
-    def __init__(self, producer: StreamProducer) -> None:
-        self._producer = producer
-
-    def __repr__(self) -> str:
-        return f"Async{self._producer!r}"
-
-    @property
-    def rows_written(self) -> int:
-        """How many entries are in."""
-        return self._producer.rows_written
-
-    async def send(self, fields: Fields, *, stream: str | bytes | None = None) -> SentEntry:
-        """Take an entry, as `StreamProducer.send`; awaits only while the buffer is full.
-
-        What it gives is a future of the entry ID: ``await (await producer.send(...))`` waits until
-        the entry is in.
-        """
-        producer = self._producer
-        key, pairs = producer._key(stream), producer._pairs(fields)
-        producer._check()
-        while (sent := producer._core.send(key, pairs)) is None:
-            await self._wait("room")
-        return SentEntry(producer, sent)
-
-    async def send_frame(
-        self, df: pl.DataFrame | ArrowStream, *, stream: str | bytes | None = None
-    ) -> None:
-        """Take the rows of a frame, as `StreamProducer.send_frame`."""
-        producer = self._producer
-        key = producer._key(stream)
-        frame = _frame(df, key or producer._stream)
-        producer._check()
-        while not producer._core.send_frame(key, frame):
-            await self._wait("room")
-
-    async def flush(self) -> None:
-        """Write all that was sent so far, and wait until it is in."""
-        await self._wait("flush")
-
-    async def close(self, *, timeout_ms: Milliseconds | None = None) -> None:
-        """Write what is left, and take no more, as `StreamProducer.close`."""
-        await self._close(optional_milliseconds(timeout_ms, "timeout_ms"), gives_up=True)
-
-    async def _wait(self, what: str) -> None:
-        await completed(self._producer._core.start_wait(what))
-        self._producer._check()
-
-    async def _close(self, limit_ms: int | None, *, gives_up: bool = False) -> None:
-        import asyncio
-
-        task = self._producer._core.start_close(limit_ms)
-        try:
-            await done(task)
-        except asyncio.CancelledError as cancelled:
-            task.stop()
-            await stopped(task)
-            self._producer._explain_interrupt(cancelled)
-            raise
-        is_over = task.result()
-        self._producer._check(gave_up_after=limit_ms if is_over and gives_up else None)
-
-
 def _given_up(error: Exception, after_ms: int) -> Exception:
     """Give what a producer raises that gave up after that time."""
     if not isinstance(error, WriteError):
@@ -537,44 +375,6 @@ def _explain(exc: BaseException, error: Exception) -> None:
     # What `exc` was raised for stays in the traceback. The frames of `error` hold `exc`.
     error.__context__ = exc.__context__
     exc.__cause__ = error.with_traceback(None)
-
-
-def _frame(df: pl.DataFrame | ArrowStream, stream: bytes | None) -> pl.DataFrame:
-    return make_write(df, stream or b"").frame
-
-
-def _pairs(fields: object) -> list[tuple[bytes, bytes]]:
-    if not isinstance(fields, Mapping):
-        msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
-        raise TypeError(msg)
-    return [
-        (as_key(name, "a field's name"), text)
-        for name, value in fields.items()
-        if (text := _text(name, value)) is not None
-    ]
-
-
-def _text(name: object, value: object) -> bytes | None:
-    match value:
-        case None:
-            return None
-        case str():
-            return value.encode()
-        case bytes():
-            return value
-        case bool():
-            return b"true" if value else b"false"
-        case int() | float():
-            return repr(value).encode()
-        case Decimal():
-            return str(value).encode()
-        case date() | time():
-            return value.isoformat().encode()
-    msg = (
-        f"the field {name!r} has a {type(value).__name__}, for which there is no one text; make it "
-        "a str, as by json.dumps"
-    )
-    raise TypeError(msg)
 
 
 def _max_age(max_age: float | timedelta) -> int:

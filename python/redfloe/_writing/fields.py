@@ -1,0 +1,48 @@
+"""What a producer is given, as an entry's fields."""
+
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from redfloe._arguments import as_key
+
+Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
+#: Which a JSON payload may hold as well.
+Nested: TypeAlias = list[Any] | tuple[Any, ...] | Mapping[str, Any]
+Fields: TypeAlias = Mapping[str, Value | Nested] | Mapping[bytes, Value]
+
+
+def as_pairs(fields: object) -> list[tuple[bytes, bytes]]:
+    """Give the names and texts of an entry's fields; None is left out."""
+    if not isinstance(fields, Mapping):
+        msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
+        raise TypeError(msg)
+    return [
+        (as_key(name, "a field's name"), text)
+        for name, value in fields.items()
+        if (text := _text(name, value)) is not None
+    ]
+
+
+def _text(name: object, value: object) -> bytes | None:
+    match value:
+        case None:
+            return None
+        case str():
+            return value.encode()
+        case bytes():
+            return value
+        case bool():
+            return b"true" if value else b"false"
+        case int() | float():
+            return repr(value).encode()
+        case Decimal():
+            return str(value).encode()
+        case date() | time():
+            return value.isoformat().encode()
+    msg = (
+        f"the field {name!r} has a {type(value).__name__}, for which there is no one text; make it "
+        "a str, as by json.dumps"
+    )
+    raise TypeError(msg)
