@@ -1,0 +1,143 @@
+//! What to ask the server next.
+
+use std::time::{Duration, Instant};
+
+use super::{InFlight, Ledger};
+use crate::entry_id::EntryId;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// The batch is whole as it is.
+    Flush,
+    /// Tell the server how often entries were really handed out: [`Ledger::corrections`].
+    Correct,
+    /// Move [`Ledger::exhausted`] to the dead letters.
+    MoveExhausted,
+    /// List own pending entries between these IDs, both inclusive.
+    List { from: EntryId, to: EntryId },
+    /// Read `count` own pending entries after this ID.
+    Own { after: EntryId, count: u64 },
+    /// Claim what others left.
+    Claim,
+    /// Read `count` new entries.
+    New { count: u64 },
+}
+
+impl Ledger {
+    /// What can be claimed so soon after a look at the pending list was there.
+    const LOOKED: Duration = Duration::from_secs(1);
+
+    /// Has all own pending entries read first.
+    pub(crate) fn read_own_pending(&mut self) {
+        self.own.look_after(EntryId::MIN, false);
+    }
+
+    /// New entries come after this ID.
+    pub(crate) fn begins_after(&mut self, id: EntryId) {
+        self.newest = self.newest.max(id);
+    }
+
+    /// Whether it is known where new entries begin, or some have come.
+    pub(crate) fn has_position(&self) -> bool {
+        self.newest > EntryId::MIN
+    }
+
+    /// Own pending entries cannot be listed, so that they are read as they come.
+    pub(crate) fn cannot_list(&mut self) {
+        self.terms.lists = false;
+        let first = self.own.to_list().map(|(first, _)| first);
+        self.own.clear();
+        if let Some(first) = first {
+            self.own.look_after(first.predecessor().unwrap_or(EntryId::MIN), false);
+        }
+    }
+
+    /// What to do next, with room for `room` rows.
+    pub(crate) fn next(&mut self, now: Instant, room: u64, claims_due: bool) -> Ask {
+        let rows = !self.collected.is_empty();
+        self.own.drop_empty_run();
+        if let Some((after, _)) = self.stranded.filter(|(_, due)| *due <= now) {
+            self.stranded = None;
+            self.own.look_after(after, true);
+        }
+        let first_is_last = self.terms.max_deliveries == Some(1);
+        if rows && (self.sealed || first_is_last) {
+            return Ask::Flush;
+        }
+        if !self.own.corrections.is_empty() {
+            return Ask::Correct;
+        }
+        // Before anything else is handed out, which may end the process.
+        if self.terms.lists
+            && self.own.has_lost()
+            && let Some((from, to)) = self.own.to_list()
+        {
+            return Ask::List { from, to };
+        }
+        if !self.own.exhausted.is_empty() {
+            return if rows { Ask::Flush } else { Ask::MoveExhausted };
+        }
+        if let Some(run) = self.own.run().filter(|run| !(run.claimed && self.others_first)) {
+            if rows && (run.alone || run.claimed != self.collected_claimed) {
+                return Ask::Flush;
+            }
+            if let Some((first, _)) = run.entries.front() {
+                let after = first.predecessor().unwrap_or(EntryId::MIN);
+                return Ask::Own { after, count: room.min(run.entries.len() as u64) };
+            }
+        }
+        if !(self.others_first || self.collected_claimed && rows) {
+            match (self.own.to_list(), self.own.sweep()) {
+                (Some((from, to)), _) if self.terms.lists => return Ask::List { from, to },
+                (_, Some(sweep)) => return Ask::Own { after: sweep, count: room },
+                _ => {}
+            }
+        }
+        if rows && self.collected_claimed {
+            return Ask::Flush;
+        }
+        if claims_due && !rows && !self.others_first {
+            return self.look_before_claim(now).unwrap_or(Ask::Claim);
+        }
+        Ask::New { count: if first_is_last { 1 } else { room } }
+    }
+
+    /// A claim tells nobody whose an entry was. What went to a dead connection of this very reader,
+    /// and is claimed by it, was never seen; an entry of another consumer was. So those are looked for
+    /// before.
+    fn look_before_claim(&mut self, now: Instant) -> Option<Ask> {
+        let (after, _) = self.stranded.filter(|_| self.terms.lists)?;
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < Self::LOOKED) {
+            return None;
+        }
+        self.looked = Some(now);
+        self.own.look_after(after, true);
+        self.own.to_list().map(|(from, to)| Ask::List { from, to })
+    }
+
+    /// Whether there is something to do that need not be waited for.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Whether a reply is on its way, or was when whoever waited for it gave up.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.in_flight != InFlight::Nothing
+    }
+
+    /// When there will be, unless something happens before.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        self.stranded.map(|(_, due)| due)
+    }
+
+    /// The batch has entries that had been pending.
+    pub(crate) fn has_own_rows(&self) -> bool {
+        self.collected_own
+    }
+
+    /// How many rows have been collected since the last batch.
+    pub(crate) fn collected(&self) -> usize {
+        self.collected.len()
+    }
+}
