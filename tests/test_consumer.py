@@ -468,6 +468,8 @@ def test_an_id_of_another_batch(
         ({"on_idle": "x"}, ValueError),
         ({"ack": "x"}, ValueError),
         ({"ack": True}, ValueError),
+        ({**ME, "start_id": "$"}, ValueError),
+        ({**ME, "start_id": 5}, ValueError),
         ({**ME, "group_start_id": "x"}, ValueError),
         ({**ME, "group_start_id": 5.0}, TypeError),
         ({**ME, "reclaim_min_idle_ms": -1}, ValueError),

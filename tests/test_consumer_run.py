@@ -162,8 +162,12 @@ def test_without_a_dead_letter_stream_the_exception_is_raised(
     store = MemoryCheckpointStore()
     options: dict[str, Any] = {"batch_size": 3, "checkpoint_store": store, **member, **DRAIN}
     consumer = world.consumer(any_server.url, stream, **options)
-    with pytest.raises(ZeroDivisionError, match="bad 5"):
+    with pytest.raises(ZeroDivisionError, match="bad 5") as raised:
         consumer.run(handler, **QUICK)
+    [note] = raised.value.__notes__
+    assert "4-0" in note
+    assert f"stream {stream}" in note
+    assert ("group g" in note) is bool(member)
     assert handler.calls == [[1, 2, 3]] + [[4, 5, 6]] * 3
     if member:
         assert pending(client, stream) == [4, 5, 6]

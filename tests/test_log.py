@@ -225,6 +225,32 @@ def test_handlers_that_are_slow(
     assert 0.15 <= slow.seconds < 5
 
 
+def test_handlers_that_fail(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    add_numbers(client, stream, 4)
+
+    def handle(batch: Any) -> None:
+        if 2 in batch.frame["n"].to_list():
+            msg = "no 2"
+            raise KeyError(msg)
+
+    options: dict[str, Any] = {"dead_letter": "dead", **ME, **DRAIN}
+    world.consumer(any_server.url, stream, **options).run(handle, retry_base_delay=0)
+    [first] = log.of("handler_failed")
+    again = log.of("handler_failed_again")
+    assert (first.levelno, first.stream, first.group) == (logging.WARNING, stream, "g")
+    assert (first.consumer, first.error) == ("me", "KeyError: 'no 2'")
+    assert (first.entries, first.first_id, first.last_id) == (4, "1-0", "4-0")
+    assert first.exc_info[0] is KeyError
+    # Twice more with all, then with two, then with the one.
+    assert [(one.entries, one.first_id) for one in again] == [
+        *((4, "1-0"), (4, "1-0"), (2, "1-0"), (1, "2-0"))
+    ]
+    assert [one.failures for one in again] == [2, 3, 4, 5]
+    assert {(one.levelno, one.exc_info) for one in again} == {(logging.INFO, None)}
+
+
 def test_data_that_is_lost(
     any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
 ) -> None:
@@ -244,7 +270,7 @@ def test_data_that_is_lost(
 def test_every_record_has_its_event_and_its_message(log: Log) -> None:
     fields = {
         **dict.fromkeys(("address", "error", "stream", "group", "consumer", "dead_letter"), "%s%d"),
-        **dict.fromkeys(("entry_id", "reason", "after"), "x"),
+        **dict.fromkeys(("entry_id", "first_id", "last_id", "reason", "after"), "x"),
         **dict.fromkeys(("seconds",), 1.5),
         **dict.fromkeys(("retry", "failures", "entries", "events"), 2),
     }

@@ -19,7 +19,14 @@ from polars.testing import assert_frame_equal
 from polars.testing.parametric import dataframes
 
 import redfloe
-from redfloe import SchemaError, WrongTypeError, read_stream, write_stream
+from redfloe import (
+    RedisConnection,
+    SchemaError,
+    StreamProducer,
+    WrongTypeError,
+    read_stream,
+    write_stream,
+)
 from support.server import Server
 from support.writes import entries, ids, read_back
 
@@ -232,6 +239,23 @@ def test_fields_are_chosen(any_server: Server, client: redis.Redis, stream: str)
         write_stream(any_server.url, frame, stream, fields=["c"])
     with pytest.raises(SchemaError, match="twice"):
         write_stream(any_server.url, frame, stream, fields=["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [({"_ts": [1], "n": [2]}, "_ts"), ({"_id": ["1-0"], "n": [2], "_dead_reason": ["x"]}, "_dead")],
+)
+def test_what_would_be_left_out_in_silence_is_refused(
+    stream: str, columns: dict[str, Any], named: str
+) -> None:
+    frame = pl.DataFrame(columns)
+    nowhere = RedisConnection("redis://127.0.0.1:1", max_retries=0)
+    with pytest.raises(SchemaError, match=f"'{named}"):
+        write_stream(nowhere, frame, stream)
+    with StreamProducer(nowhere, stream) as producer, pytest.raises(SchemaError, match=f"'{named}"):
+        producer.send_frame(frame)
+    with pytest.raises(redfloe.RedisConnectionError):
+        write_stream(nowhere, frame, stream, fields=["n"])
 
 
 @pytest.mark.filterwarnings("ignore:.*Object")

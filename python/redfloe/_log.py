@@ -48,6 +48,15 @@ EVENTS: dict[str, tuple[int, str]] = {
     "group_created": (logging.INFO, _WHERE + "the group was created, after %(after)s"),
     "group_lost": (logging.WARNING, _WHERE + "the group is gone, and created again (%(error)s)"),
     "data_lost": (logging.WARNING, "stream %(stream)s: going on although %(error)s"),
+    "handler_failed": (
+        logging.WARNING,
+        _WHERE + "the handler raised %(error)s, given %(first_id)s to %(last_id)s (%(entries)d in all)",
+    ),
+    "handler_failed_again": (
+        logging.INFO,
+        _WHERE + "failure %(failures)d with these entries: %(error)s, given %(first_id)s to "
+        "%(last_id)s (%(entries)d in all)",
+    ),
     "slow_handler": (
         logging.WARNING,
         _WHERE + "%(consumer)s has had %(entries)d entries in hand for %(seconds).1f s",
@@ -62,12 +71,13 @@ def log_events() -> None:
         log(name, fields)
 
 
-def log(name: str, fields: Mapping[str, object]) -> None:
-    """Log an event, its name and its fields being attributes of the record."""
+def log(name: str, fields: Mapping[str, object], error: BaseException | None = None) -> None:
+    """Log an event, its name and its fields being attributes of the record, and a traceback."""
     level, message = EVENTS[name]
     try:
         # One mapping is what the message's names are looked up in.
-        logging.getLogger("redfloe").log(level, message, fields, extra={"event": name, **fields})
+        extra = {"event": name, **fields}
+        logging.getLogger("redfloe").log(level, message, fields, extra=extra, exc_info=error)
     except Exception:  # noqa: BLE001 - a handler's or filter's, and no reason to end a read
         if logging.raiseExceptions:
             traceback.print_exc()

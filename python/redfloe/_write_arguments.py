@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import polars as pl
 
 from redfloe._arguments import as_key, natural, one_of, positive
+from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
 from redfloe._schema import as_text
@@ -80,6 +81,8 @@ def make_write(
     special = [
         name for name in (request["id_column"], request["timestamp_column"]) if name is not None
     ]
+    if fields is None:
+        _check_left_out(frame, special)
     names = field_names(frame, fields, without={*_METADATA, *special})
     for name in known(frame, special):
         check_column(name, frame.schema[name])
@@ -93,6 +96,29 @@ def make_write(
     else:
         request["stream"] = as_key(stream, "stream")
     return Write(columns, request)
+
+
+def _check_left_out(frame: pl.DataFrame, special: list[str]) -> None:
+    """Refuse to leave out, without a word, what its caller may want to be written.
+
+    A frame with `_id` is one that was read, and what it says of its entries is no field of theirs. One
+    with `_ts` alone was made of such a frame, by a `group_by_dynamic`, say.
+    """
+    columns = frame.columns
+    if "_ts" in columns and "_id" not in columns and "_ts" not in special:
+        msg = (
+            "the column '_ts' would not be written: pass timestamp_column=\"_ts\" to make IDs of it, "
+            "name it in fields, rename it to make it a field, or drop it"
+        )
+        raise SchemaError(msg)
+    letters = [name for name in columns if name.startswith("_dead_")]
+    if letters:
+        msg = (
+            f"the column {letters[0]!r} tells of a dead letter: replay_dead_letters puts dead letters "
+            "back into their streams; to write these rows as new entries drop the columns that begin "
+            "with _dead_, or name the others in fields"
+        )
+        raise SchemaError(msg)
 
 
 def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:

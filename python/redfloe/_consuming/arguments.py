@@ -108,6 +108,28 @@ def _max_processing(longest: int | None, min_idle: int | None, *, auto_extend: b
     return min_idle * _EXTENSIONS if longest is None else longest
 
 
+def start_of(start_id: EntryIdLike, member: Group | None) -> EntryIdLike:
+    """Give where a worker begins; a member of a group goes on where its group is."""
+    if member is not None and start_id != "-":
+        msg = (
+            f"start_id is {start_id!r}, but a group says itself what it has had: pass "
+            "group_start_id, which counts when the group is created, or leave out the group"
+        )
+        raise ValueError(msg)
+    return start_id
+
+
+def where(
+    stream: str | bytes, group: str | bytes | None, consumer: str | bytes | None
+) -> dict[str, str | None]:
+    """Give the names of a worker's stream, group and consumer, as its log shows them."""
+    names = {"stream": stream, "group": group, "consumer": consumer}
+    return {
+        key: None if name is None else as_key(name, key).decode(errors="backslashreplace")
+        for key, name in names.items()
+    }
+
+
 def decoding_errors(on_error: str | None, *, has_dead_letter: bool) -> str:
     """Give what the core calls it that misfits raise, become null, or are dead letters."""
     if on_error is None:

@@ -61,7 +61,7 @@ class StreamConsumer(RunsHandlers):
         The fields to read, as for `read_stream`.
     start_id : str, int, date or datetime, default "-"
         Without a group and without a checkpoint: the first entry ID, inclusive, or ``"$"`` for what
-        is yet to come.
+        is yet to come. With a group only ``"-"``: where a new group begins is `group_start_id`.
     end_id : str or datetime, default "+"
         Without a group: the last entry ID, inclusive. The loop ends there, once the stream has
         gone past it; its checkpoint then is the last entry up to there that was handled. With a
@@ -240,7 +240,7 @@ class StreamConsumer(RunsHandlers):
         self._request: Request = make_request(
             stream,
             schema=schema,
-            start_id="-" if member is not None else start_id,
+            start_id=arguments.start_of(start_id, member),
             end_id=end_id,
             block_ms=block_ms,
             batch_size=batch_size,
@@ -257,7 +257,11 @@ class StreamConsumer(RunsHandlers):
         name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
-        self._failing = Failing(dead_letter is not None, max_deliveries is not None)
+        self._failing = Failing(
+            dead_letter is not None,
+            max_deliveries is not None,
+            arguments.where(stream, group, consumer),
+        )
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
         self._batches: AsyncBatches | None = None
         self._member: _core.Member | None = None

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait
+from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait, reason_of
 from redfloe._functions import is_async, unwrapped
+from redfloe._log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from redfloe._batch import AsyncBatch, Batch
 
@@ -35,6 +37,8 @@ class Failing:
     has_dead_letter: bool
     #: Then it stays pending, and is delivered again, before it becomes a dead letter.
     counts_deliveries: bool
+    #: The stream, the group and the consumer, for the log.
+    where: Mapping[str, str | None]
 
 
 class Face(Protocol[B_contra]):
@@ -57,6 +61,7 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
     """
     steps = retry.steps(batch, may_fail=failing.has_dead_letter)
     raised: Exception | None = None
+    failures = 0
     while True:
         try:
             step = steps.send(raised)
@@ -66,15 +71,52 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
         match step:
             case Call(part):
                 raised = await face.call(part)
+                if raised is not None:
+                    failures += 1
+                    log_failure(part, raised, failing.where, failures)
             case Wait(seconds):
                 if await face.pause(seconds):
                     return False
-            case Raise():
+            case Raise(error):
+                error.add_note(_while_handling(batch, failing.where))
                 return step
             case Failed(part, _) if failing.counts_deliveries:
                 part.leave()
             case Failed(part, reason):
                 await face.fail(part, reason)
+
+
+def log_failure(
+    part: Batch | AsyncBatch, error: Exception, where: Mapping[str, str | None], failures: int
+) -> None:
+    """Log what a handler raised: as a warning with its traceback where a batch fails first."""
+    ids = part.ids
+    fields = {
+        **where,
+        "entries": len(ids),
+        "first_id": ids[0],
+        "last_id": ids[-1],
+        "failures": failures,
+        "error": reason_of(error),
+    }
+    if failures == 1:
+        log("handler_failed", fields, error if _can_be_printed(error) else None)
+    else:
+        log("handler_failed_again", fields)
+
+
+def _can_be_printed(error: Exception) -> bool:
+    """Tell whether a traceback is text that a log file takes: UTF-8 has no lone surrogates."""
+    try:
+        "".join(traceback.format_exception(error)).encode()
+    except Exception:  # noqa: BLE001 - it is the handler's, and may do anything
+        return False
+    return True
+
+
+def _while_handling(batch: Batch | AsyncBatch, where: Mapping[str, str | None]) -> str:
+    names = ", ".join(f"{key} {name}" for key, name in where.items() if name is not None)
+    return f"while handling {batch!r}: {names}"
 
 
 class InLoop:

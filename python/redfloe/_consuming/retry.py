@@ -94,7 +94,7 @@ class Retry:
                 if not may_fail:
                     yield Raise(error)
                 if len(part) == 1:
-                    yield Failed(part, _reason(error))
+                    yield Failed(part, reason_of(error))
                 else:
                     parts += reversed(part.halves())
                 break
@@ -112,7 +112,7 @@ class Retry:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Say what was raised, whatever its text is: its entry must be put aside all the same."""
     try:
         text = str(error)
