@@ -45,7 +45,7 @@ def _list_options(function: griffe.Function, described: griffe.Class | griffe.Fu
     options = module.members.get(unpacked[0]) if unpacked else None
     if options is None:
         return
-    defaults = module["DEFAULTS"].value.arguments
+    defaults = module["_EVERY"].value.arguments
     values = {default.name: default.value for default in defaults}
     del function.parameters["options"]
     for name, attribute in options.attributes.items():

@@ -101,7 +101,7 @@ def run_page(page: Path, url: str, replace: dict[str, str]) -> None:
                 source = source.replace(shown, run)
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(source, str(page), "exec"), namespace)
+                exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
             where = f"{page_id(page)}: the block in line {line} printed otherwise"
             assert printed.getvalue() == output, where
     finally:

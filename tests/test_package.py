@@ -12,11 +12,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import redfloe
+import redfloe.typing
 from redfloe import _core
 from redfloe._options import DEFAULTS
+from redfloe.typing import ExceptionPolicy, Fields, SchemaLike
 
 PUBLIC = [name for name in redfloe.__all__ if name != "__version__"]
 
@@ -159,3 +162,18 @@ def test_the_version_is_the_same_everywhere() -> None:
 def test_the_package_is_typed_and_licensed() -> None:
     assert (files("redfloe") / "py.typed").is_file()
     assert metadata("redfloe")["License-Expression"] == "MIT OR Apache-2.0"
+
+
+def test_variables_can_be_annotated() -> None:
+    schema: SchemaLike = {"total": pl.Decimal(10, 2), "paid": pl.Boolean, "items": [str]}
+    policy: ExceptionPolicy = {ValueError: "fail", Exception: "retry"}
+    fields: Fields = {"page": "x", "n": 1, "none": None}
+    assert set(redfloe.typing.__all__) >= {"SchemaLike", "ExceptionPolicy", "Fields"}
+    assert (len(schema), len(policy), len(fields)) == (3, 2, 3)
+
+
+def test_signatures_name_what_they_take() -> None:
+    for name in ("read_stream", "scan_stream", "iter_stream", "infer_schema", "StreamConsumer"):
+        signature = inspect.signature(getattr(redfloe, name))
+        assert "collections.abc" not in str(signature)
+        assert "DataTypeClass | type" not in str(signature)

@@ -426,9 +426,18 @@ def repr_of(value: object) -> str:
     return reprlib.repr(value)
 
 
+def refuse_frame(value: object, parameter: str) -> None:
+    """Refuse a frame where IDs are wanted: iterating over it gives its columns."""
+    if isinstance(value, pl.DataFrame | pl.LazyFrame):
+        kind = type(value).__name__
+        msg = f'{parameter} must be IDs, not a {kind}; pass its column, frame["_id"]'
+        raise TypeError(msg)
+
+
 def as_ids(entry_ids: Iterable[str] | pl.Series) -> list[str]:
     """Give several IDs as a list; one alone is refused, whose letters would be taken for IDs."""
     if isinstance(entry_ids, str | bytes):
         msg = "entry_ids must be several IDs, such as [entry_id]"
         raise TypeError(msg)
+    refuse_frame(entry_ids, "entry_ids")
     return [as_text(entry_id, "entry_ids") for entry_id in entry_ids]

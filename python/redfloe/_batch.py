@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
-from redfloe._arguments import Milliseconds, optional_milliseconds
+from redfloe._arguments import Milliseconds, optional_milliseconds, refuse_frame
 from redfloe._event_loop import completed
 from redfloe._schema import as_text
 
@@ -70,6 +70,7 @@ class _Rows:
         """Give the IDs of all rows, or of those that are named, which must be among them."""
         if ids is None:
             return self._ids
+        refuse_frame(ids, "ids")
         named = [ids] if isinstance(ids, str) else [as_text(one, "ids") for one in ids]
         strangers = set(named) - set(self._ids)
         if strangers:

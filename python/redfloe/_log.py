@@ -50,7 +50,8 @@ EVENTS: dict[str, tuple[int, str]] = {
     "data_lost": (logging.WARNING, "stream %(stream)s: going on although %(error)s"),
     "handler_failed": (
         logging.WARNING,
-        _WHERE + "the handler raised %(error)s, given %(first_id)s to %(last_id)s (%(entries)d in all)",
+        _WHERE + "the handler raised %(error)s, given %(first_id)s to %(last_id)s "
+        "(%(entries)d in all)",
     ),
     "handler_failed_again": (
         logging.INFO,

@@ -1,15 +1,19 @@
 """Options that several functions take: declared, documented and checked once."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, cleandoc, signature
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 
-from redfloe._schema import SchemaLike
+if TYPE_CHECKING:
+    from polars.datatypes import DataType, DataTypeClass
+
+    from redfloe._schema import SchemaLike
 
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
@@ -104,32 +108,28 @@ class DecodeOptions(ColumnOptions, total=False):
     on_error: Literal["raise", "null"]
 
 
-#: Read-only, because all calls that leave their options as they are share it.
-DEFAULTS = cast(
-    "DecodeOptions",
-    MappingProxyType(
-        DecodeOptions(
-            include_id=True,
-            include_timestamp=True,
-            include_sequence=False,
-            id_column="_id",
-            timestamp_column="_ts",
-            sequence_column="_seq",
-            timestamp_dtype=pl.Int64,
-            schema_overrides=None,
-            infer_schema=False,
-            infer_schema_length=100,
-            null_values=None,
-            rescue_column=None,
-            max_columns=5_000,
-            payload=None,
-            payload_path="$",
-            payload_prefix="",
-            must_exist=False,
-            on_error="raise",
-        )
-    ),
+_EVERY = DecodeOptions(
+    include_id=True,
+    include_timestamp=True,
+    include_sequence=False,
+    id_column="_id",
+    timestamp_column="_ts",
+    sequence_column="_seq",
+    timestamp_dtype=pl.Int64,
+    schema_overrides=None,
+    infer_schema=False,
+    infer_schema_length=100,
+    null_values=None,
+    rescue_column=None,
+    max_columns=5_000,
+    payload=None,
+    payload_path="$",
+    payload_prefix="",
+    must_exist=False,
+    on_error="raise",
 )
+#: Read-only, because all calls that leave their options as they are share it.
+DEFAULTS = cast("DecodeOptions", MappingProxyType(_EVERY))
 
 
 def takes(options: Any) -> Callable[[F], F]:
@@ -147,7 +147,13 @@ def takes(options: Any) -> Callable[[F], F]:
         declared = signature(taking)
         named = [p for p in declared.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
         named += [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=defaults[name],
+                # Its text, which names what it is made of and does not spell it out.
+                annotation=getattr(annotation, "__forward_arg__", annotation),
+            )
             for name, annotation in annotations.items()
         ]
         taking.__signature__ = declared.replace(parameters=named)

@@ -101,22 +101,22 @@ def make_write(
 def _check_left_out(frame: pl.DataFrame, special: list[str]) -> None:
     """Refuse to leave out, without a word, what its caller may want to be written.
 
-    A frame with `_id` is one that was read, and what it says of its entries is no field of theirs. One
-    with `_ts` alone was made of such a frame, by a `group_by_dynamic`, say.
+    A frame with `_id` is one that was read, and what it says of its entries is no field of theirs.
+    One with `_ts` alone was made of such a frame, by a `group_by_dynamic`, say.
     """
     columns = frame.columns
     if "_ts" in columns and "_id" not in columns and "_ts" not in special:
         msg = (
-            "the column '_ts' would not be written: pass timestamp_column=\"_ts\" to make IDs of it, "
-            "name it in fields, rename it to make it a field, or drop it"
+            "the column '_ts' would not be written: pass timestamp_column=\"_ts\" to make IDs of "
+            "it, name it in fields, rename it to make it a field, or drop it"
         )
         raise SchemaError(msg)
     letters = [name for name in columns if name.startswith("_dead_")]
     if letters:
         msg = (
-            f"the column {letters[0]!r} tells of a dead letter: replay_dead_letters puts dead letters "
-            "back into their streams; to write these rows as new entries drop the columns that begin "
-            "with _dead_, or name the others in fields"
+            f"the column {letters[0]!r} tells of a dead letter: replay_dead_letters puts dead "
+            "letters back into their streams; to write these rows as new entries drop the columns "
+            "that begin with _dead_, or name the others in fields"
         )
         raise SchemaError(msg)
 

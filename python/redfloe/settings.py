@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -119,15 +119,20 @@ class RedisSettings(BaseModel):
         except KeyError:
             msg = f"{file} has no section {section!r}; name another, or None for its top level"
             raise ValueError(msg) from None
-        if env_prefix is None:
-            return RedisSettings.model_validate(source())
-        return _FromFile(_env_prefix=env_prefix, **source())
+        try:
+            if env_prefix is None:
+                return RedisSettings.model_validate(source())
+            return _FromFile(_env_prefix=env_prefix, **source())
+        except ValidationError as error:
+            variables = "" if env_prefix is None else f", or variables that begin with {env_prefix}"
+            error.add_note(f"the settings are from {file}{variables}")
+            raise
 
 
 class _FromFile(BaseSettings, RedisSettings):
     """Settings of a file, which are given to it, and of the environment."""
 
-    model_config = SettingsConfigDict(extra="forbid")
+    model_config = SettingsConfigDict(extra="forbid", title="RedisSettings")
 
     # Types say what is given here, and pydantic-settings' own arguments.
     def __init__(self, **values: Any) -> None:

@@ -1,20 +1,25 @@
 """Dead letters: what a worker has put aside, as a frame, and back into its stream."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterable
-from typing import Literal, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack
 
 import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import Request, as_key, make_request, repr_of
-from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._ids import EntryIdLike
 from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
 from redfloe._schema import SchemaLike, as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
 
 Replayed: TypeAlias = tuple[list[tuple[str, str | None]], Exception | None]
 

@@ -1,20 +1,25 @@
 """Following a stream, batch by batch, in a loop or in an event loop."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack
 
 import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, make_group, make_request
-from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
 from redfloe._reprs import position, target
-from redfloe._schema import SchemaLike
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
 
 T = TypeVar("T")
 

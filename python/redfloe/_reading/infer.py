@@ -1,15 +1,21 @@
 """A schema by a sample of a stream's entries."""
 
-import polars as pl
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from redfloe import _core
 from redfloe._arguments import make_request
-from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._ids import EntryIdLike
 from redfloe._options import DEFAULTS, NullValues
-from redfloe._schema import SchemaLike
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
 
 
 def infer_schema(

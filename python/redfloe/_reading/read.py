@@ -1,19 +1,24 @@
 """Reading a stream into a DataFrame."""
 
-from collections.abc import Iterable
-from typing import Unpack
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
 
 import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, as_ids, as_key, make_group, make_request
-from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
 from redfloe._progress import check_bar, shown, with_bar
-from redfloe._schema import SchemaLike
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
 
 #: Batches of a read with a bar, which moves some times a second.
 _BATCH_SIZE = 50_000

@@ -1,10 +1,11 @@
 """Reading a stream lazily, and as an Arrow stream."""
 
+from __future__ import annotations
+
 import inspect
-from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Lock
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, Unpack
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -13,10 +14,14 @@ from redfloe import _core
 from redfloe._arguments import Request, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
 from redfloe._frame import of_batch
-from redfloe._ids import EntryIdLike
 from redfloe._options import DecodeOptions, complete, takes
 from redfloe._progress import check_bar, shown, with_bar
-from redfloe._schema import SchemaLike
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
 
 _T = TypeVar("_T")
 _Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]

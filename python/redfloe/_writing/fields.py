@@ -1,16 +1,15 @@
 """What a producer is given, as an entry's fields."""
 
 from collections.abc import Mapping
-from datetime import date, datetime, time
+from datetime import date, time
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from redfloe._arguments import as_key
 
-Value: TypeAlias = str | bytes | bool | int | float | Decimal | datetime | date | time | None
-#: Which a JSON payload may hold as well.
-Nested: TypeAlias = list[Any] | tuple[Any, ...] | Mapping[str, Any]
-Fields: TypeAlias = Mapping[str, Value | Nested] | Mapping[bytes, Value]
+#: Values are str, bytes, bool, int, float, Decimal, datetime, date, time or None, and in a JSON
+#: payload lists and mappings. A type checker infers `object` for a dict of several, hence Any.
+Fields: TypeAlias = Mapping[str, Any] | Mapping[bytes, Any]
 
 
 def as_pairs(fields: object) -> list[tuple[bytes, bytes]]:
