@@ -65,7 +65,8 @@ fn play(mut reader: Reader, events: Vec<Event>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    // PROPTEST_CASES asks for more.
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(600)))]
 
     /// Own pending entries are read as they come: nothing is known of their deliveries.
     #[test]
