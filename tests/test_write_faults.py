@@ -386,6 +386,21 @@ def test_a_producer_s_rows_that_cannot_be_sent_again_are_unknown(
     assert raised.value.unknown == range(2, ROWS)
 
 
+@pytest.mark.parametrize("answer", [b"-NOPERM no\r\n", b"-READONLY no\r\n"])
+def test_a_row_that_is_refused_when_it_is_sent_again_may_be_in(
+    redis810: Server, stream: str, answer: bytes
+) -> None:
+    """It was called absent, though the connection that was lost had brought it."""
+    with Proxy(redis810.port) as proxy, redis810.client() as client:
+        # The first XADD only asks whether the server knows producers.
+        proxy.cut_after(0, once_seen=b"XADD", skip=2)
+        proxy.replace_reply(answer, once_seen=b"XADD", skip=ROWS, times=None)
+        with pytest.raises(OutcomeUnknownError) as raised:
+            write_stream(quick(proxy.url, max_retries=3), FRAME, stream, idempotent="me")
+        check(raised.value, client, stream)
+    assert raised.value.unknown == range(raised.value.rows_written, ROWS)
+
+
 def test_questions_about_many_streams_take_one_round_trip(stream: str) -> None:
     """The server answers none of them before it has all."""
     keys = 300

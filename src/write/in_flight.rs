@@ -106,9 +106,26 @@ impl InFlight {
     }
 
     /// Rows that may be in although no answer says so: those that were sent, on this connection or
-    /// on one that was lost.
+    /// on one that was lost. That a row is refused now says nothing of a connection that was lost.
     pub(super) fn uncertain(&self) -> Range<usize> {
-        self.answered..self.reached.max(self.answered)
+        let refused = self.refused_again();
+        if refused.is_empty() {
+            return self.answered..self.reached.max(self.answered);
+        }
+        let is_answered = self.reached <= self.answered;
+        refused.start..if is_answered { refused.end } else { self.reached }
+    }
+
+    /// From the first to the last of the rows that the server has refused and that were sent before,
+    /// on a connection that was lost.
+    pub(super) fn refused_again(&self) -> Range<usize> {
+        let sent_before = self.first..self.reached_before.max(self.first);
+        let rows = self.rows(sent_before.clone()).zip(sent_before);
+        let refused = rows.filter(|(row, _)| row.state == RowState::Refused).map(|(_, row)| row);
+        let range = refused.fold(None, |range: Option<Range<usize>>, row| {
+            Some(range.map_or(row, |range| range.start)..row + 1)
+        });
+        range.unwrap_or(self.answered..self.answered)
     }
 
     /// Where the command ends of which a part was sent.
@@ -275,11 +292,6 @@ impl InFlight {
         self.end_of_command() == self.sent
     }
 
-    /// Rows before this one were sent on a connection that was lost.
-    pub(super) fn sent_before(&self) -> usize {
-        self.reached_before
-    }
-
     pub(super) fn rows_mut(&mut self, range: Range<usize>) -> impl Iterator<Item = &mut Row> {
         let skipped = range.start.saturating_sub(self.first);
         self.rows.iter_mut().skip(skipped).take(range.len())
@@ -365,115 +377,6 @@ impl Sink for XaddReplies<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LENGTH: usize = 10;
-
-    /// That many rows of ten bytes each, numbered from 100, and without a connection.
-    fn pushed(rows: usize) -> InFlight {
-        let mut in_flight = InFlight::new(rows, WriteControl::default());
-        let row = |index| Row {
-            number: 100 + index,
-            end: (index + 1) * LENGTH,
-            key: 0,
-            own: None,
-            state: RowState::Unanswered,
-        };
-        let rows = (0..rows).map(row).collect::<Vec<_>>();
-        in_flight.push(Chunk { bytes: vec![0; rows.len() * LENGTH], rows });
-        in_flight
-    }
-
-    impl InFlight {
-        fn take(&mut self, replies: &[u8]) -> Result<()> {
-            let taken = XaddReplies(self).decode(replies)?;
-            assert_eq!(taken, replies.len());
-            self.settle();
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn rows_that_are_encoded_and_not_sent_are_not_in() -> Result<()> {
-        let mut rows = pushed(10);
-        rows.note_sent(4 * LENGTH + 3);
-        assert_eq!(rows.outstanding(), 0..4);
-        assert!(!rows.is_between_commands());
-        assert_eq!(rows.end_of_command(), 5 * LENGTH);
-        rows.take(b"$3\r\n1-0\r\n$3\r\n2-0\r\n")?;
-        assert_eq!((rows.rows_in(), rows.waiting(), rows.unsent()), (2, 8, 57));
-        assert_eq!(rows.first_missing(), Some(102));
-        assert_eq!(rows.numbers(rows.uncertain()), 102..104);
-        rows.note_sent(LENGTH - 3);
-        rows.take(b"$3\r\n3-0\r\n$3\r\n4-0\r\n$3\r\n5-0\r\n")?;
-        assert_eq!(rows.numbers(rows.uncertain()), 0..0);
-        assert_eq!(rows.first_missing(), Some(105));
-        Ok(())
-    }
-
-    #[test]
-    fn rows_of_a_lost_connection_are_uncertain_until_they_are_answered() -> Result<()> {
-        let mut rows = pushed(5);
-        rows.note_sent(4 * LENGTH);
-        rows.take(b"$3\r\n1-0\r\n$3\r\n2")?; // and no more
-        rows.reconnect();
-        // Nothing was sent on the new connection, and still.
-        assert_eq!(rows.outstanding(), 1..1);
-        assert_eq!(rows.uncertain(), 1..4);
-        rows.reconnect();
-        rows.note_sent(2 * LENGTH);
-        rows.take(b"$3\r\n2-0\r\n")?;
-        assert_eq!(rows.uncertain(), 2..4);
-        rows.note_sent(2 * LENGTH);
-        rows.take(b"$3\r\n3-0\r\n$3\r\n4-0\r\n$3\r\n5-0\r\n")?;
-        assert!(rows.uncertain().is_empty());
-        assert_eq!(rows.rows_in(), 5);
-        Ok(())
-    }
-
-    #[test]
-    fn refused_rows_are_certain_and_sent_again_in_their_order() -> Result<()> {
-        let mut rows = pushed(4);
-        rows.note_sent(3 * LENGTH);
-        rows.take(b"$3\r\n1-0\r\n-OOM a\r\n-OOM b\r\n")?;
-        let refused = rows.take_refused().map(|refused| (refused.row, refused.overtaken));
-        assert_eq!(refused, Some((1, false)));
-        rows.resend_refused(1);
-        assert!(rows.uncertain().is_empty());
-        assert_eq!((rows.first_missing(), rows.unsent()), (Some(101), 3 * LENGTH));
-        rows.note_sent(3 * LENGTH);
-        rows.take(b"-ERR a\r\n$3\r\n3-0\r\n*-1\r\n")?;
-        let refused = rows.take_refused().map(|refused| (refused.row, refused.overtaken));
-        assert_eq!(refused, Some((1, true)));
-        assert_eq!((rows.rows_in(), rows.first_missing()), (2, Some(101)));
-        let written = rows.into_ids().finish(104);
-        assert_eq!(written.rows(), 2);
-        Ok(())
-    }
-
-    #[test]
-    fn after_a_protocol_error_nothing_more_is_done() -> Result<()> {
-        let mut rows = pushed(4);
-        rows.note_sent(4 * LENGTH);
-        rows.take(b"$3\r\n1-0\r\n-ERR Protocol error\r\n")?;
-        assert_eq!(rows.uncertain(), 2..4);
-        rows.forget_unanswered();
-        assert!(rows.uncertain().is_empty());
-        assert_eq!(rows.first_missing(), Some(101));
-        Ok(())
-    }
-
-    #[test]
-    fn other_replies_are_none_to_xadd() {
-        for reply in [&b"+QUEUED\r\n"[..], b"*1\r\n$1\r\na\r\n", b"$5\r\nabcde\r\n"] {
-            let mut rows = pushed(1);
-            rows.note_sent(LENGTH);
-            assert!(XaddReplies(&mut rows).decode(reply).is_err());
-        }
-        let mut rows = pushed(1);
-        rows.note_sent(LENGTH);
-        let replies = b"$3\r\n1-0\r\n$3\r\n2-0\r\n";
-        assert!(XaddReplies(&mut rows).decode(replies).is_err(), "more than were sent");
-    }
-}
+mod model;
+#[cfg(test)]
+mod tests;

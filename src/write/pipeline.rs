@@ -244,18 +244,10 @@ impl<'r> Pipeline<'r> {
     /// Rows that were sent before on a lost connection may have come through late: then their IDs
     /// are there, and so the server refused them now.
     async fn reconcile_refused(&mut self, refused: Refusal) -> Result<(), Fatal> {
-        let sent_before = refused.row..self.in_flight.sent_before().max(refused.row);
-        let late: Vec<usize> = self
-            .in_flight
-            .rows(sent_before.clone())
-            .zip(sent_before.clone())
-            .filter(|(row, _)| row.state == RowState::Refused)
-            .map(|(_, index)| index)
-            .collect();
-        let (Some(first), Some(last)) = (late.first().copied(), late.last().copied()) else {
+        let range = self.in_flight.refused_again();
+        if range.is_empty() {
             return Err(Fatal::Refused(refused));
-        };
-        let range = first..last + 1;
+        }
         let error = Error::new(ErrorKind::Response, refused.error.message().to_owned());
         let control = self.request.control.clone();
         let found = match control.within_grace(self.find_added(range.clone())).await {
