@@ -64,7 +64,7 @@ from redfloe._errors import (
     WriteError,
     WrongTypeError,
 )
-from redfloe._hashes import write_hashes
+from redfloe._hashes import write_hashes, write_hashes_async
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
@@ -76,7 +76,7 @@ from redfloe._reading.read import (
     read_stream_async,
 )
 from redfloe._reading.scan import scan_stream, stream_reader
-from redfloe._sink import sink_stream
+from redfloe._sink import sink_stream, sink_stream_async
 from redfloe._write import write_stream, write_stream_async
 from redfloe._writing.async_producer import AsyncStreamProducer
 from redfloe._writing.producer import StreamProducer
@@ -152,6 +152,7 @@ __all__ = [
     "replay_dead_letters_async",
     "scan_stream",
     "sink_stream",
+    "sink_stream_async",
     "stream_batches",
     "stream_info",
     "stream_info_async",
@@ -159,6 +160,7 @@ __all__ = [
     "trim_stream",
     "trim_stream_async",
     "write_hashes",
+    "write_hashes_async",
     "write_stream",
     "write_stream_async",
 ]

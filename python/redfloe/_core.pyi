@@ -53,7 +53,9 @@ __all__ = [
     "read_stream",
     "replay_dead_letters",
     "set_value",
+    "start_pin",
     "start_read_stream",
+    "start_write_hashes",
     "start_write_stream",
     "stream_info",
     "take_events",
@@ -297,9 +299,11 @@ class Task(Generic[_T]):
     """Something that the core does in the background, for a coroutine to wait for.
 
     `result` gives or raises, once, what it came to. `cancel` drops it where it is, unless it is one
-    that goes on; `stop` asks a write for an early end.
+    that goes on; `stop` asks a write for an early end, and `rows_written` are its rows that are in.
     """
 
+    @property
+    def rows_written(self) -> int: ...
     def cancel(self) -> None: ...
     def stop(self) -> None: ...
     def result(self) -> _T: ...
@@ -525,6 +529,9 @@ def pin(
     request: Request,
     while_waiting: Callable[[], object] | None = None,
 ) -> tuple[tuple[int, int], tuple[int, int]] | None: ...
+def start_pin(
+    server: str | RedisConnection, request: Request
+) -> Task[tuple[tuple[int, int], tuple[int, int]] | None]: ...
 def read_stream(
     server: str | RedisConnection, request: Request, make: Callable[[RecordBatch], _T]
 ) -> _T: ...
@@ -534,6 +541,11 @@ def start_read_stream(
 def infer_schema(server: str | RedisConnection, request: Request) -> Operation[RecordBatch]: ...
 def raise_kind(index: int) -> int: ...
 def take_events() -> list[tuple[str, dict[str, str | int | float | None]]]: ...
+def start_write_hashes(
+    server: str | RedisConnection,
+    frame: ArrowStream,
+    request: HashRequest,
+) -> Task[Outcome]: ...
 def start_write_stream(
     server: str | RedisConnection,
     frame: ArrowStream,
@@ -558,6 +570,7 @@ def write_hashes(
     frame: ArrowStream,
     request: HashRequest,
     outcomes: list[Outcome],
+    progress: Callable[[int], object] | None = None,
 ) -> None: ...
 def write_stream(
     server: str | RedisConnection,

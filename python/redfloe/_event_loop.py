@@ -43,8 +43,8 @@ async def stopped(task: _core.Task[T]) -> T:
         return task.result()
 
 
-async def done(task: _core.Task[T]) -> None:
-    """Wait until a task of the core's is done."""
+async def done(task: _core.Task[T], while_waiting: Callable[[], object] | None = None) -> None:
+    """Wait until a task of the core's is done; call `while_waiting` about 20 times a second."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -53,6 +53,9 @@ async def done(task: _core.Task[T]) -> None:
     number = waiters.completions.watch(task)
     waiters.futures[number] = future
     try:
+        while while_waiting is not None and not future.done():
+            await asyncio.wait((future,), timeout=0.05)
+            while_waiting()
         await future
     finally:
         waiters.futures.pop(number, None)

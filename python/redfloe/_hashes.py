@@ -11,8 +11,9 @@ from redfloe._arguments import as_key, milliseconds_of_seconds, one_of, positive
 from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
 from redfloe._frame import ArrowStream, as_frame, check_column, field_names, without_null_dtypes
+from redfloe._progress import bar_or, check_progress
 from redfloe._schema import as_text
-from redfloe._write import finished
+from redfloe._write import Progress, finished, finished_async
 
 
 class HashRequest(TypedDict):
@@ -36,6 +37,7 @@ def write_hashes(
     if_exists: Literal["replace", "merge", "fail"] = "replace",
     fields: Sequence[str] | None = None,
     batch_size: int = 1_000,
+    progress: Progress | bool | None = None,
 ) -> int:
     """Write the rows of a DataFrame into Redis hashes, one hash per row.
 
@@ -64,6 +66,9 @@ def write_hashes(
         The columns to write, instead of all but the key's.
     batch_size : int, default 1_000
         How many rows are sent together.
+    progress : callable or bool, optional
+        Called with the number of rows that are in, about 20 times a second and at the end; True
+        shows a bar of them, by tqdm (``pip install tqdm``).
 
     Returns
     -------
@@ -101,6 +106,98 @@ def write_hashes(
     2
     """
     url = _core.connect(url)
+    check_progress(progress)
+    columns, request = _make(
+        df,
+        key_column=key_column,
+        key_prefix=key_prefix,
+        ttl=ttl,
+        if_exists=if_exists,
+        fields=fields,
+        batch_size=batch_size,
+    )
+    with bar_or(progress, "write_hashes", total=columns.height) as tell:
+        return finished(
+            lambda outcomes: _core.write_hashes(url, columns, request, outcomes, tell),
+            _rows,
+            tell,
+            with_ids=False,
+        )
+
+
+async def write_hashes_async(
+    url: str | RedisConnection,
+    df: pl.DataFrame | ArrowStream,
+    *,
+    key_column: str,
+    key_prefix: str | bytes = "",
+    ttl: float | timedelta | None = None,
+    if_exists: Literal["replace", "merge", "fail"] = "replace",
+    fields: Sequence[str] | None = None,
+    batch_size: int = 1_000,
+    progress: Progress | bool | None = None,
+) -> int:
+    """Write the rows of a DataFrame into Redis hashes: the asynchronous twin of `write_hashes`.
+
+    Where the task is cancelled, no more rows are sent; what became of those in flight is known
+    within a second, and the `CancelledError` then has a `WriteError` or `OutcomeUnknownError` as
+    its cause.
+
+    Parameters
+    ----------
+    url, df, key_column, key_prefix, ttl, if_exists, fields, batch_size
+        As for `write_hashes`.
+    progress : callable or bool, optional
+        As for `write_hashes`; it is called in the event loop.
+
+    Returns
+    -------
+    int
+        How many hashes were written: one for each row.
+
+    Raises
+    ------
+    WriteError, OutcomeUnknownError, RedisConnectionError, RedisTimeoutError
+        As for `write_hashes`.
+    AuthenticationError, WrongTypeError, SchemaError, ValueError, TypeError
+        As for `write_hashes`.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import polars as pl
+    >>> import redfloe
+    >>> summary = pl.DataFrame({"sensor": ["a", "b"], "mean": [1.5, 2.0]})
+    >>> asyncio.run(redfloe.write_hashes_async(url, summary, key_column="sensor"))
+    2
+    """
+    url = _core.connect(url)
+    check_progress(progress)
+    columns, request = _make(
+        df,
+        key_column=key_column,
+        key_prefix=key_prefix,
+        ttl=ttl,
+        if_exists=if_exists,
+        fields=fields,
+        batch_size=batch_size,
+    )
+    with bar_or(progress, "write_hashes", total=columns.height) as tell:
+        task = _core.start_write_hashes(url, columns, request)
+        return await finished_async(task, _rows, tell, with_ids=False)
+
+
+def _make(
+    df: object,
+    *,
+    key_column: str,
+    key_prefix: str | bytes,
+    ttl: float | timedelta | None,
+    if_exists: str,
+    fields: Sequence[str] | None,
+    batch_size: int,
+) -> tuple[pl.DataFrame, HashRequest]:
+    """Check and normalise a frame, and how its rows become hashes."""
     if isinstance(df, pl.LazyFrame):
         msg = "df is a LazyFrame; collect it: write_hashes(url, df.collect(), ...)"
         raise TypeError(msg)
@@ -127,11 +224,11 @@ def write_hashes(
         if_exists=if_exists,
         batch_size=positive(batch_size, "batch_size") or 1,
     )
-    return finished(
-        lambda outcomes: _core.write_hashes(url, columns, request, outcomes),
-        lambda outcome: outcome.rows_written,
-        with_ids=False,
-    )
+    return columns, request
+
+
+def _rows(outcome: _core.Outcome) -> int:
+    return outcome.rows_written
 
 
 def _milliseconds(ttl: object) -> int:

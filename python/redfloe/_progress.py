@@ -30,6 +30,14 @@ class Bar:
             self._bar.total = max(round((self._rows + rows) / share), self._rows + rows)
         self.show(self._rows + rows)
 
+    def add_batch(
+        self, batch: RecordBatch, bounds: tuple[tuple[int, int], tuple[int, int]]
+    ) -> None:
+        """Count the rows of a batch of a read between two IDs."""
+        size = of_batch(batch).estimated_size()
+        share = share_of(batch.ids()[-1], bounds) if len(batch) else None
+        self.add(len(batch), size, share)
+
     def show(self, rows: int) -> None:
         """Show so many rows in all."""
         self._bar.update(rows - self._rows)
@@ -91,12 +99,15 @@ def shown(stream: object) -> str:
     return "many streams"
 
 
-def check_bar(progress: object) -> None:
+def check_bar(progress: object, *, is_bounded: bool = True) -> None:
     """Refuse what is no flag, and a bar that cannot be shown."""
     if not isinstance(progress, bool):
         msg = f"progress must be True or False, not {type(progress).__name__}"
         raise TypeError(msg)
     check_progress(progress)
+    if progress and not is_bounded:
+        msg = "progress shows how far a read of what is there is: not with block_ms or a group"
+        raise ValueError(msg)
 
 
 def with_bar(
@@ -105,8 +116,7 @@ def with_bar(
     """Show how far a read between two IDs has come."""
     with Bar(title) as bar:
         for batch in batches:
-            size = of_batch(batch).estimated_size()
-            bar.add(len(batch), size, share_of(batch.ids()[-1], bounds) if len(batch) else None)
+            bar.add_batch(batch, bounds)
             yield batch
 
 

@@ -1,8 +1,9 @@
 """Writing queries into streams, batch by batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Literal, Unpack
 
 import polars as pl
 
@@ -10,10 +11,11 @@ from redfloe import _core
 from redfloe._arguments import positive
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
+from redfloe._event_loop import in_thread
 from redfloe._ids import EntryIdLike
 from redfloe._progress import bar_or, check_progress, shown
-from redfloe._write import error_of
-from redfloe._write_arguments import NullTexts, Write, make_write
+from redfloe._write import Progress, ended, error_of
+from redfloe._write_arguments import NullTexts, Write, WriteOptions, make_write
 
 
 def sink_stream(
@@ -35,7 +37,7 @@ def sink_stream(
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
     chunk_size: int = 50_000,
-    progress: Callable[[int], object] | bool | None = None,
+    progress: Progress | bool | None = None,
 ) -> int:
     """Run a query and add its rows to a Redis stream as they come, in bounded memory.
 
@@ -87,51 +89,39 @@ def sink_stream(
     3
     """
     url = _core.connect(url)
-    _check(lf)
     check_progress(progress)
-
-    def make(frame: pl.DataFrame) -> Write:
-        return make_write(
-            frame,
-            stream,
-            id_column=id_column,
-            timestamp_column=timestamp_column,
-            maxlen=maxlen,
-            minid=minid,
-            approximate=approximate,
-            limit=limit,
-            nomkstream=nomkstream,
-            batch_size=batch_size,
-            fields=fields,
-            null_values=null_values,
-            payload=payload,
-            on_empty_row=on_empty_row,
-            atomic=False,
-            idempotent=idempotent,
-        )
-
-    make(lf.collect_schema().to_frame())  # refuses what can be refused before anything runs
-    first_row = rows = 0
-    unseen = 0  # the rows of a chunk that was sent, and whose outcome was not seen
+    sink = _Sink(
+        lf,
+        stream,
+        chunk_size=chunk_size,
+        fields=fields,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        maxlen=maxlen,
+        minid=minid,
+        approximate=approximate,
+        limit=limit,
+        nomkstream=nomkstream,
+        batch_size=batch_size,
+        null_values=null_values,
+        payload=payload,
+        on_empty_row=on_empty_row,
+        idempotent=idempotent,
+    )
+    sink.check(lf.collect_schema())
     with (
         bar_or(progress, f"sink_stream to {shown(stream)}") as tell,
-        _batches(lf, positive(chunk_size, "chunk_size") or 1) as frames,
+        sink.frames() as frames,
     ):
         try:
             for frame in frames:
-                write = make(frame)
-                look = None if tell is None else _later(tell, rows)
-                unseen = frame.height
-                write.request["rows_before"] = first_row, rows
+                write = sink.write(frame)
+                look = None if tell is None else _later(tell, sink.rows)
                 outcomes: list[_core.Outcome] = []
                 _core.write_stream(url, write.frame, write.request, outcomes, look)
-                outcome = outcomes[0]
-                error = error_of(outcome, first_row=first_row, rows_before=rows)
-                if error is None:
-                    # One statement without a call, so that a signal finds all or none changed.
-                    rows, first_row, unseen = rows + outcome.rows_written, first_row + unseen, 0
+                error = sink.settle(outcomes[0])
                 try:
-                    outcome.reraise()
+                    outcomes[0].reraise()
                     if error is not None:
                         raise error
                 except BaseException as raised:
@@ -139,55 +129,213 @@ def sink_stream(
                 finally:
                     del error  # whose traceback holds this frame, and so the caller's
                 if tell is not None:
-                    tell(rows)
+                    tell(sink.rows)
         except BaseException as raised:
-            # By its type a refusal tells that nothing of its chunk was written.
-            says_rows = isinstance(raised, WriteError | OutcomeUnknownError)
-            is_refusal = isinstance(raised, RedfloeError | ValueError | TypeError)
-            if says_rows or raised.__cause__ is not None or (not rows and is_refusal):
+            if sink.explains(raised):
                 raise
-            raise raised from _so_far(rows, first_row, 0 if is_refusal else unseen)
-    return rows
+            raise raised from sink.so_far(raised)
+    return sink.rows
 
 
-def _check(lf: object) -> None:
-    if not isinstance(lf, pl.LazyFrame):
-        msg = f"lf must be a polars LazyFrame, not {type(lf).__name__}"
-        raise TypeError(msg)
+async def sink_stream_async(
+    url: str | RedisConnection,
+    lf: pl.LazyFrame,
+    stream: str | bytes | pl.Expr,
+    *,
+    id_column: str | None = None,
+    timestamp_column: str | None = None,
+    maxlen: int | None = None,
+    minid: EntryIdLike | None = None,
+    approximate: bool = True,
+    limit: int | None = None,
+    nomkstream: bool = False,
+    batch_size: int = 10_000,
+    fields: Sequence[str] | None = None,
+    null_values: NullTexts | None = None,
+    payload: str | None = None,
+    on_empty_row: Literal["raise", "skip"] = "raise",
+    idempotent: str | bytes | None = None,
+    chunk_size: int = 50_000,
+    progress: Progress | bool | None = None,
+) -> int:
+    """Run a query and add its rows to a stream: the asynchronous twin of `sink_stream`.
+
+    A thread of the event loop's executor waits for Polars' engine; the writing is done by redfloe's
+    own runtime, as by `write_stream_async`. Where the task is cancelled, no more rows are sent;
+    what became of those in flight is known within a second, and the `CancelledError` then has a
+    `WriteError` or `OutcomeUnknownError` as its cause. Polars computes the chunk that it is at to
+    its end, and the executor waits for that when it is shut down, as `asyncio.run` does at its end.
+
+    Parameters
+    ----------
+    url, lf, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
+        As for `sink_stream`.
+    batch_size, fields, null_values, payload, on_empty_row, idempotent, chunk_size
+        As for `sink_stream`.
+    progress : callable or bool, optional
+        As for `sink_stream`; it is called in the event loop.
+
+    Returns
+    -------
+    int
+        How many rows are in.
+
+    Raises
+    ------
+    WriteError, OutcomeUnknownError
+        As for `sink_stream`.
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `write_stream`.
+    SchemaError, ValueError, TypeError
+        As for `write_stream`.
+    RuntimeError
+        Polars is older than 1.34, which cannot give batches.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import polars as pl
+    >>> import redfloe
+    >>> lf = pl.LazyFrame({"n": range(5)}).filter(pl.col("n") % 2 == 0)
+    >>> asyncio.run(redfloe.sink_stream_async(url, lf, "even"))
+    3
+    """
+    url = _core.connect(url)
+    check_progress(progress)
+    sink = _Sink(
+        lf,
+        stream,
+        chunk_size=chunk_size,
+        fields=fields,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        maxlen=maxlen,
+        minid=minid,
+        approximate=approximate,
+        limit=limit,
+        nomkstream=nomkstream,
+        batch_size=batch_size,
+        null_values=null_values,
+        payload=payload,
+        on_empty_row=on_empty_row,
+        idempotent=idempotent,
+    )
+    sink.check(await in_thread(lf.collect_schema))
+    with (
+        bar_or(progress, f"sink_stream to {shown(stream)}") as tell,
+        sink.frames() as frames,
+    ):
+        try:
+            while (frame := await in_thread(lambda: next(frames, None))) is not None:
+                write = sink.write(frame)
+                look = None if tell is None else _later(tell, sink.rows)
+                task = _core.start_write_stream(url, write.frame, write.request)
+                outcome, interrupt = await ended(task, look)
+                error = sink.settle(outcome)
+                try:
+                    if interrupt is not None:
+                        raise interrupt from error
+                    if error is not None:
+                        raise error
+                finally:
+                    del error, interrupt  # whose tracebacks hold this frame, and so the caller's
+                if tell is not None:
+                    tell(sink.rows)
+        except BaseException as raised:
+            if sink.explains(raised):
+                raise
+            raise raised from sink.so_far(raised)
+    return sink.rows
 
 
-def _so_far(rows: int, row: int, unseen: int) -> WriteError | OutcomeUnknownError:
-    """Give the cause of what ended a query between its chunks, or as one was being written."""
-    error: WriteError | OutcomeUnknownError
-    if unseen:
-        error = OutcomeUnknownError(
-            f"at least {rows} rows are in; the query ended early, and whether the {unseen} rows "
-            "after them are in is unknown"
+class _Sink:
+    """A query's chunks on their way into a stream, and how many of their rows are in."""
+
+    def __init__(
+        self,
+        lf: object,
+        stream: str | bytes | pl.Expr,
+        *,
+        chunk_size: int,
+        fields: Sequence[str] | None,
+        **options: Unpack[WriteOptions],
+    ) -> None:
+        if not isinstance(lf, pl.LazyFrame):
+            msg = f"lf must be a polars LazyFrame, not {type(lf).__name__}"
+            raise TypeError(msg)
+        self._lf = lf
+        self._chunk_size = positive(chunk_size, "chunk_size") or 1
+        self._make = partial(make_write, stream=stream, fields=fields, **options)
+        self.rows = 0
+        self._first_row = 0
+        #: The rows of a chunk that was sent, and whose outcome was not seen.
+        self._unseen = 0
+
+    def check(self, schema: pl.Schema) -> None:
+        """Refuse what can be refused before anything runs."""
+        self._make(schema.to_frame())
+
+    @contextmanager
+    def frames(self) -> Iterator[Iterator[pl.DataFrame]]:
+        """Run the query, and stop it where the block is left early."""
+        if not hasattr(self._lf, "collect_batches"):
+            msg = (
+                "sink_stream needs Polars 1.34, whose streaming engine gives batches; collect the "
+                "query and write it with write_stream"
+            )
+            raise RuntimeError(msg)
+        batches = self._lf.collect_batches(
+            chunk_size=self._chunk_size, maintain_order=True, lazy=True
         )
-        error.unknown = range(row, row + unseen)
-    else:
-        error = WriteError(f"{rows} rows are in; the query ended early")
-    error.rows_written = rows
-    error.row = error.first_row = row
-    return error
+        try:
+            yield iter(batches)
+        finally:
+            if hasattr(batches, "stop"):
+                batches.stop()
+
+    def write(self, frame: pl.DataFrame) -> Write:
+        """Say how the next chunk is written."""
+        write = self._make(frame)
+        write.request["rows_before"] = self._first_row, self.rows
+        self._unseen = frame.height
+        return write
+
+    def settle(self, outcome: _core.Outcome) -> Exception | None:
+        """Count the rows of a chunk that is in, or give the error that says which of them are."""
+        error = error_of(outcome, first_row=self._first_row, rows_before=self.rows)
+        if error is None:
+            rows, first_row = self.rows + outcome.rows_written, self._first_row + self._unseen
+            # Without a call between them, so that a signal finds all or none changed.
+            self.rows, self._first_row, self._unseen = rows, first_row, 0
+        return error
+
+    def explains(self, raised: BaseException) -> bool:
+        """Tell whether an exception says by itself, or by its cause, what is in."""
+        says_rows = isinstance(raised, WriteError | OutcomeUnknownError)
+        nothing = not self.rows and _is_refusal(raised)
+        return says_rows or raised.__cause__ is not None or nothing
+
+    def so_far(self, raised: BaseException) -> WriteError | OutcomeUnknownError:
+        """Give the cause of what ended a query between chunks, or as one was being written."""
+        unseen = 0 if _is_refusal(raised) else self._unseen
+        error: WriteError | OutcomeUnknownError
+        if unseen:
+            error = OutcomeUnknownError(
+                f"at least {self.rows} rows are in; the query ended early, and whether the "
+                f"{unseen} rows after them are in is unknown"
+            )
+            error.unknown = range(self._first_row, self._first_row + unseen)
+        else:
+            error = WriteError(f"{self.rows} rows are in; the query ended early")
+        error.rows_written = self.rows
+        error.row = error.first_row = self._first_row
+        return error
 
 
-def _later(progress: Callable[[int], object], rows_before: int) -> Callable[[int], object]:
+def _is_refusal(raised: BaseException) -> bool:
+    """Tell by its type whether nothing of its chunk was written."""
+    return isinstance(raised, RedfloeError | ValueError | TypeError)
+
+
+def _later(progress: Progress, rows_before: int) -> Progress:
     return lambda rows: progress(rows_before + rows)
-
-
-@contextmanager
-def _batches(lf: pl.LazyFrame, chunk_size: int) -> Iterator[Iterator[pl.DataFrame]]:
-    """Run the query, and stop it where the block is left early."""
-    if not hasattr(lf, "collect_batches"):
-        msg = (
-            "sink_stream needs Polars 1.34, whose streaming engine gives batches; collect the "
-            "query and write it with write_stream"
-        )
-        raise RuntimeError(msg)
-    batches = lf.collect_batches(chunk_size=chunk_size, maintain_order=True, lazy=True)
-    try:
-        yield iter(batches)
-    finally:
-        if hasattr(batches, "stop"):
-            batches.stop()

@@ -150,15 +150,10 @@ def write_stream(
     )
     title = f"write_stream to {shown(stream)}"
     with bar_or(progress, title, total=write.frame.height) as tell:
-
-        def result(outcome: _core.Outcome) -> pl.Series:
-            if tell is not None:
-                tell(outcome.rows_written)
-            return _ids(outcome)
-
         return finished(
             lambda outcomes: _core.write_stream(url, write.frame, write.request, outcomes, tell),
-            result,
+            _ids,
+            tell,
         )
 
 
@@ -181,6 +176,7 @@ async def write_stream_async(
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
+    progress: Progress | bool | None = None,
 ) -> pl.Series:
     """Add the rows of a DataFrame to a Redis stream: the asynchronous twin of `write_stream`.
 
@@ -196,6 +192,8 @@ async def write_stream_async(
         As for `write_stream`.
     batch_size, fields, null_values, payload, on_empty_row, atomic, idempotent
         As for `write_stream`.
+    progress : callable or bool, optional
+        As for `write_stream`; it is called in the event loop.
 
     Returns
     -------
@@ -221,6 +219,7 @@ async def write_stream_async(
     2
     """
     url = _core.connect(url)
+    check_progress(progress)
     write = make_write(
         df,
         stream,
@@ -239,36 +238,22 @@ async def write_stream_async(
         atomic=atomic,
         idempotent=idempotent,
     )
-    outcome = await _completed(_core.start_write_stream(url, write.frame, write.request))
-    error = error_of(outcome)
-    try:
-        if error is not None:
-            raise error
-    finally:
-        del error  # whose traceback holds this frame, and so the caller's
-    return _ids(outcome)
-
-
-async def _completed(task: _core.Task[_core.Outcome]) -> _core.Outcome:
-    """Wait for a write; where the wait is cancelled, stop it and wait for its end."""
-    import asyncio
-
-    try:
-        await done(task)
-    except asyncio.CancelledError as cancelled:
-        task.stop()
-        raise cancelled from interruption(await stopped(task))
-    return task.result()
+    title = f"write_stream to {shown(stream)}"
+    with bar_or(progress, title, total=write.frame.height) as tell:
+        task = _core.start_write_stream(url, write.frame, write.request)
+        return await finished_async(task, _ids, tell)
 
 
 def finished(
     write: Callable[[list[_core.Outcome]], None],
     result: Callable[[_core.Outcome], T],
+    tell: Callable[[int], object] | None = None,
     *,
     with_ids: bool = True,
 ) -> T:
     """Run a write, and give what `result` makes of its outcome, or raise why it failed.
 
+    At the end `tell` is called with the rows that are in.
     Whatever else is raised has as its cause what became of the rows. So `write` leaves the outcome
     in a list: as a function returns, the exception of a signal's handler may take the place of what
     it returns.
@@ -279,6 +264,8 @@ def finished(
         outcomes[0].reraise()
         error = error_of(outcomes[0], with_ids=with_ids)
         if error is None:
+            if tell is not None:
+                tell(outcomes[0].rows_written)
             return result(outcomes[0])
     except BaseException as raised:  # Ctrl-C, or what `progress` raises
         if not outcomes:
@@ -288,6 +275,53 @@ def finished(
         raise error
     finally:
         del error  # whose traceback holds this frame, and so the caller's
+
+
+async def finished_async(
+    task: _core.Task[_core.Outcome],
+    result: Callable[[_core.Outcome], T],
+    tell: Callable[[int], object] | None = None,
+    *,
+    with_ids: bool = True,
+) -> T:
+    """As `finished`, of a write in the background; `tell` is called with the rows that are in."""
+    outcome, raised = await ended(task, tell)
+    error = None
+    try:
+        if raised is not None:
+            raise raised
+        error = error_of(outcome, with_ids=with_ids)
+        if error is not None:
+            raise error
+        if tell is not None:
+            tell(outcome.rows_written)
+    except BaseException as ending:
+        if ending is error:
+            raise
+        raise ending from interruption(outcome, with_ids=with_ids)
+    finally:
+        del error, raised  # whose tracebacks hold this frame, and so the caller's
+    return result(outcome)
+
+
+async def ended(
+    task: _core.Task[_core.Outcome], tell: Callable[[int], object] | None
+) -> tuple[_core.Outcome, BaseException | None]:
+    """Wait for a write, and give what interrupted the wait: then the write was stopped.
+
+    It is not for whoever drops the coroutine, and with it the write.
+    """
+    import asyncio
+
+    def look() -> object:
+        return None if tell is None else tell(task.rows_written)
+
+    try:
+        await done(task, None if tell is None else look)
+    except (asyncio.CancelledError, KeyboardInterrupt, Exception) as raised:  # noqa: BLE001 (the caller raises it)
+        task.stop()
+        return await stopped(task), raised
+    return task.result(), None
 
 
 def error_of(

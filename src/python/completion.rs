@@ -22,6 +22,7 @@ use super::error::{exception, no_panic};
 use crate::client::{panicked, spawn};
 use crate::error::Result;
 use crate::events::{Listener, listen};
+use crate::write::WriteControl;
 
 /// What a task came to, made into Python's terms by the thread that asks for it.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
@@ -33,6 +34,8 @@ pub(crate) struct Task {
     handle: AbortHandle,
     on_cancel: OnCancel,
     stop: Option<Box<dyn Fn() + Send + Sync>>,
+    /// What a write is watched by.
+    control: Option<WriteControl>,
     /// The process whose runtime runs it; in a forked child it never ends, and a lock of its may be
     /// held by a thread that is not there.
     process: u32,
@@ -81,7 +84,8 @@ impl Task {
         };
         let handle = spawn(running).map_err(|error| exception(py, &error))?;
         let process = std::process::id();
-        Ok(Task { state, handle, on_cancel: OnCancel::Abort, stop: None, process })
+        let on_cancel = OnCancel::Abort;
+        Ok(Task { state, handle, on_cancel, stop: None, control: None, process })
     }
 
     /// The task goes on when it is cancelled.
@@ -94,6 +98,12 @@ impl Task {
     pub(super) fn with_stop(mut self, stop: impl Fn() + Send + Sync + 'static) -> Self {
         self.stop = Some(Box::new(stop));
         self
+    }
+
+    /// The task is a write that this watches and stops.
+    pub(super) fn with_control(mut self, control: WriteControl) -> Self {
+        self.control = Some(control.clone());
+        self.with_stop(move || control.stop())
     }
 
     fn is_own(&self) -> bool {
@@ -126,6 +136,12 @@ impl Task {
         {
             stop();
         }
+    }
+
+    /// How many rows of a write are in so far.
+    #[getter]
+    fn rows_written(&self) -> u64 {
+        self.control.as_ref().map_or(0, WriteControl::rows_written)
     }
 
     /// What the task came to, once it is done; given once.

@@ -55,6 +55,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::check_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
+    module.add_function(wrap_pyfunction!(read::start_pin, module)?)?;
     module.add_function(wrap_pyfunction!(admin::stream_info, module)?)?;
     module.add_function(wrap_pyfunction!(admin::group_info, module)?)?;
     module.add_function(wrap_pyfunction!(admin::consumer_info, module)?)?;
@@ -73,6 +74,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(values::checked_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_hashes, module)?)?;
+    module.add_function(wrap_pyfunction!(write::start_write_hashes, module)?)?;
     module.add_function(wrap_pyfunction!(write::start_write_stream, module)?)?;
     module.add_function(wrap_pyfunction!(error::raise_kind, module)?)?;
     module.add_function(wrap_pyfunction!(events::take_events, module)?)?;

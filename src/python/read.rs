@@ -362,7 +362,19 @@ pub(crate) fn pin(
     let client = server.client(py)?;
     let pinning = async move { read::pin(&client, &request).await };
     let pinned = wait_on(py, &LentRuntime::new(), while_waiting.as_ref(), pinning)?;
-    Ok(pinned.map(|(first, last)| ((first.ms, first.seq), (last.ms, last.seq))))
+    Ok(pinned.map(bounds))
+}
+
+/// The same for an event loop.
+#[pyfunction]
+pub(crate) fn start_pin(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Task> {
+    let request = request.read_request(py)?;
+    let client = server.client(py)?;
+    Task::start(py, async move { Ok(read::pin(&client, &request).await?.map(bounds)) })
+}
+
+fn bounds((first, last): (EntryId, EntryId)) -> Bounds {
+    ((first.ms, first.seq), (last.ms, last.seq))
 }
 
 /// No rows, with the columns that the sample speaks for.

@@ -186,11 +186,37 @@ pub(crate) fn write_stream(
 ) -> PyResult<()> {
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
     let total = rows_of(&batches);
+    let writing = async move { write::write(&client, &batches, &request).await };
+    wait_for(py, writing, control, total, outcomes, progress)
+}
+
+/// Waits for a write on this thread.
+fn wait_for(
+    py: Python<'_>,
+    writing: impl Future<Output = Result<Written, WriteFailure>> + Send,
+    control: WriteControl,
+    total: usize,
+    outcomes: &Bound<'_, PyList>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<()> {
     let look = progress.map(|progress| Progress { control: control.clone(), progress });
     let look = look.map(|look| Py::new(py, look).map(Py::into_any)).transpose()?;
-    let writing = async move { write::write(&client, &batches, &request).await };
     let waited = wait_stopping(py, look.as_ref(), || control.stop(), writing);
     ended(py, waited, (control.rows_written(), total), outcomes)
+}
+
+/// Starts a write in the background. Where it is stopped, it sends no more rows and ends within a
+/// second.
+fn start(
+    py: Python<'_>,
+    writing: impl Future<Output = Result<Written, WriteFailure>> + Send + 'static,
+    control: WriteControl,
+) -> PyResult<Task> {
+    let task = Task::start_with(py, writing, |py, result| {
+        release_imported(py);
+        Ok(Py::new(py, Outcome::new(result, None))?.into_any())
+    });
+    Ok(task?.with_control(control))
 }
 
 /// Tells what became of a write that a thread waited for.
@@ -229,8 +255,7 @@ impl Progress {
     }
 }
 
-/// Adds a frame's rows to a stream in the background. Where it is stopped, it sends no more rows
-/// and ends within a second.
+/// Adds a frame's rows to a stream in the background.
 #[pyfunction]
 pub(crate) fn start_write_stream(
     py: Python<'_>,
@@ -239,12 +264,7 @@ pub(crate) fn start_write_stream(
     request: WriteArguments,
 ) -> PyResult<Task> {
     let (client, batches, request, control) = prepare(py, &server, frame, request)?;
-    let writing = async move { write::write(&client, &batches, &request).await };
-    let task = Task::start_with(py, writing, |py, result| {
-        release_imported(py);
-        Ok(Py::new(py, Outcome::new(result, None))?.into_any())
-    });
-    Ok(task?.with_stop(move || control.stop()))
+    start(py, async move { write::write(&client, &batches, &request).await }, control)
 }
 
 /// How rows become hashes, as `redfloe._hashes` puts it together.
@@ -259,37 +279,73 @@ pub(crate) struct HashArguments {
     batch_size: usize,
 }
 
-/// Writes a hash for each row of a frame.
+impl HashArguments {
+    fn hash_request(self, control: WriteControl) -> PyResult<HashRequest> {
+        let if_exists = match self.if_exists.as_str() {
+            "replace" => IfExists::Replace,
+            "merge" => IfExists::Merge,
+            "fail" => IfExists::Fail,
+            other => {
+                let message =
+                    format!("if_exists must be \"replace\", \"merge\" or \"fail\", not {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        Ok(HashRequest::new(&self.key_column)
+            .with_key_prefix(self.key_prefix)
+            .with_fields(Some(self.fields))
+            .with_ttl(self.ttl_ms.map(Duration::from_millis))
+            .with_if_exists(if_exists)
+            .with_batch_rows(self.batch_size)
+            .with_control(control))
+    }
+}
+
+/// What a write of hashes needs of Python's arguments: the writing, the number of its rows, and what
+/// it is watched and stopped by.
+fn prepare_hashes(
+    py: Python<'_>,
+    server: &Server,
+    frame: &Bound<'_, PyAny>,
+    request: HashArguments,
+) -> PyResult<(
+    impl Future<Output = Result<Written, WriteFailure>> + Send + 'static,
+    usize,
+    WriteControl,
+)> {
+    let control = WriteControl::default();
+    let request = request.hash_request(control.clone())?;
+    let batches = import_batches(frame)?;
+    let (client, total) = (server.client(py)?, rows_of(&batches));
+    let writing = async move {
+        write::write_hashes(&client, &batches, &request).await.map(Written::of_rows)
+    };
+    Ok((writing, total, control))
+}
+
+/// Writes a hash for each row of a frame, as `write_stream` does it.
 #[pyfunction]
+#[pyo3(signature = (server, frame, request, outcomes, progress=None))]
 pub(crate) fn write_hashes(
     py: Python<'_>,
     server: Server,
     frame: &Bound<'_, PyAny>,
     request: HashArguments,
     outcomes: &Bound<'_, PyList>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<()> {
-    let if_exists = match request.if_exists.as_str() {
-        "replace" => IfExists::Replace,
-        "merge" => IfExists::Merge,
-        "fail" => IfExists::Fail,
-        other => {
-            let message =
-                format!("if_exists must be \"replace\", \"merge\" or \"fail\", not {other:?}");
-            return Err(PyValueError::new_err(message));
-        }
-    };
-    let control = WriteControl::default();
-    let request = HashRequest::new(&request.key_column)
-        .with_key_prefix(request.key_prefix)
-        .with_fields(Some(request.fields))
-        .with_ttl(request.ttl_ms.map(Duration::from_millis))
-        .with_if_exists(if_exists)
-        .with_batch_rows(request.batch_size)
-        .with_control(control.clone());
-    let batches = import_batches(frame)?;
-    let (client, total) = (server.client(py)?, rows_of(&batches));
-    let writing = async move { write::write_hashes(&client, &batches, &request).await };
-    let waited = wait_stopping(py, None, || control.stop(), writing);
-    let waited = waited.map(|(result, raised)| (result.map(Written::of_rows), raised));
-    ended(py, waited, (control.rows_written(), total), outcomes)
+    let (writing, total, control) = prepare_hashes(py, &server, frame, request)?;
+    wait_for(py, writing, control, total, outcomes, progress)
+}
+
+/// Writes a hash for each row of a frame in the background.
+#[pyfunction]
+pub(crate) fn start_write_hashes(
+    py: Python<'_>,
+    server: Server,
+    frame: &Bound<'_, PyAny>,
+    request: HashArguments,
+) -> PyResult<Task> {
+    let (writing, _, control) = prepare_hashes(py, &server, frame, request)?;
+    start(py, writing, control)
 }

@@ -1,6 +1,7 @@
 //! An encoder for each dtype: Arrow arrays to the text of their values.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -24,11 +25,18 @@ pub(super) trait Encode: Send + Sync {
     /// Appends the value as JSON.
     fn json(&self, row: usize, out: &mut Vec<u8>);
 
-    /// The row and length of the longest text, where the array itself tells.
-    fn longest(&self) -> Option<(usize, usize)> {
-        None
+    /// No value of these rows has a longer text, and all together none as JSON.
+    fn at_most(&self, rows: Range<usize>) -> usize;
+
+    /// Whether a value may have more bytes than that, as far as its type tells.
+    fn may_exceed(&self, length: usize) -> bool {
+        let _ = length;
+        true
     }
 }
+
+/// How many rows are looked at together for a long text, of which there hardly ever is one.
+const ROWS_LOOKED_AT: usize = 128;
 
 /// A column: which of its values are null, and the text of the others.
 pub(super) struct Column {
@@ -67,9 +75,27 @@ impl Column {
         self.encoder.text(row, scratch)
     }
 
-    /// The row and length of the longest text, where the array itself tells.
-    pub(super) fn longest(&self) -> Option<(usize, usize)> {
-        self.encoder.longest()
+    /// The row and length of the longest text of the first rows that has more bytes than that. Only
+    /// values that may be so long are written to see.
+    pub(super) fn longest(&self, rows: usize, more_than: usize) -> Option<(usize, usize)> {
+        if !self.encoder.may_exceed(more_than) {
+            return None;
+        }
+        let may_exceed = |rows: &Range<usize>| self.encoder.at_most(rows.clone()) > more_than;
+        let groups = (0..rows).step_by(ROWS_LOOKED_AT);
+        let groups = groups.map(|start| start..rows.min(start + ROWS_LOOKED_AT));
+        let single = groups.filter(may_exceed).flatten().filter(|row| !self.is_null(*row));
+        let mut scratch = Vec::new();
+        let lengths = single
+            .filter(|row| may_exceed(&(*row..*row + 1)))
+            .map(|row| (row, self.text(row, &mut scratch).len()));
+        lengths.filter(|(_, length)| *length > more_than).max_by_key(|(_, length)| *length)
+    }
+
+    /// The JSON of these values is together no longer.
+    pub(super) fn at_most(&self, rows: Range<usize>) -> usize {
+        let nulls = b"null".len() * rows.len();
+        nulls.saturating_add(self.encoder.at_most(rows))
     }
 
     pub(super) fn json(&self, row: usize, out: &mut Vec<u8>) {
@@ -266,6 +292,7 @@ fn dictionary(field: &Field, array: &ArrayRef) -> Result<Box<dyn Encode>> {
             let keys = array.keys().values().clone();
             Box::new(Dictionary {
                 members: make_column(&member, array.values())?,
+                count: array.values().len(),
                 member: Box::new(move |row| keys.get(row).map_or(0, |key| key.as_usize())),
             })
         },

@@ -1,5 +1,7 @@
 //! How the values of each kind of column are written.
 
+use std::ops::Range;
+
 use arrow_array::types::*;
 use arrow_array::{ArrayAccessor, ArrowPrimitiveType, BooleanArray, PrimitiveArray};
 use arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer};
@@ -13,11 +15,13 @@ use super::text::{
     push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
 };
 
-fn longest<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(
+/// What quoted texts take at most, of which JSON may write each byte as six.
+fn quoted_at_most<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(
     array: A,
-) -> Option<(usize, usize)> {
-    let lengths = (0..array.len()).map(|row| (row, array.value(row).as_ref().len()));
-    lengths.max_by_key(|(_, length)| *length)
+    rows: Range<usize>,
+) -> usize {
+    let lengths = rows.map(|row| array.value(row).as_ref().len());
+    lengths.fold(0, |sum, length| length.saturating_mul(6).saturating_add(sum + 2))
 }
 
 /// Where all are null, none is asked for.
@@ -30,6 +34,14 @@ impl Encode for Nothing {
 
     fn json(&self, _: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(b"null");
+    }
+
+    fn at_most(&self, _: Range<usize>) -> usize {
+        0
+    }
+
+    fn may_exceed(&self, _: usize) -> bool {
+        false
     }
 }
 
@@ -48,8 +60,8 @@ where
         push_json_string((&self.0).value(row), out);
     }
 
-    fn longest(&self) -> Option<(usize, usize)> {
-        longest(&self.0)
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        quoted_at_most(&self.0, rows)
     }
 }
 
@@ -69,8 +81,8 @@ where
         push_json_string(&BASE64_STANDARD.encode((&self.0).value(row)), out);
     }
 
-    fn longest(&self) -> Option<(usize, usize)> {
-        longest(&self.0)
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        quoted_at_most(&self.0, rows)
     }
 }
 
@@ -86,11 +98,27 @@ impl Encode for Booleans {
         let text = self.text(row, &mut Vec::new()).to_vec();
         out.extend_from_slice(&text);
     }
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        b"false".len() * rows.len()
+    }
+
+    fn may_exceed(&self, _: usize) -> bool {
+        false
+    }
 }
 
 /// Text that is written anew for each value, and whether JSON must quote it.
 pub(super) trait WriteText: Send + Sync {
+    /// Whether values have others within.
+    const NESTED: bool = false;
+
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool;
+
+    /// As in [`Encode`]. The longest number has 40 digits, and the longest timestamp is not longer.
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        rows.len().saturating_mul(48)
+    }
 }
 
 impl<W: WriteText> Encode for W {
@@ -107,6 +135,14 @@ impl<W: WriteText> Encode for W {
             out.insert(start, b'"');
             out.push(b'"');
         }
+    }
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        WriteText::at_most(self, rows)
+    }
+
+    fn may_exceed(&self, _: usize) -> bool {
+        W::NESTED
     }
 }
 
@@ -147,6 +183,10 @@ impl WriteText for Decimals {
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         push_decimal(self.values.value(row), self.scale, out);
         false
+    }
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        rows.len().saturating_mul(48 + usize::from(self.scale.unsigned_abs()))
     }
 }
 
@@ -194,6 +234,7 @@ impl WriteText for Durations {
 pub(super) struct Dictionary {
     pub(super) member: Box<dyn Fn(usize) -> usize + Send + Sync>,
     pub(super) members: Column,
+    pub(super) count: usize,
 }
 
 impl Encode for Dictionary {
@@ -205,6 +246,18 @@ impl Encode for Dictionary {
     fn json(&self, row: usize, out: &mut Vec<u8>) {
         self.members.json((self.member)(row), out);
     }
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let lengths = rows.map(|row| {
+            let member = (self.member)(row);
+            self.members.at_most(member..member + 1)
+        });
+        lengths.fold(0, usize::saturating_add)
+    }
+
+    fn may_exceed(&self, length: usize) -> bool {
+        self.members.longest(self.count, length).is_some()
+    }
 }
 
 /// JSON arrays.
@@ -213,11 +266,25 @@ pub(super) struct Lists {
     pub(super) items: Column,
 }
 
-impl WriteText for Lists {
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+impl Lists {
+    /// The items of these rows.
+    fn items_of(&self, rows: Range<usize>) -> Range<usize> {
         let at = |index: usize| self.offsets.get(index).map_or(0, |offset| offset.as_usize());
+        at(rows.start)..at(rows.end)
+    }
+}
+
+impl WriteText for Lists {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let (brackets, items) = (2 * rows.len(), self.items_of(rows));
+        (brackets + items.len()).saturating_add(self.items.at_most(items))
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         out.push(b'[');
-        let range = at(row)..at(row + 1);
+        let range = self.items_of(row..row + 1);
         let first = range.start;
         for index in range {
             if index > first {
@@ -234,6 +301,15 @@ impl WriteText for Lists {
 pub(super) struct Structs(pub(super) Vec<(Vec<u8>, Column)>);
 
 impl WriteText for Structs {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let members = self.0.iter().map(|(name, values)| {
+            values.at_most(rows.clone()).saturating_add((name.len() + 1) * rows.len())
+        });
+        members.fold(2 * rows.len(), usize::saturating_add)
+    }
+
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         out.push(b'{');
         for (index, (name, values)) in self.0.iter().enumerate() {
@@ -274,6 +350,16 @@ impl Member {
 }
 
 impl WriteText for Documents {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let members = self.0.iter().map(|Member { name, values, null }| {
+            let around = name.len() + 1 + null.as_ref().map_or(0, Vec::len);
+            values.at_most(rows.clone()).saturating_add(around * rows.len())
+        });
+        members.fold(2 * rows.len(), usize::saturating_add)
+    }
+
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         out.push(b'{');
         let start = out.len();

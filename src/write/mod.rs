@@ -8,6 +8,7 @@ mod frame;
 mod hashes;
 mod idmp_window;
 mod in_flight;
+mod known_streams;
 mod outcome;
 mod pipeline;
 mod preflight;

@@ -32,19 +32,22 @@ pub(super) const ALWAYS_TAKEN: usize = 1024 * 1024;
 ///
 /// Of rows for one stream without IDs only the key's type is asked for, and that the first row tells as
 /// well: where it is refused, so are all. Then the question is whether the connection is of use: better
-/// that it gets lost than a row.
+/// that it gets lost than a row. Of rows for several streams others are in where one key is of another
+/// type, so the types are asked for before; by a producer once for each stream.
 pub(super) async fn preflight(
     session: &mut Session,
     rows: &Rows,
     request: &WriteRequest,
 ) -> Result<Preflight> {
-    let longest = rows.longest().filter(|(length, ..)| *length > ALWAYS_TAKEN);
+    let longest = rows.longest();
     let has_ids = request.ids != IdSource::Server;
     let has_partial_ids = has_ids && rows.has_partial_ids();
     let is_idmp = !has_ids && request.idmp_producer.is_some();
 
     let mut questions = Questions::default();
-    for key in rows.keys.iter() {
+    let is_new = |key: &&[u8]| !request.known_streams.contains(key);
+    let new: Vec<&[u8]> = rows.keys.iter().filter(is_new).collect();
+    for key in &new {
         questions.add(&resp::type_of(key));
     }
     if has_ids || is_idmp {
@@ -62,11 +65,19 @@ pub(super) async fn preflight(
         questions.add(&config(b"proto-max-bulk-len"));
     }
 
-    questions.only_if_silent = questions.count == 1 && !request.atomic;
+    let is_alone = questions.count == new.len() && rows.keys.iter().len() == 1;
+    if questions.count == 0 {
+        questions.add(&resp::type_of(rows.keys.get(0)));
+        questions.only_if_silent = true;
+    } else {
+        questions.only_if_silent = is_alone && !request.atomic;
+    }
     let mut answers = questions.ask(session).await?.into_iter();
+    let was_asked = answers.len() > 0;
     let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
-    for key in rows.keys.iter() {
+    for key in new.into_iter().filter(|_| was_asked) {
         check_type(key, next())?;
+        request.known_streams.add(key);
     }
     let mut streams = Vec::new();
     if has_ids || is_idmp {

@@ -131,7 +131,7 @@ impl Producer {
         let who = Who { stream: request.stream_name().unwrap_or_default(), ..Who::default() };
         let shared = Inner {
             client: client.keep_trying(who),
-            request: request.with_batch_rows(options.batch_rows.max(1)),
+            request: request.with_batch_rows(options.batch_rows.max(1)).remembering_streams(),
             options,
             state: Mutex::default(),
             work: Notify::new(),

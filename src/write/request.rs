@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::control::WriteControl;
+use super::known_streams::KnownStreams;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 
@@ -32,6 +33,7 @@ pub struct WriteRequest {
     pub(super) skip_empty: bool,
     pub(super) before: RowsBefore,
     pub(super) control: WriteControl,
+    pub(super) known_streams: KnownStreams,
 }
 
 /// Rows of which a write's own are a continuation, as a producer's pipelines are.
@@ -142,6 +144,12 @@ impl WriteRequest {
         self
     }
 
+    /// The first of several writes to the same streams, of which those after it ask less.
+    pub(super) fn remembering_streams(mut self) -> Self {
+        self.known_streams = KnownStreams::remembered();
+        self
+    }
+
     fn to(stream: Target) -> Self {
         WriteRequest {
             stream,
@@ -158,6 +166,7 @@ impl WriteRequest {
             skip_empty: false,
             before: RowsBefore::default(),
             control: WriteControl::default(),
+            known_streams: KnownStreams::default(),
         }
     }
 

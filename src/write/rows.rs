@@ -310,12 +310,12 @@ impl Rows {
         })
     }
 
-    /// The longest text of a field that can be told without writing it: its length, row and name.
+    /// The longest text of a field, where some server may refuse that: its length, row and name.
     pub(super) fn longest(&self) -> Option<(usize, usize, String)> {
         let mut longest: Option<(usize, usize, String)> = None;
         for frame in &self.frames {
             for field in &frame.fields {
-                let found = field.column.longest();
+                let found = field.column.longest(frame.rows, ALWAYS_TAKEN);
                 if let Some((row, len)) = found
                     && longest.as_ref().is_none_or(|(most, _, _)| len > *most)
                 {

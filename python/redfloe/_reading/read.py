@@ -11,7 +11,8 @@ from redfloe._arguments import Milliseconds, Request, as_ids, as_key, make_group
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DecodeOptions, complete, takes
-from redfloe._progress import check_bar, shown, with_bar
+from redfloe._progress import Bar, check_bar, shown, with_bar
+from redfloe._reading.follow import AsyncBatches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -166,30 +167,52 @@ def read_stream(
         options=complete(options, read_stream),
         group=members,
     )
-    check_bar(progress)
-    if progress:
-        if members is not None or block_ms is not None:
-            msg = "progress shows how far a read of what is there is: not with block_ms or a group"
-            raise ValueError(msg)
-        return _read_with_bar(url, request)
-    return _core.read_stream(url, request, of_batch)
+    check_bar(progress, is_bounded=members is None and block_ms is None)
+    frame = _read_with_bar(url, request) if progress else None
+    return _core.read_stream(url, request, of_batch) if frame is None else frame
 
 
-def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame:
-    """Read in batches, so that there is something to tell between them."""
+def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+    """Read in batches, so that there is something to tell between them; None without an entry."""
     bounds = _core.pin(url, request)
+    if bounds is None:
+        return None
+    reader = _core.BatchReader(url, _in_batches(request, bounds), follow=False)
+    batches = with_bar(iter(reader.next_batch, None), _title(request), bounds)
+    return _whole([of_batch(batch) for batch in batches])
+
+
+async def _read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+    """Do the same in an event loop."""
+    bounds = await completed(_core.start_pin(url, request))
+    if bounds is None:
+        return None
+    reader = _core.AsyncBatchReader(url, _in_batches(request, bounds), follow=False)
+    batches = AsyncBatches(reader)
     frames = []
-    if bounds is not None:
-        request = request.copy()
-        request["start_id"], request["end_id"] = ("{}-{}".format(*bound) for bound in bounds)
-        request["last"] = None
-        request["batch_size"], request["batch_bytes"] = _BATCH_SIZE, _BATCH_BYTES
-        reader = _core.BatchReader(url, request, follow=False)
-        batches = iter(reader.next_batch, None)
-        title = f"read of {shown(request['stream'])}"
-        frames = [of_batch(batch) for batch in with_bar(batches, title, bounds)]
+    with Bar(_title(request)) as bar:
+        while (offer := await batches.next(lambda batch: batch)) is not None:
+            bar.add_batch(offer.value, bounds)
+            frames.append(of_batch(offer.value))
+            offer.accepted = True
+    return _whole(frames)
+
+
+def _title(request: Request) -> str:
+    return f"read of {shown(request['stream'])}"
+
+
+def _in_batches(request: Request, bounds: tuple[tuple[int, int], tuple[int, int]]) -> Request:
+    request = request.copy()
+    request["start_id"], request["end_id"] = ("{}-{}".format(*bound) for bound in bounds)
+    request["last"] = None
+    request["batch_size"], request["batch_bytes"] = _BATCH_SIZE, _BATCH_BYTES
+    return request
+
+
+def _whole(frames: list[pl.DataFrame]) -> pl.DataFrame | None:
     if not frames:
-        return _core.read_stream(url, request, of_batch)
+        return None
     # A batch has every column of those before it, in the order of a whole read.
     return pl.concat(frames, how="diagonal", rechunk=True).select(frames[-1].columns)
 
@@ -208,6 +231,7 @@ async def read_stream_async(
     create_group: bool = True,
     *,
     last: int | None = None,
+    progress: bool = False,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     **options: Unpack[DecodeOptions],
@@ -219,7 +243,7 @@ async def read_stream_async(
 
     Parameters
     ----------
-    url, stream, schema, start_id, end_id, count, block_ms, last
+    url, stream, schema, start_id, end_id, count, block_ms, last, progress
         As for `read_stream`.
     group, consumer, auto_ack, create_group, group_start_id, noack
         As for `read_stream`.
@@ -260,6 +284,10 @@ async def read_stream_async(
         options=complete(options, read_stream_async),
         group=members,
     )
+    check_bar(progress, is_bounded=members is None and block_ms is None)
+    whole = await _read_with_bar_async(url, request) if progress else None
+    if whole is not None:
+        return whole
     frame, rest = await completed(_core.start_read_stream(url, request, of_batch))
     if rest is not None:
         await completed(rest.start())

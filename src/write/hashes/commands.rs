@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{command, push_bulk, push_header};
 use crate::write::encode::Column;
 use crate::write::frame::{Columns, at_row, plain_name};
+use crate::write::preflight::ALWAYS_TAKEN;
 
 /// One batch's columns, ready to be written.
 pub(super) struct Hashes<'r> {
@@ -67,13 +68,13 @@ impl<'r> Hashes<'r> {
         scratch
     }
 
-    /// The longest text, where it can be told without writing it: its length, row and field.
+    /// The longest text, where some server may refuse that: its length, row and field.
     pub(super) fn longest(&self) -> Option<(usize, usize, String)> {
-        let keys = self.key.longest().map(|(row, len)| {
-            (len + self.request.key_prefix.len(), row, self.request.key_column.clone())
-        });
+        let prefix = self.request.key_prefix.len();
+        let keys = self.key.longest(self.rows, ALWAYS_TAKEN.saturating_sub(prefix));
+        let keys = keys.map(|(row, len)| (len + prefix, row, self.request.key_column.clone()));
         let values = self.fields.iter().filter_map(|(name, column)| {
-            let (row, len) = column.longest()?;
+            let (row, len) = column.longest(self.rows, ALWAYS_TAKEN)?;
             Some((len, row, plain_name(name)))
         });
         let longest = keys.into_iter().chain(values).max_by_key(|(len, ..)| *len);

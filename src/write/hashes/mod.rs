@@ -14,7 +14,7 @@ pub use self::request::{HashRequest, IfExists};
 use super::control::{stopped, stopped_before_the_first, unanswered};
 use super::frame::at_row;
 use super::outcome::{Ids, WriteFailure};
-use super::preflight::{ALWAYS_TAKEN, check_length, config, if_known};
+use super::preflight::{check_length, config, if_known};
 use super::request::RowsBefore;
 use super::round_trip::{Questions, RoundTripError};
 use crate::client::{Client, Exclusive, Session};
@@ -80,7 +80,7 @@ impl Writer<'_> {
     /// Refuses a text that the server would hang up on.
     async fn check_lengths(&mut self, hashes: &[Hashes<'_>]) -> Result<()> {
         let longest = hashes.iter().filter_map(Hashes::longest).max_by_key(|(len, ..)| *len);
-        let Some(longest) = longest.filter(|(len, ..)| *len > ALWAYS_TAKEN) else {
+        let Some(longest) = longest else {
             return Ok(());
         };
         let mut questions = Questions::default();
