@@ -45,6 +45,18 @@ HELD: dict[str, tuple[bytes, str]] = {
         b"XADD",
         "await redfloe.write_stream_async(url, pl.DataFrame({'a': [1, 2]}), 'out')",
     ),
+    "write_hashes_async": (
+        b"HSET",
+        """
+        await redfloe.write_hashes_async(
+            url, pl.DataFrame({'k': [name], 'a': [1]}), key_column='k', if_exists='merge'
+        )
+        """,
+    ),
+    "sink_stream_async": (
+        b"XADD",
+        "await redfloe.sink_stream_async(url, pl.LazyFrame({'a': [1, 2]}), 'out')",
+    ),
     "ack_entries_async": (b"XACK", "await redfloe.ack_entries_async(url, 's', 'g', ['1-0'])"),
     "read_dead_letters_async": (b"XRANGE", "await redfloe.read_dead_letters_async(url, 's')"),
     "replay_dead_letters_async": (

@@ -70,6 +70,12 @@ WRITES: dict[str, Write] = {
     "write_hashes": lambda url, key: redfloe.write_hashes(
         url, FRAME, key_column="key", key_prefix=key
     ),
+    "sink_stream_async": lambda url, key: in_loop(
+        lambda: redfloe.sink_stream_async(url, FRAME.lazy(), key)
+    ),
+    "write_hashes_async": lambda url, key: in_loop(
+        lambda: redfloe.write_hashes_async(url, FRAME, key_column="key", key_prefix=key)
+    ),
     "StreamProducer": produce,
     "AsyncStreamProducer": lambda url, key: in_loop(lambda: produce_async(url, key)),
 }
@@ -95,9 +101,10 @@ def test_of_a_write_that_is_refused(
 @pytest.mark.parametrize("name", WRITES)
 def test_of_a_write_whose_answers_are_lost(any_server: Server, stream: str, name: str) -> None:
     with Proxy(any_server.port) as proxy:
-        command = {"write_hashes": b"EXEC", "write_stream, atomic": b"EXEC"}.get(name, b"XADD")
+        hashes = name.startswith("write_hashes")
+        command = b"EXEC" if hashes or name == "write_stream, atomic" else b"XADD"
         # The first EXEC of hashes only asks whether the user may.
-        proxy.cut_after(0, once_seen=command, times=None, skip=int(name == "write_hashes"))
+        proxy.cut_after(0, once_seen=command, times=None, skip=int(hashes))
         url = quick(proxy.url, max_retries=0)
         local = refused_by(lambda: WRITES[name](url, stream), OutcomeUnknownError)
     assert not is_kept(local)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import polars as pl
@@ -11,11 +14,39 @@ import pytest
 import redis
 from polars.testing import assert_frame_equal
 
-from redfloe import read_stream, scan_stream, sink_stream, write_stream
+from redfloe import (
+    WriteError,
+    read_stream,
+    read_stream_async,
+    scan_stream,
+    sink_stream,
+    sink_stream_async,
+    write_hashes,
+    write_hashes_async,
+    write_stream,
+    write_stream_async,
+)
 from redfloe._progress import share_of
 from support.clients import quick
+from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
+from support.timing import within
+
+
+def awaited(call: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Make a plain function of a coroutine function."""
+
+    def run(*args: Any, **options: Any) -> Any:
+        async def awaiting() -> Any:
+            return await call(*args, **options)
+
+        return asyncio.run(awaiting())
+
+    return run
+
+
+readers = pytest.mark.parametrize("read", [read_stream, awaited(read_stream_async)])
 
 NOWHERE = "redis://127.0.0.1:1"
 FRAME = pl.DataFrame({"n": range(2_500)})
@@ -63,6 +94,7 @@ def test_a_scan_shows_the_share_of_its_ids(
     assert "101/101" in shown()
 
 
+@readers
 @pytest.mark.parametrize(
     "options",
     [
@@ -84,24 +116,28 @@ def test_a_read_with_a_bar_gives_the_same_frame(
     client: redis.Redis,
     stream: str,
     options: dict[str, Any],
+    read: Callable[..., pl.DataFrame],
     shown: Callable[[], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("redfloe._reading.read._BATCH_SIZE", 100)
     add_numbers(client, stream, 250)
     add(client, stream, [(f"{number}-0", {"m": number, "k": 1}) for number in range(251, 301)])
-    df = read_stream(any_server.url, stream, progress=True, **options)
+    df = read(any_server.url, stream, progress=True, **options)
     assert_frame_equal(df, read_stream(any_server.url, stream, **options))
     bar = shown()
     assert bar.startswith(f"read of '{stream}': 100%") if df.height else True
     assert df.n_chunks() <= 1
 
 
+@readers
 @pytest.mark.parametrize("options", [{"group": "g", "consumer": "c"}, {"block_ms": 5}])
-def test_a_read_that_may_wait_has_no_bar(stream: str, options: dict[str, Any]) -> None:
+def test_a_read_that_may_wait_has_no_bar(
+    stream: str, options: dict[str, Any], read: Callable[..., pl.DataFrame]
+) -> None:
     pytest.importorskip("tqdm")
     with pytest.raises(ValueError, match="progress shows"):
-        read_stream(quick(NOWHERE), stream, NUMBER, progress=True, **options)
+        read(quick(NOWHERE), stream, NUMBER, progress=True, **options)
 
 
 @pytest.mark.parametrize(
@@ -125,19 +161,16 @@ def test_an_empty_scan_shows_nothing(
     assert shown() == ""
 
 
-def test_a_write_shows_its_rows(
-    any_server: Server, client: redis.Redis, stream: str, shown: Callable[[], str]
-) -> None:
-    write_stream(any_server.url, FRAME, stream, progress=True)
-    assert client.xlen(stream) == 2_500
-    assert shown().startswith(f"write_stream to '{stream}': 100%")
-
-
 @pytest.mark.skipif(not hasattr(pl.LazyFrame, "collect_batches"), reason="needs Polars 1.34")
+@pytest.mark.parametrize("sink", [sink_stream, awaited(sink_stream_async)])
 def test_a_sink_shows_its_rows(
-    any_server: Server, client: redis.Redis, stream: str, shown: Callable[[], str]
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    shown: Callable[[], str],
+    sink: Callable[..., int],
 ) -> None:
-    assert sink_stream(any_server.url, FRAME.lazy(), stream, chunk_size=100, progress=True) == 2_500
+    assert sink(any_server.url, FRAME.lazy(), stream, chunk_size=100, progress=True) == 2_500
     bar = shown()
     assert bar.startswith(f"sink_stream to '{stream}': 100%")
     assert "2.50k/2.50k" in bar
@@ -163,11 +196,131 @@ def test_a_callable_is_called_as_before(
     assert client.xlen(stream) == 7_500
 
 
+@pytest.mark.parametrize("write", [write_stream, awaited(write_stream_async)])
+def test_a_write_shows_its_rows(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    shown: Callable[[], str],
+    write: Callable[..., object],
+) -> None:
+    write(any_server.url, FRAME, stream, progress=True)
+    assert client.xlen(stream) == 2_500
+    assert shown().startswith(f"write_stream to '{stream}': 100%")
+
+
+@pytest.mark.parametrize("write", [write_hashes, awaited(write_hashes_async)])
+def test_hashes_show_their_rows(
+    any_server: Server, shown: Callable[[], str], write: Callable[..., object]
+) -> None:
+    seen: list[int] = []
+    for progress in (True, seen.append):
+        write(any_server.url, FRAME, key_column="n", fields=["n"], progress=progress)
+    assert seen[-1] == 2_500
+    bar = shown()
+    assert bar.startswith("write_hashes: 100%")
+    assert "2.50k/2.50k" in bar
+
+
+def test_a_scan_that_is_collected_in_the_background_shows_its_rows(
+    any_server: Server, client: redis.Redis, stream: str, shown: Callable[[], str]
+) -> None:
+    add_numbers(client, stream, 3_000)
+    lf = scan_stream(any_server.url, stream, NUMBER, progress=True)
+    assert awaited(lf.collect_async)().height == 3_000
+    assert shown().startswith(f"scan of '{stream}': 100%")
+
+
+AsyncWrite = Callable[..., Awaitable[object]]
+KEYS = FRAME.with_columns(k="n")
+ASYNC_WRITES: dict[str, AsyncWrite] = {
+    "write_stream": lambda url, **options: write_stream_async(
+        url, KEYS, "s", batch_size=200, **options
+    ),
+    "sink_stream": lambda url, **options: sink_stream_async(
+        url, KEYS.lazy(), "s", chunk_size=1_000, batch_size=200, **options
+    ),
+    "write_hashes": lambda url, **options: write_hashes_async(
+        url, KEYS, key_column="k", if_exists="merge", batch_size=100, **options
+    ),
+}
+
+
+def slowly(proxy: Proxy) -> None:
+    """Have a write of 2,500 rows take some tenths of a second."""
+    for command in (b"XADD", b"HSET"):
+        proxy.before(command, lambda number: time.sleep(0 if number % 100 else 0.01))
+
+
+@pytest.mark.parametrize("name", ASYNC_WRITES)
+def test_an_event_loop_is_told_meanwhile(any_server: Server, name: str) -> None:
+    seen: list[int] = []
+    threads = set()
+
+    def progress(rows: int) -> None:
+        seen.append(rows)
+        threads.add(threading.get_ident())
+
+    with Proxy(any_server.port) as proxy:
+        slowly(proxy)
+        awaited(ASYNC_WRITES[name])(proxy.url, progress=progress)
+    assert seen == sorted(seen)
+    assert seen[-1] == 2_500
+    assert any(0 < rows < 2_500 for rows in seen)
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("name", ASYNC_WRITES)
+def test_a_callable_that_raises_in_an_event_loop_stops_the_write(
+    any_server: Server, client: redis.Redis, name: str
+) -> None:
+    def progress(rows: int) -> None:
+        if rows > 0:
+            raise LookupError(rows)
+
+    with Proxy(any_server.port) as proxy:
+        slowly(proxy)
+        with pytest.raises(LookupError) as raised:
+            awaited(ASYNC_WRITES[name])(proxy.url, progress=progress)
+    error = raised.value.__cause__
+    assert isinstance(error, WriteError)
+    assert 0 < error.rows_written < 2_500
+    there = client.dbsize() if name == "write_hashes" else client.xlen("s")
+    assert error.rows_written == there
+
+
+def test_a_read_with_a_bar_can_be_cancelled(
+    any_server: Server, client: redis.Redis, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr("redfloe._reading.read._BATCH_SIZE", 1_000)
+    add_numbers(client, stream, 30_000)
+
+    async def cancelled(url: str) -> None:
+        async with asyncio.timeout(0.2):
+            await read_stream_async(url, stream, NUMBER, progress=True)
+
+    for command, skip in ((b"XREVRANGE", 0), (b"XRANGE", 2)):
+        with Proxy(any_server.port) as proxy:
+            proxy.stall_after(0, once_seen=command, skip=skip)
+            with within(1), pytest.raises(TimeoutError):
+                asyncio.run(cancelled(proxy.url))
+
+
 CALLS: list[Callable[[Any], object]] = [
     lambda progress: read_stream(quick(NOWHERE), "s", NUMBER, progress=progress),
     lambda progress: scan_stream(quick(NOWHERE), "s", NUMBER, progress=progress),
     lambda progress: write_stream(quick(NOWHERE), FRAME, "s", progress=progress),
     lambda progress: sink_stream(quick(NOWHERE), FRAME.lazy(), "s", progress=progress),
+    lambda progress: write_hashes(quick(NOWHERE), FRAME, key_column="n", progress=progress),
+    lambda progress: awaited(read_stream_async)(quick(NOWHERE), "s", NUMBER, progress=progress),
+    lambda progress: awaited(write_stream_async)(quick(NOWHERE), FRAME, "s", progress=progress),
+    lambda progress: awaited(sink_stream_async)(
+        quick(NOWHERE), FRAME.lazy(), "s", progress=progress
+    ),
+    lambda progress: awaited(write_hashes_async)(
+        quick(NOWHERE), FRAME, key_column="n", progress=progress
+    ),
 ]
 
 

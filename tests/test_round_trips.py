@@ -16,6 +16,7 @@ from redfloe import (
     AuthenticationError,
     NoGroupError,
     RedisTimeoutError,
+    StreamProducer,
     WriteError,
     WrongTypeError,
     read_stream,
@@ -370,3 +371,81 @@ def test_what_may_be_in_in_part_is_asked_for_before(
         sent = names(proxy)
     assert {name: sent.count(name) for name in ("TYPE", "XINFO") if name in sent} == asked
     assert sent.index("TYPE") < sent.index("XADD")
+
+
+# A producer
+
+
+STREAMS = ["s1", "s2", "s3"]
+
+
+def send(producer: StreamProducer, streams: list[str]) -> list[str | None]:
+    """Send an entry to each stream, in one pipeline; give their IDs."""
+    sent = [producer.send({"n": 1}, stream=stream) for stream in streams]
+    producer.flush()
+    return [entry.result() for entry in sent]
+
+
+def test_a_producer_asks_for_the_type_of_a_stream_once(
+    server: Server, client: redis.Redis, protocol: str
+) -> None:
+    with Proxy(server.port) as proxy:
+        with StreamProducer(proxy.url + protocol, linger_ms=10_000) as producer:
+            send(producer, STREAMS)
+            assert names(proxy)[-6:] == [*["TYPE"] * 3, *["XADD"] * 3]
+            proxy.commands.clear()
+            for _ in range(3):
+                before = proxy.round_trips
+                send(producer, STREAMS)
+                assert proxy.round_trips - before == 1
+            assert names(proxy) == ["XADD"] * 9
+            proxy.commands.clear()
+            send(producer, [*STREAMS, "s4"])
+            assert names(proxy) == ["TYPE", *["XADD"] * 4]
+            assert proxy.connections == 1
+    assert [client.xlen(stream) for stream in [*STREAMS, "s4"]] == [5, 5, 5, 1]
+
+
+def test_a_producer_whose_connection_was_silent_asks_before_it_risks_entries(
+    any_server: Server, client: redis.Redis
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        with StreamProducer(proxy.url, linger_ms=10_000) as producer:
+            send(producer, STREAMS)
+            proxy.commands.clear()
+            time.sleep(1.1)
+            send(producer, STREAMS)
+            assert names(proxy) == ["TYPE", *["XADD"] * 3]
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_producer_s_first_entry_for_a_key_of_another_type_refuses_its_pipeline(
+    any_server: Server, client: redis.Redis, at: int
+) -> None:
+    """Also that of other streams: which is why it asks."""
+    client.set(STREAMS[at], "x")
+    producer = StreamProducer(any_server.url, linger_ms=10_000)
+    with pytest.raises(WrongTypeError, match="holds a string, not a stream; nothing is in"):
+        send(producer, STREAMS)
+    assert client.keys("s*") == [STREAMS[at].encode()]
+
+
+def test_a_stream_that_becomes_another_type_refuses_its_entry_alone(
+    any_server: Server, client: redis.Redis
+) -> None:
+    producer = StreamProducer(any_server.url, linger_ms=10_000)
+    send(producer, STREAMS)
+    client.delete("s2")
+    client.set("s2", "x")
+    sent = [producer.send({"n": 2}, stream=stream) for stream in STREAMS]
+    with pytest.raises(WriteError, match="row 4 was refused, 5 of 6 rows are in") as raised:
+        producer.flush()
+    error = raised.value
+    assert (error.row, error.first_row, error.rows_written, error.code) == (4, 3, 5, "WRONGTYPE")
+    last: list[Any] = [client.xrevrange(stream, count=1) for stream in ("s1", "s3")]
+    there = [entries[0][0].decode() for entries in last]
+    assert error.ids is not None
+    assert error.ids.to_list() == [there[0], None, there[1]]
+    assert [sent[0].result(), sent[2].result()] == there
+    with pytest.raises(WriteError):
+        sent[1].result()

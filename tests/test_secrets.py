@@ -80,6 +80,10 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "stream_reader": lambda url: pl.DataFrame(redfloe.stream_reader(url, "s")),
     "trim_stream": lambda url: redfloe.trim_stream(url, "s", maxlen=1),
     "write_hashes": lambda url: redfloe.write_hashes(url, FRAME, key_column="key"),
+    "sink_stream_async": lambda url: asyncio.run(redfloe.sink_stream_async(url, FRAME.lazy(), "s")),
+    "write_hashes_async": lambda url: asyncio.run(
+        redfloe.write_hashes_async(url, FRAME, key_column="key")
+    ),
     "write_stream": lambda url: redfloe.write_stream(url, FRAME, "s"),
     "write_stream_async": lambda url: asyncio.run(redfloe.write_stream_async(url, FRAME, "s")),
 }

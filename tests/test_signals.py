@@ -268,6 +268,12 @@ ASYNC_CALLS: dict[str, Callable[[RedisConnection], Awaitable[object]]] = {
     "write_stream_async": lambda url: redfloe.write_stream_async(
         url, pl.DataFrame({"a": [1]}), "out"
     ),
+    "write_hashes_async": lambda url: redfloe.write_hashes_async(
+        url, pl.DataFrame({"k": ["h"], "a": [1]}), key_column="k"
+    ),
+    "sink_stream_async": lambda url: redfloe.sink_stream_async(
+        url, pl.LazyFrame({"a": [1]}), "out"
+    ),
 }
 
 

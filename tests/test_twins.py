@@ -18,12 +18,11 @@ from support.streams import add_numbers
 FUNCTIONS = {name for name in redfloe.__all__ if inspect.isroutine(getattr(redfloe, name))}
 TWINS = {name for name in FUNCTIONS if name.endswith("_async")}
 #: These make no call: what they return does, when it is used.
-MISSING = {"sink_stream", "write_hashes"}
 LATER = {"iter_stream", "stream_batches", "scan_stream", "stream_reader", "local_server"}
 
 
 def test_each_has_one() -> None:
-    assert {name.removesuffix("_async") for name in TWINS} == FUNCTIONS - TWINS - LATER - MISSING
+    assert {name.removesuffix("_async") for name in TWINS} == FUNCTIONS - TWINS - LATER
 
 
 @pytest.mark.parametrize("name", sorted(TWINS))
@@ -31,14 +30,7 @@ def test_they_take_the_same(name: str) -> None:
     twin = getattr(redfloe, name)
     assert inspect.iscoroutinefunction(twin)
     function = inspect.signature(getattr(redfloe, name.removesuffix("_async")))
-    parameters = inspect.signature(twin).parameters
-    expected = {
-        name: parameter
-        for name, parameter in function.parameters.items()
-        # A coroutine cannot be asked how far it has come.
-        if name != "progress"
-    }
-    assert dict(parameters) == expected
+    assert inspect.signature(twin).parameters == function.parameters
     assert inspect.signature(twin).return_annotation == function.return_annotation
 
 
@@ -75,3 +67,37 @@ def test_they_do_the_same(any_server: Server, client: redis.Redis, stream: str, 
         assert_series_equal(result, twins)
     else:
         assert (result, type(result)) == (twins, type(twins))
+
+
+def written(client: redis.Redis) -> list[Any]:
+    """Give the fields of all entries and hashes that there are."""
+    found: list[Any] = []
+    keys: Any = client.keys()
+    for key in sorted(keys):
+        entries: Any = client.xrange(key) if client.type(key) == b"stream" else None
+        found += [client.hgetall(key)] if entries is None else [fields for _, fields in entries]
+    return found
+
+
+FRAME = pl.DataFrame({"key": ["a", "b"], "n": [1, None], "m": ["x", "y"]})
+WRITES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "write_stream": ((FRAME, "s"), {}),
+    "sink_stream": ((FRAME.lazy(), "s"), {"chunk_size": 1}),
+    "write_hashes": ((FRAME,), {"key_column": "key", "key_prefix": "p:"}),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_they_write_the_same(any_server: Server, client: redis.Redis, name: str) -> None:
+    arguments, options = WRITES[name]
+    result = getattr(redfloe, name)(any_server.url, *arguments, **options)
+    there = written(client)
+    client.flushall()
+    twin = getattr(redfloe, f"{name}_async")
+    twins = asyncio.run(twin(any_server.url, *arguments, **options))
+    assert written(client) == there
+    assert len(there) == 2
+    if name == "write_stream":
+        assert (len(twins), twins.dtype, twins.name) == (len(result), result.dtype, result.name)
+    else:
+        assert result == twins == 2

@@ -362,12 +362,6 @@ def test_a_value_that_is_too_long(any_server: Server, stream: str) -> None:
             write_stream(server.url, frame, stream)
         with server.client() as client:
             assert not client.exists(stream)
-            # Nested, it is known only when it is sent.
-            nested = frame.with_columns(pl.col("text").reshape((2, 1)).arr.to_list())
-            with pytest.raises((WriteError, OutcomeUnknownError)) as raised:
-                write_stream(server.url, nested, stream, batch_size=1)
-            check(raised.value, client, stream)
-            assert stored(client, stream) == [0]
     # By default it is 512 MB.
     assert write_stream(any_server.url, frame, stream).null_count() == 0
 

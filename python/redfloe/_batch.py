@@ -239,7 +239,7 @@ class Batch(_Rows):
         ids : str, iterable of str, or pl.Series
             Which rows.
         reason : str
-            Why; the field ``_dead_reason`` of the dead letter.
+            Why; the field ``_dead_reason`` of the dead letter, which holds 64 KiB of it at most.
 
         Returns
         -------

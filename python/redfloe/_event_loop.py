@@ -53,9 +53,9 @@ async def done(task: _core.Task[T], while_waiting: Callable[[], object] | None =
     number = waiters.completions.watch(task)
     waiters.futures[number] = future
     try:
-        while while_waiting is not None and not future.done():
-            await asyncio.wait((future,), timeout=0.05)
-            while_waiting()
+        if while_waiting is not None:
+            while not (await asyncio.wait((future,), timeout=0.05))[0]:
+                while_waiting()
         await future
     finally:
         waiters.futures.pop(number, None)

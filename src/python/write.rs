@@ -317,9 +317,8 @@ fn prepare_hashes(
     let request = request.hash_request(control.clone())?;
     let batches = import_batches(frame)?;
     let (client, total) = (server.client(py)?, rows_of(&batches));
-    let writing = async move {
-        write::write_hashes(&client, &batches, &request).await.map(Written::of_rows)
-    };
+    let writing =
+        async move { write::write_hashes(&client, &batches, &request).await.map(Written::of_rows) };
     Ok((writing, total, control))
 }
 

@@ -128,6 +128,25 @@ pub(super) struct Letter {
     pub(super) deliveries: Option<u64>,
 }
 
+impl Letter {
+    /// The most bytes of a reason. Some servers hang up on a megabyte (proto-max-bulk-len), and the
+    /// text of an exception may quote a whole document.
+    const REASON: usize = 64 * 1024;
+
+    /// One whose caller says why; with the beginning of that where it is long.
+    pub(super) fn told(id: EntryId, reason: &str) -> Self {
+        let mut end = reason.len().min(Self::REASON);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = match reason.get(..end) {
+            Some(begin) if end < reason.len() => format!("{begin}... ({} bytes)", reason.len()),
+            _ => reason.to_owned(),
+        };
+        Letter { id, reason, deliveries: None }
+    }
+}
+
 impl Member {
     /// Moves entries; says how many. What cannot be moved stays pending, and is named by the error.
     pub(super) async fn move_to_dead_letter(

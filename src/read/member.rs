@@ -201,9 +201,9 @@ impl Member {
 
     /// Moves entries to the dead-letter stream, each in one step with its acknowledgement, with
     /// their fields and `_dead_stream`, `_dead_id`, `_dead_group`, `_dead_consumer`,
-    /// `_dead_deliveries`, `_dead_reason` and `_dead_time` (milliseconds). Says how many. What
-    /// cannot be written stays pending. A script (EVAL) of XRANGE, XADD and XACK; for an entry of
-    /// more than about 3,900 fields a transaction.
+    /// `_dead_deliveries`, `_dead_reason` (64 KiB of it at most) and `_dead_time` (milliseconds). Says
+    /// how many. What cannot be written stays pending. A script (EVAL) of XRANGE, XADD and XACK; for
+    /// an entry of more than about 3,900 fields a transaction.
     ///
     /// # Errors
     ///
@@ -214,8 +214,7 @@ impl Member {
     pub async fn dead_letter(&self, ids: &[EntryId], reason: &str) -> Result<u64> {
         // Those that cannot be moved are not to be acknowledged with their batch.
         self.leave_pending(ids);
-        let letter = |id: &EntryId| Letter { id: *id, reason: reason.to_owned(), deliveries: None };
-        let letters: Vec<Letter> = ids.iter().map(letter).collect();
+        let letters: Vec<Letter> = ids.iter().map(|id| Letter::told(*id, reason)).collect();
         let session = &mut self.client.session();
         let moved = self.move_to_dead_letter(session, &letters).await;
         let moved = moved.map_err(|error| self.about(error))?;

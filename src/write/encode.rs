@@ -311,3 +311,89 @@ fn lists(
 ) -> Result<Box<dyn Encode>> {
     Ok(Box::new(Lists { offsets, items: inside(item, values)? }))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::*;
+
+    use super::*;
+
+    fn check(field: &Field, array: ArrayRef) -> Result<()> {
+        let column = Column::new(field, &array)?;
+        let mut whole = 0;
+        for row in 0..array.len() {
+            let mut json = Vec::new();
+            column.json(row, &mut json);
+            let most = column.at_most(row..row + 1);
+            assert!(json.len() <= most, "{} > {most}: {:?}", json.len(), field.data_type());
+            if !column.is_null(row) {
+                assert!(column.text(row, &mut Vec::new()).len() <= most);
+            }
+            whole += json.len();
+        }
+        assert!(whole <= column.at_most(0..array.len()));
+        Ok(())
+    }
+
+    #[test]
+    fn no_value_is_longer_than_its_bound() -> Result<()> {
+        let controls = "\u{1}\u{2}\"\\é";
+        let text: ArrayRef = Arc::new(StringViewArray::from(vec![Some(controls), None, Some("")]));
+        let bytes: ArrayRef =
+            Arc::new(BinaryArray::from(vec![Some(&b"\xff"[..]), None, Some(b"")]));
+        let epochs = [Some(i64::MIN), None, Some(i64::MAX), Some(253_402_300_799_999_999)];
+        let wide = || Decimal128Array::from(vec![Some(i128::MIN), None, Some(0)]);
+        let mut arrays: Vec<ArrayRef> = vec![
+            text,
+            bytes,
+            Arc::new(BooleanArray::from(vec![Some(false), None])),
+            Arc::new(Int64Array::from(epochs.to_vec())),
+            Arc::new(UInt64Array::from(vec![u64::MAX])),
+            Arc::new(Float64Array::from(vec![-f64::MIN_POSITIVE, f64::MAX, f64::NAN, -5e-324])),
+            Arc::new(Float32Array::from(vec![f32::MIN, -1e-45])),
+            Arc::new(Date32Array::from(vec![i32::MIN, i32::MAX])),
+            Arc::new(Time64NanosecondArray::from(vec![86_399_999_999_999])),
+            Arc::new(TimestampMicrosecondArray::from(epochs.to_vec()).with_timezone("UTC")),
+            Arc::new(DurationNanosecondArray::from(epochs.to_vec())),
+            Arc::new(NullArray::new(3)),
+        ];
+        for scale in [0, 38, -9] {
+            let decimals = wide().with_precision_and_scale(38, scale);
+            arrays.push(Arc::new(decimals.map_err(|error| Error::invalid(error.to_string()))?));
+        }
+        let keys = Int8Array::from(vec![Some(0), None, Some(0), Some(2)]);
+        let categories = StringArray::from(vec![controls, "b", "long enough"]);
+        arrays.push(Arc::new(DictionaryArray::new(keys, Arc::new(categories))));
+        for array in arrays {
+            let field = Field::new("x", array.data_type().clone(), true);
+            check(&field, Arc::clone(&array))?;
+            let within = Arc::new(Field::new("item", array.data_type().clone(), true));
+            let nested: ArrayRef = Arc::new(StructArray::from(vec![(within, Arc::clone(&array))]));
+            check(&Field::new("x", nested.data_type().clone(), true), Arc::clone(&nested))?;
+            let item = Arc::new(Field::new("item", nested.data_type().clone(), true));
+            let offsets = OffsetBuffer::<i32>::from_lengths([0, nested.len()]);
+            let lists: ArrayRef = Arc::new(ListArray::new(item, offsets, nested, None));
+            check(&Field::new("x", lists.data_type().clone(), true), lists)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_longest_of_nested_values_is_found() -> Result<()> {
+        let mut texts = vec!["x".repeat(10); 1_000];
+        texts[700] = "y".repeat(3_000);
+        texts[900] = "z".repeat(2_000);
+        let values: ArrayRef = Arc::new(StringArray::from(texts));
+        let item = Arc::new(Field::new("item", DataType::Utf8, true));
+        let offsets = OffsetBuffer::<i32>::from_lengths(vec![1; 1_000]);
+        let lists: ArrayRef = Arc::new(ListArray::new(item, offsets, Arc::clone(&values), None));
+        for (array, around) in [(values, 0), (lists, 4)] {
+            let field = Field::new("x", array.data_type().clone(), true);
+            let column = Column::new(&field, &array)?;
+            assert_eq!(column.longest(1_000, 1_000), Some((700, 3_000 + around)));
+            assert_eq!(column.longest(1_000, 3_000 + around), None);
+            assert_eq!(column.longest(700, 1_000), None);
+        }
+        Ok(())
+    }
+}
