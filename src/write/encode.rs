@@ -25,7 +25,7 @@ pub(super) trait Encode: Send + Sync {
     /// Appends the value as JSON.
     fn json(&self, row: usize, out: &mut Vec<u8>);
 
-    /// No value of these rows has a longer text, and all together none as JSON.
+    /// No value of these rows has a longer text, and all together none as JSON. Rows may be null.
     fn at_most(&self, rows: Range<usize>) -> usize;
 
     /// Whether a value may have more bytes than that, as far as its type tells.
@@ -364,6 +364,8 @@ mod tests {
         let keys = Int8Array::from(vec![Some(0), None, Some(0), Some(2)]);
         let categories = StringArray::from(vec![controls, "b", "long enough"]);
         arrays.push(Arc::new(DictionaryArray::new(keys, Arc::new(categories))));
+        let none = StringArray::from(Vec::<&str>::new());
+        arrays.push(Arc::new(DictionaryArray::new(Int8Array::from(vec![None]), Arc::new(none))));
         for array in arrays {
             let field = Field::new("x", array.data_type().clone(), true);
             check(&field, Arc::clone(&array))?;

@@ -248,10 +248,9 @@ impl Encode for Dictionary {
     }
 
     fn at_most(&self, rows: Range<usize>) -> usize {
-        let lengths = rows.map(|row| {
-            let member = (self.member)(row);
-            self.members.at_most(member..member + 1)
-        });
+        // That of a null may be none.
+        let members = rows.map(|row| (self.member)(row)).filter(|member| *member < self.count);
+        let lengths = members.map(|member| self.members.at_most(member..member + 1));
         lengths.fold(0, usize::saturating_add)
     }
 
