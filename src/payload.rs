@@ -51,12 +51,17 @@ impl Payload {
     pub(crate) fn path_to(&self, depth: usize) -> String {
         let mut path = "$".to_owned();
         for key in self.path.iter().take(depth + 1) {
-            match is_plain(key) {
-                true => path.extend([".", key]),
-                false => path.push_str(&format!("[{key:?}]")),
-            }
+            write_key(&mut path, key);
         }
         path
+    }
+}
+
+/// Appends a key to a path: `.key`, or `["a key"]`.
+pub(crate) fn write_key(path: &mut String, key: &str) {
+    match is_plain(key) {
+        true => path.extend([".", key]),
+        false => path.push_str(&format!("[{key:?}]")),
     }
 }
 

@@ -316,15 +316,16 @@ impl StreamSchema {
         let advice =
             "give a schema, or on_error=\"null\" to leave the field out, or a rescue_column";
         let text = std::str::from_utf8(name).map_err(|_| {
-            let message = format!("the field name {} is not UTF-8; {advice}", shorten(name));
-            self.unnameable(Error::new(ErrorKind::Decode, message))
+            let message = format!("the field name {} is not UTF-8", shorten(name));
+            self.unnameable(Error::new(ErrorKind::Decode, message).with_advice(advice))
         })?;
         if text.contains('\0') {
             let message = format!(
-                "the field name {} has a NUL, which ends a column's name in Arrow; {advice}",
+                "the field name {} has a NUL, which ends a column's name in Arrow",
                 shorten(name)
             );
-            return Err(self.unnameable(Error::new(ErrorKind::Schema, message)));
+            let error = Error::new(ErrorKind::Schema, message).with_advice(advice);
+            return Err(self.unnameable(error));
         }
         if let Some(error) = self.clash(text) {
             // It is never given under another name, and never left out unseen.
@@ -333,15 +334,17 @@ impl StreamSchema {
         if columns.saturating_add(Names::weight_of(name)) > self.max_columns {
             return Err(match self.rescue_column {
                 Some(_) => NoColumn::Rescued,
-                None => self.without_place(Error::new(
-                    ErrorKind::Schema,
-                    format!(
-                        "the field {} would be a column beyond max_columns={}; give a schema, or a \
-                         rescue_column for the fields beyond, or raise max_columns",
+                None => {
+                    let message = format!(
+                        "the field {} would be a column beyond max_columns={}",
                         shorten(name),
                         self.max_columns
-                    ),
-                )),
+                    );
+                    self.without_place(Error::new(ErrorKind::Schema, message).with_advice(
+                        "give a schema, or a rescue_column for the fields beyond, or raise \
+                         max_columns",
+                    ))
+                }
             });
         }
         Ok(text)
@@ -350,11 +353,12 @@ impl StreamSchema {
     /// What becomes of an entry whose payload has a key for the column of one of its other fields.
     pub(crate) fn refuse_clash(&self, column: &str) -> NoColumn {
         let message = format!(
-            "the entry has both a field and a key of its payload for the column {}; pass \
-             payload_prefix=\"payload_\", say, to give keys other names",
+            "the entry has both a field and a key of its payload for the column {}",
             shorten(column.as_bytes())
         );
-        self.without_place(Error::new(ErrorKind::Schema, message))
+        let advice = "pass payload_prefix=\"payload_\", say, to give keys other names";
+        let error = Error::new(ErrorKind::Schema, message).with_advice(advice);
+        self.without_place(error.with_context("field", column))
     }
 
     /// Whether the field of that name holds the document.
@@ -389,12 +393,11 @@ impl StreamSchema {
             Some(_) => ", or give the payload's keys other names with payload_prefix",
             None => "",
         };
-        let message = format!(
-            "the field {} has the name of a metadata column; rename that column with \
-             {parameter}{prefix}",
-            shorten(name.as_bytes())
-        );
-        Some(Error::new(ErrorKind::Schema, message))
+        let message =
+            format!("the field {} has the name of a metadata column", shorten(name.as_bytes()));
+        let advice = format!("rename that column with {parameter}{prefix}");
+        let error = Error::new(ErrorKind::Schema, message).with_advice(advice);
+        Some(error.with_context("field", name))
     }
 
     /// The parameters that name metadata columns, and the names they give.

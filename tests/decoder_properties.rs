@@ -2,6 +2,8 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "decoder_properties/nested.rs"]
+mod nested;
 
 use std::collections::BTreeMap;
 

@@ -131,6 +131,18 @@ def test_text_and_code_survive_pickling_and_copying(
             assert one.code == code
 
 
+@pytest.mark.parametrize("error", [DecodeError, SchemaError])
+def test_where_it_happened_survives_pickling_and_copying(
+    error: type[DecodeError | SchemaError],
+) -> None:
+    assert (error("no").entry_id, error("no").field, error("no").stream) == (None, None, None)
+    original = error("no")
+    original.entry_id, original.field, original.stream = "1-0", "items[1].price", "orders"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        for one in (pickle.loads(pickle.dumps(original, protocol)), copy.copy(original)):
+            assert (one.entry_id, one.field, one.stream) == ("1-0", "items[1].price", "orders")
+
+
 # One real cause for each kind
 
 
@@ -235,6 +247,26 @@ def test_a_real_cause(server: Server, kind: str) -> None:
         CAUSES[kind](server)
     if isinstance(raised.value, RedfloeError):
         assert raised.value.code == CODES.get(kind)
+
+
+def test_errors_say_where_it_happened(any_server: Server) -> None:
+    client, url = any_server.client(), any_server.url
+    client.xadd("s", {"n": "x"}, id="1-0")
+    with pytest.raises(DecodeError) as misfit:
+        read_stream(url, "s", {"n": pl.Int64})
+    assert (misfit.value.entry_id, misfit.value.field, misfit.value.stream) == ("1-0", "n", "s")
+    client.xadd("t", {"_id": "forged"}, id="2-0")
+    with pytest.raises(SchemaError) as clash:
+        read_stream(url, "t")
+    assert (clash.value.entry_id, clash.value.field, clash.value.stream) == ("2-0", "_id", "t")
+    client.xadd("b", {b"\xff": "odd"}, id="3-0")
+    with pytest.raises(DecodeError) as odd:
+        read_stream(url, "b")
+    assert (odd.value.entry_id, odd.value.field, odd.value.stream) == ("3-0", None, "b")
+    with pytest.raises(NoStreamError) as missing:
+        read_stream(url, "nowhere", must_exist=True)
+    assert missing.value.stream == "nowhere"
+    assert not hasattr(missing.value, "field")
 
 
 def test_the_server_s_words_are_kept(any_server: Server) -> None:

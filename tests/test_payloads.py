@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -292,6 +293,102 @@ def test_misfits_are_those_of_fields(any_server: Server, client: redis.Redis, st
     assert df.rows() == [(1, "a"), (None, "b"), (None, None), (4, None)]
 
 
+#: The parts of an order of which one does not fit.
+SPOILT: dict[str, Any] = {
+    "items": [{"sku": "A", "price": 1.5}, {"sku": "B", "price": "n/a"}, {"sku": "C", "price": 2}],
+    "cust": {"id": "u1", "age": "old", "address": "Ulm"},
+    "size": [1, "two"],
+}
+SPOILT_SCHEMA: dict[str, Any] = {
+    "items": [{"sku": str, "price": pl.Decimal(10, 2)}],
+    "cust": {"id": str, "age": int, "address": {"city": str}},
+    "size": pl.Array(pl.Int8, 2),
+}
+MENDED = (
+    [
+        {"sku": "A", "price": Decimal("1.50")},
+        {"sku": "B", "price": None},
+        {"sku": "C", "price": Decimal("2.00")},
+    ],
+    {"id": "u1", "age": None, "address": None},
+    [1, None],
+)
+MISFITS = {
+    "items[1].price": "n/a",
+    "cust.age": "old",
+    "cust.address": "Ulm",
+    "size[1]": "two",
+}
+
+
+def add_spoilt(client: redis.Redis, stream: str, *, payload: bool) -> dict[str, Any]:
+    """Add an order as a document, or as fields of JSON; give the options to read it."""
+    fields = {name: json.dumps(value) for name, value in SPOILT.items()}
+    add(client, stream, [("1-0", {"data": json.dumps(SPOILT)} if payload else fields)])
+    return {**BARE, **(PAYLOAD if payload else {})}
+
+
+@pytest.mark.parametrize("payload", [False, True])
+@pytest.mark.parametrize("policy", [{"on_error": "null"}, {"rescue_column": "rest"}])
+@pytest.mark.parametrize("reader", READERS)
+def test_only_the_value_inside_that_does_not_fit_is_null(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    reader: Reader,
+    policy: dict[str, Any],
+    payload: bool,
+) -> None:
+    options = add_spoilt(client, stream, payload=payload)
+    row = reader(any_server.url, stream, SPOILT_SCHEMA, **policy, **options).to_dicts()[0]
+    assert json.loads(row.pop("rest", "null")) == (MISFITS if "rest" in policy.values() else None)
+    assert tuple(row.values()) == MENDED
+
+
+@pytest.mark.parametrize("payload", [False, True])
+def test_a_worker_and_its_dead_letters_null_the_value_alone(
+    world: World, any_server: Server, client: redis.Redis, stream: str, payload: bool
+) -> None:
+    options = add_spoilt(client, stream, payload=payload)
+    consumer = world.consumer(
+        any_server.url, stream, SPOILT_SCHEMA, rescue_column="rest", **options, **ME, **DRAIN
+    )
+    with consumer:
+        [batch] = [batch.frame for batch in consumer]
+    assert json.loads(batch["rest"][0]) == MISFITS
+    with world.consumer(
+        any_server.url,
+        stream,
+        SPOILT_SCHEMA,
+        dead_letter="dead",
+        group="other",
+        consumer="c",
+        **options,
+        **DRAIN,
+    ) as consumer:
+        assert list(consumer) == []
+    assert letters(client)[0][b"_dead_reason"].decode() == (
+        '"n/a" at items[1].price is not a decimal (field: items[1].price, dtype: Decimal(10, 2))'
+    )
+    dead = redfloe.read_dead_letters(
+        any_server.url, "dead", SPOILT_SCHEMA, rescue_column="rest", **options
+    )
+    assert tuple(dead.select(*SPOILT_SCHEMA).to_dicts()[0].values()) == MENDED
+    assert json.loads(dead["rest"][0]) == MISFITS
+
+
+def test_an_error_locates_the_value_inside(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    options = add_spoilt(client, stream, payload=True)
+    with pytest.raises(
+        DecodeError, match=r'^"n/a" at items\[1\]\.price is not a decimal; '
+    ) as raised:
+        read_stream(any_server.url, stream, SPOILT_SCHEMA, **options)
+    assert "dtype: Decimal(10, 2)" in str(raised.value)
+    assert raised.value.field == "items[1].price"
+
+
 def test_a_worker_moves_poison_payloads_to_the_dead_letters(
     world: World, any_server: Server, client: redis.Redis, stream: str
 ) -> None:
@@ -329,7 +426,10 @@ def test_a_worker_without_a_schema_moves_clashes_to_the_dead_letters(
     df = work(any_server.url, stream, None, dead_letter="dead", **PAYLOAD, **BARE, id_column="_id")
     assert df["n"].to_list() == ["1", None, "4"]
     assert dead_ids(client) == ["3-0"]
-    assert b"payload_prefix" in letters(client)[0][b"_dead_reason"]
+    # What to do is the errors' to say: a reason is there to be counted.
+    assert letters(client)[0][b"_dead_reason"] == (
+        b'the entry has both a field and a key of its payload for the column "src" (field: src)'
+    )
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -325,10 +325,22 @@ MISFITS: list[tuple[Any, list[str | bytes]]] = [
     (pl.Datetime("us", "America/New_York"), ["2024-03-10T02:30:00"]),  # skipped by the clocks
     (pl.Datetime("us", "America/New_York"), ["2024-11-03T01:30"]),  # shown twice
     (pl.Duration("ms"), ["1h", "P1Y", "1.5", "one", "9223372036854775808"]),
-    (pl.List(pl.Float64), ["[1e400]"]),
-    (pl.List(pl.Int64), ["1", "{}", "[1", "[1.5]", '["x"]', "1,2", "[1] [2]"]),
+    (pl.List(pl.Int64), ["1", "{}", "[1", "1,2", "[1] [2]"]),
     (pl.Array(pl.Int64, 2), ["[1]", "[1, 2, 3]", "[]"]),
-    (pl.Struct({"a": pl.Int64}), ["[]", '{"a": "x"}', '{"a": 1', "x"]),
+    (pl.Struct({"a": pl.Int64}), ["[]", '{"a": 1', "x"]),
+]
+
+#: Texts of which only a part does not fit: its place, itself, and what is left.
+INNER_MISFITS: list[tuple[Any, str, str, str, object]] = [
+    (pl.List(pl.Float64), "[1e400]", "[0]", "1e400", [None]),
+    (pl.List(pl.Int64), "[1, 1.5]", "[1]", "1.5", [1, None]),
+    (pl.List(pl.Int64), '["x", 2]', "[0]", "x", [None, 2]),
+    (pl.List(pl.List(pl.Int64)), "[[1], 2]", "[1]", "2", [[1], None]),
+    (pl.Array(pl.Int8, 2), "[1, 128]", "[1]", "128", [1, None]),
+    (pl.Array(pl.Array(pl.Int8, 1), 2), "[[1], [2, 3]]", "[1]", "[2, 3]", [[1], None]),
+    (pl.Struct({"a": pl.Int64}), '{"a": "x"}', ".a", "x", {"a": None}),
+    (pl.Struct({"a b": pl.Date}), '{"a b": "x"}', '["a b"]', "x", {"a b": None}),
+    (pl.Struct({"a": pl.Enum(["u"])}), '{"a": {"b": 1}}', ".a", '{"b": 1}', {"a": None}),
 ]
 
 
@@ -358,6 +370,42 @@ def test_texts_that_do_not_fit(
     else:
         assert kept == (text if isinstance(text, str) else text.decode())
     assert df["rest"][1] == '{"other":"-"}'
+
+
+@pytest.mark.parametrize(("dtype", "text", "place", "misfit", "left"), INNER_MISFITS, ids=str)
+def test_a_part_that_does_not_fit_is_null_alone(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    dtype: Any,
+    text: str,
+    place: str,
+    misfit: str,
+    left: object,
+) -> None:
+    add(client, stream, [("1-0", {"x": text})])
+    with pytest.raises(DecodeError) as raised:
+        read(any_server, stream, dtype)
+    assert raised.value.field == f"x{place}"
+    assert f" at x{place} " in str(raised.value)
+    column = read(any_server, stream, dtype, on_error="null")
+    assert (column.dtype, column.to_list()) == (dtype, [left])
+    df = read_stream(any_server.url, stream, {"x": dtype}, rescue_column="rest")
+    assert df["x"].to_list() == [left]
+    assert json.loads(df["rest"][0]) == {f"x{place}": misfit}
+
+
+def test_a_decimal_without_a_scale_says_that_it_has_none(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add(client, stream, [("1-0", {"x": "1.50", "y": '[{"z": 1.25}]'})])
+    advice = r"scale; pl\.Decimal has scale 0; write pl\.Decimal\(18, 2\), say"
+    with pytest.raises(DecodeError, match=advice):
+        read(any_server, stream, pl.Decimal)
+    with pytest.raises(DecodeError, match=r"at y\[0\]\.z .*" + advice):
+        read_stream(any_server.url, stream, {"y": [{"z": pl.Decimal(5)}]})
+    with pytest.raises(DecodeError, match="on_error"):
+        read_stream(any_server.url, stream, {"y": [{"z": pl.Decimal(5, 1)}]})
 
 
 def is_utf8(data: bytes) -> bool:
@@ -438,7 +486,6 @@ def test_empty_text_is_null_for_every_dtype_but_string_and_binary(
         (("",), ["NA", "-", "1", None], ["NA", "-", "1", None]),
         ({"x": "NA"}, [None, "-", "1", ""], ["NA", "-", "1", ""]),
         ({"x": ["NA", ""], "y": "-"}, [None, "-", "1", None], ["NA", None, "1", ""]),
-        ({"z": "NA"}, ["NA", "-", "1", ""], ["NA", "-", "1", ""]),
         ([], ["NA", "-", "1", ""], ["NA", "-", "1", ""]),
     ],
 )
@@ -457,6 +504,31 @@ def test_null_values(
     df = read_stream(any_server.url, stream, schema, null_values=null_values)
     assert df["x"].to_list() == x
     assert df["y"].to_list() == y
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["prise"], r"null_values names 'prise' \(did you mean 'price'\?\), which"),
+        (["prise", "xyz", "n"], r"names 'prise' \(did you mean 'price'\?\), 'xyz', which"),
+    ],
+)
+def test_null_values_of_fields_that_are_not_read_are_refused(
+    any_server: Server, stream: str, names: list[str], message: str
+) -> None:
+    options: dict[str, Any] = {"null_values": dict.fromkeys(names, "n/a")}
+    schema = {"price": pl.Float64, "n": pl.Int64}
+    url = any_server.url
+    for call in (redfloe.read_stream, redfloe.scan_stream, redfloe.iter_stream):
+        with pytest.raises(ValueError, match=message):
+            call(url, stream, schema, **options)
+    with pytest.raises(ValueError, match=message):
+        redfloe.StreamConsumer(url, stream, schema=schema, **options)
+    # What decides which fields there are is not known, or the payload is meant.
+    assert read_stream(url, stream, **options).height == 0
+    assert read_stream(url, stream, schema, null_values={"d": "-"}, payload="d").height == 0
+    lf = redfloe.scan_stream(url, stream, schema, null_values={"price": "n/a"})
+    assert lf.select("n").collect().height == 0
 
 
 def test_null_values_come_before_parsing(

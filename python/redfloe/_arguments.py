@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, TypedDict
 
 import polars as pl
 
+from redfloe._hints import did_you_mean
 from redfloe._ids import EntryIdLike, entry_id, group_start
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues
 from redfloe._schema import SchemaLike, as_schema, as_text, check_name, timestamp_schema
@@ -103,6 +104,9 @@ def make_request(
     if overrides is not None and schema is not None:
         msg = "schema_overrides needs schema=None: change the dtypes in the schema itself"
         raise ValueError(msg)
+    names = None if schema is None else as_schema(schema)
+    if names is not None:
+        _check_null_values(names, options)
     if last is not None:
         others = {"group": group, "count": count, "block_ms": block_ms}
         for name, value in others.items():
@@ -121,7 +125,7 @@ def make_request(
         "count": _optional(count, "count"),
         "last": _optional(last, "last"),
         "block_ms": optional_milliseconds(block_ms, "block_ms"),
-        "schema": None if schema is None else as_schema(schema),
+        "schema": names,
         "batch_size": positive(batch_size, "batch_size"),
         "batch_bytes": positive(batch_bytes, "batch_bytes"),
         "batch_timeout_ms": optional_milliseconds(batch_timeout_ms, "batch_timeout_ms"),
@@ -334,6 +338,19 @@ def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[s
             }
         case _:
             return _texts(values), {}
+
+
+def _check_null_values(schema: pl.Schema, options: DecodeOptions) -> None:
+    """Refuse texts for fields that are not read."""
+    values = options["null_values"]
+    if not isinstance(values, Mapping):
+        return
+    known = [*schema, *filter(None, [options["payload"]])]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        shown = ", ".join(repr(name) + did_you_mean(name, known, " ({})") for name in unknown)
+        msg = f"null_values names {shown}, which the schema does not name"
+        raise ValueError(msg)
 
 
 def _texts(values: object) -> list[str]:

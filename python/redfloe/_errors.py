@@ -20,9 +20,12 @@ class RedfloeError(Exception):
         The server's error code, such as ``"WRONGTYPE"``, where the server answered with one. Where
         a transaction or a script failed, the code of the error that made it fail, if the server
         quotes it.
+    stream : str or None
+        The stream that was read or written, where the error is about one.
     """
 
     code: str | None
+    stream: str | None = None
 
     def __init__(self, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -58,11 +61,34 @@ class NoGroupError(RedfloeError, LookupError):
 
 
 class SchemaError(RedfloeError, ValueError):
-    """The schema contradicts itself, or a field bears the name of a metadata column."""
+    """The schema contradicts itself, or a field bears the name of a metadata column.
+
+    Attributes
+    ----------
+    entry_id : str or None
+        The entry that has such a field, where it is an entry's.
+    field : str or None
+        That field, or the one of the schema.
+    """
+
+    entry_id: str | None = None
+    field: str | None = None
 
 
 class DecodeError(RedfloeError, ValueError):
-    """A field's text does not fit its dtype; the message names the entry, field, dtype and text."""
+    """A field's text does not fit its dtype; the message names the entry, field, dtype and text.
+
+    Attributes
+    ----------
+    entry_id : str or None
+        The entry that has the value.
+    field : str or None
+        The field, and where the value lies in it: ``"price"``, ``"items[1].price"``. None where it
+        is the field's name that cannot be read.
+    """
+
+    entry_id: str | None = None
+    field: str | None = None
 
 
 class CheckpointError(RedfloeError, ValueError):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, c
 
 import polars as pl
 
+from redfloe._hints import did_you_mean
+
 if TYPE_CHECKING:
     from polars.datatypes import DataType, DataTypeClass
 
@@ -53,7 +55,8 @@ class ColumnOptions(TypedDict, total=False):
         Texts that mean null. Empty text is null for every dtype but String and Binary.
     rescue_column : str, optional
         Adds a String column of this name that keeps what did not fit, unknown fields and all values
-        of repeated fields included, as one JSON object a row; no value raises then.
+        of repeated fields included, as one JSON object a row; no value raises then. What did not
+        fit inside a List, Array or Struct has its path for a name: ``"items[1].price"``.
     max_columns : int, default 5000
         Without a schema: the most fields that become columns, where a name of more than 100 bytes
         counts as one for each 100 bytes. Beyond that the read raises `SchemaError`, or, with a
@@ -102,7 +105,8 @@ class DecodeOptions(ColumnOptions, total=False):
     Attributes
     ----------
     on_error : {"raise", "null"}, default "raise"
-        What to do with text that does not fit its dtype: raise `DecodeError`, or make it null.
+        What to do with text that does not fit its dtype: raise `DecodeError`, or make it null;
+        inside a List, Array or Struct only the value that does not fit.
     """
 
     on_error: Literal["raise", "null"]
@@ -178,10 +182,7 @@ def complete(options: ColumnOptions, function: Callable[..., object]) -> DecodeO
 
 
 def _unexpected(name: str, function: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"see help(redfloe.{function})"
+    hint = did_you_mean(name, known) or f"see help(redfloe.{function})"
     return f"{function}() got an unexpected keyword argument {name!r}; {hint}"
 
 

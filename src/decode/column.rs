@@ -1,30 +1,15 @@
 //! What every column builder does: read its slots off the tape, one after the other.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
+use arrow_schema::Field;
 
 use super::json::Kind;
+use super::misfit::{Leaves, Misfit, Refused};
 use super::number::integer_text;
 use super::tape::{Slot, Tape};
 use crate::error::Result;
-
-/// Why a text does not fit a dtype, as the end of the sentence `"abc" ...`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Misfit(pub(crate) Cow<'static, str>);
-
-impl From<&'static str> for Misfit {
-    fn from(reason: &'static str) -> Self {
-        Misfit(Cow::Borrowed(reason))
-    }
-}
-
-impl From<String> for Misfit {
-    fn from(reason: String) -> Self {
-        Misfit(Cow::Owned(reason))
-    }
-}
 
 /// A value's bytes, whether they are already known to be UTF-8, and where they come from.
 #[derive(Debug, Clone, Copy)]
@@ -82,16 +67,26 @@ impl NullRules {
     }
 }
 
-/// Told of each value that does not fit: its slot, its text and why.
-pub(crate) type OnMisfit<'a> = &'a mut dyn FnMut(&Slot, &[u8], Misfit);
+/// Told of each value that does not fit: its slot, or that of the value it is in, its text and why.
+pub(crate) type OnMisfit<'a> = &'a mut dyn FnMut(&Slot, Refused<'_>);
+
+/// The values of one column on the tape.
+#[derive(Clone, Copy)]
+pub(crate) struct Slots<'a> {
+    pub(crate) tape: &'a Tape,
+    pub(crate) buffer_is_utf8: bool,
+    pub(crate) field: &'a Field,
+    pub(crate) slots: &'a [Slot],
+}
 
 /// Builds one column. A value that is refused leaves the builder as it was.
 pub(crate) trait ColumnBuilder: Send {
     /// The number of rows.
     fn len(&self) -> usize;
 
-    /// Appends the value that `text` stands for.
-    fn append(&mut self, text: Text<'_>) -> std::result::Result<(), Misfit>;
+    /// Appends the value that `text` stands for. Values inside it that do not fit are null, and
+    /// added to `leaves`.
+    fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> std::result::Result<(), Misfit>;
 
     /// Appends so many nulls.
     fn append_nulls(&mut self, count: usize);
@@ -115,17 +110,10 @@ pub(crate) trait ColumnBuilder: Send {
     /// where the rows of earlier tapes are missing.
     ///
     /// Compiled once for each builder, so the loop over a column's values has no virtual call.
-    fn append_slots(
-        &mut self,
-        tape: &Tape,
-        slots: &[Slot],
-        buffer_is_utf8: bool,
-        nulls: &NullRules,
-        on_misfit: OnMisfit<'_>,
-    ) {
-        match tape.has_payload() {
-            true => read_slots::<true, _>(self, tape, slots, buffer_is_utf8, nulls, on_misfit),
-            false => read_slots::<false, _>(self, tape, slots, buffer_is_utf8, nulls, on_misfit),
+    fn append_slots(&mut self, slots: Slots<'_>, nulls: &NullRules, on_misfit: OnMisfit<'_>) {
+        match slots.tape.has_payload() {
+            true => read_slots::<true, _>(self, slots, nulls, on_misfit),
+            false => read_slots::<false, _>(self, slots, nulls, on_misfit),
         }
     }
 }
@@ -134,12 +122,11 @@ pub(crate) trait ColumnBuilder: Send {
 #[inline(always)]
 fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
     builder: &mut B,
-    tape: &Tape,
-    slots: &[Slot],
-    buffer_is_utf8: bool,
+    Slots { tape, buffer_is_utf8, field, slots }: Slots<'_>,
     nulls: &NullRules,
     on_misfit: OnMisfit<'_>,
 ) {
+    let mut leaves = tape.wanted_leaves();
     let base = tape.built();
     let bytes = tape.bytes();
     for slot in slots {
@@ -154,12 +141,15 @@ fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
         let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
         let text = Text { bytes: text, is_utf8, origin };
         let appended = match JSON {
-            true => append_json(builder, text),
-            false => builder.append(text),
+            true => append_json(builder, text, &mut leaves),
+            false => builder.append(text, &mut leaves),
         };
         if let Err(misfit) = appended {
-            on_misfit(slot, text.bytes, misfit);
+            on_misfit(slot, Refused::whole(field, text.bytes, misfit));
             builder.append_nulls(1);
+        }
+        if !leaves.is_empty() {
+            leaves.drain(|refused| on_misfit(slot, refused));
         }
     }
     builder.fill(base + tape.ids().len());
@@ -171,10 +161,13 @@ fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
 pub(crate) fn append_json<B: ColumnBuilder + ?Sized>(
     builder: &mut B,
     text: Text<'_>,
+    leaves: &mut Leaves,
 ) -> std::result::Result<(), Misfit> {
-    match builder.append(text) {
+    match builder.append(text, leaves) {
         Err(misfit) if text.origin == Origin::Json => match integer_text(text.bytes) {
-            Some(bytes) => builder.append(Text { bytes: &bytes, ..text }).map_err(|_| misfit),
+            Some(bytes) => {
+                builder.append(Text { bytes: &bytes, ..text }, leaves).map_err(|_| misfit)
+            }
             None => Err(misfit),
         },
         appended => appended,

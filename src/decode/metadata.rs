@@ -7,7 +7,8 @@ use arrow_buffer::{Buffer, NullBufferBuilder};
 use arrow_data::ArrayData;
 use arrow_schema::DataType;
 
-use super::column::{ColumnBuilder, Misfit};
+use super::column::ColumnBuilder;
+use super::misfit::Misfit;
 use super::primitive::internal;
 use super::text::{Content, ViewColumn};
 use crate::dtype::{from_millis, timestamp_unit};

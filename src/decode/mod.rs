@@ -6,6 +6,7 @@ pub(crate) mod json;
 mod layout;
 mod make;
 mod metadata;
+mod misfit;
 mod names;
 mod nested;
 mod number;
@@ -24,13 +25,13 @@ use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
 pub use batch::{Batch, Rejected};
 pub use reply::{Reply, ReplyShape};
 
-use crate::dtype::dtype_name;
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{OnError, StreamSchema};
-use column::{Misfit, NullRules, Text};
+use column::{NullRules, Slots, Text};
 use make::{Made, make_builder};
 use metadata::MetadataColumns;
+use misfit::{Leaves, Refused};
 pub(crate) use names::Names;
 use reply::ReplyReader;
 use rescue::RescueColumn;
@@ -262,14 +263,16 @@ impl Decoder {
         let mut raised: Option<(usize, Error)> = None;
 
         // What becomes of a value that does not fit: an error, or null and perhaps rescued.
-        let mut refuse = |row: usize, field: &Field, text: &[u8], misfit: Misfit| match rescue {
-            Some(rescue) => rescue.keep(row, field.name().as_bytes(), text),
+        let mut refuse = |row: usize, column: &str, refused: Refused<'_>| match rescue {
+            Some(rescue) => {
+                rescue.keep(row, format!("{column}{}", refused.place).as_bytes(), refused.text);
+            }
             None if schema.tolerates_misfits() => {}
             // Columns are read one after the other, so the first row may come last.
             None if raised.as_ref().is_some_and(|(first, _)| *first <= row) => {}
             None => {
                 let id = tape.ids().get(row).copied().unwrap_or_default();
-                let error = misfit_error(field, id, text, misfit);
+                let error = refused.error(column, id);
                 match schema.on_error {
                     OnError::Reject => rejected.push((base + row, error)),
                     OnError::Raise | OnError::Null => raised = Some((row, error)),
@@ -280,33 +283,31 @@ impl Decoder {
         metadata.append(tape.ids(), |row, id, misfit| {
             let name = schema.timestamp_column.as_deref().unwrap_or_default();
             let field = Field::new(name, schema.timestamp_type.clone(), true);
-            refuse(row, &field, id.ms.to_string().as_bytes(), misfit);
+            refuse(row, name, Refused::whole(&field, id.ms.to_string().as_bytes(), misfit));
         });
         for Unreadable { slot, misfit } in tape.unreadable() {
             let name = schema.payload.as_ref().map_or("", |payload| &payload.field);
             let field = Field::new(name, DataType::Struct(Fields::empty()), true);
-            refuse(slot.row as usize, &field, slot.of(tape.bytes()), misfit.clone());
+            let refused = Refused::whole(&field, slot.of(tape.bytes()), misfit.clone());
+            refuse(slot.row as usize, name, refused);
         }
+        let mut read = |Column { field, made }: &mut Column, slots: &[Slot]| {
+            let Made { builder, nulls } = made;
+            let slots = Slots { tape, buffer_is_utf8, field, slots };
+            builder.append_slots(slots, nulls, &mut |slot, refused| {
+                refuse(slot.row as usize, field.name(), refused);
+            });
+        };
         for (index, column) in columns.iter_mut().enumerate() {
-            let Column { field, made: Made { builder, nulls } } = column;
-            let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
-                refuse(slot.row as usize, field, text, misfit);
-            };
-            builder.append_slots(tape, tape.slots(index), buffer_is_utf8, nulls, &mut on_misfit);
+            read(column, tape.slots(index));
         }
         found.resize_with(tape.width() - columns.len(), || None);
         for (index, column) in (columns.len()..).zip(found) {
             let slots = tape.slots(index);
-            if slots.is_empty() {
-                continue;
+            if !slots.is_empty() {
+                let new = || Column::found(tape.column_name(index), schema);
+                read(column.get_or_insert_with(new), slots);
             }
-            let new = || Column::found(tape.column_name(index), schema);
-            let Column { field, made: Made { builder, nulls } } =
-                &mut **column.get_or_insert_with(new);
-            let mut on_misfit = |slot: &Slot, text: &[u8], misfit: Misfit| {
-                refuse(slot.row as usize, field, text, misfit);
-            };
-            builder.append_slots(tape, slots, buffer_is_utf8, nulls, &mut on_misfit);
         }
         if let Some(rescue) = rescue {
             rescue.append(tape);
@@ -435,23 +436,10 @@ impl Decoder {
 
 /// Whether a text is a value of the field's dtype.
 pub(crate) fn parses(field: &Field, text: &str) -> bool {
+    let mut leaves = Leaves::first();
     make_builder(field, &Arc::default())
-        .is_ok_and(|mut made| made.builder.append(Text::of(text)).is_ok())
-}
-
-fn misfit_error(field: &Field, id: EntryId, text: &[u8], misfit: Misfit) -> Error {
-    Error::new(
-        ErrorKind::Decode,
-        format!(
-            "{} {}; pass on_error=\"null\" to make such values null, or rescue_column=\"_rescued\" \
-             to keep them",
-            shorten(text),
-            misfit.0
-        ),
-    )
-    .with_context("entry ID", id.to_string())
-    .with_context("field", field.name().clone())
-    .with_context("dtype", dtype_name(field))
+        .is_ok_and(|mut made| made.builder.append(Text::of(text), &mut leaves).is_ok())
+        && leaves.is_empty()
 }
 
 impl std::fmt::Debug for Decoder {

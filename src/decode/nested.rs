@@ -9,14 +9,21 @@ use arrow_array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, Struc
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{FieldRef, Fields};
 
-use super::column::{ColumnBuilder, Misfit, Origin, Text, append_json};
+use super::column::{ColumnBuilder, Origin, Text, append_json};
 use super::json::{self, Kind, Value};
 use super::make::Made;
+use super::misfit::{Leaves, Misfit, Step};
 use super::primitive::internal;
 use crate::error::Result;
 
-/// Appends a value of JSON to the builder of its dtype.
-fn append_value(child: &mut Made, value: Value, json: Text<'_>) -> Result<(), Misfit> {
+/// Appends a value of JSON to the builder of its dtype; null where it does not fit.
+fn append_value(
+    child: &mut Made,
+    field: &FieldRef,
+    (value, json): (Value, Text<'_>),
+    leaves: &mut Leaves,
+    step: impl Fn() -> Step,
+) {
     let raw = value.of(json.bytes);
     let unescaped: Vec<u8>;
     let (bytes, is_utf8) = match value.is_escaped() {
@@ -30,13 +37,15 @@ fn append_value(child: &mut Made, value: Value, json: Text<'_>) -> Result<(), Mi
     };
     if value.kind == Kind::Null || child.nulls.is_null(bytes) {
         child.builder.append_nulls(1);
-        return Ok(());
+        return;
     }
-    append_json(&mut *child.builder, Text { bytes, is_utf8, origin: Origin::of(value.kind) })
-}
-
-fn at(place: impl std::fmt::Display, misfit: Misfit) -> Misfit {
-    format!("does not fit at {place}: {}", misfit.0).into()
+    let known = leaves.len();
+    let text = Text { bytes, is_utf8, origin: Origin::of(value.kind) };
+    if let Err(misfit) = append_json(&mut *child.builder, text, leaves) {
+        child.builder.append_nulls(1);
+        leaves.add(field, bytes, misfit);
+    }
+    leaves.lie_in(known, step);
 }
 
 /// How a list column delimits its lists.
@@ -84,20 +93,17 @@ impl ColumnBuilder for ListColumn {
         }
     }
 
-    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+    /// An element that does not fit is null; a value that is no such list is refused.
+    fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
         if json::is_null(text.bytes) {
             self.append_nulls(1);
             return Ok(());
         }
-        let start = self.child.builder.len();
+        let (start, known) = (self.child.builder.len(), leaves.len());
         let mut index = 0;
-        let mut refused = None;
         let split = json::split_array(text.bytes, |value| {
-            if refused.is_none()
-                && let Err(misfit) = append_value(&mut self.child, value, text)
-            {
-                refused = Some(at(format_args!("[{index}]"), misfit));
-            }
+            let step = || Step::Index(index);
+            append_value(&mut self.child, &self.item, (value, text), leaves, step);
             index += 1;
         });
         let refused = match (split, &self.shape) {
@@ -105,10 +111,11 @@ impl ColumnBuilder for ListColumn {
             (_, ListShape::Fixed { size, .. }) if index != fixed_len(*size, 1) => {
                 Some(format!("has {index} elements, not {size}").into())
             }
-            _ => refused,
+            _ => None,
         };
         if let Some(misfit) = refused {
             self.child.builder.truncate(start);
+            leaves.truncate(known);
             return Err(misfit);
         }
         match &mut self.shape {
@@ -118,6 +125,7 @@ impl ColumnBuilder for ListColumn {
                     Ok(end) if *large || end <= i64::from(i32::MAX) => offsets.push(end),
                     _ => {
                         self.child.builder.truncate(start);
+                        leaves.truncate(known);
                         return Err("makes the column longer than its dtype allows".into());
                     }
                 }
@@ -235,27 +243,22 @@ impl ColumnBuilder for StructColumn {
         self.nulls.len()
     }
 
-    /// A key that is missing is null; one that the dtype does not know is left out.
-    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+    /// A key that is missing is null, as is one whose value does not fit; one that the dtype does not
+    /// know is left out.
+    fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
         if json::is_null(text.bytes) {
             self.append_nulls(1);
             return Ok(());
         }
         self.split(text)?;
-        let start = self.nulls.len();
         let children = self.fields.iter().zip(&mut self.children);
         for ((field, child), member) in children.zip(&self.members) {
-            let appended = match member {
-                Some(value) => append_value(child, *value, text),
-                None => {
-                    child.builder.append_nulls(1);
-                    Ok(())
+            match member {
+                Some(value) => {
+                    let step = || Step::Key(Arc::clone(field));
+                    append_value(child, field, (*value, text), leaves, step);
                 }
-            };
-            if let Err(misfit) = appended {
-                let misfit = at(format_args!("{:?}", field.name()), misfit);
-                self.children.iter_mut().for_each(|child| child.builder.truncate(start));
-                return Err(misfit);
+                None => child.builder.append_nulls(1),
             }
         }
         self.nulls.append_non_null();

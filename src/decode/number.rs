@@ -7,7 +7,7 @@ use arrow_array::ArrowPrimitiveType;
 use arrow_array::types::Decimal128Type;
 use lexical_core::FromLexical;
 
-use super::column::Misfit;
+use super::misfit::{Misfit, TOO_MANY_DECIMALS};
 use super::primitive::Parse;
 
 /// An integer in decimal, with or without a sign, in range.
@@ -149,7 +149,7 @@ impl Parse for Decimal {
         let scaled = match (unscaled, u32::try_from(power)) {
             (0, _) => 0,
             (_, Ok(power)) => shift(unscaled, power).ok_or_else(too_large)?,
-            (_, Err(_)) => return Err("has more decimal places than the decimal's scale".into()),
+            (_, Err(_)) => return Err(TOO_MANY_DECIMALS),
         };
         match scaled >= 10i128.saturating_pow(u32::from(self.precision)) {
             true => Err(too_large()),

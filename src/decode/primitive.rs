@@ -6,7 +6,8 @@ use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveAr
 use arrow_buffer::{BooleanBufferBuilder, NullBufferBuilder, ScalarBuffer};
 use arrow_schema::DataType;
 
-use super::column::{ColumnBuilder, Misfit, Text};
+use super::column::{ColumnBuilder, Text};
+use super::misfit::{Leaves, Misfit};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Text to the value of one dtype.
@@ -35,7 +36,7 @@ impl<P: Parse> ColumnBuilder for PrimitiveColumn<P> {
     }
 
     #[inline(always)]
-    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+    fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
         self.values.push(self.parser.parse(text.bytes)?);
         self.nulls.append_non_null();
         Ok(())
@@ -95,7 +96,7 @@ impl ColumnBuilder for BooleanColumn {
     }
 
     #[inline(always)]
-    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+    fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
         self.values.append(parse_boolean(text.bytes)?);
         self.nulls.append_non_null();
         Ok(())

@@ -1,7 +1,7 @@
 //! The rescue column: what did not fit, as one JSON object a row.
 //!
 //! Each field is a member, and its value a string; `{"$base64": ...}` where it is not text, since
-//! JSON has no bytes. A field that an entry repeats has the list of all its values. In a name a
+//! JSON has no bytes. A value inside a field's has its path for a name, such as `items[1].price`. A field that an entry repeats has the list of all its values. In a name a
 //! byte that is not text is `\\xff`, and a backslash is doubled, so that two names stay two.
 
 use arrow_array::ArrayRef;
@@ -49,7 +49,7 @@ impl RescueColumn {
             }
             self.column.fill(base + row);
             let json = Value::Object(object).to_string();
-            if self.column.append(Text::of(&json)).is_err() {
+            if self.column.push(Text::of(&json)).is_err() {
                 self.column.append_nulls(1);
             }
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::column::Origin;
 use super::layout::Layout;
+use super::misfit::Leaves;
 use super::names::Names;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
@@ -203,6 +204,11 @@ impl Tape {
     /// Whether a whole entry has had the field, or the schema names it.
     pub(crate) fn has_column(&self, name: &str) -> bool {
         self.names.find(name.as_bytes()).is_some_and(|index| index < self.width())
+    }
+
+    /// To collect what does not fit inside values.
+    pub(crate) fn wanted_leaves(&self) -> Leaves {
+        Leaves::wanted_by(&self.schema)
     }
 
     /// The slots of a column, in the order of rows.

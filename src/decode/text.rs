@@ -12,7 +12,8 @@ use arrow_schema::DataType;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::column::{ColumnBuilder, Misfit, Origin, Text};
+use super::column::{ColumnBuilder, Origin, Text};
+use super::misfit::{Leaves, Misfit};
 use super::primitive::internal;
 use crate::dtype::most_categories;
 use crate::error::Result;
@@ -119,9 +120,28 @@ impl ViewColumn {
     /// Appends bytes that are known to be UTF-8, such as an entry ID.
     #[inline]
     pub(crate) fn append_utf8(&mut self, bytes: &[u8]) {
-        if self.append(Text { bytes, is_utf8: true, origin: Origin::Field }).is_err() {
+        if self.push(Text { bytes, is_utf8: true, origin: Origin::Field }).is_err() {
             self.append_nulls(1);
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn push(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+        match self.content {
+            Content::Utf8 => {
+                check_utf8(text)?;
+                self.views.push(text.bytes)?;
+            }
+            Content::Binary if text.origin == Origin::Field => self.views.push(text.bytes)?,
+            Content::Binary => {
+                let bytes = BASE64_STANDARD
+                    .decode(text.bytes)
+                    .map_err(|_| Misfit::from("is not base64, as bytes inside JSON must be"))?;
+                self.views.push(&bytes)?;
+            }
+        }
+        self.nulls.append_non_null();
+        Ok(())
     }
 }
 
@@ -140,22 +160,8 @@ impl ColumnBuilder for ViewColumn {
     }
 
     #[inline(always)]
-    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
-        match self.content {
-            Content::Utf8 => {
-                check_utf8(text)?;
-                self.views.push(text.bytes)?;
-            }
-            Content::Binary if text.origin == Origin::Field => self.views.push(text.bytes)?,
-            Content::Binary => {
-                let bytes = BASE64_STANDARD
-                    .decode(text.bytes)
-                    .map_err(|_| Misfit::from("is not base64, as bytes inside JSON must be"))?;
-                self.views.push(&bytes)?;
-            }
-        }
-        self.nulls.append_non_null();
-        Ok(())
+    fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
+        self.push(text)
     }
 
     fn append_nulls(&mut self, count: usize) {
@@ -230,7 +236,7 @@ impl DictionaryColumn {
             .ok()
             .filter(|key| *key < most_categories(&self.key_type))
             .ok_or_else(|| Misfit::from("is one category more than the dtype can hold"))?;
-        self.values.append(text)?;
+        self.values.push(text)?;
         self.index.insert(text.bytes.into(), key);
         Ok(key)
     }
@@ -253,7 +259,7 @@ impl ColumnBuilder for DictionaryColumn {
     }
 
     #[inline(always)]
-    fn append(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+    fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
         let key = match self.index.get(text.bytes) {
             Some(key) => *key,
             None => self.add(text)?,

@@ -14,7 +14,7 @@ use chrono::offset::LocalResult;
 use chrono::{TimeZone, Utc};
 use jiff::{Span, SpanRelativeTo};
 
-use super::column::Misfit;
+use super::misfit::Misfit;
 use super::primitive::Parse;
 
 /// `2024-01-31`.

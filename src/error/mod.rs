@@ -3,6 +3,7 @@
 
 mod codes;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::client::Secret;
@@ -90,6 +91,8 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     message: String,
+    /// What to do, where the message does not say it.
+    advice: Option<Cow<'static, str>>,
     context: Vec<(&'static str, String)>,
     /// The server's word for it, and what that stands for.
     code: Option<String>,
@@ -108,6 +111,7 @@ impl Error {
             inner: Box::new(Inner {
                 kind,
                 message: message.into(),
+                advice: None,
                 context: Vec::new(),
                 code: None,
                 server: None,
@@ -125,6 +129,19 @@ impl Error {
             self.inner.context.push((name, value));
         }
         self
+    }
+
+    /// Says what to do, after the message.
+    pub(crate) fn with_advice(mut self, advice: impl Into<Cow<'static, str>>) -> Self {
+        self.inner.advice = Some(advice.into());
+        self
+    }
+
+    /// What went wrong, without what to do and without this context, which is known beside it: what
+    /// fails alike has the same reason, so that reasons can be counted.
+    pub(crate) fn reason(&self, known: &[&str]) -> String {
+        let rest = self.inner.context.iter().filter(|(name, _)| !known.contains(name));
+        self.inner.message.clone() + &context_text(rest)
     }
 
     /// Changes the context of that name, where there is one.
@@ -232,7 +249,7 @@ impl Error {
         self.inner.kind
     }
 
-    /// The message without its context.
+    /// The message without what to do, and without its context.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
@@ -265,14 +282,20 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.inner.message)?;
-        if !self.inner.context.is_empty() {
-            let pairs: Vec<String> =
-                self.inner.context.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-            write!(f, " ({})", pairs.join(", "))?;
+        let Inner { message, advice, context, .. } = &*self.inner;
+        f.write_str(message)?;
+        if let Some(advice) = advice {
+            write!(f, "; {advice}")?;
         }
-        Ok(())
+        f.write_str(&context_text(context))
     }
+}
+
+/// The context in brackets, after a space; nothing where there is none.
+fn context_text<'a>(context: impl IntoIterator<Item = &'a (&'static str, String)>) -> String {
+    let pairs: Vec<String> =
+        context.into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    if pairs.is_empty() { String::new() } else { format!(" ({})", pairs.join(", ")) }
 }
 
 impl std::error::Error for Error {

@@ -54,7 +54,8 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
         .import("redfloe._errors")
         .and_then(|module| module.getattr(name))
         .and_then(|class| Ok(class.cast_into::<PyType>()?))
-        .and_then(|class| class.call1((error.to_string(), error.code())));
+        .and_then(|class| class.call1((error.to_string(), error.code())))
+        .and_then(|raised| say_where(&raised, error).map(|()| raised));
     let raised = match raised {
         Ok(value) => PyErr::from_value(value),
         Err(broken) => broken,
@@ -65,6 +66,21 @@ pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
         raised.set_cause(py, Some(cause.clone_ref(py)));
     }
     raised
+}
+
+/// Sets the attributes that say where it happened.
+fn say_where(raised: &Bound<'_, PyAny>, error: &Error) -> PyResult<()> {
+    let is_of_entry = matches!(error.kind(), ErrorKind::Decode | ErrorKind::Schema);
+    for (name, value) in error.context() {
+        let attribute = match *name {
+            "stream" => "stream",
+            "entry ID" if is_of_entry => "entry_id",
+            "field" if is_of_entry => "field",
+            _ => continue,
+        };
+        raised.setattr(attribute, value)?;
+    }
+    Ok(())
 }
 
 /// Raises the exception of the kind at this index, for the test that each kind has one; returns

@@ -135,8 +135,10 @@ impl Worker {
     }
 }
 
-/// The entries that did not fit the schema, with the reasons.
+/// The entries that did not fit the schema, with the reasons. A letter names its entry and stream in
+/// fields of their own.
 fn rejected(batch: &Batch) -> Vec<Letter> {
-    let letter = |id, error: &Error| Letter { id, reason: error.to_string(), deliveries: None };
+    let reason = |error: &Error| error.reason(&["entry ID", "stream"]);
+    let letter = |id, error: &Error| Letter { id, reason: reason(error), deliveries: None };
     batch.rejected().iter().map(|entry| letter(entry.id, &entry.error)).collect()
 }

@@ -192,7 +192,7 @@ fn a_payload_never_overwrites_an_id() {
             let entries = [entry(1, [("a", "1")]), entry(2, [(name, "forged")])];
             let error = decode_every_way(&schema, &entries).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Schema);
-            assert!(error.message().contains(parameter), "{error}");
+            assert!(error.to_string().contains(parameter), "{error}");
             assert!(error.to_string().contains("entry ID: 2-0"), "{error}");
         }
     }

@@ -166,19 +166,22 @@ fn what_does_not_fit_is_located() {
         (list(DataType::Int8), "[1,]", "is not a JSON array"),
         (list(DataType::Int8), "[1] [2]", "is not a JSON array"),
         (list(DataType::Int8), "[nan]", "is not a JSON array"),
-        (list(DataType::Int8), "[NaN]", "does not fit at [0]: is not an integer"),
+        (list(DataType::Int8), "[NaN]", "\"NaN\" at v[0] is not an integer"),
         (list(DataType::Int8), &deep, "is not a JSON array"),
-        (list(DataType::Int8), "[1,128]", "does not fit at [1]: is out of range"),
-        (list(DataType::BinaryView), r#"["?"]"#, "does not fit at [0]: is not base64"),
-        (list(DataType::Utf8View), r#"["\ud800"]"#, "does not fit at [0]: is not UTF-8"),
+        (list(DataType::Int8), "[1,128]", "\"128\" at v[1] is out of range"),
+        (list(DataType::BinaryView), r#"["?"]"#, "\"?\" at v[0] is not base64"),
+        (list(DataType::Utf8View), r#"["\ud800"]"#, "\"\\xed\\xa0\\x80\" at v[0] is not UTF-8"),
         (array(DataType::Int8, 2), "[1]", "has 1 elements, not 2"),
         (point(), "[]", "is not a JSON object"),
         (point(), r#"{"x":1"#, "is not a JSON object"),
-        (point(), r#"{"x":1.5}"#, "does not fit at \"x\": is not an integer"),
+        (point(), r#"{"x":1.5}"#, "\"1.5\" at v.x is not an integer"),
+        (point(), r#"{"x":"no","tags":["no"]}"#, "\"no\" at v.x is not an integer"),
+        (point(), r#"{"tags":{}}"#, "\"{}\" at v.tags is not a JSON array"),
+        (structure([("a.b", DataType::Int8)]), r#"{"a.b":"x"}"#, "\"x\" at v[\"a.b\"] is not an"),
         (
             list(point()),
             r#"[{},{"x":1,"tags":["2024-01-31","no"]}]"#,
-            "does not fit at [1]: does not fit at \"tags\": does not fit at [1]: is not an ISO",
+            "\"no\" at v[1].tags[1] is not an ISO 8601 date",
         ),
     ] {
         let schema = StreamSchema::closed([field(data_type)]);
@@ -189,7 +192,8 @@ fn what_does_not_fit_is_located() {
     }
 }
 
-/// A value that fails in its last element, after all others were appended, between two that fit.
+/// A value that is refused in its end, after all others were appended, between two that fit; and one
+/// in which another does not fit.
 #[test]
 fn a_refused_value_leaves_no_trace() {
     for (field, sample) in samples() {
@@ -205,7 +209,9 @@ fn a_refused_value_leaves_no_trace() {
         // A struct whose first field fits and whose second does not, within a list.
         let outer = DataType::List(item(DataType::Struct(vec![wrapped, fails].into())));
         let good = format!(r#"[{{"a":{quoted},"b":1}},{{"a":null}}]"#);
-        let bad = format!(r#"[{{"a":{quoted},"b":2}},{{"a":{quoted},"b":"no"}}]"#);
+        let bad = format!(r#"[{{"a":{quoted},"b":"no"}},{{"a":{quoted},"b":2}}"#);
+        let spoilt = format!(r#"[{{"a":{quoted},"b":"no"}},{{"a":null}}]"#);
+        let nulled = spoilt.replace("\"no\"", "null");
         let read = |texts: &[&str]| -> ArrayRef {
             let entries: Vec<_> = texts.iter().map(|text| entry(1, [("v", text)])).collect();
             let schema = StreamSchema::closed([crate::dtypes::field(outer.clone())])
@@ -213,8 +219,8 @@ fn a_refused_value_leaves_no_trace() {
             let batch = decode_every_way(&schema, &entries).unwrap();
             Arc::clone(batch.records().column_by_name("v").unwrap())
         };
-        let mixed = read(&[&good, &bad, &good, &bad]);
-        let clean = read(&[&good, "", &good, ""]);
+        let mixed = read(&[&good, &bad, &spoilt, &bad]);
+        let clean = read(&[&good, "", &nulled, ""]);
         assert_eq!(&mixed, &clean, "{outer}");
         assert_eq!(mixed.null_count(), 2);
         assert_eq!(mixed.as_list::<i32>().values().len(), 4, "{outer}");
@@ -228,7 +234,7 @@ fn an_enum_inside_json_knows_its_members() {
     let batch = decode_every_way(&schema, &[entry(1, [("v", r#"["high",null,"low"]"#)])]).unwrap();
     assert_eq!(column_texts(&batch, "v"), [Some("[high, null, low]".to_owned())]);
     let error = decode_every_way(&schema, &[entry(1, [("v", r#"["mid"]"#)])]).unwrap_err();
-    assert!(error.to_string().contains("at [0]: is not a member"), "{error}");
+    assert!(error.to_string().contains("at v[0] is not a member"), "{error}");
 }
 
 #[test]

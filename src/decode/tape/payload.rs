@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use super::{Slot, Stray, Tape, Target};
-use crate::decode::column::{Misfit, NullRules, Origin};
+use crate::decode::column::{NullRules, Origin};
 use crate::decode::json::{self, Kind, Value};
 use crate::decode::layout::Layout;
+use crate::decode::misfit::Misfit;
 use crate::error::Result;
 use crate::payload::Payload;
 use crate::schema::StreamSchema;
