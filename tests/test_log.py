@@ -281,6 +281,15 @@ def test_every_record_has_its_event_and_its_message(log: Log) -> None:
         assert "%(" not in record.getMessage()
 
 
+@pytest.mark.parametrize(("number", "said"), [(1, "1 entry moved"), (2, "2 entries moved")])
+def test_what_is_counted_is_named_in_its_number(log: Log, number: int, said: str) -> None:
+    where = dict.fromkeys(("stream", "group", "dead_letter", "entry_id", "reason"), "x")
+    redfloe._log.log("dead_lettered", {**where, "entries": number})
+    record = log.records()[-1]
+    assert said in record.getMessage()
+    assert record.entries == number
+
+
 def test_a_password_is_in_no_record(any_server: Server, log: Log) -> None:
     with Proxy(any_server.port) as proxy:
         proxy.replace_reply(f"-LOADING {PASSWORD}\r\n".encode(), once_seen=b"XRANGE")

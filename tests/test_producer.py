@@ -170,7 +170,7 @@ def test_a_stopped_producer_counts_all_rows(any_server: Server, stream: str) -> 
     with pytest.raises(WriteError) as raised:
         producer.close()
     assert (raised.value.rows_written, raised.value.row) == (1, 1)
-    assert str(raised.value).startswith("1 of 4 rows are in: ")
+    assert str(raised.value).startswith("1 of 4 rows is in: ")
 
 
 def test_a_value_that_is_too_long(stream: str) -> None:
@@ -197,7 +197,7 @@ def test_a_lost_answer(any_server: Server, stream: str) -> None:
             producer.flush()
     assert raised.value.rows_written == 1
     assert raised.value.unknown == range(1, 2)
-    assert str(raised.value).startswith("the answers for rows 1 to 1 were lost")
+    assert str(raised.value).startswith("the answer for row 1 was lost")
 
 
 def test_a_lost_answer_of_a_producer_that_is_known(redis810: Server, stream: str) -> None:

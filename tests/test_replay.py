@@ -291,7 +291,7 @@ def test_a_letter_that_cannot_be_replayed_is_named_and_stays(
         client.execute_command("ACL", "DELUSER", "clerk")
     assert PASSWORD not in str(raised.value)
     if not chosen:  # the one before it was replayed
-        assert raised.value.__notes__ == ["1 dead letters were replayed before"]
+        assert raised.value.__notes__ == ["1 dead letter was replayed before"]
         assert client.xlen(other) == 2
     assert ids_of(client, "dead")[-1:] == ids[1:]
     if trouble != "memory":

@@ -10,6 +10,7 @@ import polars as pl
 
 from redfloe._arguments import Milliseconds, optional_milliseconds, refuse_frame
 from redfloe._event_loop import completed
+from redfloe._reprs import counted
 from redfloe._schema import as_text
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class _Rows:
 
     def __repr__(self) -> str:
         span = f", {self._ids[0]} to {self._ids[-1]}" if len(self) else ""
-        return f"{type(self).__name__}({len(self)} entries{span})"
+        return f"{type(self).__name__}({counted(len(self), 'entry', 'entries')}{span})"
 
     def _repr_html_(self) -> str:
         """Show the frame in a notebook, as it shows itself there."""

@@ -12,6 +12,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from redfloe import _core
+from redfloe._reprs import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,15 @@ EVENTS: dict[str, tuple[int, str]] = {
     ),
     "outage_ended": (
         logging.WARNING,
-        "stream %(stream)s: %(address)s is back after %(seconds).1f s, %(failures)d failures",
+        "stream %(stream)s: %(address)s is back after %(seconds).1f s, %(counted_failures)s",
     ),
     "reclaimed": (
         logging.INFO,
-        _WHERE + "%(consumer)s took over %(entries)d entries, which were pending for too long",
+        _WHERE + "%(consumer)s took over %(counted_entries)s, pending for too long",
     ),
     "dead_lettered": (
         logging.WARNING,
-        _WHERE + "%(entries)d entries moved to %(dead_letter)s: %(entry_id)s, because: %(reason)s",
+        _WHERE + "%(counted_entries)s moved to %(dead_letter)s: %(entry_id)s, because: %(reason)s",
     ),
     "stream_created": (
         logging.WARNING,
@@ -60,9 +61,19 @@ EVENTS: dict[str, tuple[int, str]] = {
     ),
     "slow_handler": (
         logging.WARNING,
-        _WHERE + "%(consumer)s has had %(entries)d entries in hand for %(seconds).1f s",
+        _WHERE + "%(consumer)s has had %(counted_entries)s in hand for %(seconds).1f s",
     ),
-    "events_dropped": (logging.WARNING, "%(events)d events came too fast and were not logged"),
+    "events_dropped": (
+        logging.WARNING,
+        "%(counted_events)s not logged, because too many came at once",
+    ),
+}
+
+#: What is counted is named in the singular or plural, as ``%(counted_entries)s``.
+_NOUNS = {
+    "entries": ("entry", "entries"),
+    "failures": ("failure", "failures"),
+    "events": ("event", "events"),
 }
 
 
@@ -75,10 +86,16 @@ def log_events() -> None:
 def log(name: str, fields: Mapping[str, object], error: BaseException | None = None) -> None:
     """Log an event, its name and its fields being attributes of the record, and a traceback."""
     level, message = EVENTS[name]
+    texts = {
+        f"counted_{noun}": counted(number, *_NOUNS[noun])
+        for noun, number in fields.items()
+        if noun in _NOUNS and isinstance(number, int)
+    }
     try:
         # One mapping is what the message's names are looked up in.
         extra = {"event": name, **fields}
-        logging.getLogger("redfloe").log(level, message, fields, extra=extra, exc_info=error)
+        logger = logging.getLogger("redfloe")
+        logger.log(level, message, {**fields, **texts}, extra=extra, exc_info=error)
     except Exception:  # noqa: BLE001 - a handler's or filter's, and no reason to end a read
         if logging.raiseExceptions:
             traceback.print_exc()

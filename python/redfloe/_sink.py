@@ -14,6 +14,7 @@ from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._event_loop import in_thread
 from redfloe._ids import EntryIdLike
 from redfloe._progress import bar_or, check_progress, shown
+from redfloe._reprs import counted
 from redfloe._write import Progress, ended, error_of
 from redfloe._write_arguments import NullTexts, Write, WriteOptions, make_write
 
@@ -321,12 +322,14 @@ class _Sink:
         error: WriteError | OutcomeUnknownError
         if unseen:
             error = OutcomeUnknownError(
-                f"at least {self.rows} rows are in; the query ended early, and whether the "
-                f"{unseen} rows after them are in is unknown"
+                f"at least {counted(self.rows, 'row is', 'rows are')} in; the query ended early, and it "
+                f"is unknown whether the next {counted(self._unseen, 'row is', 'rows are')} in"
             )
             error.unknown = range(self._first_row, self._first_row + unseen)
         else:
-            error = WriteError(f"{self.rows} rows are in; the query ended early")
+            error = WriteError(
+                f"{counted(self.rows, 'row is', 'rows are')} in; the query ended early"
+            )
         error.rows_written = self.rows
         error.row = error.first_row = self._first_row
         return error

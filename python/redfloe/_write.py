@@ -344,7 +344,8 @@ def interruption(outcome: _core.Outcome, *, with_ids: bool = True) -> Exception:
     error = error_of(outcome, with_ids=with_ids)
     if error is None:
         rows = outcome.rows_written
-        error = WriteError(f"all {rows} rows are in; the write was interrupted after the last")
+        all_in = "the only row is in" if rows == 1 else f"all {rows} rows are in"
+        error = WriteError(f"{all_in}; the write was interrupted after the last")
         error.rows_written = rows
         error.ids = _ids(outcome) if with_ids else None
     return error

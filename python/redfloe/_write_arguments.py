@@ -10,6 +10,7 @@ from redfloe._arguments import as_key, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
+from redfloe._reprs import counted
 from redfloe._schema import as_text
 
 NullTexts: TypeAlias = str | Mapping[str, str]
@@ -174,7 +175,8 @@ def _keys(frame: pl.DataFrame, stream: pl.Expr) -> pl.Series:
         keys = frame.with_columns(stream).to_series(-1)  # which repeats a literal, and no column
     except pl.exceptions.PolarsError as error:
         msg = (
-            f"the expression for the stream gives {given.len()} keys for {frame.height} rows; it "
+            f"the expression for the stream gives {counted(given.len(), 'key', 'keys')} for "
+            f"{counted(frame.height, 'row', 'rows')}; it "
             "must give each row's, so use fill_null rather than drop_nulls, say"
         )
         raise ValueError(msg) from error

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{about, count_of, no_group};
 use crate::client::{Client, Session};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, counted};
 use crate::resp::{self, Membership};
 
 /// Deletes a consumer where nothing is pending for it; gives how many entries are. An error of the
@@ -83,9 +83,10 @@ pub async fn delete_consumer(
         pending => {
             let name = String::from_utf8_lossy(consumer);
             let message = format!(
-                "{pending} entries are pending for the consumer {name:?}, and nobody would be given \
-                 them again; have another worker take them over first (StreamConsumer does, once \
-                 they are idle), or discard them: if_pending=\"discard\""
+                "{} pending for the consumer {name:?}, and nobody would be given that again; have \
+                 another worker take it over first (StreamConsumer does, once it is idle), or \
+                 discard it: if_pending=\"discard\"",
+                counted(pending, "entry is", "entries are")
             );
             Err(about(Error::new(ErrorKind::PendingEntries, message), stream))
         }

@@ -14,7 +14,7 @@ use super::json::{self, Kind, Value};
 use super::make::Made;
 use super::misfit::{Leaves, Misfit, Step};
 use super::primitive::internal;
-use crate::error::Result;
+use crate::error::{Result, counted};
 
 /// Appends a value of JSON to the builder of its dtype; null where it does not fit.
 fn append_value(
@@ -109,7 +109,7 @@ impl ColumnBuilder for ListColumn {
         let refused = match (split, &self.shape) {
             (Err(_), _) => Some("is not a JSON array".into()),
             (_, ListShape::Fixed { size, .. }) if index != fixed_len(*size, 1) => {
-                Some(format!("has {index} elements, not {size}").into())
+                Some(format!("has {}, not {size}", counted(index, "element", "elements")).into())
             }
             _ => None,
         };

@@ -304,6 +304,16 @@ impl std::error::Error for Error {
     }
 }
 
+/// A number and what it counts, for an error message: `1 row`, but `2 rows`.
+pub(crate) fn counted<N: fmt::Display + PartialEq + From<u8>>(
+    number: N,
+    one: &str,
+    many: &str,
+) -> String {
+    let what = if number == N::from(1) { one } else { many };
+    format!("{number} {what}")
+}
+
 /// Bytes from outside as short, printable text for an error message.
 pub(crate) fn shorten(bytes: &[u8]) -> String {
     const SHOWN: usize = 64;

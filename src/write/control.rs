@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::outcome::counted_in;
 use super::request::RowsBefore;
 use crate::error::{Error, ErrorKind};
 
@@ -91,7 +92,7 @@ pub(super) fn stopped() -> Error {
 
 /// The error of a write that was stopped before any of its rows was sent.
 pub(super) fn stopped_before_the_first(rows: usize, before: RowsBefore) -> Error {
-    let message = format!("{} of {} rows are in", before.written, before.rows + rows);
+    let message = counted_in(before.written, before.rows + rows);
     stopped().reframed(ErrorKind::Write, &message).with_context("row", "0")
 }
 

@@ -8,9 +8,29 @@ use arrow_array::builder::StringViewBuilder;
 use super::request::RowsBefore;
 use crate::client::Client;
 use crate::entry_id::EntryId;
-use crate::error::Error;
 #[cfg(feature = "python")]
 use crate::error::ErrorKind;
+use crate::error::{Error, counted};
+
+/// Says how many of all rows are in.
+pub(super) fn counted_in(rows: usize, all: usize) -> String {
+    let is = if rows == 1 || all == 1 { "is" } else { "are" };
+    format!("{rows} of {} {is} in", counted(all, "row", "rows"))
+}
+
+/// Says whose answers were lost; there is one row at least.
+pub(super) fn answers_lost(rows: Range<usize>) -> String {
+    match rows.len() {
+        1 => {
+            format!("the answer for row {} was lost, and nobody knows whether it is in", rows.start)
+        }
+        _ => format!(
+            "the answers for rows {} to {} were lost, and nobody knows whether those are in",
+            rows.start,
+            rows.end.saturating_sub(1)
+        ),
+    }
+}
 
 /// What became of the rows of a write.
 #[derive(Debug, Clone)]
@@ -58,7 +78,10 @@ impl WriteFailure {
             self.error = self.error.map_context("row", |row| {
                 row.parse().map_or_else(|_| row.to_owned(), |row| number(row).to_string())
             });
-            let sent = format!("nothing after the first {} rows has been sent", before.rows);
+            let sent = match before.rows {
+                1 => "nothing after the first row has been sent".to_owned(),
+                rows => format!("nothing after the first {rows} rows has been sent"),
+            };
             let message = self.error.message().replace("nothing has been sent", &sent);
             self.error = self.error.with_message(message);
         }
@@ -76,12 +99,13 @@ impl WriteFailure {
     /// Nobody waited for the end of the write, when that many rows were known to be in.
     #[cfg(feature = "python")]
     pub(crate) fn unawaited(rows: u64, total: usize) -> Self {
+        let rows = usize::try_from(rows).unwrap_or(total);
         let message = format!(
-            "{rows} of {total} rows are in, and nobody waited for the answers to the others: \
-             whether they are in is unknown"
+            "{}, and nobody waited for the answers to the others: whether they are in is unknown",
+            counted_in(rows, total)
         );
         let ids = Ids::with_capacity(0).finish(total).ids;
-        let written = Written { ids, rows: usize::try_from(rows).unwrap_or(total) };
+        let written = Written { ids, rows };
         let error = Error::new(ErrorKind::OutcomeUnknown, message);
         WriteFailure { error, written, row: None, unknown: 0..total }
     }

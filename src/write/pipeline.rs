@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::control::{stopped, unanswered};
 use super::idmp_window::IdmpWindow;
 use super::in_flight::{InFlight, Refusal};
-use super::outcome::{WriteFailure, Written};
+use super::outcome::{WriteFailure, Written, answers_lost, counted_in};
 use super::reconcile::present;
 use super::request::WriteRequest;
 use super::rows::{RowState, Rows};
@@ -317,7 +317,7 @@ impl<'r> Pipeline<'r> {
         let rows_in = self.in_flight.rows_in();
         let before = self.request.before;
         let (all_in, all) = (before.written + rows_in, before.rows + total);
-        let count = format!("{all_in} of {all} rows are in");
+        let count = counted_in(all_in, all);
         let is_in_part = rows_in > 0;
         // Whatever ends the write, rows that were sent and have no answer may be in.
         let mut uncertain = self.in_flight.uncertain();
@@ -350,12 +350,7 @@ impl<'r> Pipeline<'r> {
             true => error,
             false => error.reframed(
                 ErrorKind::OutcomeUnknown,
-                &format!(
-                    "the answers for rows {} to {} were lost, and nobody knows whether those are \
-                     in",
-                    before.rows + unknown.start,
-                    before.rows + unknown.end - 1
-                ),
+                &answers_lost(before.rows + unknown.start..before.rows + unknown.end),
             ),
         };
         let row = self.in_flight.first_missing().or(self.rows.next_number());

@@ -171,7 +171,7 @@ fn what_does_not_fit_is_located() {
         (list(DataType::Int8), "[1,128]", "\"128\" at v[1] is out of range"),
         (list(DataType::BinaryView), r#"["?"]"#, "\"?\" at v[0] is not base64"),
         (list(DataType::Utf8View), r#"["\ud800"]"#, "\"\\xed\\xa0\\x80\" at v[0] is not UTF-8"),
-        (array(DataType::Int8, 2), "[1]", "has 1 elements, not 2"),
+        (array(DataType::Int8, 2), "[1]", "has 1 element, not 2"),
         (point(), "[]", "is not a JSON object"),
         (point(), r#"{"x":1"#, "is not a JSON object"),
         (point(), r#"{"x":1.5}"#, "\"1.5\" at v.x is not an integer"),

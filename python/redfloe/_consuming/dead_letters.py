@@ -13,6 +13,7 @@ from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
+from redfloe._reprs import counted
 from redfloe._schema import SchemaLike, as_text
 
 if TYPE_CHECKING:
@@ -384,7 +385,9 @@ def _finish(letters: pl.DataFrame, request: Request, outcome: Replayed) -> pl.Da
     """Give what was replayed, or raise what came after it."""
     replayed, error = outcome
     if error is not None:
-        error.add_note(f"{len(replayed)} dead letters were replayed before")
+        error.add_note(
+            f"{counted(len(replayed), 'dead letter was', 'dead letters were')} replayed before"
+        )
         raise error
     column = _id_column(request)
     entries = pl.DataFrame(

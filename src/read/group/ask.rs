@@ -10,7 +10,7 @@ use super::GroupReader;
 use crate::admin::pending_page;
 use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;
-use crate::error::{Result, ServerCode};
+use crate::error::{Result, ServerCode, counted};
 use crate::ledger::Ask;
 use crate::read::ack;
 use crate::read::bounds::{ids_only, last_decoded};
@@ -338,7 +338,10 @@ impl GroupReader {
         let letters: Vec<Letter> = exhausted
             .map(|(id, times)| Letter {
                 id: *id,
-                reason: format!("delivered {times} times, of at most {most}"),
+                reason: format!(
+                    "delivered {}, of at most {most}",
+                    counted(*times, "time", "times")
+                ),
                 deliveries: Some(*times),
             })
             .collect();

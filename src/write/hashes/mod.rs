@@ -13,7 +13,7 @@ use self::replies::{HashReplies, RowReply};
 pub use self::request::{HashRequest, IfExists};
 use super::control::{stopped, stopped_before_the_first, unanswered};
 use super::frame::at_row;
-use super::outcome::{Ids, WriteFailure};
+use super::outcome::{Ids, WriteFailure, answers_lost, counted_in};
 use super::preflight::{check_length, config, if_known};
 use super::request::RowsBefore;
 use super::round_trip::{Questions, RoundTripError};
@@ -239,14 +239,10 @@ impl Writer<'_> {
 
     /// The failure that begins with this row; nobody knows whether those of `unknown` are in.
     fn failed(&self, error: Error, row: usize, unknown: Range<usize>) -> WriteFailure {
-        let count = format!("{} of {} are in", self.rows_in, self.total);
+        let count = counted_in(self.rows_in, self.total);
         let is_typed = !matches!(error.kind(), ErrorKind::Response | ErrorKind::Write);
         let error = if !unknown.is_empty() {
-            let (first, last) = (unknown.start, unknown.end - 1);
-            let message = format!(
-                "answers for rows {first} to {last} were lost, and nobody knows whether those are \
-                 in; beside them {count}"
-            );
+            let message = format!("{}; beside them {count}", answers_lost(unknown.clone()));
             error.reframed(ErrorKind::OutcomeUnknown, &message)
         } else if is_typed && self.rows_in == 0 {
             error
