@@ -90,7 +90,7 @@ class _Rows:
         return self._own(ids)
 
     def _done(self, named: list[str]) -> tuple[list[str], list[str]]:
-        """Say which rows of which are done with; for all of them the last stands."""
+        """Say which rows of which are done with; the last represents them all."""
         if named is not self._ids or not named:
             return self._ids, named
         return self._ids[-1:], self._ids[-1:]
@@ -184,10 +184,10 @@ class Batch(_Rows):
         """Give rows back: they are delivered again after a while, to this consumer or another.
 
         They stay pending under this consumer's name meanwhile, and their idle time starts again
-        (XCLAIM in a script, Redis 5.0). When the time has come this consumer asks for them before
-        it waits for new entries. A consumer that ends before hands them over, to be claimed by
-        others when the time has come; should it die, they are claimed after
-        `reclaim_min_idle_ms`. A worker of the same name that is started before gets them at once.
+        (XCLAIM in a script, Redis 5.0). After the delay this consumer asks for them before it waits
+        for new entries. A consumer that ends earlier hands them over: others claim them after the
+        delay. If it dies, others claim them after `reclaim_min_idle_ms`. A worker of the same name
+        that starts earlier gets them at once.
 
         Parameters
         ----------

@@ -90,8 +90,8 @@ class RedisConnection:
         Seconds of the first pause before a retry, and of the longest; each is twice the one
         before, and a random part of up to as much again comes on top.
     connect_timeout : float, default 5.0
-        Seconds that a connection may take, from the name's look-up to the login. Before the first
-        connection of a call stands, retries count into it too.
+        Seconds that a connection may take, from the name's look-up to the login. Until a call's
+        first connection is established, its retries count too.
     response_timeout : float, default 30.0
         Seconds that the server may be silent while it owes an answer, beyond a `block_ms`.
     tls_ca : path, optional
@@ -123,8 +123,8 @@ class RedisConnection:
 
     Notes
     -----
-    It can be pickled, so that another process connects likewise. The pickle holds the password, and
-    `credentials` as far as it can be pickled itself: a function of a module, say.
+    It can be pickled, so that another process connects in the same way. The pickle holds the
+    password, and `credentials` if that can be pickled itself: a function of a module, say.
 
     Examples
     --------
@@ -357,7 +357,7 @@ class Progress:
 
     `done` says that the batch in hand is done with, where `progress` was told that this is
     `automatic`; `acknowledged` that without a group some rows of a batch are, for all of which its
-    last ID may stand (a group's member tells of its own); `leave` that the batch in hand is not.
+    last ID may be given (a group's member tells of its own); `leave` that the batch in hand is not.
     `position` is the ID of the last entry that is done with as all is that was handed out before
     it, for a checkpoint.
     """
@@ -372,7 +372,7 @@ class Progress:
 class Operation(Generic[_T]):
     """Something that is to be done: either now, or in the background; once.
 
-    What was started goes on where nobody waits for it any more.
+    An operation that was started goes on even if nobody waits for it.
     """
 
     def wait(self) -> _T: ...

@@ -1,7 +1,7 @@
 """The exceptions that redfloe raises.
 
-Each has two bases: `RedfloeError`, for whoever wants all of them, and the builtin that fits, for
-whoever writes `except ConnectionError`. Arguments that cannot be right raise plain `ValueError` or
+Each has two bases: `RedfloeError`, to catch all of them, and the builtin that fits, for code
+that says `except ConnectionError`. Arguments that cannot be right raise plain `ValueError` or
 `TypeError`, before any byte is sent.
 """
 
@@ -61,7 +61,7 @@ class NoGroupError(RedfloeError, LookupError):
 
 
 class SchemaError(RedfloeError, ValueError):
-    """The schema contradicts itself, or a field bears the name of a metadata column.
+    """The schema contradicts itself, or a field has the name of a metadata column.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class WriteError(RedfloeError):
         The first row that is not in.
     ids : pl.Series or None
         The entry ID of each row, null where the row is not in: ``df.filter(error.ids.is_null())``
-        are the rows to write again.
+        gives the rows to write again.
     first_row : int
         The row that `ids` begins with: 0, but for `sink_stream` and `StreamProducer`, which know
         only the IDs of their last batch.
@@ -138,7 +138,7 @@ class OutcomeUnknownError(RedfloeError):
     rows_written : int
         How many rows are surely in.
     unknown : range
-        The rows of which nobody knows. Those behind them are surely not in.
+        The rows of which nobody knows whether they are in. Those after them are surely not in.
     row : int or None
         The first row that is not surely in.
     ids : pl.Series or None

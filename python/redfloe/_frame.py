@@ -130,7 +130,7 @@ def field_names(
     if not names:
         msg = "there is no column to write, and an entry needs a field"
         raise SchemaError(msg)
-    schema = frame.schema  # made anew each time: asked for in the loop, it is quadratic in columns
+    schema = frame.schema  # made again each time: asked for in the loop, it is quadratic in columns
     for name in names:
         check_column(name, schema[name])
     return names
@@ -143,10 +143,10 @@ def check_column(name: str, dtype: DataType | DataTypeClass) -> None:
 
 
 def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
-    """Refuse what no text stands for here already: Polars cannot export all of it."""
+    """Refuse dtypes that have no text form here already: Polars cannot export all of them."""
     if dtype.base_type() not in DTYPES | {pl.Null}:
         msg = (
-            f"the column {name!r} has the dtype {dtype}, which no text stands for; "
+            f"the column {name!r} has the dtype {dtype}, which has no text form; "
             "cast it or leave it out"
         )
         raise SchemaError(msg)

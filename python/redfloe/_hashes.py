@@ -41,8 +41,9 @@ def write_hashes(
 ) -> int:
     """Write the rows of a DataFrame into Redis hashes, one hash per row.
 
-    That is where aggregates go, for others to look up by key. Each column but the key's is a field,
-    as the text that `read_stream` would take for its dtype; a null is a field that the hash lacks.
+    That is where aggregates go, for other programs to look up by key. Each column but the key's is
+    a field, as the text that `read_stream` would take for its dtype; a null is a field that the
+    hash lacks.
     Each row is written in one step (HSET, in MULTI where it takes more than that; Redis 4.0), and
     rows are pipelined.
 
@@ -60,7 +61,7 @@ def write_hashes(
         How long the hashes live, in seconds (PEXPIRE). By default without end; a hash that is
         merged keeps the time that it has.
     if_exists : {"replace", "merge", "fail"}, default "replace"
-        What to do where the hash exists: write it anew; set the row's fields, then remove those
+        What to do where the hash exists: replace it; set the row's fields, then remove those
         that are null in the row, and leave all others; or refuse.
     fields : sequence of str, optional
         The columns to write, instead of all but the key's.
@@ -92,7 +93,7 @@ def write_hashes(
     WrongTypeError
         A key holds something other than a hash; nothing is written.
     SchemaError
-        A column is missing, or has a dtype that no text stands for; nothing is written.
+        A column is missing, or has a dtype that has no text form; nothing is written.
     ValueError, TypeError
         An argument cannot be right, a key is null, or occurs twice and is not merged, or a text is
         longer than the server takes (proto-max-bulk-len); nothing is written.

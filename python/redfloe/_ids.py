@@ -17,8 +17,8 @@ _LARGEST = 2**64 - 1
 def entry_id(value: object, parameter: str, *, round_up: bool) -> str:
     """Give the ID's text.
 
-    A datetime, or its ISO 8601 text, stands for its millisecond, and is UTC where it is naive. A
-    date stands for its day in UTC: for the first millisecond where a range begins (`round_up`), for
+    A datetime, or its ISO 8601 text, means its millisecond, and is UTC where it is naive. A date
+    means its day in UTC: for the first millisecond where a range begins (`round_up`), for
     the last where it ends. An int is milliseconds.
     """
     match _time_of(value, parameter):
@@ -46,7 +46,7 @@ def entry_id(value: object, parameter: str, *, round_up: bool) -> str:
 
 
 def group_start(value: EntryIdLike, parameter: str) -> str:
-    """Give the ID behind which a group begins; a time is that of the first entry wanted."""
+    """Give the ID after which a group begins; a time is that of the first entry wanted."""
     text = entry_id(value, parameter, round_up=True)
     if _time_of(value, parameter) is None or text == "0":
         return text

@@ -63,11 +63,11 @@ class ColumnOptions(TypedDict, total=False):
         `rescue_column`, keeps further fields there.
     payload : str, optional
         The field that holds a JSON object, in streams whose producers write one document per entry.
-        Its keys become columns in place of that field, and everything here holds for them as for
+        Its keys become columns in place of that field, and all these options apply to them as to
         fields; see the guide's page on JSON payloads.
     payload_path : str, default "$"
-        Where in the document the object is whose keys are meant: ``"$.after"``, ``"$.a.b"``, or
-        ``'$["a key"]'``. An entry without it has nulls.
+        The path in the document to the object whose keys become columns: ``"$.after"``,
+        ``"$.a.b"``, or ``'$["a key"]'``. An entry without it has nulls.
     payload_prefix : str, default ""
         Comes before each key in the name of its column, so that ``id`` of the document is not taken
         for the field ``id`` of the entry; `schema` and `null_values` then have these names.
@@ -139,7 +139,7 @@ DEFAULTS = cast("DecodeOptions", MappingProxyType(_EVERY))
 def takes(options: Any) -> Callable[[F], F]:
     """List the options of a function that takes them as ``**options``, or of a class's `__init__`.
 
-    In its signature, and in its docstring where the paragraph ``**options`` stands, so that `help`
+    In its signature, and in its docstring in place of the paragraph ``**options``, so that `help`
     and completion at run time show each. `scripts/griffe_numpydoc.py` does the same for the
     documentation site.
     """

@@ -12,7 +12,7 @@ from redfloe._functions import refuse_async
 
 
 class Bar:
-    """A bar that tells rows, rows a second, bytes where they are known, and the share that is done.
+    """A bar that shows rows, rows a second, bytes where they are known, and the share that is done.
 
     The rows in all are estimated by the share, where there is one.
     """
@@ -39,7 +39,7 @@ class Bar:
         self.add(len(batch), size, share)
 
     def show(self, rows: int) -> None:
-        """Show so many rows in all."""
+        """Show this number of rows in all."""
         self._bar.update(rows - self._rows)
         self._rows = rows
 
@@ -49,7 +49,7 @@ class Bar:
         self._bar.refresh()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         self._bar.close()
 
     def __enter__(self) -> Self:
@@ -113,7 +113,7 @@ def check_bar(progress: object, *, is_bounded: bool = True) -> None:
 def with_bar(
     batches: Iterator[RecordBatch], title: str, bounds: tuple[tuple[int, int], tuple[int, int]]
 ) -> Iterator[RecordBatch]:
-    """Show how far a read between two IDs has come."""
+    """Show the progress of a read between two IDs."""
     with Bar(title) as bar:
         for batch in batches:
             bar.add_batch(batch, bounds)

@@ -18,7 +18,7 @@ Dtype: TypeAlias = DataType | DataTypeClass
 DtypeLike: TypeAlias = Dtype | type | Mapping[str, "DtypeLike"] | Sequence["DtypeLike"]
 SchemaLike: TypeAlias = Mapping[str, DtypeLike] | Sequence[tuple[str, DtypeLike]]
 
-#: What a text can stand for.
+#: Dtypes that have a text form.
 DTYPES = frozenset(
     (
         *(pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Boolean),
@@ -110,7 +110,7 @@ def _pairs(schema: object, parameter: str) -> list[tuple[str, Dtype]]:
 
 
 def _as_dtype(dtype: object, field: str, parameter: str) -> Dtype:
-    """Give the dtype that dicts and lists of dtypes stand for."""
+    """Give the dtype that dicts and lists of dtypes mean."""
     if isinstance(dtype, GenericAlias) and get_origin(dtype) is list:
         dtype = list(get_args(dtype))
     match dtype:
@@ -152,13 +152,13 @@ def _of_python(python_type: type, field: str, parameter: str) -> Dtype:
 
 
 def _check_dtype(field: str, dtype: object) -> None:
-    """Refuse what no text stands for here already: Polars panics on some of it."""
+    """Refuse dtypes that have no text form here already: Polars panics on some of them."""
     if not isinstance(dtype, DataType | DataTypeClass):
         return
     base = dtype.base_type()
     if base not in DTYPES:
         msg = (
-            f"the field {field!r} has the dtype {dtype}, which no text stands for; "
+            f"the field {field!r} has the dtype {dtype}, which has no text form; "
             "read it as pl.String and convert it"
         )
         raise SchemaError(msg)

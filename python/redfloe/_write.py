@@ -113,7 +113,7 @@ def write_stream(
     WrongTypeError
         A key is not a stream; nothing is in.
     SchemaError
-        There is no column to write, or one has a dtype that no text stands for; nothing is in.
+        There is no column to write, or one has a dtype that has no text form; nothing is in.
     ValueError, TypeError
         An argument, or an ID or row of the frame, cannot be right; nothing is in.
 
@@ -183,8 +183,8 @@ async def write_stream_async(
     The writing is done by redfloe's own runtime, and the event loop is told when it is done; no
     thread waits. Where the task is cancelled, no more rows are sent; what became of those in flight
     is known within a second, and the `CancelledError` then has a `WriteError` or
-    `OutcomeUnknownError` as its cause. Where all rows are in by then, the `WriteError` says so: its
-    `row` is None, and `ids` has no nulls.
+    `OutcomeUnknownError` as its cause. If all rows are in at that time, the `WriteError` says so:
+    its `row` is None, and `ids` has no nulls.
 
     Parameters
     ----------

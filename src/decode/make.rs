@@ -108,7 +108,7 @@ pub(crate) fn make_builder(field: &Field, null_values: &Arc<[Box<[u8]>]>) -> Res
             return Err(Error::new(
                 ErrorKind::Schema,
                 format!(
-                    "the field {:?} has the dtype {other}, which no text stands for; read it as a \
+                    "the field {:?} has the dtype {other}, which has no text form; read it as a \
                      string and convert it",
                     field.name()
                 ),

@@ -175,7 +175,7 @@ pub(super) fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<(Fields, Vec<Arro
         fields.push(import_field(child).map_err(|error| {
             let name = child.name().unwrap_or_default();
             let message = format!(
-                "the column {name:?} has a dtype that no text stands for; cast it or leave it out"
+                "the column {name:?} has a dtype that has no text form; cast it or leave it out"
             );
             exception(py, &Error::new(ErrorKind::Schema, message).with_source(error))
         })?);
@@ -289,7 +289,7 @@ fn fields_of(schema: &Bound<'_, PyAny>) -> PyResult<Vec<Field>> {
     for child in root.children() {
         let field = import_field(child).map_err(|error| {
             let name = child.name().unwrap_or_default();
-            let message = format!("the field {name:?} has a dtype that no text stands for");
+            let message = format!("the field {name:?} has a dtype that has no text form");
             exception(py, &Error::new(ErrorKind::Schema, format!("{message}: {error}")))
         })?;
         fields.push(field);

@@ -49,7 +49,7 @@ pub(super) struct Column {
 impl Column {
     /// # Errors
     ///
-    /// [`Schema`](ErrorKind::Schema) for a dtype that no text stands for.
+    /// [`Schema`](ErrorKind::Schema) for a dtype that has no text form.
     pub(super) fn new(field: &Field, array: &ArrayRef) -> Result<Column> {
         make_column(field, array)
     }
@@ -233,7 +233,7 @@ fn unwritable(field: &Field) -> Error {
     Error::new(
         ErrorKind::Schema,
         format!(
-            "the column {:?} has the dtype {}, which no text stands for; cast it or leave it out",
+            "the column {:?} has the dtype {}, which has no text form; cast it or leave it out",
             field.name(),
             dtype_name(field)
         ),

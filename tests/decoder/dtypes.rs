@@ -369,13 +369,13 @@ fn a_batch_starts_afresh_after_a_flush() {
 fn a_dtype_that_no_text_stands_for_is_refused() {
     let item = Arc::new(Field::new("item", DataType::Utf8, true));
     for (field, expected) in [
-        (field(DataType::Utf8), "no text stands for"),
-        (field(DataType::Null), "no text stands for"),
-        (field(DataType::Date64), "no text stands for"),
-        (field(DataType::Time64(TimeUnit::Microsecond)), "no text stands for"),
-        (field(DataType::Decimal256(5, 2)), "no text stands for"),
-        (field(DataType::List(item)), "no text stands for"),
-        (categorical(DataType::Int8), "no text stands for"),
+        (field(DataType::Utf8), "has no text form"),
+        (field(DataType::Null), "has no text form"),
+        (field(DataType::Date64), "has no text form"),
+        (field(DataType::Time64(TimeUnit::Microsecond)), "has no text form"),
+        (field(DataType::Decimal256(5, 2)), "has no text form"),
+        (field(DataType::List(item)), "has no text form"),
+        (categorical(DataType::Int8), "has no text form"),
         (polars_enum("3;lo"), "members of the Enum"),
         (polars_enum("x"), "members of the Enum"),
         (polars_enum("1;é"), "members of the Enum"),

@@ -1,4 +1,4 @@
-"""Groups that are made and deleted, their consumers, and what is pending for these."""
+"""Creating and deleting groups, their consumers, and claiming what is pending for these."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -33,8 +33,8 @@ def create_group(
     stream, group : str or bytes
         The stream's key and the group's name.
     start_id : str, int, date or datetime, default "0"
-        Where it begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"`` delivers all entries that
-        there are, ``"$"`` those to come, and a datetime those from that time on.
+        Where it begins: after this ID, ``"ms-seq"`` or ``"ms"``; ``"0"`` delivers all entries that
+        there are, ``"$"`` only those added later, and a datetime those from that time on.
     make_stream : bool, default True
         Create the stream where it is missing (MKSTREAM).
     if_exists : {"ignore", "fail"}, default "ignore"
@@ -83,7 +83,7 @@ async def create_group_async(
 ) -> bool:
     """Create a consumer group: the asynchronous twin of `create_group`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ async def delete_group_async(
 ) -> bool:
     """Delete a consumer group: the asynchronous twin of `delete_group`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ async def delete_consumer_async(
 ) -> int:
     """Delete a consumer from its group: the asynchronous twin of `delete_consumer`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ async def claim_entries_async(
 ) -> pl.Series:
     """Make pending entries another consumer's: the asynchronous twin of `claim_entries`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------

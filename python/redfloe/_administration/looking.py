@@ -58,7 +58,7 @@ def stream_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame
 async def stream_info_async(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
     """Describe a stream: the asynchronous twin of `stream_info`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def group_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
 async def group_info_async(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
     """Describe the groups of a stream: the asynchronous twin of `group_info`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ async def consumer_info_async(
 ) -> pl.DataFrame:
     """Describe the consumers of a group: the asynchronous twin of `consumer_info`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -313,7 +313,7 @@ async def pending_entries_async(
 ) -> pl.DataFrame:
     """List a group's pending entries: the asynchronous twin of `pending_entries`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Streams that are made, shortened and deleted."""
+"""Creating, trimming and deleting streams."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from redfloe._ids import EntryIdLike
 def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
     """Create an empty stream, without a group (a script of XGROUP CREATE MKSTREAM, Redis 5.0).
 
-    Writing to a stream creates it too; this is for readers that are to find it there
+    Writing to a stream creates it too; this is for readers that need it
     (``must_exist=True``) before anything is written.
 
     Parameters
@@ -52,7 +52,7 @@ def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
 async def create_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
     """Create an empty stream: the asynchronous twin of `create_stream`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def delete_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
 async def delete_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
     """Delete a stream with its groups: the asynchronous twin of `delete_stream`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ async def delete_entries_async(
 ) -> int:
     """Delete entries by their IDs: the asynchronous twin of `delete_entries`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------
@@ -239,8 +239,8 @@ def trim_stream(
         Keep the entries from this ID on, ``"ms-seq"`` or ``"ms"``, or from this time on (Redis
         6.2). Either this or `maxlen` has to be given.
     approximate : bool, default True
-        Delete only where a whole node of the server's tree can go, which is quick; some entries
-        more are kept, and all of a short stream. False deletes exactly.
+        Delete only whole nodes of the server's tree, which is quick; it keeps some entries more
+        than asked for, and all of a short stream. False deletes exactly.
     limit : int, optional
         Delete at most about this many entries, with `approximate` (Redis 6.2); 0 for no limit. By
         default the server has a limit of its own, a hundred nodes.
@@ -283,7 +283,7 @@ async def trim_stream_async(
 ) -> int:
     """Delete the oldest entries of a stream: the asynchronous twin of `trim_stream`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------

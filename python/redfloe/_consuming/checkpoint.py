@@ -92,7 +92,7 @@ class FileCheckpointStore:
     ------
     CheckpointError
         By `load`, where a file is there and does not hold a checkpoint, or cannot be read. It is
-        never taken for a missing one: repair it, or delete it to begin anew. By `save`, where the
+        never taken for a missing one: repair it, or delete it to start over. By `save`, where the
         file cannot be written, because the disk is full for instance; the old checkpoint stays.
 
     Examples
@@ -204,7 +204,7 @@ def _sync_directory(directory: Path) -> None:
 
 def _corrupt(place: Path | str) -> CheckpointError:
     return CheckpointError(
-        f"{place} does not hold a checkpoint; repair it, or delete it to begin anew"
+        f"{place} does not hold a checkpoint; repair it, or delete it to start over"
     )
 
 
@@ -225,7 +225,7 @@ class RedisCheckpointStore:
     ------
     CheckpointError
         By `load`, where the key holds something that is not text. It is never taken for a missing
-        one: repair it, or delete it to begin anew. By both, where the name is no text.
+        one: repair it, or delete it to start over. By both, where the name is no text.
     RedisConnectionError, RedisTimeoutError, AuthenticationError
         By `load` and `save`, as for `read_stream`.
 

@@ -61,10 +61,10 @@ class StreamConsumer(RunsHandlers):
         The fields to read, as for `read_stream`.
     start_id : str, int, date or datetime, default "-"
         Without a group and without a checkpoint: the first entry ID, inclusive, or ``"$"`` for what
-        is yet to come. With a group only ``"-"``: where a new group begins is `group_start_id`.
+        is added later. With a group only ``"-"``: where a new group begins is `group_start_id`.
     end_id : str or datetime, default "+"
         Without a group: the last entry ID, inclusive. The loop ends there, once the stream has
-        gone past it; its checkpoint then is the last entry up to there that was handled. With a
+        a later entry; its checkpoint then is the last entry up to there that was handled. With a
         group only ``"+"``, no end: use ``on_idle="stop"``.
     batch_size : int, default 1000
         The most rows of a batch.
@@ -93,21 +93,20 @@ class StreamConsumer(RunsHandlers):
     reclaim_min_idle_ms : int, timedelta or None, default 30000
         Take over entries that have been pending for that many milliseconds (XAUTOCLAIM in Redis
         6.2, else XPENDING and XCLAIM). They come in batches of their own, in turns with new
-        entries; `Batch.delivery_counts` tells them. None: never.
+        entries; their `Batch.delivery_counts` are greater than 1. None: never.
     reclaim_interval_ms : int or timedelta, default 30000
         How often to look for such entries; no more often than every 10 ms.
     auto_extend : bool, default True
-        Keep other workers from taking over what this one has in hand, however long its handler
-        takes: from beside it, while it runs, the idle time of every entry that was handed out and
-        is not acknowledged, given back, failed or left is set back before `reclaim_min_idle_ms` is
-        over (a script of XPENDING and XCLAIM JUSTID, Redis 5.0). What another has taken over all
-        the same, because the server could not be reached for so long, stays its own. Delivery
-        counts stay as they are. When the process dies, it ends. Not where `reclaim_min_idle_ms` is
-        None or 0.
+        Keep other workers from taking over what this one has in hand while its handler runs. A
+        background task sets the idle time of these entries back before `reclaim_min_idle_ms` is
+        over (a script of XPENDING and XCLAIM JUSTID, Redis 5.0), until they are acknowledged, given
+        back, failed or left, or the process dies. Entries that another worker has taken over all
+        the same, because the server could not be reached for that long, stay with that worker.
+        Delivery counts do not change. Not where `reclaim_min_idle_ms` is None or 0.
     max_processing_ms : int or timedelta, optional
-        For how long at most, after which others may take the entries over, or a handler that hangs
-        would hold them for ever. By default ten times `reclaim_min_idle_ms`. `Batch.extend` makes
-        it start again.
+        How long `auto_extend` keeps entries at most, so that a handler that hangs does not hold
+        them without end: after that others may take them over. By default ten times
+        `reclaim_min_idle_ms`. `Batch.extend` makes it start again.
     max_deliveries : int, optional
         How often an entry is delivered before it goes to the dead-letter stream instead. Its last
         delivery is a batch of one, so that it takes no other entry along.
@@ -125,9 +124,9 @@ class StreamConsumer(RunsHandlers):
         DELCONSUMER, Redis 5.0).
     remove_idle_consumers_ms : int or timedelta, optional
         When it starts, remove other consumers of the group that have not asked for entries for this
-        many milliseconds and have none pending: what killed processes left. By default none.
+        many milliseconds and have none pending, such as those of killed processes. By default none.
     checkpoint_store : CheckpointStore, optional
-        Keeps the ID of the last entry that is done with, as all before it are.
+        Keeps the ID of the last entry that is done with, together with all entries before it.
     checkpoint_name : str, optional
         What the checkpoint is called in the store; by default after the stream, and the group and
         consumer where there is one.
@@ -155,7 +154,7 @@ class StreamConsumer(RunsHandlers):
     NoGroupError
         The group does not exist, or is gone and is not to be created again.
     DataLossError
-        Without a group: the stream was trimmed past the checkpoint, or deleted and begun again.
+        Without a group: the stream was trimmed past the checkpoint, or deleted and written again.
     CheckpointError
         The store holds something else under the checkpoint's name.
     ValueError, TypeError, SchemaError

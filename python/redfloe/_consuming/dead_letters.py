@@ -256,7 +256,7 @@ async def replay_dead_letters_async(
 ) -> pl.DataFrame:
     """Move dead letters back into their streams: the asynchronous twin of `replay_dead_letters`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------

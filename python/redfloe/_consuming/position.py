@@ -88,7 +88,7 @@ class Position:
             self._progress.leave()
 
     def acknowledged(self, batch: list[str], ids: list[str]) -> None:
-        """Record that these rows of a batch are done with, for all of which the last may stand."""
+        """Record that these rows of a batch are done with; the last may represent them all."""
         if self._progress is not None:
             self._progress.acknowledged(batch, ids)
 

@@ -35,7 +35,7 @@ def refuse_microseconds(predicate: pl.Expr, timestamp_column: str | None) -> Non
         msg = (
             f"the filter compares {timestamp_column}, which is Int64 milliseconds, with {number}. "
             "If that was a datetime: Polars compares it with an integer in microseconds; pass "
-            "timestamp_dtype=pl.Datetime to the scan, and the filter is right as it stands"
+            "timestamp_dtype=pl.Datetime to the scan, and leave the filter as it is"
         )
         raise SchemaError(msg)
 
@@ -83,7 +83,7 @@ def _aware(predicate: pl.Expr, column: Node, dtype: pl.Datetime) -> pl.Expr:
     if not naive:
         return predicate
     match tree:
-        # Taken apart, because what follows does not bear every number.
+        # Apart from the rest, because what follows cannot handle every number.
         case {"BinaryExpr": {"op": "And" | "LogicalAnd" | "Or" | "LogicalOr" as operator}}:
             parts = [_aware(part, column, dtype) for part in reversed(predicate.meta.pop())]
             return reduce(and_ if operator.endswith("And") else or_, parts)

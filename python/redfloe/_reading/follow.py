@@ -27,7 +27,7 @@ T = TypeVar("T")
 class BatchIterator(Iterator[pl.DataFrame]):
     """The batches of `iter_stream`: a DataFrame each, never empty.
 
-    After an exception, Ctrl-C included, the next batch may be asked for again: it begins behind the
+    After an exception, Ctrl-C included, the next batch may be asked for again: it begins after the
     last one that was given. As a context manager, and by `close`, it gives its connection up at
     once rather than when it is garbage-collected. Threads may share it; each batch goes to one.
     """
@@ -165,7 +165,7 @@ def iter_stream(
 ) -> BatchIterator:
     """Follow a Redis stream: iterate over its entries in DataFrames, as they come.
 
-    Each poll is an XREAD BLOCK (Redis 5.0) behind the last entry that came, so an entry that is
+    Each poll is an XREAD BLOCK (Redis 5.0) after the last entry that came, so an entry that is
     added between two polls is not missed. Without `start_id` the newest entry is looked up when
     `iter_stream` is called; what is added from then on is given. A connection that is lost is
     opened again, and reading goes on after the last entry. Where nothing else ends the iteration
@@ -233,7 +233,7 @@ def iter_stream(
     NoGroupError
         The group does not exist, or was deleted meanwhile.
     DataLossError
-        Without a group: the stream was deleted and begun anew with smaller IDs than those read.
+        Without a group: the stream was deleted and written again with smaller IDs than those read.
         Found when a poll has found nothing, by a user who may call XINFO STREAM.
     ValueError, TypeError, SchemaError
         At once, where an argument cannot be right.
@@ -302,7 +302,7 @@ def stream_batches(
 
     Works under asyncio and uvloop. The reading is done by redfloe's own runtime: the event loop is
     woken when a batch is ready, and no thread waits. Cancelling the task that waits, by a timeout
-    say, closes the connection and loses nothing: the same iterator goes on behind the last batch
+    say, closes the connection and loses nothing: the same iterator goes on after the last batch
     that it gave, and so does a new one that starts at ``"(" + last_id``.
 
     Parameters

@@ -66,8 +66,8 @@ def read_stream(
     start_id, end_id : str, int, date or datetime, default "-" and "+"
         The first and last entry ID, both inclusive: ``"ms-seq"``, ``"ms"``, ``"(ms-seq"`` for an
         exclusive bound, ``"-"`` for the oldest, ``"+"`` for the newest, ``"$"`` as a start for what
-        comes after the newest. An int is milliseconds. A datetime, or its ISO 8601 text, stands for
-        its time in milliseconds, in UTC where it is naive; a date for its whole day, in UTC, so
+        comes after the newest. An int is milliseconds. A datetime, or its ISO 8601 text, means its
+        time in milliseconds, in UTC where it is naive; a date for its whole day, in UTC, so
         that ``end_id="2024-01-31"`` includes that day.
     count : int, optional
         Read at most this many entries, the oldest first.
@@ -84,7 +84,7 @@ def read_stream(
     auto_ack : bool, default False
         Acknowledge the entries (XACK) once the frame is built, before it is returned; a crash or an
         exception before that leaves them pending. Where the connection is lost meanwhile, so that
-        nobody knows whether the server took note, the frame is returned all the same, and its
+        nobody knows whether the server received it, the frame is returned all the same, and its
         entries may come again. See `ack_entries`.
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
@@ -95,11 +95,12 @@ def read_stream(
         Show a bar, by tqdm (``pip install tqdm``): rows, rows a second, the size of the columns,
         and the share of the range of IDs. Not with `block_ms` or a group.
     group_start_id : str, int, date or datetime, default "0"
-        Where a group that is created begins: behind this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
-        delivers all entries that there are, ``"$"`` those to come, and a datetime those from that
-        time on.
+        Where a group that is created begins: after this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
+        delivers all entries that there are, ``"$"`` only those added later, and a datetime those
+        from that time on.
     noack : bool, default False
-        Have the server acknowledge what it sends (NOACK): what a lost connection held is lost.
+        Have the server acknowledge what it sends (NOACK): entries on a connection that breaks are
+        lost.
     **options : DecodeOptions
         How entries become columns, by keyword: see `redfloe.DecodeOptions`.
 
@@ -119,7 +120,7 @@ def read_stream(
     NoGroupError
         The group does not exist, and `create_group` is False; or it was deleted meanwhile.
     SchemaError
-        A field has the name of a metadata column, or a dtype that no text stands for.
+        A field has the name of a metadata column, or a dtype that has no text form.
     DecodeError
         A text does not fit its dtype, and `on_error` is "raise".
     ValueError, TypeError
@@ -345,7 +346,7 @@ async def ack_entries_async(
 ) -> int:
     """Acknowledge entries of a consumer group: the asynchronous twin of `ack_entries`.
 
-    Where its task is cancelled, what was begun goes on.
+    If its task is cancelled, an operation that has begun is carried out all the same.
 
     Parameters
     ----------

@@ -75,8 +75,8 @@ def scan_stream(
         Scan at most this many entries, the oldest first, before any filter.
     last : int, optional
         Scan only this many entries, the newest, before any filter. Where they begin is found by
-        XREVRANGE, once. Polars tells a scan nothing of a ``tail``, which reads everything. Not with
-        `count`.
+        XREVRANGE, once. Polars does not tell a scan about a ``tail``, which reads everything. Not
+        with `count`.
     progress : bool, default False
         Show a bar whenever the scan is read, by tqdm (``pip install tqdm``): rows before the
         filter, rows a second, the size of the columns, and the share of the range of IDs.
@@ -169,7 +169,7 @@ def stream_reader(
     batch_size : int, default 50,000
         The most rows of a batch.
     batch_bytes : int, default 64 MiB
-        Closes a batch once its entries have taken so many bytes of the server's reply, and at most
+        Closes a batch once its entries have taken this many bytes of the server's reply, or at most
         256 KiB or one entry more.
     **options : DecodeOptions
         How entries become columns, by keyword: see `redfloe.DecodeOptions`.
@@ -183,8 +183,8 @@ def stream_reader(
     Raises
     ------
     SchemaError, ValueError, TypeError
-        At once, where an argument cannot be right. What goes wrong later reaches the consumer as an
-        error of its own, with redfloe's message.
+        At once, where an argument cannot be right. Later errors reach the consumer as errors of its
+        own, with redfloe's message.
 
     Examples
     --------
@@ -244,8 +244,8 @@ class _Scan:
     ) -> Iterator[pl.DataFrame]:
         """Read at least one frame, of those of the first `n_rows` rows that match.
 
-        In this order: Polars passes both for a filter behind a ``head``, and no `n_rows` for a
-        ``head`` behind a filter.
+        In this order: Polars passes both for a filter after a ``head``, and no `n_rows` for a
+        ``head`` after a filter.
         """
         from redfloe._reading.pushdown import without_dynamic
 
@@ -346,7 +346,7 @@ class _Pinned(NamedTuple):
 
 
 def _pin(url: RedisConnection, request: Request) -> _Pinned | None:
-    """Fix the range of IDs; the end is an entry's, also where the caller's is yet to come."""
+    """Fix the range of IDs; the end is an entry's, even if the caller's is not reached yet."""
     bounds = _core.pin(url, request, _look_for_interrupt)
     if bounds is None or request["end_id"] == "+":
         return None if bounds is None else _Pinned(bounds, newest=bounds[1])

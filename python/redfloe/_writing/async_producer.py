@@ -25,7 +25,7 @@ class AsyncStreamProducer:
     Parameters
     ----------
     producer : StreamProducer
-        What it is the other face of.
+        The producer that it makes awaitable.
     """
 
     def __init__(self, producer: StreamProducer) -> None:
@@ -68,7 +68,7 @@ class AsyncStreamProducer:
         await self._wait("flush")
 
     async def close(self, *, timeout_ms: Milliseconds | None = None) -> None:
-        """Write what is left, and take no more, as `StreamProducer.close`."""
+        """Write what is left, and refuse further entries, as `StreamProducer.close`."""
         await self._close(optional_milliseconds(timeout_ms, "timeout_ms"), gives_up=True)
 
     async def _wait(self, what: str) -> None:

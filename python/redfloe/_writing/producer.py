@@ -38,7 +38,7 @@ _LAST_WRITES_MS = 1_000
 
 
 class StreamProducer:
-    """Adds entries to streams as they come up, for services.
+    """Adds entries to streams one by one, as they occur, for services.
 
     `send` takes an entry and returns at once, with a future of its ID; a background task writes
     what has come, in order, in pipelines (XADD, Redis 5.0). As a context manager it is closed at
@@ -47,9 +47,9 @@ class StreamProducer:
 
     An exception that leaves the block stays the one that is raised. Ctrl-C and a cancelled task
     stop the producer within a second: what it has not sent is not written. After any other
-    exception it has a second to write what is left before it is stopped likewise. Where not all is
-    in, the exception has a `WriteError` or `OutcomeUnknownError` as its ``__cause__``, or as a note
-    where it has a cause already.
+    exception it has a second to write what is left before it is stopped in the same way. If not all
+    is in, the exception has a `WriteError` or `OutcomeUnknownError` as its ``__cause__``, or as a
+    note where it has a cause already.
 
     Once it has had a connection it keeps trying through an outage, and logs when one begins and
     ends; `send` then waits when `buffer_bytes` are held, until there is room again. A `max_retries`
@@ -58,7 +58,7 @@ class StreamProducer:
 
     What the server refuses, or what becomes unknown, is raised by the next call: `WriteError` or
     `OutcomeUnknownError` as for `write_stream`, with rows counted since the producer was made. A
-    producer that failed takes no more, and drops what it had not sent.
+    producer that failed takes no further entries, and drops those that it had not sent.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class StreamProducer:
     >>> producer.rows_written
     2
 
-    One producer serves many streams, and tells the ID of each entry to whoever asks:
+    One producer serves many streams, and `SentEntry.result` gives the ID of an entry:
 
     >>> with redfloe.StreamProducer(url) as producer:
     ...     sent = producer.send({"user": "ada"}, stream="users")
@@ -180,7 +180,7 @@ class StreamProducer:
         Raises
         ------
         WriteError, OutcomeUnknownError
-            What was sent before could not be written. Other errors of `write_stream` likewise.
+            What was sent before could not be written. Other errors as for `write_stream`.
         ValueError, TypeError
             There is no field, no stream, or a value that has no text; or the producer is closed.
         """
@@ -221,12 +221,12 @@ class StreamProducer:
         Raises
         ------
         WriteError, OutcomeUnknownError
-            It could not be written. Other errors of `write_stream` likewise.
+            It could not be written. Other errors as for `write_stream`.
         """
         self._wait("flush")
 
     def close(self, *, timeout_ms: Milliseconds | None = None) -> None:
-        """Write what is left, and take no more. Closing again does nothing.
+        """Write what is left, and refuse further entries. Closing again does nothing.
 
         Ctrl-C stops the producer within a second. The `KeyboardInterrupt` has a `WriteError` or
         `OutcomeUnknownError` as its cause where not all is in.
@@ -234,7 +234,7 @@ class StreamProducer:
         Parameters
         ----------
         timeout_ms : int or timedelta, optional
-            Give up after this many milliseconds, or a second later where answers are still to come.
+            Give up after this many milliseconds, or a second later where answers are outstanding.
             By default it waits until the server is back.
 
         Raises
@@ -242,9 +242,9 @@ class StreamProducer:
         WriteError
             As for `flush`.
         OutcomeUnknownError
-            As for `flush`; and when the time is over before all is in. Its `rows_written` are in,
-            of `unknown`, which may be empty, nobody knows, and those after them are not in: `row`
-            is the first.
+            As for `flush`; and when the time is over before all is in. Its `rows_written` are in;
+            nobody knows whether those in `unknown` are, which may be empty; those after them are
+            not: `row` is the first.
         """
         self._close(optional_milliseconds(timeout_ms, "timeout_ms"), gives_up=True)
 
@@ -363,7 +363,7 @@ def _given_up(error: Exception, after_ms: int) -> Exception:
 
 
 def _is_interrupt(exc: BaseException) -> bool:
-    """Whether it is Ctrl-C or a cancel: who asked for that waits for the end."""
+    """Whether it is Ctrl-C or a cancel, whose sender waits for the end."""
     return not isinstance(exc, Exception | SystemExit | GeneratorExit)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SentEntry:
     """An entry that a `StreamProducer` has taken: a future of its entry ID; made by `send`.
 
-    ``result()`` waits for the ID, and so does ``await``, which takes no thread. Whoever does not
-    ask pays nothing: nobody has to.
+    ``result()`` waits for the ID, and so does ``await``, which takes no thread. You do not have to
+    ask for it, and an entry that you do not ask about costs nothing more.
 
     Examples
     --------
