@@ -21,6 +21,7 @@ import redfloe
 from redfloe import SchemaError, StreamProducer, write_hashes, write_stream, write_stream_async
 from support.server import Server
 from support.timing import within
+from support.versions import POLARS
 
 
 def extension(dtype: Any, values: list[Any], storage: Any) -> Any:
@@ -54,7 +55,7 @@ ARROW: dict[str, tuple[Callable[[], Any], list[bytes | None] | str]] = {
             *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
         )
     },
-    "float16": (lambda: pa.array([1.5, None], pa.float16()), "Float16"),
+    "float16": (lambda: pa.array([1.5, None], pa.float16()), "[Ff]loat16"),
     "float32": (lambda: pa.array([1.5, None], pa.float32()), [b"1.5", None]),
     "float64": (lambda: pa.array([1.5, None]), [b"1.5", None]),
     **{
@@ -100,7 +101,7 @@ ARROW: dict[str, tuple[Callable[[], Any], list[bytes | None] | str]] = {
     "sparse union": (lambda: union("sparse"), "union.*one of its members"),
     "dense union": (lambda: union("dense"), "union"),
     "run-end encoded": (lambda: pa.RunEndEncodedArray.from_arrays([1, 2], ["a", "b"]), "run-end"),
-    "map": (lambda: pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())), "Map"),
+    "map": (lambda: pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())), "[Mm]ap"),
     "list": (lambda: pa.array([[1], None], pa.list_(pa.int8())), [b"[1]", None]),
     "large list": (lambda: pa.array([[1], None], pa.large_list(pa.int8())), [b"[1]", None]),
     "fixed list": (lambda: pa.array([[1, 2], None], pa.list_(pa.int8(), 2)), [b"[1,2]", None]),
@@ -135,6 +136,9 @@ ARROW: dict[str, tuple[Callable[[], Any], list[bytes | None] | str]] = {
     ),
 }
 
+if POLARS <= (1, 33):  # which has no extension types
+    ARROW["uuid"] = (ARROW["uuid"][0], "Polars cannot take the frame as Arrow")
+
 
 def fields(client: redis.Redis, stream: str, name: bytes = b"col") -> list[bytes | None]:
     found: Any = client.xrange(stream)
@@ -156,7 +160,9 @@ def test_every_arrow_type_is_written_or_refused_by_name(
         part = table.slice(0, rows)
         return part.to_reader() if kind == "reader" else part
 
-    for rows in (2, 0):
+    # Polars 1.33 takes narrow decimals of a table only where there are some.
+    lacks_empty = POLARS <= (1, 33) and name.startswith(("decimal32", "decimal64"))
+    for rows in (2,) if lacks_empty else (2, 0):
         if isinstance(expected, str):
             with pytest.raises(SchemaError, match=expected) as raised:
                 write_stream(any_server.url, frame(rows), stream)
@@ -173,7 +179,7 @@ def test_every_arrow_type_is_written_or_refused_by_name(
         ("union_value(n := 1)", "union"),
         ("[INTERVAL 1 DAY]", "interval"),
         ("{'a': union_value(n := 1)}", "union"),
-        ("map {'a': 1}", "Map"),
+        ("map {'a': 1}", "[Mm]ap"),
         ("NULL", None),
         ("1::HUGEINT", b"1"),
         ("'a'::ENUM ('a', 'b')", b"a"),
@@ -254,7 +260,7 @@ def test_pandas_columns_that_are_no_arrow(stream: str, values: list[Any]) -> Non
     frame = pd.DataFrame({"n": [1, 2], "col": values})
     with pytest.raises(SchemaError, match="col"):
         write_stream("redis://127.0.0.1:1", frame, stream)
-    with pytest.raises(SchemaError, match=r"'pandas\.period'"):
+    with pytest.raises(SchemaError, match=r"['\"]pandas\.period['\"]"):
         write_stream(
             "redis://127.0.0.1:1",
             pd.DataFrame({"col": pd.period_range("2024", periods=2, freq="D")}),
@@ -379,10 +385,11 @@ def test_an_expression_that_does_not_give_each_rows_stream_is_refused(
     any_server: Server, client: redis.Redis, stream: str, keys: pl.Expr
 ) -> None:
     keys = pl.concat_str(pl.lit(stream), keys)
-    with pytest.raises(ValueError, match="keys for 4 rows"):
+    with pytest.raises(ValueError, match=r"keys? for 4 rows"):
         redfloe.write_stream(any_server.url, KEYED, keys)
-    with pytest.raises(ValueError, match="keys for 4 rows"):
-        redfloe.sink_stream(any_server.url, KEYED.lazy(), keys)
+    if hasattr(pl.LazyFrame, "collect_batches"):
+        with pytest.raises(ValueError, match=r"keys? for 4 rows"):
+            redfloe.sink_stream(any_server.url, KEYED.lazy(), keys)
     assert not client.keys(f"{stream}*")
 
 

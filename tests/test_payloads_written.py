@@ -20,6 +20,7 @@ from polars.testing.parametric import dataframes
 import redfloe
 from redfloe import read_stream, sink_stream, write_stream, write_stream_async
 from support.server import Server
+from support.versions import needs_batches
 from support.writes import entries
 from test_payloads import BARE, FRAME, PAYLOAD, SCHEMA
 from test_write import WRITABLE
@@ -65,7 +66,7 @@ WRITERS = [
     write_blocking,
     write_atomic,
     write_async,
-    sink,
+    pytest.param(sink, marks=needs_batches),
     produce_frame,
     produce_rows,
     produce_rows_async,

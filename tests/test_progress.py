@@ -32,6 +32,7 @@ from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
 from support.timing import within
+from support.versions import needs_batches
 
 
 def awaited(call: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
@@ -78,6 +79,7 @@ def test_a_scan_shows_rows_bytes_and_its_end(
     assert "0.1 MB" in bar
 
 
+@needs_batches
 def test_a_scan_shows_the_share_of_its_ids(
     any_server: Server,
     client: redis.Redis,
@@ -161,7 +163,7 @@ def test_an_empty_scan_shows_nothing(
     assert shown() == ""
 
 
-@pytest.mark.skipif(not hasattr(pl.LazyFrame, "collect_batches"), reason="needs Polars 1.34")
+@needs_batches
 @pytest.mark.parametrize("sink", [sink_stream, awaited(sink_stream_async)])
 def test_a_sink_shows_its_rows(
     any_server: Server,

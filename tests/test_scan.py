@@ -45,8 +45,8 @@ from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers
 from support.timing import SLACK, eventually, within
+from support.versions import POLARS
 
-POLARS = tuple(int(part) for part in pl.__version__.split(".")[:2])
 Engine = Literal["in-memory", "streaming"]
 Query = Callable[[pl.LazyFrame], pl.LazyFrame]
 

@@ -15,8 +15,7 @@ from redfloe import SchemaError, read_stream, scan_stream
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add
-
-POLARS = tuple(int(part) for part in pl.__version__.split(".")[:2])
+from support.versions import POLARS
 
 ts, n = pl.col("_ts"), pl.col("n")
 #: 2020-01-01 in milliseconds.

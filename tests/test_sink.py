@@ -30,10 +30,9 @@ from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
 from support.timing import within
+from support.versions import needs_batches
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(pl.LazyFrame, "collect_batches"), reason="this Polars cannot give batches"
-)
+pytestmark = needs_batches
 
 
 def in_loop(*args: Any, **options: Any) -> int:

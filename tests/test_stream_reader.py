@@ -37,8 +37,8 @@ from support.secrets import PASSWORD, QUOTED, assert_discreet, with_password
 from support.server import HOST, Server
 from support.streams import NUMBER, add, add_numbers, add_values, numbers, page_sizes
 from support.timing import eventually
+from support.versions import FAILURES, POLARS
 
-POLARS = tuple(int(part) for part in pl.__version__.split(".")[:2])
 UTC = dt.UTC
 NEW_YORK = zoneinfo.ZoneInfo("America/New_York")
 
@@ -979,9 +979,7 @@ def test_a_missing_stream_has_no_rows(
 
 def error_of(consume: Consumer, reader: StreamReader) -> Exception:
     """Give what the consumer raises, which is an exception of its own."""
-    # Older Polars panics, and its panic is no Exception.
-    kinds = (Exception,) if POLARS >= (2, 1) else (Exception, pl.exceptions.PanicException)
-    with pytest.raises(kinds) as raised:
+    with pytest.raises(FAILURES) as raised:
         consume(reader)
     assert not isinstance(raised.value, redfloe.RedfloeError)
     assert_discreet(raised.value)

@@ -28,6 +28,7 @@ from redfloe import (
     write_stream,
 )
 from support.server import Server
+from support.versions import POLARS
 from support.writes import entries, ids, read_back
 
 FRAME = pl.DataFrame(
@@ -130,7 +131,9 @@ WRITABLE = [
     *(pl.String, pl.Binary, pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Duration),
     *(pl.Int8, pl.Int16, pl.Int32, pl.Int64),
     *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64, pl.Decimal),
-    *(pl.List, pl.Array, pl.Struct),
+    *(pl.List, pl.Struct),
+    # Polars 1.33 panics making Arrays of Decimals, and finds equal Arrays of Structs different.
+    *((pl.Array,) if POLARS > (1, 33) else ()),
 ]
 
 
@@ -266,7 +269,7 @@ def test_dtypes_without_a_text(stream: str) -> None:
     if hasattr(pl, "UInt128"):  # Polars 1.34
         frames.append(pl.DataFrame({"x": pl.Series([[1]], dtype=pl.List(pl.UInt128))}))
     for frame in frames:
-        with pytest.raises(SchemaError, match=r"'x' has the dtype .*, which no text"):
+        with pytest.raises(SchemaError, match=r"'x' has the dtype .*, which has no text"):
             write_stream("redis://127.0.0.1:1", frame, stream)
 
 

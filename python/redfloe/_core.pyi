@@ -551,11 +551,14 @@ def start_write_stream(
     frame: ArrowStream,
     request: WriteRequest,
 ) -> Task[Outcome]: ...
-def check_arrow_stream(stream: object, narrow_decimals: bool) -> tuple[list[tuple[str, str]], bool]:
+def check_arrow_stream(
+    stream: object, narrow_decimals: bool, lacking: list[str]
+) -> tuple[list[tuple[str, str]], bool]:
     """Refuse columns of an ``arrow_array_stream`` capsule whose types Polars does not have.
 
     Gives the columns that have a time zone, each with its zone; and whether to look at the values
-    by `checked_arrow_stream`. `narrow_decimals` lets decimals of 32 and 64 bits pass.
+    by `checked_arrow_stream`. `narrow_decimals` lets decimals of 32 and 64 bits pass;
+    `lacking` names newer dtypes, Float16 and Map, that this Polars does not have.
     """
 
 def checked_arrow_stream(frame: ArrowStream) -> object:

@@ -15,6 +15,9 @@ from redfloe._schema import DTYPES, as_text, check_name
 if TYPE_CHECKING:
     from polars.datatypes import DataType, DataTypeClass
 
+#: Dtypes of a newer Polars.
+_LACKING = [name for name in ("Float16", "Map") if not hasattr(pl, name)]
+
 
 class ArrowStream(Protocol):
     """What has ``__arrow_c_stream__``."""
@@ -45,7 +48,9 @@ def as_frame(df: object) -> pl.DataFrame:
     else:
         stream = df.__arrow_c_stream__()
     is_pyarrow = pyarrow is not None and isinstance(df, pyarrow.Table)
-    zones, may_change = _core.check_arrow_stream(stream, narrow_decimals=is_pyarrow)
+    zones, may_change = _core.check_arrow_stream(
+        stream, narrow_decimals=is_pyarrow, lacking=_LACKING
+    )
     for name, zone in zones:
         _check_zone(name, zone)
     if may_change:

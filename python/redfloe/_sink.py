@@ -320,16 +320,15 @@ class _Sink:
         """Give the cause of what ended a query between chunks, or as one was being written."""
         unseen = 0 if _is_refusal(raised) else self._unseen
         error: WriteError | OutcomeUnknownError
+        are_in = counted(self.rows, "row is", "rows are") + " in; the query ended early"
         if unseen:
             error = OutcomeUnknownError(
-                f"at least {counted(self.rows, 'row is', 'rows are')} in; the query ended early, and it "
-                f"is unknown whether the next {counted(self._unseen, 'row is', 'rows are')} in"
+                f"at least {are_in}, and it is unknown whether the next "
+                f"{counted(unseen, 'row is', 'rows are')} in"
             )
             error.unknown = range(self._first_row, self._first_row + unseen)
         else:
-            error = WriteError(
-                f"{counted(self.rows, 'row is', 'rows are')} in; the query ended early"
-            )
+            error = WriteError(are_in)
         error.rows_written = self.rows
         error.row = error.first_row = self._first_row
         return error

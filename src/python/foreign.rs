@@ -24,6 +24,7 @@ const MAX_DEPTH: usize = 64;
 pub(crate) fn check_arrow_stream(
     stream: &Bound<'_, PyCapsule>,
     narrow_decimals: bool,
+    lacking: Vec<String>,
 ) -> PyResult<(Vec<(String, String)>, bool)> {
     let py = stream.py();
     let pointer = stream.pointer_checked(Some(c"arrow_array_stream"))?;
@@ -40,7 +41,7 @@ pub(crate) fn check_arrow_stream(
     if unsafe { get_schema(raw, &mut schema) } != 0 || schema.format() != "+s" {
         return Err(unreadable());
     }
-    let mut check = Check { narrow_decimals, zones: Vec::new(), may_change: false };
+    let mut check = Check { narrow_decimals, lacking, zones: Vec::new(), may_change: false };
     // arrow-rs panics on names that are no UTF-8.
     let checked = catch_unwind(AssertUnwindSafe(|| check.members(&schema, "", 0)));
     let checked = checked.unwrap_or_else(|_| {
@@ -55,6 +56,9 @@ struct Check {
     /// Whether decimals of 32 and 64 bits pass: Polars reads those of a pyarrow table, and aborts the
     /// process on those of a stream.
     narrow_decimals: bool,
+    /// Dtypes that this Polars does not have yet. One without Float16 imports such floats as something
+    /// that aborts the process when it is exported, one without Map makes null maps empty lists.
+    lacking: Vec<String>,
     /// Columns and their time zones.
     zones: Vec<(String, String)>,
     /// Whether Polars changes some values of these types: see `values`.
@@ -84,6 +88,10 @@ impl Check {
         Ok(())
     }
 
+    fn lacks(&self, dtype: &str) -> bool {
+        self.lacking.iter().any(|lacking| lacking == dtype)
+    }
+
     fn data_type(
         &mut self,
         schema: &FFI_ArrowSchema,
@@ -99,13 +107,15 @@ impl Check {
         let format = schema.format();
         let lacks = |kind: &str, cure: &str| {
             Err(format!(
-                "the column {path:?} has the Arrow type {kind}, which Polars does not have and no text \
-             stands for; {cure}, or leave it out of the frame"
+                "the column {path:?} has the Arrow type {kind}, which this Polars does not have; {cure}, or \
+                 leave it out of the frame"
             ))
         };
         let (kind, parameters) = format.split_once(':').unwrap_or((format, ""));
         self.may_change |= matches!(kind, "tss" | "tDs" | "tts" | "ttm" | "ttu" | "ttn");
         match kind {
+            "e" if self.lacks("Float16") => lacks("float16", "cast it to a float32"),
+            "+m" if self.lacks("Map") => lacks("map", "cast it to a list of structs"),
             "n" | "b" | "c" | "C" | "s" | "S" | "i" | "I" | "l" | "L" | "e" | "f" | "g" | "z"
             | "Z" | "u" | "U" | "vu" | "vz" | "w" | "tdD" | "tdm" | "tts" | "ttm" | "ttu"
             | "ttn" | "tDs" | "tDm" | "tDu" | "tDn" => Ok(()),
