@@ -246,6 +246,10 @@ ASYNC_WRITES: dict[str, AsyncWrite] = {
         url, KEYS, key_column="k", if_exists="merge", batch_size=100, **options
     ),
 }
+async_writes = pytest.mark.parametrize(
+    "name",
+    ["write_stream", pytest.param("sink_stream", marks=needs_batches), "write_hashes"],
+)
 
 
 def slowly(proxy: Proxy) -> None:
@@ -254,7 +258,7 @@ def slowly(proxy: Proxy) -> None:
         proxy.before(command, lambda number: time.sleep(0 if number % 100 else 0.01))
 
 
-@pytest.mark.parametrize("name", ASYNC_WRITES)
+@async_writes
 def test_an_event_loop_is_told_meanwhile(any_server: Server, name: str) -> None:
     seen: list[int] = []
     threads = set()
@@ -272,7 +276,7 @@ def test_an_event_loop_is_told_meanwhile(any_server: Server, name: str) -> None:
     assert threads == {threading.get_ident()}
 
 
-@pytest.mark.parametrize("name", ASYNC_WRITES)
+@async_writes
 def test_a_callable_that_raises_in_an_event_loop_stops_the_write(
     any_server: Server, client: redis.Redis, name: str
 ) -> None:
