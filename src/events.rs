@@ -24,6 +24,8 @@ pub struct Event {
 pub enum EventValue {
     /// A text.
     Text(String),
+    /// Several, such as names.
+    Texts(Vec<String>),
     /// A number.
     Number(u64),
     /// A time in seconds.
@@ -61,6 +63,12 @@ impl Event {
 impl From<String> for EventValue {
     fn from(text: String) -> Self {
         EventValue::Text(text)
+    }
+}
+
+impl From<Vec<String>> for EventValue {
+    fn from(texts: Vec<String>) -> Self {
+        EventValue::Texts(texts)
     }
 }
 

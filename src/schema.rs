@@ -76,6 +76,8 @@ pub struct StreamSchema {
     pub(crate) payload: Option<Payload>,
     /// An entry that no policy has a place for is rejected, whatever `on_error` says of values.
     pub(crate) rejects_clashes: bool,
+    /// Somebody wrote down the fields, so that it is worth a word if they never occur.
+    pub(crate) expects_fields: bool,
 }
 
 /// What becomes of a field that an open schema cannot make a column of.
@@ -118,6 +120,7 @@ impl StreamSchema {
             max_columns: Self::MAX_COLUMNS,
             payload: None,
             rejects_clashes: false,
+            expects_fields: true,
         }
     }
 
@@ -221,6 +224,13 @@ impl StreamSchema {
     /// become null or are rescued; for readers that have a place for such entries.
     pub(crate) fn with_rejected_clashes(mut self, rejected: bool) -> Self {
         self.rejects_clashes = rejected;
+        self
+    }
+
+    /// Whether a reader says so if fields of a closed schema do not occur.
+    #[cfg(feature = "python")]
+    pub(crate) fn with_expected_fields(mut self, expected: bool) -> Self {
+        self.expects_fields = expected;
         self
     }
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import redis
 
@@ -32,7 +33,7 @@ from support.loops import LOOPS, PATIENCE
 from support.proxy import Proxy
 from support.secrets import PASSWORD, with_password
 from support.server import HOST, Server
-from support.streams import NUMBER, add_numbers
+from support.streams import NUMBER, add, add_numbers
 from support.timing import later, within
 
 
@@ -267,10 +268,114 @@ def test_data_that_is_lost(
     assert "trimmed past 2-0" in lost.error
 
 
+def by_read(url: str, stream: str, schema: Any, **options: Any) -> None:
+    read_stream(url, stream, schema, **options)
+
+
+def by_scan(url: str, stream: str, schema: Any, **options: Any) -> None:
+    redfloe.scan_stream(url, stream, schema, **options).collect()
+
+
+def by_iterator(url: str, stream: str, schema: Any, **options: Any) -> None:
+    for _ in iter_stream(url, stream, schema, start_id="-", **DRAIN, **options):
+        pass
+
+
+def by_worker(url: str, stream: str, schema: Any, **options: Any) -> None:
+    with StreamConsumer(url, stream, schema=schema, **ME, **DRAIN, **options) as consumer:
+        for _ in consumer:
+            pass
+
+
+MISSING_READERS = [by_read, by_scan, by_iterator, by_worker]
+ORDER = {"user": "ada", "total": "1.5", "customer": "{}"}
+
+
+@pytest.mark.parametrize("reader", MISSING_READERS)
+@pytest.mark.parametrize(
+    ("schema", "options", "entry", "missing", "hint"),
+    [
+        ({"usr": str, "n": int}, {}, ORDER, ["usr", "n"], "did you mean 'user'?"),
+        ({"customer.id": str}, {}, ORDER, ["customer.id"], "a Struct: {'customer': {'id': ...}}"),
+        ({"n": int}, {}, {"data": '{"n": 1}'}, ["n"], "pass payload='data'"),
+        ({"n": int}, {"payload": "date"}, {"data": '{"n": 1}'}, ["date"], "mean 'data'?"),
+        ({"totl": int}, {"payload": "data"}, {"data": '{"total": 1}'}, ["totl"], "'total'?"),
+        ({"src": str, "m": int}, {"payload": "d"}, {"src": "x", "d": '{"z": 1}'}, ["m"], "null"),
+    ],
+)
+def test_fields_that_no_entry_has(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    log: Log,
+    reader: Callable[..., None],
+    schema: dict[str, Any],
+    options: dict[str, Any],
+    entry: dict[str, str],
+    missing: list[str],
+    hint: str,
+) -> None:
+    add(client, stream, [(f"{n}-0", entry) for n in range(1, 4)])
+    reader(any_server.url, stream, schema, **options)
+    [event] = log.of("fields_missing")
+    assert (event.levelno, event.stream) == (logging.WARNING, stream)
+    assert (event.missing, event.entries) == (missing, 3)
+    assert event.payload == options.get("payload")
+    assert event.present[: len(entry)] == list(entry)
+    assert hint in event.getMessage()
+
+
+@pytest.mark.parametrize("reader", MISSING_READERS)
+def test_a_field_that_a_hundred_entries_lack(
+    any_server: Server, client: redis.Redis, stream: str, log: Log, reader: Callable[..., None]
+) -> None:
+    schema = {"user": str, "refund": float}
+    add(client, stream, [(f"{n}-0", ORDER) for n in range(1, 100)])
+    reader(any_server.url, stream, schema)
+    assert log.of("fields_missing") == []
+    add(client, stream, [(f"{n}-0", ORDER) for n in range(100, 301)])
+    # In batches smaller than that, and once only.
+    small = {} if reader in (by_read, by_scan) else {"batch_size": 40}
+    reader(any_server.url, stream, schema, **small)
+    [event] = log.of("fields_missing")
+    assert event.missing == ["refund"]
+    assert event.entries >= 100
+
+
+def test_fields_of_which_nothing_can_be_said(
+    any_server: Server, client: redis.Redis, stream: str, log: Log
+) -> None:
+    url, wanted = any_server.url, {"usr": str}
+    read_stream(url, stream, wanted)  # no entry
+    add(client, stream, [(f"{n}-0", ORDER) for n in range(1, 201)])
+    read_stream(url, stream)
+    read_stream(url, stream, infer_schema=True, schema_overrides=wanted)
+    read_stream(url, stream, {})
+    # What was inferred was named by nobody; one of the wanted fields may be rare.
+    add(client, stream, [("500-0", {"rare": "1"})])
+    redfloe.scan_stream(url, stream).filter(pl.col("_id") == "3-0").collect()
+    read_stream(url, stream, {"user": str, "rare": int})
+    add(client, "nulls", [(f"{n}-0", {"data": '{"n": null, "m": 1}'}) for n in range(1, 201)])
+    read_stream(url, "nulls", {"n": int, "m": int}, payload="data")
+    assert log.of("fields_missing") == []
+
+
+def test_the_latest_of_many_names(
+    any_server: Server, client: redis.Redis, stream: str, log: Log
+) -> None:
+    add(client, stream, [("1-0", {f"f{n}": "" for n in range(30)} | {"price": "1"})])
+    read_stream(any_server.url, stream, {"prise": float})
+    [event] = log.of("fields_missing")
+    assert event.present == [f"f{n}" for n in range(10)]
+    assert "did you mean 'price'?" in event.getMessage()
+
+
 def test_every_record_has_its_event_and_its_message(log: Log) -> None:
     fields = {
         **dict.fromkeys(("address", "error", "stream", "group", "consumer", "dead_letter"), "%s%d"),
         **dict.fromkeys(("entry_id", "first_id", "last_id", "reason", "after"), "x"),
+        **{name: ["%s"] for name in ("missing", "present")},
+        **dict.fromkeys(("payload", "hint"), "x"),
         **dict.fromkeys(("seconds",), 1.5),
         **dict.fromkeys(("retry", "failures", "entries", "events"), 2),
     }

@@ -75,6 +75,7 @@ class Request(Decoding):
     group: Group | None
     resume_after: str | None
     continue_after_loss: bool
+    expects_fields: bool
 
 
 def make_request(
@@ -133,6 +134,7 @@ def make_request(
         "group": group,
         "resume_after": resume_after,
         "continue_after_loss": continue_after_loss,
+        "expects_fields": True,
         **(_by_default() if options is DEFAULTS else _decoding(options)),
     }
 

@@ -12,6 +12,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from redfloe import _core
+from redfloe._hints import hint_for
 from redfloe._reprs import counted
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ EVENTS: dict[str, tuple[int, str]] = {
     "stream_created": (
         logging.WARNING,
         _WHERE + "both were created, the stream empty; must_exist=True raises if it does not exist",
+    ),
+    "fields_missing": (
+        logging.WARNING,
+        (
+            "stream %(stream)s: none of %(counted_entries)s had %(missing)s; the latest had "
+            "%(present)s; %(hint)s"
+        ),
     ),
     "group_created": (logging.INFO, _WHERE + "the group was created, after %(after)s"),
     "group_lost": (logging.WARNING, _WHERE + "the group is gone, and created again (%(error)s)"),
@@ -80,6 +88,10 @@ _NOUNS = {
 def log_events() -> None:
     """Log what the core has recorded since the last call."""
     for name, fields in _core.take_events():
+        if name == "fields_missing":
+            # The hint takes all names into account.
+            fields["hint"] = hint_for(fields["missing"], fields["present"], fields["payload"])
+            fields["present"] = fields["present"][:10]
         log(name, fields)
 
 

@@ -38,6 +38,11 @@ impl Layout {
         }
     }
 
+    /// The names in the first places.
+    pub(super) fn names(&self, places: usize) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().take(places).map(|(name, _)| name.as_slice())
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

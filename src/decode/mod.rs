@@ -10,6 +10,7 @@ mod misfit;
 mod names;
 mod nested;
 mod number;
+mod presence;
 mod primitive;
 mod reply;
 mod rescue;
@@ -33,6 +34,7 @@ use make::{Made, make_builder};
 use metadata::MetadataColumns;
 use misfit::{Leaves, Refused};
 pub(crate) use names::Names;
+use presence::{Missing, Presence};
 use reply::ReplyReader;
 use rescue::RescueColumn;
 pub(crate) use tape::payload_object;
@@ -83,6 +85,9 @@ pub struct Decoder {
     rejected: Vec<(usize, Error)>,
     /// Why the entry after the last row cannot be read, and so none after it.
     failure: Option<Error>,
+    /// Where that is watched: which of the schema's fields have come, and what is missing.
+    presence: Option<Presence>,
+    missing: Option<Missing>,
 }
 
 /// A field and what builds its column.
@@ -150,6 +155,8 @@ impl Decoder {
             last_before: None,
             rejected: Vec::new(),
             failure: None,
+            presence: None,
+            missing: None,
             schema,
         })
     }
@@ -158,8 +165,10 @@ impl Decoder {
     /// the reply that was being read.
     pub(crate) fn restart(&mut self) -> Result<()> {
         let (names, limits) = (self.tape.take_names(), self.tape.limits());
+        let presence = self.presence.take();
         *self = Decoder::with_names(Arc::clone(&self.schema), self.shape, Some(names))?;
         self.tape.set_limits(limits);
+        self.presence = presence;
         Ok(())
     }
 
@@ -241,6 +250,18 @@ impl Decoder {
         self.reader.take_deleted()
     }
 
+    /// From now on watches whether the schema's fields occur; see [`take_missing`].
+    ///
+    /// [`take_missing`]: Decoder::take_missing
+    pub(crate) fn watch_fields(&mut self) {
+        self.presence = Presence::of(&self.schema);
+    }
+
+    /// After a flush: what the entries so far lack, once in a decoder's life.
+    pub(crate) fn take_missing(&mut self) -> Option<Missing> {
+        self.missing.take()
+    }
+
     /// The number of whole entries since the last flush.
     pub fn rows(&self) -> usize {
         self.ids.len() + self.tape.ids().len()
@@ -260,6 +281,9 @@ impl Decoder {
         let Decoder { schema, tape, metadata, columns, found, rescue, ids, rejected, .. } = self;
         let buffer_is_utf8 = simdutf8::basic::from_utf8(tape.bytes()).is_ok();
         let base = ids.len();
+        if let Some(presence) = &mut self.presence {
+            presence.look(tape);
+        }
         let mut raised: Option<(usize, Error)> = None;
 
         // What becomes of a value that does not fit: an error, or null and perhaps rescued.
@@ -376,6 +400,11 @@ impl Decoder {
     /// The columns, which start afresh.
     fn finish(&mut self) -> Result<Batch> {
         let ids = std::mem::take(&mut self.ids);
+        let judge = |presence: &mut Presence| presence.judge(ids.len(), &self.schema, &self.tape);
+        if let Some(judged) = self.presence.as_mut().and_then(judge) {
+            self.presence = None;
+            self.missing = judged;
+        }
         let mut fields = self.schema.metadata_fields();
         let mut arrays = self.metadata.finish()?;
         for column in &mut self.columns {

@@ -71,6 +71,8 @@ pub(crate) struct Tape {
     /// The names and targets of the latest entry's fields by position: most entries of a stream
     /// have the same fields in the same order, so the next field is nearly always found here.
     layout: Layout,
+    /// How many of them it has.
+    latest: usize,
     documents: Documents,
     entry: OpenEntry,
     limits: Limits,
@@ -116,6 +118,7 @@ impl Tape {
             repeats: Vec::new(),
             refused: Vec::new(),
             layout: Layout::default(),
+            latest: 0,
             documents: Documents::new(&schema),
             entry: OpenEntry {
                 id: EntryId::MIN,
@@ -301,6 +304,7 @@ impl Tape {
             self.refuse_entry();
         }
         self.ids.push(self.entry.id);
+        self.latest = self.entry.fields;
         self.whole_bytes = self.bytes.len();
         self.whole_names = self.names.len();
     }

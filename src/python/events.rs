@@ -24,6 +24,7 @@ fn as_object<'py>(py: Python<'py>, value: &EventValue) -> PyResult<Bound<'py, Py
         EventValue::Text(text) => text.into_bound_py_any(py),
         EventValue::Number(number) => number.into_bound_py_any(py),
         EventValue::Seconds(seconds) => seconds.into_bound_py_any(py),
+        EventValue::Texts(texts) => texts.into_bound_py_any(py),
         EventValue::Nothing => Ok(py.None().into_bound(py)),
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Request<'py> {
     resume_after: Option<String>,
     continue_after_loss: bool,
     must_exist: bool,
+    /// Whether it is worth a word if fields of the schema do not occur.
+    expects_fields: bool,
 }
 
 /// How to read through a consumer group.
@@ -166,6 +168,7 @@ impl Request<'_> {
             .with_rescue_column(self.rescue_column.as_deref())
             .with_max_columns(self.max_columns)
             .with_on_error(on_error)
+            .with_expected_fields(self.expects_fields)
             .with_null_values(NullValues {
                 all: self.null_values.clone(),
                 by_field: self.null_values_by_field.clone(),

@@ -6,7 +6,7 @@ use super::bounds::{ids_only, last_decoded};
 use super::page::PageSize;
 use super::poll::Pace;
 use super::request::BatchBounds;
-use crate::client::{Client, Connection, Session, Sink};
+use crate::client::{Client, Connection, Session, Sink, Who};
 use crate::decode::{Batch, Decoder, Reply, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
@@ -38,6 +38,8 @@ pub(super) struct Feed {
     newest: Option<Result<Option<EntryId>>>,
     /// The bytes of all replies so far.
     received: u64,
+    /// Who is told where the schema's fields do not occur.
+    watched_by: Option<Who>,
     /// The last ID of the batches that were handed out, and their rows.
     delivered: Option<EntryId>,
     delivered_rows: u64,
@@ -110,9 +112,28 @@ impl Feed {
             passed_before: false,
             newest: None,
             received: 0,
+            watched_by: None,
             delivered: None,
             delivered_rows: 0,
         })
+    }
+
+    /// Has an event recorded where the schema's fields do not occur.
+    pub(super) fn watch_fields(mut self, who: Who) -> Self {
+        self.decoder.watch_fields();
+        self.watched_by = Some(who);
+        self
+    }
+
+    fn record_missing(&mut self) {
+        if let (Some(missing), Some(who)) = (self.decoder.take_missing(), &self.watched_by) {
+            who.event("fields_missing")
+                .with("missing", missing.names)
+                .with("present", missing.present)
+                .with("payload", missing.payload)
+                .with("entries", missing.entries)
+                .record();
+        }
     }
 
     /// After an error begins anew behind the last batch, with the columns that there were.
@@ -368,6 +389,7 @@ impl Feed {
     /// All rows; an error where one of the entries cannot be read.
     pub(super) fn flush_all(&mut self) -> Result<Batch> {
         let batch = self.decoder.flush()?;
+        self.record_missing();
         self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
         Ok(batch)
     }
@@ -376,6 +398,7 @@ impl Feed {
     /// next says why.
     pub(super) fn flush(&mut self) -> Result<Batch> {
         let batch = self.decoder.flush_up_to_error()?;
+        self.record_missing();
         self.bytes = 0;
         self.delivered = self.decoder.last_id().or(self.delivered);
         self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);

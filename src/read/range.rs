@@ -105,6 +105,7 @@ impl RangeReader {
     pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
         let schema = request.schema.clone();
         let feed = Feed::new(client, schema, ReplyShape::Entries, request.bounds)?;
+        let feed = feed.watch_fields(request.who());
         let client = client.clone();
         Ok(RangeReader { client, feed, request, range: None, is_open: false, exhausted: false })
     }

@@ -41,7 +41,8 @@ impl TailReader {
         };
         Ok(TailReader {
             client: client.clone(),
-            feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?,
+            feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?
+                .watch_fields(request.who()),
             ended: request.count == Some(0) || request.end == IdBound::Nothing,
             pace: Pace::new(&request),
             request,

@@ -392,7 +392,9 @@ def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> 
     overrides = request["schema_overrides"] or pl.Schema()
     text = {name: overrides.get(name, pl.String()) for name in fields}
     schema = fields if typed else pl.Schema(text)
-    return request | {"schema": schema, "schema_overrides": None, "infer_schema_length": None}
+    # The caller has named none of these fields, and need not hear that one does not come again.
+    request = request | {"schema": schema, "expects_fields": False}
+    return request | {"schema_overrides": None, "infer_schema_length": None}
 
 
 def _register(

@@ -34,6 +34,8 @@ pub(super) struct Documents {
     /// A key's column.
     name: Vec<u8>,
     unreadable: Vec<Unreadable>,
+    /// An entry had one.
+    came: bool,
 }
 
 impl Documents {
@@ -86,6 +88,25 @@ impl Tape {
         documents.unreadable.get(..documents.whole(self.ids.len())).unwrap_or_default()
     }
 
+    /// Whether an entry has had the payload.
+    pub(crate) fn has_had_payload(&self) -> bool {
+        self.documents.came
+    }
+
+    /// The names of the latest entry: its fields', and what its payload's keys would be called as
+    /// columns.
+    pub(crate) fn latest_names(&self) -> Vec<String> {
+        let fields = self.layout.names(self.latest);
+        let fields = fields.map(|name| String::from_utf8_lossy(name).into_owned());
+        let prefix = self.schema.payload.as_ref().map_or("", |payload| &payload.prefix);
+        let keys = self.documents.layout.names(self.documents.members.len()).map(|key| {
+            let mut name = prefix.as_bytes().to_vec();
+            json::unescape(key, &mut name);
+            String::from_utf8_lossy(&name).into_owned()
+        });
+        fields.chain(keys).collect()
+    }
+
     /// What becomes of the payload: where nobody asks for a field or key, it is not read.
     pub(super) fn payload_target(&self) -> Target {
         let asked = self.schema.open
@@ -100,6 +121,7 @@ impl Tape {
         // Its texts are looked at while the tape changes.
         let mut bytes = std::mem::take(&mut self.bytes);
         members.clear();
+        self.documents.came = true;
         let read = match self.split(payload.of(&bytes), &mut members) {
             Ok(at) => self.keys(payload.start() + at, &members, &mut bytes),
             Err(misfit) => {

@@ -1,0 +1,91 @@
+//! Which of the wanted fields have ever come: a field that no entry has, because its name or the
+//! payload's is mistyped, is null without a word.
+//!
+//! It costs nothing per entry: each page is asked which columns had a value, and the tape remembers
+//! the names that the latest entry had.
+
+use super::column::Origin;
+use super::tape::Tape;
+use crate::schema::StreamSchema;
+
+/// What entries lack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// The fields of the schema that none of the entries had; or the payload, where none had that.
+    pub(crate) names: Vec<String>,
+    /// The names that the latest entry had: fields, and keys of the payload.
+    pub(crate) present: Vec<String>,
+    /// The payload, where one is read.
+    pub(crate) payload: Option<String>,
+    /// How many entries there were.
+    pub(crate) entries: u64,
+}
+
+/// Watches a reader's first entries.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    /// Of each of the schema's fields, whether an entry had it.
+    seen: Vec<bool>,
+    /// Whether a key of the payload was among them.
+    any_key: bool,
+    entries: u64,
+}
+
+impl Presence {
+    /// That a field is missing says something once there have been so many entries.
+    const ENOUGH: u64 = 100;
+
+    /// Nothing to watch where the entries decide which fields there are.
+    pub(crate) fn of(schema: &StreamSchema) -> Option<Self> {
+        let is_watched = schema.expects_fields && !schema.open && !schema.fields.is_empty();
+        let seen = vec![false; schema.fields.len()];
+        is_watched.then_some(Presence { seen, any_key: false, entries: 0 })
+    }
+
+    /// Looks at a page.
+    pub(crate) fn look(&mut self, tape: &Tape) {
+        for (column, seen) in self.seen.iter_mut().enumerate() {
+            if let Some(slot) = tape.slots(column).first() {
+                *seen = true;
+                self.any_key |= slot.origin() != Origin::Field;
+            }
+        }
+    }
+
+    /// After a batch of so many entries: whether there have been enough, and what they lack.
+    pub(crate) fn judge(
+        &mut self,
+        entries: usize,
+        schema: &StreamSchema,
+        tape: &Tape,
+    ) -> Option<Option<Missing>> {
+        self.entries += entries as u64;
+        if self.entries == 0 {
+            return None;
+        }
+        let present = tape.latest_names();
+        let payload = schema.payload.as_ref().map(|payload| payload.field.clone());
+        let missing = |names| Missing {
+            names,
+            present: present.clone(),
+            payload: payload.clone(),
+            entries: self.entries,
+        };
+        if let Some(payload) = payload.as_ref().filter(|_| !tape.has_had_payload()) {
+            return Some(Some(missing(vec![payload.clone()])));
+        }
+        // A key whose value is null has no slot, but the latest document may show it.
+        let is_missing = |name: &String| !present.contains(name);
+        let unseen = schema.fields.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
+        let unseen: Vec<String> =
+            unseen.map(|(field, _)| field.name().clone()).filter(is_missing).collect();
+        let is_enough = self.entries >= Self::ENOUGH
+            || unseen.len() == self.seen.len()
+            || (payload.is_some() && !self.any_key);
+        match unseen.is_empty() {
+            false if is_enough => Some(Some(missing(unseen))),
+            true if self.entries >= Self::ENOUGH => Some(None),
+            _ => None,
+        }
+    }
+}
