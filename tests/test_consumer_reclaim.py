@@ -356,7 +356,8 @@ def test_a_poison_entry_is_delivered_exactly_so_often(
     [letter] = letters(client)
     assert letter[b"n"] == b"7"
     assert letter[b"_dead_id"] == b"7-0"
-    assert letter[b"_dead_reason"] == f"delivered {most} times, of at most {most}".encode()
+    times = "1 time" if most == 1 else f"{most} times"
+    assert letter[b"_dead_reason"] == f"delivered {times}, of at most {most}".encode()
 
 
 def test_ten_poison_entries_do_not_starve_the_rest(
