@@ -1,4 +1,4 @@
-//! What becomes of rows once they have come: batches, acknowledgements, and a group that got lost.
+//! What becomes of rows once they have come: batches and acknowledgements.
 
 use super::ids::IdSet;
 use super::own::Counted;
@@ -36,7 +36,7 @@ impl Acknowledgements {
         &self.sent
     }
 
-    fn take(&mut self) -> Vec<EntryId> {
+    pub(super) fn take(&mut self) -> Vec<EntryId> {
         self.due.extend(&self.sent);
         self.sent.clear();
         std::mem::take(&mut self.due).iter().collect()
@@ -63,7 +63,7 @@ impl Ledger {
         }
     }
 
-    fn forget_collected(&mut self) {
+    pub(super) fn forget_collected(&mut self) {
         self.collected_ids.clear();
         self.collected_claimed = false;
         self.collected_own = false;
@@ -214,7 +214,7 @@ impl Ledger {
         self.note_finished(ids);
     }
 
-    fn note_finished(&mut self, ids: &[EntryId]) {
+    pub(super) fn note_finished(&mut self, ids: &[EntryId]) {
         self.done_up_to = self.done_up_to.max(ids.iter().max().copied());
         if !self.terms.recreates {
             return;
@@ -292,52 +292,5 @@ impl Ledger {
             return Some(Ask::Correct);
         }
         self.own.to_list().map(|(from, to)| Ask::List { from, to })
-    }
-
-    // A lost group
-
-    /// The smallest ID that was delivered to this consumer and is not done with.
-    fn first_undone(&self) -> Option<EntryId> {
-        let collected = self.collected_ids.first();
-        let staged = self.staged.iter().map(|row| row.id).min();
-        let sets = [self.in_hand.first(), self.left.first(), collected, staged, self.forgotten];
-        sets.into_iter().flatten().chain(self.own.first()).min()
-    }
-
-    /// The group is gone, with all that was pending, and the collected rows are discarded: they come
-    /// again. Says behind which ID a group that takes its place has to begin; `None` where this
-    /// consumer has not been anywhere.
-    pub(crate) fn group_lost(&mut self) -> Option<EntryId> {
-        // Nobody takes these acknowledgements any more.
-        let done = self.done.take();
-        self.note_finished(&done);
-        let undone = self.first_undone();
-        self.collected.clear();
-        self.staged.clear();
-        self.forget_collected();
-        self.own.clear();
-        self.left.clear();
-        self.deleted = Acknowledgements::default();
-        self.stranded = None;
-        self.others_first = false;
-        self.in_flight = InFlight::Nothing;
-        self.newest = EntryId::MIN;
-        let known = self.in_hand.last().max(self.finished.last());
-        self.known_up_to = known.unwrap_or(EntryId::MIN);
-        match undone {
-            Some(undone) => undone.predecessor(),
-            None => self.done_up_to,
-        }
-    }
-
-    /// The stream is another one, of which nothing is known.
-    pub(crate) fn stream_begun_anew(&mut self) {
-        self.in_hand.clear();
-        self.left.clear();
-        self.forgotten = None;
-        self.finished.clear();
-        self.done_up_to = None;
-        self.position = None;
-        self.known_up_to = EntryId::MIN;
     }
 }

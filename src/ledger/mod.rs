@@ -16,6 +16,7 @@
 
 mod ask;
 mod done;
+mod group_lost;
 mod ids;
 mod lease;
 #[cfg(test)]
@@ -122,8 +123,12 @@ pub(crate) struct Ledger {
     done_up_to: Option<EntryId>,
     /// The greatest ID of those that had nothing before them that was not done with.
     position: Option<EntryId>,
+    /// The greatest ID that the stream is known to have had.
+    stream_had: Option<EntryId>,
     /// Entries up to here were known before the group was created again.
     known_up_to: EntryId,
+    /// The new group brings those after this ID again.
+    brings_again_after: Option<EntryId>,
 }
 
 impl Ledger {
@@ -156,12 +161,15 @@ impl Ledger {
             finished: IdSet::default(),
             done_up_to: None,
             position: None,
+            stream_had: None,
             known_up_to: EntryId::MIN,
+            brings_again_after: None,
         }
     }
 
     /// Up to this entry an earlier run was done.
     pub(crate) fn was_done_up_to(&mut self, id: Option<EntryId>) {
         self.done_up_to = id;
+        self.stream_had = self.stream_had.max(id);
     }
 }

@@ -25,6 +25,7 @@ impl Ledger {
     pub(crate) fn came(&mut self, ids: impl IntoIterator<Item = EntryId>) {
         for id in ids {
             self.came_up_to = self.came_up_to.max(Some(id));
+            self.stream_had(id);
             let row = match self.in_flight {
                 InFlight::New | InFlight::Nothing => {
                     let is_fresh = id > self.newest.max(self.known_up_to);
@@ -111,7 +112,13 @@ impl Ledger {
     pub(crate) fn ended(&mut self) -> bool {
         let in_flight = std::mem::replace(&mut self.in_flight, InFlight::Nothing);
         match in_flight {
-            InFlight::New => self.others_first = false,
+            InFlight::New => {
+                self.others_first = false;
+                if self.came_up_to.is_none() {
+                    // The group has given out all there is.
+                    self.newest = self.newest.max(self.known_up_to);
+                }
+            }
             InFlight::Page if self.came_up_to.is_none() => self.own.swept(None),
             InFlight::Run { missing } => self.own.run_ended(self.came_up_to, missing),
             InFlight::Page | InFlight::Claims | InFlight::Nothing => {}

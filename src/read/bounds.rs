@@ -70,12 +70,16 @@ pub(super) async fn newest(session: &mut Session, stream: &[u8]) -> Result<Optio
 
 /// Whether an entry can still be added up to `end`: IDs only grow.
 pub(super) async fn can_come(session: &mut Session, stream: &[u8], end: EntryId) -> Result<bool> {
-    // Entries at the end may have come and gone, which only the server's own record tells.
-    let reached = match last_generated(session, stream).await? {
-        None => newest(session, stream).await?,
-        reached => reached,
-    };
-    Ok(reached.is_none_or(|reached| reached < end))
+    Ok(stream_end(session, stream).await?.is_none_or(|reached| reached < end))
+}
+
+/// The greatest ID that the stream ever had, as far as the user may ask; `None` where there is no
+/// stream. Entries at the end may have come and gone, which only the server's own record tells.
+pub(super) async fn stream_end(session: &mut Session, stream: &[u8]) -> Result<Option<EntryId>> {
+    match last_generated(session, stream).await? {
+        None => newest(session, stream).await,
+        end => Ok(end),
+    }
 }
 
 /// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no

@@ -215,6 +215,14 @@ impl Watched {
         Some(tell(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
+    /// What is known of entries is of those of a stream that was deleted.
+    pub(crate) fn stream_begun_anew(&self) {
+        self.checkpoint(Ledger::stream_begun_anew);
+        self.update(|stats| stats.done_up_to = None);
+        self.keeper.all_done();
+        *self.returns() = Returns::default();
+    }
+
     /// These are done with although nobody has them in hand: dead letters, and deleted entries.
     pub(crate) fn gone(&self, ids: &[EntryId]) {
         self.checkpoint(|ledger| ledger.failed(ids));

@@ -29,6 +29,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     vec(event, 0..150)
 }
 
+/// A group gets lost, by itself or with its stream.
+fn loss() -> impl Strategy<Value = Event> {
+    prop_oneof![2 => Just(Event::LoseGroup), 1 => (0u64..40).prop_map(Event::Rewrite)]
+}
+
 fn policies() -> impl Strategy<Value = Acknowledge> {
     prop_oneof![Just(Acknowledge::Automatically), Just(Acknowledge::Manually)]
 }
@@ -104,15 +109,17 @@ proptest! {
     fn a_lost_group_begins_before_what_is_not_done_with(
         policy in policies(),
         room in 1u64..12,
-        before in events(),
+        histories in vec((events(), loss()), 1..4),
         after in events(),
     ) {
         let is_alone = |event: &Event| {
             !matches!(event, Event::OtherClaims(_) | Event::OtherReads(_) | Event::Rewind | Event::HalfOpen(_))
         };
         let mut reader = Reader::new(policy, false, None, room);
-        before.into_iter().filter(is_alone).for_each(|event| reader.happens(event));
-        reader.happens(Event::LoseGroup);
+        for (before, loss) in histories {
+            before.into_iter().filter(is_alone).for_each(|event| reader.happens(event));
+            reader.happens(loss);
+        }
         play(reader, after.into_iter().filter(is_alone).collect());
     }
 }

@@ -33,6 +33,8 @@ pub(super) enum Event {
     Ack(u64),
     Leave(u64),
     LoseGroup,
+    /// The stream is deleted with its groups, and written again with so many entries.
+    Rewrite(u64),
 }
 
 /// A reader without IO, and its caller.
@@ -55,6 +57,9 @@ pub(super) struct Reader {
     /// Acknowledged by the caller or by policy, and so to be acknowledged by the ledger.
     done: BTreeSet<u64>,
     seen: BTreeSet<u64>,
+    /// The greatest ID that came.
+    came_up_to: u64,
+    rewritten: bool,
 }
 
 impl Reader {
@@ -85,6 +90,8 @@ impl Reader {
             handed_out: BTreeMap::new(),
             done: BTreeSet::new(),
             seen: BTreeSet::new(),
+            came_up_to: 0,
+            rewritten: false,
         }
     }
 
@@ -95,6 +102,7 @@ impl Reader {
             match reply.pop_front() {
                 Some(Item::Entry(number)) => {
                     self.rows.push(number);
+                    self.came_up_to = self.came_up_to.max(number);
                     self.ledger.came([id(number)]);
                 }
                 Some(Item::Deleted(number)) => self.ledger.came_deleted(vec![id(number)]),
@@ -300,13 +308,27 @@ impl Reader {
         self.rows.clear();
         self.reply = None;
         let after = self.ledger.group_lost().map_or(0, |after| after.ms);
-        self.server.delivered_up_to = after;
         self.server.group_is_gone = false;
-        // What comes again and is in hand stays so; what was left comes again.
+        self.waits = false;
+        if std::mem::take(&mut self.rewritten) && self.came_up_to > 0 {
+            // One that has passed this reader's position cannot be told from the one before.
+            self.server.last = self.server.last.min(self.came_up_to - 1);
+            assert!(self.ledger.is_another_stream(Some(id(self.server.last))));
+            self.ledger.stream_begun_anew();
+            self.server.delivered_up_to = 0;
+            self.came_up_to = 0;
+            self.in_hand.clear();
+            self.done.clear();
+            self.seen.clear();
+        } else {
+            assert!(!self.ledger.is_another_stream(Some(id(self.server.last))));
+            self.server.delivered_up_to = after;
+            // What comes again and is in hand stays so; what was left comes again, and has to.
+            self.seen = &self.done | &self.in_hand;
+        }
         self.left.clear();
         let done = self.done.clone();
         self.handed_out.retain(|number, _| done.contains(number));
-        self.waits = false;
     }
 
     pub(super) fn happens(&mut self, event: Event) {
@@ -382,6 +404,10 @@ impl Reader {
             Event::LoseGroup => {
                 self.server.pending.clear();
                 self.server.group_is_gone = true;
+            }
+            Event::Rewrite(number) => {
+                self.server = Server { last: number, group_is_gone: true, ..Server::default() };
+                self.rewritten = true;
             }
         }
     }

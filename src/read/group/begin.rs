@@ -4,8 +4,7 @@ use super::GroupReader;
 use crate::admin::create_group_in;
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{ErrorKind, Result, ServerCode};
-use crate::ledger::Ledger;
-use crate::read::bounds::{check_exists, if_permitted, last_generated, newest, no_stream};
+use crate::read::bounds::{check_exists, if_permitted, no_stream, stream_end};
 use crate::read::group_options::OwnPending;
 use crate::resp::{self, Info, PageLimit, ReadGroup};
 
@@ -75,6 +74,11 @@ impl GroupReader {
             if skips {
                 self.ledger.begins_after(position.last_delivered);
             }
+            if self.options.recreates() {
+                // The group may begin after it.
+                let end = self.stream_end().await?.flatten();
+                end.into_iter().for_each(|end| self.ledger.stream_had(end));
+            }
         }
         self.prepared = true;
         Ok(())
@@ -121,32 +125,25 @@ impl GroupReader {
     /// Creates the group behind this ID; where there is none, behind where it was before, or where
     /// it is to begin.
     pub(super) async fn create_after(&mut self, was_at: Option<EntryId>) -> Result<()> {
-        let (session, stream) = (&mut self.feed.session, &self.request.stream);
-        let after = match was_at.or(self.begins_after) {
-            Some(after) => {
-                let newest = last_generated(session, stream).await?;
+        let after = match (was_at.or(self.begins_after), self.options.create_at) {
+            (Some(after), _) => {
+                let end = self.stream_end().await?.flatten();
                 // In a stream begun anew this consumer has been nowhere yet.
-                let is_same = newest.is_some_and(|newest| after <= newest);
-                if !is_same {
-                    self.ledger.stream_begun_anew();
-                    self.watched.checkpoint(Ledger::stream_begun_anew);
-                    self.watched.update(|stats| stats.done_up_to = None);
+                let is_another = self.ledger.is_another_stream(end);
+                if is_another {
+                    self.stream_begun_anew();
                 }
-                GroupStart::Behind(if is_same { after } else { EntryId::MIN })
+                GroupStart::Behind(if is_another { EntryId::MIN } else { after })
             }
-            None => match self.options.create_at {
-                // The ID is kept: should the group get lost, it begins there again.
-                Some(GroupStart::BehindNewest) => {
-                    let last = match last_generated(session, stream).await? {
-                        None => if_permitted(newest(session, stream).await)?
-                            .map(Option::unwrap_or_default),
-                        last => last,
-                    };
-                    last.map_or(GroupStart::BehindNewest, GroupStart::Behind)
+            // The ID is kept: should the group get lost, it begins there again.
+            (None, Some(GroupStart::BehindNewest)) => match self.stream_end().await? {
+                Some(end) => {
+                    end.into_iter().for_each(|end| self.ledger.stream_had(end));
+                    GroupStart::Behind(end.unwrap_or_default())
                 }
-                Some(start) => start,
-                None => GroupStart::Behind(EntryId::MIN),
+                None => GroupStart::BehindNewest,
             },
+            (None, start) => start.unwrap_or(GroupStart::Behind(EntryId::MIN)),
         };
         let created = self.create_at(after).await?;
         if let (true, GroupStart::Behind(after)) = (created, after) {
@@ -154,6 +151,18 @@ impl GroupReader {
         }
         self.found = true;
         Ok(())
+    }
+
+    /// The greatest ID of the stream; `None` where the user may not ask.
+    async fn stream_end(&mut self) -> Result<Option<Option<EntryId>>> {
+        if_permitted(stream_end(&mut self.feed.session, &self.request.stream).await)
+    }
+
+    /// The stream was deleted, and perhaps written again: what is known of entries is of others.
+    fn stream_begun_anew(&mut self) {
+        self.begins_after = Some(EntryId::MIN);
+        self.ledger.stream_begun_anew();
+        self.watched.stream_begun_anew();
     }
 
     /// Creates the group, and the stream if need be; says whether the group was created.

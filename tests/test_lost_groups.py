@@ -1,0 +1,102 @@
+"""`on_group_lost="recreate"`: what a new group brings, and what of a stream written again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from redfloe import Batch, StreamConsumer
+from support.consumers import SHY
+from support.groups import DRAIN, ME, pending
+from support.server import Server
+from support.streams import NUMBER, add_numbers
+from support.timing import later
+
+pytestmark = pytest.mark.timeout(20)
+
+RECREATE: dict[str, Any] = {"on_group_lost": "recreate", **SHY, **ME}
+#: What a worker can do with the first row of a batch other than be done with it.
+UNDONE = pytest.mark.parametrize("how", ["nack", "leave", "in hand"])
+
+
+def worker(server: Server, stream: str, how: str, **options: Any) -> StreamConsumer:
+    ack = "manual" if how == "in hand" else "on_success"
+    return StreamConsumer(
+        server.url, stream, schema=NUMBER, ack=ack, **{**DRAIN, **RECREATE, **options}
+    )
+
+
+def keep_back(batch: Batch, how: str) -> None:
+    """Be done with all rows of a batch but the first."""
+    if how == "nack":
+        batch.nack(batch.ids[:1], delay_ms=5_000)
+    elif how == "leave":
+        (batch if len(batch) == 1 else batch.halves()[0]).leave()
+    elif len(batch) > 1:
+        batch.ack(batch.ids[1:])
+
+
+@UNDONE
+def test_a_stream_written_again_is_read_from_its_start_whatever_was_undone(
+    server: Server, client: redis.Redis, stream: str, how: str
+) -> None:
+    """The new entries are not those of the same IDs that were done with, or are in hand."""
+    add_numbers(client, stream, 4)
+    with worker(server, stream, how, batch_size=2) as consumer:
+        keep_back(next(consumer), how)
+        second = next(consumer)
+        if how == "in hand":
+            second.ack()
+        client.delete(stream)
+        add_numbers(client, stream, 3)
+        came = []
+        for batch in consumer:
+            came += batch.frame["n"].to_list()
+            assert set(batch.frame["n"]) <= set(pending(client, stream))
+            if how == "in hand":
+                batch.ack()
+        assert came == [1, 2, 3]
+    assert pending(client, stream) == []
+
+
+@pytest.mark.parametrize("how", ["nack", "leave"])
+def test_what_was_given_back_survives_the_loss_of_two_groups(
+    any_server: Server, client: redis.Redis, stream: str, how: str
+) -> None:
+    add_numbers(client, stream, 6)
+    with worker(any_server, stream, how, batch_size=1) as consumer:
+        assert next(consumer).ids.to_list() == ["1-0"]
+        for _ in range(2):
+            keep_back(next(consumer), how)
+        assert next(consumer).ids.to_list() == ["4-0"]
+        came = []
+        for _ in range(3):
+            client.xgroup_destroy(stream, "g")
+            came += next(consumer).ids.to_list()
+        came += [entry for batch in consumer for entry in batch.ids]
+        assert came == ["2-0", "3-0", "5-0", "6-0"]
+    assert pending(client, stream) == []
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_a_group_that_starts_later_still_does_when_it_is_lost(
+    any_server: Server, client: redis.Redis, stream: str, deletes: bool
+) -> None:
+    """`group_start_id` is no position: the stream's end before it does not mean another stream."""
+    add_numbers(client, stream, 3)
+    options: dict[str, Any] = {"group_start_id": "100-0", "on_idle": "wait", "block_ms": 50}
+    with worker(any_server, stream, "", **options) as consumer:
+
+        def lose() -> None:
+            client.xgroup_destroy(stream, "g")
+            if deletes:
+                client.delete(stream)
+            add_numbers(client, stream, 5, first=4)
+
+        def go_on() -> None:
+            add_numbers(client, stream, 101, first=101)
+
+        with later(0.2, lose), later(0.5, go_on):
+            assert next(consumer).ids.to_list() == ["101-0"]
