@@ -22,10 +22,8 @@ UNDONE = pytest.mark.parametrize("how", ["nack", "leave", "in hand"])
 
 
 def worker(server: Server, stream: str, how: str, **options: Any) -> StreamConsumer:
-    ack = "manual" if how == "in hand" else "on_success"
-    return StreamConsumer(
-        server.url, stream, schema=NUMBER, ack=ack, **{**DRAIN, **RECREATE, **options}
-    )
+    options = {**DRAIN, **RECREATE, **({"ack": "manual"} if how == "in hand" else {}), **options}
+    return StreamConsumer(server.url, stream, schema=NUMBER, **options)
 
 
 def keep_back(batch: Batch, how: str) -> None:
