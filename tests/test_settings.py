@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,59 @@ def test_a_file_that_is_wrong(tmp_path: Path, file: Path) -> None:
     with pytest.raises(ValidationError, match="max_retries") as invalid:
         RedisConnection.from_file(file)
     assert PASSWORD not in str(invalid.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", 'redis = "PW"', "must hold names and values in its section 'redis'"),
+        ("a.toml", "[[redis]]\npassword = 'PW'", "must hold names and values"),
+        ("a.toml", "[redis]\npassword = PW", r"is not TOML \(at line 2, column"),
+        ("a.yaml", "redis: PW", "must hold names and values"),
+        ("a.yaml", "- PW", "has no section 'redis'"),
+        ("a.yaml", "redis:\n  password: *PW", r"is not YAML \(at line 2, column \d+\)"),
+        ("a.yaml", "redis:\n  password: !PW x", r"is not YAML \(at line 2"),
+        ("a.yaml", "redis: {password: PW", "is not YAML"),
+        ("a.yaml", "redis:\n  url: redis://h\n  password: [PW]", "a text as password"),
+        ("a.yaml", "redis:\n  url: redis://h\n  password: PW\n  max_retries: x", "max_retries"),
+    ],
+)
+def test_a_malformed_file_is_an_error_that_quotes_nothing(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text.replace("PW", PASSWORD))
+    with pytest.raises(ValueError, match=message) as caught:
+        RedisConnection.from_file(path)
+    error: BaseException | None = caught.value
+    if isinstance(error, ValidationError):
+        assert PASSWORD not in repr(error.errors())
+    while error is not None:
+        assert PASSWORD not in str(error)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "redfloe" in frame.f_code.co_filename and "tests" not in frame.f_code.co_filename:
+                assert PASSWORD not in repr(frame.f_locals)
+        error = error.__context__
+
+
+def test_variables_beside_a_file_are_those_of_from_env(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "")  # which counts as absent
+    monkeypatch.setenv("REDIS_MAX_RETRIES", "")
+    monkeypatch.setenv("redis_client_name", "somebody")  # another variable
+    assert RedisConnection.from_file(file) == RedisConnection(URL, **ALL)
+
+
+@pytest.mark.parametrize("where", ["url", "username", "password"])
+def test_what_is_no_utf_8_is_not_quoted(where: str) -> None:
+    odd = f"{PASSWORD}\udcff"
+    arguments = {"url": "redis://h", where: f"redis://:{odd}@h" if where == "url" else odd}
+    with pytest.raises(ValueError, match=f"^{where} has a lone surrogate") as caught:
+        RedisConnection(**arguments)
+    assert not hasattr(caught.value, "object")
+    with pytest.raises(TypeError, match=f"{where} must be str, not int"):
+        RedisConnection(**{**arguments, where: 5})
 
 
 def test_as_a_part_of_other_settings() -> None:

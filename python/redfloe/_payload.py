@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from datetime import date, time
 from decimal import Decimal
 
+from redfloe._values import builtin
+
 
 def document(fields: object) -> bytes:
     """Give the object of an entry's values; a None is a key that it lacks."""
     if not isinstance(fields, Mapping):
         msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
         raise TypeError(msg)
-    present = {name: value for name, value in fields.items() if value is not None}
+    present = {name: value for name, value in fields.items() if builtin(value) is not None}
     return _json(present, "the payload").encode()
 
 
-def _json(value: object, where: str) -> str:
+def _json(given: object, where: str) -> str:
+    value = builtin(given)
     match value:
         case None:
             return "null"
@@ -28,11 +31,11 @@ def _json(value: object, where: str) -> str:
         case bool():
             return "true" if value else "false"
         case int():
-            return str(int(value))
+            return str(value)
         case float() | Decimal() if not math.isfinite(value):
             return f'"{value}"'  # which JSON has no number for
         case float():
-            return repr(float(value))
+            return repr(value)
         case Decimal():
             return str(value)
         case bytes():

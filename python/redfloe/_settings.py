@@ -26,26 +26,26 @@ _SETTINGS: dict[str, type] = {
 
 def from_env(prefix: str) -> RedisConnection:
     """`RedisConnection.from_env`."""
-    if not _variable(prefix, "url"):
+    if not variable(prefix, "url"):
         msg = f"set the environment variable {prefix}URL, such as to redis://localhost:6379"
         raise ValueError(msg)
     settings: dict[str, Any] = {}
     for name, kind in _SETTINGS.items():
-        if _variable(prefix, name):
+        if variable(prefix, name):
             try:
-                settings[name] = kind(_variable(prefix, name))
+                settings[name] = kind(variable(prefix, name))
             except ValueError:
                 msg = f"the environment variable {prefix}{name.upper()} must be a number"
                 raise ValueError(msg) from None
     return RedisConnection(
-        _variable(prefix, "url") or "",
-        username=_variable(prefix, "username"),
-        password=_variable(prefix, "password"),
+        variable(prefix, "url") or "",
+        username=variable(prefix, "username"),
+        password=variable(prefix, "password"),
         **settings,
     )
 
 
-def _variable(prefix: str, name: str) -> str | None:
+def variable(prefix: str, name: str) -> str | None:
     """Give a variable's value; one that is empty counts as absent."""
     return os.environ.get(prefix + name.upper()) or None
 

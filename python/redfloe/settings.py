@@ -5,19 +5,17 @@ Needs the extra ``settings``: ``pip install 'redfloe[settings]'``.
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-    YamlConfigSettingsSource,
-)
 
 from redfloe._core import RedisConnection
+from redfloe._settings import variable
 
 __all__ = ["RedisSettings"]
 
@@ -109,43 +107,64 @@ class RedisSettings(BaseModel):
         if file.suffix not in {".toml", ".yaml", ".yml"}:
             msg = f"{file} must end in .toml, .yaml or .yml"
             raise ValueError(msg)
-        header = () if section is None else (section,)
-        source: PydanticBaseSettingsSource
-        try:
-            if file.suffix == ".toml":
-                source = TomlConfigSettingsSource(_FromFile, file, toml_table_header=header)
-            else:
-                source = YamlConfigSettingsSource(_FromFile, file, yaml_config_section=section)
-        except KeyError:
-            msg = f"{file} has no section {section!r}; name another, or None for its top level"
-            raise ValueError(msg) from None
-        try:
-            if env_prefix is None:
-                return RedisSettings.model_validate(source())
-            return _FromFile(_env_prefix=env_prefix, **source())
-        except ValidationError as error:
-            variables = "" if env_prefix is None else f", or variables that begin with {env_prefix}"
-            error.add_note(f"the settings are from {file}{variables}")
-            raise
+        values, problem = _read(file, section)
+        if problem is not None:
+            msg = f"{file} {problem}"
+            raise ValueError(msg)
+        where = f"{file}"
+        if env_prefix is not None:
+            # Empty ones count as absent, as in `RedisConnection.from_env`.
+            values |= _hidden({name: variable(env_prefix, name) for name in _FIELDS})
+            where += f" and variables that begin with {env_prefix}"
+        return _validated(values, f"the settings are from {where}")
 
 
-class _FromFile(BaseSettings, RedisSettings):
-    """Settings of a file, which are given to it, and of the environment."""
+_FIELDS = tuple(RedisSettings.model_fields)
+_PARSERS: dict[str, Callable[[str], Any]] = {"TOML": tomllib.loads, "YAML": yaml.safe_load}
 
-    model_config = SettingsConfigDict(extra="forbid", title="RedisSettings")
 
-    # Types say what is given here, and pydantic-settings' own arguments.
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
+def _read(file: Path, section: str | None) -> tuple[dict[str, Any], str | None]:
+    """Give the values of a section, or what is wrong with the file.
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Prefer the environment."""
-        return env_settings, init_settings
+    Whoever calls raises the error, because tools that report errors show each frame's variables, and
+    here these hold a password.
+    """
+    kind = "TOML" if file.suffix == ".toml" else "YAML"
+    try:
+        content = _PARSERS[kind](file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        return {}, f"is not {kind}: it is not UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        return {}, f"is not {kind}" + "".join(re.findall(r" \(at .*\)", str(error)))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" (at line {mark.line + 1}, column {mark.column + 1})"
+        return {}, f"is not {kind}{place}"
+    if section is not None:
+        if not isinstance(content, dict) or section not in content:
+            return {}, f"has no section {section!r}; name another, or None for its top level"
+        content = content[section]
+    if not isinstance(content, dict):
+        what = "at its top level" if section is None else f"in its section {section!r}"
+        return {}, f"must hold names and values {what}, such as url"
+    for name in ("url", "username", "password"):
+        if not isinstance(content.get(name, ""), str):
+            return {}, f"must hold a text as {name}; is it in quotes?"
+    return _hidden({str(name): value for name, value in content.items()}), None
+
+
+def _hidden(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is absent, and wrap what is secret: no frame shows it from here on."""
+    return {
+        name: SecretStr(value) if name in {"url", "password"} else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _validated(values: dict[str, Any], note: str) -> RedisSettings:
+    try:
+        return RedisSettings.model_validate(values)
+    except ValidationError as error:
+        error.add_note(note)
+        raise

@@ -34,7 +34,7 @@ impl RedisConnection {
     ))]
     fn new(
         py: Python<'_>,
-        url: &str,
+        #[pyo3(from_py_with = url_text)] url: String,
         max_retries: Option<WholeNumber>,
         #[pyo3(from_py_with = number)] retry_base_delay: f64,
         #[pyo3(from_py_with = number)] retry_max_delay: f64,
@@ -44,8 +44,8 @@ impl RedisConnection {
         tls_cert: Option<PathBuf>,
         tls_key: Option<PathBuf>,
         client_name: Option<&str>,
-        username: Option<&str>,
-        password: Option<&str>,
+        #[pyo3(from_py_with = username_text)] username: Option<String>,
+        #[pyo3(from_py_with = password_text)] password: Option<String>,
         credentials: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let max_retries = max_retries.map(|WholeNumber(number)| u32::try_from(number)).transpose();
@@ -63,9 +63,9 @@ impl RedisConnection {
             None => None,
         };
         let function = number.map(|number| Arc::new(Function::new(number)));
-        let options = ConnectionOptions::parse(url)
+        let options = ConnectionOptions::parse(&url)
             .and_then(|options| options.with_tls(tls)?.with_client_name(client_name))
-            .and_then(|options| options.with_login(username, password))
+            .and_then(|options| options.with_login(username.as_deref(), password.as_deref()))
             .and_then(|options| match function {
                 Some(function) => options.with_credentials(function),
                 None => Ok(options),
@@ -75,9 +75,9 @@ impl RedisConnection {
             .with_response_timeout(response)
             .with_retries(max_retries, base, max);
         let login = Login {
-            url: Secret::new(url),
-            username: username.map(str::to_owned),
-            password: password.map(Secret::new),
+            url: Secret::new(&url),
+            username,
+            password: password.as_deref().map(Secret::new),
             function: number,
         };
         let given = Given { options, login };
@@ -135,6 +135,32 @@ impl RedisConnection {
             Server::Malformed(_) | Server::NoUrl(_) => "RedisConnection(<refused>)".to_owned(),
         }
     }
+}
+
+fn url_text(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    secret_text("url", value)
+}
+
+fn username_text(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if value.is_none() { Ok(None) } else { secret_text("username", value).map(Some) }
+}
+
+fn password_text(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if value.is_none() { Ok(None) } else { secret_text("password", value).map(Some) }
+}
+
+/// A text that is not quoted where it is no UTF-8: Python's own error would keep it.
+fn secret_text(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let Ok(text) = value.cast::<PyString>() else {
+        let kind = value.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("{parameter} must be str, not {kind}")));
+    };
+    text.to_str().map(str::to_owned).map_err(|_| {
+        PyValueError::new_err(format!(
+            "{parameter} has a lone surrogate, as of bytes that are not UTF-8; write such bytes in \
+             a URL as %XX"
+        ))
+    })
 }
 
 /// What a function of the package was given as `url`, without the password that a text shows. It
@@ -227,7 +253,7 @@ struct Login {
 impl Given {
     fn parse(url: &str) -> Result<Self> {
         let login = Login { url: Secret::new(url), username: None, password: None, function: None };
-        Ok(Given { options: ConnectionOptions::parse(url)?, login })
+        Ok(Given { options: ConnectionOptions::parse(&url)?, login })
     }
 }
 

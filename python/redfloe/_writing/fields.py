@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from redfloe._arguments import as_key
+from redfloe._values import builtin
 
 #: Values are str, bytes, bool, int, float, Decimal, datetime, date, time or None, and in a JSON
 #: payload lists and mappings. A type checker infers `object` for a dict of several, hence Any.
@@ -25,21 +26,21 @@ def as_pairs(fields: object) -> list[tuple[bytes, bytes]]:
 
 
 def _text(name: object, value: object) -> bytes | None:
-    match value:
+    match builtin(value):
         case None:
             return None
-        case str():
-            return value.encode()
-        case bytes():
-            return value
-        case bool():
-            return b"true" if value else b"false"
-        case int() | float():
-            return repr(value).encode()
-        case Decimal():
-            return str(value).encode()
-        case date() | time():
-            return value.isoformat().encode()
+        case str(text):
+            return text.encode()
+        case bytes(content):
+            return content
+        case bool(truth):
+            return b"true" if truth else b"false"
+        case int() | float() as number:
+            return repr(number).encode()
+        case Decimal() as number:
+            return str(number).encode()
+        case date() | time() as moment:
+            return moment.isoformat().encode()
     msg = (
         f"the field {name!r} has a {type(value).__name__}, for which there is no one text; make it "
         "a str, as by json.dumps"
