@@ -12,6 +12,7 @@ import inspect
 import time
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -469,6 +470,7 @@ def test_an_id_of_another_batch(
         ({"ack": "x"}, ValueError),
         ({"ack": True}, ValueError),
         ({**ME, "start_id": "$"}, ValueError),
+        ({"start_id": pd.NaT}, ValueError),
         ({**ME, "start_id": 5}, ValueError),
         ({**ME, "group_start_id": "x"}, ValueError),
         ({**ME, "group_start_id": 5.0}, TypeError),
@@ -503,6 +505,13 @@ def test_bad_arguments_raise_at_once(options: dict[str, Any], error: type[Except
     with pytest.raises(error) as raised:
         StreamConsumer(**{"url": "redis://127.0.0.1:1", "stream": "s", **options})
     assert not isinstance(raised.value, redfloe.RedisConnectionError)
+
+
+def test_the_longest_idle_time_has_no_longer_lease(any_server: Server, stream: str) -> None:
+    with StreamConsumer(
+        any_server.url, stream, schema=NUMBER, reclaim_min_idle_ms=2**62, **ME, **DRAIN
+    ) as consumer:
+        assert next(iter(consumer), None) is None
 
 
 def test_the_constructor_sends_nothing(any_server: Server, stream: str) -> None:

@@ -220,7 +220,8 @@ PANDAS = pd.DataFrame({"col": ["x", "y", "z"]})
 
 INDICES: list[tuple[pd.DataFrame, dict[bytes, list[bytes | None]]]] = [
     (PANDAS, {b"index": [None] * 3}),
-    (PANDAS.set_axis([0, 1, 2]), {b"index": [None] * 3}),
+    (PANDAS.set_axis([0, 1, 2]), {b"index": [None] * 3, b"__index_level_0__": [None] * 3}),
+    (PANDAS.set_axis([0.0, 1.0, 2.0]), {b"__index_level_0__": [None] * 3}),
     (PANDAS[1:], {b"index": [b"1", b"2"]}),
     (PANDAS.set_axis(["a", "b", "c"]), {b"index": [b"a", b"b", b"c"]}),
     (PANDAS[PANDAS["col"] != "y"], {b"index": [b"0", b"2"]}),

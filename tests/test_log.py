@@ -395,6 +395,25 @@ def test_what_is_counted_is_named_in_its_number(log: Log, number: int, said: str
     assert record.entries == number
 
 
+def test_records_whose_attributes_the_program_has_already(log: Log) -> None:
+    before = logging.getLogRecordFactory()
+
+    def with_stream(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        record.stream = "the program's"
+        return record
+
+    logging.setLogRecordFactory(with_stream)
+    try:
+        redfloe._log.log("data_lost", {"stream": "s", "group": None, "error": "trimmed"})
+    finally:
+        logging.setLogRecordFactory(before)
+    record: Any = log.records()[-1]
+    assert record.getMessage() == "stream s: going on although trimmed"
+    assert (record.stream, record.redfloe_stream) == ("the program's", "s")
+    assert record.redfloe_event == "data_lost"
+
+
 def test_a_password_is_in_no_record(any_server: Server, log: Log) -> None:
     with Proxy(any_server.port) as proxy:
         proxy.replace_reply(f"-LOADING {PASSWORD}\r\n".encode(), once_seen=b"XRANGE")

@@ -32,7 +32,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "status": (HTTPStatus.OK, pl.Int64, 200),
     "signal": (signal.SIGTERM, pl.Int64, 15),
     "price": (Price("1.50"), pl.Decimal(10, 2), Decimal("1.50")),
-    "at": (pd.Timestamp(2024, 1, 2), pl.Datetime("us"), dt.datetime(2024, 1, 2)),
+    "at": (pd.Timestamp(2024, 1, 2), pl.Datetime("us"), pd.Timestamp(2024, 1, 2)),
     "never": (pd.NaT, pl.Datetime("us"), None),
     # The sun's time in Berlin, 53 minutes and 28 seconds before Greenwich's.
     "then": (
@@ -56,6 +56,29 @@ def test_each_is_read_as_what_it_is(any_server: Server, stream: str, payload: st
         include_timestamp=False,
     )
     assert frame.row(0, named=True) == {name: value for name, (_, _, value) in VALUES.items()}
+
+
+@pytest.mark.parametrize("depth", [127, 128])
+def test_documents_are_no_deeper_than_readers_take(
+    any_server: Server, stream: str, depth: int
+) -> None:
+    value: Any = 1
+    dtype: Any = pl.Int64
+    for _ in range(depth):
+        value, dtype = [value], pl.List(dtype)
+    frame = pl.DataFrame({"deep": [value]}, schema={"deep": dtype})
+    if depth == 128:
+        with pytest.raises(redfloe.SchemaError, match="more than 128 levels"):
+            redfloe.write_stream(any_server.url, frame, stream, payload="data")
+        with redfloe.StreamProducer(any_server.url, stream, payload="data") as producer:
+            with pytest.raises(ValueError, match="more than 128 levels"):
+                producer.send({"deep": value})
+        return
+    redfloe.write_stream(any_server.url, frame, stream, payload="data")
+    with redfloe.StreamProducer(any_server.url, stream, payload="data") as producer:
+        producer.send({"deep": value})
+    read = redfloe.read_stream(any_server.url, stream, {"deep": dtype}, payload="data")
+    assert read["deep"].to_list() == [value] * 2
 
 
 @pytest.mark.parametrize("payload", [None, "data"])

@@ -159,6 +159,19 @@ def test_a_replayed_letter_is_its_entry_again(
     assert replay(server.url, "dead").height == 0
 
 
+def test_an_entrys_field_is_not_taken_for_the_new_id(
+    any_server: Server, client: redis.Redis, stream: str, replay: Any
+) -> None:
+    client.xadd(stream, {"n": "1", "_replayed_id": "999-9"}, id="1-0")
+    fail(any_server.url, stream)
+    with pytest.raises(ValueError, match="id_column must not be '_replayed_id'"):
+        replay(any_server.url, "dead", id_column="_replayed_id")
+    assert client.xlen("dead") == 1
+    replayed = replay(any_server.url, "dead")
+    assert replayed["_replayed_id"].to_list() == ids_of(client, stream)[1:]
+    assert entries(client, stream)[1] == {b"n": b"1", b"_replayed_id": b"999-9"}
+
+
 def test_letters_go_back_to_the_streams_they_are_from_in_order(
     any_server: Server, client: redis.Redis, stream: str, replay: Any
 ) -> None:

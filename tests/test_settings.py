@@ -180,7 +180,8 @@ def test_variables_beside_a_file_are_those_of_from_env(
 @pytest.mark.parametrize("where", ["url", "username", "password"])
 def test_what_is_no_utf_8_is_not_quoted(where: str) -> None:
     odd = f"{PASSWORD}\udcff"
-    arguments = {"url": "redis://h", where: f"redis://:{odd}@h" if where == "url" else odd}
+    given = f"redis://:{odd}@h" if where == "url" else odd
+    arguments: dict[str, Any] = {"url": "redis://h", where: given}
     with pytest.raises(ValueError, match=f"^{where} has a lone surrogate") as caught:
         RedisConnection(**arguments)
     assert not hasattr(caught.value, "object")

@@ -77,9 +77,8 @@ def _pandas_stream(df: Any) -> object:  # pandas is no dependency
     pandas = sys.modules["pandas"]
     counts_rows = df.index.name is None and df.index.equals(pandas.RangeIndex(len(df)))
     try:
-        if not counts_rows:
-            df = df.reset_index()
-        return df.__arrow_c_stream__()
+        # Left in place, any index but a RangeIndex would be a column of a name that pandas invents.
+        return df.reset_index(drop=counts_rows).__arrow_c_stream__()
     except (ValueError, TypeError, NotImplementedError) as error:
         said = ", ".join(map(str, error.args))
         msg = f"pandas cannot give the frame as Arrow: {said}; cast the column or leave it out"
@@ -147,8 +146,16 @@ def check_column(name: str, dtype: DataType | DataTypeClass) -> None:
     check_writable(name, dtype)
 
 
-def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
+#: How deeply arrays and objects of a document may be nested, counting the document; no reader takes
+#: more.
+DEEPEST = 128
+
+
+def check_writable(name: str, dtype: DataType | DataTypeClass, depth: int = 1) -> None:
     """Refuse dtypes that have no text form here already: Polars cannot export all of them."""
+    if depth > DEEPEST:
+        msg = f"the column {name[:40]!r} is nested more than {DEEPEST} levels deep, beyond reading"
+        raise SchemaError(msg)
     if dtype.base_type() not in DTYPES | {pl.Null}:
         msg = (
             f"the column {name!r} has the dtype {dtype}, which has no text form; "
@@ -157,11 +164,11 @@ def check_writable(name: str, dtype: DataType | DataTypeClass) -> None:
         raise SchemaError(msg)
     match dtype:
         case pl.List() | pl.Array():
-            check_writable(name, dtype.inner)
+            check_writable(name, dtype.inner, depth + 1)
         case pl.Struct():
             for inner in dtype.fields:
                 check_name(inner.name, f"the names inside the column {name!r}")
-                check_writable(f"{name}.{inner.name}", inner.dtype)
+                check_writable(f"{name}.{inner.name}", inner.dtype, depth + 1)
 
 
 def of_batch(rows: _core.RecordBatch) -> pl.DataFrame:

@@ -55,6 +55,9 @@ def group_start(value: EntryIdLike, parameter: str) -> str:
 
 def _time_of(value: object, parameter: str) -> datetime | date | None:
     match value:
+        case date() if value != value:  # noqa: PLR0124 - as only pandas' NaT is
+            msg = f"{parameter} is {value}, and no time"
+            raise ValueError(msg)
         case date():  # which a datetime is
             return value
         case str() if _ISO.match(value):

@@ -107,7 +107,12 @@ def log(name: str, fields: Mapping[str, object], error: BaseException | None = N
         # One mapping is what the message's names are looked up in.
         extra = {"event": name, **fields}
         logger = logging.getLogger("redfloe")
-        logger.log(level, message, {**fields, **texts}, extra=extra, exc_info=error)
+        try:
+            logger.log(level, message, {**fields, **texts}, extra=extra, exc_info=error)
+        except KeyError:
+            # The program's own records have an attribute of such a name already.
+            extra = {f"redfloe_{key}": value for key, value in extra.items()}
+            logger.log(level, message, {**fields, **texts}, extra=extra, exc_info=error)
     except Exception:  # noqa: BLE001 - a handler's or filter's, and no reason to end a read
         if logging.raiseExceptions:
             traceback.print_exc()

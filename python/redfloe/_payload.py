@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from decimal import Decimal
 
+from redfloe._frame import DEEPEST
 from redfloe._values import builtin
 
 
@@ -21,7 +22,10 @@ def document(fields: object) -> bytes:
     return _json(present, "the payload").encode()
 
 
-def _json(given: object, where: str) -> str:
+def _json(given: object, where: str, depth: int = 1) -> str:
+    if depth > DEEPEST and isinstance(given, list | tuple | Mapping):
+        msg = f"the payload is nested more than {DEEPEST} levels deep, beyond reading"
+        raise ValueError(msg)
     value = builtin(given)
     match value:
         case None:
@@ -43,10 +47,13 @@ def _json(given: object, where: str) -> str:
         case date() | time():
             return f'"{value.isoformat()}"'
         case list() | tuple():
-            items = (_json(item, f"{where}[{index}]") for index, item in enumerate(value))
+            items = (
+                _json(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)
+            )
             return f"[{','.join(items)}]"
         case Mapping():
-            return f"{{{','.join(_member(name, item, where) for name, item in value.items())}}}"
+            members = (_member(name, item, where, depth) for name, item in value.items())
+            return f"{{{','.join(members)}}}"
     msg = (
         f"{where} has a {type(value).__name__}, for which there is no one text in JSON; make it a "
         "str, a number, a list or a dict"
@@ -54,8 +61,8 @@ def _json(given: object, where: str) -> str:
     raise TypeError(msg)
 
 
-def _member(name: object, value: object, where: str) -> str:
+def _member(name: object, value: object, where: str, depth: int) -> str:
     if not isinstance(name, str):
         msg = f"the keys of {where} must be str, not {type(name).__name__}"
         raise TypeError(msg)
-    return f"{json.dumps(name, ensure_ascii=False)}:{_json(value, f'{where}[{name!r}]')}"
+    return f"{json.dumps(name, ensure_ascii=False)}:{_json(value, f'{where}[{name!r}]', depth + 1)}"

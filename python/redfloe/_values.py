@@ -10,8 +10,8 @@ _MINUTE = timedelta(minutes=1)
 def builtin(value: object) -> object:
     """Give a number, a datetime or a time as a builtin: subclasses have texts of their own.
 
-    What NumPy and pandas give are such: a mean is a float whose repr is ``np.float64(2.5)``. A missing
-    time (``pd.NaT``) is None. Anything else is given as it is.
+    What NumPy and pandas give are such: a mean is a float whose repr is ``np.float64(2.5)``. A
+    missing time (``pd.NaT``) is None. Anything else is given as it is.
     """
     match value:
         case bool():
@@ -24,7 +24,7 @@ def builtin(value: object) -> object:
             return Decimal(value)
         case datetime() if value != value:  # noqa: PLR0124 - as only NaT is
             return None
-        # As in zones before standard time: their offset has seconds, for which ISO 8601 has no text.
+        # As in zones before standard time: the offset has seconds, and no text in ISO 8601.
         case datetime() if (value.utcoffset() or timedelta()) % _MINUTE:
             return value.astimezone(UTC)
         case time(tzinfo=zone) if zone is not None:

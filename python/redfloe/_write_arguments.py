@@ -142,6 +142,9 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
     if idempotent is not None and (id_column is not None or timestamp_column is not None):
         msg = "idempotent needs IDs that the server makes; rows with their own IDs do not need it"
         raise ValueError(msg)
+    if idempotent in ("", b""):
+        msg = "idempotent must not be empty: it names this producer to the server"
+        raise ValueError(msg)
     one_of(on_empty_row, "on_empty_row", "raise", "skip")
     text, by_field = _null_texts(options.get("null_values"))
     return WriteRequest(

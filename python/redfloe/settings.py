@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from redfloe._core import RedisConnection
 from redfloe._settings import variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["RedisSettings"]
 
@@ -126,7 +128,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {"TOML": tomllib.loads, "YAML": yaml
 def _read(file: Path, section: str | None) -> tuple[dict[str, Any], str | None]:
     """Give the values of a section, or what is wrong with the file.
 
-    Whoever calls raises the error, because tools that report errors show each frame's variables, and
+    The caller raises the error, because tools that report errors show each frame's variables, and
     here these hold a password.
     """
     kind = "TOML" if file.suffix == ".toml" else "YAML"

@@ -85,9 +85,9 @@ impl WriteArguments {
 }
 
 fn min_id(text: &str) -> Result<EntryId> {
-    match IdBound::parse_start(text)? {
-        IdBound::Id(id) => Ok(id),
-        _ => Err(Error::invalid(format!("minid must be an entry ID, not {text:?}"))),
+    match IdBound::parse_start(text) {
+        Ok(IdBound::Id(id)) => Ok(id),
+        _ => Err(Error::invalid(format!("minid must be an entry ID or a time, not {text:?}"))),
     }
 }
 

@@ -86,6 +86,8 @@ def make_worker_group(
 
 #: How often in a row others may be kept from an entry.
 _EXTENSIONS = 10
+#: What the core can count.
+_LONGEST = 2**64 - 1
 
 
 def _max_processing(longest: int | None, min_idle: int | None, *, auto_extend: bool) -> int | None:
@@ -105,7 +107,7 @@ def _max_processing(longest: int | None, min_idle: int | None, *, auto_extend: b
         raise ValueError(msg)
     if not auto_extend or min_idle is None:
         return None
-    return min_idle * _EXTENSIONS if longest is None else longest
+    return min(min_idle * _EXTENSIONS, _LONGEST) if longest is None else longest
 
 
 def start_of(start_id: EntryIdLike, member: Group | None) -> EntryIdLike:

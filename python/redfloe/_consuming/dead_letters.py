@@ -198,8 +198,9 @@ def replay_dead_letters(
     -------
     pl.DataFrame
         What was replayed, as `read_dead_letters` gives it, and ``_replayed_id`` (String): the ID of
-        the new entry. Where a connection was lost, so that nobody knows the new ID, it is null: the
-        letter was replayed by the command whose answer was lost.
+        the new entry, whatever field of that name the old one has. Where a connection was lost, so
+        that nobody knows the new ID, it is null: the letter was replayed by the command whose
+        answer was lost.
 
     Raises
     ------
@@ -236,7 +237,7 @@ def replay_dead_letters(
     url = _core.connect(url)
     every = complete(options, replay_dead_letters)
     named = _named(ids, where)
-    request = _request(dead_letter, schema, start_id, end_id, count, "null", every, with_ids=True)
+    request = _replay_request(dead_letter, schema, start_id, end_id, count, every)
     letters, chosen = _chosen(_read(url, request), request, named, where)
     outcome = _core.replay_dead_letters(url, request["stream"], chosen).wait()
     return _finish(letters, request, outcome)
@@ -287,7 +288,7 @@ async def replay_dead_letters_async(
     url = _core.connect(url)
     every = complete(options, replay_dead_letters_async)
     named = _named(ids, where)
-    request = _request(dead_letter, schema, start_id, end_id, count, "null", every, with_ids=True)
+    request = _replay_request(dead_letter, schema, start_id, end_id, count, every)
     letters, chosen = _chosen(await _read_async(url, request), request, named, where)
     outcome = await completed(_core.replay_dead_letters(url, request["stream"], chosen).start())
     return _finish(letters, request, outcome)
@@ -321,6 +322,22 @@ def _request(
     if fields is not None:
         request["schema"] = pl.Schema({**fields, **_STORY})
     return request
+
+
+def _replay_request(
+    dead_letter: str | bytes,
+    schema: SchemaLike | None,
+    start_id: EntryIdLike,
+    end_id: EntryIdLike,
+    count: int | None,
+    options: DecodeOptions,
+) -> Request:
+    """Ask for dead letters with their IDs, whose replayed ones get a column too."""
+    for parameter in ("id_column", "timestamp_column", "sequence_column", "rescue_column"):
+        if options[parameter] == "_replayed_id":
+            msg = f"{parameter} must not be '_replayed_id', which the IDs of the new entries have"
+            raise ValueError(msg)
+    return _request(dead_letter, schema, start_id, end_id, count, "null", options, with_ids=True)
 
 
 def _read(url: RedisConnection, request: Request) -> pl.DataFrame:
@@ -393,6 +410,8 @@ def _finish(letters: pl.DataFrame, request: Request, outcome: Replayed) -> pl.Da
     entries = pl.DataFrame(
         replayed, schema={column: pl.String, "_replayed_id": pl.String}, orient="row"
     )
+    # An entry's own field of that name is not taken for the ID.
+    letters = letters.drop("_replayed_id", strict=False)
     return letters.join(entries, on=column, how="inner", maintain_order="left")
 
 

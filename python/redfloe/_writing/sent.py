@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redfloe._arguments import natural
+from redfloe._arguments import milliseconds_of_seconds
 from redfloe._event_loop import completed
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ class SentEntry:
         TimeoutError
             The time is over, and it is not known yet.
         """
-        limit = None if timeout is None else natural(round(timeout * 1_000), "timeout")
+        limit = None if timeout is None else milliseconds_of_seconds(timeout, "timeout")
+        if limit is not None and limit < 0:
+            msg = f"timeout must not be negative, but is {timeout}"
+            raise ValueError(msg)
         if not self._sent.wait(limit):
-            msg = f"the entry is not in after {timeout:g} s; it is still to be written"
+            msg = f"the entry is not in after {timeout} s; it is still to be written"
             raise TimeoutError(msg)
         return self._outcome()
 
