@@ -313,6 +313,20 @@ def test_answers_that_are_lost_for_good(
     assert raised.value.unknown == range(1, 3)
 
 
+def test_a_row_that_is_refused_when_it_is_sent_again_may_be_in(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """It was called absent, though the connection that was lost had brought it."""
+    with Proxy(any_server.port) as proxy:
+        proxy.cut_after(0, once_seen=b"HSET", skip=1)
+        proxy.replace_reply(b"-NOPERM no\r\n", once_seen=b"HSET", skip=2, times=None)
+        frame = FRAME.select("key", mean=pl.lit(1.5))
+        with pytest.raises(OutcomeUnknownError) as raised:
+            write_hashes(quick(proxy.url), frame, key_column="key", if_exists="merge")
+    assert client.exists("b")
+    assert raised.value.unknown == range(raised.value.rows_written, 3)
+
+
 @pytest.mark.parametrize(
     ("command", "kind"),
     [(b"TYPE", WriteError), (b"MULTI", WriteError), (b"HSET", OutcomeUnknownError)],

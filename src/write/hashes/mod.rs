@@ -164,23 +164,32 @@ impl Writer<'_> {
     /// Writes the rows of a part, those of a lost connection again where that changes nothing.
     async fn write(&mut self, part: Part<'_, '_>) -> Result<(), WriteFailure> {
         let mut start = part.rows.start;
-        // Rows before this one may be in although no answer says so.
-        let mut uncertain = start;
+        // Rows before this one were sent on a connection that was lost: they may be in although no
+        // answer says so, whatever another connection says.
+        let mut sent_before = start;
         while start < part.rows.end {
             if self.request.control.is_stopped() {
-                let unknown = part.numbers(start..uncertain);
+                let unknown = part.numbers(start..sent_before.max(start));
                 return Err(self.failed(stopped(), part.number(start), unknown));
             }
             let commands = part.commands(start);
             let mut replies = HashReplies::new(commands.counts.clone());
             let lost = self.send(&commands.packed, &mut replies).await.err();
             let answered = start + replies.rows.len();
-            uncertain = match &lost {
-                Some(lost) => uncertain.max(start + commands.rows_sent(lost.sent)),
-                None => answered,
-            };
-            let unknown = part.numbers(answered..uncertain);
-            let answers = Answers::of(replies.rows, self.request.if_exists);
+            let answers = Answers::of(
+                replies.rows,
+                self.request.if_exists,
+                sent_before.saturating_sub(start),
+            );
+            if let Some(lost) = &lost {
+                sent_before = sent_before.max(start + commands.rows_sent(lost.sent));
+            }
+            let again = start + answers.refused_again.start..start + answers.refused_again.end;
+            let unknown = part.numbers(match again.is_empty() {
+                true => answered..sent_before.max(answered),
+                false if sent_before > answered => again.start..sent_before,
+                false => again,
+            });
             let error = match (answers.refused, lost) {
                 (None, None) => {
                     self.count(answers.accepted);
@@ -262,12 +271,15 @@ struct Answers {
     leading: usize,
     /// Why the first was refused.
     refused: Option<Error>,
+    /// From the first to the last of the refused rows that were sent before.
+    refused_again: Range<usize>,
 }
 
 impl Answers {
-    fn of(rows: Vec<RowReply>, if_exists: IfExists) -> Self {
-        let mut answers = Answers { accepted: 0, leading: 0, refused: None };
-        for row in rows {
+    /// Of these rows that many were sent before, on a connection that was lost.
+    fn of(rows: Vec<RowReply>, if_exists: IfExists, sent_before: usize) -> Self {
+        let mut answers = Answers { accepted: 0, leading: 0, refused: None, refused_again: 0..0 };
+        for (index, row) in rows.into_iter().enumerate() {
             let error = match row.error {
                 None if if_exists == IfExists::Fail && row.text == b"0" => {
                     Some(Error::new(ErrorKind::Write, "the hash exists already"))
@@ -276,6 +288,10 @@ impl Answers {
             };
             match error {
                 Some(error) => {
+                    if index < sent_before {
+                        let first = answers.refused.as_ref().map_or(index, |_| answers.leading);
+                        answers.refused_again = first..index + 1;
+                    }
                     answers.refused.get_or_insert(error);
                 }
                 None => {
