@@ -303,6 +303,21 @@ def test_quick_handlers_cost_nothing(
         assert proxy.count(b"EVAL") == 0
 
 
+def test_entries_that_others_may_take_at_once_cost_no_more(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """They cannot be kept by asking more and more often: a hundred times a second is enough."""
+    add_numbers(client, stream, 3)
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 2, "max_processing_ms": 60_000, **ME}
+    with Proxy(any_server.port) as proxy:
+        with world.consumer(proxy.url, stream, **options, **DRAIN) as consumer:
+            start = time.monotonic()
+            next(consumer)
+            time.sleep(0.4)
+            sent, seconds = proxy.count(b"EVAL"), time.monotonic() - start
+    assert 0 < sent <= seconds / 0.010 + 2
+
+
 def test_a_worker_in_a_forked_child_keeps_what_it_has(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:

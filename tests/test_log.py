@@ -34,7 +34,7 @@ from support.proxy import Proxy
 from support.secrets import PASSWORD, with_password
 from support.server import HOST, Server
 from support.streams import NUMBER, add, add_numbers
-from support.timing import later, within
+from support.timing import eventually, later, within
 
 
 class Log:
@@ -211,19 +211,77 @@ def test_dead_letters(
     assert (failed.levelno, failed.stream, failed.group) == (logging.WARNING, stream, "g")
 
 
-def test_handlers_that_are_slow(
-    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+@pytest.mark.parametrize("auto_extend", [True, False])
+def test_handlers_that_are_slow_are_logged_while_they_run(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    world: World,
+    log: Log,
+    auto_extend: bool,
 ) -> None:
-    add_numbers(client, stream, 2)
-    options: dict[str, Any] = {"reclaim_min_idle_ms": 100, "batch_size": 1, **ME, **DRAIN}
-    with world.consumer(any_server.url, stream, **options) as consumer:
+    """Once for each batch. The thread, or the event loop, is busy with something else meanwhile."""
+    add_numbers(client, stream, 251)
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 100, "batch_size": 250, **ME, **DRAIN}
+    with world.consumer(any_server.url, stream, auto_extend=auto_extend, **options) as consumer:
         next(consumer)
-        time.sleep(0.15)
+        eventually(lambda: bool(log.of("slow_handler")))
+        time.sleep(0.25)
         next(consumer)
     [slow] = log.of("slow_handler")
     assert (slow.levelno, slow.stream, slow.group) == (logging.WARNING, stream, "g")
-    assert (slow.consumer, slow.entries) == ("me", 1)
-    assert 0.15 <= slow.seconds < 5
+    assert (slow.consumer, slow.entries) == ("me", 250)
+    assert 0.1 <= slow.seconds < 5
+    assert not log.of("lease_expired")
+
+
+def test_what_is_kept_no_more_is_logged(
+    any_server: Server, client: redis.Redis, stream: str, world: World, log: Log
+) -> None:
+    add_numbers(client, stream, 3)
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 60, "max_processing_ms": 120, **ME, **DRAIN}
+    with world.consumer(any_server.url, stream, **options) as consumer:
+        batch = next(consumer)
+        world.do(batch.ack("2-0"))
+        eventually(lambda: bool(log.of("lease_expired")))
+        time.sleep(0.25)
+        [expired] = log.of("lease_expired")
+        assert (expired.levelno, expired.stream, expired.group) == (logging.WARNING, stream, "g")
+        assert (expired.consumer, expired.entries) == ("me", 2)
+        assert 0.12 <= expired.seconds < 5
+        assert "max_processing_ms" in expired.getMessage()
+        assert world.do(batch.extend()) == 2
+        eventually(lambda: len(log.of("lease_expired")) == 2)
+    assert [one.event for one in log.records() if one.event in SLOW] == [*SLOW, "lease_expired"]
+
+
+#: What is told of a batch that takes long, in its order.
+SLOW = ("slow_handler", "lease_expired")
+
+
+@pytest.mark.parametrize("may_extend", [True, False])
+def test_handlers_are_not_slow_where_anybody_may_claim_anything(
+    redis70: Server, client: redis.Redis, stream: str, world: World, log: Log, may_extend: bool
+) -> None:
+    """Nor is a lease at its end for a user who may not extend any."""
+    add_numbers(client, stream, 3)
+    client.execute_command("ACL", "SETUSER", "clerk", "reset", "on", ">no", "~*", "+@all", "-eval")
+    try:
+        url = redis70.url.replace("redis://", "redis://clerk:no@")
+        idle = 0 if may_extend else 50
+        options: dict[str, Any] = {"reclaim_min_idle_ms": idle, **ME, **DRAIN}
+        connection = redis70.url if may_extend else url
+        with world.consumer(connection, stream, batch_size=1, **options) as consumer:
+            next(consumer)
+            time.sleep(0.1)
+            if not may_extend:
+                eventually(lambda: bool(log.of("slow_handler")))
+                time.sleep(0.6)
+            next(consumer)
+    finally:
+        client.execute_command("ACL", "DELUSER", "clerk")
+    assert len(log.of("slow_handler")) == (0 if may_extend else 1)
+    assert not log.of("lease_expired")
 
 
 def test_handlers_that_fail(

@@ -134,6 +134,101 @@ def test_the_rest_of_a_page_is_not_handed_out_when_others_have_it(
     assert pending(client, stream) == rest[:1]
 
 
+# Batches that are ready, and that nobody takes
+
+
+async def abandon(consumer: StreamConsumer, is_ready: Callable[[], bool]) -> None:
+    """Ask for a batch, and give the wait up once it is ready."""
+    waiting = asyncio.ensure_future(anext(consumer))
+    await asyncio.sleep(0.01)
+    eventually(is_ready)  # the event loop is busy meanwhile
+    time.sleep(0.05)  # noqa: ASYNC251
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+@pytest.mark.parametrize("auto_extend", [True, False])
+def test_what_nobody_took_is_not_handed_out_when_others_have_it(
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    runner: asyncio.Runner,
+    auto_extend: bool,
+) -> None:
+    options: dict[str, Any] = {"auto_extend": auto_extend, "block_ms": 0, **HASTY}
+    consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, **options)
+
+    def is_ready() -> bool:
+        if not client.exists(stream):
+            return False
+        if not client.xlen(stream):
+            add_numbers(client, stream, 4)
+        return pending(client, stream, "me") == [1, 2, 3, 4]
+
+    async def work() -> tuple[list[int], list[int]]:
+        async with consumer:
+            await abandon(consumer, is_ready)
+            assert (consumer.stats.batches, consumer.stats.entries) == (0, 0)
+            assert consumer.stats.last_id is None
+            await asyncio.sleep(IDLE / 1_000)
+            assert client.xautoclaim(stream, "g", "thief", IDLE, count=2, justid=True)
+            batch = await anext(consumer)
+            assert (consumer.stats.batches, consumer.stats.entries) == (1, 2)
+            return rows(batch), batch.delivery_counts.to_list()
+
+    assert runner.run(work()) == ([3, 4], [1, 1])
+    assert pending(client, stream) == [1, 2]
+
+
+def test_what_nobody_took_of_a_stream_is_not_counted(
+    any_server: Server, client: redis.Redis, stream: str, runner: asyncio.Runner
+) -> None:
+    consumer = StreamConsumer(any_server.url, stream, schema=NUMBER, block_ms=0)
+
+    def is_ready() -> bool:
+        if not client.exists(stream):
+            add_numbers(client, stream, 4)
+        return True
+
+    async def work() -> list[int]:
+        async with consumer:
+            await abandon(consumer, is_ready)
+            assert (consumer.stats.batches, consumer.stats.entries) == (0, 0)
+            batch = await anext(consumer)
+            assert (consumer.stats.batches, consumer.stats.entries) == (1, 4)
+            return rows(batch)
+
+    assert runner.run(work()) == [1, 2, 3, 4]
+
+
+def test_an_event_loop_that_is_always_late_has_its_batches_in_the_end(
+    any_server: Server, client: redis.Redis, stream: str, runner: asyncio.Runner
+) -> None:
+    """Each is too old when the loop gets to it."""
+    add_numbers(client, stream, 2)
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 60, "batch_size": 1, **ME, **DRAIN}
+
+    async def be_busy() -> None:
+        while True:
+            time.sleep(0.08)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+
+    async def work() -> list[int]:
+        busy = asyncio.ensure_future(be_busy())
+        try:
+            async with (
+                asyncio.timeout(5 * SLACK),
+                StreamConsumer(any_server.url, stream, schema=NUMBER, **options) as consumer,
+            ):
+                return [number async for batch in consumer for number in rows(batch)]
+        finally:
+            busy.cancel()
+
+    assert runner.run(work()) == [1, 2]
+    assert pending(client, stream) == []
+
+
 # Rows that are given back while the loop waits
 
 

@@ -1,14 +1,18 @@
 """The logger `redfloe`: what the core has recorded, and what workers notice themselves.
 
 No thread of the core calls Python, so its events wait until some thread or event loop runs in our
-code: a thread that waits looks 20 times a second, an event loop is woken. Nothing is configured
-here, nor at import: without a handler Python prints warnings to stderr, and nothing else.
+code: a thread that waits looks 20 times a second, an event loop is woken. A worker's handler may
+keep all of them busy, so once there is one a thread of Python's looks as well. Nothing is
+configured here, nor at import: without a handler Python prints warnings to stderr, and nothing
+else.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redfloe import _core
@@ -71,6 +75,11 @@ EVENTS: dict[str, tuple[int, str]] = {
         logging.WARNING,
         _WHERE + "%(consumer)s has had %(counted_entries)s in hand for %(seconds).1f s",
     ),
+    "lease_expired": (
+        logging.WARNING,
+        _WHERE + "%(consumer)s has had %(counted_entries)s in hand for max_processing_ms "
+        "(%(seconds).1f s): others may take them over now",
+    ),
     "events_dropped": (
         logging.WARNING,
         "%(counted_events)s not logged, because too many came at once",
@@ -116,3 +125,37 @@ def log(name: str, fields: Mapping[str, object], error: BaseException | None = N
     except Exception:  # noqa: BLE001 - a handler's or filter's, and no reason to end a read
         if logging.raiseExceptions:
             traceback.print_exc()
+
+
+#: How long it leaves records to those in a call of redfloe, in seconds: whose come first.
+_LATE = 0.1
+
+#: The process that has the thread: a forked child has none.
+_live_in: int | None = None
+
+
+def log_live() -> None:
+    """From now on log also what comes while nobody runs in our code."""
+    global _live_in  # noqa: PLW0603 - one for each process
+    if _live_in == os.getpid():
+        return
+    _live_in = os.getpid()
+    import threading
+
+    with suppress(RuntimeError):  # no thread can be started: the records come later
+        # It never ends, and may be stopped at any moment: it has no frame of the core's below it.
+        threading.Thread(target=_log_live, name="redfloe-log", daemon=True).start()
+
+
+def _log_live() -> None:
+    import select
+    import time
+
+    completions = _core.Completions()
+    poll = select.poll()
+    poll.register(completions.fileno(), select.POLLIN)
+    while True:
+        poll.poll()
+        time.sleep(_LATE)
+        completions.take()
+        log_events()

@@ -1,5 +1,6 @@
 //! How long entries stay a consumer's while somebody works on them: what is in hand is to be kept
-//! (its idle time set back) before others may claim it, for so long and no longer.
+//! (its idle time set back) before others may claim it, for so long and no longer. What takes long is
+//! told.
 //!
 //! As the [ledger](super) this does no IO and has no clock.
 
@@ -13,14 +14,19 @@ use crate::entry_id::EntryId;
 pub(crate) struct LeaseTerms {
     /// Others claim an entry that has been idle for so long.
     pub(crate) min_idle: Duration,
-    /// Others may claim it so long after it was handed out, whatever its consumer does.
-    pub(crate) most: Duration,
+    /// Others may claim it so long after it was handed out, whatever its consumer does; `None` where
+    /// nothing is kept, and only what takes long is told.
+    pub(crate) most: Option<Duration>,
 }
 
 impl LeaseTerms {
+    /// Whoever keeps entries does nothing more often than that; what others claim sooner cannot be
+    /// kept.
+    const LEAST: Duration = Duration::from_millis(10);
+
     /// Twice before others may claim an entry, so that one attempt may fail.
     fn interval(self) -> Duration {
-        (self.min_idle / 3).max(Duration::from_millis(1))
+        (self.min_idle / 3).max(Self::LEAST)
     }
 }
 
@@ -29,24 +35,48 @@ impl LeaseTerms {
 pub(crate) enum Keep {
     /// Have the server set back the idle time of these entries: those that are this consumer's still.
     Now { lease: u64, ids: Vec<EntryId> },
+    /// Tell of a batch, once, that it has been in hand for as long as an entry may be idle.
+    Slow(InHand),
+    /// Tell of it that it was kept for as long as it may be, and is kept no more.
+    Expired(InHand),
     /// Look again at that time, unless something says so before.
     At(Instant),
+}
+
+/// How many entries of a batch are in hand, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InHand {
+    pub(crate) entries: u64,
+    pub(crate) since: Instant,
 }
 
 /// Entries that were handed out together and are not done with.
 #[derive(Debug)]
 struct Lease {
     number: u64,
+    batch: u64,
     ids: IdSet,
+    since: Instant,
     /// When the last of them may be kept.
-    until: Instant,
+    until: Option<Instant>,
     kept_at: Instant,
+    /// When to tell that they have been in hand for long, and that they are kept no more.
+    slow_at: Option<Instant>,
+    expired_at: Option<Instant>,
 }
 
 impl Lease {
     fn due(&self, terms: LeaseTerms) -> Option<Instant> {
-        let due = self.kept_at.checked_add(terms.interval()).unwrap_or(self.until);
-        (self.kept_at < self.until).then_some(due.min(self.until))
+        let until = self.until?;
+        let due = self.kept_at.checked_add(terms.interval()).unwrap_or(until);
+        (self.kept_at < until).then_some(due.min(until))
+    }
+
+    /// They are kept from now on for as long as they may be.
+    fn begin(&mut self, terms: LeaseTerms, now: Instant) {
+        let longest = terms.most.map(|most| most.saturating_sub(terms.min_idle));
+        self.until = longest.and_then(|longest| now.checked_add(longest));
+        self.expired_at = terms.most.and_then(|most| now.checked_add(most));
     }
 }
 
@@ -56,6 +86,7 @@ pub(crate) struct Leases {
     terms: LeaseTerms,
     /// In the order in which they were handed out.
     held: Vec<Lease>,
+    /// Of leases and of batches.
     numbers: u64,
     /// Whoever keeps them looks again at that time.
     looks_at: Option<Instant>,
@@ -71,38 +102,63 @@ impl Leases {
         Leases { terms, held: Vec::new(), numbers: 0, looks_at: None, not_before: None }
     }
 
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
     /// These were handed out; the server had delivered the first of them at that time. Says whether
     /// something is to be done before the time that [`Leases::next`] said.
     #[must_use]
     pub(crate) fn handed_out(&mut self, ids: &[EntryId], delivered: Instant, now: Instant) -> bool {
         self.done(ids);
-        let longest = self.terms.most.saturating_sub(self.terms.min_idle);
-        let until = now.checked_add(longest).unwrap_or(now);
-        let mut due = None;
+        let batch = self.number();
+        let slow_at = now.checked_add(self.terms.min_idle);
+        let mut leases = Vec::new();
         for ids in ids.chunks(Self::ENTRIES) {
-            self.numbers += 1;
-            let lease = Lease {
-                number: self.numbers,
+            let mut lease = Lease {
+                number: self.number(),
+                batch,
                 ids: IdSet::from(ids.to_vec()),
-                until,
+                since: now,
+                until: None,
                 kept_at: delivered,
+                slow_at,
+                expired_at: None,
             };
-            due = due.max(lease.due(self.terms));
-            self.held.push(lease);
+            lease.begin(self.terms, now);
+            leases.push(lease);
         }
-        match (due, self.looks_at) {
-            (Some(due), Some(looks_at)) => due < looks_at,
-            _ => false,
-        }
+        self.hold(leases)
+    }
+
+    /// Says whether something is to be done before the time that was said.
+    fn hold(&mut self, leases: Vec<Lease>) -> bool {
+        let due = leases.iter().filter_map(|lease| lease.due(self.terms)).min();
+        self.held.extend(leases);
+        due.zip(self.looks_at).is_some_and(|(due, looks_at)| due < looks_at)
     }
 
     /// Whoever has these in hand says that the work goes on, and their consumer has them still: they
     /// are kept for as long again.
     #[must_use]
     pub(crate) fn renewed(&mut self, ids: &[EntryId], now: Instant) -> bool {
-        let in_hand = |id: &EntryId| self.held.iter().any(|lease| lease.ids.contains(*id));
-        let ids: Vec<EntryId> = ids.iter().copied().filter(in_hand).collect();
-        self.handed_out(&ids, now, now)
+        let mut renewed = Vec::new();
+        for lease in &mut self.held {
+            let own: Vec<EntryId> =
+                ids.iter().copied().filter(|id| lease.ids.contains(*id)).collect();
+            if !own.is_empty() {
+                lease.ids.remove(&own);
+                let mut own = Lease { ids: IdSet::from(own), kept_at: now, ..*lease };
+                own.begin(self.terms, now);
+                renewed.push(own);
+            }
+        }
+        for lease in &mut renewed {
+            lease.number = self.number();
+        }
+        self.held.retain(|lease| !lease.ids.is_empty());
+        self.hold(renewed)
     }
 
     /// These are done with, or given back, left or moved.
@@ -132,16 +188,25 @@ impl Leases {
 
     /// What to do next.
     pub(crate) fn next(&mut self, now: Instant) -> Keep {
-        // A worker that is quick never has it look earlier.
-        let mut looks_at = now.checked_add(self.terms.interval()).unwrap_or(now);
-        if let Some(not_before) = self.not_before.filter(|not_before| *not_before > now) {
-            looks_at = not_before;
-        } else if let Some((due, lease)) = self.next_due() {
-            if due <= now {
-                return Keep::Now { lease: lease.number, ids: lease.ids.iter().collect() };
-            }
-            looks_at = looks_at.min(due);
+        let may_keep = self.not_before.is_none_or(|not_before| not_before <= now);
+        let due = self.next_due().filter(|_| may_keep);
+        if let Some((_, lease)) = due.filter(|(due, _)| *due <= now) {
+            return Keep::Now { lease: lease.number, ids: lease.ids.iter().collect() };
         }
+        // A worker that is quick never has it look earlier.
+        let looks_at = now.checked_add(self.terms.interval()).unwrap_or(now);
+        let looks_at = match self.not_before.filter(|_| !may_keep) {
+            Some(not_before) => not_before,
+            None => due.map_or(looks_at, |(due, _)| looks_at.min(due)),
+        };
+        if let Some(slow) = self.told(now, |lease| &mut lease.slow_at) {
+            return Keep::Slow(slow);
+        }
+        if let Some(expired) = self.told(now, |lease| &mut lease.expired_at) {
+            return Keep::Expired(expired);
+        }
+        let tells = self.held.iter().flat_map(|lease| [lease.slow_at, lease.expired_at]);
+        let looks_at = tells.flatten().fold(looks_at, Instant::min);
         self.looks_at = Some(looks_at);
         Keep::At(looks_at)
     }
@@ -149,6 +214,24 @@ impl Leases {
     fn next_due(&self) -> Option<(Instant, &Lease)> {
         let due = self.held.iter().filter_map(|lease| Some((lease.due(self.terms)?, lease)));
         due.min_by_key(|(due, _)| *due)
+    }
+
+    /// The leases of one batch of which this is to be told by now; it is told once.
+    fn told(
+        &mut self,
+        now: Instant,
+        at: impl Fn(&mut Lease) -> &mut Option<Instant>,
+    ) -> Option<InHand> {
+        let mut told: Option<(u64, InHand)> = None;
+        for lease in &mut self.held {
+            let is_of_batch = told.is_none_or(|(batch, _)| batch == lease.batch);
+            if is_of_batch && at(lease).take_if(|at| *at <= now).is_some() {
+                let none = InHand { entries: 0, since: lease.since };
+                let (_, in_hand) = told.get_or_insert((lease.batch, none));
+                in_hand.entries += lease.ids.len() as u64;
+            }
+        }
+        told.map(|(_, in_hand)| in_hand)
     }
 
     /// The server has set back the idle times at that time or later, but of these, which are not this
@@ -163,201 +246,17 @@ impl Leases {
 
     /// The server could not be told.
     pub(crate) fn failed(&mut self, now: Instant) {
-        self.not_before = now.checked_add(self.terms.interval() / 4);
+        self.not_before = now.checked_add((self.terms.interval() / 4).max(LeaseTerms::LEAST));
+    }
+
+    /// The server may not be told: nothing is kept, now or later.
+    pub(crate) fn refused(&mut self) {
+        self.terms.most = None;
+        for lease in &mut self.held {
+            (lease.until, lease.expired_at) = (None, None);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const fn ms(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
-    }
-
-    fn ids(numbers: impl IntoIterator<Item = u64>) -> Vec<EntryId> {
-        numbers.into_iter().map(|number| EntryId::new(number, 0)).collect()
-    }
-
-    fn leases() -> Leases {
-        Leases::new(LeaseTerms { min_idle: ms(300), most: ms(1_000) })
-    }
-
-    #[test]
-    fn entries_are_kept_until_they_have_been_in_hand_for_so_long() {
-        let start = Instant::now();
-        let mut leases = leases();
-        assert_eq!(leases.next(start), Keep::At(start + ms(100)));
-        assert!(!leases.handed_out(&ids(1..=2), start, start));
-        let mut kept = Vec::new();
-        for at in (0..3_000).step_by(10) {
-            let now = start + ms(at);
-            if let Keep::Now { lease, ids: due } = leases.next(now) {
-                assert_eq!(due, ids(1..=2));
-                leases.kept(lease, &[], now);
-                kept.push(at);
-            }
-        }
-        // Others may claim them at 1,000.
-        assert_eq!(kept, [100, 200, 300, 400, 500, 600, 700]);
-    }
-
-    #[test]
-    fn what_was_delivered_long_ago_is_kept_at_once() {
-        let start = Instant::now();
-        let now = start + ms(250);
-        let mut leases = leases();
-        assert_eq!(leases.next(now), Keep::At(now + ms(100)));
-        assert!(leases.handed_out(&ids([1]), start, now));
-        assert!(matches!(leases.next(now), Keep::Now { .. }));
-    }
-
-    #[test]
-    fn what_is_done_with_is_kept_no_more() {
-        let start = Instant::now();
-        let mut leases = leases();
-        let _ = leases.handed_out(&ids(1..=250), start, start);
-        leases.done(&ids((1..=250).filter(|number| number % 10 != 0)));
-        let mut kept = Vec::new();
-        while let Keep::Now { lease, ids } = leases.next(start + ms(100)) {
-            kept.extend(ids);
-            leases.kept(lease, &[], start + ms(100));
-        }
-        assert_eq!(kept, ids((10..=250).step_by(10)));
-        leases.all_done();
-        assert_eq!(leases.next(start + ms(500)), Keep::At(start + ms(600)));
-    }
-
-    #[test]
-    fn what_another_has_claimed_is_kept_no_more() {
-        let start = Instant::now();
-        let mut leases = leases();
-        let _ = leases.handed_out(&ids(1..=3), start, start);
-        let Keep::Now { lease, .. } = leases.next(start + ms(100)) else { panic!() };
-        // What is done with meanwhile stays so.
-        leases.done(&ids([1]));
-        leases.kept(lease, &ids([2]), start + ms(100));
-        let next = leases.next(start + ms(200));
-        assert_eq!(next, Keep::Now { lease, ids: ids([3]) });
-    }
-
-    #[test]
-    fn whoever_says_so_goes_on_for_as_long_again() {
-        let start = Instant::now();
-        let mut leases = leases();
-        let _ = leases.handed_out(&ids(1..=3), start, start);
-        leases.done(&ids([3]));
-        assert!(matches!(leases.next(start + ms(900)), Keep::Now { lease, .. } if {
-            leases.kept(lease, &[], start + ms(900));
-            true
-        }));
-        // Its time is over; 3 is nobody's business any more.
-        assert_eq!(leases.next(start + ms(1_500)), Keep::At(start + ms(1_600)));
-        assert!(!leases.renewed(&ids(2..=3), start + ms(1_500)));
-        let next = leases.next(start + ms(1_600));
-        assert!(matches!(next, Keep::Now { ids: kept, .. } if kept == ids([2])));
-    }
-
-    #[test]
-    fn a_failure_is_tried_again_after_a_while() {
-        let start = Instant::now();
-        let mut leases = leases();
-        let _ = leases.handed_out(&ids([1]), start, start);
-        assert!(matches!(leases.next(start + ms(100)), Keep::Now { .. }));
-        leases.failed(start + ms(100));
-        assert_eq!(leases.next(start + ms(110)), Keep::At(start + ms(125)));
-        assert!(matches!(leases.next(start + ms(125)), Keep::Now { .. }));
-    }
-
-    #[derive(Debug, Clone)]
-    enum Event {
-        HandOut(u64),
-        Done(Vec<usize>),
-        AllDone,
-        Fails,
-        Claimed(usize),
-    }
-
-    proptest! {
-        /// Whoever does what `next` says keeps each entry from being idle for too long while it is in
-        /// hand and may be, and touches nothing else.
-        #[test]
-        fn nothing_in_hand_is_idle_for_too_long(
-            events in vec((0u64..80, prop_oneof![
-                4 => (1u64..250).prop_map(Event::HandOut),
-                4 => vec(0usize..500, 0..40).prop_map(Event::Done),
-                1 => Just(Event::AllDone),
-                1 => Just(Event::Fails),
-                1 => (0usize..500).prop_map(Event::Claimed),
-            ]), 0..40),
-        ) {
-            let terms = LeaseTerms { min_idle: ms(300), most: ms(1_000) };
-            let mut leases = Leases::new(terms);
-            let start = Instant::now();
-            let (mut now, mut last) = (start, 0);
-            // When each was handed out and kept, and which another has claimed.
-            let mut held: BTreeMap<u64, (Instant, Instant)> = BTreeMap::new();
-            let mut claimed: Vec<u64> = Vec::new();
-            let mut fails = false;
-            for (pause, event) in events {
-                let end = now + ms(pause);
-                // The keeper wakes when it said that it would.
-                loop {
-                    match leases.next(now) {
-                        Keep::At(at) if at > end => break,
-                        Keep::At(at) => now = at,
-                        Keep::Now { .. } if fails => {
-                            fails = false;
-                            leases.failed(now);
-                        }
-                        Keep::Now { lease, ids: due } => {
-                            let mut lost = Vec::new();
-                            for id in due {
-                                prop_assert!(held.contains_key(&id.ms));
-                                if claimed.contains(&id.ms) {
-                                    lost.push(id);
-                                    held.remove(&id.ms);
-                                } else if let Some((since, kept)) = held.get_mut(&id.ms) {
-                                    prop_assert!(now <= *since + ms(700 + 125));
-                                    *kept = now;
-                                }
-                            }
-                            leases.kept(lease, &lost, now);
-                        }
-                    }
-                    for (number, (since, kept)) in &held {
-                        let over = now >= *since + ms(1_000) || claimed.contains(number);
-                        prop_assert!(over || now < *kept + ms(300), "{number} is idle");
-                    }
-                }
-                now = end;
-                match event {
-                    Event::HandOut(rows) => {
-                        let numbers = last + 1..=last + rows;
-                        last += rows;
-                        let _ = leases.handed_out(&ids(numbers.clone()), now, now);
-                        held.extend(numbers.map(|number| (number, (now, now))));
-                    }
-                    Event::Done(which) => {
-                        let all: Vec<u64> = held.keys().copied().collect();
-                        let numbers: Vec<u64> =
-                            which.iter().filter_map(|at| all.get(*at).copied()).collect();
-                        leases.done(&ids(numbers.iter().copied()));
-                        held.retain(|number, _| !numbers.contains(number));
-                    }
-                    Event::AllDone => {
-                        leases.all_done();
-                        held.clear();
-                    }
-                    Event::Fails => fails = true,
-                    Event::Claimed(at) => claimed.extend(held.keys().nth(at)),
-                }
-            }
-        }
-    }
-}
+mod tests;

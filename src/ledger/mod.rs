@@ -31,7 +31,7 @@ use std::time::Instant;
 pub(crate) use ask::Ask;
 use done::Acknowledgements;
 pub(crate) use ids::IdSet;
-pub(crate) use lease::{Keep, LeaseTerms, Leases};
+pub(crate) use lease::{InHand, Keep, LeaseTerms, Leases};
 use own::OwnPending;
 
 use crate::entry_id::EntryId;

@@ -22,11 +22,15 @@ use super::error::{exception, no_panic};
 use crate::client::{Client, PerProcess, User, spawn};
 use crate::decode::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read::{self, Batches, Watched};
+use crate::read::{self, Batches, Handing, Watched};
 
 /// How long others wait for a thread that has made its frame and was interrupted before its caller
 /// had it. Without an interrupt it takes less than a microsecond.
 const HANDING_OUT: Duration = Duration::from_secs(1);
+
+/// How often in a row a batch that has waited for too long is read again: a caller so slow that it
+/// takes none in time goes on all the same.
+const READ_AGAIN: u8 = 3;
 
 /// How long a reader that ends by an exception tries to acknowledge what was done before.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -40,6 +44,8 @@ pub(super) struct Reading {
     /// Told when `next` changes, apart from a batch that is made ready.
     changed: Notify,
     numbers: AtomicU64,
+    /// How often the next batch has been read again.
+    read_again: AtomicU8,
     ending: AtomicU8,
     ends: Notify,
     pub(super) watched: Arc<Watched>,
@@ -55,22 +61,29 @@ pub(super) struct Reading {
 enum Next {
     /// It has to be read.
     Unread,
-    Ready(Result<Option<Arc<Batch>>>),
+    Ready(Result<Option<Ready>>),
     Offered(Offered),
+}
+
+/// A batch that nobody has in hand.
+struct Ready {
+    batch: Arc<Batch>,
+    handing: Option<Handing>,
 }
 
 /// A batch that a thread makes a frame of, or has made one of that is not in its caller's hands.
 struct Offered {
-    batch: Arc<Batch>,
+    ready: Ready,
     number: u64,
     thread: ThreadId,
     made: bool,
 }
 
-/// How the reading is to end: not at all, before the next batch, or at once.
+/// How the reading is to end: not at all, before the next batch, by whoever finishes it, or at once.
 const GOES_ON: u8 = 0;
 pub(super) const STOPPED: u8 = 1;
-pub(super) const CLOSED: u8 = 2;
+const LEFT: u8 = 2;
+pub(super) const CLOSED: u8 = 3;
 
 impl Reading {
     /// `client` is for what is done beside reading.
@@ -85,6 +98,7 @@ impl Reading {
             next: Mutex::new(Next::Unread),
             changed: Notify::new(),
             numbers: AtomicU64::new(0),
+            read_again: AtomicU8::new(0),
             ending: AtomicU8::new(GOES_ON),
             ends: Notify::new(),
             keeping: PerProcess::new(),
@@ -128,14 +142,29 @@ impl Reading {
         if !self.is_ending() && self.read_until_ending().await {
             return Ok(());
         }
-        if self.ending.load(Ordering::Acquire) == CLOSED {
-            *self.next() = Next::Ready(Ok(None));
-        } else if !matches!(*self.next(), Next::Ready(_)) {
-            // What had not come stays pending; what was handed out has been asked to be done with.
-            let finished = self.finish(true).await;
-            *self.next() = Next::Ready(finished.map(|()| None));
+        match self.ending.load(Ordering::Acquire) {
+            CLOSED => *self.next() = Next::Ready(Ok(None)),
+            LEFT => {
+                let _finished = self.batches.lock().await;
+                *self.next() = Next::Ready(Ok(None));
+            }
+            _ if self.is_ready() => {}
+            _ => {
+                // What had not come stays pending; what was handed out has been asked to be done with.
+                let finished = self.settle(true).await;
+                *self.next() = Next::Ready(finished.map(|()| None));
+            }
         }
         Ok(())
+    }
+
+    /// Whether something is ready that may be handed out.
+    fn is_ready(&self) -> bool {
+        match &*self.next() {
+            Next::Ready(Ok(Some(ready))) => !self.is_old(ready),
+            Next::Ready(_) => true,
+            _ => false,
+        }
     }
 
     /// Waits for the next batch; says whether there is one, and not an end that came before.
@@ -143,9 +172,14 @@ impl Reading {
         let ends = pin!(self.ends.notified());
         let reading = pin!(async {
             let mut batches = self.batches.lock().await;
+            if let Some(ready) = self.take_old() {
+                batches.not_handed_out(&ready.batch);
+            }
             if self.is_handed_out().await {
-                let read = batches.next().await.map(|batch| batch.map(Arc::new));
-                *self.next() = Next::Ready(read);
+                let ready = batches.ready().await.map(|ready| {
+                    ready.map(|(batch, handing)| Ready { batch: Arc::new(batch), handing })
+                });
+                *self.next() = Next::Ready(ready);
             }
         });
         // Who ended it before `ends` was made has said so before.
@@ -172,16 +206,22 @@ impl Reading {
         }
     }
 
-    /// Acknowledges what is done with; with `success` also the batch in hand, if one is.
+    /// Acknowledges what is done with; with `success` also the batch in hand, if one is. Whoever waits
+    /// for a batch, or asks for one from now on, is told that this is the end.
     pub(super) async fn finish(&self, success: bool) -> Result<()> {
+        self.end(LEFT);
+        self.settle(success).await
+    }
+
+    async fn settle(&self, success: bool) -> Result<()> {
         let _user = self.enter()?;
         if !success && self.ends_since.get().is_some() {
             return Ok(()); // it has been tried, and failed or was interrupted
         }
         let mut batches = self.batches.lock().await;
         let in_hand = matches!(*self.next(), Next::Unread);
-        if let Some(batch) = self.never_taken() {
-            batches.not_handed_out(&batch);
+        if let Some(ready) = self.take_ready() {
+            batches.not_handed_out(&ready.batch);
         }
         // A server that is silent when the loop ends is silent too when the `with` around it does.
         let since = self.ends_since.get_or_init(Instant::now);
@@ -205,10 +245,31 @@ impl Reading {
     }
 
     /// The batch that is ready and that nobody has taken; nobody will.
-    fn never_taken(&self) -> Option<Arc<Batch>> {
+    fn take_ready(&self) -> Option<Ready> {
         let mut next = self.next();
         match std::mem::replace(&mut *next, Next::Ready(Ok(None))) {
-            Next::Ready(Ok(batch)) => batch,
+            Next::Ready(Ok(ready)) => ready,
+            other => {
+                *next = other;
+                None
+            }
+        }
+    }
+
+    /// Whether a batch has waited for so long that others may have claimed its entries.
+    fn is_old(&self, ready: &Ready) -> bool {
+        ready.handing.is_some_and(|handing| handing.is_old())
+            && self.read_again.load(Ordering::Relaxed) < READ_AGAIN
+    }
+
+    /// The batch that has waited for too long: it has to be read again.
+    fn take_old(&self) -> Option<Ready> {
+        let mut next = self.next();
+        match std::mem::replace(&mut *next, Next::Unread) {
+            Next::Ready(Ok(Some(ready))) if self.is_old(&ready) => {
+                self.read_again.fetch_add(1, Ordering::Relaxed);
+                Some(ready)
+            }
             other => {
                 *next = other;
                 None
@@ -224,11 +285,12 @@ impl Reading {
         make: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Option<Offer>>> {
         let _user = self.enter().map_err(|error| exception(py, &error))?;
-        let Some(batch) = self.take(py)? else { return Ok(None) };
-        let Some(batch) = batch else { return Ok(Some(None)) };
+        let Some(ready) = self.take(py)? else { return Ok(None) };
+        let Some(ready) = ready else { return Ok(Some(None)) };
+        let batch = Arc::clone(&ready.batch);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let thread = thread::current().id();
-        let offered = Offered { batch: Arc::clone(&batch), number, thread, made: false };
+        let offered = Offered { ready, number, thread, made: false };
         *self.next() = Next::Offered(offered);
         let offering = Offering { reading: self, number };
         let value = make_of(&batch, make, &self.stream)?;
@@ -240,29 +302,41 @@ impl Reading {
     /// Hands out the batch that is ready, for callers that acknowledge nothing.
     pub(super) fn hand_out(&self, py: Python<'_>) -> PyResult<Option<Option<RecordBatch>>> {
         let _user = self.enter().map_err(|error| exception(py, &error))?;
-        Ok(self.take(py)?.map(|batch| batch.map(RecordBatch::new)))
+        Ok(self.take(py)?.map(|ready| {
+            ready.map(|ready| {
+                self.handed_out(&ready);
+                RecordBatch::new(ready.batch)
+            })
+        }))
     }
 
     /// The batch that is ready, or the end. Before it comes the one that this very thread was
-    /// offered and that did not come to its caller.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<Option<Arc<Batch>>>> {
+    /// offered and that did not come to its caller. One that has waited for too long is not given: it
+    /// has to be read again.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Option<Ready>>> {
         let mut next = self.next();
-        match std::mem::replace(&mut *next, Next::Unread) {
-            Next::Ready(Ok(batch)) => Ok(Some(batch)),
-            Next::Ready(Err(error)) => Err(exception(py, &error)),
+        let ready = match std::mem::replace(&mut *next, Next::Unread) {
+            Next::Ready(Ok(Some(ready))) => ready,
+            Next::Ready(Ok(None)) => return Ok(Some(None)),
+            Next::Ready(Err(error)) => return Err(exception(py, &error)),
             Next::Offered(offered) if offered.thread == thread::current().id() => {
                 if !offered.made {
                     *next = Next::Offered(offered);
                     let message = "the iterator's next batch was asked for while it was being made";
                     return Err(PyRuntimeError::new_err(message));
                 }
-                Ok(Some(Some(offered.batch)))
+                offered.ready
             }
             other => {
                 *next = other;
-                Ok(None)
+                return Ok(None);
             }
+        };
+        if self.is_old(&ready) {
+            *next = Next::Ready(Ok(Some(ready)));
+            return Ok(None);
         }
+        Ok(Some(Some(ready)))
     }
 
     /// Changes an offer, if it is still the one of that number.
@@ -278,7 +352,11 @@ impl Reading {
     }
 
     /// A batch is in its caller's hands.
-    fn handed_out(&self, batch: &Batch) {
+    fn handed_out(&self, Ready { batch, handing }: &Ready) {
+        self.read_again.store(0, Ordering::Relaxed);
+        if let Some(handing) = handing {
+            self.watched.hand_out(batch, handing);
+        }
         self.keep();
         self.watched.checkpoint(|ledger| match (&self.member, batch.ids()) {
             (Some(_), ids) => ledger.handed_out(ids),
@@ -291,7 +369,7 @@ impl Reading {
     /// Keeps what is in hand from being claimed, on the process's runtime: whatever the caller's
     /// thread is doing.
     fn keep(&self) {
-        if let Some(member) = self.member.as_ref().filter(|_| self.watched.keeper().keeps()) {
+        if let Some(member) = self.member.as_ref().filter(|_| self.watched.keeper().is_needed()) {
             // Where no thread can be started, nothing is kept.
             let _ = self.keeping.get(|| {
                 let member = member.clone();
@@ -301,7 +379,7 @@ impl Reading {
     }
 
     fn take_back(&self, number: u64) {
-        self.change(number, |offered| Next::Ready(Ok(Some(offered.batch))));
+        self.change(number, |offered| Next::Ready(Ok(Some(offered.ready))));
     }
 }
 
@@ -388,7 +466,7 @@ impl Offer {
         self.accepted.store(true, Ordering::Release);
         no_panic(py, || {
             self.reading.change(self.number, |offered| {
-                self.reading.handed_out(&offered.batch);
+                self.reading.handed_out(&offered.ready);
                 Next::Unread
             });
             Ok(())

@@ -10,7 +10,7 @@ use super::keeper::Keeper;
 use super::member::Member;
 use super::range::RangeReader;
 use super::request::ReadRequest;
-use super::stats::{Stats, Watched};
+use super::stats::{Handing, Stats, Watched};
 use super::tail::TailReader;
 use super::worker::Worker;
 use crate::client::{Client, block_on};
@@ -122,21 +122,28 @@ impl Batches {
     /// As [`read`](crate::read); and for [`tail`] [`DataLoss`](crate::ErrorKind::DataLoss) where
     /// the stream was deleted and begun anew with smaller IDs.
     pub async fn next(&mut self) -> Result<Option<Batch>> {
+        let Some((batch, handing)) = self.ready().await? else { return Ok(None) };
+        if let Some(handing) = handing {
+            self.watched.hand_out(&batch, &handing);
+        }
+        Ok(Some(batch))
+    }
+
+    /// The next batch, for whoever says by [`Watched::hand_out`] when its caller has it in hand.
+    pub(crate) async fn ready(&mut self) -> Result<Option<(Batch, Option<Handing>)>> {
         let outcome = match &mut self.source {
-            Source::Range(reader) => reader.next().await,
-            Source::Tail(reader) => {
-                let next = reader.next().await;
-                if let Ok(Some(batch)) = &next {
-                    self.watched.hand_out(batch, reader.received());
-                }
-                next
-            }
+            Source::Range(reader) => reader.next().await.map(|batch| Some((batch?, None))),
+            Source::Tail(reader) => reader.next().await.map(|batch| {
+                let received = reader.received();
+                Some((batch?, Some(Handing { received, delivered: None, old_at: None })))
+            }),
             Source::Group(worker) => {
                 if let Some(idle) = self.removal.idle {
                     worker.member().remove_others(idle).await?;
                     self.removal.idle = None;
                 }
-                worker.next().await
+                let ready = worker.next().await;
+                ready.map(|ready| ready.map(|(batch, handing)| (batch, Some(handing))))
             }
         };
         if outcome.is_err() {
@@ -187,8 +194,8 @@ impl Batches {
         finished.map_err(|error| about(error, &self.stream))
     }
 
-    /// The latest batch did not come into anybody's hands, and the reading ends: it stays pending, and
-    /// its deliveries are none.
+    /// The latest batch did not come into anybody's hands, because the reading ends or it has waited
+    /// for too long: its deliveries are none. What is still this consumer's comes again.
     #[cfg(feature = "python")]
     pub(crate) fn not_handed_out(&mut self, batch: &Batch) {
         if let Source::Group(worker) = &mut self.source {

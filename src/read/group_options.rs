@@ -178,10 +178,11 @@ impl GroupOptions {
         self
     }
 
-    /// On which terms entries are kept, if they are.
+    /// On which terms entries are kept; `None` where anybody may claim anything at any time, or
+    /// nobody does.
     pub(super) fn lease(&self) -> Option<LeaseTerms> {
         let reclaim = self.reclaim.filter(|reclaim| !self.noack && !reclaim.min_idle.is_zero())?;
-        Some(LeaseTerms { min_idle: reclaim.min_idle, most: self.max_processing? })
+        Some(LeaseTerms { min_idle: reclaim.min_idle, most: self.max_processing })
     }
 
     /// How long entries may wait for the batch that they are part of to be handed out: half of the

@@ -12,7 +12,7 @@ use super::member::Member;
 use crate::client::PerProcess;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, ServerCode};
-use crate::ledger::{Keep, LeaseTerms, Leases};
+use crate::ledger::{InHand, Keep, LeaseTerms, Leases};
 
 /// What is in hand of one consumer, for its reader, for whoever does something to entries, and for the
 /// task that keeps them.
@@ -51,9 +51,9 @@ impl Keeper {
         self.book.get(make).ok()
     }
 
-    /// Whether entries are kept at all.
+    /// Whether there is something to do beside the reader.
     #[cfg(feature = "python")]
-    pub(crate) fn keeps(&self) -> bool {
+    pub(crate) fn is_needed(&self) -> bool {
         self.terms.is_some()
     }
 
@@ -134,7 +134,9 @@ impl Member {
     /// Keeps what was handed out and is not done with from being claimed by others, as long as the
     /// [options](crate::GroupOptions::with_max_processing) say: sets its idle time back three times
     /// before they may (a script of XPENDING and XCLAIM IDLE JUSTID, Redis 5.0). Counts of deliveries
-    /// stay as they are, and what another has claimed stays its own. Returns when the reading ends.
+    /// stay as they are, and what another has claimed stays its own. Records the events `slow_handler`,
+    /// once a batch has been in hand for that long, and `lease_expired`, when it is kept no more; see
+    /// [`take_events`](crate::take_events). Returns when the reading ends.
     ///
     /// For a task beside the one that reads, and one for each reader:
     ///
@@ -167,6 +169,8 @@ impl Member {
                     let left = at.saturating_duration_since(Instant::now());
                     let _ = timeout(left, book.changed.notified()).await;
                 }
+                Keep::Slow(in_hand) => self.tell("slow_handler", in_hand),
+                Keep::Expired(in_hand) => self.tell("lease_expired", in_hand),
                 Keep::Now { lease, ids } => {
                     let at = Instant::now();
                     match self.set_back(&mut self.client.session(), &ids).await {
@@ -175,12 +179,18 @@ impl Member {
                         Err(error) if error.kind() == ErrorKind::NoGroup => {
                             book.leases().all_done()
                         }
-                        Err(error) if is_refused(&error) => return,
+                        Err(error) if is_refused(&error) => book.leases().refused(),
                         Err(_) => book.leases().failed(Instant::now()),
                     }
                 }
             }
         }
+    }
+
+    /// Has the log say since when entries have been in hand.
+    fn tell(&self, event: &'static str, in_hand: InHand) {
+        let event = self.who().event(event).with("entries", in_hand.entries);
+        event.with("seconds", in_hand.since.elapsed()).record();
     }
 }
 

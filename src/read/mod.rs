@@ -39,4 +39,4 @@ pub use request::{OnDataLoss, OnIdle, ReadRequest, Resume};
 pub use sample::infer_schema;
 pub use stats::Stats;
 #[cfg(feature = "python")]
-pub(crate) use stats::Watched;
+pub(crate) use stats::{Handing, Watched};

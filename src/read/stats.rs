@@ -104,6 +104,24 @@ impl Report {
     }
 }
 
+/// What there is to know of a batch that is ready, when it is handed out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handing {
+    /// The bytes of all replies so far.
+    pub(super) received: u64,
+    /// When the server had delivered the first of its rows to this consumer of a group.
+    pub(super) delivered: Option<Instant>,
+    /// From when on others may have claimed them, or soon may.
+    pub(super) old_at: Option<Instant>,
+}
+
+impl Handing {
+    /// Whether the batch has waited for too long to be handed out.
+    pub(crate) fn is_old(&self) -> bool {
+        self.old_at.is_some_and(|old_at| old_at <= Instant::now())
+    }
+}
+
 impl Watched {
     /// Of a reader whose entries are kept.
     pub(super) fn new(keeper: Keeper) -> Self {
@@ -122,14 +140,19 @@ impl Watched {
         change(&mut self.lock());
     }
 
-    /// A batch goes to its consumer; `received` bytes of replies have come in all.
-    pub(crate) fn hand_out(&self, batch: &Batch, received: u64) {
+    /// A batch is in its consumer's hands.
+    pub(crate) fn hand_out(&self, batch: &Batch, handing: &Handing) {
+        let again = batch.delivery_counts().iter().filter(|count| **count > 1).count();
         self.update(|stats| {
             stats.batches += 1;
             stats.entries += batch.len() as u64;
-            stats.bytes = received;
+            stats.bytes = stats.bytes.max(handing.received);
+            stats.reclaimed += again as u64;
             stats.last_id = stats.last_id.max(batch.ids().last().copied());
         });
+        if let Some(delivered) = handing.delivered {
+            self.keeper.handed_out(batch.ids(), delivered);
+        }
     }
 
     /// Entries were given back, each to be delivered again at its time.

@@ -1,14 +1,13 @@
 //! A consumer's batches made ready to be handed out: without dead letters.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::dead_letter::Letter;
 use super::group::GroupReader;
 use super::group_options::GroupOptions;
 use super::member::Member;
 use super::request::ReadRequest;
-use super::stats::Watched;
+use super::stats::{Handing, Watched};
 use crate::client::{Client, Session};
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
@@ -18,15 +17,13 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Worker {
     reader: GroupReader,
     session: Session,
-    watched: Arc<Watched>,
     /// A batch that was read and not yet handed out.
     staged: Option<Staged>,
-    /// Since when the caller has the latest batch in hand, and how many entries.
-    in_hand: Option<(Instant, u64)>,
 }
 
 struct Staged {
     batch: Batch,
+    handing: Handing,
     /// What is to be moved to the dead-letter stream, with the reasons.
     letters: Vec<Letter>,
 }
@@ -40,10 +37,8 @@ impl Worker {
     ) -> Result<Self> {
         Ok(Worker {
             session: client.session(),
-            reader: GroupReader::new(client, request, options, Arc::clone(&watched))?,
-            watched,
+            reader: GroupReader::new(client, request, options, watched)?,
             staged: None,
-            in_hand: None,
         })
     }
 
@@ -56,12 +51,9 @@ impl Worker {
     }
 
     /// The next batch, never empty; `None` at the end. The one before is done with.
-    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
-        self.put_down();
-        if let Some(Staged { batch, .. }) = &self.staged
-            && self.reader.take_back_if_old(batch)
-        {
-            self.staged = None;
+    pub(super) async fn next(&mut self) -> Result<Option<(Batch, Handing)>> {
+        if let Some(staged) = self.staged.take_if(|staged| staged.handing.is_old()) {
+            self.reader.withdrawn(&staged.batch);
         }
         loop {
             if self.staged.is_none() {
@@ -72,33 +64,18 @@ impl Worker {
                     Some(_) => rejected(&batch),
                     None => Vec::new(),
                 };
-                self.staged = Some(Staged { batch, letters });
+                let handing = self.reader.handing();
+                self.staged = Some(Staged { batch, handing, letters });
             }
             // What fails, or is given up half way, is tried again by the next call.
             self.move_letters().await?;
-            let Some(Staged { batch, .. }) = self.staged.take() else {
+            let Some(Staged { batch, handing, .. }) = self.staged.take() else {
                 return Ok(None);
             };
             self.reader.handed_out(&batch);
             if !batch.is_empty() {
-                let again = batch.delivery_counts().iter().filter(|count| **count > 1).count();
-                self.watched.update(|stats| stats.reclaimed += again as u64);
-                self.watched.hand_out(&batch, self.reader.received());
-                self.watched.keeper().handed_out(batch.ids(), self.reader.delivered_at());
-                self.in_hand = Some((Instant::now(), batch.len() as u64));
-                return Ok(Some(batch));
+                return Ok(Some((batch, handing)));
             }
-        }
-    }
-
-    /// The work on the batch in hand is over. Logs where it took so long that others might have
-    /// claimed it.
-    fn put_down(&mut self) {
-        let Some((since, entries)) = self.in_hand.take() else { return };
-        let (took, member) = (since.elapsed(), self.reader.member());
-        if member.reclaim_min_idle.is_some_and(|most| took > most) {
-            let event = member.who().event("slow_handler").with("entries", entries);
-            event.with("seconds", took).record();
         }
     }
 
@@ -130,7 +107,6 @@ impl Worker {
 
     /// Acknowledges what is done with; with `success` also the batch in hand.
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
-        self.put_down();
         self.reader.finish(success && self.staged.is_none()).await
     }
 }

@@ -10,6 +10,7 @@ from redfloe._arguments import Milliseconds, Request, make_request, one_of
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing
+from redfloe._consuming.loop import Entered, Loop
 from redfloe._consuming.position import Position
 from redfloe._consuming.running import RunsHandlers
 from redfloe._consuming.signals import StopSignals
@@ -18,6 +19,7 @@ from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import RedfloeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
+from redfloe._log import log_live
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
 from redfloe._reprs import position, target
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @takes(ColumnOptions)
-class StreamConsumer(RunsHandlers):
+class StreamConsumer(Entered, RunsHandlers):
     """Process a Redis stream, batch by batch, in a worker that may run for months.
 
     As a member of a consumer group (XREADGROUP, Redis 5.0) it shares the stream with other workers.
@@ -42,7 +44,9 @@ class StreamConsumer(RunsHandlers):
     whole stream (XREAD), and a checkpoint store keeps its position.
 
     One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for`` under
-    asyncio or uvloop, where waiting takes no thread.
+    asyncio or uvloop, where waiting takes no thread. It may be entered again once it was left, and
+    begins anew then. A loop ends when the ``with`` around it does, by whichever thread or task;
+    what still waits for a batch ends at once.
 
     With ``on_idle="wait"``, and neither an `end_id` nor a `max_retries` of the connection, it keeps
     trying through an outage of the server, once it has had a connection, and logs when the outage
@@ -296,17 +300,26 @@ class StreamConsumer(RunsHandlers):
             return ConsumerStats(0, 0, 0, 0, 0, 0, 0, None, 0.0, None)
         return ConsumerStats.of(self._reader.stats, time.monotonic() - self._started)
 
+    @property
+    def _left(self) -> bool:
+        """Whether it was left, and is to be entered again before it gives anything."""
+        return self._sessions > 0 and not self._open
+
     def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
+        self._reader = reader
         self._started = time.monotonic()
         self._member = reader.member
         self._position.begin(reader)
+        self._sessions += 1
         self._open = True
+        member = self._request["group"]
+        if member is not None and member["reclaim_ms"] is not None:
+            log_live()  # that a handler is slow, while it is
         if self._stopped:  # before there was anything to stop
             reader.stop()
 
     def _end(self) -> None:
         """Be ready to be entered again."""
-        self._open = False
         self._stopped = False
         if self._signals is not None:
             self._signals.restore()
@@ -330,8 +343,7 @@ class StreamConsumer(RunsHandlers):
     def _blocking(self) -> _core.BatchReader:
         if not self._open:
             request = self._position.resumed(self._request)
-            self._reader = _core.BatchReader(self._connection, request, follow=True)
-            self._begin(self._reader)
+            self._begin(_core.BatchReader(self._connection, request, follow=True))
         if not isinstance(self._reader, _core.BatchReader):
             msg = "this consumer is in use by an event loop; use async with and async for"
             raise RuntimeError(msg)
@@ -349,9 +361,12 @@ class StreamConsumer(RunsHandlers):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._open:  # another thread has left it, or this one
+            return
         success = exc is None
+        reader = self._blocking()
+        self._open = False
         try:
-            reader = self._blocking()
             try:
                 reader.finish(success)
             except RedfloeError:
@@ -366,26 +381,24 @@ class StreamConsumer(RunsHandlers):
             self._end()
 
     def __iter__(self) -> Iterator[Batch]:
-        return self
+        return Loop(self)
 
-    def __next__(self) -> Batch:
+    def _offer(self) -> _core.Offer[Batch] | None:
+        if self._left:
+            return None
         reader = self._blocking()
         self._position.done()
-        offer = reader.next_offer(self._batch)
-        if offer is None:
-            raise StopIteration
-        batch = offer.value
-        offer.accepted = True
-        return batch
+        return reader.next_offer(self._batch)
 
     # In an event loop
 
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
             request = await self._position.resumed_async(self._request)
-            self._reader = _core.AsyncBatchReader(self._connection, request, follow=True)
-            self._batches = AsyncBatches(self._reader)
-            self._begin(self._reader)
+            if not self._open:  # no other task was quicker
+                reader = _core.AsyncBatchReader(self._connection, request, follow=True)
+                self._batches = AsyncBatches(reader)
+                self._begin(reader)
         if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):
             msg = "this consumer is in use by a loop without await; use with and for"
             raise RuntimeError(msg)
@@ -405,9 +418,12 @@ class StreamConsumer(RunsHandlers):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._open:
+            return
         success = exc is None
+        reader, batches = await self._awaiting()
+        self._open = False
         try:
-            reader, batches = await self._awaiting()
             try:
                 await completed(reader.finish(success))
             except RedfloeError:
@@ -425,15 +441,12 @@ class StreamConsumer(RunsHandlers):
                 raise KeyboardInterrupt
 
     def __aiter__(self) -> AsyncIterator[AsyncBatch]:
-        return self
+        return Loop(self)
 
-    async def __anext__(self) -> AsyncBatch:
+    async def _offer_async(self) -> _core.Offer[AsyncBatch] | None:
+        if self._left:
+            return None
         _, batches = await self._awaiting()
         if self._position.is_due():
             await self._position.save_async()
-        offer = await batches.next(self._async_batch)
-        if offer is None:
-            raise StopAsyncIteration
-        batch = offer.value
-        offer.accepted = True
-        return batch
+        return await batches.next(self._async_batch)

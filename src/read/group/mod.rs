@@ -8,7 +8,7 @@ mod begin;
 mod recover;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ack;
 use super::claim::Claimer;
@@ -18,7 +18,7 @@ use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
 use super::sample::infer_range;
-use super::stats::{Report, Watched};
+use super::stats::{Handing, Report, Watched};
 use super::watchers::watch;
 use crate::client::{Client, Retry};
 use crate::decode::{Batch, ReplyShape};
@@ -257,27 +257,31 @@ impl GroupReader {
         Ok(batch.with_rejected(|id| !dropped.contains(id)).with_delivery_counts(flushed.counts))
     }
 
-    /// When the server had delivered the first of the rows of the batch that was given last.
-    pub(super) fn delivered_at(&self) -> Instant {
-        self.delivered_at
+    /// What there is to know of the batch that was given last when it is handed out.
+    pub(super) fn handing(&self) -> Handing {
+        let longest = self.old_after(3);
+        Handing {
+            received: self.feed.received(),
+            delivered: Some(self.delivered_at),
+            old_at: longest.and_then(|longest| self.delivered_at.checked_add(longest)),
+        }
     }
 
     /// Whether what came at that time has waited for that many quarters of the time after which others
     /// claim it. Half of it is left for the work on it, where that is possible.
     fn has_waited(&self, came: Option<Instant>, quarters: u32) -> bool {
-        let longest = self.options.longest_wait().map(|longest| longest / 2 * quarters);
-        came.zip(longest).is_some_and(|(came, longest)| came.elapsed() >= longest)
+        came.zip(self.old_after(quarters)).is_some_and(|(came, most)| came.elapsed() >= most)
     }
 
-    /// The batch that was flushed last is not handed out where others may have claimed its rows: what
-    /// is still this consumer's comes again. Says whether that is so.
-    pub(super) fn take_back_if_old(&mut self, batch: &Batch) -> bool {
-        let is_old = self.has_waited(Some(self.delivered_at), 3);
-        if is_old {
-            self.feed.drop_rows(batch.len());
-            self.ledger.withdrawn();
-        }
-        is_old
+    fn old_after(&self, quarters: u32) -> Option<Duration> {
+        Some(self.options.longest_wait()? / 2 * quarters)
+    }
+
+    /// The batch that was flushed last is not handed out, because others may have claimed its rows:
+    /// what is still this consumer's comes again.
+    pub(super) fn withdrawn(&mut self, batch: &Batch) {
+        self.feed.drop_rows(batch.len());
+        self.ledger.withdrawn();
     }
 
     /// Others may have claimed what has come and was not handed out: what is still this consumer's
@@ -302,9 +306,12 @@ impl GroupReader {
         self.ledger.handed_out(batch.ids());
     }
 
-    /// The batch that went to the caller did not come into its hands.
+    /// The batch that went to the caller did not come into its hands: it is still pending, and comes
+    /// again.
     #[cfg(feature = "python")]
     pub(super) fn not_handed_out(&mut self, batch: &Batch) {
+        self.ended = false;
+        self.feed.drop_rows(batch.len());
         self.ledger.not_handed_out(batch.ids(), batch.delivery_counts());
     }
 
@@ -312,11 +319,6 @@ impl GroupReader {
     pub(super) fn failed(&mut self, ids: &[EntryId]) {
         self.ledger.failed(ids);
         self.watched.gone(ids);
-    }
-
-    /// The bytes of all replies so far.
-    pub(super) fn received(&self) -> u64 {
-        self.feed.received()
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
