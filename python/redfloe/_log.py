@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -96,12 +97,15 @@ _NOUNS = {
 
 def log_events() -> None:
     """Log what the core has recorded since the last call."""
+    global _logged_at  # noqa: PLW0603 - whichever thread it was
     for name, fields in _core.take_events():
         if name == "fields_missing":
             # The hint takes all names into account.
             fields["hint"] = hint_for(fields["missing"], fields["present"], fields["payload"])
             fields["present"] = fields["present"][:10]
+        _logged_at = time.monotonic()
         log(name, fields)
+    _logged_at = time.monotonic()
 
 
 def log(name: str, fields: Mapping[str, object], error: BaseException | None = None) -> None:
@@ -130,6 +134,9 @@ def log(name: str, fields: Mapping[str, object], error: BaseException | None = N
 #: How long it leaves records to those in a call of redfloe, in seconds: whose come first.
 _LATE = 0.1
 
+#: When somebody logged last, who goes on to do so.
+_logged_at = 0.0
+
 #: The process that has the thread: a forked child has none.
 _live_in: int | None = None
 
@@ -149,7 +156,6 @@ def log_live() -> None:
 
 def _log_live() -> None:
     import select
-    import time
 
     completions = _core.Completions()
     poll = select.poll()
@@ -157,5 +163,7 @@ def _log_live() -> None:
     while True:
         poll.poll()
         time.sleep(_LATE)
+        while (left := _logged_at + _LATE - time.monotonic()) > 0:
+            time.sleep(left)
         completions.take()
         log_events()
