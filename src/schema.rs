@@ -2,7 +2,7 @@
 //! fit.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
@@ -74,10 +74,23 @@ pub struct StreamSchema {
     pub(crate) null_values: NullValues,
     pub(crate) max_columns: usize,
     pub(crate) payload: Option<Payload>,
-    /// An entry that no policy has a place for is rejected, whatever `on_error` says of values.
+    /// An entry with a metadata column's name is rejected also where values that do not fit become
+    /// null or are rescued; for readers that have a place for such entries.
     pub(crate) rejects_clashes: bool,
     /// Somebody wrote down the fields, so that it is worth a word if they never occur.
     pub(crate) expects_fields: bool,
+    arrow: Derived,
+}
+
+/// The Arrow schema once it is asked for where nothing changes any more; a copy begins anew, because
+/// it may be changed.
+#[derive(Debug, Default)]
+struct Derived(OnceLock<SchemaRef>);
+
+impl Clone for Derived {
+    fn clone(&self) -> Self {
+        Derived::default()
+    }
 }
 
 /// What becomes of a field that an open schema cannot make a column of.
@@ -121,6 +134,7 @@ impl StreamSchema {
             payload: None,
             rejects_clashes: false,
             expects_fields: true,
+            arrow: Derived::default(),
         }
     }
 
@@ -220,13 +234,6 @@ impl StreamSchema {
         self
     }
 
-    /// Whether an entry with a metadata column's name is rejected also where values that do not fit
-    /// become null or are rescued; for readers that have a place for such entries.
-    pub(crate) fn with_rejected_clashes(mut self, rejected: bool) -> Self {
-        self.rejects_clashes = rejected;
-        self
-    }
-
     /// Whether a reader says so if fields of a closed schema do not occur.
     #[cfg(feature = "python")]
     pub(crate) fn with_expected_fields(mut self, expected: bool) -> Self {
@@ -256,6 +263,15 @@ impl StreamSchema {
             .chain(self.missing_overrides())
             .chain(self.rescue_field());
         Ok(Arc::new(Schema::new(columns.collect::<Vec<_>>())))
+    }
+
+    /// The same, and made once.
+    pub(crate) fn shared_arrow(self: &Arc<Self>) -> Result<SchemaRef> {
+        if let Some(arrow) = self.arrow.0.get() {
+            return Ok(Arc::clone(arrow));
+        }
+        let arrow = self.arrow()?;
+        Ok(Arc::clone(self.arrow.0.get_or_init(|| arrow)))
     }
 
     /// The metadata columns that are switched on, in their order.

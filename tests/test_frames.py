@@ -443,7 +443,7 @@ def test_a_panic_of_polars_is_an_error_and_loses_no_batch(
         any_server.url, stream, group="g", consumer="c", auto_ack=True, on_idle="stop"
     )
     with monkeypatch.context() as patch:
-        patch.setattr("redfloe._frame.pl.DataFrame", panic)
+        patch.setattr("redfloe._frame._frame_of", lambda: panic)
         with pytest.raises(redfloe.RedfloeError, match="please report this"):
             next(batches)
     pending: Any = client.xpending(stream, "g")

@@ -13,7 +13,7 @@ import pytest
 import redis
 from polars.testing import assert_frame_equal
 
-from redfloe import MemoryCheckpointStore, StreamConsumer, _core, iter_stream, read_stream
+from redfloe import MemoryCheckpointStore, StreamConsumer, _core, _frame, iter_stream, read_stream
 from support.consumers import World
 from support.groups import deliver
 from support.loops import Follow
@@ -34,15 +34,15 @@ class Frames:
     """Makes frames; of what was read it may raise."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._make = pl.DataFrame
+        self._make = _frame._frame_of()
         self.raised: type[BaseException] | None = None
-        monkeypatch.setattr(pl, "DataFrame", self)
+        monkeypatch.setattr(_frame, "_frame_of", lambda: self)
 
-    def __call__(self, *args: Any, **options: Any) -> pl.DataFrame:
-        if self.raised is not None and any(isinstance(arg, _core.RecordBatch) for arg in args):
+    def __call__(self, rows: _core.RecordBatch) -> pl.DataFrame:
+        if self.raised is not None:
             msg = "no frame"
             raise self.raised(msg)
-        return self._make(*args, **options)
+        return self._make(rows)
 
     @contextmanager
     def failing(self, raised: type[BaseException], *entries: str) -> Iterator[None]:

@@ -7,7 +7,8 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
@@ -15,7 +16,8 @@ import redis
 from polars.testing import assert_frame_equal
 
 import redfloe
-from redfloe import RedisConnection, SchemaError, WrongTypeError, read_stream
+from redfloe import RedisConnection, SchemaError, WrongTypeError, _core, _frame, read_stream
+from redfloe._arguments import make_request
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers, add_raw, numbers, page_sizes
@@ -885,3 +887,42 @@ def test_document_blocking_read(
     assert df.rows(named=True) == [
         {"_id": "1804067200000-0", "_ts": 1804067200000, "action": "late"}
     ]
+
+
+def test_arguments_that_are_equal_are_told_apart(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """What was checked is remembered: what is refused is refused in between, too."""
+    first = dt.datetime(2023, 10, 29, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    second = first.replace(fold=1)
+    for moment in (first, second):
+        client.xadd(stream, {"a": 1}, id=f"{int(moment.timestamp() * 1000)}-0")
+    url, untyped = any_server.url, cast("Any", read_stream)
+    for _ in range(2):
+        assert untyped(url, stream, count=1).height == 1
+        for count in (True, 1.0):
+            with pytest.raises(TypeError, match="count must be int"):
+                untyped(url, stream, count=count)
+        assert untyped(url, stream.encode(), count=1).height == 1
+        assert [untyped(url, stream, start_id=moment).height for moment in (first, second)] == [
+            2,
+            1,
+        ]
+        with pytest.raises(ValueError, match="a group needs a consumer"):
+            untyped(url, stream, group="g")
+    assert untyped(url, stream, count=1, timestamp_dtype=pl.Datetime).schema["_ts"] == pl.Datetime(
+        "ms", "UTC"
+    )
+    assert untyped(url, stream, count=1).schema["_ts"] == pl.Int64
+
+
+def test_a_frame_is_made_by_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It uses what is Polars' own business: where a version has not got it, look for its like."""
+    request = make_request("s", schema={"a": pl.List(pl.Enum(["x"])), "b": pl.Int128})
+    rows = _core.empty_batch(request)
+    quick = _frame._frame_of()
+    assert quick is not pl.DataFrame
+    assert_frame_equal(quick(rows), pl.DataFrame(rows))
+    with monkeypatch.context() as patch:
+        patch.delattr(pl.DataFrame, "_from_pydf")
+        assert _frame._frame_of.__wrapped__() is pl.DataFrame

@@ -44,3 +44,19 @@ def test_what_is_refused_is_refused_again() -> None:
 
 def test_a_schema_is_not_checked_twice() -> None:
     assert as_schema({"x": pl.Int64}) is as_schema(pl.Schema({"x": pl.Int64()}))
+    assert as_schema({"x": pl.Int64}) is as_schema({"x": pl.Int64})
+
+
+def test_a_dict_inside_a_schema_that_was_changed_is_another() -> None:
+    schema: dict[str, Any] = {"x": {"a": pl.Int64}, "y": [pl.Int8]}
+    assert as_schema(schema) == {"x": pl.Struct({"a": pl.Int64}), "y": pl.List(pl.Int8)}
+    schema["x"]["b"] = pl.String
+    schema["y"][0] = pl.Int16
+    changed = {"x": pl.Struct({"a": pl.Int64, "b": pl.String}), "y": pl.List(pl.Int16)}
+    assert as_schema(schema) == changed
+
+
+def test_dtypes_that_are_gone_are_not_taken_for_new_ones() -> None:
+    units: list[Any] = ["ms", "us", "ns"]
+    for unit in units * 100:  # where each is made, the last one's memory is free
+        assert as_schema({"x": pl.Datetime(unit)}) == {"x": pl.Datetime(unit)}

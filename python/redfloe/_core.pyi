@@ -20,6 +20,7 @@ __all__ = [
     "Offer",
     "Operation",
     "Outcome",
+    "PreparedRead",
     "Producer",
     "Progress",
     "RecordBatch",
@@ -381,6 +382,12 @@ class Operation(Generic[_T]):
     def __class_getitem__(cls, key: object) -> GenericAlias: ...
 
 @final
+class PreparedRead:
+    """A request that was checked, for any number of reads of all its entries."""
+
+    def __new__(cls, request: Request) -> PreparedRead: ...
+
+@final
 class Stats:
     """What a reader has done so far."""
 
@@ -533,10 +540,10 @@ def start_pin(
     server: str | RedisConnection, request: Request
 ) -> Task[tuple[tuple[int, int], tuple[int, int]] | None]: ...
 def read_stream(
-    server: str | RedisConnection, request: Request, make: Callable[[RecordBatch], _T]
+    server: str | RedisConnection, prepared: PreparedRead, make: Callable[[RecordBatch], _T]
 ) -> _T: ...
 def start_read_stream(
-    server: str | RedisConnection, request: Request, make: Callable[[RecordBatch], _T]
+    server: str | RedisConnection, prepared: PreparedRead, make: Callable[[RecordBatch], _T]
 ) -> Task[tuple[_T, Operation[None] | None]]: ...
 def infer_schema(server: str | RedisConnection, request: Request) -> Operation[RecordBatch]: ...
 def raise_kind(index: int) -> int: ...

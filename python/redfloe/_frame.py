@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
@@ -174,10 +175,29 @@ def check_writable(name: str, dtype: DataType | DataTypeClass, depth: int = 1) -
 def of_batch(rows: _core.RecordBatch) -> pl.DataFrame:
     """Give rows that were read as a frame."""
     try:
-        return pl.DataFrame(rows)
+        return _frame_of()(rows)
     except pl.exceptions.PanicException as panic:
         msg = f"Polars cannot take what was read as Arrow: {panic}; please report this"
         raise RedfloeError(msg) from panic
+
+
+def _quickest() -> Callable[[_core.RecordBatch], pl.DataFrame]:
+    """Give what ``pl.DataFrame`` does with a batch, without its search for what it was given.
+
+    That takes as long as the import itself. Its parts are Polars' own business: where a version has
+    others, a frame is made as anybody makes one.
+    """
+    parts: Any = pl.DataFrame, type(pl.Series()._s)
+    try:
+        wrap, import_batch = parts[0]._from_pydf, parts[1].from_arrow_c_array
+        parts[1].struct_unnest  # noqa: B018  # whether there is one
+    except AttributeError:
+        return pl.DataFrame
+    return lambda rows: wrap(import_batch(rows).struct_unnest())
+
+
+#: To look once is enough.
+_frame_of = cache(_quickest)
 
 
 def known(frame: pl.DataFrame, names: list[str]) -> list[str]:

@@ -61,10 +61,37 @@ class _CheckedSchema(pl.Schema):
         # Not with what it exported, which is of this process.
         return type(self), ([*self.items()],)
 
+    # Nobody changes one, so that it may be looked up.
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a dict has none
+
 
 def as_schema(schema: SchemaLike, parameter: str = "schema") -> pl.Schema:
     """Give every dtype as an instance, in an object that exports itself to Arrow."""
-    return _remembered(tuple(_pairs(schema, parameter)), parameter)
+    if isinstance(schema, _CheckedSchema):
+        return schema
+    if not isinstance(schema, dict):
+        return _remembered(tuple(_pairs(schema, parameter)), parameter)
+    # By identity: Polars calls dtypes equal that are not the same, and takes its time for it.
+    key = (*schema, *map(id, schema.values()))
+    if (seen := _SEEN.get(key)) is not None:
+        return seen[0]
+    checked = _remembered(tuple(_pairs(schema, parameter)), parameter)
+    dtypes = [*schema.values()]
+    if all(map(_is_constant, dtypes)):
+        if len(_SEEN) >= _MOST_SEEN:
+            _SEEN.clear()
+        _SEEN[key] = checked, dtypes
+    return checked
+
+
+#: Schemas by their names and the `id` of their dtypes, which are kept so that it stays theirs.
+_SEEN: dict[tuple[object, ...], tuple[pl.Schema, list[object]]] = {}
+_MOST_SEEN = 64
+
+
+def _is_constant(dtype: object) -> bool:
+    """Say whether it means the same for ever, as a dict and a list do not."""
+    return isinstance(dtype, DataType | DataTypeClass)
 
 
 def _checked(pairs: tuple[tuple[str, Dtype], ...], parameter: str) -> _CheckedSchema:

@@ -129,6 +129,11 @@ impl Client {
                 return Ok(connection);
             }
         }
+        // In a box, because what it takes to log in is large, and seldom needed.
+        Box::pin(self.open(limit)).await
+    }
+
+    async fn open(&self, limit: Duration) -> Result<Connection> {
         let tls = self.inner.tls.as_ref().map(|files| files.config()).transpose()?;
         let generation = self.pool().generation();
         let begun = Instant::now();

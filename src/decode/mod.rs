@@ -21,7 +21,7 @@ mod time;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow_schema::{DataType, Field, FieldRef, Fields, Schema};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
 pub use batch::{Batch, Rejected};
 pub use reply::{Reply, ReplyShape};
@@ -127,9 +127,10 @@ impl Decoder {
     ///
     /// [`Schema`](ErrorKind::Schema) where the schema contradicts itself or names a dtype that no
     /// text stands for.
-    pub fn new(schema: StreamSchema, shape: ReplyShape) -> Result<Self> {
-        schema.validate()?;
-        Decoder::with_names(Arc::new(schema), shape, None)
+    pub fn new(schema: impl Into<Arc<StreamSchema>>, shape: ReplyShape) -> Result<Self> {
+        let schema = schema.into();
+        schema.shared_arrow()?;
+        Decoder::with_names(schema, shape, None)
     }
 
     fn with_names(
@@ -405,49 +406,20 @@ impl Decoder {
             self.presence = None;
             self.missing = judged;
         }
-        let mut fields = self.schema.metadata_fields();
         let mut arrays = self.metadata.finish()?;
         for column in &mut self.columns {
-            fields.push(Arc::clone(&column.field));
             arrays.push(column.made.builder.finish()?);
         }
-        // Columns without a value are all the same.
-        let mut empty = None;
-        for (index, column) in (self.columns.len()..).zip(&mut self.found) {
-            // It stays for the next batch where this one has values of it.
-            column.take_if(|column| column.made.builder.len() == 0);
-            match column {
-                Some(column) => {
-                    fields.push(Arc::clone(&column.field));
-                    arrays.push(column.finish(ids.len())?);
-                }
-                None => {
-                    let field = self.schema.found_field(self.tape.column_name(index));
-                    arrays.push(match field.data_type() {
-                        DataType::Utf8View => {
-                            let new = || new_null_array(&DataType::Utf8View, ids.len());
-                            Arc::clone(empty.get_or_insert_with(new))
-                        }
-                        _ => Column::found(field.name(), &self.schema).finish(ids.len())?,
-                    });
-                    fields.push(field);
-                }
-            }
-        }
-        for field in self.schema.overrides.iter().filter(|_| self.schema.open) {
-            if !self.tape.has_column(field.name()) {
-                fields.push(Arc::clone(field));
-                arrays.push(Column::found(field.name(), &self.schema).finish(ids.len())?);
-            }
-        }
-        if let (Some(field), Some(rescue)) = (self.schema.rescue_field(), &mut self.rescue) {
-            fields.push(field);
+        let schema = match self.schema.open {
+            true => self.finish_found(ids.len(), &mut arrays)?,
+            false => self.schema.shared_arrow()?,
+        };
+        if let Some(rescue) = &mut self.rescue {
             arrays.push(rescue.finish()?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(ids.len()));
-        let records =
-            RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-                .map_err(primitive::internal)?;
+        let records = RecordBatch::try_new_with_options(schema, arrays, &options)
+            .map_err(primitive::internal)?;
         let batch = Batch::new(records, ids, self.reader.take_deleted());
         self.found.shrink_to_fit();
         self.tape.begin_batch();
@@ -460,6 +432,43 @@ impl Decoder {
         rejected.sort_by_key(|(row, _)| *row);
         rejected.dedup_by_key(|(row, _)| *row);
         batch.reject(rejected)
+    }
+
+    /// Adds the columns that an open schema has found; gives the schema of them all.
+    fn finish_found(&mut self, rows: usize, arrays: &mut Vec<ArrayRef>) -> Result<SchemaRef> {
+        let mut fields = self.schema.metadata_fields();
+        fields.extend(self.columns.iter().map(|column| Arc::clone(&column.field)));
+        // Columns without a value are all the same.
+        let mut empty = None;
+        for (index, column) in (self.columns.len()..).zip(&mut self.found) {
+            // It stays for the next batch where this one has values of it.
+            column.take_if(|column| column.made.builder.len() == 0);
+            match column {
+                Some(column) => {
+                    fields.push(Arc::clone(&column.field));
+                    arrays.push(column.finish(rows)?);
+                }
+                None => {
+                    let field = self.schema.found_field(self.tape.column_name(index));
+                    arrays.push(match field.data_type() {
+                        DataType::Utf8View => {
+                            let new = || new_null_array(&DataType::Utf8View, rows);
+                            Arc::clone(empty.get_or_insert_with(new))
+                        }
+                        _ => Column::found(field.name(), &self.schema).finish(rows)?,
+                    });
+                    fields.push(field);
+                }
+            }
+        }
+        for field in &self.schema.overrides {
+            if !self.tape.has_column(field.name()) {
+                fields.push(Arc::clone(field));
+                arrays.push(Column::found(field.name(), &self.schema).finish(rows)?);
+            }
+        }
+        fields.extend(self.schema.rescue_field());
+        Ok(Arc::new(Schema::new(fields)))
     }
 }
 

@@ -21,6 +21,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
 use super::error::{exception, no_panic};
+use super::lent_schema::lend_schema;
 use crate::client::PerProcess;
 use crate::decode::Batch;
 use crate::dtype::{INT128_METADATA, children, is_int128};
@@ -85,8 +86,7 @@ impl RecordBatch {
             );
             return Err(exception(py, &Error::new(ErrorKind::Schema, message)));
         }
-        let row = Field::new_struct("", records.schema().fields().clone(), false);
-        let schema = export_field(&row).map_err(|error| internal(py, error))?;
+        let schema = lend_schema(records.schema_ref()).map_err(|error| internal(py, error))?;
         capsules(py, schema, &StructArray::from(records))
     }
 }
@@ -221,7 +221,7 @@ fn internal(py: Python<'_>, error: ArrowError) -> PyErr {
 }
 
 /// A field for the C data interface, its 128-bit integers as Polars knows them.
-fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
+pub(super) fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
     let nested = children(field.data_type());
     let schema = if is_int128(field) {
         FFI_ArrowSchema::try_new(POLARS_INT128, vec![], None)?

@@ -1,8 +1,9 @@
 //! `RedisConnection`: how a server is reached.
 
+use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -11,7 +12,7 @@ use pyo3::types::{PyBool, PyDict, PyString, PyType};
 
 use super::credentials::Function;
 use super::error::exception;
-use crate::client::{Client, ConnectionOptions, Secret, TlsOptions, shared_client};
+use crate::client::{Client, ConnectionOptions, PerProcess, Secret, TlsOptions, shared_client};
 use crate::error::{Error, Result};
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.txt"))]
@@ -81,7 +82,7 @@ impl RedisConnection {
             function: number,
         };
         let given = Given { options, login };
-        Ok(RedisConnection { server: Server::Options(Box::new(given)) })
+        Ok(RedisConnection { server: Server::Options(Arc::new(given)) })
     }
 
     #[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.from_env.txt"))]
@@ -168,13 +169,36 @@ fn secret_text(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
 /// raises when it is used, or by [`check_connection`].
 #[pyfunction]
 pub(crate) fn connect(py: Python<'_>, url: Bound<'_, PyAny>) -> PyResult<Py<RedisConnection>> {
-    match url.cast_into::<RedisConnection>() {
-        Ok(connection) => Ok(connection.unbind()),
-        Err(other) => {
-            let server = other.into_inner().extract()?;
-            Py::new(py, RedisConnection { server })
-        }
+    let other = match url.cast_into::<RedisConnection>() {
+        Ok(connection) => return Ok(connection.unbind()),
+        Err(other) => other.into_inner(),
+    };
+    if let Some(text) = other.cast::<PyString>().ok().and_then(|text| text.to_cow().ok())
+        && let Some(known) = latest().iter().rfind(|known| known.get().server.is_of(&text))
+    {
+        return Ok(known.clone_ref(py));
     }
+    let connection = Py::new(py, RedisConnection { server: other.extract()? })?;
+    if let Server::Options(_) = connection.get().server {
+        let mut latest = latest();
+        let oldest = (latest.len() == MOST_LATEST).then(|| latest.remove(0));
+        latest.push(connection.clone_ref(py));
+        drop(latest);
+        drop(oldest);
+    }
+    Ok(connection)
+}
+
+/// What the latest texts stood for: to parse one takes a part of the time of a small call.
+static LATEST: PerProcess<Mutex<Vec<Py<RedisConnection>>>> = PerProcess::new();
+
+const MOST_LATEST: usize = 8;
+
+/// No Python runs while it is locked.
+fn latest() -> MutexGuard<'static, Vec<Py<RedisConnection>>> {
+    let Ok(latest) = LATEST.get(|| Ok::<_, Infallible>(Mutex::default()));
+    // A list is whole whatever its holder was doing when it panicked.
+    latest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Raises where [`connect`] was given what names no server.
@@ -274,7 +298,7 @@ impl Hash for Given {
 /// What Python code may call a server by.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Server {
-    Options(Box<Given>),
+    Options(Arc<Given>),
     /// A text that is no URL, and why.
     Malformed(String),
     /// Something of another type.
@@ -292,7 +316,7 @@ impl<'py> FromPyObject<'_, 'py> for Server {
             return Ok(Server::NoUrl(object.get_type().name()?.to_string()));
         };
         Ok(match url.to_cow().map(|url| Given::parse(&url)) {
-            Ok(Ok(given)) => Server::Options(Box::new(given)),
+            Ok(Ok(given)) => Server::Options(Arc::new(given)),
             Ok(Err(error)) => Server::Malformed(error.to_string()),
             Err(_) => Server::Malformed("the URL is no valid Unicode".to_owned()),
         })
@@ -300,6 +324,11 @@ impl<'py> FromPyObject<'_, 'py> for Server {
 }
 
 impl Server {
+    /// Whether this text is what it was given by.
+    fn is_of(&self, url: &str) -> bool {
+        matches!(self, Server::Options(given) if given.login.url.expose() == url)
+    }
+
     fn given(&self, py: Python<'_>) -> PyResult<&Given> {
         match self {
             Server::Options(given) => Ok(given),

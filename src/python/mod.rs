@@ -11,6 +11,7 @@ mod credentials;
 mod error;
 mod events;
 mod foreign;
+mod lent_schema;
 mod member;
 mod operation;
 mod producer;
@@ -40,6 +41,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<reading::Offer>()?;
     module.add_class::<member::Member>()?;
     module.add_class::<operation::Operation>()?;
+    module.add_class::<read::PreparedRead>()?;
     module.add_class::<member::Stats>()?;
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_class::<producer::Producer>()?;

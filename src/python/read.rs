@@ -214,25 +214,26 @@ impl Request<'_> {
     }
 }
 
-/// A read of all entries of a request, and how they are acknowledged once `make` has made something
-/// of them.
-struct Read {
-    client: Client,
+/// A request that was checked, for reads of all its entries. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct PreparedRead {
     request: ReadRequest,
-    stream: Vec<u8>,
-    /// The group whose entries are acknowledged, where the request says so.
-    acknowledging: Option<Vec<u8>>,
+    /// The stream, for messages.
+    name: String,
+    /// The stream and the group of which entries are acknowledged once `make` has made something of
+    /// them, where the request says so.
+    acknowledging: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Read {
-    fn new(py: Python<'_>, server: &Server, mut request: Request<'_>) -> PyResult<Self> {
-        let acknowledging = request
-            .group
-            .as_mut()
-            .and_then(|group| mem::take(&mut group.auto_ack).then(|| group.group.clone()));
-        let stream = request.stream.clone();
-        let (request, client) = (request.read_request(py)?, server.client(py)?);
-        Ok(Read { client, request, stream, acknowledging })
+#[pymethods]
+impl PreparedRead {
+    #[new]
+    fn new(py: Python<'_>, mut request: Request<'_>) -> PyResult<Self> {
+        let group = request.group.as_mut();
+        let group = group.and_then(|group| mem::take(&mut group.auto_ack).then_some(&group.group));
+        let acknowledging = group.map(|group| (request.stream.clone(), group.clone()));
+        let request = request.read_request(py)?;
+        Ok(PreparedRead { name: request.stream_name(), request, acknowledging })
     }
 }
 
@@ -261,14 +262,14 @@ async fn acknowledge(
 pub(crate) fn read_stream(
     py: Python<'_>,
     server: Server,
-    request: Request<'_>,
+    prepared: &Bound<'_, PreparedRead>,
     make: &Bound<'_, PyAny>,
 ) -> PyResult<Py<PyAny>> {
-    let Read { client, request, stream, acknowledging } = Read::new(py, &server, request)?;
-    let (reader, name) = (client.clone(), request.stream_name());
-    let batch = Arc::new(wait(py, async move { read::read(&reader, request).await })?);
-    let value = make_of(&batch, make, &name)?;
-    if let Some(group) = acknowledging {
+    let PreparedRead { request, name, acknowledging } = prepared.get();
+    let client = server.client(py)?;
+    let batch = Arc::new(wait(py, read::read(&client, request.clone()))?);
+    let value = make_of(&batch, make, name)?;
+    if let Some((stream, group)) = acknowledging.clone() {
         wait(py, acknowledge(client, stream, group, batch))?;
     }
     Ok(value)
@@ -279,16 +280,18 @@ pub(crate) fn read_stream(
 pub(crate) fn start_read_stream(
     py: Python<'_>,
     server: Server,
-    request: Request<'_>,
+    prepared: &Bound<'_, PreparedRead>,
     make: Py<PyAny>,
 ) -> PyResult<Task> {
-    let Read { client, request, stream, acknowledging } = Read::new(py, &server, request)?;
-    let (reader, name) = (client.clone(), request.stream_name());
+    let PreparedRead { request, name, acknowledging } = prepared.get();
+    let (request, name, acknowledging) = (request.clone(), name.clone(), acknowledging.clone());
+    let client = server.client(py)?;
+    let reader = client.clone();
     let reading = async move { read::read(&reader, request).await };
     Task::start_with(py, reading, move |py, batch: Result<Batch>| {
         let batch = Arc::new(batch.map_err(|error| exception(py, &error))?);
         let value = make_of(&batch, make.bind(py), &name)?;
-        let rest = acknowledging.map(|group| {
+        let rest = acknowledging.map(|(stream, group)| {
             Operation::new(acknowledge(client, stream, group, batch), |py, ()| Ok(py.None()))
         });
         (value, rest).into_py_any(py)

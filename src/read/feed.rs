@@ -1,5 +1,6 @@
 //! Replies into a decoder: one request at a time, its reply taken in pieces as batches have room.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::bounds::{ids_only, last_decoded};
@@ -93,7 +94,7 @@ impl Feed {
 
     pub(super) fn new(
         client: &Client,
-        schema: StreamSchema,
+        schema: impl Into<Arc<StreamSchema>>,
         shape: ReplyShape,
         bounds: BatchBounds,
     ) -> Result<Self> {
@@ -150,7 +151,7 @@ impl Feed {
     }
 
     /// Begins anew behind the last batch, with other columns.
-    pub(super) fn restart(&mut self, schema: StreamSchema) -> Result<()> {
+    pub(super) fn restart(&mut self, schema: impl Into<Arc<StreamSchema>>) -> Result<()> {
         self.decoder = make_decoder(schema, self.shape, self.bounds)?;
         self.begin_anew();
         Ok(())
@@ -406,7 +407,11 @@ impl Feed {
     }
 }
 
-fn make_decoder(schema: StreamSchema, shape: ReplyShape, bounds: BatchBounds) -> Result<Decoder> {
+fn make_decoder(
+    schema: impl Into<Arc<StreamSchema>>,
+    shape: ReplyShape,
+    bounds: BatchBounds,
+) -> Result<Decoder> {
     let decoder = Decoder::new(schema, shape)?;
     Ok(decoder.with_row_limit(bounds.rows).with_cell_bytes(bounds.bytes))
 }

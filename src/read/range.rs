@@ -33,10 +33,14 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
     let stream = request.stream_name();
     let reading = async {
         let request = ReadRequest { bounds: BatchBounds::NONE, ..request };
+        // Each in a box of its own: a future is as large as all that it may ever hold at once, and
+        // is moved to where it runs.
         if let Some(group) = request.group.clone() {
-            return GroupReader::new(client, request, group, Arc::default())?.read_all().await;
+            let reader = GroupReader::new(client, request, group, Arc::default())?;
+            return Box::pin(reader.read_all()).await;
         }
-        RangeReader::new(client, request)?.read_all().await
+        let mut reader = Box::new(RangeReader::new(client, request)?);
+        Box::pin(reader.read_all()).await
     };
     reading.await.map_err(|error: Error| error.with_context("stream", stream))
 }
@@ -111,7 +115,7 @@ impl RangeReader {
     }
 
     /// All entries, after waiting for the first where that is asked for.
-    async fn read_all(mut self) -> Result<Batch> {
+    async fn read_all(&mut self) -> Result<Batch> {
         let deadline = self.request.block.map(Deadline::of_block);
         loop {
             self.collect().await?;
@@ -176,7 +180,7 @@ impl RangeReader {
         };
         self.request.start = IdBound::Id(first);
         if let Some(count) = self.request.last.take() {
-            let range = newest_of(&self.client, &self.request, first, count).await?;
+            let range = Box::pin(newest_of(&self.client, &self.request, first, count)).await?;
             let Some((first, last)) = range else {
                 self.range = Some(NOTHING);
                 return Ok(());
@@ -203,7 +207,7 @@ impl RangeReader {
         if let Some(sample) = self.request.sample
             && first <= last
             && let Some(schema) =
-                infer_range(&self.client, &self.request, sample, first, last).await?
+                Box::pin(infer_range(&self.client, &self.request, sample, first, last)).await?
         {
             self.feed.restart(schema)?;
             self.request.sample = None;
@@ -298,5 +302,21 @@ impl RangeReader {
                 Err(error) => session.recover(error).await?,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ConnectionOptions;
+    use crate::schema::StreamSchema;
+
+    #[test]
+    fn the_future_of_a_read_is_small() -> Result<()> {
+        let client = Client::new(ConnectionOptions::parse("redis://h")?);
+        let request = ReadRequest::new("events", StreamSchema::default());
+        let size = size_of_val(&read(&client, request));
+        assert!(size < 4_096, "{size}");
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What to read, and in which portions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::group_options::{GroupOptions, OwnPending};
@@ -20,7 +21,7 @@ use crate::schema::StreamSchema;
 #[derive(Debug, Clone)]
 pub struct ReadRequest {
     pub(super) stream: Vec<u8>,
-    pub(super) schema: StreamSchema,
+    pub(super) schema: Arc<StreamSchema>,
     pub(super) start: IdBound,
     pub(super) end: IdBound,
     pub(super) count: Option<u64>,
@@ -83,7 +84,7 @@ impl ReadRequest {
     pub fn new(stream: impl Into<Vec<u8>>, schema: StreamSchema) -> Self {
         ReadRequest {
             stream: stream.into(),
-            schema,
+            schema: Arc::new(schema),
             start: IdBound::Id(EntryId::MIN),
             end: IdBound::Newest,
             count: None,
@@ -161,7 +162,7 @@ impl ReadRequest {
     /// range of IDs is then the group's affair, and must be left as it is.
     pub fn with_group(mut self, group: Option<GroupOptions>) -> Self {
         let dead_letter = group.as_ref().is_some_and(|group| group.dead_letter.is_some());
-        self.schema = self.schema.with_rejected_clashes(dead_letter);
+        Arc::make_mut(&mut self.schema).rejects_clashes = dead_letter;
         self.group = group;
         self
     }
@@ -182,7 +183,7 @@ impl ReadRequest {
 
     /// Other columns.
     pub fn with_schema(mut self, schema: StreamSchema) -> Self {
-        self.schema = schema;
+        self.schema = Arc::new(schema);
         self
     }
 

@@ -35,7 +35,7 @@ pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
 }
 
 /// A command, argument by argument; [`push_bulk`] spells each.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Cmd {
     arguments: usize,
     body: Vec<u8>,
@@ -43,7 +43,9 @@ pub(crate) struct Cmd {
 
 impl Cmd {
     pub(crate) fn new() -> Self {
-        Cmd::default()
+        /// Most commands are no longer.
+        const USUAL: usize = 112;
+        Cmd { arguments: 0, body: Vec::with_capacity(USUAL) }
     }
 
     /// Adds an argument, or each of several.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Unpack
 
 import polars as pl
 
@@ -10,12 +11,13 @@ from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, as_ids, as_key, make_group, make_request
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import DecodeOptions, complete, takes
+from redfloe._options import DEFAULTS, DecodeOptions, complete, takes
 from redfloe._progress import Bar, check_bar, shown, with_bar
 from redfloe._reading.follow import AsyncBatches
+from redfloe._schema import as_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
@@ -147,6 +149,36 @@ def read_stream(
     └─────────────────┴───────────────┴─────────┴───────┘
     """
     url = _core.connect(url)
+    arguments = (
+        *(stream, schema, start_id, end_id, group_start_id),
+        *(count, last, block_ms, group, consumer, auto_ack, create_group, noack),
+    )
+    if progress is not False:
+        request = _request(complete(options, read_stream), *arguments)
+        check_bar(progress, is_bounded=group is None and block_ms is None)
+        whole = _read_with_bar(url, request)
+        if whole is not None:
+            return whole
+    return _core.read_stream(url, _prepared(options, read_stream, *arguments), of_batch)
+
+
+def _request(
+    options: DecodeOptions,
+    stream: str | bytes,
+    schema: SchemaLike | None,
+    start_id: EntryIdLike | None,
+    end_id: EntryIdLike,
+    group_start_id: EntryIdLike,
+    count: int | None,
+    last: int | None,
+    block_ms: Milliseconds | None,
+    group: str | bytes | None,
+    consumer: str | bytes | None,
+    auto_ack: bool,
+    create_group: bool,
+    noack: bool,
+) -> Request:
+    """Check and normalise the arguments of `read_stream`."""
     members = make_group(
         group,
         consumer,
@@ -157,7 +189,7 @@ def read_stream(
         start_id=start_id,
         own_pending="skip",
     )
-    request = make_request(
+    return make_request(
         stream,
         schema=schema,
         start_id="-" if start_id is None else start_id,
@@ -165,12 +197,39 @@ def read_stream(
         count=count,
         last=last,
         block_ms=block_ms,
-        options=complete(options, read_stream),
+        options=options,
         group=members,
     )
-    check_bar(progress, is_bounded=members is None and block_ms is None)
-    frame = _read_with_bar(url, request) if progress else None
-    return _core.read_stream(url, request, of_batch) if frame is None else frame
+
+
+def _prepared(
+    options: DecodeOptions,
+    function: Callable[..., object],
+    stream: Any,
+    schema: Any,
+    start_id: Any,
+    end_id: Any,
+    group_start_id: Any,
+    *others: Any,
+) -> _core.PreparedRead:
+    """Check the arguments of `read_stream`, once for calls with the same ones."""
+    ids = start_id, end_id, group_start_id
+    # What is no text may be equal and not the same, such as two datetimes of one hour in autumn.
+    if not options and type(start_id) is type(end_id) is type(group_start_id) is str:
+        if schema is not None:
+            schema = as_schema(schema)
+        try:
+            return _remembered(stream, schema, *ids, *others)
+        except TypeError:
+            pass  # one that has no hash, or is refused, which the last line says
+    request = _request(complete(options, function), stream, schema, *ids, *others)
+    return _core.PreparedRead(request)
+
+
+#: To check arguments takes longer than to read an entry.
+_remembered = lru_cache(maxsize=256, typed=True)(
+    lambda *arguments: _core.PreparedRead(_request(DEFAULTS, *arguments))
+)
 
 
 def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
@@ -264,32 +323,18 @@ async def read_stream_async(
     ['click']
     """
     url = _core.connect(url)
-    members = make_group(
-        group,
-        consumer,
-        auto_ack=auto_ack,
-        create_group=create_group,
-        group_start_id=group_start_id,
-        noack=noack,
-        start_id=start_id,
-        own_pending="skip",
+    arguments = (
+        *(stream, schema, start_id, end_id, group_start_id),
+        *(count, last, block_ms, group, consumer, auto_ack, create_group, noack),
     )
-    request = make_request(
-        stream,
-        schema=schema,
-        start_id="-" if start_id is None else start_id,
-        end_id=end_id,
-        count=count,
-        last=last,
-        block_ms=block_ms,
-        options=complete(options, read_stream_async),
-        group=members,
-    )
-    check_bar(progress, is_bounded=members is None and block_ms is None)
-    whole = await _read_with_bar_async(url, request) if progress else None
-    if whole is not None:
-        return whole
-    frame, rest = await completed(_core.start_read_stream(url, request, of_batch))
+    if progress is not False:
+        request = _request(complete(options, read_stream_async), *arguments)
+        check_bar(progress, is_bounded=group is None and block_ms is None)
+        whole = await _read_with_bar_async(url, request)
+        if whole is not None:
+            return whole
+    prepared = _prepared(options, read_stream_async, *arguments)
+    frame, rest = await completed(_core.start_read_stream(url, prepared, of_batch))
     if rest is not None:
         await completed(rest.start())
     return frame
