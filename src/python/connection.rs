@@ -277,7 +277,7 @@ struct Login {
 impl Given {
     fn parse(url: &str) -> Result<Self> {
         let login = Login { url: Secret::new(url), username: None, password: None, function: None };
-        Ok(Given { options: ConnectionOptions::parse(&url)?, login })
+        Ok(Given { options: ConnectionOptions::parse(url)?, login })
     }
 }
 
