@@ -301,3 +301,40 @@ def test_flushes_of_an_idempotent_producer_share_a_connection(
         # "no such key", as long as there is no stream.
         assert errors(client) - before <= 1
         assert client.xlen(stream) == 20
+
+
+def test_a_refusal_after_rows_are_in_counts_them(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    other = f"{stream}:other"
+    client.set(other, "x")
+    for send in ("send", "send_frame"):
+        producer = StreamProducer(any_server.url, stream)
+        for n in range(5):
+            producer.send({"n": n})
+        producer.flush()
+        entry: Any = {"n": 9} if send == "send" else pl.DataFrame({"n": [9]})
+        getattr(producer, send)(entry, stream=other)
+        with pytest.raises(
+            WriteError, match=r"^5 of 6 rows are in, none from row 5 on: .*string"
+        ) as e:
+            producer.flush()
+        assert "nothing" not in str(e.value)
+        assert (e.value.rows_written, e.value.row, e.value.code) == (5, 5, "WRONGTYPE")
+        assert producer.rows_written == 5
+
+
+def test_a_refusal_after_rows_are_in_counts_them_in_an_event_loop(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    other = f"{stream}:other"
+    client.set(other, "x")
+
+    async def produce() -> None:
+        async with StreamProducer(any_server.url, stream) as producer:
+            await (await producer.send({"n": 0}))
+            await (await producer.send({"n": 1}, stream=other))
+
+    with pytest.raises(WriteError, match=r"^1 of 2 rows are in") as caught:
+        asyncio.run(produce())
+    assert (caught.value.rows_written, caught.value.row) == (1, 1)

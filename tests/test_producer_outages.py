@@ -202,3 +202,28 @@ def test_ctrl_c_ends_it_within_a_second(own: Server) -> None:
     with within(1.8), interrupt, pytest.raises(KeyboardInterrupt) as raised:
         work()
     assert isinstance(raised.value.__cause__, WriteError)
+
+
+@pytest.mark.parametrize("world", ["sync", *LOOPS])
+def test_closing_again_does_nothing_after_it_gave_up(own: Server, world: str) -> None:
+    producer = StreamProducer(quick(own.url), "s", linger_ms=0)
+    producer.send({"n": 0}).result()
+    own.kill()
+    producer.send({"n": 1})
+    if world == "sync":
+        with producer:
+            with pytest.raises(OutcomeUnknownError):
+                producer.close(timeout_ms=50)
+            producer.close(timeout_ms=50)
+            producer.close()
+        return
+
+    async def work() -> None:
+        async with producer as sending:
+            with pytest.raises(OutcomeUnknownError):
+                await sending.close(timeout_ms=50)
+            await sending.close(timeout_ms=50)
+            await sending.close()
+
+    with asyncio.Runner(loop_factory=LOOPS[world]) as runner:
+        runner.run(work())

@@ -303,3 +303,19 @@ def test_the_event_loop_goes_on_meanwhile(any_server: Server, stream: str) -> No
         return turns
 
     assert asyncio.run(count()) >= 5
+
+
+def test_a_key_that_is_no_stream_any_more_counts_what_is_in(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    def spoil(rows: int) -> None:
+        if rows == 20:
+            client.set(stream, "x")
+
+    lf = pl.LazyFrame({"n": range(40)})
+    match = r"^20 of 40 rows are in, none from row 20 on: "
+    with pytest.raises(WriteError, match=match) as raised:
+        sink_stream(any_server.url, lf, stream, chunk_size=20, progress=spoil)
+    error = raised.value
+    assert (error.rows_written, error.row, error.code) == (20, 20, "WRONGTYPE")
+    assert "nothing" not in str(error)

@@ -2,15 +2,13 @@
 
 use std::ops::Range;
 
-use arrow_array::StringViewArray;
 use arrow_array::builder::StringViewBuilder;
+use arrow_array::{Array, StringViewArray};
 
 use super::request::RowsBefore;
 use crate::client::Client;
 use crate::entry_id::EntryId;
-#[cfg(feature = "python")]
-use crate::error::ErrorKind;
-use crate::error::{Error, counted};
+use crate::error::{Error, ErrorKind, counted};
 
 /// Says how many of all rows are in.
 pub(super) fn counted_in(rows: usize, all: usize) -> String {
@@ -85,7 +83,38 @@ impl WriteFailure {
             let message = self.error.message().replace("nothing has been sent", &sent);
             self.error = self.error.with_message(message);
         }
+        if before.written > 0 {
+            self = self.counting(before);
+        }
         self
+    }
+
+    /// Tells of the rows that are in from before, where the error alone does not.
+    fn counting(mut self, before: RowsBefore) -> Self {
+        match self.error.kind() {
+            // By that kind alone nothing would be in.
+            ErrorKind::WrongType => {
+                let row = self.row.unwrap_or(before.rows);
+                let (rows_in, all) =
+                    (before.written + self.written.rows, before.rows + self.total());
+                let message = self.error.message().replace("; nothing is in", "");
+                let count = format!("{}, none from row {row} on", counted_in(rows_in, all));
+                self.error = self.error.with_message(message).reframed(ErrorKind::Write, &count);
+                self.row = Some(row);
+            }
+            // What was refused before it was sent says so.
+            ErrorKind::Write
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::Schema
+            | ErrorKind::InvalidArgument => {}
+            _ => self.error = self.error.with_context("rows in", before.written.to_string()),
+        }
+        self
+    }
+
+    /// How many rows were to be written.
+    fn total(&self) -> usize {
+        self.written.ids.len()
     }
 
     /// None of the rows was sent; the error's context may name the row that is to blame.

@@ -328,7 +328,9 @@ impl<'r> Pipeline<'r> {
                     ErrorKind::WrongType | ErrorKind::Authentication
                 );
                 let row = before.rows + self.in_flight.number(refused.row).unwrap_or_default();
-                match is_typed && !is_in_part {
+                // A key that is no stream is explained later.
+                let is_first = refused.error.kind() == ErrorKind::WrongType || before.written == 0;
+                match is_typed && !is_in_part && is_first {
                     true => refused.error,
                     false => refused
                         .error

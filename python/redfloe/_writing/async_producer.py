@@ -78,13 +78,17 @@ class AsyncStreamProducer:
     async def _close(self, limit_ms: int | None, *, gives_up: bool = False) -> None:
         import asyncio
 
+        if self._producer._closed:
+            return
         task = self._producer._core.start_close(limit_ms)
         try:
             await done(task)
         except asyncio.CancelledError as cancelled:
             task.stop()
             await stopped(task)
+            self._producer._closed = True
             self._producer._explain_interrupt(cancelled)
             raise
         is_over = task.result()
+        self._producer._closed = True
         self._producer._check(gave_up_after=limit_ms if is_over and gives_up else None)
