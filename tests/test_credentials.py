@@ -6,7 +6,10 @@ import asyncio
 import os
 import pickle
 import threading
+import time
+import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -267,3 +270,67 @@ def returning_late(end: threading.Event) -> str:
 
 def returning(value: Any) -> Any:
     return value
+
+
+def test_a_function_that_hangs_is_called_once_at_a_time(any_server: Server) -> None:
+    end, calls = threading.Event(), [0]
+
+    def hanging() -> str:
+        calls[0] += 1
+        end.wait(10)
+        return "x"
+
+    connection = RedisConnection(
+        any_server.url, credentials=hanging, connect_timeout=0.05, max_retries=0
+    )
+    threads = threading.active_count()
+    for _ in range(5):
+        with pytest.raises(RedisTimeoutError):
+            read_stream(connection, "s")
+    assert calls == [1]
+    assert threading.active_count() <= threads + 2  # and the one that watches
+    end.set()
+    # Who asked in vain is not waited for; who asks now is answered.
+    with pytest.raises(AuthenticationError):
+        read_stream(RedisConnection(any_server.url, credentials=hanging, connect_timeout=5), "s")
+    assert calls[0] <= 3
+
+
+def test_who_asks_while_a_call_runs_gets_the_answer_of_the_next(
+    redis70: Server, stream: str, tokens: Tokens
+) -> None:
+    calls: list[float] = []
+
+    def slow() -> tuple[str, str]:
+        calls.append(time.monotonic())
+        time.sleep(0.2)
+        return tokens.get_credentials()
+
+    connection = RedisConnection(redis70.url, credentials=slow)
+    with within(1.5), ThreadPoolExecutor(8) as pool:
+        readings = [pool.submit(read_stream, connection, stream) for _ in range(8)]
+        assert [reading.result().height for reading in readings] == [0] * 8
+    assert 1 <= len(calls) <= 3
+
+
+@pytest.mark.parametrize(
+    "given", ["h\ud800unter2", ("user", "h\ud800unter2"), ("\ud800", "hunter2")]
+)
+def test_a_lone_surrogate_is_refused_at_once(
+    any_server: Server, capfd: pytest.CaptureFixture[str], given: Any
+) -> None:
+    connection = RedisConnection(any_server.url, credentials=lambda: given)
+    with within(1), pytest.raises(AuthenticationError, match="lone surrogate") as caught:
+        read_stream(connection, "s")
+    assert "unter2" not in "".join(traceback.format_exception(caught.value))
+    assert not capfd.readouterr().err
+
+
+def test_an_object_with_an_async_call_is_refused() -> None:
+    class Asynchronous:
+        async def __call__(self) -> str:
+            return "x"
+
+    wrong: Any = Asynchronous()
+    with pytest.raises(TypeError, match=r"^credentials must be a plain function"):
+        RedisConnection("redis://h", credentials=wrong)

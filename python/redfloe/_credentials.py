@@ -7,12 +7,12 @@ desk, whose socket wakes a thread here, and waits for the answer.
 from __future__ import annotations
 
 import os
-from inspect import iscoroutinefunction
 from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from redfloe import _core
+from redfloe._functions import is_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def function_of(credentials: Any) -> Callable[[], Any]:
             f"object with get_credentials(), not {type(credentials).__name__}"
         )
         raise TypeError(msg)
-    if iscoroutinefunction(function):
+    if is_async(function):
         msg = "credentials must be a plain function; it is called in a thread, where it may block"
         raise TypeError(msg)
     return cast("Callable[[], Any]", function)
@@ -91,29 +91,34 @@ def _watch(desk: _core.CredentialsDesk) -> None:
 
     with socket(fileno=os.dup(desk.fileno())) as bell:
         while bell.recv(64):
-            asked, released = desk.take()
-            for question, number in asked:
+            due, released = desk.take()
+            for number in due:
                 # One that hangs holds up no other.
-                Thread(target=_answer, args=(desk, question, number), daemon=True).start()
+                Thread(target=_answer, args=(desk, number), daemon=True).start()
             for number in released:
                 release(number)
 
 
-def _answer(desk: _core.CredentialsDesk, question: int, number: int) -> None:
+def _answer(desk: _core.CredentialsDesk, number: int) -> None:
     try:
         given = registered(number)()
     except BaseException as error:  # noqa: BLE001 - it is raised where the connection is used
         # What it says may quote a token; it is the cause of what is raised.
-        desk.refuse(question, f"the credentials function raised {type(error).__name__}", error)
+        desk.refuse(number, f"the credentials function raised {type(error).__name__}", error)
         return
-    match given:
-        case str(password) | (str(password),) | (None, str(password)):
-            desk.give(question, None, password)
-        case (str(username), str(password)):
-            desk.give(question, username, password)
-        case _:
-            why = (
-                "the credentials function must return a password or (username, password), not "
-                f"{type(given).__name__}"
-            )
-            desk.refuse(question, why, None)
+    why = (
+        "the credentials function must return a password or (username, password), not "
+        f"{type(given).__name__}"
+    )
+    try:
+        match given:
+            case str(password) | (str(password),) | (None, str(password)):
+                desk.give(number, None, password)
+            case (str(username), str(password)):
+                desk.give(number, username, password)
+            case _:
+                desk.refuse(number, why, None)
+    except UnicodeEncodeError:
+        # The exception holds the secret, and is no cause of anything.
+        why = "the credentials function returned text with a lone surrogate, which is not Unicode"
+        desk.refuse(number, why, None)

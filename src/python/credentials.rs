@@ -1,7 +1,9 @@
 //! `credentials=`: a function of the user's that is asked whenever a connection is opened.
 //!
 //! No thread of the runtime calls it. It leaves its question at a desk, and a thread of Python's,
-//! which a socket wakes, calls the function and brings the answer.
+//! which a socket wakes, calls the function and brings the answer. A function is called once at a
+//! time: one that hangs must not take a thread for each connection that is tried meanwhile. Who asks
+//! while a call runs gets the answer of the next one, which is as new as one of their own.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -72,26 +74,55 @@ struct Desk {
 
 #[derive(Default)]
 struct State {
-    /// Questions that nobody has taken yet: the question's number, and the function's.
-    asked: Vec<(u64, u64)>,
+    /// Functions that are to be called.
+    due: Vec<u64>,
     /// Functions that were dropped.
     released: Vec<u64>,
-    waiting: HashMap<u64, oneshot::Sender<Result<Credentials>>>,
-    questions: u64,
+    /// By function, as long as a call of it is due or runs.
+    asked: HashMap<u64, Asked>,
 }
+
+/// Who asks a function.
+#[derive(Default)]
+struct Asked {
+    /// Those whom the call that runs answers.
+    now: Vec<Asker>,
+    /// Those who have asked since it began.
+    later: Vec<Asker>,
+}
+
+type Asker = oneshot::Sender<Result<Credentials>>;
 
 impl Desk {
     fn ask(&self, function: u64) -> oneshot::Receiver<Result<Credentials>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
-        let question = state.questions;
-        state.questions += 1;
-        // Those that gave up waiting.
-        state.waiting.retain(|_, waiting| !waiting.is_closed());
-        state.waiting.insert(question, sender);
-        self.wake(&state);
-        state.asked.push((question, function));
+        let is_first = !state.asked.contains_key(&function);
+        let later = &mut state.asked.entry(function).or_default().later;
+        later.retain(|asker| !asker.is_closed()); // those that gave up waiting
+        later.push(sender);
+        if is_first {
+            self.call(&mut state, function);
+        }
         receiver
+    }
+
+    /// Has a function called.
+    fn call(&self, state: &mut State, function: u64) {
+        self.wake(state);
+        state.due.push(function);
+    }
+
+    /// The functions that are to be called, whose calls begin; and those that were dropped.
+    fn take(&self) -> (Vec<u64>, Vec<u64>) {
+        let mut state = self.state();
+        let due = std::mem::take(&mut state.due);
+        for function in &due {
+            if let Some(asked) = state.asked.get_mut(function) {
+                asked.now = std::mem::take(&mut asked.later);
+            }
+        }
+        (due, std::mem::take(&mut state.released))
     }
 
     fn release(&self, function: u64) {
@@ -100,16 +131,26 @@ impl Desk {
         state.released.push(function);
     }
 
-    fn answer(&self, question: u64, answer: Result<Credentials>) {
-        if let Some(waiting) = self.state().waiting.remove(&question) {
+    /// A call has ended.
+    fn answer(&self, function: u64, answer: impl Fn() -> Result<Credentials>) {
+        let mut state = self.state();
+        let Some(mut asked) = state.asked.remove(&function) else { return };
+        asked.later.retain(|asker| !asker.is_closed());
+        let now = std::mem::take(&mut asked.now);
+        if !asked.later.is_empty() {
+            state.asked.insert(function, asked);
+            self.call(&mut state, function);
+        }
+        drop(state);
+        for asker in now {
             // Whoever asked may have given up.
-            let _ = waiting.send(answer);
+            let _ = asker.send(answer());
         }
     }
 
     /// There is a byte in the socket as long as there is something to take.
     fn wake(&self, before: &State) {
-        if before.asked.is_empty() && before.released.is_empty() {
+        if before.due.is_empty() && before.released.is_empty() {
             // It cannot fail: both ends are open, and a byte or two at a time are in the socket.
             let _ = (&self.written).write(&[0]);
         }
@@ -138,22 +179,24 @@ impl CredentialsDesk {
         self.desk.watched.as_raw_fd()
     }
 
-    fn take(&self) -> (Vec<(u64, u64)>, Vec<u64>) {
-        let mut state = self.desk.state();
-        (std::mem::take(&mut state.asked), std::mem::take(&mut state.released))
+    fn take(&self) -> (Vec<u64>, Vec<u64>) {
+        self.desk.take()
     }
 
-    fn give(&self, question: u64, username: Option<&str>, password: &str) {
-        self.desk.answer(question, Ok(Credentials::new(username, password)));
+    fn give(&self, function: u64, username: Option<&str>, password: &str) {
+        self.desk.answer(function, || Ok(Credentials::new(username, password)));
     }
 
     /// The function failed. Time may mend what it raised, but not what it returned.
-    fn refuse(&self, question: u64, why: &str, cause: Option<Bound<'_, PyAny>>) {
-        let error = refused(why);
-        let error = match cause {
-            Some(cause) => error.with_source(PyErr::from_value(cause)).with_retryable(true),
-            None => error,
-        };
-        self.desk.answer(question, Err(error));
+    fn refuse(&self, function: u64, why: &str, cause: Option<Bound<'_, PyAny>>) {
+        self.desk.answer(function, || {
+            Err(match &cause {
+                Some(cause) => {
+                    let source = PyErr::from_value(cause.clone());
+                    refused(why).with_source(source).with_retryable(true)
+                }
+                None => refused(why),
+            })
+        });
     }
 }
