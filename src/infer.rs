@@ -46,8 +46,9 @@ fn candidates() -> [Candidate; 6] {
     ]
 }
 
-/// The fields of a batch of text columns with the dtypes that all their values speak for; a column
-/// without values stays text. In place of a payload come its keys, which `schema` names columns of.
+/// The fields of a batch of columns of bytes with the dtypes that all their values speak for; a column
+/// without values is text, and one with a value that is no UTF-8 stays bytes. In place of a payload
+/// come its keys, which `schema` names columns of.
 ///
 /// # Errors
 ///
@@ -60,16 +61,23 @@ pub(crate) fn infer_fields(
     let columns = sample.schema();
     let mut fields: Vec<Field> = Vec::with_capacity(columns.fields().len());
     for (field, column) in columns.fields().iter().zip(sample.columns()) {
-        let Some(texts) = column.as_string_view_opt() else {
+        let Some(values) = column.as_binary_view_opt() else {
             fields.push(Field::new(field.name(), field.data_type().clone(), true));
             continue;
         };
-        let texts = texts.iter().flatten();
+        let texts = values.iter().flatten().map(std::str::from_utf8);
         match payload.filter(|payload| payload.field == *field.name()) {
-            None => fields.push(Field::new(field.name(), infer(texts), true)),
+            None => {
+                let data_type = match texts.clone().all(|text| text.is_ok()) {
+                    true => infer(texts.flatten()),
+                    false => DataType::BinaryView,
+                };
+                fields.push(Field::new(field.name(), data_type, true));
+            }
             Some(payload) => {
                 let mut keys = Document::new(payload, schema);
-                texts.into_iter().try_for_each(|text| keys.look_at(text))?;
+                // A document that is no text says no more than one that is no JSON.
+                texts.flatten().try_for_each(|text| keys.look_at(text))?;
                 fields.extend(keys.fields());
             }
         }

@@ -65,6 +65,8 @@ pub struct StreamSchema {
     pub(crate) open: bool,
     /// The dtypes of some of the fields that an open schema finds.
     pub(crate) overrides: Vec<FieldRef>,
+    /// The dtype of the others.
+    pub(crate) found_type: DataType,
     pub(crate) id_column: Option<String>,
     pub(crate) timestamp_column: Option<String>,
     pub(crate) timestamp_type: DataType,
@@ -123,6 +125,7 @@ impl StreamSchema {
             fields: fields.into_iter().map(Into::into).collect(),
             open: false,
             overrides: Vec::new(),
+            found_type: DataType::Utf8View,
             id_column: Some("_id".to_owned()),
             timestamp_column: Some("_ts".to_owned()),
             timestamp_type: DataType::Int64,
@@ -157,7 +160,7 @@ impl StreamSchema {
     pub(crate) fn found_field(&self, name: &str) -> FieldRef {
         match self.overrides.iter().find(|field| field.name() == name) {
             Some(field) => Arc::clone(field),
-            None => Arc::new(Field::new(name, DataType::Utf8View, true)),
+            None => Arc::new(Field::new(name, self.found_type.clone(), true)),
         }
     }
 

@@ -373,3 +373,30 @@ def test_dead_letters_of_an_inferred_dtype(
     assert df.height == 300 + 98
     dead: Any = client.xrange(letters)
     assert [letter[b"n"] for _, letter in dead] == [b"word"]
+
+
+def test_a_field_that_is_no_text_is_binary(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    for n, value in enumerate([b"1", b"\xff\xfe", b"2"], 1):
+        client.xadd(stream, {"n": value, "m": "1", "empty": ""}, id=f"{n}-0")
+    schema = infer_schema(any_server.url, stream)
+    assert schema == {"n": pl.Binary, "m": pl.Int64, "empty": pl.String}
+    df = read_stream(any_server.url, stream, infer_schema=True)
+    assert df["n"].to_list() == [b"1", b"\xff\xfe", b"2"]
+    # What means null says nothing of the dtype.
+    client.xadd(stream, {"m": "x"}, id="4-0")
+    assert infer_schema(any_server.url, stream, null_values=["x"])["m"] == pl.Int64
+
+
+def test_what_is_no_document_says_nothing_of_its_keys(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    for value in [b'{"n": 1}', b"broken", b'{"n": "\xff"}', b'{"m": "\\ud800"}']:
+        client.xadd(stream, {"data": value})
+    assert infer_schema(any_server.url, stream, payload="data") == {"n": pl.Int64, "m": pl.String}
+    with pytest.raises(DecodeError):
+        read_stream(any_server.url, stream, infer_schema=True, payload="data")
+    df = read_stream(any_server.url, stream, infer_schema=True, payload="data", on_error="null")
+    assert df["n"].to_list() == [1, None, None, None]
+    assert df["m"].to_list() == [None] * 4

@@ -1,6 +1,6 @@
 //! What dtypes a read's fields have, by a sample of its entries.
 
-use arrow_schema::Field;
+use arrow_schema::{DataType, Field};
 
 use super::feed::Feed;
 use super::pages::{From, newest_range, take};
@@ -83,14 +83,15 @@ async fn take_sample(
     feed.flush_all()
 }
 
-/// Every field as text, a payload too, and nothing that could raise.
+/// Every field as bytes, which may be no text, a payload too, and nothing that could raise.
 fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
-    StreamSchema::default()
+    let sample = StreamSchema::default()
         .with_id_column(None)
         .with_timestamp_column(None)
         .with_on_error(OnError::Null)
         .with_null_values(schema.null_values.clone())
         .with_max_columns(schema.max_columns)
         // Which takes the fields beyond.
-        .with_rescue_column(schema.rescue_column.as_deref())
+        .with_rescue_column(schema.rescue_column.as_deref());
+    StreamSchema { found_type: DataType::BinaryView, ..sample }
 }
