@@ -645,3 +645,19 @@ def test_a_connection_serves_a_consumer(
     add_numbers(client, stream, 3)
     connection = RedisConnection(any_server.url)
     assert all_rows(world.consumer(connection, stream, **ME, **DRAIN)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("ack", ["on_success", "manual"])
+def test_what_others_have_acknowledged_does_not_count(
+    any_server: Server, client: redis.Redis, world: World, stream: str, ack: Any
+) -> None:
+    add_numbers(client, stream, 4)
+    with world.consumer(
+        any_server.url, stream, ack=ack, on_idle="stop", block_ms=20, group="g", consumer="me"
+    ) as consumer:
+        batch = next(consumer)
+        client.xack(stream, "g", *batch.ids.to_list()[:3])
+        if ack == "manual":
+            assert world.do(batch.ack()) == 1
+        assert next(consumer, None) is None
+    assert consumer.stats.acknowledged == 1

@@ -23,6 +23,8 @@ pub(super) struct Acknowledgements {
     pub(super) due: IdSet,
     /// In order.
     sent: Vec<EntryId>,
+    /// How many of those had been sent before, and nobody knows what came of that.
+    again: usize,
 }
 
 impl Acknowledgements {
@@ -32,6 +34,7 @@ impl Acknowledgements {
 
     /// Those that are to go along with the next request; what came of the latest is not known.
     fn send(&mut self) -> &[EntryId] {
+        self.again = self.sent.len();
         self.sent = self.take();
         &self.sent
     }
@@ -249,12 +252,16 @@ impl Ledger {
         [self.done.send(), self.deleted.send()]
     }
 
-    /// The server has taken them; says how many of what was done with.
-    pub(crate) fn acknowledged(&mut self) -> u64 {
+    /// The server has taken them, of which `number` were pending. Says how many of what was done with
+    /// this consumer has acknowledged: those, and what was not pending any more because an answer that
+    /// was lost had acknowledged it. The rest was acknowledged by others.
+    pub(crate) fn acknowledged(&mut self, number: u64) -> u64 {
         let done = std::mem::take(&mut self.done.sent);
         self.deleted.sent.clear();
         self.note_finished(&done);
-        done.len() as u64
+        let again = std::mem::take(&mut self.done.again);
+        let others = (done.len() as u64).saturating_sub(number);
+        number.saturating_add(others.min(again as u64))
     }
 
     // Counts

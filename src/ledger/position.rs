@@ -28,7 +28,7 @@ impl Ledger {
     pub(crate) fn done_with_batch(&mut self) {
         self.asked_for_more();
         let _ = self.acknowledgements();
-        self.acknowledged();
+        self.acknowledged(0);
     }
 
     /// These rows of a batch that its last ID stands for are done with, as is all that was handed out

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::Value;
+
 use super::bounds::{ids_only, last_decoded};
 use super::page::PageSize;
 use super::poll::Pace;
@@ -35,6 +37,8 @@ pub(super) struct Feed {
     in_flight: Option<InFlight>,
     /// The commands that were sent along with the latest request have been answered.
     passed_before: bool,
+    /// What they said, as far as it has come: numbers.
+    said_before: Vec<u64>,
     /// What the latest request has told of the newest entry, where it asked.
     newest: Option<Result<Option<EntryId>>>,
     /// The bytes of all replies so far.
@@ -111,6 +115,7 @@ impl Feed {
             learned: false,
             in_flight: None,
             passed_before: false,
+            said_before: Vec::new(),
             newest: None,
             received: 0,
             watched_by: None,
@@ -249,9 +254,11 @@ impl Feed {
         self.received
     }
 
-    /// Whether the commands that were sent along with the latest request have been answered.
-    pub(super) fn has_passed_before(&self) -> bool {
-        self.passed_before
+    /// The numbers that the commands which were sent along with the latest request have been answered
+    /// with; once, when all are there.
+    pub(super) fn take_said_before(&mut self) -> Option<Vec<u64>> {
+        let has_passed = std::mem::take(&mut self.passed_before);
+        has_passed.then(|| std::mem::take(&mut self.said_before))
     }
 
     /// What the latest request has told of the newest entry; once, and only where it asked.
@@ -288,6 +295,7 @@ impl Feed {
         self.unfinished = true;
         self.learned = false;
         self.passed_before = false;
+        self.said_before.clear();
         self.newest = None;
         connection.send(&request.command).await?;
         self.in_flight = Some(InFlight { connection, request, entries: 0, bytes: 0 });
@@ -310,10 +318,13 @@ impl Feed {
         while reply.request.before > 0 {
             let mut small = RawReply::new();
             reply.connection.receive(&mut small, Some(Duration::ZERO)).await?;
-            small.into_value()?;
+            self.said_before.push(match small.into_value()? {
+                Value::Int(number) => u64::try_from(number).unwrap_or_default(),
+                _ => 0,
+            });
             reply.request.before -= 1;
+            self.passed_before = reply.request.before == 0;
         }
-        self.passed_before = true;
         let (before, last) = (self.decoder.rows(), self.decoder.last_id());
         let limit = self.bounds.bytes.saturating_sub(self.bytes);
         let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };

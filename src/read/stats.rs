@@ -23,7 +23,8 @@ pub struct Stats {
     pub entries: u64,
     /// Bytes of replies with entries.
     pub bytes: u64,
-    /// Entries acknowledged, dead letters not included.
+    /// Entries that this consumer has acknowledged, dead letters not included; not those that others had
+    /// acknowledged before it did.
     pub acknowledged: u64,
     /// Entries taken over from other consumers, or from this one's own past.
     pub reclaimed: u64,

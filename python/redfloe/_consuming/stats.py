@@ -18,7 +18,8 @@ class ConsumerStats:
     batches, entries, bytes : int
         Handed out; the bytes are those of the server's replies.
     acknowledged : int
-        Entries acknowledged, dead letters not included.
+        Entries that this consumer has acknowledged, dead letters not included; not those that
+        others had acknowledged before it did.
     reclaimed : int
         Entries taken over from other consumers, or from this one's own past.
     dead_lettered : int

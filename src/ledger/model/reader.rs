@@ -238,7 +238,7 @@ impl Reader {
         if cut.is_some() {
             return self.lose(None);
         }
-        self.ledger.acknowledged();
+        self.ledger.acknowledged(0);
         if self.reply.as_ref().is_some_and(VecDeque::is_empty) {
             self.receive(0);
         }
@@ -434,7 +434,7 @@ impl Reader {
         self.batch();
         self.batch();
         self.acknowledge();
-        self.ledger.acknowledged();
+        self.ledger.acknowledged(0);
         for number in 1..=self.server.last {
             let server = &self.server;
             let is_accounted_for = self.seen.contains(&number)

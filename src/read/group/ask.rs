@@ -157,6 +157,7 @@ impl GroupReader {
         let [done, deleted] = self.ledger.acknowledgements();
         let (done, deleted) =
             (ack::commands(stream, group, done), ack::commands(stream, group, deleted));
+        self.acknowledging = done.len();
         let before = done.len() + deleted.len();
         let mut commands = done.chain(deleted).flatten().collect::<Vec<u8>>();
         commands.extend(command);
@@ -177,8 +178,9 @@ impl GroupReader {
     async fn receive(&mut self, waits: bool) -> Result<Polled> {
         let asked = Instant::now();
         let received = self.receive_before_returns().await;
-        if self.feed.has_passed_before() {
-            self.note_acknowledged();
+        if let Some(said) = self.feed.take_said_before() {
+            // Those of deleted entries are beside the point.
+            self.note_acknowledged(said.iter().take(self.acknowledging).sum());
         }
         self.note_rows();
         let newest = self.feed.take_newest();
