@@ -3,6 +3,7 @@
 mod consumers;
 mod streams;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Value;
@@ -370,6 +371,8 @@ pub async fn claim_entries(
     let (mut session, mut claimed) = (client.session(), Vec::new());
     let member = Membership { stream, group, consumer };
     let min_idle_ms = u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX);
+    let mut named = HashSet::new();
+    let ids: Vec<EntryId> = ids.iter().copied().filter(|id| named.insert(*id)).collect();
     for ids in ids.chunks(IDS) {
         let reply = session.value(&member.claim(ids, min_idle_ms)).await;
         let reply = reply.map_err(|error| about(no_group(error, group), stream))?;

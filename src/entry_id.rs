@@ -112,7 +112,13 @@ impl FromStr for EntryId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        EntryId::from_bytes(text.as_bytes()).ok_or_else(|| malformed("entry ID", text))
+        EntryId::from_bytes(text.as_bytes()).ok_or_else(|| {
+            Error::invalid(format!(
+                "entry ID {} is malformed; write it whole, \"ms-seq\" (two integers up to \
+                 18446744073709551615), as reads give it",
+                shorten(text.as_bytes())
+            ))
+        })
     }
 }
 

@@ -750,3 +750,15 @@ def test_a_group_is_seen_through_a_whole_life(server: Server, client: redis.Redi
     assert delete_consumer(url, "life", "g", "w", if_pending="discard") == 1
     assert group_info(url, "life").row(0, named=True)["consumers"] == 0
     assert delete_group(url, "life", "g") is True
+
+
+def test_an_entry_that_is_named_twice_is_claimed_once(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    first, second = "1-0", "2-0"
+    client.xadd(stream, {"n": 1}, id=first)
+    client.xadd(stream, {"n": 2}, id=second)
+    create_group(any_server.url, stream, "g", start_id="0")
+    client.xreadgroup("g", "one", {stream: ">"})
+    claimed = claim_entries(any_server.url, stream, "g", "two", [second, first, second, first])
+    assert claimed.to_list() == [second, first]

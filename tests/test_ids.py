@@ -212,3 +212,32 @@ def test_a_timedelta_is_that_long(any_server: Server, client: redis.Redis, strea
     hour = dt.timedelta(hours=1)
     assert pending_entries(any_server.url, stream, "g", min_idle_ms=hour).is_empty()
     assert pending_entries(any_server.url, stream, "g", min_idle_ms=0 * hour).height == 1
+
+
+@pytest.mark.parametrize("text", ["1", "+", "(1-0", "2024-01-01", ""])
+def test_where_whole_ids_are_wanted_nothing_else_is_recommended(
+    any_server: Server, stream: str, text: str
+) -> None:
+    url = any_server.url
+    for act in (
+        lambda: redfloe.delete_entries(url, stream, [text]),
+        lambda: redfloe.ack_entries(url, stream, "g", [text]),
+        lambda: redfloe.claim_entries(url, stream, "g", "c", [text]),
+    ):
+        with pytest.raises(ValueError, match='"ms-seq"') as caught:
+            act()
+        assert "exclusive" not in str(caught.value)
+        assert '"$"' not in str(caught.value)
+
+
+def test_a_start_that_is_no_id_names_dates(any_server: Server, stream: str) -> None:
+    url, wrong = any_server.url, "26.11.2026"
+    for act in (
+        lambda: redfloe.read_stream(url, stream, start_id=wrong),
+        lambda: redfloe.read_stream(url, stream, end_id=wrong),
+        lambda: redfloe.create_group(url, stream, "g", start_id=wrong),
+        lambda: redfloe.trim_stream(url, stream, minid=wrong),
+        lambda: redfloe.pending_entries(url, stream, "g", start_id=wrong),
+    ):
+        with pytest.raises(ValueError, match=r'26\.11\.2026.*ISO 8601, such as "2026-11-26"'):
+            act()

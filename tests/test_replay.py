@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -400,3 +401,22 @@ def test_ack_entries_in_an_event_loop(
         runner.run(acknowledge("3-0"))
     with pytest.raises(ValueError, match="x"):
         runner.run(acknowledge(["x"]))
+
+
+def test_ctrl_c_tells_how_many_were_replayed(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    for n in range(250):
+        story: Any = {"_dead_stream": stream, "_dead_id": f"{n + 1}-0", "n": n}
+        client.xadd("dead", story, id=f"{n + 1}-0")
+
+    with Proxy(any_server.port) as proxy:
+        # The last script but one is answered, and the last is not.
+        proxy.before(b"EVAL", lambda n: signal.raise_signal(signal.SIGINT) if n == 6 else None)
+        proxy.stall_after(0, once_seen=b"EVAL", skip=5)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            redfloe.replay_dead_letters(proxy.url, "dead")
+    assert caught.value.__notes__ == [
+        "at least 200 dead letters were replayed before; they do not come twice"
+    ]
+    assert 200 <= client.xlen(stream) <= 250

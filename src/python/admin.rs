@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 
 use super::arrow::RecordBatch;
 use super::connection::Server;
-use super::error::exception;
+use super::error::id_exception;
 use super::member::parsed;
 use super::operation::Operation;
 use crate::admin::{self, IfPending, PendingFilter, TrimTo};
@@ -95,12 +95,12 @@ pub(crate) fn pending_entries(
     end_id: &str,
     count: Option<u64>,
 ) -> PyResult<Operation> {
-    let raised = |error| exception(py, &error);
+    let no_id = |error| id_exception(py, &error);
     let filter = PendingFilter {
         consumer,
         min_idle: Duration::from_millis(min_idle_ms),
-        start: IdBound::parse_start(start_id).map_err(raised)?,
-        end: IdBound::parse_end(end_id).map_err(raised)?,
+        start: IdBound::parse_start(start_id).map_err(no_id)?,
+        end: IdBound::parse_end(end_id).map_err(no_id)?,
         count,
     };
     let client = server.client(py)?;
@@ -176,7 +176,7 @@ pub(crate) fn create_group(
     start_id: &str,
     make_stream: bool,
 ) -> PyResult<Operation> {
-    let start = GroupStart::parse(start_id).map_err(|error| exception(py, &error))?;
+    let start = GroupStart::parse(start_id).map_err(|error| id_exception(py, &error))?;
     let client = server.client(py)?;
     Ok(operation(
         async move { admin::create_group(&client, &stream, &group, start, make_stream).await },
@@ -223,7 +223,7 @@ pub(crate) fn trim_stream(
     let to = match (maxlen, minid) {
         (Some(maxlen), None) => TrimTo::MaxLen(maxlen),
         (None, Some(id)) => {
-            TrimTo::MinId(EntryId::parse_first(id).map_err(|error| exception(py, &error))?)
+            TrimTo::MinId(EntryId::parse_first(id).map_err(|error| id_exception(py, &error))?)
         }
         _ => return Err(PyValueError::new_err("give either maxlen or minid")),
     };

@@ -10,6 +10,16 @@ use pyo3::types::PyType;
 use crate::client::panicked;
 use crate::error::{Error, ErrorKind};
 
+/// The exception for an ID that cannot be right, in whose place Python takes a date too.
+pub(super) fn id_exception(py: Python<'_>, error: &Error) -> PyErr {
+    match error.kind() {
+        ErrorKind::InvalidArgument => PyValueError::new_err(format!(
+            "{error}; or a date or time as ISO 8601, such as \"2026-11-26\""
+        )),
+        _ => exception(py, error),
+    }
+}
+
 /// The class in `redfloe._errors` for a kind; `None` stands for the builtin `ValueError`.
 pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
     match kind {

@@ -15,12 +15,18 @@ use crate::error::Result;
 /// What it came to, made into Python's terms by the thread that asks for it.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
+type Note = Box<dyn Fn() -> String + Send + Sync>;
+
 type Running = Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>;
 
 /// Something that is to be done, once. Documented in `_core.pyi`.
 #[pyclass(frozen, generic, module = "redfloe._core")]
 pub(crate) struct Operation {
     future: Mutex<Option<Running>>,
+    /// It goes on where nobody waits for it any more.
+    goes_on: bool,
+    /// What an exception is told that ends the wait, such as that of Ctrl-C.
+    note: Option<Note>,
 }
 
 impl Operation {
@@ -33,7 +39,17 @@ impl Operation {
             let output = future.await?;
             Ok(Box::new(move |py: Python<'_>| convert(py, output)) as Outcome)
         };
-        Operation { future: Mutex::new(Some(Box::pin(future))) }
+        Operation { future: Mutex::new(Some(Box::pin(future))), goes_on: true, note: None }
+    }
+
+    /// It is given up with its wait: it might go on for ever.
+    pub(super) fn only_while_waited_for(self) -> Self {
+        Operation { goes_on: false, ..self }
+    }
+
+    /// What ends the wait for it is told this.
+    pub(super) fn with_note(self, note: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Operation { note: Some(Box::new(note)), ..self }
     }
 
     fn take(&self) -> PyResult<Running> {
@@ -46,7 +62,12 @@ impl Operation {
 #[pymethods]
 impl Operation {
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        wait(py, self.take()?)?(py)
+        let waited = wait(py, self.take()?);
+        if let (Err(error), Some(note)) = (&waited, &self.note) {
+            // The exception itself is what matters.
+            let _ = error.value(py).call_method1("add_note", (note(),));
+        }
+        waited?(py)
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<Task> {
@@ -54,6 +75,6 @@ impl Operation {
             Ok(outcome) => outcome(py),
             Err(error) => Err(exception(py, &error)),
         });
-        Ok(task?.detached())
+        Ok(if self.goes_on { task?.detached() } else { task? })
     }
 }

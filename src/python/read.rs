@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow_array::RecordBatch as ArrowBatch;
@@ -14,7 +15,7 @@ use pyo3::prelude::*;
 use super::arrow::{RecordBatch, import_fields};
 use super::completion::Task;
 use super::connection::Server;
-use super::error::{exception, no_panic};
+use super::error::{exception, id_exception, no_panic};
 use super::member::parsed;
 use super::operation::Operation;
 use super::reading::make_of;
@@ -22,7 +23,7 @@ use super::wait::{wait, wait_on};
 use crate::client::{Client, LentRuntime};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::payload::Payload;
 use crate::read::{
     self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
@@ -106,7 +107,7 @@ impl Group {
             other => return Err(PyValueError::new_err(format!("{other:?} is no own_pending"))),
         };
         let create_at = self.create_at.as_deref().map(GroupStart::parse).transpose();
-        let create_at = create_at.map_err(|error| exception(py, &error))?;
+        let create_at = create_at.map_err(|error| id_exception(py, &error))?;
         let done_up_to = self.done_up_to.as_deref().map(str::parse).transpose();
         let done_up_to = done_up_to.map_err(|error| exception(py, &error))?;
         Ok(GroupOptions::new(self.group.clone(), self.consumer.clone())
@@ -191,13 +192,14 @@ impl Request<'_> {
         };
         let raised = |error| exception(py, &error);
         schema.arrow().map_err(raised)?;
-        let start = IdBound::parse_start(&self.start_id).map_err(raised)?;
+        let no_id = |error| id_exception(py, &error);
+        let start = IdBound::parse_start(&self.start_id).map_err(no_id)?;
         let resume = self.resume_after.as_deref().map(str::parse).transpose().map_err(raised)?;
         let on_data_loss = match self.continue_after_loss {
             true => OnDataLoss::Continue,
             false => OnDataLoss::Raise,
         };
-        let end = IdBound::parse_end(&self.end_id).map_err(raised)?;
+        let end = IdBound::parse_end(&self.end_id).map_err(no_id)?;
         Ok(ReadRequest::new(self.stream.clone(), schema)
             .with_range(start, end)
             .with_count(self.count)
@@ -321,18 +323,33 @@ pub(crate) fn replay_dead_letters(
     dead_letter: Vec<u8>,
     ids: Vec<String>,
 ) -> PyResult<Operation> {
-    let (ids, client) = (parsed(py, ids)?, server.client(py)?);
+    /// A script's worth: what was replayed is known after each.
+    const AT_ONCE: usize = 100;
+    let (mut ids, client) = (parsed(py, ids)?, server.client(py)?);
+    ids.sort_unstable();
+    let so_far = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&so_far);
     let replaying = async move {
         let mut replayed = Vec::new();
-        let done = read::replay_dead_letters(&client, &dead_letter, &ids, &mut replayed).await;
-        Ok((replayed, done.err()))
+        for ids in ids.chunks(AT_ONCE) {
+            let done = read::replay_dead_letters(&client, &dead_letter, ids, &mut replayed).await;
+            count.store(replayed.len(), Ordering::Relaxed);
+            if let Err(error) = done {
+                return Ok((replayed, Some(error)));
+            }
+        }
+        Ok((replayed, None))
     };
-    Ok(Operation::new(replaying, |py, (replayed, error)| {
+    let operation = Operation::new(replaying, |py, (replayed, error)| {
         let text = |id: EntryId| id.to_string();
         let replayed: Vec<(String, Option<String>)> =
             replayed.iter().map(|one| (text(one.letter), one.entry.map(text))).collect();
-        let error = error.map(|error| exception(py, &error).into_value(py));
+        let error = error.map(|error: Error| exception(py, &error).into_value(py));
         (replayed, error).into_py_any(py)
+    });
+    Ok(operation.with_note(move || {
+        let number = so_far.load(Ordering::Relaxed);
+        format!("at least {number} dead letters were replayed before; they do not come twice")
     }))
 }
 

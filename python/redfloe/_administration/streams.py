@@ -27,7 +27,8 @@ def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
     Returns
     -------
     bool
-        Whether it was created; False where there is a stream already, which stays as it is.
+        Whether it was created; False where there is a stream already, which stays as it is. After a
+        lost connection the command is repeated, and then finds the stream that the lost one made.
 
     Raises
     ------
