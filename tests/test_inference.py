@@ -13,6 +13,7 @@ import redis
 from polars.testing import assert_frame_equal, assert_series_equal
 
 from redfloe import (
+    DecodeError,
     SchemaError,
     StreamConsumer,
     infer_schema,

@@ -260,6 +260,10 @@ class Batch(_Rows):
         member = _needed(self._member)
         return member.dead_letter(self._named(ids), as_text(reason, "reason")).wait()
 
+    def _putting_aside(self, reason: str) -> _core.Operation[bool]:
+        """Give what moves all rows to the dead-letter stream, however long an outage lasts."""
+        return _needed(self._member).put_aside(self._ids, as_text(reason, "reason"))
+
     def extend(self) -> int:
         """Keep the rows: their idle time starts again, so that nobody claims them (XCLAIM JUSTID).
 

@@ -108,11 +108,12 @@ class RedisConnection:
         The login, where the URL has none. Nothing in them is percent-encoded.
     credentials : function, optional
         Called without arguments whenever a connection is opened, in a thread of its own, for a
-        password or ``(username, password)``: tokens of managed services expire. An object with a
-        method ``get_credentials``, as redis-py's credential providers are, serves as well. The
-        function has `connect_timeout` to return. If it raises, the connection is retried like one
-        that was refused, and the exception is the cause of the `AuthenticationError` at the end.
-        There is then no other login.
+        password or ``(username, password)``: tokens of managed services expire. One call of it
+        runs at a time; connections that are opened meanwhile share the answer of the next. An
+        object with a method ``get_credentials``, as redis-py's credential providers are, serves
+        as well. The function has `connect_timeout` to return. If it raises, the connection is
+        retried like one that was refused, and the exception is the cause of the
+        `AuthenticationError` at the end. There is then no other login.
 
     Raises
     ------
@@ -328,22 +329,24 @@ class Completions:
 class CredentialsDesk:
     """Where connections that are being opened ask for credentials, and get them.
 
-    The socket becomes readable when `take` has something: questions with the numbers of the
-    functions to call, and the numbers of functions that were dropped. `give` and `refuse` answer a
-    question.
+    The socket becomes readable when `take` has something: the numbers of functions to call, and of
+    functions that were dropped. `give` and `refuse` say what a call came to; until then that
+    function is not to be called again.
     """
 
     def __new__(cls) -> CredentialsDesk: ...
     def fileno(self) -> int: ...
-    def take(self) -> tuple[list[tuple[int, int]], list[int]]: ...
-    def give(self, question: int, username: str | None, password: str) -> None: ...
-    def refuse(self, question: int, why: str, cause: BaseException | None) -> None: ...
+    def take(self) -> tuple[list[int], list[int]]: ...
+    def give(self, function: int, username: str | None, password: str) -> None: ...
+    def refuse(self, function: int, why: str, cause: BaseException | None) -> None: ...
 
 @final
 class Member:
     """A member of a consumer group, for what it does to entries beside reading them.
 
-    `nack` takes each entry with how often it has been delivered. `leave` sends nothing.
+    `nack` takes each entry with how often it has been delivered. `leave` sends nothing. `put_aside`
+    is the loop's own `dead_letter`, as patient in an outage as its reader, and given up with its
+    wait; it says whether it was done before the loop was ended.
     """
 
     def acknowledge(self, ids: list[str]) -> Operation[int]: ...
@@ -351,6 +354,7 @@ class Member:
     def keep(self, ids: list[str]) -> Operation[int]: ...
     def leave(self, ids: list[str]) -> None: ...
     def dead_letter(self, ids: list[str], reason: str) -> Operation[int]: ...
+    def put_aside(self, ids: list[str], reason: str) -> Operation[bool]: ...
 
 @final
 class Progress:
@@ -373,7 +377,8 @@ class Progress:
 class Operation(Generic[_T]):
     """Something that is to be done: either now, or in the background; once.
 
-    An operation that was started goes on even if nobody waits for it.
+    An operation that was started goes on even if nobody waits for it, unless its maker says
+    otherwise.
     """
 
     def wait(self) -> _T: ...
@@ -413,7 +418,22 @@ class Stats:
     def lag(self) -> int | None: ...
 
 def get_value(server: str | RedisConnection, key: bytes) -> Operation[bytes | None]: ...
-def set_value(server: str | RedisConnection, key: bytes, value: bytes) -> Operation[None]: ...
+def set_value(server: str | RedisConnection, key: bytes, value: bytes) -> Operation[bool]: ...
+
+@final
+class Checkpoints:
+    """The checkpoints of one loop, in keys of a server.
+
+    It is as patient in an outage as the reader of that request. What it does is given up with its
+    wait, and soon after `stop`: then `get` gives None and `set` False.
+    """
+
+    def __new__(
+        cls, server: str | RedisConnection, reader: str | RedisConnection, request: Request
+    ) -> Checkpoints: ...
+    def get(self, key: bytes) -> Operation[bytes | None]: ...
+    def set(self, key: bytes, value: bytes) -> Operation[bool]: ...
+    def stop(self) -> None: ...
 
 @final
 class Outcome:

@@ -197,6 +197,32 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the server has said anything on it, if only to the login.
+    pub(super) fn was_answered(&self) -> bool {
+        self.heard.is_some()
+    }
+
+    /// Waits for an answer to PING (Redis 1.0), within `limit`: what is left of the connect timeout.
+    /// What the answer says does not matter: a server may refuse the command, or still be loading.
+    pub(super) async fn ping(
+        &mut self,
+        options: &ConnectionOptions,
+        limit: Duration,
+    ) -> Result<()> {
+        let pinging = async {
+            self.send(&cmd("PING").get_packed_command()).await?;
+            self.receive(&mut RawReply::new(), Some(Duration::ZERO)).await
+        };
+        match timeout(limit, pinging).await {
+            Ok(answered) => answered,
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!("no answer within {:?} (connect_timeout)", options.connect_timeout),
+            )),
+        }
+        .map_err(|error| error.with_context("address", options.address.to_string()))
+    }
+
     /// Whether it was opened by the process that this one was forked from.
     fn is_inherited(&self) -> bool {
         self.process != std::process::id()

@@ -94,6 +94,17 @@ impl Client {
         Client { inner: Arc::clone(&self.inner), patience: keeps_trying.then(patience) }
     }
 
+    /// The same client, as patient as that one: for what it does beside.
+    pub(crate) fn as_patient_as(&self, other: &Client) -> Self {
+        Client { inner: Arc::clone(&self.inner), patience: other.patience.clone() }
+    }
+
+    /// Whether it keeps trying through an outage.
+    #[cfg(feature = "python")]
+    pub(crate) fn keeps_trying(&self) -> bool {
+        self.patience.is_some()
+    }
+
     /// The same client for what ends soon.
     pub(crate) fn bounded(&self) -> Self {
         Client { inner: Arc::clone(&self.inner), patience: None }

@@ -244,7 +244,7 @@ impl ConnectionOptions {
     /// How often a transient failure is tried again, and the first and longest pause before it.
     ///
     /// `None`, the default, is 5 times, but without limit in a [`tail`](crate::tail) that never ends
-    /// and in a [`Producer`](crate::Producer), once they have had a connection. There a timeout is
+    /// and in a [`Producer`](crate::Producer), once the server has answered. There a timeout is
     /// tried again, too.
     pub fn with_retries(
         mut self,

@@ -40,11 +40,11 @@ fn shown(name: &[u8]) -> String {
 }
 
 /// What a reader that never ends, or a producer, keeps of its server: it tries without limit once
-/// it has had a connection, and logs when an outage begins and ends.
+/// the server has answered it, and logs when an outage begins and ends.
 pub(super) struct Patience {
     who: Who,
     address: String,
-    connected: AtomicBool,
+    answered: AtomicBool,
     /// Whether `outage` holds one, for the many replies that come while none does.
     in_outage: AtomicBool,
     outage: Mutex<Option<Outage>>,
@@ -60,24 +60,28 @@ impl Patience {
         Patience {
             who,
             address,
-            connected: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             in_outage: AtomicBool::new(false),
             outage: Mutex::new(None),
         }
     }
 
-    /// Whether there ever was a connection.
-    pub(super) fn has_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+    /// Whether the server has ever answered. That something has accepted a connection says little:
+    /// so does a port behind which nobody reads, or another program.
+    pub(super) fn was_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
-    /// A connection is established.
-    pub(super) fn connected(&self) {
-        self.connected.store(true, Ordering::Relaxed);
+    /// The server has answered.
+    pub(super) fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// A request has failed, and is tried again.
+    /// A request has failed, and is tried again. No outage begins before there was an answer.
     pub(super) fn failed(&self, error: &Error) {
+        if !self.was_answered() {
+            return;
+        }
         let mut outage = self.outage();
         let current = outage.get_or_insert_with(|| {
             self.in_outage.store(true, Ordering::Relaxed);

@@ -26,15 +26,29 @@ impl Session {
     /// The caller owns it until [`Session::put_back`], so that a future which is dropped half way
     /// closes the connection that owes an answer.
     pub(crate) async fn take_connection(&mut self) -> Result<Connection> {
-        let connection = match self.connection.take() {
+        self.learn_of_answers();
+        let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.client.connect(self.retry.time_to_connect()).await?,
         };
-        self.retry.connected();
-        if let Some(patience) = &self.client.patience {
-            patience.connected();
+        if let Some(patience) = &self.client.patience
+            && !patience.was_answered()
+        {
+            if !connection.was_answered() {
+                let options = self.client.options();
+                connection.ping(options, self.retry.time_to_connect()).await?;
+            }
+            patience.answered();
         }
+        self.retry.connected();
         Ok(connection)
+    }
+
+    /// Another session of the same reader may have been answered since this one was made.
+    fn learn_of_answers(&mut self) {
+        if self.client.patience.as_ref().is_some_and(|patience| patience.was_answered()) {
+            self.retry.connected();
+        }
     }
 
     /// Keeps a connection that nothing is owed to for the next request.
@@ -71,6 +85,7 @@ impl Session {
         {
             connection.retire();
         }
+        self.learn_of_answers();
         let planned = self.retry.plan(self.client.without_password(error))?;
         if let Some(patience) = &self.client.patience {
             patience.failed(&planned.error);
@@ -163,7 +178,7 @@ fn retry_of(client: &Client) -> Retry {
         return Retry::new(client.options());
     };
     let mut retry = Retry::without_limit(client.options());
-    if patience.has_connected() {
+    if patience.was_answered() {
         retry.connected();
     }
     retry

@@ -1,35 +1,34 @@
 //! What a consumer of a group does beside reading, for Python.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
-use redis::Value;
 
-use super::connection::Server;
 use super::error::exception;
 use super::operation::Operation;
 use super::reading::{Reading, enter};
 use crate::entry_id::EntryId;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::read::{self, Watched};
-use crate::resp;
 
 /// A member of a consumer group. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Member {
     member: read::Member,
     watched: Arc<Watched>,
+    /// Whose end ends what the loop does of its own accord.
+    reading: Weak<Reading>,
 }
 
 impl Member {
     /// Where the reading is a group's.
-    pub(super) fn of(reading: &Reading) -> Option<Self> {
+    pub(super) fn of(reading: &Arc<Reading>) -> Option<Self> {
         let member = reading.member.clone()?;
-        Some(Member { member, watched: Arc::clone(&reading.watched) })
+        let watched = Arc::clone(&reading.watched);
+        Some(Member { member, watched, reading: Arc::downgrade(reading) })
     }
 
     /// What the future does for this member.
@@ -80,40 +79,25 @@ impl Member {
         let ids = parsed(py, ids)?;
         Ok(self.operation(|member| async move { member.dead_letter(&ids, &reason).await }))
     }
+
+    fn put_aside(&self, py: Python<'_>, ids: Vec<String>, reason: String) -> PyResult<Operation> {
+        let (ids, watched) = (parsed(py, ids)?, Arc::clone(&self.watched));
+        let (member, reading) = (self.member.patiently(), self.reading.upgrade());
+        let putting = async move {
+            let _user = enter(&watched)?;
+            match reading {
+                Some(reading) => reading.ending.or(member.dead_letter(&ids, &reason)).await,
+                None => Ok(None), // nobody reads any more
+            }
+        };
+        let operation = Operation::new(putting, |py, moved| moved.is_some().into_py_any(py));
+        Ok(operation.only_while_waited_for())
+    }
 }
 
 pub(super) fn parsed(py: Python<'_>, ids: Vec<String>) -> PyResult<Vec<EntryId>> {
     let ids: Result<Vec<EntryId>> = ids.iter().map(|id| id.parse()).collect();
     ids.map_err(|error| exception(py, &error))
-}
-
-/// A key's value.
-#[pyfunction]
-pub(crate) fn get_value(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Operation> {
-    let client = server.client(py)?;
-    let getting = async move {
-        match client.session().value(&resp::get(&key)).await? {
-            Value::BulkString(value) => Ok(Some(value)),
-            Value::Nil => Ok(None),
-            other => Err(Error::protocol(format_args!("{other:?} came for GET"))),
-        }
-    };
-    Ok(Operation::new(getting, |py, value| {
-        value.map(|value| PyBytes::new(py, &value).unbind()).into_py_any(py)
-    }))
-}
-
-/// Sets a key's value.
-#[pyfunction]
-pub(crate) fn set_value(
-    py: Python<'_>,
-    server: Server,
-    key: Vec<u8>,
-    value: Vec<u8>,
-) -> PyResult<Operation> {
-    let client = server.client(py)?;
-    let setting = async move { client.session().value(&resp::set(&key, &value)).await.map(drop) };
-    Ok(Operation::new(setting, |py, ()| Ok(py.None())))
 }
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/Stats.txt"))]

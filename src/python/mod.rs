@@ -3,11 +3,13 @@
 mod admin;
 mod arrow;
 mod batches;
+mod checkpoints;
 mod completion;
 // Docstrings for Python are no Markdown.
 #[allow(clippy::doc_lazy_continuation)]
 mod connection;
 mod credentials;
+mod ending;
 mod error;
 mod events;
 mod foreign;
@@ -35,6 +37,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<arrow::RecordBatch>()?;
     module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;
+    module.add_class::<checkpoints::Checkpoints>()?;
     module.add_class::<completion::Completions>()?;
     module.add_class::<completion::Task>()?;
     module.add_class::<progress::Progress>()?;
@@ -70,8 +73,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::delete_stream, module)?)?;
     module.add_function(wrap_pyfunction!(admin::delete_entries, module)?)?;
     module.add_function(wrap_pyfunction!(admin::claim_entries, module)?)?;
-    module.add_function(wrap_pyfunction!(member::get_value, module)?)?;
-    module.add_function(wrap_pyfunction!(member::set_value, module)?)?;
+    module.add_function(wrap_pyfunction!(checkpoints::get_value, module)?)?;
+    module.add_function(wrap_pyfunction!(checkpoints::set_value, module)?)?;
     module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(values::checked_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::arrow::RecordBatch;
+use super::ending::{CLOSED, Ending, LEFT};
 use super::error::{exception, no_panic};
 use crate::client::{Client, PerProcess, User, spawn};
 use crate::decode::Batch;
@@ -46,8 +47,7 @@ pub(super) struct Reading {
     numbers: AtomicU64,
     /// How often the next batch has been read again.
     read_again: AtomicU8,
-    ending: AtomicU8,
-    ends: Notify,
+    pub(super) ending: Ending,
     pub(super) watched: Arc<Watched>,
     pub(super) member: Option<read::Member>,
     /// How long a clean end may take, and when it was first tried.
@@ -79,12 +79,6 @@ struct Offered {
     made: bool,
 }
 
-/// How the reading is to end: not at all, before the next batch, by whoever finishes it, or at once.
-const GOES_ON: u8 = 0;
-pub(super) const STOPPED: u8 = 1;
-const LEFT: u8 = 2;
-pub(super) const CLOSED: u8 = 3;
-
 impl Reading {
     /// `client` is for what is done beside reading.
     pub(super) fn new(stream: String, batches: Batches, client: Client) -> Arc<Self> {
@@ -99,8 +93,7 @@ impl Reading {
             changed: Notify::new(),
             numbers: AtomicU64::new(0),
             read_again: AtomicU8::new(0),
-            ending: AtomicU8::new(GOES_ON),
-            ends: Notify::new(),
+            ending: Ending::default(),
             keeping: PerProcess::new(),
         })
     }
@@ -111,18 +104,14 @@ impl Reading {
 
     /// Ends all waits, now and from now on.
     pub(super) fn end(&self, how: u8) {
-        self.ending.fetch_max(how, Ordering::AcqRel);
+        self.ending.set(how);
         if how == CLOSED {
             self.watched.keeper().end();
         }
         // In a forked child nobody waits.
         if let Ok(_user) = self.enter() {
-            self.ends.notify_waiters();
+            self.ending.wake();
         }
-    }
-
-    fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire) != GOES_ON
     }
 
     fn next(&self) -> MutexGuard<'_, Next> {
@@ -139,10 +128,10 @@ impl Reading {
     /// Returns once a batch, the end or an error is ready.
     pub(super) async fn make_ready(&self) -> Result<()> {
         let _user = self.enter()?;
-        if !self.is_ending() && self.read_until_ending().await {
+        if !self.ending.has_come() && self.read_until_ending().await {
             return Ok(());
         }
-        match self.ending.load(Ordering::Acquire) {
+        match self.ending.how() {
             CLOSED => *self.next() = Next::Ready(Ok(None)),
             LEFT => {
                 let _finished = self.batches.lock().await;
@@ -169,7 +158,7 @@ impl Reading {
 
     /// Waits for the next batch; says whether there is one, and not an end that came before.
     async fn read_until_ending(&self) -> bool {
-        let ends = pin!(self.ends.notified());
+        let ends = pin!(self.ending.comes());
         let reading = pin!(async {
             let mut batches = self.batches.lock().await;
             if let Some(ready) = self.take_old() {
@@ -183,7 +172,7 @@ impl Reading {
             }
         });
         // Who ended it before `ends` was made has said so before.
-        !self.is_ending() && matches!(select(ends, reading).await, Either::Right(_))
+        !self.ending.has_come() && matches!(select(ends, reading).await, Either::Right(_))
     }
 
     /// Waits until nobody is being handed a batch; says whether the next one has to be read.

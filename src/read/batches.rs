@@ -49,7 +49,7 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// limit. A batch is never empty.
 ///
 /// Where the request sets no end, and the client's options no limit, it keeps trying through an
-/// outage once it has had a connection; [`take_events`](crate::take_events) tells when one begins and
+/// outage once the server has answered; [`take_events`](crate::take_events) tells when one begins and
 /// ends.
 ///
 /// ```no_run
@@ -139,7 +139,7 @@ impl Batches {
             }),
             Source::Group(worker) => {
                 if let Some(idle) = self.removal.idle {
-                    worker.member().remove_others(idle).await?;
+                    worker.member().patiently().remove_others(idle).await?;
                     self.removal.idle = None;
                 }
                 let ready = worker.next().await;

@@ -49,6 +49,8 @@ return lost
 #[derive(Clone)]
 pub struct Member {
     pub(super) client: Client,
+    /// For what a loop does of its own accord: as patient as its reader.
+    pub(super) patient: Client,
     pub(super) stream: Vec<u8>,
     pub(super) group: Vec<u8>,
     pub(super) consumer: Vec<u8>,
@@ -252,8 +254,15 @@ impl Member {
 
     /// The same consumer over other connections, such as those of another runtime.
     pub fn with_client(mut self, client: Client) -> Self {
+        self.patient = client.as_patient_as(&self.patient);
         self.client = client;
         self
+    }
+
+    /// The same consumer for what its loop does of its own accord, through any outage that the loop
+    /// itself outlasts.
+    pub(crate) fn patiently(&self) -> Self {
+        Member { client: self.patient.clone(), ..self.clone() }
     }
 
     pub(super) fn membership(&self) -> Membership<'_> {

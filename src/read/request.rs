@@ -193,7 +193,7 @@ impl ReadRequest {
     }
 
     /// Whether nothing but its caller ends a [`tail`](crate::tail) of it.
-    pub(super) fn never_ends(&self) -> bool {
+    pub(crate) fn never_ends(&self) -> bool {
         let reads_pending =
             self.group.as_ref().is_some_and(|group| group.own_pending == OwnPending::Only);
         self.on_idle == OnIdle::Wait
@@ -203,7 +203,7 @@ impl ReadRequest {
     }
 
     /// Who reads, for the log.
-    pub(super) fn who(&self) -> Who {
+    pub(crate) fn who(&self) -> Who {
         let who = Who::new(&self.stream);
         match &self.group {
             Some(group) => who.with_group(&group.group, &group.consumer),

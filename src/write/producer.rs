@@ -45,7 +45,7 @@ impl Default for ProducerOptions {
 /// Takes entries one by one, without waiting for the server, and writes them in the background, in
 /// order. After a failure it takes no more.
 ///
-/// Once it has had a connection it keeps trying through an outage, unless the client's options limit
+/// Once the server has answered it keeps trying through an outage, unless the client's options limit
 /// retries: it takes entries until there is no more room for them. What was sent and has no answer is
 /// not sent again where the server would not recognise it; then the producer fails.
 ///

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 from redfloe import _core
+from redfloe._arguments import Request
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import CheckpointError, WrongTypeError
 from redfloe._event_loop import completed
@@ -249,23 +250,29 @@ class RedisCheckpointStore:
     def load(self, name: str) -> str | None:
         """Give the checkpoint of that name, or None where there is no such key."""
         with self._telling_of(name):
-            value = _core.get_value(self._connection, self._key(name)).wait()
+            value = self._get(self._key(name)).wait()
             return None if value is None else value.decode()
 
     async def load_async(self, name: str) -> str | None:
         """Give the checkpoint of that name; the asynchronous twin of `load`."""
         with self._telling_of(name):
-            value = await completed(_core.get_value(self._connection, self._key(name)).start())
+            value = await completed(self._get(self._key(name)).start())
             return None if value is None else value.decode()
 
     def save(self, name: str, entry_id: str) -> None:
         """Set the key."""
-        _core.set_value(self._connection, self._key(name), entry_id.encode()).wait()
+        _check_saved(self._set(self._key(name), entry_id.encode()).wait())
 
     async def save_async(self, name: str, entry_id: str) -> None:
         """Set the key; the asynchronous twin of `save`."""
-        setting = _core.set_value(self._connection, self._key(name), entry_id.encode())
-        await completed(setting.start())
+        setting = self._set(self._key(name), entry_id.encode())
+        _check_saved(await completed(setting.start()))
+
+    def _get(self, key: bytes) -> _core.Operation[bytes | None]:
+        return _core.get_value(self._connection, key)
+
+    def _set(self, key: bytes, value: bytes) -> _core.Operation[bool]:
+        return _core.set_value(self._connection, key, value)
 
     @contextmanager
     def _telling_of(self, name: str) -> Iterator[None]:
@@ -277,6 +284,39 @@ class RedisCheckpointStore:
 
     def _key(self, name: str) -> bytes:
         return _encoded(self._key_prefix + as_text(name, "name"))
+
+
+class LoopStoppedError(Exception):
+    """A loop was stopped before its checkpoint was saved."""
+
+
+def _check_saved(saved: bool) -> None:
+    if not saved:
+        raise LoopStoppedError
+
+
+class LoopCheckpoints(RedisCheckpointStore):
+    """A store of checkpoints for one loop: as patient in an outage as the loop itself.
+
+    Once it is stopped `load` gives None and `save` raises `LoopStoppedError`, but for
+    what is quick.
+    """
+
+    def __init__(
+        self, store: RedisCheckpointStore, reader: str | RedisConnection, request: Request
+    ) -> None:
+        super().__init__(store._connection, store._key_prefix)
+        self._checkpoints = _core.Checkpoints(store._connection, reader, request)
+
+    def _get(self, key: bytes) -> _core.Operation[bytes | None]:
+        return self._checkpoints.get(key)
+
+    def _set(self, key: bytes, value: bytes) -> _core.Operation[bool]:
+        return self._checkpoints.set(key, value)
+
+    def stop(self) -> None:
+        """Give up soon what waits, now and from now on; from any thread."""
+        self._checkpoints.stop()
 
 
 def _encoded(name: str) -> bytes:

@@ -49,7 +49,7 @@ class StreamConsumer(Entered, RunsHandlers):
     what still waits for a batch ends at once.
 
     With ``on_idle="wait"``, and neither an `end_id` nor a `max_retries` of the connection, it keeps
-    trying through an outage of the server, once it has had a connection, and logs when the outage
+    trying through an outage of the server, once the server has answered, and logs when the outage
     begins and ends.
 
     Parameters
@@ -290,6 +290,7 @@ class StreamConsumer(Entered, RunsHandlers):
         ends at once.
         """
         self._stopped = True
+        self._position.stop()
         if self._reader is not None:
             self._reader.stop()
 
@@ -305,6 +306,12 @@ class StreamConsumer(Entered, RunsHandlers):
         """Whether it was left, and is to be entered again before it gives anything."""
         return self._sessions > 0 and not self._open
 
+    def _follow(self) -> None:
+        """Get the checkpoint's store ready for a loop."""
+        self._position.follow(self._connection, self._request)
+        if self._stopped:
+            self._position.stop()
+
     def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
         self._reader = reader
         self._started = time.monotonic()
@@ -316,7 +323,7 @@ class StreamConsumer(Entered, RunsHandlers):
         if member is not None and member["reclaim_ms"] is not None:
             log_live()  # that a handler is slow, while it is
         if self._stopped:  # before there was anything to stop
-            reader.stop()
+            self.stop()
 
     def _end(self) -> None:
         """Be ready to be entered again."""
@@ -342,6 +349,7 @@ class StreamConsumer(Entered, RunsHandlers):
 
     def _blocking(self) -> _core.BatchReader:
         if not self._open:
+            self._follow()
             request = self._position.resumed(self._request)
             self._begin(_core.BatchReader(self._connection, request, follow=True))
         if not isinstance(self._reader, _core.BatchReader):
@@ -387,13 +395,14 @@ class StreamConsumer(Entered, RunsHandlers):
         if self._left:
             return None
         reader = self._blocking()
-        self._position.done()
+        self._position.done(in_loop=True)
         return reader.next_offer(self._batch)
 
     # In an event loop
 
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
+            self._follow()
             request = await self._position.resumed_async(self._request)
             if not self._open:  # no other task was quicker
                 reader = _core.AsyncBatchReader(self._connection, request, follow=True)
@@ -448,5 +457,5 @@ class StreamConsumer(Entered, RunsHandlers):
             return None
         _, batches = await self._awaiting()
         if self._position.is_due():
-            await self._position.save_async()
+            await self._position.save_async(in_loop=True)
         return await batches.next(self._async_batch)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait, reason_of
+from redfloe._event_loop import completed
 from redfloe._functions import is_async, unwrapped
 from redfloe._log import log
 
@@ -50,8 +51,8 @@ class Face(Protocol[B_contra]):
     async def pause(self, seconds: float) -> bool:
         """Wait that long, or until `stop` is called; say which."""
 
-    async def fail(self, batch: B_contra, reason: str) -> None:
-        """Move the entries to the dead-letter stream."""
+    async def fail(self, batch: B_contra, reason: str) -> bool:
+        """Move the entries to the dead-letter stream; say whether `stop` came first."""
 
 
 async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> bool | Raise:
@@ -83,7 +84,8 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
             case Failed(part, _) if failing.counts_deliveries:
                 part.leave()
             case Failed(part, reason):
-                await face.fail(part, reason)
+                if await face.fail(part, reason):
+                    return False
 
 
 def log_failure(
@@ -155,9 +157,9 @@ class InLoop:
             time.sleep(min(left, _LOOK))  # noqa: ASYNC251 - there is no event loop
         return self._stopped()
 
-    async def fail(self, batch: Batch, reason: str) -> None:
+    async def fail(self, batch: Batch, reason: str) -> bool:
         """Move the entries, and wait for it."""
-        batch.fail(batch.ids, reason)
+        return not batch._putting_aside(reason).wait()
 
 
 class InEventLoop:
@@ -198,9 +200,9 @@ class InEventLoop:
             await asyncio.sleep(min(left, _LOOK))
         return self._stopped()
 
-    async def fail(self, batch: AsyncBatch, reason: str) -> None:
+    async def fail(self, batch: AsyncBatch, reason: str) -> bool:
         """Move the entries."""
-        await batch.fail(batch.ids, reason)
+        return not await completed(batch._batch._putting_aside(reason).start())
 
 
 def is_done(end: bool | Raise) -> bool:

@@ -11,7 +11,12 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from redfloe import _core
-from redfloe._consuming.checkpoint import CheckpointStore, RedisCheckpointStore
+from redfloe._consuming.checkpoint import (
+    CheckpointStore,
+    LoopCheckpoints,
+    LoopStoppedError,
+    RedisCheckpointStore,
+)
 from redfloe._errors import CheckpointError
 from redfloe._event_loop import in_thread
 from redfloe._functions import refuse_async
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redfloe._arguments import Request
+    from redfloe._core import RedisConnection
 
 
 class Position:
@@ -29,6 +35,8 @@ class Position:
     def __init__(self, store: object, name: str, *, follows: bool) -> None:
         """Move when a batch is done with, where `follows` says so; else by `acknowledged`."""
         self._store = _checked(store)
+        #: For what the loop itself loads and saves.
+        self._of_loop = self._store
         self._name = name
         self._follows = follows
         self._progress: _core.Progress | None = None
@@ -37,16 +45,26 @@ class Position:
         self._saving = RLock()
         self._saving_async: asyncio.Lock | None = None
 
+    def follow(self, reader: str | RedisConnection, request: Request) -> None:
+        """Serve a loop of that request, which begins."""
+        if isinstance(self._store, RedisCheckpointStore):
+            self._of_loop = LoopCheckpoints(self._store, reader, request)
+
+    def stop(self) -> None:
+        """Have the loop wait for its store no longer than a second; from any thread."""
+        if isinstance(self._of_loop, LoopCheckpoints):
+            self._of_loop.stop()
+
     def resumed(self, request: Request) -> Request:
         """Give the request, from the checkpoint on where there is one."""
-        checkpoint = None if self._store is None else self._store.load(self._name)
+        checkpoint = None if self._of_loop is None else self._of_loop.load(self._name)
         _refuse_awaitable(checkpoint, "load")
         return self._resuming(request, checkpoint)
 
     async def resumed_async(self, request: Request) -> Request:
         """Give the same in an event loop, which is not held up."""
-        if isinstance(self._store, RedisCheckpointStore):
-            return self._resuming(request, await self._store.load_async(self._name))
+        if isinstance(self._of_loop, RedisCheckpointStore):
+            return self._resuming(request, await self._of_loop.load_async(self._name))
         return await in_thread(lambda: self.resumed(request))
 
     def _resuming(self, request: Request, checkpoint: str | None) -> Request:
@@ -70,10 +88,10 @@ class Position:
         if self._store is not None:
             self._progress = reader.progress(self._follows)
 
-    def done(self) -> None:
+    def done(self, *, in_loop: bool = False) -> None:
         """Save that the batch in hand is done with, if there is one."""
         if self.is_due():
-            self.save()
+            self.save(in_loop=in_loop)
 
     def is_due(self) -> bool:
         """Record that the batch in hand is done with; say whether there is something to save."""
@@ -92,23 +110,28 @@ class Position:
         if self._progress is not None:
             self._progress.acknowledged(batch, ids)
 
-    def save(self) -> None:
-        """Save the position where it has moved, which may block."""
-        if self._store is None or self._progress is None:
+    def save(self, *, in_loop: bool = False) -> None:
+        """Save the position where it has moved, which may block: for the loop, or as any call."""
+        store = self._of_loop if in_loop else self._store
+        if store is None or self._progress is None:
             return
         with self._saving:
             position = self._progress.position
             if position is None or position == self._saved:
                 return
-            save: Callable[[str, str], object] = self._store.save
-            _refuse_awaitable(save(self._name, position), "save")
+            save: Callable[[str, str], object] = store.save
+            try:
+                _refuse_awaitable(save(self._name, position), "save")
+            except LoopStoppedError:
+                return  # the end of the loop saves it
             self._saved = position
 
-    async def save_async(self) -> None:
+    async def save_async(self, *, in_loop: bool = False) -> None:
         """Save the same in an event loop, which is not held up."""
-        if self._store is None or self._progress is None:
+        store = self._of_loop if in_loop else self._store
+        if store is None or self._progress is None:
             return
-        if not isinstance(self._store, RedisCheckpointStore):
+        if not isinstance(store, RedisCheckpointStore):
             await in_thread(self.save)
             return
         import asyncio
@@ -119,7 +142,10 @@ class Position:
             position = self._progress.position
             if position is None or position == self._saved:
                 return
-            await self._store.save_async(self._name, position)
+            try:
+                await store.save_async(self._name, position)
+            except LoopStoppedError:
+                return  # the end of the loop saves it
             self._saved = position
 
 

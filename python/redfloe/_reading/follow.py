@@ -170,7 +170,7 @@ def iter_stream(
     `iter_stream` is called; what is added from then on is given. A connection that is lost is
     opened again, and reading goes on after the last entry. Where nothing else ends the iteration
     (`end_id`, `count`, `on_idle`, a `max_retries` of the connection), it keeps trying through an
-    outage, once it has had a connection, and logs when the outage begins and ends.
+    outage, once the server has answered, and logs when the outage begins and ends.
 
     Parameters
     ----------

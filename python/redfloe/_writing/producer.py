@@ -51,7 +51,7 @@ class StreamProducer:
     is in, the exception has a `WriteError` or `OutcomeUnknownError` as its ``__cause__``, or as a
     note where it has a cause already.
 
-    Once it has had a connection it keeps trying through an outage, and logs when one begins and
+    Once the server has answered it keeps trying through an outage, and logs when one begins and
     ends; `send` then waits when `buffer_bytes` are held, until there is room again. A `max_retries`
     of the connection bounds that. What had been sent when the connection was lost, and has no
     answer, may be in: it is not sent again, unless `idempotent` has the server recognise it.
@@ -123,6 +123,7 @@ class StreamProducer:
     ) -> None:
         self._connection = url = _core.connect(url)
         self._reported = False
+        self._closed = False
         if max_age is not None and (maxlen is not None or minid is not None or limit is not None):
             msg = "max_age excludes maxlen, minid and limit"
             raise ValueError(msg)
@@ -319,7 +320,10 @@ class StreamProducer:
         self._check()
 
     def _close(self, limit_ms: int | None, *, gives_up: bool = False) -> None:
+        if self._closed:
+            return
         is_over, interrupt = self._core.close(limit_ms)
+        self._closed = True
         if interrupt is not None:
             self._explain_interrupt(interrupt)
             raise interrupt

@@ -61,6 +61,8 @@ pub(super) struct GroupReader {
     recreations: Retry,
     /// When the request was sent that is answered next.
     sent_at: Option<Instant>,
+    /// How many commands before it acknowledge what is done with.
+    acknowledging: usize,
     /// One batch takes all there is, up to the newest entry at the start where it is known.
     takes_all: bool,
     end: Option<Option<EntryId>>,
@@ -103,6 +105,7 @@ impl GroupReader {
             feed,
             member: Member {
                 client: client.bounded(),
+                patient: client.clone(),
                 stream: request.stream.clone(),
                 group: options.group.clone(),
                 consumer: options.consumer.clone(),
@@ -125,6 +128,7 @@ impl GroupReader {
             blocks_until: None,
             recreations,
             sent_at: None,
+            acknowledging: 0,
             takes_all: false,
             end: None,
             ended: request.count == Some(0),
@@ -385,15 +389,17 @@ impl GroupReader {
     /// Acknowledges what is done with, without a read.
     async fn acknowledge(&mut self) -> Result<()> {
         let (stream, group) = (&self.request.stream, &self.options.group);
-        for ids in self.ledger.acknowledgements() {
-            ack::acknowledge(&mut self.feed.session, stream, group, ids).await?;
-        }
-        self.note_acknowledged();
+        let [done, deleted] = self.ledger.acknowledgements();
+        let session = &mut self.feed.session;
+        let number = ack::acknowledge(session, stream, group, done).await?;
+        ack::acknowledge(session, stream, group, deleted).await?;
+        self.note_acknowledged(number);
         Ok(())
     }
 
-    fn note_acknowledged(&mut self) {
-        let number = self.ledger.acknowledged();
+    /// The server has acknowledged so many of what was done with.
+    fn note_acknowledged(&mut self, number: u64) {
+        let number = self.ledger.acknowledged(number);
         let done_up_to = self.ledger.done_up_to();
         self.watched.update(|stats| {
             stats.acknowledged += number;
