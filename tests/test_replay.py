@@ -407,8 +407,9 @@ def test_ctrl_c_tells_how_many_were_replayed(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
     for n in range(250):
-        story: Any = {"_dead_stream": stream, "_dead_id": f"{n + 1}-0", "n": n}
-        client.xadd("dead", story, id=f"{n + 1}-0")
+        story = dict.fromkeys(STORY, "1") | {"_dead_stream": stream, "_dead_id": f"{n + 1}-0"}
+        letter: Any = {"n": n} | story
+        client.xadd("dead", letter, id=f"{n + 1}-0")
 
     with Proxy(any_server.port) as proxy:
         # The last script but one is answered, and the last is not.

@@ -14,6 +14,7 @@ from redfloe._write_arguments import WriteRequest
 __all__ = [
     "AsyncBatchReader",
     "BatchReader",
+    "Checkpoints",
     "Completions",
     "CredentialsDesk",
     "Member",

@@ -47,7 +47,7 @@ class Position:
 
     def follow(self, reader: str | RedisConnection, request: Request) -> None:
         """Serve a loop of that request, which begins."""
-        if isinstance(self._store, RedisCheckpointStore):
+        if type(self._store) is RedisCheckpointStore:  # a subclass may do more
             self._of_loop = LoopCheckpoints(self._store, reader, request)
 
     def stop(self) -> None:
