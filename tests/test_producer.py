@@ -335,6 +335,6 @@ def test_a_refusal_after_rows_are_in_counts_them_in_an_event_loop(
             await (await producer.send({"n": 0}))
             await (await producer.send({"n": 1}, stream=other))
 
-    with pytest.raises(WriteError, match=r"^1 of 2 rows are in") as caught:
+    with pytest.raises(WriteError, match=r"^1 of 2 rows is in") as caught:
         asyncio.run(produce())
     assert (caught.value.rows_written, caught.value.row) == (1, 1)
