@@ -85,7 +85,7 @@ async fn take_sample(
 
 /// Every field as bytes, which may be no text, a payload too, and nothing that could raise.
 fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
-    let sample = StreamSchema::default()
+    let mut sample = StreamSchema::default()
         .with_id_column(None)
         .with_timestamp_column(None)
         .with_on_error(OnError::Null)
@@ -93,5 +93,6 @@ fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
         .with_max_columns(schema.max_columns)
         // Which takes the fields beyond.
         .with_rescue_column(schema.rescue_column.as_deref());
-    StreamSchema { found_type: DataType::BinaryView, ..sample }
+    sample.found_type = DataType::BinaryView;
+    sample
 }
