@@ -1,0 +1,166 @@
+"""Everything that is public; `redfloe` gives it when it is first asked for."""
+
+from redfloe._administration.groups import (
+    claim_entries,
+    claim_entries_async,
+    create_group,
+    create_group_async,
+    delete_consumer,
+    delete_consumer_async,
+    delete_group,
+    delete_group_async,
+)
+from redfloe._administration.looking import (
+    consumer_info,
+    consumer_info_async,
+    group_info,
+    group_info_async,
+    pending_entries,
+    pending_entries_async,
+    stream_info,
+    stream_info_async,
+)
+from redfloe._administration.streams import (
+    create_stream,
+    create_stream_async,
+    delete_entries,
+    delete_entries_async,
+    delete_stream,
+    delete_stream_async,
+    trim_stream,
+    trim_stream_async,
+)
+from redfloe._batch import AsyncBatch, Batch
+from redfloe._consuming.checkpoint import (
+    CheckpointStore,
+    FileCheckpointStore,
+    MemoryCheckpointStore,
+    RedisCheckpointStore,
+)
+from redfloe._consuming.consumer import StreamConsumer
+from redfloe._consuming.dead_letters import (
+    read_dead_letters,
+    read_dead_letters_async,
+    replay_dead_letters,
+    replay_dead_letters_async,
+)
+from redfloe._consuming.stats import ConsumerStats
+from redfloe._core import RedisConnection, StreamReader, __version__
+from redfloe._errors import (
+    AuthenticationError,
+    CheckpointError,
+    DataLossError,
+    DecodeError,
+    FencedError,
+    NoGroupError,
+    NoStreamError,
+    OutcomeUnknownError,
+    PendingEntriesError,
+    RedfloeError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    ResponseError,
+    SchemaError,
+    WriteError,
+    WrongTypeError,
+)
+from redfloe._hashes import write_hashes, write_hashes_async
+from redfloe._local import LocalServer, local_server
+from redfloe._options import ColumnOptions, DecodeOptions
+from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
+from redfloe._reading.infer import infer_schema, infer_schema_async
+from redfloe._reading.read import (
+    ack_entries,
+    ack_entries_async,
+    read_stream,
+    read_stream_async,
+)
+from redfloe._reading.scan import scan_stream, stream_reader
+from redfloe._sink import sink_stream, sink_stream_async
+from redfloe._write import write_stream, write_stream_async
+from redfloe._writing.async_producer import AsyncStreamProducer
+from redfloe._writing.producer import StreamProducer
+from redfloe._writing.sent import SentEntry
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncBatchIterator",
+    "AsyncStreamProducer",
+    "AuthenticationError",
+    "Batch",
+    "BatchIterator",
+    "CheckpointError",
+    "CheckpointStore",
+    "ColumnOptions",
+    "ConsumerStats",
+    "DataLossError",
+    "DecodeError",
+    "DecodeOptions",
+    "FencedError",
+    "FileCheckpointStore",
+    "LocalServer",
+    "MemoryCheckpointStore",
+    "NoGroupError",
+    "NoStreamError",
+    "OutcomeUnknownError",
+    "PendingEntriesError",
+    "RedfloeError",
+    "RedisCheckpointStore",
+    "RedisConnection",
+    "RedisConnectionError",
+    "RedisTimeoutError",
+    "ResponseError",
+    "SchemaError",
+    "SentEntry",
+    "StreamConsumer",
+    "StreamProducer",
+    "StreamReader",
+    "WriteError",
+    "WrongTypeError",
+    "__version__",
+    "ack_entries",
+    "ack_entries_async",
+    "claim_entries",
+    "claim_entries_async",
+    "consumer_info",
+    "consumer_info_async",
+    "create_group",
+    "create_group_async",
+    "create_stream",
+    "create_stream_async",
+    "delete_consumer",
+    "delete_consumer_async",
+    "delete_entries",
+    "delete_entries_async",
+    "delete_group",
+    "delete_group_async",
+    "delete_stream",
+    "delete_stream_async",
+    "group_info",
+    "group_info_async",
+    "infer_schema",
+    "infer_schema_async",
+    "iter_stream",
+    "local_server",
+    "pending_entries",
+    "pending_entries_async",
+    "read_dead_letters",
+    "read_dead_letters_async",
+    "read_stream",
+    "read_stream_async",
+    "replay_dead_letters",
+    "replay_dead_letters_async",
+    "scan_stream",
+    "sink_stream",
+    "sink_stream_async",
+    "stream_batches",
+    "stream_info",
+    "stream_info_async",
+    "stream_reader",
+    "trim_stream",
+    "trim_stream_async",
+    "write_hashes",
+    "write_hashes_async",
+    "write_stream",
+    "write_stream_async",
+]
