@@ -1,6 +1,7 @@
 //! What a server knows of streams and groups, and what may be done to them.
 
 mod consumers;
+mod listing;
 mod streams;
 
 use std::collections::HashSet;
@@ -10,6 +11,7 @@ use redis::Value;
 
 pub use self::consumers::{IfPending, delete_consumer};
 pub(crate) use self::consumers::{delete_if_idle, delete_others_idle_for};
+pub use self::listing::{ListedGroup, ListedStream, list_groups, list_streams};
 pub use self::streams::{TrimTo, create_stream, delete_entries, delete_stream, trim_stream};
 use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
@@ -126,11 +128,16 @@ pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<Stream
         Err(error) if is_missing_key(&error) => return Ok(None),
         reply => reply.map_err(|error| about(error, stream))?,
     };
-    let info = Info(&reply);
+    Ok(Some(stream_of(&reply)))
+}
+
+/// A stream as a reply to XINFO STREAM describes it.
+fn stream_of(reply: &Value) -> StreamInfo {
+    let info = Info(reply);
     let count = |name: &str| info.number(name).unwrap_or_default();
     // An entry is its ID and its fields.
     let entry = |name: &str| resp::id(info.get(name)?.as_sequence()?.first()?);
-    Ok(Some(StreamInfo {
+    StreamInfo {
         length: count("length"),
         groups: count("groups"),
         radix_tree_keys: count("radix-tree-keys"),
@@ -140,7 +147,7 @@ pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<Stream
         entries_added: info.number("entries-added"),
         first_entry_id: entry("first-entry"),
         last_entry_id: entry("last-entry"),
-    }))
+    }
 }
 
 /// Describes the groups of a stream (XINFO GROUPS, Redis 5.0); none where there is no stream.
@@ -153,7 +160,12 @@ pub async fn group_info(client: &Client, stream: &[u8]) -> Result<Vec<GroupInfo>
         Err(error) if is_missing_key(&error) => return Ok(Vec::new()),
         reply => reply.map_err(|error| about(error, stream))?,
     };
-    let groups = Info::each(&reply).map(|info| GroupInfo {
+    Ok(groups_of(&reply))
+}
+
+/// Groups as a reply to XINFO GROUPS describes them.
+fn groups_of(reply: &Value) -> Vec<GroupInfo> {
+    let groups = Info::each(reply).map(|info| GroupInfo {
         name: info.text("name").unwrap_or_default().to_vec(),
         consumers: info.number("consumers").unwrap_or_default(),
         pending: info.number("pending").unwrap_or_default(),
@@ -161,7 +173,7 @@ pub async fn group_info(client: &Client, stream: &[u8]) -> Result<Vec<GroupInfo>
         entries_read: info.number("entries-read"),
         lag: info.number("lag"),
     });
-    Ok(groups.collect())
+    groups.collect()
 }
 
 /// Describes the consumers of a group (XINFO CONSUMERS, Redis 5.0).

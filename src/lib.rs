@@ -42,9 +42,10 @@ mod schema;
 mod write;
 
 pub use admin::{
-    ConsumerInfo, GroupInfo, IfPending, PendingEntry, PendingFilter, StreamInfo, TrimTo,
-    claim_entries, consumer_info, create_group, create_stream, delete_consumer, delete_entries,
-    delete_group, delete_stream, group_info, pending_entries, stream_info, trim_stream,
+    ConsumerInfo, GroupInfo, IfPending, ListedGroup, ListedStream, PendingEntry, PendingFilter,
+    StreamInfo, TrimTo, claim_entries, consumer_info, create_group, create_stream, delete_consumer,
+    delete_entries, delete_group, delete_stream, group_info, list_groups, list_streams,
+    pending_entries, stream_info, trim_stream,
 };
 pub use client::{
     Client, ConnectionOptions, Credentials, CredentialsFuture, CredentialsProvider, TlsOptions,

@@ -10,6 +10,12 @@ from redfloe._administration.groups import (
     delete_group,
     delete_group_async,
 )
+from redfloe._administration.listing import (
+    list_groups,
+    list_groups_async,
+    list_streams,
+    list_streams_async,
+)
 from redfloe._administration.looking import (
     consumer_info,
     consumer_info_async,
@@ -141,6 +147,10 @@ __all__ = [
     "infer_schema",
     "infer_schema_async",
     "iter_stream",
+    "list_groups",
+    "list_groups_async",
+    "list_streams",
+    "list_streams_async",
     "local_server",
     "pending_entries",
     "pending_entries_async",

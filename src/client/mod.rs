@@ -10,6 +10,7 @@ mod own_runtime;
 mod patience;
 mod per_process;
 mod pool;
+mod questions;
 mod retry;
 mod runtime;
 mod secret;
@@ -33,6 +34,7 @@ use patience::Patience;
 pub(crate) use patience::Who;
 pub(crate) use per_process::PerProcess;
 use pool::Pool;
+pub(crate) use questions::Questions;
 pub(crate) use retry::Retry;
 pub use runtime::block_on;
 #[cfg(feature = "python")]

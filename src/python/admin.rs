@@ -81,6 +81,49 @@ pub(crate) fn consumer_info(
     }))
 }
 
+#[pyfunction]
+pub(crate) fn list_streams(
+    py: Python<'_>,
+    server: Server,
+    pattern: Vec<u8>,
+) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    Ok(operation(async move {
+        let streams = admin::list_streams(&client, &pattern).await?;
+        let infos = || streams.iter().map(|stream| &stream.info);
+        batch(vec![
+            ("stream", names(streams.iter().map(|stream| Some(stream.name.as_slice())))),
+            ("length", counts(infos().map(|info| Some(info.length)))),
+            ("memory", counts(streams.iter().map(|stream| stream.memory))),
+            ("groups", counts(infos().map(|info| Some(info.groups)))),
+            ("entries_added", counts(infos().map(|info| info.entries_added))),
+            ("first_entry_id", ids(infos().map(|info| info.first_entry_id))),
+            ("first_entry_time", times(infos().map(|info| info.first_entry_id))),
+            ("last_entry_id", ids(infos().map(|info| info.last_entry_id))),
+            ("last_entry_time", times(infos().map(|info| info.last_entry_id))),
+        ])
+    }))
+}
+
+#[pyfunction]
+pub(crate) fn list_groups(py: Python<'_>, server: Server, pattern: Vec<u8>) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    Ok(operation(async move {
+        let groups = admin::list_groups(&client, &pattern).await?;
+        let infos = || groups.iter().map(|group| &group.info);
+        batch(vec![
+            ("stream", names(groups.iter().map(|group| Some(group.stream.as_slice())))),
+            ("group", names(infos().map(|info| Some(info.name.as_slice())))),
+            ("consumers", counts(infos().map(|info| Some(info.consumers)))),
+            ("pending", counts(infos().map(|info| Some(info.pending)))),
+            ("lag", counts(infos().map(|info| info.lag))),
+            ("lag_time", durations(groups.iter().map(|group| Some(group.lag_time)))),
+            ("last_delivered_id", ids(infos().map(|info| info.last_delivered_id))),
+            ("next_entry_id", ids(groups.iter().map(|group| group.next_entry_id))),
+        ])
+    }))
+}
+
 // PyO3 turns the parameters of Python's signature into the function's own.
 #[allow(clippy::too_many_arguments)]
 #[pyfunction]

@@ -63,6 +63,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::start_pin, module)?)?;
     module.add_function(wrap_pyfunction!(admin::stream_info, module)?)?;
     module.add_function(wrap_pyfunction!(admin::group_info, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::list_streams, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::list_groups, module)?)?;
     module.add_function(wrap_pyfunction!(admin::consumer_info, module)?)?;
     module.add_function(wrap_pyfunction!(admin::pending_entries, module)?)?;
     module.add_function(wrap_pyfunction!(admin::create_group, module)?)?;

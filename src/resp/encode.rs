@@ -288,6 +288,21 @@ pub(crate) fn type_of(key: &[u8]) -> Packed {
     command(&[b"TYPE", key])
 }
 
+/// SCAN TYPE: some keys of streams whose name fits a pattern, and where to go on. Redis 6.0.
+pub(crate) fn scan_streams(cursor: &[u8], pattern: &[u8]) -> Packed {
+    command(&[b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000", b"TYPE", b"stream"])
+}
+
+/// MEMORY USAGE: how many bytes a key takes, by a sample of it. Redis 4.0.
+pub(crate) fn memory_usage(key: &[u8]) -> Packed {
+    command(&[b"MEMORY", b"USAGE", key])
+}
+
+/// TIME: the server's clock. Redis 2.6.
+pub(crate) fn time() -> Packed {
+    command(&[b"TIME"])
+}
+
 /// XINFO STREAM: what the server knows of a stream. Redis 5.0.
 pub(crate) fn stream_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("STREAM").arg(stream).get_packed_command()

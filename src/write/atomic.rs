@@ -12,11 +12,11 @@ use super::outcome::{Ids, WriteFailure, Written};
 use super::preflight::check_type;
 use super::reconcile::present;
 use super::request::{IdSource, Target, WriteRequest};
-use super::round_trip::{Questions, RoundTripError};
+use super::round_trip::RoundTripError;
 use super::row_id::RowId;
 use super::rows::{Chunk, RowState, Rows};
 use super::transaction::{TransactionReplies, TransactionState};
-use crate::client::{Client, Exclusive, Session};
+use crate::client::{Client, Exclusive, Questions, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{self, Info};
 

@@ -1,65 +1,9 @@
-//! Questions that are sent together, and how a round trip fails.
+//! How a round trip fails.
 
-use redis::Value;
-
-use crate::client::Session;
-use crate::error::{Error, Result};
-use crate::resp::{Outlines, Packed};
+use crate::error::Error;
 
 /// An error during a round trip, and how many bytes of the commands were sent before it.
 pub(super) struct RoundTripError {
     pub(super) error: Error,
     pub(super) sent: usize,
-}
-
-/// Commands that change nothing and have small replies.
-#[derive(Default)]
-pub(super) struct Questions {
-    pub(super) packed: Packed,
-    pub(super) count: usize,
-    /// Nobody needs the answers where the server was there a moment ago.
-    pub(super) only_if_silent: bool,
-}
-
-impl Questions {
-    pub(super) fn add(&mut self, packed: &[u8]) {
-        self.packed.extend_from_slice(packed);
-        self.count += 1;
-    }
-
-    /// Asks all in one round trip, and again as often as it takes, until none of the answers is an
-    /// error that time mends. Without answers where none are needed.
-    pub(super) async fn ask(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
-        loop {
-            let error = match self.attempt(session).await {
-                Ok(answers) => {
-                    let is_transient = |error: &Error| error.retryable();
-                    let transient =
-                        answers.iter().position(|answer| answer.as_ref().is_err_and(is_transient));
-                    let Some(transient) = transient else {
-                        session.succeeded();
-                        return Ok(answers);
-                    };
-                    match answers.into_iter().nth(transient) {
-                        Some(Err(error)) => error,
-                        _ => continue,
-                    }
-                }
-                Err(error) => error,
-            };
-            session.recover(error).await?;
-        }
-    }
-
-    async fn attempt(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
-        let mut connection = session.take_connection().await?;
-        if self.only_if_silent && connection.is_fresh() {
-            session.put_back(connection);
-            return Ok(Vec::new());
-        }
-        let mut answers = Outlines::new(self.count);
-        connection.exchange_all(&self.packed, &mut 0, &mut answers).await?;
-        session.put_back(connection);
-        Ok(answers.into_values())
-    }
 }

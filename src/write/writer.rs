@@ -10,9 +10,8 @@ use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
 use super::preflight::{check_type, preflight};
 use super::request::WriteRequest;
-use super::round_trip::Questions;
 use super::rows::{IdmpProducer, Rows};
-use crate::client::Client;
+use crate::client::{Client, Questions};
 use crate::error::{ErrorKind, Result};
 use crate::resp::type_of;
 

@@ -16,8 +16,8 @@ use super::frame::at_row;
 use super::outcome::{Ids, WriteFailure, answers_lost, counted_in};
 use super::preflight::{check_length, config, if_known};
 use super::request::RowsBefore;
-use super::round_trip::{Questions, RoundTripError};
-use crate::client::{Client, Exclusive, Session};
+use super::round_trip::RoundTripError;
+use crate::client::{Client, Exclusive, Questions, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{self, command, text};
 

@@ -1,0 +1,91 @@
+"""The commands put together, and how their errors end."""
+
+from __future__ import annotations
+
+import typer
+
+from redfloe._cli.commands import (
+    count,
+    dead,
+    demo,
+    export,
+    exporter,
+    groups,
+    head,
+    import_,
+    lag,
+    pending,
+    schema,
+    sql,
+    streams,
+    tail,
+    top,
+    trim,
+)
+from redfloe._cli.output import say
+from redfloe._core import __version__
+
+_LOOK, _DATA, _CHANGE = "Look", "Data", "Change"
+
+app = typer.Typer(
+    help="Redis Streams at the command line: look, read, export, watch.",
+    epilog="Without --url and REDIS_URL the server is redis://localhost:6379.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for panel, commands in {
+    _LOOK: [streams.streams, groups.groups, lag.lag, pending.pending, top.top, exporter.exporter],
+    _DATA: [
+        *(head.head, tail.tail, schema.schema, count.count, sql.sql, export.export),
+        import_.import_,
+        demo.demo,
+    ],
+    _CHANGE: [trim.trim],
+}.items():
+    for command in commands:
+        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
+app.add_typer(dead.app, name="dead", rich_help_panel=_CHANGE)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"redfloe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Redis Streams at the command line: look, read, export, watch."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and give its exit code."""
+    try:
+        return app(arguments, prog_name="redfloe", standalone_mode=False) or 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except typer.TyperException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        say(f"redfloe: {error}")
+        return 1
+    except (ImportError, ValueError, TypeError) as error:
+        say(f"redfloe: {error}")
+        return 1
+    except Exception as error:
+        import polars as pl
+
+        from redfloe import NoStreamError, RedfloeError
+
+        if not isinstance(error, (RedfloeError, pl.exceptions.PolarsError)):
+            raise
+        say(f"redfloe: {error}")
+        return 1

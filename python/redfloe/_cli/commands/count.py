@@ -1,0 +1,25 @@
+"""``redfloe count``."""
+
+from __future__ import annotations
+
+from redfloe._cli.options import End, Json, Start, Stream, Url, connect
+
+
+def count(
+    stream: Stream, start: Start = "-", end: End = "+", url: Url = None, json: Json = False
+) -> None:
+    """Count the entries, of a range of IDs or times if asked."""
+    import redfloe
+
+    server = connect(url)
+    if (start, end) == ("-", "+"):
+        info = redfloe.stream_info(server, stream)
+        if info.is_empty():
+            raise redfloe.NoStreamError(f"there is no stream {stream!r}")
+        number = info["length"].item()
+    else:
+        import polars as pl
+
+        scan = redfloe.scan_stream(server, stream, {}, start, end, must_exist=True)
+        number = scan.select(pl.len()).collect().item()
+    print(f'{{"stream": "{stream}", "count": {number}}}' if json else number)

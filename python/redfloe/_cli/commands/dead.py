@@ -1,0 +1,68 @@
+"""``redfloe dead``: dead letters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from redfloe._cli.options import End, Json, Payload, Start, Text, Url, Yes, columns, connect
+from redfloe._cli.output import confirm, counted, print_frame, print_json, say
+
+app = typer.Typer(help="Look at dead letters, and replay them.", no_args_is_help=True)
+
+Letters = Annotated[
+    str, typer.Argument(help="The key of the dead-letter stream.", show_default=False)
+]
+
+
+@app.command("list")
+def list_(
+    dead_letter: Letters,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many letters.")] = 100,
+    start: Start = "-",
+    end: End = "+",
+    payload: Payload = None,
+    text: Text = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """List dead letters: the fields of their entries, and why they were put aside."""
+    import redfloe
+
+    frame = redfloe.read_dead_letters(
+        connect(url), dead_letter, None, start, end, count, **columns(payload, text=text)
+    )
+    print_json(frame) if json else print_frame(frame)
+
+
+@app.command()
+def replay(
+    dead_letter: Letters,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Only this letter; may be given again.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="At most.")] = None,
+    start: Start = "-",
+    end: End = "+",
+    yes: Yes = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Move dead letters back into their streams, each exactly once.
+
+    Every group of that stream gets them again, as new entries.
+    """
+    import redfloe
+
+    server = connect(url)
+    chosen = counted(len(ids), "letter") if ids else "all of them"
+    confirm(f"replay dead letters of {dead_letter} ({chosen}) into their streams", yes=yes)
+    replayed = redfloe.replay_dead_letters(
+        server, dead_letter, None, start, end, count, ids=ids or None
+    )
+    if json:
+        print_json(replayed)
+    streams = replayed["_dead_stream"].unique().drop_nulls().sort().to_list()
+    into = f" into {', '.join(streams)}" if streams else ""
+    say(f"{counted(replayed.height, 'dead letter')} replayed{into}")

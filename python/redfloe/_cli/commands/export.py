@@ -1,0 +1,238 @@
+"""``redfloe export``."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, connect
+from redfloe._cli.output import counted, say
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from redfloe import RedisConnection
+
+
+class Format(StrEnum):
+    """What files an export writes."""
+
+    parquet = "parquet"
+    csv = "csv"
+    ndjson = "ndjson"
+    arrow = "arrow"
+
+
+_SUFFIXES = {
+    ".parquet": Format.parquet,
+    ".csv": Format.csv,
+    ".ndjson": Format.ndjson,
+    ".jsonl": Format.ndjson,
+    ".arrow": Format.arrow,
+    ".ipc": Format.arrow,
+    ".feather": Format.arrow,
+}
+
+
+def export(
+    stream: Stream,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A file that ends in .parquet, .csv, .ndjson or .arrow, or a directory.",
+            show_default=False,
+        ),
+    ],
+    format: Annotated[  # noqa: A002 -- it is the option's name
+        Format | None,
+        typer.Option("--format", "-f", help="By default the file's suffix; parquet in a directory."),
+    ] = None,
+    partition_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In a directory: a folder for each value of this column, or year, month, day or "
+            "hour of the entry's time (UTC). May be given again."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="In a directory: entries of a part at most.")
+    ] = 500_000,
+    start: Start = "-",
+    end: End = "+",
+    payload: Payload = None,
+    text: Text = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict/--rescue",
+            help="Stop at a value that does not fit its dtype, or keep it in the column _rescued.",
+        ),
+    ] = False,
+    progress: Annotated[
+        bool | None,
+        typer.Option(help="Show a bar. By default on a terminal.", show_default=False),
+    ] = None,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Export a stream to a file, or into a directory that the next run goes on with.
+
+    A file is there whole or not at all. A directory gets parts; run again after anything, it goes on
+    with the entries that came since, and each entry is in one part, once.
+    """
+    import redfloe
+
+    server = connect(url)
+    info = redfloe.stream_info(server, stream)
+    if info.is_empty():
+        msg = f"there is no stream {stream!r}"
+        raise redfloe.NoStreamError(msg)
+    source = Source(
+        server, stream, start, end, payload=payload, text=text, strict=strict, bar=_bar(progress)
+    )
+    suffix = _SUFFIXES.get(path.suffix.lower())
+    if suffix is None or path.is_dir() or partition_by:
+        kind = format or Format.parquet
+        before, entries = to_directory(source, path, kind, partition_by or [], batch_size)
+    else:
+        before, entries = 0, to_file(source, path, format or suffix)
+    if json:
+        print(json_module.dumps({"exported": entries, "before": before, "path": str(path)}))
+    else:
+        done = f", {before:,} were there" if before else ""
+        say(f"{counted(entries, 'entry', 'entries')} of {stream} exported to {path}{done}")
+
+
+@dataclass
+class Source:
+    """What is exported, and how it is read."""
+
+    server: RedisConnection
+    stream: str
+    start: str
+    end: str
+    payload: str | None
+    text: bool
+    strict: bool
+    bar: bool
+
+    def schema(self) -> pl.Schema:
+        """Infer the fields from ten thousand entries, the oldest and the newest."""
+        import polars as pl
+
+        import redfloe
+
+        schema = redfloe.infer_schema(
+            self.server, self.stream, infer_schema_length=10_000, payload=self.payload
+        )
+        return pl.Schema(dict.fromkeys(schema, pl.String())) if self.text else schema
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Give the options of a read."""
+        import polars as pl
+
+        return {
+            "timestamp_dtype": pl.Datetime,
+            "payload": self.payload,
+            "on_error": "raise" if self.strict else "null",
+            "rescue_column": None if self.strict else "_rescued",
+        }
+
+
+def to_file(source: Source, path: Path, kind: Format) -> int:
+    """Write one file, which gets its name when it is whole."""
+    import polars as pl
+
+    import redfloe
+
+    scan = redfloe.scan_stream(
+        source.server,
+        source.stream,
+        source.schema(),
+        source.start,
+        source.end,
+        progress=source.bar,
+        **source.options,
+    )
+    rows = 0
+
+    def count(frame: pl.DataFrame) -> pl.DataFrame:
+        nonlocal rows
+        rows += frame.height
+        return frame
+
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    counted_scan = scan.map_batches(count, streamable=True)
+    sinks = {
+        Format.parquet: counted_scan.sink_parquet,
+        Format.csv: counted_scan.sink_csv,
+        Format.ndjson: counted_scan.sink_ndjson,
+        Format.arrow: counted_scan.sink_ipc,
+    }
+    try:
+        sinks[kind](unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return rows
+
+
+def to_directory(
+    source: Source, path: Path, kind: Format, partition_by: list[str], batch_size: int
+) -> tuple[int, int]:
+    """Write further parts; gives the entries that were there, and those that came."""
+    import redfloe
+    from redfloe._cli.export_directory import ExportDirectory, ExportState
+    from redfloe._progress import Bar
+
+    wanted = ExportState(source.stream, kind.value, partition_by)
+    export = ExportDirectory.open(path, wanted, source.schema)
+    before, last = export.state.entries, export.state.last_id
+    end = source.end
+    if end == "+":  # what comes meanwhile is for the next run
+        end = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
+    if last is not None and _is_past(last, end):
+        return before, 0
+    with ExitStack() as stack:
+        bar = stack.enter_context(Bar(source.stream)) if source.bar else None
+        batches = stack.enter_context(
+            redfloe.iter_stream(
+                source.server,
+                source.stream,
+                export.schema,
+                start_id=source.start if last is None else f"({last}",
+                end_id=end,
+                batch_size=batch_size,
+                batch_bytes=256 * 1024 * 1024,
+                batch_timeout_ms=60_000,
+                on_idle="stop",
+                **source.options,
+            )
+        )
+        for frame in batches:
+            export.add(frame, "_id")
+            if bar is not None:
+                bar.add(frame.height, frame.estimated_size(), None)
+    return before, export.state.entries - before
+
+
+def _bar(progress: bool | None) -> bool:
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def _is_past(last: str, end: str) -> bool:
+    """Tell whether an entry ID has reached the end, where that is an ID too."""
+    try:
+        ids = [tuple(map(int, text.split("-"))) for text in (last, end)]
+    except ValueError:
+        return False
+    return len(ids[1]) == 2 and ids[0] >= ids[1]

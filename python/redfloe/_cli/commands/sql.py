@@ -1,0 +1,45 @@
+"""``redfloe sql``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from redfloe._cli.options import Json, Payload, Text, Url, columns, connect
+from redfloe._cli.output import print_frame, print_json
+
+
+def sql(
+    query: Annotated[
+        str, typer.Argument(help="The query. A stream's key is a table.", show_default=False)
+    ],
+    payload: Payload = None,
+    text: Text = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Run a DuckDB query over streams.
+
+    redfloe sql 'select sku, sum(price) from "shop:orders" group by all'
+    """
+    try:
+        import duckdb
+    except ModuleNotFoundError as error:
+        msg = "redfloe sql needs DuckDB: pip install duckdb"
+        raise ModuleNotFoundError(msg) from error
+    import redfloe
+
+    server = connect(url)
+    with duckdb.connect() as connection:
+        try:
+            for name in sorted(connection.get_table_names(query)):
+                if not redfloe.stream_info(server, name).is_empty():
+                    reader = redfloe.stream_reader(server, name, **columns(payload, text=text))
+                    connection.register(name, reader)
+            frame = connection.sql(query)
+            result = None if frame is None else frame.pl()
+        except duckdb.Error as error:
+            raise ValueError(str(error)) from error
+    if result is not None:
+        print_json(result) if json else print_frame(result)

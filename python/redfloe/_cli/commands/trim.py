@@ -1,0 +1,51 @@
+"""``redfloe trim``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from redfloe._cli.options import Json, Stream, Url, Yes, connect
+from redfloe._cli.output import confirm, counted, say
+
+
+def trim(
+    stream: Stream,
+    maxlen: Annotated[
+        int | None, typer.Option(min=0, help="Keep this many entries, the newest.")
+    ] = None,
+    minid: Annotated[
+        str | None, typer.Option(help="Keep entries from this ID or time on.")
+    ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate/--exact",
+            help="Let the server keep some more, which is much cheaper, or delete to the entry.",
+        ),
+    ] = True,
+    yes: Yes = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Delete the oldest entries of a stream."""
+    import redfloe
+
+    if (maxlen is None) == (minid is None):
+        msg = "give either --maxlen or --minid"
+        raise typer.BadParameter(msg)
+    server = connect(url)
+    info = redfloe.stream_info(server, stream)
+    if info.is_empty():
+        raise redfloe.NoStreamError(f"there is no stream {stream!r}")
+    bound = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
+    number = counted(info["length"].item(), "entry", "entries")
+    confirm(f"{stream} has {number}; delete {bound}", yes=yes)
+    deleted = redfloe.trim_stream(
+        server, stream, maxlen=maxlen, minid=minid, approximate=approximate
+    )
+    if json:
+        print(f'{{"deleted": {deleted}}}')
+    else:
+        say(f"{counted(deleted, 'entry', 'entries')} of {stream} deleted")

@@ -1,0 +1,165 @@
+"""An export into a directory of files, which goes on where it ended, whatever ended it.
+
+The directory holds parts, which are never changed, and a state that says up to which entry they go.
+A batch of entries becomes one part, or one for each partition. The state names them before they are
+written, and counts them once they are all there. So whatever dies, the next run deletes the parts of a
+batch that was not finished and writes it again: each entry is in one part, once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Beside the parts; engines that read directories of files skip names with an underscore.
+_OWN = "_redfloe"
+
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    "parquet": lambda frame, path: frame.write_parquet(path),
+    "csv": lambda frame, path: frame.write_csv(path),
+    "ndjson": lambda frame, path: frame.write_ndjson(path),
+    "arrow": lambda frame, path: frame.write_ipc(path),
+}
+
+
+@dataclass
+class ExportState:
+    """Of which stream the parts are, and up to which entry."""
+
+    stream: str
+    format: str
+    partition_by: list[str]
+    last_id: str | None = None
+    entries: int = 0
+    #: The parts that are being written.
+    unfinished: list[str] | None = None
+
+
+class ExportDirectory:
+    """The parts of an export, and its state."""
+
+    def __init__(self, path: Path, state: ExportState, schema: pl.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self.state = state
+
+    @classmethod
+    def open(cls, path: Path, wanted: ExportState, infer: Callable[[], pl.Schema]) -> Self:
+        """Go on with an export, or begin one, whose schema is inferred once and for all.
+
+        Raises
+        ------
+        ValueError
+            The directory holds another export, or files of somebody else's.
+        """
+        own = path / _OWN
+        if not (own / "state.json").exists():
+            if path.exists() and any(child.name != _OWN for child in path.iterdir()):
+                msg = f"{path} is not empty, and holds no export: give a directory of its own"
+                raise ValueError(msg)
+            own.mkdir(parents=True, exist_ok=True)
+            export = cls(path, wanted, infer())
+            frame = io.BytesIO()
+            pl.DataFrame(schema=export._schema).write_ipc(frame)
+            _replace(own / "schema.arrow", frame.getvalue())
+            export._save()
+            return export
+        state = ExportState(**json.loads((own / "state.json").read_text()))
+        for name in ("stream", "format", "partition_by"):
+            there, given = getattr(state, name), getattr(wanted, name)
+            if there != given:
+                msg = f"{path} holds an export with {name} {there!r}, not {given!r}"
+                raise ValueError(msg)
+        export = cls(path, state, pl.Schema(pl.read_ipc_schema(own / "schema.arrow")))
+        export._discard_unfinished()
+        return export
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The fields of all parts."""
+        return self._schema
+
+    def add(self, frame: pl.DataFrame, id_column: str) -> None:
+        """Write a batch, whose IDs are greater than those of all before."""
+        first, last = frame[id_column].first(), frame[id_column].last()
+        parts = dict(self._parts(frame, f"{first}.{self.state.format}"))
+        self.state.unfinished = [str(part) for part in parts]
+        self._save()
+        for part, rows in parts.items():
+            path = self._path / part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[self.state.format](rows, path)
+            _sync(path)
+        self.state.unfinished = None
+        self.state.last_id = last
+        self.state.entries += frame.height
+        self._save()
+
+    def _parts(self, frame: pl.DataFrame, name: str) -> Iterator[tuple[Path, pl.DataFrame]]:
+        keys = self.state.partition_by
+        if not keys:
+            yield Path(name), frame
+            return
+        for values, rows in frame.with_columns(_partitions(keys, frame.schema)).partition_by(
+            keys, as_dict=True, maintain_order=True
+        ).items():
+            folders = (f"{key}={_folder(value)}" for key, value in zip(keys, values, strict=True))
+            yield Path(*folders, name), rows.drop(keys)
+
+    def _discard_unfinished(self) -> None:
+        if self.state.unfinished is not None:
+            for part in self.state.unfinished:
+                (self._path / part).unlink(missing_ok=True)
+            self.state.unfinished = None
+            self._save()
+
+    def _save(self) -> None:
+        text = json.dumps(self.state.__dict__, indent=1)
+        _replace(self._path / _OWN / "state.json", text.encode())
+
+
+def _partitions(keys: list[str], schema: pl.Schema) -> list[pl.Expr]:
+    """Give the values of the partitions: of columns, or the ``day``, ``hour`` and such of the time."""
+    formats = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
+    made = []
+    for key in keys:
+        if key in schema:
+            made.append(pl.col(key))
+        elif key in formats:
+            made.append(pl.col("_ts").dt.strftime(formats[key]).alias(key))
+        else:
+            msg = f"there is no column {key!r}, and no such part of the time: {', '.join(formats)}"
+            raise ValueError(msg)
+    return made
+
+
+def _folder(value: Any) -> str:
+    """Give a value as a part of a path, as Hive does."""
+    return "__HIVE_DEFAULT_PARTITION__" if value is None else quote(str(value), safe=" ")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(content)
+    _sync(new)
+    new.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk keep it through a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,66 @@
+"""What several commands take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from redfloe import RedisConnection
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="REDIS_URL",
+        show_envvar=True,
+        show_default=False,
+        help="The server, such as redis://localhost:6379/0.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Stream = Annotated[str, typer.Argument(help="The stream's key.", show_default=False)]
+Group = Annotated[str, typer.Argument(help="The consumer group.", show_default=False)]
+Pattern = Annotated[
+    str,
+    typer.Argument(help="Only streams whose key matches: * is any text, ? one character."),
+]
+Start = Annotated[
+    str,
+    typer.Option("--start", help="The first ID, or a time: 2024-01-31, 2024-01-31T12:00Z."),
+]
+End = Annotated[str, typer.Option("--end", help="The last ID, or a time.")]
+Payload = Annotated[
+    str | None,
+    typer.Option(
+        "--payload",
+        metavar="FIELD",
+        help="The field that holds a JSON document, whose keys become columns.",
+        show_default=False,
+    ),
+]
+Text = Annotated[bool, typer.Option("--text", help="Leave all values as text; infer no dtypes.")]
+
+
+def connect(url: str | None) -> RedisConnection:
+    """Give the connection; without a URL to the server at its usual port here."""
+    from redfloe import RedisConnection
+
+    try:
+        return RedisConnection(url or "redis://localhost:6379")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from error
+
+
+def columns(payload: str | None, *, text: bool) -> dict[str, Any]:
+    """Give the options of a read that shows rows: typed, with times, and nothing refused."""
+    import polars as pl
+
+    return {
+        "infer_schema": not text,
+        "timestamp_dtype": pl.Datetime,
+        "payload": payload,
+        "on_error": "null",
+    }

@@ -1,0 +1,179 @@
+"""Frames and messages on a terminal, in a pipe, and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import math
+import sys
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import Console
+    from rich.table import Table
+
+#: Dtypes whose values are numbers, which stand at the right.
+_RIGHT = ("Int", "UInt", "Float", "Decimal", "Duration")
+
+
+def show(frame: pl.DataFrame, *, json: bool, empty: str) -> None:
+    """Print a listing: as a table, or one JSON object a row."""
+    if json:
+        print_json(frame)
+    elif frame.is_empty():
+        say(empty)
+    else:
+        console().print(table(frame))
+
+
+def print_json(frame: pl.DataFrame) -> None:
+    """Print one JSON object a row; durations are seconds, and are named so."""
+    import polars as pl
+
+    seconds = {
+        name: f"{name.removesuffix('_time')}_seconds"
+        for name, dtype in frame.schema.items()
+        if dtype == pl.Duration
+    }
+    frame = frame.rename(seconds)
+    for row in frame.iter_rows(named=True):
+        print(json.dumps(row, default=_as_json, ensure_ascii=False, allow_nan=True))
+
+
+def _as_json(value: object) -> object:
+    match value:
+        case dt.timedelta():
+            return value.total_seconds()
+        case dt.datetime() | dt.date() | dt.time():
+            return value.isoformat()
+        case Decimal():
+            return str(value)
+        case bytes():
+            return base64.b64encode(value).decode()
+    return str(value)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Give the terminal, or what stands for it in a pipe: there nothing is cut or coloured."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 10_000
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def table(frame: pl.DataFrame, title: str | None = None) -> Table:
+    """Make a table of a listing, with its values as people read them."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name, dtype in frame.schema.items():
+        right = str(dtype).startswith(_RIGHT)
+        made.add_column(
+            name.replace("_", " "),
+            justify="right" if right else "left",
+            no_wrap=right,
+            overflow="fold",
+        )
+    for row in frame.iter_rows(named=True):
+        made.add_row(*(Text(readable(name, value)) for name, value in row.items()))
+    return made
+
+
+def readable(column: str, value: Any) -> str:
+    """Give a value of a listing as text."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int() if column in {"memory", "bytes"}:
+            return size(value)
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.1f}"
+        case dt.timedelta():
+            return duration(value.total_seconds())
+        case dt.datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    r"""Make characters that would move the cursor visible, as ``\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def size(count: float) -> str:
+    """Give bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Give a time span as people read it, by its two largest units."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)} ms" if seconds > 0 else "0 s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    parts = []
+    rest = int(seconds)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def say(text: str) -> None:
+    """Tell what was done, or that there is nothing: on standard error, beside the data."""
+    print(text, file=sys.stderr)
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Give a number with its noun."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is lost; where nobody can answer, ``--yes`` is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        say(f"{question}: give --yes, since nobody can be asked here")
+        raise typer.Exit(1)
+    if not typer.confirm(f"{question}?", err=True):
+        say("nothing was changed")
+        raise typer.Exit(1)
+
+
+def print_frame(frame: pl.DataFrame) -> None:
+    """Print rows as Polars does: as wide as the terminal, whole in a pipe."""
+    import shutil
+
+    import polars as pl
+
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else -1
+    with pl.Config(
+        tbl_width_chars=width,
+        tbl_rows=-1,
+        tbl_cols=max(2, width // 14) if terminal else -1,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=False,
+        fmt_str_lengths=40 if terminal else 10_000,
+    ):
+        print(frame)

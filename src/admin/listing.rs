@@ -1,0 +1,176 @@
+//! All streams of a server, and all their groups, in few round trips.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::Value;
+
+use super::{GroupInfo, StreamInfo, about, groups_of, is_missing_key, stream_of};
+use crate::client::{Client, Questions, Session};
+use crate::entry_id::EntryId;
+use crate::error::{Error, Result, ServerCode};
+use crate::resp::{self, number, text};
+
+/// A stream of those that a pattern matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedStream {
+    /// Its key.
+    pub name: Vec<u8>,
+    /// What the server knows of it.
+    pub info: StreamInfo,
+    /// How many bytes it takes, as the server estimates; `None` where the user may not ask.
+    pub memory: Option<u64>,
+}
+
+/// A group of a stream of those that a pattern matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedGroup {
+    /// The stream's key.
+    pub stream: Vec<u8>,
+    /// What the server knows of the group.
+    pub info: GroupInfo,
+    /// The oldest entry that was not delivered; `None` where there is none.
+    pub next_entry_id: Option<EntryId>,
+    /// How long that entry has been waiting: since the time in its ID, by the server's clock. Zero
+    /// where nothing waits, or the ID is of the future.
+    pub lag_time: Duration,
+}
+
+/// Lists the streams whose keys match a pattern (SCAN TYPE, Redis 6.0), in the order of their keys, as
+/// XINFO STREAM and MEMORY USAGE describe them. What is deleted meanwhile is left out.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn list_streams(client: &Client, pattern: &[u8]) -> Result<Vec<ListedStream>> {
+    let mut session = client.session();
+    let keys = keys_of_streams(&mut session, pattern).await?;
+    let mut listed = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(AT_ONCE) {
+        let mut questions = Questions::default();
+        for key in keys {
+            questions.add(&resp::stream_info(key));
+            questions.add(&resp::memory_usage(key));
+        }
+        let mut answers = questions.ask(&mut session).await?.into_iter();
+        for key in keys {
+            let (Some(info), Some(memory)) = (answers.next(), answers.next()) else { break };
+            if let Some(info) = if_there(info, key)? {
+                let memory = permitted(memory)?.as_ref().and_then(number);
+                listed.push(ListedStream { name: key.clone(), info: stream_of(&info), memory });
+            }
+        }
+    }
+    Ok(listed)
+}
+
+/// Lists the groups of the streams whose keys match a pattern (SCAN TYPE, Redis 6.0), in the order of
+/// their keys, with the time that their oldest undelivered entry has waited.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn list_groups(client: &Client, pattern: &[u8]) -> Result<Vec<ListedGroup>> {
+    let mut session = client.session();
+    let keys = keys_of_streams(&mut session, pattern).await?;
+    let mut listed = Vec::new();
+    for keys in keys.chunks(AT_ONCE) {
+        let mut questions = Questions::default();
+        keys.iter().for_each(|key| questions.add(&resp::groups_info(key)));
+        let answers = questions.ask(&mut session).await?;
+        let mut found = Vec::new();
+        for (key, answer) in keys.iter().zip(answers) {
+            let groups = if_there(answer, key)?.map_or_else(Vec::new, |reply| groups_of(&reply));
+            found.extend(groups.into_iter().map(|group| (key, group)));
+        }
+        wait_of(&mut session, found, &mut listed).await?;
+    }
+    Ok(listed)
+}
+
+/// Streams that are asked for together: more would keep other clients waiting.
+const AT_ONCE: usize = 200;
+
+/// Asks for the oldest undelivered entry of each group, and how long it has waited.
+async fn wait_of(
+    session: &mut Session,
+    groups: Vec<(&Vec<u8>, GroupInfo)>,
+    listed: &mut Vec<ListedGroup>,
+) -> Result<()> {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let mut questions = Questions::default();
+    questions.add(&resp::time());
+    for (key, group) in &groups {
+        let after = group.last_delivered_id.and_then(EntryId::successor).unwrap_or(EntryId::MIN);
+        questions.add(&resp::range(key, after, EntryId::MAX, 1));
+    }
+    let mut answers = questions.ask(session).await?.into_iter();
+    let clock = answers.next().map_or(Ok(None), permitted)?;
+    let now = clock.as_ref().and_then(milliseconds).unwrap_or_else(own_clock);
+    for ((key, info), answer) in groups.into_iter().zip(answers) {
+        let next = if_there(answer, key)?;
+        let entry = next.as_ref().and_then(|next| next.as_sequence()?.first()?.as_sequence());
+        let next_entry_id = entry.and_then(|entry| resp::id(entry.first()?));
+        let waited = next_entry_id.map_or(0, |id| now.saturating_sub(id.ms));
+        listed.push(ListedGroup {
+            stream: key.clone(),
+            info,
+            next_entry_id,
+            lag_time: Duration::from_millis(waited),
+        });
+    }
+    Ok(())
+}
+
+/// The keys of the streams that match, in order, each once: SCAN may give one twice.
+async fn keys_of_streams(session: &mut Session, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let (mut cursor, mut keys) = (b"0".to_vec(), Vec::new());
+    loop {
+        let reply = session.value(&resp::scan_streams(&cursor, pattern)).await?;
+        let Some([next, found]) = reply.as_sequence() else {
+            return Err(Error::protocol("what came for SCAN is no cursor with keys"));
+        };
+        let found = found.as_sequence().unwrap_or_default();
+        keys.extend(found.iter().filter_map(text).map(<[u8]>::to_vec));
+        match text(next) {
+            Some(b"0") | None => break,
+            Some(next) => cursor = next.to_vec(),
+        }
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    Ok(keys)
+}
+
+/// `None` where the stream is gone meanwhile, or the key holds something else by now.
+fn if_there(answer: Result<Value>, key: &[u8]) -> Result<Option<Value>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if is_missing_key(&error) => Ok(None),
+        Err(error) if error.server_code() == Some(ServerCode::WrongType) => Ok(None),
+        Err(error) => Err(about(error, key)),
+    }
+}
+
+/// `None` where the user may not ask that.
+fn permitted(answer: Result<Value>) -> Result<Option<Value>> {
+    match answer {
+        Err(error) if error.server_code() == Some(ServerCode::NoPermission) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+/// Of an answer to TIME: seconds and microseconds.
+fn milliseconds(time: &Value) -> Option<u64> {
+    let [seconds, micros] = time.as_sequence()? else { return None };
+    let parsed = |value| std::str::from_utf8(text(value)?).ok()?.parse::<u64>().ok();
+    parsed(seconds)?.checked_mul(1_000)?.checked_add(parsed(micros)? / 1_000)
+}
+
+fn own_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
