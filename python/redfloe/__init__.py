@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# Polars takes a quarter of a second to import, and the command line's help does not need it. So what
-# is public, which `_api` lists, is imported when a name of it is first asked for.
+# Polars takes a quarter of a second to import, and the command line's help does not need it. So
+# what is public, which `_api` lists, is imported when a name of it is first asked for.
 if TYPE_CHECKING:
-    from redfloe._api import *
-    from redfloe._api import __all__ as __all__, __version__ as __version__
+    from redfloe._api import *  # noqa: F403 - which has __all__
+    from redfloe._api import __all__ as __all__
+    from redfloe._api import __version__ as __version__
 else:
 
     def __getattr__(name: str) -> object:

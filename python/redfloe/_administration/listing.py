@@ -11,8 +11,8 @@ from redfloe._event_loop import completed
 def list_streams(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.DataFrame:
     r"""List the streams of a server (SCAN TYPE, Redis 6.0; XINFO STREAM, MEMORY USAGE).
 
-    SCAN goes through all keys of the database, in commands of a thousand. What is created or deleted
-    meanwhile may be listed or not.
+    SCAN goes through all keys of the database, in commands of a thousand. What is created or
+    deleted meanwhile may be listed or not.
 
     Parameters
     ----------
@@ -20,8 +20,8 @@ def list_streams(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.D
         As for `read_stream`.
     pattern : str or bytes, default "*"
         Only those whose key matches, as the server understands it: ``*`` stands for any text, ``?``
-        for one character, ``[ab]`` for one of several, and a backslash goes before one of these that
-        is meant itself.
+        for one character, ``[ab]`` for one of several, and a backslash goes before one of these
+        that is meant itself.
 
     Returns
     -------
@@ -80,7 +80,8 @@ async def list_streams_async(
     """
     url = _core.connect(url)
     asking = _core.list_streams(url, as_key(pattern, "pattern"))
-    return pl.DataFrame(await completed(asking.start()))
+    columns = await completed(asking.start())
+    return pl.DataFrame(columns)
 
 
 def list_groups(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.DataFrame:
@@ -107,8 +108,8 @@ def list_groups(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.Da
         - ``pending`` (Int64): entries that were delivered and not acknowledged
         - ``lag`` (Int64): how many entries wait to be delivered; null where the server cannot tell,
           such as after entries were deleted; Redis 7.0
-        - ``lag_time`` (Duration in milliseconds): how long the oldest of them has waited; zero where
-          none does
+        - ``lag_time`` (Duration in milliseconds): how long the oldest of them has waited; zero
+          where none does
         - ``last_delivered_id`` (String): new entries are those with greater IDs
         - ``next_entry_id`` (String): the oldest entry that waits; null where none does
 
@@ -128,9 +129,7 @@ def list_groups(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.Da
     return pl.DataFrame(_core.list_groups(url, as_key(pattern, "pattern")).wait())
 
 
-async def list_groups_async(
-    url: str | RedisConnection, pattern: str | bytes = "*"
-) -> pl.DataFrame:
+async def list_groups_async(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.DataFrame:
     """List the consumer groups of a server's streams: the asynchronous twin of `list_groups`.
 
     Where its task is cancelled, what was begun goes on.
@@ -155,4 +154,5 @@ async def list_groups_async(
     """
     url = _core.connect(url)
     asking = _core.list_groups(url, as_key(pattern, "pattern"))
-    return pl.DataFrame(await completed(asking.start()))
+    columns = await completed(asking.start())
+    return pl.DataFrame(columns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from redfloe._cli.commands import (
@@ -9,7 +11,6 @@ from redfloe._cli.commands import (
     dead,
     demo,
     export,
-    exporter,
     groups,
     head,
     import_,
@@ -25,6 +26,9 @@ from redfloe._cli.commands import (
 from redfloe._cli.output import say
 from redfloe._core import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _LOOK, _DATA, _CHANGE = "Look", "Data", "Change"
 
 app = typer.Typer(
@@ -34,15 +38,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for panel, commands in {
-    _LOOK: [streams.streams, groups.groups, lag.lag, pending.pending, top.top, exporter.exporter],
+_COMMANDS: dict[str, list[Callable[..., Any]]] = {
+    _LOOK: [streams.streams, groups.groups, lag.lag, pending.pending, top.top],
     _DATA: [
-        *(head.head, tail.tail, schema.schema, count.count, sql.sql, export.export),
-        import_.import_,
-        demo.demo,
+        *(head.head, tail.tail, schema.schema, count.count, sql.sql),
+        *(export.export, import_.import_, demo.demo),
     ],
     _CHANGE: [trim.trim],
-}.items():
+}
+for panel, commands in _COMMANDS.items():
     for command in commands:
         app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
 app.add_typer(dead.app, name="dead", rich_help_panel=_CHANGE)
@@ -70,8 +74,10 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
-        error.show()
-        return error.exit_code
+        # What typer itself does with it; its types do not say so.
+        shown: Any = error
+        shown.show()
+        return int(shown.exit_code)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -83,7 +89,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         import polars as pl
 
-        from redfloe import NoStreamError, RedfloeError
+        from redfloe import RedfloeError
 
         if not isinstance(error, (RedfloeError, pl.exceptions.PolarsError)):
             raise

@@ -2,8 +2,8 @@
 
 The directory holds parts, which are never changed, and a state that says up to which entry they go.
 A batch of entries becomes one part, or one for each partition. The state names them before they are
-written, and counts them once they are all there. So whatever dies, the next run deletes the parts of a
-batch that was not finished and writes it again: each entry is in one part, once.
+written, and counts them once they are all there. So whatever dies, the next run deletes the parts
+of a batch that was not finished and writes it again: each entry is in one part, once.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class ExportDirectory:
 
     def add(self, frame: pl.DataFrame, id_column: str) -> None:
         """Write a batch, whose IDs are greater than those of all before."""
-        first, last = frame[id_column].first(), frame[id_column].last()
+        ids = frame[id_column]
+        first, last = str(ids[0]), str(ids[-1])
         parts = dict(self._parts(frame, f"{first}.{self.state.format}"))
         self.state.unfinished = [str(part) for part in parts]
         self._save()
@@ -110,9 +111,11 @@ class ExportDirectory:
         if not keys:
             yield Path(name), frame
             return
-        for values, rows in frame.with_columns(_partitions(keys, frame.schema)).partition_by(
-            keys, as_dict=True, maintain_order=True
-        ).items():
+        for values, rows in (
+            frame.with_columns(_partitions(keys, frame.schema))
+            .partition_by(keys, as_dict=True, maintain_order=True)
+            .items()
+        ):
             folders = (f"{key}={_folder(value)}" for key, value in zip(keys, values, strict=True))
             yield Path(*folders, name), rows.drop(keys)
 
@@ -129,7 +132,7 @@ class ExportDirectory:
 
 
 def _partitions(keys: list[str], schema: pl.Schema) -> list[pl.Expr]:
-    """Give the values of the partitions: of columns, or the ``day``, ``hour`` and such of the time."""
+    """Give the values of the partitions: those of columns, or a part of the entry's time."""
     formats = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
     made = []
     for key in keys:

@@ -54,6 +54,13 @@ def connect(url: str | None) -> RedisConnection:
         raise typer.BadParameter(str(error), param_hint="--url") from error
 
 
+def missing(stream: str) -> Exception:
+    """Give what is raised where there is no such stream."""
+    from redfloe import NoStreamError
+
+    return NoStreamError(f"there is no stream {stream!r}; `redfloe streams` lists those there are")
+
+
 def columns(payload: str | None, *, text: bool) -> dict[str, Any]:
     """Give the options of a read that shows rows: typed, with times, and nothing refused."""
     import polars as pl

@@ -129,7 +129,7 @@ def duration(seconds: float) -> str:
         return f"{math.ceil(seconds * 1000)} ms" if seconds > 0 else "0 s"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    parts = []
+    parts: list[str] = []
     rest = int(seconds)
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         count, rest = divmod(rest, length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redfloe._cli.options import End, Json, Start, Stream, Url, connect
+from redfloe._cli.options import End, Json, Start, Stream, Url, connect, missing
 
 
 def count(
@@ -15,7 +15,7 @@ def count(
     if (start, end) == ("-", "+"):
         info = redfloe.stream_info(server, stream)
         if info.is_empty():
-            raise redfloe.NoStreamError(f"there is no stream {stream!r}")
+            raise missing(stream)
         number = info["length"].item()
     else:
         import polars as pl

@@ -8,15 +8,16 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, connect
+from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, connect, missing
 from redfloe._cli.output import counted, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import polars as pl
 
     from redfloe import RedisConnection
@@ -53,7 +54,9 @@ def export(
     ],
     format: Annotated[  # noqa: A002 -- it is the option's name
         Format | None,
-        typer.Option("--format", "-f", help="By default the file's suffix; parquet in a directory."),
+        typer.Option(
+            "--format", "-f", help="By default the file's suffix; parquet in a directory."
+        ),
     ] = None,
     partition_by: Annotated[
         list[str] | None,
@@ -85,16 +88,15 @@ def export(
 ) -> None:
     """Export a stream to a file, or into a directory that the next run goes on with.
 
-    A file is there whole or not at all. A directory gets parts; run again after anything, it goes on
-    with the entries that came since, and each entry is in one part, once.
+    A file is there whole or not at all. A directory gets parts; run again after anything, it goes
+    on with the entries that came since, and each entry is in one part, once.
     """
     import redfloe
 
     server = connect(url)
     info = redfloe.stream_info(server, stream)
     if info.is_empty():
-        msg = f"there is no stream {stream!r}"
-        raise redfloe.NoStreamError(msg)
+        raise missing(stream)
     source = Source(
         server, stream, start, end, payload=payload, text=text, strict=strict, bar=_bar(progress)
     )
@@ -150,8 +152,6 @@ class Source:
 
 def to_file(source: Source, path: Path, kind: Format) -> int:
     """Write one file, which gets its name when it is whole."""
-    import polars as pl
-
     import redfloe
 
     scan = redfloe.scan_stream(
@@ -172,14 +172,16 @@ def to_file(source: Source, path: Path, kind: Format) -> int:
 
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     counted_scan = scan.map_batches(count, streamable=True)
-    sinks = {
-        Format.parquet: counted_scan.sink_parquet,
-        Format.csv: counted_scan.sink_csv,
-        Format.ndjson: counted_scan.sink_ndjson,
-        Format.arrow: counted_scan.sink_ipc,
-    }
     try:
-        sinks[kind](unfinished)
+        match kind:
+            case Format.parquet:
+                counted_scan.sink_parquet(unfinished)
+            case Format.csv:
+                counted_scan.sink_csv(unfinished)
+            case Format.ndjson:
+                counted_scan.sink_ndjson(unfinished)
+            case Format.arrow:
+                counted_scan.sink_ipc(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -18,7 +18,9 @@ def pending(
         float,
         typer.Option(min=0, metavar="SECONDS", help="Only those delivered at least this long ago."),
     ] = 0,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="At most this many, the oldest.")] = 100,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="At most this many, the oldest.")
+    ] = 100,
     url: Url = None,
     json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ from redfloe._cli.options import Json, Payload, Stream, Url, connect
 
 if TYPE_CHECKING:
     import polars as pl
+    from polars.datatypes import DataTypeClass
 
 
 def schema(
@@ -43,7 +44,7 @@ def schema(
     print("}")
 
 
-def as_python(dtype: pl.DataType) -> str:
+def as_python(dtype: pl.DataType | DataTypeClass) -> str:
     """Give the Python that makes a dtype."""
     import polars as pl
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,8 +37,9 @@ def sql(
                 if not redfloe.stream_info(server, name).is_empty():
                     reader = redfloe.stream_reader(server, name, **columns(payload, text=text))
                     connection.register(name, reader)
-            frame = connection.sql(query)
-            result = None if frame is None else frame.pl()
+            # A statement such as CREATE gives none, which DuckDB's types do not say.
+            relation: Any = connection.sql(query)
+            result = None if relation is None else relation.pl()
         except duckdb.Error as error:
             raise ValueError(str(error)) from error
     if result is not None:

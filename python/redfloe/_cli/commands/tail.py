@@ -62,7 +62,7 @@ def tail(
         frame = redfloe.read_stream(
             server, stream, last=max(count, 1), must_exist=not follow, **options
         )
-        newest = frame["_id"].last() if frame.height else None
+        newest = str(frame["_id"][-1]) if frame.height else None
         frame = frame.tail(count)
         if follow:
             _print_lines(frame, json=json)

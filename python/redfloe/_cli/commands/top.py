@@ -78,7 +78,7 @@ class Activity:
 
         rates, histories, seen = [], [], {}
         for row in streams.iter_rows(named=True):
-            # Servers before 7.0 do not count what was added; the length does where nothing is trimmed.
+            # Before Redis 7.0 nobody counts what was added: the length tells while none is trimmed.
             added = row["entries_added"]
             total = row["length"] if added is None else added
             name = row["stream"]

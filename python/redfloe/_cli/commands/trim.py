@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from redfloe._cli.options import Json, Stream, Url, Yes, connect
+from redfloe._cli.options import Json, Stream, Url, Yes, connect, missing
 from redfloe._cli.output import confirm, counted, say
 
 
@@ -15,9 +15,7 @@ def trim(
     maxlen: Annotated[
         int | None, typer.Option(min=0, help="Keep this many entries, the newest.")
     ] = None,
-    minid: Annotated[
-        str | None, typer.Option(help="Keep entries from this ID or time on.")
-    ] = None,
+    minid: Annotated[str | None, typer.Option(help="Keep entries from this ID or time on.")] = None,
     approximate: Annotated[
         bool,
         typer.Option(
@@ -38,7 +36,7 @@ def trim(
     server = connect(url)
     info = redfloe.stream_info(server, stream)
     if info.is_empty():
-        raise redfloe.NoStreamError(f"there is no stream {stream!r}")
+        raise missing(stream)
     bound = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
     number = counted(info["length"].item(), "entry", "entries")
     confirm(f"{stream} has {number}; delete {bound}", yes=yes)
