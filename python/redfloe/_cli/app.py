@@ -29,6 +29,7 @@ from redfloe._core import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_INTERRUPTED = 130
 _LOOK, _DATA, _CHANGE = "Look", "Data", "Change"
 
 app = typer.Typer(
@@ -70,7 +71,10 @@ def _options(
 def run(arguments: list[str]) -> int:
     """Run a command and give its exit code."""
     try:
-        return app(arguments, prog_name="redfloe", standalone_mode=False) or 0
+        code = app(arguments, prog_name="redfloe", standalone_mode=False) or 0
+        if code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        return code
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:

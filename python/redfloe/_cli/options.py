@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,6 +54,17 @@ def connect(url: str | None) -> RedisConnection:
         return RedisConnection(url or "redis://localhost:6379")
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from error
+
+
+@contextmanager
+def existing(stream: str) -> Iterator[None]:
+    """Say in a command line's words that there is no such stream."""
+    from redfloe import NoStreamError
+
+    try:
+        yield
+    except NoStreamError:
+        raise missing(stream) from None
 
 
 def missing(stream: str) -> Exception:

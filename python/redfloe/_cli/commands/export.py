@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +17,6 @@ from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, c
 from redfloe._cli.output import counted, say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import polars as pl
 
     from redfloe import RedisConnection

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, columns, connect
+from redfloe._cli.options import (
+    End,
+    Json,
+    Payload,
+    Start,
+    Stream,
+    Text,
+    Url,
+    columns,
+    connect,
+    existing,
+)
 from redfloe._cli.output import print_frame, print_json
 
 
@@ -23,13 +34,14 @@ def head(
     """Show the oldest entries as a table."""
     import redfloe
 
-    frame = redfloe.read_stream(
-        connect(url),
-        stream,
-        start_id=start,
-        end_id=end,
-        count=count,
-        must_exist=True,
-        **columns(payload, text=text),
-    )
+    with existing(stream):
+        frame = redfloe.read_stream(
+            connect(url),
+            stream,
+            start_id=start,
+            end_id=end,
+            count=count,
+            must_exist=True,
+            **columns(payload, text=text),
+        )
     print_json(frame) if json else print_frame(frame)

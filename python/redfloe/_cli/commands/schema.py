@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redfloe._cli.options import Json, Payload, Stream, Url, connect
+from redfloe._cli.options import Json, Payload, Stream, Url, connect, existing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,13 +27,14 @@ def schema(
     """Infer the fields and their dtypes, as Python that is ready to paste."""
     import redfloe
 
-    inferred = redfloe.infer_schema(
-        connect(url),
-        stream,
-        infer_schema_length=None if every else sample,
-        payload=payload,
-        must_exist=True,
-    )
+    with existing(stream):
+        inferred = redfloe.infer_schema(
+            connect(url),
+            stream,
+            infer_schema_length=None if every else sample,
+            payload=payload,
+            must_exist=True,
+        )
     if json:
         for name, dtype in inferred.items():
             print(json_module.dumps({"field": name, "dtype": as_python(dtype)}, ensure_ascii=False))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redfloe._cli.options import Json, Payload, Stream, Text, Url, columns, connect
+from redfloe._cli.options import Json, Payload, Stream, Text, Url, columns, connect, existing
 from redfloe._cli.output import console, print_frame, print_json, printable
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def tail(
     # What comes after the newest of these is followed: nothing is missed, nothing shown twice.
     newest = None
     if count or follow:
-        frame = redfloe.read_stream(
-            server, stream, last=max(count, 1), must_exist=not follow, **options
-        )
+        with existing(stream):
+            frame = redfloe.read_stream(
+                server, stream, last=max(count, 1), must_exist=not follow, **options
+            )
         newest = str(frame["_id"][-1]) if frame.height else None
         frame = frame.tail(count)
         if follow:

@@ -1,0 +1,491 @@
+"""The command line, through pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+import redfloe
+from redfloe._cli.commands.schema import as_python
+from redfloe._cli.output import duration, size
+from support.groups import deliver
+from support.server import Server
+from support.streams import add_numbers
+from support.timing import eventually, within
+
+SCRIPT = "from redfloe.__main__ import main; import sys; sys.exit(main())"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", SCRIPT, *arguments]
+
+
+def run(
+    *arguments: str, url: str, code: int = 0, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*arguments),
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "REDIS_URL": url},
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def orders(any_server: Server, stream: str) -> str:
+    """A stream of 30 entries, one a minute, with a group that has had ten."""
+    at = pl.datetime_range(
+        pl.datetime(2024, 1, 1), pl.datetime(2024, 1, 1, 0, 29), "1m", eager=True
+    )
+    frame = pl.DataFrame(
+        {"at": at, "sku": ["A", "B", "C"] * 10, "price": [n / 4 for n in range(30)]}
+    )
+    redfloe.write_stream(any_server.url, frame, stream, timestamp_column="at")
+    redfloe.read_stream(any_server.url, stream, group="billing", consumer="w1", count=10)
+    return stream
+
+
+# Looking
+
+
+def test_help_is_quick_and_needs_no_polars() -> None:
+    script = (
+        "import sys, time; sys.argv = ['redfloe', '--help']; start = time.process_time()\n"
+        "from redfloe.__main__ import main\nmain()\n"
+        "print(time.process_time() - start, 'polars' in sys.modules, file=sys.stderr)"
+    )
+    best = 9.0
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        seconds, polars = done.stderr.split()
+        assert polars == "False"
+        best = min(best, float(seconds))
+    assert "export" in done.stdout
+    assert best < 0.4
+
+
+def test_streams(any_server: Server, orders: str) -> None:
+    pattern = orders.replace("[", "?").replace("]", "?")
+    [row] = rows(run("streams", pattern, "--json", url=any_server.url))
+    assert (row["stream"], row["length"], row["groups"]) == (orders, 30, 1)
+    assert (row["pending"], row["entries_per_second"]) == (10, pytest.approx(1 / 60, abs=1e-3))
+    assert row["memory"] > 100
+    waited = time.time() - 1704067800  # since the eleventh
+    assert row["lag_seconds"] == pytest.approx(waited, abs=60)
+    table = run("streams", pattern, url=any_server.url).stdout
+    assert "entries per second" in table
+    assert orders in table
+    nothing = run("streams", "no:*", url=any_server.url)
+    assert (nothing.stdout, nothing.stderr) == ("", "no stream matches 'no:*'\n")
+
+
+def test_groups_and_lag(server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 9)
+    client.xgroup_create(stream, "g", "0")
+    deliver(client, stream, 4)
+    [row] = rows(run("groups", stream, "--json", url=server.url))
+    assert (row["stream"], row["group"], row["pending"]) == (stream, "g", 4)
+    assert row["last_delivered_id"] == "4-0"
+    [row] = rows(run("lag", stream, "--json", url=server.url))
+    assert row["lag"] == (None if server.name == "redis-6.2" else 5)
+    assert row["lag_seconds"] == pytest.approx(time.time(), abs=60)  # 5-0 is of 1970
+
+    deliver(client, stream, 5)
+    [row] = rows(run("lag", stream, "--json", url=server.url))
+    assert row["lag_seconds"] == 0
+
+
+def test_pending(any_server: Server, orders: str) -> None:
+    done = run("pending", orders, "billing", "-n", "2", "--json", url=any_server.url)
+    assert [row["consumer"] for row in rows(done)] == ["w1", "w1"]
+    assert rows(done)[0]["idle_seconds"] >= 0
+    nothing = run("pending", orders, "billing", "--min-idle", "1000", url=any_server.url)
+    assert nothing.stderr == "nothing is pending\n"
+    missing = run("pending", orders, "nobody", url=any_server.url, code=1)
+    assert "nobody" in missing.stderr
+
+
+def test_head_and_tail(any_server: Server, orders: str) -> None:
+    first, second = rows(run("head", orders, "-n", "2", "--json", url=any_server.url))
+    assert first == {
+        "_id": "1704067200000-0",
+        "_ts": "2024-01-01T00:00:00+00:00",
+        "sku": "A",
+        "price": 0.0,
+    }
+    assert second["price"] == 0.25
+    [last] = rows(run("tail", orders, "-n", "1", "--json", url=any_server.url))
+    assert (last["sku"], last["price"]) == ("C", 7.25)
+    [text] = rows(run("head", orders, "-n", "1", "--text", "--json", url=any_server.url))
+    assert text["price"] == "0.0"
+    ranged = run("head", orders, "--start", "2024-01-01T00:20Z", "--json", url=any_server.url)
+    assert len(rows(ranged)) == 10
+    assert "2024-01-01 00:01:00 UTC" in run("head", orders, url=any_server.url).stdout
+
+
+def test_count(any_server: Server, orders: str) -> None:
+    assert run("count", orders, url=any_server.url).stdout == "30\n"
+    some = run("count", orders, "--start", "2024-01-01T00:10", "--json", url=any_server.url)
+    assert rows(some) == [{"stream": orders, "count": 20}]
+
+
+@pytest.mark.parametrize("name", ["head", "tail", "count", "schema", "export"])
+def test_a_stream_that_does_not_exist(any_server: Server, name: str, tmp_path: Path) -> None:
+    more = [str(tmp_path / "x.csv")] if name == "export" else []
+    done = run(name, "no:such", *more, url=any_server.url, code=1)
+    assert done.stderr == (
+        "redfloe: there is no stream 'no:such'; `redfloe streams` lists those there are\n"
+    )
+    assert done.stdout == ""
+
+
+def test_a_schema_is_python_to_paste(any_server: Server, stream: str) -> None:
+    frame = pl.DataFrame({"sku": ["A"], "customer": [{"name": "ada", "tags": ["x"]}]})
+    redfloe.write_stream(any_server.url, frame, stream, payload="data")
+    done = run("schema", stream, "--payload", "data", url=any_server.url)
+    pasted: dict[str, Any] = {}
+    exec(done.stdout, pasted)
+    assert pl.Schema(pasted["schema"]) == redfloe.infer_schema(
+        any_server.url, stream, payload="data"
+    )
+    listed = rows(run("schema", stream, "--payload", "data", "--json", url=any_server.url))
+    assert [row["field"] for row in listed] == ["sku", "customer"]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(pl.Int64(), pl.String(), pl.Date(), pl.Datetime("us"), pl.Datetime("ms", "UTC")),
+        *(pl.List(pl.Float64), pl.Struct({"a b": pl.List(pl.Struct({"é": pl.Boolean}))})),
+    ],
+    ids=str,
+)
+def test_dtypes_as_python(dtype: pl.DataType) -> None:
+    assert eval(as_python(dtype), {"pl": pl}) == dtype
+
+
+def test_sql(any_server: Server, orders: str) -> None:
+    query = f'select sku, count(*) as n from "{orders}" group by sku order by sku'
+    found = rows(run("sql", query, "--json", url=any_server.url))
+    assert found == [{"sku": sku, "n": 10} for sku in "ABC"]
+    assert "sku" in run("sql", query, url=any_server.url).stdout
+    wrong = run("sql", "select * from nowhere", url=any_server.url, code=1)
+    assert "nowhere does not exist" in wrong.stderr
+
+
+def test_top(any_server: Server, orders: str) -> None:
+    pattern = orders.replace("[", "?").replace("]", "?")
+    process = subprocess.Popen(
+        command("top", pattern, "--interval", "0.5", "--count", "2", "--json"),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    with process:
+        while process.poll() is None:
+            redfloe.write_stream(any_server.url, pl.DataFrame({"sku": ["D"] * 10}), orders)
+            time.sleep(0.02)
+        assert process.stdout is not None
+        found = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0
+    assert [row["stream"] for row in found] == [orders] * 2
+    assert all(row["entries_per_second"] > 10 for row in found)
+    assert all(row["bytes_per_second"] > 100 for row in found)
+    assert found[0]["consumers"] == 1
+
+
+# Following
+
+
+@pytest.fixture
+def following(any_server: Server, stream: str) -> Iterator[Any]:
+    started: list[subprocess.Popen[str]] = []
+
+    def follow(*options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command("tail", "-f", stream, *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "REDIS_URL": any_server.url, "PYTHONUNBUFFERED": "1"},
+        )
+        started.append(process)
+        return process
+
+    yield follow
+    for process in started:
+        with process:
+            process.kill()
+
+
+def test_tail_follows_until_ctrl_c(any_server: Server, orders: str, following: Any) -> None:
+    process = following("-n", "2")
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0].startswith("2024-01-01 00:28:00.000 1704068880000-0  sku=B  price=7.0")
+    redfloe.write_stream(any_server.url, pl.DataFrame({"sku": ["new\x1b[2J"]}), orders)
+    line = process.stdout.readline()
+    assert line.endswith("sku=new\\x1b[2J\n")  # what would clear the screen is shown instead
+    process.send_signal(signal.SIGINT)
+    with within(5):
+        _, error = process.communicate()
+    assert (process.returncode, error) == (130, "redfloe: interrupted\n")
+
+
+def test_tail_as_a_member_of_a_group(any_server: Server, orders: str, following: Any) -> None:
+    process = following("--group", "billing", "--consumer", "w2", "--json")
+    seen = [json.loads(process.stdout.readline())["_id"] for _ in range(20)]
+    assert seen[0] == "1704067800000-0"
+    redfloe.write_stream(any_server.url, pl.DataFrame({"sku": ["D"]}), orders)
+    process.stdout.readline()
+    eventually(
+        lambda: (
+            redfloe.pending_entries(any_server.url, orders, "billing", consumer="w2").height <= 1
+        )
+    )
+
+
+def test_a_reader_of_the_output_that_goes(any_server: Server, orders: str) -> None:
+    shell = f"{sys.executable} -c '{SCRIPT}' head {orders!r} --json | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {shell}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "ndjson", "arrow"])
+def test_a_file_goes_out_and_comes_in(
+    any_server: Server, orders: str, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"orders.{suffix}"
+    done = run("export", orders, str(path), url=any_server.url)
+    assert done.stderr == f"30 entries of {orders} exported to {path}\n"
+    assert [child.name for child in tmp_path.iterdir()] == [path.name]
+    copy = f"{orders}:copy"
+    done = run("import", str(path), copy, "--id-column", "_id", url=any_server.url)
+    assert done.stderr == f"30 rows of {path} added to {copy}\n"
+    read = [
+        redfloe.read_stream(any_server.url, name, {"sku": pl.String, "price": pl.Float64})
+        for name in (orders, copy)
+    ]
+    assert read[0].equals(read[1])
+
+
+def test_a_file_that_fails_leaves_nothing(any_server: Server, stream: str, tmp_path: Path) -> None:
+    redfloe.write_stream(
+        any_server.url, pl.DataFrame({"n": [*["1"] * 10_000, "x", *["1"] * 10_000]}), stream
+    )
+    path = tmp_path / "x.parquet"
+    path.write_text("what was there")
+    done = run("export", stream, str(path), "--strict", url=any_server.url, code=1)
+    assert "redfloe:" in done.stderr
+    assert path.read_text() == "what was there"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def exported(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "**/*.parquet", hive_partitioning=True).sort("_id")
+
+
+def test_a_directory_goes_on_where_it_ended(
+    any_server: Server, orders: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "orders"
+    arguments = ["export", orders, str(folder), "--partition-by", "hour", "--batch-size", "7"]
+    run(*arguments, url=any_server.url)
+    assert exported(folder).height == 30
+    done = run(*arguments, "--json", url=any_server.url)
+    assert rows(done)[0]["exported"] == 0
+    at = pl.datetime_range(
+        pl.datetime(2024, 1, 1, 1), pl.datetime(2024, 1, 1, 1, 9), "1m", eager=True
+    )
+    redfloe.write_stream(
+        any_server.url,
+        pl.DataFrame({"at": at, "sku": ["D"] * 10}),
+        orders,
+        timestamp_column="at",
+    )
+    done = run(*arguments, url=any_server.url)
+    assert done.stderr == (f"10 entries of {orders} exported to {folder}, 30 were there\n")
+    frame = exported(folder)
+    assert frame["_id"].n_unique() == frame.height == 40
+    assert frame["hour"].value_counts().sort("hour").rows() == [
+        ("2024-01-01T00", 30),
+        ("2024-01-01T01", 10),
+    ]
+    other = run("export", orders, str(folder), url=any_server.url, code=1)
+    assert "holds an export with partition_by ['hour'], not []" in other.stderr
+
+
+def test_a_directory_of_somebody_else_s(any_server: Server, orders: str, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    done = run("export", orders, str(tmp_path), url=any_server.url, code=1)
+    assert "holds no export" in done.stderr
+    assert [child.name for child in tmp_path.iterdir()] == ["precious"]
+
+
+def test_an_export_that_is_killed_at_any_time(
+    any_server: Server, stream: str, tmp_path: Path
+) -> None:
+    frame = pl.DataFrame({"n": range(20_000)})
+    redfloe.write_stream(any_server.url, frame, stream)
+    folder = tmp_path / "parts"
+    arguments = ["export", stream, str(folder), "--batch-size", "500", "--partition-by", "hour"]
+    killed = 0
+    for attempt in range(8):
+        process = subprocess.Popen(
+            command(*arguments),
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "REDIS_URL": any_server.url},
+        )
+        parts = len([*folder.glob("**/*.parquet")])
+        with process:
+            while len([*folder.glob("**/*.parquet")]) < parts + 2 and process.poll() is None:
+                time.sleep(0.001)
+            time.sleep(0.002 * attempt)
+            process.kill()
+        killed += process.returncode == -signal.SIGKILL
+    run(*arguments, url=any_server.url)
+    assert killed > 2
+    assert exported(folder)["n"].sort().to_list() == frame["n"].to_list()
+
+
+# Changing
+
+
+def test_trim_asks(any_server: Server, orders: str) -> None:
+    trim = ["trim", orders, "--maxlen", "20", "--exact"]
+    asked = run(*trim, url=any_server.url, code=1)
+    assert "give --yes" in asked.stderr
+    assert redfloe.stream_info(any_server.url, orders)["length"].item() == 30
+    done = run(*trim, "--yes", url=any_server.url)
+    assert done.stderr == f"10 entries of {orders} deleted\n"
+    older = run(
+        "trim",
+        orders,
+        "--minid",
+        "2024-01-01T00:20Z",
+        "--exact",
+        "-y",
+        "--json",
+        url=any_server.url,
+    )
+    assert rows(older) == [{"deleted": 10}]
+    run("trim", orders, url=any_server.url, code=2)
+
+
+def test_dead_letters(any_server: Server, orders: str) -> None:
+    dead = f"{orders}:dead"
+    with redfloe.StreamConsumer(
+        any_server.url, orders, "billing", "w1", dead_letter=dead, on_idle="stop", block_ms=1
+    ) as consumer:
+        for batch in consumer:
+            batch.fail(batch.ids[:2], "no")
+    found = rows(run("dead", "list", dead, "--json", url=any_server.url))
+    assert {row["_dead_reason"] for row in found} == {"no"}
+    count = len(found)
+    run("dead", "replay", dead, url=any_server.url, code=1)
+    one = run("dead", "replay", dead, "--id", found[0]["_id"], "--yes", url=any_server.url)
+    assert one.stderr == f"1 dead letter replayed into {orders}\n"
+    rest = run("dead", "replay", dead, "--yes", url=any_server.url)
+    assert rest.stderr == f"{count - 1} dead letter{'s' * (count > 2)} replayed into {orders}\n"
+    assert redfloe.stream_info(any_server.url, orders)["length"].item() == 30 + count
+
+
+# Arguments and errors
+
+
+def test_wrong_arguments(any_server: Server) -> None:
+    assert "No such command" in run("nope", url=any_server.url, code=2).stderr
+    assert "--url" in run("streams", "--url", "http://x", url=any_server.url, code=2).stderr
+    assert "go together" in run("tail", "s", "--group", "g", url=any_server.url, code=2).stderr
+
+
+def test_no_server() -> None:
+    done = run("streams", "--url", "redis://:s3cret@127.0.0.1:1", url="", code=1)
+    assert done.stderr.startswith("redfloe: ")
+    assert "s3cret" not in done.stderr
+
+
+def test_without_the_extra(any_server: Server, tmp_path: Path) -> None:
+    """As where typer is not installed: `demo` alone, and how to get the rest."""
+    hide = "import sys; sys.modules['typer'] = None; "
+    for arguments, code, expected in [
+        ([], 0, "redfloe[cli]"),
+        (["--version"], 0, redfloe.__version__),
+        (["streams"], 2, "redfloe[cli]"),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", hide + SCRIPT, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert expected in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_completion() -> None:
+    for shell in ("bash", "zsh"):
+        done = subprocess.run(
+            [sys.executable, "-m", "redfloe"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={
+                **os.environ,
+                "_REDFLOE_COMPLETE": f"complete_{shell}",
+                "COMP_WORDS": "redfloe str",
+                "COMP_CWORD": "1",
+                "_TYPER_COMPLETE_ARGS": "redfloe str",
+            },
+        )
+        assert "streams" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0 s"), (0.0123, "13 ms"), (5.25, "5.2 s"), (61, "1 min 1 s"), (3_600, "1 h 0 min")),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1_500, 2e6, 3e15)] == [
+        *("0 B", "999 B", "1.5 kB", "2.0 MB", "3000.0 TB")
+    ]
