@@ -96,7 +96,7 @@ def test_streams(any_server: Server, orders: str) -> None:
     waited = time.time() - 1704067800  # since the eleventh
     assert row["lag_seconds"] == pytest.approx(waited, abs=60)
     table = run("streams", pattern, url=any_server.url).stdout
-    assert "entries per second" in table
+    assert "entries/s" in table
     assert orders in table
     nothing = run("streams", "no:*", url=any_server.url)
     assert (nothing.stdout, nothing.stderr) == ("", "no stream matches 'no:*'\n")
@@ -423,6 +423,11 @@ def test_dead_letters(any_server: Server, orders: str) -> None:
 
 
 # Arguments and errors
+
+
+def test_bare_shows_help() -> None:
+    done = run(url="redis://localhost")
+    assert "export" in done.stdout
 
 
 def test_wrong_arguments(any_server: Server) -> None:

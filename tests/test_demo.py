@@ -204,7 +204,6 @@ def test_version(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "command"),
         (["fly"], "fly"),
         (["demo", "--url"], "--url"),
         (["demo", "--url", "http://:hunter2@localhost"], "scheme is unknown"),

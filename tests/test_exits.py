@@ -81,6 +81,8 @@ HELD: dict[str, tuple[bytes, str]] = {
     "delete_group_async": (b"XGROUP", "await redfloe.delete_group_async(url, 's', 'nobody')"),
     "delete_stream_async": (b"EVAL", "await redfloe.delete_stream_async(url, 'none')"),
     "group_info_async": (b"XINFO", "await redfloe.group_info_async(url, 's')"),
+    "list_groups_async": (b"SCAN", "await redfloe.list_groups_async(url)"),
+    "list_streams_async": (b"SCAN", "await redfloe.list_streams_async(url)"),
     "pending_entries_async": (b"XPENDING", "await redfloe.pending_entries_async(url, 's', 'g')"),
     "stream_info_async": (b"XINFO", "await redfloe.stream_info_async(url, 's')"),
     "trim_stream_async": (b"XTRIM", "await redfloe.trim_stream_async(url, 's', maxlen=1_000)"),

@@ -31,7 +31,7 @@ def run(script: str) -> str:
 
 def test_the_import_is_quick() -> None:
     script = (
-        "import time, polars; start = time.process_time(); import redfloe; "
+        "import time, polars; start = time.process_time(); from redfloe import *; "
         "print(time.process_time() - start)"
     )
     # The first run may have to read files from the disk; the best is what the import costs.
@@ -41,10 +41,21 @@ def test_the_import_is_quick() -> None:
 
 def test_the_import_leaves_heavy_modules_alone() -> None:
     script = (
-        "import sys, polars; before = {*sys.modules}; import redfloe; "
+        "import sys, polars; before = {*sys.modules}; from redfloe import *; "
         "print(*sorted({name.split('.')[0] for name in {*sys.modules} - before}))"
     )
     assert run(script).split() == ["redfloe"]
+
+
+def test_the_import_needs_no_polars() -> None:
+    script = (
+        "import sys, redfloe; print('polars' in sys.modules); from redfloe import read_stream; "
+        "print('polars' in sys.modules)"
+    )
+    assert run(script).split() == ["False", "True"]
+    for statement in ("redfloe.nope", "redfloe._nope", "from redfloe import nope"):
+        with pytest.raises((AttributeError, ImportError), match=r"redfloe.*nope|nope.*redfloe"):
+            exec(f"import redfloe; {statement}")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
@@ -61,8 +72,8 @@ def test_the_import_starts_no_threads() -> None:
 def test_all_is_what_is_public() -> None:
     public = {
         name
-        for name, value in vars(redfloe).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        for name in dir(redfloe)
+        if not name.startswith("_") and not inspect.ismodule(getattr(redfloe, name))
     }
     assert sorted(public | {"__version__"}) == sorted(redfloe.__all__)
     assert len({*redfloe.__all__}) == len(redfloe.__all__)

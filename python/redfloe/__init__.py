@@ -25,4 +25,4 @@ else:
         raise AttributeError(message, name=name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__getattr__("__all__")})
+        return sorted({*__getattr__("__all__"), *(name for name in globals() if name[0] == "_")})

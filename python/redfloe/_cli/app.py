@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -32,6 +33,22 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 _LOOK, _DATA, _CHANGE = "Look", "Data", "Change"
 
+
+class _ReaderHasGoneError(Exception):
+    """A pipe was closed; as a BrokenPipeError typer would take it for a failure."""
+
+
+def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def run_it(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise _ReaderHasGoneError from error
+
+    return run_it
+
+
 app = typer.Typer(
     help="Redis Streams at the command line: look, read, export, watch.",
     epilog="Without --url and REDIS_URL the server is redis://localhost:6379.",
@@ -49,7 +66,7 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
 }
 for panel, commands in _COMMANDS.items():
     for command in commands:
-        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
+        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(_guarded(command))
 app.add_typer(dead.app, name="dead", rich_help_panel=_CHANGE)
 
 
@@ -71,7 +88,7 @@ def _options(
 def run(arguments: list[str]) -> int:
     """Run a command and give its exit code."""
     try:
-        code = app(arguments, prog_name="redfloe", standalone_mode=False) or 0
+        code = app(arguments or ["--help"], prog_name="redfloe", standalone_mode=False) or 0
         if code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         return code
@@ -82,8 +99,8 @@ def run(arguments: list[str]) -> int:
         shown: Any = error
         shown.show()
         return int(shown.exit_code)
-    except BrokenPipeError:
-        raise
+    except _ReaderHasGoneError:
+        raise BrokenPipeError from None
     except OSError as error:
         say(f"redfloe: {error}")
         return 1

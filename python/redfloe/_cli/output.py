@@ -28,7 +28,8 @@ def show(frame: pl.DataFrame, *, json: bool, empty: str) -> None:
     elif frame.is_empty():
         say(empty)
     else:
-        console().print(table(frame))
+        terminal = console()
+        terminal.print(table(fitting(frame, terminal.width)))
 
 
 def print_json(frame: pl.DataFrame) -> None:
@@ -67,6 +68,26 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
+#: What a listing leaves out where the terminal has no room for it, in this order.
+_LEFT_OUT = ("newest", "consumers", "last_delivered_id", "length", "groups", "bytes_per_second")
+_HEADS = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
+
+
+def fitting(frame: pl.DataFrame, width: int) -> pl.DataFrame:
+    """Leave out columns until the rest fits, so that names stay whole."""
+    for name in ("", *_LEFT_OUT):
+        frame = frame.drop(name, strict=False)
+        if sum(_width(frame, column) for column in frame.columns) <= width:
+            break
+    return frame
+
+
+def _width(frame: pl.DataFrame, column: str) -> int:
+    """Give the columns of the terminal that a column of a table takes, with its margin."""
+    texts = (readable(column, value) for value in frame[column].to_list())
+    return 3 + max(map(len, [_HEADS.get(column, column), *texts]))
+
+
 def table(frame: pl.DataFrame, title: str | None = None) -> Table:
     """Make a table of a listing, with its values as people read them."""
     from rich import box
@@ -77,10 +98,11 @@ def table(frame: pl.DataFrame, title: str | None = None) -> Table:
     for name, dtype in frame.schema.items():
         right = str(dtype).startswith(_RIGHT)
         made.add_column(
-            name.replace("_", " "),
+            _HEADS.get(name, name.replace("_", " ")),
             justify="right" if right else "left",
             no_wrap=right,
             overflow="fold",
+            min_width=min(20, _width(frame, name) - 3),
         )
     for row in frame.iter_rows(named=True):
         made.add_row(*(Text(readable(name, value)) for name, value in row.items()))

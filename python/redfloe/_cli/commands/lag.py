@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from redfloe._cli.options import Json, Pattern, Url, connect
-from redfloe._cli.output import console, print_json, show, table
+from redfloe._cli.output import console, fitting, print_json, show, table
 
 
 def lag(
@@ -49,8 +49,9 @@ def lag(
             time.sleep(interval)
     from rich.live import Live
 
-    with Live(console=console(), auto_refresh=False, screen=False) as live:
+    screen = console()
+    with Live(console=screen, auto_refresh=False) as live:
         while True:
             title = f"{pattern}  {time.strftime('%H:%M:%S')}"
-            live.update(table(look(), title=title), refresh=True)
+            live.update(table(fitting(look(), screen.width), title=title), refresh=True)
             time.sleep(interval)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redfloe._cli.options import Json, Pattern, Url, connect
-from redfloe._cli.output import console, print_json, table
+from redfloe._cli.output import console, fitting, print_json, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,7 +54,7 @@ def top(
             clock = time.strftime("%H:%M:%S")
             left_out = f", {frame.height - room} more" if frame.height > room else ""
             title = f"{pattern}  every {interval:g} s  {clock}{left_out}"
-            live.update(table(_fitting(frame.head(room), screen.width), title=title), refresh=True)
+            live.update(table(fitting(frame.head(room), screen.width), title=title), refresh=True)
             count = None if count is None else count - 1
 
 
@@ -111,13 +111,6 @@ class Activity:
                 *("length", "lag", "lag_time", "pending", "consumers"),
             )
         )
-
-
-def _fitting(frame: pl.DataFrame, width: int) -> pl.DataFrame:
-    """Leave out what a narrow terminal has no room for."""
-    short = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
-    dropped = [] if width >= 110 else ["length", "consumers"]
-    return frame.drop(dropped).rename(short)
 
 
 def _sparkline(values: deque[float]) -> str:

@@ -1,0 +1,149 @@
+"""All streams of a server, and their groups, as DataFrames."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+import redfloe
+from redfloe import AuthenticationError, RedisConnection, list_groups, list_streams
+from support.groups import deliver
+from support.proxy import Proxy
+from support.server import Server
+from support.streams import add_numbers
+
+STREAMS = {
+    "stream": pl.String(),
+    "length": pl.Int64(),
+    "memory": pl.Int64(),
+    "groups": pl.Int64(),
+    "entries_added": pl.Int64(),
+    "first_entry_id": pl.String(),
+    "first_entry_time": pl.Datetime("ms", "UTC"),
+    "last_entry_id": pl.String(),
+    "last_entry_time": pl.Datetime("ms", "UTC"),
+}
+GROUPS = {
+    "stream": pl.String(),
+    "group": pl.String(),
+    "consumers": pl.Int64(),
+    "pending": pl.Int64(),
+    "lag": pl.Int64(),
+    "lag_time": pl.Duration("ms"),
+    "last_delivered_id": pl.String(),
+    "next_entry_id": pl.String(),
+}
+
+
+def test_streams(server: Server, client: redis.Redis, stream: str, protocol: str) -> None:
+    url = server.url + protocol
+    for name, count in (("b", 3), ("a", 9)):
+        add_numbers(client, f"{stream}:{name}", count)
+    client.set(f"{stream}:c", "no stream")
+    client.xgroup_create(f"{stream}:empty", "g", mkstream=True)
+    frame = list_streams(url, f"{stream}:*")
+    assert frame.schema == STREAMS
+    assert frame["stream"].to_list() == [f"{stream}:{name}" for name in ("a", "b", "empty")]
+    assert frame["length"].to_list() == [9, 3, 0]
+    assert frame["groups"].to_list() == [0, 0, 1]
+    assert frame["last_entry_id"].to_list() == ["9-0", "3-0", None]
+    assert frame["first_entry_time"][0] == dt.datetime(1970, 1, 1, 0, 0, 0, 1000, dt.UTC)
+    assert frame["memory"].min() > 0  # type: ignore[operator] # a number, as the schema says
+    known = None if server.name == "redis-6.2" else 9
+    assert frame["entries_added"][0] == known
+    nothing = list_streams(url, f"{stream}:no*")
+    assert (nothing.height, nothing.schema) == (0, STREAMS)
+
+
+def test_very_many_streams(any_server: Server, client: redis.Redis, stream: str) -> None:
+    pipeline = client.pipeline(transaction=False)
+    for number in range(2_500):
+        pipeline.xadd(f"{stream}:{number:04}", {"n": number}, id=f"{number + 1}-0")
+    pipeline.execute()
+    frame = list_streams(any_server.url, f"{stream}:*")
+    assert frame["stream"].to_list() == [f"{stream}:{number:04}" for number in range(2_500)]
+    assert frame["last_entry_id"].to_list() == [f"{number + 1}-0" for number in range(2_500)]
+    groups = list_groups(any_server.url, f"{stream}:*")
+    assert (groups.height, groups.schema) == (0, GROUPS)
+
+
+def test_groups(server: Server, client: redis.Redis, stream: str, protocol: str) -> None:
+    now = int(time.time() * 1000)
+    for ago in (60_000, 30_000, 10_000):
+        client.xadd(stream, {"n": 1}, id=f"{now - ago}-0")
+    client.xgroup_create(stream, "g", "0")
+    client.xgroup_create(stream, "idle", "0")
+    deliver(client, stream, 1)
+    frame = list_groups(server.url + protocol, stream)
+    assert frame.schema == GROUPS
+    group, idle = frame.iter_rows(named=True)
+    assert (group["stream"], group["group"]) == (stream, "g")
+    assert (group["consumers"], group["pending"]) == (1, 1)
+    assert group["lag"] == (None if server.name == "redis-6.2" else 2)
+    assert group["next_entry_id"] == f"{now - 30_000}-0"
+    assert group["lag_time"].total_seconds() == pytest.approx(30, abs=5)
+    assert idle["lag_time"].total_seconds() == pytest.approx(60, abs=5)
+    deliver(client, stream, 2)
+    done = list_groups(server.url + protocol, stream).row(0, named=True)
+    assert (done["lag_time"], done["next_entry_id"]) == (dt.timedelta(), None)
+    client.xadd(stream, {"n": 1}, id=f"{now + 10**9}-0")  # of the future
+    assert list_groups(server.url, stream)["lag_time"][0] == dt.timedelta()
+
+
+def test_large_entries_are_not_fetched(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    client.xadd(stream, {"n": b"x" * 5_000_000}, id="1-0")
+    client.xgroup_create(stream, "g", "0")
+    assert list_streams(any_server.url, stream)["first_entry_id"].to_list() == ["1-0"]
+    assert list_groups(any_server.url, stream)["next_entry_id"].to_list() == ["1-0"]
+
+
+def test_names_that_are_not_utf_8(any_server: Server, client: redis.Redis, stream: str) -> None:
+    name = stream.encode() + b"\xff*"
+    add_numbers(client, name, 1)
+    client.xgroup_create(name, b"g\xfe", "0")
+    pattern = stream.encode() + b"\xff\\*"
+    assert list_streams(any_server.url, pattern)["stream"].to_list() == [f"{stream}\\xff*"]
+    assert list_groups(any_server.url, pattern)["group"].to_list() == ["g\\xfe"]
+
+
+def test_a_stream_that_is_gone_meanwhile(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, f"{stream}:a", 1)
+    add_numbers(client, f"{stream}:b", 1)
+    for listing in (list_streams, list_groups):
+        client.xgroup_create(f"{stream}:a", "g", mkstream=True)
+        with Proxy(any_server.port) as proxy:
+            proxy.before(b"XINFO", lambda _: client.delete(f"{stream}:a"))
+            frame = listing(proxy.url, f"{stream}:*")
+        assert f"{stream}:a" not in frame["stream"].to_list()
+
+
+def test_permissions(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 1)
+    client.xgroup_create(stream, "g", "0")
+    rules: dict[str, Any] = {"enabled": True, "nopass": True, "keys": ["*"]}
+    client.acl_setuser("lister", commands=["+scan", "+xinfo", "+xrange"], **rules)
+    try:
+        url = RedisConnection(any_server.url, username="lister", password="x")
+        assert list_streams(url, stream)["memory"].to_list() == [None]
+        assert list_groups(url, stream)["lag_time"][0] > dt.timedelta(days=1)
+        client.acl_setuser("lister", commands=["-xinfo"], **rules)
+        with pytest.raises(AuthenticationError):
+            list_streams(url, stream)
+    finally:
+        client.acl_deluser("lister")
+
+
+def test_arguments() -> None:
+    nothing: Any = 5
+    for listing in (redfloe.list_streams, redfloe.list_groups):
+        with pytest.raises(TypeError, match="pattern must be str or bytes"):
+            listing("redis://localhost", nothing)
