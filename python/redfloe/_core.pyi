@@ -49,6 +49,8 @@ __all__ = [
     "get_value",
     "group_info",
     "infer_schema",
+    "list_groups",
+    "list_streams",
     "pending_entries",
     "pin",
     "raise_kind",
