@@ -523,7 +523,48 @@ def test_the_name_of_a_checkpoint(
     # Names that are no text have one all the same.
     client.xadd(b"\xff\xfe", {"n": 1}, id="1-0")
     assert all_rows(world.consumer(any_server.url, b"\xff\xfe", **options)) == [1]
-    assert store.load("\\xff\\xfe") == "1-0"
+    assert store.load("%FF%FE") == "1-0"
+
+
+def test_no_two_workers_share_the_name_of_a_checkpoint(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """A colon is usual in a key, and a key need not be text."""
+    alone: list[Any] = ["a:b:c", "a:b", "a%3Ab%3Ac", "%", "%25", b"\xff", "\\xff", "%FF", "\ufffd"]
+    store = MemoryCheckpointStore()
+    options: dict[str, Any] = {"checkpoint_store": store, **DRAIN}
+    for number, key in enumerate(alone, 1):
+        add_numbers(client, key, number)
+        assert all_rows(world.consumer(any_server.url, key, **options)) == [*range(1, number + 1)]
+    # The usual ones are what one would guess.
+    assert store.load("a:b") == "2-0"
+    assert store.load("a:b:c") is None
+    members = {
+        ("a", "b", "c"): "a:b:c",
+        ("a:b", "c", "d"): "a%3Ab:c:d",
+        ("a", "b:c", "d"): "a:b%3Ac:d",
+        ("a", "b", "c:d"): "a:b:c%3Ad",
+    }
+    for (key, group, name), checkpoint in members.items():
+        client.delete(key)
+        add_numbers(client, key, 1)
+        consumer = world.consumer(any_server.url, key, group=group, consumer=name, **options)
+        assert store.load(checkpoint) is None
+        assert all_rows(consumer) == [1]
+        assert store.load(checkpoint) == "1-0"
+
+
+def test_a_stream_that_was_emptied_after_the_checkpoint(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    add_numbers(client, stream, 20)
+    client.xtrim(stream, maxlen=0, approximate=False)
+    options: dict[str, Any] = {"checkpoint_store": Notebook("8-0"), **DRAIN}
+    with pytest.raises(DataLossError, match="past 8-0.* it is empty now.*20-0"):
+        next(world.consumer(any_server.url, stream, **options))
+    again = world.consumer(any_server.url, stream, on_data_loss="continue", **options)
+    add_numbers(client, stream, 21, first=21)
+    assert all_rows(again) == [21]
 
 
 @pytest.mark.parametrize("member", [{}, ME], ids=["alone", "group"])

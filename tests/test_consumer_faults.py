@@ -555,19 +555,38 @@ def test_a_dead_letter_whose_reply_is_lost_is_never_handed_out(
 def test_a_dead_letter_that_cannot_be_written_stays_pending(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    """Each call tries again, and the next entries are kept in their order."""
+    """The rows before it come; then each call tries again, and the rows after it are kept."""
     add_numbers(client, stream, 2)
-    add(client, stream, [("3-0", {"n": "x"})])
+    add(client, stream, [("3-0", {"n": "x"}), ("4-0", {"n": "4"})])
     client.set(f"{stream}:dead", "no stream")
     with working(any_server.url, stream, dead_letter=f"{stream}:dead", **DRAIN) as consumer:
+        assert next(consumer).frame["n"].to_list() == [1, 2]
         for _ in range(3):
-            with pytest.raises(WrongTypeError):
+            with pytest.raises(WrongTypeError, match="3-0"):
                 next(consumer)
-        assert pending(client, stream) == [1, 2, 3]
+            assert pending(client, stream) == [3, 4]
         client.delete(f"{stream}:dead")
-        assert [batch.frame["n"].to_list() for batch in consumer] == [[1, 2]]
+        assert [batch.frame["n"].to_list() for batch in consumer] == [[4]]
     assert dead(client, stream) == [3]
     assert pending(client, stream) == []
+
+
+def test_a_worker_that_waits_for_memory_gives_the_rows_before_a_dead_letter(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """It goes on trying to write the letter when the next rows are asked for."""
+    add_numbers(client, stream, 2)
+    add(client, stream, [("3-0", {"n": "x"}), ("4-0", {"n": "4"})])
+    client.xgroup_create(stream, "g", "0")
+    client.config_set("maxmemory", "1mb")
+    try:
+        with working(any_server.url, stream, dead_letter="dead", block_ms=50) as consumer:
+            assert next(consumer).frame["n"].to_list() == [1, 2]
+            with later(0.3, lambda: client.config_set("maxmemory", 0)):
+                assert next(consumer).frame["n"].to_list() == [4]
+    finally:
+        client.config_set("maxmemory", 0)
+    assert client.xlen("dead") == 1
 
 
 # Replies that come late or never

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 import redis
 
-from redfloe import Batch, StreamConsumer
-from support.consumers import SHY
+from redfloe import AsyncBatch, Batch, StreamConsumer
+from support.consumers import SHY, dead_ids
 from support.groups import DRAIN, ME, pending
+from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers
 from support.timing import later
@@ -98,3 +100,54 @@ def test_a_group_that_starts_later_still_does_when_it_is_lost(
 
         with later(0.2, lose), later(0.5, go_on):
             assert next(consumer).ids.to_list() == ["101-0"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_run_goes_on_where_the_group_is_lost_before_a_dead_letter(
+    any_server: Server, client: redis.Redis, stream: str, is_async: bool
+) -> None:
+    """Its entry comes again, and then becomes a dead letter, once."""
+    add_numbers(client, stream, 3)
+    calls: list[list[int]] = []
+
+    def handle(batch: Batch | AsyncBatch) -> None:
+        calls.append(batch.frame["n"].to_list())
+        if len(calls) == 1:
+            client.xgroup_destroy(stream, "g")
+        if 2 in calls[-1]:
+            raise ValueError
+
+    async def handle_async(batch: AsyncBatch) -> None:
+        handle(batch)
+
+    consumer = worker(any_server, stream, "", dead_letter="dead")
+    if is_async:
+        asyncio.run(consumer.run_async(handle_async, attempts=1))
+    else:
+        consumer.run(handle, attempts=1)
+    assert [call for call in calls if len(call) == 1] == [[1], [2], [3], [2]]
+    assert dead_ids(client, "dead") == ["2-0"]
+    assert pending(client, stream) == []
+
+
+def test_what_could_not_become_a_dead_letter_of_a_lost_group_does_later(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """What does not fit is not done with where its group is lost before it is moved."""
+    add_numbers(client, stream, 3)
+    client.xadd(stream, {"n": "x"}, id="4-0")
+    with Proxy(any_server.port) as proxy:
+        lost: list[str] = []
+
+        def lose(_: object) -> None:
+            if not lost:
+                lost.append("g")
+                client.xgroup_destroy(stream, "g")
+
+        proxy.before(b"EVAL", lose)
+        options: dict[str, Any] = {**DRAIN, **RECREATE, "dead_letter": "dead"}
+        with StreamConsumer(proxy.url, stream, schema=NUMBER, **options) as consumer:
+            came = [batch.frame["n"].to_list() for batch in consumer]
+    assert (lost, came) == (["g"], [[1, 2, 3]])
+    assert dead_ids(client, "dead") == ["4-0"]
+    assert pending(client, stream) == []

@@ -129,6 +129,17 @@ impl Ledger {
     /// The batch of these entries goes to the caller.
     pub(crate) fn handed_out(&mut self, ids: &[EntryId]) {
         self.staged.clear();
+        self.take_in_hand(ids);
+    }
+
+    /// These of the entries go to the caller; the others stay staged.
+    pub(crate) fn handed_out_first(&mut self, ids: &[EntryId]) {
+        let first = IdSet::from(ids.to_vec());
+        self.staged.retain(|row| !first.contains(row.id));
+        self.take_in_hand(ids);
+    }
+
+    fn take_in_hand(&mut self, ids: &[EntryId]) {
         let is_tracked = !self.terms.noack || self.terms.acknowledge == Acknowledge::Automatically;
         if is_tracked {
             // Where one comes again that was left, somebody has claimed it.

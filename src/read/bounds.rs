@@ -214,8 +214,8 @@ pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
 pub(super) enum StreamLoss {
     /// The stream is not the one that was read before.
     BegunAnew { newest: EntryId },
-    /// The oldest entry that is there, or would be next, comes later.
-    Trimmed { oldest: EntryId },
+    /// The oldest entry that is there comes later; or none is, and there was one after it.
+    Trimmed { oldest: Option<EntryId>, newest: EntryId },
 }
 
 impl StreamLoss {
@@ -227,10 +227,15 @@ impl StreamLoss {
                  {newest} now, but {seen} has been read already; start a new read at the ID from \
                  which on its entries are wanted, such as start_id=\"-\""
             ),
-            StreamLoss::Trimmed { oldest } => format!(
+            StreamLoss::Trimmed { oldest: Some(oldest), .. } => format!(
                 "the stream was trimmed past {seen}, up to which it had been read: it begins at \
                  {oldest} now, and what was between them, if anything, is lost; to go on with what \
                  is there pass on_data_loss=\"continue\""
+            ),
+            StreamLoss::Trimmed { oldest: None, newest } => format!(
+                "the stream was trimmed past {seen}, up to which it had been read: it is empty now, \
+                 and what came after that, up to {newest}, is lost; to go on with what is added \
+                 pass on_data_loss=\"continue\""
             ),
         };
         Error::new(ErrorKind::DataLoss, message)
@@ -246,11 +251,7 @@ pub(super) async fn lost_behind(
     stream: &[u8],
     seen: EntryId,
 ) -> Result<Option<StreamLoss>> {
-    let newest = match last_generated(session, stream).await? {
-        None => newest(session, stream).await?,
-        newest => newest,
-    };
-    let Some(newest) = newest.filter(|newest| *newest != seen) else {
+    let Some(newest) = stream_end(session, stream).await?.filter(|newest| *newest != seen) else {
         return Ok(None);
     };
     if newest < seen {
@@ -263,6 +264,6 @@ pub(super) async fn lost_behind(
         return Ok(None);
     }
     let command = resp::range(stream, seen, EntryId::MAX, 1);
-    let oldest = session.request(&command, decode, last_decoded).await?.unwrap_or(newest);
-    Ok(Some(StreamLoss::Trimmed { oldest }))
+    let oldest = session.request(&command, decode, last_decoded).await?;
+    Ok(Some(StreamLoss::Trimmed { oldest, newest }))
 }

@@ -5,6 +5,7 @@
 //! acknowledges it are one transaction.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -148,20 +149,24 @@ impl Letter {
 }
 
 impl Member {
-    /// Moves entries; says how many. What cannot be moved stays pending, and is named by the error.
+    /// Moves entries; says how many, and which are settled: in the dead letters, or not this
+    /// consumer's any more, also where the next could not be moved. That one stays pending, and is
+    /// named by the error; only a `patient` mover asks the server again that has refused it.
     pub(super) async fn move_to_dead_letter(
         &self,
         session: &mut Session,
         letters: &[Letter],
-    ) -> Result<u64> {
+        patient: bool,
+    ) -> (Vec<EntryId>, Result<u64>) {
         let Some(dead_letter) = &self.dead_letter else {
-            return Err(Error::invalid(
-                "there is no dead-letter stream; name one: dead_letter=...",
-            ));
+            let message = "there is no dead-letter stream; name one: dead_letter=...";
+            return (Vec::new(), Err(Error::invalid(message)));
         };
-        let mover = Mover { member: self, dead_letter, moved: AtomicU64::new(0) };
+        let (moved, settled) = (AtomicU64::new(0), Mutex::default());
+        let mover = Mover { member: self, dead_letter, patient, moved, settled };
         let moving = mover.move_all(session, letters).await;
         let moved = mover.moved.into_inner();
+        let settled = mover.settled.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let (Some(first), 1..) = (letters.first(), moved) {
             self.who()
                 .event("dead_lettered")
@@ -171,7 +176,7 @@ impl Member {
                 .with("reason", first.reason.clone())
                 .record();
         }
-        moving.map(|()| moved)
+        (settled, moving.map(|()| moved))
     }
 }
 
@@ -184,7 +189,9 @@ struct Moved {
 struct Mover<'a> {
     member: &'a Member,
     dead_letter: &'a [u8],
+    patient: bool,
     moved: AtomicU64,
+    settled: Mutex<Vec<EntryId>>,
 }
 
 impl Mover<'_> {
@@ -196,8 +203,22 @@ impl Mover<'_> {
                 let moving = self.by_transaction(session, letter, (&moved.time, begun)).await;
                 moving.map_err(|error| self.about(letter.id, error))?;
             }
+            self.settle(letters.iter());
         }
         Ok(())
+    }
+
+    fn settle<'a>(&self, letters: impl Iterator<Item = &'a Letter>) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.extend(letters.map(|letter| letter.id));
+    }
+
+    /// Waits before the next attempt, or gives the error back.
+    async fn recover(&self, session: &mut Session, error: Error) -> Result<()> {
+        match self.patient || error.server_code().is_none() {
+            true => session.recover(error).await,
+            false => Err(error),
+        }
     }
 
     /// Moves entries; `lost` is when the reply to an attempt at the same was lost.
@@ -215,7 +236,7 @@ impl Mover<'_> {
                     if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) {
                         lost.get_or_insert(sent);
                     }
-                    session.recover(error).await?;
+                    self.recover(session, error).await?;
                 }
             }
         }
@@ -245,7 +266,7 @@ impl Mover<'_> {
         let first = letters.first().map(|letter| letter.id);
         // Those that were moved are, whatever became of the next.
         let finish = |reply: RawReply| match reply.into_value() {
-            Ok(reply) => self.read(&reply),
+            Ok(reply) => self.read(&reply, letters),
             Err(error) => Err(match first {
                 Some(id) => self.about(id, error),
                 None => error,
@@ -254,7 +275,7 @@ impl Mover<'_> {
         session.attempt(&command, Some(Duration::ZERO), RawReply::new(), finish).await
     }
 
-    fn read(&self, reply: &Value) -> Result<Moved> {
+    fn read(&self, reply: &Value, letters: &[Letter]) -> Result<Moved> {
         let unreadable = || Error::protocol("what came for a script is not what it gives");
         let parts = reply.as_sequence().unwrap_or_default();
         let [moved, deleted, large, time, failure @ ..] = parts else {
@@ -263,16 +284,16 @@ impl Mover<'_> {
         let deleted = resp::number(deleted).ok_or_else(unreadable)?;
         self.member.watched.update(|stats| stats.deleted += deleted);
         self.count(resp::number(moved).ok_or_else(unreadable)?);
+        let large = large.as_sequence().unwrap_or_default();
+        let large: Vec<EntryId> = large.iter().filter_map(resp::id).collect();
         if let [id, message] = failure {
             let id = resp::id(id).ok_or_else(unreadable)?;
+            let before = letters.iter().take_while(|letter| letter.id != id);
+            self.settle(before.filter(|letter| !large.contains(&letter.id)));
             let message = resp::text(message).unwrap_or_default();
             return Err(self.about(id, Error::from_server(message.trim_ascii_end())));
         }
-        let large = large.as_sequence().unwrap_or_default();
-        Ok(Moved {
-            large: large.iter().filter_map(resp::id).collect(),
-            time: resp::text(time).ok_or_else(unreadable)?.to_vec(),
-        })
+        Ok(Moved { large, time: resp::text(time).ok_or_else(unreadable)?.to_vec() })
     }
 
     /// Moves an entry of more fields than Lua passes on, where it is this consumer's still.
@@ -292,7 +313,7 @@ impl Mover<'_> {
                 Err(error) => {
                     // The letter's time is that of the script before.
                     lost = Some(begun);
-                    session.recover(error).await?;
+                    self.recover(session, error).await?;
                 }
             }
         }

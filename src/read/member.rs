@@ -218,10 +218,9 @@ impl Member {
         self.leave_pending(ids);
         let letters: Vec<Letter> = ids.iter().map(|id| Letter::told(*id, reason)).collect();
         let session = &mut self.client.session();
-        let moved = self.move_to_dead_letter(session, &letters).await;
-        let moved = moved.map_err(|error| self.about(error))?;
-        self.watched.report(Report::Failed(ids.to_vec()));
-        Ok(moved)
+        let (settled, moved) = self.move_to_dead_letter(session, &letters, true).await;
+        self.watched.report(Report::Failed(settled));
+        moved.map_err(|error| self.about(error))
     }
 
     /// Removes this consumer from its group where nothing is pending for it; says whether it is gone.

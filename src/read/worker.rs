@@ -12,6 +12,7 @@ use crate::client::{Client, Session};
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ledger::IdSet;
 
 /// Reads as a member of a group, and moves to the dead-letter stream what does not fit the schema.
 pub(super) struct Worker {
@@ -55,6 +56,9 @@ impl Worker {
         if let Some(staged) = self.staged.take_if(|staged| staged.handing.is_old()) {
             self.reader.withdrawn(&staged.batch);
         }
+        if self.staged.is_some() {
+            self.reader.asked_for_more().await?;
+        }
         loop {
             if self.staged.is_none() {
                 let Some(batch) = self.reader.next().await? else {
@@ -68,7 +72,16 @@ impl Worker {
                 self.staged = Some(Staged { batch, handing, letters });
             }
             // What fails, or is given up half way, is tried again by the next call.
-            self.move_letters().await?;
+            if let Err(error) = self.move_letters().await {
+                // The rows before the entry do not wait for it.
+                return match self.rows_before_letters()? {
+                    Some((rows, handing)) if error.server_code().is_some() => {
+                        self.reader.handed_out_first(&rows);
+                        Ok(Some((rows, handing)))
+                    }
+                    _ => Err(error),
+                };
+            }
             let Some(Staged { batch, handing, .. }) = self.staged.take() else {
                 return Ok(None);
             };
@@ -81,19 +94,47 @@ impl Worker {
 
     /// Moves the staged dead letters.
     async fn move_letters(&mut self) -> Result<()> {
-        let letters = match &self.staged {
-            Some(staged) if !staged.letters.is_empty() => &staged.letters,
-            _ => return Ok(()),
+        let Some(Staged { batch, letters, .. }) = &mut self.staged else {
+            return Ok(());
         };
-        match self.reader.member().move_to_dead_letter(&mut self.session, letters).await {
-            // Nothing is pending in a group that is gone: the next read will say so.
-            Err(error) if error.kind() == ErrorKind::NoGroup => {}
-            moved => drop(moved?),
-        }
+        let Some(first) = letters.iter().map(|letter| letter.id).min() else {
+            return Ok(());
+        };
+        // Rows that come before do not wait until the server takes a letter.
+        let patient = batch.ids().iter().all(|id| *id > first);
+        let member = self.reader.member();
+        let (settled, moved) =
+            member.move_to_dead_letter(&mut self.session, letters, patient).await;
         // They are acknowledged already, or have become another consumer's.
-        let ids: Vec<EntryId> = letters.iter().map(|letter| letter.id).collect();
-        self.reader.failed(&ids);
-        Ok(())
+        self.reader.failed(&settled);
+        let settled = IdSet::from(settled);
+        letters.retain(|letter| !settled.contains(letter.id));
+        match moved {
+            // Nothing is pending in a group that is gone: the next read will say so. What could not
+            // be moved comes again, should there be another group.
+            Err(error) if error.kind() == ErrorKind::NoGroup => {
+                let ids: Vec<EntryId> = letters.drain(..).map(|letter| letter.id).collect();
+                self.reader.left(&ids);
+                Ok(())
+            }
+            moved => moved.map(drop),
+        }
+    }
+
+    /// Takes the rows before the first of the letters from the staged batch, if there are any.
+    fn rows_before_letters(&mut self) -> Result<Option<(Batch, Handing)>> {
+        let Some(Staged { batch, handing, letters }) = &mut self.staged else {
+            return Ok(None);
+        };
+        let first = letters.iter().map(|letter| letter.id).min();
+        let is_before = |row: &usize| batch.ids().get(*row).copied() < first;
+        let (before, after): (Vec<usize>, Vec<usize>) = (0..batch.len()).partition(is_before);
+        if before.is_empty() {
+            return Ok(None);
+        }
+        let rows = batch.clone().select(&before)?;
+        *batch = batch.clone().select(&after)?;
+        Ok(Some((rows, *handing)))
     }
 
     /// After an error: what was handed out stays so; the rest is pending, and comes first.
@@ -107,7 +148,7 @@ impl Worker {
 
     /// Acknowledges what is done with; with `success` also the batch in hand.
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
-        self.reader.finish(success && self.staged.is_none()).await
+        self.reader.finish(success).await
     }
 }
 

@@ -149,6 +149,23 @@ def checkpoint_name_of(name: str | None, stream: str | bytes, member: Group | No
     """Give what the checkpoint is called, where its caller does not say so."""
     if name is not None:
         return as_text(name, "checkpoint_name")
-    keys = [as_key(stream, "stream")]
-    keys += [] if member is None else [member["group"], member["consumer"]]
-    return ":".join(key.decode(errors="backslashreplace") for key in keys)
+    key = as_key(stream, "stream")
+    if member is not None:
+        return ":".join(_quoted(one, "%:") for one in (key, member["group"], member["consumer"]))
+    # A key is the name of its checkpoint, unless it could be that of a group's.
+    return _quoted(key, "%:" if key.count(b":") == _COLONS else "%")
+
+
+#: In the name of a group's checkpoint.
+_COLONS = 2
+
+
+def _quoted(key: bytes, characters: str) -> str:
+    """Give a key as text, with these characters and what is no UTF-8 as in a URL."""
+    text = key.decode(errors="surrogateescape")
+    return "".join(
+        "".join(f"%{byte:02X}" for byte in one.encode(errors="surrogateescape"))
+        if one in characters or "\udc80" <= one <= "\udcff"
+        else one
+        for one in text
+    )

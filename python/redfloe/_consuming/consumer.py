@@ -133,7 +133,8 @@ class StreamConsumer(Entered, RunsHandlers):
         Keeps the ID of the last entry that is done with, together with all entries before it.
     checkpoint_name : str, optional
         What the checkpoint is called in the store; by default after the stream, and the group and
-        consumer where there is one.
+        consumer where there is one: ``"stream:group:consumer"``, so that no two workers share a
+        name.
     on_data_loss : {"raise", "continue"}, default "raise"
         Without a group: what to do where the stream was trimmed past the checkpoint.
     on_error : {"raise", "null", "dead_letter"}, optional
@@ -263,6 +264,7 @@ class StreamConsumer(Entered, RunsHandlers):
         self._failing = Failing(
             dead_letter is not None,
             max_deliveries is not None,
+            on_group_lost == "recreate",
             arguments.where(stream, group, consumer),
         )
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None

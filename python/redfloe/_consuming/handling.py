@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait, reason_of
+from redfloe._errors import NoGroupError
 from redfloe._event_loop import completed
 from redfloe._functions import is_async, unwrapped
 from redfloe._log import log
@@ -38,6 +39,8 @@ class Failing:
     has_dead_letter: bool
     #: Then it stays pending, and is delivered again, before it becomes a dead letter.
     counts_deliveries: bool
+    #: A group that gets lost is created again, and brings the entry again.
+    recreates: bool
     #: The stream, the group and the consumer, for the log.
     where: Mapping[str, str | None]
 
@@ -84,8 +87,12 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
             case Failed(part, _) if failing.counts_deliveries:
                 part.leave()
             case Failed(part, reason):
-                if await face.fail(part, reason):
-                    return False
+                try:
+                    if await face.fail(part, reason):
+                        return False
+                except NoGroupError:
+                    if not failing.recreates:
+                        raise
 
 
 def log_failure(

@@ -15,6 +15,8 @@ pub(super) enum Event {
     Step(usize),
     /// The batch is closed, by its bytes or the time, and goes to the caller.
     Batch,
+    /// So does it, in two parts: a dead letter between them cannot be written at first.
+    TwoParts,
     /// The connection is lost with what is on its way; the request got through to the server, or
     /// not.
     Cut(bool),
@@ -268,8 +270,13 @@ impl Reader {
         }
     }
 
-    /// The batch goes to the caller, who is done with the one before.
+    /// The batch goes to the caller.
     fn batch(&mut self) {
+        self.batch_in(1);
+    }
+
+    /// The caller asks for more, and so is done with what came before where that is the policy.
+    fn caller_asks(&mut self) {
         for number in std::mem::take(&mut self.in_hand) {
             match self.policy {
                 Acknowledge::Automatically => drop(self.done.insert(number)),
@@ -277,6 +284,10 @@ impl Reader {
             }
         }
         self.ledger.asked_for_more();
+    }
+
+    fn batch_in(&mut self, parts: usize) {
+        self.caller_asks();
         let ids: Vec<EntryId> = self.rows.drain(..).map(id).collect();
         let flushed = self.ledger.flushed(&ids, &[]);
         let handed: Vec<EntryId> = match &flushed.rows {
@@ -284,7 +295,12 @@ impl Reader {
             None => ids,
         };
         assert!(handed.is_sorted_by(|one, next| one < next), "{handed:?}");
+        let first = if parts > 1 { handed.len() / parts } else { 0 };
         for (row, one) in handed.iter().enumerate() {
+            if row == first && row > 0 {
+                self.ledger.handed_out_first(&handed[..first]);
+                self.caller_asks();
+            }
             let number = one.ms;
             assert!(!self.in_hand.contains(&number), "{one} is in hand already");
             assert!(!self.done.contains(&number), "{one} was done with");
@@ -301,7 +317,7 @@ impl Reader {
             self.in_hand.insert(number);
             self.seen.insert(number);
         }
-        self.ledger.handed_out(&handed);
+        self.ledger.handed_out(&handed[first..]);
     }
 
     fn create_again(&mut self) {
@@ -336,6 +352,7 @@ impl Reader {
             Event::Add(number) => self.server.last += number,
             Event::Step(rows) => drop(self.step(rows, None)),
             Event::Batch => self.batch(),
+            Event::TwoParts => self.batch_in(2),
             Event::Cut(acts) => drop(self.step(0, Some(acts))),
             Event::HalfOpen(number) => self.half_open(number),
             Event::Rewind => {

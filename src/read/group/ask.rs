@@ -348,9 +348,9 @@ impl GroupReader {
             })
             .collect();
         let session = &mut self.feed.session;
-        self.member.move_to_dead_letter(session, &letters).await?;
-        let ids: Vec<EntryId> = letters.iter().map(|letter| letter.id).collect();
-        self.watched.gone(&ids);
+        let (settled, moved) = self.member.move_to_dead_letter(session, &letters, true).await;
+        self.failed(&settled);
+        moved?;
         self.ledger.exhausted_moved();
         Ok(())
     }

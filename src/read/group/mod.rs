@@ -183,11 +183,7 @@ impl GroupReader {
     /// The next batch; `None` at the end. The one before is done with. It has no rows where all of
     /// them were rejected.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
-        self.take_reports();
-        self.ledger.asked_for_more();
-        if self.options.auto_ack {
-            self.watched.keeper().all_done();
-        }
+        self.caller_asks();
         if self.feed.is_in_flight() && self.has_waited(self.reply_came, 2) {
             self.read_again()?;
         }
@@ -310,6 +306,27 @@ impl GroupReader {
         self.ledger.handed_out(batch.ids());
     }
 
+    /// Some rows of the batch go to the caller, the others later.
+    pub(super) fn handed_out_first(&mut self, rows: &Batch) {
+        self.ledger.handed_out_first(rows.ids());
+    }
+
+    /// The caller asks for more, and so is done with what it has where that is the policy.
+    fn caller_asks(&mut self) {
+        self.take_reports();
+        self.ledger.asked_for_more();
+        if self.options.auto_ack {
+            self.watched.keeper().all_done();
+        }
+    }
+
+    /// The rows that were handed out are done with where that is the policy, and the next are still
+    /// those of the same batch.
+    pub(super) async fn asked_for_more(&mut self) -> Result<()> {
+        self.caller_asks();
+        self.acknowledge().await
+    }
+
     /// The batch that went to the caller did not come into its hands: it is still pending, and comes
     /// again.
     #[cfg(feature = "python")]
@@ -323,6 +340,11 @@ impl GroupReader {
     pub(super) fn failed(&mut self, ids: &[EntryId]) {
         self.ledger.failed(ids);
         self.watched.gone(ids);
+    }
+
+    /// These were not handed out, and are not done with.
+    pub(super) fn left(&mut self, ids: &[EntryId]) {
+        self.ledger.left(ids);
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
