@@ -560,7 +560,7 @@ def test_a_stream_that_was_emptied_after_the_checkpoint(
     add_numbers(client, stream, 20)
     client.xtrim(stream, maxlen=0, approximate=False)
     options: dict[str, Any] = {"checkpoint_store": Notebook("8-0"), **DRAIN}
-    with pytest.raises(DataLossError, match="past 8-0.* it is empty now.*20-0"):
+    with pytest.raises(DataLossError, match=r"past 8-0.* it is empty now.*20-0"):
         next(world.consumer(any_server.url, stream, **options))
     again = world.consumer(any_server.url, stream, on_data_loss="continue", **options)
     add_numbers(client, stream, 21, first=21)
