@@ -91,11 +91,11 @@ def test_a_worker_removes_those_that_are_long_gone(
         return all(one["idle"] >= 300 for one in found)
 
     eventually(idle)
-    deliver(client, stream, 1, "fresh")
-    client.xack(stream, "g", "3-0")
     options: dict[str, Any] = {**SHY, **ME, **DRAIN}
     long = dt.timedelta(days=1)
     for limit, left in [(None, 3), (long, 3), (300, 2)]:
+        deliver(client, stream, 1, "fresh")
+        client.xack(stream, "g", "3-0")
         with world.consumer(
             server.url, stream, remove_idle_consumers_ms=limit, **options
         ) as consumer:
