@@ -555,7 +555,7 @@ assert (logger.level, logger.handlers, logger.propagate) == (logging.NOTSET, [],
 
 def test_a_fork_logs_nothing_twice(any_server: Server, stream: str) -> None:
     code = """
-import sys, os, logging, redfloe
+import sys, os, logging, redfloe, redfloe._core
 logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(process)d %(event)s")
 redfloe._core.take_events()
 url = sys.argv[1]

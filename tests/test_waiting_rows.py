@@ -101,17 +101,18 @@ def test_what_was_taken_over_during_an_outage_is_not_handed_out(
 def test_what_waits_for_a_dead_letter_is_not_handed_out_when_others_have_it(
     any_server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         client.xadd(stream, {"n": "?" if number == 2 else number}, id=f"{number}-0")
     client.set("dead", "a text")
     with world.consumer(any_server.url, stream, dead_letter="dead", **HASTY, **DRAIN) as consumer:
+        assert rows(next(consumer)) == [1]  # what comes before it does not wait
         with pytest.raises(WrongTypeError):
             next(consumer)
         time.sleep(IDLE * 0.9 / 1_000)
-        client.xclaim(stream, "g", "thief", 0, ["1-0", "2-0"])
+        client.xclaim(stream, "g", "thief", 0, ["2-0", "3-0"])
         client.delete("dead")
-        assert all_rows(consumer) == [3]
-    assert pending(client, stream) == [1, 2]
+        assert all_rows(consumer) == [4]
+    assert pending(client, stream) == [2, 3]
     assert client.exists("dead") == 0
 
 
