@@ -169,6 +169,11 @@ class Holding:
     #: "end", "hung", or "dead" where it did not come to that.
     how: str
 
+    @property
+    def may_hang(self) -> bool:
+        """Say whether its handler hangs, unless another's did with the same entries."""
+        return any(number % HANGS == 0 for number in self.numbers)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -330,7 +335,9 @@ def check_holdings(holdings: list[Holding], fire: Fire) -> str:
             before, last[number] = last.get(number), holding
             if before is None or before.worker == holding.worker or before.end <= holding.begin:
                 continue
-            hung_for = holding.begin - before.begin if before.how == "hung" else 0
+            # One that was killed while it hung could not note it any more.
+            hung = before.how == "hung" or (before.how == "dead" and before.may_hang)
+            hung_for = holding.begin - before.begin if hung else 0
             helpless = fire.helpless(before.worker, before.begin - IDLE, holding.begin)
             assert helpless > HELPLESS or hung_for > MOST - 0.1, (
                 f"{number}: {holding.worker} takes over from {before.worker}, at {before.begin}: "
