@@ -336,8 +336,8 @@ def check_holdings(holdings: list[Holding], fire: Fire) -> str:
             if before is None or before.worker == holding.worker or before.end <= holding.begin:
                 continue
             # One that was killed while it hung could not note it any more.
-            hung = before.how == "hung" or (before.how == "dead" and before.may_hang)
-            hung_for = holding.begin - before.begin if hung else 0
+            in_vain = before.how == "hung" or (before.how == "dead" and before.may_hang)
+            hung_for = holding.begin - before.begin if in_vain else 0
             helpless = fire.helpless(before.worker, before.begin - IDLE, holding.begin)
             assert helpless > HELPLESS or hung_for > MOST - 0.1, (
                 f"{number}: {holding.worker} takes over from {before.worker}, at {before.begin}: "
