@@ -12,6 +12,7 @@ from redfloe._cli.commands import (
     dead,
     demo,
     export,
+    exporter,
     groups,
     head,
     import_,
@@ -57,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS: dict[str, list[Callable[..., Any]]] = {
-    _LOOK: [streams.streams, groups.groups, lag.lag, pending.pending, top.top],
+    _LOOK: [streams.streams, groups.groups, lag.lag, pending.pending, top.top, exporter.exporter],
     _DATA: [
         *(head.head, tail.tail, schema.schema, count.count, sql.sql),
         *(export.export, import_.import_, demo.demo),

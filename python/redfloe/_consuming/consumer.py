@@ -261,11 +261,12 @@ class StreamConsumer(Entered, RunsHandlers):
         name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
+        self._where = arguments.where(stream, group, consumer)
         self._failing = Failing(
             dead_letter is not None,
             max_deliveries is not None,
             on_group_lost == "recreate",
-            arguments.where(stream, group, consumer),
+            self._where,
         )
         self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
         self._batches: AsyncBatches | None = None

@@ -1,0 +1,52 @@
+"""``redfloe exporter``."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+import typer
+
+from redfloe._cli.options import Url, connect
+from redfloe._cli.output import say
+
+
+def exporter(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Only streams whose key matches one of these.", show_default="*", metavar="PATTERN"
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")
+    ] = 9123,
+    consumers: Annotated[
+        bool,
+        typer.Option("--consumers", help="Series for each consumer too, which may become many."),
+    ] = False,
+    url: Url = None,
+) -> None:
+    """Serve metrics of streams and groups to Prometheus, until Ctrl-C.
+
+    The server is asked whenever Prometheus asks. Names are those of redis_exporter where it has
+    them, and redis_stream_group_lag_seconds beside.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        from redfloe.metrics import StreamCollector
+    except ModuleNotFoundError as error:
+        msg = "redfloe exporter needs prometheus_client: pip install 'redfloe[metrics]'"
+        raise ModuleNotFoundError(msg) from error
+
+    registry = CollectorRegistry()
+    registry.register(StreamCollector(connect(url), patterns or ["*"], consumers=consumers))
+    server, thread = start_http_server(port, addr=host, registry=registry)
+    say(f"redfloe exporter: http://{host}:{server.server_port}/metrics")
+    try:
+        threading.Event().wait()
+    finally:
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,190 @@
+"""Metrics for Prometheus, from outside and from inside."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import redis
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+import redfloe
+from redfloe.metrics import StreamCollector, WorkerCollector
+from support.groups import DRAIN, ME, deliver
+from support.server import Server
+from support.streams import add_numbers
+from support.timing import within
+
+
+def samples(collector: Any) -> dict[str, dict[tuple[str, ...], float]]:
+    """Give the values of each metric by the values of its labels."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in registry.collect():
+        found.setdefault(family.name, {})
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+def test_streams_and_groups(server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 9)
+    client.xgroup_create(stream, "g", "0")
+    client.xgroup_create(stream, "far", "5")
+    deliver(client, stream, 4)
+    found = samples(StreamCollector(server.url, [stream], consumers=True))
+    old = server.name == "redis-6.2"
+    assert found["redis_up"] == {(): 1}
+    assert found["redis_stream_length"] == {(stream,): 9}
+    assert found["redis_stream_groups"] == {(stream,): 2}
+    assert found["redis_stream_memory_bytes"][stream,] > 100
+    assert found.get("redis_stream_entries_added_total", {}) == ({} if old else {(stream,): 9})
+    assert found["redis_stream_group_messages_pending"] == {(stream, "g"): 4, (stream, "far"): 0}
+    assert found["redis_stream_group_consumers"] == {(stream, "g"): 1, (stream, "far"): 0}
+    # Where a group that begins in the middle stands, no server can tell in entries: absent, not 0.
+    assert found["redis_stream_group_lag"] == ({} if old else {(stream, "g"): 5})
+    assert found["redis_stream_group_lag_seconds"][stream, "far"] > 10**9
+    assert found["redis_stream_group_consumer_messages_pending"] == {(stream, "g", "me"): 4}
+    assert 0 <= found["redis_stream_group_consumer_idle_seconds"][stream, "g", "me"] < 60
+
+
+def test_consumers_are_left_out_by_default(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 1)
+    client.xgroup_create(stream, "g", "0")
+    deliver(client, stream, 1)
+    found = samples(StreamCollector(any_server.url, [stream, "*"]))
+    assert not any("consumer_" in name for name in found)
+    assert found["redis_stream_length"][stream,] == 1  # once, though both patterns match
+
+
+def test_a_server_that_is_not_there() -> None:
+    collector = StreamCollector(redfloe.RedisConnection("redis://127.0.0.1:1", max_retries=0))
+    assert samples(collector) == {"redis_up": {(): 0}}
+
+
+def test_nothing_to_tell(any_server: Server, stream: str) -> None:
+    found = samples(StreamCollector(any_server.url, [stream]))
+    assert found["redis_up"] == {(): 1}
+    assert found["redis_stream_length"] == {}
+
+
+def test_workers_and_producers(any_server: Server, client: redis.Redis, stream: str) -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerCollector(registry)
+    with redfloe.StreamProducer(any_server.url, stream) as producer:
+        metrics.watch(producer)
+        for number in range(5):
+            producer.send({"n": number})
+    worker = redfloe.StreamConsumer(any_server.url, stream, dead_letter="dead", **ME, **DRAIN)
+    metrics.watch(worker)
+    with worker:
+        for batch in worker:
+            batch.fail(batch.ids[:1], "no")
+    labels = {"stream": stream, "group": "g", "consumer": "me"}
+    for name, value in {
+        "entries": 5,
+        "batches": 1,
+        "acknowledged": 4,
+        "dead_lettered": 1,
+        "reclaimed": 0,
+    }.items():
+        assert registry.get_sample_value(f"redfloe_consumer_{name}_total", labels) == value, name
+    rows = registry.get_sample_value("redfloe_producer_rows_written_total", {"stream": stream})
+    assert rows == 5
+    assert b"redfloe_consumer_bytes_total" in generate_latest(registry)
+    del worker, producer, batch
+    gc.collect()
+    assert registry.get_sample_value("redfloe_consumer_entries_total", labels) is None
+
+
+def test_two_with_the_same_labels_are_one_series(any_server: Server, stream: str) -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerCollector(registry)
+    producers = [redfloe.StreamProducer(any_server.url, stream) for _ in range(2)]
+    metrics.watch(*producers)
+    for producer in producers:
+        with producer:
+            producer.send({"n": 1})
+    labels = {"stream": stream}
+    assert registry.get_sample_value("redfloe_producer_rows_written_total", labels) == 2
+    something: Any = 5
+    with pytest.raises(TypeError, match="a int has no metrics"):
+        metrics.watch(something)
+
+
+def test_the_exporter(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "redfloe", "exporter", stream, "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    with process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        url = re.findall(r"http://\S+", line)[0]
+        for length in (3, 4):
+            text = urllib.request.urlopen(url, timeout=10).read().decode()
+            assert f'redis_stream_length{{stream="{stream}"}} {length}.0' in text
+            client.xadd(stream, {"n": 4})
+        process.send_signal(signal.SIGINT)
+        with within(5):
+            assert process.wait() == 130
+        assert process.stderr.read() == "redfloe: interrupted\n"
+
+
+# The dashboard and the rules
+
+MONITORING = Path(__file__).parents[1] / "docs" / "monitoring"
+
+
+def queries() -> list[str]:
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((MONITORING / "alerts.yml").read_text())
+    found += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    return [query.replace("$__rate_interval", "5m").replace("$stream", ".*") for query in found]
+
+
+def named(expression: Any) -> set[str]:
+    """Give the metrics that a parsed query names."""
+    return set(re.findall(r"\b(?:redis|redfloe)_[a-z_]+", str(expression)))
+
+
+def test_each_query_parses_and_names_metrics_that_there_are(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 3)
+    registry = CollectorRegistry()
+    registry.register(StreamCollector(any_server.url, [stream], consumers=True))
+    worker = redfloe.StreamConsumer(any_server.url, stream, **ME, **DRAIN)
+    WorkerCollector(registry).watch(worker)
+    worker.run(lambda _: None)
+    exposed = set(re.findall(r"^(r[a-z_]+)[{ ]", generate_latest(registry).decode(), re.MULTILINE))
+    assert len(queries()) > 10
+    for query in queries():
+        metrics = named(promql_parser.parse(query).prettify())
+        assert metrics
+        assert metrics <= exposed, query
+
+
+def test_the_page_names_each_metric(any_server: Server, client: redis.Redis, stream: str) -> None:
+    page = (MONITORING.parent / "guide" / "monitoring.md").read_text()
+    add_numbers(client, stream, 1)
+    for name in samples(StreamCollector(any_server.url, [stream], consumers=True)):
+        assert name.removesuffix("_total") in page
