@@ -110,7 +110,7 @@ class StreamCollector(Collector):
             "redis_stream_entries_added", "Entries that the stream ever had", labels=_STREAM
         )
         for row in streams.drop_nulls("entries_added").iter_rows(named=True):
-            added.add_metric([row["stream"]], row["entries_added"])
+            added.add_metric([row["stream"]], float(row["entries_added"]))
         yield added
         groups = self._listed(list_groups, ["stream", "group"])
         yield from _gauges(_OF_GROUPS, _GROUP, groups)
@@ -148,7 +148,7 @@ def _gauges(
         if column in frame.columns:
             for *names, value in frame.select(*labels, column).drop_nulls(column).iter_rows():
                 seconds = value.total_seconds() if hasattr(value, "total_seconds") else value
-                family.add_metric(names, seconds)
+                family.add_metric(names, float(seconds))
         yield family
 
 
@@ -226,21 +226,21 @@ class WorkerCollector(Collector):
         for name, text in _OF_WORKERS.items():
             family = CounterMetricFamily(f"redfloe_consumer_{name}", text, labels=_CONSUMER)
             for where, value in _summed((where, getattr(stats, name)) for where, stats in workers):
-                family.add_metric(where, value)
+                family.add_metric(where, float(value))
             yield family
         lag = GaugeMetricFamily(
             "redfloe_consumer_group_lag", "Entries the group had still to deliver", labels=_CONSUMER
         )
         for where, stats in workers:
             if stats.lag is not None:
-                lag.add_metric(where, stats.lag)
+                lag.add_metric(where, float(stats.lag))
         yield lag
         rows = CounterMetricFamily(
             "redfloe_producer_rows_written", "Entries that are in", labels=_STREAM
         )
         written = (((_readable(one._stream or b""),), one.rows_written) for one in self._producers)
         for where, value in _summed(written):
-            rows.add_metric(where, value)
+            rows.add_metric(where, float(value))
         yield rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from typing import Annotated
 
 import typer
@@ -46,7 +46,9 @@ def exporter(
     server, thread = start_http_server(port, addr=host, registry=registry)
     say(f"redfloe exporter: http://{host}:{server.server_port}/metrics")
     try:
-        threading.Event().wait()
+        # Not an Event: Polars' handler of Ctrl-C has the system go on waiting for one.
+        while True:
+            time.sleep(3600)
     finally:
         server.shutdown()
         thread.join()
