@@ -20,6 +20,7 @@ import redfloe.typing
 from redfloe import _core
 from redfloe._options import DEFAULTS
 from redfloe.typing import ExceptionPolicy, Fields, SchemaLike
+from support.timing import SLACK
 
 PUBLIC = [name for name in redfloe.__all__ if name != "__version__"]
 
@@ -36,7 +37,7 @@ def test_the_import_is_quick() -> None:
     )
     # The first run may have to read files from the disk; the best is what the import costs.
     best = min(float(run(script)) for _ in range(7))
-    assert best < 0.030, f"importing redfloe takes {1000 * best:.1f} ms beyond polars"
+    assert best < 0.030 * SLACK, f"importing redfloe takes {1000 * best:.1f} ms beyond polars"
 
 
 def test_the_import_leaves_heavy_modules_alone() -> None:
