@@ -582,10 +582,17 @@ def test_a_worker_that_waits_for_memory_gives_the_rows_before_a_dead_letter(
     try:
         with working(any_server.url, stream, dead_letter="dead", block_ms=50) as consumer:
             assert next(consumer).frame["n"].to_list() == [1, 2]
-            with later(0.3, lambda: client.config_set("maxmemory", 0)):
+            written: list[int] = []
+
+            def lift() -> None:
+                written.append(client.exists("dead"))
+                client.config_set("maxmemory", 0)
+
+            with later(0.3, lift):
                 assert next(consumer).frame["n"].to_list() == [4]
     finally:
         client.config_set("maxmemory", 0)
+    assert written == [0]
     assert client.xlen("dead") == 1
 
 

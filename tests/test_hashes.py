@@ -25,7 +25,7 @@ from redfloe import (
 from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
-from support.timing import later, within
+from support.timing import SLACK, later, within
 
 FRAME = pl.DataFrame({"key": ["a", "b", "c"], "mean": [1.5, None, 3.0], "count": [1, 2, None]})
 EXPECTED = [
@@ -354,7 +354,7 @@ def test_a_cancelled_task_ends_within_a_second(
     any_server: Server, command: bytes, kind: type[Exception], progress: Any
 ) -> None:
     async def cancelled() -> None:
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(0.3 * SLACK):
             await write_hashes_async(proxy.url, FRAME, key_column="key", progress=progress)
 
     with Proxy(any_server.port) as proxy:

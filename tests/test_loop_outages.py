@@ -27,7 +27,7 @@ from support.loops import LOOPS, Follow
 from support.proxy import Proxy
 from support.server import HOST, Server
 from support.streams import NUMBER
-from support.timing import later, within
+from support.timing import SLACK, later, within
 from test_outages import SLOW, add, outage, silence
 
 ME: dict[str, Any] = {"group": "g", "consumer": "me"}
@@ -96,8 +96,9 @@ def test_a_checkpoint_of_what_is_bounded_is_bounded(
         ) as consumer:
             next(consumer)
             own.kill()
-            with within(0.5):
+            with within(0.5), pytest.raises(RedisConnectionError, match="attempts: 6") as raised:
                 next(consumer)
+            raise raised.value
 
     with pytest.raises(RedisConnectionError, match="attempts: 6"):
         work()
@@ -188,14 +189,14 @@ def test_a_cancelled_task_ends_the_waits_of_a_loop(own: Server, loop: str) -> No
     async def work() -> None:
         failing = StreamConsumer(connection, "s", block_ms=20, dead_letter="dead", **ME)
         with within(1.5), pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.4):
+            async with asyncio.timeout(0.4 * SLACK):
                 await failing.run_async(fail, attempts=1)
         own.start()
         add(own.client(), 1, 2)
         saving = StreamConsumer(connection, "s", batch_size=1, block_ms=20, checkpoint_store=store)
 
         async def save() -> None:
-            async with asyncio.timeout(0.6), saving:
+            async with asyncio.timeout(0.6 * SLACK), saving:
                 await anext(saving)
                 own.kill()
                 await anext(saving)

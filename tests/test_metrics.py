@@ -35,7 +35,10 @@ def samples(collector: Any) -> dict[str, dict[tuple[str, ...], float]]:
     for family in registry.collect():
         found.setdefault(family.name, {})
         for sample in family.samples:
-            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+            series = found.setdefault(sample.name, {})
+            labels = tuple(sample.labels.values())
+            assert labels not in series, f"{sample.name}{labels} is there twice"
+            series[labels] = sample.value
     return found
 
 
@@ -74,6 +77,20 @@ def test_consumers_are_left_out_by_default(
 def test_a_server_that_is_not_there() -> None:
     collector = StreamCollector(redfloe.RedisConnection("redis://127.0.0.1:1", max_retries=0))
     assert samples(collector) == {"redis_up": {(): 0}}
+
+
+def test_what_it_may_not_ask(
+    any_server: Server, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.acl_setuser("blind", enabled=True, nopass=True, keys=["*"], commands=["+xinfo"])
+    try:
+        url = redfloe.RedisConnection(any_server.url, username="blind", password="x")
+        assert samples(StreamCollector(url)) == {"redis_up": {(): 0}}
+    finally:
+        client.acl_deluser("blind")
+    assert "no metrics of streams" in caplog.text
+    with pytest.raises(ValueError, match="patterns must name at least one"):
+        StreamCollector(any_server.url, [])
 
 
 def test_nothing_to_tell(any_server: Server, stream: str) -> None:
@@ -121,6 +138,17 @@ def test_two_with_the_same_labels_are_one_series(any_server: Server, stream: str
             producer.send({"n": 1})
     labels = {"stream": stream}
     assert registry.get_sample_value("redfloe_producer_rows_written_total", labels) == 2
+    for _ in range(2):
+        worker = redfloe.StreamConsumer(any_server.url, stream, **ME, **DRAIN)
+        metrics.watch(worker)
+        worker.run(lambda batch: None)
+        producers.append(worker)  # type: ignore[arg-type]  # to keep it
+    where = {"stream": stream, "group": "g", "consumer": "me"}
+    assert registry.get_sample_value("redfloe_consumer_acknowledged_total", where) == 2
+    seen = [sample.labels for family in registry.collect() for sample in family.samples]
+    names = [sample.name for family in registry.collect() for sample in family.samples]
+    series = [(name, *labels.values()) for name, labels in zip(names, seen, strict=True)]
+    assert len(series) == len(set(series))
     something: Any = 5
     with pytest.raises(TypeError, match="a int has no metrics"):
         metrics.watch(something)
@@ -186,5 +214,9 @@ def test_each_query_parses_and_names_metrics_that_there_are(
 def test_the_page_names_each_metric(any_server: Server, client: redis.Redis, stream: str) -> None:
     page = (MONITORING.parent / "guide" / "monitoring.md").read_text()
     add_numbers(client, stream, 1)
-    for name in samples(StreamCollector(any_server.url, [stream], consumers=True)):
-        assert name.removesuffix("_total") in page
+    registry = CollectorRegistry()
+    WorkerCollector(registry)
+    inside = [family.name for family in registry.collect()]
+    for name in [*samples(StreamCollector(any_server.url, [stream], consumers=True)), *inside]:
+        short = name.removesuffix("_total").removeprefix("redfloe_consumer")
+        assert name.removesuffix("_total") in page or f"`{short}_total`" in page, name

@@ -29,6 +29,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "mean": (np.float64(2.5), pl.Float64, 2.5),
     "half": (np.float32(0.5), pl.Float64, 0.5),
     "count": (np.int64(3), pl.Int64, 3),
+    "flag": (np.bool_(True), pl.Boolean, True),
     "status": (HTTPStatus.OK, pl.Int64, 200),
     "signal": (signal.SIGTERM, pl.Int64, 15),
     "price": (Price("1.50"), pl.Decimal(10, 2), Decimal("1.50")),
@@ -58,7 +59,7 @@ def test_each_is_read_as_what_it_is(any_server: Server, stream: str, payload: st
     assert frame.row(0, named=True) == {name: value for name, (_, _, value) in VALUES.items()}
 
 
-@pytest.mark.parametrize("depth", [127, 128])
+@pytest.mark.parametrize("depth", [128, 129])
 def test_documents_are_no_deeper_than_readers_take(
     any_server: Server, stream: str, depth: int
 ) -> None:
@@ -67,7 +68,7 @@ def test_documents_are_no_deeper_than_readers_take(
     for _ in range(depth):
         value, dtype = [value], pl.List(dtype)
     frame = pl.DataFrame({"deep": [value]}, schema={"deep": dtype})
-    if depth == 128:
+    if depth == 129:
         with pytest.raises(redfloe.SchemaError, match="more than 128 levels"):
             redfloe.write_stream(any_server.url, frame, stream, payload="data")
         with redfloe.StreamProducer(any_server.url, stream, payload="data") as producer:
@@ -79,6 +80,15 @@ def test_documents_are_no_deeper_than_readers_take(
         producer.send({"deep": value})
     read = redfloe.read_stream(any_server.url, stream, {"deep": dtype}, payload="data")
     assert read["deep"].to_list() == [value] * 2
+
+
+@pytest.mark.parametrize("payload", [None, "data"])
+@pytest.mark.parametrize("unit", ["ns", "s"])
+def test_a_span_of_numpy_is_refused(stream: str, payload: str | None, unit: Any) -> None:
+    nowhere = redfloe.RedisConnection("redis://127.0.0.1:1", max_retries=0)
+    with redfloe.StreamProducer(nowhere, stream, payload=payload) as producer:
+        with pytest.raises(TypeError, match="timedelta64"):
+            producer.send({"took": np.timedelta64(5, unit)})
 
 
 @pytest.mark.parametrize("payload", [None, "data"])

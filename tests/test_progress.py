@@ -31,7 +31,7 @@ from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
-from support.timing import within
+from support.timing import SLACK, within
 from support.versions import needs_batches
 
 
@@ -303,7 +303,7 @@ def test_a_read_with_a_bar_can_be_cancelled(
     add_numbers(client, stream, 30_000)
 
     async def cancelled(url: str) -> None:
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(0.2 * SLACK):
             await read_stream_async(url, stream, NUMBER, progress=True)
 
     for command, skip in ((b"XREVRANGE", 0), (b"XRANGE", 2)):

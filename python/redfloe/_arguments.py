@@ -8,10 +8,10 @@ from typing import Literal, TypeAlias, TypedDict
 
 import polars as pl
 
-from redfloe._hints import did_you_mean
 from redfloe._ids import EntryIdLike, entry_id, group_start
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues
 from redfloe._schema import SchemaLike, as_schema, as_text, check_name, timestamp_schema
+from redfloe._words import did_you_mean
 
 Milliseconds: TypeAlias = int | timedelta
 

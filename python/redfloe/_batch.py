@@ -10,8 +10,8 @@ import polars as pl
 
 from redfloe._arguments import Milliseconds, optional_milliseconds, refuse_frame
 from redfloe._event_loop import completed
-from redfloe._reprs import counted
 from redfloe._schema import as_text
+from redfloe._words import counted
 
 if TYPE_CHECKING:
     from redfloe import _core

@@ -147,14 +147,13 @@ def check_column(name: str, dtype: DataType | DataTypeClass) -> None:
     check_writable(name, dtype)
 
 
-#: How deeply arrays and objects of a document may be nested, counting the document; no reader takes
-#: more.
+#: How deeply a value may be nested; no reader takes more.
 DEEPEST = 128
 
 
 def check_writable(name: str, dtype: DataType | DataTypeClass, depth: int = 1) -> None:
     """Refuse dtypes that have no text form here already: Polars cannot export all of them."""
-    if depth > DEEPEST:
+    if depth > DEEPEST and dtype.is_nested():
         msg = f"the column {name[:40]!r} is nested more than {DEEPEST} levels deep, beyond reading"
         raise SchemaError(msg)
     if dtype.base_type() not in DTYPES | {pl.Null}:

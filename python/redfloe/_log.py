@@ -17,8 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redfloe import _core
-from redfloe._hints import hint_for
-from redfloe._reprs import counted
+from redfloe._words import counted, hint_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,7 +121,9 @@ def log(name: str, fields: Mapping[str, object], error: BaseException | None = N
         logger = logging.getLogger("redfloe")
         try:
             logger.log(level, message, {**fields, **texts}, extra=extra, exc_info=error)
-        except KeyError:
+        except KeyError as clash:
+            if "overwrite" not in str(clash):  # a handler's or filter's
+                raise
             # The program's own records have an attribute of such a name already.
             extra = {f"redfloe_{key}": value for key, value in extra.items()}
             logger.log(level, message, {**fields, **texts}, extra=extra, exc_info=error)

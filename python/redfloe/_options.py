@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, c
 
 import polars as pl
 
-from redfloe._hints import did_you_mean
+from redfloe._words import did_you_mean
 
 if TYPE_CHECKING:
     from polars.datatypes import DataType, DataTypeClass

@@ -22,9 +22,9 @@ def document(fields: object) -> bytes:
     return _json(present, "the payload").encode()
 
 
-def _json(given: object, where: str, depth: int = 1) -> str:
+def _json(given: object, where: str, depth: int = 0) -> str:
     if depth > DEEPEST and isinstance(given, list | tuple | Mapping):
-        msg = f"the payload is nested more than {DEEPEST} levels deep, beyond reading"
+        msg = f"the payload has a value nested more than {DEEPEST} levels deep, beyond reading"
         raise ValueError(msg)
     value = builtin(given)
     match value:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from redfloe._core import RecordBatch
 from redfloe._frame import of_batch
 from redfloe._functions import refuse_async
+from redfloe._words import readable
 
 
 class Bar:
@@ -93,7 +94,7 @@ def shown(stream: object) -> str:
     """Give a stream's name for a title; an expression has none."""
     match stream:
         case bytes():
-            return repr(stream.decode(errors="backslashreplace"))
+            return repr(readable(stream))
         case str():
             return repr(stream)
     return "many streams"

@@ -1,4 +1,4 @@
-"""How things are shown: what is read or written where, how far, and how much. Never a password."""
+"""How things are shown: what is read or written where, and how far. Never a password."""
 
 from redfloe._arguments import Request
 from redfloe._core import AsyncBatchReader, BatchReader, RedisConnection
@@ -24,11 +24,6 @@ def position(reader: BatchReader | AsyncBatchReader) -> str:
         return "position unknown"
     last = "" if stats.last_id is None else f", last_id={stats.last_id!r}"
     return f"entries={stats.entries}{last}"
-
-
-def counted(number: int, one: str, many: str) -> str:
-    """Give a number and what it counts, for a message: ``1 row``, but ``2 rows``."""
-    return f"{number} {one if number == 1 else many}"
 
 
 def _name(name: bytes) -> str:

@@ -14,7 +14,7 @@ from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._event_loop import in_thread
 from redfloe._ids import EntryIdLike
 from redfloe._progress import bar_or, check_progress, shown
-from redfloe._reprs import counted
+from redfloe._words import counted
 from redfloe._write import Progress, ended, error_of
 from redfloe._write_arguments import NullTexts, Write, WriteOptions, make_write
 

@@ -16,6 +16,10 @@ def builtin(value: object) -> object:
     match value:
         case bool():
             return value
+        case _ if type(value).__module__ == "numpy" and type(value).__name__ in {"bool", "bool_"}:
+            return bool(value)
+        case Integral() if type(value).__name__ == "timedelta64":  # which says that it is one
+            return value
         case Integral():
             return int(value)
         case Real() if not isinstance(value, Rational):

@@ -10,8 +10,8 @@ from redfloe._arguments import as_key, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
-from redfloe._reprs import counted
 from redfloe._schema import as_text
+from redfloe._words import counted
 
 NullTexts: TypeAlias = str | Mapping[str, str]
 

@@ -6,6 +6,7 @@ Needs the extra ``metrics``: ``pip install 'redfloe[metrics]'``. Both are collec
 
 from __future__ import annotations
 
+import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,19 @@ from redfloe._administration.listing import list_groups, list_streams
 from redfloe._administration.looking import consumer_info
 from redfloe._api import AsyncStreamProducer, StreamConsumer, StreamProducer
 from redfloe._errors import NoGroupError, RedfloeError
+from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
+    from redfloe._consuming.stats import ConsumerStats
     from redfloe._core import RedisConnection
 
 __all__ = ["StreamCollector", "WorkerCollector"]
+
+_LOGGER = logging.getLogger(__name__)
 
 _STREAM, _GROUP = ["stream"], ["stream", "group"]
 _CONSUMER = ["stream", "group", "consumer"]
@@ -55,8 +60,8 @@ class StreamCollector(Collector):
 
     The names are those of redis_exporter where it has them. What the server does not know, such as
     the lag after entries were deleted, is absent and not zero; ``redis_stream_group_lag_seconds``
-    is always there. Where the server cannot be reached, ``redis_up`` is 0, and nothing else is
-    there.
+    is always there. Where the server cannot be reached, or refuses, ``redis_up`` is 0 and nothing
+    else is there; the logger ``redfloe.metrics`` has a warning that says why.
 
     Parameters
     ----------
@@ -88,6 +93,9 @@ class StreamCollector(Collector):
         self._url = url = _core.connect(url)
         _core.check_connection(url)
         self._patterns = [patterns] if isinstance(patterns, str | bytes) else list(patterns)
+        if not self._patterns:
+            msg = 'patterns must name at least one; "*" is for all streams'
+            raise ValueError(msg)
         self._consumers = consumers
 
     def describe(self) -> Iterable[Metric]:
@@ -98,9 +106,10 @@ class StreamCollector(Collector):
         """Ask the server, and give a family of samples for each metric."""
         try:
             families = [*self._families()]
-        except RedfloeError:
+        except RedfloeError as error:
+            _LOGGER.warning("no metrics of streams: %s", error)
             families = []
-        yield GaugeMetricFamily("redis_up", "Whether the server answered", value=bool(families))
+        yield GaugeMetricFamily("redis_up", "Whether the server told", value=bool(families))
         yield from families
 
     def _families(self) -> Iterator[Metric]:
@@ -118,8 +127,8 @@ class StreamCollector(Collector):
             yield from _gauges(_OF_CONSUMERS, _CONSUMER, self._listed_consumers(groups))
 
     def _listed(self, listing: Any, key: list[str]) -> pl.DataFrame:
-        frames = [listing(self._url, pattern) for pattern in self._patterns]
-        return pl.concat(frames).unique(key, maintain_order=True) if frames else pl.DataFrame()
+        frames: list[pl.DataFrame] = [listing(self._url, one) for one in self._patterns]
+        return pl.concat(frames).unique(key, maintain_order=True)
 
     def _listed_consumers(self, groups: pl.DataFrame) -> pl.DataFrame:
         found = []
@@ -220,8 +229,9 @@ class WorkerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Give a family of samples for each metric."""
         workers = [
-            (tuple(name or "" for name in one._where.values()), one.stats)
+            (tuple(name or "" for name in one._where.values()), stats)
             for one in self._consumers
+            if (stats := _stats_of(one)) is not None
         ]
         for name, text in _OF_WORKERS.items():
             family = CounterMetricFamily(f"redfloe_consumer_{name}", text, labels=_CONSUMER)
@@ -231,22 +241,25 @@ class WorkerCollector(Collector):
         lag = GaugeMetricFamily(
             "redfloe_consumer_group_lag", "Entries the group had still to deliver", labels=_CONSUMER
         )
-        for where, stats in workers:
-            if stats.lag is not None:
-                lag.add_metric(where, float(stats.lag))
+        # Workers of the same names look at the same group.
+        latest = {where: stats.lag for where, stats in workers if stats.lag is not None}
+        for where, entries in latest.items():
+            lag.add_metric(where, float(entries))
         yield lag
         rows = CounterMetricFamily(
             "redfloe_producer_rows_written", "Entries that are in", labels=_STREAM
         )
-        written = (((_readable(one._stream or b""),), one.rows_written) for one in self._producers)
+        written = (((readable(one._stream or b""),), one.rows_written) for one in self._producers)
         for where, value in _summed(written):
             rows.add_metric(where, float(value))
         yield rows
 
 
-def _readable(name: bytes) -> str:
-    r"""Give a name as text, with ``\xff`` for a byte that is not UTF-8."""
-    return name.decode(errors="backslashreplace")
+def _stats_of(worker: StreamConsumer) -> ConsumerStats | None:
+    try:
+        return worker.stats
+    except RedfloeError:  # in a forked child, whose parent was using it
+        return None
 
 
 def _summed(values: Iterable[tuple[Sequence[str], int]]) -> Iterator[tuple[Sequence[str], int]]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
@@ -39,6 +41,7 @@ class ExportState:
     stream: str
     format: str
     partition_by: list[str]
+    payload: str | None
     last_id: str | None = None
     entries: int = 0
     #: The parts that are being written.
@@ -54,20 +57,39 @@ class ExportDirectory:
         self.state = state
 
     @classmethod
-    def open(cls, path: Path, wanted: ExportState, infer: Callable[[], pl.Schema]) -> Self:
+    @contextmanager
+    def opened(
+        cls, path: Path, wanted: ExportState, infer: Callable[[], pl.Schema]
+    ) -> Iterator[Self]:
         """Go on with an export, or begin one, whose schema is inferred once and for all.
+
+        No other process may write into the directory meanwhile.
 
         Raises
         ------
         ValueError
             The directory holds another export, or files of somebody else's.
+        BlockingIOError
+            Another process exports into it.
         """
         own = path / _OWN
-        if not (own / "state.json").exists():
-            if path.exists() and any(child.name != _OWN for child in path.iterdir()):
+        if not own.exists():
+            if path.exists() and any(path.iterdir()):
                 msg = f"{path} is not empty, and holds no export: give a directory of its own"
                 raise ValueError(msg)
             own.mkdir(parents=True, exist_ok=True)
+        with (own / "lock").open("w") as lock:
+            try:
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                msg = f"another process exports into {path}"
+                raise BlockingIOError(msg) from None
+            yield cls._open(path, wanted, infer)
+
+    @classmethod
+    def _open(cls, path: Path, wanted: ExportState, infer: Callable[[], pl.Schema]) -> Self:
+        own = path / _OWN
+        if not (own / "state.json").exists():
             export = cls(path, wanted, infer())
             frame = io.BytesIO()
             pl.DataFrame(schema=export._schema).write_ipc(frame)
@@ -75,7 +97,7 @@ class ExportDirectory:
             export._save()
             return export
         state = ExportState(**json.loads((own / "state.json").read_text()))
-        for name in ("stream", "format", "partition_by"):
+        for name in ("stream", "format", "partition_by", "payload"):
             there, given = getattr(state, name), getattr(wanted, name)
             if there != given:
                 msg = f"{path} holds an export with {name} {there!r}, not {given!r}"
@@ -101,6 +123,10 @@ class ExportDirectory:
             path.parent.mkdir(parents=True, exist_ok=True)
             WRITERS[self.state.format](rows, path)
             _sync(path)
+            for folder in path.parents:  # a new file, and a new folder, is an entry of its folder
+                _sync(folder)
+                if folder == self._path:
+                    break
         self.state.unfinished = None
         self.state.last_id = last
         self.state.entries += frame.height

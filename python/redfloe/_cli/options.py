@@ -74,13 +74,17 @@ def missing(stream: str) -> Exception:
     return NoStreamError(f"there is no stream {stream!r}; `redfloe streams` lists those there are")
 
 
-def columns(payload: str | None, *, text: bool) -> dict[str, Any]:
-    """Give the options of a read that shows rows: typed, with times, and nothing refused."""
+def columns(payload: str | None, *, rows: int | None, text: bool) -> dict[str, Any]:
+    """Give the options of a read whose rows are shown, with their times.
+
+    Dtypes are inferred from a sample that has all `rows`, the oldest or the newest, so that each
+    value fits; where it cannot have all, None, one that does not fit is an error.
+    """
     import polars as pl
 
     return {
         "infer_schema": not text,
+        "infer_schema_length": 1_000 if rows is None else max(100, 2 * rows + 2),
         "timestamp_dtype": pl.Datetime,
         "payload": payload,
-        "on_error": "null",
     }

@@ -43,7 +43,19 @@ def print_json(frame: pl.DataFrame) -> None:
     }
     frame = frame.rename(seconds)
     for row in frame.iter_rows(named=True):
-        print(json.dumps(row, default=_as_json, ensure_ascii=False, allow_nan=True))
+        print(json.dumps(_finite(row), default=_as_json, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Give NaN and infinities, for which JSON has no number, as text."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {name: _finite(inner) for name, inner in value.items()}
+        case list():
+            return [_finite(inner) for inner in value]
+    return value
 
 
 def _as_json(value: object) -> object:
@@ -163,11 +175,6 @@ def duration(seconds: float) -> str:
 def say(text: str) -> None:
     """Tell what was done, or that there is nothing: on standard error, beside the data."""
     print(text, file=sys.stderr)
-
-
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Give a number with its noun."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -15,6 +15,7 @@ from redfloe._arguments import (
     positive,
 )
 from redfloe._schema import as_text
+from redfloe._words import readable
 
 if TYPE_CHECKING:
     from redfloe._ids import EntryIdLike
@@ -127,8 +128,7 @@ def where(
     """Give the names of a worker's stream, group and consumer, as its log shows them."""
     names = {"stream": stream, "group": group, "consumer": consumer}
     return {
-        key: None if name is None else as_key(name, key).decode(errors="backslashreplace")
-        for key, name in names.items()
+        key: None if name is None else readable(as_key(name, key)) for key, name in names.items()
     }
 
 

@@ -13,8 +13,8 @@ from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
-from redfloe._reprs import counted
 from redfloe._schema import SchemaLike, as_text
+from redfloe._words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,6 +10,7 @@ import inspect
 import time
 import traceback
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -82,7 +83,8 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
                 if await face.pause(seconds):
                     return False
             case Raise(error):
-                error.add_note(_while_handling(batch, failing.where))
+                with suppress(Exception):  # it is the handler's, and may take no notes
+                    error.add_note(_while_handling(batch, failing.where))
                 return step
             case Failed(part, _) if failing.counts_deliveries:
                 part.leave()

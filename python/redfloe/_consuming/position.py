@@ -47,6 +47,7 @@ class Position:
 
     def follow(self, reader: str | RedisConnection, request: Request) -> None:
         """Serve a loop of that request, which begins."""
+        self._saving_async = None  # it may be of another event loop
         if type(self._store) is RedisCheckpointStore:  # a subclass may do more
             self._of_loop = LoopCheckpoints(self._store, reader, request)
 

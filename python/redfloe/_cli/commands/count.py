@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as json_module
+
 from redfloe._cli.options import End, Json, Start, Stream, Url, connect, missing
 
 
@@ -22,4 +24,4 @@ def count(
 
         scan = redfloe.scan_stream(server, stream, {}, start, end, must_exist=True)
         number = scan.select(pl.len()).collect().item()
-    print(f'{{"stream": "{stream}", "count": {number}}}' if json else number)
+    print(json_module.dumps({"stream": stream, "count": number}) if json else number)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from redfloe._cli.options import End, Json, Payload, Start, Text, Url, Yes, columns, connect
-from redfloe._cli.output import confirm, counted, print_frame, print_json, say
+from redfloe._cli.output import confirm, print_frame, print_json, say
+from redfloe._words import counted
 
 app = typer.Typer(help="Look at dead letters, and replay them.", no_args_is_help=True)
 
@@ -31,7 +32,13 @@ def list_(
     import redfloe
 
     frame = redfloe.read_dead_letters(
-        connect(url), dead_letter, None, start, end, count, **columns(payload, text=text)
+        connect(url),
+        dead_letter,
+        None,
+        start,
+        end,
+        count,
+        **columns(payload, rows=count, text=text),
     )
     print_json(frame) if json else print_frame(frame)
 
@@ -56,7 +63,7 @@ def replay(
     import redfloe
 
     server = connect(url)
-    chosen = counted(len(ids), "letter") if ids else "all of them"
+    chosen = counted(len(ids), "letter", "letters", ",") if ids else "all of them"
     confirm(f"replay dead letters of {dead_letter} ({chosen}) into their streams", yes=yes)
     replayed = redfloe.replay_dead_letters(
         server, dead_letter, None, start, end, count, ids=ids or None
@@ -65,4 +72,4 @@ def replay(
         print_json(replayed)
     streams = replayed["_dead_stream"].unique().drop_nulls().sort().to_list()
     into = f" into {', '.join(streams)}" if streams else ""
-    say(f"{counted(replayed.height, 'dead letter')} replayed{into}")
+    say(f"{counted(replayed.height, 'dead letter', 'dead letters', ',')} replayed{into}")

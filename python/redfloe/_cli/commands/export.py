@@ -7,39 +7,20 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redfloe._cli.formats import Format, format_of
 from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, connect, missing
-from redfloe._cli.output import counted, say
+from redfloe._cli.output import say
+from redfloe._words import counted
 
 if TYPE_CHECKING:
     import polars as pl
 
     from redfloe import RedisConnection
-
-
-class Format(StrEnum):
-    """What files an export writes."""
-
-    parquet = "parquet"
-    csv = "csv"
-    ndjson = "ndjson"
-    arrow = "arrow"
-
-
-_SUFFIXES = {
-    ".parquet": Format.parquet,
-    ".csv": Format.csv,
-    ".ndjson": Format.ndjson,
-    ".jsonl": Format.ndjson,
-    ".arrow": Format.arrow,
-    ".ipc": Format.arrow,
-    ".feather": Format.arrow,
-}
 
 
 def export(
@@ -99,7 +80,7 @@ def export(
     source = Source(
         server, stream, start, end, payload=payload, text=text, strict=strict, bar=_bar(progress)
     )
-    suffix = _SUFFIXES.get(path.suffix.lower())
+    suffix = format_of(path)
     if suffix is None or path.is_dir() or partition_by:
         kind = format or Format.parquet
         before, entries = to_directory(source, path, kind, partition_by or [], batch_size)
@@ -109,7 +90,7 @@ def export(
         print(json_module.dumps({"exported": entries, "before": before, "path": str(path)}))
     else:
         done = f", {before:,} were there" if before else ""
-        say(f"{counted(entries, 'entry', 'entries')} of {stream} exported to {path}{done}")
+        say(f"{counted(entries, 'entry', 'entries', ',')} of {stream} exported to {path}{done}")
 
 
 @dataclass
@@ -195,15 +176,15 @@ def to_directory(
     from redfloe._cli.export_directory import ExportDirectory, ExportState
     from redfloe._progress import Bar
 
-    wanted = ExportState(source.stream, kind.value, partition_by)
-    export = ExportDirectory.open(path, wanted, source.schema)
-    before, last = export.state.entries, export.state.last_id
+    wanted = ExportState(source.stream, kind.value, partition_by, source.payload)
     end = source.end
     if end == "+":  # what comes meanwhile is for the next run
         end = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
-    if last is not None and _is_past(last, end):
-        return before, 0
     with ExitStack() as stack:
+        export = stack.enter_context(ExportDirectory.opened(path, wanted, source.schema))
+        before, last = export.state.entries, export.state.last_id
+        if last is not None and _is_past(last, end):
+            return before, 0
         bar = stack.enter_context(Bar(source.stream)) if source.bar else None
         batches = stack.enter_context(
             redfloe.iter_stream(

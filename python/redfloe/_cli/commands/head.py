@@ -42,6 +42,6 @@ def head(
             end_id=end,
             count=count,
             must_exist=True,
-            **columns(payload, text=text),
+            **columns(payload, rows=count, text=text),
         )
     print_json(frame) if json else print_frame(frame)

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redfloe._cli.formats import Format, format_of
 from redfloe._cli.options import Json, Stream, Url, connect
-from redfloe._cli.output import counted, say
+from redfloe._cli.output import say
+from redfloe._words import counted
 
 if TYPE_CHECKING:
     import polars as pl
-
-
-class Format(StrEnum):
-    """What files an import reads."""
-
-    parquet = "parquet"
-    csv = "csv"
-    ndjson = "ndjson"
-    arrow = "arrow"
-
-
-_SUFFIXES = {
-    "parquet": Format.parquet,
-    "csv": Format.csv,
-    "ndjson": Format.ndjson,
-    "jsonl": Format.ndjson,
-    "arrow": Format.arrow,
-    "ipc": Format.arrow,
-    "feather": Format.arrow,
-}
 
 
 def import_(
@@ -66,8 +47,7 @@ def import_(
     """Add the rows of files to a stream, in bounded memory."""
     import redfloe
 
-    suffix = _SUFFIXES.get(path.rpartition(".")[2].lower())
-    kind = format or suffix
+    kind = format or format_of(path)
     if kind is None:
         msg = f"{path} has no suffix that tells its format; give --format"
         raise typer.BadParameter(msg)
@@ -85,7 +65,7 @@ def import_(
     if json:
         print(f'{{"imported": {rows}}}')
     else:
-        say(f"{counted(rows, 'row')} of {path} added to {stream}")
+        say(f"{counted(rows, 'row', 'rows', ',')} of {path} added to {stream}")
 
 
 def _scan(path: str, kind: Format) -> pl.LazyFrame:

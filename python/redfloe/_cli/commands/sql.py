@@ -22,6 +22,9 @@ def sql(
     """Run a DuckDB query over streams.
 
     redfloe sql 'select sku, sum(price) from "shop:orders" group by all'
+
+    Dtypes are inferred from a thousand entries; a value that does not fit one is an error, and
+    --text leaves all to casts in the query.
     """
     try:
         import duckdb
@@ -31,12 +34,19 @@ def sql(
     import redfloe
 
     server = connect(url)
+
+    def is_stream(name: str) -> bool:
+        try:
+            return not redfloe.stream_info(server, name).is_empty()
+        except redfloe.WrongTypeError:  # a table or a file may be called as a key is
+            return False
+
     with duckdb.connect() as connection:
         try:
             for name in sorted(connection.get_table_names(query)):
-                if not redfloe.stream_info(server, name).is_empty():
-                    reader = redfloe.stream_reader(server, name, **columns(payload, text=text))
-                    connection.register(name, reader)
+                if is_stream(name):
+                    options = columns(payload, rows=None, text=text)
+                    connection.register(name, redfloe.stream_reader(server, name, **options))
             # A statement such as CREATE gives none, which DuckDB's types do not say.
             relation: Any = connection.sql(query)
             result = None if relation is None else relation.pl()

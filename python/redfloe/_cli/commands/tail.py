@@ -34,12 +34,15 @@ def tail(
 ) -> None:
     """Show the newest entries, and with -f what comes.
 
+    With -f all values are text: nobody knows yet what will come.
+
     With --group entries are taken from those that the group has not had, as a worker takes them,
     and acknowledged once they are shown.
     """
     import redfloe
 
-    server, options = connect(url), columns(payload, text=text)
+    # What comes may fit no dtype that was inferred before.
+    server, options = connect(url), columns(payload, rows=count, text=text or follow)
     if (group is None) != (consumer is None):
         msg = "--group and --consumer go together"
         raise typer.BadParameter(msg)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from redfloe._cli.options import Json, Stream, Url, Yes, connect, missing
-from redfloe._cli.output import confirm, counted, say
+from redfloe._cli.output import confirm, say
+from redfloe._words import counted
 
 
 def trim(
@@ -38,7 +39,7 @@ def trim(
     if info.is_empty():
         raise missing(stream)
     bound = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
-    number = counted(info["length"].item(), "entry", "entries")
+    number = counted(info["length"].item(), "entry", "entries", ",")
     confirm(f"{stream} has {number}; delete {bound}", yes=yes)
     deleted = redfloe.trim_stream(
         server, stream, maxlen=maxlen, minid=minid, approximate=approximate
@@ -46,4 +47,4 @@ def trim(
     if json:
         print(f'{{"deleted": {deleted}}}')
     else:
-        say(f"{counted(deleted, 'entry', 'entries')} of {stream} deleted")
+        say(f"{counted(deleted, 'entry', 'entries', ',')} of {stream} deleted")

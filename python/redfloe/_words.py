@@ -1,6 +1,16 @@
-"""What a name that nobody knows was probably meant to be."""
+"""Words for messages: what is counted, and what a name that nobody knows was meant to be."""
 
 from collections.abc import Iterable
+
+
+def counted(number: int, one: str, many: str, spec: str = "") -> str:
+    """Give a number and what it counts, for a message: ``1 row``, but ``2 rows``."""
+    return f"{number:{spec}} {one if number == 1 else many}"
+
+
+def readable(name: bytes) -> str:
+    r"""Give a name as text, with ``\xff`` for a byte that is not UTF-8."""
+    return name.decode(errors="backslashreplace")
 
 
 def did_you_mean(name: object, known: Iterable[str], shown: str = "{}") -> str:
