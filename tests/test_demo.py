@@ -127,7 +127,7 @@ def test_interrupted(redis70: Server, number: signal.Signals, moment: str) -> No
             process.send_signal(number)
             with within(5):
                 _, complaint = process.communicate()
-        assert process.returncode == 128 + number
+        assert process.returncode == 128 + number, complaint.decode()
         assert b"Traceback" not in complaint
         time.sleep(0.2)  # for whatever were still under way
         assert client.keys() == [BYSTANDER.encode()]
