@@ -116,6 +116,20 @@ fn memory_follows_what_is_kept_and_not_what_is_claimed() {
     assert!(kept <= 100, "{kept} bytes for each name");
     drop(decoder);
 
+    // A value of two million elements of which none fits.
+    const ELEMENTS: usize = 2_000_000;
+    let misfits = format!("[{}2]", "2,".repeat(ELEMENTS - 1));
+    let list = Field::new("v", DataType::new_list(DataType::Boolean, true), true);
+    let schema = StreamSchema::closed([list]).with_rescue_column(Some("rest"));
+    let misfits = Protocol::Resp2.entries(&[entry(1, [("v", misfits)])]);
+    let used = peak(|| {
+        let mut decoder = Decoder::new(schema, ReplyShape::Entries).unwrap();
+        feed(&mut decoder, &misfits).unwrap();
+        assert_eq!(decoder.flush().unwrap().len(), 1);
+    });
+    // The text on the tape and in the rescue column, and what makes that.
+    assert!(used < 40 * MIB, "{} MiB for a value of 4", used / MIB);
+
     let used = peak(|| {
         for (shape, claim) in [
             (ReplyShape::Entries, "*9223372036854775807\r\n*2\r\n"),

@@ -475,15 +475,17 @@ def test_the_reply_to_each_acknowledgement_is_lost(
     with Proxy(server.port) as proxy:
         for skip in range(0, 8, 2):
             proxy.cut_after(0, once_seen=b"XACK", skip=skip)
-        given = drain(working(quick(proxy.url), stream, batch_size=3, **DRAIN))
+        consumer = working(quick(proxy.url), stream, batch_size=3, **DRAIN)
+        given = drain(consumer)
     assert flat(given) == [*range(1, 13)]
     assert pending(client, stream) == []
+    assert consumer.stats.acknowledged == 12
 
 
 def test_the_reply_to_an_explicit_acknowledgement_is_lost(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    """It is repeated; what the lost one did does not count."""
+    """It is repeated, and returns what the last one did; the worker's statistics count both."""
     add_numbers(client, stream, 3)
     with (
         Proxy(any_server.port) as proxy,
@@ -493,7 +495,21 @@ def test_the_reply_to_an_explicit_acknowledgement_is_lost(
         proxy.cut_after(0, once_seen=b"XACK")
         assert batch.ack() == 0
         assert proxy.count(b"XACK") == 2
+        assert consumer.stats.acknowledged == 3
     assert pending(client, stream) == []
+
+
+def test_the_reply_to_the_acknowledgement_at_the_end_is_lost(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """It goes without a read, and counts all the same."""
+    add_numbers(client, stream, 3)
+    with Proxy(any_server.port) as proxy:
+        with working(quick(proxy.url), stream, **DRAIN) as consumer:
+            next(consumer)
+            proxy.cut_after(0, once_seen=b"XACK")
+        assert proxy.count(b"XACK") == 2
+    assert consumer.stats.acknowledged == 3
 
 
 @pytest.mark.parametrize("deed", ["nack", "fail", "extend"])
@@ -548,6 +564,26 @@ def test_a_dead_letter_whose_reply_is_lost_is_never_handed_out(
                 next(consumer)
             assert [batch.frame["n"].to_list() for batch in consumer] == [[1, 3, 5]]
     assert sorted(dead(client, stream)) == [2, 4]
+    assert pending(client, stream) == []
+    assert consumer.stats.acknowledged == 3
+
+
+def test_rows_before_a_dead_letter_whose_reply_is_lost_are_kept(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """An error that is no answer comes instead of the rows, and they come with the next call."""
+    add_numbers(client, stream, 2)
+    add(client, stream, [("3-0", {"n": "x"}), ("4-0", {"n": "4"})])
+    with Proxy(any_server.port) as proxy:
+        consumer = working(
+            quick(proxy.url, max_retries=0), stream, dead_letter=f"{stream}:dead", **DRAIN
+        )
+        with consumer:
+            proxy.cut_after(0, once_seen=b"EVAL")
+            with pytest.raises(RedisConnectionError):
+                next(consumer)
+            assert [batch.frame["n"].to_list() for batch in consumer] == [[1, 2, 4]]
+    assert dead(client, stream) == [3]
     assert pending(client, stream) == []
     assert consumer.stats.acknowledged == 3
 

@@ -18,7 +18,7 @@ from support.groups import DRAIN, ME, deliver, pending
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers
-from support.timing import SLACK, Stopwatch, eventually, within
+from support.timing import SLACK, Stopwatch, eventually, later, within
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -302,6 +302,24 @@ def test_what_another_took_meanwhile_is_not_taken_back(
         assert all_rows(consumer) == [1, 3]
     assert pending(client, stream) == [2]
     assert pending(client, stream, "other") == [2]
+
+
+def test_what_is_due_waits_for_a_reply_that_has_begun(
+    any_server: Server, client: redis.Redis, stream: str, world: World
+) -> None:
+    """The entries that come are not lost on their way, with the connection."""
+    add_numbers(client, stream, 1)
+    options: dict[str, Any] = {"block_ms": 10_000, **SHY, **ME}
+    with Proxy(any_server.port) as proxy, world.consumer(proxy.url, stream, **options) as consumer:
+        world.do(next(consumer).nack(delay_ms=500))
+        connections = proxy.connections
+        # It takes longer than that.
+        proxy.trickle(8, delay=0.1)
+        with later(0.05, lambda: add_numbers(client, stream, 2, first=2)):
+            assert rows(next(consumer)) == [2]
+        proxy.trickle(0)
+        assert rows(next(consumer)) == [1]
+        assert proxy.connections == connections
 
 
 def test_what_was_acknowledged_or_deleted_meanwhile_does_not_come(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -188,6 +189,61 @@ def test_what_another_thread_was_acknowledging_raises_in_the_child(
         process.stdin.flush()
         refused = "RedisConnectionError"
         assert hear(process) == [0, [refused, refused, refused, [3]]]
+        let_go.set()
+        assert hear(process) == 2
+        finish(process)
+
+
+#: A thread waits for a checkpoint, whose reply is held, the main thread forks. Stopping in the
+#: child touches nothing that the parent's runtime waits for: its event counters stay as they are.
+LOADING = """
+store = redfloe.RedisCheckpointStore(connection)
+consumer = redfloe.StreamConsumer(connection, "s", checkpoint_store=store, on_idle="stop")
+loop = lambda: print(json.dumps(sum(len(batch) for batch in consumer)), flush=True)
+threading.Thread(target=loop).start()
+
+def events():
+    counts = []
+    for fd in os.listdir("/proc/self/fdinfo"):
+        try:
+            with open(f"/proc/self/fdinfo/{fd}") as info:
+                counts += [line for line in info if line.startswith("eventfd-count")]
+        except OSError:
+            pass  # it was that of the listing
+    return counts
+
+def child():
+    before = events()
+    consumer.stop()
+    return [len(before) > 0, events() == before, anew()]
+
+fork(child)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_does_not_wake_who_waits_in_its_parent(
+    any_server: Server, client: redis.Redis
+) -> None:
+    add_numbers(client, "other", 3)
+    add_numbers(client, "s", 2)
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        held.set()
+        let_go.wait(20)
+
+    with (
+        Proxy(any_server.port) as proxy,
+        python(SCRIPT + LOADING, proxy.url) as process,
+        within(20),
+    ):
+        proxy.before(b"GET", hold)
+        assert held.wait(10)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert hear(process) == [0, [True, True, [3]]]
         let_go.set()
         assert hear(process) == 2
         finish(process)

@@ -13,11 +13,18 @@ import pytest
 import redis
 
 import redfloe
-from redfloe import AuthenticationError, RedisConnection, list_groups, list_streams
+from redfloe import (
+    AuthenticationError,
+    RedisConnection,
+    ResponseError,
+    list_groups,
+    list_streams,
+)
 from support.groups import deliver
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import add_numbers
+from support.timing import within
 
 STREAMS = {
     "stream": pl.String(),
@@ -155,6 +162,61 @@ def test_permissions(any_server: Server, client: redis.Redis, stream: str) -> No
             list_streams(url, stream)
     finally:
         client.acl_deluser("lister")
+
+
+def test_nothing_comes_after_the_last_id_of_all(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 3)
+    for name, after in (("a", "1-0"), ("b", f"{2**64 - 1}-{2**64 - 1}"), ("c", "0-0")):
+        client.xgroup_create(stream, name, after)
+    assert list_groups(any_server.url, stream)["next_entry_id"].to_list() == ["2-0", None, "1-0"]
+
+
+@pytest.mark.parametrize("what", [b"command", b"subcommand"])
+def test_servers_without_these_commands(
+    any_server: Server, client: redis.Redis, stream: str, what: bytes
+) -> None:
+    """Managed ones rename them or leave them out."""
+    add_numbers(client, stream, 1)
+    client.xgroup_create(stream, "g", "0")
+    with Proxy(any_server.port) as proxy:
+        for command in (b"MEMORY", b"TIME"):
+            refusal = b"-ERR unknown %s '%s', with args beginning with: \r\n" % (what, command)
+            proxy.replace_reply(refusal, once_seen=command)
+        assert list_streams(proxy.url, stream)["memory"].to_list() == [None]
+        assert list_groups(proxy.url, stream)["lag_time"][0] > dt.timedelta(days=1)
+
+
+def _scanned(cursor: bytes, *keys: str) -> bytes:
+    """What SCAN is answered with."""
+    words = b"".join(b"$%d\r\n%s\r\n" % (len(key), key.encode()) for key in keys)
+    return b"*2\r\n%s\r\n*%d\r\n%s" % (cursor, len(keys), words)
+
+
+@pytest.mark.parametrize("listing", [list_streams, list_groups])
+def test_cursors_that_lead_nowhere(
+    any_server: Server, client: redis.Redis, stream: str, listing: Any
+) -> None:
+    add_numbers(client, stream, 1)
+    client.xgroup_create(stream, "g", "0")
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(_scanned(b"*0", stream), once_seen=b"SCAN")
+        with pytest.raises(ResponseError, match="SCAN is no cursor"):
+            listing(proxy.url)
+        # Two in turn, for ever, always with the same key; the second time shows it.
+        for number in range(10):
+            proxy.replace_reply(_scanned(b"$1\r\n%d" % (number % 2 + 1), stream), once_seen=b"SCAN")
+        with within(5), pytest.raises(ResponseError, match="SCAN's cursors repeat"):
+            listing(proxy.url)
+        assert proxy.count(b"SCAN") <= 5
+        # A cursor may come again where new keys come with it.
+        proxy.clear()
+        replies = [(b"7", "no stream"), (b"7", "gone"), (b"7", stream), (b"0", stream)]
+        for cursor, key in replies:
+            proxy.replace_reply(_scanned(b"$1\r\n" + cursor, key), once_seen=b"SCAN")
+        assert listing(proxy.url)["stream"].to_list() == [stream]
+        assert proxy.count(b"SCAN") <= 9
 
 
 def test_arguments() -> None:

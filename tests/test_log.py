@@ -400,6 +400,28 @@ def test_a_field_that_a_hundred_entries_lack(
     assert event.entries >= 100
 
 
+def test_an_error_does_not_begin_the_watch_anew(
+    any_server: Server, client: redis.Redis, stream: str, log: Log
+) -> None:
+    """The payload came before; what is missing is reported when there have been enough entries."""
+    add(client, stream, [("1-0", {"data": '{"total": 1}'})])
+    with Proxy(any_server.port) as proxy:
+        url, schema = RedisConnection(proxy.url, max_retries=0), {"total": int, "refund": int}
+        batches = iter_stream(url, stream, schema, payload="data", start_id="-")
+        next(batches)
+        proxy.cut_all()
+        with pytest.raises(redfloe.RedisConnectionError):
+            next(batches)
+        add(client, stream, [("2-0", {"note": "no payload"})])
+        assert next(batches)["_id"].to_list() == ["2-0"]
+        assert log.of("fields_missing") == []
+        add(client, stream, [(f"{n}-0", {"data": '{"total": 1}'}) for n in range(3, 120)])
+        while not (missing := log.of("fields_missing")):
+            next(batches)
+        batches.close()
+    assert missing[0].missing == ["refund"]
+
+
 def test_fields_of_which_nothing_can_be_said(
     any_server: Server, client: redis.Redis, stream: str, log: Log
 ) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import redis
 
-from redfloe import AsyncBatch, Batch, StreamConsumer
+from redfloe import AsyncBatch, Batch, RedisConnection, StreamConsumer
 from support.consumers import SHY, dead_ids
 from support.groups import DRAIN, ME, pending
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers
-from support.timing import later
+from support.timing import eventually, later
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -100,6 +102,84 @@ def test_a_group_that_starts_later_still_does_when_it_is_lost(
 
         with later(0.2, lose), later(0.5, go_on):
             assert next(consumer).ids.to_list() == ["101-0"]
+
+
+#: What a user may not ask: the last ID of a stream, and its newest entry either.
+MAY_NOT_ASK = pytest.mark.parametrize("denied", [["-xinfo"], ["-xinfo", "-xrevrange"]])
+
+
+@contextmanager
+def limited(
+    server: Server, client: redis.Redis, stream: str, denied: list[str], **options: Any
+) -> Iterator[StreamConsumer]:
+    rules: dict[str, Any] = {"enabled": True, "nopass": True, "keys": ["*"]}
+    client.acl_setuser("limited", categories=["+@all"], commands=denied, **rules)
+    try:
+        url = RedisConnection(server.url, username="limited", password="x")
+        options = {**DRAIN, **RECREATE, "batch_size": 2, **options}
+        with StreamConsumer(url, stream, schema=NUMBER, **options) as consumer:
+            yield consumer
+    finally:
+        client.acl_deluser("limited")
+
+
+@MAY_NOT_ASK
+@pytest.mark.parametrize("deletes", [False, True])
+def test_who_may_not_ask_for_the_end_goes_on_in_the_same_stream(
+    any_server: Server, client: redis.Redis, stream: str, denied: list[str], deletes: bool
+) -> None:
+    """What was done with does not come again, whether or not the newest entry was deleted."""
+    add_numbers(client, stream, 4)
+    with limited(any_server, client, stream, denied) as consumer:
+        for _ in range(2):
+            next(consumer)
+        if deletes:
+            client.xdel(stream, "4-0")
+        else:
+            add_numbers(client, stream, 6, first=5)
+        client.xgroup_destroy(stream, "g")
+        came = [entry for batch in consumer for entry in batch.ids]
+    assert came == ([] if deletes else ["5-0", "6-0"])
+    assert pending(client, stream) == []
+
+
+@MAY_NOT_ASK
+def test_who_may_not_ask_for_the_end_notices_that_the_stream_is_gone(
+    any_server: Server, client: redis.Redis, stream: str, denied: list[str]
+) -> None:
+    """Its group begins at the start of the stream that takes the place of the one before."""
+    add_numbers(client, stream, 4)
+    wait: dict[str, Any] = {"on_idle": "wait", "block_ms": 20}
+    with limited(any_server, client, stream, denied, **wait) as consumer:
+        for _ in range(2):
+            next(consumer)
+        client.delete(stream)
+
+        def write_again() -> None:
+            eventually(lambda: client.exists(stream) == 1)  # with its group
+            add_numbers(client, stream, 2)
+
+        with later(0.0, write_again):
+            assert next(consumer).ids.to_list()[0] == "1-0"
+
+
+def test_a_batch_of_a_stream_that_was_replaced_is_acknowledged_late(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Its IDs are no position in the new stream, whose group may get lost too."""
+    add_numbers(client, stream, 4)
+    wait: dict[str, Any] = {"on_idle": "wait", "block_ms": 20}
+    with worker(any_server, stream, "in hand", **wait) as consumer:
+        late = next(consumer)
+        client.delete(stream)
+        add_numbers(client, stream, 2)
+        batch = next(consumer)
+        assert batch.ids.to_list() == ["1-0", "2-0"]
+        batch.ack()
+        late.ack(["3-0", "4-0"])
+        client.xgroup_destroy(stream, "g")
+        add_numbers(client, stream, 5, first=3)
+        assert next(consumer).ids.to_list() == ["3-0", "4-0", "5-0"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

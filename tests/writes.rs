@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use redfloe::{
-    ErrorKind, HashRequest, IfExists, Producer, ProducerOptions, ReadRequest, Result, StreamSchema,
-    Trim, WriteRequest, write, write_hashes,
+    Client, ConnectionOptions, ErrorKind, HashRequest, IfExists, Producer, ProducerOptions,
+    ReadRequest, Result, StreamSchema, Trim, WriteRequest, write, write_hashes,
 };
 
 use live::{STREAM, Server};
@@ -109,6 +109,21 @@ async fn a_producer_lingers() -> Result<()> {
     assert_eq!(producer.rows_written(), 2_500);
     let expected: Vec<_> = (0..2_500).map(|n| Some(n.to_string())).collect();
     assert_eq!(stored(&server, "n").await?, expected);
+    Ok(())
+}
+
+/// Keys may be longer than what is written there.
+#[test]
+fn a_producer_counts_the_keys_of_streams() -> Result<()> {
+    let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+    let options = ProducerOptions { buffer_bytes: 10_000, ..ProducerOptions::default() };
+    let producer = Producer::new(client, WriteRequest::new(STREAM), options);
+    let key = [b'k'; 1_000];
+    let mut taken = 0;
+    while producer.send_to(Some(&key), [(&b"n"[..], &b"1"[..])])?.is_some() {
+        taken += 1;
+    }
+    assert_eq!(taken, 9);
     Ok(())
 }
 

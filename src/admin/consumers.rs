@@ -83,9 +83,9 @@ pub async fn delete_consumer(
         pending => {
             let name = String::from_utf8_lossy(consumer);
             let message = format!(
-                "{} pending for the consumer {name:?}, and nobody would be given that again; have \
-                 another worker take it over first (StreamConsumer does, once it is idle), or \
-                 discard it: if_pending=\"discard\"",
+                "{} pending for the consumer {name:?}, and would never be delivered again; let \
+                 another worker claim them first (StreamConsumer does, once they are idle), or \
+                 pass if_pending=\"discard\"",
                 counted(pending, "entry is", "entries are")
             );
             Err(about(Error::new(ErrorKind::PendingEntries, message), stream))

@@ -1,5 +1,6 @@
 //! All streams of a server, and all their groups, in few round trips.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
@@ -18,7 +19,8 @@ pub struct ListedStream {
     pub name: Vec<u8>,
     /// What the server knows of it.
     pub info: StreamInfo,
-    /// How many bytes it takes, as the server estimates; `None` where the user may not ask.
+    /// How many bytes it takes, as the server estimates; `None` where the user may not ask, or the
+    /// server does not have the command, as some managed ones do not.
     pub memory: Option<u64>,
 }
 
@@ -57,7 +59,7 @@ pub async fn list_streams(client: &Client, pattern: &[u8]) -> Result<Vec<ListedS
         for key in keys {
             let (Some(info), Some(memory)) = (answers.next(), answers.next()) else { break };
             if let Some(info) = if_there(info, key)? {
-                let memory = permitted(memory)?.as_ref().and_then(number);
+                let memory = if_answered(memory)?.as_ref().and_then(number);
                 listed.push(ListedStream { name: key.clone(), info: stream_of(&info), memory });
             }
         }
@@ -104,14 +106,16 @@ async fn wait_of(
     let mut questions = Questions::default();
     questions.add(&resp::time());
     for (key, group) in &groups {
-        let after = group.last_delivered_id.and_then(EntryId::successor).unwrap_or(EntryId::MIN);
-        questions.add(&resp::range(key, after, EntryId::MAX, 1));
+        if let Some(first) = first_undelivered(group) {
+            questions.add(&resp::range(key, first, EntryId::MAX, 1));
+        }
     }
     let mut answers = questions.ask(session).await?.into_iter();
-    let clock = answers.next().map_or(Ok(None), permitted)?;
+    let clock = answers.next().map_or(Ok(None), if_answered)?;
     let now = clock.as_ref().and_then(milliseconds).unwrap_or_else(own_clock);
-    for ((key, info), answer) in groups.into_iter().zip(answers) {
-        let next = if_there(answer, key)?;
+    for (key, info) in groups {
+        let answer = first_undelivered(&info).and_then(|_| answers.next());
+        let next = answer.map_or(Ok(None), |answer| if_there(answer, key))?;
         let entry = next.as_ref().and_then(|next| next.as_sequence()?.first()?.as_sequence());
         let next_entry_id = entry.and_then(|entry| resp::id(entry.first()?));
         let waited = next_entry_id.map_or(0, |id| now.saturating_sub(id.ms));
@@ -125,24 +129,34 @@ async fn wait_of(
     Ok(())
 }
 
+/// The lowest ID that an entry can have which was not delivered; `None` after the last of all IDs.
+fn first_undelivered(group: &GroupInfo) -> Option<EntryId> {
+    group.last_delivered_id.map_or(Some(EntryId::MIN), EntryId::successor)
+}
+
 /// The keys of the streams that match, in order, each once: SCAN may give one twice.
 async fn keys_of_streams(session: &mut Session, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let (mut cursor, mut keys) = (b"0".to_vec(), Vec::new());
+    let (mut cursor, mut keys) = (b"0".to_vec(), BTreeSet::new());
+    // The number of keys when a cursor came: a server that goes in circles finds no others.
+    let mut cursors = HashMap::new();
     loop {
         let reply = session.value(&resp::scan_streams(&cursor, pattern)).await?;
-        let Some([next, found]) = reply.as_sequence() else {
+        let scanned = match reply.as_sequence() {
+            Some([next, found]) => text(next).zip(found.as_sequence()),
+            _ => None,
+        };
+        let Some((next, found)) = scanned else {
             return Err(Error::protocol("what came for SCAN is no cursor with keys"));
         };
-        let found = found.as_sequence().unwrap_or_default();
         keys.extend(found.iter().filter_map(text).map(<[u8]>::to_vec));
-        match text(next) {
-            Some(b"0") | None => break,
-            Some(next) => cursor = next.to_vec(),
+        if next == b"0" {
+            return Ok(keys.into_iter().collect());
         }
+        if cursors.insert(next.to_vec(), keys.len()) == Some(keys.len()) {
+            return Err(Error::protocol("SCAN's cursors repeat without new keys"));
+        }
+        cursor = next.to_vec();
     }
-    keys.sort_unstable();
-    keys.dedup();
-    Ok(keys)
 }
 
 /// `None` where the stream is gone meanwhile, or the key holds something else by now.
@@ -155,10 +169,11 @@ fn if_there(answer: Result<Value>, key: &[u8]) -> Result<Option<Value>> {
     }
 }
 
-/// `None` where the user may not ask that.
-fn permitted(answer: Result<Value>) -> Result<Option<Value>> {
+/// `None` where the user may not ask that, or the server does not have the command.
+fn if_answered(answer: Result<Value>) -> Result<Option<Value>> {
+    let goes_without = |code: ServerCode| code.is_no_permission() || code.is_unknown_command();
     match answer {
-        Err(error) if error.server_code() == Some(ServerCode::NoPermission) => Ok(None),
+        Err(error) if error.server_code().is_some_and(goes_without) => Ok(None),
         answer => answer.map(Some),
     }
 }

@@ -280,22 +280,38 @@ impl Connection {
                 self.busy = !sink.is_complete() || !self.unread.is_empty();
                 return Ok(());
             }
-            let reading = self.socket.read(&mut self.buffer);
-            let read = match patience {
-                None => reading.await.map_err(lost),
-                Some(patience) => match timeout(patience, reading).await {
-                    Ok(read) => read.map_err(lost),
-                    Err(_) => Err(silent("answer", patience)),
-                },
-            };
-            let read = read.and_then(|len| match len {
-                0 => Err(lost(io::ErrorKind::UnexpectedEof.into())),
-                len => Ok(len),
-            });
-            self.unread = 0..self.retire_if_failed(read)?;
-            self.heard = Some(Instant::now());
+            self.read(patience).await?;
             patience = Some(self.patience);
         }
+    }
+
+    /// Waits until the next reply begins to come, for as long as [`Connection::receive`] would.
+    /// Nothing is lost where this future is dropped.
+    pub(crate) async fn listen(&mut self, wait: Option<Duration>) -> Result<()> {
+        self.check_process()?;
+        match self.unread.is_empty() {
+            true => self.read(wait.map(|wait| wait.saturating_add(self.patience))).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Reads what comes next, when all that came before has been taken.
+    async fn read(&mut self, patience: Option<Duration>) -> Result<()> {
+        let reading = self.socket.read(&mut self.buffer);
+        let read = match patience {
+            None => reading.await.map_err(lost),
+            Some(patience) => match timeout(patience, reading).await {
+                Ok(read) => read.map_err(lost),
+                Err(_) => Err(silent("answer", patience)),
+            },
+        };
+        let read = read.and_then(|len| match len {
+            0 => Err(lost(io::ErrorKind::UnexpectedEof.into())),
+            len => Ok(len),
+        });
+        self.unread = 0..self.retire_if_failed(read)?;
+        self.heard = Some(Instant::now());
+        Ok(())
     }
 
     /// Sends what it can of `packed` and gives `sink` what has come of the replies, as soon as

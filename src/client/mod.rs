@@ -96,7 +96,7 @@ impl Client {
         Client { inner: Arc::clone(&self.inner), patience: keeps_trying.then(patience) }
     }
 
-    /// The same client, as patient as that one: for what it does beside.
+    /// The same client, as patient as that one: for its other requests.
     pub(crate) fn as_patient_as(&self, other: &Client) -> Self {
         Client { inner: Arc::clone(&self.inner), patience: other.patience.clone() }
     }

@@ -67,7 +67,7 @@ impl Patience {
     }
 
     /// Whether the server has ever answered. That something has accepted a connection says little:
-    /// so does a port behind which nobody reads, or another program.
+    /// so does a port that nobody reads from, or another program.
     pub(super) fn was_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }

@@ -114,11 +114,12 @@ impl Session {
             .record();
     }
 
-    /// Sends a request that may be repeated, as often as it takes, and gives its reply.
+    /// Sends a request that may be repeated, as often as it takes, and gives its reply. Each attempt
+    /// has a `sink` of its own.
     pub(crate) async fn request<S: Sink, T>(
         &mut self,
         packed: &[u8],
-        sink: impl Fn() -> Result<S>,
+        mut sink: impl FnMut() -> Result<S>,
         finish: impl Fn(S) -> Result<T>,
     ) -> Result<T> {
         let mut has_failed = false;

@@ -149,7 +149,7 @@ fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
             builder.append_nulls(1);
         }
         if !leaves.is_empty() {
-            leaves.drain(|refused| on_misfit(slot, refused));
+            leaves.drain(field, text.bytes, |refused| on_misfit(slot, refused));
         }
     }
     builder.fill(base + tape.ids().len());

@@ -96,24 +96,31 @@ struct Leaf {
 #[derive(Debug)]
 pub(crate) struct Leaves {
     found: Vec<Leaf>,
-    /// So many are of interest.
+    /// How many there are; those beyond `most` are not in `found`.
+    count: usize,
+    /// The most that are collected.
     most: usize,
+    /// Where there are more, the whole value is refused in their place.
+    or_whole: bool,
 }
 
 impl Leaves {
-    /// For what the schema does with them: it keeps all, none, or reports the first.
+    /// The most that are rescued one by one: each takes many times the memory of a short text.
+    const RESCUED: usize = 1_000;
+
+    /// For what the schema does with them: it keeps them, none, or reports the first.
     pub(crate) fn wanted_by(schema: &StreamSchema) -> Self {
         let most = match schema.on_error {
-            _ if schema.rescue_column.is_some() => usize::MAX,
+            _ if schema.rescue_column.is_some() => Self::RESCUED,
             OnError::Null => 0,
             OnError::Raise | OnError::Reject => 1,
         };
-        Leaves { found: Vec::new(), most }
+        Leaves { most, or_whole: schema.rescue_column.is_some(), ..Leaves::first() }
     }
 
     /// To know whether there is one.
     pub(crate) fn first() -> Self {
-        Leaves { found: Vec::new(), most: 1 }
+        Leaves { found: Vec::new(), count: 0, most: 1, or_whole: false }
     }
 
     #[inline(always)]
@@ -122,12 +129,13 @@ impl Leaves {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.found.len()
+        self.count
     }
 
     /// A value does not fit.
     #[cold]
     pub(super) fn add(&mut self, field: &FieldRef, text: &[u8], misfit: Misfit) {
+        self.count += 1;
         if self.found.len() < self.most {
             let (field, text) = (Arc::clone(field), text.to_vec());
             self.found.push(Leaf { steps: Vec::new(), field, text, misfit });
@@ -145,11 +153,23 @@ impl Leaves {
     /// Those from this one on are in a value that does not fit as a whole.
     pub(super) fn truncate(&mut self, len: usize) {
         self.found.truncate(len);
+        self.count = len;
     }
 
-    /// Takes them.
+    /// Takes those of a field's value.
     #[cold]
-    pub(super) fn drain(&mut self, mut on_misfit: impl FnMut(Refused<'_>)) {
+    pub(super) fn drain(
+        &mut self,
+        field: &Field,
+        text: &[u8],
+        mut on_misfit: impl FnMut(Refused<'_>),
+    ) {
+        let is_whole = self.or_whole && self.count > self.most;
+        self.count = 0;
+        if is_whole {
+            self.found.clear();
+            return on_misfit(Refused::whole(field, text, "has too many misfits".into()));
+        }
         for Leaf { steps, field, text, misfit } in self.found.drain(..) {
             let mut place = String::new();
             for step in steps.iter().rev() {

@@ -28,22 +28,25 @@ pub(crate) struct Presence {
     seen: Vec<bool>,
     /// Whether a key of the payload was among them.
     any_key: bool,
+    /// Whether an entry had the payload.
+    any_payload: bool,
     entries: u64,
 }
 
 impl Presence {
-    /// That a field is missing says something once there have been so many entries.
+    /// The number of entries after which a missing field is worth reporting.
     const ENOUGH: u64 = 100;
 
     /// Nothing to watch where the entries decide which fields there are.
     pub(crate) fn of(schema: &StreamSchema) -> Option<Self> {
         let is_watched = schema.expects_fields && !schema.open && !schema.fields.is_empty();
         let seen = vec![false; schema.fields.len()];
-        is_watched.then_some(Presence { seen, any_key: false, entries: 0 })
+        is_watched.then_some(Presence { seen, any_key: false, any_payload: false, entries: 0 })
     }
 
     /// Looks at a page.
     pub(crate) fn look(&mut self, tape: &Tape) {
+        self.any_payload |= tape.has_had_payload();
         for (column, seen) in self.seen.iter_mut().enumerate() {
             if let Some(slot) = tape.slots(column).first() {
                 *seen = true;
@@ -52,17 +55,17 @@ impl Presence {
         }
     }
 
-    /// After a batch of so many entries: whether there have been enough, and what they lack.
+    /// After a batch of `entries` entries: whether there have been enough, and what they lack.
     pub(crate) fn judge(
         &mut self,
         entries: usize,
         schema: &StreamSchema,
         tape: &Tape,
     ) -> Option<Option<Missing>> {
-        self.entries += entries as u64;
-        if self.entries == 0 {
+        if entries == 0 {
             return None;
         }
+        self.entries += entries as u64;
         let present = tape.latest_names();
         let payload = schema.payload.as_ref().map(|payload| payload.field.clone());
         let missing = |names| Missing {
@@ -71,7 +74,7 @@ impl Presence {
             payload: payload.clone(),
             entries: self.entries,
         };
-        if let Some(payload) = payload.as_ref().filter(|_| !tape.has_had_payload()) {
+        if let Some(payload) = payload.as_ref().filter(|_| !self.any_payload) {
             return Some(Some(missing(vec![payload.clone()])));
         }
         // A key whose value is null has no slot, but the latest document may show it.

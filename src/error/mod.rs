@@ -137,8 +137,8 @@ impl Error {
         self
     }
 
-    /// What went wrong, without what to do and without this context, which is known beside it: what
-    /// fails alike has the same reason, so that reasons can be counted.
+    /// The message and context, without advice and without the context named in `known`; equal
+    /// failures give equal reasons, so they can be counted.
     pub(crate) fn reason(&self, known: &[&str]) -> String {
         let rest = self.inner.context.iter().filter(|(name, _)| !known.contains(name));
         self.inner.message.clone() + &context_text(rest)

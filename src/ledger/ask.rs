@@ -25,7 +25,7 @@ pub(crate) enum Ask {
 }
 
 impl Ledger {
-    /// What can be claimed so soon after a look at the pending list was there.
+    /// What can be claimed within this time of a look at the pending list was listed by it.
     const LOOKED: Duration = Duration::from_secs(1);
 
     /// Has all own pending entries read first.
@@ -116,12 +116,12 @@ impl Ledger {
         self.own.to_list().map(|(from, to)| Ask::List { from, to })
     }
 
-    /// Whether there is something to do that need not be waited for.
+    /// Whether there is something to do that can be done at once.
     pub(crate) fn has_work(&self) -> bool {
         !self.own.is_empty()
     }
 
-    /// Whether a reply is on its way, or was when whoever waited for it gave up.
+    /// Whether a reply is on its way, or was when its caller gave up.
     pub(crate) fn is_waiting(&self) -> bool {
         self.in_flight != InFlight::Nothing
     }

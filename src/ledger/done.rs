@@ -140,6 +140,7 @@ impl Ledger {
     }
 
     fn take_in_hand(&mut self, ids: &[EntryId]) {
+        ids.iter().max().into_iter().for_each(|last| self.stream_had(*last));
         let is_tracked = !self.terms.noack || self.terms.acknowledge == Acknowledge::Automatically;
         if is_tracked {
             // Where one comes again that was left, somebody has claimed it.
@@ -207,7 +208,7 @@ impl Ledger {
     /// These stay pending when their batch is done with; they come again when they are claimed.
     pub(crate) fn left(&mut self, ids: &[EntryId]) {
         self.in_hand.remove(ids);
-        self.left.extend(ids);
+        self.left.extend(&self.of_this_stream(ids));
         if let Some(many) = self.left.len().checked_sub(Self::REMEMBERED) {
             self.left.take_first(many);
         }
@@ -229,11 +230,12 @@ impl Ledger {
     }
 
     pub(super) fn note_finished(&mut self, ids: &[EntryId]) {
+        let ids = self.of_this_stream(ids);
         self.done_up_to = self.done_up_to.max(ids.iter().max().copied());
         if !self.terms.recreates {
             return;
         }
-        self.finished.extend(ids);
+        self.finished.extend(&ids);
         let undone = self.first_undone();
         let done = match undone {
             None => self.finished.last(),

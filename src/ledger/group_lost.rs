@@ -1,5 +1,7 @@
 //! A group that got lost, and where the one that takes its place begins.
 
+use std::borrow::Cow;
+
 use super::done::Acknowledgements;
 use super::{InFlight, Ledger};
 use crate::entry_id::EntryId;
@@ -25,7 +27,7 @@ impl Ledger {
     }
 
     /// The group is gone, with all that was pending, and the collected rows are discarded: they come
-    /// again. Says behind which ID a group that takes its place has to begin; `None` where this
+    /// again. Returns the ID after which a group that takes its place has to begin; `None` where this
     /// consumer has not been anywhere.
     pub(crate) fn group_lost(&mut self) -> Option<EntryId> {
         // Nobody takes these acknowledgements any more.
@@ -36,7 +38,7 @@ impl Ledger {
             None => self.done_up_to,
         };
         // What an earlier group took with it is not lost with the one that was to bring it.
-        let behind = match self.brings_again_after.filter(|_| self.newest < self.known_up_to) {
+        let after = match self.brings_again_after.filter(|_| self.newest < self.known_up_to) {
             Some(after) => {
                 let brought_up_to = after.max(self.newest);
                 Some(position.map_or(brought_up_to, |position| position.min(brought_up_to)))
@@ -54,12 +56,22 @@ impl Ledger {
         self.in_flight = InFlight::Nothing;
         self.newest = EntryId::MIN;
         self.known_up_to = self.stream_had.unwrap_or(EntryId::MIN);
-        self.brings_again_after = behind;
-        behind
+        self.brings_again_after = after;
+        after
+    }
+
+    /// Those that the stream can have had. Who is late to say what became of entries may speak of
+    /// those of a stream that has been replaced, which had greater IDs.
+    pub(super) fn of_this_stream<'a>(&self, ids: &'a [EntryId]) -> Cow<'a, [EntryId]> {
+        match self.replaced {
+            false => Cow::Borrowed(ids),
+            true => ids.iter().copied().filter(|id| self.stream_had >= Some(*id)).collect(),
+        }
     }
 
     /// The stream is another one, of which nothing is known.
-    pub(crate) fn stream_begun_anew(&mut self) {
+    pub(crate) fn stream_replaced(&mut self) {
+        self.replaced = true;
         self.in_hand.clear();
         self.left.clear();
         self.forgotten = None;

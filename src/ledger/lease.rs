@@ -1,6 +1,6 @@
 //! How long entries stay a consumer's while somebody works on them: what is in hand is to be kept
-//! (its idle time set back) before others may claim it, for so long and no longer. What takes long is
-//! told.
+//! (its idle time set back) before others may claim it, for that long and no longer. Slow batches are
+//! reported.
 //!
 //! As the [ledger](super) this does no IO and has no clock.
 
@@ -12,10 +12,10 @@ use crate::entry_id::EntryId;
 /// The terms on which entries are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeaseTerms {
-    /// Others claim an entry that has been idle for so long.
+    /// Others claim an entry that has been idle for this long.
     pub(crate) min_idle: Duration,
-    /// Others may claim it so long after it was handed out, whatever its consumer does; `None` where
-    /// nothing is kept, and only what takes long is told.
+    /// Others may claim it this long after it was handed out, whatever its consumer does; `None` where
+    /// nothing is kept, and only slow batches are reported.
     pub(crate) most: Option<Duration>,
 }
 
@@ -216,7 +216,7 @@ impl Leases {
         due.min_by_key(|(due, _)| *due)
     }
 
-    /// The leases of one batch of which this is to be told by now; it is told once.
+    /// Takes the leases of one batch that are due to be reported; each is reported once.
     fn told(
         &mut self,
         now: Instant,
@@ -249,7 +249,7 @@ impl Leases {
         self.not_before = now.checked_add((self.terms.interval() / 4).max(LeaseTerms::LEAST));
     }
 
-    /// The server may not be told: nothing is kept, now or later.
+    /// The user lacks the permission: nothing is kept from now on.
     pub(crate) fn refused(&mut self) {
         self.terms.most = None;
         for lease in &mut self.held {

@@ -25,6 +25,8 @@ mod own;
 #[cfg(any(feature = "python", test))]
 mod position;
 mod replies;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
@@ -66,7 +68,7 @@ enum InFlight {
     New,
     /// A page of own pending entries, as they come.
     Page,
-    /// So many entries of the first run.
+    /// Entries of the first run, `missing` in number.
     Run {
         missing: u64,
     },
@@ -125,6 +127,8 @@ pub(crate) struct Ledger {
     position: Option<EntryId>,
     /// The greatest ID that the stream is known to have had.
     stream_had: Option<EntryId>,
+    /// It took the place of another.
+    replaced: bool,
     /// Entries up to here were known before the group was created again.
     known_up_to: EntryId,
     /// The new group brings those after this ID again.
@@ -162,6 +166,7 @@ impl Ledger {
             done_up_to: None,
             position: None,
             stream_had: None,
+            replaced: false,
             known_up_to: EntryId::MIN,
             brings_again_after: None,
         }

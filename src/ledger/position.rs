@@ -34,6 +34,7 @@ impl Ledger {
     /// These rows of a batch that its last ID stands for are done with, as is all that was handed out
     /// before the batch; its other rows are not. The last ID alone stands for all rows.
     pub(crate) fn acked_of(&mut self, batch: &[EntryId], ids: &[EntryId]) {
+        let (batch, ids) = (self.of_this_stream(batch), self.of_this_stream(ids));
         let Some(first) = batch.iter().min() else {
             return;
         };
@@ -43,7 +44,7 @@ impl Ledger {
         let is_done = |id: &EntryId| self.position >= Some(*id) || self.finished.contains(*id);
         let undone: Vec<EntryId> = batch.iter().copied().filter(|id| !is_done(id)).collect();
         self.in_hand.extend(&undone);
-        self.finish(&[&before, ids].concat());
+        self.finish(&[&before, ids.as_ref()].concat());
     }
 }
 
@@ -73,6 +74,8 @@ mod tests {
         Leave(usize),
         LeaveBatch,
         BeginAnew,
+        /// An entry of the stream before is acknowledged.
+        AckLate(usize),
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -84,7 +87,11 @@ mod tests {
             2 => (0usize..60).prop_map(Event::Leave),
             1 => Just(Event::LeaveBatch),
         ];
-        let event = prop_oneof![60 => event, 1 => Just(Event::BeginAnew)];
+        let event = prop_oneof![
+            60 => event,
+            1 => Just(Event::BeginAnew),
+            4 => (0usize..60).prop_map(Event::AckLate),
+        ];
         vec(event, 0..80)
     }
 
@@ -105,6 +112,7 @@ mod tests {
             let (mut last, mut position) = (0, None);
             let (mut in_hand, mut left) = (BTreeSet::new(), BTreeSet::new());
             let mut done: BTreeSet<u64> = BTreeSet::new();
+            let mut before: BTreeSet<u64> = BTreeSet::new();
             for event in events {
                 let batch = match event {
                     Event::Batch(rows) => (last + 1..=last + rows).collect(),
@@ -148,11 +156,18 @@ mod tests {
                         }
                     }
                     Event::BeginAnew => {
-                        ledger.stream_begun_anew();
+                        ledger.stream_replaced();
                         (last, position) = (0, None);
+                        before = &in_hand | &left;
                         in_hand.clear();
                         left.clear();
                         done.clear();
+                    }
+                    Event::AckLate(n) => {
+                        // Smaller IDs may be of either stream.
+                        if let Some(number) = nth(&before, n).filter(|number| *number > last) {
+                            ledger.acked(&[id(number)]);
+                        }
                     }
                 }
                 let undone = in_hand.first().into_iter().chain(left.first()).min();

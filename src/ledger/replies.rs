@@ -90,6 +90,7 @@ impl Ledger {
             return;
         };
         self.came_up_to = self.came_up_to.max(Some(last));
+        self.stream_had(last);
         match self.in_flight {
             InFlight::Page => self.own.swept(Some(last)),
             InFlight::Run { missing } => {
@@ -139,6 +140,7 @@ impl Ledger {
     pub(crate) fn listed(&mut self, page: &[Counted], is_last: bool) {
         self.in_flight = InFlight::Nothing;
         for (id, _) in page {
+            self.stream_had(*id);
             if self.finished.contains(*id) {
                 self.comes_again(*id);
             }
@@ -151,6 +153,7 @@ impl Ledger {
     /// These entries are this consumer's now.
     pub(crate) fn claimed(&mut self, ids: &[EntryId]) {
         self.in_flight = InFlight::Nothing;
+        ids.iter().max().into_iter().for_each(|last| self.stream_had(*last));
         // What is in the caller's hand, on its way there, or to be acknowledged, is this consumer's
         // already, however long that takes.
         let fresh = |id: &&EntryId| {
@@ -175,13 +178,6 @@ impl Ledger {
     /// The server has been told of these corrections.
     pub(crate) fn corrected(&mut self) {
         self.own.corrections.clear();
-    }
-
-    /// The exhausted entries are in the dead letters, or somebody else's.
-    pub(crate) fn exhausted_moved(&mut self) {
-        let exhausted = std::mem::take(&mut self.own.exhausted);
-        let ids: Vec<EntryId> = exhausted.into_iter().map(|(id, _)| id).collect();
-        self.finish(&ids);
     }
 
     /// The connection was lost with the rest of the reply. Where the server waited, it may go on to

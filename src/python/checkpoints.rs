@@ -55,6 +55,8 @@ pub(crate) fn set_value(
 pub(crate) struct Checkpoints {
     client: Client,
     ending: Arc<Ending>,
+    /// The process whose loop it is.
+    process: u32,
 }
 
 #[pymethods]
@@ -68,7 +70,7 @@ impl Checkpoints {
             true => client.keep_trying(request.who()),
             false => client,
         };
-        Ok(Checkpoints { client, ending: Arc::default() })
+        Ok(Checkpoints { client, ending: Arc::default(), process: std::process::id() })
     }
 
     fn get(&self, key: Vec<u8>) -> Operation {
@@ -85,6 +87,9 @@ impl Checkpoints {
 
     fn stop(&self) {
         self.ending.set(STOPPED);
-        self.ending.wake();
+        // In a forked child nobody waits, and the lock of those who do may be held.
+        if self.process == std::process::id() {
+            self.ending.wake();
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::error::Result;
 /// What it came to, made into Python's terms by the thread that asks for it.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
-type Note = Box<dyn Fn() -> String + Send + Sync>;
+type Note = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 type Running = Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>;
 
@@ -47,8 +47,11 @@ impl Operation {
         Operation { goes_on: false, ..self }
     }
 
-    /// What ends the wait for it is told this.
-    pub(super) fn with_note(self, note: impl Fn() -> String + Send + Sync + 'static) -> Self {
+    /// What ends the wait for it is told this, where there is something to tell.
+    pub(super) fn with_note(
+        self,
+        note: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
         Operation { note: Some(Box::new(note)), ..self }
     }
 
@@ -63,9 +66,9 @@ impl Operation {
 impl Operation {
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let waited = wait(py, self.take()?);
-        if let (Err(error), Some(note)) = (&waited, &self.note) {
+        if let (Err(error), Some(note)) = (&waited, self.note.as_ref().and_then(|note| note())) {
             // The exception itself is what matters.
-            let _ = error.value(py).call_method1("add_note", (note(),));
+            let _ = error.value(py).call_method1("add_note", (note,));
         }
         waited?(py)
     }

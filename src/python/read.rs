@@ -23,7 +23,7 @@ use super::wait::{wait, wait_on};
 use crate::client::{Client, LentRuntime};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, counted};
 use crate::payload::Payload;
 use crate::read::{
     self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
@@ -349,7 +349,9 @@ pub(crate) fn replay_dead_letters(
     });
     Ok(operation.with_note(move || {
         let number = so_far.load(Ordering::Relaxed);
-        format!("at least {number} dead letters were replayed before; they do not come twice")
+        let were = counted(number, "dead letter was", "dead letters were");
+        let again = if number == 1 { "it does" } else { "they do" };
+        (number > 0).then(|| format!("at least {were} replayed before; {again} not come twice"))
     }))
 }
 

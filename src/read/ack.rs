@@ -27,11 +27,22 @@ pub async fn ack_entries(
     group: &[u8],
     ids: &[EntryId],
 ) -> Result<u64> {
-    let number = acknowledge(&mut client.session(), stream, group, ids).await.map_err(|error| {
+    let acknowledged = acknowledge(&mut client.session(), stream, group, ids).await;
+    let acknowledged = acknowledged.map_err(|error| {
         error.with_context("stream", String::from_utf8_lossy(stream).into_owned())
     })?;
     report_acknowledged(client.options(), stream, group, ids)?;
-    Ok(number)
+    Ok(acknowledged.pending)
+}
+
+/// What acknowledging entries came to.
+#[derive(Debug, Default)]
+pub(super) struct Acknowledged {
+    /// The server has said that this number of them were pending.
+    pub(super) pending: u64,
+    /// This number may have been acknowledged by this client: those, and all of a command that was
+    /// repeated, as an answer that was lost may have acknowledged them.
+    pub(super) own: u64,
 }
 
 pub(super) async fn acknowledge(
@@ -39,14 +50,20 @@ pub(super) async fn acknowledge(
     stream: &[u8],
     group: &[u8],
     ids: &[EntryId],
-) -> Result<u64> {
-    let mut acknowledged = 0;
-    for command in commands(stream, group, ids) {
-        let reply = session.request(&command, || Ok(RawReply::new()), RawReply::into_value).await?;
-        acknowledged += match reply {
+) -> Result<Acknowledged> {
+    let mut acknowledged = Acknowledged::default();
+    for (command, ids) in commands(stream, group, ids).zip(ids.chunks(IDS)) {
+        let mut attempts = 0;
+        let sink = || {
+            attempts += 1;
+            Ok(RawReply::new())
+        };
+        let pending = match session.request(&command, sink, RawReply::into_value).await? {
             redis::Value::Int(number) => u64::try_from(number).unwrap_or_default(),
             other => return Err(Error::protocol(format_args!("{other:?} came for XACK"))),
         };
+        acknowledged.pending += pending;
+        acknowledged.own += if attempts > 1 { ids.len() as u64 } else { pending };
     }
     Ok(acknowledged)
 }

@@ -129,7 +129,7 @@ impl Batches {
         Ok(Some(batch))
     }
 
-    /// The next batch, for whoever says by [`Watched::hand_out`] when its caller has it in hand.
+    /// The next batch, for a caller that reports by [`Watched::hand_out`] when it has it in hand.
     pub(crate) async fn ready(&mut self) -> Result<Option<(Batch, Option<Handing>)>> {
         let outcome = match &mut self.source {
             Source::Range(reader) => reader.next().await.map(|batch| Some((batch?, None))),

@@ -302,11 +302,10 @@ impl Feed {
         Ok(())
     }
 
-    /// Takes what comes until the reply ends or the batch is full.
-    pub(super) async fn receive(&mut self) -> Result<Received> {
-        let Some(mut reply) = self.in_flight.take() else {
-            return Err(Error::protocol("no request was sent"));
-        };
+    /// Waits until the reply with entries begins to come, or the rest of it is to be taken. A
+    /// connection whose reply nobody waits for is closed: where this future is dropped.
+    pub(super) async fn listen(&mut self) -> Result<()> {
+        let Some(mut reply) = self.in_flight.take() else { return Ok(()) };
         self.unfinished = true;
         if reply.request.asks_newest {
             let mut newest = ids_only(ReplyShape::Entries)?;
@@ -325,17 +324,38 @@ impl Feed {
             reply.request.before -= 1;
             self.passed_before = reply.request.before == 0;
         }
-        let (before, last) = (self.decoder.rows(), self.decoder.last_id());
-        let limit = self.bounds.bytes.saturating_sub(self.bytes);
-        let mut sink = Portion { decoder: &mut self.decoder, bytes: 0, limit };
-        let wait = match reply.bytes {
-            0 => reply.request.wait.unwrap_or_default(),
-            _ => Duration::ZERO,
+        if reply.bytes == 0 {
+            let listened = reply.connection.listen(reply.request.wait.or(Some(Duration::ZERO)));
+            listened.await.map_err(|error| self.or_what_was_said(error))?;
+        }
+        self.in_flight = Some(reply);
+        Ok(())
+    }
+
+    /// What a server said before it hung up is worth more than that it did.
+    fn or_what_was_said(&mut self, error: Error) -> Error {
+        match self.newest.take_if(|newest| newest.is_err()) {
+            Some(Err(said)) => said,
+            _ => error,
+        }
+    }
+
+    /// Takes what comes until the reply ends or the batch is full.
+    pub(super) async fn receive(&mut self) -> Result<Received> {
+        self.listen().await?;
+        let Some(mut reply) = self.in_flight.take() else {
+            return Err(Error::protocol("no request was sent"));
         };
-        let received = reply.connection.receive(&mut sink, Some(wait)).await;
-        let bytes = sink.bytes;
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.received = self.received.saturating_add(bytes);
+        let (before, last) = (self.decoder.rows(), self.decoder.last_id());
+        let received_before = self.received;
+        let mut sink = Portion {
+            decoder: &mut self.decoder,
+            received: &mut self.received,
+            bytes: &mut self.bytes,
+            limit: self.bounds.bytes,
+        };
+        let received = reply.connection.receive(&mut sink, Some(Duration::ZERO)).await;
+        let bytes = self.received.saturating_sub(received_before);
         reply.bytes = reply.bytes.saturating_add(bytes);
         let came = (self.decoder.rows() - before) as u64;
         reply.entries += came;
@@ -345,11 +365,7 @@ impl Feed {
             self.session.succeeded();
         }
         if let Err(error) = received {
-            // What a server said before it hung up is worth more than that it did.
-            return Err(match self.newest.take_if(|newest| newest.is_err()) {
-                Some(Err(said)) => said,
-                _ => error,
-            });
+            return Err(self.or_what_was_said(error));
         }
         let Some(end) = self.decoder.take_reply() else {
             // By what came last: giants may follow small entries.
@@ -427,17 +443,22 @@ fn make_decoder(
     Ok(decoder.with_row_limit(bounds.rows).with_cell_bytes(bounds.bytes))
 }
 
-/// A decoder that stops taking bytes once the batch has enough.
+/// A decoder that stops taking bytes once the batch has enough. They count at once: the future that
+/// receives them may be dropped.
 struct Portion<'a> {
     decoder: &'a mut Decoder,
-    bytes: u64,
+    /// The bytes of all replies.
+    received: &'a mut u64,
+    /// The batch's bytes, and how many are enough.
+    bytes: &'a mut u64,
     limit: u64,
 }
 
 impl Sink for Portion<'_> {
     fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
         let taken = self.decoder.decode(bytes)?;
-        self.bytes += taken as u64;
+        *self.received = self.received.saturating_add(taken as u64);
+        *self.bytes = self.bytes.saturating_add(taken as u64);
         Ok(taken)
     }
 
@@ -446,7 +467,7 @@ impl Sink for Portion<'_> {
     }
 
     fn is_full(&self) -> bool {
-        let enough = self.bytes >= self.limit && self.decoder.rows() > 0;
+        let enough = *self.bytes >= self.limit && self.decoder.rows() > 0;
         self.is_complete() || self.decoder.is_full() || enough
     }
 }

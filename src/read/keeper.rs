@@ -51,7 +51,7 @@ impl Keeper {
         self.book.get(make).ok()
     }
 
-    /// Whether there is something to do beside the reader.
+    /// Whether there is something to do, in a task of its own.
     #[cfg(feature = "python")]
     pub(crate) fn is_needed(&self) -> bool {
         self.terms.is_some()

@@ -68,15 +68,15 @@ impl Member {
     /// Every kind that connecting or the server can raise.
     pub async fn acknowledge(&self, ids: &[EntryId]) -> Result<u64> {
         let session = &mut self.client.session();
-        let number = ack::acknowledge(session, &self.stream, &self.group, ids).await;
-        let number = number.map_err(|error| self.about(error))?;
+        let acknowledged = ack::acknowledge(session, &self.stream, &self.group, ids).await;
+        let acknowledged = acknowledged.map_err(|error| self.about(error))?;
         // Not once more with their batch.
         self.watched.report(Report::Acked(ids.to_vec()));
         self.watched.update(|stats| {
-            stats.acknowledged += number;
+            stats.acknowledged += acknowledged.own;
             stats.done_up_to = stats.done_up_to.max(ids.iter().max().copied());
         });
-        Ok(number)
+        Ok(acknowledged.pending)
     }
 
     /// Gives entries back, each with how often it has been delivered: they are delivered again after

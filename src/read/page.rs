@@ -23,7 +23,7 @@ impl PageSize {
     const TARGET: u64 = 2 * 1024 * 1024;
     /// A page is at most this many times as large as the one before.
     const GROWTH: u64 = 8;
-    /// In so many pages one grows to what it aims at, after a loss.
+    /// The number of pages in which it grows back after a loss.
     const STEPS: u64 = 64;
 
     /// The first page's size.

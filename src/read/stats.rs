@@ -24,7 +24,8 @@ pub struct Stats {
     /// Bytes of replies with entries.
     pub bytes: u64,
     /// Entries that this consumer has acknowledged, dead letters not included; not those that others had
-    /// acknowledged before it did.
+    /// acknowledged before it did. Of those whose XACK was repeated, because its answer was lost, all
+    /// count.
     pub acknowledged: u64,
     /// Entries taken over from other consumers, or from this one's own past.
     pub reclaimed: u64,
@@ -240,8 +241,8 @@ impl Watched {
     }
 
     /// What is known of entries is of those of a stream that was deleted.
-    pub(crate) fn stream_begun_anew(&self) {
-        self.checkpoint(Ledger::stream_begun_anew);
+    pub(crate) fn stream_replaced(&self) {
+        self.checkpoint(Ledger::stream_replaced);
         self.update(|stats| stats.done_up_to = None);
         self.keeper.all_done();
         *self.returns() = Returns::default();

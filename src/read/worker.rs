@@ -73,14 +73,15 @@ impl Worker {
             }
             // What fails, or is given up half way, is tried again by the next call.
             if let Err(error) = self.move_letters().await {
-                // The rows before the entry do not wait for it.
-                return match self.rows_before_letters()? {
-                    Some((rows, handing)) if error.server_code().is_some() => {
-                        self.reader.handed_out_first(&rows);
-                        Ok(Some((rows, handing)))
-                    }
-                    _ => Err(error),
-                };
+                // The rows before the entry do not wait for a server that refuses it. After a lost
+                // reply they stay staged: the next call may find the letter written.
+                if error.server_code().is_some()
+                    && let Some((rows, handing)) = self.rows_before_letters()?
+                {
+                    self.reader.handed_out_first(&rows);
+                    return Ok(Some((rows, handing)));
+                }
+                return Err(error);
             }
             let Some(Staged { batch, handing, .. }) = self.staged.take() else {
                 return Ok(None);

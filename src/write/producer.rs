@@ -125,8 +125,8 @@ pub struct ProducerFailure {
 }
 
 impl Producer {
-    /// A producer for the stream of the request, and others that entries name, with IDs from the server unless a frame has
-    /// its own. Nothing is written before [`Producer::worker`] runs.
+    /// A producer for the stream of the request, and others that entries name, with IDs from the
+    /// server unless a frame has its own. Nothing is written before [`Producer::worker`] runs.
     pub fn new(client: Client, request: WriteRequest, options: ProducerOptions) -> Self {
         let who = Who { stream: request.stream_name().unwrap_or_default(), ..Who::default() };
         let shared = Inner {
@@ -172,8 +172,8 @@ impl Producer {
         Ok(number.map(|number| Sent::new(self.clone(), slot, number)))
     }
 
-    /// Takes the rows of batches, for this stream or the request's; says whether there was room for them. A frame larger than all
-    /// room is taken when nothing else is there.
+    /// Takes the rows of batches, for this stream or the request's; says whether there was room for
+    /// them. A frame larger than all room is taken when nothing else is there.
     ///
     /// # Errors
     ///
@@ -185,7 +185,8 @@ impl Producer {
     ) -> Result<bool> {
         Rows::new(&batches, &self.shared.request.clone().with_stream(stream))?;
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
-        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        let bytes = bytes + stream.map_or(0, <[u8]>::len);
         let item = Item::Frame(Box::new(batches), stream.map(<[u8]>::to_vec), rows, bytes);
         Ok(self.take(item, rows, bytes)?.is_some())
     }

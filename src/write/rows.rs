@@ -79,9 +79,9 @@ impl Entry {
         }
     }
 
-    /// The bytes of its fields.
+    /// The bytes of its fields, and of its stream's key where it has one of its own.
     pub(super) fn len(&self) -> usize {
-        self.packed.len()
+        self.packed.len() + self.stream.as_ref().map_or(0, Vec::len)
     }
 }
 

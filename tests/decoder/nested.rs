@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
-use redfloe::{ErrorKind, NullValues, OnError, ReplyShape, StreamSchema};
+use redfloe::{Batch, ErrorKind, NullValues, OnError, ReplyShape, StreamSchema};
 
 use crate::common::{Protocol, column_texts, decode_every_way, decode_whole, entry};
 use crate::dtypes::{categorical, field, polars_enum, samples};
@@ -190,6 +190,44 @@ fn what_does_not_fit_is_located() {
         assert_eq!(error.kind(), ErrorKind::Decode);
         assert!(error.message().contains(expected), "{error}");
     }
+}
+
+/// Each would take many times its own memory.
+#[test]
+fn beyond_a_thousand_misfits_the_whole_text_is_rescued() {
+    let schema = StreamSchema::closed([field(list(list(DataType::Boolean)))]);
+    let of = |misfits: usize| format!("[[{}true]]", "2,".repeat(misfits));
+    let texts = [of(1_000), of(1_001), of(0), of(1)];
+    let entries: Vec<_> =
+        texts.iter().zip(1..).map(|(text, ms)| entry(ms, [("v", text)])).collect();
+    let batch =
+        decode_every_way(&schema.clone().with_rescue_column(Some("rest")), &entries).unwrap();
+    let rescued: Vec<Option<serde_json::Value>> = column_texts(&batch, "rest")
+        .iter()
+        .map(|text| text.as_ref().map(|text| serde_json::from_str(text).unwrap()))
+        .collect();
+    let [Some(thousand), whole, None, one] = rescued.as_slice() else {
+        panic!("{rescued:?}");
+    };
+    assert_eq!(thousand.as_object().unwrap().len(), 1_000);
+    assert_eq!(thousand["v[0][999]"], "2");
+    assert_eq!(*whole, Some(serde_json::json!({"v": texts[1]})));
+    assert_eq!(*one, Some(serde_json::json!({"v[0][0]": "2"})));
+    // The values are those without a rescue column: only what does not fit is null.
+    let nulled = decode_every_way(&schema.with_on_error(OnError::Null), &entries).unwrap();
+    let value = |batch: &Batch| Arc::clone(batch.records().column_by_name("v").unwrap());
+    assert_eq!(&value(&batch), &value(&nulled));
+    assert!(column_texts(&batch, "v")[1].as_ref().unwrap().ends_with("true]]"));
+
+    // What was found in an array that is refused itself does not count.
+    let schema = StreamSchema::closed([field(list(array(DataType::Boolean, 1)))]);
+    let text = format!("{},[3]]", of(2_000).strip_suffix(']').unwrap());
+    let batch = decode_every_way(
+        &schema.with_rescue_column(Some("rest")),
+        &[entry(1, [("v", text.as_str())])],
+    );
+    let rescued = column_texts(&batch.unwrap(), "rest")[0].clone().unwrap();
+    assert!(rescued.contains(r#""v[1][0]":"3""#), "{rescued}");
 }
 
 /// A value that is refused in its end, after all others were appended, between two that fit; and one

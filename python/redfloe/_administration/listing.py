@@ -31,7 +31,7 @@ def list_streams(url: str | RedisConnection, pattern: str | bytes = "*") -> pl.D
         - ``stream`` (String): its key; ``\xff`` stands for a byte that is not UTF-8
         - ``length`` (Int64): how many entries it has
         - ``memory`` (Int64): how many bytes it takes, estimated by the server from a sample; null
-          where the user may not ask
+          where the user may not ask, or the server does not have the command
         - ``groups`` (Int64): how many consumer groups
         - ``entries_added`` (Int64): how many entries it ever had; Redis 7.0
         - ``first_entry_id``, ``last_entry_id`` (String): of the oldest and the newest entry; null

@@ -19,7 +19,8 @@ class ConsumerStats:
         Handed out; the bytes are those of the server's replies.
     acknowledged : int
         Entries that this consumer has acknowledged, dead letters not included; not those that
-        others had acknowledged before it did.
+        others had acknowledged before it did. Of those whose XACK was repeated, because its answer
+        was lost, all count.
     reclaimed : int
         Entries taken over from other consumers, or from this one's own past.
     dead_lettered : int

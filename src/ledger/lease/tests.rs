@@ -189,7 +189,7 @@ enum Event {
 }
 
 proptest! {
-    /// Whoever does what `next` says keeps each entry from being idle for too long while it is in
+    /// A keeper that follows `next` keeps each entry from being idle for too long while it is in
     /// hand and may be, and touches nothing else.
     #[test]
     fn nothing_in_hand_is_idle_for_too_long(

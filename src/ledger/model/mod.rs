@@ -6,9 +6,41 @@ mod server;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use reader::{Event, Reader};
+use reader::Reader;
 
 use super::Acknowledge;
+
+/// What happens next.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Add(u64),
+    /// The reader does its next thing; of a reply that is on its way that many rows come.
+    Step(usize),
+    /// The batch is closed, by its bytes or the time, and goes to the caller.
+    Batch,
+    /// So does it, in two parts: a dead letter between them cannot be written at first.
+    TwoParts,
+    /// The connection is lost with what is on its way; the request got through to the server, or
+    /// not.
+    Cut(bool),
+    /// A server that has not noticed goes on to serve a request that waits.
+    HalfOpen(u64),
+    /// The caller had an error: what was collected is given up.
+    Rewind,
+    Delete(u64),
+    /// Time passes, and what is pending can be claimed.
+    Age,
+    OtherClaims(u64),
+    /// Another consumer has that many new entries handed out.
+    OtherReads(u64),
+    OtherAcknowledges(u64),
+    /// The caller acknowledges, or leaves, an entry in hand.
+    Ack(u64),
+    Leave(u64),
+    LoseGroup,
+    /// The stream is deleted with its groups, and written again with that many entries.
+    Rewrite(u64),
+}
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![

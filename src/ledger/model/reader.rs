@@ -4,40 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::{Acknowledge, Ask, Ledger, Terms};
+use super::Event;
 use super::server::{Item, Owner, Pending, Server, id};
 use crate::entry_id::EntryId;
-
-/// What happens next.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Event {
-    Add(u64),
-    /// The reader does its next thing; of a reply that is on its way so many rows come.
-    Step(usize),
-    /// The batch is closed, by its bytes or the time, and goes to the caller.
-    Batch,
-    /// So does it, in two parts: a dead letter between them cannot be written at first.
-    TwoParts,
-    /// The connection is lost with what is on its way; the request got through to the server, or
-    /// not.
-    Cut(bool),
-    /// A server that has not noticed goes on to serve a request that waits.
-    HalfOpen(u64),
-    /// The caller had an error: what was collected is given up.
-    Rewind,
-    Delete(u64),
-    /// Time passes, and what is pending can be claimed.
-    Age,
-    OtherClaims(u64),
-    /// Another consumer has so many new entries handed out.
-    OtherReads(u64),
-    OtherAcknowledges(u64),
-    /// The caller acknowledges, or leaves, an entry in hand.
-    Ack(u64),
-    Leave(u64),
-    LoseGroup,
-    /// The stream is deleted with its groups, and written again with so many entries.
-    Rewrite(u64),
-}
 
 /// A reader without IO, and its caller.
 pub(super) struct Reader {
@@ -97,7 +66,7 @@ impl Reader {
         }
     }
 
-    /// Takes so many elements of the reply; it ends where none are left.
+    /// Takes `number` elements of the reply; it ends where none are left.
     fn receive(&mut self, number: usize) {
         let Some(mut reply) = self.reply.take() else { return };
         for _ in 0..number {
@@ -160,10 +129,13 @@ impl Reader {
                 }
             }
             Ask::MoveExhausted => {
-                for (one, count) in self.ledger.exhausted().to_vec().into_iter().filter(|_| acts) {
+                // What the server refuses, and what follows it, is asked for again.
+                let mut moved = self.ledger.exhausted().to_vec();
+                moved.truncate(rows.max(1));
+                for (one, count) in moved.iter().filter(|_| acts) {
                     let handed_out = self.handed_out.get(&one.ms).copied().unwrap_or_default();
-                    assert_eq!(Some(count), self.max_deliveries);
-                    assert_eq!(handed_out, count, "dead letters that nobody saw: {one}");
+                    assert_eq!(Some(*count), self.max_deliveries);
+                    assert_eq!(handed_out, *count, "dead letters that nobody saw: {one}");
                     let is_mine = |one: &Pending| one.owner == Owner::Me;
                     if self.server.pending.get(&one.ms).is_some_and(is_mine) {
                         self.server.pending.remove(&one.ms);
@@ -171,7 +143,8 @@ impl Reader {
                     }
                 }
                 if cut.is_none() {
-                    self.ledger.exhausted_moved();
+                    let moved: Vec<EntryId> = moved.iter().map(|(one, _)| *one).collect();
+                    self.ledger.failed(&moved);
                 }
             }
             Ask::List { from, to } => {
@@ -330,7 +303,7 @@ impl Reader {
             // One that has passed this reader's position cannot be told from the one before.
             self.server.last = self.server.last.min(self.came_up_to - 1);
             assert!(self.ledger.is_another_stream(Some(id(self.server.last))));
-            self.ledger.stream_begun_anew();
+            self.ledger.stream_replaced();
             self.server.delivered_up_to = 0;
             self.came_up_to = 0;
             self.in_hand.clear();
@@ -507,7 +480,7 @@ impl Reader {
         let own = self.server.pending.iter().filter(|(_, one)| one.owner == Owner::Me);
         for (number, one) in own.filter(|(number, _)| !self.server.deleted.contains(number)) {
             let handed_out = self.handed_out.get(number).copied().unwrap_or_default();
-            assert_eq!(one.count, handed_out, "{number} was handed out so often");
+            assert_eq!(one.count, handed_out, "{number} is counted as often as it was handed out");
         }
     }
 }

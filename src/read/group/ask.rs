@@ -36,7 +36,7 @@ impl GroupReader {
             return self.receive(waits).await;
         }
         if self.ledger.is_waiting() {
-            // Whoever waited for the reply gave up.
+            // Its caller gave up.
             self.note_rows();
             self.ledger.lost(self.blocks_until);
         }
@@ -179,7 +179,7 @@ impl GroupReader {
         let asked = Instant::now();
         let received = self.receive_before_returns().await;
         if let Some(said) = self.feed.take_said_before() {
-            // Those of deleted entries are beside the point.
+            // Acknowledgements of deleted entries are not counted.
             self.note_acknowledged(said.iter().take(self.acknowledging).sum());
         }
         self.note_rows();
@@ -259,16 +259,18 @@ impl GroupReader {
 
     /// Takes what comes of the reply. Where the server waits for entries and one that was given back
     /// meanwhile is due before it does no more, the request is given up, and `None` comes: what the
-    /// server gives to that connection is read as after any other that was lost.
+    /// server gives to that connection is read as after any other that was lost. A reply that has
+    /// begun to come is not given up.
     async fn receive_before_returns(&mut self) -> Option<Result<Received>> {
-        let Some(end) = self.waits_until.filter(|_| !self.options.noack) else {
-            return Some(self.feed.receive().await);
-        };
-        let watched = Arc::clone(&self.watched);
-        match select(pin!(self.feed.receive()), pin!(watched.returns_before(end))).await {
-            Either::Left((received, _)) => Some(received),
-            Either::Right(_) => None,
+        if let Some(end) = self.waits_until.filter(|_| !self.options.noack) {
+            let watched = Arc::clone(&self.watched);
+            match select(pin!(self.feed.listen()), pin!(watched.returns_before(end))).await {
+                Either::Left((Ok(()), _)) => {}
+                Either::Left((Err(error), _)) => return Some(Err(error)),
+                Either::Right(_) => return None,
+            }
         }
+        Some(self.feed.receive().await)
     }
 
     /// The server waited, and nothing came.
@@ -350,9 +352,7 @@ impl GroupReader {
         let session = &mut self.feed.session;
         let (settled, moved) = self.member.move_to_dead_letter(session, &letters, true).await;
         self.failed(&settled);
-        moved?;
-        self.ledger.exhausted_moved();
-        Ok(())
+        moved.map(drop)
     }
 
     /// Takes one step of a pass of claims.

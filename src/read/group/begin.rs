@@ -4,7 +4,7 @@ use super::GroupReader;
 use crate::admin::create_group_in;
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{ErrorKind, Result, ServerCode};
-use crate::read::bounds::{check_exists, if_permitted, no_stream, stream_end};
+use crate::read::bounds::{check_exists, if_permitted, last_generated, no_stream, stream_end};
 use crate::read::group_options::OwnPending;
 use crate::resp::{self, Info, PageLimit, ReadGroup};
 
@@ -122,18 +122,18 @@ impl GroupReader {
         self.create_after(was_at).await
     }
 
-    /// Creates the group behind this ID; where there is none, behind where it was before, or where
-    /// it is to begin.
+    /// Creates the group after this ID; where there is none, after where it was before, or where it
+    /// is to begin.
     pub(super) async fn create_after(&mut self, was_at: Option<EntryId>) -> Result<()> {
-        let after = match (was_at.or(self.begins_after), self.options.create_at) {
+        let was_at = was_at.or(self.begins_after);
+        let after = match (was_at, self.options.create_at) {
             (Some(after), _) => {
-                let end = self.stream_end().await?.flatten();
-                // In a stream begun anew this consumer has been nowhere yet.
-                let is_another = self.ledger.is_another_stream(end);
-                if is_another {
-                    self.stream_begun_anew();
-                }
-                GroupStart::Behind(if is_another { EntryId::MIN } else { after })
+                let (session, stream) = (&mut self.feed.session, &self.request.stream);
+                // The newest entry would not do: the one after it may have been deleted. Where the
+                // user may not ask, it is taken for the same stream.
+                let end = last_generated(session, stream).await?;
+                let is_another = end.is_some_and(|end| self.ledger.is_another_stream(Some(end)));
+                GroupStart::Behind(if is_another { self.stream_replaced() } else { after })
             }
             // The ID is kept: should the group get lost, it begins there again.
             (None, Some(GroupStart::BehindNewest)) => match self.stream_end().await? {
@@ -145,8 +145,7 @@ impl GroupReader {
             },
             (None, start) => start.unwrap_or(GroupStart::Behind(EntryId::MIN)),
         };
-        let created = self.create_at(after).await?;
-        if let (true, GroupStart::Behind(after)) = (created, after) {
+        if let Some(GroupStart::Behind(after)) = self.create_at(after, was_at.is_some()).await? {
             self.begins_after = Some(after);
         }
         self.found = true;
@@ -158,25 +157,36 @@ impl GroupReader {
         if_permitted(stream_end(&mut self.feed.session, &self.request.stream).await)
     }
 
-    /// The stream was deleted, and perhaps written again: what is known of entries is of others.
-    fn stream_begun_anew(&mut self) {
+    /// The stream was deleted, and perhaps written again: what is known of entries is of others, and
+    /// this consumer has been nowhere yet. Returns the ID after which its group begins.
+    fn stream_replaced(&mut self) -> EntryId {
         self.begins_after = Some(EntryId::MIN);
-        self.ledger.stream_begun_anew();
-        self.watched.stream_begun_anew();
+        self.ledger.stream_replaced();
+        self.watched.stream_replaced();
+        EntryId::MIN
     }
 
-    /// Creates the group, and the stream if need be; says whether the group was created.
-    async fn create_at(&mut self, start: GroupStart) -> Result<bool> {
+    /// Creates the group, and the stream if need be; returns where the group begins if it was
+    /// created. Where it `goes_on` and its stream is gone, it begins at the start of the new one.
+    async fn create_at(
+        &mut self,
+        mut start: GroupStart,
+        goes_on: bool,
+    ) -> Result<Option<GroupStart>> {
         let (session, stream) = (&mut self.feed.session, &self.request.stream);
-        let group = &self.options.group;
+        let group = self.options.group.clone();
         // Without MKSTREAM first: a stream that was not there is worth a warning.
-        let created = match create_group_in(session, stream, group, start, false).await {
+        let created = match create_group_in(session, stream, &group, start, false).await {
             Err(error) if error.server_code() == Some(ServerCode::NoKeyForGroup) => {
                 // It was there when the reading started, where it had to be.
                 if self.request.must_exist && !self.found {
                     return Err(no_stream());
                 }
-                let created = create_group_in(session, stream, group, start, true).await?;
+                if goes_on && self.ledger.is_another_stream(None) {
+                    start = GroupStart::Behind(self.stream_replaced());
+                }
+                let (session, stream) = (&mut self.feed.session, &self.request.stream);
+                let created = create_group_in(session, stream, &group, start, true).await?;
                 self.request.who().event("stream_created").record();
                 created
             }
@@ -185,6 +195,6 @@ impl GroupReader {
         if created {
             self.request.who().event("group_created").with("after", start.to_string()).record();
         }
-        Ok(created)
+        Ok(created.then_some(start))
     }
 }

@@ -280,6 +280,7 @@ impl GroupReader {
     /// The batch that was flushed last is not handed out, because others may have claimed its rows:
     /// what is still this consumer's comes again.
     pub(super) fn withdrawn(&mut self, batch: &Batch) {
+        self.ended = false;
         self.feed.drop_rows(batch.len());
         self.ledger.withdrawn();
     }
@@ -413,13 +414,13 @@ impl GroupReader {
         let (stream, group) = (&self.request.stream, &self.options.group);
         let [done, deleted] = self.ledger.acknowledgements();
         let session = &mut self.feed.session;
-        let number = ack::acknowledge(session, stream, group, done).await?;
+        let acknowledged = ack::acknowledge(session, stream, group, done).await?;
         ack::acknowledge(session, stream, group, deleted).await?;
-        self.note_acknowledged(number);
+        self.note_acknowledged(acknowledged.own);
         Ok(())
     }
 
-    /// The server has acknowledged so many of what was done with.
+    /// The server has acknowledged `number` entries of what was done with.
     fn note_acknowledged(&mut self, number: u64) {
         let number = self.ledger.acknowledged(number);
         let done_up_to = self.ledger.done_up_to();
