@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pexpect
@@ -16,6 +18,9 @@ import polars as pl
 import pytest
 
 import redfloe
+from redfloe._cli.commands.top import Activity
+from redfloe._cli.layout import Layout
+from redfloe._cli.live import View
 from support.server import Server
 
 SCRIPT = "from redfloe.__main__ import main; import sys; sys.exit(main())"
@@ -34,11 +39,18 @@ def orders(any_server: Server, stream: str) -> str:
 def terminal(any_server: Server) -> Iterator[Any]:
     started: list[Any] = []
 
-    def start(*arguments: str, columns: int = 80) -> Any:
+    def start(
+        *arguments: str, columns: int = 80, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Any:
         child = pexpect.spawn(
             sys.executable,
             ["-c", SCRIPT, *arguments],
-            env={**os.environ, "REDIS_URL": any_server.url, "TERM": "xterm-256color"},
+            env={
+                **os.environ,
+                "REDIS_URL": any_server.url,
+                "TERM": "xterm-256color",
+                **environment,
+            },
             dimensions=(24, columns),
             encoding="utf-8",
             timeout=20,
@@ -89,8 +101,85 @@ def test_what_goes_on_until_ctrl_c(orders: str, terminal: Any, name: str, column
     shown = finish(child, code=130)
     assert "interrupted" in shown
     assert "Traceback" not in shown
-    # The cursor is shown again.
+    # The cursor is shown again, and what was shown last, on the usual screen.
     assert child.before.rindex("\x1b[?25h") > child.before.rfind("\x1b[?25l")
+    assert orders in child.before[child.before.rindex("\x1b[?1049l") :]
+
+
+def test_a_terminal_of_another_size_meanwhile(orders: str, terminal: Any) -> None:
+    child = terminal("top", orders, "--interval", "60", columns=200)
+    child.expect("length")  # of 80 columns it is left out
+    child.setwinsize(24, 80)
+    child.expect("entries/s bytes/s")
+    child.sendintr()
+    finish(child, code=130)
+
+
+def test_a_terminal_that_moves_no_cursor(orders: str, terminal: Any) -> None:
+    child = terminal(
+        "top", orders, "--interval", "0.1", "--count", "2", environment={"TERM": "dumb"}
+    )
+    child.expect(pexpect.EOF)
+    assert child.before.count(orders) == 4
+    assert "\x1b" not in child.before
+
+
+def listing(names: list[str]) -> pl.DataFrame:
+    streams = pl.DataFrame(
+        {"stream": names, "length": 20_112, "memory": 2_000_000, "entries_added": 5}
+    )
+    groups = pl.DataFrame(
+        {
+            "stream": names,
+            "lag": 1_234_567,
+            "lag_time": dt.timedelta(minutes=59, seconds=31),
+            "pending": 35,
+            "consumers": 2,
+        }
+    )
+    activity = Activity()
+    activity.look(streams, groups, 1.0)
+    return activity.look(streams.with_columns(entries_added=1_352), groups, 2.0)
+
+
+def test_top_has_all_that_it_should_at_80_columns() -> None:
+    view = View(listing(["payments:eu-west-1"]), "*", "")
+    lines = [line.plain for line in Layout().lines(view, 80, 24, None)]
+    head, row = lines[2].split(), lines[4].split()
+    assert head == [
+        *("stream", "entries/s", "bytes/s", "history", "lag", "lag", "time", "pending", "consumers")
+    ]
+    assert row == ["payments:eu-west-1", "1,347", "134", "kB", "█", "1.2M", "59m", "31s", "35", "2"]
+    wide = [line.plain for line in Layout().lines(view, 200, 24, None)]
+    assert "59 min 31 s" in wide[4]
+    assert "1,234,567" in wide[4]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 81, 120, 200])
+@pytest.mark.parametrize("height", [6, 24, None])
+@pytest.mark.parametrize(
+    "names", [["é"], ["流" * 70, "a" * 300], [f"tenant:{n}" for n in range(40)]]
+)
+def test_no_line_is_longer_than_the_terminal_is_wide(
+    names: list[str], width: int, height: int | None
+) -> None:
+    layout = Layout()
+    for trouble in (None, "no answer " * 30):
+        view = View(listing(names), "a title " * 20, "")
+        lines = layout.lines(view, width, height, trouble)
+        assert max(line.cell_len for line in lines) <= width
+        assert len(lines) <= (height or len(names) + 4)
+        if len(lines) - 4 < len(names):
+            assert lines[-1].plain == f"{len(names) - len(lines) + 5} more"
+
+
+def test_columns_do_not_jump() -> None:
+    layout = Layout()
+    widths = [
+        [line.cell_len for line in layout.lines(View(listing(names), "", ""), 120, 24, None)][3]
+        for names in (["a" * 20], ["b"], ["a" * 20])
+    ]
+    assert len({*widths}) == 1
 
 
 def test_an_export_shows_how_far_it_is(orders: str, terminal: Any, tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ def test_large_entries_take_no_memory_here(
     assert list_groups(any_server.url, stream)["next_entry_id"].to_list() == ["1-0"]
 
 
+def test_long_names_come_whole(any_server: Server, client: redis.Redis, stream: str) -> None:
+    name, group = f"{stream}{'n' * 3_000}", "g" * 3_000
+    add_numbers(client, name, 1)
+    client.xgroup_create(name, group, "0")
+    assert list_streams(any_server.url)["stream"].to_list() == [name]
+    assert list_groups(any_server.url).select("stream", "group").row(0) == (name, group)
+
+
 def test_names_that_are_not_utf_8(any_server: Server, client: redis.Redis, stream: str) -> None:
     name = stream.encode() + b"\xff*"
     add_numbers(client, name, 1)

@@ -26,7 +26,7 @@ from redfloe import (
     write_stream,
     write_stream_async,
 )
-from redfloe._progress import share_of
+from redfloe._progress import Bar, share_of
 from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
@@ -94,6 +94,17 @@ def test_a_scan_shows_the_share_of_its_ids(
     assert next(batches).height == 100
     assert sum(batch.height for batch in batches) == 1
     assert "101/101" in shown()
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_share_is_that_of_the_time_of_the_entries_not_since_1970() -> None:
+    begin = 1704067200000
+    frame = pl.DataFrame({"n": range(100)})
+    with Bar("x") as bar:
+        for n in range(4):
+            first, last = begin + 100 * n, begin + 100 * (n + 1)
+            bar.add_range(frame, f"{first}-0", f"{last}-0", begin + 400)
+            assert bar._bar.total == 400
 
 
 @readers

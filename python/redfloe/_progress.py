@@ -6,6 +6,8 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
+import polars as pl
+
 from redfloe._core import RecordBatch
 from redfloe._frame import of_batch
 from redfloe._functions import refuse_async
@@ -22,6 +24,7 @@ class Bar:
         self._bar: Any = _tqdm()(desc=title, unit=" rows", unit_scale=True, total=total)
         self._rows = 0
         self._bytes = 0.0
+        self._first: int | None = None
 
     def add(self, rows: int, size: float, share: float | None) -> None:
         """Count further rows and their bytes; `share` of all is done."""
@@ -35,9 +38,21 @@ class Bar:
         self, batch: RecordBatch, bounds: tuple[tuple[int, int], tuple[int, int]]
     ) -> None:
         """Count the rows of a batch of a read between two IDs."""
-        size = of_batch(batch).estimated_size()
-        share = share_of(batch.ids()[-1], bounds) if len(batch) else None
-        self.add(len(batch), size, share)
+        if not len(batch):
+            return
+        ids = batch.ids()
+        self.add_range(of_batch(batch), ids[0], ids[-1], bounds[1][0])
+
+    def add_range(self, frame: pl.DataFrame, first: str, last: str, end: int) -> None:
+        """Count the rows of a batch between two IDs, of a read up to the milliseconds `end`.
+
+        The share is that of the time since the first batch's first entry: a read from "-" is one
+        from an ID of 1970.
+        """
+        if self._first is None:
+            self._first = milliseconds_of(first)
+        share = share_of(last, ((self._first, 0), (end, 0)))
+        self.add(frame.height, frame.estimated_size(), share)
 
     def show(self, rows: int) -> None:
         """Show this number of rows in all."""
@@ -126,7 +141,12 @@ def share_of(last: str, bounds: tuple[tuple[int, int], tuple[int, int]]) -> floa
     (first, _), (end, _) = bounds
     if first >= end:
         return None
-    return min(max((int(last.partition("-")[0]) - first) / (end - first), 0.0), 1.0)
+    return min(max((milliseconds_of(last) - first) / (end - first), 0.0), 1.0)
+
+
+def milliseconds_of(entry_id: str) -> int:
+    """Give the time in an ID."""
+    return int(entry_id.partition("-")[0])
 
 
 def _tqdm() -> Any:

@@ -26,8 +26,9 @@ pub(crate) struct Outline {
 }
 
 impl Outline {
-    /// A text is kept up to this length.
-    const TEXT: usize = 256;
+    /// A text is kept up to this length. Names of groups are among the texts, and may be long; values
+    /// of fields lie too deep to be.
+    const TEXT: usize = 64 * 1024;
     /// Arrays within so many others come as nil.
     const DEPTH: usize = 2;
     /// A reply of more values than this is none of those that have an outline.

@@ -44,6 +44,7 @@ def print_json(frame: pl.DataFrame) -> None:
     frame = frame.rename(seconds)
     for row in frame.iter_rows(named=True):
         print(json.dumps(_finite(row), default=_as_json, ensure_ascii=False, allow_nan=False))
+    sys.stdout.flush()  # whoever reads a pipe wants it now: more may come in an hour
 
 
 def _finite(value: Any) -> Any:
@@ -81,13 +82,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 #: What a listing leaves out where the terminal has no room for it, in this order.
-_LEFT_OUT = ("newest", "consumers", "last_delivered_id", "length", "groups", "bytes_per_second")
-_HEADS = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
+LEFT_OUT = (
+    *("newest", "length", "last_delivered_id", "consumers", "groups", "bytes_per_second"),
+    *("history", "pending"),
+)
+HEADS = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
 
 
 def fitting(frame: pl.DataFrame, width: int) -> pl.DataFrame:
     """Leave out columns until the rest fits, so that names stay whole."""
-    for name in ("", *_LEFT_OUT):
+    for name in ("", *LEFT_OUT):
         frame = frame.drop(name, strict=False)
         if sum(_width(frame, column) for column in frame.columns) <= width:
             break
@@ -96,8 +100,15 @@ def fitting(frame: pl.DataFrame, width: int) -> pl.DataFrame:
 
 def _width(frame: pl.DataFrame, column: str) -> int:
     """Give the columns of the terminal that a column of a table takes, with its margin."""
+    from rich.cells import cell_len
+
     texts = (readable(column, value) for value in frame[column].to_list())
-    return 3 + max(map(len, [_HEADS.get(column, column), *texts]))
+    return 3 + max(map(cell_len, [HEADS.get(column, column), *texts]))
+
+
+def is_right(dtype: pl.DataType) -> bool:
+    """Tell whether values stand at the right of their column."""
+    return str(dtype).startswith(_RIGHT)
 
 
 def table(frame: pl.DataFrame, title: str | None = None) -> Table:
@@ -108,9 +119,9 @@ def table(frame: pl.DataFrame, title: str | None = None) -> Table:
 
     made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for name, dtype in frame.schema.items():
-        right = str(dtype).startswith(_RIGHT)
+        right = is_right(dtype)
         made.add_column(
-            _HEADS.get(name, name.replace("_", " ")),
+            HEADS.get(name, name.replace("_", " ")),
             justify="right" if right else "left",
             no_wrap=right,
             overflow="fold",
@@ -132,6 +143,8 @@ def readable(column: str, value: Any) -> str:
             return size(value)
         case int():
             return f"{value:,}"
+        case float() if column == "bytes_per_second":
+            return size(value)
         case float():
             return f"{value:,.1f}"
         case dt.timedelta():
@@ -139,6 +152,31 @@ def readable(column: str, value: Any) -> str:
         case dt.datetime():
             return value.strftime("%Y-%m-%d %H:%M:%S")
     return printable(str(value))
+
+
+def short(column: str, value: Any) -> str:
+    """Give a value of a listing as text of seven characters at most, where it is a number."""
+    match value:
+        case float() if column == "bytes_per_second":
+            for unit in ("B", "kB", "MB", "GB", "TB"):
+                if value < 999.5 or unit == "TB":
+                    break
+                value /= 1000
+            return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:,.0f} {unit}"
+        case bool():
+            pass
+        case int() | float() if abs(value) >= 9_999.5:
+            for unit in ("k", "M", "G", "T"):
+                value /= 1000
+                if value < 999.5 or unit == "T":
+                    break
+            return f"{value:.1f}{unit}" if value < 99.95 else f"{value:,.0f}{unit}"
+        case float() if value >= 99.95:
+            return f"{value:,.0f}"
+        case dt.timedelta() if value >= dt.timedelta(minutes=1):
+            first, unit, *rest = duration(value.total_seconds()).replace("min", "m").split()
+            return " ".join([first + unit, "".join(rest)]).rstrip()
+    return readable(column, value)
 
 
 def printable(text: str) -> str:

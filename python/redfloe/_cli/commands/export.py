@@ -174,18 +174,18 @@ def to_directory(
     """Write further parts; gives the entries that were there, and those that came."""
     import redfloe
     from redfloe._cli.export_directory import ExportDirectory, ExportState
-    from redfloe._progress import Bar
+    from redfloe._progress import Bar, milliseconds_of
 
     wanted = ExportState(source.stream, kind.value, partition_by, source.payload)
-    end = source.end
-    if end == "+":  # what comes meanwhile is for the next run
-        end = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
+    newest = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
+    end = newest if source.end == "+" else source.end  # what comes meanwhile is for the next run
     with ExitStack() as stack:
         export = stack.enter_context(ExportDirectory.opened(path, wanted, source.schema))
         before, last = export.state.entries, export.state.last_id
         if last is not None and _is_past(last, end):
             return before, 0
-        bar = stack.enter_context(Bar(source.stream)) if source.bar else None
+        bar = stack.enter_context(Bar(f"scan of {source.stream!r}")) if source.bar else None
+        until = milliseconds_of(newest)
         batches = stack.enter_context(
             redfloe.iter_stream(
                 source.server,
@@ -203,7 +203,7 @@ def to_directory(
         for frame in batches:
             export.add(frame, "_id")
             if bar is not None:
-                bar.add(frame.height, frame.estimated_size(), None)
+                bar.add_range(frame, frame["_id"][0], frame["_id"][-1], until)
     return before, export.state.entries - before
 
 

@@ -7,7 +7,7 @@ from redfloe._cli.output import show
 
 
 def groups(pattern: Pattern = "*", url: Url = None, json: Json = False) -> None:
-    """List consumer groups: consumers, pending entries, where they have come to."""
+    """List consumer groups: consumers, pending entries, their position."""
     import redfloe
 
     found = redfloe.list_groups(connect(url), pattern)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redfloe._cli import live
+from redfloe._cli.live import View, clock
 from redfloe._cli.options import Json, Pattern, Url, connect
-from redfloe._cli.output import console, fitting, print_json, show, table
+from redfloe._cli.output import show
+from redfloe._words import counted
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def lag(
@@ -27,11 +32,10 @@ def lag(
     The time is how long the oldest entry that was not delivered has waited, by the time in its ID.
     Entries are "-" where the server cannot count them, such as after some were deleted.
     """
-    import polars as pl
-
     import redfloe
 
     server = connect(url)
+    empty = f"no stream that matches {pattern!r} has a group"
 
     def look() -> pl.DataFrame:
         found = redfloe.list_groups(server, pattern).sort(
@@ -39,19 +43,12 @@ def lag(
         )
         return found.select("stream", "group", "lag", "lag_time", "pending", "consumers")
 
-    if not watch:
-        show(look(), json=json, empty=f"no stream that matches {pattern!r} has a group")
-        return
-    if json:
-        while True:
-            now = pl.lit(time.time()).alias("time")
-            print_json(look().select(now, pl.all()))
-            time.sleep(interval)
-    from rich.live import Live
+    def view() -> View:
+        found = look()
+        title = f"{pattern}  {counted(found.height, 'group', 'groups', ',')}  {clock()}"
+        return View(found, title, empty)
 
-    screen = console()
-    with Live(console=screen, auto_refresh=False) as live:
-        while True:
-            title = f"{pattern}  {time.strftime('%H:%M:%S')}"
-            live.update(table(fitting(look(), screen.width), title=title), refresh=True)
-            time.sleep(interval)
+    if watch:
+        live.watch(view, interval=interval, json=json)
+    else:
+        show(look(), json=json, empty=empty)
