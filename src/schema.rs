@@ -81,6 +81,8 @@ pub struct StreamSchema {
     pub(crate) rejects_clashes: bool,
     /// Somebody wrote down the fields, so that it is worth a word if they never occur.
     pub(crate) expects_fields: bool,
+    /// Fields that no key of a payload takes the place of, and that nobody misses.
+    pub(crate) beside: Vec<String>,
     arrow: Derived,
 }
 
@@ -137,6 +139,7 @@ impl StreamSchema {
             payload: None,
             rejects_clashes: false,
             expects_fields: true,
+            beside: Vec::new(),
             arrow: Derived::default(),
         }
     }
@@ -242,6 +245,17 @@ impl StreamSchema {
     pub(crate) fn with_expected_fields(mut self, expected: bool) -> Self {
         self.expects_fields = expected;
         self
+    }
+
+    /// Fields that come beside what is asked for, such as a trace context: a payload's key of that
+    /// name is no column's, and nobody is told that entries lack them.
+    pub(crate) fn with_beside(mut self, names: Vec<String>) -> Self {
+        self.beside = names;
+        self
+    }
+
+    pub(crate) fn is_beside(&self, name: &[u8]) -> bool {
+        self.beside.iter().any(|beside| beside.as_bytes() == name)
     }
 
     /// The same with other fields in place of its own.

@@ -76,6 +76,8 @@ class Request(Decoding):
     resume_after: str | None
     continue_after_loss: bool
     expects_fields: bool
+    #: Fields that are read beside those that were asked for: see `_beside`.
+    beside: list[str]
 
 
 def make_request(
@@ -135,6 +137,7 @@ def make_request(
         "resume_after": resume_after,
         "continue_after_loss": continue_after_loss,
         "expects_fields": True,
+        "beside": [],
         **(_by_default() if options is DEFAULTS else _decoding(options)),
     }
 

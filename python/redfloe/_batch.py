@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,17 +16,39 @@ from redfloe._words import counted
 
 if TYPE_CHECKING:
     from redfloe import _core
+    from redfloe._arguments import Request
     from redfloe._consuming.position import Position
+    from redfloe._core import RedisConnection
 
 Ids: TypeAlias = str | Iterable[str] | pl.Series
 Counts = Callable[[], list[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from, and what came beside their columns."""
+
+    connection: RedisConnection
+    request: Request
+    beside: pl.DataFrame | None
+
+    def part(self, rows: slice) -> Source:
+        """Give the same of some of the rows."""
+        return self if self.beside is None else replace(self, beside=self.beside[rows])
+
+
 class _Rows:
     """Rows of one delivery, and which entries they are."""
 
-    def __init__(self, frame: pl.DataFrame, ids: Callable[[], list[str]], counts: Counts) -> None:
+    def __init__(
+        self,
+        frame: pl.DataFrame,
+        ids: Callable[[], list[str]],
+        counts: Counts,
+        source: Source,
+    ) -> None:
         self.frame = frame
+        self._source = source
         # Many a consumer never looks at them, and text takes time.
         self._make_ids = ids
         self._make_counts = counts
@@ -125,10 +148,11 @@ class Batch(_Rows):
         frame: pl.DataFrame,
         ids: Callable[[], list[str]],
         counts: Counts,
+        source: Source,
         member: _core.Member | None,
         position: Position,
     ) -> None:
-        super().__init__(frame, ids, counts)
+        super().__init__(frame, ids, counts, source)
         self._member = member
         self._position = position
 
@@ -288,6 +312,7 @@ class Batch(_Rows):
             self.frame[rows],
             lambda: self._ids[rows],
             lambda: self._counts[rows],
+            self._source.part(rows),
             self._member,
             self._position,
         )
@@ -323,7 +348,7 @@ class AsyncBatch(_Rows):
     """
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.frame, batch._make_ids, batch._make_counts)
+        super().__init__(batch.frame, batch._make_ids, batch._make_counts, batch._source)
         self._batch = batch
 
     async def ack(self, ids: Ids | None = None) -> int:

@@ -56,6 +56,7 @@ __all__ = [
     "raise_kind",
     "read_stream",
     "replay_dead_letters",
+    "server_address",
     "set_value",
     "start_pin",
     "start_read_stream",
@@ -502,6 +503,9 @@ def connect(url: object) -> RedisConnection:
 
 def check_connection(connection: RedisConnection) -> None:
     """Raise where `connect` was given what names no server."""
+
+def server_address(connection: RedisConnection) -> tuple[str, int | None]:
+    """Give the host and the port, or the path of a Unix socket and None."""
 
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]

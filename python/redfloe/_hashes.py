@@ -14,6 +14,7 @@ from redfloe._frame import ArrowStream, as_frame, check_column, field_names, wit
 from redfloe._progress import bar_or, check_progress
 from redfloe._schema import as_text
 from redfloe._write import Progress, finished, finished_async
+from redfloe._writing.sending import ended
 
 
 class HashRequest(TypedDict):
@@ -185,7 +186,7 @@ async def write_hashes_async(
     )
     with bar_or(progress, "write_hashes", total=columns.height) as tell:
         task = _core.start_write_hashes(url, columns, request)
-        return await finished_async(task, _rows, tell, with_ids=False)
+        return await finished_async(ended(task, tell), _rows, tell, with_ids=False)
 
 
 def _make(

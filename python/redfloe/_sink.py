@@ -15,8 +15,9 @@ from redfloe._event_loop import in_thread
 from redfloe._ids import EntryIdLike
 from redfloe._progress import bar_or, check_progress, shown
 from redfloe._words import counted
-from redfloe._write import Progress, ended, error_of
+from redfloe._write import Progress, error_of
 from redfloe._write_arguments import NullTexts, Write, WriteOptions, make_write
+from redfloe._writing import sending
 
 
 def sink_stream(
@@ -119,7 +120,7 @@ def sink_stream(
                 write = sink.write(frame)
                 look = None if tell is None else _later(tell, sink.rows)
                 outcomes: list[_core.Outcome] = []
-                _core.write_stream(url, write.frame, write.request, outcomes, look)
+                sending.send(url, write, outcomes, look)
                 error = sink.settle(outcomes[0])
                 try:
                     outcomes[0].reraise()
@@ -230,8 +231,7 @@ async def sink_stream_async(
             while (frame := await in_thread(lambda: next(frames, None))) is not None:
                 write = sink.write(frame)
                 look = None if tell is None else _later(tell, sink.rows)
-                task = _core.start_write_stream(url, write.frame, write.request)
-                outcome, interrupt = await ended(task, look)
+                outcome, interrupt = await sending.send_async(url, write, look)
                 error = sink.settle(outcome)
                 try:
                     if interrupt is not None:

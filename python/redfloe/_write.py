@@ -1,6 +1,6 @@
 """Writing frames into streams."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
 import polars as pl
@@ -8,11 +8,11 @@ import polars as pl
 from redfloe import _core
 from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
-from redfloe._event_loop import done, stopped
 from redfloe._frame import ArrowStream
 from redfloe._ids import EntryIdLike
 from redfloe._progress import bar_or, check_progress, shown
 from redfloe._write_arguments import NullTexts, make_write
+from redfloe._writing import sending
 
 Progress: TypeAlias = Callable[[int], object]
 T = TypeVar("T")
@@ -151,7 +151,7 @@ def write_stream(
     title = f"write_stream to {shown(stream)}"
     with bar_or(progress, title, total=write.frame.height) as tell:
         return finished(
-            lambda outcomes: _core.write_stream(url, write.frame, write.request, outcomes, tell),
+            lambda outcomes: sending.send(url, write, outcomes, tell),
             _ids,
             tell,
         )
@@ -240,8 +240,7 @@ async def write_stream_async(
     )
     title = f"write_stream to {shown(stream)}"
     with bar_or(progress, title, total=write.frame.height) as tell:
-        task = _core.start_write_stream(url, write.frame, write.request)
-        return await finished_async(task, _ids, tell)
+        return await finished_async(sending.send_async(url, write, tell), _ids, tell)
 
 
 def finished(
@@ -278,14 +277,14 @@ def finished(
 
 
 async def finished_async(
-    task: _core.Task[_core.Outcome],
+    ending: Awaitable[tuple[_core.Outcome, BaseException | None]],
     result: Callable[[_core.Outcome], T],
     tell: Callable[[int], object] | None = None,
     *,
     with_ids: bool = True,
 ) -> T:
-    """As `finished`, of a write in the background; `tell` is called with the rows that are in."""
-    outcome, raised = await ended(task, tell)
+    """As `finished`, of what `ended` gives; `tell` is called with the rows that are in."""
+    outcome, raised = await ending
     error = None
     try:
         if raised is not None:
@@ -295,33 +294,13 @@ async def finished_async(
             raise error
         if tell is not None:
             tell(outcome.rows_written)
-    except BaseException as ending:
-        if ending is error:
+    except BaseException as last:
+        if last is error:
             raise
-        raise ending from interruption(outcome, with_ids=with_ids)
+        raise last from interruption(outcome, with_ids=with_ids)
     finally:
         del error, raised  # whose tracebacks hold this frame, and so the caller's
     return result(outcome)
-
-
-async def ended(
-    task: _core.Task[_core.Outcome], tell: Callable[[int], object] | None
-) -> tuple[_core.Outcome, BaseException | None]:
-    """Wait for a write, and give what interrupted the wait: then the write was stopped.
-
-    It is not for whoever drops the coroutine, and with it the write.
-    """
-    import asyncio
-
-    def look() -> object:
-        return None if tell is None else tell(task.rows_written)
-
-    try:
-        await done(task, None if tell is None else look)
-    except (asyncio.CancelledError, KeyboardInterrupt, Exception) as raised:  # noqa: BLE001 (the caller raises it)
-        task.stop()
-        return await stopped(task), raised
-    return task.result(), None
 
 
 def error_of(

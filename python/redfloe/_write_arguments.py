@@ -30,6 +30,8 @@ class WriteRequest(TypedDict):
     null_text: str | None
     null_text_by_field: dict[str, str]
     payload: str | None
+    #: Columns that are fields of their own beside a payload.
+    beside: list[str]
     maxlen: int | None
     minid: str | None
     approximate: bool
@@ -158,6 +160,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         null_text=text,
         null_text_by_field=by_field,
         payload=None if payload is None else as_text(payload, "payload"),
+        beside=[],
         maxlen=None if maxlen is None else natural(maxlen, "maxlen"),
         minid=None if minid is None else entry_id(minid, "minid", round_up=True),
         approximate=bool(approximate),

@@ -4,6 +4,8 @@
 //! It costs nothing per entry: each page is asked which columns had a value, and the tape remembers
 //! the names that the latest entry had.
 
+use arrow_schema::FieldRef;
+
 use super::column::Origin;
 use super::tape::Tape;
 use crate::schema::StreamSchema;
@@ -26,6 +28,8 @@ pub(crate) struct Missing {
 pub(crate) struct Presence {
     /// Of each of the schema's fields, whether an entry had it.
     seen: Vec<bool>,
+    /// How many of them somebody may miss.
+    wanted: usize,
     /// Whether a key of the payload was among them.
     any_key: bool,
     /// Whether an entry had the payload.
@@ -39,9 +43,18 @@ impl Presence {
 
     /// Nothing to watch where the entries decide which fields there are.
     pub(crate) fn of(schema: &StreamSchema) -> Option<Self> {
-        let is_watched = schema.expects_fields && !schema.open && !schema.fields.is_empty();
-        let seen = vec![false; schema.fields.len()];
-        is_watched.then_some(Presence { seen, any_key: false, any_payload: false, entries: 0 })
+        // What comes beside the others counts as seen.
+        let is_beside = |field: &FieldRef| schema.is_beside(field.name().as_bytes());
+        let seen: Vec<bool> = schema.fields.iter().map(is_beside).collect();
+        let is_watched = schema.expects_fields && !schema.open && seen.contains(&false);
+        let wanted = seen.iter().filter(|seen| !**seen).count();
+        is_watched.then_some(Presence {
+            seen,
+            wanted,
+            any_key: false,
+            any_payload: false,
+            entries: 0,
+        })
     }
 
     /// Looks at a page.
@@ -83,7 +96,7 @@ impl Presence {
         let unseen: Vec<String> =
             unseen.map(|(field, _)| field.name().clone()).filter(is_missing).collect();
         let is_enough = self.entries >= Self::ENOUGH
-            || unseen.len() == self.seen.len()
+            || unseen.len() == self.wanted
             || (payload.is_some() && !self.any_key);
         match unseen.is_empty() {
             false if is_enough => Some(Some(missing(unseen))),

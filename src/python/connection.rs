@@ -12,7 +12,9 @@ use pyo3::types::{PyBool, PyDict, PyString, PyType};
 
 use super::credentials::Function;
 use super::error::exception;
-use crate::client::{Client, ConnectionOptions, PerProcess, Secret, TlsOptions, shared_client};
+use crate::client::{
+    Address, Client, ConnectionOptions, PerProcess, Secret, TlsOptions, shared_client,
+};
 use crate::error::{Error, Result};
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.txt"))]
@@ -205,6 +207,18 @@ fn latest() -> MutexGuard<'static, Vec<Py<RedisConnection>>> {
 #[pyfunction]
 pub(crate) fn check_connection(py: Python<'_>, connection: &RedisConnection) -> PyResult<()> {
     connection.server.given(py).map(drop)
+}
+
+/// The host and the port, or the path of a Unix socket and no port.
+#[pyfunction]
+pub(crate) fn server_address(
+    py: Python<'_>,
+    connection: &RedisConnection,
+) -> PyResult<(String, Option<u16>)> {
+    Ok(match &connection.server.given(py)?.options.address {
+        Address::Tcp { host, port } => (host.clone(), Some(*port)),
+        Address::Unix(path) => (path.to_string_lossy().into_owned(), None),
+    })
 }
 
 /// An int of Python; one that is too large as one that is out of all bounds.

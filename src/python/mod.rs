@@ -52,6 +52,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<write::Outcome>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
     module.add_function(wrap_pyfunction!(connection::check_connection, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::server_address, module)?)?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::start_read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;

@@ -71,6 +71,8 @@ pub(crate) struct Request<'py> {
     must_exist: bool,
     /// Whether it is worth a word if fields of the schema do not occur.
     expects_fields: bool,
+    /// Fields of the schema or its overrides that are no payload's keys, and that nobody misses.
+    beside: Vec<String>,
 }
 
 /// How to read through a consumer group.
@@ -170,6 +172,7 @@ impl Request<'_> {
             .with_max_columns(self.max_columns)
             .with_on_error(on_error)
             .with_expected_fields(self.expects_fields)
+            .with_beside(self.beside.clone())
             .with_null_values(NullValues {
                 all: self.null_values.clone(),
                 by_field: self.null_values_by_field.clone(),

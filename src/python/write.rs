@@ -36,6 +36,8 @@ pub(crate) struct WriteArguments {
     null_text_by_field: HashMap<String, String>,
     /// The field for a JSON object of all others.
     payload: Option<String>,
+    /// Columns that are fields of their own beside the payload.
+    beside: Vec<String>,
     maxlen: Option<u64>,
     minid: Option<String>,
     approximate: bool,
@@ -74,6 +76,7 @@ impl WriteArguments {
             .with_fields(self.fields)
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
             .with_payload(self.payload)
+            .with_beside(self.beside)
             .with_trim(trim)
             .with_no_make_stream(self.nomkstream)
             .with_batch_rows(self.batch_size)

@@ -105,8 +105,10 @@ impl Frame {
             }
             let null = request.null_texts.of(&name);
             match &request.payload {
-                None => fields.push(FieldColumn::new(&name, column, null)),
-                Some(_) => members.push(Member::new(&name, column, null)),
+                Some(_) if !request.beside.contains(&name) => {
+                    members.push(Member::new(&name, column, null));
+                }
+                _ => fields.push(FieldColumn::new(&name, column, null)),
             }
         }
         if let Some(name) = &request.payload {

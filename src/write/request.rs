@@ -24,6 +24,7 @@ pub struct WriteRequest {
     pub(super) fields: Option<Vec<String>>,
     pub(super) null_texts: NullTexts,
     pub(super) payload: Option<String>,
+    pub(super) beside: Vec<String>,
     pub(super) trim: Option<Trim>,
     pub(super) no_make_stream: bool,
     pub(super) batch_rows: usize,
@@ -157,6 +158,7 @@ impl WriteRequest {
             fields: None,
             null_texts: NullTexts::default(),
             payload: None,
+            beside: Vec::new(),
             trim: None,
             no_make_stream: false,
             batch_rows: 10_000,
@@ -200,6 +202,12 @@ impl WriteRequest {
     /// are null. A read with a [`Payload`](crate::Payload) takes it apart again.
     pub fn with_payload(mut self, field: Option<String>) -> Self {
         self.payload = field;
+        self
+    }
+
+    /// Columns that stay fields of their own beside the payload, such as a trace context.
+    pub fn with_beside(mut self, names: Vec<String>) -> Self {
+        self.beside = names;
         self
     }
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, make_request, one_of
-from redfloe._batch import AsyncBatch, Batch
+from redfloe._batch import AsyncBatch, Batch, Source
+from redfloe._beside import take_out, with_fields
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing
 from redfloe._consuming.loop import Entered, Loop
@@ -256,6 +257,7 @@ class StreamConsumer(Entered, RunsHandlers):
             options=complete(options, StreamConsumer),
         )
         self._request["on_error"] = errors
+        self._asked = self._request
         _core.empty_batch(self._request)  # the schema and the options are checked there
         check_connection(url)
         name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
@@ -336,8 +338,10 @@ class StreamConsumer(Entered, RunsHandlers):
             self._signals = None
 
     def _batch(self, rows: _core.RecordBatch) -> Batch:
+        frame, beside = take_out(of_batch(rows), self._asked)
+        source = Source(self._connection, self._request, beside)
         counts, position = rows.delivery_counts, self._position
-        return Batch(of_batch(rows), rows.ids, counts, self._member, position)
+        return Batch(frame, rows.ids, counts, source, self._member, position)
 
     def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
         return AsyncBatch(self._batch(rows))
@@ -353,7 +357,8 @@ class StreamConsumer(Entered, RunsHandlers):
     def _blocking(self) -> _core.BatchReader:
         if not self._open:
             self._follow()
-            request = self._position.resumed(self._request)
+            self._asked = with_fields(self._request)
+            request = self._position.resumed(self._asked)
             self._begin(_core.BatchReader(self._connection, request, follow=True))
         if not isinstance(self._reader, _core.BatchReader):
             msg = "this consumer is in use by an event loop; use async with and async for"
@@ -379,7 +384,7 @@ class StreamConsumer(Entered, RunsHandlers):
         self._open = False
         try:
             try:
-                reader.finish(success)
+                self._finish(reader, success)
             except RedfloeError:
                 # What could not be acknowledged is pending; the exception in flight says more.
                 if success:
@@ -390,6 +395,9 @@ class StreamConsumer(Entered, RunsHandlers):
                 self._position.done()
         finally:
             self._end()
+
+    def _finish(self, reader: _core.BatchReader, success: bool) -> None:
+        reader.finish(success)
 
     def __iter__(self) -> Iterator[Batch]:
         return Loop(self)
@@ -406,8 +414,10 @@ class StreamConsumer(Entered, RunsHandlers):
     async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
         if not self._open:
             self._follow()
-            request = await self._position.resumed_async(self._request)
+            asked = with_fields(self._request)
+            request = await self._position.resumed_async(asked)
             if not self._open:  # no other task was quicker
+                self._asked = asked
                 reader = _core.AsyncBatchReader(self._connection, request, follow=True)
                 self._batches = AsyncBatches(reader)
                 self._begin(reader)
@@ -437,7 +447,7 @@ class StreamConsumer(Entered, RunsHandlers):
         self._open = False
         try:
             try:
-                await completed(reader.finish(success))
+                await self._finish_async(reader, success)
             except RedfloeError:
                 # What could not be acknowledged is pending; the exception in flight says more.
                 if success:
@@ -451,6 +461,9 @@ class StreamConsumer(Entered, RunsHandlers):
             self._end()
             if signals is not None and signals.cancelled:
                 raise KeyboardInterrupt
+
+    async def _finish_async(self, reader: _core.AsyncBatchReader, success: bool) -> None:
+        await completed(reader.finish(success))
 
     def __aiter__(self) -> AsyncIterator[AsyncBatch]:
         return Loop(self)

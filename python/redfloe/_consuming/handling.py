@@ -111,12 +111,12 @@ def log_failure(
         "error": reason_of(error),
     }
     if failures == 1:
-        log("handler_failed", fields, error if _can_be_printed(error) else None)
+        log("handler_failed", fields, error if can_be_printed(error) else None)
     else:
         log("handler_failed_again", fields)
 
 
-def _can_be_printed(error: Exception) -> bool:
+def can_be_printed(error: BaseException) -> bool:
     """Tell whether a traceback is text that a log file takes: UTF-8 has no lone surrogates."""
     try:
         "".join(traceback.format_exception(error)).encode()

@@ -112,7 +112,7 @@ class Retry:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Say what was raised, whatever its text is: its entry must be put aside all the same."""
     try:
         text = str(error)

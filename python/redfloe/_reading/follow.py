@@ -32,19 +32,26 @@ class BatchIterator(Iterator[pl.DataFrame]):
     once rather than when it is garbage-collected. Threads may share it; each batch goes to one.
     """
 
-    def __init__(self, reader: _core.BatchReader, where: str) -> None:
+    def __init__(
+        self, reader: _core.BatchReader, connection: RedisConnection, request: Request
+    ) -> None:
         self._reader: _core.BatchReader | None = reader
-        self._where = where
+        self._connection = connection
+        self._request = request
         self._ended_at = ""
 
     def __repr__(self) -> str:
         reader = self._reader
         so_far = f"{self._ended_at}, closed" if reader is None else position(reader)
-        return f"{type(self).__name__}({self._where}, {so_far})"
+        where = target(self._connection, self._request["stream"], self._request)
+        return f"{type(self).__name__}({where}, {so_far})"
+
+    def _offer(self) -> _core.Offer[pl.DataFrame] | None:
+        reader = self._reader
+        return None if reader is None else reader.next_offer(of_batch)
 
     def __next__(self) -> pl.DataFrame:
-        reader = self._reader
-        offer = None if reader is None else reader.next_offer(of_batch)
+        offer = self._offer()
         if offer is None:
             self.close()
             raise StopIteration
@@ -109,15 +116,22 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
     once rather than when it is garbage-collected.
     """
 
-    def __init__(self, reader: _core.AsyncBatchReader, where: str) -> None:
+    def __init__(
+        self, reader: _core.AsyncBatchReader, connection: RedisConnection, request: Request
+    ) -> None:
         self._batches = AsyncBatches(reader)
-        self._where = where
+        self._connection = connection
+        self._request = request
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._where}, {self._batches!r})"
+        where = target(self._connection, self._request["stream"], self._request)
+        return f"{type(self).__name__}({where}, {self._batches!r})"
+
+    async def _offer(self) -> _core.Offer[pl.DataFrame] | None:
+        return await self._batches.next(of_batch)
 
     async def __anext__(self) -> pl.DataFrame:
-        offer = await self._batches.next(of_batch)
+        offer = await self._offer()
         if offer is None:
             await self.aclose()
             raise StopAsyncIteration
@@ -273,7 +287,7 @@ def iter_stream(
     reader = _core.BatchReader(url, request, follow=True)
     if request["group"] is not None or request["start_id"] == "$" or request["must_exist"]:
         reader.start()
-    return BatchIterator(reader, target(url, request["stream"], request))
+    return BatchIterator(reader, url, request)
 
 
 @takes(DecodeOptions)
@@ -367,7 +381,7 @@ def stream_batches(
         options=complete(options, stream_batches),
     )
     reader = _core.AsyncBatchReader(url, request, follow=True)
-    return AsyncBatchIterator(reader, target(url, request["stream"], request))
+    return AsyncBatchIterator(reader, url, request)
 
 
 def _request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import polars as pl
 
@@ -159,7 +159,25 @@ def read_stream(
         whole = _read_with_bar(url, request)
         if whole is not None:
             return whole
-    return _core.read_stream(url, _prepared(options, read_stream, *arguments), of_batch)
+    return _read(url, _prepared(options, read_stream, *arguments))
+
+
+class _Prepared(NamedTuple):
+    """A request, and the same as the core has checked it."""
+
+    request: Request
+    checked: _core.PreparedRead
+
+
+def _read(url: RedisConnection, prepared: _Prepared) -> pl.DataFrame:
+    return _core.read_stream(url, prepared.checked, of_batch)
+
+
+async def _read_async(url: RedisConnection, prepared: _Prepared) -> pl.DataFrame:
+    frame, rest = await completed(_core.start_read_stream(url, prepared.checked, of_batch))
+    if rest is not None:
+        await completed(rest.start())
+    return frame
 
 
 def _request(
@@ -211,7 +229,7 @@ def _prepared(
     end_id: Any,
     group_start_id: Any,
     *others: Any,
-) -> _core.PreparedRead:
+) -> _Prepared:
     """Check the arguments of `read_stream`, once for calls with the same ones."""
     ids = start_id, end_id, group_start_id
     # What is no text may be equal and not the same, such as two datetimes of one hour in autumn.
@@ -223,13 +241,16 @@ def _prepared(
         except TypeError:
             pass  # one that has no hash, or is refused, which the last line says
     request = _request(complete(options, function), stream, schema, *ids, *others)
-    return _core.PreparedRead(request)
+    return _Prepared(request, _core.PreparedRead(request))
+
+
+def _prepared_by_default(*arguments: Any) -> _Prepared:
+    request = _request(DEFAULTS, *arguments)
+    return _Prepared(request, _core.PreparedRead(request))
 
 
 #: To check arguments takes longer than to read an entry.
-_remembered = lru_cache(maxsize=256, typed=True)(
-    lambda *arguments: _core.PreparedRead(_request(DEFAULTS, *arguments))
-)
+_remembered = lru_cache(maxsize=256, typed=True)(_prepared_by_default)
 
 
 def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
@@ -333,11 +354,7 @@ async def read_stream_async(
         whole = await _read_with_bar_async(url, request)
         if whole is not None:
             return whole
-    prepared = _prepared(options, read_stream_async, *arguments)
-    frame, rest = await completed(_core.start_read_stream(url, prepared, of_batch))
-    if rest is not None:
-        await completed(rest.start())
-    return frame
+    return await _read_async(url, _prepared(options, read_stream_async, *arguments))
 
 
 def ack_entries(
@@ -380,7 +397,7 @@ def ack_entries(
     """
     url = _core.connect(url)
     ids = as_ids(entry_ids)
-    return _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids).wait()
+    return _acknowledge(url, as_key(stream, "stream"), as_key(group, "group"), ids)
 
 
 async def ack_entries_async(
@@ -420,8 +437,17 @@ async def ack_entries_async(
     """
     url = _core.connect(url)
     ids = as_ids(entry_ids)
-    acknowledging = _core.ack_entries(url, as_key(stream, "stream"), as_key(group, "group"), ids)
-    return await completed(acknowledging.start())
+    return await _acknowledge_async(url, as_key(stream, "stream"), as_key(group, "group"), ids)
+
+
+def _acknowledge(url: RedisConnection, stream: bytes, group: bytes, ids: list[str]) -> int:
+    return _core.ack_entries(url, stream, group, ids).wait()
+
+
+async def _acknowledge_async(
+    url: RedisConnection, stream: bytes, group: bytes, ids: list[str]
+) -> int:
+    return await completed(_core.ack_entries(url, stream, group, ids).start())
 
 
 # Not as a decorator, with which type checkers take it for a plain function.

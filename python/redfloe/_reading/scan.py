@@ -271,11 +271,14 @@ class _Scan:
         pinned = self._pinned()
         _narrow(request, None if pinned is None else pinned.bounds, predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
-        batches = iter(partial(reader.next_batch, _look_for_interrupt), None)
+        batches = iter(partial(self._next, reader), None)
         if self._progress and pinned is not None:
             batches = with_bar(batches, f"scan of {shown(request['stream'])}", pinned.bounds)
         yield frame(next(batches, None) or _core.empty_batch(request))
         yield from map(frame, batches)
+
+    def _next(self, reader: _core.BatchReader) -> RecordBatch | None:
+        return reader.next_batch(_look_for_interrupt)
 
     def _understood(self, predicate: pl.Expr) -> pl.Expr:
         """Refuse, or make right, what a datetime in the filter does not mean."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from redfloe import _core
+from redfloe import _beside, _core
 from redfloe._arguments import (
     Milliseconds,
     as_key,
@@ -138,8 +138,10 @@ class StreamProducer:
             payload=payload,
         )
         self._payload = payload
+        request["beside"] = self._beside = [*_beside.FIELDS] if _beside.wanted else []
         request["stream"] = b"" if stream is None else as_key(stream, "stream")
         self._stream = None if stream is None else request["stream"]
+        self._request = request
         self._core = _core.Producer(
             url,
             request,

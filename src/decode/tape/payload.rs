@@ -214,7 +214,11 @@ impl Tape {
     fn look_up_key(&mut self, place: usize, key: Value, object: &[u8]) -> Result<Target> {
         self.name_key(key, object);
         let name = std::mem::take(&mut self.documents.name);
-        let target = self.target_of(&name);
+        let target = match self.schema.is_beside(&name) {
+            true if self.schema.rescue_column.is_some() => Ok(Target::Stray),
+            true => Ok(Target::Nowhere),
+            false => self.target_of(&name),
+        };
         self.documents.name = name;
         let target = target?;
         self.documents.layout.remember(place, key.of(object), target);

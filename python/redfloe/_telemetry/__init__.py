@@ -1,0 +1,1 @@
+"""OpenTelemetry: imported by `redfloe.telemetry` alone, which needs opentelemetry-api."""
