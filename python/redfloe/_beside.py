@@ -45,6 +45,6 @@ def take_out(frame: pl.DataFrame, request: Request) -> tuple[pl.DataFrame, pl.Da
     """Give what was asked for, and the fields, where there are any."""
     if not request["beside"] and not wanted:
         return frame, None
-    columns = frame.columns
-    found = [name for name in FIELDS if name in columns]
+    schema = frame.schema
+    found = [name for name in FIELDS if schema.get(name) in (pl.String(), pl.Binary())]
     return frame.drop(request["beside"]), frame.select(found) if found else None

@@ -284,7 +284,8 @@ def _of_flush(
     **__: object,
 ) -> Operation | None:
     inner = _inner(producer)
-    return None if inner._closed else Flush(telemetry, inner)
+    # One that has failed, and said so, sends no more.
+    return None if inner._closed or inner._reported else Flush(telemetry, inner)
 
 
 def _inner(producer: StreamProducer | AsyncStreamProducer) -> StreamProducer:

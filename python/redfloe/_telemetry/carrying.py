@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from opentelemetry import trace
@@ -23,8 +23,15 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 #: How many links a span has at most, as the SDK has it by default.
 _MOST_LINKS = 128
 
-#: How long a field may be that is looked at: `tracestate` has 512 characters at most.
-_LONGEST = 512
+#: How long a field may be that is looked at, as for OpenTelemetry's propagator.
+_LONGEST = {"traceparent": 512, "tracestate": 8192}
+
+#: A member of a `tracestate`. The propagator would log a warning for each that is none.
+_MEMBER = re.compile(
+    r"[ \t]*(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
+    r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e][ \t]*"
+)
+_MOST_MEMBERS = 32
 
 
 def written(span: Span) -> dict[str, str]:
@@ -77,7 +84,7 @@ def links_of(source: Source) -> list[Link]:
     frame = frame.drop_nulls(FIELDS[0]).unique(maintain_order=True)
     found: dict[tuple[int, int], Link] = {}
     for row in frame.iter_rows(named=True):
-        context = _read({name: text for name in FIELDS if (text := _text(row.get(name)))})
+        context = _read(_text(row, "traceparent"), _text(row, "tracestate"))
         if context is not None:
             found.setdefault((context.trace_id, context.span_id), Link(context))
         if len(found) == _MOST_LINKS:
@@ -85,22 +92,20 @@ def links_of(source: Source) -> list[Link]:
     return [*found.values()]
 
 
-def _text(value: object) -> str | None:
-    """Give what may be a part of a context: anybody may have written it."""
-    with suppress(UnicodeDecodeError):
-        match value:
-            case bytes() if len(value) <= _LONGEST:
-                return value.decode("ascii")
-            case str() if len(value) <= _LONGEST:
-                return value
-    return None
+def _text(row: dict[str, Any], name: str) -> str:
+    """Give a part of a context, if it may be one: anybody may have written it."""
+    value = row.get(name)
+    if isinstance(value, bytes | str) and len(value) <= _LONGEST[name]:
+        with suppress(UnicodeDecodeError):
+            return value.decode("ascii") if isinstance(value, bytes) else value
+    return ""
 
 
-def _read(carrier: dict[str, str]) -> SpanContext | None:
+def _read(traceparent: str, tracestate: str) -> SpanContext | None:
     """Give the context that these fields are, if they are one."""
-    try:
-        context = trace.get_current_span(_PROPAGATOR.extract(carrier)).get_span_context()
-    except Exception:
-        logging.getLogger(__name__).debug("no trace context", exc_info=True)
-        return None
+    members = [member for member in tracestate.split(",") if member.strip(" \t")]
+    carrier = {"traceparent": traceparent}
+    if len(members) <= _MOST_MEMBERS and all(map(_MEMBER.fullmatch, members)):
+        carrier["tracestate"] = ",".join(members)
+    context = trace.get_current_span(_PROPAGATOR.extract(carrier)).get_span_context()
     return context if context.is_valid else None

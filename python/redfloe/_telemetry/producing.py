@@ -21,8 +21,15 @@ class _Counted:
 
     def __init__(self, telemetry: Telemetry, rows: int) -> None:
         self.telemetry = telemetry
-        self.rows = rows
-        self.lock = Lock()
+        self._rows = rows
+        self._lock = Lock()
+
+    def new(self, rows: int) -> int:
+        """Count up to so many; give how many that were not counted yet."""
+        with self._lock:
+            new = max(rows - self._rows, 0)
+            self._rows += new
+        return new
 
 
 def _counted(telemetry: Telemetry, producer: StreamProducer) -> _Counted:
@@ -45,10 +52,9 @@ class _Producing(Operation):
         stream = producer._stream if stream is None else stream
         super().__init__(telemetry, at(producer._connection, stream))
         self._producer = producer
-        self._counted: _Counted | None = None
         self.rows = 0
-        with suppress(RuntimeError):  # it is another process's, which the producer says
-            self._counted = _counted(telemetry, producer)
+        with suppress(RuntimeError):  # it is another process's, as the producer says itself
+            _counted(telemetry, producer)
 
     def __exit__(
         self,
@@ -56,12 +62,10 @@ class _Producing(Operation):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._counted is not None:
-            with self._counted.lock:
-                rows = self._producer.rows_written
-                self.rows, self._counted.rows = rows - self._counted.rows, rows
-            if self.is_send:
-                self.entries = self.rows
+        with suppress(RuntimeError):
+            self.rows = _counted(self.telemetry, self._producer).new(self._producer.rows_written)
+        if self.is_send:
+            self.entries = self.rows
         super().__exit__(exc_type, exc, traceback)
 
     def measure(self, seconds: float) -> None:
