@@ -15,7 +15,7 @@ import redis
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -475,6 +475,59 @@ def test_a_producer(any_server: Server, stream: str, told: Told, is_async: bool)
     assert told.counted("client.sent.messages", "send") == 5
     (point, _) = told.points("client.operation.duration", "create")
     assert point.attributes["messaging.operation.type"] == "create"
+
+
+def test_arguments_by_name_and_wrong_ones(any_server: Server, stream: str, told: Told) -> None:
+    with redfloe.StreamProducer(any_server.url, stream) as producer:
+        producer.send(fields={"n": 1})
+        producer.send_frame(df=FRAME, stream=f"{stream}-other")
+        send: Any = producer.send
+        with pytest.raises(TypeError, match=r"send\(\) missing 1 required positional argument"):
+            send()
+        with pytest.raises(TypeError, match="fields must be a mapping"):
+            send(5)
+    consumer = redfloe.StreamConsumer(any_server.url, stream, **ME, **DRAIN)
+    consumer.run(lambda batch: batch.ack(ids=batch.ids))
+    assert told.counted("client.sent.messages", "send") == 4
+    assert told.errors("create") == {"TypeError": 2}
+
+
+class Interrupting(SpanProcessor):
+    """Ctrl-C when an operation ends."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.left:
+            self.left -= 1
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_at_the_end_of_an_operation_loses_nothing(
+    any_server: Server, client: redis.Redis, stream: str, told: Told
+) -> None:
+    interrupting = Interrupting()
+    told.tracers.add_span_processor(interrupting)
+    add_numbers(client, stream, 4)
+    for group in ({}, ME):
+        options: dict[str, Any] = {"batch_size": 2, **group, **DRAIN}
+        worker = redfloe.StreamConsumer(any_server.url, stream, schema=NUMBER, **options)
+        with worker:
+            interrupting.left = 1
+            with pytest.raises(KeyboardInterrupt):
+                next(worker)
+            assert [batch.frame["n"].to_list() for batch in worker] == [[1, 2], [3, 4]]
+    batches = redfloe.iter_stream(any_server.url, stream, NUMBER, start_id="-", **DRAIN)
+    interrupting.left = 1
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    assert next(batches)["n"].to_list() == [1, 2, 3, 4]
+    interrupting.left = 1
+    with pytest.raises(KeyboardInterrupt) as raised:
+        redfloe.write_stream(any_server.url, FRAME, stream)
+    assert isinstance(raised.value.__cause__, redfloe.WriteError)
+    assert raised.value.__cause__.rows_written == 3
 
 
 def test_threads(any_server: Server, stream: str, told: Told) -> None:

@@ -270,9 +270,9 @@ def _of_write(
 def _of_entry(
     telemetry: Telemetry,
     producer: StreamProducer | AsyncStreamProducer,
-    _given: object,
-    *,
+    *_: object,
     stream: object = None,
+    **__: object,
 ) -> Operation:
     return Create(telemetry, _inner(producer), stream)
 

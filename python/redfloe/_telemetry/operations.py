@@ -111,6 +111,8 @@ class Operation:
     kind: SpanKind = SpanKind.CLIENT
     #: Whether what happens meanwhile is a part of it.
     is_current: ClassVar[bool] = False
+    #: Whether it turns out at its end only that there was an operation at all.
+    may_be_nothing: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -132,8 +134,13 @@ class Operation:
         self.error: BaseException | None = None
 
     def __enter__(self) -> Self:
-        destination = self.attributes.get("messaging.destination.name")
         self._time, self._clock = time.time_ns(), time.perf_counter_ns()
+        if not self.may_be_nothing:
+            self._start_span()
+        return self
+
+    def _start_span(self) -> None:
+        destination = self.attributes.get("messaging.destination.name")
         self.span = self.telemetry.tracer.start_span(
             self.name if destination is None else f"{self.name} {destination}",
             self._parent,
@@ -145,7 +152,6 @@ class Operation:
         self._context = trace.set_span_in_context(self.span, self._parent)
         if self.is_current:
             self._token = contexts.attach(self._context)
-        return self
 
     def __exit__(
         self,
@@ -157,9 +163,11 @@ class Operation:
             contexts.detach(self._token)
         error = self.error if exc is None else exc
         self.error = None  # whose traceback may hold this
-        if not self.is_worth_telling(error):
-            return
         nanoseconds = time.perf_counter_ns() - self._clock
+        if self.may_be_nothing:
+            if error is None and not self.entries:
+                return
+            self._start_span()
         if error is not None and self.is_failure(error):
             self._fail(error)
         if self.entries is not None:
@@ -192,10 +200,6 @@ class Operation:
 
     def is_failure(self, error: BaseException) -> bool:  # noqa: ARG002 - of some it depends
         """Say whether an operation that ended so has failed."""
-        return True
-
-    def is_worth_telling(self, error: BaseException | None) -> bool:  # noqa: ARG002 - the same
-        """Say whether there was an operation at all."""
         return True
 
 
@@ -294,6 +298,8 @@ class PutAsideByLoop(PutAside):
 class Finish(Acknowledge):
     """The end of a worker's block, which acknowledges the last batch, if one is left."""
 
+    may_be_nothing = True
+
     def __init__(
         self,
         telemetry: Telemetry,
@@ -307,10 +313,6 @@ class Finish(Acknowledge):
     def came_to(self, result: int | None) -> None:  # noqa: ARG002 - the reader says more
         """Count the entries."""
         self.entries = self._reader.stats.acknowledged - self._before
-
-    def is_worth_telling(self, error: BaseException | None) -> bool:
-        """Leave out an end that has nothing to do."""
-        return error is not None or bool(self.entries)
 
 
 class Send(Operation):

@@ -90,7 +90,4 @@ class Flush(_Producing):
 
     name = operation_type = "send"
     is_send = True
-
-    def is_worth_telling(self, error: BaseException | None) -> bool:
-        """Leave out a wait for nothing."""
-        return error is not None or self.rows > 0
+    may_be_nothing = True
