@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,9 @@ from support.timing import SLACK
 # How long an example takes says nothing on a busy machine; pytest-timeout ends one that hangs.
 hypothesis.settings.register_profile("redfloe", deadline=None)
 hypothesis.settings.load_profile("redfloe")
+
+# A shell ignores Ctrl-C for what it runs in the background, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 

@@ -114,8 +114,9 @@ def test_rows_come_again_after_the_delay(
     add_numbers(client, stream, 3)
     options: dict[str, Any] = {"on_idle": "wait", "block_ms": 0, **reclaim, **ME}
     with world.consumer(any_server.url, stream, **options) as consumer:
-        assert world.do(next(consumer).nack(delay_ms=delay)) == 3
+        batch = next(consumer)
         watch = Stopwatch()
+        assert world.do(batch.nack(delay_ms=delay)) == 3
         again = next(consumer)
         assert seconds <= watch.seconds <= (seconds + 0.2) * SLACK
         assert rows(again) == [1, 2, 3]
