@@ -8,20 +8,23 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
 import redis
 
 import redfloe
 from redfloe._cli.commands.schema import as_python
+from redfloe._cli.commands.sql import interruptible
 from redfloe._cli.export_directory import ExportDirectory, ExportState
 from redfloe._cli.live import View, watch
-from redfloe._cli.output import duration, short, size
+from redfloe._cli.output import duration, print_json, short, size
 from support.groups import deliver
 from support.proxy import Proxy
 from support.server import Server
@@ -160,6 +163,11 @@ def test_pending(any_server: Server, orders: str) -> None:
     done = run("pending", orders, "billing", "-n", "2", "--json", url=any_server.url)
     assert [row["consumer"] for row in rows(done)] == ["w1", "w1"]
     assert rows(done)[0]["idle_seconds"] >= 0
+    assert len(rows(run("pending", orders, "billing", "--json", url=any_server.url))) == 10
+    own = run("pending", orders, "billing", "--consumer", "w1", "--json", url=any_server.url)
+    assert len(rows(own)) == 10
+    other = run("pending", orders, "billing", "--consumer", "w2", url=any_server.url)
+    assert other.stderr == "nothing is pending\n"
     nothing = run("pending", orders, "billing", "--min-idle", "1000", url=any_server.url)
     assert nothing.stderr == "nothing is pending\n"
     missing = run("pending", orders, "nobody", url=any_server.url, code=1)
@@ -243,6 +251,15 @@ def test_a_schema_is_python_to_paste(any_server: Server, stream: str) -> None:
     )
     listed = rows(run("schema", stream, "--payload", "data", "--json", url=any_server.url))
     assert [row["field"] for row in listed] == ["sku", "customer"]
+
+
+def test_a_schema_of_a_sample_and_of_all(any_server: Server, stream: str) -> None:
+    redfloe.write_stream(
+        any_server.url, pl.DataFrame({"n": ["1"] * 150 + ["x"] + ["1"] * 149}), stream
+    )
+    for options, dtype in ([], "Int64"), (["--sample", "4"], "Int64"), (["--all"], "String"):
+        done = run("schema", stream, *options, url=any_server.url)
+        assert f'"n": pl.{dtype},' in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -349,6 +366,70 @@ def test_an_outage_does_not_end_what_goes_on(
             watch(lambda: View(redfloe.list_streams(url), "", ""), interval=0.01, count=2)
 
 
+# Names and values that are no text
+
+
+def test_names_that_are_not_utf_8(any_server: Server, stream: str, tmp_path: Path) -> None:
+    key = stream.encode() + b"\xff"
+    with any_server.client() as client:
+        client.xadd(key, {b"f\xfe": b"\x00\xff", "n": 1})
+        client.xgroup_create(key, b"g\xfe", "0")
+    typed, shown = os.fsdecode(key), f"{stream}\\xff"
+    url = any_server.url
+    assert rows(run("count", typed, "--json", url=url)) == [{"stream": shown, "count": 1}]
+    assert rows(run("streams", typed, "--json", url=url))[0]["stream"] == shown
+    [row] = rows(run("head", typed, "--json", url=url))
+    assert (row["n"], row["_rescued"]) == (1, '{"f\\\\xfe":{"$base64":"AP8="}}')
+    assert "nothing is pending" in run("pending", typed, os.fsdecode(b"g\xfe"), url=url).stderr
+    for _ in range(2):
+        done = run("export", typed, str(tmp_path / "x"), url=url)
+        assert f" of {shown} exported" in done.stderr
+    done = run("tail", f"no{typed}", url=url, code=1)
+    assert "there is no stream" in done.stderr
+
+
+def test_tables_move_no_cursor(any_server: Server, stream: str) -> None:
+    frame = pl.DataFrame({"t": ["a\x1b[2J\r\nb"], "l": [["\x1b]0;x\x07"]], "e\x1b": ["é流"]})
+    redfloe.write_stream(any_server.url, frame, stream)
+    shown = run("head", stream, url=any_server.url).stdout
+    assert r"a\x1b[2J\r\nb" in shown
+    assert "é流" in shown
+    assert not {*shown} & {"\x1b", "\x07", "\r"}
+
+
+def test_what_has_no_column_is_shown(any_server: Server, stream: str) -> None:
+    with any_server.client() as client:
+        for document in ('{"a":1}', "not json"):
+            client.xadd(stream, {"data": document})
+    for name in ("head", "tail"):
+        found = rows(run(name, stream, "--payload", "data", "--json", url=any_server.url))
+        assert [row["a"] for row in found] == [1, None]
+        assert [row["_rescued"] for row in found] == [None, '{"data":"not json"}']
+        assert "_rescued" not in run(name, stream, url=any_server.url).stdout
+
+
+def test_values_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pl.DataFrame(
+        {
+            "b": [b"\xff\x00", None],
+            "d": pl.Series(["1.10", "-2"]).cast(pl.Decimal(10, 2)),
+            "t": [dt.time(1, 2), None],
+            "wait_time": [dt.timedelta(seconds=1.5), None],
+            "s": [{"x": [b"a"], "d": dt.date(2024, 1, 1)}, None],
+        }
+    )
+    print_json(frame)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "b": "/wA=",
+        "d": "1.10",
+        "t": "01:02:00",
+        "wait_seconds": 1.5,
+        "s": {"x": ["YQ=="], "d": "2024-01-01"},
+    }
+    assert [name for name, value in second.items() if value is not None] == ["d"]
+
+
 # Following
 
 
@@ -362,7 +443,7 @@ def following(any_server: Server, stream: str) -> Iterator[Any]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "REDIS_URL": any_server.url, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "REDIS_URL": any_server.url, "PYTHONUNBUFFERED": ""},
         )
         started.append(process)
         return process
@@ -392,11 +473,40 @@ def test_tail_as_a_member_of_a_group(any_server: Server, orders: str, following:
     assert seen[0] == "1704067800000-0"
     redfloe.write_stream(any_server.url, pl.DataFrame({"sku": ["D"]}), orders)
     process.stdout.readline()
+    # What was shown is acknowledged, also the last, and stays so after Ctrl-C.
     eventually(
-        lambda: (
-            redfloe.pending_entries(any_server.url, orders, "billing", consumer="w2").height <= 1
-        )
+        lambda: redfloe.pending_entries(any_server.url, orders, "billing", consumer="w2").is_empty()
     )
+    process.send_signal(signal.SIGINT)
+    with within(5):
+        assert process.wait() == 130
+
+
+def test_tail_takes_some_as_a_member(any_server: Server, orders: str) -> None:
+    member = ["--group", "billing", "--consumer", "w2", "--json"]
+    some = rows(run("tail", orders, "-n", "3", *member, url=any_server.url))
+    assert [row["_id"] for row in some] == [f"{1704067800000 + 60_000 * n}-0" for n in range(3)]
+    rest = rows(run("tail", orders, *member, url=any_server.url))
+    assert len(rest) == 17
+    assert redfloe.pending_entries(any_server.url, orders, "billing", consumer="w2").is_empty()
+    assert run("tail", orders, *member, url=any_server.url).stdout == ""
+    both = run("tail", orders, "-f", "-n", "3", *member, url=any_server.url, code=2)
+    assert "--count or --follow" in both.stderr
+    nobody = ["--group", "nobody", "--consumer", "w2"]
+    assert "nobody" in run("tail", orders, *nobody, url=any_server.url, code=1).stderr
+
+
+def test_tail_of_nothing_and_from_nothing(
+    any_server: Server, orders: str, stream: str, following: Any
+) -> None:
+    done = run("tail", orders, "-n", "0", url=any_server.url)
+    assert (done.stdout, done.stderr) == ("", "")
+    with any_server.client() as client:
+        client.delete(stream)
+    process = following("--json", "-n", "0")
+    assert process.stderr.readline() == f"there is no stream '{stream}' yet\n"
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": [1]}), stream)
+    assert json.loads(process.stdout.readline())["n"] == "1"
 
 
 def test_a_reader_of_the_output_that_goes(any_server: Server, orders: str) -> None:
@@ -433,6 +543,51 @@ def test_a_file_goes_out_and_comes_in(
         for name in (orders, copy)
     ]
     assert read[0].equals(read[1])
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(
+    any_server: Server, stream: str, tmp_path: Path
+) -> None:
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": range(200_000)}), stream)
+    with piped("export", stream, str(tmp_path / "x.parquet"), url=any_server.url) as process:
+        while process.poll() is None and not [*tmp_path.iterdir()]:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        with within(5):
+            assert process.wait() == 130
+    time.sleep(0.1)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_export_to_standard_output_and_to_what_is_no_file(
+    any_server: Server, orders: str, tmp_path: Path
+) -> None:
+    done = run("export", orders, "-", "--format", "csv", url=any_server.url)
+    assert done.stdout.startswith("_id,_ts,sku,price,_rescued\n1704067200000-0,2024")
+    assert done.stdout.count("\n") == 31
+    assert done.stderr == f"30 entries of {orders} exported to standard output\n"
+    done = run("export", orders, "/dev/stdout", "-f", "ndjson", url=any_server.url)
+    assert [row["sku"] for row in rows(done)] == ["A", "B", "C"] * 10
+    for path in ("-", "x.csv.gz", "/dev/null", str(tmp_path / "x.txt")):
+        done = run("export", orders, path, url=any_server.url, code=2)
+        assert "has no suffix" in done.stderr
+    text, folder = tmp_path / "x.txt", tmp_path / "parts.2024"
+    run("export", orders, str(text), "--format", "ndjson", url=any_server.url)
+    assert len(text.read_text().splitlines()) == 30
+    run("export", orders, f"{folder}/", "--format", "csv", url=any_server.url)
+    assert len([*folder.glob("*.csv")]) == 1
+    done = run("export", orders, str(tmp_path / "no" / "x.csv"), url=any_server.url, code=1)
+    assert done.stderr == f"redfloe: there is no directory '{tmp_path / 'no'}'\n"
+
+
+def test_a_reader_of_an_export_that_goes(any_server: Server, stream: str) -> None:
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": ["x" * 100] * 20_000}), stream)
+    with piped("export", stream, "-", "-f", "csv", url=any_server.url) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (141, "")
 
 
 def test_a_file_that_fails_leaves_nothing(any_server: Server, stream: str, tmp_path: Path) -> None:
@@ -532,6 +687,22 @@ def test_an_export_that_is_killed_at_any_time(
     assert exported(folder)["n"].sort().to_list() == frame["n"].to_list()
 
 
+def test_import_of_documents_and_of_few(any_server: Server, stream: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_text('{"n": 1, "t": {"x": [1]}}\n' * 500)
+    wrong = run("import", str(path), stream, url=any_server.url, code=2)
+    assert "give --format" in wrong.stderr
+    options = ["-f", "ndjson", "--payload", "data", "--maxlen", "10"]
+    done = run("import", str(path), stream, *options, "--json", url=any_server.url)
+    assert rows(done) == [{"imported": 500}]
+    with any_server.client() as client:
+        [(_, fields)] = client.xrange(stream, count=1)
+        assert json.loads(fields[b"data"]) == {"n": 1, "t": {"x": [1]}}
+        assert 10 <= client.xlen(stream) < 300  # about
+    missing = run("import", f"{path}.csv", stream, url=any_server.url, code=1)
+    assert "rows.csv" in missing.stderr
+
+
 # Changing
 
 
@@ -569,9 +740,15 @@ def test_dead_letters(any_server: Server, orders: str) -> None:
     run("dead", "replay", dead, url=any_server.url, code=1)
     one = run("dead", "replay", dead, "--id", found[0]["_id"], "--yes", url=any_server.url)
     assert one.stderr == f"1 dead letter replayed into {orders}\n"
+    nothing = run("dead", "list", f"{dead}:no", url=any_server.url)
+    assert (nothing.stdout, nothing.stderr) == ("", f"{dead}:no has no dead letters\n")
+    again = run("dead", "replay", dead, "-n", "1", "--yes", "--json", url=any_server.url)
+    assert [row["_dead_stream"] for row in rows(again)] == [orders]
+    assert again.stderr == f"1 dead letter replayed into {orders}\n"
+    count -= 1
     rest = run("dead", "replay", dead, "--yes", url=any_server.url)
     assert rest.stderr == f"{count - 1} dead letter{'s' * (count > 2)} replayed into {orders}\n"
-    assert redfloe.stream_info(any_server.url, orders)["length"].item() == 30 + count
+    assert redfloe.stream_info(any_server.url, orders)["length"].item() == 31 + count
 
 
 # Arguments and errors
@@ -611,6 +788,64 @@ def test_without_the_extra(any_server: Server, tmp_path: Path) -> None:
         assert done.returncode == code
         assert expected in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hidden", "expected"),
+    [
+        (["sql", "select 1"], "duckdb", "the command sql needs DuckDB: pip install duckdb"),
+        (["exporter"], "prometheus_client", "the exporter needs prometheus_client: pip install"),
+        (["export", "s", "x", "--progress"], "tqdm", "which is not installed: pip install tqdm"),
+    ],
+)
+def test_a_package_that_is_missing(
+    any_server: Server, arguments: list[str], hidden: str, expected: str, tmp_path: Path
+) -> None:
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": [1]}), "s")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules[{hidden!r}] = None; {SCRIPT}", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("redfloe: ")
+    assert expected in done.stderr
+
+
+def test_sql_needs_no_pyarrow(any_server: Server, orders: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", f"import sys; sys.modules['pyarrow'] = None; {SCRIPT}"),
+            *("sql", f'select sum(price) as s from "{orders}"', "--json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    assert (done.stdout, done.stderr) == ('{"s": 108.75}\n', "")
+
+
+def test_a_query_is_interrupted() -> None:
+    connection = duckdb.connect()
+    connection.sql("select 1").fetchall()
+
+    def ask() -> Any:
+        timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        try:
+            return connection.sql("select sum(range % 7) from range(1000000000000)").fetchall()
+        finally:
+            timer.cancel()
+
+    with within(5), pytest.raises(KeyboardInterrupt):
+        interruptible(ask, connection.interrupt)
+    assert interruptible(lambda: 5, connection.interrupt) == 5
+    with pytest.raises(duckdb.Error, match="nowhere"):
+        interruptible(lambda: connection.sql("from nowhere"), connection.interrupt)
 
 
 def test_completion() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -93,6 +94,35 @@ def test_what_it_may_not_ask(
         StreamCollector(any_server.url, [])
 
 
+def test_one_pattern_and_a_name_that_is_not_utf_8(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 2)
+    for group in (b"g", b"g\xff"):
+        client.xgroup_create(stream, group, "0")
+        client.xgroup_createconsumer(stream, group, "me")
+    found = samples(StreamCollector(any_server.url, stream, consumers=True))
+    assert found["redis_stream_length"] == {(stream,): 2}
+    assert found["redis_stream_group_consumers"] == {(stream, "g"): 1, (stream, r"g\xff"): 1}
+    assert found["redis_stream_group_consumer_messages_pending"] == {(stream, "g", "me"): 0}
+
+
+def test_an_async_producer(any_server: Server, stream: str) -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerCollector(registry)
+
+    async def produce() -> float | None:
+        async with redfloe.StreamProducer(any_server.url, stream) as producer:
+            assert isinstance(producer, redfloe.AsyncStreamProducer)
+            metrics.watch(producer)
+            for number in range(3):
+                await producer.send({"n": number})
+        name = "redfloe_producer_rows_written_total"
+        return registry.get_sample_value(name, {"stream": stream})
+
+    assert asyncio.run(produce()) == 3
+
+
 def test_nothing_to_tell(any_server: Server, stream: str) -> None:
     found = samples(StreamCollector(any_server.url, [stream]))
     assert found["redis_up"] == {(): 1}
@@ -156,8 +186,10 @@ def test_two_with_the_same_labels_are_one_series(any_server: Server, stream: str
 
 def test_the_exporter(any_server: Server, client: redis.Redis, stream: str) -> None:
     add_numbers(client, stream, 3)
+    client.xgroup_create(stream, "g", "0")
+    deliver(client, stream, 2)
     process = subprocess.Popen(
-        [sys.executable, "-m", "redfloe", "exporter", stream, "--port", "0"],
+        [sys.executable, "-m", "redfloe", "exporter", stream, "--port", "0", "--consumers"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "REDIS_URL": any_server.url},
@@ -169,6 +201,8 @@ def test_the_exporter(any_server: Server, client: redis.Redis, stream: str) -> N
         for length in (3, 4):
             text = urllib.request.urlopen(url, timeout=10).read().decode()
             assert f'redis_stream_length{{stream="{stream}"}} {length}.0' in text
+            labels = f'consumer="me",group="g",stream="{stream}"'
+            assert f"redis_stream_group_consumer_messages_pending{{{labels}}} 2.0" in text
             client.xadd(stream, {"n": 4})
         process.send_signal(signal.SIGINT)
         with within(5):

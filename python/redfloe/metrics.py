@@ -70,7 +70,8 @@ class StreamCollector(Collector):
     patterns : sequence of str or bytes, default ("*",)
         Only streams whose key matches one of these, as for `redfloe.list_streams`.
     consumers : bool, default False
-        Series for each consumer too. Consumers whose names are those of pods become many.
+        Series for each consumer too. Consumers whose names are those of pods become many. A stream
+        or group whose name is not UTF-8 has none.
 
     Examples
     --------

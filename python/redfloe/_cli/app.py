@@ -103,7 +103,8 @@ def run(arguments: list[str]) -> int:
     except _ReaderHasGoneError:
         raise BrokenPipeError from None
     except OSError as error:
-        say(f"redfloe: {error}")
+        named = error.filename is not None and error.strerror is not None
+        say(f"redfloe: {f'{error.filename}: {error.strerror}' if named else error}")
         return 1
     except (ImportError, ValueError, TypeError) as error:
         say(f"redfloe: {error}")

@@ -8,8 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redfloe._words import readable
+
 if TYPE_CHECKING:
+    import polars as pl
+
     from redfloe import RedisConnection
+
+
+class Name(bytes):
+    """A key or a name that is not UTF-8, which messages show as listings do."""
+
+    def __str__(self) -> str:
+        return readable(self)
+
+    def __repr__(self) -> str:
+        return repr(str(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def _name(value: str | None) -> Any:
+    r"""Give the bytes that were typed, as in ``head $'caf\xe9'``, where they are not UTF-8."""
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        return Name(str(value).encode(errors="surrogateescape"))
+    return value
+
 
 Url = Annotated[
     str | None,
@@ -23,11 +50,32 @@ Url = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Stream = Annotated[str, typer.Argument(help="The stream's key.", show_default=False)]
-Group = Annotated[str, typer.Argument(help="The consumer group.", show_default=False)]
+Stream = Annotated[
+    str, typer.Argument(help="The stream's key.", show_default=False, callback=_name)
+]
+Group = Annotated[
+    str, typer.Argument(help="The consumer group.", show_default=False, callback=_name)
+]
+MemberOf = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        help="Read as a member of this group: acknowledges what it has shown.",
+        callback=_name,
+    ),
+]
+Consumer = Annotated[
+    str | None, typer.Option("--consumer", help="The consumer's name.", callback=_name)
+]
+Letters = Annotated[
+    str,
+    typer.Argument(help="The key of the dead-letter stream.", show_default=False, callback=_name),
+]
 Pattern = Annotated[
     str,
-    typer.Argument(help="Only streams whose key matches: * is any text, ? one character."),
+    typer.Argument(
+        help="Only streams whose key matches: * is any text, ? one character.", callback=_name
+    ),
 ]
 Start = Annotated[
     str,
@@ -78,13 +126,26 @@ def columns(payload: str | None, *, rows: int | None, text: bool) -> dict[str, A
     """Give the options of a read whose rows are shown, with their times.
 
     Dtypes are inferred from a sample that has all `rows`, the oldest or the newest, so that each
-    value fits; where it cannot have all, None, one that does not fit is an error.
+    value fits. What is no text in any column, such as a field whose name is not UTF-8, is in the
+    column `RESCUED`. Where the sample cannot have all rows, None, a value that does not fit is an
+    error.
     """
     import polars as pl
 
-    return {
+    options = {
         "infer_schema": not text,
         "infer_schema_length": 1_000 if rows is None else max(100, 2 * rows + 2),
         "timestamp_dtype": pl.Datetime,
         "payload": payload,
     }
+    return options if rows is None else options | {"on_error": "null", "rescue_column": RESCUED}
+
+
+RESCUED = "_rescued"
+
+
+def rescued(frame: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the column of what was rescued, where nothing was."""
+    if RESCUED in frame.columns and frame[RESCUED].null_count() == frame.height:
+        return frame.drop(RESCUED)
+    return frame

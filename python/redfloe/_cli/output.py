@@ -243,4 +243,16 @@ def print_frame(frame: pl.DataFrame) -> None:
         tbl_hide_column_data_types=False,
         fmt_str_lengths=40 if terminal else 10_000,
     ):
-        print(frame)
+        text = str(frame.with_columns(pl.col(pl.String).map_batches(_all_printable)))
+    # What is nested, and names: of lines that the table has, these have none.
+    print("\n".join(map(printable, text.split("\n"))))
+    sys.stdout.flush()
+
+
+def _all_printable(texts: pl.Series) -> pl.Series:
+    """Make what would move the cursor, or break the table's lines, visible."""
+    if not texts.str.contains(r"\p{C}").any():
+        return texts
+    import polars as pl
+
+    return texts.map_elements(printable, return_dtype=pl.String)

@@ -24,4 +24,4 @@ def count(
 
         scan = redfloe.scan_stream(server, stream, {}, start, end, must_exist=True)
         number = scan.select(pl.len()).collect().item()
-    print(json_module.dumps({"stream": stream, "count": number}) if json else number)
+    print(json_module.dumps({"stream": str(stream), "count": number}) if json else number)

@@ -6,15 +6,23 @@ from typing import Annotated
 
 import typer
 
-from redfloe._cli.options import End, Json, Payload, Start, Text, Url, Yes, columns, connect
+from redfloe._cli.options import (
+    End,
+    Json,
+    Letters,
+    Payload,
+    Start,
+    Text,
+    Url,
+    Yes,
+    columns,
+    connect,
+    rescued,
+)
 from redfloe._cli.output import confirm, print_frame, print_json, say
 from redfloe._words import counted
 
 app = typer.Typer(help="Look at dead letters, and replay them.", no_args_is_help=True)
-
-Letters = Annotated[
-    str, typer.Argument(help="The key of the dead-letter stream.", show_default=False)
-]
 
 
 @app.command("list")
@@ -40,7 +48,13 @@ def list_(
         count,
         **columns(payload, rows=count, text=text),
     )
-    print_json(frame) if json else print_frame(frame)
+    frame = rescued(frame)
+    if json:
+        print_json(frame)
+    elif frame.is_empty():
+        say(f"{dead_letter} has no dead letters")
+    else:
+        print_frame(frame)
 
 
 @app.command()

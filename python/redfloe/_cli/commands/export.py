@@ -5,10 +5,10 @@ from __future__ import annotations
 import json as json_module
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -18,6 +18,8 @@ from redfloe._cli.output import say
 from redfloe._words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import polars as pl
 
     from redfloe import RedisConnection
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
 def export(
     stream: Stream,
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A file that ends in .parquet, .csv, .ndjson or .arrow, or a directory.",
+            help="A file that ends in .parquet, .csv, .ndjson or .arrow, a directory, or - for "
+            "standard output.",
             show_default=False,
         ),
     ],
@@ -73,6 +76,7 @@ def export(
     """
     import redfloe
 
+    kind = _file_format(path, format, partition_by)
     server = connect(url)
     info = redfloe.stream_info(server, stream)
     if info.is_empty():
@@ -80,17 +84,17 @@ def export(
     source = Source(
         server, stream, start, end, payload=payload, text=text, strict=strict, bar=_bar(progress)
     )
-    suffix = format_of(path)
-    if suffix is None or path.is_dir() or partition_by:
+    if kind is None:
         kind = format or Format.parquet
-        before, entries = to_directory(source, path, kind, partition_by or [], batch_size)
+        before, entries = to_directory(source, Path(path), kind, partition_by or [], batch_size)
     else:
-        before, entries = 0, to_file(source, path, format or suffix)
-    if json:
-        print(json_module.dumps({"exported": entries, "before": before, "path": str(path)}))
+        before, entries = 0, to_file(source, path, kind)
+    if json and path != STDOUT:
+        print(json_module.dumps({"exported": entries, "before": before, "path": path}))
     else:
         done = f", {before:,} were there" if before else ""
-        say(f"{counted(entries, 'entry', 'entries', ',')} of {stream} exported to {path}{done}")
+        where = "standard output" if path == STDOUT else path
+        say(f"{counted(entries, 'entry', 'entries', ',')} of {stream} exported to {where}{done}")
 
 
 @dataclass
@@ -130,8 +134,56 @@ class Source:
         }
 
 
-def to_file(source: Source, path: Path, kind: Format) -> int:
-    """Write one file, which gets its name when it is whole."""
+STDOUT = "-"
+
+
+def _file_format(path: str, given: Format | None, partition_by: list[str] | None) -> Format | None:
+    """Tell the format of the file that is wanted; None where it is a directory."""
+    there = Path(path)
+    if partition_by or there.is_dir() or path.endswith("/"):
+        return None
+    kind = given or format_of(path)
+    if path != STDOUT and not there.exists() and not there.suffix:
+        return None
+    if kind is None:
+        msg = f"{path} has no suffix that tells its format: give --format, or a / after a directory"
+        raise typer.BadParameter(msg)
+    if not there.parent.is_dir():
+        msg = f"there is no directory {str(there.parent)!r}"
+        raise FileNotFoundError(msg)
+    return kind
+
+
+@contextmanager
+def _standard_output() -> Iterator[BinaryIO]:
+    try:
+        yield sys.stdout.buffer
+    except OSError as error:
+        if "os error 32" in str(error):  # of Polars, which says only that
+            raise BrokenPipeError from error
+        raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when it is whole, or what is no file, such as a pipe."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device
+        return
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def to_file(source: Source, path: str, kind: Format) -> int:
+    """Write one file, or standard output."""
     import redfloe
 
     scan = redfloe.scan_stream(
@@ -150,21 +202,20 @@ def to_file(source: Source, path: Path, kind: Format) -> int:
         rows += frame.height
         return frame
 
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     counted_scan = scan.map_batches(count, streamable=True)
-    try:
+    # Opened here: after Ctrl-C the engine's threads may be about to create what was removed.
+    opened = _standard_output() if path == STDOUT else _opened(Path(path))
+    with opened as file:
         match kind:
             case Format.parquet:
-                counted_scan.sink_parquet(unfinished)
+                counted_scan.sink_parquet(file)
             case Format.csv:
-                counted_scan.sink_csv(unfinished)
+                counted_scan.sink_csv(file)
             case Format.ndjson:
-                counted_scan.sink_ndjson(unfinished)
+                counted_scan.sink_ndjson(file)
             case Format.arrow:
-                counted_scan.sink_ipc(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+                counted_scan.sink_ipc(file)
+        file.flush()
     return rows
 
 
@@ -176,7 +227,7 @@ def to_directory(
     from redfloe._cli.export_directory import ExportDirectory, ExportState
     from redfloe._progress import Bar, milliseconds_of
 
-    wanted = ExportState(source.stream, kind.value, partition_by, source.payload)
+    wanted = ExportState(str(source.stream), kind.value, partition_by, source.payload)
     newest = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
     end = newest if source.end == "+" else source.end  # what comes meanwhile is for the next run
     with ExitStack() as stack:

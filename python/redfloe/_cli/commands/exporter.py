@@ -38,7 +38,7 @@ def exporter(
 
         from redfloe.metrics import StreamCollector
     except ModuleNotFoundError as error:
-        msg = "redfloe exporter needs prometheus_client: pip install 'redfloe[metrics]'"
+        msg = "the exporter needs prometheus_client: pip install 'redfloe[metrics]'"
         raise ModuleNotFoundError(msg) from error
 
     registry = CollectorRegistry()

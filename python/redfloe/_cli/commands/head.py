@@ -17,6 +17,7 @@ from redfloe._cli.options import (
     columns,
     connect,
     existing,
+    rescued,
 )
 from redfloe._cli.output import print_frame, print_json
 
@@ -44,4 +45,5 @@ def head(
             must_exist=True,
             **columns(payload, rows=count, text=text),
         )
+    frame = rescued(frame)
     print_json(frame) if json else print_frame(frame)

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from redfloe._cli.options import Group, Json, Stream, Url, connect
+from redfloe._cli.options import Consumer, Group, Json, Stream, Url, connect
 from redfloe._cli.output import show
 
 
 def pending(
     stream: Stream,
     group: Group,
-    consumer: Annotated[str | None, typer.Option(help="Only this consumer's.")] = None,
+    consumer: Consumer = None,
     min_idle: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="Only those delivered at least this long ago."),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from redfloe._cli.options import Json, Payload, Text, Url, columns, connect
 from redfloe._cli.output import print_frame, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Result = TypeVar("_Result")
 
 
 def sql(
@@ -29,8 +35,10 @@ def sql(
     try:
         import duckdb
     except ModuleNotFoundError as error:
-        msg = "redfloe sql needs DuckDB: pip install duckdb"
+        msg = "the command sql needs DuckDB: pip install duckdb"
         raise ModuleNotFoundError(msg) from error
+    import polars as pl
+
     import redfloe
 
     server = connect(url)
@@ -47,10 +55,39 @@ def sql(
                 if is_stream(name):
                     options = columns(payload, rows=None, text=text)
                     connection.register(name, redfloe.stream_reader(server, name, **options))
-            # A statement such as CREATE gives none, which DuckDB's types do not say.
-            relation: Any = connection.sql(query)
-            result = None if relation is None else relation.pl()
+
+            def ask() -> pl.DataFrame | None:
+                # A statement such as CREATE gives none, which DuckDB's types do not say.
+                relation: Any = connection.sql(query)
+                return None if relation is None else pl.DataFrame(relation)
+
+            result = interruptible(ask, connection.interrupt)
         except duckdb.Error as error:
             raise ValueError(str(error)) from error
     if result is not None:
         print_json(result) if json else print_frame(result)
+
+
+def interruptible(work: Callable[[], _Result], interrupt: Callable[[], object]) -> _Result:
+    """Work beside the main thread, which Ctrl-C interrupts: DuckDB rarely looks for it."""
+    done: list[_Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001 -- it is raised by the main thread
+            failed.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.05)
+    except BaseException:
+        interrupt()
+        thread.join(5)
+        raise
+    if failed:
+        raise failed[0]
+    return done[0]

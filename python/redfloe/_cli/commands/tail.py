@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redfloe._cli.options import Json, Payload, Stream, Text, Url, columns, connect, existing
-from redfloe._cli.output import console, print_frame, print_json, printable
+from redfloe._cli.options import (
+    Consumer,
+    Json,
+    MemberOf,
+    Payload,
+    Stream,
+    Text,
+    Url,
+    columns,
+    connect,
+    existing,
+    rescued,
+)
+from redfloe._cli.output import console, print_frame, print_json, printable, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import polars as pl
+
+    from redfloe import RedisConnection
 
 
 def tail(
     stream: Stream,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, help="How many entries.")] = 10,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", "-n", min=0, help="How many entries: 10, or all with --group, by default."
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")
     ] = False,
-    group: Annotated[
-        str | None,
-        typer.Option(help="Read as a member of this group: acknowledges what it has shown."),
-    ] = None,
-    consumer: Annotated[str | None, typer.Option(help="The member's name.")] = None,
+    group: MemberOf = None,
+    consumer: Consumer = None,
     payload: Payload = None,
     text: Text = False,
     url: Url = None,
@@ -39,61 +55,101 @@ def tail(
     With --group entries are taken from those that the group has not had, as a worker takes them,
     and acknowledged once they are shown.
     """
-    import redfloe
-
-    # What comes may fit no dtype that was inferred before.
-    server, options = connect(url), columns(payload, rows=count, text=text or follow)
     if (group is None) != (consumer is None):
         msg = "--group and --consumer go together"
         raise typer.BadParameter(msg)
     if group is not None and consumer is not None:
-        with redfloe.iter_stream(
-            server,
-            stream,
-            group=group,
-            consumer=consumer,
-            auto_ack=True,
-            create_group=False,
-            on_idle="wait" if follow else "stop",
-            **options,
-        ) as entries:
-            _follow(entries, json=json)
+        if follow and count is not None:
+            msg = "with --group, give --count or --follow"
+            raise typer.BadParameter(msg)
+        member = Member(connect(url), stream, group, consumer)
+        options = columns(payload, rows=count or 1_000, text=text or follow)
+        member.show(count, follow=follow, json=json, **options)
         return
+    import redfloe
+
+    count = 10 if count is None else count
+    # What comes may fit no dtype that was inferred before.
+    server, options = connect(url), columns(payload, rows=count, text=text or follow)
     # What comes after the newest of these is followed: nothing is missed, nothing shown twice.
-    newest = None
-    if count or follow:
+    start = "-"
+    try:
         with existing(stream):
             frame = redfloe.read_stream(
-                server, stream, last=max(count, 1), must_exist=not follow, **options
+                server, stream, last=max(count, 1), must_exist=True, **options
             )
-        newest = str(frame["_id"][-1]) if frame.height else None
-        frame = frame.tail(count)
-        if follow:
-            _print_lines(frame, json=json)
-        elif json:
-            print_json(frame)
-        else:
-            print_frame(frame)
+    except redfloe.NoStreamError:
+        if not follow:
+            raise
+        say(f"there is no stream {stream!r} yet")
+    else:
+        if frame.height:
+            start = f"({frame['_id'][-1]}"
+        if count:
+            show_rows(rescued(frame.tail(count)), json=json, lines=follow)
     if follow:
-        start = "-" if newest is None else f"({newest}"
         with redfloe.iter_stream(server, stream, start_id=start, **options) as entries:
-            _follow(entries, json=json)
+            for frame in entries:
+                show_rows(rescued(frame), json=json, lines=True)
 
 
-def _follow(frames: Iterable[pl.DataFrame], *, json: bool) -> None:
-    for frame in frames:
-        _print_lines(frame, json=json)
+@dataclass
+class Member:
+    """A consumer of a group, which shows what it takes."""
+
+    server: RedisConnection
+    stream: str
+    group: str
+    consumer: str
+
+    def show(self, count: int | None, *, follow: bool, json: bool, **options: Any) -> None:
+        """Take `count` entries, or all there are, or go on with what comes."""
+        import redfloe
+
+        where: Any = {"group": self.group, "consumer": self.consumer, "auto_ack": False}
+        if count is not None:
+            frame = redfloe.read_stream(
+                self.server, self.stream, count=count, create_group=False, **where, **options
+            )
+            self._show(frame, json=json, lines=False)
+            return
+        with redfloe.iter_stream(
+            self.server,
+            self.stream,
+            create_group=False,
+            on_idle="wait" if follow else "stop",
+            **where,
+            **options,
+        ) as entries:
+            for frame in entries:
+                self._show(frame, json=json, lines=True)
+
+    def _show(self, frame: pl.DataFrame, *, json: bool, lines: bool) -> None:
+        """Acknowledge them once they are out, not later: nobody sees them again after Ctrl-C."""
+        import redfloe
+
+        show_rows(rescued(frame), json=json, lines=lines)
+        if frame.height:
+            redfloe.ack_entries(self.server, self.stream, self.group, frame["_id"])
 
 
-def _print_lines(frame: pl.DataFrame, *, json: bool) -> None:
+def show_rows(frame: pl.DataFrame, *, json: bool, lines: bool) -> None:
+    """Show entries: one on a line, or all as a table."""
     if json:
         print_json(frame)
+    elif lines:
+        _print_lines(frame)
     else:
-        from rich.text import Text
+        print_frame(frame)
 
-        lines = console()
-        for row in frame.iter_rows(named=True):
-            lines.print(Text.assemble(*_line(row)), soft_wrap=True)
+
+def _print_lines(frame: pl.DataFrame) -> None:
+    from rich.text import Text
+
+    lines = console()
+    for row in frame.iter_rows(named=True):
+        lines.print(Text.assemble(*_line(row)), soft_wrap=True)
+    sys.stdout.flush()
 
 
 def _line(row: dict[str, Any]) -> list[tuple[str, str]]:
