@@ -644,6 +644,18 @@ def test_one_export_at_a_time(any_server: Server, orders: str, tmp_path: Path) -
     run("export", orders, str(tmp_path / "x"), url=any_server.url)
 
 
+def test_a_stream_that_was_begun_anew_is_no_continuation(
+    any_server: Server, orders: str, tmp_path: Path
+) -> None:
+    arguments = ["export", orders, str(tmp_path / "x")]
+    run(*arguments, url=any_server.url)
+    with any_server.client() as client:
+        client.delete(orders)
+        client.xadd(orders, {"sku": "A"}, id="5-0")
+    done = run(*arguments, url=any_server.url, code=1)
+    assert f"{orders} only to 5-0: it was begun anew" in done.stderr
+
+
 def test_partitions_of_null_and_of_nothing(any_server: Server, stream: str, tmp_path: Path) -> None:
     redfloe.write_stream(any_server.url, pl.DataFrame({"n": [1, 2], "k": ["a/b", None]}), stream)
     arguments = ["export", stream, str(tmp_path / "x"), "--partition-by"]
@@ -701,6 +713,25 @@ def test_import_of_documents_and_of_few(any_server: Server, stream: str, tmp_pat
         assert 10 <= client.xlen(stream) < 300  # about
     missing = run("import", f"{path}.csv", stream, url=any_server.url, code=1)
     assert "rows.csv" in missing.stderr
+
+
+def test_import_of_standard_input(any_server: Server, stream: str) -> None:
+    text = "n,t\n1,a\n2,b\n"
+    done = run("import", "-", stream, "--format", "csv", url=any_server.url, stdin=text)
+    assert done.stderr == f"2 rows of standard input added to {stream}\n"
+    assert redfloe.read_stream(any_server.url, stream)["t"].to_list() == ["a", "b"]
+
+
+def test_an_import_that_fails_says_how_far_it_came(
+    any_server: Server, stream: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.ndjson"
+    path.write_text("".join(f'{{"id": "{1 + n % 150_000}-0", "n": 1}}\n' for n in range(150_001)))
+    done = run("import", str(path), stream, "--id-column", "id", url=any_server.url, code=1)
+    with any_server.client() as client:
+        there = client.xlen(stream)
+    assert there > 0
+    assert " or more are in " in done.stderr
 
 
 # Changing

@@ -22,6 +22,7 @@ from redfloe._cli.commands.top import Activity
 from redfloe._cli.layout import Layout
 from redfloe._cli.live import View
 from support.server import Server
+from support.timing import SLACK
 
 SCRIPT = "from redfloe.__main__ import main; import sys; sys.exit(main())"
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "command-line.md"
@@ -186,6 +187,44 @@ def test_an_export_shows_how_far_it_is(orders: str, terminal: Any, tmp_path: Pat
     shown = finish(terminal("export", orders, str(tmp_path / "parts")))
     assert "rows" in shown
     assert f"1,000 entries of {orders} exported" in shown.replace("\r\n", "")
+
+
+def test_tab_completes_in_bash(tmp_path: Path) -> None:
+    """As installed by the program itself, for a user of bash."""
+    program = tmp_path / "bin" / "redfloe"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{SCRIPT}" "$@"\n')
+    program.chmod(0o755)
+    bash = pexpect.spawn(
+        "bash",
+        ["--norc", "--noprofile", "-i"],
+        env={
+            **os.environ,
+            "HOME": str(tmp_path),
+            "TERM": "dumb",
+            "PS1": "> ",
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+        },
+        encoding="utf-8",
+        timeout=20 * SLACK,
+    )
+    try:
+        bash.sendline("redfloe --install-completion && source ~/.bashrc && echo installed''-now")
+        bash.expect("installed-now")
+        for typed, completed in [
+            ("redfloe gro\t", "groups "),
+            ("redfloe export --form\t", "--format "),
+            ("redfloe export --format pa\t", "parquet "),
+            ("redfloe dead re\t", "replay "),
+            ("redfloe export stream ./bi\t", "./bin"),
+        ]:
+            bash.sendline("cd; echo re''ady")
+            bash.expect("ready")
+            bash.send(typed)
+            bash.expect_exact(f"{typed.rsplit(maxsplit=1)[0]} {completed}")
+            bash.sendcontrol("u")
+    finally:
+        bash.close(force=True)
 
 
 @pytest.mark.usefixtures("server_program")

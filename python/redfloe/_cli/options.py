@@ -99,7 +99,8 @@ def connect(url: str | None) -> RedisConnection:
     from redfloe import RedisConnection
 
     try:
-        return RedisConnection(url or "redis://localhost:6379")
+        # Whoever mistyped the port waits for a second, not for five.
+        return RedisConnection(url or "redis://localhost:6379", max_retries=3)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from error
 

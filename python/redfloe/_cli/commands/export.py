@@ -233,6 +233,12 @@ def to_directory(
     with ExitStack() as stack:
         export = stack.enter_context(ExportDirectory.opened(path, wanted, source.schema))
         before, last = export.state.entries, export.state.last_id
+        if last is not None and source.end == "+" and newest != last and _is_past(last, newest):
+            msg = (
+                f"{path} goes up to {last}, and {source.stream} only to {newest}: it was begun "
+                "anew; export it into another directory"
+            )
+            raise ValueError(msg)
         if last is not None and _is_past(last, end):
             return before, 0
         bar = stack.enter_context(Bar(f"scan of {source.stream!r}")) if source.bar else None
