@@ -876,7 +876,19 @@ def test_a_query_is_interrupted() -> None:
         interruptible(ask, connection.interrupt)
     assert interruptible(lambda: 5, connection.interrupt) == 5
     with pytest.raises(duckdb.Error, match="nowhere"):
-        interruptible(lambda: connection.sql("from nowhere"), connection.interrupt)
+        interruptible(lambda: duckdb.connect().sql("from nowhere"), connection.interrupt)
+
+
+def test_the_command_of_a_query_is_interrupted(any_server: Server, stream: str) -> None:
+    """While it reads the stream, which tells that it has begun."""
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": range(5_000)}), stream)
+    query = f'select sum(a.n % (b.range + 1)) from "{stream}" a, range(1000000000) b'
+    with Proxy(any_server.port) as proxy, piped("sql", query, url=proxy.url) as process:
+        assert process.stderr is not None
+        eventually(lambda: proxy.largest_reply > 50_000)
+        process.send_signal(signal.SIGINT)
+        with within(10):
+            assert (process.wait(), process.stderr.read()) == (130, "redfloe: interrupted\n")
 
 
 def test_completion() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from redfloe._cli.options import Json, Payload, Text, Url, columns, connect
-from redfloe._cli.output import print_frame, print_json
+from redfloe._cli.output import print_frame, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,21 +53,33 @@ def sql(
         except redfloe.WrongTypeError:  # a table or a file may be called as a key is
             return False
 
-    with duckdb.connect() as connection:
-        try:
-            for name in sorted(connection.get_table_names(query)):
-                if is_stream(name):
-                    options = columns(payload, rows=None, text=text)
-                    connection.register(name, redfloe.stream_reader(server, name, **options))
+    connection = duckdb.connect()
+    failed = ""
+    try:
+        for name in sorted(connection.get_table_names(query)):
+            if is_stream(name):
+                options = columns(payload, rows=None, text=text)
+                connection.register(name, redfloe.stream_reader(server, name, **options))
 
-            def ask() -> pl.DataFrame | None:
-                # A statement such as CREATE gives none, which DuckDB's types do not say.
-                relation: Any = connection.sql(query)
-                return None if relation is None else pl.DataFrame(relation)
+        def ask() -> pl.DataFrame | None:
+            # A statement such as CREATE gives none, which DuckDB's types do not say.
+            relation: Any = connection.sql(query)
+            return None if relation is None else pl.DataFrame(relation)
 
-            result = interruptible(ask, connection.interrupt)
-        except duckdb.Error as error:
-            raise ValueError(str(error)) from error
+        result = interruptible(ask, connection.interrupt)
+    except duckdb.Error as error:
+        failed = str(error)
+    except (KeyboardInterrupt, SystemExit) as end:
+        # DuckDB's threads may be reading a stream, and abort the process if the interpreter ends
+        # under them; nothing is left to tidy up.
+        if isinstance(end, KeyboardInterrupt):
+            say("redfloe: interrupted")
+        sys.stderr.flush()
+        os._exit(128 + (signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM))
+    with suppress(duckdb.Error):
+        connection.close()  # so that its threads let go of the streams now
+    if failed:
+        raise ValueError(failed)
     if result is not None:
         print_json(result) if json else print_frame(result)
 
@@ -85,9 +101,13 @@ def interruptible(work: Callable[[], _Result], interrupt: Callable[[], object]) 
         while thread.is_alive():
             thread.join(0.05)
     except BaseException:
-        interrupt()
-        thread.join(5)
+        for _ in range(100):  # one that comes just before the query begins is forgotten
+            if not thread.is_alive():
+                break
+            interrupt()
+            thread.join(0.1)
+        failed.clear()
         raise
     if failed:
-        raise failed[0]
-    return done[0]
+        raise failed.pop()  # not held here: its traceback holds this frame, and the query
+    return done.pop()
