@@ -19,6 +19,7 @@ from redfloe import iter_stream
 from support.certs import Certificates, make_certificates
 from support.consumers import World
 from support.loops import LOOPS, Blocking, Follow
+from support.sentinel import Deployment
 from support.server import BINARIES, Server, require
 from support.timing import SLACK
 
@@ -90,6 +91,35 @@ def redis810(servers: Servers) -> Server:
 @pytest.fixture
 def valkey(servers: Servers) -> Server:
     return servers.get("valkey")
+
+
+class Deployments:
+    """The servers behind sentinels of this process, started when first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, Deployment] = {}
+
+    def get(self, name: str) -> Deployment:
+        """Return them, whole and empty."""
+        if name not in self._running:
+            require(name)
+            self._running[name] = self._stack.enter_context(Deployment(name))
+        deployment = self._running[name]
+        deployment.heal()
+        return deployment
+
+
+@pytest.fixture(scope="session")
+def deployments() -> Iterator[Deployments]:
+    with ExitStack() as stack:
+        yield Deployments(stack)
+
+
+@pytest.fixture
+def sentinels(deployments: Deployments) -> Deployment:
+    """A master, a replica and three sentinels. Tests that use them are for one process."""
+    return deployments.get("redis-7.0")
 
 
 @pytest.fixture

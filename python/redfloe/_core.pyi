@@ -84,8 +84,10 @@ class RedisConnection:
     ----------
     url : str
         ``redis://[user[:password]@]host[:port][/database][?protocol=resp3]``, the same with
-        ``rediss://`` for TLS, or ``unix:///path[?db=..&user=..&pass=..]``. Characters such as
-        ``@`` in a password are percent-encoded.
+        ``rediss://`` for TLS, or ``unix:///path[?db=..&user=..&pass=..]``. Where sentinels know
+        the master: ``redis+sentinel://[user[:password]@]host[:port][,...]/master[/database]``, or
+        the same with ``rediss+sentinel://``. Characters such as ``@`` in a password are
+        percent-encoded.
     max_retries : int, optional
         How often a transient failure is retried: a lost connection, and errors of the server
         such as LOADING, READONLY, BUSY, OOM or NOREPLICAS. Other errors fail at once. By default 5
@@ -118,12 +120,16 @@ class RedisConnection:
         as well. The function has `connect_timeout` to return. If it raises, the connection is
         retried like one that was refused, and the exception is the cause of the
         `AuthenticationError` at the end. There is then no other login.
+    sentinel_username, sentinel_password : str, optional
+        The login to the sentinels, which is apart from the master's, where the URL has none.
+        Nothing in them is percent-encoded.
 
     Raises
     ------
     ValueError
         The URL is malformed or its scheme unknown, a number is out of range, TLS files are given
-        without ``rediss://``, or more than one login is. The message never quotes the URL.
+        without ``rediss://`` or ``rediss+sentinel://``, a login to sentinels without a URL of
+        sentinels, or more than one login is. The message never quotes the URL.
     TypeError
         `credentials` cannot be called, or is a coroutine function.
 
@@ -137,6 +143,10 @@ class RedisConnection:
     >>> import redfloe
     >>> redfloe.RedisConnection("redis://app:secret@localhost/2", max_retries=10)
     RedisConnection("redis://app:***@localhost:6379/2")
+    >>> redfloe.RedisConnection(
+    ...     "redis+sentinel://app:secret@s1,s2/mymaster", sentinel_password="secret too"
+    ... )
+    RedisConnection("redis+sentinel://app:***@s1:26379,s2:26379/mymaster?sentinel_password=***")
     """
 
     def __new__(
@@ -155,6 +165,8 @@ class RedisConnection:
         username: str | None = None,
         password: str | None = None,
         credentials: Callable[[], str | tuple[str | None, str]] | CredentialProvider | None = None,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
     ) -> RedisConnection: ...
     @classmethod
     def from_env(cls, prefix: str = "REDIS_") -> RedisConnection:
@@ -164,7 +176,8 @@ class RedisConnection:
         ----------
         prefix : str, default "REDIS_"
             How the variables begin. ``REDIS_URL`` is required; ``REDIS_USERNAME`` and
-            ``REDIS_PASSWORD`` are the login where the URL has none.
+            ``REDIS_PASSWORD`` are the login where the URL has none, and
+            ``REDIS_SENTINEL_USERNAME`` and ``REDIS_SENTINEL_PASSWORD`` that to the sentinels.
             ``REDIS_MAX_RETRIES``, ``REDIS_CONNECT_TIMEOUT`` and so on are the parameters of
             `RedisConnection`. Empty variables count as absent, others are ignored.
 

@@ -27,6 +27,10 @@ _WHERE = "stream %(stream)s, group %(group)s: "
 #: The level of each event, and its message, made of the event's fields.
 EVENTS: dict[str, tuple[int, str]] = {
     "connected": (logging.DEBUG, "connected to %(address)s in %(seconds).3f s"),
+    "master_changed": (
+        logging.WARNING,
+        "the sentinels name another master of %(master)s: %(address)s, and no longer %(former)s",
+    ),
     "retry": (
         logging.INFO,
         "retry %(retry)d at %(address)s in %(seconds).1f s, because: %(error)s",

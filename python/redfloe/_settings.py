@@ -41,6 +41,8 @@ def from_env(prefix: str) -> RedisConnection:
         variable(prefix, "url") or "",
         username=variable(prefix, "username"),
         password=variable(prefix, "password"),
+        sentinel_username=variable(prefix, "sentinel_username"),
+        sentinel_password=variable(prefix, "sentinel_password"),
         **settings,
     )
 

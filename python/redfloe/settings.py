@@ -33,6 +33,8 @@ class RedisSettings(BaseModel):
         As `RedisConnection` takes it.
     username, password : str, optional
         The login, where the URL has none.
+    sentinel_username, sentinel_password : str, optional
+        The login to the sentinels, where the URL has none.
     max_retries : int, optional
     retry_base_delay, retry_max_delay, connect_timeout, response_timeout : float, optional
         In seconds.
@@ -51,6 +53,8 @@ class RedisSettings(BaseModel):
     url: SecretStr
     username: str | None = None
     password: SecretStr | None = None
+    sentinel_username: str | None = None
+    sentinel_password: SecretStr | None = None
     max_retries: int | None = None
     retry_base_delay: float | None = None
     retry_max_delay: float | None = None
@@ -71,8 +75,9 @@ class RedisSettings(BaseModel):
         """
         return RedisConnection(
             self.url.get_secret_value(),
-            password=None if self.password is None else self.password.get_secret_value(),
-            **self.model_dump(exclude={"url", "password"}, exclude_none=True),
+            password=_revealed(self.password),
+            sentinel_password=_revealed(self.sentinel_password),
+            **self.model_dump(exclude=_SECRETS, exclude_none=True),
         )
 
     @staticmethod
@@ -121,6 +126,14 @@ class RedisSettings(BaseModel):
         return _validated(values, f"the settings are from {where}")
 
 
+#: The fields that must not be shown.
+_SECRETS = {"url", "password", "sentinel_password"}
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
 _FIELDS = tuple(RedisSettings.model_fields)
 _PARSERS: dict[str, Callable[[str], Any]] = {"TOML": tomllib.loads, "YAML": yaml.safe_load}
 
@@ -149,7 +162,7 @@ def _read(file: Path, section: str | None) -> tuple[dict[str, Any], str | None]:
     if not isinstance(content, dict):
         what = "at its top level" if section is None else f"in its section {section!r}"
         return {}, f"must hold names and values {what}, such as url"
-    for name in ("url", "username", "password"):
+    for name in (*_SECRETS, "username", "sentinel_username"):
         if not isinstance(content.get(name, ""), str):
             return {}, f"must hold a text as {name}; is it in quotes?"
     return _hidden({str(name): value for name, value in content.items()}), None
@@ -158,7 +171,7 @@ def _read(file: Path, section: str | None) -> tuple[dict[str, Any], str | None]:
 def _hidden(values: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is absent, and wrap what is secret: no frame shows it from here on."""
     return {
-        name: SecretStr(value) if name in {"url", "password"} else value
+        name: SecretStr(value) if name in _SECRETS else value
         for name, value in values.items()
         if value is not None
     }

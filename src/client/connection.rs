@@ -251,6 +251,16 @@ impl Connection {
         self.retire_if_failed(sent)
     }
 
+    /// It was opened before it was known that it is the first of these.
+    pub(super) fn belongs_to(&mut self, generation: Generation) {
+        self.generation = generation;
+    }
+
+    /// Whether another server has taken the place of the one that it leads to.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.generation.is_superseded()
+    }
+
     /// Neither this connection nor those that were opened with it are used again.
     pub(super) fn retire(&self) {
         self.generation.retire();
@@ -427,6 +437,9 @@ async fn open_socket(
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(Error::invalid("this platform has no Unix sockets")),
+        Address::Sentinel(_) => {
+            Err(Error::new(ErrorKind::Internal, "the sentinels were not asked for the master"))
+        }
         Address::Tcp { host, port } => {
             let socket =
                 TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable_server)?;

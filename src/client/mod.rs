@@ -4,6 +4,7 @@ mod clients;
 mod connection;
 mod credentials;
 mod exclusive;
+mod hosts;
 mod options;
 #[cfg(feature = "python")]
 mod own_runtime;
@@ -14,6 +15,7 @@ mod questions;
 mod retry;
 mod runtime;
 mod secret;
+mod sentinel;
 mod session;
 mod tls;
 mod users;
@@ -33,13 +35,14 @@ pub(crate) use own_runtime::{LentRuntime, OwnRuntime};
 use patience::Patience;
 pub(crate) use patience::Who;
 pub(crate) use per_process::PerProcess;
-use pool::Pool;
+use pool::{Master, Pool};
 pub(crate) use questions::Questions;
 pub(crate) use retry::Retry;
 pub use runtime::block_on;
 #[cfg(feature = "python")]
 pub(crate) use runtime::{panicked, spawn};
 pub(crate) use secret::Secret;
+use sentinel::{Found, Search, Sentinels};
 pub(crate) use session::Session;
 use tls::TlsFiles;
 #[cfg(feature = "python")]
@@ -153,12 +156,40 @@ impl Client {
         let credentials = self.options().current_credentials(limit).await?;
         self.pool().logs_in_with(&credentials);
         let limit = limit.saturating_sub(begun.elapsed());
-        let opening = Connection::open(self.options(), &credentials, tls, generation, limit);
-        let connection = opening.await?;
-        let address = self.options().address.to_string();
+        let options = self.options();
+        let (connection, address) = match options.sentinels() {
+            None => {
+                let opening = Connection::open(options, &credentials, tls, generation, limit);
+                (opening.await?, options.address.to_string())
+            }
+            Some(sentinels) => {
+                let first = self.pool().first_sentinel();
+                let credentials = &credentials;
+                let search = Search { sentinels, options, credentials, tls, generation, first };
+                self.joined(search.run(limit).await?, sentinels)
+            }
+        };
         let event = Event::new("connected").with("address", address);
         event.with("seconds", begun.elapsed()).record();
         Ok(connection)
+    }
+
+    /// The connection to the master, and its address. Where the master is another one than before,
+    /// it is the first of a new generation.
+    fn joined(&self, found: Found, sentinels: &Sentinels) -> (Connection, String) {
+        let Found { mut connection, master, sentinel } = found;
+        let address = master.to_string();
+        if let Some((former, generation)) =
+            self.pool().found_master(Master { address: master, sentinel })
+        {
+            connection.belongs_to(generation);
+            Event::new("master_changed")
+                .with("master", sentinels.master.clone())
+                .with("address", address.clone())
+                .with("former", former.to_string())
+                .record();
+        }
+        (connection, address)
     }
 
     /// Keeps a connection for others.
@@ -183,7 +214,9 @@ impl Client {
 
     /// The error without the password, which a server or something between may quote.
     pub(crate) fn without_password(&self, error: Error) -> Error {
-        self.pool().password().iter().fold(error, Error::without)
+        let error = self.pool().password().iter().fold(error, Error::without);
+        let of_sentinels = self.options().sentinels().and_then(Sentinels::password);
+        of_sentinels.into_iter().fold(error, Error::without)
     }
 
     fn pool(&self) -> &Pool {

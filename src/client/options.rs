@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
 use tokio::time::timeout;
+use url::form_urlencoded;
 
 use super::credentials::{Credentials, CredentialsProvider, Provider};
 use super::secret::Secret;
+use super::sentinel::Sentinels;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How to reach a server. Two equal options share a pool of connections.
@@ -42,8 +44,13 @@ pub struct ConnectionOptions {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
+    /// The master's, which the sentinels are asked for.
+    Sentinel(Sentinels),
 }
 
 /// Files in PEM format. Without `ca` the system's roots are trusted.
@@ -57,7 +64,8 @@ pub struct TlsOptions {
     pub key: Option<PathBuf>,
 }
 
-const SCHEMES: &str = "redis://, rediss:// (TLS), unix:// or redis+unix://";
+const SCHEMES: &str =
+    "redis://, rediss:// (TLS), unix://, redis+unix://, redis+sentinel:// or rediss+sentinel://";
 
 const ENCODE: &str = "characters such as / ? # @ in a password are percent-encoded";
 
@@ -66,13 +74,19 @@ impl ConnectionOptions {
     pub(crate) const MAX_RETRIES: u32 = 5;
 
     /// Reads a URL: `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, the same
-    /// with `rediss://` for TLS, or `unix:///path[?db=..&user=..&pass=..&protocol=..]`.
+    /// with `rediss://` for TLS, or `unix:///path[?db=..&user=..&pass=..&protocol=..]`. Where
+    /// sentinels know the master, `redis+sentinel://[user[:password]@]host[:port][,...]/master[/database]`
+    /// with `sentinel_username`, `sentinel_password` and `protocol` as parameters, or the same with
+    /// `rediss+sentinel://`.
     ///
     /// # Errors
     ///
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for anything else. The message never
     /// quotes the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<Self> {
+        if let Some(options) = Sentinels::parse(url)? {
+            return Ok(options);
+        }
         let mut parsed = redis::parse_redis_url(url).ok_or_else(|| {
             Error::invalid(match url.split_once("://") {
                 Some((scheme, _)) if !is_known(scheme) => {
@@ -154,7 +168,9 @@ impl ConnectionOptions {
             return Ok(self);
         }
         if self.tls.is_none() {
-            return Err(Error::invalid("tls_ca, tls_cert and tls_key need a rediss:// URL"));
+            return Err(Error::invalid(
+                "tls_ca, tls_cert and tls_key need a rediss:// or rediss+sentinel:// URL",
+            ));
         }
         if tls.cert.is_some() != tls.key.is_some() {
             return Err(Error::invalid("tls_cert and tls_key need each other"));
@@ -178,6 +194,14 @@ impl ConnectionOptions {
             self.credentials = credentials;
         }
         Ok(self)
+    }
+
+    /// The sentinels that know the master, where there are any.
+    pub(super) fn sentinels(&self) -> Option<&Sentinels> {
+        match &self.address {
+            Address::Sentinel(sentinels) => Some(sentinels),
+            _ => None,
+        }
     }
 
     /// Has credentials asked for whenever a connection is opened, because they change.
@@ -272,6 +296,7 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "{host}:{port}"),
             Address::Unix(path) => write!(f, "{}", path.display()),
+            Address::Sentinel(sentinels) => write!(f, "{sentinels}"),
         }
     }
 }
@@ -282,8 +307,9 @@ impl fmt::Display for ConnectionOptions {
         let mut query = Vec::new();
         let Credentials { username, password } = &self.credentials;
         match &self.address {
-            Address::Tcp { .. } => {
-                f.write_str(if self.tls.is_some() { "rediss://" } else { "redis://" })?;
+            Address::Tcp { .. } | Address::Sentinel(_) => {
+                f.write_str(if self.tls.is_some() { "rediss" } else { "redis" })?;
+                f.write_str(if self.sentinels().is_some() { "+sentinel://" } else { "://" })?;
                 match (username, password) {
                     (Some(user), Some(password)) => write!(f, "{user}:{password}")?,
                     (None, Some(password)) => write!(f, ":{password}")?,
@@ -307,6 +333,15 @@ impl fmt::Display for ConnectionOptions {
                 query.extend(username.as_ref().map(|name| format!("user={name}")));
                 query.extend(password.as_ref().map(|password| format!("pass={password}")));
             }
+        }
+        if let Some(Sentinels { login: Credentials { username, password }, .. }) = self.sentinels()
+        {
+            let user = username.as_ref().map(|name| match password {
+                Some(_) => form_urlencoded::byte_serialize(name.as_bytes()).collect(),
+                None => Secret::SHOWN.to_owned(),
+            });
+            query.extend(user.map(|name| format!("sentinel_username={name}")));
+            query.extend(password.as_ref().map(|secret| format!("sentinel_password={secret}")));
         }
         if self.resp3 {
             query.push("protocol=resp3".to_owned());
@@ -406,11 +441,11 @@ mod tests {
         /// Whatever of the URL is wrong, and wherever the password is cut by what it contains.
         #[test]
         fn no_text_shows_a_part_of_the_password(
-            scheme in "(redis|rediss|valkey|http)",
+            scheme in "(redis|rediss|valkey|http|redis\\+sentinel)",
             user in "(|user|us:er|u@r)",
             // Letters that no message has in a row.
             password in "[XQZVJ790/?#@:&%+ \\[\\]\\\\.,;<>\"'|^~-]{4,16}",
-            rest in "(h|h:1|h:x|\\[::1|localhost:6379/0|h/x|h\\?protocol=resp3|h\\?x=1|)",
+            rest in "(h|h:1|h:x|\\[::1|localhost:6379/0|h/x|h,i/m/0|h\\?protocol=resp3|h\\?x=1|)",
         ) {
             let urls = [
                 format!("{scheme}://{user}:{password}@{rest}"),

@@ -11,6 +11,7 @@ use tokio::runtime::{Handle, Id};
 
 use super::connection::Connection;
 use super::credentials::Credentials;
+use super::options::Address;
 use super::secret::Secret;
 
 /// Connections that wait to be used again, the latest last.
@@ -25,6 +26,15 @@ struct State {
     /// Of the latest login, for errors that quote it.
     password: Option<Secret>,
     generation: Generation,
+    /// What sentinels said last.
+    master: Option<Master>,
+}
+
+/// The master that a sentinel has named.
+pub(super) struct Master {
+    pub(super) address: Address,
+    /// The sentinel's number.
+    pub(super) sentinel: usize,
 }
 
 struct Idle {
@@ -36,22 +46,47 @@ struct Idle {
 /// used again: after a failover, or when a router has forgotten them, all lead nowhere.
 #[derive(Clone, Default)]
 pub(super) struct Generation {
-    retired: Arc<AtomicBool>,
+    marks: Arc<Marks>,
+}
+
+#[derive(Default)]
+struct Marks {
+    retired: AtomicBool,
+    superseded: AtomicBool,
 }
 
 impl Generation {
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Relaxed);
+        self.marks.retired.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
+        self.marks.retired.load(Ordering::Relaxed)
+    }
+
+    /// There is another master: who holds one of these connections gives it up when nothing is owed
+    /// on it.
+    fn supersede(&self) {
+        self.marks.superseded.store(true, Ordering::Relaxed);
+        self.retire();
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        self.marks.superseded.load(Ordering::Relaxed)
     }
 }
 
 /// The runtime of the future that asks.
 pub(super) fn home() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
+}
+
+impl State {
+    /// Gives the connections of the generation before, to be closed.
+    fn begin_generation(&mut self) -> Vec<Idle> {
+        self.generation = Generation::default();
+        std::mem::take(&mut self.idle)
+    }
 }
 
 impl Pool {
@@ -62,7 +97,7 @@ impl Pool {
         // A list of sockets is whole whatever its holder was doing when it panicked.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.generation.is_retired() {
-            *state = State { password: state.password.take(), ..State::default() };
+            state.begin_generation();
         }
         state
     }
@@ -70,6 +105,27 @@ impl Pool {
     /// The generation that new connections belong to.
     pub(super) fn generation(&self) -> Generation {
         self.state().generation.clone()
+    }
+
+    /// The number of the sentinel that named the master last: the first to be asked.
+    pub(super) fn first_sentinel(&self) -> usize {
+        self.state().master.as_ref().map_or(0, |master| master.sentinel)
+    }
+
+    /// A sentinel has named the master. Where it is another one than before, no connection to that is
+    /// used again; gives the address of the former, and the generation of connections to the new.
+    pub(super) fn found_master(&self, master: Master) -> Option<(Address, Generation)> {
+        let mut state = self.state();
+        let former = state.master.replace(master)?.address;
+        if state.master.as_ref().is_some_and(|master| master.address == former) {
+            return None;
+        }
+        state.generation.supersede();
+        let idle = state.begin_generation();
+        let generation = state.generation.clone();
+        drop(state);
+        drop(idle);
+        Some((former, generation))
     }
 
     /// These are the latest credentials.

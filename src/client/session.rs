@@ -27,7 +27,8 @@ impl Session {
     /// closes the connection that owes an answer.
     pub(crate) async fn take_connection(&mut self) -> Result<Connection> {
         self.learn_of_answers();
-        let mut connection = match self.connection.take() {
+        let held = self.connection.take().filter(|held| !held.is_superseded());
+        let mut connection = match held {
             Some(connection) => connection,
             None => self.client.connect(self.retry.time_to_connect()).await?,
         };
@@ -42,6 +43,12 @@ impl Session {
         }
         self.retry.connected();
         Ok(connection)
+    }
+
+    /// Whether the next request goes over the connection that the latest did. Another may lead to
+    /// another server, or to one that has lost its latest data.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_some_and(|held| !held.is_superseded())
     }
 
     /// Another session of the same reader may have been answered since this one was made.

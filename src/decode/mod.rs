@@ -363,6 +363,11 @@ impl Decoder {
         self.last_id = self.ids.last().copied().or(self.last_before);
     }
 
+    /// What comes next is of another stream.
+    pub(crate) fn forget_last_id(&mut self) {
+        (self.last_id, self.last_before) = (None, None);
+    }
+
     /// The rows since the last flush; perhaps none, but always every column.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ impl RedisConnection {
         url, *, max_retries=None, retry_base_delay=0.1, retry_max_delay=30.0, connect_timeout=5.0,
         response_timeout=30.0, tls_ca=None, tls_cert=None, tls_key=None, client_name=None,
         username=None,
-        password=None, credentials=None
+        password=None, credentials=None, sentinel_username=None, sentinel_password=None
     ))]
     fn new(
         py: Python<'_>,
@@ -50,6 +50,8 @@ impl RedisConnection {
         #[pyo3(from_py_with = username_text)] username: Option<String>,
         #[pyo3(from_py_with = password_text)] password: Option<String>,
         credentials: Option<Bound<'_, PyAny>>,
+        #[pyo3(from_py_with = sentinel_username_text)] sentinel_username: Option<String>,
+        #[pyo3(from_py_with = sentinel_password_text)] sentinel_password: Option<String>,
     ) -> PyResult<Self> {
         let max_retries = max_retries.map(|WholeNumber(number)| u32::try_from(number)).transpose();
         let max_retries = max_retries
@@ -69,6 +71,10 @@ impl RedisConnection {
         let options = ConnectionOptions::parse(&url)
             .and_then(|options| options.with_tls(tls)?.with_client_name(client_name))
             .and_then(|options| options.with_login(username.as_deref(), password.as_deref()))
+            .and_then(|options| {
+                let (username, password) = (&sentinel_username, &sentinel_password);
+                options.with_sentinel_login(username.as_deref(), password.as_deref())
+            })
             .and_then(|options| match function {
                 Some(function) => options.with_credentials(function),
                 None => Ok(options),
@@ -81,6 +87,8 @@ impl RedisConnection {
             url: Secret::new(&url),
             username,
             password: password.as_deref().map(Secret::new),
+            sentinel_username,
+            sentinel_password: sentinel_password.as_deref().map(Secret::new),
             function: number,
         };
         let given = Given { options, login };
@@ -126,6 +134,9 @@ impl RedisConnection {
         settings.set_item("client_name", &options.client_name)?;
         settings.set_item("username", &login.username)?;
         settings.set_item("password", login.password.as_ref().map(Secret::expose))?;
+        settings.set_item("sentinel_username", &login.sentinel_username)?;
+        let sentinel_password = login.sentinel_password.as_ref().map(Secret::expose);
+        settings.set_item("sentinel_password", sentinel_password)?;
         if let Some(number) = login.function {
             settings.set_item("credentials", python(py)?.call_method1("registered", (number,))?)?;
         }
@@ -145,11 +156,23 @@ fn url_text(value: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 fn username_text(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    if value.is_none() { Ok(None) } else { secret_text("username", value).map(Some) }
+    optional_text("username", value)
 }
 
 fn password_text(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    if value.is_none() { Ok(None) } else { secret_text("password", value).map(Some) }
+    optional_text("password", value)
+}
+
+fn sentinel_username_text(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    optional_text("sentinel_username", value)
+}
+
+fn sentinel_password_text(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    optional_text("sentinel_password", value)
+}
+
+fn optional_text(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    if value.is_none() { Ok(None) } else { secret_text(parameter, value).map(Some) }
 }
 
 /// A text that is not quoted where it is no UTF-8: Python's own error would keep it.
@@ -284,13 +307,22 @@ struct Login {
     url: Secret,
     username: Option<String>,
     password: Option<Secret>,
+    sentinel_username: Option<String>,
+    sentinel_password: Option<Secret>,
     /// The number of the function that gives credentials.
     function: Option<u64>,
 }
 
 impl Given {
     fn parse(url: &str) -> Result<Self> {
-        let login = Login { url: Secret::new(url), username: None, password: None, function: None };
+        let login = Login {
+            url: Secret::new(url),
+            username: None,
+            password: None,
+            sentinel_username: None,
+            sentinel_password: None,
+            function: None,
+        };
         Ok(Given { options: ConnectionOptions::parse(url)?, login })
     }
 }

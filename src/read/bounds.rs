@@ -214,6 +214,8 @@ pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
 pub(super) enum StreamLoss {
     /// The stream is not the one that was read before.
     BegunAnew { newest: EntryId },
+    /// The entry that was read last is not in the stream, and was neither deleted nor trimmed.
+    Diverged { newest: EntryId },
     /// The oldest entry that is there comes later; or none is, and there was one after it.
     Trimmed { oldest: Option<EntryId>, newest: EntryId },
 }
@@ -225,6 +227,12 @@ impl StreamLoss {
             StreamLoss::BegunAnew { newest } => format!(
                 "the stream was deleted and begun anew, or the server lost its end: it is at \
                  {newest} now, but {seen} has been read already; start a new read at the ID from \
+                 which on its entries are wanted, such as start_id=\"-\""
+            ),
+            StreamLoss::Diverged { newest } => format!(
+                "the server lost the end of the stream, and has gone on without it: {seen} has been \
+                 read and is gone, though nobody has deleted it, and the stream is at {newest} now; \
+                 a failover to a replica that lagged does this; start a new read at the ID from \
                  which on its entries are wanted, such as start_id=\"-\""
             ),
             StreamLoss::Trimmed { oldest: Some(oldest), .. } => format!(
@@ -240,6 +248,49 @@ impl StreamLoss {
         };
         Error::new(ErrorKind::DataLoss, message)
     }
+}
+
+/// Whether the server has lost the end of a stream that had come up to `seen`: after a failover to a
+/// replica that lagged, or a restart with older data. XINFO STREAM (Redis 5.0); that the server has
+/// gone on without it can be told since 7.0, which remembers the greatest ID that was deleted.
+pub(super) async fn lost_end(
+    session: &mut Session,
+    stream: &[u8],
+    seen: EntryId,
+) -> Result<Option<StreamLoss>> {
+    let command = resp::stream_info(stream);
+    let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
+    let Some(info) = if_permitted(asking.await)? else {
+        return Ok(None);
+    };
+    let Some(newest) = Info(&info).id("last-generated-id") else {
+        return Ok(None);
+    };
+    if newest < seen {
+        return Ok(Some(StreamLoss::BegunAnew { newest }));
+    }
+    let is_certain = Info(&info).id("max-deleted-entry-id").is_some_and(|deleted| deleted < seen);
+    if newest == seen || !is_certain {
+        return Ok(None);
+    }
+    // It was not trimmed where the one before it, or an older one, is there.
+    let oldest = id_of_first(session, stream, EntryId::MIN, EntryId::MAX).await?;
+    if oldest.is_none_or(|oldest| oldest >= seen) {
+        return Ok(None);
+    }
+    let found = id_of_first(session, stream, seen, seen).await?;
+    Ok(found.is_none().then_some(StreamLoss::Diverged { newest }))
+}
+
+/// The first ID within these bounds.
+async fn id_of_first(
+    session: &mut Session,
+    stream: &[u8],
+    first: EntryId,
+    last: EntryId,
+) -> Result<Option<EntryId>> {
+    let command = resp::range(stream, first, last, 1);
+    session.request(&command, || ids_only(ReplyShape::Entries), last_decoded).await
 }
 
 /// Whether entries behind `seen` may have been lost since it was read.
@@ -258,12 +309,9 @@ pub(super) async fn lost_behind(
         return Ok(Some(StreamLoss::BegunAnew { newest }));
     }
     // Up to the one that was read: is there anything?
-    let command = resp::range(stream, EntryId::MIN, seen, 1);
-    let decode = || ids_only(ReplyShape::Entries);
-    if session.request(&command, decode, last_decoded).await?.is_some() {
+    if id_of_first(session, stream, EntryId::MIN, seen).await?.is_some() {
         return Ok(None);
     }
-    let command = resp::range(stream, seen, EntryId::MAX, 1);
-    let oldest = session.request(&command, decode, last_decoded).await?;
+    let oldest = id_of_first(session, stream, seen, EntryId::MAX).await?;
     Ok(Some(StreamLoss::Trimmed { oldest, newest }))
 }

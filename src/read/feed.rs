@@ -173,6 +173,15 @@ impl Feed {
         self.decoder.last_id().or(self.delivered)
     }
 
+    /// What comes next may have smaller IDs: those of another stream. The rows that came since the
+    /// last batch are forgotten.
+    pub(super) fn forget_position(&mut self) -> Result<()> {
+        self.discard()?;
+        self.decoder.forget_last_id();
+        self.delivered = None;
+        Ok(())
+    }
+
     /// The rows of the batch so far.
     pub(super) fn rows(&self) -> usize {
         self.decoder.rows()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, last_id};
+use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, last_id, lost_end};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, PageRequest, Received};
 use super::group::GroupReader;
@@ -222,7 +222,10 @@ impl RangeReader {
     async fn advance(&mut self) -> Result<bool> {
         if !self.feed.is_in_flight() {
             match self.next_page() {
-                Some(page) => self.feed.send(page).await?,
+                Some(page) => {
+                    self.check_end().await?;
+                    self.feed.send(page).await?;
+                }
                 None => return Ok(false),
             }
         }
@@ -244,6 +247,22 @@ impl RangeReader {
             self.feed.build()?;
         }
         Ok(true)
+    }
+
+    /// Before a page on another connection: the server may have lost what was read, or the end that
+    /// the stream had when the read began.
+    async fn check_end(&mut self) -> Result<()> {
+        if self.feed.session.is_connected() {
+            return Ok(());
+        }
+        let pinned = self.range.filter(|_| self.request.end.is_newest() && !self.is_open);
+        let Some(seen) = self.feed.last_id().max(pinned.map(|(_, last)| last)) else {
+            return Ok(());
+        };
+        match lost_end(&mut self.feed.session, &self.request.stream, seen).await? {
+            Some(lost) => Err(lost.error(seen)),
+            None => Ok(()),
+        }
     }
 
     /// The page behind the last whole entry, or `None` where nothing is left to read.

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::bounds::{
-    LastIdWatch, StreamLoss, check_exists, first_id, ids_only, last_decoded, lost_behind, newest,
+    LastIdWatch, StreamLoss, check_exists, first_id, ids_only, last_decoded, lost_behind, lost_end,
+    newest,
 };
 use super::deadline::block_ms;
 use super::feed::{Feed, PageRequest, Received};
@@ -85,18 +86,53 @@ impl TailReader {
             return Ok(());
         }
         let lost = lost_behind(&mut self.feed.session, &self.request.stream, resume.after).await?;
-        if let (Some(lost), OnDataLoss::Continue) = (lost, resume.on_data_loss) {
-            let error = lost.error(resume.after).message().to_owned();
-            self.request.who().event("data_lost").with("error", error).record();
-        }
-        let after = match (lost, resume.on_data_loss) {
-            (None, _) => resume.after,
-            (Some(StreamLoss::Trimmed { .. }), OnDataLoss::Continue) => resume.after,
-            (Some(StreamLoss::BegunAnew { .. }), OnDataLoss::Continue) => EntryId::MIN,
-            (Some(lost), OnDataLoss::Raise) => return Err(lost.error(resume.after)),
+        let after = match lost {
+            Some(lost) => self.go_on_after(lost, resume.after)?,
+            None => resume.after,
         };
         self.after = Some(after);
         self.reached = Some(after);
+        Ok(())
+    }
+
+    /// The ID after which to go on although entries up to `seen`, or behind it, are lost; the error
+    /// where that is not the policy.
+    fn go_on_after(&self, lost: StreamLoss, seen: EntryId) -> Result<EntryId> {
+        let error = lost.error(seen);
+        let on_data_loss = self.request.resume.map(|resume| resume.on_data_loss);
+        if on_data_loss != Some(OnDataLoss::Continue) {
+            return Err(error);
+        }
+        let message = error.message().to_owned();
+        self.request.who().event("data_lost").with("error", message).record();
+        Ok(match lost {
+            StreamLoss::BegunAnew { .. } => EntryId::MIN,
+            StreamLoss::Trimmed { .. } | StreamLoss::Diverged { .. } => seen,
+        })
+    }
+
+    /// Before the first read on another connection: the server may have lost what was read last.
+    async fn check_end(&mut self) -> Result<()> {
+        let Some(seen) = self.feed.last_id().max(self.reached) else {
+            return Ok(());
+        };
+        if self.feed.session.is_connected() || seen == EntryId::MIN {
+            return Ok(());
+        }
+        match lost_end(&mut self.feed.session, &self.request.stream, seen).await? {
+            Some(lost) => self.lost(lost, seen),
+            None => Ok(()),
+        }
+    }
+
+    /// The stream has lost its end, or has been begun anew: goes on where that is the policy.
+    fn lost(&mut self, lost: StreamLoss, seen: EntryId) -> Result<()> {
+        let after = self.go_on_after(lost, seen)?;
+        if after < seen {
+            self.feed.forget_position()?;
+            self.after = Some(after);
+            self.reached = None;
+        }
         Ok(())
     }
 
@@ -138,6 +174,7 @@ impl TailReader {
             return self.wait_for_one().await;
         }
         if !self.feed.is_in_flight() {
+            self.check_end().await?;
             let Some(wait) = self.pace.wait(self.feed.rows(), self.feed.longest_wait()) else {
                 return Ok(Polled::Nothing);
             };
@@ -285,7 +322,7 @@ impl TailReader {
         match self.watch.fetch(&mut self.feed.session, &self.request.stream).await? {
             Some(newest) if newest < seen => {
                 self.watch.hurry();
-                Err(StreamLoss::BegunAnew { newest }.error(seen))
+                self.lost(StreamLoss::BegunAnew { newest }, seen)
             }
             _ => Ok(()),
         }
