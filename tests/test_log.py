@@ -454,6 +454,7 @@ def test_every_record_has_its_event_and_its_message(log: Log) -> None:
     fields = {
         **dict.fromkeys(("address", "error", "stream", "group", "consumer", "dead_letter"), "%s%d"),
         **dict.fromkeys(("entry_id", "first_id", "last_id", "reason", "after"), "x"),
+        **dict.fromkeys(("master", "former"), "x"),
         **{name: ["%s"] for name in ("missing", "present")},
         **dict.fromkeys(("payload", "hint"), "x"),
         **dict.fromkeys(("seconds",), 1.5),

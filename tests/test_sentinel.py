@@ -194,13 +194,14 @@ def test_the_sentinels_login_beside_the_url(
     whole = RedisConnection(
         f"redis+sentinel://s/m?sentinel_username=u&sentinel_password={QUOTED}", password=PASSWORD
     )
-    login = {"sentinel_username": "u", "sentinel_password": PASSWORD}
+    login: dict[str, Any] = {"sentinel_username": "u", "sentinel_password": PASSWORD}
     beside = RedisConnection("redis+sentinel://s/m", password=PASSWORD, **login)
     assert beside == whole
     assert beside != RedisConnection("redis+sentinel://s/m", password=PASSWORD)
     assert PASSWORD not in repr(beside)
     assert pickle.loads(pickle.dumps(beside)) == beside
-    settings = RedisSettings(url="redis+sentinel://s/m", password=PASSWORD, **login)
+    plain = {"url": "redis+sentinel://s/m", "password": PASSWORD}
+    settings = RedisSettings.model_validate({**plain, **login})
     assert settings.connection() == beside
     assert PASSWORD not in repr(settings)
     file = tmp_path / "settings.toml"
@@ -500,7 +501,7 @@ def test_a_new_master_empties_the_pool(servers: Any, stream: str) -> None:
         current[0] = new
         # One has the idle connection, the other a new one.
         assert sorted(await asyncio.gather(read(url), read(url))) == [1, 2]
-        assert await asyncio.gather(read(url), read(url)) == [2, 2]
+        assert {*await asyncio.gather(read(url), read(url))} == {2}
         # One that is held is given up before its next use.
         assert (await anext(batches))["n"].to_list() == [2]
 

@@ -138,8 +138,10 @@ class Deployment:
         self._running = {*self.servers}
 
     def __enter__(self) -> Self:
-        for one in (*self.servers, *self.sentinels):
-            one.start()
+        for server in self.servers:
+            server.start()
+        for sentinel in self.sentinels:
+            sentinel.start()
         return self
 
     def __exit__(
@@ -148,8 +150,10 @@ class Deployment:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for one in (*self.sentinels, *self.servers):
-            one.stop()
+        for sentinel in self.sentinels:
+            sentinel.stop()
+        for server in self.servers:
+            server.stop()
 
     @property
     def url(self) -> str:
