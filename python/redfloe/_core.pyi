@@ -518,7 +518,7 @@ def check_connection(connection: RedisConnection) -> None:
     """Raise where `connect` was given what names no server."""
 
 def server_address(connection: RedisConnection) -> tuple[str, int | None]:
-    """Give the host and the port, or the path of a Unix socket and None."""
+    """Give the host and the port; with None the path of a Unix socket, or the sentinels."""
 
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]

@@ -232,7 +232,8 @@ pub(crate) fn check_connection(py: Python<'_>, connection: &RedisConnection) -> 
     connection.server.given(py).map(drop)
 }
 
-/// The host and the port, or the path of a Unix socket and no port.
+/// The host and the port; without a port the path of a Unix socket, or the sentinels and the master's
+/// name.
 #[pyfunction]
 pub(crate) fn server_address(
     py: Python<'_>,
@@ -241,6 +242,8 @@ pub(crate) fn server_address(
     Ok(match &connection.server.given(py)?.options.address {
         Address::Tcp { host, port } => (host.clone(), Some(*port)),
         Address::Unix(path) => (path.to_string_lossy().into_owned(), None),
+        // Which server is the master changes.
+        Address::Sentinel(sentinels) => (sentinels.to_string(), None),
     })
 }
 
