@@ -29,10 +29,11 @@ from readers import (
     QUERIES,
     RECOVERING,
     SOME,
+    SPREADING,
     Measurement,
     available,
 )
-from workloads import WORKLOADS, Workload
+from workloads import SPREAD, WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,6 +126,29 @@ def querying(server: Server, rounds: int) -> str:
     ]
     head = ("query", "wall, median (best)", "ratio to `read_stream`", "peak memory")
     return table(f"Parts of {workload.title}", head, rows)
+
+
+def spreading(server: Server, rounds: int) -> str:
+    """Compare reads of many streams with that of one which has the same entries."""
+    one, many = filled(server, "events"), WORKLOADS["spread"]
+    with server.client() as client:
+        if not client.exists(f"{many.stream}:00000"):
+            many.fill(client, many)
+    seconds: dict[str, list[float]] = {}
+    latest: dict[str, Measurement] = {}
+    measure = next(iter(SPREADING))
+    for number in range(rounds):
+        for name in SPREADING:
+            measured = run_reader(name, server, one if name == measure else many)
+            note(f"spread round {number + 1}: {name}", measured, seconds, latest)
+    with server.client() as client:
+        client.delete(*(f"{many.stream}:{number:05}" for number in range(SPREAD)))
+    rows = [
+        (name, *walls(times, seconds[measure]), f"{(latest[name].peak_bytes or 0) / 1e6:,.0f} MB")
+        for name, times in seconds.items()
+    ]
+    head = ("read", "wall, median (best)", "ratio to one stream", "peak memory")
+    return table(many.title, head, rows)
 
 
 def unpacking(server: Server, rounds: int) -> str:
@@ -303,6 +327,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "queries": querying,
     "payload": unpacking,
     "groups": consuming,
+    "spread": spreading,
     "pending": recovering,
     "many": streaming,
     "latency": following,

@@ -30,6 +30,21 @@ def read_with_redfloe(url: str, workload: Workload) -> pl.DataFrame:
     return redfloe.read_stream(url, workload.stream, schema=workload.schema)
 
 
+def read_spread(url: str, workload: Workload) -> pl.DataFrame:
+    """All of many streams."""
+    import redfloe
+
+    return redfloe.read_streams(url, f"{workload.stream}:*", schema=workload.schema)
+
+
+def read_spread_by_id(url: str, workload: Workload) -> pl.DataFrame:
+    """The same, merged."""
+    import redfloe
+
+    pattern = f"{workload.stream}:*"
+    return redfloe.read_streams(url, pattern, schema=workload.schema, order="id")
+
+
 def read_payload(url: str, workload: Workload) -> pl.DataFrame:
     """Documents whose keys are columns."""
     import redfloe
@@ -266,6 +281,12 @@ QUERIES: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "`scan_stream`, group-by in the streaming engine": scan_group_by,
     "`iter_stream`, batches of 10,000": iterate,
 }
+#: The first reads one stream, the others the same entries in many.
+SPREADING: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
+    "`read_stream`, one stream": read_with_redfloe,
+    "`read_streams`": read_spread,
+    '`read_streams`, `order="id"`': read_spread_by_id,
+}
 #: The first reads the flat fields that the others are measured by.
 PAYLOADS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "flat fields": read_with_redfloe,
@@ -305,7 +326,7 @@ class Measurement:
 
 def measure(name: str, url: str, workload: Workload) -> Measurement:
     """Read once. Imports, the connection and the allocator's first steps are not measured."""
-    read = (READERS | QUERIES | PAYLOADS | CONSUMERS | RECOVERING | WRITERS)[name]
+    read = (READERS | QUERIES | SPREADING | PAYLOADS | CONSUMERS | RECOVERING | WRITERS)[name]
     nothing = Workload("nothing", "", 0, workload.schema, workload.fill)
     read(url, nothing)
     before = resident_bytes()

@@ -74,6 +74,31 @@ def fill_with_documents(client: redis.Redis, workload: Workload) -> None:
     fill_with_events(client, workload, _DOCUMENTS)
 
 
+#: In how many streams the same events are spread.
+SPREAD = 10_000
+#: A number of streams from number ARGV[1] on, with 100 events each.
+_SPREAD = """
+local actions = {'click', 'view', 'purchase'}
+for stream = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
+    local key = string.format('%s:%05d', KEYS[1], stream)
+    for number = stream * 100, stream * 100 + 99 do
+        redis.call('XADD', key, string.format('%d-0', 1704067200000 + number),
+            'user', string.format('user_%06d_name', number * 7919 % 50000),
+            'action', actions[number % 3 + 1],
+            'amount', string.format('%d', number * 31 % 100000),
+            'score', string.format('%.2f', number * 0.37),
+            'valid', number % 2 == 1 and 'true' or 'false')
+    end
+end
+"""
+
+
+def fill_with_spread_events(client: redis.Redis, workload: Workload) -> None:
+    """Add the same entries to many streams, whose names begin with the workload's."""
+    for first in range(0, SPREAD, 1_000):
+        client.eval(_SPREAD, 1, workload.stream, first, first + 1_000)
+
+
 def fill_with_flights(client: redis.Redis, workload: Workload) -> None:
     """Add the demo's flights, as the demo publishes them."""
     from redfloe._demo import load_flights
@@ -105,6 +130,13 @@ WORKLOADS = {
         ),
         Workload(
             "flights", "27,004 flights of 19 fields", 27_004, _flight_schema(), fill_with_flights
+        ),
+        Workload(
+            "spread",
+            "1,000,000 entries of 5 fields in 10,000 streams",
+            1_000_000,
+            EVENTS,
+            fill_with_spread_events,
         ),
         Workload("many", "10,000,000 entries of 5 fields", 10_000_000, EVENTS, fill_with_events),
     )

@@ -44,8 +44,8 @@ mod write;
 pub use admin::{
     ConsumerInfo, GroupInfo, IfPending, ListedGroup, ListedStream, PendingEntry, PendingFilter,
     StreamInfo, TrimTo, claim_entries, consumer_info, create_group, create_stream, delete_consumer,
-    delete_entries, delete_group, delete_stream, group_info, list_groups, list_streams,
-    pending_entries, stream_info, trim_stream,
+    delete_entries, delete_group, delete_stream, find_streams, group_info, list_groups,
+    list_streams, pending_entries, stream_info, trim_stream,
 };
 pub use client::{
     Client, ConnectionOptions, Credentials, CredentialsFuture, CredentialsProvider, TlsOptions,
@@ -59,8 +59,9 @@ pub use events::{Event, EventValue, take_events};
 pub use payload::Payload;
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
-    OwnPending, PageSize, ReadRequest, Reclaim, Removal, Replayed, Resume, Stats, ack_entries,
-    batches, infer_schema, pin, read, replay_dead_letters, tail,
+    OnSchemaMismatch, OwnPending, PageSize, ReadRequest, Reclaim, Removal, Replayed, Resume, Stats,
+    StreamOrder, ack_entries, batches, infer_schema, pin, pin_streams, read, replay_dead_letters,
+    tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
-use crate::decode::Names;
+use crate::decode::{Names, StreamNames};
 use crate::dtype::{self, children};
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::payload::Payload;
@@ -46,7 +46,7 @@ impl NullValues {
 /// The columns of a read. Made by [`StreamSchema::closed`], [`StreamSchema::open`] or
 /// [`StreamSchema::default`], and changed by its `with_` methods.
 ///
-/// Columns come in this order: entry ID, milliseconds, sequence number, the fields, the rescue
+/// Columns come in this order: entry ID, milliseconds, sequence number, stream, the fields, the rescue
 /// column; each metadata column only where it is switched on.
 ///
 /// ```
@@ -71,6 +71,9 @@ pub struct StreamSchema {
     pub(crate) timestamp_column: Option<String>,
     pub(crate) timestamp_type: DataType,
     pub(crate) sequence_column: Option<String>,
+    pub(crate) stream_column: Option<String>,
+    /// The streams whose names are in that column, and in errors where there are several.
+    pub(crate) sources: Option<Arc<StreamNames>>,
     pub(crate) rescue_column: Option<String>,
     pub(crate) on_error: OnError,
     pub(crate) null_values: NullValues,
@@ -132,6 +135,8 @@ impl StreamSchema {
             timestamp_column: Some("_ts".to_owned()),
             timestamp_type: DataType::Int64,
             sequence_column: None,
+            stream_column: None,
+            sources: None,
             rescue_column: None,
             on_error: OnError::default(),
             null_values: NullValues::default(),
@@ -202,6 +207,20 @@ impl StreamSchema {
     /// Names the column of the IDs' sequence numbers (`UInt64`), or leaves it out.
     pub fn with_sequence_column(mut self, name: Option<&str>) -> Self {
         self.sequence_column = name.map(str::to_owned);
+        self
+    }
+
+    /// Names the column of the streams' keys (`Utf8View`), or leaves it out. A byte of a key that is
+    /// not UTF-8 is `\\xff` there.
+    pub fn with_stream_column(mut self, name: Option<&str>) -> Self {
+        self.stream_column = name.map(str::to_owned);
+        self
+    }
+
+    /// The keys of the streams, for a [`Decoder`](crate::Decoder): replies that name their streams
+    /// name one of these, and entries of others are of the first. A reader sets them itself.
+    pub fn with_streams(mut self, keys: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.sources = Some(StreamNames::new(keys.into_iter().collect()).into());
         self
     }
 
@@ -297,6 +316,7 @@ impl StreamSchema {
             (&self.id_column, DataType::Utf8View),
             (&self.timestamp_column, self.timestamp_type.clone()),
             (&self.sequence_column, DataType::UInt64),
+            (&self.stream_column, DataType::Utf8View),
         ]
         .into_iter()
         .filter_map(|(name, data_type)| {
@@ -449,6 +469,7 @@ impl StreamSchema {
             ("id_column", &self.id_column),
             ("timestamp_column", &self.timestamp_column),
             ("sequence_column", &self.sequence_column),
+            ("stream_column", &self.stream_column),
             ("rescue_column", &self.rescue_column),
         ]
         .into_iter()

@@ -105,7 +105,8 @@ def test_functions_document_their_parameters(name: str) -> None:
 
 #: Who takes which options, beside those that are its own.
 TAKERS = [
-    *((name, redfloe.DecodeOptions) for name in ("read_stream", "scan_stream", "stream_reader")),
+    *((name, redfloe.ReadOptions) for name in ("read_stream", "scan_stream", "stream_reader")),
+    *((name, redfloe.ReadOptions) for name in ("read_streams", "scan_streams")),
     *((name, redfloe.DecodeOptions) for name in ("iter_stream", "stream_batches")),
     ("StreamConsumer", redfloe.ColumnOptions),
     *((name, redfloe.ColumnOptions) for name in ("read_dead_letters", "replay_dead_letters")),
@@ -129,10 +130,11 @@ def test_shared_options_are_in_the_signature_and_the_docstring(name: str, option
 
 
 def test_each_option_is_documented_once() -> None:
-    texts = [redfloe.ColumnOptions.__doc__ or "", redfloe.DecodeOptions.__doc__ or ""]
+    takers = (redfloe.ColumnOptions, redfloe.DecodeOptions, redfloe.ReadOptions)
+    texts = [options.__doc__ or "" for options in takers]
     names = re.findall(r"^    ([a-z_, ]+) : ", "".join(texts), re.MULTILINE)
     documented = [name.strip() for line in names for name in line.split(",")]
-    assert sorted(documented) == sorted(redfloe.DecodeOptions.__annotations__) == sorted(DEFAULTS)
+    assert sorted(documented) == sorted(redfloe.ReadOptions.__annotations__) == sorted(DEFAULTS)
 
 
 def test_no_call_can_change_the_defaults_of_the_next() -> None:

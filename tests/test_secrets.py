@@ -73,6 +73,9 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "read_dead_letters": lambda url: redfloe.read_dead_letters(url, "s"),
     "read_dead_letters_async": lambda url: asyncio.run(redfloe.read_dead_letters_async(url, "s")),
     "read_stream": lambda url: read_stream(url, "s"),
+    "read_streams": redfloe.read_streams,
+    "read_streams_async": lambda url: asyncio.run(redfloe.read_streams_async(url)),
+    "scan_streams": lambda url: redfloe.scan_streams(url).collect(),
     "replay_dead_letters": lambda url: redfloe.replay_dead_letters(url, "s"),
     "replay_dead_letters_async": lambda url: asyncio.run(
         redfloe.replay_dead_letters_async(url, "s")

@@ -18,7 +18,10 @@ from support.streams import add_numbers
 FUNCTIONS = {name for name in redfloe.__all__ if inspect.isroutine(getattr(redfloe, name))}
 TWINS = {name for name in FUNCTIONS if name.endswith("_async")}
 #: These make no call: what they return does, when it is used.
-LATER = {"iter_stream", "stream_batches", "scan_stream", "stream_reader", "local_server"}
+LATER = {
+    *("iter_stream", "stream_batches", "scan_stream", "scan_streams", "stream_reader"),
+    "local_server",
+}
 
 
 def test_each_has_one() -> None:
@@ -37,6 +40,7 @@ def test_they_take_the_same(name: str) -> None:
 CALLS: dict[str, tuple[Any, ...]] = {
     "infer_schema": (),
     "read_stream": (),
+    "read_streams": (),
     "stream_info": (),
     "list_streams": (),
     "list_groups": (),

@@ -72,9 +72,10 @@ from redfloe._errors import (
 )
 from redfloe._hashes import write_hashes, write_hashes_async
 from redfloe._local import LocalServer, local_server
-from redfloe._options import ColumnOptions, DecodeOptions
+from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
+from redfloe._reading.many import read_streams, read_streams_async, scan_streams
 from redfloe._reading.read import (
     ack_entries,
     ack_entries_async,
@@ -110,6 +111,7 @@ __all__ = [
     "NoStreamError",
     "OutcomeUnknownError",
     "PendingEntriesError",
+    "ReadOptions",
     "RedfloeError",
     "RedisCheckpointStore",
     "RedisConnection",
@@ -158,9 +160,12 @@ __all__ = [
     "read_dead_letters_async",
     "read_stream",
     "read_stream_async",
+    "read_streams",
+    "read_streams_async",
     "replay_dead_letters",
     "replay_dead_letters_async",
     "scan_stream",
+    "scan_streams",
     "sink_stream",
     "sink_stream_async",
     "stream_batches",

@@ -9,11 +9,13 @@ from typing import Literal, TypeAlias, TypedDict
 import polars as pl
 
 from redfloe._ids import EntryIdLike, entry_id, group_start
-from redfloe._options import DEFAULTS, DecodeOptions, NullValues
+from redfloe._options import DEFAULTS, DecodeOptions, NullValues, ReadOptions
 from redfloe._schema import SchemaLike, as_schema, as_text, check_name, timestamp_schema
-from redfloe._words import did_you_mean
+from redfloe._words import did_you_mean, readable
 
 Milliseconds: TypeAlias = int | timedelta
+#: One stream's key, or several.
+Streams: TypeAlias = str | bytes | Iterable[str | bytes]
 
 _LARGEST = 2**63 - 1
 #: Seconds whose milliseconds the server can add to the time of day.
@@ -40,6 +42,16 @@ class Group(TypedDict):
     remove_idle_ms: int | None
 
 
+class Many(TypedDict):
+    """Several streams, and how they become one result; the twin of `Many` in `read.rs`."""
+
+    streams: list[bytes]
+    order: str
+    on_schema_mismatch: str
+    compare_dtypes: bool
+    ranges: list[tuple[tuple[int, int], tuple[int, int]]] | None
+
+
 class Decoding(TypedDict):
     """How entries become columns; a part of `Request`."""
 
@@ -48,6 +60,7 @@ class Decoding(TypedDict):
     id_column: str | None
     timestamp_column: str | None
     sequence_column: str | None
+    stream_column: str | None
     timestamp_type: pl.Schema
     rescue_column: str | None
     max_columns: int
@@ -62,6 +75,7 @@ class Request(Decoding):
     """What the core reads; `src/python/read.rs` has its twin."""
 
     stream: bytes
+    many: Many | None
     start_id: str
     end_id: str
     count: int | None
@@ -81,8 +95,9 @@ class Request(Decoding):
 
 
 def make_request(
-    stream: str | bytes,
+    stream: Streams,
     *,
+    takes_several: bool = False,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
@@ -96,9 +111,13 @@ def make_request(
     group: Group | None = None,
     resume_after: str | None = None,
     continue_after_loss: bool = False,
-    options: DecodeOptions = DEFAULTS,
+    options: ReadOptions = DEFAULTS,
 ) -> Request:
     """Check and normalise what the reading functions have in common; `options` are complete."""
+    many = _as_many(stream, options) if takes_several else None
+    if many is not None and group is not None:
+        msg = "with a group stream must be one stream's key, not several"
+        raise ValueError(msg)
     infer_schema = options["infer_schema"]
     if infer_schema and schema is not None:
         msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
@@ -121,8 +140,13 @@ def make_request(
     if group is not None:
         _check_with_group(start_id, end_id)
         start_id = "-"
+    decoding = _by_default() if options is DEFAULTS else _decoding(options)
+    if many is not None and options["include_stream"] is None:
+        stream_column = check_name(options["stream_column"], "stream_column")
+        decoding = decoding | {"stream_column": stream_column}
     return {
-        "stream": as_key(stream, "stream"),
+        "stream": as_key(stream, "stream") if many is None else b"",
+        "many": many,
         "start_id": entry_id(start_id, "start_id", round_up=True),
         "end_id": entry_id(end_id, "end_id", round_up=False),
         "count": _optional(count, "count"),
@@ -138,8 +162,29 @@ def make_request(
         "continue_after_loss": continue_after_loss,
         "expects_fields": True,
         "beside": [],
-        **(_by_default() if options is DEFAULTS else _decoding(options)),
+        **decoding,
     }
+
+
+def _as_many(streams: Streams, options: ReadOptions) -> Many | None:
+    """Give several streams as the core wants them; None for one stream's key."""
+    one_of(options["order"], "order", "stream", "id")
+    one_of(options["on_schema_mismatch"], "on_schema_mismatch", "union", "raise")
+    if isinstance(streams, str | bytes) or not isinstance(streams, Iterable):
+        return None
+    refuse_frame(streams, "stream", "keys", "stream")
+    keys = [as_key(key, "each of several streams") for key in streams]
+    if len(set(keys)) < len(keys):
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        msg = f"stream names {readable(twice)!r} twice"
+        raise ValueError(msg)
+    return Many(
+        streams=keys,
+        order=options["order"],
+        on_schema_mismatch=options["on_schema_mismatch"],
+        compare_dtypes=True,
+        ranges=None,
+    )
 
 
 def _decoding(options: DecodeOptions) -> Decoding:
@@ -149,6 +194,7 @@ def _decoding(options: DecodeOptions) -> Decoding:
     id_column = check_name(options["id_column"], "id_column")
     timestamp_column = check_name(options["timestamp_column"], "timestamp_column")
     sequence_column = check_name(options["sequence_column"], "sequence_column")
+    stream_column = check_name(options["stream_column"], "stream_column")
     rescue_column = options["rescue_column"]
     sample = _optional(options["infer_schema_length"], "infer_schema_length")
     sample = _LARGEST if sample is None else sample
@@ -158,6 +204,7 @@ def _decoding(options: DecodeOptions) -> Decoding:
         id_column=id_column if options["include_id"] else None,
         timestamp_column=timestamp_column if options["include_timestamp"] else None,
         sequence_column=sequence_column if options["include_sequence"] else None,
+        stream_column=stream_column if options["include_stream"] else None,
         timestamp_type=timestamp_schema(options["timestamp_dtype"]),
         rescue_column=None if rescue_column is None else check_name(rescue_column, "rescue_column"),
         max_columns=natural(options["max_columns"], "max_columns"),
@@ -448,11 +495,11 @@ def repr_of(value: object) -> str:
     return reprlib.repr(value)
 
 
-def refuse_frame(value: object, parameter: str) -> None:
-    """Refuse a frame where IDs are wanted: iterating over it gives its columns."""
+def refuse_frame(value: object, parameter: str, what: str = "IDs", column: str = "_id") -> None:
+    """Refuse a frame where IDs are wanted, say: iterating over it gives its columns."""
     if isinstance(value, pl.DataFrame | pl.LazyFrame):
         kind = type(value).__name__
-        msg = f'{parameter} must be IDs, not a {kind}; pass its column, frame["_id"]'
+        msg = f'{parameter} must be {what}, not a {kind}; pass its column, frame["{column}"]'
         raise TypeError(msg)
 
 

@@ -34,7 +34,7 @@ __all__ = [
     "ack_entries",
     "check_arrow_stream",
     "check_connection",
-    "check_stream",
+    "check_streams",
     "checked_arrow_stream",
     "claim_entries",
     "connect",
@@ -46,6 +46,7 @@ __all__ = [
     "delete_group",
     "delete_stream",
     "empty_batch",
+    "find_streams",
     "get_value",
     "group_info",
     "infer_schema",
@@ -53,6 +54,7 @@ __all__ = [
     "list_streams",
     "pending_entries",
     "pin",
+    "pin_streams",
     "raise_kind",
     "read_stream",
     "replay_dead_letters",
@@ -528,6 +530,7 @@ def replay_dead_letters(
 ) -> Operation[tuple[list[tuple[str, str | None]], Exception | None]]: ...
 def stream_info(server: str | RedisConnection, stream: bytes) -> Operation[RecordBatch]: ...
 def group_info(server: str | RedisConnection, stream: bytes) -> Operation[RecordBatch]: ...
+def find_streams(server: str | RedisConnection, pattern: bytes) -> Operation[list[bytes]]: ...
 def list_streams(server: str | RedisConnection, pattern: bytes) -> Operation[RecordBatch]: ...
 def list_groups(server: str | RedisConnection, pattern: bytes) -> Operation[RecordBatch]: ...
 def consumer_info(
@@ -571,13 +574,18 @@ def claim_entries(
     entry_ids: list[str],
     min_idle_ms: int,
 ) -> Operation[list[str]]: ...
-def check_stream(server: str | RedisConnection, stream: bytes) -> None: ...
+def check_streams(server: str | RedisConnection, streams: list[bytes]) -> None: ...
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(
     server: str | RedisConnection,
     request: Request,
     while_waiting: Callable[[], object] | None = None,
 ) -> tuple[tuple[int, int], tuple[int, int]] | None: ...
+def pin_streams(
+    server: str | RedisConnection,
+    request: Request,
+    while_waiting: Callable[[], object] | None = None,
+) -> list[tuple[tuple[int, int], tuple[int, int]]]: ...
 def start_pin(
     server: str | RedisConnection, request: Request
 ) -> Task[tuple[tuple[int, int], tuple[int, int]] | None]: ...

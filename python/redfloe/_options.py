@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class ColumnOptions(TypedDict, total=False):
-    """The options, all by keyword, of every reader: how entries become columns, and what must be.
+    r"""The options, all by keyword, of every reader: how entries become columns, and what must be.
 
     A function of yours that passes them on declares them by ``**options:
     Unpack[redfloe.ColumnOptions]``, and type checkers and editors know their names and types.
@@ -33,8 +33,11 @@ class ColumnOptions(TypedDict, total=False):
     include_id, include_timestamp, include_sequence : bool, default True, True and False
         Whether to give the entry ID as ``_id`` (String), its milliseconds as ``_ts`` (Int64) and
         its sequence number as ``_seq`` (UInt64), in this order before the fields.
-    id_column, timestamp_column, sequence_column : str, default "_id", "_ts" and "_seq"
-        Other names for these columns.
+    include_stream : bool, optional
+        Whether to give the stream's key as ``_stream`` (String), after these columns; ``\xff``
+        stands for a byte that is not UTF-8. By default where there are several streams.
+    id_column, timestamp_column, sequence_column, stream_column : str
+        Other names for these columns: "_id", "_ts", "_seq" and "_stream" by default.
     timestamp_dtype : polars dtype, default Int64
         ``pl.Datetime`` gives the milliseconds as a datetime, ``pl.Datetime("ms", "UTC")``; another
         unit and time zone may be named. A filter or a join by time needs it: Polars compares a
@@ -80,9 +83,11 @@ class ColumnOptions(TypedDict, total=False):
     include_id: bool
     include_timestamp: bool
     include_sequence: bool
+    include_stream: bool | None
     id_column: str
     timestamp_column: str
     sequence_column: str
+    stream_column: str
     timestamp_dtype: DataType | DataTypeClass
     schema_overrides: SchemaLike | None
     infer_schema: bool
@@ -112,13 +117,39 @@ class DecodeOptions(ColumnOptions, total=False):
     on_error: Literal["raise", "null"]
 
 
-_EVERY = DecodeOptions(
+class ReadOptions(DecodeOptions, total=False):
+    """The options, all by keyword, of bounded reads: `DecodeOptions` and these.
+
+    They say how several streams become one result, and have no effect where there is one. A
+    function of yours that passes them on declares them by ``**options:
+    Unpack[redfloe.ReadOptions]``.
+
+    Attributes
+    ----------
+    order : {"stream", "id"}, default "stream"
+        The rows of several streams come stream after stream, as these are listed, or merged by
+        entry ID. Entries of different streams that have the same ID come as their streams are
+        listed.
+    on_schema_mismatch : {"union", "raise"}, default "union"
+        Where several streams do not have the same fields and no schema says which to read: a
+        column for each field of any stream, null where a stream lacks it; or `SchemaError`, which
+        names two streams and the field. With `infer_schema` it is also raised for a field that has
+        different dtypes in the samples.
+    """
+
+    order: Literal["stream", "id"]
+    on_schema_mismatch: Literal["union", "raise"]
+
+
+_EVERY = ReadOptions(
     include_id=True,
     include_timestamp=True,
     include_sequence=False,
+    include_stream=None,
     id_column="_id",
     timestamp_column="_ts",
     sequence_column="_seq",
+    stream_column="_stream",
     timestamp_dtype=pl.Int64,
     schema_overrides=None,
     infer_schema=False,
@@ -131,9 +162,11 @@ _EVERY = DecodeOptions(
     payload_prefix="",
     must_exist=False,
     on_error="raise",
+    order="stream",
+    on_schema_mismatch="union",
 )
 #: Read-only, because all calls that leave their options as they are share it.
-DEFAULTS = cast("DecodeOptions", MappingProxyType(_EVERY))
+DEFAULTS = cast("ReadOptions", MappingProxyType(_EVERY))
 
 
 def takes(options: Any) -> Callable[[F], F]:
@@ -170,7 +203,7 @@ def takes(options: Any) -> Callable[[F], F]:
     return decorate
 
 
-def complete(options: ColumnOptions, function: Callable[..., object]) -> DecodeOptions:
+def complete(options: ColumnOptions, function: Callable[..., object]) -> ReadOptions:
     """Refuse what `function` does not take, and add the defaults of what is missing."""
     if not options:
         return DEFAULTS
@@ -195,4 +228,4 @@ def _paragraphs(options: type) -> dict[str, str]:
 #: A paragraph of a docstring's list of parameters or attributes.
 _PARAGRAPH = re.compile(r"^(\w+).*\n(?: +.*\n)+", re.MULTILINE)
 _VAR_KEYWORD = re.compile(r"^\*\*options .*\n(?: +.*\n)+", re.MULTILINE)
-_PARAGRAPHS = _paragraphs(ColumnOptions) | _paragraphs(DecodeOptions)
+_PARAGRAPHS = _paragraphs(ColumnOptions) | _paragraphs(DecodeOptions) | _paragraphs(ReadOptions)

@@ -8,10 +8,11 @@ from typing import Any, Self
 
 import polars as pl
 
+from redfloe._arguments import Request
 from redfloe._core import RecordBatch
 from redfloe._frame import of_batch
 from redfloe._functions import refuse_async
-from redfloe._words import readable
+from redfloe._words import counted, readable
 
 
 class Bar:
@@ -35,10 +36,14 @@ class Bar:
         self.show(self._rows + rows)
 
     def add_batch(
-        self, batch: RecordBatch, bounds: tuple[tuple[int, int], tuple[int, int]]
+        self, batch: RecordBatch, bounds: tuple[tuple[int, int], tuple[int, int]] | None
     ) -> None:
-        """Count the rows of a batch of a read between two IDs."""
+        """Count the rows of a batch of a read, where it has them between two IDs."""
         if not len(batch):
+            return
+        if bounds is None:
+            frame = of_batch(batch)
+            self.add(frame.height, frame.estimated_size(), None)
             return
         ids = batch.ids()
         self.add_range(of_batch(batch), ids[0], ids[-1], bounds[1][0])
@@ -115,6 +120,14 @@ def shown(stream: object) -> str:
     return "many streams"
 
 
+def shown_of(request: Request) -> str:
+    """Give the name of what is read, for a title."""
+    many = request["many"]
+    if many is None:
+        return shown(request["stream"])
+    return counted(len(many["streams"]), "stream", "streams")
+
+
 def check_bar(progress: object, *, is_bounded: bool = True) -> None:
     """Refuse what is no flag, and a bar that cannot be shown."""
     if not isinstance(progress, bool):
@@ -127,9 +140,11 @@ def check_bar(progress: object, *, is_bounded: bool = True) -> None:
 
 
 def with_bar(
-    batches: Iterator[RecordBatch], title: str, bounds: tuple[tuple[int, int], tuple[int, int]]
+    batches: Iterator[RecordBatch],
+    title: str,
+    bounds: tuple[tuple[int, int], tuple[int, int]] | None,
 ) -> Iterator[RecordBatch]:
-    """Show the progress of a read between two IDs."""
+    """Show the progress of a read, where it is between two IDs also the share that is done."""
     with Bar(title) as bar:
         for batch in batches:
             bar.add_batch(batch, bounds)

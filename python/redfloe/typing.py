@@ -4,10 +4,10 @@ A type checker infers ``dict[str, object]`` for a dict of dtypes of several kind
 a schema: ``schema: SchemaLike = {"total": pl.Decimal(10, 2), "paid": pl.Boolean}``.
 """
 
-from redfloe._arguments import Milliseconds
+from redfloe._arguments import Milliseconds, Streams
 from redfloe._consuming.retry import ExceptionPolicy
 from redfloe._ids import EntryIdLike
-from redfloe._options import ColumnOptions, DecodeOptions
+from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
 from redfloe._schema import DtypeLike, SchemaLike
 from redfloe._write_arguments import NullTexts
 from redfloe._writing.fields import Fields
@@ -21,5 +21,7 @@ __all__ = [
     "Fields",
     "Milliseconds",
     "NullTexts",
+    "ReadOptions",
     "SchemaLike",
+    "Streams",
 ]

@@ -39,6 +39,15 @@ pub struct ListedGroup {
     pub lag_time: Duration,
 }
 
+/// The keys of the streams that match a pattern (SCAN TYPE, Redis 6.0), in order.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise.
+pub async fn find_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
+    keys_of_streams(&mut client.session(), pattern).await
+}
+
 /// Lists the streams whose keys match a pattern (SCAN TYPE, Redis 6.0), in the order of their keys, as
 /// XINFO STREAM and MEMORY USAGE describe them. What is deleted meanwhile is left out.
 ///

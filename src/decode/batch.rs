@@ -6,6 +6,7 @@ use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
 
 use super::primitive::internal;
+use super::sources::{Run, select};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 
@@ -17,6 +18,8 @@ pub struct Batch {
     deleted: Vec<EntryId>,
     rejected: Vec<Rejected>,
     delivery_counts: Vec<u64>,
+    /// Which streams the rows are of, where that matters.
+    runs: Vec<Run>,
 }
 
 /// An entry that was left out of a batch because it does not fit the schema.
@@ -31,7 +34,24 @@ pub struct Rejected {
 
 impl Batch {
     pub(crate) fn new(records: RecordBatch, ids: Vec<EntryId>, deleted: Vec<EntryId>) -> Self {
-        Batch { records, ids, deleted, rejected: Vec::new(), delivery_counts: Vec::new() }
+        Batch {
+            records,
+            ids,
+            deleted,
+            rejected: Vec::new(),
+            delivery_counts: Vec::new(),
+            runs: Vec::new(),
+        }
+    }
+
+    pub(crate) fn with_runs(mut self, runs: Vec<Run>) -> Self {
+        self.runs = runs;
+        self
+    }
+
+    /// Which of a read's streams the rows are of, in the order of rows; empty where it has one.
+    pub(crate) fn runs(&self) -> &[Run] {
+        &self.runs
     }
 
     /// Leaves these rows out, which are in order.
@@ -55,6 +75,9 @@ impl Batch {
         self.ids = rows.iter().filter_map(|row| self.ids.get(*row).copied()).collect();
         let counts = rows.iter().filter_map(|row| self.delivery_counts.get(*row).copied());
         self.delivery_counts = counts.collect();
+        if !self.runs.is_empty() {
+            self.runs = select(&self.runs, rows);
+        }
         Ok(self)
     }
 

@@ -14,6 +14,7 @@ mod presence;
 mod primitive;
 mod reply;
 mod rescue;
+mod sources;
 mod tape;
 mod text;
 mod time;
@@ -35,8 +36,13 @@ use metadata::MetadataColumns;
 use misfit::{Leaves, Refused};
 pub(crate) use names::Names;
 use presence::{Missing, Presence};
+pub(crate) use primitive::internal;
 use reply::ReplyReader;
 use rescue::RescueColumn;
+use sources::Sources;
+#[cfg(feature = "python")]
+pub(crate) use sources::readable;
+pub(crate) use sources::{Run, StreamNames, ends};
 pub(crate) use tape::payload_object;
 use tape::{Limits, Slot, Tape, Unreadable};
 use text::{Content, ViewColumn};
@@ -190,6 +196,11 @@ impl Decoder {
         self
     }
 
+    /// The entries from now on are of this one of the streams, unless replies name theirs.
+    pub(crate) fn begin_stream(&mut self, stream: usize) {
+        self.tape.begin_stream(stream);
+    }
+
     /// Whether the batch is to take no more: its limits are reached, or the next entry cannot be
     /// read.
     pub fn is_full(&self) -> bool {
@@ -276,6 +287,11 @@ impl Decoder {
         [built, on_tape].concat()
     }
 
+    /// Which streams the rows since the last flush are of.
+    pub(crate) fn runs(&self) -> &[Run] {
+        self.tape.sources().map(Sources::runs).unwrap_or_default()
+    }
+
     /// Builds the columns of what has been decoded, so that the memory of its text can be used
     /// again. [`flush`](Decoder::flush) does the same first, and says what did not fit.
     pub fn build(&mut self) {
@@ -297,7 +313,7 @@ impl Decoder {
             None if raised.as_ref().is_some_and(|(first, _)| *first <= row) => {}
             None => {
                 let id = tape.ids().get(row).copied().unwrap_or_default();
-                let error = refused.error(column, id);
+                let error = tape.about(row, refused.error(column, id));
                 match schema.on_error {
                     OnError::Reject => rejected.push((base + row, error)),
                     OnError::Raise | OnError::Null => raised = Some((row, error)),
@@ -412,6 +428,9 @@ impl Decoder {
             self.missing = judged;
         }
         let mut arrays = self.metadata.finish()?;
+        if let (Some(_), Some(sources)) = (&self.schema.stream_column, self.tape.sources()) {
+            arrays.push(sources.column(ids.len())?);
+        }
         for column in &mut self.columns {
             arrays.push(column.made.builder.finish()?);
         }
@@ -427,7 +446,7 @@ impl Decoder {
             .map_err(primitive::internal)?;
         let batch = Batch::new(records, ids, self.reader.take_deleted());
         self.found.shrink_to_fit();
-        self.tape.begin_batch();
+        let batch = batch.with_runs(self.tape.begin_batch());
         self.last_before = self.last_id;
         let mut rejected = std::mem::take(&mut self.rejected);
         if rejected.is_empty() {

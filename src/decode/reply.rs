@@ -277,8 +277,11 @@ impl Grammar {
                 }
             }
             (Expect::Stream, Event::Array(2)) => self.expect = Expect::StreamName,
-            (Expect::StreamName, Event::Bytes { done, .. }) => {
+            (Expect::StreamName, Event::Bytes { part, done }) => {
+                self.partial.extend_from_slice(part);
                 if done {
+                    tape.begin_named_stream(&self.partial)?;
+                    self.partial.clear();
                     self.expect = Expect::StreamEntries;
                 }
             }

@@ -14,6 +14,7 @@ use super::column::Origin;
 use super::layout::Layout;
 use super::misfit::Leaves;
 use super::names::Names;
+use super::sources::{Run, Sources, StreamNames};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{NoColumn, StreamSchema};
@@ -53,6 +54,12 @@ pub(super) enum Target {
     Payload,
 }
 
+/// The streams whose rows are told apart; one without a name where a column wants it all the same.
+fn sources_of(schema: &StreamSchema) -> Option<Arc<StreamNames>> {
+    let unnamed = || schema.stream_column.as_ref().map(|_| Arc::default());
+    schema.sources.clone().or_else(unnamed)
+}
+
 #[derive(Debug)]
 pub(crate) struct Tape {
     schema: Arc<StreamSchema>,
@@ -74,6 +81,8 @@ pub(crate) struct Tape {
     /// How many of them it has.
     latest: usize,
     documents: Documents,
+    /// Where it matters which stream a row is of.
+    sources: Option<Sources>,
     entry: OpenEntry,
     limits: Limits,
     /// The rows of the batch that have left the tape, and how many there may be on it.
@@ -120,6 +129,7 @@ impl Tape {
             layout: Layout::default(),
             latest: 0,
             documents: Documents::new(&schema),
+            sources: sources_of(&schema).map(Sources::new),
             entry: OpenEntry {
                 id: EntryId::MIN,
                 fields: 0,
@@ -165,8 +175,36 @@ impl Tape {
         self.built
     }
 
-    /// Another batch begins with what is on the tape.
-    pub(crate) fn begin_batch(&mut self) {
+    /// The entries from now on are of this one of the streams.
+    pub(crate) fn begin_stream(&mut self, stream: usize) {
+        if let Some(sources) = &mut self.sources {
+            sources.begin(self.built + self.ids.len(), stream);
+        }
+    }
+
+    /// The same for the stream of this key.
+    pub(crate) fn begin_named_stream(&mut self, key: &[u8]) -> Result<()> {
+        match &mut self.sources {
+            Some(sources) => sources.begin_named(self.built + self.ids.len(), key),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn sources(&self) -> Option<&Sources> {
+        self.sources.as_ref()
+    }
+
+    /// The error of a row with the stream that it is of.
+    #[cold]
+    pub(crate) fn about(&self, row: usize, error: Error) -> Error {
+        match &self.sources {
+            Some(sources) => sources.about(self.built + row, error),
+            None => error,
+        }
+    }
+
+    /// Another batch begins with what is on the tape. Gives the streams of the rows of this one.
+    pub(crate) fn begin_batch(&mut self) -> Vec<Run> {
         self.built = 0;
         if self.schema.open {
             self.names.shrink();
@@ -175,6 +213,7 @@ impl Tape {
         self.layout.bound();
         self.documents.bound();
         self.make_room();
+        self.sources.as_mut().map(Sources::begin_batch).unwrap_or_default()
     }
 
     /// The rows of the batch that have left the tape are no more than this, and nothing follows.
@@ -429,8 +468,7 @@ impl Tape {
 
     #[cold]
     fn too_large(&self, what: &str) -> Error {
-        Error::new(ErrorKind::Decode, format!("{what} exceeds 4294967295"))
-            .with_context("entry ID", self.entry.id.to_string())
+        self.at_entry(Error::new(ErrorKind::Decode, format!("{what} exceeds 4294967295")))
     }
 
     /// Finds or makes the target of a field that is not where it was in the latest entry.
@@ -489,6 +527,7 @@ impl Tape {
     }
 
     fn at_entry(&self, error: Error) -> Error {
-        error.with_context("entry ID", self.entry.id.to_string())
+        let error = error.with_context("entry ID", self.entry.id.to_string());
+        self.about(self.ids.len(), error)
     }
 }

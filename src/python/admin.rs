@@ -11,6 +11,7 @@ use arrow_array::{
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
 
 use super::arrow::RecordBatch;
 use super::connection::Server;
@@ -18,7 +19,7 @@ use super::error::id_exception;
 use super::member::parsed;
 use super::operation::Operation;
 use crate::admin::{self, IfPending, PendingFilter, TrimTo};
-use crate::decode::Batch;
+use crate::decode::{Batch, readable};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -78,6 +79,21 @@ pub(crate) fn consumer_info(
             ("idle", durations(infos.iter().map(|info| Some(info.idle)))),
             ("inactive", durations(infos.iter().map(|info| info.inactive))),
         ])
+    }))
+}
+
+/// The keys of the streams that match a pattern, in order.
+#[pyfunction]
+pub(crate) fn find_streams(
+    py: Python<'_>,
+    server: Server,
+    pattern: Vec<u8>,
+) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    let finding = async move { admin::find_streams(&client, &pattern).await };
+    Ok(Operation::new(finding, |py, keys: Vec<Vec<u8>>| {
+        let keys = keys.iter().map(|key| PyBytes::new(py, key));
+        Ok(PyList::new(py, keys)?.into_any().unbind())
     }))
 }
 
@@ -315,14 +331,4 @@ fn durations(values: impl Iterator<Item = Option<Duration>>) -> ArrayRef {
 
 fn names<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
     Arc::new(values.map(|name| name.map(readable)).collect::<StringViewArray>())
-}
-
-/// A name as text, with `\xff` for a byte that is not UTF-8.
-fn readable(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    text
 }

@@ -58,12 +58,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::ack_entries, module)?)?;
     module.add_function(wrap_pyfunction!(read::replay_dead_letters, module)?)?;
-    module.add_function(wrap_pyfunction!(read::check_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(read::check_streams, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
     module.add_function(wrap_pyfunction!(read::pin, module)?)?;
     module.add_function(wrap_pyfunction!(read::start_pin, module)?)?;
+    module.add_function(wrap_pyfunction!(read::pin_streams, module)?)?;
     module.add_function(wrap_pyfunction!(admin::stream_info, module)?)?;
     module.add_function(wrap_pyfunction!(admin::group_info, module)?)?;
+    module.add_function(wrap_pyfunction!(admin::find_streams, module)?)?;
     module.add_function(wrap_pyfunction!(admin::list_streams, module)?)?;
     module.add_function(wrap_pyfunction!(admin::list_groups, module)?)?;
     module.add_function(wrap_pyfunction!(admin::consumer_info, module)?)?;

@@ -26,8 +26,8 @@ use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result, counted};
 use crate::payload::Payload;
 use crate::read::{
-    self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OwnPending, ReadRequest,
-    Reclaim, Removal, Resume,
+    self, DeadLetter, GroupOptions, OnDataLoss, OnGroupLost, OnIdle, OnSchemaMismatch, OwnPending,
+    ReadRequest, Reclaim, Removal, Resume, StreamOrder,
 };
 use crate::schema::{NullValues, OnError, StreamSchema};
 
@@ -36,6 +36,8 @@ use crate::schema::{NullValues, OnError, StreamSchema};
 #[pyo3(from_item_all)]
 pub(crate) struct Request<'py> {
     stream: Vec<u8>,
+    /// The streams in place of that one, where there are several.
+    many: Option<Many>,
     start_id: String,
     end_id: String,
     count: Option<u64>,
@@ -51,6 +53,7 @@ pub(crate) struct Request<'py> {
     id_column: Option<String>,
     timestamp_column: Option<String>,
     sequence_column: Option<String>,
+    stream_column: Option<String>,
     /// An object with `__arrow_c_schema__` of one field.
     timestamp_type: Bound<'py, PyAny>,
     rescue_column: Option<String>,
@@ -73,6 +76,49 @@ pub(crate) struct Request<'py> {
     expects_fields: bool,
     /// Fields of the schema or its overrides that are no payload's keys, and that nobody misses.
     beside: Vec<String>,
+}
+
+/// Several streams, and how they become one result.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Many {
+    streams: Vec<Vec<u8>>,
+    order: String,
+    on_schema_mismatch: String,
+    compare_dtypes: bool,
+    /// The bounds of each stream, where they are pinned.
+    ranges: Option<Vec<Bounds>>,
+}
+
+impl Many {
+    fn request(&self, schema: StreamSchema) -> PyResult<ReadRequest> {
+        let order = match self.order.as_str() {
+            "stream" => StreamOrder::ByStream,
+            "id" => StreamOrder::ById,
+            other => {
+                let message = format!("order must be \"stream\" or \"id\", not {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let on_mismatch = match self.on_schema_mismatch.as_str() {
+            "union" => OnSchemaMismatch::Union,
+            "raise" => OnSchemaMismatch::Raise,
+            other => {
+                let message =
+                    format!("on_schema_mismatch must be \"union\" or \"raise\", not {other:?}");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let id = |(ms, seq)| EntryId { ms, seq };
+        let ranges = self.ranges.as_ref();
+        let ranges =
+            ranges.map(|all| all.iter().map(|(first, last)| (id(*first), id(*last))).collect());
+        Ok(ReadRequest::of_streams(self.streams.iter().cloned(), schema)
+            .with_order(order)
+            .with_on_schema_mismatch(on_mismatch)
+            .with_compared_dtypes(self.compare_dtypes)
+            .with_ranges(ranges))
+    }
 }
 
 /// How to read through a consumer group.
@@ -168,6 +214,7 @@ impl Request<'_> {
             .with_id_column(self.id_column.as_deref())
             .with_timestamp_column(self.timestamp_column.as_deref())
             .with_sequence_column(self.sequence_column.as_deref())
+            .with_stream_column(self.stream_column.as_deref())
             .with_rescue_column(self.rescue_column.as_deref())
             .with_max_columns(self.max_columns)
             .with_on_error(on_error)
@@ -203,7 +250,11 @@ impl Request<'_> {
             false => OnDataLoss::Raise,
         };
         let end = IdBound::parse_end(&self.end_id).map_err(no_id)?;
-        Ok(ReadRequest::new(self.stream.clone(), schema)
+        let request = match &self.many {
+            Some(many) => many.request(schema)?,
+            None => ReadRequest::new(self.stream.clone(), schema),
+        };
+        Ok(request
             .with_range(start, end)
             .with_count(self.count)
             .with_last(self.last)
@@ -358,11 +409,11 @@ pub(crate) fn replay_dead_letters(
     }))
 }
 
-/// Raises where there is no such stream.
+/// Raises where one of the streams does not exist.
 #[pyfunction]
-pub(crate) fn check_stream(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<()> {
+pub(crate) fn check_streams(py: Python<'_>, server: Server, streams: Vec<Vec<u8>>) -> PyResult<()> {
     let client = server.client(py)?;
-    wait(py, async move { read::check_stream(&client, &stream).await })
+    wait(py, async move { read::check_streams(&client, &streams).await })
 }
 
 /// No rows, with the columns that a request gives. Sends nothing.
@@ -393,7 +444,24 @@ pub(crate) fn pin(
     Ok(pinned.map(bounds))
 }
 
-/// The same for an event loop.
+/// The bounds of each of several streams as things are now; the first is greater than the last where
+/// there are no entries.
+#[pyfunction]
+#[pyo3(signature = (server, request, while_waiting=None))]
+pub(crate) fn pin_streams(
+    py: Python<'_>,
+    server: Server,
+    request: Request<'_>,
+    while_waiting: Option<Py<PyAny>>,
+) -> PyResult<Vec<Bounds>> {
+    let request = request.read_request(py)?;
+    let client = server.client(py)?;
+    let pinning = async move { read::pin_streams(&client, &request).await };
+    let pinned = wait_on(py, &LentRuntime::new(), while_waiting.as_ref(), pinning)?;
+    Ok(pinned.into_iter().map(bounds).collect())
+}
+
+/// The same as `pin` for an event loop.
 #[pyfunction]
 pub(crate) fn start_pin(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Task> {
     let request = request.read_request(py)?;

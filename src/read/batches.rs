@@ -7,9 +7,10 @@ use futures_util::stream::try_unfold;
 
 use super::group_options::{GroupOptions, Removal};
 use super::keeper::Keeper;
+use super::many::ManyReader;
 use super::member::Member;
 use super::range::RangeReader;
-use super::request::ReadRequest;
+use super::request::{ReadRequest, about};
 use super::stats::{Handing, Stats, Watched};
 use super::tail::TailReader;
 use super::worker::Worker;
@@ -35,9 +36,12 @@ use crate::error::{Error, Result};
 ///
 /// [`Schema`](crate::ErrorKind::Schema) where the schema contradicts itself.
 pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
-    let stream = request.stream_name();
-    let source = RangeReader::new(client, request).map_err(|error| about(error, &stream))?;
-    let source = Source::Range(Box::new(source));
+    let (stream, is_many) = (request.stream_name(), request.many.is_some());
+    let source = match is_many {
+        true => ManyReader::new(client, request).map(Source::Many),
+        false => RangeReader::new(client, request).map(|reader| Source::Range(Box::new(reader))),
+    };
+    let source = source.map_err(|error| about(error, is_many, &stream))?;
     Ok(Batches { stream, source, watched: Arc::default(), removal: Removal::default() })
 }
 
@@ -88,7 +92,7 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
             .map(|worker| Source::Group(Box::new(worker))),
         None => TailReader::new(client, request).map(|reader| Source::Tail(Box::new(reader))),
     };
-    let source = source.map_err(|error| about(error, &stream))?;
+    let source = source.map_err(|error| about(error, false, &stream))?;
     Ok(Batches { stream, source, watched, removal })
 }
 
@@ -106,6 +110,7 @@ pub struct Batches {
 }
 
 enum Source {
+    Many(ManyReader),
     Range(Box<RangeReader>),
     Tail(Box<TailReader>),
     Group(Box<Worker>),
@@ -132,6 +137,7 @@ impl Batches {
     /// The next batch, for a caller that reports by [`Watched::hand_out`] when it has it in hand.
     pub(crate) async fn ready(&mut self) -> Result<Option<(Batch, Option<Handing>)>> {
         let outcome = match &mut self.source {
+            Source::Many(reader) => reader.next().await.map(|batch| Some((batch?, None))),
             Source::Range(reader) => reader.next().await.map(|batch| Some((batch?, None))),
             Source::Tail(reader) => reader.next().await.map(|batch| {
                 let received = reader.received();
@@ -148,12 +154,13 @@ impl Batches {
         };
         if outcome.is_err() {
             match &mut self.source {
+                Source::Many(reader) => reader.rewind()?,
                 Source::Range(reader) => reader.rewind()?,
                 Source::Tail(reader) => reader.rewind()?,
                 Source::Group(reader) => reader.rewind()?,
             }
         }
-        outcome.map_err(|error| about(error, &self.stream))
+        outcome.map_err(|error| self.about(error))
     }
 
     /// Resolves the start of a [`tail`], such as [`IdBound::AfterNewest`], now rather than with
@@ -166,11 +173,11 @@ impl Batches {
     /// [`IdBound::AfterNewest`]: crate::IdBound::AfterNewest
     pub async fn start(&mut self) -> Result<()> {
         let started = match &mut self.source {
-            Source::Range(_) => Ok(()),
+            Source::Many(_) | Source::Range(_) => Ok(()),
             Source::Tail(reader) => reader.start().await,
             Source::Group(worker) => worker.reader().start().await,
         };
-        started.map_err(|error| about(error, &self.stream))
+        started.map_err(|error| self.about(error))
     }
 
     /// Acknowledges what was handed out and is done with: all batches but the last, which `success`
@@ -183,7 +190,7 @@ impl Batches {
     pub async fn finish(&mut self, success: bool) -> Result<()> {
         self.watched.keeper().end();
         let finished = match &mut self.source {
-            Source::Range(_) | Source::Tail(_) => Ok(()),
+            Source::Many(_) | Source::Range(_) | Source::Tail(_) => Ok(()),
             Source::Group(worker) => match worker.finish(success).await {
                 Ok(()) if success && self.removal.on_close => {
                     worker.member().remove().await.map(drop)
@@ -191,7 +198,11 @@ impl Batches {
                 finished => finished,
             },
         };
-        finished.map_err(|error| about(error, &self.stream))
+        finished.map_err(|error| self.about(error))
+    }
+
+    fn about(&self, error: Error) -> Error {
+        about(error, matches!(self.source, Source::Many(_)), &self.stream)
     }
 
     /// The latest batch did not come into anybody's hands, because the reading ends or it has waited
@@ -217,7 +228,7 @@ impl Batches {
     /// What this consumer of a group may do to its entries; `None` without a group.
     pub fn member(&self) -> Option<Member> {
         match &self.source {
-            Source::Range(_) | Source::Tail(_) => None,
+            Source::Many(_) | Source::Range(_) | Source::Tail(_) => None,
             Source::Group(worker) => Some(worker.member().clone()),
         }
     }
@@ -263,8 +274,4 @@ impl Iterator for BlockingBatches {
             Err(error) => Some(Err(error)),
         }
     }
-}
-
-fn about(error: Error, stream: &str) -> Error {
-    error.with_context("stream", stream.to_owned())
 }

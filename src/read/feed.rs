@@ -1,5 +1,6 @@
 //! Replies into a decoder: one request at a time, its reply taken in pieces as batches have room.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::page::PageSize;
 use super::poll::Pace;
 use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink, Who};
-use crate::decode::{Batch, Decoder, Reply, ReplyShape};
+use crate::decode::{Batch, Decoder, Reply, ReplyShape, Run, ends};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
 use crate::resp::{self, Packed, PageLimit, RawReply};
@@ -54,6 +55,8 @@ pub(super) struct Feed {
 struct InFlight {
     connection: Connection,
     request: PageRequest,
+    /// Those that were sent after it.
+    queue: VecDeque<PageRequest>,
     entries: u64,
     bytes: u64,
 }
@@ -69,11 +72,13 @@ pub(super) struct PageRequest {
     pub(super) before: usize,
     /// The first of all replies is that to the question for the newest entry.
     pub(super) asks_newest: bool,
+    /// Which of several streams the entries are of.
+    pub(super) stream: usize,
 }
 
 impl PageRequest {
     pub(super) fn new(command: Packed, limit: PageLimit) -> Self {
-        PageRequest { command, limit, wait: None, before: 0, asks_newest: false }
+        PageRequest { command, limit, wait: None, before: 0, asks_newest: false, stream: 0 }
     }
 
     /// Asks for the newest entry first, in the same round trip.
@@ -253,6 +258,13 @@ impl Feed {
         self.decoder.ids_from(row)
     }
 
+    /// The last ID of each of several streams in the batch so far.
+    pub(super) fn last_ids(&self) -> HashMap<usize, EntryId> {
+        let ids = self.decoder.ids_from(0);
+        let of_run = |(run, end): (Run, usize)| Some((run.stream, *ids.get(end.checked_sub(1)?)?));
+        ends(self.decoder.runs(), ids.len()).filter_map(of_run).collect()
+    }
+
     /// This number of rows of the latest batch is not handed out.
     pub(super) fn drop_rows(&mut self, rows: usize) {
         self.delivered_rows = self.delivered_rows.saturating_sub(rows as u64);
@@ -307,7 +319,27 @@ impl Feed {
         self.said_before.clear();
         self.newest = None;
         connection.send(&request.command).await?;
-        self.in_flight = Some(InFlight { connection, request, entries: 0, bytes: 0 });
+        let queue = VecDeque::new();
+        self.in_flight = Some(InFlight { connection, request, queue, entries: 0, bytes: 0 });
+        Ok(())
+    }
+
+    /// Sends requests that are answered after those in flight; of the latter no reply may have begun
+    /// to come.
+    pub(super) async fn send_more(&mut self, requests: Vec<PageRequest>) -> Result<()> {
+        let packed = requests.iter().map(|request| request.command.as_slice());
+        let packed: Packed = packed.collect::<Vec<_>>().concat();
+        let mut requests = VecDeque::from(requests);
+        if let Some(mut reply) = self.in_flight.take() {
+            reply.connection.send(&packed).await?;
+            reply.queue.append(&mut requests);
+            self.in_flight = Some(reply);
+        } else if let Some(first) = requests.pop_front() {
+            self.send(PageRequest { command: packed, ..first }).await?;
+            if let Some(reply) = &mut self.in_flight {
+                reply.queue = requests;
+            }
+        }
         Ok(())
     }
 
@@ -355,6 +387,9 @@ impl Feed {
         let Some(mut reply) = self.in_flight.take() else {
             return Err(Error::protocol("no request was sent"));
         };
+        if reply.bytes == 0 {
+            self.decoder.begin_stream(reply.request.stream);
+        }
         let (before, last) = (self.decoder.rows(), self.decoder.last_id());
         let received_before = self.received;
         let mut sink = Portion {
@@ -393,9 +428,19 @@ impl Feed {
             return Ok(Received::Full);
         };
         self.unfinished = false;
-        self.session.put_back(reply.connection);
+        let InFlight { connection, request, mut queue, entries, bytes } = reply;
+        let is_error = matches!(end, Reply::Error(_));
+        match queue.pop_front() {
+            None => self.session.put_back(connection),
+            // The others may fail as well, and are asked for again.
+            Some(_) if is_error => {}
+            Some(request) => {
+                self.in_flight =
+                    Some(InFlight { connection, request, queue, entries: 0, bytes: 0 });
+            }
+        }
         if let Reply::Error(error) = end {
-            let is_limited = reply.request.limit.max_bytes.is_some();
+            let is_limited = request.limit.max_bytes.is_some();
             if is_limited && error.server_code() == Some(ServerCode::SyntaxError) {
                 self.client.refused_max_size();
                 return Ok(Received::Refused);
@@ -403,8 +448,8 @@ impl Feed {
             return Err(error);
         }
         self.session.succeeded();
-        self.page.observe(reply.entries, reply.bytes);
-        Ok(Received::End { request: reply.request, entries: reply.entries })
+        self.page.observe(entries, bytes);
+        Ok(Received::End { request, entries })
     }
 
     /// Waits before the next attempt where time may mend the error; otherwise returns it.

@@ -6,9 +6,10 @@ use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, la
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, PageRequest, Received};
 use super::group::GroupReader;
+use super::many;
 use super::pages::newest_range;
 use super::poll::Pace;
-use super::request::{BatchBounds, ReadRequest};
+use super::request::{BatchBounds, ReadRequest, about};
 use super::sample::infer_range;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
@@ -30,8 +31,11 @@ use crate::resp::{self, PageLimit};
 /// Every kind that connecting, the server or decoding can raise; an error leaves nothing behind,
 /// but what was read through a group stays pending.
 pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
-    let stream = request.stream_name();
+    let (name, is_many) = (request.stream_name(), request.many.is_some());
     let reading = async {
+        if is_many {
+            return Box::pin(many::read_all(client, request)).await;
+        }
         let request = ReadRequest { bounds: BatchBounds::NONE, ..request };
         // Each in a box of its own: a future is as large as all that it may ever hold at once, and
         // is moved to where it runs.
@@ -42,7 +46,7 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
         let mut reader = Box::new(RangeReader::new(client, request)?);
         Box::pin(reader.read_all()).await
     };
-    reading.await.map_err(|error: Error| error.with_context("stream", stream))
+    reading.await.map_err(|error| about(error, is_many, &name))
 }
 
 /// The first and the last ID of a request's entries, as things are now; `None` where there are
@@ -79,13 +83,23 @@ async fn newest_of(
     newest_range(client, &request.stream, (first, last), count).await
 }
 
-/// Makes sure that there is a stream, for who reads it later.
+/// Makes sure that all streams of a list exist, for who reads them later.
 ///
 /// # Errors
 ///
 /// [`NoStream`](crate::ErrorKind::NoStream) where there is none, and every kind that connecting or
 /// the server can raise.
-pub(crate) async fn check_stream(client: &Client, stream: &[u8]) -> Result<()> {
+#[cfg(feature = "python")]
+pub(crate) async fn check_streams(client: &Client, streams: &[Vec<u8>]) -> Result<()> {
+    many::check_exist(client, streams).await
+}
+
+/// Makes sure that there is a stream, for who reads it later.
+///
+/// # Errors
+///
+/// As [`check_streams`].
+pub(super) async fn check_stream(client: &Client, stream: &[u8]) -> Result<()> {
     check_exists(&mut client.session(), stream)
         .await
         .map_err(|error| error.with_context("stream", String::from_utf8_lossy(stream).into_owned()))

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::group_options::{GroupOptions, OwnPending};
+use super::many::{Many, OnSchemaMismatch, StreamOrder};
 use crate::client::Who;
 use crate::entry_id::{EntryId, IdBound};
+use crate::error::Error;
 use crate::schema::StreamSchema;
 
 /// What to read. Made by [`ReadRequest::new`] and changed by its `with_` methods.
@@ -34,6 +36,8 @@ pub struct ReadRequest {
     pub(super) group: Option<GroupOptions>,
     pub(super) resume: Option<Resume>,
     pub(super) must_exist: bool,
+    /// The streams, where there are several.
+    pub(super) many: Option<Arc<Many>>,
 }
 
 /// Where an earlier run of [`tail`](crate::tail) had come to.
@@ -82,8 +86,13 @@ impl ReadRequest {
     /// All entries that the stream holds when the read starts; in one batch, where there is a
     /// choice.
     pub fn new(stream: impl Into<Vec<u8>>, schema: StreamSchema) -> Self {
+        let stream = stream.into();
+        let schema = match schema.stream_column {
+            Some(_) => schema.with_streams([stream.clone()]),
+            None => schema,
+        };
         ReadRequest {
-            stream: stream.into(),
+            stream,
             schema: Arc::new(schema),
             start: IdBound::Id(EntryId::MIN),
             end: IdBound::Newest,
@@ -97,6 +106,49 @@ impl ReadRequest {
             group: None,
             resume: None,
             must_exist: false,
+            many: None,
+        }
+    }
+
+    /// The entries of several streams, each named once, as one; for [`read`](crate::read),
+    /// [`batches`](crate::batches) and what goes before them.
+    pub fn of_streams(streams: impl IntoIterator<Item = Vec<u8>>, schema: StreamSchema) -> Self {
+        let mut request = ReadRequest::new(Vec::new(), schema);
+        let schema = Arc::make_mut(&mut request.schema);
+        *schema = std::mem::take(schema).with_streams(streams);
+        request.many = schema.sources.clone().map(|names| Arc::new(Many::new(names)));
+        request
+    }
+
+    /// In which order the rows of several streams come.
+    pub fn with_order(mut self, order: StreamOrder) -> Self {
+        self.change_many(|many| many.order = order);
+        self
+    }
+
+    /// What to do where several streams do not have the same fields.
+    pub fn with_on_schema_mismatch(mut self, on_mismatch: OnSchemaMismatch) -> Self {
+        self.change_many(|many| many.on_mismatch = on_mismatch);
+        self
+    }
+
+    /// Whether dtypes that are inferred from a sample must be the same in all streams as well.
+    #[cfg(feature = "python")]
+    pub(crate) fn with_compared_dtypes(mut self, compares_dtypes: bool) -> Self {
+        self.change_many(|many| many.compares_dtypes = compares_dtypes);
+        self
+    }
+
+    /// Of each of several streams only the entries between two IDs, both inclusive; none where the
+    /// first is greater. As [`pin_streams`](crate::pin_streams) gives them.
+    pub fn with_ranges(mut self, ranges: Option<Vec<(EntryId, EntryId)>>) -> Self {
+        self.change_many(|many| many.ranges = ranges);
+        self
+    }
+
+    fn change_many(&mut self, change: impl FnOnce(&mut Many)) {
+        if let Some(many) = &mut self.many {
+            change(Arc::make_mut(many));
         }
     }
 
@@ -204,7 +256,10 @@ impl ReadRequest {
 
     /// Who reads, for the log.
     pub(crate) fn who(&self) -> Who {
-        let who = Who::new(&self.stream);
+        let who = match self.many {
+            Some(_) => Who::new(self.stream_name().as_bytes()),
+            None => Who::new(&self.stream),
+        };
         match &self.group {
             Some(group) => who.with_group(&group.group, &group.consumer),
             None => who,
@@ -213,6 +268,23 @@ impl ReadRequest {
 
     /// The stream's name, for messages.
     pub(crate) fn stream_name(&self) -> String {
-        String::from_utf8_lossy(&self.stream).into_owned()
+        match &self.many {
+            Some(many) => many.to_string(),
+            None => String::from_utf8_lossy(&self.stream).into_owned(),
+        }
+    }
+
+    /// The error with the stream's name; where there are several, it may have the one that it is of.
+    pub(crate) fn about(&self, error: Error) -> Error {
+        about(error, self.many.is_some(), &self.stream_name())
+    }
+}
+
+/// The error of a read, which says of what: of one stream, or of several if it names none of them.
+pub(super) fn about(error: Error, is_many: bool, name: &str) -> Error {
+    match is_many {
+        true if error.context().iter().any(|(known, _)| *known == "stream") => error,
+        true => error.with_context("streams", name),
+        false => error.with_context("stream", name),
     }
 }

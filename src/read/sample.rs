@@ -3,6 +3,7 @@
 use arrow_schema::{DataType, Field};
 
 use super::feed::Feed;
+use super::many;
 use super::pages::{From, newest_range, take};
 use super::range::{check_stream, pin};
 use super::request::{BatchBounds, ReadRequest};
@@ -24,6 +25,11 @@ pub async fn infer_schema(
     request: ReadRequest,
     sample: u64,
 ) -> Result<Vec<Field>> {
+    if let Some(many) = &request.many {
+        let request = ReadRequest { sample: Some(sample), ..request.clone() };
+        let inferring = many::infer(client, &request, many);
+        return inferring.await.map_err(|error| request.about(error));
+    }
     let stream = request.stream_name();
     if request.must_exist {
         check_stream(client, &request.stream).await?;
@@ -84,7 +90,7 @@ async fn take_sample(
 }
 
 /// Every field as bytes, which may be no text, a payload too, and nothing that could raise.
-fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
+pub(super) fn schema_of_sample(schema: &StreamSchema) -> StreamSchema {
     let mut sample = StreamSchema::default()
         .with_id_column(None)
         .with_timestamp_column(None)

@@ -76,13 +76,29 @@ pub(crate) fn read_after(
     limit: PageLimit,
     block_ms: Option<u64>,
 ) -> Packed {
+    read_many_after(&[(stream, after)], limit, block_ms)
+}
+
+/// The same for several streams, each after an ID of its own; the limit is that of each.
+pub(crate) fn read_many_after(
+    streams: &[(&[u8], EntryId)],
+    limit: PageLimit,
+    block_ms: Option<u64>,
+) -> Packed {
     let mut command = Cmd::new();
     command.arg("XREAD");
     limit.add_to(&mut command);
     if let Some(block_ms) = block_ms {
         command.arg("BLOCK").arg(block_ms);
     }
-    command.arg("STREAMS").arg(stream).arg(after.to_string()).get_packed_command()
+    command.arg("STREAMS");
+    for (stream, _) in streams {
+        command.arg(stream);
+    }
+    for (_, after) in streams {
+        command.arg(after.to_string());
+    }
+    command.get_packed_command()
 }
 
 /// XREADGROUP: entries for a consumer: new ones, or its own pending ones after an ID. Redis 5.0.
@@ -281,6 +297,11 @@ pub(crate) fn groups_info(stream: &[u8]) -> Packed {
 /// XINFO CONSUMERS: what the server knows of a group's consumers. Redis 5.0.
 pub(crate) fn consumers_info(stream: &[u8], group: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("CONSUMERS").arg(stream).arg(group).get_packed_command()
+}
+
+/// XLEN: how many entries a stream has. Redis 5.0.
+pub(crate) fn length(stream: &[u8]) -> Packed {
+    command(&[b"XLEN", stream])
 }
 
 /// TYPE, Redis 1.0.

@@ -15,3 +15,4 @@ mod misfits;
 mod nested;
 mod payloads;
 mod replies;
+mod streams;

@@ -11,7 +11,7 @@ from redfloe import _core
 from redfloe._arguments import Request, as_key, make_request, repr_of
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import ColumnOptions, DecodeOptions, complete, takes
+from redfloe._options import ColumnOptions, ReadOptions, complete, takes
 from redfloe._reading.follow import AsyncBatches
 from redfloe._schema import SchemaLike, as_text
 from redfloe._words import counted
@@ -306,7 +306,7 @@ def _request(
     end_id: EntryIdLike,
     count: int | None,
     on_error: Literal["null", "raise"],
-    options: DecodeOptions,
+    options: ReadOptions,
     *,
     with_ids: bool = False,
 ) -> Request:
@@ -330,7 +330,7 @@ def _replay_request(
     start_id: EntryIdLike,
     end_id: EntryIdLike,
     count: int | None,
-    options: DecodeOptions,
+    options: ReadOptions,
 ) -> Request:
     """Ask for dead letters with their IDs, whose replayed ones get a column too."""
     for parameter in ("id_column", "timestamp_column", "sequence_column", "rescue_column"):

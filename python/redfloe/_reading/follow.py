@@ -11,7 +11,7 @@ from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, make_group, make_request
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import DecodeOptions, complete, takes
+from redfloe._options import DecodeOptions, ReadOptions, complete, takes
 from redfloe._reprs import position, target
 
 if TYPE_CHECKING:
@@ -402,7 +402,7 @@ def _request(
     batch_bytes: int,
     batch_timeout_ms: Milliseconds | None,
     on_idle: Literal["wait", "stop"],
-    options: DecodeOptions,
+    options: ReadOptions,
 ) -> Request:
     """Check what `iter_stream` and `stream_batches` are asked for; `options` are complete."""
     members = make_group(

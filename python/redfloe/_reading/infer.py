@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from redfloe import _core
-from redfloe._arguments import make_request
+from redfloe._arguments import Streams, make_request
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DEFAULTS, NullValues
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def infer_schema(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     *,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
@@ -32,6 +32,7 @@ def infer_schema(
     payload_path: str = "$",
     payload_prefix: str = "",
     must_exist: bool = False,
+    on_schema_mismatch: Literal["union", "raise"] = "union",
 ) -> pl.Schema:
     """Look at a sample of a stream's entries and name a dtype for each field.
 
@@ -43,13 +44,14 @@ def infer_schema(
     ----------
     url : str or RedisConnection
         As for `read_stream`.
-    stream : str or bytes
-        The stream's key.
+    stream : str, bytes, or several of them
+        The stream's key, or the keys of several streams, of each of which there is a sample.
     start_id, end_id : str, int, date or datetime
         Where to take the sample from; as for `read_stream`.
     infer_schema_length : int or None, default 100
         How many entries to look at, one half the oldest and the other the newest (XRANGE and
-        XREVRANGE, Redis 5.0); None looks at all.
+        XREVRANGE, Redis 5.0); None looks at all. It is as many of each of several streams, and
+        fewer of each where these are more than 100: no more in all than of 100.
     schema_overrides : mapping of str to polars dtype, optional
         The dtypes of some fields, whatever the sample says. A field of these that the sample lacks
         comes last.
@@ -63,6 +65,8 @@ def infer_schema(
         Lists and objects are Structs, to any depth; values of several kinds are String.
     must_exist : bool, default False
         Raise where the stream does not exist, instead of giving an empty schema.
+    on_schema_mismatch : {"union", "raise"}, default "union"
+        Whether to raise where several streams do not have the same fields, with the same dtypes.
 
     Returns
     -------
@@ -77,7 +81,8 @@ def infer_schema(
     NoStreamError
         The stream does not exist, and `must_exist` is True.
     SchemaError
-        The sample has more than `max_columns` fields.
+        The sample has more than `max_columns` fields, or the streams differ and
+        `on_schema_mismatch` is "raise".
 
     Examples
     --------
@@ -88,6 +93,7 @@ def infer_schema(
     url = _core.connect(url)
     request = make_request(
         stream,
+        takes_several=True,
         start_id=start_id,
         end_id=end_id,
         options=DEFAULTS
@@ -101,6 +107,7 @@ def infer_schema(
             "payload_path": payload_path,
             "payload_prefix": payload_prefix,
             "must_exist": must_exist,
+            "on_schema_mismatch": on_schema_mismatch,
         },
     )
     return of_batch(_core.infer_schema(url, request).wait()).schema
@@ -108,7 +115,7 @@ def infer_schema(
 
 async def infer_schema_async(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     *,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
@@ -120,6 +127,7 @@ async def infer_schema_async(
     payload_path: str = "$",
     payload_prefix: str = "",
     must_exist: bool = False,
+    on_schema_mismatch: Literal["union", "raise"] = "union",
 ) -> pl.Schema:
     """Name a dtype for each field, by a sample: the asynchronous twin of `infer_schema`.
 
@@ -127,7 +135,7 @@ async def infer_schema_async(
     ----------
     url, stream, start_id, end_id, infer_schema_length, schema_overrides
         As for `infer_schema`.
-    null_values, max_columns, payload, payload_path, payload_prefix, must_exist
+    null_values, max_columns, payload, payload_path, payload_prefix, must_exist, on_schema_mismatch
         As for `infer_schema`.
 
     Returns
@@ -145,6 +153,7 @@ async def infer_schema_async(
     url = _core.connect(url)
     request = make_request(
         stream,
+        takes_several=True,
         start_id=start_id,
         end_id=end_id,
         options=DEFAULTS
@@ -158,6 +167,7 @@ async def infer_schema_async(
             "payload_path": payload_path,
             "payload_prefix": payload_prefix,
             "must_exist": must_exist,
+            "on_schema_mismatch": on_schema_mismatch,
         },
     )
     sample = await completed(_core.infer_schema(url, request).start())

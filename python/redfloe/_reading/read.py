@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, as_ids, as_key, make_group, make_request
+from redfloe._arguments import (
+    Milliseconds,
+    Request,
+    Streams,
+    as_ids,
+    as_key,
+    make_group,
+    make_request,
+)
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import DEFAULTS, DecodeOptions, complete, takes
-from redfloe._progress import Bar, check_bar, shown, with_bar
+from redfloe._options import DEFAULTS, ReadOptions, complete, takes
+from redfloe._progress import Bar, check_bar, shown_of, with_bar
 from redfloe._reading.follow import AsyncBatches
 from redfloe._schema import as_schema
 
@@ -28,10 +36,10 @@ _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
 
 
-@takes(DecodeOptions)
+@takes(ReadOptions)
 def read_stream(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike | None = "-",
     end_id: EntryIdLike = "+",
@@ -46,7 +54,7 @@ def read_stream(
     progress: bool = False,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
-    **options: Unpack[DecodeOptions],
+    **options: Unpack[ReadOptions],
 ) -> pl.DataFrame:
     """Read the entries of a Redis stream into a typed DataFrame, one row per entry.
 
@@ -59,8 +67,11 @@ def read_stream(
     url : str or RedisConnection
         ``redis://[user[:password]@]host[:port][/database]``, ``rediss://`` for TLS, or
         ``unix:///path``; a `RedisConnection` where timeouts, retries or certificates are to be set.
-    stream : str or bytes
-        The stream's key.
+    stream : str, bytes, or several of them
+        The stream's key; or the keys of several streams, each once, whose entries become one frame:
+        `order` and `on_schema_mismatch` say how, and ``_stream`` where a row comes from. Lengths
+        are asked first (XLEN), and what fits is requested together. Not with a group. An empty list
+        gives an empty frame; `read_streams` takes a pattern.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as columns of exactly these dtypes in this order; other fields are
         skipped unread. Python's types serve too, a dict for a Struct and a list of one for a List.
@@ -72,7 +83,8 @@ def read_stream(
         time in milliseconds, in UTC where it is naive; a date for its whole day, in UTC, so
         that ``end_id="2024-01-31"`` includes that day.
     count : int, optional
-        Read at most this many entries, the oldest first.
+        Read at most this many entries, the oldest first; of several streams the first of the result
+        in its `order`.
     block_ms : int or timedelta, optional
         Where no entry is there, wait up to this many milliseconds for one (XREAD BLOCK); 0 waits
         without limit. Ctrl-C ends the wait.
@@ -92,10 +104,11 @@ def read_stream(
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
     last : int, optional
         Read only this many entries, the newest, in stream order: `last=100` gives the last hundred.
-        Where they begin is found by XREVRANGE. Not with `count`, `block_ms` or a group.
+        Of several streams they are the last rows of the result in its `order`. Where they begin is
+        found by XREVRANGE. Not with `count`, `block_ms` or a group.
     progress : bool, default False
         Show a bar, by tqdm (``pip install tqdm``): rows, rows a second, the size of the columns,
-        and the share of the range of IDs. Not with `block_ms` or a group.
+        and of one stream the share of the range of IDs. Not with `block_ms` or a group.
     group_start_id : str, int, date or datetime, default "0"
         Where a group that is created begins: after this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
         delivers all entries that there are, ``"$"`` only those added later, and a datetime those
@@ -103,13 +116,13 @@ def read_stream(
     noack : bool, default False
         Have the server acknowledge what it sends (NOACK): entries on a connection that breaks are
         lost.
-    **options : DecodeOptions
-        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
+    **options : ReadOptions
+        How entries become columns, by keyword: see `redfloe.ReadOptions`.
 
     Returns
     -------
     pl.DataFrame
-        One row per entry, in stream order.
+        One row per entry, in stream order; of several streams in the `order` that is asked for.
 
     Raises
     ------
@@ -156,7 +169,7 @@ def read_stream(
     if progress is not False:
         request = _request(complete(options, read_stream), *arguments)
         check_bar(progress, is_bounded=group is None and block_ms is None)
-        whole = _read_with_bar(url, request)
+        whole = read_with_bar(url, request)
         if whole is not None:
             return whole
     return _read(url, _prepared(options, read_stream, *arguments))
@@ -181,8 +194,8 @@ async def _read_async(url: RedisConnection, prepared: _Prepared) -> pl.DataFrame
 
 
 def _request(
-    options: DecodeOptions,
-    stream: str | bytes,
+    options: ReadOptions,
+    stream: Streams,
     schema: SchemaLike | None,
     start_id: EntryIdLike | None,
     end_id: EntryIdLike,
@@ -209,6 +222,7 @@ def _request(
     )
     return make_request(
         stream,
+        takes_several=True,
         schema=schema,
         start_id="-" if start_id is None else start_id,
         end_id=end_id,
@@ -221,7 +235,7 @@ def _request(
 
 
 def _prepared(
-    options: DecodeOptions,
+    options: ReadOptions,
     function: Callable[..., object],
     stream: Any,
     schema: Any,
@@ -253,21 +267,23 @@ def _prepared_by_default(*arguments: Any) -> _Prepared:
 _remembered = lru_cache(maxsize=256, typed=True)(_prepared_by_default)
 
 
-def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+def read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     """Read in batches, so that there is something to tell between them; None without an entry."""
-    bounds = _core.pin(url, request)
-    if bounds is None:
+    bounds = None
+    if request["many"] is None and (bounds := _core.pin(url, request)) is None:
         return None
     reader = _core.BatchReader(url, _in_batches(request, bounds), follow=False)
     batches = with_bar(iter(reader.next_batch, None), _title(request), bounds)
     return _whole([of_batch(batch) for batch in batches])
 
 
-async def _read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+async def read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     """Do the same in an event loop."""
-    bounds = await completed(_core.start_pin(url, request))
-    if bounds is None:
-        return None
+    bounds = None
+    if request["many"] is None:
+        bounds = await completed(_core.start_pin(url, request))
+        if bounds is None:
+            return None
     reader = _core.AsyncBatchReader(url, _in_batches(request, bounds), follow=False)
     batches = AsyncBatches(reader)
     frames = []
@@ -280,13 +296,16 @@ async def _read_with_bar_async(url: RedisConnection, request: Request) -> pl.Dat
 
 
 def _title(request: Request) -> str:
-    return f"read of {shown(request['stream'])}"
+    return f"read of {shown_of(request)}"
 
 
-def _in_batches(request: Request, bounds: tuple[tuple[int, int], tuple[int, int]]) -> Request:
+def _in_batches(
+    request: Request, bounds: tuple[tuple[int, int], tuple[int, int]] | None
+) -> Request:
     request = request.copy()
-    request["start_id"], request["end_id"] = ("{}-{}".format(*bound) for bound in bounds)
-    request["last"] = None
+    if bounds is not None:
+        request["start_id"], request["end_id"] = ("{}-{}".format(*bound) for bound in bounds)
+        request["last"] = None
     request["batch_size"], request["batch_bytes"] = _BATCH_SIZE, _BATCH_BYTES
     return request
 
@@ -300,7 +319,7 @@ def _whole(frames: list[pl.DataFrame]) -> pl.DataFrame | None:
 
 async def read_stream_async(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike | None = "-",
     end_id: EntryIdLike = "+",
@@ -315,7 +334,7 @@ async def read_stream_async(
     progress: bool = False,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
-    **options: Unpack[DecodeOptions],
+    **options: Unpack[ReadOptions],
 ) -> pl.DataFrame:
     """Read entries into a typed DataFrame: the asynchronous twin of `read_stream`.
 
@@ -328,8 +347,8 @@ async def read_stream_async(
         As for `read_stream`.
     group, consumer, auto_ack, create_group, group_start_id, noack
         As for `read_stream`.
-    **options : DecodeOptions
-        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
+    **options : ReadOptions
+        How entries become columns, by keyword: see `redfloe.ReadOptions`.
 
     Returns
     -------
@@ -351,7 +370,7 @@ async def read_stream_async(
     if progress is not False:
         request = _request(complete(options, read_stream_async), *arguments)
         check_bar(progress, is_bounded=group is None and block_ms is None)
-        whole = await _read_with_bar_async(url, request)
+        whole = await read_with_bar_async(url, request)
         if whole is not None:
             return whole
     return await _read_async(url, _prepared(options, read_stream_async, *arguments))
@@ -451,4 +470,4 @@ async def _acknowledge_async(
 
 
 # Not as a decorator, with which type checkers take it for a plain function.
-takes(DecodeOptions)(read_stream_async)
+takes(ReadOptions)(read_stream_async)

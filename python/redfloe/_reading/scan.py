@@ -11,11 +11,13 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from redfloe import _core
-from redfloe._arguments import Request, make_request
+from redfloe._arguments import Many, Request, Streams, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
+from redfloe._errors import NoStreamError
 from redfloe._frame import of_batch
-from redfloe._options import DecodeOptions, complete, takes
-from redfloe._progress import check_bar, shown, with_bar
+from redfloe._options import ReadOptions, complete, takes
+from redfloe._progress import check_bar, shown_of, with_bar
+from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,12 +33,13 @@ _Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
 _LARGEST = 2**63 - 1
+_NOTHING: _Bounds = ((1, 0), (0, 0))
 
 
-@takes(DecodeOptions)
+@takes(ReadOptions)
 def scan_stream(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
@@ -44,7 +47,7 @@ def scan_stream(
     *,
     last: int | None = None,
     progress: bool = False,
-    **options: Unpack[DecodeOptions],
+    **options: Unpack[ReadOptions],
 ) -> pl.LazyFrame:
     """Scan the entries of a Redis stream lazily, as `read_stream` reads them eagerly.
 
@@ -63,8 +66,9 @@ def scan_stream(
     ----------
     url : str or RedisConnection
         As for `read_stream`.
-    stream : str or bytes
-        The stream's key. A missing stream gives no rows.
+    stream : str, bytes, or several of them
+        The stream's key, or those of several streams, as for `read_stream`. A missing stream gives
+        no rows. Of several, those that a filter on the stream column excludes are not asked for.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`. Without it the fields of a sample of
         `infer_schema_length` entries, the oldest and the newest, as String: it is read when the
@@ -80,8 +84,8 @@ def scan_stream(
     progress : bool, default False
         Show a bar whenever the scan is read, by tqdm (``pip install tqdm``): rows before the
         filter, rows a second, the size of the columns, and the share of the range of IDs.
-    **options : DecodeOptions
-        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
+    **options : ReadOptions
+        How entries become columns, by keyword: see `redfloe.ReadOptions`.
 
     Returns
     -------
@@ -117,6 +121,7 @@ def scan_stream(
     decoding = complete(options, scan_stream)
     request = make_request(
         stream,
+        takes_several=True,
         schema=schema,
         start_id=start_id,
         end_id=end_id,
@@ -128,15 +133,30 @@ def scan_stream(
     _core.check_connection(url)
     check_bar(progress)
     _check_stream(url, request)
-    scan = _Scan(url, request, sample=decoding["infer_schema_length"], progress=progress)
-    known = scan.schema if schema is None else scan.schema()
-    return _register(scan.batches, known, f"stream {shown(request['stream'])}")
+    detail = "" if request["many"] else "stream "
+    return scan_of(url, request, decoding, progress=progress, detail=detail + shown_of(request))
 
 
-@takes(DecodeOptions)
+def scan_of(
+    url: RedisConnection,
+    request: Request,
+    options: ReadOptions,
+    *,
+    progress: bool,
+    detail: str,
+    pattern: bytes | None = None,
+) -> pl.LazyFrame:
+    """Make the lazy frame of a request; the streams of a pattern are found when it is read."""
+    sample = options["infer_schema_length"]
+    scan = _Scan(url, request, sample=sample, progress=progress, pattern=pattern)
+    known = scan.schema if request["schema"] is None else scan.schema()
+    return _register(scan.batches, known, detail)
+
+
+@takes(ReadOptions)
 def stream_reader(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike = "-",
     end_id: EntryIdLike = "+",
@@ -145,7 +165,7 @@ def stream_reader(
     last: int | None = None,
     batch_size: int = 50_000,
     batch_bytes: int = 64 * 1024 * 1024,
-    **options: Unpack[DecodeOptions],
+    **options: Unpack[ReadOptions],
 ) -> StreamReader:
     """Read the entries of a Redis stream as an Arrow stream.
 
@@ -158,8 +178,9 @@ def stream_reader(
     ----------
     url : str or RedisConnection
         As for `read_stream`.
-    stream : str or bytes
-        The stream's key. A missing stream gives no rows.
+    stream : str, bytes, or several of them
+        The stream's key, or those of several streams, as for `read_stream`. A missing stream gives
+        no rows.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`. Without it the fields of a sample of
         `infer_schema_length` entries, the oldest and the newest, as text; it is read at once, and
@@ -171,8 +192,8 @@ def stream_reader(
     batch_bytes : int, default 64 MiB
         Closes a batch once its entries have taken this many bytes of the server's reply, or at most
         256 KiB or one entry more.
-    **options : DecodeOptions
-        How entries become columns, by keyword: see `redfloe.DecodeOptions`.
+    **options : ReadOptions
+        How entries become columns, by keyword: see `redfloe.ReadOptions`.
 
     Returns
     -------
@@ -200,6 +221,7 @@ def stream_reader(
     decoding = complete(options, stream_reader)
     request = make_request(
         stream,
+        takes_several=True,
         schema=schema,
         start_id=start_id,
         end_id=end_id,
@@ -216,7 +238,8 @@ def stream_reader(
 def _check_stream(url: RedisConnection, request: Request) -> None:
     """Raise now where the stream must exist and does not; Polars would wrap it, and DuckDB too."""
     if request["must_exist"]:
-        _core.check_stream(url, request["stream"])
+        many = request["many"]
+        _core.check_streams(url, [request["stream"]] if many is None else many["streams"])
         request["must_exist"] = False
 
 
@@ -224,16 +247,26 @@ class _Scan:
     """What Polars calls for a scan's schema and for its batches, from any thread."""
 
     def __init__(
-        self, url: RedisConnection, request: Request, *, sample: int | None, progress: bool = False
+        self,
+        url: RedisConnection,
+        request: Request,
+        *,
+        sample: int | None,
+        progress: bool = False,
+        pattern: bytes | None = None,
     ) -> None:
         self._progress = progress
         self._url = url
-        self._request = _Once(partial(_with_fields, url, request, sample))
+        #: Its columns where the caller has named them, which needs no stream.
+        self._columns = request if request["schema"] is not None else None
+        found = _Once(partial(_found, url, request, pattern))
+        self._request = _Once(partial(_with_fields_of, url, found, sample))
         self._pinned = _Once(partial(_pin, url, request))
+        self._ranges = _Ranges(url)
 
     def schema(self) -> pl.Schema:
         """Give the columns. Polars asks more than once."""
-        return of_batch(_core.empty_batch(self._request())).schema
+        return of_batch(_core.empty_batch(self._columns or self._request())).schema
 
     def batches(
         self,
@@ -251,8 +284,6 @@ class _Scan:
 
         if predicate is not None:
             predicate = without_dynamic(predicate)
-        if predicate is not None:
-            predicate = self._understood(predicate)
         request = self._projected(with_columns)
         request["batch_size"] = batch_size or _BATCH_SIZE
         request["batch_bytes"] = _BATCH_BYTES
@@ -268,19 +299,34 @@ class _Scan:
             # To select nothing would lose the height, which a batch of no columns has.
             return frame.select(with_columns) if with_columns else frame
 
-        pinned = self._pinned()
-        _narrow(request, None if pinned is None else pinned.bounds, predicate)
+        pinned = self._pin(request, predicate)
+        if predicate is not None:
+            predicate = self._understood(predicate, pinned)
+        if request["many"] is None:
+            _narrow(request, None if pinned is None else pinned.bounds, predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
         batches = iter(partial(self._next, reader), None)
         if self._progress and pinned is not None:
-            batches = with_bar(batches, f"scan of {shown(request['stream'])}", pinned.bounds)
+            batches = with_bar(batches, f"scan of {shown_of(request)}", pinned.bounds)
         yield frame(next(batches, None) or _core.empty_batch(request))
         yield from map(frame, batches)
 
     def _next(self, reader: _core.BatchReader) -> RecordBatch | None:
         return reader.next_batch(_look_for_interrupt)
 
-    def _understood(self, predicate: pl.Expr) -> pl.Expr:
+    def _pin(self, request: Request, predicate: pl.Expr | None) -> _Pinned | None:
+        """Fix up to where to read; of several streams also what the predicate leaves of each."""
+        many = request["many"]
+        if many is None:
+            return self._pinned()
+        wanted = _wanted(request, many, predicate)
+        ranges = self._ranges.of(request, many, wanted)
+        newest = max((last for first, last in ranges if first <= last), default=None)
+        request["many"] = many | {"ranges": _narrowed(request, ranges, predicate)}
+        request["last"] = None  # the ranges are those of the newest
+        return None if newest is None else _Pinned(None, newest)
+
+    def _understood(self, predicate: pl.Expr, pinned: _Pinned | None) -> pl.Expr:
         """Refuse, or make right, what a datetime in the filter does not mean."""
         from redfloe._reading.datetimes import NO_MILLISECOND, naive_as_utc, refuse_microseconds
 
@@ -288,7 +334,6 @@ class _Scan:
         column, dtype = request["timestamp_column"], request["timestamp_type"]["timestamp_dtype"]
         if dtype != pl.Int64:
             return naive_as_utc(predicate, column, dtype)
-        pinned = self._pinned()
         # Whose entries have such IDs means them.
         if pinned is not None and pinned.newest[0] < NO_MILLISECOND:
             refuse_microseconds(predicate, column)
@@ -304,7 +349,7 @@ class _Scan:
         if request["rescue_column"] is not None:
             request["rescue_column"], request["on_error"] = None, "null"
         request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in wanted})
-        for column in ("id_column", "timestamp_column", "sequence_column"):
+        for column in ("id_column", "timestamp_column", "sequence_column", "stream_column"):
             if request[column] not in wanted:
                 request[column] = None
         return request
@@ -344,7 +389,7 @@ def _look_for_interrupt() -> None:
 class _Pinned(NamedTuple):
     """The range of IDs that all reads of a scan have in common."""
 
-    bounds: _Bounds
+    bounds: _Bounds | None
     newest: tuple[int, int]
 
 
@@ -362,27 +407,103 @@ def _pin(url: RedisConnection, request: Request) -> _Pinned | None:
 
 def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None) -> None:
     """Set the range of IDs: the pinned `bounds`, less what the predicate excludes."""
-    from redfloe._reading.pushdown import id_bounds
-
     if bounds is None:
         request["count"] = 0
         return
     request["last"] = None  # the bounds are those of the newest
-    first, last = bounds
-    if predicate is not None:
-        above, below = id_bounds(
-            predicate,
-            id_column=request["id_column"],
-            timestamp_column=request["timestamp_column"],
-            timestamp_dtype=request["timestamp_type"]["timestamp_dtype"],
-        )
-        last = min(last, below)
-        # A count is of the entries before the filter, from the first on.
-        if request["count"] is None:
-            first = max(first, above)
+    (first, last) = _narrowed(request, [bounds], predicate)[0]
     if first > last:
         request["count"] = 0
     request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
+
+
+def _narrowed(request: Request, ranges: list[_Bounds], predicate: pl.Expr | None) -> list[_Bounds]:
+    """Give the ranges of IDs, less what the predicate excludes."""
+    from redfloe._reading.pushdown import id_bounds
+
+    if predicate is None:
+        return ranges
+    above, below = id_bounds(
+        predicate,
+        id_column=request["id_column"],
+        timestamp_column=request["timestamp_column"],
+        timestamp_dtype=request["timestamp_type"]["timestamp_dtype"],
+    )
+    if request["count"] is not None:
+        # It is of the entries before the filter, from the first on.
+        above = (0, 0)
+        if request["many"] is not None:
+            return ranges  # whose rows all count before those of the next stream
+    return [(max(first, above), min(last, below)) for first, last in ranges]
+
+
+class _Ranges:
+    """Up to where each of several streams is read, which all reads of a scan have in common."""
+
+    def __init__(self, url: RedisConnection) -> None:
+        self._url = url
+        self._lock = Lock()
+        self._known: dict[bytes, _Bounds] = {}
+
+    def of(self, request: Request, many: Many, wanted: list[bool]) -> list[_Bounds]:
+        """Give the range of each stream; an empty one of those that are not wanted."""
+        streams = many["streams"]
+        with self._lock:
+            missing = [key for key, is_wanted in zip(streams, wanted, strict=True) if is_wanted]
+            missing = [key for key in missing if key not in self._known]
+            if missing:
+                asked = request | {"many": many | {"streams": missing}, "count": None}
+                pinned = _core.pin_streams(self._url, asked, _look_for_interrupt)
+                self._known.update(zip(missing, pinned, strict=True))
+            known = [self._known.get(key, _NOTHING) for key in streams]
+        return [
+            bounds if is_wanted else _NOTHING
+            for bounds, is_wanted in zip(known, wanted, strict=True)
+        ]
+
+    def __getstate__(self) -> tuple[RedisConnection, dict[bytes, _Bounds]]:
+        return self._url, self._known.copy()
+
+    def __setstate__(self, state: tuple[RedisConnection, dict[bytes, _Bounds]]) -> None:
+        self._url, self._known = state
+        self._lock = Lock()
+
+
+def _wanted(request: Request, many: Many, predicate: pl.Expr | None) -> list[bool]:
+    """Say which of several streams can have rows that match."""
+    from redfloe._reading.pruning import matching
+
+    streams, column = many["streams"], request["stream_column"]
+    # Rows that do not match count as well.
+    is_counted = request["count"] is not None or request["last"] is not None
+    if predicate is None or column is None or is_counted:
+        return [True] * len(streams)
+    return matching(predicate, column, [readable(key) for key in streams])
+
+
+def _found(url: RedisConnection, request: Request, pattern: bytes | None) -> Request:
+    """Give the request the streams that match the pattern, if there is one."""
+    many = request["many"]
+    if pattern is None or many is None:
+        return request
+    return request | {"many": many | {"streams": find_streams(url, pattern, request)}}
+
+
+def find_streams(url: RedisConnection, pattern: bytes, request: Request) -> list[bytes]:
+    """Find the streams that match a pattern; at least one where one must exist."""
+    return checked(_core.find_streams(url, pattern).wait(), pattern, request)
+
+
+def checked(streams: list[bytes], pattern: bytes, request: Request) -> list[bytes]:
+    """Refuse that there are none where one must exist."""
+    if request["must_exist"] and not streams:
+        msg = f"no stream matches the pattern {readable(pattern)!r}, and must_exist is True"
+        raise NoStreamError(msg)
+    return streams
+
+
+def _with_fields_of(url: RedisConnection, found: _Once[Request], sample: int | None) -> Request:
+    return _with_fields(url, found(), sample)
 
 
 def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> Request:
@@ -391,6 +512,8 @@ def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> 
         return request
     typed = request["infer_schema_length"] is not None
     sampled = request | {"infer_schema_length": _LARGEST if sample is None else sample}
+    if request["many"] is not None:
+        sampled["many"] = request["many"] | {"compare_dtypes": typed}
     fields = of_batch(_core.infer_schema(url, sampled).wait()).schema
     overrides = request["schema_overrides"] or pl.Schema()
     text = {name: overrides.get(name, pl.String()) for name in fields}

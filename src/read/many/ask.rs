@@ -1,0 +1,296 @@
+//! What there is of several streams, in few round trips.
+
+use super::Many;
+use super::last::last_of;
+use super::parts::Part;
+use crate::client::{Client, Questions, Session};
+use crate::decode::{Decoder, Reply, ReplyShape, StreamNames};
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::{Error, Result};
+use crate::read::bounds::{ids_only, no_columns, no_stream};
+use crate::read::deadline::{Deadline, block_ms};
+use crate::read::feed::{Feed, PageRequest};
+use crate::read::pages::{From, take};
+use crate::read::poll::Pace;
+use crate::read::request::{BatchBounds, ReadRequest};
+use crate::resp::{self, PageLimit};
+
+/// Streams that are asked for together: more would keep other clients waiting.
+const AT_ONCE: usize = 500;
+
+/// The bounds of a stream without entries.
+const NOTHING: (EntryId, EntryId) = (EntryId::MAX, EntryId::MIN);
+
+/// Makes sure that all streams exist (TYPE, Redis 1.0).
+///
+/// # Errors
+///
+/// [`NoStream`](crate::ErrorKind::NoStream) where one does not, and every kind that connecting or the
+/// server can raise.
+pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -> Result<()> {
+    let names = StreamNames::new(streams.to_vec());
+    let mut session = client.session();
+    let all: Vec<usize> = (0..names.len()).collect();
+    for (stream, kind) in ask_each(&mut session, &names, &all, resp::type_of).await? {
+        // What is no stream the read itself refuses.
+        if resp::text(&kind?) == Some(b"none") {
+            return Err(about(no_stream(), &names, stream));
+        }
+    }
+    Ok(())
+}
+
+/// A small question about each of some streams; the answers with their streams.
+async fn ask_each(
+    session: &mut Session,
+    names: &StreamNames,
+    streams: &[usize],
+    question: impl Fn(&[u8]) -> resp::Packed,
+) -> Result<Vec<(usize, Result<redis::Value>)>> {
+    let mut all = Vec::with_capacity(streams.len());
+    for streams in streams.chunks(AT_ONCE) {
+        let mut questions = Questions::default();
+        streams.iter().for_each(|stream| questions.add(&question(names.key(*stream))));
+        let answers = questions.ask(session).await?;
+        let about = |(stream, answer): (&usize, Result<redis::Value>)| {
+            (*stream, answer.map_err(|error| about(error, names, *stream)))
+        };
+        all.extend(streams.iter().zip(answers).map(about));
+    }
+    Ok(all)
+}
+
+fn about(error: Error, names: &StreamNames, stream: usize) -> Error {
+    error.with_context("stream", names.text(stream))
+}
+
+/// What a request wants of its streams, as things are now: up to their newest entries, of which the
+/// number of entries tells where the end is left open.
+pub(super) async fn parts(
+    client: &Client,
+    request: &ReadRequest,
+    many: &Many,
+) -> Result<Vec<Part>> {
+    let names = &many.names;
+    if request.must_exist {
+        check_exist(client, names.keys()).await?;
+    }
+    if request.count == Some(0) || request.last == Some(0) {
+        return Ok(Vec::new());
+    }
+    let bounds = bounds(client, request, many).await?;
+    let all = (0..).zip(bounds);
+    let all = all.map(|(stream, (first, last))| Part { stream, first, last, most: u64::MAX });
+    let mut parts: Vec<Part> = all.filter(|part| part.first <= part.last).collect();
+    count(client, names, &mut parts).await?;
+    if let Some(wanted) = request.last {
+        parts = last_of(client, many, &parts, wanted).await?;
+    }
+    Ok(parts)
+}
+
+/// The first and the last ID of each stream that are wanted, where an open end is the last of all IDs.
+async fn bounds(
+    client: &Client,
+    request: &ReadRequest,
+    many: &Many,
+) -> Result<Vec<(EntryId, EntryId)>> {
+    if let Some(ranges) = &many.ranges {
+        return Ok(ranges.clone());
+    }
+    let last = match request.end {
+        IdBound::Id(id) => id,
+        IdBound::Newest | IdBound::AfterNewest => EntryId::MAX,
+        IdBound::Nothing => EntryId::MIN,
+    };
+    let bounded = |first: Option<EntryId>| match (first, request.end) {
+        (_, IdBound::Nothing) | (None, _) => NOTHING,
+        (Some(first), _) => (first, last),
+    };
+    let number = many.names.len();
+    let is_after = match request.start {
+        IdBound::Id(id) => return Ok(vec![bounded(Some(id)); number]),
+        IdBound::Nothing => return Ok(vec![NOTHING; number]),
+        IdBound::Newest => false,
+        IdBound::AfterNewest => true,
+    };
+    let (first, last) = (EntryId::MIN, EntryId::MAX);
+    let all: Vec<Part> =
+        (0..number).map(|stream| Part { stream, first, last, most: u64::MAX }).collect();
+    let newest = newest(client, &many.names, &all, |_| 1).await?;
+    let newest = newest.iter().map(|newest| newest.first().copied());
+    Ok(newest
+        .map(|newest| match is_after {
+            true => bounded(newest.unwrap_or_default().successor()),
+            false => bounded(newest),
+        })
+        .collect())
+}
+
+/// The request with the bounds of each stream, so that a start such as `$` is what it is now.
+pub(super) async fn with_bounds(client: &Client, request: ReadRequest) -> Result<ReadRequest> {
+    let Some(many) = &request.many else { return Ok(request) };
+    let bounds = bounds(client, &request, many).await?;
+    Ok(request.with_ranges(Some(bounds)))
+}
+
+/// Sets how many entries the parts have at most, by the length of their streams (XLEN, Redis 5.0);
+/// those without any are left out. Where the user may not ask, the newest entry is the end.
+async fn count(client: &Client, names: &StreamNames, parts: &mut Vec<Part>) -> Result<()> {
+    let streams: Vec<usize> = parts.iter().map(|part| part.stream).collect();
+    let answers = ask_each(&mut client.session(), names, &streams, resp::length).await?;
+    let mut unknown = Vec::new();
+    for (part, (_, answer)) in parts.iter_mut().zip(answers) {
+        match answer {
+            Ok(length) => part.most = resp::number(&length).unwrap_or_default(),
+            Err(error) if error.server_code().is_some_and(|code| code.is_no_permission()) => {
+                unknown.push(*part);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let newest = newest(client, names, &unknown, |_| 1).await?;
+    for (part, newest) in unknown.iter().zip(newest) {
+        if let Some(part) = parts.iter_mut().find(|other| other.stream == part.stream) {
+            part.last = newest.first().copied().unwrap_or(EntryId::MIN);
+        }
+    }
+    parts.retain(|part| part.most > 0 && part.first <= part.last);
+    Ok(())
+}
+
+/// The first and the last ID of each stream's entries.
+pub(super) async fn pinned(
+    client: &Client,
+    request: &ReadRequest,
+    many: &Many,
+) -> Result<Vec<(EntryId, EntryId)>> {
+    let mut ranges = vec![NOTHING; many.names.len()];
+    let parts = parts(client, request, many).await?;
+    let newest = newest(client, &many.names, &parts, |_| 1).await?;
+    for (part, newest) in parts.iter().zip(newest) {
+        if let (Some(range), Some(newest)) = (ranges.get_mut(part.stream), newest.first()) {
+            *range = (part.first, *newest);
+        }
+    }
+    Ok(ranges)
+}
+
+/// The newest IDs of each part, the newest first (XREVRANGE, Redis 5.0), as many as `number` says.
+pub(super) async fn newest(
+    client: &Client,
+    names: &StreamNames,
+    parts: &[Part],
+    number: impl Fn(&Part) -> u64,
+) -> Result<Vec<Vec<EntryId>>> {
+    /// Entries that are asked for together, whose fields come as well.
+    const MOST: u64 = 10_000;
+    let mut all = Vec::with_capacity(parts.len());
+    let mut rest = parts;
+    let mut feed = Feed::new(client, no_columns(), ReplyShape::Entries, BatchBounds::NONE)?;
+    while let Some(part) = rest.first() {
+        let mut sum = 0_u64;
+        let fits = rest.iter().take(AT_ONCE).take_while(|part| {
+            sum = sum.saturating_add(number(part));
+            sum <= MOST
+        });
+        let answered = match rest.get(..fits.count()).unwrap_or_default() {
+            [] => {
+                let (range, stream) = ((part.first, part.last), names.key(part.stream));
+                let taking = take(&mut feed, stream, From::Newest, range, number(part));
+                taking.await.map_err(|error| about(error, names, part.stream))?;
+                all.push(feed.flush_all()?.ids().to_vec());
+                1
+            }
+            some => match ask_newest(&mut feed, names, some, &number, &mut all).await {
+                Ok(answered) => answered,
+                Err(error) => {
+                    feed.recover(error).await?;
+                    0
+                }
+            },
+        };
+        rest = rest.get(answered..).unwrap_or_default();
+        // The rows are told apart no more.
+        feed.discard()?;
+    }
+    Ok(all)
+}
+
+/// Asks for the newest IDs of some parts in one round trip; says how many were answered, which is all
+/// of them unless the connection was lost after one or more.
+async fn ask_newest(
+    feed: &mut Feed,
+    names: &StreamNames,
+    parts: &[Part],
+    number: &impl Fn(&Part) -> u64,
+    all: &mut Vec<Vec<EntryId>>,
+) -> Result<usize> {
+    let requests = parts.iter().map(|part| {
+        let (stream, number) = (names.key(part.stream), number(part));
+        let command = resp::range_backwards(stream, part.last, part.first, number);
+        PageRequest::new(command, PageLimit::of_count(number))
+    });
+    feed.send_more(requests.collect()).await?;
+    for (answered, part) in parts.iter().enumerate() {
+        let before = feed.rows();
+        match feed.receive().await {
+            Ok(_) => all.push(feed.ids_from(before)),
+            // Others were answered, which is enough of a success for now.
+            Err(_) if answered > 0 => {
+                feed.give_up();
+                return Ok(answered);
+            }
+            Err(error) => return Err(about(error, names, part.stream)),
+        }
+    }
+    Ok(parts.len())
+}
+
+/// Waits until one of the streams has an entry from its bounds' first ID on; says whether one has.
+pub(super) async fn wait(
+    client: &Client,
+    request: &ReadRequest,
+    deadline: &Deadline,
+) -> Result<bool> {
+    let Some(many) = &request.many else { return Ok(false) };
+    let ranges = many.ranges.as_deref().unwrap_or_default();
+    let wanted = many.names.keys().iter().zip(ranges).filter(|(_, (first, last))| first <= last);
+    let after = |first: EntryId| first.predecessor().unwrap_or(EntryId::MIN);
+    let streams: Vec<_> = wanted.map(|(key, (first, _))| (key.as_slice(), after(*first))).collect();
+    if streams.is_empty() {
+        return Ok(false);
+    }
+    let is_wanted = |id: &EntryId| match request.end {
+        IdBound::Id(end) => *id <= end,
+        _ => true,
+    };
+    let mut session = client.session();
+    loop {
+        let left = deadline.left();
+        let block = Some(left.map_or(0, block_ms));
+        let command = resp::read_many_after(&streams, PageLimit::of_count(1), block);
+        let decoder = ids_only(ReplyShape::Streams)?;
+        match session.attempt(&command, left, decoder, all_decoded).await {
+            Ok(come) if come.iter().any(is_wanted) => return Ok(true),
+            // What is there after the end comes at once, again and again.
+            Ok(_) => {
+                let pause = deadline.left_up_to(Pace::PAUSE);
+                if pause.is_zero() {
+                    return Ok(false);
+                }
+                tokio::time::sleep(pause).await;
+            }
+            // After a lost connection only the rest of the time is waited for.
+            Err(error) => session.recover(error).await?,
+        }
+    }
+}
+
+/// The IDs of the one reply that a decoder has read.
+fn all_decoded(mut decoder: Decoder) -> Result<Vec<EntryId>> {
+    match decoder.take_reply() {
+        Some(Reply::Error(error)) => Err(error),
+        _ => Ok(decoder.ids_from(0)),
+    }
+}

@@ -1,0 +1,268 @@
+//! Several streams merged by entry ID, in bounded memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_schema::{DataType, SchemaRef};
+use arrow_select::concat::concat_batches;
+use arrow_select::interleave::interleave;
+
+use super::ask;
+use super::by_stream::PartsReader;
+use super::merge::{Merge, Row};
+use super::mismatch::FieldSets;
+use super::parts::Part;
+use super::sample::with_inferred;
+use crate::client::Client;
+use crate::decode::{Batch, internal};
+use crate::entry_id::EntryId;
+use crate::error::Result;
+use crate::read::request::{BatchBounds, ReadRequest};
+
+/// Reads several streams in the order of their IDs.
+pub(in crate::read) struct ById {
+    client: Client,
+    request: ReadRequest,
+    reader: PartsReader,
+    /// `None` before it is known what there is.
+    merge: Option<Merge>,
+    /// What was asked for and has not come whole.
+    asked: Option<Vec<Part>>,
+    pages: BTreeMap<usize, Page>,
+    /// The rows of the next batch, their IDs and the bytes that they took in replies.
+    rows: Vec<Row>,
+    ids: Vec<EntryId>,
+    bytes: u64,
+    given: u64,
+    fields: Option<FieldSets>,
+    /// The columns of the latest page, which has those of all before it.
+    schema: Option<SchemaRef>,
+}
+
+/// Rows that came together, and what one of them took in the reply.
+struct Page {
+    records: RecordBatch,
+    row_bytes: u64,
+}
+
+impl ById {
+    /// The rows of a piece, where a batch has no bounds.
+    const PIECE: usize = 256 * 1024;
+    /// So many pages are buffered of all streams together, in entries.
+    const PAGES: u64 = 4;
+
+    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
+        // What comes is a page to be merged, whatever a batch may have; `count` is of the merged.
+        let bounds = BatchBounds { rows: usize::MAX, ..request.bounds };
+        let of_pages = ReadRequest { bounds, count: None, ..request.clone() };
+        Ok(ById {
+            client: client.clone(),
+            reader: PartsReader::new(client, &of_pages)?,
+            merge: None,
+            asked: None,
+            pages: BTreeMap::new(),
+            rows: Vec::new(),
+            ids: Vec::new(),
+            bytes: 0,
+            given: 0,
+            fields: FieldSets::of(&request),
+            schema: None,
+            request,
+        })
+    }
+
+    pub(super) async fn read_all(&mut self) -> Result<Batch> {
+        let (mut pieces, mut ids): (Vec<RecordBatch>, Vec<EntryId>) = (Vec::new(), Vec::new());
+        loop {
+            let is_end = self.collect(Self::PIECE).await?;
+            let piece = self.take()?;
+            ids.extend_from_slice(piece.ids());
+            pieces.push(piece.into_records());
+            if is_end {
+                break;
+            }
+        }
+        let Some(schema) = pieces.last().map(RecordBatch::schema) else {
+            return Ok(Batch::new(RecordBatch::new_empty(self.empty_schema()?), ids, Vec::new()));
+        };
+        let aligned: Result<Vec<RecordBatch>> =
+            pieces.iter().map(|piece| aligned(piece, &schema)).collect();
+        let records = match aligned?.as_slice() {
+            [one] => one.clone(),
+            all => concat_batches(&schema, all).map_err(internal)?,
+        };
+        Ok(Batch::new(records, ids, Vec::new()))
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        let most = self.request.bounds.rows;
+        match self.collect(most).await {
+            // What can be read comes before the error does, when it is met again.
+            Err(_) if !self.rows.is_empty() => self.reader.rewind()?,
+            collected => drop(collected?),
+        }
+        let batch = self.take()?;
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.reader.rewind()
+    }
+
+    /// Collects up to `most` rows; says whether nothing comes after them.
+    async fn collect(&mut self, most: usize) -> Result<bool> {
+        if self.merge.is_none() {
+            Box::pin(self.plan()).await?;
+        }
+        loop {
+            let Some(merge) = &mut self.merge else { return Ok(true) };
+            while self.rows.len() < most && self.bytes < self.request.bounds.bytes {
+                if self.request.count.is_some_and(|count| self.given >= count) {
+                    return Ok(true);
+                }
+                let Some((row, id)) = merge.pop() else { break };
+                self.rows.push(row);
+                self.ids.push(id);
+                self.given += 1;
+                self.bytes += self.pages.get(&row.0).map_or(0, |page| page.row_bytes);
+            }
+            if self.rows.len() >= most || self.bytes >= self.request.bounds.bytes {
+                return Ok(false);
+            }
+            if !merge.is_dry() {
+                if let Some(fields) = &self.fields {
+                    fields.check()?;
+                }
+                return Ok(true);
+            }
+            self.refill().await?;
+        }
+    }
+
+    async fn plan(&mut self) -> Result<()> {
+        let Some(many) = &self.request.many else { return Ok(()) };
+        let parts = ask::parts(&self.client, &self.request, many).await?;
+        if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
+            self.reader.restart(schema)?;
+        }
+        self.merge = Some(Merge::new(many.names.len(), parts));
+        Ok(())
+    }
+
+    /// Has more come of the streams that have run dry.
+    async fn refill(&mut self) -> Result<()> {
+        let Some(merge) = &mut self.merge else { return Ok(()) };
+        if self.asked.is_none() {
+            let budget = self.reader.page().saturating_mul(Self::PAGES);
+            let parts = merge.refill(budget);
+            self.reader.begin(parts.clone());
+            self.asked = Some(parts);
+        }
+        loop {
+            let is_end = self.reader.collect().await?;
+            let received = self.reader.take_received();
+            let batch = self.reader.flush()?;
+            if !batch.is_empty() {
+                if let Some(fields) = &mut self.fields {
+                    fields.look(&batch);
+                }
+                let row_bytes = received.div_ceil(batch.len() as u64);
+                let number = merge.add(batch.ids(), batch.runs());
+                self.schema = Some(batch.records().schema());
+                self.pages.insert(number, Page { records: batch.into_records(), row_bytes });
+            }
+            // An entry that cannot be read ends the batch before it, and only then is met.
+            if is_end && !self.reader.is_full() {
+                break;
+            }
+        }
+        if let Some(asked) = self.asked.take() {
+            merge.settle(&asked);
+        }
+        Ok(())
+    }
+
+    fn empty_schema(&self) -> Result<SchemaRef> {
+        match &self.schema {
+            Some(schema) => Ok(Arc::clone(schema)),
+            None => self.request.schema.arrow(),
+        }
+    }
+
+    /// The rows that were collected, as a batch.
+    fn take(&mut self) -> Result<Batch> {
+        let (rows, ids) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.ids));
+        self.bytes = 0;
+        let schema = self.empty_schema()?;
+        let records = self.gather(&rows, &schema)?;
+        let Some(merge) = &mut self.merge else { return Ok(Batch::new(records, ids, Vec::new())) };
+        for page in merge.take_empty() {
+            self.pages.remove(&page);
+        }
+        let (held, buffered) = merge.held();
+        // A page stays for its last row. So it does not stay for long, but for few.
+        if held > buffered.saturating_mul(2).saturating_add(Self::PIECE as u64 / 4) {
+            let (number, rows) = merge.compact();
+            let of_rows = rows.iter().filter_map(|(page, _)| Some(self.pages.get(page)?.row_bytes));
+            let row_bytes = of_rows.max().unwrap_or_default();
+            let records = self.gather(&rows, &schema)?;
+            self.pages = BTreeMap::from([(number, Page { records, row_bytes })]);
+        }
+        Ok(Batch::new(records, ids, Vec::new()))
+    }
+
+    /// These rows of the pages, in this order.
+    fn gather(&self, rows: &[Row], schema: &SchemaRef) -> Result<RecordBatch> {
+        let (mut pages, mut places) = (Vec::new(), HashMap::new());
+        let mut indices = Vec::with_capacity(rows.len());
+        for (number, row) in rows {
+            let place = match places.get(number) {
+                Some(place) => *place,
+                None => {
+                    let Some(page) = self.pages.get(number) else { continue };
+                    pages.push(aligned(&page.records, schema)?);
+                    places.insert(*number, pages.len() - 1);
+                    pages.len() - 1
+                }
+            };
+            indices.push((place, *row));
+        }
+        if pages.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+        }
+        let columns: Result<Vec<ArrayRef>> = (0..schema.fields().len())
+            .map(|column| {
+                let of_pages: Vec<&dyn Array> =
+                    pages.iter().map(|page| page.column(column).as_ref()).collect();
+                Ok(without_rest(&interleave(&of_pages, &indices).map_err(internal)?))
+            })
+            .collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
+        RecordBatch::try_new_with_options(Arc::clone(schema), columns?, &options).map_err(internal)
+    }
+}
+
+/// The column with its own texts alone, where it has the buffers of whole pages.
+fn without_rest(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        _ => Arc::clone(column),
+    }
+}
+
+/// The batch with the columns of a later one, which has more where the schema is open.
+fn aligned(records: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if records.schema_ref() == schema {
+        return Ok(records.clone());
+    }
+    let columns = schema.fields().iter().map(|field| match records.column_by_name(field.name()) {
+        Some(column) => Arc::clone(column),
+        None => new_null_array(field.data_type(), records.num_rows()),
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &options)
+        .map_err(internal)
+}

@@ -1,0 +1,262 @@
+//! Stream after stream: what is requested ahead is bounded, and answered in order.
+
+use std::sync::Arc;
+
+use super::ask;
+use super::mismatch::FieldSets;
+use super::parts::{Ask, Part, Place, Plan};
+use super::sample::with_inferred;
+use crate::client::Client;
+use crate::decode::{Batch, ReplyShape, StreamNames, ends};
+use crate::error::{Error, Result};
+use crate::read::feed::{Feed, PageRequest, Received};
+use crate::read::request::ReadRequest;
+use crate::resp::{self, PageLimit};
+use crate::schema::StreamSchema;
+
+/// Reads parts of streams, one after the other, in batches.
+pub(super) struct PartsReader {
+    feed: Feed,
+    names: Arc<StreamNames>,
+    plan: Plan,
+    /// The rows of the batch so far that the plan knows of.
+    told: usize,
+    /// The rows that have come since columns were built last.
+    unbuilt: u64,
+    /// The place after the batches that were handed out.
+    delivered: Place,
+    received: u64,
+    /// How many entries are wanted in all.
+    count: Option<u64>,
+}
+
+impl PartsReader {
+    /// The most bytes of commands that are sent at once: few enough for any socket to take, whose other
+    /// side may want to be read from first.
+    const SENT: usize = 16 * 1024;
+
+    pub(super) fn new(client: &Client, request: &ReadRequest) -> Result<Self> {
+        let schema = request.schema.clone();
+        let feed = Feed::new(client, schema, ReplyShape::Entries, request.bounds)?;
+        Ok(PartsReader {
+            feed: feed.watch_fields(request.who()),
+            names: request.schema.sources.clone().unwrap_or_default(),
+            plan: Plan::new(Vec::new()),
+            told: 0,
+            unbuilt: 0,
+            delivered: Plan::start(),
+            received: 0,
+            count: request.count,
+        })
+    }
+
+    /// Other parts come after those that have been read, or in place of them.
+    pub(super) fn begin(&mut self, parts: Vec<Part>) {
+        self.plan = Plan::new(parts);
+        self.delivered = Plan::start();
+    }
+
+    /// What is left of these parts after so many of each, of which nothing was flushed yet.
+    pub(super) fn rest_of(&self, parts: &[Part], taken: u64) -> Vec<Part> {
+        let last_ids = self.feed.last_ids();
+        let rest = parts.iter().filter(|part| part.most > taken).filter_map(|part| {
+            let first = last_ids.get(&part.stream)?.successor()?;
+            Some(Part { first, most: part.most - taken, ..*part })
+        });
+        rest.filter(|part| part.first <= part.last).collect()
+    }
+
+    pub(super) fn restart(&mut self, schema: StreamSchema) -> Result<()> {
+        self.feed.restart(schema)
+    }
+
+    /// How many entries a page should have.
+    pub(super) fn page(&mut self) -> u64 {
+        self.feed.page()
+    }
+
+    /// The bytes of replies since the last call.
+    pub(super) fn take_received(&mut self) -> u64 {
+        let received = self.feed.received();
+        received - std::mem::replace(&mut self.received, received)
+    }
+
+    /// Whether the batch takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.feed.is_full()
+    }
+
+    /// Reads until the batch is full or nothing is left, which it says.
+    pub(super) async fn collect(&mut self) -> Result<bool> {
+        while !self.feed.is_full() {
+            match self.advance().await {
+                Ok(true) => {}
+                Ok(false) => return Ok(true),
+                Err(error) => {
+                    let error = self.about(error);
+                    self.feed.recover(error).await?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// What the server says is of the stream that it was asked for.
+    fn about(&self, error: Error) -> Error {
+        match (error.server_code(), self.plan.stream()) {
+            (Some(_), Some(stream)) => error.with_context("stream", self.names.text(stream)),
+            _ => error,
+        }
+    }
+
+    /// Requests what there is room for, and takes what comes; says whether there may be more.
+    async fn advance(&mut self) -> Result<bool> {
+        self.tell();
+        if !self.feed.is_in_flight() {
+            self.plan.lost();
+        }
+        self.request_ahead().await?;
+        if !self.plan.is_waiting() {
+            return Ok(false);
+        }
+        let received = self.feed.receive().await;
+        self.tell();
+        if let Received::End { entries, .. } = received? {
+            self.plan.ended();
+            self.unbuilt += entries;
+            self.request_ahead().await?;
+            // The server works on what comes next while the columns of this are built.
+            if self.unbuilt >= self.feed.page() {
+                self.unbuilt = 0;
+                self.feed.build()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells the plan what has come, also where nobody waited for the rest.
+    fn tell(&mut self) {
+        let rows = self.feed.rows();
+        if rows > self.told {
+            self.plan.came((rows - self.told) as u64, self.feed.last_id());
+            self.told = rows;
+        }
+    }
+
+    /// Keeps between half a page and a page in flight.
+    async fn request_ahead(&mut self) -> Result<()> {
+        let page = self.feed.page();
+        let missing = self.feed.missing(self.count);
+        if self.plan.owed().saturating_mul(2) > page {
+            return Ok(());
+        }
+        let (mut requests, mut size) = (Vec::new(), 0);
+        while size < Self::SENT
+            && let Some(ask) = self.plan.ask(page, missing)
+        {
+            let request = self.page_of(&ask);
+            size += request.command.len();
+            requests.push(request);
+        }
+        match requests.is_empty() {
+            true => Ok(()),
+            false => self.feed.send_more(requests).await,
+        }
+    }
+
+    fn page_of(&self, ask: &Ask) -> PageRequest {
+        let stream = self.names.key(ask.stream);
+        let command = resp::range(stream, ask.first, ask.last, ask.count);
+        let limit = PageLimit::of_count(ask.count);
+        PageRequest { stream: ask.stream, ..PageRequest::new(command, limit) }
+    }
+
+    /// All rows; an error where one of the entries cannot be read.
+    pub(super) fn flush_all(&mut self) -> Result<Batch> {
+        self.tell();
+        (self.told, self.unbuilt) = (0, 0);
+        self.feed.flush_all()
+    }
+
+    /// The batch so far. It ends before an entry that cannot be read, and only the next says why.
+    pub(super) fn flush(&mut self) -> Result<Batch> {
+        self.tell();
+        (self.told, self.unbuilt) = (0, 0);
+        let batch = self.feed.flush()?;
+        if let (Some((run, end)), Some(last)) =
+            (ends(batch.runs(), batch.len()).last(), batch.ids().last())
+        {
+            let number = (end - run.row) as u64;
+            self.delivered = self.plan.place_after(self.delivered, run.stream, number, *last);
+        }
+        Ok(batch)
+    }
+
+    /// After an error: what was handed out stays so, the rest is read again.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.plan.go_back(self.delivered);
+        (self.told, self.unbuilt) = (0, 0);
+        self.feed.rewind()
+    }
+}
+
+/// Reads several streams one after the other.
+pub(in crate::read) struct ByStream {
+    client: Client,
+    request: ReadRequest,
+    reader: PartsReader,
+    fields: Option<FieldSets>,
+    is_planned: bool,
+}
+
+impl ByStream {
+    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
+        let reader = PartsReader::new(client, &request)?;
+        let fields = FieldSets::of(&request);
+        Ok(ByStream { client: client.clone(), request, reader, fields, is_planned: false })
+    }
+
+    /// Reads until the batch is full or nothing is left, which it says.
+    async fn collect(&mut self) -> Result<bool> {
+        if !self.is_planned {
+            Box::pin(self.plan()).await?;
+        }
+        self.reader.collect().await
+    }
+
+    async fn plan(&mut self) -> Result<()> {
+        let Some(many) = &self.request.many else { return Ok(()) };
+        let parts = ask::parts(&self.client, &self.request, many).await?;
+        if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
+            self.reader.restart(schema)?;
+        }
+        self.reader.begin(parts);
+        self.is_planned = true;
+        Ok(())
+    }
+
+    pub(super) async fn read_all(&mut self) -> Result<Batch> {
+        self.collect().await?;
+        let batch = self.reader.flush_all()?;
+        self.compare(&batch, true)?;
+        Ok(batch)
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        let is_end = self.collect().await?;
+        let batch = self.reader.flush()?;
+        self.compare(&batch, is_end)?;
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// Compares the streams' fields, where they must be the same.
+    fn compare(&mut self, batch: &Batch, is_end: bool) -> Result<()> {
+        let Some(fields) = &mut self.fields else { return Ok(()) };
+        fields.look(batch);
+        if is_end { fields.check() } else { Ok(()) }
+    }
+
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.reader.rewind()
+    }
+}

@@ -1,0 +1,155 @@
+//! Bounded reads of several streams as one.
+//!
+//! `ask` finds out what there is, in few round trips; `parts` says what to request next, and
+//! `by_stream` does it; `by_id` merges what comes by the order of IDs, as `merge` says.
+
+mod ask;
+mod by_id;
+mod by_stream;
+mod last;
+mod merge;
+mod mismatch;
+mod parts;
+mod sample;
+
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "python")]
+pub(super) use self::ask::check_exist;
+use self::by_id::ById;
+use self::by_stream::ByStream;
+pub(super) use self::sample::infer;
+use super::deadline::Deadline;
+use super::request::{BatchBounds, ReadRequest};
+use crate::client::Client;
+use crate::decode::{Batch, StreamNames};
+use crate::entry_id::EntryId;
+use crate::error::{Result, counted};
+
+/// In which order the rows of several streams come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StreamOrder {
+    /// Stream after stream, as they are listed.
+    #[default]
+    ByStream,
+    /// By entry ID; those of one ID as their streams are listed.
+    ById,
+}
+
+/// What to do where several streams do not have the same fields, and no schema says which to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnSchemaMismatch {
+    /// There is a column for each field of any of them, null where a stream lacks it.
+    #[default]
+    Union,
+    /// The read fails with [`Schema`](crate::ErrorKind::Schema).
+    Raise,
+}
+
+/// Several streams, and how they become one result.
+#[derive(Debug, Clone)]
+pub(crate) struct Many {
+    pub(super) names: Arc<StreamNames>,
+    pub(super) order: StreamOrder,
+    pub(super) on_mismatch: OnSchemaMismatch,
+    /// Whether a sample's dtypes must be the same, beside its fields.
+    pub(super) compares_dtypes: bool,
+    /// The first and the last ID of each, where that is known.
+    pub(super) ranges: Option<Vec<(EntryId, EntryId)>>,
+}
+
+impl Many {
+    pub(super) fn new(names: Arc<StreamNames>) -> Self {
+        let (order, on_mismatch) = (StreamOrder::default(), OnSchemaMismatch::default());
+        Many { names, order, on_mismatch, compares_dtypes: true, ranges: None }
+    }
+}
+
+impl fmt::Display for Many {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.names.len() {
+            0 => f.write_str("none"),
+            1 => f.write_str(self.names.text(0)),
+            number => {
+                write!(f, "{} and {}", self.names.text(0), counted(number - 1, "other", "others"))
+            }
+        }
+    }
+}
+
+/// The bounds of each stream's entries, as things are now; the first is greater than the last where
+/// there are none. A request with these [ranges](ReadRequest::with_ranges) gives the same entries
+/// however often it is read. XREVRANGE (Redis 5.0), for many streams in one round trip.
+///
+/// # Errors
+///
+/// As [`read`](crate::read).
+pub async fn pin_streams(
+    client: &Client,
+    request: &ReadRequest,
+) -> Result<Vec<(EntryId, EntryId)>> {
+    let Some(many) = &request.many else { return Ok(Vec::new()) };
+    let pinning = Box::pin(ask::pinned(client, request, many));
+    pinning.await.map_err(|error| request.about(error))
+}
+
+/// All entries in one batch, after waiting for the first where that is asked for.
+pub(super) async fn read_all(client: &Client, request: ReadRequest) -> Result<Batch> {
+    let deadline = request.block.map(Deadline::of_block);
+    let mut request = ReadRequest { bounds: BatchBounds::NONE, ..request };
+    if deadline.is_some() {
+        request = Box::pin(ask::with_bounds(client, request)).await?;
+    }
+    loop {
+        let mut reader = ManyReader::new(client, request.clone())?;
+        let batch = reader.read_all().await?;
+        if !batch.is_empty() || request.count == Some(0) {
+            return Ok(batch);
+        }
+        let Some(deadline) = &deadline else { return Ok(batch) };
+        if !ask::wait(client, &request, deadline).await? {
+            return Ok(batch);
+        }
+    }
+}
+
+/// Reads several streams, batch by batch.
+pub(super) enum ManyReader {
+    ByStream(Box<ByStream>),
+    ById(Box<ById>),
+}
+
+impl ManyReader {
+    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
+        Ok(match request.many.as_ref().map(|many| many.order) {
+            Some(StreamOrder::ById) => ManyReader::ById(Box::new(ById::new(client, request)?)),
+            _ => ManyReader::ByStream(Box::new(ByStream::new(client, request)?)),
+        })
+    }
+
+    async fn read_all(&mut self) -> Result<Batch> {
+        match self {
+            ManyReader::ByStream(reader) => reader.read_all().await,
+            ManyReader::ById(reader) => reader.read_all().await,
+        }
+    }
+
+    /// The next batch, or `None` where there is no more.
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+        match self {
+            ManyReader::ByStream(reader) => reader.next().await,
+            ManyReader::ById(reader) => reader.next().await,
+        }
+    }
+
+    /// After an error: what was handed out stays so, the rest is read again.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        match self {
+            ManyReader::ByStream(reader) => reader.rewind(),
+            ManyReader::ById(reader) => reader.rewind(),
+        }
+    }
+}
