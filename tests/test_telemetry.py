@@ -182,6 +182,23 @@ def test_a_write(any_server: Server, stream: str, told: Told, is_async: bool) ->
     assert redfloe.read_stream(any_server.url, stream).columns == ["_id", "_ts", "n"]
 
 
+@TWINS
+def test_a_read_of_several_streams(
+    any_server: Server, client: redis.Redis, stream: str, told: Told, is_async: bool
+) -> None:
+    for number in range(3):
+        add_numbers(client, f"{stream}-{number}", 2)
+    do(twin("read_streams", is_async)(any_server.url, f"{stream}-*"))
+    do(twin("read_streams", is_async)(any_server.url, f"{stream}-*", order="id"))
+    do(twin("read_stream", is_async)(any_server.url, [f"{stream}-0", f"{stream}-1"], count=3))
+    *whole, some = told.spans()
+    for span in whole:
+        assert span.name == "receive"
+        assert attributes(span)["messaging.batch.message_count"] == 6
+    assert attributes(some)["messaging.batch.message_count"] == 3
+    assert "messaging.destination.name" not in attributes(some)
+
+
 def test_rows_for_several_streams(any_server: Server, stream: str, told: Told) -> None:
     keys = pl.format(stream + "-{}", pl.col("n"))
     redfloe.write_stream(any_server.url, FRAME, keys)

@@ -27,7 +27,7 @@ def with_fields(request: Request) -> Request:
     schema, overrides = request["schema"], request["schema_overrides"] or pl.Schema()
     metadata = (
         *(request["id_column"], request["timestamp_column"], request["sequence_column"]),
-        request["rescue_column"],
+        *(request["stream_column"], request["rescue_column"]),
     )
     beside = [name for name in FIELDS if name not in {*metadata, *(schema or ()), *overrides}]
     # As bytes, whatever they hold is taken.

@@ -278,7 +278,10 @@ impl Grammar {
             }
             (Expect::Stream, Event::Array(2)) => self.expect = Expect::StreamName,
             (Expect::StreamName, Event::Bytes { part, done }) => {
-                self.partial.extend_from_slice(part);
+                // What is longer than all names that there are is none of them.
+                if tape.longest_name().is_some_and(|most| self.partial.len() <= most) {
+                    self.partial.extend_from_slice(part);
+                }
                 if done {
                     tape.begin_named_stream(&self.partial)?;
                     self.partial.clear();

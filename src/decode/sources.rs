@@ -15,6 +15,7 @@ pub(crate) struct StreamNames {
     keys: Vec<Vec<u8>>,
     /// The keys as text.
     texts: Vec<String>,
+    longest: usize,
     /// Made where replies name their streams.
     places: OnceLock<HashMap<Vec<u8>, usize>>,
 }
@@ -22,7 +23,8 @@ pub(crate) struct StreamNames {
 impl StreamNames {
     pub(crate) fn new(keys: Vec<Vec<u8>>) -> Self {
         let texts = keys.iter().map(|key| readable(key)).collect();
-        StreamNames { keys, texts, places: OnceLock::new() }
+        let longest = keys.iter().map(Vec::len).max().unwrap_or_default();
+        StreamNames { keys, texts, longest, places: OnceLock::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -84,6 +86,10 @@ impl Sources {
         if self.runs.last().is_none_or(|run| run.stream != stream) {
             self.runs.push(Run { row, stream });
         }
+    }
+
+    pub(crate) fn longest_name(&self) -> usize {
+        self.names.longest
     }
 
     /// The same for the stream that a reply names.

@@ -182,7 +182,12 @@ impl Tape {
         }
     }
 
-    /// The same for the stream of this key.
+    /// The length of the longest of the streams' keys, where it matters which stream a row is of.
+    pub(crate) fn longest_name(&self) -> Option<usize> {
+        self.sources.as_ref().map(Sources::longest_name)
+    }
+
+    /// The same as `begin_stream` for the stream of this key.
     pub(crate) fn begin_named_stream(&mut self, key: &[u8]) -> Result<()> {
         match &mut self.sources {
             Some(sources) => sources.begin_named(self.built + self.ids.len(), key),

@@ -85,9 +85,15 @@ fn an_error_names_the_stream_of_its_row() {
 
 #[test]
 fn a_stream_that_nobody_asked_for_is_refused() {
-    let reply = Protocol::Resp2.streams(&[("other", &[entry(1, [("n", "1")])])]);
-    let error = decode(&schema(), ReplyShape::Streams, &reply, 3, Pause::Never).unwrap_err();
-    assert!(error.to_string().contains("\"other\" came unasked"), "{error}");
+    let beyond = format!("{LONG}, and more of it");
+    for name in ["other", "", &beyond] {
+        for size in [3, usize::MAX] {
+            let reply = Protocol::Resp2.streams(&[(name, &[entry(1, [("n", "1")])])]);
+            let outcome = decode(&schema(), ReplyShape::Streams, &reply, size, Pause::Never);
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("came unasked"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Unpack
 from redfloe import _core
 from redfloe._arguments import Many, Request, as_key, make_request
 from redfloe._event_loop import completed
-from redfloe._frame import of_batch
 from redfloe._options import ReadOptions, complete, takes
 from redfloe._progress import check_bar
-from redfloe._reading.read import read_with_bar, read_with_bar_async
+from redfloe._reading import read
 from redfloe._reading.scan import checked, find_streams, scan_of
 from redfloe._words import readable
 
@@ -89,9 +88,9 @@ def read_streams(
     request, many = _request(taken, schema, start_id, end_id, count, last, progress)
     _core.check_connection(url)
     request["many"] = many | {"streams": find_streams(url, key, request)}
-    if progress and (whole := read_with_bar(url, request)) is not None:
+    if progress and (whole := read._read_with_bar(url, request)) is not None:
         return whole
-    return _core.read_stream(url, _core.PreparedRead(request), of_batch)
+    return read._read(url, read._Prepared(request, _core.PreparedRead(request)))
 
 
 async def read_streams_async(
@@ -134,10 +133,9 @@ async def read_streams_async(
     _core.check_connection(url)
     found = await completed(_core.find_streams(url, key).start())
     request["many"] = many | {"streams": checked(found, key, request)}
-    if progress and (whole := await read_with_bar_async(url, request)) is not None:
+    if progress and (whole := await read._read_with_bar_async(url, request)) is not None:
         return whole
-    frame, _ = await completed(_core.start_read_stream(url, _core.PreparedRead(request), of_batch))
-    return frame
+    return await read._read_async(url, read._Prepared(request, _core.PreparedRead(request)))
 
 
 @takes(ReadOptions)

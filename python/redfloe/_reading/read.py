@@ -169,7 +169,7 @@ def read_stream(
     if progress is not False:
         request = _request(complete(options, read_stream), *arguments)
         check_bar(progress, is_bounded=group is None and block_ms is None)
-        whole = read_with_bar(url, request)
+        whole = _read_with_bar(url, request)
         if whole is not None:
             return whole
     return _read(url, _prepared(options, read_stream, *arguments))
@@ -267,7 +267,7 @@ def _prepared_by_default(*arguments: Any) -> _Prepared:
 _remembered = lru_cache(maxsize=256, typed=True)(_prepared_by_default)
 
 
-def read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     """Read in batches, so that there is something to tell between them; None without an entry."""
     bounds = None
     if request["many"] is None and (bounds := _core.pin(url, request)) is None:
@@ -277,7 +277,7 @@ def read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None
     return _whole([of_batch(batch) for batch in batches])
 
 
-async def read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+async def _read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     """Do the same in an event loop."""
     bounds = None
     if request["many"] is None:
@@ -370,7 +370,7 @@ async def read_stream_async(
     if progress is not False:
         request = _request(complete(options, read_stream_async), *arguments)
         check_bar(progress, is_bounded=group is None and block_ms is None)
-        whole = await read_with_bar_async(url, request)
+        whole = await _read_with_bar_async(url, request)
         if whole is not None:
             return whole
     return await _read_async(url, _prepared(options, read_stream_async, *arguments))

@@ -100,7 +100,8 @@ def at(connection: RedisConnection, stream: object, group: object = None) -> Att
 def of(connection: RedisConnection, request: Request) -> Attributes:
     """Give the same for what is read."""
     group = request["group"]
-    return at(connection, request["stream"], None if group is None else group["group"])
+    stream = request["stream"] if request["many"] is None else None
+    return at(connection, stream, None if group is None else group["group"])
 
 
 class Operation:

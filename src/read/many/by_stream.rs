@@ -9,6 +9,7 @@ use super::sample::with_inferred;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape, StreamNames, ends};
 use crate::error::{Error, Result};
+use crate::read::bounds::lost_end;
 use crate::read::feed::{Feed, PageRequest, Received};
 use crate::read::request::ReadRequest;
 use crate::resp::{self, PageLimit};
@@ -114,6 +115,7 @@ impl PartsReader {
         self.tell();
         if !self.feed.is_in_flight() {
             self.plan.lost();
+            self.check_end().await?;
         }
         self.request_ahead().await?;
         if !self.plan.is_waiting() {
@@ -132,6 +134,21 @@ impl PartsReader {
             }
         }
         Ok(true)
+    }
+
+    /// Before the rest of a stream comes on another connection: the server may have lost what was read.
+    async fn check_end(&mut self) -> Result<()> {
+        let Some((stream, seen)) = self.plan.halfway() else { return Ok(()) };
+        if self.feed.session.is_connected() {
+            return Ok(());
+        }
+        match lost_end(&mut self.feed.session, self.names.key(stream), seen).await? {
+            Some(lost) => {
+                let error = lost.error(seen);
+                Err(error.with_context("stream", self.names.text(stream)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Tells the plan what has come, also where nobody waited for the rest.

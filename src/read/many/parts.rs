@@ -82,6 +82,13 @@ impl Plan {
         }
     }
 
+    /// The stream of which the beginning has been read, and the last ID of that.
+    pub(super) fn halfway(&self) -> Option<(usize, EntryId)> {
+        let part = self.parts.get(self.come.part)?;
+        let (next, left) = self.come.rest?;
+        (left > 0).then_some((part.stream, next.predecessor()?))
+    }
+
     /// What to request next, where a page of that many entries has room for it and `missing` entries
     /// are all that is wanted.
     pub(super) fn ask(&mut self, page: u64, missing: u64) -> Option<Ask> {
