@@ -284,9 +284,9 @@ class TestSchemas:
         add(client, "a", [("9-0", {"n": "nine"})])
         with pytest.raises(DecodeError, match=r"entry ID: 9-0.*stream: a\b"):
             read_stream(url, abc, SCHEMA, order=order)
-        batches = redfloe.stream_reader(url, abc, SCHEMA, order=order)
-        with pytest.raises(Exception, match=r"DecodeError.*stream: a\b"):
-            pl.DataFrame(batches)
+        reader = stream_reader(url, abc, SCHEMA, order=order)
+        with pytest.raises(OSError, match=r"DecodeError.*stream: a\b"):
+            list(batches_of(reader))
 
 
 def test_a_key_of_another_type_is_named(url: str, client: redis.Redis, abc: list[str]) -> None:

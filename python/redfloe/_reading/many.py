@@ -88,6 +88,7 @@ def read_streams(
     request, many = _request(taken, schema, start_id, end_id, count, last, progress)
     _core.check_connection(url)
     request["many"] = many | {"streams": find_streams(url, key, request)}
+    request["must_exist"] = False  # which has just been seen to
     if progress and (whole := read._read_with_bar(url, request)) is not None:
         return whole
     return read._read(url, read._Prepared(request, _core.PreparedRead(request)))
@@ -133,6 +134,7 @@ async def read_streams_async(
     _core.check_connection(url)
     found = await completed(_core.find_streams(url, key).start())
     request["many"] = many | {"streams": checked(found, key, request)}
+    request["must_exist"] = False
     if progress and (whole := await read._read_with_bar_async(url, request)) is not None:
         return whole
     return await read._read_async(url, read._Prepared(request, _core.PreparedRead(request)))

@@ -486,7 +486,8 @@ def _found(url: RedisConnection, request: Request, pattern: bytes | None) -> Req
     many = request["many"]
     if pattern is None or many is None:
         return request
-    return request | {"many": many | {"streams": find_streams(url, pattern, request)}}
+    streams = find_streams(url, pattern, request)
+    return request | {"many": many | {"streams": streams}, "must_exist": False}
 
 
 def find_streams(url: RedisConnection, pattern: bytes, request: Request) -> list[bytes]:
