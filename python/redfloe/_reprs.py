@@ -1,14 +1,20 @@
 """How things are shown: what is read or written where, and how far. Never a password."""
 
+import reprlib
+
 from redfloe._arguments import Request
 from redfloe._core import AsyncBatchReader, BatchReader, RedisConnection
 from redfloe._errors import RedfloeError
+from redfloe._words import readable
 
 
 def target(url: RedisConnection, stream: bytes | None, request: Request | None = None) -> str:
     """Say which stream of which server it is, if it is one, and for whom it is read."""
     parts = [repr(url)]
-    if stream is not None:
+    many = None if request is None else request["many"]
+    if many is not None:
+        parts.append(f"streams={reprlib.repr([readable(key) for key in many['streams']])}")
+    elif stream is not None:
         parts.append(f"stream={_name(stream)}")
     if request is not None and request["group"] is not None:
         group = request["group"]

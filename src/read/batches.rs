@@ -7,7 +7,7 @@ use futures_util::stream::try_unfold;
 
 use super::group_options::{GroupOptions, Removal};
 use super::keeper::Keeper;
-use super::many::ManyReader;
+use super::many::{ManyReader, ManyTail};
 use super::member::Member;
 use super::range::RangeReader;
 use super::request::{ReadRequest, about};
@@ -79,7 +79,7 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 ///
 /// [`OnIdle::Stop`]: crate::OnIdle::Stop
 pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
-    let stream = request.stream_name();
+    let (stream, is_many) = (request.stream_name(), request.many.is_some());
     let lease = request.group.as_ref().and_then(GroupOptions::lease);
     let watched = Arc::new(Watched::new(Keeper::new(lease)));
     let removal = request.group.as_ref().map(|group| group.removal).unwrap_or_default();
@@ -90,9 +90,12 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let source = match request.group.clone() {
         Some(group) => Worker::new(client, request, group, Arc::clone(&watched))
             .map(|worker| Source::Group(Box::new(worker))),
+        None if is_many => {
+            ManyTail::new(client, request).map(|reader| Source::ManyTail(Box::new(reader)))
+        }
         None => TailReader::new(client, request).map(|reader| Source::Tail(Box::new(reader))),
     };
-    let source = source.map_err(|error| about(error, false, &stream))?;
+    let source = source.map_err(|error| about(error, is_many, &stream))?;
     Ok(Batches { stream, source, watched, removal })
 }
 
@@ -110,6 +113,7 @@ pub struct Batches {
 }
 
 enum Source {
+    ManyTail(Box<ManyTail>),
     Many(ManyReader),
     Range(Box<RangeReader>),
     Tail(Box<TailReader>),
@@ -143,6 +147,10 @@ impl Batches {
                 let received = reader.received();
                 Some((batch?, Some(Handing { received, delivered: None, old_at: None })))
             }),
+            Source::ManyTail(reader) => reader.next().await.map(|batch| {
+                let received = reader.received();
+                Some((batch?, Some(Handing { received, delivered: None, old_at: None })))
+            }),
             Source::Group(worker) => {
                 if let Some(idle) = self.removal.idle {
                     worker.member().patiently().remove_others(idle).await?;
@@ -155,6 +163,7 @@ impl Batches {
         if outcome.is_err() {
             match &mut self.source {
                 Source::Many(reader) => reader.rewind()?,
+                Source::ManyTail(reader) => reader.rewind()?,
                 Source::Range(reader) => reader.rewind()?,
                 Source::Tail(reader) => reader.rewind()?,
                 Source::Group(reader) => reader.rewind()?,
@@ -175,6 +184,7 @@ impl Batches {
         let started = match &mut self.source {
             Source::Many(_) | Source::Range(_) => Ok(()),
             Source::Tail(reader) => reader.start().await,
+            Source::ManyTail(reader) => reader.start().await,
             Source::Group(worker) => worker.reader().start().await,
         };
         started.map_err(|error| self.about(error))
@@ -190,7 +200,7 @@ impl Batches {
     pub async fn finish(&mut self, success: bool) -> Result<()> {
         self.watched.keeper().end();
         let finished = match &mut self.source {
-            Source::Many(_) | Source::Range(_) | Source::Tail(_) => Ok(()),
+            Source::Many(_) | Source::ManyTail(_) | Source::Range(_) | Source::Tail(_) => Ok(()),
             Source::Group(worker) => match worker.finish(success).await {
                 Ok(()) if success && self.removal.on_close => {
                     worker.member().remove().await.map(drop)
@@ -202,7 +212,7 @@ impl Batches {
     }
 
     fn about(&self, error: Error) -> Error {
-        about(error, matches!(self.source, Source::Many(_)), &self.stream)
+        about(error, matches!(self.source, Source::Many(_) | Source::ManyTail(_)), &self.stream)
     }
 
     /// The latest batch did not come into anybody's hands, because the reading ends or it has waited
@@ -228,7 +238,7 @@ impl Batches {
     /// What this consumer of a group may do to its entries; `None` without a group.
     pub fn member(&self) -> Option<Member> {
         match &self.source {
-            Source::Many(_) | Source::Range(_) | Source::Tail(_) => None,
+            Source::Many(_) | Source::ManyTail(_) | Source::Range(_) | Source::Tail(_) => None,
             Source::Group(worker) => Some(worker.member().clone()),
         }
     }

@@ -258,11 +258,15 @@ impl Feed {
         self.decoder.ids_from(row)
     }
 
-    /// The last ID of each of several streams in the batch so far.
-    pub(super) fn last_ids(&self) -> HashMap<usize, EntryId> {
-        let ids = self.decoder.ids_from(0);
-        let of_run = |(run, end): (Run, usize)| Some((run.stream, *ids.get(end.checked_sub(1)?)?));
-        ends(self.decoder.runs(), ids.len()).filter_map(of_run).collect()
+    /// The last ID of each of several streams in the batch so far, of those with entries from this
+    /// row on.
+    pub(super) fn last_ids(&self, row: usize) -> HashMap<usize, EntryId> {
+        let ids = self.decoder.ids_from(row);
+        let of_run = |(run, end): (Run, usize)| {
+            let last = ids.get(end.checked_sub(row + 1)?)?;
+            Some((run.stream, *last))
+        };
+        ends(self.decoder.runs(), self.decoder.rows()).filter_map(of_run).collect()
     }
 
     /// This number of rows of the latest batch is not handed out.

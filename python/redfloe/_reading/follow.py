@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, make_group, make_request
+from redfloe._arguments import Milliseconds, Request, Streams, make_group, make_request
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
@@ -158,7 +158,7 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
 @takes(DecodeOptions)
 def iter_stream(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike | None = None,
     end_id: EntryIdLike = "+",
@@ -190,8 +190,11 @@ def iter_stream(
     ----------
     url : str or RedisConnection
         As for `read_stream`.
-    stream : str or bytes
-        The stream's key. A missing stream is waited for.
+    stream : str, bytes, or several of them
+        The stream's key, or those of several streams: one XREAD waits for all, a batch may hold
+        rows of several, and ``_stream`` says which a row is of. Each stream's entries come in
+        order; one that has many does not keep the others waiting. Not with a group or an `end_id`.
+        A missing stream is waited for.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`. Without it a batch has every field that occurred
         so far, as String. `infer_schema` types those that are there when the first batch is read,
@@ -293,7 +296,7 @@ def iter_stream(
 @takes(DecodeOptions)
 def stream_batches(
     url: str | RedisConnection,
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike | None = None,
     end_id: EntryIdLike = "+",
@@ -385,7 +388,7 @@ def stream_batches(
 
 
 def _request(
-    stream: str | bytes,
+    stream: Streams,
     schema: SchemaLike | None,
     start_id: EntryIdLike | None,
     end_id: EntryIdLike,
@@ -417,8 +420,9 @@ def _request(
     )
     if start_id is None:
         start_id = "$" if group is None else "-"
-    return make_request(
+    request = make_request(
         stream,
+        takes_several=True,
         schema=schema,
         start_id=start_id,
         end_id=end_id,
@@ -431,3 +435,7 @@ def _request(
         group=members,
         options=options,
     )
+    if request["many"] is not None and request["end_id"] != "+":
+        msg = 'several streams are followed without an end: end_id must be "+"; read_stream has one'
+        raise ValueError(msg)
+    return request

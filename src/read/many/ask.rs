@@ -1,19 +1,21 @@
 //! What there is of several streams, in few round trips.
 
+use std::time::Duration;
+
 use super::Many;
 use super::last::last_of;
 use super::parts::Part;
 use crate::client::{Client, Questions, Session};
 use crate::decode::{Decoder, Reply, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, Result};
-use crate::read::bounds::{ids_only, no_columns, no_stream};
+use crate::error::{Error, Result, ServerCode};
+use crate::read::bounds::{ids_only, if_permitted, no_columns, no_stream};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::{Feed, PageRequest};
 use crate::read::pages::{From, take};
 use crate::read::poll::Pace;
 use crate::read::request::{BatchBounds, ReadRequest};
-use crate::resp::{self, PageLimit};
+use crate::resp::{self, Info, PageLimit};
 
 /// Streams that are asked for together: more would keep other clients waiting.
 const AT_ONCE: usize = 500;
@@ -90,7 +92,7 @@ pub(super) async fn parts(
 }
 
 /// The first and the last ID of each stream that are wanted, where an open end is the last of all IDs.
-async fn bounds(
+pub(super) async fn bounds(
     client: &Client,
     request: &ReadRequest,
     many: &Many,
@@ -132,6 +134,56 @@ pub(super) async fn with_bounds(client: &Client, request: ReadRequest) -> Result
     let Some(many) = &request.many else { return Ok(request) };
     let bounds = bounds(client, &request, many).await?;
     Ok(request.with_ranges(Some(bounds)))
+}
+
+/// The same parts with how many entries they have at most; those without any are left out.
+pub(super) async fn counted(
+    client: &Client,
+    names: &StreamNames,
+    mut parts: Vec<Part>,
+) -> Result<Vec<Part>> {
+    count(client, names, &mut parts).await?;
+    Ok(parts)
+}
+
+/// The greatest ID that each of some streams ever had, of those that exist, as far as the user may
+/// ask.
+pub(super) async fn last_generated(
+    session: &mut Session,
+    names: &StreamNames,
+    streams: &[usize],
+) -> Result<Vec<(usize, EntryId)>> {
+    let (mut all, mut refused) = (Vec::new(), Vec::new());
+    for (stream, answer) in ask_each(session, names, streams, resp::last_generated).await? {
+        match answer {
+            Err(error) if error.server_code() != Some(ServerCode::NoKey) => refused.push(stream),
+            Err(_) => {}
+            Ok(last) => all.extend(resp::id(&last).map(|last| (stream, last))),
+        }
+    }
+    // A user who may not run a script may perhaps ask otherwise, which has the server send entries.
+    for (stream, answer) in ask_each(session, names, &refused, resp::stream_info).await? {
+        let last = if_permitted(answer)?.and_then(|info| Info(&info).id("last-generated-id"));
+        all.extend(last.map(|last| (stream, last)));
+    }
+    Ok(all)
+}
+
+/// The error that a key is no stream, with the key, which an XREAD of several does not say.
+pub(super) async fn about_type(client: &Client, names: &StreamNames, error: Error) -> Error {
+    if error.server_code() != Some(ServerCode::WrongType) {
+        return error;
+    }
+    let all: Vec<usize> = (0..names.len()).collect();
+    let kinds = ask_each(&mut client.session(), names, &all, resp::type_of).await;
+    let is_other = |(_, kind): &(usize, Result<redis::Value>)| {
+        let kind = kind.as_ref().ok().and_then(resp::text);
+        kind.is_some_and(|kind| kind != b"stream" && kind != b"none")
+    };
+    match kinds.unwrap_or_default().iter().find(|kind| is_other(kind)) {
+        Some((stream, _)) => about(error, names, *stream),
+        None => error,
+    }
 }
 
 /// Sets how many entries the parts have at most, by the length of their streams (XLEN, Redis 5.0);
@@ -270,8 +322,7 @@ pub(super) async fn wait(
         let left = deadline.left();
         let block = Some(left.map_or(0, block_ms));
         let command = resp::read_many_after(&streams, PageLimit::of_count(1), block);
-        let decoder = ids_only(ReplyShape::Streams)?;
-        match session.attempt(&command, left, decoder, all_decoded).await {
+        match wait_once(&mut session, &command, left).await {
             Ok(come) if come.iter().any(is_wanted) => return Ok(true),
             // What is there after the end comes at once, again and again.
             Ok(_) => {
@@ -285,6 +336,16 @@ pub(super) async fn wait(
             Err(error) => session.recover(error).await?,
         }
     }
+}
+
+/// Sends an XREAD that waits, once, and gives the IDs that have come.
+pub(super) async fn wait_once(
+    session: &mut Session,
+    command: &[u8],
+    wait: Option<Duration>,
+) -> Result<Vec<EntryId>> {
+    let decoder = ids_only(ReplyShape::Streams)?;
+    session.attempt(command, wait, decoder, all_decoded).await
 }
 
 /// The IDs of the one reply that a decoder has read.

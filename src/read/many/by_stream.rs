@@ -59,7 +59,7 @@ impl PartsReader {
 
     /// What is left of these parts after so many of each, of which nothing was flushed yet.
     pub(super) fn rest_of(&self, parts: &[Part], taken: u64) -> Vec<Part> {
-        let last_ids = self.feed.last_ids();
+        let last_ids = self.feed.last_ids(0);
         let rest = parts.iter().filter(|part| part.most > taken).filter_map(|part| {
             let first = last_ids.get(&part.stream)?.successor()?;
             Some(Part { first, most: part.most - taken, ..*part })

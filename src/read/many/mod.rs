@@ -11,6 +11,7 @@ mod merge;
 mod mismatch;
 mod parts;
 mod sample;
+mod tail;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub(super) use self::ask::check_exist;
 use self::by_id::ById;
 use self::by_stream::ByStream;
 pub(super) use self::sample::infer;
+pub(super) use self::tail::ManyTail;
 use super::deadline::Deadline;
 use super::request::{BatchBounds, ReadRequest};
 use crate::client::Client;
