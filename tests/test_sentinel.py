@@ -394,6 +394,16 @@ def test_a_sentinel_that_hangs_is_not_asked_first_again(sentinels: Deployment, s
         assert len(silent.commands) == 1
 
 
+def test_one_that_hangs_is_not_waited_for_when_the_others_have_failed() -> None:
+    """The error is one that is retried, unlike a timeout."""
+    with Server("redis-7.0") as server:
+        pass
+    with hanging() as silent, naming(server) as stale:
+        url = RedisConnection(Deployment.url_of(silent, stale), max_retries=0)
+        with within(2), pytest.raises(RedisConnectionError, match="cannot be reached"):
+            read_stream(url, "s")
+
+
 def test_all_sentinels_hang() -> None:
     with hanging() as one, hanging() as another:
         url = RedisConnection(Deployment.url_of(one, another), connect_timeout=0.6)

@@ -50,6 +50,7 @@ class Sentinel:
     def __init__(self, name: str, config: Sequence[str] = ()) -> None:
         self.name = name
         self.port = 0
+        self.is_paused = False
         self._config = [*config]
         self._directory = Path(tempfile.mkdtemp(prefix="redfloe-sentinel-"))
         self._process: _local.ServerProcess | None = None
@@ -107,12 +108,16 @@ class Sentinel:
             self.ask("REMOVE", MASTER)
 
     def pause(self) -> None:
+        """Have it hang: it accepts connections, and says nothing."""
+        self.is_paused = True
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
+        self.is_paused = False
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
+        self.is_paused = False
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -173,7 +178,8 @@ class Deployment:
     @property
     def master(self) -> Server:
         """The server that the sentinels that run agree on."""
-        port = next(one.master_port() for one in self.sentinels if one.is_running)
+        running = (one for one in self.sentinels if one.is_running and not one.is_paused)
+        port = next(running).master_port()
         return next(server for server in self.servers if server.port == port)
 
     @property
@@ -209,7 +215,7 @@ class Deployment:
 
     def wait_for_another(self, former: Server) -> Server:
         """Wait until all sentinels that run name another master."""
-        running = [one for one in self.sentinels if one.is_running]
+        running = [one for one in self.sentinels if one.is_running and not one.is_paused]
         eventually(lambda: all(one.master_port() != former.port for one in running), seconds=20)
         return self.master
 
@@ -263,6 +269,8 @@ class Deployment:
             master.replicaof("NO", "ONE")
             master.flushall()
             replica.replicaof(HOST, first.port)
+            # As sentinels do.
+            replica.client_kill_filter(_type="normal", skipme=True)
             eventually(
                 lambda: replica.info("replication")["master_link_status"] == "up", seconds=10
             )

@@ -137,7 +137,10 @@ class StreamConsumer(Entered, RunsHandlers):
         consumer where there is one: ``"stream:group:consumer"``, so that no two workers share a
         name.
     on_data_loss : {"raise", "continue"}, default "raise"
-        Without a group: what to do where the stream was trimmed past the checkpoint.
+        Without a group: what to do where the stream was trimmed past the checkpoint, or the server
+        has lost the entries that were read last, after a failover to a replica that lagged: raise
+        `DataLossError`, or go on with what is there. A stream that ends before the position is then
+        read from its start.
     on_error : {"raise", "null", "dead_letter"}, optional
         What to do with a text that does not fit its dtype: raise `DecodeError` (the entry stays
         pending, and in the way), make it null, or move its entry to the dead-letter stream. By
@@ -160,7 +163,8 @@ class StreamConsumer(Entered, RunsHandlers):
     NoGroupError
         The group does not exist, or is gone and is not to be created again.
     DataLossError
-        Without a group: the stream was trimmed past the checkpoint, or deleted and written again.
+        Without a group: the stream was trimmed past the checkpoint, deleted and written again, or
+        lost its end in a failover.
     CheckpointError
         The store holds something else under the checkpoint's name.
     ValueError, TypeError, SchemaError

@@ -251,7 +251,8 @@ def iter_stream(
         The group does not exist, or was deleted meanwhile.
     DataLossError
         Without a group: the stream was deleted and written again with smaller IDs than those read.
-        Found when a poll has found nothing, by a user who may call XINFO STREAM.
+        Found when a poll has found nothing, and when it reconnects, by a user who may call XINFO
+        STREAM. Or a failover or a restart has lost the entry that was read last.
     ValueError, TypeError, SchemaError
         At once, where an argument cannot be right.
 

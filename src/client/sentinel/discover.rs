@@ -2,15 +2,14 @@
 //! used if it says itself that it is the master.
 
 use std::collections::VecDeque;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::Value;
 use rustls::ClientConfig;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::Sentinels;
 use super::answers::{check_role, explained, master_address, unknown_master};
@@ -25,6 +24,10 @@ use crate::resp::{RawReply, cmd};
 /// How long a sentinel, or the server that it named, has before the next sentinel is asked as well.
 /// One that hangs, or names a server that is not there any more, holds up nobody for longer.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long those have that have said nothing, when all others have failed. The next attempt may find
+/// another master, which is sooner than that one which hangs answers.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// What it takes to open a connection to the master.
 pub(in crate::client) struct Search<'a> {
@@ -81,21 +84,27 @@ impl Search<'_> {
         ahead.rotate_left(first);
         let mut steps: Steps<'_> = FuturesUnordered::new();
         let mut named: Vec<Address> = Vec::new();
+        let mut opening = 0_usize;
         loop {
             if steps.is_empty() {
                 let sentinel = ahead.pop_front()?;
                 steps.push(Box::pin(self.ask(sentinel, limit)));
             }
-            match next_step(&mut steps, !ahead.is_empty()).await {
+            let most = match (ahead.is_empty(), opening) {
+                (false, _) => Some(HEAD_START),
+                (true, 0) if !failures.is_empty() => Some(LAST_CHANCE),
+                (true, _) => None,
+            };
+            match next_step(&mut steps, most).await {
                 None => {
-                    if let Some(sentinel) = ahead.pop_front() {
-                        steps.push(Box::pin(self.ask(sentinel, limit)));
-                    }
+                    let sentinel = ahead.pop_front()?;
+                    steps.push(Box::pin(self.ask(sentinel, limit)));
                 }
                 // A server that failed a moment ago is not tried twice.
                 Some(Step::Named(_, Ok(address))) if named.contains(&address) => {}
                 Some(Step::Named(sentinel, Ok(address))) => {
                     named.push(address.clone());
+                    opening += 1;
                     steps.push(Box::pin(self.open(sentinel, address, limit)));
                 }
                 Some(Step::Named(sentinel, Err(error))) => {
@@ -106,7 +115,10 @@ impl Search<'_> {
                 Some(Step::Opened(sentinel, master, Ok(connection))) => {
                     return Some(Found { connection, master, sentinel });
                 }
-                Some(Step::Opened(_, _, Err(error))) => failures.of_master(error),
+                Some(Step::Opened(_, _, Err(error))) => {
+                    opening = opening.saturating_sub(1);
+                    failures.of_master(error);
+                }
             }
         }
     }
@@ -166,14 +178,11 @@ impl Search<'_> {
     }
 }
 
-/// The next step that comes to its end; `None` where that takes long, and others are ahead.
-async fn next_step(steps: &mut Steps<'_>, are_others: bool) -> Option<Step> {
-    if !are_others {
-        return steps.next().await;
-    }
-    match select(steps.next(), pin!(sleep(HEAD_START))).await {
-        Either::Left((step, _)) => step,
-        Either::Right(_) => None,
+/// The next step that comes to its end; `None` where that takes longer than `most`.
+async fn next_step(steps: &mut Steps<'_>, most: Option<Duration>) -> Option<Step> {
+    match most {
+        None => steps.next().await,
+        Some(most) => timeout(most, steps.next()).await.ok().flatten(),
     }
 }
 

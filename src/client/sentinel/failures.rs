@@ -21,6 +21,10 @@ impl Failures {
         self.of_master = Some(error);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_sentinels.is_empty() && self.of_master.is_none()
+    }
+
     /// The error of the whole attempt. A server that was named tells most. Otherwise it is the
     /// first of those that time does not mend, because it tells what to change; but as long as time
     /// may mend another, another attempt is made.
