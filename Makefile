@@ -127,7 +127,7 @@ test-rust: $(tools) ## cargo test, without and with the feature python
 
 .PHONY: test-python
 test-python: $(venv) build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
-	$(bin)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	$(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 # One run that passes says little of races.
 .PHONY: test-faults

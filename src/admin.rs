@@ -124,10 +124,11 @@ pub async fn stream_info(client: &Client, stream: &[u8]) -> Result<Option<Stream
     // It ships the first and the last entry whole, which may be of any size.
     let command = resp::stream_info(stream);
     let outline = || Ok(Outline::new());
-    let reply = match client.session().request(&command, outline, Outline::into_value).await {
-        Err(error) if is_missing_key(&error) => return Ok(None),
-        reply => reply.map_err(|error| about(error, stream))?,
-    };
+    let reply =
+        match client.session_for(stream).request(&command, outline, Outline::into_value).await {
+            Err(error) if is_missing_key(&error) => return Ok(None),
+            reply => reply.map_err(|error| about(error, stream))?,
+        };
     Ok(Some(stream_of(&reply)))
 }
 
@@ -156,7 +157,7 @@ fn stream_of(reply: &Value) -> StreamInfo {
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn group_info(client: &Client, stream: &[u8]) -> Result<Vec<GroupInfo>> {
-    let reply = match client.session().value(&resp::groups_info(stream)).await {
+    let reply = match client.session_for(stream).value(&resp::groups_info(stream)).await {
         Err(error) if is_missing_key(&error) => return Ok(Vec::new()),
         reply => reply.map_err(|error| about(error, stream))?,
     };
@@ -188,7 +189,7 @@ pub async fn consumer_info(
     group: &[u8],
 ) -> Result<Vec<ConsumerInfo>> {
     let command = resp::consumers_info(stream, group);
-    let asking = client.session().value(&command).await;
+    let asking = client.session_for(stream).value(&command).await;
     let reply = asking.map_err(|error| about(no_group(error, group), stream))?;
     let consumers = Info::each(&reply).map(|info| ConsumerInfo {
         name: info.text("name").unwrap_or_default().to_vec(),
@@ -214,7 +215,7 @@ pub async fn pending_entries(
     group: &[u8],
     filter: &PendingFilter,
 ) -> Result<Vec<PendingEntry>> {
-    let mut session = client.session();
+    let mut session = client.session_for(stream);
     let listing = pending_entries_in(&mut session, stream, group, filter);
     listing.await.map_err(|error| about(error, stream))
 }
@@ -328,7 +329,7 @@ pub async fn create_group(
     start: GroupStart,
     make_stream: bool,
 ) -> Result<bool> {
-    let mut session = client.session();
+    let mut session = client.session_for(stream);
     let creating = create_group_in(&mut session, stream, group, start, make_stream);
     creating.await.map_err(|error| about(error, stream))
 }
@@ -356,7 +357,7 @@ pub(crate) async fn create_group_in(
 /// Every kind that connecting or the server can raise.
 pub async fn delete_group(client: &Client, stream: &[u8], group: &[u8]) -> Result<bool> {
     let command = resp::delete_group(stream, group);
-    match client.session().value(&command).await {
+    match client.session_for(stream).value(&command).await {
         Err(error) if is_missing_key(&error) => Ok(false),
         reply => Ok(count_of(reply, stream)? > 0),
     }
@@ -380,7 +381,7 @@ pub async fn claim_entries(
 ) -> Result<Vec<EntryId>> {
     /// The IDs in one XCLAIM; a command of millions would keep other clients waiting.
     const IDS: usize = 1_000;
-    let (mut session, mut claimed) = (client.session(), Vec::new());
+    let (mut session, mut claimed) = (client.session_for(stream), Vec::new());
     let member = Membership { stream, group, consumer };
     let min_idle_ms = u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX);
     let mut named = HashSet::new();

@@ -17,6 +17,7 @@ import redis
 
 from redfloe import iter_stream
 from support.certs import Certificates, make_certificates
+from support.cluster import Cluster
 from support.consumers import World
 from support.loops import LOOPS, Blocking, Follow
 from support.sentinel import Deployment
@@ -120,6 +121,35 @@ def deployments() -> Iterator[Deployments]:
 def sentinels(deployments: Deployments) -> Deployment:
     """A master, a replica and three sentinels. Tests that use them are for one process."""
     return deployments.get("redis-7.0")
+
+
+class Clusters:
+    """The clusters of this process, started when first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, Cluster] = {}
+
+    def get(self, name: str) -> Cluster:
+        """Return the cluster, empty and whole."""
+        if name not in self._running:
+            require(name)
+            self._running[name] = self._stack.enter_context(Cluster(name))
+        cluster = self._running[name]
+        cluster.clean()
+        return cluster
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    with ExitStack() as stack:
+        yield Clusters(stack)
+
+
+@pytest.fixture
+def cluster(clusters: Clusters) -> Cluster:
+    """Three masters and three replicas; mark the module, so that one process runs it."""
+    return clusters.get("redis-7.0")
 
 
 @pytest.fixture

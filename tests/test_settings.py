@@ -33,6 +33,7 @@ ALL: dict[str, Any] = {
     "tls_cert": "/cert.pem",
     "tls_key": "/key.pem",
     "client_name": "me",
+    "read_from": "replica",
 }
 URL = "rediss://h:7000/2"
 

@@ -1,9 +1,9 @@
 """The Rust core. All but `RedisConnection` and `StreamReader` serve the package, not its users."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from types import GenericAlias
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Literal, TypeVar, final
 
 from redfloe._arguments import Request
 from redfloe._credentials import CredentialProvider
@@ -34,6 +34,7 @@ __all__ = [
     "ack_entries",
     "check_arrow_stream",
     "check_connection",
+    "check_dead_letter",
     "check_streams",
     "checked_arrow_stream",
     "claim_entries",
@@ -50,6 +51,7 @@ __all__ = [
     "get_value",
     "group_info",
     "infer_schema",
+    "key_slot",
     "list_groups",
     "list_streams",
     "pending_entries",
@@ -88,7 +90,9 @@ class RedisConnection:
         ``redis://[user[:password]@]host[:port][/database][?protocol=resp3]``, the same with
         ``rediss://`` for TLS, or ``unix:///path[?db=..&user=..&pass=..]``. Where sentinels know
         the master: ``redis+sentinel://[user[:password]@]host[:port][,...]/master[/database]``, or
-        the same with ``rediss+sentinel://``. Characters such as ``@`` in a password are
+        the same with ``rediss+sentinel://``. Nodes of a Redis Cluster are
+        ``redis+cluster://[user[:password]@]host[:port][,...]``, or ``rediss+cluster://``; the plain
+        URL of any one of them serves as well. Characters such as ``@`` in a password are
         percent-encoded.
     max_retries : int, optional
         How often a transient failure is retried: a lost connection, and errors of the server
@@ -125,6 +129,13 @@ class RedisConnection:
     sentinel_username, sentinel_password : str, optional
         The login to the sentinels, which is apart from the master's, where the URL has none.
         Nothing in them is percent-encoded.
+    read_from : {"master", "replica"}, default "master"
+        Which nodes of a cluster serve reads without a group that come to an end: `read_stream`,
+        `scan_stream`, `stream_reader`, `infer_schema`. A replica relieves its master, and may lack
+        the newest entries. Everything else goes to masters.
+    address_map : mapping of str to str, optional
+        Other addresses of a cluster's nodes than those that they announce, each as ``host:port``,
+        where these lead nowhere: behind NAT, or outside of the nodes' containers.
 
     Raises
     ------
@@ -169,6 +180,8 @@ class RedisConnection:
         credentials: Callable[[], str | tuple[str | None, str]] | CredentialProvider | None = None,
         sentinel_username: str | None = None,
         sentinel_password: str | None = None,
+        read_from: Literal["master", "replica"] = "master",
+        address_map: Mapping[str, str] | None = None,
     ) -> RedisConnection: ...
     @classmethod
     def from_env(cls, prefix: str = "REDIS_") -> RedisConnection:
@@ -521,6 +534,12 @@ def check_connection(connection: RedisConnection) -> None:
 
 def server_address(connection: RedisConnection) -> tuple[str, int | None]:
     """Give the host and the port; with None the path of a Unix socket, or the sentinels."""
+
+def check_dead_letter(server: str | RedisConnection, stream: bytes, dead_letter: bytes) -> None:
+    """Raise where the server is known to be a cluster, and the two keys are of two slots."""
+
+def key_slot(key: bytes) -> int:
+    """Give the slot of a cluster that a key belongs to."""
 
 def ack_entries(
     server: str | RedisConnection, stream: bytes, group: bytes, entry_ids: list[str]

@@ -35,6 +35,7 @@ EVENTS: dict[str, tuple[int, str]] = {
         logging.INFO,
         "retry %(retry)d at %(address)s in %(seconds).1f s, because: %(error)s",
     ),
+    "cluster_changed": (logging.INFO, "the masters of the cluster are %(masters)s"),
     "outage_began": (
         logging.WARNING,
         "stream %(stream)s: %(address)s fails (%(error)s); trying again until it is back",

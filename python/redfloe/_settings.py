@@ -21,6 +21,7 @@ _SETTINGS: dict[str, type] = {
     "tls_cert": str,
     "tls_key": str,
     "client_name": str,
+    "read_from": str,
 }
 
 

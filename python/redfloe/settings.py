@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -40,6 +40,9 @@ class RedisSettings(BaseModel):
         In seconds.
     tls_ca, tls_cert, tls_key : path, optional
     client_name : str, optional
+    read_from : {"master", "replica"}, optional
+    address_map : dict, optional
+        In a file only.
 
     Examples
     --------
@@ -64,6 +67,8 @@ class RedisSettings(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     client_name: str | None = None
+    read_from: Literal["master", "replica"] | None = None
+    address_map: dict[str, str] | None = None
 
     def connection(self) -> RedisConnection:
         """Give the connection that is described. Nothing is sent.
@@ -134,7 +139,8 @@ def _revealed(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
 
-_FIELDS = tuple(RedisSettings.model_fields)
+#: What a variable can hold.
+_FIELDS = tuple(name for name in RedisSettings.model_fields if name != "address_map")
 _PARSERS: dict[str, Callable[[str], Any]] = {"TOML": tomllib.loads, "YAML": yaml.safe_load}
 
 

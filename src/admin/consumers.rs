@@ -72,7 +72,7 @@ pub async fn delete_consumer(
     consumer: &[u8],
     if_pending: IfPending,
 ) -> Result<u64> {
-    let session = &mut client.session();
+    let session = &mut client.session_for(stream);
     if if_pending == IfPending::Discard {
         let command = resp::delete_consumer(stream, group, consumer);
         let reply = session.value(&command).await;

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use redis::Value;
 
 use super::{GroupInfo, StreamInfo, about, groups_of, is_missing_key, stream_of};
-use crate::client::{Client, Questions, Session};
+use crate::client::{About, Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
-use crate::resp::{self, number, text};
+use crate::resp::{self, RawReply, number, text};
 
 /// A stream of those that a pattern matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct ListedGroup {
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn find_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    keys_of_streams(&mut client.session(), pattern).await
+    keys_of_streams(client, pattern).await
 }
 
 /// Lists the streams whose keys match a pattern (SCAN TYPE, Redis 6.0), in the order of their keys, as
@@ -55,17 +55,18 @@ pub async fn find_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn list_streams(client: &Client, pattern: &[u8]) -> Result<Vec<ListedStream>> {
-    let mut session = client.session();
-    let keys = keys_of_streams(&mut session, pattern).await?;
+    let keys = keys_of_streams(client, pattern).await?;
     let mut listed = Vec::with_capacity(keys.len());
     for keys in keys.chunks(AT_ONCE) {
-        let mut questions = Questions::default();
-        for key in keys {
-            questions.add(&resp::stream_info(key));
-            questions.add(&resp::memory_usage(key));
-        }
-        let mut answers = questions.ask(&mut session).await?.into_iter();
-        for key in keys {
+        let about: Vec<About<'_>> = keys
+            .iter()
+            .map(|key| About {
+                key,
+                questions: vec![resp::stream_info(key), resp::memory_usage(key)],
+            })
+            .collect();
+        for (key, answers) in keys.iter().zip(client.ask_about(&about).await?) {
+            let mut answers = answers.into_iter();
             let (Some(info), Some(memory)) = (answers.next(), answers.next()) else { break };
             if let Some(info) = if_there(info, key)? {
                 let memory = if_answered(memory)?.as_ref().and_then(number);
@@ -83,19 +84,18 @@ pub async fn list_streams(client: &Client, pattern: &[u8]) -> Result<Vec<ListedS
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn list_groups(client: &Client, pattern: &[u8]) -> Result<Vec<ListedGroup>> {
-    let mut session = client.session();
-    let keys = keys_of_streams(&mut session, pattern).await?;
+    let keys = keys_of_streams(client, pattern).await?;
     let mut listed = Vec::new();
     for keys in keys.chunks(AT_ONCE) {
-        let mut questions = Questions::default();
-        keys.iter().for_each(|key| questions.add(&resp::groups_info(key)));
-        let answers = questions.ask(&mut session).await?;
+        let about: Vec<About<'_>> =
+            keys.iter().map(|key| About { key, questions: vec![resp::groups_info(key)] }).collect();
         let mut found = Vec::new();
-        for (key, answer) in keys.iter().zip(answers) {
+        for (key, answers) in keys.iter().zip(client.ask_about(&about).await?) {
+            let Some(answer) = answers.into_iter().next() else { continue };
             let groups = if_there(answer, key)?.map_or_else(Vec::new, |reply| groups_of(&reply));
             found.extend(groups.into_iter().map(|group| (key, group)));
         }
-        wait_of(&mut session, found, &mut listed).await?;
+        wait_of(client, found, &mut listed).await?;
     }
     Ok(listed)
 }
@@ -105,26 +105,25 @@ const AT_ONCE: usize = 200;
 
 /// Asks for the oldest undelivered entry of each group, and how long it has waited.
 async fn wait_of(
-    session: &mut Session,
+    client: &Client,
     groups: Vec<(&Vec<u8>, GroupInfo)>,
     listed: &mut Vec<ListedGroup>,
 ) -> Result<()> {
-    if groups.is_empty() {
-        return Ok(());
-    }
-    let mut questions = Questions::default();
-    questions.add(&resp::time());
-    for (key, group) in &groups {
-        if let Some(first) = first_undelivered(group) {
-            questions.add(&resp::range(key, first, EntryId::MAX, 1));
-        }
-    }
-    let mut answers = questions.ask(session).await?.into_iter();
-    let clock = answers.next().map_or(Ok(None), if_answered)?;
-    let now = clock.as_ref().and_then(milliseconds).unwrap_or_else(own_clock);
-    for (key, info) in groups {
-        let answer = first_undelivered(&info).and_then(|_| answers.next());
-        let next = answer.map_or(Ok(None), |answer| if_there(answer, key))?;
+    // In a cluster each by the clock of the node that serves the stream.
+    let about: Vec<About<'_>> = groups
+        .iter()
+        .map(|(key, group)| {
+            let first = first_undelivered(group);
+            let next = first.map(|first| resp::range(key, first, EntryId::MAX, 1));
+            About { key, questions: std::iter::once(resp::time()).chain(next).collect() }
+        })
+        .collect();
+    let answers = client.ask_about(&about).await?;
+    for ((key, info), answers) in groups.into_iter().zip(answers) {
+        let mut answers = answers.into_iter();
+        let clock = answers.next().map_or(Ok(None), if_answered)?;
+        let now = clock.as_ref().and_then(milliseconds).unwrap_or_else(own_clock);
+        let next = answers.next().map_or(Ok(None), |answer| if_there(answer, key))?;
         let entry = next.as_ref().and_then(|next| next.as_sequence()?.first()?.as_sequence());
         let next_entry_id = entry.and_then(|entry| resp::id(entry.first()?));
         let waited = next_entry_id.map_or(0, |id| now.saturating_sub(id.ms));
@@ -144,12 +143,33 @@ fn first_undelivered(group: &GroupInfo) -> Option<EntryId> {
 }
 
 /// The keys of the streams that match, in order, each once: SCAN may give one twice.
-async fn keys_of_streams(session: &mut Session, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let (mut cursor, mut keys) = (b"0".to_vec(), BTreeSet::new());
+async fn keys_of_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let mut keys = BTreeSet::new();
+    for mut session in client.master_sessions().await? {
+        scan(&mut session, pattern, &mut keys).await?;
+    }
+    Ok(keys.into_iter().collect())
+}
+
+/// The keys that one server has.
+async fn scan(session: &mut Session, pattern: &[u8], keys: &mut BTreeSet<Vec<u8>>) -> Result<()> {
+    let mut cursor = b"0".to_vec();
     // The number of keys when a cursor came: a server that goes in circles finds no others.
     let mut cursors = HashMap::new();
     loop {
-        let reply = session.value(&resp::scan_streams(&cursor, pattern)).await?;
+        let packed = resp::scan_streams(&cursor, pattern);
+        let scanning =
+            session.attempt(&packed, Some(Duration::ZERO), RawReply::new(), RawReply::into_value);
+        let reply = match scanning.await {
+            Ok(reply) => reply,
+            Err(error) => {
+                session.recover(error).await?;
+                // It may be another server by now, to which the cursor says nothing.
+                cursor = b"0".to_vec();
+                cursors.clear();
+                continue;
+            }
+        };
         let scanned = match reply.as_sequence() {
             Some([next, found]) => text(next).zip(found.as_sequence()),
             _ => None,
@@ -159,7 +179,7 @@ async fn keys_of_streams(session: &mut Session, pattern: &[u8]) -> Result<Vec<Ve
         };
         keys.extend(found.iter().filter_map(text).map(<[u8]>::to_vec));
         if next == b"0" {
-            return Ok(keys.into_iter().collect());
+            return Ok(());
         }
         if cursors.insert(next.to_vec(), keys.len()) == Some(keys.len()) {
             return Err(Error::protocol("SCAN's cursors repeat without new keys"));

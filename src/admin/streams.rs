@@ -47,7 +47,7 @@ pub enum TrimTo {
 /// [`WrongType`](crate::ErrorKind::WrongType) where the key holds something else, and every kind
 /// that connecting or the server can raise.
 pub async fn create_stream(client: &Client, stream: &[u8]) -> Result<bool> {
-    let reply = run(&mut client.session(), CREATE, stream).await;
+    let reply = run(&mut client.session_for(stream), CREATE, stream).await;
     Ok(count_of(reply, stream)? > 0)
 }
 
@@ -58,7 +58,7 @@ pub async fn create_stream(client: &Client, stream: &[u8]) -> Result<bool> {
 /// [`WrongType`](crate::ErrorKind::WrongType) where the key holds something else, which stays; and
 /// every kind that connecting or the server can raise.
 pub async fn delete_stream(client: &Client, stream: &[u8]) -> Result<bool> {
-    let reply = run(&mut client.session(), DELETE, stream).await;
+    let reply = run(&mut client.session_for(stream), DELETE, stream).await;
     Ok(count_of(reply, stream)? > 0)
 }
 
@@ -73,7 +73,7 @@ async fn run(session: &mut Session, script: &str, stream: &[u8]) -> Result<Value
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn delete_entries(client: &Client, stream: &[u8], ids: &[EntryId]) -> Result<u64> {
-    let (mut session, mut deleted) = (client.session(), 0);
+    let (mut session, mut deleted) = (client.session_for(stream), 0);
     for ids in ids.chunks(IDS) {
         deleted += count_of(session.value(&resp::delete_entries(stream, ids)).await, stream)?;
     }
@@ -101,5 +101,5 @@ pub async fn trim_stream(
         TrimTo::MinId(id) => ("MINID", id.to_string()),
     };
     let command = resp::trim(stream, to, approximate, limit);
-    count_of(client.session().value(&command).await, stream)
+    count_of(client.session_for(stream).value(&command).await, stream)
 }

@@ -7,75 +7,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::runtime::Id;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use super::cluster::Asking;
 use super::credentials::Credentials;
-use super::options::{Address, ConnectionOptions};
+use super::options::ConnectionOptions;
 use super::pool::{Generation, home};
-use super::tls::server_name;
-use crate::decode::Decoder;
-use crate::error::{Error, ErrorKind, Remedy, Result};
-use crate::resp::{Outline, Outlines, RawReply, cmd};
-
-/// What reads one reply.
-pub(crate) trait Sink {
-    /// Takes bytes off the front of `bytes`, up to the reply's end at most; says how many.
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize>;
-    fn is_complete(&self) -> bool;
-    /// Whether it takes no more bytes for now, though the reply may go on.
-    fn is_full(&self) -> bool {
-        self.is_complete()
-    }
-}
-
-impl Sink for Decoder {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        Decoder::decode(self, bytes)
-    }
-
-    fn is_complete(&self) -> bool {
-        self.reply_complete()
-    }
-}
-
-impl Sink for RawReply {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        RawReply::decode(self, bytes)
-    }
-
-    fn is_complete(&self) -> bool {
-        RawReply::is_complete(self)
-    }
-}
-
-impl Sink for Outline {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        Outline::decode(self, bytes)
-    }
-
-    fn is_complete(&self) -> bool {
-        Outline::is_complete(self)
-    }
-}
-
-impl Sink for Outlines {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        Outlines::decode(self, bytes)
-    }
-
-    fn is_complete(&self) -> bool {
-        Outlines::is_complete(self)
-    }
-}
-
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+use super::sink::Sink;
+use super::socket::{Socket, lost, open_socket, silent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::{Outlines, RawReply, cmd};
 
 pub(crate) struct Connection {
     socket: Box<dyn Socket>,
@@ -89,11 +33,24 @@ pub(crate) struct Connection {
     /// A request is under way, or its reply was not read to the end.
     busy: bool,
     generation: Generation,
+    /// The node takes over the slot, and has to be sent ASKING before each command.
+    asking: Option<Box<AskingFirst>>,
     /// The runtime that it was opened on, and which alone is told what the socket has to say.
     pub(super) home: Option<Id>,
     /// The process that opened it. A forked child must not use the socket, nor close it: that would
     /// take it from the parent's event queue, which the two share.
     process: u32,
+}
+
+/// What is between the commands and a node that has to be sent ASKING.
+#[derive(Default)]
+struct AskingFirst {
+    asking: Asking,
+    /// Commands of an exchange, each after its ASKING, of which so many bytes are sent.
+    packed: Vec<u8>,
+    sent: usize,
+    /// What these bytes were, as long as none of them is sent.
+    original: usize,
 }
 
 impl Drop for Connection {
@@ -126,6 +83,7 @@ impl Connection {
                 heard: None,
                 busy: false,
                 generation,
+                asking: None,
                 home: home(),
                 process: std::process::id(),
             };
@@ -176,6 +134,9 @@ impl Connection {
             let mut select = cmd("SELECT");
             select.arg(options.database);
             commands.push(select);
+        }
+        if options.cluster.is_replica {
+            commands.push(cmd("READONLY"));
         }
         if commands.is_empty() {
             return Ok(());
@@ -240,6 +201,14 @@ impl Connection {
     pub(crate) async fn send(&mut self, packed: &[u8]) -> Result<()> {
         self.check_process()?;
         self.busy = true;
+        let mut asking = Vec::new();
+        let packed = match &mut self.asking {
+            Some(first) => {
+                first.asking.put(packed, &mut asking);
+                &asking
+            }
+            None => packed,
+        };
         let sending = async {
             self.socket.write_all(packed).await?;
             self.socket.flush().await
@@ -259,6 +228,26 @@ impl Connection {
     /// Whether another server has taken the place of the one that it leads to.
     pub(super) fn is_superseded(&self) -> bool {
         self.generation.is_superseded()
+    }
+
+    /// From now on sends ASKING before each command.
+    pub(super) fn ask(&mut self) {
+        self.asking = Some(Box::default());
+    }
+
+    /// From now on no more; says whether the connection can be used without.
+    pub(super) fn stop_asking(&mut self) -> bool {
+        self.asking
+            .take()
+            .is_none_or(|first| first.asking.is_idle() && first.sent == first.packed.len())
+    }
+
+    /// Takes the replies to ASKING out of what was read; says how many bytes are left.
+    fn without_asking(&mut self, len: usize) -> Result<usize> {
+        match (&mut self.asking, self.buffer.get_mut(..len)) {
+            (Some(first), Some(read)) => first.asking.strip(read),
+            _ => Ok(len),
+        }
     }
 
     /// Neither this connection nor those that were opened with it are used again.
@@ -307,21 +296,26 @@ impl Connection {
 
     /// Reads what comes next, when all that came before has been taken.
     async fn read(&mut self, patience: Option<Duration>) -> Result<()> {
-        let reading = self.socket.read(&mut self.buffer);
-        let read = match patience {
-            None => reading.await.map_err(lost),
-            Some(patience) => match timeout(patience, reading).await {
-                Ok(read) => read.map_err(lost),
-                Err(_) => Err(silent("answer", patience)),
-            },
-        };
-        let read = read.and_then(|len| match len {
-            0 => Err(lost(io::ErrorKind::UnexpectedEof.into())),
-            len => Ok(len),
-        });
-        self.unread = 0..self.retire_if_failed(read)?;
-        self.heard = Some(Instant::now());
-        Ok(())
+        loop {
+            let reading = self.socket.read(&mut self.buffer);
+            let read = match patience {
+                None => reading.await.map_err(lost),
+                Some(patience) => match timeout(patience, reading).await {
+                    Ok(read) => read.map_err(lost),
+                    Err(_) => Err(silent("answer", patience)),
+                },
+            };
+            let read = read.and_then(|len| match len {
+                0 => Err(lost(io::ErrorKind::UnexpectedEof.into())),
+                len => Ok(len),
+            });
+            let read = self.retire_if_failed(read)?;
+            self.heard = Some(Instant::now());
+            self.unread = 0..self.without_asking(read)?;
+            if !self.unread.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Sends what it can of `packed` and gives `sink` what has come of the replies, as soon as
@@ -338,14 +332,33 @@ impl Connection {
         self.check_process()?;
         self.busy = true;
         let patience = self.patience;
-        let Connection { socket, buffer, .. } = self;
+        let Connection { socket, buffer, asking, .. } = self;
+        if let Some(first) = asking.as_deref_mut()
+            && first.sent == first.packed.len()
+        {
+            let packed = packed.get(..Self::BUFFER).unwrap_or(packed);
+            (first.sent, first.original) = (0, packed.len());
+            first.packed.clear();
+            first.asking.put(packed, &mut first.packed);
+        }
         let exchanging = std::future::poll_fn(|context| {
-            let written = match packed {
+            let bytes = match &asking {
+                Some(first) => first.packed.get(first.sent..).unwrap_or_default(),
+                None => packed,
+            };
+            let written = match bytes {
                 [] => Poll::Pending,
-                _ => Pin::new(&mut *socket).poll_write(context, packed),
+                _ => Pin::new(&mut *socket).poll_write(context, bytes),
             };
             if let Poll::Ready(Ok(len)) = written {
-                *sent += len;
+                *sent += match asking.as_deref_mut() {
+                    Some(first) => {
+                        first.sent += len;
+                        // Nobody knows which of them are sent, so they all count.
+                        std::mem::take(&mut first.original)
+                    }
+                    None => len,
+                };
             }
             // TLS may hold back what it was given.
             let flushed = Pin::new(&mut *socket).poll_flush(context);
@@ -372,6 +385,7 @@ impl Connection {
         if received > 0 {
             self.heard = Some(Instant::now());
         }
+        let received = self.without_asking(received)?;
         let mut unread = self.buffer.get(..received).unwrap_or_default();
         while !unread.is_empty() {
             let taken = sink.decode(unread)?;
@@ -425,63 +439,6 @@ impl Connection {
     }
 }
 
-async fn open_socket(
-    options: &ConnectionOptions,
-    tls: Option<Arc<ClientConfig>>,
-) -> Result<Box<dyn Socket>> {
-    match &options.address {
-        #[cfg(unix)]
-        Address::Unix(path) => {
-            let socket = tokio::net::UnixStream::connect(path).await.map_err(unreachable_server)?;
-            Ok(Box::new(socket))
-        }
-        #[cfg(not(unix))]
-        Address::Unix(_) => Err(Error::invalid("this platform has no Unix sockets")),
-        Address::Sentinel(_) => {
-            Err(Error::new(ErrorKind::Internal, "the sentinels were not asked for the master"))
-        }
-        Address::Tcp { host, port } => {
-            let socket =
-                TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable_server)?;
-            socket.set_nodelay(true).map_err(lost)?;
-            // A peer that vanished without a word is noticed even in a wait without limit.
-            let keepalive = TcpKeepalive::new()
-                .with_time(Duration::from_secs(30))
-                .with_interval(Duration::from_secs(10));
-            SockRef::from(&socket).set_tcp_keepalive(&keepalive).map_err(lost)?;
-            match tls {
-                None => Ok(Box::new(socket)),
-                Some(config) => {
-                    let handshake = TlsConnector::from(config).connect(server_name(host)?, socket);
-                    Ok(Box::new(handshake.await.map_err(lost)?))
-                }
-            }
-        }
-    }
-}
-
-fn unreachable_server(error: io::Error) -> Error {
-    Error::new(ErrorKind::Connection, format!("the server cannot be reached: {error}"))
-        .with_source(error)
-        .with_remedy(Remedy::Reconnect)
-}
-
-/// The error of a socket that failed in use.
-fn lost(error: io::Error) -> Error {
-    // What TLS objects to, such as a certificate, it will object to the next time too.
-    let refused = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-    let message = match error.kind() {
-        _ if refused => format!("TLS failed: {error}"),
-        io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
-        _ => format!("the connection was lost: {error}"),
-    };
-    let remedy = if refused { Remedy::No } else { Remedy::Reconnect };
-    Error::new(ErrorKind::Connection, message).with_source(error).with_remedy(remedy)
-}
-
-fn silent(what: &str, patience: Duration) -> Error {
-    Error::new(ErrorKind::Timeout, format!("the server did not {what} within {patience:?}"))
-}
 /// Whether a command was refused because the user may not run it, or the server does not have it.
 fn is_not_for_us(error: &Error) -> bool {
     error.server_code().is_some_and(|code| code.is_no_permission() || code.is_unknown_command())

@@ -1,6 +1,8 @@
 //! Connections to a server: opened, pooled, and replaced when they break.
 
+mod address;
 mod clients;
+mod cluster;
 mod connection;
 mod credentials;
 mod exclusive;
@@ -14,9 +16,12 @@ mod pool;
 mod questions;
 mod retry;
 mod runtime;
+mod scatter;
 mod secret;
 mod sentinel;
 mod session;
+mod sink;
+mod socket;
 mod tls;
 mod users;
 
@@ -24,11 +29,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use address::Address;
 pub use clients::shared_client;
-pub(crate) use connection::{Connection, Sink};
+pub use cluster::ReadFrom;
+use cluster::{Cluster, ClusterOptions, Route};
+pub(crate) use cluster::{slot_of, tagged};
+pub(crate) use connection::Connection;
 pub use credentials::{Credentials, CredentialsFuture, CredentialsProvider};
 pub(crate) use exclusive::Exclusive;
-pub(crate) use options::Address;
 pub use options::{ConnectionOptions, TlsOptions};
 #[cfg(feature = "python")]
 pub(crate) use own_runtime::{LentRuntime, OwnRuntime};
@@ -41,9 +49,11 @@ pub(crate) use retry::Retry;
 pub use runtime::block_on;
 #[cfg(feature = "python")]
 pub(crate) use runtime::{panicked, spawn};
+pub(crate) use scatter::About;
 pub(crate) use secret::Secret;
 use sentinel::{Found, Search, Sentinels};
 pub(crate) use session::Session;
+pub(crate) use sink::Sink;
 use tls::TlsFiles;
 #[cfg(feature = "python")]
 pub(crate) use users::User;
@@ -68,12 +78,25 @@ struct Inner {
     pool: PerProcess<Pool>,
     /// The server is known not to have MAXSIZE: it is older than Redis 8.10.
     lacks_max_size: AtomicBool,
+    /// The server is known to be a node of a cluster.
+    is_cluster: AtomicBool,
+    /// It has said that it is not.
+    is_alone: AtomicBool,
+    /// What is known of the cluster, if it is one.
+    cluster: PerProcess<Cluster>,
 }
 
 impl Inner {
     fn new(options: ConnectionOptions, tls: Option<Arc<TlsFiles>>) -> Arc<Self> {
-        let lacks_max_size = AtomicBool::new(false);
-        Arc::new(Inner { options, tls, pool: PerProcess::new(), lacks_max_size })
+        Arc::new(Inner {
+            is_cluster: AtomicBool::new(options.cluster.seeds.is_some()),
+            options,
+            tls,
+            pool: PerProcess::new(),
+            lacks_max_size: AtomicBool::new(false),
+            is_alone: AtomicBool::new(false),
+            cluster: PerProcess::new(),
+        })
     }
 }
 
@@ -130,9 +153,72 @@ impl Client {
         &self.inner.options
     }
 
-    /// A sequence of requests that survives the loss of its connection.
+    /// A sequence of requests that survives the loss of its connection, for questions that are about
+    /// no key.
     pub(crate) fn session(&self) -> Session {
-        Session::new(self.clone())
+        Session::new(self.clone(), Route::Any)
+    }
+
+    /// A sequence of requests about this key, or others of its slot: in a cluster to the master that
+    /// serves it, wherever that moves.
+    pub(crate) fn session_for(&self, key: &[u8]) -> Session {
+        Session::new(self.clone(), Route::Slot(slot_of(key)))
+    }
+
+    /// The same for reads that change nothing, which may come from a replica where the options say so.
+    pub(crate) fn reading_session(&self, key: &[u8]) -> Session {
+        let slot = slot_of(key);
+        let route = match self.options().cluster.read_from {
+            ReadFrom::Master => Route::Slot(slot),
+            ReadFrom::Replica => Route::Replica(slot),
+        };
+        Session::new(self.clone(), route)
+    }
+
+    /// Whether the server is known to be a node of a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.inner.is_cluster.load(Ordering::Relaxed)
+    }
+
+    /// Asks whether the server is a node of a cluster (INFO, Redis 1.0), once. As long as a command
+    /// with a key comes first, nobody has to: the answer tells where the key is served.
+    pub(crate) async fn looks_like_a_cluster(&self) -> Result<bool> {
+        if self.is_cluster() {
+            return Ok(true);
+        }
+        if self.inner.is_alone.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let mut questions = Questions::default();
+        questions.add(&crate::resp::command(&[b"INFO", b"cluster"]));
+        let answer = questions.ask(&mut self.session()).await?.pop();
+        let answer = answer.and_then(Result::ok);
+        let text = answer.as_ref().and_then(crate::resp::text).unwrap_or_default();
+        match text.windows(17).any(|part| part == b"cluster_enabled:1") {
+            true => self.is_a_cluster(),
+            // A user who may not ask is told by the commands themselves.
+            false => self.inner.is_alone.store(true, Ordering::Relaxed),
+        }
+        Ok(self.is_cluster())
+    }
+
+    /// A node of a cluster has answered.
+    fn is_a_cluster(&self) {
+        self.inner.is_cluster.store(true, Ordering::Relaxed);
+    }
+
+    /// What is known of the cluster.
+    fn cluster(&self) -> &Cluster {
+        match self.inner.cluster.get(|| Ok::<_, std::convert::Infallible>(Cluster::default())) {
+            Ok(cluster) => cluster,
+        }
+    }
+
+    /// A client of one node of the cluster.
+    fn of_node(&self, address: Address, replica: bool) -> Self {
+        let cluster = ClusterOptions::of_node(replica);
+        let options = ConnectionOptions { address, cluster, ..self.options().clone() };
+        Client { inner: Inner::new(options, self.inner.tls.clone()), patience: None }
     }
 
     /// A connection from the pool, or a new one within `limit`.
@@ -193,13 +279,18 @@ impl Client {
     }
 
     /// Keeps a connection for others.
-    fn keep(&self, connection: Connection) {
-        self.pool().put(connection);
+    fn keep(&self, mut connection: Connection) {
+        if connection.stop_asking() {
+            self.pool().put(connection);
+        }
     }
 
     /// Closes connections that have been idle since then.
     fn close_idle(&self, then: Instant) {
         self.pool().expire(then);
+        if self.is_cluster() {
+            self.cluster().close_idle(then);
+        }
     }
 
     /// Whether others have it as well.
@@ -216,7 +307,13 @@ impl Client {
     pub(crate) fn without_password(&self, error: Error) -> Error {
         let error = self.pool().password().iter().fold(error, Error::without);
         let of_sentinels = self.options().sentinels().and_then(Sentinels::password);
-        of_sentinels.into_iter().fold(error, Error::without)
+        let error = of_sentinels.into_iter().fold(error, Error::without);
+        if !self.is_cluster() {
+            return error;
+        }
+        let nodes = self.cluster().clients();
+        let passwords = nodes.iter().filter_map(|node| node.pool().password());
+        passwords.fold(error, |error, password| error.without(&password))
     }
 
     fn pool(&self) -> &Pool {

@@ -9,6 +9,8 @@ use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion};
 use tokio::time::timeout;
 use url::form_urlencoded;
 
+use super::address::Address;
+use super::cluster::{ClusterOptions, split_seeds};
 use super::credentials::{Credentials, CredentialsProvider, Provider};
 use super::secret::Secret;
 use super::sentinel::Sentinels;
@@ -40,17 +42,7 @@ pub struct ConnectionOptions {
     pub(crate) max_retries: Option<u32>,
     pub(crate) retry_base_delay: Duration,
     pub(crate) retry_max_delay: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Address {
-    Tcp {
-        host: String,
-        port: u16,
-    },
-    Unix(PathBuf),
-    /// The master's, which the sentinels are asked for.
-    Sentinel(Sentinels),
+    pub(super) cluster: ClusterOptions,
 }
 
 /// Files in PEM format. Without `ca` the system's roots are trusted.
@@ -64,8 +56,8 @@ pub struct TlsOptions {
     pub key: Option<PathBuf>,
 }
 
-const SCHEMES: &str =
-    "redis://, rediss:// (TLS), unix://, redis+unix://, redis+sentinel:// or rediss+sentinel://";
+const SCHEMES: &str = "redis://, rediss:// (TLS), unix://, redis+unix://, and redis+sentinel://, redis+cluster:// or the \
+     same with rediss+";
 
 const ENCODE: &str = "characters such as / ? # @ in a password are percent-encoded";
 
@@ -77,7 +69,9 @@ impl ConnectionOptions {
     /// with `rediss://` for TLS, or `unix:///path[?db=..&user=..&pass=..&protocol=..]`. Where
     /// sentinels know the master, `redis+sentinel://[user[:password]@]host[:port][,...]/master[/database]`
     /// with `sentinel_username`, `sentinel_password` and `protocol` as parameters, or the same with
-    /// `rediss+sentinel://`.
+    /// `rediss+sentinel://`. Nodes of a Redis Cluster are
+    /// `redis+cluster://[user[:password]@]host[:port][,...]`, or `rediss+cluster://`; any one node may be
+    /// named by a plain URL as well.
     ///
     /// # Errors
     ///
@@ -85,6 +79,14 @@ impl ConnectionOptions {
     /// quotes the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<Self> {
         if let Some(options) = Sentinels::parse(url)? {
+            return Ok(options);
+        }
+        if let Some((first, seeds)) = split_seeds(url)? {
+            let mut options = Self::parse(&first)?;
+            if options.database != 0 {
+                return Err(Error::invalid("a cluster has database 0 only"));
+            }
+            options.cluster.seeds = Some(seeds);
             return Ok(options);
         }
         let mut parsed = redis::parse_redis_url(url).ok_or_else(|| {
@@ -154,6 +156,7 @@ impl ConnectionOptions {
             max_retries: None,
             retry_base_delay: Duration::from_millis(100),
             retry_max_delay: Duration::from_secs(30),
+            cluster: ClusterOptions::default(),
         })
     }
 
@@ -290,17 +293,6 @@ fn is_known(scheme: &str) -> bool {
     )
 }
 
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "{}", path.display()),
-            Address::Sentinel(sentinels) => write!(f, "{sentinels}"),
-        }
-    }
-}
-
 /// The URL, its password struck out.
 impl fmt::Display for ConnectionOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -309,7 +301,11 @@ impl fmt::Display for ConnectionOptions {
         match &self.address {
             Address::Tcp { .. } | Address::Sentinel(_) => {
                 f.write_str(if self.tls.is_some() { "rediss" } else { "redis" })?;
-                f.write_str(if self.sentinels().is_some() { "+sentinel://" } else { "://" })?;
+                f.write_str(match (self.sentinels(), &self.cluster.seeds) {
+                    (Some(_), _) => "+sentinel://",
+                    (None, Some(_)) => "+cluster://",
+                    (None, None) => "://",
+                })?;
                 match (username, password) {
                     (Some(user), Some(password)) => write!(f, "{user}:{password}")?,
                     (None, Some(password)) => write!(f, ":{password}")?,
@@ -321,6 +317,9 @@ impl fmt::Display for ConnectionOptions {
                     f.write_str("@")?;
                 }
                 write!(f, "{}", self.address)?;
+                for seed in self.cluster.seeds.iter().flatten() {
+                    write!(f, ",{seed}")?;
+                }
                 if self.database != 0 {
                     write!(f, "/{}", self.database)?;
                 }
@@ -380,6 +379,8 @@ mod tests {
             ("redis://:p%40ss@h", "redis://:***@h:6379"),
             ("rediss://u:p@h:1", "rediss://u:***@h:1"),
             ("redis://[::2]:7", "redis://[::2]:7"),
+            ("redis+cluster://u:p@a,b:2,[::2]", "redis+cluster://u:***@a:6379,b:2,[::2]:6379"),
+            ("rediss+cluster://a:1/0", "rediss+cluster://a:1"),
             ("unix:///tmp/r.sock?db=2&user=u&pass=p", "unix:///tmp/r.sock?db=2&user=u&pass=***"),
             ("redis+unix:///tmp/r.sock?protocol=resp3", "unix:///tmp/r.sock?protocol=resp3"),
         ] {
@@ -408,6 +409,9 @@ mod tests {
             "redis://:hunter2@h?protocol=9",
             "rediss://:hunter2@h/#insecure",
             "redis://:hunter2@0.0.0.0",
+            "redis+cluster://:hunter2@a:1,b:x",
+            "redis+cluster://:hunter2@a:1,b:2/3",
+            "unix+cluster://:hunter2@a:1",
             "unix://user:hunter2@/r.sock",
         ] {
             let error = ConnectionOptions::parse(url).unwrap_err();
@@ -441,7 +445,7 @@ mod tests {
         /// Whatever of the URL is wrong, and wherever the password is cut by what it contains.
         #[test]
         fn no_text_shows_a_part_of_the_password(
-            scheme in "(redis|rediss|valkey|http|redis\\+sentinel)",
+            scheme in "(redis|rediss|valkey|http|redis\\+sentinel|redis\\+cluster)",
             user in "(|user|us:er|u@r)",
             // Letters that no message has in a row.
             password in "[XQZVJ790/?#@:&%+ \\[\\]\\\\.,;<>\"'|^~-]{4,16}",

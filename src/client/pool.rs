@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use tokio::runtime::{Handle, Id};
 
+use super::address::Address;
 use super::connection::Connection;
 use super::credentials::Credentials;
-use super::options::Address;
 use super::secret::Secret;
 
 /// Connections that wait to be used again, the latest last.

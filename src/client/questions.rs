@@ -3,6 +3,7 @@
 use redis::Value;
 
 use super::Session;
+use super::scatter::is_redirect;
 use crate::error::{Error, Result};
 use crate::resp::{Outlines, Packed};
 
@@ -24,12 +25,24 @@ impl Questions {
     /// Asks all in one round trip, and again as often as it takes, until none of the answers is an
     /// error that time mends. Without answers where none are needed.
     pub(crate) async fn ask(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
+        self.ask_until_none(session, Error::retryable).await
+    }
+
+    /// The same, but that answers may be redirections to other nodes of a cluster.
+    pub(super) async fn ask_one_node(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
+        self.ask_until_none(session, |error| error.retryable() && !is_redirect(error)).await
+    }
+
+    async fn ask_until_none(
+        &self,
+        session: &mut Session,
+        is_transient: impl Fn(&Error) -> bool,
+    ) -> Result<Vec<Result<Value>>> {
         loop {
             let error = match self.attempt(session).await {
                 Ok(answers) => {
-                    let is_transient = |error: &Error| error.retryable();
                     let transient =
-                        answers.iter().position(|answer| answer.as_ref().is_err_and(is_transient));
+                        answers.iter().position(|answer| answer.as_ref().is_err_and(&is_transient));
                     let Some(transient) = transient else {
                         session.succeeded();
                         return Ok(answers);

@@ -1,24 +1,50 @@
 //! One call's requests, over as many connections as it takes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::Client;
-use super::connection::{Connection, Sink};
+use super::address::Address;
+use super::connection::Connection;
 use super::retry::{Planned, Retry};
-use crate::error::{Error, Result};
+use super::sink::Sink;
+use super::{Client, Route};
+use crate::error::{Error, ErrorKind, Remedy, Result, ServerCode};
 use crate::events::Event;
 use crate::resp::RawReply;
 
 /// One call's requests, over as many connections as it takes.
 pub(crate) struct Session {
     client: Client,
+    route: Route,
+    /// The node of the cluster that the connection leads to, or led to.
+    node: Option<Client>,
     connection: Option<Connection>,
+    /// The connection is one for this answer of a node only, which began then.
+    asks_since: Option<Instant>,
+    /// Where a node has said that the next connection is to lead, and whether ASKING comes first.
+    redirected: Option<(Address, bool)>,
+    /// How often that was, since something was achieved.
+    redirects: u32,
     retry: Retry,
 }
 
 impl Session {
-    pub(super) fn new(client: Client) -> Self {
-        Session { retry: retry_of(&client), client, connection: None }
+    /// Redirections that are followed at once. More of them one after the other are a dispute between
+    /// nodes, which takes time.
+    const REDIRECTS: u32 = 5;
+    /// How long a node that takes over a slot is asked without asking the slot's own node again.
+    const ASKING: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(client: Client, route: Route) -> Self {
+        Session {
+            retry: retry_of(&client),
+            client,
+            route,
+            node: None,
+            connection: None,
+            asks_since: None,
+            redirected: None,
+            redirects: 0,
+        }
     }
 
     /// The connection, opened where there is none.
@@ -27,10 +53,13 @@ impl Session {
     /// closes the connection that owes an answer.
     pub(crate) async fn take_connection(&mut self) -> Result<Connection> {
         self.learn_of_answers();
+        if self.asks_since.is_some_and(|since| since.elapsed() >= Self::ASKING) {
+            self.release();
+        }
         let held = self.connection.take().filter(|held| !held.is_superseded());
         let mut connection = match held {
             Some(connection) => connection,
-            None => self.client.connect(self.retry.time_to_connect()).await?,
+            None => self.connect().await?,
         };
         if let Some(patience) = &self.client.patience
             && !patience.was_answered()
@@ -49,6 +78,93 @@ impl Session {
     /// another server, or to one that has lost its latest data.
     pub(crate) fn is_connected(&self) -> bool {
         self.connection.as_ref().is_some_and(|held| !held.is_superseded())
+    }
+
+    async fn connect(&mut self) -> Result<Connection> {
+        let limit = self.retry.time_to_connect();
+        match self.client.is_cluster() {
+            false => self.client.connect(limit).await,
+            // In a box, because it is large.
+            true => Box::pin(self.connect_to_node(limit)).await,
+        }
+    }
+
+    async fn connect_to_node(&mut self, limit: Duration) -> Result<Connection> {
+        let (begun, cluster) = (Instant::now(), self.client.cluster());
+        let (node, asks) = match self.redirected.take() {
+            Some((address, asks)) => (cluster.at(&self.client, &address), asks),
+            None => (cluster.route(&self.client, self.route, limit).await?, false),
+        };
+        let node = self.node.insert(node);
+        let mut connection = node.connect(limit.saturating_sub(begun.elapsed())).await?;
+        self.asks_since = asks.then(Instant::now);
+        if asks {
+            connection.ask();
+        }
+        Ok(connection)
+    }
+
+    /// Returns once it is known which node of the cluster serves what.
+    pub(super) async fn learn_map(&mut self) -> Result<()> {
+        loop {
+            let limit = self.retry.time_to_connect();
+            match self.client.cluster().refresh(&self.client, limit).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.recover(error).await?,
+            }
+        }
+    }
+
+    /// Takes note of a redirection that is about something else than what is asked for next.
+    pub(crate) fn learn(&mut self, error: &Error) {
+        self.follow(error);
+        self.redirected = None;
+    }
+
+    /// Leaves the connection to others.
+    fn release(&mut self) {
+        self.asks_since = None;
+        if let Some(connection) = self.connection.take() {
+            self.node.as_ref().unwrap_or(&self.client).keep(connection);
+        }
+    }
+
+    /// Follows a node that says that another serves the key; says whether that is to be done at once.
+    fn follow(&mut self, error: &Error) -> bool {
+        let Some(redirect) = error.redirect().filter(|_| error.remedy() == Remedy::Rediscover)
+        else {
+            return false;
+        };
+        self.client.is_a_cluster();
+        self.release();
+        let asked = &self.node.as_ref().unwrap_or(&self.client).options().address;
+        let address = self.client.cluster().redirected(&self.client, redirect, asked);
+        self.redirected = address.map(|address| (address, redirect.asks));
+        // It was about another key than the one before, or of none that anybody knew.
+        self.route = match self.route {
+            Route::Replica(slot) if slot == redirect.slot => self.route,
+            _ => Route::Slot(redirect.slot),
+        };
+        self.redirects += 1;
+        self.redirects <= Self::REDIRECTS
+    }
+
+    /// Has the nodes of a cluster asked who serves the key, after an error that may be due to a change.
+    fn doubt(&self, error: &Error) {
+        if !self.client.is_cluster() || error.remedy() == Remedy::Rediscover {
+            return;
+        }
+        match (error.server_code(), error.kind()) {
+            (None, ErrorKind::Connection | ErrorKind::Timeout) => {
+                self.client.cluster().failed(self.node.as_ref());
+            }
+            (Some(code), _)
+                if code == ServerCode::ClusterDown || error.remedy().needs_connection() =>
+            {
+                self.client.cluster().failed(None);
+            }
+            _ => {}
+        }
     }
 
     /// Another session of the same reader may have been answered since this one was made.
@@ -78,6 +194,7 @@ impl Session {
 
     /// Something was achieved: retries start over.
     pub(crate) fn succeeded(&mut self) {
+        self.redirects = 0;
         self.retry.succeeded();
         if let Some(patience) = &self.client.patience {
             patience.succeeded();
@@ -86,7 +203,13 @@ impl Session {
 
     /// Waits before the next attempt, or gives the error back. The connection stays, unless the
     /// error says that it is of no more use; then those in the pool are not used again either.
+    ///
+    /// A node of a cluster that names another is followed at once.
     pub(crate) async fn recover(&mut self, error: Error) -> Result<()> {
+        if self.follow(&error) {
+            return Ok(());
+        }
+        self.doubt(&error);
         if error.remedy().needs_connection()
             && let Some(connection) = self.connection.take()
         {
@@ -102,6 +225,10 @@ impl Session {
         // The server may have hung up meanwhile.
         if self.connection.as_mut().is_some_and(|connection| !connection.is_reusable()) {
             self.connection = None;
+        }
+        if self.client.is_cluster() {
+            // Another node may serve the key by now.
+            self.release();
         }
         Ok(())
     }
@@ -195,8 +322,6 @@ fn retry_of(client: &Client) -> Retry {
 impl Drop for Session {
     /// A connection that nothing is owed to goes back to the pool; any other is closed.
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.client.keep(connection);
-        }
+        self.release();
     }
 }

@@ -2,6 +2,7 @@
 //! a second attempt promising. Nothing else in the crate looks at an error's text.
 
 use super::ErrorKind::{self, Authentication, NoGroup, Response, WrongType};
+use super::redirect::Named;
 
 /// What has to happen before the same request may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,22 +15,22 @@ pub enum Remedy {
     /// Time and another connection, because this one is of no use any more or leads to a server
     /// that does not serve the request any more.
     Reconnect,
-    /// Another server serves the key. A client that knows one server cannot do that.
+    /// Another node of the cluster serves the key, which the answer names.
     Rediscover,
     /// The server has to be sent the script itself, not its digest.
     ReloadScript,
 }
 
 impl Remedy {
-    /// Whether time is what is missing, so that a retry after a pause is promising.
+    /// Whether time is what is missing, or another node, so that a retry is promising.
     pub(crate) fn is_time(self) -> bool {
-        matches!(self, Remedy::Wait | Remedy::Reconnect)
+        matches!(self, Remedy::Wait | Remedy::Reconnect | Remedy::Rediscover)
     }
 
     /// Whether the connection that the error came on, and those that were opened with it, are of
     /// no more use.
     pub(crate) fn needs_connection(self) -> bool {
-        matches!(self, Remedy::Reconnect | Remedy::Rediscover)
+        matches!(self, Remedy::Reconnect)
     }
 }
 
@@ -90,6 +91,8 @@ server_codes! {
     TryAgain: "TRYAGAIN" => Response, Wait;
     /// The cluster does not serve the slot at present.
     ClusterDown: "CLUSTERDOWN" => Response, Wait;
+    /// The server is no node of a cluster.
+    ClusterDisabled: "ERR" "cluster support disabled" => Response, No;
     /// The server reads its data from disk.
     Loading: "LOADING" => Response, Wait;
     /// A replica was asked to write: a master before a failover.
@@ -166,6 +169,8 @@ pub(super) struct ServerError<'a> {
     pub(super) word: &'a str,
     pub(super) kind: ErrorKind,
     pub(super) remedy: Remedy,
+    /// Where it says that another node of the cluster serves the key.
+    pub(super) redirect: Option<Named<'a>>,
 }
 
 impl<'a> ServerError<'a> {
@@ -176,12 +181,18 @@ impl<'a> ServerError<'a> {
             (row.word == word || row.word.is_empty())
                 && (row.text.is_empty() || line.contains(row.text))
         };
-        match TABLE.iter().find(applies) {
-            Some(row) => ServerError { code: row.code, word, kind: row.kind, remedy: row.remedy },
-            None => {
-                ServerError { code: ServerCode::Other, word, kind: Response, remedy: Remedy::No }
-            }
-        }
+        let (code, kind, remedy) = match TABLE.iter().find(applies) {
+            Some(row) => (row.code, row.kind, row.remedy),
+            None => (ServerCode::Other, Response, Remedy::No),
+        };
+        let redirect = match remedy {
+            Remedy::Rediscover => Named::parse(line),
+            _ => None,
+        };
+        // One that names no node leads nowhere.
+        let is_lost = remedy == Remedy::Rediscover && redirect.is_none();
+        let remedy = if is_lost { Remedy::No } else { remedy };
+        ServerError { code, word, kind, remedy, redirect }
     }
 }
 
@@ -235,6 +246,12 @@ mod tests {
             Remedy::Wait,
         ),
         ("CLUSTERDOWN Hash slot not served", ServerCode::ClusterDown, Response, Remedy::Wait),
+        (
+            "ERR This instance has cluster support disabled",
+            ServerCode::ClusterDisabled,
+            Response,
+            Remedy::No,
+        ),
         (
             "LOADING Redis is loading the dataset in memory",
             ServerCode::Loading,
@@ -413,8 +430,9 @@ mod tests {
     fn each_line_has_its_code_kind_and_remedy() {
         for (line, code, kind, remedy) in LINES {
             let word = line.split(' ').next().unwrap_or_default();
-            let expected = ServerError { code: *code, word, kind: *kind, remedy: *remedy };
-            assert_eq!(ServerError::parse(line), expected, "{line}");
+            let found = ServerError::parse(line);
+            let expected = (*code, word, *kind, *remedy);
+            assert_eq!((found.code, found.word, found.kind, found.remedy), expected, "{line}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! and the context in which it happened. It knows nothing of Python.
 
 mod codes;
+mod redirect;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,6 +12,7 @@ use crate::client::Secret;
 pub use codes::Remedy;
 pub(crate) use codes::ServerCode;
 use codes::ServerError;
+pub(crate) use redirect::Redirect;
 
 /// What went wrong, as far as a caller can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +100,7 @@ struct Inner {
     code: Option<String>,
     server: Option<ServerCode>,
     remedy: Remedy,
+    redirect: Option<Redirect>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -116,6 +119,7 @@ impl Error {
                 code: None,
                 server: None,
                 remedy: Remedy::No,
+                redirect: None,
                 source: None,
             }),
         }
@@ -228,6 +232,11 @@ impl Error {
         let mut error = Error::new(parsed.kind, format!("the server answered: {shown}"));
         error.inner.code = Some(parsed.word.to_owned());
         error.inner.server = Some(parsed.code);
+        error.inner.redirect = parsed.redirect.map(|redirect| Redirect {
+            slot: redirect.slot,
+            address: redirect.address.to_owned(),
+            asks: parsed.code == ServerCode::Ask,
+        });
         error.with_remedy(parsed.remedy)
     }
 
@@ -267,6 +276,11 @@ impl Error {
     /// Which of the server's errors it is, where the server answered with one.
     pub(crate) fn server_code(&self) -> Option<ServerCode> {
         self.inner.server
+    }
+
+    /// The node of a cluster that serves the key instead, where the server's answer names one.
+    pub(crate) fn redirect(&self) -> Option<&Redirect> {
+        self.inner.redirect.as_ref()
     }
 
     /// What has to happen before the same request may succeed.

@@ -17,7 +17,7 @@ use crate::resp;
 
 /// The value of a key.
 async fn get(client: Client, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
-    match client.session().value(&resp::get(&key)).await? {
+    match client.session_for(&key).value(&resp::get(&key)).await? {
         Value::BulkString(value) => Ok(Some(value)),
         Value::Nil => Ok(None),
         other => Err(Error::protocol(format_args!("{other:?} came for GET"))),
@@ -25,7 +25,7 @@ async fn get(client: Client, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
 }
 
 async fn set(client: Client, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
-    client.session().value(&resp::set(&key, &value)).await.map(drop)
+    client.session_for(&key).value(&resp::set(&key, &value)).await.map(drop)
 }
 
 fn bytes(py: Python<'_>, value: Option<Vec<u8>>) -> PyResult<Py<PyAny>> {

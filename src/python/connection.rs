@@ -1,5 +1,6 @@
 //! `RedisConnection`: how a server is reached.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
@@ -13,9 +14,11 @@ use pyo3::types::{PyBool, PyDict, PyString, PyType};
 use super::credentials::Function;
 use super::error::exception;
 use crate::client::{
-    Address, Client, ConnectionOptions, PerProcess, Secret, TlsOptions, shared_client,
+    Address, Client, ConnectionOptions, PerProcess, ReadFrom, Secret, TlsOptions, shared_client,
+    slot_of,
 };
 use crate::error::{Error, Result};
+use crate::read::check_slots;
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/RedisConnection.txt"))]
 #[pyclass(frozen, eq, hash, module = "redfloe")]
@@ -33,7 +36,8 @@ impl RedisConnection {
         url, *, max_retries=None, retry_base_delay=0.1, retry_max_delay=30.0, connect_timeout=5.0,
         response_timeout=30.0, tls_ca=None, tls_cert=None, tls_key=None, client_name=None,
         username=None,
-        password=None, credentials=None, sentinel_username=None, sentinel_password=None
+        password=None, credentials=None, sentinel_username=None, sentinel_password=None,
+        read_from="master", address_map=None
     ))]
     fn new(
         py: Python<'_>,
@@ -52,6 +56,8 @@ impl RedisConnection {
         credentials: Option<Bound<'_, PyAny>>,
         #[pyo3(from_py_with = sentinel_username_text)] sentinel_username: Option<String>,
         #[pyo3(from_py_with = sentinel_password_text)] sentinel_password: Option<String>,
+        read_from: &str,
+        address_map: Option<BTreeMap<String, String>>,
     ) -> PyResult<Self> {
         let max_retries = max_retries.map(|WholeNumber(number)| u32::try_from(number)).transpose();
         let max_retries = max_retries
@@ -79,7 +85,9 @@ impl RedisConnection {
                 Some(function) => options.with_credentials(function),
                 None => Ok(options),
             })
+            .and_then(|options| options.with_address_map(address_map.unwrap_or_default()))
             .map_err(|error| exception(py, &error))?
+            .with_read_from(read_from_of(read_from)?)
             .with_connect_timeout(connect)
             .with_response_timeout(response)
             .with_retries(max_retries, base, max);
@@ -132,6 +140,12 @@ impl RedisConnection {
             settings.set_item("tls_key", key)?;
         }
         settings.set_item("client_name", &options.client_name)?;
+        if options.read_from() == ReadFrom::Replica {
+            settings.set_item("read_from", "replica")?;
+        }
+        if !options.address_map().is_empty() {
+            settings.set_item("address_map", options.address_map())?;
+        }
         settings.set_item("username", &login.username)?;
         settings.set_item("password", login.password.as_ref().map(Secret::expose))?;
         settings.set_item("sentinel_username", &login.sentinel_username)?;
@@ -149,6 +163,36 @@ impl RedisConnection {
             Server::Malformed(_) | Server::NoUrl(_) => "RedisConnection(<refused>)".to_owned(),
         }
     }
+}
+
+fn read_from_of(text: &str) -> PyResult<ReadFrom> {
+    match text {
+        "master" => Ok(ReadFrom::Master),
+        "replica" => Ok(ReadFrom::Replica),
+        other => Err(PyValueError::new_err(format!(
+            "read_from must be \"master\" or \"replica\", not {other:?}"
+        ))),
+    }
+}
+
+/// Raises where the server is known to be a cluster, and the dead letters would be of another slot.
+#[pyfunction]
+pub(crate) fn check_dead_letter(
+    py: Python<'_>,
+    server: Server,
+    stream: &[u8],
+    dead_letter: &[u8],
+) -> PyResult<()> {
+    match server.client(py)?.is_cluster() {
+        true => check_slots(stream, dead_letter).map_err(|error| exception(py, &error)),
+        false => Ok(()),
+    }
+}
+
+/// The slot of a cluster that a key belongs to.
+#[pyfunction]
+pub(crate) fn key_slot(key: &[u8]) -> u16 {
+    slot_of(key)
 }
 
 fn url_text(value: &Bound<'_, PyAny>) -> PyResult<String> {

@@ -53,6 +53,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
     module.add_function(wrap_pyfunction!(connection::check_connection, module)?)?;
     module.add_function(wrap_pyfunction!(connection::server_address, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::check_dead_letter, module)?)?;
+    module.add_function(wrap_pyfunction!(connection::key_slot, module)?)?;
     module.add_function(wrap_pyfunction!(read::read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::start_read_stream, module)?)?;
     module.add_function(wrap_pyfunction!(read::infer_schema, module)?)?;

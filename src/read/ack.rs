@@ -27,7 +27,7 @@ pub async fn ack_entries(
     group: &[u8],
     ids: &[EntryId],
 ) -> Result<u64> {
-    let acknowledged = acknowledge(&mut client.session(), stream, group, ids).await;
+    let acknowledged = acknowledge(&mut client.session_for(stream), stream, group, ids).await;
     let acknowledged = acknowledged.map_err(|error| {
         error.with_context("stream", String::from_utf8_lossy(stream).into_owned())
     })?;

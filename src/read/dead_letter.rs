@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::member::Member;
-use crate::client::{Exclusive, Session};
+use crate::client::{Exclusive, Session, slot_of, tagged};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
 use crate::resp::{self, Membership, RawReply};
@@ -120,6 +120,24 @@ if type(acknowledged) == 'table' then
 end
 return acknowledged
 ";
+
+/// Refuses a dead-letter stream that one step cannot reach together with the stream, in a cluster.
+///
+/// # Errors
+///
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), which says what name serves.
+pub(crate) fn check_slots(stream: &[u8], dead_letter: &[u8]) -> Result<()> {
+    if slot_of(stream) == slot_of(dead_letter) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "in a cluster a dead-letter stream shares the slot of its stream, and {} does not share that of \
+         {}; name it {}, for example",
+        shorten(dead_letter),
+        shorten(stream),
+        shorten(&tagged(stream, b"dead")),
+    )))
+}
 
 /// An entry that is to be moved, and why.
 pub(super) struct Letter {

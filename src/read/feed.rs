@@ -103,13 +103,14 @@ impl Feed {
 
     pub(super) fn new(
         client: &Client,
+        session: Session,
         schema: impl Into<Arc<StreamSchema>>,
         shape: ReplyShape,
         bounds: BatchBounds,
     ) -> Result<Self> {
         Ok(Feed {
             client: client.clone(),
-            session: client.session(),
+            session,
             decoder: make_decoder(schema, shape, bounds)?,
             shape,
             bounds,

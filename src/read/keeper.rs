@@ -173,7 +173,7 @@ impl Member {
                 Keep::Expired(in_hand) => self.tell("lease_expired", in_hand),
                 Keep::Now { lease, ids } => {
                     let at = Instant::now();
-                    match self.set_back(&mut self.client.session(), &ids).await {
+                    match self.set_back(&mut self.client.session_for(&self.stream), &ids).await {
                         Ok(lost) => book.leases().kept(lease, &lost, at),
                         // Nothing is pending in a group that is gone.
                         Err(error) if error.kind() == ErrorKind::NoGroup => {

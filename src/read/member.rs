@@ -67,7 +67,7 @@ impl Member {
     ///
     /// Every kind that connecting or the server can raise.
     pub async fn acknowledge(&self, ids: &[EntryId]) -> Result<u64> {
-        let session = &mut self.client.session();
+        let session = &mut self.client.session_for(&self.stream);
         let acknowledged = ack::acknowledge(session, &self.stream, &self.group, ids).await;
         let acknowledged = acknowledged.map_err(|error| self.about(error))?;
         // Not once more with their batch.
@@ -103,7 +103,7 @@ impl Member {
         let ids: Vec<EntryId> = pauses.iter().map(|(id, _)| *id).collect();
         self.leave_pending(&ids);
         let _pausing = self.watched.keeper().pause().await;
-        let session = &mut self.client.session();
+        let session = &mut self.client.session_for(&self.stream);
         let (mut number, mut rest) = (0, pauses.as_slice());
         let mut portion = Portion::new();
         while let Some((_, first)) = rest.first() {
@@ -163,7 +163,7 @@ impl Member {
     ///
     /// As [`acknowledge`](Member::acknowledge).
     pub async fn keep(&self, ids: &[EntryId]) -> Result<u64> {
-        let session = &mut self.client.session();
+        let session = &mut self.client.session_for(&self.stream);
         let mut number = 0;
         for ids in ids.chunks(Portion::MOST) {
             let lost = self.set_back(session, ids).await?;
@@ -217,7 +217,7 @@ impl Member {
         // Those that cannot be moved are not to be acknowledged with their batch.
         self.leave_pending(ids);
         let letters: Vec<Letter> = ids.iter().map(|id| Letter::told(*id, reason)).collect();
-        let session = &mut self.client.session();
+        let session = &mut self.client.session_for(&self.stream);
         let (settled, moved) = self.move_to_dead_letter(session, &letters, true).await;
         self.watched.report(Report::Failed(settled));
         moved.map_err(|error| self.about(error))
@@ -229,7 +229,7 @@ impl Member {
     ///
     /// As [`acknowledge`](Member::acknowledge).
     pub async fn remove(&self) -> Result<bool> {
-        let session = &mut self.client.session();
+        let session = &mut self.client.session_for(&self.stream);
         match delete_if_idle(session, self.membership()).await {
             Err(error) if error.kind() == ErrorKind::NoGroup => Ok(true),
             pending => Ok(pending? == 0),
@@ -243,7 +243,7 @@ impl Member {
     ///
     /// As [`acknowledge`](Member::acknowledge).
     pub async fn remove_others(&self, idle: Duration) -> Result<u64> {
-        let session = &mut self.client.session();
+        let session = &mut self.client.session_for(&self.stream);
         match delete_others_idle_for(session, self.membership(), idle).await {
             // It is yet to be created.
             Err(error) if error.kind() == ErrorKind::NoGroup => Ok(0),

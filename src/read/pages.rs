@@ -85,7 +85,9 @@ pub(super) async fn newest_range(
     range: (EntryId, EntryId),
     count: u64,
 ) -> Result<Option<(EntryId, EntryId)>> {
-    let mut feed = Feed::new(client, no_columns(), ReplyShape::Entries, BatchBounds::NONE)?;
+    let session = client.reading_session(stream);
+    let (shape, bounds) = (ReplyShape::Entries, BatchBounds::NONE);
+    let mut feed = Feed::new(client, session, no_columns(), shape, bounds)?;
     take(&mut feed, stream, From::Newest, range, count).await?;
     let batch = feed.flush_all()?;
     Ok(batch.ids().last().copied().zip(batch.ids().first().copied()))

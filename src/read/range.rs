@@ -56,7 +56,7 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
 ///
 /// As [`read`].
 pub async fn pin(client: &Client, request: &ReadRequest) -> Result<Option<(EntryId, EntryId)>> {
-    let mut session = client.session();
+    let mut session = client.reading_session(&request.stream);
     let pinning = async {
         let first = first_id(&mut session, &request.stream, request.start).await?;
         if let (Some(first), Some(count)) = (first, request.last) {
@@ -100,7 +100,7 @@ pub(crate) async fn check_streams(client: &Client, streams: &[Vec<u8>]) -> Resul
 ///
 /// As [`check_streams`].
 pub(super) async fn check_stream(client: &Client, stream: &[u8]) -> Result<()> {
-    check_exists(&mut client.session(), stream)
+    check_exists(&mut client.session_for(stream), stream)
         .await
         .map_err(|error| error.with_context("stream", String::from_utf8_lossy(stream).into_owned()))
 }
@@ -122,7 +122,8 @@ pub(super) struct RangeReader {
 impl RangeReader {
     pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
         let schema = request.schema.clone();
-        let feed = Feed::new(client, schema, ReplyShape::Entries, request.bounds)?;
+        let session = client.reading_session(&request.stream);
+        let feed = Feed::new(client, session, schema, ReplyShape::Entries, request.bounds)?;
         let feed = feed.watch_fields(request.who());
         let client = client.clone();
         Ok(RangeReader { client, feed, request, range: None, is_open: false, exhausted: false })

@@ -115,7 +115,7 @@ pub async fn replay_dead_letters(
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
-    let mut replay = Replay { session: client.session(), dead_letter, replayed };
+    let mut replay = Replay { session: client.session_for(dead_letter), dead_letter, replayed };
     for ids in ids.chunks(ENTRIES) {
         replay.chunk(ids).await.map_err(|error| {
             error.with_context("stream", String::from_utf8_lossy(dead_letter).into_owned())

@@ -71,7 +71,9 @@ async fn take_sample(
     sample: u64,
     (first, last): (EntryId, EntryId),
 ) -> Result<Batch> {
-    let mut feed = Feed::new(client, schema.clone(), ReplyShape::Entries, BatchBounds::NONE)?;
+    let session = client.reading_session(&request.stream);
+    let (shape, bounds) = (ReplyShape::Entries, BatchBounds::NONE);
+    let mut feed = Feed::new(client, session, schema.clone(), shape, bounds)?;
     let (oldest, newest) = match request.count {
         // Which is of the oldest: the newest are not read.
         Some(count) => (count.min(sample), 0),

@@ -40,9 +40,10 @@ impl TailReader {
             IdBound::Id(_) => ReplyShape::Entries,
             _ => ReplyShape::Streams,
         };
+        let session = client.session_for(&request.stream);
         Ok(TailReader {
             client: client.clone(),
-            feed: Feed::new(client, request.schema.clone(), shape, request.bounds)?
+            feed: Feed::new(client, session, request.schema.clone(), shape, request.bounds)?
                 .watch_fields(request.who()),
             ended: request.count == Some(0) || request.end == IdBound::Nothing,
             pace: Pace::new(&request),

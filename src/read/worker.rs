@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::dead_letter::Letter;
+use super::dead_letter::{Letter, check_slots};
 use super::group::GroupReader;
 use super::group_options::GroupOptions;
 use super::member::Member;
@@ -18,6 +18,9 @@ use crate::ledger::IdSet;
 pub(super) struct Worker {
     reader: GroupReader,
     session: Session,
+    /// The server, where it is to be asked whether it is a cluster: the dead-letter stream is of another
+    /// slot than the stream.
+    asks: Option<Client>,
     /// A batch that was read and not yet handed out.
     staged: Option<Staged>,
 }
@@ -36,8 +39,15 @@ impl Worker {
         options: GroupOptions,
         watched: Arc<Watched>,
     ) -> Result<Self> {
+        let dead_letter = options.dead_letter.as_ref().map(|dead| &*dead.stream);
+        let in_cluster = dead_letter.map_or(Ok(()), |dead| check_slots(&request.stream, dead));
+        let asks = match in_cluster {
+            Err(error) if client.is_cluster() => return Err(error),
+            in_cluster => in_cluster.is_err().then(|| client.clone()),
+        };
         Ok(Worker {
-            session: client.session(),
+            asks,
+            session: client.session_for(&request.stream),
             reader: GroupReader::new(client, request, options, watched)?,
             staged: None,
         })
@@ -53,6 +63,13 @@ impl Worker {
 
     /// The next batch, never empty; `None` at the end. The one before is done with.
     pub(super) async fn next(&mut self) -> Result<Option<(Batch, Handing)>> {
+        if let Some(client) = &self.asks {
+            if client.looks_like_a_cluster().await? {
+                let member = self.reader.member();
+                check_slots(&member.stream, member.dead_letter.as_deref().unwrap_or_default())?;
+            }
+            self.asks = None;
+        }
         if let Some(staged) = self.staged.take_if(|staged| staged.handing.is_old()) {
             self.reader.withdrawn(&staged.batch);
         }

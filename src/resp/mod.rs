@@ -21,7 +21,6 @@ pub(crate) use encode::{get, set};
 pub(crate) use info::{Info, id, number, text};
 pub(crate) use outline::{Outline, Outlines};
 pub(crate) use parse::{Event, Parser};
-pub(crate) use replies::RawReply;
-use replies::{ReplyEvent, ReplyEvents};
+pub(crate) use replies::{RawReply, ReplyEvent, ReplyEvents};
 pub(crate) use skip::{Nesting, doubled};
 pub(crate) use small::{SmallEvent, SmallReplies};

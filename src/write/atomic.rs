@@ -106,8 +106,8 @@ impl<'r> Transaction<'r> {
         let commands = std::mem::take(&mut chunk.bytes);
         let packed = [&commands[..], &resp::command(&[b"EXEC"])].concat();
         Transaction {
-            session: client.session(),
-            questions: client.session(),
+            session: client.session_for(rows.keys.get(0)),
+            questions: client.session_for(rows.keys.get(0)),
             rows,
             request,
             idmp_window,

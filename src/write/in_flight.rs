@@ -1,6 +1,6 @@
 //! Rows in flight: sent, or about to be, and not settled yet.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -73,6 +73,12 @@ impl InFlight {
             control,
             replies: SmallReplies::default(),
         }
+    }
+
+    /// Its rows are a part of those that are written.
+    pub(super) fn of_part(mut self) -> Self {
+        self.ids = Ids::of_part();
+        self
     }
 
     pub(super) fn push(&mut self, mut chunk: Chunk) {
@@ -315,6 +321,23 @@ impl InFlight {
     pub(super) fn first_missing(&self) -> Option<usize> {
         let is_missing = |row: &&Row| matches!(row.state, RowState::Unanswered | RowState::Refused);
         self.rows.iter().find(is_missing).map(|row| row.number)
+    }
+
+    /// The numbers of the rows here that are not in; `None` where one of them was overtaken by a row
+    /// for the same stream.
+    pub(super) fn missing(&self) -> Option<Vec<usize>> {
+        let (mut missing, mut keys) = (Vec::new(), HashSet::new());
+        for row in &self.rows {
+            match row.state {
+                RowState::Unanswered | RowState::Refused => {
+                    missing.push(row.number);
+                    keys.insert(row.key);
+                }
+                RowState::Added(_) | RowState::NotAdded if keys.contains(&row.key) => return None,
+                RowState::Added(_) | RowState::NotAdded => {}
+            }
+        }
+        Some(missing)
     }
 
     /// The numbers of these rows among all of the write's.

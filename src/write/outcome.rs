@@ -190,15 +190,33 @@ pub(super) struct Ids {
     builder: StringViewBuilder,
     len: usize,
     rows: usize,
+    /// Those of a part of the rows, which are put together with others.
+    part: Option<Vec<(usize, EntryId)>>,
 }
 
 impl Ids {
     pub(super) fn with_capacity(rows: usize) -> Self {
-        Ids { builder: StringViewBuilder::with_capacity(rows), len: 0, rows: 0 }
+        let builder = StringViewBuilder::with_capacity(rows);
+        Ids { builder, len: 0, rows: 0, part: None }
+    }
+
+    /// For a part of the rows.
+    pub(super) fn of_part() -> Self {
+        Ids { part: Some(Vec::new()), ..Ids::with_capacity(0) }
+    }
+
+    /// The rows of a part that are in, and their IDs.
+    pub(super) fn into_part(self) -> Vec<(usize, EntryId)> {
+        self.part.unwrap_or_default()
     }
 
     /// The ID of a row after all that were pushed; rows between them have none.
     pub(super) fn push(&mut self, row: usize, id: EntryId) {
+        if let Some(part) = &mut self.part {
+            part.push((row, id));
+            self.rows += 1;
+            return;
+        }
         self.fill(row);
         let mut buffer = [0; EntryId::MAX_LEN];
         match std::str::from_utf8(id.write(&mut buffer)) {

@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::control::{stopped, unanswered};
+use super::failed::{Failed, Fatal};
 use super::idmp_window::IdmpWindow;
 use super::in_flight::{InFlight, Refusal};
-use super::outcome::{WriteFailure, Written, answers_lost, counted_in};
+use super::outcome::{Ids, WriteFailure, Written};
 use super::reconcile::present;
 use super::request::WriteRequest;
 use super::rows::{RowState, Rows};
 use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result, ServerCode};
+use crate::error::{Error, ErrorKind, Remedy, Result, ServerCode};
 
 pub(super) struct Pipeline<'r> {
     session: Session,
@@ -26,6 +29,7 @@ pub(super) struct Pipeline<'r> {
     idmp_window: Option<IdmpWindow>,
     /// There are no more rows to come.
     exhausted: bool,
+    part: Option<PartOf>,
 }
 
 /// Why no more rows are sent on a connection.
@@ -34,17 +38,27 @@ enum End {
     Refused(Refusal),
     Lost(Error),
     Stopped,
+    /// Another part of the write has failed.
+    Halted,
 }
 
-/// Why the write ends.
-enum Fatal {
-    /// The rows from here on are not in, but for those that have an ID.
-    Refused(Refusal),
-    /// No connection could be had.
-    Broken(Error),
-    /// Nobody knows whether these rows are in, for a reason beside a lost answer.
-    Unknown(Error, Range<usize>),
-    Stopped,
+/// What becomes of a part of the rows.
+pub(super) enum PartEnd {
+    Done,
+    /// These rows, and those from `from` on, are not in: another node of the cluster serves some of
+    /// their streams, or another part has failed.
+    Rest {
+        again: Vec<usize>,
+        from: usize,
+        halted: bool,
+    },
+    Failed(Box<Failed>),
+}
+
+/// What a part has in common with the others.
+struct PartOf {
+    halted: Arc<AtomicBool>,
+    leaves: bool,
 }
 
 impl<'r> Pipeline<'r> {
@@ -52,14 +66,15 @@ impl<'r> Pipeline<'r> {
         let in_flight = InFlight::new(rows.total(), request.control.clone());
         let window = request.batch_rows;
         Pipeline {
-            session: client.session(),
-            questions: client.session(),
+            session: client.session_for(rows.first_key()),
+            questions: client.session_for(rows.first_key()),
             rows,
             in_flight,
             request,
             window,
             idmp_window: None,
             exhausted: false,
+            part: None,
         }
     }
 
@@ -72,16 +87,58 @@ impl<'r> Pipeline<'r> {
         self
     }
 
+    /// Its rows are a part of those that are written. It sends no more of them once `halted`; and where
+    /// `leaves` once another node of the cluster serves some, which are then left to others.
+    pub(super) fn into_part(mut self, halted: Arc<AtomicBool>, leaves: bool) -> Self {
+        self.in_flight = self.in_flight.of_part();
+        self.part = Some(PartOf { halted, leaves });
+        self
+    }
+
     pub(super) async fn run(mut self) -> Result<Written, WriteFailure> {
-        loop {
-            let Err(end) = self.attempt().await else {
-                let total = self.rows.total();
-                return Ok(self.in_flight.into_ids().finish(total));
-            };
-            if let Err(fatal) = self.resume(end).await {
-                return Err(self.fail(fatal));
+        let total = self.rows.total();
+        match self.send_all().await {
+            Ok(()) => Ok(self.in_flight.into_ids().finish(total)),
+            Err(fatal) => {
+                let request = self.request;
+                let failed = self.failed(fatal);
+                let (row, unknown, rows_in) = (failed.row, failed.unknown.clone(), failed.rows_in);
+                let (error, ids) = failed.explain(request, total, rows_in);
+                Err(WriteFailure { error, written: ids.finish(total), row, unknown })
             }
         }
+    }
+
+    /// Sends the rows of a part; says which of them are in, and what is to become of the others.
+    pub(super) async fn run_part(mut self) -> (Vec<(usize, EntryId)>, PartEnd) {
+        let fatal = match self.send_all().await {
+            Ok(()) => return (self.in_flight.into_ids().into_part(), PartEnd::Done),
+            Err(fatal) => fatal,
+        };
+        if let Fatal::Elsewhere(_) | Fatal::Halted = fatal
+            && let Some(again) = self.in_flight.missing()
+        {
+            let from = self.rows.next_number().unwrap_or(usize::MAX);
+            let end = PartEnd::Rest { again, from, halted: matches!(fatal, Fatal::Halted) };
+            return (self.in_flight.into_ids().into_part(), end);
+        }
+        if let Some(part) = &self.part {
+            part.halted.store(true, Ordering::Relaxed);
+        }
+        let mut failed = self.failed(fatal);
+        let ids = std::mem::replace(&mut failed.ids, Ids::with_capacity(0));
+        (ids.into_part(), PartEnd::Failed(Box::new(failed)))
+    }
+
+    async fn send_all(&mut self) -> Result<(), Fatal> {
+        while let Err(end) = self.attempt().await {
+            self.resume(end).await?;
+        }
+        Ok(())
+    }
+
+    fn is_halted(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| part.halted.load(Ordering::Relaxed))
     }
 
     /// Sends rows and takes their answers, on one connection.
@@ -92,7 +149,7 @@ impl<'r> Pipeline<'r> {
         let mut connection = connected.map_err(End::Lost)?;
         loop {
             let stopped = control.is_stopped();
-            let closing = stopped || self.in_flight.refused().is_some();
+            let closing = stopped || self.is_halted() || self.in_flight.refused().is_some();
             if !closing {
                 self.fill();
             }
@@ -106,6 +163,7 @@ impl<'r> Pipeline<'r> {
                 return match self.in_flight.take_refused() {
                     Some(refused) => Err(End::Refused(refused)),
                     None if self.is_everything_in() => Ok(()),
+                    None if !stopped => Err(End::Halted),
                     None => Err(End::Stopped),
                 };
             }
@@ -156,6 +214,11 @@ impl<'r> Pipeline<'r> {
     async fn resume(&mut self, end: End) -> Result<(), Fatal> {
         match end {
             End::Stopped => Err(Fatal::Stopped),
+            End::Halted => Err(Fatal::Halted),
+            End::Refused(refused) if self.leaves(&refused) => {
+                self.session.learn(&refused.error);
+                Err(Fatal::Elsewhere(refused.error))
+            }
             End::Refused(refused) if self.is_too_small(&refused) => {
                 self.reconcile_refused(refused).await
             }
@@ -174,6 +237,14 @@ impl<'r> Pipeline<'r> {
                 }
             }
         }
+    }
+
+    /// Whether the row is left to another node. What may have come through a connection that was lost
+    /// stays here, where that can be told.
+    fn leaves(&self, refused: &Refusal) -> bool {
+        self.part.as_ref().is_some_and(|part| part.leaves)
+            && refused.error.remedy() == Remedy::Rediscover
+            && self.in_flight.uncertain().is_empty()
     }
 
     /// After a pause the rows without an answer are sent again, but for those that are in already;
@@ -312,55 +383,25 @@ impl<'r> Pipeline<'r> {
         Ok(Found { next, missing })
     }
 
-    fn fail(self, fatal: Fatal) -> WriteFailure {
-        let total = self.rows.total();
-        let rows_in = self.in_flight.rows_in();
-        let before = self.request.before;
-        let (all_in, all) = (before.written + rows_in, before.rows + total);
-        let count = counted_in(all_in, all);
-        let is_in_part = rows_in > 0;
-        // Whatever ends the write, rows that were sent and have no answer may be in.
-        let mut uncertain = self.in_flight.uncertain();
-        let error = match fatal {
-            Fatal::Refused(refused) => {
-                let is_typed = matches!(
-                    refused.error.kind(),
-                    ErrorKind::WrongType | ErrorKind::Authentication
-                );
-                let row = before.rows + self.in_flight.number(refused.row).unwrap_or_default();
-                // A key that is no stream is explained later.
-                let is_first = refused.error.kind() == ErrorKind::WrongType || before.written == 0;
-                match is_typed && !is_in_part && is_first {
-                    true => refused.error,
-                    false => refused
-                        .error
-                        .reframed(ErrorKind::Write, &format!("row {row} was refused, {count}")),
-                }
+    fn failed(self, fatal: Fatal) -> Failed {
+        let mut unknown = self.in_flight.uncertain();
+        let mut refused = 0;
+        match &fatal {
+            Fatal::Refused(Refusal { row, .. }) => {
+                refused = self.in_flight.number(*row).unwrap_or_default();
             }
-            Fatal::Broken(error) if !is_in_part => error,
-            Fatal::Broken(error) => {
-                error.reframed(ErrorKind::Write, &format!("the write cannot go on, {count}"))
-            }
-            Fatal::Stopped => stopped().reframed(ErrorKind::Write, &count),
-            Fatal::Unknown(error, range) => {
-                uncertain = range.start..range.end.max(uncertain.end);
-                error
-            }
-        };
-        let unknown = self.in_flight.numbers(uncertain);
-        let error = match unknown.is_empty() {
-            true => error,
-            false => error.reframed(
-                ErrorKind::OutcomeUnknown,
-                &answers_lost(before.rows + unknown.start..before.rows + unknown.end),
-            ),
-        };
-        let row = self.in_flight.first_missing().or(self.rows.next_number());
-        let error = match self.request.stream_name() {
-            Some(stream) => error.with_context("stream", stream),
-            None => error,
-        };
-        WriteFailure { error, written: self.in_flight.into_ids().finish(total), row, unknown }
+            Fatal::Elsewhere(_) => refused = self.in_flight.first_missing().unwrap_or_default(),
+            Fatal::Unknown(_, range) => unknown = range.start..range.end.max(unknown.end),
+            _ => {}
+        }
+        Failed {
+            fatal,
+            refused,
+            unknown: self.in_flight.numbers(unknown),
+            row: self.in_flight.first_missing().or(self.rows.next_number()),
+            rows_in: self.in_flight.rows_in(),
+            ids: self.in_flight.into_ids(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::idmp_window::IdmpWindow;
 use super::request::{IdSource, WriteRequest};
 use super::row_id::RowId;
 use super::rows::Rows;
-use crate::client::{Questions, Session};
+use crate::client::{About, Client, Questions, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::resp::{self, Info, text};
@@ -34,6 +34,7 @@ pub(super) const ALWAYS_TAKEN: usize = 1024 * 1024;
 /// that it gets lost than a row. Of rows for several streams others are in where one key is of another
 /// type, so the types are asked for before; by a producer once for each stream.
 pub(super) async fn preflight(
+    client: &Client,
     session: &mut Session,
     rows: &Rows,
     request: &WriteRequest,
@@ -43,45 +44,45 @@ pub(super) async fn preflight(
     let has_partial_ids = has_ids && rows.has_partial_ids();
     let is_idmp = !has_ids && request.idmp_producer.is_some();
 
-    let mut questions = Questions::default();
     let is_new = |key: &&[u8]| !request.known_streams.contains(key);
-    let new: Vec<&[u8]> = rows.keys.iter().filter(is_new).collect();
-    for key in &new {
-        questions.add(&resp::type_of(key));
-    }
-    if has_ids || is_idmp {
-        for key in rows.keys.iter() {
-            questions.add(&resp::stream_info(key));
+    let keys: Vec<&[u8]> = rows.keys.iter().collect();
+    let new: Vec<bool> = keys.iter().map(is_new).collect();
+    let asks_info = has_ids || is_idmp;
+    let mut about: Vec<About<'_>> = keys
+        .iter()
+        .zip(&new)
+        .map(|(key, is_new)| {
+            let kind = is_new.then(|| resp::type_of(key));
+            let info = asks_info.then(|| resp::stream_info(key));
+            About { key, questions: kind.into_iter().chain(info).collect() }
+        })
+        .collect();
+    // What is about no stream goes with the first.
+    if let Some(first) = about.first_mut() {
+        if has_partial_ids {
+            first.questions.push(probe(rows, &[b"1-*", b"f", b"v", b"f"]));
+        }
+        if is_idmp {
+            first.questions.push(config(b"stream-idmp-*"));
+        }
+        if longest.is_some() {
+            first.questions.push(config(b"proto-max-bulk-len"));
         }
     }
-    if has_partial_ids {
-        questions.add(&probe(rows, &[b"1-*", b"f", b"v", b"f"]));
-    }
-    if is_idmp {
-        questions.add(&config(b"stream-idmp-*"));
-    }
-    if longest.is_some() {
-        questions.add(&config(b"proto-max-bulk-len"));
-    }
-
-    let is_alone = questions.count == new.len() && rows.keys.iter().len() == 1;
-    if questions.count == 0 {
-        questions.add(&resp::type_of(rows.keys.get(0)));
-        questions.only_if_silent = true;
-    } else {
-        questions.only_if_silent = is_alone && !request.atomic;
-    }
-    let mut answers = questions.ask(session).await?.into_iter();
-    let was_asked = answers.len() > 0;
-    let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
-    for key in new.into_iter().filter(|_| was_asked) {
-        check_type(key, next())?;
-        request.known_streams.add(key);
+    let (was_asked, answers) = ask(client, session, about, &new, request).await?;
+    let mut answers: Vec<_> = answers.into_iter().map(Vec::into_iter).collect();
+    let mut next =
+        |key: usize| answers.get_mut(key).and_then(Iterator::next).unwrap_or(Ok(Value::Nil));
+    for (index, key) in keys.iter().enumerate() {
+        if was_asked && new.get(index) == Some(&true) {
+            check_type(key, next(index))?;
+            request.known_streams.add(key);
+        }
     }
     let mut streams = Vec::new();
-    if has_ids || is_idmp {
-        for _ in rows.keys.iter() {
-            streams.push(if_known(next())?);
+    if asks_info {
+        for index in 0..keys.len() {
+            streams.push(if_known(next(index))?);
         }
     }
     let mut last_ids = Vec::new();
@@ -92,16 +93,51 @@ pub(super) async fn preflight(
             .collect();
         check_ids(rows, &last_ids)?;
     }
-    let adds_sequences = !has_partial_ids || knows_form(next())?;
-    let idmp_config = if is_idmp { if_known(next())? } else { None };
+    let adds_sequences = !has_partial_ids || knows_form(next(0))?;
+    let idmp_config = if is_idmp { if_known(next(0))? } else { None };
     if let Some(longest) = longest {
-        check_length(longest, if_known(next())?)?;
+        check_length(longest, if_known(next(0))?)?;
     }
     let idmp_window = match is_idmp {
         true => idmp_window(session, rows, &streams, idmp_config).await?,
         false => None,
     };
     Ok(Preflight { sequences: (!adds_sequences).then_some(last_ids), idmp_window })
+}
+
+/// Asks what there is to ask about each stream; and says whether anything was asked: of one stream's
+/// key nobody needs to know where the server was there a moment ago.
+async fn ask(
+    client: &Client,
+    session: &mut Session,
+    about: Vec<About<'_>>,
+    new: &[bool],
+    request: &WriteRequest,
+) -> Result<(bool, Vec<Vec<Result<Value>>>)> {
+    let count: usize = about.iter().map(|about| about.questions.len()).sum();
+    let [one] = about.as_slice() else {
+        if count > 0 {
+            return Ok((true, client.ask_about(&about).await?));
+        }
+        let first = about.first().map(|about| about.key).unwrap_or_default();
+        return Ok((ask_if_silent(session, first).await?, Vec::new()));
+    };
+    if count == 0 {
+        return Ok((ask_if_silent(session, one.key).await?, Vec::new()));
+    }
+    let mut questions = Questions::default();
+    one.questions.iter().for_each(|question| questions.add(question));
+    let is_kind_alone = new == [true] && count == 1;
+    questions.only_if_silent = is_kind_alone && !request.atomic;
+    let answers = questions.ask(session).await?;
+    Ok((!answers.is_empty(), vec![answers]))
+}
+
+/// Makes sure of a connection that was silent.
+async fn ask_if_silent(session: &mut Session, key: &[u8]) -> Result<bool> {
+    let mut questions = Questions { only_if_silent: true, ..Questions::default() };
+    questions.add(&resp::type_of(key));
+    Ok(!questions.ask(session).await?.is_empty())
 }
 
 /// CONFIG GET, Redis 2.0.

@@ -1,6 +1,6 @@
 //! Rows to XADD commands.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 
@@ -87,16 +87,16 @@ impl Entry {
 
 /// Turns batches into commands, in order.
 pub(super) struct Rows {
-    frames: Vec<Frame>,
-    /// What is written instead, where there are no frames.
-    entries: VecDeque<(usize, Entry)>,
-    pub(super) keys: Keys,
+    frames: Arc<[Frame]>,
+    /// What is written instead, where there are no frames: each with the index of its key.
+    entries: Arc<[(usize, Entry)]>,
+    pub(super) keys: Arc<Keys>,
     /// What follows `*N\r\n` up to the ID, for each key.
-    prefixes: Vec<Vec<u8>>,
+    prefixes: Arc<Vec<Vec<u8>>>,
     /// The arguments of a command beside its fields.
     arguments: usize,
     /// Words before the ID that name the producer, and what all of this write's rows share.
-    pub(super) idmp_producer: Option<IdmpProducer>,
+    pub(super) idmp_producer: Option<Arc<IdmpProducer>>,
     /// On servers that do not add sequence numbers we do: the next for each key.
     pub(super) sequences: Option<Vec<Option<EntryId>>>,
     total: usize,
@@ -105,6 +105,28 @@ pub(super) struct Rows {
     row: usize,
     scratch: Vec<u8>,
     skip_empty: bool,
+    /// Only these are written; `None` for all.
+    selection: Option<Selection>,
+}
+
+/// A part of the rows: those for some streams, as far as they are not in.
+#[derive(Debug, Clone)]
+pub(super) struct Selection {
+    /// For each key whether its rows are among them.
+    pub(super) keys: Vec<bool>,
+    /// The numbers of rows that are, in order; and from this one on all are.
+    pub(super) again: Arc<Vec<usize>>,
+    pub(super) from: usize,
+}
+
+impl Selection {
+    fn has_key(&self, key: usize) -> bool {
+        self.keys.get(key).copied().unwrap_or_default()
+    }
+
+    fn has_row(&self, number: usize) -> bool {
+        number >= self.from || self.again.binary_search(&number).is_ok()
+    }
 }
 
 /// How the server tells rows of this write from all others.
@@ -131,7 +153,7 @@ impl Rows {
             frames.push(Frame::new(batch, request, &mut keys, total)?);
             total += batch.num_rows();
         }
-        let rows = Rows::with(request, keys, frames, VecDeque::new(), total);
+        let rows = Rows::with(request, keys, frames, Vec::new(), total);
         rows.check_empty()?;
         rows.check_ids()?;
         Ok(rows)
@@ -148,7 +170,7 @@ impl Rows {
             };
             (key, entry)
         };
-        let entries: VecDeque<(usize, Entry)> = entries.into_iter().map(to_key).collect();
+        let entries: Vec<(usize, Entry)> = entries.into_iter().map(to_key).collect();
         let total = entries.len();
         Rows::with(request, keys, Vec::new(), entries, total)
     }
@@ -157,7 +179,7 @@ impl Rows {
         request: &WriteRequest,
         keys: Keys,
         frames: Vec<Frame>,
-        entries: VecDeque<(usize, Entry)>,
+        entries: Vec<(usize, Entry)>,
         total: usize,
     ) -> Rows {
         let options = options(request);
@@ -170,10 +192,10 @@ impl Rows {
             prefixes.push(prefix);
         }
         Rows {
-            frames,
-            entries,
-            keys,
-            prefixes,
+            frames: frames.into(),
+            entries: entries.into(),
+            keys: Arc::new(keys),
+            prefixes: Arc::new(prefixes),
             arguments: 3 + options.len(),
             idmp_producer: None,
             sequences: None,
@@ -182,7 +204,39 @@ impl Rows {
             row: 0,
             scratch: Vec::new(),
             skip_empty: request.skip_empty,
+            selection: None,
         }
+    }
+
+    /// A part of the rows, from its first on.
+    pub(super) fn part(&self, selection: Selection) -> Rows {
+        Rows {
+            frames: Arc::clone(&self.frames),
+            entries: Arc::clone(&self.entries),
+            keys: Arc::clone(&self.keys),
+            prefixes: Arc::clone(&self.prefixes),
+            idmp_producer: self.idmp_producer.clone(),
+            sequences: self.sequences.clone(),
+            scratch: Vec::new(),
+            selection: Some(selection),
+            frame: 0,
+            row: 0,
+            ..*self
+        }
+    }
+
+    /// The first stream that rows go to.
+    pub(super) fn first_key(&self) -> &[u8] {
+        let first = (0..self.prefixes.len()).find(|key| self.has_key(*key));
+        self.keys.get(first.unwrap_or_default())
+    }
+
+    fn has_key(&self, key: usize) -> bool {
+        self.selection.as_ref().is_none_or(|selection| selection.has_key(key))
+    }
+
+    fn has_row(&self, number: usize) -> bool {
+        self.selection.as_ref().is_none_or(|selection| selection.has_row(number))
     }
 
     /// The number of rows in all.
@@ -194,22 +248,29 @@ impl Rows {
     pub(super) fn next_number(&self) -> Option<usize> {
         let mut start = self.row;
         for frame in self.frames.iter().skip(self.frame) {
-            if let Some(row) = (start..frame.rows).find(|row| frame.arguments(*row) > 0) {
+            let is_next = |row: &usize| {
+                self.has_key(frame.key(*row))
+                    && self.has_row(frame.first + row)
+                    && frame.arguments(*row) > 0
+            };
+            if let Some(row) = (start..frame.rows).find(is_next) {
                 return Some(frame.first + row);
             }
             start = 0;
         }
-        (!self.entries.is_empty()).then_some(start)
+        let mut rest = self.entries.iter().enumerate().skip(start);
+        let next = rest.find(|(number, (key, _))| self.has_key(*key) && self.has_row(*number));
+        next.map(|(number, _)| number)
     }
 
     /// Has the server recognise rows that come twice.
     pub(super) fn with_idmp_producer(&mut self, producer: IdmpProducer) {
         self.arguments += 3;
-        for prefix in &mut self.prefixes {
+        for prefix in Arc::make_mut(&mut self.prefixes) {
             push_bulk(b"IDMP", prefix);
             push_bulk(&producer.name, prefix);
         }
-        self.idmp_producer = Some(producer);
+        self.idmp_producer = Some(Arc::new(producer));
     }
 
     /// The commands of the next rows, about `bytes` long and at most `rows`; or none at the
@@ -228,12 +289,24 @@ impl Rows {
             }
             let row = self.row;
             self.row += 1;
+            let (key, number) = (frame.key(row), frame.first + row);
+            if let Some(selection) = &self.selection
+                && !selection.has_key(key)
+            {
+                continue;
+            }
             let arguments = frame.arguments(row);
             if arguments == 0 {
                 continue;
             }
-            let key = frame.key(row);
-            let number = frame.first + row;
+            if !self.has_row(number) {
+                if let (Some(id), Some(_)) = (frame.id(row), &self.sequences) {
+                    // It is in, with its number; the next gets the one after that.
+                    self.scratch.clear();
+                    push_id(id, key, self.sequences.as_mut(), &mut self.scratch);
+                }
+                continue;
+            }
             self.open_row(number, key, arguments, &mut chunk.bytes);
             let Some(frame) = self.frames.get(self.frame) else {
                 break;
@@ -254,12 +327,16 @@ impl Rows {
                 state: RowState::Unanswered,
             });
         }
+        let entries = Arc::clone(&self.entries);
         while chunk.rows.len() < rows
             && chunk.bytes.len() < bytes
-            && let Some((key, entry)) = self.entries.pop_front()
+            && let Some((key, entry)) = entries.get(self.row)
         {
-            let number = self.row;
+            let (number, key) = (self.row, *key);
             self.row += 1;
+            if !self.has_key(key) || !self.has_row(number) {
+                continue;
+            }
             self.open_row(number, key, entry.arguments, &mut chunk.bytes);
             chunk.bytes.extend_from_slice(b"$1\r\n*\r\n");
             chunk.bytes.extend_from_slice(&entry.packed);
@@ -285,7 +362,7 @@ impl Rows {
     pub(super) fn first_ids(&self) -> Vec<Option<(usize, RowId)>> {
         let mut first = vec![None; self.prefixes.len()];
         let mut missing = first.len();
-        for frame in &self.frames {
+        for frame in self.frames.iter() {
             for row in 0..frame.rows {
                 if missing == 0 {
                     return first;
@@ -313,7 +390,7 @@ impl Rows {
     /// The longest text of a field, where some server may refuse that: its length, row and name.
     pub(super) fn longest(&self) -> Option<(usize, usize, String)> {
         let mut longest: Option<(usize, usize, String)> = None;
-        for frame in &self.frames {
+        for frame in self.frames.iter() {
             for field in &frame.fields {
                 let found = field.column.longest(frame.rows, ALWAYS_TAKEN);
                 if let Some((row, len)) = found
@@ -334,7 +411,7 @@ impl Rows {
     }
 
     fn check_empty(&self) -> Result<()> {
-        for frame in &self.frames {
+        for frame in self.frames.iter() {
             if frame.is_never_empty() {
                 continue;
             }
@@ -353,7 +430,7 @@ impl Rows {
 
     fn check_ids(&self) -> Result<()> {
         let mut last: Vec<Option<RowId>> = vec![None; self.prefixes.len()];
-        for frame in &self.frames {
+        for frame in self.frames.iter() {
             if matches!(frame.ids, RowIds::Server) {
                 continue;
             }

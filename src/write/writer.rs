@@ -11,8 +11,9 @@ use super::pipeline::Pipeline;
 use super::preflight::{check_type, preflight};
 use super::request::WriteRequest;
 use super::rows::{IdmpProducer, Rows};
-use crate::client::{Client, Questions};
-use crate::error::{ErrorKind, Result};
+use super::scattered::write_scattered;
+use crate::client::{Client, Questions, slot_of, tagged};
+use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::resp::type_of;
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
@@ -60,8 +61,8 @@ async fn write_prepared(
         return Ok(Ids::with_capacity(0).finish(0));
     }
     // Its connection serves the rows afterwards, or is closed if the write is stopped meanwhile.
-    let mut session = client.session();
-    let asking = request.control.unless_stopped(preflight(&mut session, &rows, request));
+    let mut session = client.session_for(rows.keys.get(0));
+    let asking = request.control.unless_stopped(preflight(client, &mut session, &rows, request));
     let answered =
         asking.await.unwrap_or_else(|| Err(stopped_before_the_first(total, request.before)));
     let preflight = answered.map_err(|error| WriteFailure::before_the_first(error, total))?;
@@ -72,10 +73,16 @@ async fn write_prepared(
         let nonce = RandomState::new().hash_one(std::process::id());
         rows.with_idmp_producer(IdmpProducer { name: name.clone(), nonce });
     }
+    if request.atomic && client.is_cluster() {
+        one_slot(&rows).map_err(|error| WriteFailure::before_the_first(error, total))?;
+    }
     let key = rows.keys.get(0).to_vec();
     let is_one = rows.keys.iter().len() == 1;
     let written = match request.atomic {
         true => write_atomically(client, rows, request, preflight.idmp_window).await,
+        false if !is_one && client.is_cluster() => {
+            write_scattered(client, rows, request, preflight.idmp_window).await
+        }
         false => {
             let pipeline = Pipeline::new(client, rows, request);
             pipeline.with_idmp_window(preflight.idmp_window).run().await
@@ -86,6 +93,21 @@ async fn write_prepared(
             Err(explained(client, &key, request, failure, total).await)
         }
         written => written,
+    }
+}
+
+/// Refuses streams that one transaction of a cluster cannot reach.
+fn one_slot(rows: &Rows) -> Result<()> {
+    let first = rows.keys.get(0);
+    match rows.keys.iter().find(|key| slot_of(key) != slot_of(first)) {
+        None => Ok(()),
+        Some(other) => Err(Error::invalid(format!(
+            "atomic=True is one transaction, which in a cluster needs streams of one slot, and {} and {} \
+             are of two; give their names a common part in braces, such as {}; nothing has been sent",
+            shorten(first),
+            shorten(other),
+            shorten(&tagged(first, b"orders")),
+        ))),
     }
 }
 
@@ -102,7 +124,7 @@ async fn explained(
     }
     let mut questions = Questions::default();
     questions.add(&type_of(key));
-    let mut session = client.session();
+    let mut session = client.session_for(key);
     let answers = request.control.unless_stopped(questions.ask(&mut session)).await;
     match answers.and_then(Result::ok).and_then(|answers| answers.into_iter().next()) {
         Some(answer) => match check_type(key, answer) {

@@ -264,6 +264,8 @@ class StreamConsumer(Entered, RunsHandlers):
         self._asked = self._request
         _core.empty_batch(self._request)  # the schema and the options are checked there
         check_connection(url)
+        if member is not None and member["dead_letter"] is not None:
+            _core.check_dead_letter(url, self._request["stream"], member["dead_letter"])
         name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals

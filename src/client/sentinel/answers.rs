@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use crate::client::options::Address;
+use crate::client::address::Address;
 use crate::error::{Error, ErrorKind, Remedy, Result, ServerCode};
 use crate::resp::{Info, text};
 

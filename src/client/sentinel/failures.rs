@@ -1,7 +1,7 @@
 //! Why no master was found: one error out of those of sentinels and servers.
 
 use super::Sentinels;
-use crate::client::options::Address;
+use crate::client::address::Address;
 use crate::error::{Error, ErrorKind, Remedy};
 
 /// What went wrong in one attempt.

@@ -12,8 +12,8 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::address::Address;
 use super::credentials::Credentials;
-use super::options::Address;
 use super::secret::Secret;
 
 pub(super) use discover::{Found, Search};

@@ -4,9 +4,10 @@ use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
 use super::Sentinels;
+use crate::client::address::Address;
 use crate::client::credentials::Credentials;
 use crate::client::hosts::ManyHosts;
-use crate::client::options::{Address, ConnectionOptions};
+use crate::client::options::ConnectionOptions;
 use crate::client::secret::Secret;
 use crate::error::{Error, Result};
 

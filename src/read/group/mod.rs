@@ -98,7 +98,8 @@ impl GroupReader {
         }
         watch(client.options(), &request.stream, &options.group, &watched)?;
         let shape = ReplyShape::Streams;
-        let mut feed = Feed::new(client, request.schema.clone(), shape, request.bounds)?
+        let session = client.session_for(&request.stream);
+        let mut feed = Feed::new(client, session, request.schema.clone(), shape, request.bounds)?
             .watch_fields(request.who());
         feed.keeps_replies = true;
         Ok(GroupReader {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::Many;
 use super::last::last_of;
 use super::parts::Part;
-use crate::client::{Client, Questions, Session};
+use crate::client::{Client, Questions, Session, slot_of, tagged};
 use crate::decode::{Decoder, Reply, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, Result, ServerCode};
+use crate::error::{Error, Result, ServerCode, shorten};
 use crate::read::bounds::{ids_only, if_permitted, no_columns, no_stream};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::{Feed, PageRequest};
@@ -31,7 +31,8 @@ const NOTHING: (EntryId, EntryId) = (EntryId::MAX, EntryId::MIN);
 /// server can raise.
 pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -> Result<()> {
     let names = StreamNames::new(streams.to_vec());
-    let mut session = client.session();
+    check_slots(client, &names).await?;
+    let mut session = session(client, &names);
     let all: Vec<usize> = (0..names.len()).collect();
     for (stream, kind) in ask_each(&mut session, &names, &all, resp::type_of).await? {
         // What is no stream the read itself refuses.
@@ -40,6 +41,27 @@ pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -
         }
     }
     Ok(())
+}
+
+/// For requests about these streams, which are of one slot in a cluster.
+pub(super) fn session(client: &Client, names: &StreamNames) -> Session {
+    client.session_for(names.keys().first().map_or(&[], Vec::as_slice))
+}
+
+/// Refuses streams of several slots in a cluster: one connection does not reach them all.
+pub(super) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
+    let Some(first) = names.keys().first() else { return Ok(()) };
+    let other = names.keys().iter().find(|key| slot_of(key) != slot_of(first));
+    match other {
+        Some(other) if client.looks_like_a_cluster().await? => Err(Error::invalid(format!(
+            "in a cluster one call reads several streams of one slot only, and {} and {} are of two; read \
+             them one by one, or give their names a common part in braces, such as {}",
+            shorten(first),
+            shorten(other),
+            shorten(&tagged(first, b"1")),
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A small question about each of some streams; the answers with their streams.
@@ -74,6 +96,7 @@ pub(super) async fn parts(
     many: &Many,
 ) -> Result<Vec<Part>> {
     let names = &many.names;
+    check_slots(client, names).await?;
     if request.must_exist {
         check_exist(client, names.keys()).await?;
     }
@@ -132,6 +155,7 @@ pub(super) async fn bounds(
 /// The request with the bounds of each stream, so that a start such as `$` is what it is now.
 pub(super) async fn with_bounds(client: &Client, request: ReadRequest) -> Result<ReadRequest> {
     let Some(many) = &request.many else { return Ok(request) };
+    check_slots(client, &many.names).await?;
     let bounds = bounds(client, &request, many).await?;
     Ok(request.with_ranges(Some(bounds)))
 }
@@ -175,7 +199,7 @@ pub(super) async fn about_type(client: &Client, names: &StreamNames, error: Erro
         return error;
     }
     let all: Vec<usize> = (0..names.len()).collect();
-    let kinds = ask_each(&mut client.session(), names, &all, resp::type_of).await;
+    let kinds = ask_each(&mut session(client, names), names, &all, resp::type_of).await;
     let is_other = |(_, kind): &(usize, Result<redis::Value>)| {
         let kind = kind.as_ref().ok().and_then(resp::text);
         kind.is_some_and(|kind| kind != b"stream" && kind != b"none")
@@ -190,7 +214,7 @@ pub(super) async fn about_type(client: &Client, names: &StreamNames, error: Erro
 /// those without any are left out. Where the user may not ask, the newest entry is the end.
 async fn count(client: &Client, names: &StreamNames, parts: &mut Vec<Part>) -> Result<()> {
     let streams: Vec<usize> = parts.iter().map(|part| part.stream).collect();
-    let answers = ask_each(&mut client.session(), names, &streams, resp::length).await?;
+    let answers = ask_each(&mut session(client, names), names, &streams, resp::length).await?;
     let mut unknown = Vec::new();
     for (part, (_, answer)) in parts.iter_mut().zip(answers) {
         match answer {
@@ -239,7 +263,8 @@ pub(super) async fn newest(
     const MOST: u64 = 10_000;
     let mut all = Vec::with_capacity(parts.len());
     let mut rest = parts;
-    let mut feed = Feed::new(client, no_columns(), ReplyShape::Entries, BatchBounds::NONE)?;
+    let (shape, session) = (ReplyShape::Entries, session(client, names));
+    let mut feed = Feed::new(client, session, no_columns(), shape, BatchBounds::NONE)?;
     while let Some(part) = rest.first() {
         let mut sum = 0_u64;
         let fits = rest.iter().take(AT_ONCE).take_while(|part| {
@@ -317,7 +342,7 @@ pub(super) async fn wait(
         IdBound::Id(end) => *id <= end,
         _ => true,
     };
-    let mut session = client.session();
+    let mut session = session(client, &many.names);
     loop {
         let left = deadline.left();
         let block = Some(left.map_or(0, block_ms));

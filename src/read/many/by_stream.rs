@@ -38,10 +38,12 @@ impl PartsReader {
 
     pub(super) fn new(client: &Client, request: &ReadRequest) -> Result<Self> {
         let schema = request.schema.clone();
-        let feed = Feed::new(client, schema, ReplyShape::Entries, request.bounds)?;
+        let names = request.schema.sources.clone().unwrap_or_default();
+        let session = ask::session(client, &names);
+        let feed = Feed::new(client, session, schema, ReplyShape::Entries, request.bounds)?;
         Ok(PartsReader {
             feed: feed.watch_fields(request.who()),
-            names: request.schema.sources.clone().unwrap_or_default(),
+            names,
             plan: Plan::new(Vec::new()),
             told: 0,
             unbuilt: 0,

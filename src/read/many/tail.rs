@@ -53,8 +53,9 @@ impl ManyTail {
             return Err(Error::invalid("several streams are followed without an end"));
         }
         let schema = request.schema.clone();
-        let feed = Feed::new(client, schema, ReplyShape::Streams, request.bounds)?;
         let names = request.schema.sources.clone().unwrap_or_default();
+        let session = ask::session(client, &names);
+        let feed = Feed::new(client, session, schema, ReplyShape::Streams, request.bounds)?;
         Ok(ManyTail {
             client: client.clone(),
             feed: feed.watch_fields(request.who()),
@@ -79,6 +80,7 @@ impl ManyTail {
         if self.ended || !self.positions.is_empty() {
             return Ok(());
         }
+        ask::check_slots(&self.client, &self.names).await?;
         if self.request.must_exist {
             ask::check_exist(&self.client, self.names.keys()).await?;
         }

@@ -55,7 +55,7 @@ impl<'r> Hashes<'r> {
         let starts = (0..self.rows).step_by(rows);
         starts.map(move |start| Part {
             hashes: self,
-            rows: start..self.rows.min(start.saturating_add(rows)),
+            rows: (start..self.rows.min(start.saturating_add(rows))).collect(),
         })
     }
 
@@ -163,19 +163,38 @@ const SET_IF_MISSING: &str = "if redis.call('EXISTS', KEYS[1]) == 1 then return 
 /// Rows that are sent together.
 pub(super) struct Part<'a, 'r> {
     pub(super) hashes: &'a Hashes<'r>,
-    pub(super) rows: Range<usize>,
+    /// Rows of the batch, in order. Elsewhere they are counted from the first of these.
+    rows: Vec<usize>,
 }
 
-impl Part<'_, '_> {
-    /// The number of a row of this batch among all.
-    pub(super) fn number(&self, row: usize) -> usize {
-        self.hashes.first + row
+impl<'a, 'r> Part<'a, 'r> {
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
     }
 
+    /// Some of its rows.
+    pub(super) fn part(&self, rows: &[usize]) -> Part<'a, 'r> {
+        let rows = rows.iter().filter_map(|row| self.rows.get(*row).copied()).collect();
+        Part { hashes: self.hashes, rows }
+    }
+
+    pub(super) fn keys(&self) -> Vec<Vec<u8>> {
+        let key = |row: &usize| self.hashes.key(*row, &mut Vec::new()).to_vec();
+        self.rows.iter().map(key).collect()
+    }
+
+    /// The number of a row among all.
+    pub(super) fn number(&self, row: usize) -> usize {
+        // After the last one comes the next.
+        let next = self.rows.last().map_or(0, |last| last + 1);
+        self.hashes.first + self.rows.get(row).copied().unwrap_or(next)
+    }
+
+    /// From the first to the last of these rows.
     pub(super) fn numbers(&self, rows: Range<usize>) -> Range<usize> {
         match rows.is_empty() {
             true => 0..0,
-            false => self.number(rows.start)..self.number(rows.end),
+            false => self.number(rows.start)..self.number(rows.end - 1) + 1,
         }
     }
 
@@ -183,8 +202,8 @@ impl Part<'_, '_> {
     pub(super) fn commands(&self, start: usize) -> PartCommands {
         let mut commands =
             PartCommands { packed: Vec::new(), counts: Vec::new(), ends: Vec::new() };
-        for row in start..self.rows.end {
-            commands.counts.push(self.hashes.push_row(row, &mut commands.packed));
+        for row in self.rows.iter().skip(start) {
+            commands.counts.push(self.hashes.push_row(*row, &mut commands.packed));
             commands.ends.push(commands.packed.len());
         }
         commands

@@ -17,8 +17,8 @@ use super::outcome::{Ids, WriteFailure, answers_lost, counted_in};
 use super::preflight::{check_length, config, if_known};
 use super::request::RowsBefore;
 use super::round_trip::RoundTripError;
-use crate::client::{Client, Exclusive, Questions, Session};
-use crate::error::{Error, ErrorKind, Result};
+use crate::client::{About, Client, Exclusive, Questions, Session};
+use crate::error::{Error, ErrorKind, Remedy, Result};
 use crate::resp::{self, command, text};
 
 /// Writes a hash for each row (HSET, Redis 4.0), pipelined, and gives the number of rows.
@@ -48,7 +48,7 @@ pub async fn write_hashes(
         total += batch.num_rows();
     }
     let parts = || hashes.iter().flat_map(|hashes| hashes.parts(request.batch_rows));
-    let mut writer = Writer { session: client.session(), request, rows_in: 0, total };
+    let mut writer = Writer { client, session: client.session(), request, rows_in: 0, total };
     let checking = async {
         writer.check_lengths(&hashes).await?;
         if hashes.iter().any(Hashes::needs_transactions) {
@@ -64,12 +64,25 @@ pub async fn write_hashes(
         .unwrap_or_else(|| Err(stopped_before_the_first(total, RowsBefore::default())))
         .map_err(nothing)?;
     for part in parts() {
-        writer.write(part).await.map_err(|failure| failure.without_password(client))?;
+        let written = writer.write_to_nodes(part, Split::ByNode).await;
+        written.map_err(|failure| failure.without_password(client))?;
     }
     Ok(total)
 }
 
+/// Which rows are sent together to a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    /// Those that one node serves.
+    ByNode,
+    /// The same once more: some slots are served by others than was known.
+    Again,
+    /// Each on its own, because their slots are on their way to other nodes.
+    ByRow,
+}
+
 struct Writer<'r> {
+    client: &'r Client,
     session: Session,
     request: &'r HashRequest,
     rows_in: usize,
@@ -85,7 +98,7 @@ impl Writer<'_> {
         };
         let mut questions = Questions::default();
         questions.add(&config(b"proto-max-bulk-len"));
-        let answer = questions.ask(&mut self.session).await?.pop();
+        let answer = questions.ask(&mut self.client.session()).await?.pop();
         check_length(longest, answer.map_or(Ok(None), if_known)?)
     }
 
@@ -95,9 +108,10 @@ impl Writer<'_> {
         let mut questions = Questions::default();
         questions.add(&command(&[b"MULTI"]));
         questions.add(&command(&[b"EXEC"]));
+        let mut session = self.client.session();
         loop {
             let asking = async {
-                let mut connection = Exclusive::take(&mut self.session).await?;
+                let mut connection = Exclusive::take(&mut session).await?;
                 let answers = connection.ask(&questions.packed, questions.count).await?;
                 let is_open = answers.last().is_some_and(Result::is_err);
                 if !is_open {
@@ -109,7 +123,7 @@ impl Writer<'_> {
             let refused = match asking.await {
                 Ok(answers) => answers.into_iter().find_map(Result::err),
                 Err(error) => {
-                    self.session.recover(error).await?;
+                    session.recover(error).await?;
                     continue;
                 }
             };
@@ -120,26 +134,25 @@ impl Writer<'_> {
                                    see all of them or none; nothing has been written";
                     return Err(error.reframed(ErrorKind::Authentication, message));
                 }
-                Some(error) => self.session.recover(error).await?,
+                Some(error) => session.recover(error).await?,
             }
         }
     }
 
     /// Refuses keys that hold something else, or anything, as the request says.
     async fn check(&mut self, part: &Part<'_, '_>) -> Result<()> {
-        let mut scratch = Vec::new();
-        let mut questions = Questions::default();
-        for row in part.rows.clone() {
-            questions.add(&resp::type_of(part.hashes.key(row, &mut scratch)));
-        }
-        let answers = questions.ask(&mut self.session).await?;
-        for (row, answer) in part.rows.clone().zip(answers) {
+        let keys = part.keys();
+        let about: Vec<About<'_>> =
+            keys.iter().map(|key| About { key, questions: vec![resp::type_of(key)] }).collect();
+        let answers = self.client.ask_about(&about).await?;
+        for (row, (key, answers)) in keys.iter().zip(answers).enumerate() {
+            let Some(answer) = answers.into_iter().next() else { continue };
             // Without permission to ask, the write itself reports it.
             let Some(kind) = if_known(answer)? else {
                 continue;
             };
             let kind = String::from_utf8_lossy(text(&kind).unwrap_or_default()).into_owned();
-            let key = String::from_utf8_lossy(part.hashes.key(row, &mut scratch)).into_owned();
+            let key = String::from_utf8_lossy(key).into_owned();
             match (kind.as_str(), self.request.if_exists) {
                 ("none", _) | ("hash", IfExists::Replace | IfExists::Merge) => {}
                 ("hash", IfExists::Fail) => {
@@ -161,13 +174,53 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes the rows of a part, those of a lost connection again where that changes nothing.
-    async fn write(&mut self, part: Part<'_, '_>) -> Result<(), WriteFailure> {
-        let mut start = part.rows.start;
+    /// Writes the rows of a part, to one node of a cluster after the other.
+    async fn write_to_nodes(
+        &mut self,
+        part: Part<'_, '_>,
+        split: Split,
+    ) -> Result<(), WriteFailure> {
+        if !self.client.is_cluster() {
+            return self.write(part, Some(Split::Again)).await;
+        }
+        let lists = match split {
+            Split::ByNode | Split::Again => {
+                let keys = part.keys();
+                let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+                let splitting = self.client.split_by_node(&keys);
+                let split = self.request.control.unless_stopped(splitting).await;
+                let split = split.unwrap_or_else(|| Err(stopped()));
+                split.map_err(|error| self.failed(error, part.number(0), 0..0))?
+            }
+            Split::ByRow => (0..part.len()).map(|row| vec![row]).collect(),
+        };
+        for list in lists {
+            let part = part.part(&list);
+            if let Some(key) = part.keys().first() {
+                self.session = self.client.session_for(key);
+            }
+            let next = match split {
+                Split::ByNode => Some(Split::Again),
+                Split::Again => Some(Split::ByRow),
+                Split::ByRow => None,
+            };
+            self.write(part, next).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of a part, those of a lost connection again where that changes nothing. Rows that
+    /// another node serves are split as `elsewhere` says.
+    async fn write(
+        &mut self,
+        part: Part<'_, '_>,
+        elsewhere: Option<Split>,
+    ) -> Result<(), WriteFailure> {
+        let mut start = 0;
         // Rows before this one were sent on a connection that was lost: they may be in although no
         // answer says so, whatever another connection says.
         let mut sent_before = start;
-        while start < part.rows.end {
+        while start < part.len() {
             if self.request.control.is_stopped() {
                 let unknown = part.numbers(start..sent_before.max(start));
                 return Err(self.failed(stopped(), part.number(start), unknown));
@@ -176,6 +229,15 @@ impl Writer<'_> {
             let mut replies = HashReplies::new(commands.counts.clone());
             let lost = self.send(&commands.packed, &mut replies).await.err();
             let answered = start + replies.rows.len();
+            if let (Some(split), None, true) = (elsewhere, &lost, sent_before <= start)
+                && let Some(rest) = redirected(&replies.rows, self.request.if_exists)
+            {
+                self.count(replies.rows.len() - rest.len());
+                let moved = replies.rows.iter().filter_map(|row| row.error.as_ref());
+                moved.for_each(|error| self.session.learn(error));
+                let rest: Vec<usize> = rest.into_iter().map(|row| start + row).collect();
+                return Box::pin(self.write_to_nodes(part.part(&rest), split)).await;
+            }
             let answers = Answers::of(
                 replies.rows,
                 self.request.if_exists,
@@ -262,6 +324,18 @@ impl Writer<'_> {
         let written = Ids::with_capacity(0).count(self.rows_in);
         WriteFailure { error, written, row: Some(row), unknown }
     }
+}
+
+/// The rows that another node serves, where nothing else has any of them refused.
+fn redirected(rows: &[RowReply], if_exists: IfExists) -> Option<Vec<usize>> {
+    if if_exists == IfExists::Fail && rows.iter().any(|row| row.text == b"0") {
+        return None;
+    }
+    let refused =
+        rows.iter().enumerate().filter_map(|(row, reply)| Some((row, reply.error.as_ref()?)));
+    let rest: Option<Vec<usize>> =
+        refused.map(|(row, error)| (error.remedy() == Remedy::Rediscover).then_some(row)).collect();
+    rest.filter(|rest| !rest.is_empty())
 }
 
 /// What the answers to some rows say.

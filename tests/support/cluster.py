@@ -1,0 +1,284 @@
+"""A Redis Cluster of real servers: three masters and three replicas, that tests may break."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from redfloe import _local
+from support.server import HOST, Server
+from support.timing import SLACK
+
+MASTERS = 3
+SLOTS = 16_384
+#: After how long without an answer the others take a node for dead.
+NODE_TIMEOUT_MS = 1_000
+
+
+class Node(Server):
+    """One server of a cluster."""
+
+    def __init__(self, name: str) -> None:
+        self.bus_port = _local.free_port()
+        super().__init__(
+            name,
+            args=[
+                *["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)],
+                *["--cluster-node-timeout", str(NODE_TIMEOUT_MS)],
+                *["--cluster-allow-replica-migration", "no"],
+                *["--cluster-replica-validity-factor", "0"],
+                *["--repl-diskless-sync-delay", "0", "--repl-timeout", "5"],
+            ],
+        )
+        self.id = ""
+        self._own: redis.Redis | None = None
+        self.is_paused = False
+
+    def command(self, *words: str | bytes | int) -> Any:
+        """Run a command on this node itself."""
+        first, *rest = words
+        # redis-py makes something else of replies to commands that it knows by two words.
+        client = self._own or self.client(decode_responses=True)
+        self._own = client
+        return client.execute_command(*str(first).split(), *rest)
+
+    def stop(self) -> None:
+        super().stop()
+        self._own = None
+
+    def info(self) -> dict[str, str]:
+        """What CLUSTER INFO says."""
+        lines = str(self.command("CLUSTER INFO")).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def knows(self, other: Node) -> bool:
+        """Whether it has heard of another."""
+        return other.id in str(self.command("CLUSTER NODES"))
+
+    @property
+    def role(self) -> Any:
+        """What ROLE says."""
+        return self.command("ROLE")
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    def pause(self) -> None:
+        super().pause()
+        self.is_paused = True
+
+    def resume(self) -> None:
+        super().resume()
+        self.is_paused = False
+
+
+class Cluster:
+    """Three masters and three replicas. Who is what may change: ask."""
+
+    def __init__(self, name: str = "redis-7.0") -> None:
+        self.name = name
+        self.nodes = [Node(name) for _ in range(2 * MASTERS)]
+        self._stack = ExitStack()
+
+    @property
+    def url(self) -> str:
+        """All nodes."""
+        return "redis+cluster://" + ",".join(node.address for node in self.nodes)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack, ThreadPoolExecutor() as pool:
+            list(pool.map(stack.enter_context, self.nodes))
+            self._join()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for node in self.nodes:
+            if node.is_paused:
+                node.resume()
+        self._stack.close()
+
+    def _join(self) -> None:
+        first, *others = self.nodes
+        for epoch, node in enumerate(self.nodes, 1):
+            node.command("CLUSTER SET-CONFIG-EPOCH", epoch)
+            node.id = node.command("CLUSTER MYID")
+        for index, node in enumerate(self.nodes[:MASTERS]):
+            slots = (index * SLOTS // MASTERS, (index + 1) * SLOTS // MASTERS - 1)
+            node.command("CLUSTER ADDSLOTSRANGE", *slots)
+        for node in others:
+            first.command("CLUSTER MEET", HOST, node.port, node.bus_port)
+        until(lambda: all(int(node.info()["cluster_known_nodes"]) == 6 for node in self.nodes))
+        for master, replica in zip(self.nodes[:MASTERS], self.nodes[MASTERS:], strict=True):
+            until(partial(replica.knows, master))
+            replica.command("CLUSTER REPLICATE", master.id)
+        self.until_well()
+
+    def until_well(self) -> None:
+        """Wait until all nodes agree, and each master has its replica."""
+
+        def is_well() -> bool:
+            try:
+                roles = [node.role for node in self.nodes]
+                states = [node.info()["cluster_state"] for node in self.nodes]
+                views = [self._view(node) for node in self.nodes]
+            except redis.RedisError:
+                return False
+            masters = [role for role in roles if role[0] == "master"]
+            linked = [role for role in roles if role[0] == "slave" and role[3] == "connected"]
+            return (
+                len(masters) == len(linked) == MASTERS
+                and set(states) == {"ok"}
+                and all(len(role[2]) == 1 for role in masters)
+                and all(view == views[0] for view in views)
+            )
+
+        until(is_well, 20)
+
+    @staticmethod
+    def _view(node: Node) -> Any:
+        """Who serves what, and follows whom, by this node; and that nobody seems to be gone."""
+        lines = [line.split() for line in str(node.command("CLUSTER NODES")).splitlines()]
+        fields = [
+            (line[0], line[2].replace("myself,", ""), line[3], line[7], line[8:]) for line in lines
+        ]
+        moving = [
+            (i, f, m, s, [r for r in ranges if "[" not in r]) for i, f, m, s, ranges in fields
+        ]
+        return sorted(map(str, moving))
+
+    def clean(self) -> None:
+        """Be as at the start, but for who is master and who has which slots."""
+        for node in self.nodes:
+            if node._process is None:
+                node.start()
+            if node.is_paused:
+                node.resume()
+        self.until_well()
+        for node in self.masters:
+            for open_slot in [w for w in str(node.command("CLUSTER NODES")).split() if "-" in w]:
+                if open_slot.startswith("["):
+                    slot = open_slot[1:].split("-")[0]
+                    node.command("CLUSTER SETSLOT", slot, "STABLE")
+            node.command("FLUSHALL")
+            node.command("SCRIPT FLUSH")
+
+    @property
+    def masters(self) -> list[Node]:
+        return [node for node in self.nodes if node._process and node.role[0] == "master"]
+
+    def node(self, key: str | bytes) -> Node:
+        """The master that serves a key."""
+        return self.master_of(self.slot(key))
+
+    def slot(self, key: str | bytes) -> int:
+        node = next(node for node in self.nodes if node._process and not node.is_paused)
+        return int(node.command("CLUSTER KEYSLOT", key))
+
+    def master_of(self, slot: int) -> Node:
+        for asked in self.nodes:
+            if asked._process is None or asked.is_paused:
+                continue
+            for first, last, master, *_ in asked.command("CLUSTER SLOTS"):
+                if first <= slot <= last:
+                    return next(node for node in self.nodes if node.port == master[1])
+        message = f"nobody serves slot {slot}"
+        raise AssertionError(message)
+
+    def replica(self, key: str | bytes) -> Node:
+        """The replica of the master that serves a key."""
+        port = self.node(key).port
+        return next(n for n in self.nodes if n.role[0] == "slave" and n.role[2] == port)
+
+    def client(self, key: str | bytes) -> redis.Redis:
+        """A client of the master that serves a key."""
+        return self.node(key).client()
+
+    def keys(self, count: int, name: str = "stream") -> list[str]:
+        """Keys, of which no two in a row are served by the same master."""
+        found: list[str] = []
+        number = 0
+        ranges = [
+            (first, last, master[1])
+            for first, last, master, *_ in self.nodes[0].command("CLUSTER SLOTS")
+        ]
+
+        def port(key: str) -> int:
+            slot = self.slot(key)
+            return next(int(p) for first, last, p in ranges if first <= slot <= last)
+
+        before = None
+        while len(found) < count:
+            number += 1
+            key = f"{name}-{number}"
+            if (at := port(key)) != before:
+                found.append(key)
+                before = at
+        return found
+
+    # Moving slots
+
+    def begin_move(self, slot: int, target: Node) -> None:
+        """From now on keys of the slot may be moved; those that are not there are asked for."""
+        source = self.master_of(slot)
+        target.command("CLUSTER SETSLOT", slot, "IMPORTING", source.id)
+        source.command("CLUSTER SETSLOT", slot, "MIGRATING", target.id)
+
+    def move_key(self, key: str, target: Node) -> None:
+        source = self.node(key)
+        assert source.command("MIGRATE", HOST, target.port, key, 0, 5_000) == "OK"
+
+    def end_move(self, slot: int, target: Node) -> None:
+        """The slot is the target's."""
+        others = [node for node in self.masters if node is not target]
+        for node in (target, *others):
+            node.command("CLUSTER SETSLOT", slot, "NODE", target.id)
+
+    def move(self, key: str) -> None:
+        """Move a key's slot to another master, with nothing else in it."""
+        slot, target = self.slot(key), self.other(key)
+        self.begin_move(slot, target)
+        self.move_key(key, target)
+        self.end_move(slot, target)
+
+    def other(self, key: str | bytes) -> Node:
+        """A master that does not serve the key."""
+        owner = self.node(key)
+        return next(node for node in self.masters if node is not owner)
+
+    def fail_over(self, key: str, *how: str) -> None:
+        """Have the replica take the master's place (CLUSTER FAILOVER), and wait for it."""
+        replica = self.replica(key)
+        replica.command("CLUSTER FAILOVER", *how)
+        until(lambda: replica.role[0] == "master", 10)
+
+
+def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for something."""
+    deadline = time.monotonic() + seconds * SLACK
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+@contextmanager
+def paused(node: Node) -> Iterator[None]:
+    """Have a node hang while the block runs."""
+    node.pause()
+    try:
+        yield
+    finally:
+        node.resume()
