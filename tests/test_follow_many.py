@@ -282,3 +282,75 @@ def test_batches_are_collected(any_server: Server, client: redis.Redis, follow: 
         ) as batches,
     ):
         assert rows_of([next(batches)]) == {"a": [1, 2], "b": [1]}
+
+
+# Patterns
+
+
+def test_a_pattern_follows_what_matches_and_what_will(
+    server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    fill(client, {"ev:a": [1, 2], "other": [1]})
+    options: Any = {"pattern": "ev:*", "discover_ms": 50, "schema": SCHEMA}
+    with following(follow, server.url, start_id="-", **options) as batches:
+        assert rows_of([next(batches)]) == {"ev:a": [1, 2]}
+        with later(0.1, lambda: fill(client, {"ev:b": [7], "other": [2]})):
+            assert rows_of([next(batches)]) == {"ev:b": [7]}
+        fill(client, {"ev:b": [8], "ev:a": [3]})
+        got: list[pl.DataFrame] = []
+        while sum(map(len, got)) < 2:
+            got.append(next(batches))
+        assert rows_of(got) == {"ev:a": [3], "ev:b": [8]}
+
+
+def test_a_pattern_may_match_nothing_yet(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    options: Any = {"pattern": "ev:*", "discover_ms": 50, "schema": SCHEMA}
+    with following(follow, any_server.url, **options) as batches:
+        with later(0.2, lambda: fill(client, {"ev:a": [1]})):
+            assert rows_of([next(batches)]) == {"ev:a": [1]}
+        client.delete("ev:a")
+        # It is gone for a while, and then another stream of its name.
+        with later(0.5, lambda: fill(client, {"ev:a": [1]})):
+            assert rows_of([next(batches)]) == {"ev:a": [1]}
+    with within(5):
+        assert list(follow(any_server.url, pattern="no:*", **DRAIN)) == []
+    with pytest.raises(NoStreamError, match='pattern "no:'):
+        next(follow(any_server.url, pattern="no:*", must_exist=True))
+
+
+def test_a_pattern_with_inference_and_lost_connections(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    with Proxy(any_server.port) as proxy:
+        connection = RedisConnection(proxy.url, max_retries=50, retry_base_delay=0.001)
+        for name in (b"SCAN", b"XREAD"):
+            client.flushdb()
+            fill(client, {f"ev:{number}": [1, 2, 3] for number in range(5)})
+            options: Any = {"pattern": "ev:*", "discover_ms": 30, "infer_schema": True}
+            fault = proxy.cut_after(3, once_seen=name, times=2)
+            with following(follow, connection, start_id="-", **options) as batches:
+                got: list[pl.DataFrame] = []
+                while sum(map(len, got)) < 15:
+                    got.append(next(batches))
+                with later(0.1, lambda: fill(client, {"ev:new": [4], "ev:0": [4]})):
+                    while sum(map(len, got)) < 17:
+                        got.append(next(batches))
+            assert fault.hits == 2
+            assert got[0].schema["n"] == pl.Int64
+            whole = {f"ev:{number}": [1, 2, 3] for number in range(5)}
+            assert rows_of(got) == whole | {"ev:0": [1, 2, 3, 4], "ev:new": [4]}
+
+
+def test_either_a_stream_or_a_pattern(any_server: Server, follow: Follow) -> None:
+    for arguments in ({}, {"stream": "a", "pattern": "b"}):
+        with pytest.raises(TypeError, match="give either stream or pattern"):
+            follow(any_server.url, **arguments)
+    with pytest.raises(ValueError, match="with a group stream must be one"):
+        follow(any_server.url, pattern="a*", group="g", consumer="c")
+    with pytest.raises(ValueError, match="discover_ms must not be negative"):
+        follow(any_server.url, pattern="a*", discover_ms=-1)
+    if follow is redfloe.iter_stream:
+        batches = redfloe.iter_stream(any_server.url, pattern="a*")
+        assert "pattern='a*'" in repr(batches)

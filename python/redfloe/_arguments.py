@@ -49,6 +49,7 @@ class Many(TypedDict):
     order: str
     on_schema_mismatch: str
     compare_dtypes: bool
+    pattern: tuple[bytes, int] | None
     ranges: list[tuple[tuple[int, int], tuple[int, int]]] | None
 
 
@@ -183,6 +184,7 @@ def _as_many(streams: Streams, options: ReadOptions) -> Many | None:
         order=options["order"],
         on_schema_mismatch=options["on_schema_mismatch"],
         compare_dtypes=True,
+        pattern=None,
         ranges=None,
     )
 

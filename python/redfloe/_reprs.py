@@ -12,7 +12,9 @@ def target(url: RedisConnection, stream: bytes | None, request: Request | None =
     """Say which stream of which server it is, if it is one, and for whom it is read."""
     parts = [repr(url)]
     many = None if request is None else request["many"]
-    if many is not None:
+    if many is not None and many["pattern"] is not None:
+        parts.append(f"pattern={_name(many['pattern'][0])}")
+    elif many is not None:
         parts.append(f"streams={reprlib.repr([readable(key) for key in many['streams']])}")
     elif stream is not None:
         parts.append(f"stream={_name(stream)}")

@@ -201,6 +201,14 @@ impl Decoder {
         self.tape.begin_stream(stream);
     }
 
+    /// There are other streams as well, after those that there were.
+    pub(crate) fn set_streams(&mut self, names: &Arc<StreamNames>) {
+        let mut schema = StreamSchema::clone(&self.schema);
+        schema.sources = Some(Arc::clone(names));
+        self.schema = schema.into();
+        self.tape.set_streams(&self.schema, names);
+    }
+
     /// Whether the batch is to take no more: its limits are reached, or the next entry cannot be
     /// read.
     pub fn is_full(&self) -> bool {

@@ -80,6 +80,11 @@ impl Sources {
         Sources { names, runs: vec![Run { row: 0, stream: 0 }] }
     }
 
+    /// There are other streams after those that there were.
+    pub(crate) fn set_names(&mut self, names: &Arc<StreamNames>) {
+        self.names = Arc::clone(names);
+    }
+
     /// The rows from this one on are of that stream.
     pub(crate) fn begin(&mut self, row: usize, stream: usize) {
         while self.runs.pop_if(|run| run.row >= row).is_some() {}

@@ -175,6 +175,15 @@ impl Tape {
         self.built
     }
 
+    /// There are other streams as well, as the schema says too.
+    pub(crate) fn set_streams(&mut self, schema: &Arc<StreamSchema>, names: &Arc<StreamNames>) {
+        self.schema = Arc::clone(schema);
+        match &mut self.sources {
+            Some(sources) => sources.set_names(names),
+            None => self.sources = Some(Sources::new(Arc::clone(names))),
+        }
+    }
+
     /// The entries from now on are of this one of the streams.
     pub(crate) fn begin_stream(&mut self, stream: usize) {
         if let Some(sources) = &mut self.sources {

@@ -86,6 +86,8 @@ struct Many {
     order: String,
     on_schema_mismatch: String,
     compare_dtypes: bool,
+    /// What the streams match, and how often to look for others.
+    pattern: Option<(Vec<u8>, u64)>,
     /// The bounds of each stream, where they are pinned.
     ranges: Option<Vec<Bounds>>,
 }
@@ -109,6 +111,8 @@ impl Many {
                 return Err(PyValueError::new_err(message));
             }
         };
+        let (pattern, every) = self.pattern.clone().unzip();
+        let every = Duration::from_millis(every.unwrap_or_default());
         let id = |(ms, seq)| EntryId { ms, seq };
         let ranges = self.ranges.as_ref();
         let ranges =
@@ -117,6 +121,7 @@ impl Many {
             .with_order(order)
             .with_on_schema_mismatch(on_mismatch)
             .with_compared_dtypes(self.compare_dtypes)
+            .with_pattern(pattern, every)
             .with_ranges(ranges))
     }
 }

@@ -7,7 +7,7 @@ use arrow_schema::Field;
 use crate::client::Session;
 use crate::decode::{Decoder, Reply, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, ErrorKind, Result, ServerCode};
+use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
 use crate::resp::{self, Info, Outline};
 use crate::schema::StreamSchema;
 
@@ -60,6 +60,12 @@ pub(super) fn no_stream() -> Error {
         "the stream does not exist, and must_exist=True says that it must; is its name right, and \
          the database's number?",
     )
+}
+
+/// The error where no stream matches a pattern, and one must.
+pub(super) fn no_match(pattern: &[u8]) -> Error {
+    let message = format!("no stream matches the pattern {}", shorten(pattern));
+    Error::new(ErrorKind::NoStream, message + ", and must_exist=True says that one must")
 }
 
 /// The ID of the newest entry.

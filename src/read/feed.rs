@@ -11,7 +11,7 @@ use super::page::PageSize;
 use super::poll::Pace;
 use super::request::BatchBounds;
 use crate::client::{Client, Connection, Session, Sink, Who};
-use crate::decode::{Batch, Decoder, Reply, ReplyShape, Run, ends};
+use crate::decode::{Batch, Decoder, Reply, ReplyShape, Run, StreamNames, ends};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
 use crate::resp::{self, Packed, PageLimit, RawReply};
@@ -257,6 +257,11 @@ impl Feed {
     /// The IDs of the batch so far, from this row on.
     pub(super) fn ids_from(&self, row: usize) -> Vec<EntryId> {
         self.decoder.ids_from(row)
+    }
+
+    /// There are other streams as well, after those that there were.
+    pub(super) fn set_streams(&mut self, names: &Arc<StreamNames>) {
+        self.decoder.set_streams(names);
     }
 
     /// The last ID of each of several streams in the batch so far, of those with entries from this

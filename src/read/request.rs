@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::group_options::{GroupOptions, OwnPending};
-use super::many::{Many, OnSchemaMismatch, StreamOrder};
+use super::many::{Many, OnSchemaMismatch, Pattern, StreamOrder};
 use crate::client::Who;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Error;
@@ -118,6 +118,14 @@ impl ReadRequest {
         *schema = std::mem::take(schema).with_streams(streams);
         request.many = schema.sources.clone().map(|names| Arc::new(Many::new(names)));
         request
+    }
+
+    /// For [`tail`](crate::tail): in place of the streams those whose keys match a pattern (SCAN
+    /// TYPE, Redis 6.0), which are looked for again and again. One that comes later is read from its
+    /// first entry on, or from the range's start if that is an ID.
+    pub fn with_pattern(mut self, pattern: Option<Vec<u8>>, every: Duration) -> Self {
+        self.change_many(|many| many.pattern = pattern.map(|text| Pattern { text, every }));
+        self
     }
 
     /// In which order the rows of several streams come.

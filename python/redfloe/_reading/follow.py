@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, Streams, make_group, make_request
+from redfloe._arguments import (
+    Milliseconds,
+    Request,
+    Streams,
+    as_key,
+    make_group,
+    make_request,
+    milliseconds,
+)
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
@@ -158,7 +166,7 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
 @takes(DecodeOptions)
 def iter_stream(
     url: str | RedisConnection,
-    stream: Streams,
+    stream: Streams | None = None,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike | None = None,
     end_id: EntryIdLike = "+",
@@ -169,6 +177,8 @@ def iter_stream(
     auto_ack: bool = False,
     create_group: bool = True,
     *,
+    pattern: str | bytes | None = None,
+    discover_ms: Milliseconds = 5_000,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     batch_size: int = 100,
@@ -195,6 +205,12 @@ def iter_stream(
         rows of several, and ``_stream`` says which a row is of. Each stream's entries come in
         order; one that has many does not keep the others waiting. Not with a group or an `end_id`.
         A missing stream is waited for.
+    pattern : str or bytes, optional
+        In place of `stream`: the streams whose keys match, as for `read_streams` (SCAN TYPE, Redis
+        6.0). One that appears later is read from its first entry, or from a `start_id` that is one.
+    discover_ms : int or timedelta, default 5000
+        How often to look for streams that match the pattern, in milliseconds; less often where
+        that would take more than a twentieth of the time.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`. Without it a batch has every field that occurred
         so far, as String. `infer_schema` types those that are there when the first batch is read,
@@ -278,6 +294,8 @@ def iter_stream(
         block_ms,
         group,
         consumer,
+        pattern=pattern,
+        discover_ms=discover_ms,
         auto_ack=auto_ack,
         create_group=create_group,
         group_start_id=group_start_id,
@@ -297,7 +315,7 @@ def iter_stream(
 @takes(DecodeOptions)
 def stream_batches(
     url: str | RedisConnection,
-    stream: Streams,
+    stream: Streams | None = None,
     schema: SchemaLike | None = None,
     start_id: EntryIdLike | None = None,
     end_id: EntryIdLike = "+",
@@ -308,6 +326,8 @@ def stream_batches(
     auto_ack: bool = False,
     create_group: bool = True,
     *,
+    pattern: str | bytes | None = None,
+    discover_ms: Milliseconds = 5_000,
     group_start_id: EntryIdLike = "0",
     noack: bool = False,
     batch_size: int = 100,
@@ -331,7 +351,7 @@ def stream_batches(
     group, consumer, auto_ack, create_group, group_start_id, noack
         As for `iter_stream`. A batch that a cancelled task had asked for stays pending until it is
         given.
-    batch_size, batch_bytes, batch_timeout_ms, on_idle
+    pattern, discover_ms, batch_size, batch_bytes, batch_timeout_ms, on_idle
         As for `iter_stream`.
     **options : DecodeOptions
         How entries become columns, by keyword: see `redfloe.DecodeOptions`.
@@ -374,6 +394,8 @@ def stream_batches(
         block_ms,
         group,
         consumer,
+        pattern=pattern,
+        discover_ms=discover_ms,
         auto_ack=auto_ack,
         create_group=create_group,
         group_start_id=group_start_id,
@@ -389,7 +411,7 @@ def stream_batches(
 
 
 def _request(
-    stream: Streams,
+    stream: Streams | None,
     schema: SchemaLike | None,
     start_id: EntryIdLike | None,
     end_id: EntryIdLike,
@@ -398,6 +420,8 @@ def _request(
     group: str | bytes | None,
     consumer: str | bytes | None,
     *,
+    pattern: str | bytes | None,
+    discover_ms: Milliseconds,
     auto_ack: bool,
     create_group: bool,
     group_start_id: EntryIdLike,
@@ -421,8 +445,11 @@ def _request(
     )
     if start_id is None:
         start_id = "$" if group is None else "-"
+    if (stream is None) == (pattern is None):
+        msg = "give either stream or pattern"
+        raise TypeError(msg)
     request = make_request(
-        stream,
+        [] if stream is None else stream,
         takes_several=True,
         schema=schema,
         start_id=start_id,
@@ -439,4 +466,7 @@ def _request(
     if request["many"] is not None and request["end_id"] != "+":
         msg = 'several streams are followed without an end: end_id must be "+"; read_stream has one'
         raise ValueError(msg)
+    every = milliseconds(discover_ms, "discover_ms")
+    if pattern is not None and request["many"] is not None:
+        request["many"]["pattern"] = as_key(pattern, "pattern"), every
     return request

@@ -15,6 +15,7 @@ mod tail;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "python")]
 pub(super) use self::ask::check_exist;
@@ -59,19 +60,31 @@ pub(crate) struct Many {
     pub(super) on_mismatch: OnSchemaMismatch,
     /// Whether a sample's dtypes must be the same, beside its fields.
     pub(super) compares_dtypes: bool,
+    /// The streams are those that match, also later on; for those that follow them.
+    pub(super) pattern: Option<Pattern>,
     /// The first and the last ID of each, where that is known.
     pub(super) ranges: Option<Vec<(EntryId, EntryId)>>,
+}
+
+/// What the keys of streams match, and how often to look for others that do.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    pub(super) text: Vec<u8>,
+    pub(super) every: Duration,
 }
 
 impl Many {
     pub(super) fn new(names: Arc<StreamNames>) -> Self {
         let (order, on_mismatch) = (StreamOrder::default(), OnSchemaMismatch::default());
-        Many { names, order, on_mismatch, compares_dtypes: true, ranges: None }
+        Many { names, order, on_mismatch, compares_dtypes: true, pattern: None, ranges: None }
     }
 }
 
 impl fmt::Display for Many {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(pattern) = &self.pattern {
+            return f.write_str(&String::from_utf8_lossy(&pattern.text));
+        }
         match self.names.len() {
             0 => f.write_str("none"),
             1 => f.write_str(self.names.text(0)),

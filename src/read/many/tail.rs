@@ -1,16 +1,18 @@
 //! Following several streams: one XREAD for all, after the last entry of each.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ask;
 use super::parts::Part;
 use super::sample::with_inferred;
+use super::{Pattern, ask};
+use crate::admin::find_streams;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape, StreamNames, ends};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
-use crate::read::bounds::StreamLoss;
+use crate::read::bounds::{StreamLoss, no_match};
 use crate::read::deadline::block_ms;
 use crate::read::feed::{Feed, PageRequest, Received};
 use crate::read::poll::{Collecting, Pace, Polled};
@@ -35,6 +37,11 @@ pub(in crate::read) struct ManyTail {
     /// How many entries are wanted still, where that is limited.
     left: Option<u64>,
     pace: Pace,
+    started: bool,
+    /// When to look next for streams that match the pattern, and which of the known ones do not any
+    /// more.
+    discover_due: Option<Instant>,
+    gone: Vec<bool>,
     /// When to look next whether the streams are those that were read before.
     look_due: Option<Instant>,
     ended: bool,
@@ -52,6 +59,7 @@ impl ManyTail {
         if !request.end.is_newest() {
             return Err(Error::invalid("several streams are followed without an end"));
         }
+        let has_pattern = request.many.as_ref().is_some_and(|many| many.pattern.is_some());
         let schema = request.schema.clone();
         let names = request.schema.sources.clone().unwrap_or_default();
         let session = ask::session(client, &names);
@@ -66,10 +74,13 @@ impl ManyTail {
             first: 0,
             left: request.count,
             pace: Pace::new(&request),
+            started: false,
+            discover_due: None,
+            gone: Vec::new(),
             look_due: None,
             ended: request.count == Some(0)
                 || request.start == IdBound::Nothing
-                || names.len() == 0,
+                || (names.len() == 0 && !has_pattern),
             names,
             request,
         })
@@ -77,12 +88,19 @@ impl ManyTail {
 
     /// Resolves the start; done by the first batch where it was not done before.
     pub(in crate::read) async fn start(&mut self) -> Result<()> {
-        if self.ended || !self.positions.is_empty() {
+        if self.ended || self.started {
             return Ok(());
         }
-        ask::check_slots(&self.client, &self.names).await?;
-        if self.request.must_exist {
+        if let Some(pattern) = self.pattern() {
+            let keys = self.found(&pattern).await?;
+            if keys.is_empty() && self.request.must_exist {
+                return Err(no_match(&pattern.text));
+            }
+            self.set_names(StreamNames::new(keys).into()).await?;
+        } else if self.request.must_exist {
             ask::check_exist(&self.client, self.names.keys()).await?;
+        } else {
+            ask::check_slots(&self.client, &self.names).await?;
         }
         let Some(many) = &self.request.many else { return Ok(()) };
         let bounds = ask::bounds(&self.client, &self.request, many).await?;
@@ -94,6 +112,72 @@ impl ManyTail {
         };
         self.positions = bounds.into_iter().map(after).collect();
         self.delivered.clone_from(&self.positions);
+        self.gone = vec![false; self.positions.len()];
+        self.started = true;
+        Ok(())
+    }
+
+    fn pattern(&self) -> Option<Pattern> {
+        self.request.many.as_ref().and_then(|many| many.pattern.clone())
+    }
+
+    /// The streams that match the pattern now.
+    async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
+        /// Looking takes this part of the time at most: 1 / SHARE.
+        const SHARE: u32 = 20;
+        let started = Instant::now();
+        let keys = find_streams(&self.client, &pattern.text).await?;
+        let pause = started.elapsed().saturating_mul(SHARE).max(pattern.every);
+        self.discover_due = Instant::now().checked_add(pause);
+        Ok(keys)
+    }
+
+    /// Looks for streams that have come, or gone, where it is time for that.
+    async fn discover(&mut self) -> Result<()> {
+        let is_due = self.discover_due.is_some_and(|due| due <= Instant::now());
+        let Some(pattern) = self.pattern().filter(|_| is_due) else { return Ok(()) };
+        let found: HashSet<Vec<u8>> = self.found(&pattern).await?.into_iter().collect();
+        for (stream, key) in self.names.keys().iter().enumerate() {
+            if let Some(gone) = self.gone.get_mut(stream) {
+                *gone = !found.contains(key);
+            }
+            if !found.contains(key) {
+                // Where it comes again it is another stream.
+                for positions in [&mut self.positions, &mut self.delivered] {
+                    positions.get_mut(stream).into_iter().for_each(|seen| *seen = EntryId::MIN);
+                }
+            }
+        }
+        let known: HashSet<&Vec<u8>> = self.names.keys().iter().collect();
+        let mut new: Vec<Vec<u8>> =
+            found.iter().filter(|key| !known.contains(key)).cloned().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        new.sort_unstable();
+        // All that it has was added since the start.
+        let after = match self.request.start {
+            IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
+            _ => EntryId::MIN,
+        };
+        let number = self.names.len() + new.len();
+        self.set_names(StreamNames::new([self.names.keys(), &new].concat()).into()).await?;
+        self.positions.resize(number, after);
+        self.delivered.resize(number, after);
+        self.gone.resize(number, false);
+        Ok(())
+    }
+
+    async fn set_names(&mut self, names: Arc<StreamNames>) -> Result<()> {
+        ask::check_slots(&self.client, &names).await?;
+        if self.names.len() == 0 {
+            self.feed.session = ask::session(&self.client, &names);
+        }
+        self.feed.set_streams(&names);
+        if let Some(many) = &mut self.request.many {
+            Arc::make_mut(many).names = Arc::clone(&names);
+        }
+        self.names = names;
         Ok(())
     }
 
@@ -171,6 +255,9 @@ impl ManyTail {
 
     async fn poll(&mut self) -> Result<Polled> {
         self.tell();
+        if !self.feed.is_in_flight() {
+            Box::pin(self.discover()).await?;
+        }
         if self.request.sample.is_some() && !Box::pin(self.infer()).await? {
             return self.wait_for_one().await;
         }
@@ -178,6 +265,10 @@ impl ManyTail {
             let Some(wait) = self.pace.wait(self.feed.rows(), self.feed.longest_wait()) else {
                 return Ok(Polled::Nothing);
             };
+            let wait = wait.map(|wait| self.until_discovery(wait));
+            if self.is_idle() {
+                return self.wait_for_one().await;
+            }
             let request = self.next_page(wait);
             self.feed.send(request).await?;
         }
@@ -202,6 +293,17 @@ impl ManyTail {
         Ok(Polled::More)
     }
 
+    /// A wait that ends when it is time to look for streams.
+    fn until_discovery(&self, wait: Duration) -> Duration {
+        let until = self.discover_due.map(|due| due.saturating_duration_since(Instant::now()));
+        until.map_or(wait, |until| wait.min(until.max(Pace::PAUSE)))
+    }
+
+    /// Whether there is no stream to be asked.
+    fn is_idle(&self) -> bool {
+        self.gone.iter().all(|gone| *gone)
+    }
+
     /// What to ask for next, without `wait` only what is there. Whichever stream came first in the
     /// last request comes last in this one: where a batch is full before all have had their turn, it is
     /// another's the next time.
@@ -219,7 +321,8 @@ impl ManyTail {
     /// Each stream and its position, from the one on whose turn it is.
     fn asked(&self) -> Vec<(&[u8], EntryId)> {
         let keys = self.names.keys().iter().map(Vec::as_slice);
-        let mut asked: Vec<_> = keys.zip(self.positions.iter().copied()).collect();
+        let all = keys.zip(self.positions.iter().copied()).zip(&self.gone);
+        let mut asked: Vec<_> = all.filter(|(_, gone)| !**gone).map(|(stream, _)| stream).collect();
         let first = self.first.min(asked.len());
         asked.rotate_left(first);
         asked
@@ -268,6 +371,7 @@ impl ManyTail {
         let parts = ask::counted(&self.client, &self.names, parts).await?;
         if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
             self.feed.restart(schema)?;
+            self.feed.set_streams(&self.names);
             self.request.sample = None;
         }
         Ok(self.request.sample.is_none())
@@ -277,6 +381,11 @@ impl ManyTail {
     async fn wait_for_one(&mut self) -> Result<Polled> {
         let asked = Instant::now();
         let wait = self.pace.deadline().left_up_to(self.feed.longest_wait());
+        let wait = self.until_discovery(wait);
+        if self.is_idle() {
+            tokio::time::sleep(wait).await;
+            return self.idle(asked, wait).await;
+        }
         let command =
             resp::read_many_after(&self.asked(), PageLimit::of_count(1), Some(block_ms(wait)));
         match ask::wait_once(&mut self.feed.session, &command, Some(wait)).await?.is_empty() {
