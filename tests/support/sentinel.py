@@ -216,7 +216,7 @@ class Deployment:
     def wait_for_another(self, former: Server) -> Server:
         """Wait until all sentinels that run name another master."""
         running = [one for one in self.sentinels if one.is_running and not one.is_paused]
-        eventually(lambda: all(one.master_port() != former.port for one in running), seconds=20)
+        eventually(lambda: all(one.master_port() != former.port for one in running), seconds=40)
         return self.master
 
     def replicated(self) -> None:
