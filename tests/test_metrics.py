@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -23,6 +24,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 import redfloe
 from redfloe.metrics import StreamCollector, WorkerCollector
 from support.groups import DRAIN, ME, deliver
+from support.processes import finish, hear, python
 from support.server import Server
 from support.streams import add_numbers
 from support.timing import within
@@ -105,6 +107,78 @@ def test_one_pattern_and_a_name_that_is_not_utf_8(
     assert found["redis_stream_length"] == {(stream,): 2}
     assert found["redis_stream_group_consumers"] == {(stream, "g"): 1, (stream, r"g\xff"): 1}
     assert found["redis_stream_group_consumer_messages_pending"] == {(stream, "g", "me"): 0}
+
+
+FORK = """
+import signal, threading
+import polars as pl
+from prometheus_client import CollectorRegistry, generate_latest
+from redfloe.metrics import StreamCollector
+
+url, stream = sys.argv[1:]
+registry = CollectorRegistry()
+registry.register(StreamCollector(url, [stream, stream + "*"], consumers=True))
+before = generate_latest(registry)
+frame = pl.DataFrame({"n": range(100_000)})
+frame.group_by(pl.col("n") % 7).agg(pl.len()).sort("n")  # all threads of Polars have worked
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # one that hangs ends by that
+    same = generate_latest(registry).splitlines()[:5] == before.splitlines()[:5]
+    os._exit(0 if same and b"redis_up 1" in generate_latest(registry) else 1)
+print(json.dumps(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_was_forked_after_a_scrape(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    add_numbers(client, stream, 3)
+    client.xgroup_create(stream, "g", "0")
+    deliver(client, stream, 1)
+    with python(FORK, any_server.url, stream) as process:
+        assert hear(process) == 0
+        finish(process)
+
+
+def test_two_in_a_registry_are_refused(any_server: Server) -> None:
+    registry = CollectorRegistry()
+    collector = StreamCollector(any_server.url)
+    registry.register(collector)
+    for other in (collector, StreamCollector(any_server.url, ["x"])):
+        with pytest.raises(ValueError, match=r"Duplicated timeseries.*redis_stream_length"):
+            registry.register(other)
+    WorkerCollector(registry)
+    with pytest.raises(ValueError, match="the registry has a WorkerCollector already"):
+        WorkerCollector(registry)
+
+
+def test_several_servers(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 3)
+    gone = redfloe.RedisConnection("redis://127.0.0.1:1", max_retries=0)
+    collector = StreamCollector({"a": any_server.url, "b": gone}, [stream])
+    found = samples(collector)
+    assert found["redis_up"] == {("a",): 1, ("b",): 0}
+    assert found["redis_stream_length"] == {("a", stream): 3}
+    registry = CollectorRegistry()
+    registry.register(collector)
+    shown = generate_latest(registry).decode()
+    assert f'redis_stream_length{{server="a",stream="{stream}"}} 3.0' in shown
+    heads = [line for line in shown.splitlines() if line.startswith("# TYPE")]
+    assert len({*heads}) == len(heads)
+    with pytest.raises(ValueError, match="url must name at least one server"):
+        StreamCollector({})
+
+
+def test_a_server_that_hangs(any_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        with within(5):
+            assert samples(StreamCollector(url, timeout=0.3)) == {"redis_up": {(): 0}}
+    assert "did not tell everything in time" in caplog.text
+    for timeout in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="timeout must be above 0 seconds"):
+            StreamCollector(any_server.url, timeout=timeout)
 
 
 def test_an_async_producer(any_server: Server, stream: str) -> None:

@@ -13,12 +13,15 @@ import polars as pl
 import pytest
 import redis
 from opentelemetry import trace
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import redfloe
 from redfloe import telemetry
@@ -964,6 +967,110 @@ def test_what_is_no_provider_is_refused() -> None:
         telemetry.instrument(tracer_provider=something)
     with pytest.raises(TypeError, match="meter_provider must be a MeterProvider, not int"):
         telemetry.instrument(meter_provider=something)
+
+
+# Telemetry that fails
+
+
+class Faulty(SpanProcessor):
+    """Raises at the start of each span, or at its end."""
+
+    def __init__(self, at: str) -> None:
+        self.at, self.calls = at, 0
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self.at == "start":
+            self.fail()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.at == "end":
+            self.fail()
+
+    def fail(self, *_: object, **__: object) -> Any:
+        self.calls += 1
+        msg = "boom"
+        raise RuntimeError(msg)
+
+
+class FaultySampler(Sampler):
+    def __init__(self, faulty: Faulty) -> None:
+        self.faulty = faulty
+
+    def should_sample(self, *given: Any, **options: Any) -> Any:
+        return self.faulty.fail()
+
+    def get_description(self) -> str:
+        return "faulty"
+
+
+def faulty_telemetry(at: str, monkeypatch: pytest.MonkeyPatch) -> Faulty:
+    """Instrument with telemetry that fails there."""
+    faulty = Faulty(at)
+    tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
+    match at:
+        case "start" | "end":
+            tracers.add_span_processor(faulty)
+        case "sampler":
+            tracers = TracerProvider(sampler=FaultySampler(faulty))
+        case "inject":
+            monkeypatch.setattr(TraceContextTextMapPropagator, "inject", faulty.fail)
+        case "extract":
+            monkeypatch.setattr(TraceContextTextMapPropagator, "extract", faulty.fail)
+        case "span":
+            monkeypatch.setattr(SDKSpan, "set_attribute", faulty.fail)
+        case "meter":
+            monkeypatch.setattr(Histogram, "record", faulty.fail)
+            monkeypatch.setattr(Counter, "add", faulty.fail)
+    telemetry.instrument(tracer_provider=tracers, meter_provider=meters, trace_context=True)
+    return faulty
+
+
+@pytest.mark.parametrize("at", ["start", "end", "sampler", "inject", "extract", "span", "meter"])
+@TWINS
+def test_telemetry_that_fails_changes_nothing(
+    any_server: Server,
+    stream: str,
+    is_async: bool,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faulty = faulty_telemetry(at, monkeypatch)
+    dead = f"{stream}-dead"
+    try:
+        for _ in range(2):
+            do(twin("write_stream", is_async)(any_server.url, FRAME, stream))
+            do(WRITERS["entries_async" if is_async else "entries"](any_server.url, stream, None))
+        assert do(twin("read_stream", is_async)(any_server.url, stream)).height == 12
+        handled: list[int] = []
+
+        def handle(batch: Any) -> None:
+            handled.append(len(batch))
+            if len(handled) == 1:
+                raise ValueError
+
+        async def handle_async(batch: Any) -> None:
+            handle(batch)
+
+        consumer = redfloe.StreamConsumer(
+            any_server.url, stream, dead_letter=dead, batch_size=4, **ME, **DRAIN
+        )
+        if is_async:
+            asyncio.run(consumer.run_async(handle_async))
+        else:
+            consumer.run(handle)
+    finally:
+        telemetry.uninstrument()
+    assert faulty.calls > 5
+    group = redfloe.group_info(any_server.url, stream)
+    assert group.select("pending").item() == 0
+    assert consumer.stats.entries == 12
+    assert sum(handled) >= 12
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    told = [one for one in caplog.records if one.name == "redfloe.telemetry"]
+    assert 1 <= len(told) <= 3
+    assert len({one.getMessage() for one in told}) == len(told)
+    assert all("RuntimeError: boom" in one.getMessage() for one in told)
 
 
 FORK = """

@@ -6,8 +6,13 @@ Needs the extra ``metrics``: ``pip install 'redfloe[metrics]'``. Both are collec
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+import select
+import time
 import weakref
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,10 +21,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from redfloe import _core
-from redfloe._administration.listing import list_groups, list_streams
-from redfloe._administration.looking import consumer_info
 from redfloe._api import AsyncStreamProducer, StreamConsumer, StreamProducer
-from redfloe._errors import NoGroupError, RedfloeError
+from redfloe._arguments import as_key
+from redfloe._errors import NoGroupError, RedfloeError, RedisTimeoutError
+from redfloe._log import log_events
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 
     from redfloe._consuming.stats import ConsumerStats
     from redfloe._core import RedisConnection
+
+    _Family = CounterMetricFamily | GaugeMetricFamily
 
 __all__ = ["StreamCollector", "WorkerCollector"]
 
@@ -43,6 +50,7 @@ _OF_STREAMS = {
     "redis_stream_groups": ("Consumer groups of the stream", "groups"),
     "redis_stream_memory_bytes": ("Bytes that the stream takes, estimated", "memory"),
 }
+_COUNTED = {"redis_stream_entries_added": ("Entries that the stream ever had", "entries_added")}
 _OF_GROUPS = {
     "redis_stream_group_consumers": ("Consumers of the group", "consumers"),
     "redis_stream_group_messages_pending": ("Entries delivered and not acknowledged", "pending"),
@@ -55,6 +63,11 @@ _OF_CONSUMERS = {
 }
 
 
+_CONSUMERS = (_OF_CONSUMERS, _CONSUMER)
+
+Rows = list[dict[str, Any]]
+
+
 class StreamCollector(Collector):
     """Metrics of a server's streams and groups, which is asked whenever they are collected.
 
@@ -63,15 +76,28 @@ class StreamCollector(Collector):
     is always there. Where the server cannot be reached, or refuses, ``redis_up`` is 0 and nothing
     else is there; the logger ``redfloe.metrics`` has a warning that says why.
 
+    A registry takes one: a second one raises its ``ValueError`` (duplicated timeseries). Pass
+    several servers to one collector instead.
+
     Parameters
     ----------
-    url : str or RedisConnection
-        As for `redfloe.read_stream`.
+    url : str, RedisConnection or mapping of str to one of these
+        As for `redfloe.read_stream`. A mapping is of several servers by their names, which all
+        metrics then have as the label ``server``. They are asked at the same time.
     patterns : sequence of str or bytes, default ("*",)
         Only streams whose key matches one of these, as for `redfloe.list_streams`.
     consumers : bool, default False
         Series for each consumer too. Consumers whose names are those of pods become many. A stream
         or group whose name is not UTF-8 has none.
+    timeout : float or None, default 8.0
+        Seconds that a server has to tell everything, with all retries; after that ``redis_up`` is
+        0. Prometheus gives up after 10 by default. None leaves it to the timeouts and retries of
+        the `RedisConnection`, which apply in any case.
+
+    Raises
+    ------
+    ValueError
+        There is no pattern or no server, or `timeout` is not above zero.
 
     Examples
     --------
@@ -86,80 +112,143 @@ class StreamCollector(Collector):
 
     def __init__(
         self,
-        url: str | RedisConnection,
+        url: str | RedisConnection | Mapping[str, str | RedisConnection],
         patterns: Sequence[str | bytes] = ("*",),
         *,
         consumers: bool = False,
+        timeout: float | None = 8.0,
     ) -> None:
-        self._url = url = _core.connect(url)
-        _core.check_connection(url)
-        self._patterns = [patterns] if isinstance(patterns, str | bytes) else list(patterns)
+        self._label = ["server"] if isinstance(url, Mapping) else []
+        servers = url if isinstance(url, Mapping) else {"": url}
+        self._servers = {name: _core.connect(one) for name, one in servers.items()}
+        for one in self._servers.values():
+            _core.check_connection(one)
+        given = [patterns] if isinstance(patterns, str | bytes) else list(patterns)
+        self._patterns = [as_key(one, "pattern") for one in given]
         if not self._patterns:
             msg = 'patterns must name at least one; "*" is for all streams'
             raise ValueError(msg)
-        self._consumers = consumers
+        if not self._servers:
+            msg = "url must name at least one server"
+            raise ValueError(msg)
+        if timeout is not None and not timeout > 0:
+            msg = f"timeout must be above 0 seconds, not {timeout!r}; None is for no limit"
+            raise ValueError(msg)
+        self._consumers, self._timeout = consumers, timeout
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand: to be registered takes no server."""
-        return []
+        """Name the metrics, so that a registry refuses a second collector of them."""
+        up, families = self._empty()
+        return [up, *families.values()]
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the server, and give a family of samples for each metric."""
+        """Ask the servers, and give a family of samples for each metric."""
+        up, families = self._empty()
+        if len(self._servers) == 1:
+            answers = [*map(self._answer, self._servers)]
+        else:
+            with ThreadPoolExecutor(len(self._servers)) as threads:
+                answers = [*threads.map(self._answer, self._servers)]
+        for server, answer in zip(self._servers, answers, strict=True):
+            names = [server] if self._label else []
+            up.add_metric(names, float(answer is not None))
+            for (metrics, labels), rows in zip(self._kinds(), answer or (), strict=False):
+                for name, (_, column) in metrics.items():
+                    for row in rows:
+                        if row[column] is not None:
+                            series = names + [row[label] for label in labels]
+                            families[name].add_metric(series, _number(row[column]))
+        yield up
+        if any(answer is not None for answer in answers):
+            yield from families.values()
+
+    def _kinds(self) -> list[tuple[dict[str, tuple[str, str]], list[str]]]:
+        kinds = [({**_OF_STREAMS, **_COUNTED}, _STREAM), (_OF_GROUPS, _GROUP)]
+        return [*kinds, _CONSUMERS] if self._consumers else kinds
+
+    def _empty(self) -> tuple[GaugeMetricFamily, dict[str, _Family]]:
+        """Make the families, without samples."""
+        up = GaugeMetricFamily("redis_up", "Whether the server told", labels=self._label)
+        families: dict[str, _Family] = {}
+        for metrics, labels in self._kinds():
+            for name, (text, _) in metrics.items():
+                kind = CounterMetricFamily if name in _COUNTED else GaugeMetricFamily
+                families[name] = kind(name, text, labels=self._label + labels)
+        return up, families
+
+    def _answer(self, server: str) -> list[Rows] | None:
+        """Give the rows of streams, of groups and of consumers; None where it did not answer."""
+        end = None if self._timeout is None else time.monotonic() + self._timeout
         try:
-            families = [*self._families()]
+            return self._ask(self._servers[server], end)
         except RedfloeError as error:
-            _LOGGER.warning("no metrics of streams: %s", error)
-            families = []
-        yield GaugeMetricFamily("redis_up", "Whether the server told", value=bool(families))
-        yield from families
+            where = f" of {server}" if server else ""
+            _LOGGER.warning("no metrics of streams%s: %s", where, error)
+            return None
 
-    def _families(self) -> Iterator[Metric]:
-        streams = self._listed(list_streams, ["stream"])
-        yield from _gauges(_OF_STREAMS, _STREAM, streams)
-        added = CounterMetricFamily(
-            "redis_stream_entries_added", "Entries that the stream ever had", labels=_STREAM
-        )
-        for row in streams.drop_nulls("entries_added").iter_rows(named=True):
-            added.add_metric([row["stream"]], float(row["entries_added"]))
-        yield added
-        groups = self._listed(list_groups, ["stream", "group"])
-        yield from _gauges(_OF_GROUPS, _GROUP, groups)
-        if self._consumers:
-            yield from _gauges(_OF_CONSUMERS, _CONSUMER, self._listed_consumers(groups))
-
-    def _listed(self, listing: Any, key: list[str]) -> pl.DataFrame:
-        frames: list[pl.DataFrame] = [listing(self._url, one) for one in self._patterns]
-        return pl.concat(frames).unique(key, maintain_order=True)
-
-    def _listed_consumers(self, groups: pl.DataFrame) -> pl.DataFrame:
-        found = []
-        for stream, group in groups.select("stream", "group").iter_rows():
+    def _ask(self, url: RedisConnection, end: float | None) -> list[Rows]:
+        listed = [
+            _rows(_core.list_streams(url, pattern), end, ("stream", *_columns(_OF_STREAMS)))
+            for pattern in self._patterns
+        ]
+        grouped = [
+            _rows(_core.list_groups(url, pattern), end, (*_GROUP, *_columns(_OF_GROUPS)))
+            for pattern in self._patterns
+        ]
+        # Several patterns may match a stream.
+        streams = {row["stream"]: row for rows in listed for row in rows}
+        groups = {(row["stream"], row["group"]): row for rows in grouped for row in rows}
+        consumers: Rows = []
+        for stream, group in groups if self._consumers else ():
+            asking = _core.consumer_info(url, stream.encode(), group.encode())
             try:
-                consumers = consumer_info(self._url, stream, group)
+                found = _rows(asking, end, ("name", *_columns(_OF_CONSUMERS)))
             except NoGroupError:  # it is gone meanwhile, or its name is not UTF-8
                 continue
-            found.append(
-                consumers.select(
-                    pl.lit(stream).alias("stream"),
-                    pl.lit(group).alias("group"),
-                    pl.col("name").alias("consumer"),
-                    "pending",
-                    "idle",
-                )
-            )
-        return pl.concat(found) if found else pl.DataFrame()
+            where = {"stream": stream, "group": group}
+            consumers += [{**row, **where, "consumer": row["name"]} for row in found]
+        return [[*streams.values()], [*groups.values()], consumers]
 
 
-def _gauges(
-    metrics: dict[str, tuple[str, str]], labels: list[str], frame: pl.DataFrame
-) -> Iterator[Metric]:
-    for name, (text, column) in metrics.items():
-        family = GaugeMetricFamily(name, text, labels=labels)
-        if column in frame.columns:
-            for *names, value in frame.select(*labels, column).drop_nulls(column).iter_rows():
-                seconds = value.total_seconds() if hasattr(value, "total_seconds") else value
-                family.add_metric(names, float(seconds))
-        yield family
+def _columns(metrics: dict[str, tuple[str, str]]) -> list[str]:
+    more = _COUNTED if metrics is _OF_STREAMS else {}
+    return [column for _, column in (*metrics.values(), *more.values())]
+
+
+def _rows(
+    asking: _core.Operation[_core.RecordBatch], end: float | None, columns: Sequence[str]
+) -> Rows:
+    """Wait for a listing until then, and give these columns of its rows.
+
+    Without the operations of Polars that use its threads: a forked child, such as a worker of
+    gunicorn, has none of them and would wait for ever.
+    """
+    frame = pl.DataFrame(_waited(asking, end))
+    values = [frame[column].to_list() for column in columns]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _waited(asking: _core.Operation[_core.RecordBatch], end: float | None) -> _core.RecordBatch:
+    if end is None:
+        return asking.wait()
+    completions, task = _core.Completions(), asking.start()
+    try:
+        completions.watch(task)
+        while not completions.take():
+            left = end - time.monotonic()
+            if left <= 0:
+                msg = "the server did not tell everything in time"
+                raise RedisTimeoutError(msg)
+            select.select([completions], [], [], left)
+            log_events()
+    except BaseException:
+        task.cancel()
+        raise
+    return task.result()
+
+
+def _number(value: Any) -> float:
+    return float(value.total_seconds() if isinstance(value, dt.timedelta) else value)
 
 
 #: Of `StreamConsumer.stats`.
@@ -185,6 +274,11 @@ class WorkerCollector(Collector):
         Where to register it; by default the registry of ``prometheus_client``. None leaves that to
         you.
 
+    Raises
+    ------
+    ValueError
+        The registry has a `WorkerCollector` already.
+
     Examples
     --------
     >>> import redfloe
@@ -206,7 +300,14 @@ class WorkerCollector(Collector):
         self._consumers: weakref.WeakSet[StreamConsumer] = weakref.WeakSet()
         self._producers: weakref.WeakSet[StreamProducer] = weakref.WeakSet()
         if registry is not None:
-            registry.register(self)
+            try:
+                registry.register(self)
+            except ValueError as error:
+                msg = (
+                    "the registry has a WorkerCollector already: let that one watch these too, or "
+                    "pass another registry"
+                )
+                raise ValueError(msg) from error
 
     def watch(self, *watched: StreamConsumer | StreamProducer | AsyncStreamProducer) -> None:
         """Count what these do, from now on and what they have done."""
@@ -224,8 +325,8 @@ class WorkerCollector(Collector):
                     raise TypeError(msg)
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand."""
-        return []
+        """Name the metrics, so that a registry refuses a second collector of them."""
+        return self._families([], [])
 
     def collect(self) -> Iterator[Metric]:
         """Give a family of samples for each metric."""
@@ -234,6 +335,13 @@ class WorkerCollector(Collector):
             for one in self._consumers
             if (stats := _stats_of(one)) is not None
         ]
+        return self._families(workers, [*self._producers])
+
+    def _families(
+        self,
+        workers: list[tuple[tuple[str, ...], ConsumerStats]],
+        producers: list[StreamProducer],
+    ) -> Iterator[Metric]:
         for name, text in _OF_WORKERS.items():
             family = CounterMetricFamily(f"redfloe_consumer_{name}", text, labels=_CONSUMER)
             for where, value in _summed((where, getattr(stats, name)) for where, stats in workers):
@@ -250,7 +358,7 @@ class WorkerCollector(Collector):
         rows = CounterMetricFamily(
             "redfloe_producer_rows_written", "Entries that are in", labels=_STREAM
         )
-        written = (((readable(one._stream or b""),), one.rows_written) for one in self._producers)
+        written = (((readable(one._stream or b""),), one.rows_written) for one in producers)
         for where, value in _summed(written):
             rows.add_metric(where, float(value))
         yield rows

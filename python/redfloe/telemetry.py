@@ -24,6 +24,7 @@ from redfloe._consuming.handling import InEventLoop, InLoop
 from redfloe._reading import read, scan
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
 from redfloe._telemetry.carrying import beside_columns, beside_pairs, links_of
+from redfloe._telemetry.failures import CONTEXT, OPERATION, forget
 from redfloe._telemetry.operations import (
     Acknowledge,
     Attributes,
@@ -64,6 +65,9 @@ def instrument(
     trace_context: bool = False,
 ) -> None:
     """Observe all that redfloe does in this process, from now on.
+
+    What a tracer, a meter or their processors and exporters raise changes no operation: the logger
+    ``redfloe.telemetry`` has a warning, once a kind, and the rest goes on.
 
     Names and attributes are those of OpenTelemetry's conventions for messaging systems; the guide
     has a table of them. Called again, it begins anew with what it is given then: nothing is
@@ -113,6 +117,7 @@ def instrument(
     made = Telemetry(tracer_provider, meter_provider, trace_context=bool(trace_context))
     with _LOCK:
         uninstrument()
+        forget()
         for owner, name, replacement in _replacements(made):
             _ORIGINALS.append((owner, name, vars(owner)[name]))
             setattr(owner, name, replacement)
@@ -197,24 +202,30 @@ def _observed(point: _Point, begin: Callable[..., Operation | None]) -> Callable
 
         @wraps(function)
         async def observed_async(*given: Any, **options: Any) -> Any:
-            operation = begin(*given, **options)
+            operation = None
+            with OPERATION:
+                operation = begin(*given, **options)
             if operation is None:
                 return await function(*given, **options)
             with operation:
                 result = await function(*operation.arguments(given), **options)
-                operation.came_to(result)
+                with OPERATION:
+                    operation.came_to(result)
             return result
 
         return observed_async
 
     @wraps(function)
     def observed(*given: Any, **options: Any) -> Any:
-        operation = begin(*given, **options)
+        operation = None
+        with OPERATION:
+            operation = begin(*given, **options)
         if operation is None:
             return function(*given, **options)
         with operation:
             result = function(*operation.arguments(given), **options)
-            operation.came_to(result)
+            with OPERATION:
+                operation.came_to(result)
         return result
 
     return observed
@@ -223,7 +234,10 @@ def _observed(point: _Point, begin: Callable[..., Operation | None]) -> Callable
 def _carrying_pairs(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def pairs(producer: StreamProducer, fields: object) -> list[tuple[bytes, bytes]]:
-        return beside_pairs(function(producer, fields), trace.get_current_span())
+        given: list[tuple[bytes, bytes]] = function(producer, fields)
+        with CONTEXT:
+            return beside_pairs(given, trace.get_current_span())
+        return given
 
     return pairs
 
@@ -234,7 +248,9 @@ def _carrying_frame(function: Callable[..., Any]) -> Callable[..., Any]:
         given: pl.DataFrame = function(producer, df, key)
         if producer._payload is not None and not producer._beside:
             return given  # it began without, and would put them into the documents
-        return beside_columns(given, producer._request, trace.get_current_span())
+        with CONTEXT:
+            return beside_columns(given, producer._request, trace.get_current_span())
+        return given
 
     return frame
 

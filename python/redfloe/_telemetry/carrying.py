@@ -13,6 +13,7 @@ from opentelemetry.trace import Link, Span, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from redfloe._beside import FIELDS
+from redfloe._telemetry.failures import CONTEXT
 
 if TYPE_CHECKING:
     from redfloe._batch import Source
@@ -37,7 +38,8 @@ _MOST_MEMBERS = 32
 def written(span: Span) -> dict[str, str]:
     """Give the fields that carry a span's context; none where nobody traces."""
     carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
+    with CONTEXT:
+        _PROPAGATOR.inject(carrier, trace.set_span_in_context(span))
     return carrier
 
 

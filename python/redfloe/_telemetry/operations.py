@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from opentelemetry import context as contexts
 from opentelemetry import metrics, trace
-from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanKind, Status, StatusCode
 
 from redfloe import _core
 from redfloe._consuming.handling import can_be_printed
 from redfloe._consuming.retry import reason_of
 from redfloe._telemetry.carrying import links_of, with_context
+from redfloe._telemetry.failures import CONTEXT, METRICS, SPAN_END, SPAN_START
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ class Operation:
         attributes[_TYPE] = self.operation_type
         self._parent, self._links = parent, links
         self._token: Token[Context] | None = None
+        #: Of no span, until it has started.
+        self.span: Span = trace.INVALID_SPAN
+        self._context: Context | None = parent
         #: How many entries it was about, where that may be any number.
         self.entries: int | None = None
         #: What it came to, where that was not raised.
@@ -142,17 +146,19 @@ class Operation:
 
     def _start_span(self) -> None:
         destination = self.attributes.get("messaging.destination.name")
-        self.span = self.telemetry.tracer.start_span(
-            self.name if destination is None else f"{self.name} {destination}",
-            self._parent,
-            self.kind,
-            self.attributes,
-            self._links,
-            self._time,
-        )
-        self._context = trace.set_span_in_context(self.span, self._parent)
-        if self.is_current:
-            self._token = contexts.attach(self._context)
+        with SPAN_START:
+            span = self.telemetry.tracer.start_span(
+                self.name if destination is None else f"{self.name} {destination}",
+                self._parent,
+                self.kind,
+                self.attributes,
+                self._links,
+                self._time,
+            )
+            self._context = trace.set_span_in_context(span, self._parent)
+            self.span = span
+            if self.is_current:
+                self._token = contexts.attach(self._context)
 
     def __exit__(
         self,
@@ -161,7 +167,8 @@ class Operation:
         traceback: TracebackType | None,
     ) -> None:
         if self._token is not None:
-            contexts.detach(self._token)
+            with SPAN_END:
+                contexts.detach(self._token)
         error = self.error if exc is None else exc
         self.error = None  # whose traceback may hold this
         nanoseconds = time.perf_counter_ns() - self._clock
@@ -169,16 +176,22 @@ class Operation:
             if error is None and not self.entries:
                 return
             self._start_span()
-        if error is not None and self.is_failure(error):
-            self._fail(error)
+        failure = error if error is not None and self.is_failure(error) else None
+        if failure is not None:
+            self.attributes["error.type"] = type(failure).__qualname__
+        with SPAN_END:
+            self._describe(failure)
+        with SPAN_END:
+            self.span.end(self._time + nanoseconds)
+        with METRICS:
+            self.measure(nanoseconds / 1e9)
+
+    def _describe(self, error: BaseException | None) -> None:
         if self.entries is not None:
             self.span.set_attribute("messaging.batch.message_count", self.entries)
-        self.span.end(self._time + nanoseconds)
-        self.measure(nanoseconds / 1e9)
-
-    def _fail(self, error: BaseException) -> None:
-        self.attributes["error.type"] = kind = type(error).__qualname__
-        self.span.set_attribute("error.type", kind)
+        if error is None:
+            return
+        self.span.set_attribute("error.type", type(error).__qualname__)
         self.span.set_status(Status(StatusCode.ERROR, reason_of(error)))
         if can_be_printed(error):
             self.span.record_exception(error)
@@ -214,9 +227,10 @@ class Receive(Operation):
         rows = getattr(result, "value", result)  # of an offer
         self.entries = 0 if rows is None else len(rows)
         source: Source | None = getattr(rows, "_source", None)
-        if source is not None and self.span.is_recording():
-            for link in links_of(source):
-                self.span.add_link(link.context)
+        if source is not None:
+            with CONTEXT:
+                for link in links_of(source) if self.span.is_recording() else ():
+                    self.span.add_link(link.context)
 
     def is_failure(self, error: BaseException) -> bool:
         """Let a wait be given up."""
@@ -224,7 +238,8 @@ class Receive(Operation):
 
     def measure(self, seconds: float) -> None:
         """Count what was delivered too."""
-        super().measure(seconds)
+        with METRICS:
+            super().measure(seconds)
         if self.entries:
             self.telemetry.consumed.add(self.entries, self.counted_by, self._context)
 
@@ -238,7 +253,10 @@ class Process(Operation):
 
     def __init__(self, telemetry: Telemetry, batch: Batch | AsyncBatch) -> None:
         source = batch._source
-        links, parent = links_of(source), None
+        links: list[Link] = []
+        parent = None
+        with CONTEXT:
+            links = links_of(source)
         is_alone = source.request["batch_size"] == 1
         if is_alone and links and not trace.get_current_span().get_span_context().is_valid:
             parent = trace.set_span_in_context(NonRecordingSpan(links[0].context))
@@ -338,7 +356,9 @@ class Send(Operation):
         if not self.telemetry.carries:
             return given
         url, write, *others = given
-        return url, with_context(write, self.span), *others
+        with CONTEXT:
+            write = with_context(write, self.span)
+        return url, write, *others
 
     def came_to(self, result: Any) -> None:
         """Take note of what became of the rows."""
@@ -352,6 +372,7 @@ class Send(Operation):
 
     def measure(self, seconds: float) -> None:
         """Count what is in too."""
-        super().measure(seconds)
+        with METRICS:
+            super().measure(seconds)
         if self.entries:
             self.telemetry.sent.add(self.entries, self.counted_by, self._context)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from opentelemetry.trace import SpanKind
 
+from redfloe._telemetry.failures import METRICS
 from redfloe._telemetry.operations import Operation, Telemetry, at
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class _Producing(Operation):
 
     def measure(self, seconds: float) -> None:
         """Count what is in by now too."""
-        super().measure(seconds)
+        with METRICS:
+            super().measure(seconds)
         if self.rows:
             attributes = at(self._producer._connection, self._producer._stream)
             attributes["messaging.operation.name"] = "send"
