@@ -771,8 +771,6 @@ def test_dead_letters(any_server: Server, orders: str) -> None:
     run("dead", "replay", dead, url=any_server.url, code=1)
     one = run("dead", "replay", dead, "--id", found[0]["_id"], "--yes", url=any_server.url)
     assert one.stderr == f"1 dead letter replayed into {orders}\n"
-    nothing = run("dead", "list", f"{dead}:no", url=any_server.url)
-    assert (nothing.stdout, nothing.stderr) == ("", f"{dead}:no has no dead letters\n")
     again = run("dead", "replay", dead, "-n", "1", "--yes", "--json", url=any_server.url)
     assert [row["_dead_stream"] for row in rows(again)] == [orders]
     assert again.stderr == f"1 dead letter replayed into {orders}\n"
@@ -780,6 +778,9 @@ def test_dead_letters(any_server: Server, orders: str) -> None:
     rest = run("dead", "replay", dead, "--yes", url=any_server.url)
     assert rest.stderr == f"{count - 1} dead letter{'s' * (count > 2)} replayed into {orders}\n"
     assert redfloe.stream_info(any_server.url, orders)["length"].item() == 31 + count
+    # One whose letters have all been replayed is there, and empty; a mistyped one is not.
+    nothing = run("dead", "list", dead, url=any_server.url)
+    assert (nothing.stdout, nothing.stderr) == ("", f"{dead} has no dead letters\n")
 
 
 # Arguments and errors
@@ -943,3 +944,85 @@ def test_short_numbers(value: Any, text: str) -> None:
 def test_short_sizes() -> None:
     sizes = [short("bytes_per_second", n) for n in (0.0, 999.4, 999.6, 9_949.0, 200_682.4, 3e15)]
     assert sizes == ["0 B", "999 B", "1.0 kB", "9.9 kB", "201 kB", "3,000 TB"]
+
+
+# Standard streams, and arguments that are wrong
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("--help", "head --help", "--version", "streams", "groups", "tail {} -n 30"),
+        *(f"export {{}} - --format {kind}" for kind in ("parquet", "csv", "ndjson", "arrow")),
+    ],
+)
+def test_a_pipe_that_nobody_reads(any_server: Server, orders: str, arguments: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command(*arguments.format(orders).split()),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code", "said"),
+    [
+        ("head {}", ">&-", 1, "redfloe: Bad file descriptor"),
+        ("head {}", ">/dev/full", 1, "redfloe: No space left on device"),
+        ("--version", ">/dev/full", 1, "redfloe: standard output: No space left on device"),
+        ("trim {} --maxlen 5", "<&-", 1, "nobody can be asked here"),
+        ("trim {} --maxlen 5 --yes --exact", ">&- 2>&-", 0, ""),
+    ],
+)
+def test_closed_standard_streams(
+    any_server: Server, orders: str, arguments: str, closed: str, code: int, said: str
+) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {closed}', "-", *command(*arguments.format(orders).split())],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "REDIS_URL": any_server.url},
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
+def test_bounds_that_are_none_are_wrong_arguments(any_server: Server, orders: str) -> None:
+    for option in ("--start", "--end"):
+        for value in ("nope", "2024-13-01", "1-2-3", "-5"):
+            assert option in run("head", orders, option, value, url=any_server.url, code=2).stderr
+    run("trim", orders, "--yes", "--minid", "nope", url=any_server.url, code=2)
+    for value in ("2024-01-01", "2024-01-01T00:05Z", "1704067200000", "(1704067200000-0", "-"):
+        run("head", orders, "--start", value, url=any_server.url)
+
+
+def test_a_mistyped_dead_letter_stream(any_server: Server, stream: str) -> None:
+    for arguments in (["list", stream], ["replay", stream, "--yes"]):
+        done = run("dead", *arguments, url=any_server.url, code=1)
+        assert f"there is no stream '{stream}'" in done.stderr
+
+
+def test_an_empty_url_counts_as_none(any_server: Server, orders: str) -> None:
+    assert run("count", orders, "--url", "", url=any_server.url).stdout == "30\n"
+
+
+def test_a_table_in_ascii(any_server: Server, orders: str) -> None:
+    done = subprocess.run(
+        command("head", orders),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "REDIS_URL": any_server.url, "PYTHONIOENCODING": "ascii"},
+    )
+    shown = done.stdout.decode("ascii")
+    assert "?" not in shown
+    assert "| sku" in shown

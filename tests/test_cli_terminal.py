@@ -91,6 +91,48 @@ def test_it_asks_before_something_is_lost(any_server: Server, orders: str, termi
         assert redfloe.stream_info(any_server.url, orders)["length"].item() == left
 
 
+@pytest.mark.parametrize("command", ["trim", "dead"])
+def test_ctrl_c_at_a_question(orders: str, terminal: Any, command: str) -> None:
+    more = ["replay", orders] if command == "dead" else [orders, "--maxlen", "0"]
+    child = terminal(command, *more)
+    child.expect(r"\[y/N\]")
+    child.sendintr()
+    assert "interrupted" in finish(child, code=130)
+
+
+def test_a_key_moves_no_cursor(any_server: Server, terminal: Any, stream: str) -> None:
+    key = f"\x1b[31m{stream}\x9b2J\n"
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": [1, 2]}), key)
+    for arguments, answer in (
+        (["trim", key, "--maxlen", "1", "--exact"], "y"),
+        (["dead", "replay", key], "n"),
+        (["dead", "list", key + "x"], None),
+        (["top", key, "--count", "1"], None),
+    ):
+        child = terminal(*arguments, columns=200, environment={"TERM": "dumb"})
+        if answer is not None:
+            child.expect(r"\[y/N\]")
+            assert r"\x1b[31m" in child.before
+            assert "\x1b[31m" not in child.before
+            child.sendline(answer)
+        child.expect(pexpect.EOF)
+        assert "\x1b[31m" not in child.before
+        assert "\x9b" not in child.before
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+def test_a_narrow_terminal_keeps_the_names(orders: str, terminal: Any, columns: int) -> None:
+    for arguments in (["streams"], ["groups"], ["lag"], ["top", "--count", "1"]):
+        shown = finish(terminal(arguments[0], orders, *arguments[1:], columns=columns))
+        lines = shown.replace("\r", "").splitlines()
+        if arguments[0] != "top":  # which goes back and forth on its screen
+            assert max(len(line) for line in lines) <= columns
+        assert any(line.strip().startswith("stream") for line in lines), arguments
+        assert orders[:5] in shown
+    assert "lag" in finish(terminal("lag", orders, columns=40))
+    assert "id" in finish(terminal("pending", orders, "billing", columns=20)).split()
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize("name", ["top", "lag"])
 def test_what_goes_on_until_ctrl_c(orders: str, terminal: Any, name: str, columns: int) -> None:

@@ -25,7 +25,7 @@ from redfloe._cli.commands import (
     top,
     trim,
 )
-from redfloe._cli.output import say
+from redfloe._cli.output import tell
 from redfloe._core import __version__
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def run(arguments: list[str]) -> int:
         raise BrokenPipeError from None
     except OSError as error:
         named = error.filename is not None and error.strerror is not None
-        say(f"redfloe: {f'{error.filename}: {error.strerror}' if named else error}")
+        tell(f"{error.filename}: {error.strerror}" if named else error.strerror or error)
         return 1
     except (ImportError, ValueError, TypeError) as error:
-        say(f"redfloe: {error}")
+        tell(error)
         return 1
     except Exception as error:
         import polars as pl
@@ -116,5 +116,7 @@ def run(arguments: list[str]) -> int:
 
         if not isinstance(error, (RedfloeError, pl.exceptions.PolarsError)):
             raise
-        say(f"redfloe: {error}")
+        if str(error).endswith("IO error: Broken pipe (os error 32)"):  # of a Parquet file
+            raise BrokenPipeError from None
+        tell(error)
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redfloe._cli.output import HEADS, LEFT_OUT, is_right, printable, readable, short
+from redfloe._cli.output import HEADS, is_right, least_important, printable, readable, short
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,12 +32,12 @@ class Layout:
 
         if width != self._terminal:
             self._terminal, self._widest = width, {}
-        title = Text(view.title, style="bold")
+        title = Text(printable(view.title), style="bold")
         if trouble is not None:
-            title = Text(f"not now: {trouble}", style="bold red")
+            title = Text(printable(f"not now: {trouble}"), style="bold red")
         lines = [title, Text()]
         if view.frame.is_empty():
-            lines.append(Text(view.empty))
+            lines.append(Text(printable(view.empty)))
         else:
             lines += self._rows(view.frame, width, None if height is None else height - len(lines))
         for line in lines:
@@ -71,16 +71,19 @@ class Layout:
         self, frame: pl.DataFrame, width: int
     ) -> tuple[pl.DataFrame, bool, int, dict[str, int]]:
         """Choose columns, their widths, the gap between them, and whether values are brief."""
-        for dropped in range(len(LEFT_OUT) + 1):
-            shown = frame.drop(LEFT_OUT[:dropped], strict=False)
+        unimportant = least_important(frame)
+        for dropped in range(len(unimportant) + 1):
+            shown = frame.drop(unimportant[:dropped])
             for brief, gap in ((False, 3), (True, 2), (True, 1)):
                 widths = {column: self._width(shown, column, brief) for column in shown.columns}
                 over = sum(widths.values()) + gap * (len(widths) - 1) - width
                 if over <= 0:
                     return shown, brief, gap, widths
             # The length says less than the end of a name.
-            if "length" not in shown.columns and _shorten(widths, over):
+            if "length" not in shown.columns and _shorten(widths, over, _NAME):
                 break
+        else:
+            _shorten(widths, over, 1)
         return shown, brief, gap, widths
 
     def _width(self, frame: pl.DataFrame, column: str, brief: bool) -> int:
@@ -94,10 +97,10 @@ class Layout:
         return widest
 
 
-def _shorten(widths: dict[str, int], over: int) -> bool:
+def _shorten(widths: dict[str, int], over: int, least: int) -> bool:
     """Take it from the names, the longest first; tell whether that is enough."""
     names = [name for name in _NAMES if name in widths]
-    if sum(max(0, widths[name] - _NAME) for name in names) < over:
+    if sum(max(0, widths[name] - least) for name in names) < over:
         return False
     for _ in range(over):
         longest = max(names, key=lambda name: widths[name])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Never
+
+from redfloe._cli.streams import ReaderHasGone, drop_output, standard_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,22 +20,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: it worked; 1: it failed, and standard error says why; 2: wrong arguments; 128 and the
     signal's number: ended by Ctrl-C (130), SIGTERM (143) or a pipe whose reader has gone (141).
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # frames may hold what its encoding does not
+    with standard_streams():
+        return _ended(arguments)
+
+
+def _ended(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     previous = signal.signal(signal.SIGTERM, _end)
+    code = 0
     try:
         code = _run(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("redfloe: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `redfloe demo | head`. Python would complain
-        # about it once more when it closes standard output:
-        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ReaderHasGone, BrokenPipeError):  # as in `redfloe demo | head`
+        drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:  # standard output is closed, or its disk is full
+        drop_output()
+        if code == 0:  # else it was said
+            print(f"redfloe: standard output: {error.strerror}", file=sys.stderr)
+        return code or 1
     finally:
         signal.signal(signal.SIGTERM, previous)
     return code

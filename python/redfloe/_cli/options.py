@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +37,25 @@ def _name(value: str | None) -> Any:
         (value or "").encode()
     except UnicodeEncodeError:
         return Name(str(value).encode(errors="surrogateescape"))
+    return value
+
+
+_ID = re.compile(r"\(?\d+(-\d+)?|[-+$]")
+
+
+def bound(value: str | None) -> str | None:
+    """Refuse what is neither an ID nor a time, before anything is done."""
+    if value is None:
+        return None
+    from redfloe._ids import entry_id
+
+    try:
+        is_one = _ID.fullmatch(entry_id(value, "it", round_up=True)) is not None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not is_one:
+        msg = f"{value!r} is no ID, such as 1704067200000-0, and no time, such as 2024-01-31T12:00Z"
+        raise typer.BadParameter(msg)
     return value
 
 
@@ -79,9 +100,13 @@ Pattern = Annotated[
 ]
 Start = Annotated[
     str,
-    typer.Option("--start", help="The first ID, or a time: 2024-01-31, 2024-01-31T12:00Z."),
+    typer.Option(
+        "--start",
+        help="The first ID, or a time: 2024-01-31, 2024-01-31T12:00Z.",
+        callback=bound,
+    ),
 ]
-End = Annotated[str, typer.Option("--end", help="The last ID, or a time.")]
+End = Annotated[str, typer.Option("--end", help="The last ID, or a time.", callback=bound)]
 Payload = Annotated[
     str | None,
     typer.Option(
@@ -100,7 +125,8 @@ def connect(url: str | None) -> RedisConnection:
 
     try:
         # Whoever mistyped the port waits for a second, not for five.
-        return RedisConnection(url or "redis://localhost:6379", max_retries=3)
+        url = url or os.environ.get("REDIS_URL") or "redis://localhost:6379"
+        return RedisConnection(url, max_retries=3)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from error
 
@@ -114,6 +140,14 @@ def existing(stream: str) -> Iterator[None]:
         yield
     except NoStreamError:
         raise missing(stream) from None
+
+
+def check_exists(server: RedisConnection, stream: str) -> None:
+    """Raise what `missing` gives, where there is no such stream."""
+    import redfloe
+
+    if redfloe.stream_info(server, stream).is_empty():
+        raise missing(stream)
 
 
 def missing(stream: str) -> Exception:

@@ -6,6 +6,8 @@ import base64
 import datetime as dt
 import json
 import math
+import os
+import select
 import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,8 @@ def show(frame: pl.DataFrame, *, json: bool, empty: str) -> None:
         say(empty)
     else:
         terminal = console()
-        terminal.print(table(fitting(frame, terminal.width)))
+        shown = fitting(frame, terminal.width)
+        terminal.print(table(shown, width=terminal.width))
 
 
 def print_json(frame: pl.DataFrame) -> None:
@@ -89,11 +92,31 @@ LEFT_OUT = (
 HEADS = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
 
 
+#: What goes after that, where there is room for hardly more than names.
+_NARROW = ("memory", "entries_per_second", "lag_time", "lag")
+#: What is never left out, nor is the first column: else nobody knows what a row is about.
+NAMES = ("stream", "group")
+#: How much of a name has a place in any case.
+_SHORT_NAME = 16
+
+
+def least_important(frame: pl.DataFrame) -> list[str]:
+    """List the columns that may be left out, in the order in which they go."""
+    first = [name for name in (*LEFT_OUT, *_NARROW) if name in frame.columns]
+    kept = {*first, *NAMES, *frame.columns[:1]}
+    return first + [name for name in frame.columns[::-1] if name not in kept]
+
+
 def fitting(frame: pl.DataFrame, width: int) -> pl.DataFrame:
-    """Leave out columns until the rest fits, so that names stay whole."""
-    for name in ("", *LEFT_OUT):
+    """Leave out columns until the rest fits, so that names stay whole while anything else is."""
+    for name in ("", *least_important(frame)):
         frame = frame.drop(name, strict=False)
-        if sum(_width(frame, column) for column in frame.columns) <= width:
+        widths = {column: _width(frame, column) for column in frame.columns}
+        if sum(widths.values()) <= width:
+            break
+        # A long name is folded before the last of what there is to tell of it goes.
+        folded = [min(w, _SHORT_NAME + 3) if c in NAMES else w for c, w in widths.items()]
+        if name in LEFT_OUT[-1:] and sum(folded) <= width:
             break
     return frame
 
@@ -111,7 +134,7 @@ def is_right(dtype: pl.DataType) -> bool:
     return str(dtype).startswith(_RIGHT)
 
 
-def table(frame: pl.DataFrame, title: str | None = None) -> Table:
+def table(frame: pl.DataFrame, title: str | None = None, *, width: int = 10_000) -> Table:
     """Make a table of a listing, with its values as people read them."""
     from rich import box
     from rich.table import Table
@@ -125,7 +148,7 @@ def table(frame: pl.DataFrame, title: str | None = None) -> Table:
             justify="right" if right else "left",
             no_wrap=right,
             overflow="fold",
-            min_width=min(20, _width(frame, name) - 3),
+            min_width=max(1, min(20, _width(frame, name) - 3, width // frame.width - 3)),
         )
     for row in frame.iter_rows(named=True):
         made.add_row(*(Text(readable(name, value)) for name, value in row.items()))
@@ -211,8 +234,16 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Tell what was done, or that there is nothing: on standard error, beside the data."""
-    print(text, file=sys.stderr)
+    """Tell what was done, or that there is nothing: on standard error, beside the data.
+
+    Names in it may be anybody's, and hold what would move the cursor.
+    """
+    print(printable(text), file=sys.stderr)
+
+
+def tell(error: object) -> None:
+    """Tell what failed, which may take several lines."""
+    print("redfloe:", "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -222,9 +253,26 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         say(f"{question}: give --yes, since nobody can be asked here")
         raise typer.Exit(1)
-    if not typer.confirm(f"{question}?", err=True):
+    if not _says_yes(f"{printable(question)}? [y/N]: "):
         say("nothing was changed")
         raise typer.Exit(1)
+
+
+def _says_yes(question: str) -> bool:
+    """Wait for an answer: the end of the input is none.
+
+    Not as input() does it: Polars' handler of Ctrl-C has the system go on with a read, and not with
+    a select.
+    """
+    while True:
+        print(question, end="", file=sys.stderr, flush=True)
+        select.select([sys.stdin], [], [])
+        answer = os.read(sys.stdin.fileno(), 1024)  # a terminal gives one line
+        match answer.decode(errors="replace").strip().lower():
+            case "y" | "yes":
+                return True
+            case "" | "n" | "no":
+                return False
 
 
 def print_frame(frame: pl.DataFrame) -> None:
@@ -234,8 +282,10 @@ def print_frame(frame: pl.DataFrame) -> None:
     import polars as pl
 
     terminal = sys.stdout.isatty()
+    in_ascii = console().options.ascii_only
     width = shutil.get_terminal_size().columns if terminal else -1
     with pl.Config(
+        tbl_formatting="ASCII_MARKDOWN" if in_ascii else "UTF8_FULL_CONDENSED",
         tbl_width_chars=width,
         tbl_rows=-1,
         tbl_cols=max(2, width // 14) if terminal else -1,

@@ -15,6 +15,7 @@ from redfloe._cli.options import (
     Text,
     Url,
     Yes,
+    check_exists,
     columns,
     connect,
     rescued,
@@ -39,8 +40,10 @@ def list_(
     """List dead letters: the fields of their entries, and why they were put aside."""
     import redfloe
 
+    server = connect(url)
+    check_exists(server, dead_letter)
     frame = redfloe.read_dead_letters(
-        connect(url),
+        server,
         dead_letter,
         None,
         start,
@@ -77,6 +80,7 @@ def replay(
     import redfloe
 
     server = connect(url)
+    check_exists(server, dead_letter)
     chosen = counted(len(ids), "letter", "letters", ",") if ids else "all of them"
     confirm(f"replay dead letters of {dead_letter} ({chosen}) into their streams", yes=yes)
     replayed = redfloe.replay_dead_letters(

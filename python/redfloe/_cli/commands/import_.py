@@ -11,7 +11,7 @@ import typer
 
 from redfloe._cli.formats import Format, format_of
 from redfloe._cli.options import Json, Stream, Url, connect
-from redfloe._cli.output import say
+from redfloe._cli.output import printable, say
 from redfloe._words import counted
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def import_(
     rows = 0
     with ExitStack() as stack:
         shown = sys.stderr.isatty() if progress is None else progress
-        bar = stack.enter_context(Bar(f"import into {stream}")) if shown else None
+        bar = stack.enter_context(Bar(printable(f"import into {stream}"))) if shown else None
 
         def count(added: int) -> None:
             nonlocal rows

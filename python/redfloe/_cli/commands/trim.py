@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from redfloe._cli.options import Json, Stream, Url, Yes, connect, missing
+from redfloe._cli.options import Json, Stream, Url, Yes, bound, connect, missing
 from redfloe._cli.output import confirm, say
 from redfloe._words import counted
 
@@ -16,7 +16,9 @@ def trim(
     maxlen: Annotated[
         int | None, typer.Option(min=0, help="Keep this many entries, the newest.")
     ] = None,
-    minid: Annotated[str | None, typer.Option(help="Keep entries from this ID or time on.")] = None,
+    minid: Annotated[
+        str | None, typer.Option(help="Keep entries from this ID or time on.", callback=bound)
+    ] = None,
     approximate: Annotated[
         bool,
         typer.Option(
@@ -38,9 +40,9 @@ def trim(
     info = redfloe.stream_info(server, stream)
     if info.is_empty():
         raise missing(stream)
-    bound = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
+    doomed = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
     number = counted(info["length"].item(), "entry", "entries", ",")
-    confirm(f"{stream} has {number}; delete {bound}", yes=yes)
+    confirm(f"{stream} has {number}; delete {doomed}", yes=yes)
     deleted = redfloe.trim_stream(
         server, stream, maxlen=maxlen, minid=minid, approximate=approximate
     )
