@@ -153,7 +153,7 @@ def test_a_terminal_of_another_size_meanwhile(orders: str, terminal: Any) -> Non
     child = terminal("top", orders, "--interval", "60", columns=200)
     child.expect("length")  # of 80 columns it is left out
     child.setwinsize(24, 80)
-    child.expect("entries/s bytes/s")
+    child.expect("entries/s +bytes/s")
     child.sendintr()
     finish(child, code=130)
 

@@ -403,7 +403,7 @@ def test_a_node_that_hangs(cluster: Cluster, key: str) -> None:
             until(lambda: cluster.node(key) is not node, 15)
             time.sleep(0.3)  # until all nodes know
             assert_frame_equal(read_stream(short, key, NUMBER), numbers(3))
-            assert add_one(cluster, key, 4)
+            until(lambda: add_one(cluster, key, 4), 15)
             assert_frame_equal(outcome(), numbers(4, first=4))
 
 

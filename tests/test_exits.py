@@ -88,6 +88,7 @@ HELD: dict[str, tuple[bytes, str]] = {
     "trim_stream_async": (b"XTRIM", "await redfloe.trim_stream_async(url, 's', maxlen=1_000)"),
     "infer_schema_async": (b"XRANGE", "await redfloe.infer_schema_async(url, 's')"),
     "read_stream_async": (b"XRANGE", "await redfloe.read_stream_async(url, 's')"),
+    "read_streams_async": (b"XRANGE", "await redfloe.read_streams_async(url, 's')"),
     "RedisCheckpointStore.load_async": (
         b"GET",
         "await redfloe.RedisCheckpointStore(url).load_async('s')",

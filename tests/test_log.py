@@ -538,7 +538,8 @@ def test_a_handler_may_use_redfloe(any_server: Server, stream: str, log: Log) ->
             assert next(consumer, None) is None
     finally:
         logger.removeHandler(reading)
-    assert log.of("stream_created")
+    # Another thread of redfloe's may be the one that logs it.
+    eventually(lambda: bool(log.of("stream_created")))
 
 
 def test_ctrl_c_in_a_handler_is_raised(any_server: Server, stream: str, log: Log) -> None:
