@@ -20,18 +20,11 @@ from urllib.parse import quote
 
 import polars as pl
 
+from redfloe._cli.formats import NULL_FOLDER, OWN_FOLDER, Format
+from redfloe._cli.texts import write
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-#: Beside the parts; engines that read directories of files skip names with an underscore.
-_OWN = "_redfloe"
-
-WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
-    "parquet": lambda frame, path: frame.write_parquet(path),
-    "csv": lambda frame, path: frame.write_csv(path),
-    "ndjson": lambda frame, path: frame.write_ndjson(path),
-    "arrow": lambda frame, path: frame.write_ipc(path),
-}
 
 
 @dataclass
@@ -72,7 +65,7 @@ class ExportDirectory:
         BlockingIOError
             Another process exports into it.
         """
-        own = path / _OWN
+        own = path / OWN_FOLDER
         if not own.exists():
             if path.exists() and any(path.iterdir()):
                 msg = f"{path} is not empty, and holds no export: give a directory of its own"
@@ -88,7 +81,7 @@ class ExportDirectory:
 
     @classmethod
     def _open(cls, path: Path, wanted: ExportState, infer: Callable[[], pl.Schema]) -> Self:
-        own = path / _OWN
+        own = path / OWN_FOLDER
         if not (own / "state.json").exists():
             export = cls(path, wanted, infer())
             frame = io.BytesIO()
@@ -121,7 +114,7 @@ class ExportDirectory:
         for part, rows in parts.items():
             path = self._path / part
             path.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[self.state.format](rows, path)
+            write(rows, path, Format(self.state.format))
             _sync(path)
             for folder in path.parents:  # a new file, and a new folder, is an entry of its folder
                 _sync(folder)
@@ -154,7 +147,7 @@ class ExportDirectory:
 
     def _save(self) -> None:
         text = json.dumps(self.state.__dict__, indent=1)
-        _replace(self._path / _OWN / "state.json", text.encode())
+        _replace(self._path / OWN_FOLDER / "state.json", text.encode())
 
 
 def _partitions(keys: list[str], schema: pl.Schema) -> list[pl.Expr]:
@@ -173,8 +166,13 @@ def _partitions(keys: list[str], schema: pl.Schema) -> list[pl.Expr]:
 
 
 def _folder(value: Any) -> str:
-    """Give a value as a part of a path, as Hive does."""
-    return "__HIVE_DEFAULT_PARTITION__" if value is None else quote(str(value), safe=" ")
+    """Give a value as a part of a path, as Hive does, of its own for each value."""
+    if value is None:
+        return NULL_FOLDER
+    # Bytes as they are, not as Python writes them.
+    text = str(value).lower() if isinstance(value, bool) else value
+    folder = quote(text if isinstance(text, bytes) else str(text), safe=" ")
+    return f"%5F{folder[1:]}" if folder == NULL_FOLDER else folder
 
 
 def _replace(path: Path, content: bytes) -> None:

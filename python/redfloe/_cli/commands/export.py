@@ -185,6 +185,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def to_file(source: Source, path: str, kind: Format) -> int:
     """Write one file, or standard output."""
     import redfloe
+    from redfloe._cli.texts import schema_with_texts, with_texts, write_ndjson
 
     scan = redfloe.scan_stream(
         source.server,
@@ -200,9 +201,12 @@ def to_file(source: Source, path: str, kind: Format) -> int:
     def count(frame: pl.DataFrame) -> pl.DataFrame:
         nonlocal rows
         rows += frame.height
-        return frame
+        return with_texts(frame, kind)
 
-    counted_scan = scan.map_batches(count, streamable=True)
+    # Bytes are made text here: Polars panics over them in NDJSON.
+    counted_scan = scan.map_batches(
+        count, streamable=True, schema=schema_with_texts(scan.collect_schema(), kind)
+    )
     # Opened here: after Ctrl-C the engine's threads may be about to create what was removed.
     opened = _standard_output() if path == STDOUT else _opened(Path(path))
     with opened as file:
@@ -212,7 +216,8 @@ def to_file(source: Source, path: str, kind: Format) -> int:
             case Format.csv:
                 counted_scan.sink_csv(file)
             case Format.ndjson:
-                counted_scan.sink_ndjson(file)
+                for frame in counted_scan.collect_batches(maintain_order=True, lazy=True):
+                    write_ndjson(frame, file)
             case Format.arrow:
                 counted_scan.sink_ipc(file)
         file.flush()

@@ -1,0 +1,108 @@
+"""What text formats have no word for, as text: CSV and NDJSON know neither bytes nor infinities."""
+
+from __future__ import annotations
+
+import json
+import math
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import polars as pl
+
+from redfloe._cli.formats import Format
+from redfloe._words import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from polars.datatypes import DataTypeClass
+
+
+def with_texts(frame: pl.DataFrame, kind: Format) -> pl.DataFrame:
+    r"""Make bytes text in a format of text, with ``\xff`` for a byte that is not UTF-8."""
+    if kind not in {Format.csv, Format.ndjson}:
+        return frame
+    return frame.with_columns(
+        pl.Series(
+            column.name,
+            [None if value is None else readable(value) for value in column],
+            dtype=pl.String,
+        )
+        for column in frame.iter_columns()
+        if column.dtype == pl.Binary
+    )
+
+
+def schema_with_texts(schema: Mapping[str, Any], kind: Format) -> pl.Schema:
+    """Give the schema of `with_texts`."""
+    return with_texts(pl.DataFrame(schema=schema), kind).schema
+
+
+def write_ndjson(frame: pl.DataFrame, file: BinaryIO) -> None:
+    """Write a line for each row; NaN and infinities, for which JSON has no number, as text."""
+    if not any(_holds_floats(dtype) for dtype in frame.dtypes) or not _has_infinite(frame):
+        frame.write_ndjson(file)
+        return
+    lines = BytesIO()
+    frame.write_ndjson(lines)
+    for line, row in zip(lines.getvalue().splitlines(), frame.iter_rows(named=True), strict=True):
+        if all(map(_is_finite, row.values())):
+            file.write(line + b"\n")
+        else:
+            text = json.dumps(_mended(json.loads(line), row), ensure_ascii=False, allow_nan=False)
+            file.write(text.encode() + b"\n")
+
+
+def write(frame: pl.DataFrame, path: Path, kind: Format) -> None:
+    """Write a file of rows."""
+    frame = with_texts(frame, kind)
+    match kind:
+        case Format.parquet:
+            frame.write_parquet(path)
+        case Format.csv:
+            frame.write_csv(path)
+        case Format.ndjson:
+            with path.open("wb") as file:
+                write_ndjson(frame, file)
+        case Format.arrow:
+            frame.write_ipc(path)
+
+
+def _holds_floats(dtype: pl.DataType | DataTypeClass) -> bool:
+    match dtype:
+        case pl.List(inner=inner) | pl.Array(inner=inner):
+            return _holds_floats(inner)
+        case pl.Struct(fields=fields):
+            return any(_holds_floats(field.dtype) for field in fields)
+    return dtype.is_float()
+
+
+def _has_infinite(frame: pl.DataFrame) -> bool:
+    flat = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    if len(flat) == sum(_holds_floats(dtype) for dtype in frame.dtypes):
+        return not frame.select(pl.all_horizontal(pl.col(flat).is_finite().all())).item()
+    return True  # in what is nested each row is looked at
+
+
+def _is_finite(value: Any) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(_is_finite, value.values()))
+        case list():
+            return all(map(_is_finite, value))
+    return True
+
+
+def _mended(written: Any, value: Any) -> Any:
+    """Give what Polars has written, but for the nulls that stand for numbers beyond JSON."""
+    match value:
+        case float() if not math.isfinite(value):
+            return {math.inf: "inf", -math.inf: "-inf"}.get(value, "NaN")
+        case dict():
+            return {name: _mended(written[name], inner) for name, inner in value.items()}
+        case list():
+            return [_mended(*both) for both in zip(written, value, strict=True)]
+    return written

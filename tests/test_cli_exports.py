@@ -1,0 +1,183 @@
+"""What the command line exports comes in again as it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+from support.server import Server
+from test_cli import piped, run
+
+
+def entries_with_ids(client: redis.Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    found: Any = client.xrange(stream)  # redis-py's types allow for None
+    return list(found)
+
+
+def entries(client: redis.Redis, stream: str) -> list[dict[bytes, bytes]]:
+    return [fields for _, fields in entries_with_ids(client, stream)]
+
+
+def add(client: redis.Redis, stream: str, *fields: dict[Any, Any]) -> None:
+    for entry in fields:
+        client.xadd(stream, entry)
+
+
+def files(folder: Path) -> list[str]:
+    parts = (path for path in folder.rglob("*") if path.is_file() and "_redfloe" not in path.parts)
+    return sorted(str(path.relative_to(folder)) for path in parts)
+
+
+def test_each_value_has_a_folder_of_its_own(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    literal = "__HIVE_DEFAULT_PARTITION__"
+    keys = [literal, None, "%5F" + literal[1:], "", ".", "..", "a/b", "a%2Fb", b"\xff", "%FF", "é"]
+    more: dict[Any, Any]
+    for n, key in enumerate(keys):
+        more = {} if key is None else {"k": key}
+        client.xadd(stream, {"n": n, **more})
+    folder = tmp_path / "x"
+    run("export", stream, str(folder), "--partition-by", "k", url=any_server.url)
+    found = pl.concat(pl.read_parquet(folder / name).select("n") for name in files(folder))
+    assert sorted(found["n"].to_list()) == list(range(len(keys)))
+    assert len({Path(name).parent for name in files(folder)}) == len(keys)
+    assert "k=%FF" in {Path(name).parts[0] for name in files(folder)}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "ndjson", "arrow"])
+def test_numbers_beyond_json_and_texts_like_numbers(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    floats = ["1.5", "NaN", "inf", "-inf", "2.5"] + ["0.5"] * 300
+    add(client, stream, *({"f": f, "zip": f"0{n}", "n": n} for n, f in enumerate(floats)))
+    run("export", stream, str(path), url=any_server.url)
+    copy = f"{stream}:copy"
+    run("import", str(path), copy, "--id-column", "_id", url=any_server.url)
+    without = [
+        {name: value for name, value in entry.items() if name != b"_ts"}
+        for entry in entries(client, copy)
+    ]
+    assert without == entries(client, stream)
+
+
+def test_a_file_of_others_keeps_its_texts(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('at,zip,flag,none,empty\n2024-01-31T00:00:00Z,01234,+1,,""\n')
+    run("import", str(path), stream, "--timestamp-column", "at", url=any_server.url)
+    assert client.xrange(stream) == [
+        (b"1706659200000-0", {b"zip": b"01234", b"flag": b"+1", b"empty": b""})
+    ]
+    for text in ("2024-01-31", "1706659200000", "2024-01-31 00:00:00.000"):
+        client.delete(stream)
+        path.write_text(f"at,n\n{text},1\n")
+        run("import", str(path), stream, "--timestamp-column", "at", url=any_server.url)
+        assert client.xrange(stream) == [(b"1706659200000-0", {b"n": b"1"})]
+    client.delete(stream)
+    path.write_text("zip,n,x\n01234,1,0.5\n1,2,1\n")
+    run("import", str(path), stream, "--payload", "data", url=any_server.url)
+    documents = [json.loads(entry[b"data"]) for entry in entries(client, stream)]
+    assert documents == [{"zip": "01234", "n": 1, "x": 0.5}, {"zip": "1", "n": 2, "x": 1.0}]
+    # A key that comes late, and one whose kind changes.
+    client.delete(stream)
+    late = tmp_path / "x.ndjson"
+    late.write_text('{"at": "2024-01-31", "n": 1}\n' * 200 + '{"n": "x", "late": 1}\n')
+    run("import", str(late), stream, url=any_server.url)
+    assert entries(client, stream)[-1] == {b"n": b"x", b"late": b"1"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+def test_bytes_are_text_in_text(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path, suffix: str
+) -> None:
+    add(client, stream, {"b": b"caf\xe9", "n": 1}, {"b": b"a", "n": "inf"})
+    folder, path = tmp_path / "parts", tmp_path / f"x.{suffix}"
+    run("export", stream, str(path), url=any_server.url)
+    run("export", stream, str(folder), "--format", suffix, url=any_server.url)
+    [part] = files(folder)
+    for file in (path, folder / part):
+        read = pl.read_csv(file) if suffix == "csv" else pl.read_ndjson(file)
+        assert read["b"].to_list() == ["caf\\xe9", "a"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "ndjson", "arrow"])
+def test_a_directory_comes_in(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path, suffix: str
+) -> None:
+    literal = "__HIVE_DEFAULT_PARTITION__"
+    for n in range(30):
+        more: dict[Any, Any] = {} if n % 3 == 0 else {"k": [literal, "a/b=c"][n % 2]}
+        client.xadd(stream, {"n": n, **more}, id=f"{9 + n}-{n}")
+    folder = tmp_path / "x"
+    options = ["--partition-by", "k", "--partition-by", "day", "--batch-size", "7"]
+    run("export", stream, f"{folder}/", "-f", suffix, *options, url=any_server.url)
+    copy = f"{stream}:copy"
+    run("import", str(folder), copy, "--id-column", "_id", url=any_server.url)
+    there = entries_with_ids(client, stream)
+    came = entries_with_ids(client, copy)
+    without = [(i, {k: v for k, v in entry.items() if k != b"_ts"}) for i, entry in came]
+    assert without == there
+    # A directory of others, with values in the names of folders.
+    for number in (1, 2):
+        part = tmp_path / "y" / f"k={number}%2F"
+        part.mkdir(parents=True)
+        run("export", stream, str(part / f"x.{suffix}"), "--end", "9", url=any_server.url)
+    (tmp_path / "y" / "_SUCCESS").touch()
+    client.delete(copy)
+    run("import", str(tmp_path / "y"), copy, url=any_server.url)
+    assert [entry[b"k"] for entry in entries(client, copy)] == [b"1/", b"2/"]
+    (tmp_path / "y" / "x.csv").write_text("a\n1\n")
+    (tmp_path / "y" / "x.arrow").write_text("a\n1\n")
+    done = run("import", str(tmp_path / "y"), copy, url=any_server.url, code=2)
+    assert "has no files of one format; give --format" in " ".join(done.stderr.split())
+
+
+def test_what_is_empty_and_what_is_not_there(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    add(client, stream, {"n": 1})
+    copy = f"{stream}:copy"
+    for suffix in ("parquet", "csv", "ndjson", "arrow"):
+        path = tmp_path / f"x.{suffix}"
+        run("export", stream, str(path), "--start", "2100-01-01", url=any_server.url)
+        done = run("import", str(path), copy, "--id-column", "_id", url=any_server.url)
+        assert done.stderr == f"0 rows of {path} added to {copy}\n"
+        done = run("import", str(tmp_path / f"nope*.{suffix}"), copy, url=any_server.url, code=1)
+        assert done.stderr == f"redfloe: no file matches '{tmp_path / f'nope*.{suffix}'}'\n"
+        path.write_text("")
+        code = 0 if suffix in {"csv", "ndjson"} else 1
+        done = run("import", str(path), copy, url=any_server.url, code=code)
+        if code:
+            assert done.stderr == f"redfloe: {path} is empty, as no file of {suffix} is\n"
+
+
+def test_an_import_that_is_interrupted_says_how_to_go_on(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("n,m\n" + "".join(f"{n},\n" if n % 2 else ",\n" for n in range(300_000)))
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        client.delete(stream)
+        with piped("import", str(path), stream, url=any_server.url) as process:
+            assert process.stderr is not None
+            while client.xlen(stream) < 10_000:
+                assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait() == code
+            said = process.stderr.read()
+        skip = re.search(r"--skip (\d+)\n", said)
+        assert skip, said
+        assert f"{client.xlen(stream):,} rows are in {stream}" in said
+        run("import", str(path), stream, "--skip", skip[1], url=any_server.url)
+        numbers = [int(entry[b"n"]) for entry in entries(client, stream)]
+        assert numbers == list(range(1, 300_000, 2))
