@@ -268,6 +268,7 @@ impl StreamSchema {
 
     /// Fields that come beside what is asked for, such as a trace context: a payload's key of that
     /// name is no column's, and nobody is told that entries lack them.
+    #[cfg(feature = "python")]
     pub(crate) fn with_beside(mut self, names: Vec<String>) -> Self {
         self.beside = names;
         self
