@@ -181,3 +181,46 @@ def test_an_import_that_is_interrupted_says_how_to_go_on(
         run("import", str(path), stream, "--skip", skip[1], url=any_server.url)
         numbers = [int(entry[b"n"]) for entry in entries(client, stream)]
         assert numbers == list(range(1, 300_000, 2))
+
+
+def test_a_mistyped_partition_leaves_nothing_behind(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    add(client, stream, {"n": 1})
+    folder = str(tmp_path / "x")
+    done = run("export", stream, folder, "--partition-by", "dya", url=any_server.url, code=1)
+    assert "there is no column 'dya'" in done.stderr
+    run("export", stream, folder, "--partition-by", "day", url=any_server.url)
+    assert len(files(Path(folder))) == 1
+
+
+def test_a_folder_s_name_that_is_too_long(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    add(client, stream, {"k": "é" * 60})
+    folder = str(tmp_path / "x")
+    done = run("export", stream, folder, "--partition-by", "k", url=any_server.url, code=1)
+    assert "'k' is too long" in done.stderr
+    assert "--partition-by" in done.stderr
+    assert files(Path(folder)) == []
+
+
+@pytest.mark.parametrize("changed", [["--text"], ["--start", "5-0"]])
+def test_an_export_goes_on_as_it_began(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path, changed: list[str]
+) -> None:
+    add(client, stream, {"n": 1})
+    folder = str(tmp_path / "x")
+    run("export", stream, folder + "/", url=any_server.url)
+    done = run("export", stream, folder + "/", *changed, url=any_server.url, code=1)
+    assert "holds an export with" in done.stderr
+
+
+def test_partitions_of_a_file(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    add(client, stream, {"n": 1})
+    path = tmp_path / "x.parquet"
+    done = run("export", stream, str(path), "--partition-by", "day", url=any_server.url, code=2)
+    assert "give a directory" in " ".join(done.stderr.split())
+    assert not path.exists()

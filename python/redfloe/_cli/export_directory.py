@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+#: What a batch has beside the fields.
+_METADATA = {"_id": pl.String(), "_ts": pl.Datetime("ms", "UTC"), "_seq": pl.UInt64()}
+
+#: The longest name of a folder that file systems take, in bytes.
+_LONGEST_NAME = 255
+
+
 @dataclass
 class ExportState:
     """Of which stream the parts are, and up to which entry."""
@@ -35,6 +42,8 @@ class ExportState:
     format: str
     partition_by: list[str]
     payload: str | None
+    start: str = "-"
+    text: bool = False
     last_id: str | None = None
     entries: int = 0
     #: The parts that are being written.
@@ -84,13 +93,15 @@ class ExportDirectory:
         own = path / OWN_FOLDER
         if not (own / "state.json").exists():
             export = cls(path, wanted, infer())
+            # A mistyped name leaves nothing behind.
+            _partitions(wanted.partition_by, pl.Schema({**_METADATA, **export._schema}))
             frame = io.BytesIO()
             pl.DataFrame(schema=export._schema).write_ipc(frame)
             _replace(own / "schema.arrow", frame.getvalue())
             export._save()
             return export
         state = ExportState(**json.loads((own / "state.json").read_text()))
-        for name in ("stream", "format", "partition_by", "payload"):
+        for name in ("stream", "format", "partition_by", "payload", "start", "text"):
             there, given = getattr(state, name), getattr(wanted, name)
             if there != given:
                 msg = f"{path} holds an export with {name} {there!r}, not {given!r}"
@@ -135,7 +146,14 @@ class ExportDirectory:
             .partition_by(keys, as_dict=True, maintain_order=True)
             .items()
         ):
-            folders = (f"{key}={_folder(value)}" for key, value in zip(keys, values, strict=True))
+            folders = [f"{key}={_folder(value)}" for key, value in zip(keys, values, strict=True)]
+            for key, value, folder in zip(keys, values, folders, strict=True):
+                if len(folder.encode()) > _LONGEST_NAME:
+                    msg = (
+                        f"a value of {key!r} is too long for the name of a folder, "
+                        f"{str(value)[:40]!r}...; leave it out of --partition-by"
+                    )
+                    raise ValueError(msg)
             yield Path(*folders, name), rows.drop(keys)
 
     def _discard_unfinished(self) -> None:

@@ -140,6 +140,11 @@ STDOUT = "-"
 def _file_format(path: str, given: Format | None, partition_by: list[str] | None) -> Format | None:
     """Tell the format of the file that is wanted; None where it is a directory."""
     there = Path(path)
+    if partition_by and not there.is_dir() and not path.endswith("/") and format_of(path):
+        msg = (
+            f"{path} is a file's name; partitions are folders: give a directory, {path}/ if need be"
+        )
+        raise typer.BadParameter(msg)
     if partition_by or there.is_dir() or path.endswith("/"):
         return None
     kind = given or format_of(path)
@@ -232,7 +237,14 @@ def to_directory(
     from redfloe._cli.export_directory import ExportDirectory, ExportState
     from redfloe._progress import Bar, milliseconds_of
 
-    wanted = ExportState(str(source.stream), kind.value, partition_by, source.payload)
+    wanted = ExportState(
+        str(source.stream),
+        kind.value,
+        partition_by,
+        source.payload,
+        start=source.start,
+        text=source.text,
+    )
     newest = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
     end = newest if source.end == "+" else source.end  # what comes meanwhile is for the next run
     with ExitStack() as stack:
