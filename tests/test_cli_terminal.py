@@ -43,11 +43,13 @@ def terminal(any_server: Server) -> Iterator[Any]:
     def start(
         *arguments: str, columns: int = 80, environment: Mapping[str, str] = MappingProxyType({})
     ) -> Any:
+        # Workers of pytest-xdist have those of its own.
+        around = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
         child = pexpect.spawn(
             sys.executable,
             ["-c", SCRIPT, *arguments],
             env={
-                **os.environ,
+                **around,
                 "REDIS_URL": any_server.url,
                 "TERM": "xterm-256color",
                 **environment,
