@@ -88,7 +88,7 @@ pub(crate) trait ColumnBuilder: Send {
     /// added to `leaves`.
     fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> std::result::Result<(), Misfit>;
 
-    /// Appends so many nulls.
+    /// Appends a number of nulls.
     fn append_nulls(&mut self, count: usize);
 
     /// Appends nulls up to that many rows; where there is none to append, the column needs no

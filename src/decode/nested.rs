@@ -80,7 +80,7 @@ impl ListColumn {
     }
 }
 
-/// The number of elements in so many lists of a fixed size.
+/// The number of elements in a number of lists of a fixed size.
 fn fixed_len(size: i32, rows: usize) -> usize {
     usize::try_from(size).unwrap_or(0) * rows
 }

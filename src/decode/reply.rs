@@ -66,10 +66,10 @@ struct Grammar {
     streams: usize,
     entries: usize,
     fields: usize,
-    /// Values behind the fields of the entry, and IDs behind the entries.
+    /// Values after the fields of the entry, and IDs after the entries.
     trailers: usize,
     deleted_ids: usize,
-    /// Whether IDs of deleted entries come behind the entries.
+    /// Whether IDs of deleted entries come after the entries.
     tells_deleted: bool,
     /// RESP2 sends each stream as an array of two, RESP3 as a pair of a map.
     streams_are_pairs: bool,

@@ -72,7 +72,7 @@ pub(crate) struct Tape {
     refused: Vec<(usize, Error)>,
     /// The columns' names; an open schema adds to them.
     names: Names,
-    /// So many of the bytes and of the names belong to whole entries.
+    /// How many of the bytes and of the names belong to whole entries.
     whole_bytes: usize,
     whole_names: usize,
     /// The names and targets of the latest entry's fields by position: most entries of a stream

@@ -64,7 +64,7 @@ mod tests {
 
     #[derive(Debug, Clone, Copy)]
     enum Event {
-        /// A batch of so many rows is handed out; the one before is done with where that is the
+        /// A batch of this number of rows is handed out; the one before is done with where that is the
         /// policy.
         Batch(u64),
         /// An entry that was left, and claimed, is a batch of its own.

@@ -110,7 +110,7 @@ impl BatchReader {
         Member::of(&self.reading)
     }
 
-    /// For whoever keeps a checkpoint.
+    /// For a checkpoint.
     fn progress(&self, automatic: bool) -> Progress {
         Progress::new(Arc::clone(&self.reading), automatic)
     }
@@ -198,7 +198,7 @@ impl AsyncBatchReader {
         Member::of(&self.reading)
     }
 
-    /// For whoever keeps a checkpoint.
+    /// For a checkpoint.
     fn progress(&self, automatic: bool) -> Progress {
         Progress::new(Arc::clone(&self.reading), automatic)
     }

@@ -143,7 +143,7 @@ impl Desk {
         }
         drop(state);
         for asker in now {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = asker.send(answer());
         }
     }

@@ -1,4 +1,4 @@
-//! The end of a loop, for whoever waits in it.
+//! The end of a loop, for those who wait in it.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::error::Result;
 
-/// How a loop is to end: not at all, before the next batch, by whoever finishes it, or at once.
+/// How a loop is to end: not at all, before the next batch, when it is finished, or at once.
 const GOES_ON: u8 = 0;
 pub(super) const STOPPED: u8 = 1;
 pub(super) const LEFT: u8 = 2;
@@ -28,7 +28,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// The loop is to end; whoever waits has still to be [woken](Ending::wake).
+    /// The loop is to end; those who wait have still to be [woken](Ending::wake).
     pub(super) fn set(&self, how: u8) {
         self.how.fetch_max(how, Ordering::AcqRel);
     }

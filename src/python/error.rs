@@ -94,7 +94,7 @@ fn say_where(raised: &Bound<'_, PyAny>, error: &Error) -> PyResult<()> {
 }
 
 /// Raises the exception of the kind at this index, for the test that each kind has one; returns
-/// the number of kinds for an index behind the last.
+/// the number of kinds for an index after the last.
 #[pyfunction]
 pub(crate) fn raise_kind(py: Python<'_>, index: usize) -> PyResult<usize> {
     match ErrorKind::ALL.get(index) {

@@ -13,7 +13,7 @@ use arrow_schema::{ArrowError, Field, SchemaRef};
 use super::arrow::export_field;
 use crate::client::PerProcess;
 
-/// A schema that owns its texts; whoever is lent it refers to them.
+/// A schema that owns its texts; those that it is lent to refer to them.
 struct Owned(FFI_ArrowSchema);
 
 // SAFETY: it is read only, and what it points to is its own.

@@ -115,7 +115,7 @@ impl Producer {
         }))
     }
 
-    /// Waits for "room", or for all that was sent ("flush"). Whoever gives up waiting stops nothing.
+    /// Waits for "room", or for all that was sent ("flush"). Giving up the wait stops nothing.
     fn wait(&self, py: Python<'_>, what: &str) -> PyResult<()> {
         let waiting = waiting(self.get()?.clone(), what);
         wait(py, async move {

@@ -1,4 +1,4 @@
-//! A read as an Arrow stream, for DuckDB, pyarrow, pandas, DataFusion and whoever else speaks it.
+//! A read as an Arrow stream, for DuckDB, pyarrow, pandas, DataFusion and others that speak it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

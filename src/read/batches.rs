@@ -48,7 +48,7 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// Follows a stream: the entries from the request's start on, and then what is added, batch by
 /// batch, without end unless the request sets one (an end ID, a count, [`OnIdle::Stop`]).
 ///
-/// Polls with XREAD BLOCK (Redis 5.0), each behind the last entry that came, so that nothing which
+/// Polls with XREAD BLOCK (Redis 5.0), each after the last entry that came, so that nothing which
 /// is added between two polls is missed. Where the request has no block time a poll waits without
 /// limit. A batch is never empty.
 ///
@@ -103,7 +103,7 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
 /// [`Stream`] ([`into_stream`](Batches::into_stream)), or as an [`Iterator`] for code that may
 /// block.
 ///
-/// After an error the next batch may be asked for again: it begins behind the last one that was
+/// After an error the next batch may be asked for again: it begins after the last one that was
 /// handed out.
 pub struct Batches {
     stream: String,

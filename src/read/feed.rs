@@ -8,17 +8,19 @@ use redis::Value;
 
 use super::bounds::{ids_only, last_decoded};
 use super::page::PageSize;
+use super::page_request::PageRequest;
 use super::poll::Pace;
+use super::portion::Portion;
 use super::request::BatchBounds;
-use crate::client::{Client, Connection, Session, Sink, Who};
+use crate::client::{Client, Connection, Session, Who};
 use crate::decode::{Batch, Decoder, Reply, ReplyShape, Run, StreamNames, ends};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
-use crate::resp::{self, Packed, PageLimit, RawReply};
+use crate::resp::{Packed, PageLimit, RawReply};
 use crate::schema::StreamSchema;
 
 /// Any of its futures may be dropped at any time: whole entries stay, the connection that owes an
-/// answer is closed, and the next request goes on behind the last whole entry.
+/// answer is closed, and the next request goes on after the last whole entry.
 pub(super) struct Feed {
     client: Client,
     pub(super) session: Session,
@@ -59,33 +61,6 @@ struct InFlight {
     queue: VecDeque<PageRequest>,
     entries: u64,
     bytes: u64,
-}
-
-/// A command that asks for entries, how many it asks for, and how long the server waits for the
-/// first.
-#[derive(Debug, Clone)]
-pub(super) struct PageRequest {
-    pub(super) command: Packed,
-    pub(super) limit: PageLimit,
-    pub(super) wait: Option<Duration>,
-    /// The number of small replies before the one with entries, to commands that were sent along.
-    pub(super) before: usize,
-    /// The first of all replies is that to the question for the newest entry.
-    pub(super) asks_newest: bool,
-    /// Which of several streams the entries are of.
-    pub(super) stream: usize,
-}
-
-impl PageRequest {
-    pub(super) fn new(command: Packed, limit: PageLimit) -> Self {
-        PageRequest { command, limit, wait: None, before: 0, asks_newest: false, stream: 0 }
-    }
-
-    /// Asks for the newest entry first, in the same round trip.
-    pub(super) fn with_newest(self, stream: &[u8]) -> Self {
-        let command = [resp::newest(stream), self.command].concat();
-        PageRequest { command, asks_newest: true, ..self }
-    }
 }
 
 pub(super) enum Received {
@@ -505,33 +480,4 @@ fn make_decoder(
 ) -> Result<Decoder> {
     let decoder = Decoder::new(schema, shape)?;
     Ok(decoder.with_row_limit(bounds.rows).with_cell_bytes(bounds.bytes))
-}
-
-/// A decoder that stops taking bytes once the batch has enough. They count at once: the future that
-/// receives them may be dropped.
-struct Portion<'a> {
-    decoder: &'a mut Decoder,
-    /// The bytes of all replies.
-    received: &'a mut u64,
-    /// The batch's bytes, and how many are enough.
-    bytes: &'a mut u64,
-    limit: u64,
-}
-
-impl Sink for Portion<'_> {
-    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
-        let taken = self.decoder.decode(bytes)?;
-        *self.received = self.received.saturating_add(taken as u64);
-        *self.bytes = self.bytes.saturating_add(taken as u64);
-        Ok(taken)
-    }
-
-    fn is_complete(&self) -> bool {
-        self.decoder.reply_complete()
-    }
-
-    fn is_full(&self) -> bool {
-        let enough = *self.bytes >= self.limit && self.decoder.rows() > 0;
-        self.is_complete() || self.decoder.is_full() || enough
-    }
 }

@@ -1,7 +1,8 @@
 //! Ranges of entries, page by page, for those that want all of them at once.
 
 use super::bounds::no_columns;
-use super::feed::{Feed, PageRequest, Received};
+use super::feed::{Feed, Received};
+use super::page_request::PageRequest;
 use super::request::BatchBounds;
 use crate::client::Client;
 use crate::decode::ReplyShape;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, last_id, lost_end};
 use super::deadline::{Deadline, block_ms};
-use super::feed::{Feed, PageRequest, Received};
+use super::feed::{Feed, Received};
 use super::group::GroupReader;
 use super::many;
+use super::page_request::PageRequest;
 use super::pages::newest_range;
 use super::poll::Pace;
 use super::request::{BatchBounds, ReadRequest, about};
@@ -21,7 +22,7 @@ use crate::resp::{self, PageLimit};
 ///
 /// Pages of XRANGE (Redis 5.0), the next one requested before the columns of the current one are
 /// built. An open end is pinned to the newest entry at the start (XREVRANGE, sent with the first
-/// page), so that a read of a stream that grows comes to its end. After a lost connection the read goes on behind the last
+/// page), so that a read of a stream that grows comes to its end. After a lost connection the read goes on after the last
 /// whole entry.
 ///
 /// With a group: what there is for the consumer (XREADGROUP).
@@ -280,7 +281,7 @@ impl RangeReader {
         }
     }
 
-    /// The page behind the last whole entry, or `None` where nothing is left to read.
+    /// The page after the last whole entry, or `None` where nothing is left to read.
     fn next_page(&mut self) -> Option<PageRequest> {
         let (first, last) = self.range?;
         let next = match self.feed.last_id() {

@@ -1,4 +1,4 @@
-//! What a reader has done so far, for whoever watches it.
+//! What a reader has done so far, for those who watch it.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;

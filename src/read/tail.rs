@@ -7,7 +7,8 @@ use super::bounds::{
     newest,
 };
 use super::deadline::block_ms;
-use super::feed::{Feed, PageRequest, Received};
+use super::feed::{Feed, Received};
+use super::page_request::PageRequest;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::{OnDataLoss, ReadRequest, Resume};
 use super::sample::infer_range;

@@ -15,7 +15,7 @@ struct Watcher {
     watched: Weak<Watched>,
 }
 
-/// A group of a server, whoever connects to it and how.
+/// A group of a server, by whichever connection.
 #[derive(PartialEq, Eq)]
 struct GroupKey {
     address: Address,

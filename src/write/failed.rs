@@ -48,7 +48,7 @@ impl Failed {
         }
     }
 
-    /// The failure, where so many rows of all are in.
+    /// The failure, where this number of all rows is in.
     pub(super) fn explain(
         self,
         request: &WriteRequest,

@@ -6,11 +6,11 @@ use arrow_array::{Array, StringViewArray};
 
 use super::producer::Producer;
 
-/// Where the ID of an entry is left for whoever asks: `None` inside where the stream does not exist
+/// Where the ID of an entry is left for its caller: `None` inside where the stream does not exist
 /// and is not to be made.
 pub(super) type Slot = Arc<OnceLock<Option<String>>>;
 
-/// An entry that a [`Producer`] was given, for whoever wants to know what became of it.
+/// An entry that a [`Producer`] was given, to learn what became of it.
 #[derive(Clone)]
 pub struct Sent {
     producer: Producer,

@@ -124,7 +124,7 @@ def connect(url: str | None) -> RedisConnection:
     from redfloe import RedisConnection
 
     try:
-        # Whoever mistyped the port waits for a second, not for five.
+        # A mistyped port costs a second, not five.
         url = url or os.environ.get("REDIS_URL") or "redis://localhost:6379"
         return RedisConnection(url, max_retries=3)
     except ValueError as error:

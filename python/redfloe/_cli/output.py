@@ -47,7 +47,7 @@ def print_json(frame: pl.DataFrame) -> None:
     frame = frame.rename(seconds)
     for row in frame.iter_rows(named=True):
         print(json.dumps(_finite(row), default=_as_json, ensure_ascii=False, allow_nan=False))
-    sys.stdout.flush()  # whoever reads a pipe wants it now: more may come in an hour
+    sys.stdout.flush()  # a pipe's reader wants it now: more may come in an hour
 
 
 def _finite(value: Any) -> Any:

@@ -26,7 +26,7 @@ def forget() -> None:
 class Harmless:
     """A block of telemetry: what it raises goes to the log, once a kind, and no further.
 
-    An interrupt, a cancellation and an exit are for whoever is observed, and pass.
+    An interrupt, a cancellation and an exit belong to the observed call, and pass.
     """
 
     def __init__(self, part: str) -> None:

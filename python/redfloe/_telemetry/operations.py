@@ -90,7 +90,7 @@ def at(connection: RedisConnection, stream: object, group: object = None) -> Att
         if isinstance(name, bytes | str):
             text = readable(name) if isinstance(name, bytes) else name
             attributes[f"messaging.{key}.name"] = text
-    with suppress(ValueError, TypeError):  # no URL, which whoever connects is told
+    with suppress(ValueError, TypeError):  # no URL, which connecting reports
         address, port = _core.server_address(connection)
         attributes["server.address"] = address
         if port is not None:
@@ -210,7 +210,7 @@ class Operation:
         return given
 
     def came_to(self, result: Any) -> None:
-        """Take note of what the observed function returned."""
+        """Record what the observed function returned."""
 
     def is_failure(self, error: BaseException) -> bool:  # noqa: ARG002 - of some it depends
         """Say whether an operation that ended so has failed."""
@@ -266,7 +266,7 @@ class Process(Operation):
         self.entries = len(batch)
 
     def came_to(self, result: Exception | None) -> None:
-        """Take note of what the handler raised."""
+        """Record what the handler raised."""
         self.error = result
 
     def measure(self, seconds: float) -> None:

@@ -26,7 +26,7 @@ class _Counted:
         self._lock = Lock()
 
     def new(self, rows: int) -> int:
-        """Count up to so many; give how many that were not counted yet."""
+        """Count up to this number; give how many were not counted yet."""
         with self._lock:
             new = max(rows - self._rows, 0)
             self._rows += new

@@ -36,7 +36,7 @@ async def ended(
 ) -> tuple[_core.Outcome, BaseException | None]:
     """Wait for a write, and give what interrupted the wait: then the write was stopped.
 
-    It is not for whoever drops the coroutine, and with it the write.
+    A coroutine that is dropped drops its write too.
     """
     import asyncio
 

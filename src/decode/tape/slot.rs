@@ -14,7 +14,7 @@ pub(crate) struct Slot {
 impl Slot {
     const ORIGIN: u32 = u64::BITS - 2;
 
-    /// The slot once so many rows and bytes before it are gone, if it is not among them.
+    /// The slot once this number of rows and bytes before it is gone, if it is not among them.
     pub(super) fn moved(self, rows: usize, bytes: usize) -> Option<Slot> {
         let offset = self.without_origin().place.checked_sub(bytes as u64)?;
         Some(Slot {

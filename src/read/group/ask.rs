@@ -18,8 +18,9 @@ use crate::read::claim::Claimer;
 use crate::read::counts::write_back;
 use crate::read::dead_letter::Letter;
 use crate::read::deadline::block_ms;
-use crate::read::feed::{PageRequest, Received};
+use crate::read::feed::Received;
 use crate::read::group_options::OwnPending;
+use crate::read::page_request::PageRequest;
 use crate::read::poll::{Pace, Polled};
 use crate::resp::{self, PageLimit, ReadGroup};
 

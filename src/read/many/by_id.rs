@@ -50,7 +50,7 @@ struct Page {
 impl ById {
     /// The rows of a piece, where a batch has no bounds.
     const PIECE: usize = 256 * 1024;
-    /// So many pages are buffered of all streams together, in entries.
+    /// The pages that are buffered of all streams together, in entries.
     const PAGES: u64 = 4;
 
     pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
