@@ -1,47 +1,21 @@
 //! What columns a read yields: fields, metadata columns, and what to do with text that does not
 //! fit.
 
-use std::collections::{HashMap, HashSet};
+mod misfits;
+mod names;
+
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::decode::{Names, StreamNames};
-use crate::dtype::{self, children};
+use crate::dtype;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::payload::Payload;
 
-/// What happens to a field's text that does not fit its dtype, and to a field whose name no column
-/// can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnError {
-    /// The read fails with a [`Decode`](ErrorKind::Decode) error that names the entry.
-    #[default]
-    Raise,
-    /// The value becomes null; the field is left out.
-    Null,
-    /// The entry is left out of the batch, and listed in [`Batch::rejected`](crate::Batch).
-    Reject,
-}
-
-/// Texts that mean null, beside the empty text, which is null for all but strings and binary. They
-/// hold inside JSON as well.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NullValues {
-    /// For every field.
-    pub all: Vec<String>,
-    /// For single fields, by name.
-    pub by_field: HashMap<String, Vec<String>>,
-}
-
-impl NullValues {
-    /// The texts that mean null in the field `name`.
-    pub(crate) fn of(&self, name: &str) -> Arc<[Box<[u8]>]> {
-        let own = self.by_field.get(name).into_iter().flatten();
-        self.all.iter().chain(own).map(|text| text.as_bytes().into()).collect()
-    }
-}
+pub use misfits::{NullValues, OnError};
+use names::{check_names, check_nul};
 
 /// The columns of a read. Made by [`StreamSchema::closed`], [`StreamSchema::open`] or
 /// [`StreamSchema::default`], and changed by its `with_` methods.
@@ -476,35 +450,6 @@ impl StreamSchema {
         .into_iter()
         .filter_map(|(parameter, name)| Some((parameter, name.as_deref()?)))
     }
-}
-
-/// Refuses a name that ends before its end where Arrow's interface passes it on, as a C string.
-fn check_nul(name: &str, what: &str) -> Result<()> {
-    match name.contains('\0') {
-        false => Ok(()),
-        true => Err(Error::new(
-            ErrorKind::Schema,
-            format!(
-                "{what} is {}, but must not contain NUL, which ends a column's name in Arrow",
-                shorten(name.as_bytes())
-            ),
-        )),
-    }
-}
-
-/// Refuses fields, and fields inside them, that share a name or have one that Arrow cannot pass on.
-fn check_names<'a>(fields: impl IntoIterator<Item = &'a FieldRef>, of: Option<&str>) -> Result<()> {
-    let mut seen = HashSet::new();
-    for field in fields {
-        check_nul(field.name(), "a field's name")?;
-        if !seen.insert(field.name()) {
-            let whole = of.map_or("the schema".to_owned(), |of| format!("the field {of:?}"));
-            let message = format!("{whole} names the field {:?} twice", field.name());
-            return Err(Error::new(ErrorKind::Schema, message));
-        }
-        check_names(children(field.data_type()), Some(field.name()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
