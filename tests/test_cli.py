@@ -548,7 +548,7 @@ def test_a_file_goes_out_and_comes_in(
 def test_an_export_that_is_interrupted_leaves_nothing(
     any_server: Server, stream: str, tmp_path: Path
 ) -> None:
-    redfloe.write_stream(any_server.url, pl.DataFrame({"n": range(200_000)}), stream)
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": range(2_000_000)}), stream)
     with piped("export", stream, str(tmp_path / "x.parquet"), url=any_server.url) as process:
         while process.poll() is None and not [*tmp_path.iterdir()]:
             time.sleep(0.001)

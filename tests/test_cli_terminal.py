@@ -56,7 +56,7 @@ def terminal(any_server: Server) -> Iterator[Any]:
             },
             dimensions=(24, columns),
             encoding="utf-8",
-            timeout=20,
+            timeout=20 * SLACK,
         )
         started.append(child)
         return child

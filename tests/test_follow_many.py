@@ -211,6 +211,50 @@ def test_a_stream_that_is_begun_anew_is_noticed_and_named(
             next(batches)
 
 
+def test_a_busy_stream_hides_none_that_is_begun_anew(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    fill(client, {"a": [10], "b": [10]})
+    ended = threading.Event()
+
+    def write() -> None:
+        with any_server.client() as busy:
+            while not ended.is_set():
+                busy.xadd("a", {"n": 1})
+
+    with following(follow, any_server.url, ["a", "b"], SCHEMA, "-", block_ms=50) as batches:
+        got: list[pl.DataFrame] = []
+        while sum(map(len, got)) < 2:
+            got.append(next(batches))
+        client.delete("b")
+        fill(client, {"b": [3]})
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        try:
+            with within(10), pytest.raises(DataLossError, match=r"begun anew.*stream: b\b"):
+                got.extend(batches)
+        finally:
+            ended.set()
+            writer.join()
+
+
+def test_a_stream_that_comes_back_begins_at_the_start(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    fill(client, {"ev:a": [2_000], "ev:b": [2_000]})
+    options: Any = {"pattern": "ev:*", "discover_ms": 50, "block_ms": 20}
+    with following(follow, any_server.url, schema=SCHEMA, start_id="2000-0", **options) as batches:
+        got: list[pl.DataFrame] = []
+        while sum(map(len, got)) < 2:
+            got.append(next(batches))
+        client.delete("ev:b")
+        fill(client, {"ev:a": [2_001]})
+        assert rows_of([next(batches)]) == {"ev:a": [2_001]}
+        time.sleep(0.3)
+        with later(0.3, lambda: fill(client, {"ev:b": [5, 6_000]})), within(5):
+            assert rows_of([next(batches)]) == {"ev:b": [6_000]}
+
+
 def test_errors_name_the_stream(any_server: Server, client: redis.Redis, follow: Follow) -> None:
     fill(client, {"a": [1, 2], "b": [1]})
     add(client, "b", [("2-0", {"n": "two"})])

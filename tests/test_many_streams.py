@@ -610,3 +610,15 @@ def test_ctrl_c_ends_a_read_of_many(any_server: Server, client: redis.Redis) -> 
             with within(5), pytest.raises(KeyboardInterrupt):
                 read_stream(proxy.url, list(ABC), SCHEMA)
             interrupt.join()
+
+
+def test_what_is_not_wanted_is_not_read(any_server: Server, client: redis.Redis) -> None:
+    """Far beyond the count there is an entry that cannot be read."""
+    for n in range(1, 40):
+        client.xadd("x", {"n": "bad" if n == 20 else n}, id=f"{2 * n}-0")
+        client.xadd("y", {"n": n}, id=f"{2 * n + 1}-0")
+    schema = {"n": pl.Int64}
+    frame = redfloe.read_stream(any_server.url, ["x", "y"], schema, count=2, order="id")
+    assert frame["n"].to_list() == [1, 1]
+    scan = redfloe.scan_stream(any_server.url, ["x", "y"], schema, order="id")
+    assert scan.head(2).collect()["n"].to_list() == [1, 1]

@@ -7,11 +7,14 @@ import gc
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +331,70 @@ def test_the_page_names_each_metric(any_server: Server, client: redis.Redis, str
     for name in [*samples(StreamCollector(any_server.url, [stream], consumers=True)), *inside]:
         short = name.removesuffix("_total").removeprefix("redfloe_consumer")
         assert name.removesuffix("_total") in page or f"`{short}_total`" in page, name
+
+
+PRODUCER_FORK = """
+import signal
+import redfloe
+from prometheus_client import CollectorRegistry
+from redfloe.metrics import WorkerCollector
+
+url, stream = sys.argv[1:]
+registry = CollectorRegistry()
+metrics = WorkerCollector(registry)
+producer = redfloe.StreamProducer(url, stream)
+metrics.watch(producer)
+producer.send({"a": 1})
+producer.flush()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    try:
+        os._exit(0 if list(registry.collect()) else 2)
+    finally:
+        os._exit(1)
+print(json.dumps(os.waitpid(child, 0)[1]))
+producer.close()
+"""
+
+
+def test_a_child_leaves_out_the_producers_of_its_parent(any_server: Server, stream: str) -> None:
+    with python(PRODUCER_FORK, any_server.url, stream) as process:
+        assert hear(process) == 0
+        finish(process)
+
+
+def test_more_are_watched_while_a_scrape_lists_them(any_server: Server, stream: str) -> None:
+    metrics = WorkerCollector(CollectorRegistry())
+    ended = threading.Event()
+    kept: list[redfloe.StreamProducer] = []
+
+    def watch() -> None:
+        while not ended.is_set():
+            kept.append(redfloe.StreamProducer(any_server.url, stream))
+            metrics.watch(kept[-1])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert [*metrics.collect()]
+    finally:
+        ended.set()
+        thread.join()
+        for one in kept:
+            one.close()
+
+
+def test_a_scrape_with_a_thousand_open_files(any_server: Server, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2_000:
+        pytest.skip("may not open as many files")
+    file = tmp_path / "x"
+    file.touch()
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2_000), limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        for _ in range(1_100):
+            stack.enter_context(file.open())
+        assert samples(StreamCollector(any_server.url))["redis_up"] == {(): 1}

@@ -359,8 +359,10 @@ def hanging() -> Iterator[ScriptedServer]:
         ended.wait()
 
     with ScriptedServer(answer) as sentinel:
-        yield sentinel
-        ended.set()
+        try:
+            yield sentinel
+        finally:
+            ended.set()
 
 
 def naming(server: Server) -> ScriptedServer:
@@ -448,7 +450,9 @@ def test_a_sentinel_with_another_password(
 def test_a_stale_sentinel_names_a_replica(sentinels: Deployment, stream: str) -> None:
     with naming(sentinels.replica) as stale:
         write_stream(sentinels.url_of(stale, sentinels.sentinels[0]), FRAME, stream)
-        alone = RedisConnection(sentinels.url_of(stale), connect_timeout=0.3, client_name=stream)
+        alone = RedisConnection(
+            sentinels.url_of(stale), connect_timeout=2, max_retries=1, client_name=stream
+        )
         with pytest.raises(RedisConnectionError, match="named as the master is a replica"):
             read_stream(alone, stream)
         # It was asked again, in the hope of another answer.
@@ -478,7 +482,7 @@ def test_a_replica_shows_itself_to_a_user_who_may_not_ask_for_the_role(
         with naming(sentinels.replica) as stale:
             url = url_of(stale, "reader:secret@")
             with pytest.raises(RedisConnectionError, match="is a replica"):
-                read_stream(RedisConnection(url, connect_timeout=0.2), "s")
+                read_stream(RedisConnection(url, connect_timeout=2, max_retries=0), "s")
         replica.acl_deluser("reader")
 
 

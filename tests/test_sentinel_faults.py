@@ -212,10 +212,13 @@ def test_hashes_outlive_the_master(sentinels: Deployment) -> None:
     frame = pl.DataFrame({"key": [f"h{n}" for n in range(1_000)], "n": range(1_000)})
     redfloe.write_hashes(sentinels.connection(), frame, key_column="key")
     sentinels.replicated()
-    sentinels.kill(sentinels.master)
-    redfloe.write_hashes(sentinels.connection(), frame, key_column="key")
-    with sentinels.master.client() as client:
+    former = sentinels.master
+    sentinels.kill(former)
+    again = frame.with_columns(pl.col("n") + 1)
+    redfloe.write_hashes(sentinels.connection(), again, key_column="key")
+    with sentinels.wait_for_another(former).client() as client:
         assert client.dbsize() == 1_000
+        assert client.hget("h999", "n") == b"1000"
 
 
 # Failovers that somebody asks for, under load
@@ -235,7 +238,7 @@ def test_a_failover_under_load(sentinels: Deployment, stream: str, world: World)
                     one.send({"n": n, "same": n})
                     time.sleep(0.0005)
 
-    producer = threading.Thread(target=produce)
+    producer = threading.Thread(target=produce, daemon=True)
     producer.start()
     seen: Counter[str] = Counter()
     former: list[Any] = []
@@ -245,10 +248,12 @@ def test_a_failover_under_load(sentinels: Deployment, stream: str, world: World)
     with world.consumer(connection, stream, schema, on_idle="wait", **options) as consumer:
 
         def fail_over() -> None:
-            former.append(sentinels.fail_over())
-            ended.set()
-            producer.join()
-            consumer.stop()
+            try:
+                former.append(sentinels.fail_over())
+            finally:
+                ended.set()
+                producer.join()
+                consumer.stop()
 
         operator = threading.Timer(0.2, fail_over)
         operator.start()
@@ -262,10 +267,12 @@ def test_a_failover_under_load(sentinels: Deployment, stream: str, world: World)
             seen.update(batch.frame["_id"].to_list())
     assert sentinels.master is not former[0]
     with sentinels.master.client() as client:
-        there = [entry_id.decode() for entry_id, _ in client.xrange(stream)]
+        entries = client.xrange(stream)
+        there = [entry_id.decode() for entry_id, _ in entries]
         assert client.xpending(stream, "g")["pending"] == 0
     assert {*there} <= seen.keys()
-    assert len(there) == len({*there})
+    numbers_sent = [fields[b"n"] for _, fields in entries]
+    assert len(numbers_sent) == len({*numbers_sent})
 
 
 # The old master comes back
@@ -489,9 +496,10 @@ def test_all_sentinels_are_away_for_a_while(sentinels: Deployment, stream: str) 
     fill(sentinels, stream, 10)
     reader = iter_stream(sentinels.connection(), stream, NUMBER, start_id="-", block_ms=50)
     assert next(reader).height == 10
+    master = sentinels.master
     for one in sentinels.sentinels:
         one.kill()
-    with sentinels.servers[0].client() as client:
+    with master.client() as client:
         add_numbers(client, stream, 11, first=11)
         assert next(reader)["n"].to_list() == [11]
         client.client_kill_filter(_type="normal", skipme=True)
@@ -499,7 +507,7 @@ def test_all_sentinels_are_away_for_a_while(sentinels: Deployment, stream: str) 
 
     def start() -> None:
         one = sentinels.sentinels[0].start()
-        one.monitor(sentinels.servers[0].port)
+        one.monitor(master.port)
 
     with later(0.2, start):
         assert next(reader)["n"].to_list() == [12]

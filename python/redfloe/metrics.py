@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
 
     _Family = CounterMetricFamily | GaugeMetricFamily
+
+T = TypeVar("T")
 
 __all__ = ["StreamCollector", "WorkerCollector"]
 
@@ -232,6 +234,8 @@ def _waited(asking: _core.Operation[_core.RecordBatch], end: float | None) -> _c
     if end is None:
         return asking.wait()
     completions, task = _core.Completions(), asking.start()
+    poll = select.poll()  # select knows only the first thousand descriptors
+    poll.register(completions, select.POLLIN)
     try:
         completions.watch(task)
         while not completions.take():
@@ -239,7 +243,7 @@ def _waited(asking: _core.Operation[_core.RecordBatch], end: float | None) -> _c
             if left <= 0:
                 msg = "the server did not tell everything in time"
                 raise RedisTimeoutError(msg)
-            select.select([completions], [], [], left)
+            poll.poll(left * 1_000)
             log_events()
     except BaseException:
         task.cancel()
@@ -332,15 +336,20 @@ class WorkerCollector(Collector):
         """Give a family of samples for each metric."""
         workers = [
             (tuple(name or "" for name in one._where.values()), stats)
-            for one in self._consumers
+            for one in _all(self._consumers)
             if (stats := _stats_of(one)) is not None
         ]
-        return self._families(workers, [*self._producers])
+        written = [
+            (readable(one._stream or b""), rows)
+            for one in _all(self._producers)
+            if (rows := _rows_of(one)) is not None
+        ]
+        return self._families(workers, written)
 
     def _families(
         self,
         workers: list[tuple[tuple[str, ...], ConsumerStats]],
-        producers: list[StreamProducer],
+        written: list[tuple[str, int]],
     ) -> Iterator[Metric]:
         for name, text in _OF_WORKERS.items():
             family = CounterMetricFamily(f"redfloe_consumer_{name}", text, labels=_CONSUMER)
@@ -358,8 +367,7 @@ class WorkerCollector(Collector):
         rows = CounterMetricFamily(
             "redfloe_producer_rows_written", "Entries that are in", labels=_STREAM
         )
-        written = (((readable(one._stream or b""),), one.rows_written) for one in producers)
-        for where, value in _summed(written):
+        for where, value in _summed(((stream,), number) for stream, number in written):
             rows.add_metric(where, float(value))
         yield rows
 
@@ -369,6 +377,22 @@ def _stats_of(worker: StreamConsumer) -> ConsumerStats | None:
         return worker.stats
     except RedfloeError:  # in a forked child, whose parent was using it
         return None
+
+
+def _rows_of(producer: StreamProducer) -> int | None:
+    try:
+        return producer.rows_written
+    except RuntimeError:  # its parent's, in a forked child
+        return None
+
+
+def _all(watched: weakref.WeakSet[T]) -> list[T]:
+    """List them, while another thread may add one."""
+    while True:
+        try:
+            return [*watched]
+        except RuntimeError:  # it has done so now
+            continue
 
 
 def _summed(values: Iterable[tuple[Sequence[str], int]]) -> Iterator[tuple[Sequence[str], int]]:

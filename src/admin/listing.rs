@@ -200,9 +200,8 @@ fn if_there(answer: Result<Value>, key: &[u8]) -> Result<Option<Value>> {
 
 /// `None` where the user may not ask that, or the server does not have the command.
 fn if_answered(answer: Result<Value>) -> Result<Option<Value>> {
-    let goes_without = |code: ServerCode| code.is_no_permission() || code.is_unknown_command();
     match answer {
-        Err(error) if error.server_code().is_some_and(goes_without) => Ok(None),
+        Err(error) if error.server_code().is_some_and(ServerCode::is_withheld) => Ok(None),
         answer => answer.map(Some),
     }
 }

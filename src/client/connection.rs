@@ -18,7 +18,7 @@ use super::options::ConnectionOptions;
 use super::pool::{Generation, home};
 use super::sink::Sink;
 use super::socket::{Socket, lost, open_socket, silent};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::resp::{Outlines, RawReply, cmd};
 
 pub(crate) struct Connection {
@@ -441,5 +441,5 @@ impl Connection {
 
 /// Whether a command was refused because the user may not run it, or the server does not have it.
 fn is_not_for_us(error: &Error) -> bool {
-    error.server_code().is_some_and(|code| code.is_no_permission() || code.is_unknown_command())
+    error.server_code().is_some_and(ServerCode::is_withheld)
 }

@@ -175,6 +175,11 @@ impl Client {
         Session::new(self.clone(), route)
     }
 
+    /// Whether such reads come from replicas.
+    pub(crate) fn reads_from_replicas(&self) -> bool {
+        self.options().cluster.read_from == ReadFrom::Replica
+    }
+
     /// Whether the server is known to be a node of a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         self.inner.is_cluster.load(Ordering::Relaxed)

@@ -154,6 +154,14 @@ impl Session {
         if !self.client.is_cluster() || error.remedy() == Remedy::Rediscover {
             return;
         }
+        if matches!(self.route, Route::Replica(_))
+            && error.server_code().is_some()
+            && error.retryable()
+        {
+            // A replica that loads, or has lost its master: the others serve as well.
+            self.client.cluster().failed(self.node.as_ref());
+            return;
+        }
         match (error.server_code(), error.kind()) {
             (None, ErrorKind::Connection | ErrorKind::Timeout) => {
                 self.client.cluster().failed(self.node.as_ref());

@@ -50,6 +50,11 @@ impl ServerCode {
         use ServerCode::{NoPermission, NoPermissionInScript, RefusedInScript};
         matches!(self, NoPermission | NoPermissionInScript | RefusedInScript)
     }
+
+    /// Whether there is no such command for this user, for either reason.
+    pub(crate) fn is_withheld(self) -> bool {
+        self.is_no_permission() || self.is_unknown_command()
+    }
 }
 
 /// Makes the enum and its table from the same rows, so that neither can lack what the other has.

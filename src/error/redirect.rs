@@ -1,5 +1,8 @@
 //! Where a node of a cluster says that another serves the key.
 
+/// The slots of a cluster.
+const SLOTS: u16 = 16_384;
+
 /// Where a node of a cluster says that another serves the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Redirect {
@@ -22,7 +25,7 @@ impl<'a> Named<'a> {
     /// Reads `MOVED 3999 127.0.0.1:6381`.
     pub(super) fn parse(line: &'a str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace().skip(1);
-        let slot = words.next()?.parse().ok()?;
+        let slot = words.next()?.parse().ok().filter(|slot| *slot < SLOTS)?;
         words.next().map(|address| Named { slot, address })
     }
 }
@@ -44,7 +47,14 @@ mod tests {
             let expected = Named { slot: 3999, address: "127.0.0.1:6381" };
             assert_eq!(redirect(line), Some(expected), "{line}");
         }
-        for line in ["MOVED", "MOVED x h:1", "ASK 99999 h:1", "MOVED 1", "TRYAGAIN 1 h:1"] {
+        for line in [
+            "MOVED",
+            "MOVED x h:1",
+            "ASK 99999 h:1",
+            "MOVED 16384 h:1",
+            "MOVED 1",
+            "TRYAGAIN 1 h:1",
+        ] {
             assert_eq!(redirect(line), None, "{line}");
         }
         assert_eq!(ServerError::parse("MOVED no").remedy, Remedy::No);

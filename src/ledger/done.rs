@@ -222,6 +222,7 @@ impl Ledger {
     pub(super) fn finish(&mut self, ids: &[EntryId]) {
         self.in_hand.remove(ids);
         self.left.remove(ids);
+        let ids = &*self.of_this_stream(ids);
         self.own.forget(ids);
         if self.in_flight != InFlight::Nothing {
             self.done_meanwhile.extend(ids);

@@ -264,28 +264,64 @@ pub(super) async fn lost_end(
     stream: &[u8],
     seen: EntryId,
 ) -> Result<Option<StreamLoss>> {
-    let command = resp::stream_info(stream);
-    let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
-    let Some(info) = if_permitted(asking.await)? else {
-        return Ok(None);
-    };
-    let Some(newest) = Info(&info).id("last-generated-id") else {
+    let Some(Known { newest, .. }) = known_of(session, stream).await? else {
         return Ok(None);
     };
     if newest < seen {
         return Ok(Some(StreamLoss::BegunAnew { newest }));
     }
-    let is_certain = Info(&info).id("max-deleted-entry-id").is_some_and(|deleted| deleted < seen);
-    if newest == seen || !is_certain {
+    if newest == seen {
         return Ok(None);
     }
+    match if_permitted(id_of_first(session, stream, seen, seen).await)? {
+        None | Some(Some(_)) => return Ok(None),
+        Some(None) => {}
+    }
+    // Asked only now: whatever has deleted or trimmed it by then shows.
+    let known = known_of(session, stream).await?;
+    let Some(known) = known.filter(|known| known.deleted.is_some_and(|deleted| deleted < seen))
+    else {
+        return Ok(None);
+    };
     // It was not trimmed where the one before it, or an older one, is there.
     let oldest = id_of_first(session, stream, EntryId::MIN, EntryId::MAX).await?;
     if oldest.is_none_or(|oldest| oldest >= seen) {
         return Ok(None);
     }
-    let found = id_of_first(session, stream, seen, seen).await?;
-    Ok(found.is_none().then_some(StreamLoss::Diverged { newest }))
+    let is_spared = known.groups > 0 && spares_pending(session).await?;
+    Ok((!is_spared).then_some(StreamLoss::Diverged { newest }))
+}
+
+/// What the server knows of a stream (XINFO STREAM, Redis 5.0).
+struct Known {
+    /// The latest ID that it has had.
+    newest: EntryId,
+    /// The greatest ID that was deleted; Redis 7.0.
+    deleted: Option<EntryId>,
+    groups: u64,
+}
+
+/// `None` where there is no stream, or the user may not ask.
+async fn known_of(session: &mut Session, stream: &[u8]) -> Result<Option<Known>> {
+    let command = resp::stream_info(stream);
+    let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
+    let Some(info) = if_permitted(asking.await)? else { return Ok(None) };
+    let info = Info(&info);
+    Ok(info.id("last-generated-id").map(|newest| Known {
+        newest,
+        deleted: info.id("max-deleted-entry-id"),
+        groups: info.number("groups").unwrap_or_default(),
+    }))
+}
+
+/// Whether trimming may remove entries and leave older ones that are pending (ACKED), which came with
+/// XACKDEL, Redis 8.2. It may, where the user may not ask.
+async fn spares_pending(session: &mut Session) -> Result<bool> {
+    let told = if_permitted(session.value(&resp::command_info(b"XACKDEL")).await)?;
+    let is_known = |told: &redis::Value| {
+        told.as_sequence().is_some_and(|told| told.iter().any(|one| *one != redis::Value::Nil))
+    };
+    Ok(told.as_ref().is_none_or(is_known))
 }
 
 /// The first ID within these bounds.

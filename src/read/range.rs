@@ -275,9 +275,19 @@ impl RangeReader {
         let Some(seen) = self.feed.last_id().max(pinned.map(|(_, last)| last)) else {
             return Ok(());
         };
-        match lost_end(&mut self.feed.session, &self.request.stream, seen).await? {
-            Some(lost) => Err(lost.error(seen)),
+        let stream = &self.request.stream;
+        match lost_end(&mut self.feed.session, stream, seen).await? {
             None => Ok(()),
+            // A replica may be behind another; then it goes on with their master.
+            Some(_) if self.client.reads_from_replicas() => {
+                let mut session = self.client.session_for(stream);
+                if let Some(lost) = lost_end(&mut session, stream, seen).await? {
+                    return Err(lost.error(seen));
+                }
+                self.feed.session = session;
+                Ok(())
+            }
+            Some(lost) => Err(lost.error(seen)),
         }
     }
 

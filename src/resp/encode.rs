@@ -324,6 +324,11 @@ pub(crate) fn time() -> Packed {
     command(&[b"TIME"])
 }
 
+/// COMMAND INFO: whether the server has a command. Redis 2.8.13.
+pub(crate) fn command_info(name: &[u8]) -> Packed {
+    Cmd::new().arg("COMMAND").arg("INFO").arg(name).get_packed_command()
+}
+
 /// XINFO STREAM: what the server knows of a stream. Redis 5.0.
 pub(crate) fn stream_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("STREAM").arg(stream).get_packed_command()

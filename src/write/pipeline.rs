@@ -115,9 +115,13 @@ impl<'r> Pipeline<'r> {
             Ok(()) => return (self.in_flight.into_ids().into_part(), PartEnd::Done),
             Err(fatal) => fatal,
         };
-        if let Fatal::Elsewhere(_) | Fatal::Halted = fatal
-            && let Some(again) = self.in_flight.missing()
-        {
+        // Rows that a lost connection may have brought are no rest: they are reported as unknown.
+        let is_rest = match fatal {
+            Fatal::Elsewhere(_) => true,
+            Fatal::Halted => self.in_flight.uncertain().is_empty(),
+            _ => false,
+        };
+        if is_rest && let Some(again) = self.in_flight.missing() {
             let from = self.rows.next_number().unwrap_or(usize::MAX);
             let end = PartEnd::Rest { again, from, halted: matches!(fatal, Fatal::Halted) };
             return (self.in_flight.into_ids().into_part(), end);

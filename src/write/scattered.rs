@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures_util::{StreamExt, stream};
 
-use super::failed::Failed;
+use super::failed::{Failed, Fatal};
 use super::idmp_window::IdmpWindow;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::{PartEnd, Pipeline};
@@ -123,7 +123,9 @@ fn failure(
     request: &WriteRequest,
     total: usize,
 ) -> WriteFailure {
-    failed.sort_by_key(|part| (part.unknown.is_empty(), part.row));
+    // One that ended because another failed says nothing of why.
+    let is_halted = |part: &Failed| matches!(part.fatal, Fatal::Halted);
+    failed.sort_by_key(|part| (is_halted(part), part.unknown.is_empty(), part.row));
     let unknown = failed.iter().map(|part| part.unknown.clone()).filter(|range| !range.is_empty());
     let unknown = unknown.reduce(|all, part| all.start.min(part.start)..all.end.max(part.end));
     let unknown = unknown.unwrap_or_default();

@@ -17,7 +17,7 @@ import redis
 
 from redfloe import RedisConnection, _local
 from support.server import BINARIES, HOST, Server, require
-from support.timing import eventually
+from support.timing import SLACK, eventually
 
 MASTER = "mymaster"
 
@@ -31,7 +31,9 @@ FIRST = {"down-after-milliseconds": "400", "quorum": "1"}
 #: for two seconds, or had no processor, would else do nothing for thirty.
 PERIODS = {
     "INFO-PERIOD": 100,
-    "PING-PERIOD": 100,
+    # A replica is promoted only if its INFO is no older than five of these, and while its master is
+    # down it is asked for that once a second.
+    "PING-PERIOD": 300,
     "ASK-PERIOD": 100,
     # Four times this is what the leader of a failover has until the others undo its promotion.
     "PUBLISH-PERIOD": 500,
@@ -172,7 +174,8 @@ class Deployment:
 
     def connection(self, **options: Any) -> RedisConnection:
         """Give a connection that rides out a failover."""
-        settings = {"max_retries": 200, "retry_base_delay": 0.02, "retry_max_delay": 0.1}
+        settings: dict[str, Any] = {"max_retries": 200, "connect_timeout": 20.0 * SLACK}
+        settings |= {"retry_base_delay": 0.02, "retry_max_delay": 0.1}
         return RedisConnection(self.url, **{**settings, **options})
 
     @property

@@ -146,7 +146,10 @@ class ExportDirectory:
             .partition_by(keys, as_dict=True, maintain_order=True)
             .items()
         ):
-            folders = [f"{key}={_folder(value)}" for key, value in zip(keys, values, strict=True)]
+            folders = [
+                f"{quote(key, safe=' ')}={_folder(value)}"
+                for key, value in zip(keys, values, strict=True)
+            ]
             for key, value, folder in zip(keys, values, folders, strict=True):
                 if len(folder.encode()) > _LONGEST_NAME:
                     msg = (
@@ -173,7 +176,7 @@ def _partitions(keys: list[str], schema: pl.Schema) -> list[pl.Expr]:
     formats = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
     made = []
     for key in keys:
-        if key in schema:
+        if key in schema and key not in _METADATA:
             made.append(pl.col(key))
         elif key in formats:
             made.append(pl.col("_ts").dt.strftime(formats[key]).alias(key))

@@ -85,17 +85,23 @@ def _scan(source: str | list[str] | bytes, kind: Format, *, typed: bool) -> pl.L
     def given() -> Any:
         return BytesIO(source) if isinstance(source, bytes) else source
 
+    # Names of files are no patterns any more.
+    patterns = isinstance(source, str)
     match kind:
         case Format.parquet:
-            return pl.scan_parquet(given(), hive_partitioning=False)
+            return pl.scan_parquet(given(), hive_partitioning=False, glob=patterns)
         case Format.csv:
-            texts = pl.scan_csv(given(), infer_schema=False)
-            return _typed(texts, pl.scan_csv(given())) if typed else texts
+            texts = pl.scan_csv(given(), infer_schema=False, glob=patterns)
+            guessed = pl.scan_csv(given(), glob=patterns)
+            return _typed(texts, guessed) if typed else texts
         case Format.ndjson:
             # Of all rows: a key that comes late is one too, and so is "NaN" among numbers.
-            return pl.scan_ndjson(given(), infer_schema_length=None)
+            files = given()
+            if isinstance(source, list) and any(map(has_magic, source)):
+                files = [Path(one).read_bytes() for one in source]  # every name is a pattern to it
+            return pl.scan_ndjson(files, infer_schema_length=None)
         case Format.arrow:
-            return pl.scan_ipc(given(), hive_partitioning=False)
+            return pl.scan_ipc(given(), hive_partitioning=False, glob=patterns)
 
 
 def _typed(texts: pl.LazyFrame, guessed: pl.LazyFrame) -> pl.LazyFrame:
@@ -124,7 +130,7 @@ def _typed(texts: pl.LazyFrame, guessed: pl.LazyFrame) -> pl.LazyFrame:
 def _files(folder: Path) -> Iterator[Path]:
     """Find the files of a directory, but those that are hidden, or another program's own."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", "_")):
+        if path.name.startswith((".", "_")) and not (path.is_dir() and "=" in path.name):
             continue
         if path.is_dir():
             yield from _files(path)
@@ -158,11 +164,10 @@ def _scan_directory(folder: Path, kind: Format, *, typed: bool) -> pl.LazyFrame 
         batches.setdefault(first, []).append(part.drop(times, strict=False))
     if not batches:
         return None
-    id_column = state.get("id_column", "_id")
     return _together(
         _together(parts).sort(
-            pl.col(id_column).str.split("-").list.get(0).cast(pl.UInt64),
-            pl.col(id_column).str.split("-").list.get(1).cast(pl.UInt64),
+            pl.col("_id").str.split("-").list.get(0).cast(pl.UInt64),
+            pl.col("_id").str.split("-").list.get(1).cast(pl.UInt64),
         )
         if len(parts) > 1
         else parts[0]

@@ -29,6 +29,9 @@ type Ranges = Vec<(u16, u16)>;
 
 impl SlotMap {
     const NOBODY: u16 = u16::MAX;
+    /// The most shards: Redis advises a thousand masters at most. Looking among more of them would
+    /// take the time of a thread that no timeout ends.
+    const MOST: usize = 4_096;
 
     /// A map in which nobody serves a slot.
     pub(super) fn empty() -> Self {
@@ -40,6 +43,7 @@ impl SlotMap {
     /// announces no name of itself may be reached by the name that we know.
     pub(super) fn of_shards(reply: &Value, asked: &Address, tls: bool) -> Result<Self> {
         let mut map = SlotMap::empty();
+        check_size(reply)?;
         for shard in Info::each(reply) {
             let slots = shard.get("slots").and_then(Value::as_sequence).unwrap_or_default();
             let slots: Vec<u16> = slots.iter().map(slot).collect::<Option<_>>().ok_or_else(odd)?;
@@ -62,7 +66,7 @@ impl SlotMap {
             // A master that failed may still be listed beside the one that took its place.
             masters.sort_by_key(|(has_failed, _)| *has_failed);
             if let Some((_, master)) = masters.into_iter().next() {
-                map.add(Shard { master, replicas }, ranges.collect());
+                map.add(Shard { master, replicas }, ranges.collect())?;
             }
         }
         map.checked()
@@ -71,6 +75,7 @@ impl SlotMap {
     /// What a reply to CLUSTER SLOTS (Redis 3.0) says.
     pub(super) fn of_slots(reply: &Value, asked: &Address) -> Result<Self> {
         let mut map = SlotMap::empty();
+        check_size(reply)?;
         for range in reply.as_sequence().unwrap_or_default() {
             let [from, to, master, replicas @ ..] = range.as_sequence().unwrap_or_default() else {
                 return Err(odd());
@@ -83,7 +88,7 @@ impl SlotMap {
             };
             if let Some(master) = address(master) {
                 let replicas = replicas.iter().filter_map(address).collect();
-                map.add(Shard { master, replicas }, ranges);
+                map.add(Shard { master, replicas }, ranges)?;
             }
         }
         map.checked()
@@ -97,23 +102,27 @@ impl SlotMap {
         }
     }
 
-    fn add(&mut self, shard: Shard, ranges: Ranges) {
-        let index = self.index_of(shard);
+    fn add(&mut self, shard: Shard, ranges: Ranges) -> Result<()> {
+        let index = self.index_of(shard)?;
         for (from, to) in ranges {
             for slot in self.of_slots.iter_mut().take(usize::from(to) + 1).skip(from.into()) {
                 *slot = index;
             }
         }
+        Ok(())
     }
 
-    fn index_of(&mut self, shard: Shard) -> u16 {
+    fn index_of(&mut self, shard: Shard) -> Result<u16> {
         let known = self.shards.iter().position(|known| **known == shard);
-        let index = known.unwrap_or_else(|| {
-            self.shards.push(Arc::new(shard));
-            self.shards.len() - 1
-        });
-        // There are no more of them than slots, each of which can add one by moving.
-        u16::try_from(index).unwrap_or(Self::NOBODY)
+        let index = match known {
+            Some(index) => index,
+            None if self.shards.len() >= Self::MOST => return Err(odd()),
+            None => {
+                self.shards.push(Arc::new(shard));
+                self.shards.len() - 1
+            }
+        };
+        u16::try_from(index).map_err(|_| odd())
     }
 
     /// The nodes that serve a slot, if somebody does.
@@ -127,7 +136,8 @@ impl SlotMap {
         let known = self.shards.iter().find(|shard| shard.master == master);
         let shard = known
             .map_or_else(|| Shard { master, replicas: Vec::new() }, |shard| Shard::clone(shard));
-        self.add(shard, vec![(slot, slot)]);
+        // Beyond the most shards the node is asked again, and says it again.
+        let _ = self.add(shard, vec![(slot, slot)]);
     }
 
     /// The same with other addresses of the nodes.
@@ -180,6 +190,14 @@ impl SlotMap {
 
 fn slot(value: &Value) -> Option<u16> {
     u16::try_from(number(value)?).ok().filter(|slot| *slot < SLOTS)
+}
+
+/// No cluster has more shards or ranges than slots.
+fn check_size(reply: &Value) -> Result<()> {
+    match reply.as_sequence().is_some_and(|parts| parts.len() > usize::from(SLOTS)) {
+        true => Err(odd()),
+        false => Ok(()),
+    }
 }
 
 fn odd() -> Error {
@@ -286,6 +304,21 @@ mod tests {
         let map = SlotMap::of_shards(&reply, &asked, true)?;
         assert_eq!(map.shard(0).map(|shard| &shard.master), Some(&at("a", 101)));
         Ok(())
+    }
+
+    #[test]
+    fn more_than_a_cluster_can_have_is_refused_at_once() {
+        let node = |port| Value::Array(vec![bulk("a"), Value::Int(port)]);
+        let range = |port| Value::Array(vec![Value::Int(0), Value::Int(1), node(port)]);
+        let reply = |ranges| Value::Array((1..=ranges).map(range).collect());
+        let asked = at("known", 9);
+        assert!(SlotMap::of_slots(&reply(4_096), &asked).is_ok());
+        assert!(SlotMap::of_slots(&reply(4_097), &asked).is_err());
+        let begun = std::time::Instant::now();
+        let many = Value::Array(vec![range(1); 1_000_000]);
+        assert!(SlotMap::of_slots(&many, &asked).is_err());
+        assert!(SlotMap::of_shards(&many, &asked, false).is_err());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]

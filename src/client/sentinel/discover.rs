@@ -19,7 +19,7 @@ use crate::client::connection::Connection;
 use crate::client::credentials::Credentials;
 use crate::client::options::ConnectionOptions;
 use crate::client::pool::Generation;
-use crate::error::{Error, ErrorKind, Result, ServerCode};
+use crate::error::{Error, ErrorKind, Remedy, Result, ServerCode};
 use crate::resp::{RawReply, cmd};
 
 /// How long a sentinel, or the server that it named, has before the next sentinel is asked as well.
@@ -73,7 +73,9 @@ impl Search<'_> {
                     self.options.connect_timeout
                 ),
             )
-            .with_context("sentinels", self.sentinels.to_string())),
+            .with_context("sentinels", self.sentinels.to_string())
+            // The sentinels may soon name another than the server that hangs.
+            .with_remedy(Remedy::Reconnect)),
         }
     }
 
@@ -196,9 +198,6 @@ async fn answer(connection: &mut Connection, packed: &[u8]) -> Result<Value> {
 
 /// Whether the user may not ask, or the server does not know the question.
 fn is_withheld(answer: &Result<Value>) -> bool {
-    answer.as_ref().is_err_and(|error| {
-        error
-            .server_code()
-            .is_some_and(|code| code.is_no_permission() || ServerCode::is_unknown_command(code))
-    })
+    let code = answer.as_ref().err().and_then(Error::server_code);
+    code.is_some_and(ServerCode::is_withheld)
 }

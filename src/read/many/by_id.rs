@@ -147,7 +147,10 @@ impl ById {
         if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
             self.reader.restart(schema)?;
         }
-        self.merge = Some(Merge::new(many.names.len(), parts));
+        // No stream can give more than all together.
+        let most = self.request.count.unwrap_or(u64::MAX);
+        let parts = parts.into_iter().map(|part| Part { most: part.most.min(most), ..part });
+        self.merge = Some(Merge::new(many.names.len(), parts.collect()));
         Ok(())
     }
 

@@ -114,6 +114,7 @@ impl ManyTail {
         self.positions = bounds.into_iter().map(after).collect();
         self.delivered.clone_from(&self.positions);
         self.gone = vec![false; self.positions.len()];
+        self.look_due = Instant::now().checked_add(Self::INTERVAL);
         self.started = true;
         Ok(())
     }
@@ -138,6 +139,11 @@ impl ManyTail {
         let is_due = self.discover_due.is_some_and(|due| due <= Instant::now());
         let Some(pattern) = self.pattern().filter(|_| is_due) else { return Ok(()) };
         let found: HashSet<Vec<u8>> = self.found(&pattern).await?.into_iter().collect();
+        // All that a new one has was added since the start.
+        let after = match self.request.start {
+            IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
+            _ => EntryId::MIN,
+        };
         for (stream, key) in self.names.keys().iter().enumerate() {
             if let Some(gone) = self.gone.get_mut(stream) {
                 *gone = !found.contains(key);
@@ -145,7 +151,7 @@ impl ManyTail {
             if !found.contains(key) {
                 // Where it comes again it is another stream.
                 for positions in [&mut self.positions, &mut self.delivered] {
-                    positions.get_mut(stream).into_iter().for_each(|seen| *seen = EntryId::MIN);
+                    positions.get_mut(stream).into_iter().for_each(|seen| *seen = after);
                 }
             }
         }
@@ -156,11 +162,6 @@ impl ManyTail {
             return Ok(());
         }
         new.sort_unstable();
-        // All that it has was added since the start.
-        let after = match self.request.start {
-            IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
-            _ => EntryId::MIN,
-        };
         let number = self.names.len() + new.len();
         self.set_names(StreamNames::new([self.names.keys(), &new].concat()).into()).await?;
         self.positions.resize(number, after);
@@ -258,6 +259,9 @@ impl ManyTail {
         self.tell();
         if !self.feed.is_in_flight() {
             Box::pin(self.discover()).await?;
+            if self.feed.rows() == 0 && self.is_look_due() {
+                self.look_after().await?;
+            }
         }
         if self.request.sample.is_some() && !Box::pin(self.infer()).await? {
             return self.wait_for_one().await;
@@ -286,7 +290,8 @@ impl ManyTail {
             (1.., _) if entries < request.limit.count => return Ok(Polled::Drained),
             _ => {}
         }
-        if self.missing() > 0 {
+        // Where others are busy all the time, there is no other moment to look.
+        if self.missing() > 0 && !self.is_look_due() {
             let next = self.next_page(None);
             self.feed.send(next).await?;
         }
@@ -331,7 +336,7 @@ impl ManyTail {
 
     /// The server waited, and nothing came.
     async fn idle(&mut self, asked: Instant, waited: Duration) -> Result<Polled> {
-        if self.feed.rows() == 0 && self.look_due.is_none_or(|due| due <= Instant::now()) {
+        if self.feed.rows() == 0 && self.is_look_due() {
             self.look_after().await?;
         }
         Ok(self.pace.after_nil(asked, waited).await)
@@ -355,6 +360,10 @@ impl ManyTail {
         let pause = started.elapsed().saturating_mul(Self::SHARE).max(Self::INTERVAL);
         self.look_due = Instant::now().checked_add(pause);
         Ok(())
+    }
+
+    fn is_look_due(&self) -> bool {
+        self.look_due.is_none_or(|due| due <= Instant::now())
     }
 
     /// Whether a position is where the caller wants to begin, and not that of an entry.

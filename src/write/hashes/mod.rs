@@ -194,9 +194,10 @@ impl Writer<'_> {
             }
             Split::ByRow => (0..part.len()).map(|row| vec![row]).collect(),
         };
-        for list in lists {
-            let part = part.part(&list);
-            if let Some(key) = part.keys().first() {
+        let mut lists = lists.into_iter();
+        while let Some(list) = lists.next() {
+            let some = part.part(&list);
+            if let Some(key) = some.keys().first() {
                 self.session = self.client.session_for(key);
             }
             let next = match split {
@@ -204,7 +205,12 @@ impl Writer<'_> {
                 Split::Again => Some(Split::ByRow),
                 Split::ByRow => None,
             };
-            self.write(part, next).await?;
+            if let Err(failure) = self.write(some, next).await {
+                // Rows for nodes that were not reached may come before the one that failed.
+                let unsent = lists.filter_map(|list| list.first().map(|row| part.number(*row)));
+                let row = failure.row.into_iter().chain(unsent).min();
+                return Err(WriteFailure { row, ..failure });
+            }
         }
         Ok(())
     }
