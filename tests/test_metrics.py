@@ -365,25 +365,26 @@ def test_a_child_leaves_out_the_producers_of_its_parent(any_server: Server, stre
 
 
 def test_more_are_watched_while_a_scrape_lists_them(any_server: Server, stream: str) -> None:
+    """Without a pause, which no scrape may wait for."""
     metrics = WorkerCollector(CollectorRegistry())
-    ended = threading.Event()
     kept: list[redfloe.StreamProducer] = []
 
     def watch() -> None:
-        while not ended.is_set():
+        for _ in range(3_000):
             kept.append(redfloe.StreamProducer(any_server.url, stream))
             metrics.watch(kept[-1])
 
     thread = threading.Thread(target=watch)
     thread.start()
-    try:
-        for _ in range(200):
-            assert [*metrics.collect()]
-    finally:
-        ended.set()
-        thread.join()
-        for one in kept:
-            one.close()
+    scrapes = 0
+    while thread.is_alive():
+        assert [*metrics.collect()]
+        scrapes += 1
+    thread.join()
+    assert scrapes > 10
+    assert len(kept) == 3_000
+    for one in kept:
+        one.close()
 
 
 def test_a_scrape_with_a_thousand_open_files(any_server: Server, tmp_path: Path) -> None:
