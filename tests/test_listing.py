@@ -16,6 +16,7 @@ import redfloe
 from redfloe import (
     AuthenticationError,
     RedisConnection,
+    RedisConnectionError,
     ResponseError,
     list_groups,
     list_streams,
@@ -225,6 +226,21 @@ def test_cursors_that_lead_nowhere(
             proxy.replace_reply(_scanned(b"$1\r\n" + cursor, key), once_seen=b"SCAN")
         assert listing(proxy.url)["stream"].to_list() == [stream]
         assert proxy.count(b"SCAN") <= 9
+
+
+def test_a_listing_whose_connections_are_lost_again_and_again(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Each scan begins anew, and gets as far as the one before."""
+    add_numbers(client, stream, 1)
+    with Proxy(any_server.port) as proxy:
+        for _ in range(20):
+            proxy.replace_reply(_scanned(b"$1\r\n7", stream), once_seen=b"SCAN")
+            proxy.cut_after(0, once_seen=b"SCAN")
+        url = RedisConnection(proxy.url, max_retries=3, retry_base_delay=0.01)
+        with pytest.raises(RedisConnectionError, match="attempts: 4"):
+            list_streams(url)
+        assert proxy.count(b"SCAN") == 8
 
 
 def test_arguments() -> None:

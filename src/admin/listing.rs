@@ -159,7 +159,7 @@ async fn scan(session: &mut Session, pattern: &[u8], keys: &mut BTreeSet<Vec<u8>
     loop {
         let packed = resp::scan_streams(&cursor, pattern);
         let scanning =
-            session.attempt(&packed, Some(Duration::ZERO), RawReply::new(), RawReply::into_value);
+            session.exchange(&packed, Some(Duration::ZERO), RawReply::new(), RawReply::into_value);
         let reply = match scanning.await {
             Ok(reply) => reply,
             Err(error) => {
@@ -177,7 +177,12 @@ async fn scan(session: &mut Session, pattern: &[u8], keys: &mut BTreeSet<Vec<u8>
         let Some((next, found)) = scanned else {
             return Err(Error::protocol("what came for SCAN is no cursor with keys"));
         };
+        let before = keys.len();
         keys.extend(found.iter().filter_map(text).map(<[u8]>::to_vec));
+        // Nor does one go on that is lost again and again after the same keys.
+        if keys.len() > before {
+            session.succeeded();
+        }
         if next == b"0" {
             return Ok(());
         }

@@ -300,7 +300,8 @@ impl Session {
         Ok(value)
     }
 
-    async fn exchange<S: Sink, T>(
+    /// The same where the reply alone is no progress, which has retries start over.
+    pub(crate) async fn exchange<S: Sink, T>(
         &mut self,
         packed: &[u8],
         wait: Option<Duration>,
