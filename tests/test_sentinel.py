@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
+import redis
 from polars.testing import assert_frame_equal
 
 import redfloe
@@ -28,7 +30,7 @@ from redfloe import (
 from redfloe.settings import RedisSettings
 from support.certs import Certificates
 from support.clients import named
-from support.proxy import Command, ScriptedServer
+from support.proxy import Command, Proxy, ScriptedServer
 from support.secrets import PASSWORD, QUOTED, assert_discreet, raises_discreetly
 from support.sentinel import MASTER, Deployment, Sentinel
 from support.server import HOST, Server
@@ -470,6 +472,29 @@ def test_a_stale_sentinel_names_a_server_that_is_gone(sentinels: Deployment, str
         url = sentinels.url_of(stale, sentinels.sentinels[0])
         with within(0.5):
             write_stream(url, FRAME, stream)
+
+
+def test_a_named_master_that_hangs_is_asked_for_again(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Until the sentinel names another, also by a call whose retries are bounded."""
+    add_numbers(client, stream, 50_000)
+    with Proxy(any_server.port) as proxy, hanging() as silent:
+        answers: Iterator[Proxy | ScriptedServer] = iter([proxy, silent])
+
+        def answer(command: Command) -> bytes:
+            port = str(next(answers, proxy).port)
+            return f"*2\r\n${len(HOST)}\r\n{HOST}\r\n${len(port)}\r\n{port}\r\n".encode()
+
+        with ScriptedServer(answer) as sentinel:
+            url = RedisConnection(url_of(sentinel), connect_timeout=0.3, max_retries=3)
+            reader = redfloe.stream_reader(url, stream, NUMBER, batch_size=1_000)
+            batches = pa.RecordBatchReader.from_stream(reader)
+            found = [batches.read_next_batch()]
+            proxy.cut_all()
+            found += [*batches]
+        assert silent.commands != []
+    assert sum(map(len, found)) == 50_000
 
 
 def test_a_replica_shows_itself_to_a_user_who_may_not_ask_for_the_role(

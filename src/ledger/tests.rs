@@ -64,10 +64,12 @@ fn entries_of_a_replaced_stream_are_no_position_in_the_new_one() {
         ledger.stream_replaced();
         hand_out(&mut ledger, 1..=2);
         ledger.acked(&[id(1), id(2)]);
-        tell(&mut ledger, &(3..=9).map(id).collect::<Vec<_>>());
+        let of_the_old: Vec<EntryId> = (3..=9).map(id).collect();
+        tell(&mut ledger, &of_the_old);
         assert_eq!(ledger.group_lost(), Some(id(2)));
-        // Those of the new stream are other entries, whatever their IDs.
+        // Those of the new stream are other entries, whatever their IDs, also while they arrive.
         ledger.asked(Ask::New { count: 10 });
+        tell(&mut ledger, &of_the_old);
         ledger.came([id(3), id(4)]);
         ledger.ended();
         assert!(ledger.flushed(&[id(3), id(4)], &[]).dropped.is_empty());

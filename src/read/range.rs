@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::bounds::{can_come, check_exists, first_id, ids_only, last_decoded, last_id, lost_end};
+use super::bounds::{
+    can_come, check_exists, first_id, ids_only, last_decoded, last_generated, last_id, lost_end,
+};
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received};
 use super::group::GroupReader;
@@ -276,19 +278,13 @@ impl RangeReader {
             return Ok(());
         };
         let stream = &self.request.stream;
-        match lost_end(&mut self.feed.session, stream, seen).await? {
-            None => Ok(()),
-            // A replica may be behind another; then it goes on with their master.
-            Some(_) if self.client.reads_from_replicas() => {
-                let mut session = self.client.session_for(stream);
-                if let Some(lost) = lost_end(&mut session, stream, seen).await? {
-                    return Err(lost.error(seen));
-                }
-                self.feed.session = session;
-                Ok(())
-            }
-            Some(lost) => Err(lost.error(seen)),
+        let session = &mut self.feed.session;
+        // A replica may be behind another, or not even have the stream yet: goes on with their master.
+        if self.client.reads_from_replicas() && last_generated(session, stream).await? < Some(seen)
+        {
+            *session = self.client.session_for(stream);
         }
+        lost_end(session, stream, seen).await?.map_or(Ok(()), |lost| Err(lost.error(seen)))
     }
 
     /// The page after the last whole entry, or `None` where nothing is left to read.
