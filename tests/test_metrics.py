@@ -365,21 +365,26 @@ def test_a_child_leaves_out_the_producers_of_its_parent(any_server: Server, stre
 
 
 def test_more_are_watched_while_a_scrape_lists_them(any_server: Server, stream: str) -> None:
-    producers = [redfloe.StreamProducer(any_server.url, stream) for _ in range(1_000)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # so that one thread often interrupts the other
-    try:
-        for _ in range(50):
-            metrics = WorkerCollector(CollectorRegistry())
-            watching = threading.Thread(target=lambda: [*map(metrics.watch, producers)])  # noqa: B023
-            watching.start()
-            while watching.is_alive():
-                assert [*metrics.collect()]
-            watching.join()
-    finally:
-        sys.setswitchinterval(interval)
-        for one in producers:
-            one.close()
+    """Without a pause, which no scrape may wait for."""
+    metrics = WorkerCollector(CollectorRegistry())
+    kept: list[redfloe.StreamProducer] = []
+
+    def watch() -> None:
+        for _ in range(3_000):
+            kept.append(redfloe.StreamProducer(any_server.url, stream))
+            metrics.watch(kept[-1])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    scrapes = 0
+    while thread.is_alive():
+        assert [*metrics.collect()]
+        scrapes += 1
+    thread.join()
+    assert scrapes > 10
+    assert len(kept) == 3_000
+    for one in kept:
+        one.close()
 
 
 def test_a_scrape_with_a_thousand_open_files(any_server: Server, tmp_path: Path) -> None:

@@ -301,8 +301,8 @@ class WorkerCollector(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
-        self._consumers: weakref.WeakSet[StreamConsumer] = weakref.WeakSet()
-        self._producers: weakref.WeakSet[StreamProducer] = weakref.WeakSet()
+        self._consumers: set[weakref.ref[StreamConsumer]] = set()
+        self._producers: set[weakref.ref[StreamProducer]] = set()
         if registry is not None:
             try:
                 registry.register(self)
@@ -319,11 +319,12 @@ class WorkerCollector(Collector):
         for one in given:
             match one:
                 case StreamConsumer():
-                    self._consumers.add(one)
+                    self._consumers.add(weakref.ref(one, self._consumers.discard))
                 case StreamProducer():
-                    self._producers.add(one)
+                    self._producers.add(weakref.ref(one, self._producers.discard))
                 case AsyncStreamProducer():
-                    self._producers.add(one._producer)
+                    producer = one._producer
+                    self._producers.add(weakref.ref(producer, self._producers.discard))
                 case _:
                     msg = f"a {type(one).__name__} has no metrics; watch workers and producers"
                     raise TypeError(msg)
@@ -386,13 +387,12 @@ def _rows_of(producer: StreamProducer) -> int | None:
         return None
 
 
-def _all(watched: weakref.WeakSet[T]) -> list[T]:
-    """List them, while another thread may add one."""
-    while True:
-        try:
-            return [*watched]
-        except RuntimeError:  # it has done so now
-            continue
+def _all(watched: set[weakref.ref[T]]) -> list[T]:
+    """List those that are still there."""
+    # A list of a set is made in one step of the interpreter, whatever other threads add or drop. A
+    # WeakSet is gone through in many, and who adds to it all the time would never let that end.
+    listed = [*watched]
+    return [one for found in listed if (one := found()) is not None]
 
 
 def _summed(values: Iterable[tuple[Sequence[str], int]]) -> Iterator[tuple[Sequence[str], int]]:
