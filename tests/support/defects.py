@@ -1,4 +1,8 @@
-"""Defects of other libraries: the guide tells of them, and nobody is sorry when they are mended."""
+"""Defects of other libraries: the guide tells of them, and nobody is sorry when they are mended.
+
+Only what raises a clean exception. What may crash another library is no test: it would take the
+test process with it.
+"""
 
 from __future__ import annotations
 
