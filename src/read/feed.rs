@@ -1,81 +1,47 @@
-//! Replies into a decoder: one request at a time, its reply taken in pieces as batches have room.
+//! One session's replies into a decoder: one request at a time, its reply taken in pieces as batches
+//! have room.
 
-use std::collections::{HashMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Value;
-
-use super::bounds::{ids_only, last_decoded};
-use super::page::PageSize;
+use super::in_flight::InFlight;
+use super::intake::Intake;
+pub(super) use super::intake::Received;
 use super::page_request::PageRequest;
 use super::poll::Pace;
-use super::portion::Portion;
 use super::request::BatchBounds;
-use crate::client::{Client, Connection, Session, Who};
-use crate::decode::{Batch, Decoder, Reply, ReplyShape, Run, StreamNames, ends};
+use crate::client::{Client, Session, Who};
+use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;
-use crate::error::{Error, Result, ServerCode};
-use crate::resp::{Packed, PageLimit, RawReply};
+use crate::error::{Error, Result};
 use crate::schema::StreamSchema;
 
+/// An [`Intake`] with a session of its own.
+///
 /// Any of its futures may be dropped at any time: whole entries stay, the connection that owes an
 /// answer is closed, and the next request goes on after the last whole entry.
 pub(super) struct Feed {
-    client: Client,
     pub(super) session: Session,
-    decoder: Decoder,
-    shape: ReplyShape,
-    bounds: BatchBounds,
-    /// The bytes of reply that the batch's entries took so far.
-    bytes: u64,
-    page: PageSize,
-    /// What a reply still holds when a batch is full is always wanted, however much it is: it is
-    /// pending already.
-    pub(super) keeps_replies: bool,
-    /// A reply was begun and not taken to its end.
-    unfinished: bool,
-    /// The size of the next page takes account of that.
-    learned: bool,
-    in_flight: Option<InFlight>,
-    /// The commands that were sent along with the latest request have been answered.
-    passed_before: bool,
-    /// What they said, as far as it has come: numbers.
-    said_before: Vec<u64>,
-    /// What the latest request has told of the newest entry, where it asked.
-    newest: Option<Result<Option<EntryId>>>,
-    /// The bytes of all replies so far.
-    received: u64,
-    /// Who is told where the schema's fields do not occur.
-    watched_by: Option<Who>,
-    /// The last ID of the batches that were handed out, and their rows.
-    delivered: Option<EntryId>,
-    delivered_rows: u64,
+    in_flight: InFlight,
+    intake: Intake,
 }
 
-/// A request, and the connection that its reply comes on.
-struct InFlight {
-    connection: Connection,
-    request: PageRequest,
-    /// Those that were sent after it.
-    queue: VecDeque<PageRequest>,
-    entries: u64,
-    bytes: u64,
+impl Deref for Feed {
+    type Target = Intake;
+
+    fn deref(&self) -> &Intake {
+        &self.intake
+    }
 }
 
-pub(super) enum Received {
-    /// The batch is full; the reply may go on.
-    Full,
-    /// The reply to this request has come to its end, with this number of entries.
-    End { request: PageRequest, entries: u64 },
-    /// The server does not know MAXSIZE: the next request goes without.
-    Refused,
+impl DerefMut for Feed {
+    fn deref_mut(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
 }
 
 impl Feed {
-    /// A reply is taken to its end where that is this number of batches away at most.
-    const KEPT: u64 = 4;
-
     pub(super) fn new(
         client: &Client,
         session: Session,
@@ -83,44 +49,13 @@ impl Feed {
         shape: ReplyShape,
         bounds: BatchBounds,
     ) -> Result<Self> {
-        Ok(Feed {
-            client: client.clone(),
-            session,
-            decoder: make_decoder(schema, shape, bounds)?,
-            shape,
-            bounds,
-            bytes: 0,
-            page: PageSize::within(bounds.bytes),
-            keeps_replies: false,
-            unfinished: false,
-            learned: false,
-            in_flight: None,
-            passed_before: false,
-            said_before: Vec::new(),
-            newest: None,
-            received: 0,
-            watched_by: None,
-            delivered: None,
-            delivered_rows: 0,
-        })
+        let intake = Intake::new(client, schema, shape, bounds)?;
+        Ok(Feed { session, in_flight: InFlight::default(), intake })
     }
 
     /// Has an event recorded where the schema's fields do not occur.
-    pub(super) fn watch_fields(mut self, who: Who) -> Self {
-        self.decoder.watch_fields();
-        self.watched_by = Some(who);
-        self
-    }
-
-    fn record_missing(&mut self) {
-        if let (Some(missing), Some(who)) = (self.decoder.take_missing(), &self.watched_by) {
-            who.event("fields_missing")
-                .with("missing", missing.names)
-                .with("present", missing.present)
-                .with("payload", missing.payload)
-                .with("entries", missing.entries)
-                .record();
-        }
+    pub(super) fn watch_fields(self, who: Who) -> Self {
+        Feed { intake: self.intake.watch_fields(who), ..self }
     }
 
     /// After an error begins anew behind the last batch, with the columns that there were.
@@ -131,145 +66,37 @@ impl Feed {
 
     /// Forgets the rows that came since the last batch.
     pub(super) fn discard(&mut self) -> Result<()> {
-        self.decoder.restart()?;
-        self.begin_anew();
-        Ok(())
+        self.in_flight.forget();
+        self.intake.discard()
     }
 
     /// Begins anew behind the last batch, with other columns.
     pub(super) fn restart(&mut self, schema: impl Into<Arc<StreamSchema>>) -> Result<()> {
-        self.decoder = make_decoder(schema, self.shape, self.bounds)?;
-        self.begin_anew();
-        Ok(())
-    }
-
-    fn begin_anew(&mut self) {
-        self.in_flight = None;
-        self.unfinished = false;
-        self.bytes = 0;
-    }
-
-    /// The last ID that came.
-    pub(super) fn last_id(&self) -> Option<EntryId> {
-        self.decoder.last_id().or(self.delivered)
+        self.in_flight.forget();
+        self.intake.restart(schema)
     }
 
     /// What comes next may have smaller IDs: those of another stream. The rows that came since the
     /// last batch are forgotten.
     pub(super) fn forget_position(&mut self) -> Result<()> {
-        self.discard()?;
-        self.decoder.forget_last_id();
-        self.delivered = None;
-        Ok(())
-    }
-
-    /// The rows of the batch so far.
-    pub(super) fn rows(&self) -> usize {
-        self.decoder.rows()
-    }
-
-    /// How many of `count` entries in all have not come yet.
-    pub(super) fn missing(&self, count: Option<u64>) -> u64 {
-        let come = self.delivered_rows.saturating_add(self.decoder.rows() as u64);
-        count.map_or(u64::MAX, |count| count.saturating_sub(come))
+        self.in_flight.forget();
+        self.intake.forget_position()
     }
 
     /// How many entries the next request should ask for.
     pub(super) fn page(&mut self) -> u64 {
-        if self.unfinished
-            && self.in_flight.is_none()
-            && !std::mem::replace(&mut self.learned, true)
-        {
-            // What nobody could wait for is not asked for again.
-            self.page.shrink();
-        }
-        self.page.count().min(self.rows_of_whole_batches())
-    }
-
-    /// What a request for this number of entries is limited to: where servers can, to the bytes that
-    /// the batch has room for. The entry that reaches them comes whole.
-    pub(super) fn limit(&self, count: u64) -> PageLimit {
-        let room = match self.is_full() {
-            // It is the next batch's page.
-            true => self.bounds.bytes,
-            false => self.bounds.bytes.saturating_sub(self.bytes).max(1),
-        };
-        let is_bounded = self.bounds.bytes != u64::MAX && count > 1 && self.client.has_max_size();
-        // Servers take a signed number.
-        let max_bytes = is_bounded.then(|| room.min(i64::MAX as u64));
-        PageLimit { count, max_bytes }
-    }
-
-    /// The rows that complete the batch, or a few small batches. A page that ends with a batch is
-    /// the better one: the next is asked for before the batch is handed out, and so the server
-    /// works while the caller does.
-    fn rows_of_whole_batches(&self) -> u64 {
-        /// The rows that are worth a round trip.
-        const ENOUGH: u64 = 1_000;
-        let batch = self.bounds.rows as u64;
-        let room = match batch.saturating_sub(self.decoder.rows() as u64) {
-            0 => batch,
-            room => room,
-        };
-        let more = ENOUGH.saturating_sub(room).div_ceil(batch).saturating_mul(batch);
-        room.saturating_add(more)
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.decoder.is_full() || (self.bytes >= self.bounds.bytes && self.decoder.rows() > 0)
-    }
-
-    /// The rows that the batch has room for.
-    pub(super) fn room(&self) -> u64 {
-        (self.bounds.rows as u64).saturating_sub(self.decoder.rows() as u64)
-    }
-
-    /// Takes the IDs of entries that came without fields, because they were deleted.
-    pub(super) fn take_deleted(&mut self) -> Vec<EntryId> {
-        self.decoder.take_deleted()
-    }
-
-    /// The IDs of the batch so far, from this row on.
-    pub(super) fn ids_from(&self, row: usize) -> Vec<EntryId> {
-        self.decoder.ids_from(row)
-    }
-
-    /// There are other streams as well, after those that there were.
-    pub(super) fn set_streams(&mut self, names: &Arc<StreamNames>) {
-        self.decoder.set_streams(names);
-    }
-
-    /// The last ID of each of several streams in the batch so far, of those with entries from this
-    /// row on.
-    pub(super) fn last_ids(&self, row: usize) -> HashMap<usize, EntryId> {
-        let ids = self.decoder.ids_from(row);
-        let of_run = |(run, end): (Run, usize)| {
-            let last = ids.get(end.checked_sub(row + 1)?)?;
-            Some((run.stream, *last))
-        };
-        ends(self.decoder.runs(), self.decoder.rows()).filter_map(of_run).collect()
-    }
-
-    /// This number of rows of the latest batch is not handed out.
-    pub(super) fn drop_rows(&mut self, rows: usize) {
-        self.delivered_rows = self.delivered_rows.saturating_sub(rows as u64);
-    }
-
-    /// The bytes of all replies with entries.
-    pub(super) fn received(&self) -> u64 {
-        self.received
+        self.intake.page_of(&mut self.in_flight)
     }
 
     /// The numbers that the commands which were sent along with the latest request have been answered
     /// with; once, when all are there.
     pub(super) fn take_said_before(&mut self) -> Option<Vec<u64>> {
-        let has_passed = std::mem::take(&mut self.passed_before);
-        has_passed.then(|| std::mem::take(&mut self.said_before))
+        self.in_flight.take_said_before()
     }
 
     /// What the latest request has told of the newest entry; once, and only where it asked.
     pub(super) fn take_newest(&mut self) -> Option<Result<Option<EntryId>>> {
-        self.newest.take()
+        self.in_flight.take_newest()
     }
 
     /// The longest that the next request may wait for entries: after a failure it does not, so that
@@ -283,201 +110,38 @@ impl Feed {
 
     /// Whether a reply is in flight.
     pub(super) fn is_in_flight(&self) -> bool {
-        self.in_flight.is_some()
+        self.in_flight.is_owed()
     }
 
     /// Nobody waits for the rest of the reply.
     pub(super) fn give_up(&mut self) {
-        self.in_flight = None;
+        self.in_flight.give_up();
     }
 
     pub(super) async fn send(&mut self, request: PageRequest) -> Result<()> {
-        if std::mem::take(&mut self.unfinished) {
-            // Nobody waited for its end: it may have left half an entry.
-            self.decoder.abandon_reply();
-        }
-        let mut connection = self.session.take_connection().await?;
-        // Whoever gives up while this is sent cannot know whether the server has acted on it.
-        self.unfinished = true;
-        self.learned = false;
-        self.passed_before = false;
-        self.said_before.clear();
-        self.newest = None;
-        connection.send(&request.command).await?;
-        let queue = VecDeque::new();
-        self.in_flight = Some(InFlight { connection, request, queue, entries: 0, bytes: 0 });
-        Ok(())
+        self.in_flight.send(&mut self.session, request).await
     }
 
     /// Sends requests that are answered after those in flight; of the latter no reply may have begun
     /// to come.
     pub(super) async fn send_more(&mut self, requests: Vec<PageRequest>) -> Result<()> {
-        let packed = requests.iter().map(|request| request.command.as_slice());
-        let packed: Packed = packed.collect::<Vec<_>>().concat();
-        let mut requests = VecDeque::from(requests);
-        if let Some(mut reply) = self.in_flight.take() {
-            reply.connection.send(&packed).await?;
-            reply.queue.append(&mut requests);
-            self.in_flight = Some(reply);
-        } else if let Some(first) = requests.pop_front() {
-            self.send(PageRequest { command: packed, ..first }).await?;
-            if let Some(reply) = &mut self.in_flight {
-                reply.queue = requests;
-            }
-        }
-        Ok(())
+        self.in_flight.send_more(&mut self.session, requests).await
     }
 
     /// Waits until the reply with entries begins to come, or the rest of it is to be taken. A
     /// connection whose reply nobody waits for is closed: where this future is dropped.
     pub(super) async fn listen(&mut self) -> Result<()> {
-        let Some(mut reply) = self.in_flight.take() else { return Ok(()) };
-        self.unfinished = true;
-        if reply.request.asks_newest {
-            let mut newest = ids_only(ReplyShape::Entries)?;
-            reply.connection.receive(&mut newest, Some(Duration::ZERO)).await?;
-            // The reply that follows may tell all that there is to know.
-            self.newest = Some(last_decoded(newest));
-            reply.request.asks_newest = false;
-        }
-        while reply.request.before > 0 {
-            let mut small = RawReply::new();
-            reply.connection.receive(&mut small, Some(Duration::ZERO)).await?;
-            self.said_before.push(match small.into_value()? {
-                Value::Int(number) => u64::try_from(number).unwrap_or_default(),
-                _ => 0,
-            });
-            reply.request.before -= 1;
-            self.passed_before = reply.request.before == 0;
-        }
-        if reply.bytes == 0 {
-            let listened = reply.connection.listen(reply.request.wait.or(Some(Duration::ZERO)));
-            listened.await.map_err(|error| self.or_what_was_said(error))?;
-        }
-        self.in_flight = Some(reply);
-        Ok(())
-    }
-
-    /// What a server said before it hung up is worth more than that it did.
-    fn or_what_was_said(&mut self, error: Error) -> Error {
-        match self.newest.take_if(|newest| newest.is_err()) {
-            Some(Err(said)) => said,
-            _ => error,
-        }
+        self.in_flight.listen().await
     }
 
     /// Takes what comes until the reply ends or the batch is full.
     pub(super) async fn receive(&mut self) -> Result<Received> {
-        self.listen().await?;
-        let Some(mut reply) = self.in_flight.take() else {
-            return Err(Error::protocol("no request was sent"));
-        };
-        if reply.bytes == 0 {
-            self.decoder.begin_stream(reply.request.stream);
-        }
-        let (before, last) = (self.decoder.rows(), self.decoder.last_id());
-        let received_before = self.received;
-        let mut sink = Portion {
-            decoder: &mut self.decoder,
-            received: &mut self.received,
-            bytes: &mut self.bytes,
-            limit: self.bounds.bytes,
-        };
-        let received = reply.connection.receive(&mut sink, Some(Duration::ZERO)).await;
-        let bytes = self.received.saturating_sub(received_before);
-        reply.bytes = reply.bytes.saturating_add(bytes);
-        let came = (self.decoder.rows() - before) as u64;
-        reply.entries += came;
-        if came > 0 && self.decoder.last_id() > last {
-            // They are there to stay, whatever becomes of the rest. A server that sends the same ones
-            // again and again gets no further.
-            self.session.succeeded();
-        }
-        if let Err(error) = received {
-            return Err(self.or_what_was_said(error));
-        }
-        let Some(end) = self.decoder.take_reply() else {
-            // By what came last: giants may follow small entries.
-            let per_entry = bytes / came.max(1);
-            let missing = reply.request.limit.count.saturating_sub(reply.entries);
-            let rest = match reply.request.limit.max_bytes {
-                Some(max_bytes) => per_entry.saturating_mul(missing).min(max_bytes),
-                None => per_entry.saturating_mul(missing),
-            };
-            if self.keeps_replies || rest <= self.bounds.bytes.saturating_mul(Self::KEPT) {
-                self.in_flight = Some(reply);
-            } else {
-                // The server lets go of a reply that nobody waits for; the next page is smaller.
-                self.page.observe(came.max(1), bytes);
-            }
-            return Ok(Received::Full);
-        };
-        self.unfinished = false;
-        let InFlight { connection, request, mut queue, entries, bytes } = reply;
-        let is_error = matches!(end, Reply::Error(_));
-        match queue.pop_front() {
-            None => self.session.put_back(connection),
-            // The others may fail as well, and are asked for again.
-            Some(_) if is_error => {}
-            Some(request) => {
-                self.in_flight =
-                    Some(InFlight { connection, request, queue, entries: 0, bytes: 0 });
-            }
-        }
-        if let Reply::Error(error) = end {
-            let is_limited = request.limit.max_bytes.is_some();
-            if is_limited && error.server_code() == Some(ServerCode::SyntaxError) {
-                self.client.refused_max_size();
-                return Ok(Received::Refused);
-            }
-            return Err(error);
-        }
-        self.session.succeeded();
-        self.page.observe(entries, bytes);
-        Ok(Received::End { request, entries })
+        self.intake.receive_from(&mut self.session, &mut self.in_flight).await
     }
 
     /// Waits before the next attempt where time may mend the error; otherwise returns it.
     pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
-        self.in_flight = None;
-        let is_lost = self.unfinished && error.server_code().is_none();
-        if is_lost && !std::mem::replace(&mut self.learned, true) {
-            self.page.lost();
-        }
+        self.intake.failed(&mut self.in_flight, &error);
         self.session.recover(error).await
     }
-
-    /// Builds the columns of what has come.
-    pub(super) fn build(&mut self) -> Result<()> {
-        self.decoder.build();
-        Ok(())
-    }
-
-    /// All rows; an error where one of the entries cannot be read.
-    pub(super) fn flush_all(&mut self) -> Result<Batch> {
-        let batch = self.decoder.flush()?;
-        self.record_missing();
-        self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
-        Ok(batch)
-    }
-
-    /// The batch, perhaps without rows. It ends before an entry that cannot be read, and only the
-    /// next says why.
-    pub(super) fn flush(&mut self) -> Result<Batch> {
-        let batch = self.decoder.flush_up_to_error()?;
-        self.record_missing();
-        self.bytes = 0;
-        self.delivered = self.decoder.last_id().or(self.delivered);
-        self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
-        Ok(batch)
-    }
-}
-
-fn make_decoder(
-    schema: impl Into<Arc<StreamSchema>>,
-    shape: ReplyShape,
-    bounds: BatchBounds,
-) -> Result<Decoder> {
-    let decoder = Decoder::new(schema, shape)?;
-    Ok(decoder.with_row_limit(bounds.rows).with_cell_bytes(bounds.bytes))
 }

@@ -10,6 +10,8 @@ mod deadline;
 mod feed;
 mod group;
 mod group_options;
+mod in_flight;
+mod intake;
 mod keeper;
 mod many;
 mod member;
