@@ -199,7 +199,7 @@ def test_json_is_json(any_server: Server, stream: str) -> None:
     assert rows(run("count", name, "--json", url=any_server.url)) == [{"stream": name, "count": 3}]
     found = run("head", name, "--json", url=any_server.url).stdout
     assert [json.loads(line, parse_constant=pytest.fail)["x"] for line in found.splitlines()] == [
-        *(1.5, "nan", "inf")
+        *(1.5, "NaN", "inf")
     ]
 
 

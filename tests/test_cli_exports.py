@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import signal
+import sys
+import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,9 @@ import polars as pl
 import pytest
 import redis
 
+import redfloe
 from support.server import Server
+from support.timing import eventually, within
 from test_cli import piped, run
 
 
@@ -181,6 +187,36 @@ def test_an_import_that_is_interrupted_says_how_to_go_on(
         run("import", str(path), stream, "--skip", skip[1], url=any_server.url)
         numbers = [int(entry[b"n"]) for entry in entries(client, stream)]
         assert numbers == list(range(1, 1_500_000, 2))
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments"),
+    [
+        (signal.SIGINT, ["head", "-n", "100000", "--json"]),
+        (signal.SIGINT, ["export", "-", "-f", "parquet"]),
+        (signal.SIGTERM, ["export", "-", "-f", "ndjson"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value.name,
+)
+def test_a_command_ends_though_nobody_reads_its_pipe(
+    any_server: Server, stream: str, number: signal.Signals, arguments: list[str]
+) -> None:
+    frame = pl.DataFrame({"n": range(100_000)})
+    redfloe.write_stream(any_server.url, frame, stream)
+    name, *options = arguments
+    with piped(name, stream, *options, url=any_server.url) as process:
+        assert process.stdout is not None
+        pipe = process.stdout.fileno()
+        eventually(lambda: _unread(pipe) > 50_000, seconds=20)  # it has room for 65,536
+        time.sleep(0.2)
+        process.send_signal(number)
+        with within(5):
+            assert process.wait() == 128 + number
+
+
+def _unread(pipe: int) -> int:
+    """Count the bytes in a pipe that nobody has read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_mistyped_partition_leaves_nothing_behind(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redfloe._cli.output import HEADS, is_right, least_important, printable, readable, short
+from redfloe._cli.output import head, is_right, least_important, printable, readable, short
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,7 +54,7 @@ class Layout:
             room = max(1, room - 1)
             more = frame.height - room
         shown, brief, gap, widths = self._fit(frame.head(room), width)
-        heads = [_aligned(HEADS.get(c, c.replace("_", " ")), widths[c], shown[c]) for c in widths]
+        heads = [_aligned(head(c), widths[c], shown[c]) for c in widths]
         between = " " * gap
         lines = [
             Text(between.join(heads).rstrip(), style="bold"),
@@ -90,8 +90,7 @@ class Layout:
         from rich.cells import cell_len
 
         values = (_cell(column, value, brief) for value in frame[column].to_list())
-        head = HEADS.get(column, column.replace("_", " "))
-        widest = max(map(cell_len, [head, *values]))
+        widest = max(map(cell_len, [head(column), *values]))
         widest = max(widest, self._widest.get((column, brief), 0))
         self._widest[column, brief] = widest
         return widest

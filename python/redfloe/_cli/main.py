@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Never
 
 from redfloe._cli.streams import ReaderHasGone, drop_output, standard_streams
+from redfloe._cli.unread import ends_though_unread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: it worked; 1: it failed, and standard error says why; 2: wrong arguments; 128 and the
     signal's number: ended by Ctrl-C (130), SIGTERM (143) or a pipe whose reader has gone (141).
     """
-    with standard_streams():
+    with ends_though_unread(), standard_streams():
         return _ended(arguments)
 
 

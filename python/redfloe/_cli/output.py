@@ -46,20 +46,20 @@ def print_json(frame: pl.DataFrame) -> None:
     }
     frame = frame.rename(seconds)
     for row in frame.iter_rows(named=True):
-        print(json.dumps(_finite(row), default=_as_json, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(finite(row, row), default=_as_json, ensure_ascii=False, allow_nan=False))
     sys.stdout.flush()  # a pipe's reader wants it now: more may come in an hour
 
 
-def _finite(value: Any) -> Any:
-    """Give NaN and infinities, for which JSON has no number, as text."""
+def finite(written: Any, value: Any) -> Any:
+    """Give a value as it is written in JSON, but NaN and infinities, which are no numbers there."""
     match value:
         case float() if not math.isfinite(value):
-            return str(value)
+            return {math.inf: "inf", -math.inf: "-inf"}.get(value, "NaN")
         case dict():
-            return {name: _finite(inner) for name, inner in value.items()}
+            return {name: finite(written[name], inner) for name, inner in value.items()}
         case list():
-            return [_finite(inner) for inner in value]
-    return value
+            return [finite(*both) for both in zip(written, value, strict=True)]
+    return written
 
 
 def _as_json(value: object) -> object:
@@ -89,15 +89,18 @@ LEFT_OUT = (
     *("newest", "length", "last_delivered_id", "consumers", "groups", "bytes_per_second"),
     *("history", "pending"),
 )
-HEADS = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
-
-
 #: What goes after that, where there is room for hardly more than names.
 _NARROW = ("memory", "entries_per_second", "lag_time", "lag")
 #: What is never left out, nor is the first column: else nobody knows what a row is about.
 NAMES = ("stream", "group")
 #: How much of a name has a place in any case.
 _SHORT_NAME = 16
+
+
+def head(column: str) -> str:
+    """Give what stands above a column."""
+    units = {"entries_per_second": "entries/s", "bytes_per_second": "bytes/s"}
+    return units.get(column, column.replace("_", " "))
 
 
 def least_important(frame: pl.DataFrame) -> list[str]:
@@ -126,7 +129,7 @@ def _width(frame: pl.DataFrame, column: str) -> int:
     from rich.cells import cell_len
 
     texts = (readable(column, value) for value in frame[column].to_list())
-    return 3 + max(map(cell_len, [HEADS.get(column, column), *texts]))
+    return 3 + max(map(cell_len, [head(column), *texts]))
 
 
 def is_right(dtype: pl.DataType) -> bool:
@@ -144,7 +147,7 @@ def table(frame: pl.DataFrame, title: str | None = None, *, width: int = 10_000)
     for name, dtype in frame.schema.items():
         right = is_right(dtype)
         made.add_column(
-            HEADS.get(name, name.replace("_", " ")),
+            head(name),
             justify="right" if right else "left",
             no_wrap=right,
             overflow="fold",

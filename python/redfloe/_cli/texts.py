@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
 from redfloe._cli.formats import Format
+from redfloe._cli.output import finite
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def write_ndjson(frame: pl.DataFrame, file: BinaryIO) -> None:
     lines = BytesIO()
     frame.write_ndjson(lines)
     for line, row in zip(lines.getvalue().splitlines(), frame.iter_rows(named=True), strict=True):
-        if all(map(_is_finite, row.values())):
+        if _is_finite(row):
             file.write(line + b"\n")
         else:
-            text = json.dumps(_mended(json.loads(line), row), ensure_ascii=False, allow_nan=False)
+            text = json.dumps(finite(json.loads(line), row), ensure_ascii=False, allow_nan=False)
             file.write(text.encode() + b"\n")
 
 
@@ -85,24 +85,9 @@ def _has_infinite(frame: pl.DataFrame) -> bool:
     return True  # in what is nested each row is looked at
 
 
-def _is_finite(value: Any) -> bool:
-    match value:
-        case float():
-            return math.isfinite(value)
-        case dict():
-            return all(map(_is_finite, value.values()))
-        case list():
-            return all(map(_is_finite, value))
+def _is_finite(row: dict[str, Any]) -> bool:
+    try:
+        json.dumps(row, default=str, allow_nan=False)
+    except ValueError:
+        return False
     return True
-
-
-def _mended(written: Any, value: Any) -> Any:
-    """Give what Polars has written, but for the nulls that stand for numbers beyond JSON."""
-    match value:
-        case float() if not math.isfinite(value):
-            return {math.inf: "inf", -math.inf: "-inf"}.get(value, "NaN")
-        case dict():
-            return {name: _mended(written[name], inner) for name, inner in value.items()}
-        case list():
-            return [_mended(*both) for both in zip(written, value, strict=True)]
-    return written

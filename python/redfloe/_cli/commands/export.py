@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from redfloe._cli.formats import Format, format_of
-from redfloe._cli.options import End, Json, Payload, Start, Stream, Text, Url, connect, missing
+from redfloe._cli.options import (
+    End,
+    Json,
+    Payload,
+    Start,
+    Stream,
+    Text,
+    Url,
+    check_exists,
+    connect,
+)
 from redfloe._cli.output import say
 from redfloe._words import counted
 
@@ -74,13 +84,9 @@ def export(
     A file is there whole or not at all. A directory gets parts; run again after anything, it goes
     on with the entries that came since, and each entry is in one part, once.
     """
-    import redfloe
-
     kind = _file_format(path, format, partition_by)
     server = connect(url)
-    info = redfloe.stream_info(server, stream)
-    if info.is_empty():
-        raise missing(stream)
+    check_exists(server, stream)
     source = Source(
         server, stream, start, end, payload=payload, text=text, strict=strict, bar=_bar(progress)
     )
