@@ -146,19 +146,17 @@ def own(first: int, last: int) -> pl.DataFrame:
 
 def test_a_write_outlives_the_master(sentinels: Deployment, stream: str) -> None:
     """Rows with IDs: none twice, in order; of those acknowledged last some may be lost."""
-    last = 300_000
+    last = 100_000
     master = sentinels.master
+    alive = [master]
 
-    def kill() -> None:
-        with master.client() as client:
-            eventually(lambda: client.xlen(stream) > 1_000)
-        sentinels.kill(master)
+    def kill(rows: int) -> None:
+        while alive and rows > 0:
+            sentinels.kill(alive.pop())
 
     frame = own(1, last)
-    killer = threading.Thread(target=kill)
-    killer.start()
-    ids = write_stream(sentinels.connection(), frame, stream, id_column="id", batch_size=1_000)
-    killer.join()
+    options: dict[str, Any] = {"id_column": "id", "batch_size": 1_000, "progress": kill}
+    ids = write_stream(sentinels.connection(), frame, stream, **options)
     assert ids.to_list() == frame["id"].to_list()
     assert sentinels.master is not master
     with sentinels.master.client() as client:
@@ -174,33 +172,40 @@ def test_rows_without_ids_are_not_sent_twice(sentinels: Deployment, stream: str)
     """Nobody knows of some; those before are there, but for what was not replicated."""
     master = sentinels.master
     frame = pl.DataFrame({"n": range(300_000)})
+    killers: list[threading.Thread] = []
 
-    def kill() -> None:
-        with master.client() as client:
-            eventually(lambda: client.xlen(stream) > 1_000)
-        sentinels.kill(master)
+    def kill(rows: int) -> None:
+        # Beside the write, so that the server dies with rows that it has not answered.
+        if rows > 0 and not killers:
+            killers.append(threading.Thread(target=sentinels.kill, args=[master]))
+            killers[0].start()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    before: list[pl.Series] = []
+
+    def write() -> None:
+        while True:  # until the killer had the processor for a moment
+            ids = write_stream(connection, frame, stream, batch_size=1_000, progress=kill)
+            before.append(ids)
+
+    connection = sentinels.connection()
     with pytest.raises(OutcomeUnknownError) as raised:
-        write_stream(sentinels.connection(), frame, stream, batch_size=1_000)
-    killer.join()
+        write()
+    killers[0].join()
     sentinels.wait_for_another(master)
     with sentinels.master.client() as client:
         there = stored(client, stream)
-    assert there == [*range(len(there))]
-    assert len(there) <= raised.value.unknown.stop
+    assert there == [n % frame.height for n in range(len(there))]
+    assert len(there) <= len(before) * frame.height + raised.value.unknown.stop
 
 
 def test_an_atomic_write_is_there_or_not(sentinels: Deployment, stream: str) -> None:
     master = sentinels.master
-    killer = threading.Timer(0.1, lambda: sentinels.kill(master))
-    killer.start()
     batches = itertools.count()
-    while sentinels.master is master or killer.is_alive():
-        frame = pl.DataFrame({"n": range(500)}).with_columns(batch=next(batches))
-        with contextlib.suppress(OutcomeUnknownError):
-            write_stream(sentinels.connection(), frame, stream, atomic=True)
+    with later(0.1, lambda: sentinels.kill(master)):
+        while sentinels.master is master:
+            frame = pl.DataFrame({"n": range(500)}).with_columns(batch=next(batches))
+            with contextlib.suppress(OutcomeUnknownError):
+                write_stream(sentinels.connection(), frame, stream, atomic=True)
     with sentinels.master.client() as client:
         found: Any = client.xrange(stream)
     sizes = Counter(int(fields[b"batch"]) for _, fields in found)
@@ -255,13 +260,11 @@ def test_a_failover_under_load(sentinels: Deployment, stream: str, world: World)
                 producer.join()
                 consumer.stop()
 
-        operator = threading.Timer(0.2, fail_over)
-        operator.start()
-        for batch in consumer:
-            frame = batch.frame
-            assert frame["n"].to_list() == frame["same"].to_list()
-            seen.update(frame["_id"].to_list())
-    operator.join()
+        with later(0.2, fail_over):
+            for batch in consumer:
+                frame = batch.frame
+                assert frame["n"].to_list() == frame["same"].to_list()
+                seen.update(frame["_id"].to_list())
     with world.consumer(connection, stream, schema, **ME, **DRAIN) as consumer:
         for batch in consumer:
             seen.update(batch.frame["_id"].to_list())
@@ -460,10 +463,8 @@ def test_with_min_replicas_a_write_waits_for_the_new_master(
         with sentinels.master.client() as client:
             client.config_set("min-replicas-to-write", 0)
 
-    killer = threading.Timer(0.1, lose)
-    killer.start()
-    write_stream(connection, own(1, 10), stream, id_column="id")
-    killer.join()
+    with later(0.1, lose):
+        write_stream(connection, own(1, 10), stream, id_column="id")
     assert sentinels.master is not former
     with sentinels.master.client() as client:
         assert stored(client, stream) == [*range(1, 11)]

@@ -186,6 +186,33 @@ def test_a_write(any_server: Server, stream: str, told: Told, is_async: bool) ->
 
 
 @TWINS
+def test_a_bar_changes_nothing_of_what_is_told(
+    any_server: Server, client: redis.Redis, stream: str, told: Told, is_async: bool
+) -> None:
+    pytest.importorskip("tqdm")
+    add_numbers(client, stream, 5)
+    keyed = FRAME.with_columns(key=pl.format(stream + ":{}", "n"))
+
+    def all_of_it(progress: bool) -> list[Any]:
+        do(twin("read_stream", is_async)(any_server.url, stream, progress=progress))
+        redfloe.scan_stream(any_server.url, stream, progress=progress).collect()
+        do(twin("write_stream", is_async)(any_server.url, FRAME, "to", progress=progress))
+        do(twin("sink_stream", is_async)(any_server.url, FRAME.lazy(), "to", progress=progress))
+        options: Any = {"key_column": "key", "progress": progress}
+        do(twin("write_hashes", is_async)(any_server.url, keyed, **options))
+        spans = [(span.name, span.kind, attributes(span)) for span in told.spans()]
+        told.exporter.clear()
+        return spans
+
+    without = all_of_it(False)
+    assert all_of_it(True) == without
+    counts = [one["messaging.batch.message_count"] for *_, one in without]
+    assert [count for count in counts if count > 0] == [5, 5, 3, 3]
+    assert told.counted("client.consumed.messages", "receive") == 20
+    assert told.counted("client.sent.messages", "send") == 12
+
+
+@TWINS
 def test_a_read_of_several_streams(
     any_server: Server, client: redis.Redis, stream: str, told: Told, is_async: bool
 ) -> None:
