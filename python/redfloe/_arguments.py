@@ -150,8 +150,8 @@ def make_request(
         "many": many,
         "start_id": entry_id(start_id, "start_id", round_up=True),
         "end_id": entry_id(end_id, "end_id", round_up=False),
-        "count": _optional(count, "count"),
-        "last": _optional(last, "last"),
+        "count": optional(count, "count"),
+        "last": optional(last, "last"),
         "block_ms": optional_milliseconds(block_ms, "block_ms"),
         "schema": names,
         "batch_size": positive(batch_size, "batch_size"),
@@ -198,7 +198,7 @@ def _decoding(options: DecodeOptions) -> Decoding:
     sequence_column = check_name(options["sequence_column"], "sequence_column")
     stream_column = check_name(options["stream_column"], "stream_column")
     rescue_column = options["rescue_column"]
-    sample = _optional(options["infer_schema_length"], "infer_schema_length")
+    sample = optional(options["infer_schema_length"], "infer_schema_length")
     sample = _LARGEST if sample is None else sample
     return Decoding(
         schema_overrides=None if overrides is None else as_schema(overrides, "schema_overrides"),
@@ -302,61 +302,6 @@ def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike) -> None:
         raise ValueError(msg)
 
 
-class PendingFilter(TypedDict):
-    """Which pending entries to list; the arguments of `_core.pending_entries`."""
-
-    consumer: bytes | None
-    min_idle_ms: int
-    start_id: str
-    end_id: str
-    count: int | None
-
-
-def make_pending_filter(
-    *,
-    consumer: str | bytes | None,
-    min_idle_ms: Milliseconds | None,
-    start_id: EntryIdLike,
-    end_id: EntryIdLike,
-    count: int | None,
-) -> PendingFilter:
-    """Check and normalise which pending entries are wanted."""
-    return PendingFilter(
-        consumer=None if consumer is None else as_key(consumer, "consumer"),
-        min_idle_ms=optional_milliseconds(min_idle_ms, "min_idle_ms") or 0,
-        start_id=entry_id(start_id, "start_id", round_up=True),
-        end_id=entry_id(end_id, "end_id", round_up=False),
-        count=_optional(count, "count"),
-    )
-
-
-class Trim(TypedDict):
-    """What to trim a stream to; the arguments of `_core.trim_stream`."""
-
-    maxlen: int | None
-    minid: str | None
-    approximate: bool
-    limit: int | None
-
-
-def make_trim(
-    *, maxlen: int | None, minid: EntryIdLike | None, approximate: bool, limit: int | None
-) -> Trim:
-    """Check and normalise how a stream is to be trimmed."""
-    if (maxlen is None) == (minid is None):
-        msg = "give either maxlen or minid"
-        raise ValueError(msg)
-    if limit is not None and not approximate:
-        msg = "limit needs approximate=True: an exact trim deletes all that it has to"
-        raise ValueError(msg)
-    return Trim(
-        maxlen=_optional(maxlen, "maxlen"),
-        minid=None if minid is None else entry_id(minid, "minid", round_up=True),
-        approximate=bool(approximate),
-        limit=_optional(limit, "limit"),
-    )
-
-
 def as_key(value: object, parameter: str) -> bytes:
     """Give the name of a key, a group or a consumer as the server knows it."""
     match value:
@@ -428,7 +373,8 @@ def natural(value: object, parameter: str) -> int:
     return min(number, _LARGEST)  # which no stream and no patience exceeds
 
 
-def _optional(value: object, parameter: str) -> int | None:
+def optional(value: object, parameter: str) -> int | None:
+    """Give a number that must not be negative, or None."""
     return None if value is None else natural(value, parameter)
 
 
@@ -452,7 +398,7 @@ def optional_milliseconds(value: Milliseconds | None, parameter: str) -> int | N
 
 def positive(value: object, parameter: str) -> int | None:
     """Give a number that must be at least 1, or None."""
-    number = _optional(value, parameter)
+    number = optional(value, parameter)
     if number == 0:
         msg = f"{parameter} must be at least 1"
         raise ValueError(msg)

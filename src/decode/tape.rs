@@ -7,6 +7,7 @@
 
 mod payload;
 mod slot;
+mod target;
 
 use std::sync::Arc;
 
@@ -17,10 +18,11 @@ use super::names::Names;
 use super::sources::{Run, Sources, StreamNames};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::schema::{NoColumn, StreamSchema};
+use crate::schema::StreamSchema;
 use payload::Documents;
 pub(crate) use payload::{Unreadable, payload_object};
 pub(crate) use slot::Slot;
+pub(super) use target::Target;
 
 /// A value that has no column, kept for the rescue column.
 #[derive(Debug, Clone, Copy)]
@@ -42,16 +44,6 @@ pub(crate) struct Limits {
     pub(crate) rows: usize,
     /// Columns times rows of an open schema, whose entries decide how many columns there are.
     pub(crate) cells: usize,
-}
-
-/// Where the value of a field goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
-    Column(usize),
-    Stray,
-    Nowhere,
-    /// Its keys go where fields of their names would.
-    Payload,
 }
 
 /// The streams whose rows are told apart; one without a name where a column wants it all the same.
@@ -483,61 +475,6 @@ impl Tape {
     #[cold]
     fn too_large(&self, what: &str) -> Error {
         self.at_entry(Error::new(ErrorKind::Decode, format!("{what} exceeds 4294967295")))
-    }
-
-    /// Finds or makes the target of a field that is not where it was in the latest entry.
-    #[cold]
-    fn look_up(&mut self, position: usize, name: &[u8]) -> Result<Target> {
-        let target = match self.schema.is_payload(name) {
-            true => self.payload_target(),
-            false => self.target_of(name)?,
-        };
-        self.layout.remember(position, name, target);
-        Ok(target)
-    }
-
-    /// Where a value of that name goes: a field's, or a key's.
-    #[inline(always)]
-    fn target_of(&mut self, name: &[u8]) -> Result<Target> {
-        match self.names.find(name) {
-            Some(column) => Ok(Target::Column(column)),
-            // One reason is enough to leave the entry out.
-            None if self.entry.refused.is_some() => Ok(Target::Nowhere),
-            None if self.schema.open => self.new_target(name),
-            None if self.schema.rescue_column.is_some() => Ok(Target::Stray),
-            None => Ok(Target::Nowhere),
-        }
-    }
-
-    /// What becomes of a field that an open schema has no column for yet.
-    fn new_target(&mut self, name: &[u8]) -> Result<Target> {
-        match self.schema.column_name(name, self.names.weight()) {
-            Ok(name) => {
-                let column = self.names.push(name);
-                self.columns.push(Vec::new());
-                self.make_room();
-                Ok(Target::Column(column))
-            }
-            Err(NoColumn::Rescued) => Ok(Target::Stray),
-            Err(NoColumn::LeftOut) => Ok(Target::Nowhere),
-            Err(NoColumn::Raised(error)) => Err(self.at_entry(error)),
-            Err(NoColumn::Rejected(error)) => {
-                self.entry.refused = Some(self.at_entry(error));
-                Ok(Target::Nowhere)
-            }
-        }
-    }
-
-    /// A key of the payload and a field of the same entry ask for one column.
-    fn refuse_clash(&mut self, column: usize) -> Result<()> {
-        match self.schema.refuse_clash(self.names.get(column)) {
-            NoColumn::Rejected(error) => {
-                self.entry.refused = Some(self.at_entry(error));
-                Ok(())
-            }
-            NoColumn::Raised(error) => Err(self.at_entry(error)),
-            NoColumn::LeftOut | NoColumn::Rescued => Ok(()),
-        }
     }
 
     fn at_entry(&self, error: Error) -> Error {

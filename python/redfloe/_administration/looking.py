@@ -3,7 +3,8 @@
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, as_key, make_pending_filter
+from redfloe._administration.arguments import make_pending_filter
+from redfloe._arguments import Milliseconds, as_key
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._ids import EntryIdLike
