@@ -18,7 +18,11 @@ import pytest
 
 from support.timing import SLACK
 
-_IMPORTS = "import asyncio, json, os, redfloe, sys, threading, time\n"
+# A busy machine is slow, of which an event loop complains in development mode.
+_IMPORTS = """\
+import asyncio, json, logging, os, redfloe, sys, threading, time
+logging.getLogger("asyncio").setLevel(logging.ERROR)
+"""
 
 
 @contextmanager
