@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import calls
+import hot
 import latency
 import polars as pl
 import redis
@@ -305,6 +306,13 @@ def calling(server: Server, rounds: int) -> str:
     return table("Small calls, on an open connection", ("call", "p50", "ratio to redis-py"), rows)
 
 
+def heating(server: Server, rounds: int) -> str:
+    """Compare what the server works while many streams are followed with what it does for one."""
+    head = ("followed", "server, per second", "ratio to one", "without the entries themselves")
+    title = f"{hot.STREAMS:,} streams followed, of which one gets {latency.PER_SECOND:,} entries/s"
+    return table(title, head, hot.rows(server, rounds))
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -331,6 +339,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "pending": recovering,
     "many": streaming,
     "latency": following,
+    "hot": heating,
     "calls": calling,
     "write": writing,
     "import": importing,

@@ -46,6 +46,11 @@ impl InFlight {
         self.owed.is_some()
     }
 
+    /// Whether a reply has come in part.
+    pub(super) fn is_begun(&self) -> bool {
+        self.owed.as_ref().is_some_and(|owed| owed.bytes > 0)
+    }
+
     /// Nobody waits for the rest of the reply.
     pub(super) fn give_up(&mut self) {
         self.owed = None;

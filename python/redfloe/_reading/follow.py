@@ -201,9 +201,10 @@ def iter_stream(
     url : str or RedisConnection
         As for `read_stream`.
     stream : str, bytes, or several of them
-        The stream's key, or those of several streams: one XREAD waits for all, a batch may hold
+        The stream's key, or those of several streams: an XREAD waits for all, a batch may hold
         rows of several, and ``_stream`` says which a row is of. Each stream's entries come in
-        order; one that has many does not keep the others waiting. Not with a group or an `end_id`.
+        order; one that has many does not keep the others waiting. Of more than 16, those that have
+        entries all the time are followed on a second connection. Not with a group or an `end_id`.
         A missing stream is waited for.
     pattern : str or bytes, optional
         In place of `stream`: the streams whose keys match, as for `read_streams` (SCAN TYPE, Redis

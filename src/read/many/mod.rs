@@ -6,11 +6,14 @@
 mod ask;
 mod by_id;
 mod by_stream;
+mod followed;
+mod follower;
 mod last;
 mod merge;
 mod mismatch;
 mod parts;
 mod sample;
+mod split;
 mod tail;
 
 use std::fmt;

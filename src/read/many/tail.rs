@@ -1,88 +1,90 @@
-//! Following several streams: one XREAD for all, after the last entry of each.
+//! Following several streams: an XREAD for many of them, after the last entry of each.
+//!
+//! The streams of one server, or of one slot of a cluster, are a [`Place`]. It has two followers, which
+//! wait at the same time: one for the streams that have entries all the time, one for the others
+//! ([`Split`]). Their replies go into one batch.
 
-use std::collections::HashSet;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::followed::Followed;
+use super::follower::Follower;
 use super::parts::Part;
 use super::sample::with_inferred;
+use super::split::{Side, Split};
 use super::{Pattern, ask};
-use crate::admin::find_streams;
 use crate::client::Client;
-use crate::decode::{Batch, ReplyShape, StreamNames, ends};
+use crate::decode::{Batch, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
-use crate::read::bounds::{StreamLoss, no_match};
-use crate::read::deadline::block_ms;
-use crate::read::feed::{Feed, Received};
-use crate::read::page_request::PageRequest;
+use crate::read::bounds::no_match;
+use crate::read::intake::{Intake, Received};
 use crate::read::poll::{Collecting, Pace, Polled};
-use crate::read::request::ReadRequest;
-use crate::resp::{self, PageLimit};
+use crate::read::request::{OnIdle, ReadRequest};
+
+mod asking;
+mod looking;
 
 /// Follows several streams, batch by batch.
 pub(in crate::read) struct ManyTail {
     client: Client,
-    feed: Feed,
+    intake: Intake,
     request: ReadRequest,
-    names: Arc<StreamNames>,
-    /// The ID of each stream after which its entries come; none before the start is known.
-    positions: Vec<EntryId>,
-    /// The same after the batches that were handed out.
-    delivered: Vec<EntryId>,
+    streams: Followed,
+    places: Vec<Place>,
+    /// Two of each place, the quiet one first.
+    followers: Vec<Follower>,
+    /// Whose answer is taken first, where several have one.
+    turn: usize,
     /// The rows of the batch that the positions take account of.
     told: usize,
-    /// The streams that the latest reply had entries of, and which one is asked for first.
-    active: usize,
-    first: usize,
     /// How many entries are wanted still, where that is limited.
     left: Option<u64>,
     pace: Pace,
     started: bool,
-    /// When to look next for streams that match the pattern, and which of the known ones do not any
-    /// more.
+    /// When to look next for streams that match the pattern.
     discover_due: Option<Instant>,
-    gone: Vec<bool>,
-    /// When to look next whether the streams are those that were read before.
-    look_due: Option<Instant>,
     ended: bool,
 }
 
+/// Streams that one request may ask for.
+#[derive(Default)]
+struct Place {
+    split: Split,
+    /// When to look next whether they are those that were read before, and from which of them on.
+    look_due: Option<Instant>,
+    look_from: usize,
+}
+
 impl ManyTail {
-    /// A reply has at most this many pages, where all streams have more than was expected.
-    const PAGES: u64 = 4;
-    /// How often at most the streams are asked for what they have come to, and the part of the time
-    /// that may take: 1 / SHARE.
+    /// How often at most streams are asked for what they have come to.
     const INTERVAL: Duration = Duration::from_secs(1);
-    const SHARE: u32 = 50;
 
     pub(in crate::read) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
         if !request.end.is_newest() {
             return Err(Error::invalid("several streams are followed without an end"));
         }
         let has_pattern = request.many.as_ref().is_some_and(|many| many.pattern.is_some());
-        let schema = request.schema.clone();
         let names = request.schema.sources.clone().unwrap_or_default();
-        let session = ask::session(client, &names);
-        let feed = Feed::new(client, session, schema, ReplyShape::Streams, request.bounds)?;
+        let schema = request.schema.clone();
+        let intake = Intake::new(client, schema, ReplyShape::Streams, request.bounds)?;
         Ok(ManyTail {
             client: client.clone(),
-            feed: feed.watch_fields(request.who()),
-            positions: Vec::new(),
-            delivered: Vec::new(),
+            intake: intake.watch_fields(request.who()),
+            places: Vec::new(),
+            followers: Vec::new(),
+            turn: 0,
             told: 0,
-            active: 1,
-            first: 0,
             left: request.count,
             pace: Pace::new(&request),
             started: false,
             discover_due: None,
-            gone: Vec::new(),
-            look_due: None,
             ended: request.count == Some(0)
                 || request.start == IdBound::Nothing
                 || (names.len() == 0 && !has_pattern),
-            names,
+            streams: Followed::new(names, Vec::new()),
             request,
         })
     }
@@ -92,16 +94,22 @@ impl ManyTail {
         if self.ended || self.started {
             return Ok(());
         }
-        if let Some(pattern) = self.pattern() {
-            let keys = self.found(&pattern).await?;
-            if keys.is_empty() && self.request.must_exist {
-                return Err(no_match(&pattern.text));
+        let names = match self.pattern() {
+            Some(pattern) => {
+                let keys = self.found(&pattern).await?;
+                if keys.is_empty() && self.request.must_exist {
+                    return Err(no_match(&pattern.text));
+                }
+                StreamNames::new(keys).into()
             }
-            self.set_names(StreamNames::new(keys).into()).await?;
-        } else if self.request.must_exist {
-            ask::check_exist(&self.client, self.names.keys()).await?;
-        } else {
-            ask::check_slots(&self.client, &self.names).await?;
+            None => Arc::clone(&self.streams.names),
+        };
+        (self.places, self.followers) = (Vec::new(), Vec::new());
+        self.streams = Followed::new(Arc::clone(&names), Vec::new());
+        self.name(&names);
+        self.place(0).await?;
+        if self.request.must_exist {
+            ask::check_exist(&self.client, names.keys()).await?;
         }
         let Some(many) = &self.request.many else { return Ok(()) };
         let bounds = ask::bounds(&self.client, &self.request, many).await?;
@@ -111,10 +119,8 @@ impl ManyTail {
             _ if first > last && is_newest => EntryId::MIN,
             before => before.unwrap_or(EntryId::MIN),
         };
-        self.positions = bounds.into_iter().map(after).collect();
-        self.delivered.clone_from(&self.positions);
-        self.gone = vec![false; self.positions.len()];
-        self.look_due = Instant::now().checked_add(Self::INTERVAL);
+        let positions: Vec<EntryId> = bounds.into_iter().map(after).collect();
+        self.streams = Followed::new(names, positions);
         self.started = true;
         Ok(())
     }
@@ -123,63 +129,26 @@ impl ManyTail {
         self.request.many.as_ref().and_then(|many| many.pattern.clone())
     }
 
-    /// The streams that match the pattern now.
-    async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
-        /// Looking takes this part of the time at most: 1 / SHARE.
-        const SHARE: u32 = 20;
-        let started = Instant::now();
-        let keys = find_streams(&self.client, &pattern.text).await?;
-        let pause = started.elapsed().saturating_mul(SHARE).max(pattern.every);
-        self.discover_due = Instant::now().checked_add(pause);
-        Ok(keys)
-    }
-
-    /// Looks for streams that have come, or gone, where it is time for that.
-    async fn discover(&mut self) -> Result<()> {
-        let is_due = self.discover_due.is_some_and(|due| due <= Instant::now());
-        let Some(pattern) = self.pattern().filter(|_| is_due) else { return Ok(()) };
-        let found: HashSet<Vec<u8>> = self.found(&pattern).await?.into_iter().collect();
-        // All that a new one has was added since the start.
-        let after = match self.request.start {
-            IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
-            _ => EntryId::MIN,
-        };
-        for (stream, key) in self.names.keys().iter().enumerate() {
-            if let Some(gone) = self.gone.get_mut(stream) {
-                *gone = !found.contains(key);
-            }
-            if !found.contains(key) {
-                // Where it comes again it is another stream.
-                for positions in [&mut self.positions, &mut self.delivered] {
-                    positions.get_mut(stream).into_iter().for_each(|seen| *seen = after);
-                }
-            }
-        }
-        let known: HashSet<&Vec<u8>> = self.names.keys().iter().collect();
-        let mut new: Vec<Vec<u8>> =
-            found.iter().filter(|key| !known.contains(key)).cloned().collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        new.sort_unstable();
-        let number = self.names.len() + new.len();
-        self.set_names(StreamNames::new([self.names.keys(), &new].concat()).into()).await?;
-        self.positions.resize(number, after);
-        self.delivered.resize(number, after);
-        self.gone.resize(number, false);
-        Ok(())
-    }
-
-    async fn set_names(&mut self, names: Arc<StreamNames>) -> Result<()> {
-        ask::check_slots(&self.client, &names).await?;
-        if self.names.len() == 0 {
-            self.feed.session = ask::session(&self.client, &names);
-        }
-        self.feed.set_streams(&names);
+    fn name(&mut self, names: &Arc<StreamNames>) {
+        self.intake.set_streams(names);
         if let Some(many) = &mut self.request.many {
-            Arc::make_mut(many).names = Arc::clone(&names);
+            Arc::make_mut(many).names = Arc::clone(names);
         }
-        self.names = names;
+    }
+
+    /// Finds places for the streams from this one on.
+    async fn place(&mut self, from: usize) -> Result<()> {
+        ask::check_slots(&self.client, &self.streams.names).await?;
+        for (stream, key) in self.streams.names.keys().iter().enumerate().skip(from) {
+            if self.places.is_empty() {
+                let look_due = Instant::now().checked_add(Self::INTERVAL);
+                self.places.push(Place { look_due, ..Place::default() });
+                self.followers.extend(Side::BOTH.map(|_| Follower::new(&self.client, key)));
+            }
+            if let Some(place) = self.places.first_mut() {
+                place.split.add(stream);
+            }
+        }
         Ok(())
     }
 
@@ -187,23 +156,18 @@ impl ManyTail {
     pub(in crate::read) async fn next(&mut self) -> Result<Option<Batch>> {
         Box::pin(self.start()).await?;
         self.pace.begin_poll();
-        while !self.ended && !self.feed.is_full() && self.missing() > 0 {
-            match self.poll().await {
-                Ok(polled) => match self.pace.after(polled, self.feed.rows()) {
-                    Collecting::GoesOn => {}
-                    Collecting::Over => break,
-                    Collecting::Ended => self.ended = true,
-                },
-                Err(error) => {
-                    self.look_due = None;
-                    let error = ask::about_type(&self.client, &self.names, error).await;
-                    self.feed.recover(error).await?;
-                }
+        self.followers.iter_mut().for_each(|follower| follower.is_drained = false);
+        while !self.ended && !self.intake.is_full() && self.missing() > 0 {
+            let polled = self.poll().await?;
+            match self.pace.after(polled, self.intake.rows()) {
+                Collecting::GoesOn => {}
+                Collecting::Over => break,
+                Collecting::Ended => self.ended = true,
             }
         }
         self.tell();
         self.told = 0;
-        let mut batch = self.feed.flush()?;
+        let mut batch = self.intake.flush()?;
         self.pace.flushed();
         if let Some(left) = &mut self.left {
             // Each stream was asked for as many as all may have.
@@ -214,193 +178,239 @@ impl ManyTail {
             *left -= rows as u64;
             self.ended |= *left == 0;
         }
-        for (run, end) in ends(batch.runs(), batch.len()) {
-            let last = end.checked_sub(1).and_then(|row| batch.ids().get(row));
-            if let (Some(delivered), Some(last)) = (self.delivered.get_mut(run.stream), last) {
-                *delivered = *last;
-            }
+        self.streams.delivered(&batch);
+        if self.ended {
+            self.followers.iter_mut().for_each(Follower::reset);
         }
         Ok((!batch.is_empty()).then_some(batch))
     }
 
     /// The bytes of all replies so far.
     pub(in crate::read) fn received(&self) -> u64 {
-        self.feed.received()
+        self.intake.received()
     }
 
     /// After an error: what was handed out stays so, the rest is read again.
     pub(in crate::read) fn rewind(&mut self) -> Result<()> {
         self.pace.flushed();
-        self.positions.clone_from(&self.delivered);
+        self.streams.rewind();
         self.told = 0;
-        self.feed.rewind()
+        self.followers.iter_mut().for_each(Follower::reset);
+        self.intake.discard()
     }
 
     /// How many of the entries that are wanted have not come.
     fn missing(&self) -> u64 {
-        self.left.map_or(u64::MAX, |left| left.saturating_sub(self.feed.rows() as u64))
+        self.left.map_or(u64::MAX, |left| left.saturating_sub(self.intake.rows() as u64))
     }
 
     /// Moves the positions on to what has come, also where nobody waited for the rest.
     fn tell(&mut self) {
-        if self.feed.rows() <= self.told {
+        // What only says that there is something to type the fields by is read again.
+        if self.intake.rows() <= self.told || self.request.sample.is_some() {
             return;
         }
-        for (stream, last) in self.feed.last_ids(self.told) {
-            if let Some(position) = self.positions.get_mut(stream) {
-                *position = last;
-            }
-        }
-        self.told = self.feed.rows();
+        self.streams.came(&self.intake.last_ids(self.told));
+        self.told = self.intake.rows();
         self.pace.came(Instant::now());
     }
 
     async fn poll(&mut self) -> Result<Polled> {
         self.tell();
-        if !self.feed.is_in_flight() {
-            Box::pin(self.discover()).await?;
-            if self.feed.rows() == 0 && self.is_look_due() {
-                self.look_after().await?;
+        let halfway = self.followers.iter().position(Follower::is_halfway);
+        if let Some(halfway) = halfway {
+            return self.take(halfway).await;
+        }
+        if self.pace.collects() && self.is_over() {
+            return Ok(Polled::Nothing);
+        }
+        Box::pin(self.discover()).await?;
+        if self.request.sample.is_some() {
+            Box::pin(self.infer()).await?;
+        }
+        self.ask().await?;
+        let gives_at_once = self.gives_at_once();
+        let is_prompt = |follower: &Follower| follower.is_busy() && follower.is_prompt;
+        let wait = match gives_at_once {
+            true if self.followers.iter().any(is_prompt) => None,
+            true => Some(Duration::ZERO),
+            false => self.until_next_step(),
+        };
+        if !gives_at_once && self.followers.iter().all(Follower::is_idle) {
+            return Ok(self.rest(wait).await);
+        }
+        match self.answered(wait).await {
+            Some(follower) => self.take(follower).await,
+            None if gives_at_once => Ok(Polled::Drained),
+            None if self.is_over() => Ok(Polled::Nothing),
+            None => Ok(Polled::More),
+        }
+    }
+
+    /// Waits where there is nobody to wait for: no stream is there to be asked, or those that are have
+    /// said that they have nothing.
+    async fn rest(&mut self, wait: Option<Duration>) -> Polled {
+        let longest = wait.unwrap_or(Pace::SLICE);
+        tokio::time::sleep(match self.request.on_idle {
+            OnIdle::Wait if self.intake.rows() == 0 => longest,
+            _ => self.pace.deadline().left_up_to(longest),
+        })
+        .await;
+        match self.pace.deadline().left_up_to(Pace::SLICE).is_zero() {
+            true => Polled::Nothing,
+            false => Polled::More,
+        }
+    }
+
+    /// Whether the rows that there are go to the caller as soon as nothing is left.
+    fn gives_at_once(&self) -> bool {
+        self.intake.rows() > 0 && !self.pace.collects()
+    }
+
+    /// Whether the time is over for what is being collected.
+    fn is_over(&self) -> bool {
+        self.intake.rows() > 0 && self.pace.deadline().left_up_to(Pace::SLICE).is_zero()
+    }
+
+    /// How long nothing else is to be done than to wait for answers.
+    fn until_next_step(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let idle = self.followers.iter().filter(|follower| follower.is_idle());
+        let pauses = idle.filter_map(|follower| follower.not_before).filter(|due| *due > now);
+        let next = pauses.chain(self.discover_due).min();
+        let next = next.map(|next| next.saturating_duration_since(now).max(Pace::PAUSE));
+        let collected = match self.intake.rows() {
+            0 => None,
+            _ => self.pace.deadline().left(),
+        };
+        [next, collected].into_iter().flatten().min()
+    }
+
+    /// Waits until a follower has an answer, perhaps not for long, and says which.
+    async fn answered(&mut self, wait: Option<Duration>) -> Option<usize> {
+        let (number, turn) = (self.followers.len(), self.turn);
+        let followers = &mut self.followers;
+        let any = poll_fn(|context| {
+            for step in 0..number {
+                let place = (turn + step) % number;
+                let polled = followers.get_mut(place).map(|follower| follower.poll(context));
+                if let Some(Poll::Ready(())) = polled {
+                    return Poll::Ready(place);
+                }
+            }
+            Poll::Pending
+        });
+        match wait {
+            None => Some(any.await),
+            Some(wait) => {
+                if wait.is_zero() {
+                    // The runtime of a thread that waits has looked at no socket since that did so.
+                    tokio::task::yield_now().await;
+                }
+                tokio::time::timeout(wait, any).await.ok()
             }
         }
-        if self.request.sample.is_some() && !Box::pin(self.infer()).await? {
-            return self.wait_for_one().await;
-        }
-        if !self.feed.is_in_flight() {
-            let Some(wait) = self.pace.wait(self.feed.rows(), self.feed.longest_wait()) else {
-                return Ok(Polled::Nothing);
-            };
-            let wait = wait.map(|wait| self.until_discovery(wait));
-            if self.is_idle() {
-                return self.wait_for_one().await;
+    }
+
+    /// Takes what a follower has got.
+    async fn take(&mut self, number: usize) -> Result<Polled> {
+        self.turn = number + 1;
+        let Some(follower) = self.followers.get_mut(number) else { return Ok(Polled::More) };
+        let before = self.told;
+        let received = match follower.take(&mut self.intake).await {
+            Ok(received) => received,
+            Err(error) => {
+                let (client, names) = (&self.client, &self.streams.names);
+                let error = ask::about_type(client, names, error).await;
+                if let Some(place) = self.places.get_mut(number / 2) {
+                    place.look_due = Some(Instant::now());
+                }
+                follower.recover(&mut self.intake, error)?;
+                return Ok(Polled::More);
             }
-            let request = self.next_page(wait);
-            self.feed.send(request).await?;
+        };
+        follower.active.extend(self.intake.last_ids(before).into_keys());
+        follower.has_more = matches!(received, Some(Received::Full));
+        if self.request.sample.is_some() {
+            return self.take_as_sign(number, received);
         }
-        let asked = Instant::now();
-        let (before, received) = (self.told, self.feed.receive().await?);
-        self.active = self.feed.last_ids(before).len().max(1);
         self.tell();
-        let Received::End { request, entries } = received else { return Ok(Polled::More) };
-        match (entries, request.wait) {
-            (0, Some(waited)) => return self.idle(asked, waited).await,
-            (0, None) if self.feed.rows() == 0 => return Ok(Polled::More),
-            (0, None) => return Ok(Polled::Drained),
-            // No stream can have more.
-            (1.., _) if entries < request.limit.count => return Ok(Polled::Drained),
-            _ => {}
+        let Some(follower) = self.followers.get_mut(number) else { return Ok(Polled::More) };
+        let Some(Received::End { request, entries }) = received else { return Ok(Polled::More) };
+        follower.has_more = entries >= request.limit.count;
+        follower.is_drained = entries == 0;
+        follower.is_late = false;
+        if let Some(place) = self.places.get_mut(number / 2) {
+            place.split.came(side_of(number), &follower.active);
+        }
+        if entries == 0 {
+            // A server that answers nil before the time is over is not asked again at once.
+            if request.wait.is_some_and(|wait| follower.asked.elapsed() < wait) {
+                follower.not_before = Instant::now().checked_add(Pace::PAUSE);
+            }
+            return Ok(match self.gives_at_once() {
+                true => self.unless_others_have(Polled::Drained).await,
+                false => Polled::More,
+            });
+        }
+        // No stream can have more.
+        if !follower.has_more {
+            return Ok(self.unless_others_have(Polled::Drained).await);
         }
         // Where others are busy all the time, there is no other moment to look.
-        if self.missing() > 0 && !self.is_look_due() {
-            let next = self.next_page(None);
-            self.feed.send(next).await?;
+        if self.missing() > 0 && !self.is_look_due(number / 2) && self.gives_at_once() {
+            self.send(number).await;
         }
-        self.feed.build()?;
+        self.intake.build()?;
         Ok(Polled::More)
     }
 
-    /// A wait that ends when it is time to look for streams.
-    fn until_discovery(&self, wait: Duration) -> Duration {
-        let until = self.discover_due.map(|due| due.saturating_duration_since(Instant::now()));
-        until.map_or(wait, |until| wait.min(until.max(Pace::PAUSE)))
+    /// Goes on with the batch where others have something for it already.
+    async fn unless_others_have(&mut self, polled: Polled) -> Polled {
+        let is_another = self.gives_at_once()
+            && !self.intake.is_full()
+            && self.followers.iter().any(Follower::is_busy)
+            && self.answered(Some(Duration::ZERO)).await.is_some();
+        if is_another { Polled::More } else { polled }
     }
 
-    /// Whether there is no stream to be asked.
-    fn is_idle(&self) -> bool {
-        self.gone.iter().all(|gone| *gone)
-    }
-
-    /// What to ask for next, without `wait` only what is there. Whichever stream came first in the
-    /// last request comes last in this one: where a batch is full before all have had their turn, it is
-    /// another's the next time.
-    fn next_page(&mut self, wait: Option<Duration>) -> PageRequest {
-        let page = self.feed.page().min(self.missing());
-        let (streams, active) = (self.names.len() as u64, self.active as u64);
-        let share = page.saturating_mul(Self::PAGES) / streams.max(1);
-        let count = (page / active).min(share).max(1);
-        let limit = PageLimit::of_count(count);
-        let command = resp::read_many_after(&self.asked(), limit, wait.map(block_ms));
-        self.first = (self.first + 1) % self.names.len().max(1);
-        PageRequest { wait, ..PageRequest::new(command, limit) }
-    }
-
-    /// Each stream and its position, from the one on whose turn it is.
-    fn asked(&self) -> Vec<(&[u8], EntryId)> {
-        let keys = self.names.keys().iter().map(Vec::as_slice);
-        let all = keys.zip(self.positions.iter().copied()).zip(&self.gone);
-        let mut asked: Vec<_> = all.filter(|(_, gone)| !**gone).map(|(stream, _)| stream).collect();
-        let first = self.first.min(asked.len());
-        asked.rotate_left(first);
-        asked
-    }
-
-    /// The server waited, and nothing came.
-    async fn idle(&mut self, asked: Instant, waited: Duration) -> Result<Polled> {
-        if self.feed.rows() == 0 && self.is_look_due() {
-            self.look_after().await?;
+    /// There is something to type the fields by; it is read when that is done.
+    fn take_as_sign(&mut self, number: usize, received: Option<Received>) -> Result<Polled> {
+        self.intake.discard()?;
+        let Some(follower) = self.followers.get_mut(number) else { return Ok(Polled::More) };
+        match received {
+            Some(Received::End { entries, .. }) => follower.is_drained = entries == 0,
+            // Its rest is not wanted.
+            Some(_) => follower.reset(),
+            None => {}
         }
-        Ok(self.pace.after_nil(asked, waited).await)
-    }
-
-    /// Makes sure that no stream has been begun anew with smaller IDs, which no read after the last
-    /// one would ever see.
-    async fn look_after(&mut self) -> Result<()> {
-        let started = Instant::now();
-        let streams = self.positions.iter().enumerate();
-        let read: Vec<usize> =
-            streams.filter(|(_, seen)| **seen > EntryId::MIN).map(|(stream, _)| stream).collect();
-        let reached = ask::last_generated(&mut self.feed.session, &self.names, &read).await?;
-        for (stream, newest) in reached {
-            let seen = self.positions.get(stream).copied().unwrap_or_default();
-            if newest < seen && !self.is_to_come(seen) {
-                let error = StreamLoss::BegunAnew { newest }.error(seen);
-                return Err(error.with_context("stream", self.names.text(stream)));
-            }
-        }
-        let pause = started.elapsed().saturating_mul(Self::SHARE).max(Self::INTERVAL);
-        self.look_due = Instant::now().checked_add(pause);
-        Ok(())
-    }
-
-    fn is_look_due(&self) -> bool {
-        self.look_due.is_none_or(|due| due <= Instant::now())
-    }
-
-    /// Whether a position is where the caller wants to begin, and not that of an entry.
-    fn is_to_come(&self, seen: EntryId) -> bool {
-        matches!(self.request.start, IdBound::Id(start) if start.predecessor() == Some(seen))
+        Ok(Polled::More)
     }
 
     /// Types the fields where that is asked for, once there is something to type them by.
-    async fn infer(&mut self) -> Result<bool> {
-        let after = self.positions.iter().map(|after| after.successor());
+    async fn infer(&mut self) -> Result<()> {
+        self.intake.discard()?;
+        let after = self.streams.positions().iter().map(|after| after.successor());
         let part = |(stream, first): (usize, Option<EntryId>)| {
             Some(Part { stream, first: first?, last: EntryId::MAX, most: u64::MAX })
         };
         let parts: Vec<Part> = after.enumerate().filter_map(part).collect();
-        let parts = ask::counted(&self.client, &self.names, parts).await?;
+        let parts = ask::counted(&self.client, &self.streams.names, parts).await?;
         if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
-            self.feed.restart(schema)?;
-            self.feed.set_streams(&self.names);
+            self.intake.restart(schema)?;
+            self.intake.set_streams(&self.streams.names);
+            self.told = 0;
             self.request.sample = None;
         }
-        Ok(self.request.sample.is_none())
+        Ok(())
     }
+}
 
-    /// Waits until an entry is there, without reading it.
-    async fn wait_for_one(&mut self) -> Result<Polled> {
-        let asked = Instant::now();
-        let wait = self.pace.deadline().left_up_to(self.feed.longest_wait());
-        let wait = self.until_discovery(wait);
-        if self.is_idle() {
-            tokio::time::sleep(wait).await;
-            return self.idle(asked, wait).await;
-        }
-        let command =
-            resp::read_many_after(&self.asked(), PageLimit::of_count(1), Some(block_ms(wait)));
-        match ask::wait_once(&mut self.feed.session, &command, Some(wait)).await?.is_empty() {
-            false => Ok(Polled::More),
-            true => self.idle(asked, wait).await,
-        }
-    }
+/// The followers of a place are the quiet one and the hot one.
+fn side_of(follower: usize) -> Side {
+    if follower.is_multiple_of(2) { Side::Quiet } else { Side::Hot }
+}
+
+fn until(due: Option<Instant>) -> Duration {
+    due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()))
 }

@@ -1,0 +1,91 @@
+//! The streams that are followed, and how far each has been read. No IO.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::decode::{Batch, StreamNames, ends};
+use crate::entry_id::EntryId;
+
+/// The streams that are followed, by their places in the list of names.
+#[derive(Default)]
+pub(super) struct Followed {
+    pub(super) names: Arc<StreamNames>,
+    /// The ID of each stream after which its entries come.
+    positions: Vec<EntryId>,
+    /// The same after the batches that were handed out.
+    delivered: Vec<EntryId>,
+    /// Those that do not match the pattern any more.
+    gone: Vec<bool>,
+}
+
+impl Followed {
+    pub(super) fn new(names: Arc<StreamNames>, positions: Vec<EntryId>) -> Self {
+        let (delivered, gone) = (positions.clone(), vec![false; positions.len()]);
+        Followed { names, positions, delivered, gone }
+    }
+
+    pub(super) fn position(&self, stream: usize) -> EntryId {
+        self.positions.get(stream).copied().unwrap_or_default()
+    }
+
+    pub(super) fn positions(&self) -> &[EntryId] {
+        &self.positions
+    }
+
+    pub(super) fn is_gone(&self, stream: usize) -> bool {
+        self.gone.get(stream).copied().unwrap_or(true)
+    }
+
+    /// What has come, by the last ID of each stream.
+    pub(super) fn came(&mut self, last: &HashMap<usize, EntryId>) {
+        for (stream, last) in last {
+            if let Some(position) = self.positions.get_mut(*stream) {
+                *position = *last;
+            }
+        }
+    }
+
+    /// A batch goes to the caller.
+    pub(super) fn delivered(&mut self, batch: &Batch) {
+        for (run, end) in ends(batch.runs(), batch.len()) {
+            let last = end.checked_sub(1).and_then(|row| batch.ids().get(row));
+            if let (Some(delivered), Some(last)) = (self.delivered.get_mut(run.stream), last) {
+                *delivered = *last;
+            }
+        }
+    }
+
+    /// What came since the latest batch is read again.
+    pub(super) fn rewind(&mut self) {
+        self.positions.clone_from(&self.delivered);
+    }
+
+    /// These are the streams that match the pattern now. Others are not asked for any more; where one
+    /// comes again it is another stream, and begins `after` that ID like those that are new. Says
+    /// whether there are such.
+    pub(super) fn found(&mut self, keys: Vec<Vec<u8>>, after: EntryId) -> bool {
+        let mut found: HashSet<Vec<u8>> = keys.into_iter().collect();
+        for (stream, key) in self.names.keys().iter().enumerate() {
+            let is_gone = !found.remove(key);
+            if let Some(gone) = self.gone.get_mut(stream) {
+                *gone = is_gone;
+            }
+            if is_gone {
+                for positions in [&mut self.positions, &mut self.delivered] {
+                    positions.get_mut(stream).into_iter().for_each(|seen| *seen = after);
+                }
+            }
+        }
+        if found.is_empty() {
+            return false;
+        }
+        let mut new: Vec<Vec<u8>> = found.into_iter().collect();
+        new.sort_unstable();
+        let number = self.names.len() + new.len();
+        self.names = StreamNames::new([self.names.keys(), &new].concat()).into();
+        self.positions.resize(number, after);
+        self.delivered.resize(number, after);
+        self.gone.resize(number, false);
+        true
+    }
+}

@@ -1,0 +1,84 @@
+//! Whether there are other streams, and whether those that are followed are what they were.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{ManyTail, until};
+use crate::admin::find_streams;
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::Result;
+use crate::read::bounds::StreamLoss;
+use crate::read::many::{Pattern, ask};
+
+impl ManyTail {
+    /// How many streams are asked together for what they have come to, and the part of the time that
+    /// may take: 1 / SHARE.
+    const LOOKED_AT: usize = 500;
+    const SHARE: u32 = 400;
+
+    /// The streams that match the pattern now.
+    pub(super) async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
+        /// Looking takes this part of the time at most: 1 / SHARE.
+        const SHARE: u32 = 20;
+        let started = Instant::now();
+        let keys = find_streams(&self.client, &pattern.text).await?;
+        let pause = started.elapsed().saturating_mul(SHARE).max(pattern.every);
+        self.discover_due = Instant::now().checked_add(pause);
+        Ok(keys)
+    }
+
+    /// Looks for streams that have come, or gone, where it is time for that.
+    pub(super) async fn discover(&mut self) -> Result<()> {
+        let is_due = self.discover_due.is_some_and(|due| due <= Instant::now());
+        let Some(pattern) = self.pattern().filter(|_| is_due) else { return Ok(()) };
+        let found = self.found(&pattern).await?;
+        // All that a new one has was added since the start.
+        let after = match self.request.start {
+            IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
+            _ => EntryId::MIN,
+        };
+        let known = self.streams.names.len();
+        if self.streams.found(found, after) {
+            let names = Arc::clone(&self.streams.names);
+            self.name(&names);
+            self.place(known).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that some streams of a place have not been begun anew with smaller IDs, which no read
+    /// after the last one would ever see.
+    pub(super) async fn look_after(&mut self, number: usize) -> Result<()> {
+        let (Some(follower), Some(place)) =
+            (self.followers.get_mut(number), self.places.get_mut(number / 2))
+        else {
+            return Ok(());
+        };
+        let started = Instant::now();
+        let positions = self.streams.positions().iter().enumerate();
+        let read = positions.filter(|(_, seen)| **seen > EntryId::MIN).map(|(stream, _)| stream);
+        let read: Vec<usize> = read.skip(place.look_from).take(Self::LOOKED_AT).collect();
+        let is_last = read.len() < Self::LOOKED_AT;
+        place.look_from = if is_last { 0 } else { place.look_from + read.len() };
+        let reached = ask::last_generated(follower.session(), &self.streams.names, &read).await?;
+        let pause = started.elapsed().saturating_mul(Self::SHARE).max(Self::INTERVAL);
+        place.look_due = Instant::now().checked_add(pause);
+        for (stream, newest) in reached {
+            let seen = self.streams.position(stream);
+            if newest < seen && !self.is_to_come(seen) {
+                let error = StreamLoss::BegunAnew { newest }.error(seen);
+                return Err(error.with_context("stream", self.streams.names.text(stream)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_look_due(&self, place: usize) -> bool {
+        self.places.get(place).is_some_and(|place| until(place.look_due).is_zero())
+    }
+
+    /// Whether a position is where the caller wants to begin, and not that of an entry.
+    fn is_to_come(&self, seen: EntryId) -> bool {
+        matches!(self.request.start, IdBound::Id(start) if start.predecessor() == Some(seen))
+    }
+}
