@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import itertools
 import os
@@ -35,11 +36,40 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Be as patient with whole tests as with what happens in them."""
+    """Be as patient with whole tests as with what happens in them; leave out needless ones."""
+    needless = [item for item in items if not _is_paired(item)]
+    if needless:
+        config.hook.pytest_deselected(items=needless)
+        items[:] = [item for item in items if _is_paired(item)]
     for item in items:
         marker = item.get_closest_marker("timeout")
         seconds = float(marker.args[0] if marker else config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(seconds * SLACK), append=False)
+
+
+#: The world in which a test of servers and worlds runs on a server; on others it runs in each.
+_PAIRED = {"redis-6.2": "sync", "redis-8.10": "asyncio", "valkey": "uvloop"}
+
+
+def _is_paired(item: pytest.Item) -> bool:
+    """Whether it is needed to have each server and each world: no world has a server of its own.
+
+    REDFLOE_TEST_PAIRS=all has each world on each server.
+    """
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    if os.environ.get("REDFLOE_TEST_PAIRS") == "all":
+        return True
+    world = parameters.get("world", parameters.get("follow"))
+    return (
+        world not in ("sync", *LOOPS) or _PAIRED.get(parameters.get("server", ""), world) == world
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _passed_over() -> None:
+    """Have the garbage collector pass over what stays: ten thousand tests, when some call it."""
+    gc.collect()
+    gc.freeze()
 
 
 class Servers:

@@ -143,6 +143,7 @@ def test_streams(any_server: Server, orders: str) -> None:
     assert (nothing.stdout, nothing.stderr) == ("", "no stream matches 'no:*'\n")
 
 
+@pytest.mark.parametrize("server", ["redis-6.2", "redis-7.0"], indirect=True)  # lag: Redis 7.0
 def test_groups_and_lag(server: Server, client: redis.Redis, stream: str) -> None:
     add_numbers(client, stream, 9)
     client.xgroup_create(stream, "g", "0")

@@ -25,8 +25,11 @@ RUNS = 5
 
 
 @pytest.mark.timeout(120)
-def test_a_hundred_scripts_that_write_and_end(any_server: Server, stream: str) -> None:
-    """As users write them: the interpreter is finalized as soon as the reply is there."""
+def test_many_scripts_that_write_and_end(any_server: Server, stream: str) -> None:
+    """As users write them: the interpreter is finalized as soon as the reply is there.
+
+    One of four aborted once; that none of 40 does by chance has a probability of 1 in 100,000.
+    """
     script = (
         "import asyncio, sys, polars as pl, redfloe\n"
         "asyncio.run(redfloe.write_stream_async(*sys.argv[1:2], pl.DataFrame({'a': [1, 2]}), 's'))"
@@ -36,7 +39,7 @@ def test_a_hundred_scripts_that_write_and_end(any_server: Server, stream: str) -
         return subprocess.call([sys.executable, "-c", script, any_server.url])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        assert [*pool.map(run, range(100))] == [0] * 100
+        assert [*pool.map(run, range(40))] == [0] * 40
 
 
 #: For each coroutine function: the command whose reply is held, and how it comes to wait for that.

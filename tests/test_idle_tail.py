@@ -43,7 +43,11 @@ def reader_url(any_server: Server, client: redis.Redis) -> Iterator[str]:
     client.execute_command("ACL", "DELUSER", "reader")
 
 
-@pytest.mark.parametrize("end_id", ["+", "9-0"])
+@pytest.mark.parametrize(
+    ("server", "end_id"),
+    [("redis-6.2", "+"), ("redis-7.0", "9-0"), ("redis-8.10", "+"), ("valkey", "9-0")],
+    indirect=["server"],
+)
 def test_an_idle_tail_does_not_fetch_entries_to_look_after_its_stream(
     server: Server, client: redis.Redis, large: str, end_id: str
 ) -> None:

@@ -52,6 +52,7 @@ def test_giants_after_small_entries_are_not_all_asked_for_at_once(
         assert max(counts[:10]) <= 2
 
 
+@pytest.mark.parametrize("server", ["redis-7.0", "redis-8.10"], indirect=True)
 @pytest.mark.parametrize("what", ["a stream", "new entries", "own pending entries"])
 def test_no_reply_is_larger_than_a_batch_and_one_entry(
     server: Server, client: redis.Redis, stream: str, what: str

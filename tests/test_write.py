@@ -137,6 +137,8 @@ WRITABLE = [
 ]
 
 
+# Without idempotency, and with it (Redis 8.6).
+@pytest.mark.parametrize("server", ["redis-7.0", "redis-8.10"], indirect=True)
 @settings(
     max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
