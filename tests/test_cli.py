@@ -549,13 +549,14 @@ def test_a_file_goes_out_and_comes_in(
 def test_an_export_that_is_interrupted_leaves_nothing(
     any_server: Server, stream: str, tmp_path: Path
 ) -> None:
-    redfloe.write_stream(any_server.url, pl.DataFrame({"n": range(2_000_000)}), stream)
-    with piped("export", stream, str(tmp_path / "x.parquet"), url=any_server.url) as process:
-        while process.poll() is None and not [*tmp_path.iterdir()]:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGINT)
-        with within(5):
-            assert process.wait() == 130
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": range(200_000)}), stream)
+    with Proxy(any_server.port) as proxy:
+        fault = proxy.stall_after(10_000, once_seen=b"XRANGE", skip=5)
+        with piped("export", stream, str(tmp_path / "x.parquet"), url=proxy.url) as process:
+            eventually(lambda: bool(fault.hits and [*tmp_path.iterdir()]), seconds=20)
+            process.send_signal(signal.SIGINT)
+            with within(5):
+                assert process.wait() == 130
     time.sleep(0.1)
     assert [*tmp_path.iterdir()] == []
 
