@@ -25,6 +25,7 @@ from redfloe._cli.commands.sql import interruptible
 from redfloe._cli.export_directory import ExportDirectory, ExportState
 from redfloe._cli.live import View, watch
 from redfloe._cli.output import duration, print_json, short, size
+from support.commands import run_command
 from support.groups import deliver
 from support.proxy import Proxy
 from support.server import Server
@@ -41,15 +42,7 @@ def command(*arguments: str) -> list[str]:
 def run(
     *arguments: str, url: str, code: int = 0, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments),
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "REDIS_URL": url},
-    )
+    done = run_command(*arguments, environment={**os.environ, "REDIS_URL": url}, stdin=stdin)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done
@@ -568,7 +561,13 @@ def test_an_export_to_standard_output_and_to_what_is_no_file(
     assert done.stdout.startswith("_id,_ts,sku,price,_rescued\n1704067200000-0,2024")
     assert done.stdout.count("\n") == 31
     assert done.stderr == f"30 entries of {orders} exported to standard output\n"
+    with piped("export", orders, "/dev/stdout", "-f", "ndjson", url=any_server.url) as process:
+        lines = process.communicate()[0].splitlines()
+    assert [json.loads(line)["sku"] for line in lines] == ["A", "B", "C"] * 10
+    # Also where it is a file; as root /dev/stdout itself would be replaced.
+    assert Path("/dev/stdout").is_symlink()
     done = run("export", orders, "/dev/stdout", "-f", "ndjson", url=any_server.url)
+    assert Path("/dev/stdout").is_symlink()
     assert [row["sku"] for row in rows(done)] == ["A", "B", "C"] * 10
     for path in ("-", "x.csv.gz", "/dev/null", str(tmp_path / "x.txt")):
         done = run("export", orders, path, url=any_server.url, code=2)

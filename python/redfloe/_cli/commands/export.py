@@ -178,7 +178,8 @@ def _standard_output() -> Iterator[BinaryIO]:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file that gets its name when it is whole, or what is no file, such as a pipe."""
-    if path.exists() and not path.is_file():
+    # /dev/stdout is a link, and nobody's to replace, also where standard output is a file.
+    if path.exists() and (not path.is_file() or path.parent == Path("/dev")):
         with path.open("wb") as device:
             yield device
         return
