@@ -296,6 +296,11 @@ pub(crate) async fn pending_page(
     pending_entries_in(session, member.stream, member.group, &filter).await
 }
 
+/// What XPENDING has answered with; `None` where that is no list.
+pub(crate) fn pending_entries_of(reply: &Value) -> Option<Vec<PendingEntry>> {
+    reply.as_sequence()?.iter().map(pending_entry).collect()
+}
+
 fn pending_entry(item: &Value) -> Option<PendingEntry> {
     match item.as_sequence()? {
         [id, consumer, idle, delivery_count] => {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from redfloe._consuming.position import Position
     from redfloe._core import RedisConnection
 
-Ids: TypeAlias = str | Iterable[str] | pl.Series
+Ids: TypeAlias = str | Iterable[str] | pl.Series | pl.DataFrame
 Counts = Callable[[], list[int]]
+
+
+class Entries(NamedTuple):
+    """Entries of a batch, as the core knows them."""
+
+    ids: list[str]
+    #: The numbers of their streams; none where the consumer has one stream.
+    streams: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,7 @@ class _Rows:
         frame: pl.DataFrame,
         ids: Callable[[], list[str]],
         counts: Counts,
+        streams: Counts,
         source: Source,
     ) -> None:
         self.frame = frame
@@ -52,10 +61,20 @@ class _Rows:
         # Many a consumer never looks at them, and text takes time.
         self._make_ids = ids
         self._make_counts = counts
+        self._make_streams = streams
 
     @cached_property
     def _ids(self) -> list[str]:
         return self._make_ids()
+
+    @cached_property
+    def _streams(self) -> list[int]:
+        many = self._source.request["many"] is not None
+        return self._make_streams() if many else []
+
+    @property
+    def _all(self) -> Entries:
+        return Entries(self._ids, self._streams)
 
     @cached_property
     def _counts(self) -> list[int]:
@@ -84,26 +103,73 @@ class _Rows:
 
     def __repr__(self) -> str:
         span = f", {self._ids[0]} to {self._ids[-1]}" if len(self) else ""
+        if streams := set(self._streams):
+            span = f" of {counted(len(streams), 'stream', 'streams')}"
         return f"{type(self).__name__}({counted(len(self), 'entry', 'entries')}{span})"
 
     def _repr_html_(self) -> str:
         """Show the frame in a notebook, as it shows itself there."""
         return f"<p>{self!r}</p>{self.frame._repr_html_()}"
 
-    def _own(self, ids: Ids | None) -> list[str]:
-        """Give the IDs of all rows, or of those that are named, which must be among them."""
+    def _own(self, ids: Ids | None) -> Entries:
+        """Give the entries of all rows, or of those that are named, which must be among them."""
         if ids is None:
-            return self._ids
+            return self._all
+        if self._source.request["many"] is not None:
+            return self._of_streams(ids)
         refuse_frame(ids, "ids")
         named = [ids] if isinstance(ids, str) else [as_text(one, "ids") for one in ids]
-        strangers = set(named) - set(self._ids)
+        self._refuse_strangers(set(named) - set(self._ids))
+        return Entries(named, [])
+
+    def _of_streams(self, ids: Ids) -> Entries:
+        """Give the entries that are named where one ID may be that of several."""
+        if isinstance(ids, pl.DataFrame | pl.LazyFrame):
+            return self._of_frame(ids)
+        rows: dict[str, list[int]] = {}
+        for row, entry_id in enumerate(self._ids):
+            rows.setdefault(entry_id, []).append(row)
+        named = [ids] if isinstance(ids, str) else [as_text(one, "ids") for one in ids]
+        self._refuse_strangers(set(named) - set(rows))
+        twice = next((entry_id for entry_id in named if len(rows[entry_id]) > 1), None)
+        if twice is not None:
+            msg = (
+                f"ids has {twice!r}, which is an entry of more than one stream of this batch: pass "
+                "the rows, as a frame with the columns of the IDs and of the streams"
+            )
+            raise ValueError(msg)
+        return Entries(named, [self._streams[rows[entry_id][0]] for entry_id in named])
+
+    def _of_frame(self, frame: pl.DataFrame | pl.LazyFrame) -> Entries:
+        request = self._source.request
+        names = [request["id_column"], request["stream_column"]]
+        wanted = [name for name in names if name is not None]
+        if isinstance(frame, pl.LazyFrame) or len(wanted) < len(names):
+            msg = (
+                "ids must be IDs where the batch has no column of the IDs or of the streams"
+                if isinstance(frame, pl.DataFrame)
+                else "ids must be IDs or a DataFrame, not a LazyFrame; collect it"
+            )
+            raise TypeError(msg)
+        missing = [name for name in wanted if name not in frame.columns]
+        if missing:
+            msg = f"ids is a frame without the column {missing[0]!r}, which says which entries"
+            raise ValueError(msg)
+        own = zip(self.frame.select(wanted).iter_rows(), self._ids, self._streams, strict=True)
+        known = {row: (entry_id, stream) for row, entry_id, stream in own}
+        named = list(frame.select(wanted).iter_rows())
+        self._refuse_strangers({entry_id for entry_id, stream in set(named) - set(known)})
+        chosen = [known[row] for row in named]
+        return Entries([entry_id for entry_id, _ in chosen], [stream for _, stream in chosen])
+
+    @staticmethod
+    def _refuse_strangers(strangers: set[str]) -> None:
         if strangers:
             msg = f"ids has {min(strangers)!r}, which is no entry of this batch"
             raise ValueError(msg)
-        return named
 
-    def _named(self, ids: Ids | None) -> list[str]:
-        """Give the IDs that are named, by a caller who may have meant none."""
+    def _named(self, ids: Ids | None) -> Entries:
+        """Give the entries that are named, by a caller who may have meant none."""
         if ids is None:
             msg = (
                 "ids must be str, an iterable of str, or a Series, not None; pass the ids of the "
@@ -112,16 +178,22 @@ class _Rows:
             raise TypeError(msg)
         return self._own(ids)
 
-    def _done(self, named: list[str]) -> tuple[list[str], list[str]]:
+    def _done(self, named: Entries) -> tuple[list[str], list[str]]:
         """Say which rows of which are done with; the last represents them all."""
-        if named is not self._ids or not named:
-            return self._ids, named
+        if named.ids is not self._ids or not named.ids:
+            return self._ids, named.ids
         return self._ids[-1:], self._ids[-1:]
 
-    def _delivered(self, ids: list[str]) -> list[tuple[str, int]]:
-        """Say of these rows how often they have been delivered."""
-        counts = dict(zip(self._ids, self.delivery_counts, strict=True))
-        return [(entry_id, counts[entry_id]) for entry_id in ids]
+    def _delivered(self, named: Entries) -> tuple[list[tuple[str, int]], list[int]]:
+        """Say of these rows how often they have been delivered, and of which streams they are."""
+        streams = self._streams or [0] * len(self._ids)
+        counts = dict(zip(zip(self._ids, streams, strict=True), self.delivery_counts, strict=True))
+        of_named = named.streams or [0] * len(named.ids)
+        delivered = [
+            (entry_id, counts[entry_id, stream])
+            for entry_id, stream in zip(named.ids, of_named, strict=True)
+        ]
+        return delivered, named.streams
 
 
 class Batch(_Rows):
@@ -148,11 +220,12 @@ class Batch(_Rows):
         frame: pl.DataFrame,
         ids: Callable[[], list[str]],
         counts: Counts,
+        streams: Counts,
         source: Source,
         member: _core.Member | None,
         position: Position,
     ) -> None:
-        super().__init__(frame, ids, counts, source)
+        super().__init__(frame, ids, counts, streams, source)
         self._member = member
         self._position = position
 
@@ -165,8 +238,10 @@ class Batch(_Rows):
 
         Parameters
         ----------
-        ids : str, iterable of str, or pl.Series, optional
-            Which rows; by default all.
+        ids : str, iterable of str, pl.Series or pl.DataFrame, optional
+            Which rows; by default all. Where the consumer has several streams, rows of the frame
+            say which entries they are by their columns of IDs and streams, ``_id`` and ``_stream``;
+            an ID alone must not be that of entries of two streams in this batch.
 
         Returns
         -------
@@ -176,7 +251,8 @@ class Batch(_Rows):
         Raises
         ------
         ValueError
-            An ID is not of this batch. Nothing has been sent.
+            An ID is not of this batch, or is that of entries of two streams. Nothing has been
+            sent.
         RedisConnectionError, RedisTimeoutError, AuthenticationError
             As for `ack_entries`.
 
@@ -192,9 +268,9 @@ class Batch(_Rows):
         1 of 2
         """
         named = self._own(ids)
-        number = len(set(named))
+        number = len(set(zip(named.ids, named.streams or named.ids, strict=True)))
         if self._member is not None:
-            number = self._member.acknowledge(named).wait()
+            number = self._member.acknowledge(*named).wait()
         self._position.acknowledged(*self._done(named))
         self._position.save()
         return number
@@ -215,8 +291,8 @@ class Batch(_Rows):
 
         Parameters
         ----------
-        ids : str, iterable of str, or pl.Series, optional
-            Which rows; by default all.
+        ids : str, iterable of str, pl.Series or pl.DataFrame, optional
+            Which rows, as for `ack`; by default all.
         delay_ms : int or timedelta, optional
             How many milliseconds to wait; 0 gives them back at once, to anybody. At most
             `reclaim_min_idle_ms`, after which others take them anyway. By default the wait doubles
@@ -249,9 +325,9 @@ class Batch(_Rows):
         ['1704067200000-0', '1704067200001-0'] [1, 1]
         ['1704067200001-0'] [2]
         """
-        entries = self._delivered(self._own(ids))
+        entries, streams = self._delivered(self._own(ids))
         delay = optional_milliseconds(delay_ms, "delay_ms")
-        return _needed(self._member).nack(entries, delay).wait()
+        return _needed(self._member).nack(entries, delay, streams).wait()
 
     def fail(self, ids: Ids, reason: str) -> int:
         """Move rows to the dead-letter stream; the rest of the batch is untouched.
@@ -261,8 +337,8 @@ class Batch(_Rows):
 
         Parameters
         ----------
-        ids : str, iterable of str, or pl.Series
-            Which rows.
+        ids : str, iterable of str, pl.Series or pl.DataFrame
+            Which rows, as for `ack`.
         reason : str
             Why; the field ``_dead_reason`` of the dead letter, which holds 64 KiB of it at most.
 
@@ -282,11 +358,13 @@ class Batch(_Rows):
             The dead-letter stream's key holds something else. The entries stay pending.
         """
         member = _needed(self._member)
-        return member.dead_letter(self._named(ids), as_text(reason, "reason")).wait()
+        named = self._named(ids)
+        return member.dead_letter(named.ids, as_text(reason, "reason"), named.streams).wait()
 
     def _putting_aside(self, reason: str) -> _core.Operation[bool]:
         """Give what moves all rows to the dead-letter stream, however long an outage lasts."""
-        return _needed(self._member).put_aside(self._ids, as_text(reason, "reason"))
+        ids, streams = self._all
+        return _needed(self._member).put_aside(ids, as_text(reason, "reason"), streams)
 
     def extend(self) -> int:
         """Keep the rows: their idle time starts again, so that nobody claims them (XCLAIM JUSTID).
@@ -300,7 +378,7 @@ class Batch(_Rows):
             How many are still this consumer's. Fewer than there are rows means that another has
             taken the rest, and processes them too.
         """
-        return _needed(self._member).keep(self._ids).wait()
+        return _needed(self._member).keep(*self._all).wait()
 
     def halves(self) -> tuple[Batch, Batch]:
         """Give the first half of the rows and the rest, each as a batch."""
@@ -312,6 +390,7 @@ class Batch(_Rows):
             self.frame[rows],
             lambda: self._ids[rows],
             lambda: self._counts[rows],
+            lambda: self._streams[rows],
             self._source.part(rows),
             self._member,
             self._position,
@@ -322,7 +401,7 @@ class Batch(_Rows):
 
         Once they have been idle for `reclaim_min_idle_ms`; `nack` makes it sooner.
         """
-        _needed(self._member).leave(self._ids)
+        _needed(self._member).leave(*self._all)
 
 
 class AsyncBatch(_Rows):
@@ -348,15 +427,17 @@ class AsyncBatch(_Rows):
     """
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.frame, batch._make_ids, batch._make_counts, batch._source)
+        super().__init__(
+            batch.frame, batch._make_ids, batch._make_counts, batch._make_streams, batch._source
+        )
         self._batch = batch
 
     async def ack(self, ids: Ids | None = None) -> int:
         """Acknowledge rows now; as `Batch.ack`."""
         member, named = self._batch._member, self._own(ids)
-        number = len(set(named))
+        number = len(set(zip(named.ids, named.streams or named.ids, strict=True)))
         if member is not None:
-            number = await completed(member.acknowledge(named).start())
+            number = await completed(member.acknowledge(*named).start())
         position = self._batch._position
         position.acknowledged(*self._done(named))
         await position.save_async()
@@ -369,18 +450,20 @@ class AsyncBatch(_Rows):
         delay_ms: Milliseconds | None = None,
     ) -> int:
         """Give rows back, to be delivered again after a while; as `Batch.nack`."""
-        member, entries = self._member, self._delivered(self._own(ids))
+        member = self._member
+        entries, streams = self._delivered(self._own(ids))
         delay = optional_milliseconds(delay_ms, "delay_ms")
-        return await completed(member.nack(entries, delay).start())
+        return await completed(member.nack(entries, delay, streams).start())
 
     async def fail(self, ids: Ids, reason: str) -> int:
         """Move rows to the dead-letter stream; as `Batch.fail`."""
-        reason = as_text(reason, "reason")
-        return await completed(self._member.dead_letter(self._named(ids), reason).start())
+        member, reason = self._member, as_text(reason, "reason")
+        named = self._named(ids)
+        return await completed(member.dead_letter(named.ids, reason, named.streams).start())
 
     async def extend(self) -> int:
         """Keep the rows; as `Batch.extend`."""
-        return await completed(self._member.keep(self._ids).start())
+        return await completed(self._member.keep(*self._all).start())
 
     @property
     def _member(self) -> _core.Member:

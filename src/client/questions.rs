@@ -58,6 +58,13 @@ impl Questions {
         }
     }
 
+    /// Asks all in one round trip, once: for those that must not be repeated blindly.
+    pub(crate) async fn ask_once(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
+        let answers = self.attempt(session).await?;
+        session.succeeded();
+        Ok(answers)
+    }
+
     async fn attempt(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
         let mut connection = session.take_connection().await?;
         if self.only_if_silent && connection.is_fresh() {

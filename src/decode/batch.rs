@@ -1,12 +1,13 @@
 //! Whole entries as columns.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
 
 use super::primitive::internal;
-use super::sources::{Run, select};
+use super::sources::{Run, ends, select, stream_at};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 
@@ -30,6 +31,8 @@ pub struct Rejected {
     pub id: EntryId,
     /// Why.
     pub error: Arc<Error>,
+    /// Which of a read's streams it is of.
+    pub(crate) stream: usize,
 }
 
 impl Batch {
@@ -59,12 +62,14 @@ impl Batch {
         let mut rows = rejected.iter().map(|(row, _)| *row).peekable();
         let kept: Vec<usize> =
             (0..self.len()).filter(|row| rows.next_if_eq(row).is_none()).collect();
-        let ids = rejected.iter().map(|(row, _)| self.ids.get(*row).copied().unwrap_or_default());
-        let ids: Vec<EntryId> = ids.collect();
-        let errors = rejected.into_iter().map(|(_, error)| Arc::new(error));
+        let entry = |(row, error): (usize, Error)| Rejected {
+            id: self.ids.get(row).copied().unwrap_or_default(),
+            error: Arc::new(error),
+            stream: stream_at(&self.runs, row),
+        };
+        let rejected = rejected.into_iter().map(entry).collect();
         self = self.select(&kept)?;
-        self.rejected =
-            ids.into_iter().zip(errors).map(|(id, error)| Rejected { id, error }).collect();
+        self.rejected = rejected;
         Ok(self)
     }
 
@@ -86,9 +91,54 @@ impl Batch {
         self
     }
 
+    /// Of each row the number of its stream, where a read has several: as they were listed, those that
+    /// were found later after the others. Empty where it has one.
+    pub fn streams(&self) -> Vec<usize> {
+        let mut all = Vec::new();
+        for (run, end) in ends(&self.runs, self.len()) {
+            all.resize(end, run.stream);
+        }
+        all
+    }
+
+    /// The number of each stream that has rows here, once.
+    #[cfg(feature = "python")]
+    pub(crate) fn streams_in_order(&self) -> Vec<usize> {
+        let mut streams = match self.runs.as_slice() {
+            [] => vec![0],
+            runs => ends(runs, self.len()).map(|(run, _)| run.stream).collect(),
+        };
+        streams.sort_unstable();
+        streams.dedup();
+        streams
+    }
+
+    /// Which rows are of which stream; the streams in the order in which they appear.
+    pub(crate) fn rows_by_stream(&self) -> Vec<(usize, Vec<usize>)> {
+        let mut all: Vec<(usize, Vec<usize>)> = Vec::new();
+        if self.runs.is_empty() {
+            all.push((0, (0..self.len()).collect()));
+            return all;
+        }
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        for (run, end) in ends(&self.runs, self.len()) {
+            let place = *places.entry(run.stream).or_insert(all.len());
+            match all.get_mut(place) {
+                Some((_, rows)) => rows.extend(run.row..end),
+                None => all.push((run.stream, (run.row..end).collect())),
+            }
+        }
+        all
+    }
+
+    /// The IDs of these rows.
+    pub(crate) fn ids_of(&self, rows: &[usize]) -> Vec<EntryId> {
+        rows.iter().filter_map(|row| self.ids.get(*row).copied()).collect()
+    }
+
     /// The rejected entries that pass.
-    pub(crate) fn with_rejected(mut self, passes: impl Fn(EntryId) -> bool) -> Self {
-        self.rejected.retain(|rejected| passes(rejected.id));
+    pub(crate) fn with_rejected(mut self, passes: impl Fn(&Rejected) -> bool) -> Self {
+        self.rejected.retain(passes);
         self
     }
 

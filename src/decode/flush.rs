@@ -72,7 +72,8 @@ impl Decoder {
         let options = RecordBatchOptions::new().with_row_count(Some(ids.len()));
         let records =
             RecordBatch::try_new_with_options(schema, arrays, &options).map_err(internal)?;
-        let batch = Batch::new(records, ids, self.reader.take_deleted());
+        let deleted = self.reader.take_deleted().into_iter().map(|(_, id)| id).collect();
+        let batch = Batch::new(records, ids, deleted);
         self.found.shrink_to_fit();
         let batch = batch.with_runs(self.tape.begin_batch());
         self.last_before = self.last_id;

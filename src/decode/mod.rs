@@ -43,7 +43,7 @@ use rescue::RescueColumn;
 use sources::Sources;
 #[cfg(feature = "python")]
 pub(crate) use sources::readable;
-pub(crate) use sources::{Run, StreamNames, ends};
+pub(crate) use sources::{Run, StreamNames, ends, stream_at};
 pub(crate) use tape::payload_object;
 use tape::{Limits, Slot, Tape, Unreadable};
 use text::{Content, ViewColumn};
@@ -266,8 +266,9 @@ impl Decoder {
         self.last_id
     }
 
-    /// Takes the IDs of deleted entries since the last flush, or the last call.
-    pub(crate) fn take_deleted(&mut self) -> Vec<EntryId> {
+    /// Takes the IDs of deleted entries since the last flush, or the last call, each with which of
+    /// the streams it is of.
+    pub(crate) fn take_deleted(&mut self) -> Vec<(usize, EntryId)> {
         self.reader.take_deleted()
     }
 

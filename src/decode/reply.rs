@@ -76,7 +76,8 @@ struct Grammar {
     /// The beginning of an ID or name that the input cut in two.
     partial: Vec<u8>,
     /// IDs whose fields were nil: pending entries that were deleted from the stream.
-    deleted: Vec<EntryId>,
+    /// With the streams that they are of.
+    deleted: Vec<(usize, EntryId)>,
     id: EntryId,
     end: Option<Reply>,
 }
@@ -127,7 +128,7 @@ impl ReplyReader {
     }
 
     /// Takes the IDs of deleted pending entries seen so far.
-    pub(crate) fn take_deleted(&mut self) -> Vec<EntryId> {
+    pub(crate) fn take_deleted(&mut self) -> Vec<(usize, EntryId)> {
         std::mem::take(&mut self.grammar.deleted)
     }
 
@@ -236,7 +237,7 @@ impl Grammar {
             }
             (Expect::DeletedId, Event::Bytes { part, done }) => {
                 if let Some(id) = self.take_id(part, done)? {
-                    self.deleted.push(id);
+                    self.deleted.push((tape.stream(), id));
                     self.deleted_ids -= 1;
                     self.next_deleted();
                 }
@@ -250,7 +251,7 @@ impl Grammar {
                 self.after_field(tape);
             }
             (Expect::Fields, Event::Nil) => {
-                self.deleted.push(self.id);
+                self.deleted.push((tape.stream(), self.id));
                 self.after_entry();
             }
             // A value that the server types is taken as its text.

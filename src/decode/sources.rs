@@ -107,9 +107,14 @@ impl Sources {
         Ok(())
     }
 
+    /// The stream that rows are of now.
+    pub(crate) fn current(&self) -> usize {
+        self.runs.last().map_or(0, |run| run.stream)
+    }
+
     /// Another batch begins, with the stream that there was.
     pub(crate) fn begin_batch(&mut self) -> Vec<Run> {
-        let stream = self.runs.last().map_or(0, |run| run.stream);
+        let stream = self.current();
         std::mem::replace(&mut self.runs, vec![Run { row: 0, stream }])
     }
 

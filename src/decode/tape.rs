@@ -196,6 +196,11 @@ impl Tape {
         }
     }
 
+    /// The stream that entries are of now.
+    pub(crate) fn stream(&self) -> usize {
+        self.sources.as_ref().map_or(0, Sources::current)
+    }
+
     pub(crate) fn sources(&self) -> Option<&Sources> {
         self.sources.as_ref()
     }

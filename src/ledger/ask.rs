@@ -24,6 +24,26 @@ pub(crate) enum Ask {
     New { count: u64 },
 }
 
+/// Which entries are in no batch with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Apart {
+    /// That was claimed; with what else was.
+    Claimed,
+    /// One that may be handed out once more only.
+    Alone,
+}
+
+/// What the batch that is being collected has of other streams, each of which has a ledger of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Others {
+    /// Any rows.
+    pub(crate) rows: bool,
+    /// Rows that were claimed, and so nothing else.
+    pub(crate) claimed: bool,
+    /// A row that is to be alone.
+    pub(crate) sealed: bool,
+}
+
 impl Ledger {
     /// What can be claimed within this time of a look at the pending list was listed by it.
     const LOOKED: Duration = Duration::from_secs(1);
@@ -36,6 +56,11 @@ impl Ledger {
     /// New entries come after this ID.
     pub(crate) fn begins_after(&mut self, id: EntryId) {
         self.newest = self.newest.max(id);
+    }
+
+    /// New entries up to this ID have come.
+    pub(crate) fn newest(&self) -> EntryId {
+        self.newest
     }
 
     /// Whether it is known where new entries begin, or some have come.
@@ -53,16 +78,23 @@ impl Ledger {
         }
     }
 
-    /// What to do next, with room for `room` rows.
-    pub(crate) fn next(&mut self, now: Instant, room: u64, claims_due: bool) -> Ask {
-        let rows = !self.collected.is_empty();
+    /// What to do next, with room for `room` rows, in a batch that may have rows of other streams.
+    pub(crate) fn next(
+        &mut self,
+        now: Instant,
+        room: u64,
+        claims_due: bool,
+        others: Others,
+    ) -> Ask {
+        let rows = !self.collected.is_empty() || others.rows;
+        let batch_is_claimed = self.collected_claimed || others.claimed;
         self.own.drop_empty_run();
         if let Some((after, _)) = self.stranded.filter(|(_, due)| *due <= now) {
             self.stranded = None;
             self.own.look_after(after, true);
         }
         let first_is_last = self.terms.max_deliveries == Some(1);
-        if rows && (self.sealed || first_is_last) {
+        if rows && (self.sealed || others.sealed || first_is_last) {
             return Ask::Flush;
         }
         if !self.own.corrections.is_empty() {
@@ -79,7 +111,7 @@ impl Ledger {
             return if rows { Ask::Flush } else { Ask::MoveExhausted };
         }
         if let Some(run) = self.own.run().filter(|run| !(run.claimed && self.others_first)) {
-            if rows && (run.alone || run.claimed != self.collected_claimed) {
+            if rows && (run.alone || run.claimed != batch_is_claimed) {
                 return Ask::Flush;
             }
             if let Some((first, _)) = run.entries.front() {
@@ -87,14 +119,14 @@ impl Ledger {
                 return Ask::Own { after, count: room.min(run.entries.len() as u64) };
             }
         }
-        if !(self.others_first || self.collected_claimed && rows) {
+        if !(self.others_first || batch_is_claimed && rows) {
             match (self.own.to_list(), self.own.sweep()) {
                 (Some((from, to)), _) if self.terms.lists => return Ask::List { from, to },
                 (_, Some(sweep)) => return Ask::Own { after: sweep, count: room },
                 _ => {}
             }
         }
-        if rows && self.collected_claimed {
+        if rows && batch_is_claimed {
             return Ask::Flush;
         }
         if claims_due && !rows && !self.others_first {
@@ -136,8 +168,22 @@ impl Ledger {
         self.collected_own
     }
 
-    /// How many rows have been collected since the last batch.
-    pub(crate) fn collected(&self) -> usize {
-        self.collected.len()
+    /// What the batch that is being collected has of this stream, for the ledgers of others.
+    pub(crate) fn has_of_batch(&self) -> Others {
+        Others {
+            rows: !self.collected.is_empty(),
+            claimed: self.collected_claimed,
+            sealed: self.sealed,
+        }
+    }
+
+    /// Whether what is to be read next makes batches of its own: it was claimed, or is to be alone.
+    pub(crate) fn reads_apart(&self) -> Option<Apart> {
+        let run = self.own.run()?;
+        match (run.alone, run.claimed) {
+            (true, _) => Some(Apart::Alone),
+            (false, true) => Some(Apart::Claimed),
+            (false, false) => None,
+        }
     }
 }

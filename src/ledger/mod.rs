@@ -30,8 +30,9 @@ mod tests;
 
 use std::time::Instant;
 
-pub(crate) use ask::Ask;
+pub(crate) use ask::{Apart, Ask, Others};
 use done::Acknowledgements;
+pub(crate) use done::Flushed;
 pub(crate) use ids::IdSet;
 pub(crate) use lease::{InHand, Keep, LeaseTerms, Leases};
 use own::OwnPending;

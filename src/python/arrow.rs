@@ -52,6 +52,11 @@ impl RecordBatch {
         self.batch.ids().iter().map(ToString::to_string).collect()
     }
 
+    /// The number of each row's stream, where a read has several; empty where it has one.
+    fn streams(&self) -> Vec<usize> {
+        self.batch.streams()
+    }
+
     /// How often each row has been delivered; empty where it is the first time for all.
     fn delivery_counts(&self) -> Vec<u64> {
         self.batch.delivery_counts().to_vec()

@@ -104,6 +104,11 @@ impl BatchReader {
         stats(py, &self.reading)
     }
 
+    /// What was done of each of several streams.
+    fn stats_by_stream(&self, py: Python<'_>) -> PyResult<Vec<(String, Stats)>> {
+        stats_by_stream(py, &self.reading)
+    }
+
     /// For what this consumer of a group does beside reading.
     #[getter]
     fn member(&self) -> Option<Member> {
@@ -192,6 +197,11 @@ impl AsyncBatchReader {
         stats(py, &self.reading)
     }
 
+    /// What was done of each of several streams.
+    fn stats_by_stream(&self, py: Python<'_>) -> PyResult<Vec<(String, Stats)>> {
+        stats_by_stream(py, &self.reading)
+    }
+
     /// For what this consumer of a group does beside reading.
     #[getter]
     fn member(&self) -> Option<Member> {
@@ -213,4 +223,10 @@ impl AsyncBatchReader {
 fn stats(py: Python<'_>, reading: &Reading) -> PyResult<Stats> {
     let _user = reading.enter().map_err(|error| exception(py, &error))?;
     Ok(Stats::of(&reading.watched))
+}
+
+fn stats_by_stream(py: Python<'_>, reading: &Reading) -> PyResult<Vec<(String, Stats)>> {
+    let _user = reading.enter().map_err(|error| exception(py, &error))?;
+    let by_stream = reading.watched.by_stream().into_iter();
+    Ok(by_stream.map(|(stream, stats)| (stream, Stats::from(stats))).collect())
 }

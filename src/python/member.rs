@@ -1,5 +1,6 @@
 //! What a consumer of a group does beside reading, for Python.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,86 +10,156 @@ use pyo3::prelude::*;
 
 use super::error::exception;
 use super::operation::Operation;
-use super::reading::{Reading, enter};
+use super::reading::{Members, Reading, enter};
 use crate::entry_id::EntryId;
 use crate::error::Result;
 use crate::read::{self, Watched};
 
 /// A member of a consumer group. Documented in `_core.pyi`.
+///
+/// Entries are named by their IDs and, where the reader has several streams, by the numbers of these.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Member {
-    member: read::Member,
+    members: Members,
     watched: Arc<Watched>,
     /// Whose end ends what the loop does of its own accord.
     reading: Weak<Reading>,
 }
 
+/// What is done to some of a stream's entries.
+type OfStream<T> = (read::Member, Vec<T>);
+
 impl Member {
     /// Where the reading is a group's.
     pub(super) fn of(reading: &Arc<Reading>) -> Option<Self> {
-        let member = reading.member.clone()?;
+        let members = reading.members.clone()?;
         let watched = Arc::clone(&reading.watched);
-        Some(Member { member, watched, reading: Arc::downgrade(reading) })
+        Some(Member { members, watched, reading: Arc::downgrade(reading) })
     }
 
-    /// What the future does for this member.
-    fn operation<F>(&self, act: impl FnOnce(read::Member) -> F) -> Operation
+    /// The entries by stream, each of which is of the stream of its number; of one stream without.
+    fn by_stream<T>(&self, entries: Vec<T>, streams: &[usize]) -> Vec<OfStream<T>> {
+        let mut all: Vec<(usize, Vec<T>)> = Vec::new();
+        let mut places = HashMap::new();
+        for (row, entry) in entries.into_iter().enumerate() {
+            let stream = streams.get(row).copied().unwrap_or_default();
+            let place = *places.entry(stream).or_insert(all.len());
+            match all.get_mut(place) {
+                Some((_, entries)) => entries.push(entry),
+                None => all.push((stream, vec![entry])),
+            }
+        }
+        if all.is_empty() {
+            all.push((0, Vec::new())); // which is refused as entries would be
+        }
+        let member = |(stream, entries)| Some((self.members.of(stream)?, entries));
+        all.into_iter().filter_map(member).collect()
+    }
+
+    /// What the futures do for this member, stream by stream.
+    fn operation<T, F>(
+        &self,
+        entries: Vec<OfStream<T>>,
+        act: impl Fn(read::Member, Vec<T>) -> F + Send + 'static,
+    ) -> Operation
     where
+        T: Send + 'static,
         F: Future<Output = Result<u64>> + Send + 'static,
     {
-        let (acting, watched) = (act(self.member.clone()), Arc::clone(&self.watched));
+        let watched = Arc::clone(&self.watched);
         let future = async move {
             let _user = enter(&watched)?;
-            acting.await
+            let mut number = 0;
+            for (member, entries) in entries {
+                number += act(member, entries).await?;
+            }
+            Ok(number)
         };
-        Operation::new(future, |py, number| number.into_py_any(py))
+        Operation::new(future, |py, number: u64| number.into_py_any(py))
     }
 }
 
 #[pymethods]
 impl Member {
-    fn acknowledge(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<Operation> {
-        let ids = parsed(py, ids)?;
-        Ok(self.operation(|member| async move { member.acknowledge(&ids).await }))
+    #[pyo3(signature = (ids, streams=Vec::new()))]
+    fn acknowledge(
+        &self,
+        py: Python<'_>,
+        ids: Vec<String>,
+        streams: Vec<usize>,
+    ) -> PyResult<Operation> {
+        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        Ok(self.operation(entries, |member, ids| async move { member.acknowledge(&ids).await }))
     }
 
+    #[pyo3(signature = (entries, delay_ms, streams=Vec::new()))]
     fn nack(
         &self,
         py: Python<'_>,
         entries: Vec<(String, u64)>,
         delay_ms: Option<u64>,
+        streams: Vec<usize>,
     ) -> PyResult<Operation> {
         let (ids, deliveries): (Vec<String>, Vec<u64>) = entries.into_iter().unzip();
         let entries: Vec<(EntryId, u64)> = parsed(py, ids)?.into_iter().zip(deliveries).collect();
         let delay = delay_ms.map(Duration::from_millis);
-        Ok(self.operation(|member| async move { member.nack(&entries, delay).await }))
+        let entries = self.by_stream(entries, &streams);
+        Ok(self.operation(entries, move |member, entries| async move {
+            member.nack(&entries, delay).await
+        }))
     }
 
-    fn keep(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<Operation> {
-        let ids = parsed(py, ids)?;
-        Ok(self.operation(|member| async move { member.keep(&ids).await }))
+    #[pyo3(signature = (ids, streams=Vec::new()))]
+    fn keep(&self, py: Python<'_>, ids: Vec<String>, streams: Vec<usize>) -> PyResult<Operation> {
+        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        Ok(self.operation(entries, |member, ids| async move { member.keep(&ids).await }))
     }
 
-    fn leave(&self, py: Python<'_>, ids: Vec<String>) -> PyResult<()> {
+    #[pyo3(signature = (ids, streams=Vec::new()))]
+    fn leave(&self, py: Python<'_>, ids: Vec<String>, streams: Vec<usize>) -> PyResult<()> {
         let _user = enter(&self.watched).map_err(|error| exception(py, &error))?;
-        self.member.leave_pending(&parsed(py, ids)?);
+        for (member, ids) in self.by_stream(parsed(py, ids)?, &streams) {
+            member.leave_pending(&ids);
+        }
         Ok(())
     }
 
-    fn dead_letter(&self, py: Python<'_>, ids: Vec<String>, reason: String) -> PyResult<Operation> {
-        let ids = parsed(py, ids)?;
-        Ok(self.operation(|member| async move { member.dead_letter(&ids, &reason).await }))
+    #[pyo3(signature = (ids, reason, streams=Vec::new()))]
+    fn dead_letter(
+        &self,
+        py: Python<'_>,
+        ids: Vec<String>,
+        reason: String,
+        streams: Vec<usize>,
+    ) -> PyResult<Operation> {
+        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        let reason: Arc<str> = reason.into();
+        Ok(self.operation(entries, move |member, ids| {
+            let reason = Arc::clone(&reason);
+            async move { member.dead_letter(&ids, &reason).await }
+        }))
     }
 
-    fn put_aside(&self, py: Python<'_>, ids: Vec<String>, reason: String) -> PyResult<Operation> {
-        let (ids, watched) = (parsed(py, ids)?, Arc::clone(&self.watched));
-        let (member, reading) = (self.member.patiently(), self.reading.upgrade());
+    #[pyo3(signature = (ids, reason, streams=Vec::new()))]
+    fn put_aside(
+        &self,
+        py: Python<'_>,
+        ids: Vec<String>,
+        reason: String,
+        streams: Vec<usize>,
+    ) -> PyResult<Operation> {
+        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        let (watched, reading) = (Arc::clone(&self.watched), self.reading.upgrade());
         let putting = async move {
             let _user = enter(&watched)?;
-            match reading {
-                Some(reading) => reading.ending.or(member.dead_letter(&ids, &reason)).await,
-                None => Ok(None), // nobody reads any more
+            let Some(reading) = reading else { return Ok(None) }; // nobody reads any more
+            for (member, ids) in entries {
+                let member = member.patiently();
+                if reading.ending.or(member.dead_letter(&ids, &reason)).await?.is_none() {
+                    return Ok(None);
+                }
             }
+            Ok(Some(()))
         };
         let operation = Operation::new(putting, |py, moved| moved.is_some().into_py_any(py));
         Ok(operation.only_while_waited_for())
@@ -117,7 +188,12 @@ pub(crate) struct Stats {
 
 impl Stats {
     pub(super) fn of(watched: &Watched) -> Self {
-        let stats = watched.snapshot();
+        Stats::from(watched.snapshot())
+    }
+}
+
+impl From<read::Stats> for Stats {
+    fn from(stats: read::Stats) -> Self {
         Stats {
             batches: stats.batches,
             entries: stats.entries,

@@ -43,7 +43,7 @@ impl Progress {
     }
 
     fn acknowledged(&self, py: Python<'_>, batch: Vec<String>, ids: Vec<String>) -> PyResult<()> {
-        if self.reading.member.is_some() {
+        if self.reading.members.is_some() {
             return Ok(()); // which has told of the rows itself
         }
         let (batch, ids) = (parsed(py, batch)?, parsed(py, ids)?);

@@ -281,9 +281,9 @@ pub(crate) struct PreparedRead {
     request: ReadRequest,
     /// The stream, for messages.
     name: String,
-    /// The stream and the group of which entries are acknowledged once `make` has made something of
+    /// The streams and the group of which entries are acknowledged once `make` has made something of
     /// them, where the request says so.
-    acknowledging: Option<(Vec<u8>, Vec<u8>)>,
+    acknowledging: Option<(Vec<Vec<u8>>, Vec<u8>)>,
 }
 
 #[pymethods]
@@ -292,7 +292,11 @@ impl PreparedRead {
     fn new(py: Python<'_>, mut request: Request<'_>) -> PyResult<Self> {
         let group = request.group.as_mut();
         let group = group.and_then(|group| mem::take(&mut group.auto_ack).then_some(&group.group));
-        let acknowledging = group.map(|group| (request.stream.clone(), group.clone()));
+        let streams = match &request.many {
+            Some(many) => many.streams.clone(),
+            None => vec![request.stream.clone()],
+        };
+        let acknowledging = group.map(|group| (streams, group.clone()));
         let request = request.read_request(py)?;
         Ok(PreparedRead { name: request.stream_name(), request, acknowledging })
     }
@@ -301,20 +305,21 @@ impl PreparedRead {
 /// Acknowledges the entries of a batch that a caller has.
 async fn acknowledge(
     client: Client,
-    stream: Vec<u8>,
+    streams: Vec<Vec<u8>>,
     group: Vec<u8>,
     batch: Arc<Batch>,
 ) -> Result<()> {
-    match read::ack_entries(&client, &stream, &group, batch.ids()).await {
-        // Perhaps the server took note, and then the rows would be lost with this error.
-        Err(error)
-            if error.retryable()
-                || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) =>
-        {
-            Ok(())
+    for (stream, rows) in batch.rows_by_stream() {
+        let Some(stream) = streams.get(stream) else { continue };
+        match read::ack_entries(&client, stream, &group, &batch.ids_of(&rows)).await {
+            // Perhaps the server took note, and then the rows would be lost with this error.
+            Err(error)
+                if error.retryable()
+                    || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) => {}
+            acknowledged => acknowledged.map(drop)?,
         }
-        acknowledged => acknowledged.map(drop),
     }
+    Ok(())
 }
 
 /// What `make` makes of all entries of a request. They are acknowledged, where the request says so,
@@ -330,8 +335,8 @@ pub(crate) fn read_stream(
     let client = server.client(py)?;
     let batch = Arc::new(wait(py, read::read(&client, request.clone()))?);
     let value = make_of(&batch, make, name)?;
-    if let Some((stream, group)) = acknowledging.clone() {
-        wait(py, acknowledge(client, stream, group, batch))?;
+    if let Some((streams, group)) = acknowledging.clone() {
+        wait(py, acknowledge(client, streams, group, batch))?;
     }
     Ok(value)
 }
@@ -352,8 +357,8 @@ pub(crate) fn start_read_stream(
     Task::start_with(py, reading, move |py, batch: Result<Batch>| {
         let batch = Arc::new(batch.map_err(|error| exception(py, &error))?);
         let value = make_of(&batch, make.bind(py), &name)?;
-        let rest = acknowledging.map(|(stream, group)| {
-            Operation::new(acknowledge(client, stream, group, batch), |py, ()| Ok(py.None()))
+        let rest = acknowledging.map(|(streams, group)| {
+            Operation::new(acknowledge(client, streams, group, batch), |py, ()| Ok(py.None()))
         });
         (value, rest).into_py_any(py)
     })

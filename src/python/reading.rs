@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::arrow::RecordBatch;
 use super::ending::{CLOSED, Ending, LEFT};
 use super::error::{exception, no_panic};
-use crate::client::{Client, PerProcess, User, spawn};
+use crate::client::{Client, User, spawn};
 use crate::decode::Batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{self, Batches, Handing, Watched};
@@ -49,12 +49,36 @@ pub(super) struct Reading {
     read_again: AtomicU8,
     pub(super) ending: Ending,
     pub(super) watched: Arc<Watched>,
-    pub(super) member: Option<read::Member>,
+    pub(super) members: Option<Members>,
     /// How long a clean end may take, and when it was first tried.
     patience: Duration,
     ends_since: OnceLock<Instant>,
-    /// The task that keeps what is in hand, once there is something.
-    keeping: PerProcess<()>,
+}
+
+/// The consumers that read through groups, for what is done beside reading.
+#[derive(Clone)]
+pub(super) struct Members {
+    /// Where there is one stream only.
+    one: Option<read::Member>,
+    watched: Arc<Watched>,
+    client: Client,
+}
+
+impl Members {
+    fn of_reader(batches: &Batches, client: Client) -> Option<Self> {
+        let is_many = batches.reads_groups()?;
+        let one = batches.member().filter(|_| !is_many);
+        let one = one.map(|member| member.with_client(client.clone()));
+        Some(Members { one, watched: batches.watched(), client })
+    }
+
+    /// The consumer of the stream of this number.
+    pub(super) fn of(&self, stream: usize) -> Option<read::Member> {
+        match &self.one {
+            Some(member) => Some(member.clone()),
+            None => Some(self.watched.member(stream)?.with_client(self.client.clone())),
+        }
+    }
 }
 
 /// The next batch.
@@ -87,14 +111,13 @@ impl Reading {
             watched: batches.watched(),
             patience: client.options().response_timeout,
             ends_since: OnceLock::new(),
-            member: batches.member().map(|member| member.with_client(client)),
+            members: Members::of_reader(&batches, client),
             batches: tokio::sync::Mutex::new(batches),
             next: Mutex::new(Next::Unread),
             changed: Notify::new(),
             numbers: AtomicU64::new(0),
             read_again: AtomicU8::new(0),
             ending: Ending::default(),
-            keeping: PerProcess::new(),
         })
     }
 
@@ -106,7 +129,7 @@ impl Reading {
     pub(super) fn end(&self, how: u8) {
         self.ending.set(how);
         if how == CLOSED {
-            self.watched.keeper().end();
+            self.watched.keeps_no_more();
         }
         // In a forked child nobody waits.
         if let Ok(_user) = self.enter() {
@@ -346,8 +369,8 @@ impl Reading {
         if let Some(handing) = handing {
             self.watched.hand_out(batch, handing);
         }
-        self.keep();
-        self.watched.checkpoint(|ledger| match (&self.member, batch.ids()) {
+        self.keep(batch);
+        self.watched.checkpoint(|ledger| match (&self.members, batch.ids()) {
             (Some(_), ids) => ledger.handed_out(ids),
             // Without a group it is done with as a whole, or up to an ID.
             (None, [.., last]) => ledger.handed_out(&[*last]),
@@ -357,13 +380,16 @@ impl Reading {
 
     /// Keeps what is in hand from being claimed, on the process's runtime: whatever the caller's
     /// thread is doing.
-    fn keep(&self) {
-        if let Some(member) = self.member.as_ref().filter(|_| self.watched.keeper().is_needed()) {
-            // Where no thread can be started, nothing is kept.
-            let _ = self.keeping.get(|| {
-                let member = member.clone();
-                spawn(async move { member.keep_in_hand().await }).map(drop)
-            });
+    fn keep(&self, batch: &Batch) {
+        let Some(members) = &self.members else { return };
+        for stream in batch.streams_in_order() {
+            if let Some(member) = members.of(stream) {
+                let keeper = member.watched();
+                keeper.keeper().keep_by(|| {
+                    let member = member.clone();
+                    spawn(async move { member.keep_in_hand().await }).map(drop)
+                });
+            }
         }
     }
 
@@ -386,7 +412,7 @@ pub(super) fn enter(watched: &Watched) -> Result<User<'_>> {
 impl Drop for Reading {
     /// Nobody can be handed anything any more, and nobody has said what became of the last batch.
     fn drop(&mut self) {
-        self.watched.keeper().end();
+        self.watched.keeps_no_more();
     }
 }
 

@@ -42,7 +42,8 @@ pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
         false => RangeReader::new(client, request).map(|reader| Source::Range(Box::new(reader))),
     };
     let source = source.map_err(|error| about(error, is_many, &stream))?;
-    Ok(Batches { stream, source, watched: Arc::default(), removal: Removal::default() })
+    let (watched, removal) = (Arc::default(), Removal::default());
+    Ok(Batches { stream, source, is_many, watched, removal })
 }
 
 /// Follows a stream: the entries from the request's start on, and then what is added, batch by
@@ -96,7 +97,7 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
         None => TailReader::new(client, request).map(|reader| Source::Tail(Box::new(reader))),
     };
     let source = source.map_err(|error| about(error, is_many, &stream))?;
-    Ok(Batches { stream, source, watched, removal })
+    Ok(Batches { stream, source, is_many, watched, removal })
 }
 
 /// The batches of [`batches`] or [`tail`]: asked for one by one ([`next`](Batches::next)), as a
@@ -108,6 +109,8 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
 pub struct Batches {
     stream: String,
     source: Source,
+    /// Of several streams.
+    is_many: bool,
     watched: Arc<Watched>,
     removal: Removal,
 }
@@ -153,7 +156,11 @@ impl Batches {
             }),
             Source::Group(worker) => {
                 if let Some(idle) = self.removal.idle {
-                    worker.member().patiently().remove_others(idle).await?;
+                    for member in worker.members() {
+                        let removing = member.patiently();
+                        let removed = removing.remove_others(idle).await;
+                        removed.map_err(|error| member.about(error))?;
+                    }
                     self.removal.idle = None;
                 }
                 let ready = worker.next().await;
@@ -198,12 +205,15 @@ impl Batches {
     ///
     /// As [`next`](Batches::next).
     pub async fn finish(&mut self, success: bool) -> Result<()> {
-        self.watched.keeper().end();
+        self.watched.keeps_no_more();
         let finished = match &mut self.source {
             Source::Many(_) | Source::ManyTail(_) | Source::Range(_) | Source::Tail(_) => Ok(()),
             Source::Group(worker) => match worker.finish(success).await {
                 Ok(()) if success && self.removal.on_close => {
-                    worker.member().remove().await.map(drop)
+                    for member in worker.members() {
+                        member.remove().await.map_err(|error| member.about(error))?;
+                    }
+                    Ok(())
                 }
                 finished => finished,
             },
@@ -212,7 +222,7 @@ impl Batches {
     }
 
     fn about(&self, error: Error) -> Error {
-        about(error, matches!(self.source, Source::Many(_) | Source::ManyTail(_)), &self.stream)
+        about(error, self.is_many, &self.stream)
     }
 
     /// The latest batch did not come into anybody's hands, because the reading ends or it has waited
@@ -235,12 +245,27 @@ impl Batches {
         Arc::clone(&self.watched)
     }
 
-    /// What this consumer of a group may do to its entries; `None` without a group.
+    /// What this consumer of a group may do to its entries; `None` without a group. Of several streams
+    /// it is the consumer of the first.
     pub fn member(&self) -> Option<Member> {
+        self.members().into_iter().next()
+    }
+
+    /// The same for each of several streams that there are so far, by the numbers that
+    /// [`Batch::streams`] has.
+    pub fn members(&self) -> Vec<Member> {
         match &self.source {
-            Source::Many(_) | Source::ManyTail(_) | Source::Range(_) | Source::Tail(_) => None,
-            Source::Group(worker) => Some(worker.member().clone()),
+            Source::Many(_) | Source::ManyTail(_) | Source::Range(_) | Source::Tail(_) => {
+                Vec::new()
+            }
+            Source::Group(worker) => worker.members().cloned().collect(),
         }
+    }
+
+    /// Whether this reads through groups, and whether those of several streams.
+    #[cfg(feature = "python")]
+    pub(crate) fn reads_groups(&self) -> Option<bool> {
+        matches!(self.source, Source::Group(_)).then_some(self.is_many)
     }
 
     /// The batches as a stream, which ends after an error.

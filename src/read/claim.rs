@@ -11,7 +11,7 @@ use crate::client::Session;
 use crate::decode::ReplyShape;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result, ServerCode};
-use crate::resp::{self, Membership, RawReply};
+use crate::resp::{self, Membership, Packed, RawReply};
 
 /// Passes over a group's pending list, each in as many steps as it takes. What is claimed becomes
 /// this consumer's without counting as a delivery, and is then read as own pending entries are.
@@ -89,12 +89,17 @@ impl Claimer {
         if self.claims_along {
             match self.claim_along(session, member, at, count).await {
                 Err(error) if error.server_code() == Some(ServerCode::UnknownCommand) => {
-                    self.claims_along = false;
+                    self.cannot_claim_along();
                 }
                 step => return step,
             }
         }
         self.claim_listed(session, member, at, count).await
+    }
+
+    /// The server does not know XAUTOCLAIM.
+    pub(super) fn cannot_claim_along(&mut self) {
+        self.claims_along = false;
     }
 
     async fn claim_along(
@@ -106,6 +111,19 @@ impl Claimer {
     ) -> Result<Claimed> {
         let command = member.claim_from(at, self.min_idle_ms(), count);
         let reply = claim_once(session, &command).await?;
+        self.took(&reply)
+    }
+
+    /// The command of the next step, for `count` entries at most, to be sent once together with those
+    /// of other streams; `None` where the server does not know it.
+    pub(super) fn command(&mut self, member: Membership<'_>, count: u64) -> Option<Packed> {
+        let at = *self.at.get_or_insert(EntryId::MIN);
+        self.claims_along.then(|| member.claim_from(at, self.min_idle_ms(), count))
+    }
+
+    /// The reply to that command has come.
+    pub(super) fn took(&mut self, reply: &Value) -> Result<Claimed> {
+        let at = self.at.unwrap_or(EntryId::MIN);
         let (cursor, claimed, deleted) = match reply.as_sequence() {
             // Redis 7.0 tells what was deleted; before, it is claimed too, and comes without fields.
             Some([cursor, claimed, rest @ ..]) => (cursor, claimed, rest.first()),

@@ -180,14 +180,32 @@ impl Intake {
         (self.bounds.rows as u64).saturating_sub(self.decoder.rows() as u64)
     }
 
-    /// Takes the IDs of entries that came without fields, because they were deleted.
-    pub(super) fn take_deleted(&mut self) -> Vec<EntryId> {
+    /// Takes the IDs of entries that came without fields, because they were deleted, each with which
+    /// of the streams it is of.
+    pub(super) fn take_deleted(&mut self) -> Vec<(usize, EntryId)> {
         self.decoder.take_deleted()
     }
 
     /// The IDs of the batch so far, from this row on.
     pub(super) fn ids_from(&self, row: usize) -> Vec<EntryId> {
         self.decoder.ids_from(row)
+    }
+
+    /// The IDs of the batch so far, from this row on: those of one stream after the other, which may
+    /// come more than once.
+    pub(super) fn runs_from(&self, row: usize) -> Vec<(usize, Vec<EntryId>)> {
+        let mut ids = self.decoder.ids_from(row);
+        let runs = self.decoder.runs();
+        if ids.is_empty() || runs.len() < 2 {
+            let stream = runs.first().map_or(0, |run| run.stream);
+            return if ids.is_empty() { Vec::new() } else { vec![(stream, ids)] };
+        }
+        let mut all = Vec::new();
+        for (run, end) in ends(runs, self.decoder.rows()).filter(|(_, end)| *end > row) {
+            let rest = ids.split_off((end - run.row.max(row)).min(ids.len()));
+            all.push((run.stream, std::mem::replace(&mut ids, rest)));
+        }
+        all
     }
 
     /// There are other streams as well, after those that there were.

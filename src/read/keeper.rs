@@ -1,7 +1,8 @@
 //! Keeps what a consumer has in hand from being claimed by others, beside its reader.
 
+use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::select;
@@ -21,6 +22,12 @@ pub(crate) struct Keeper {
     /// In a forked child the parent's locks may be held by threads that are not there, and its task
     /// is not.
     book: PerProcess<Book>,
+    /// Held over what sets idle times, so that none is set back that somebody has just set, and by one
+    /// of several streams at a time: each takes a connection.
+    idle_times: Arc<PerProcess<tokio::sync::Mutex<()>>>,
+    /// The task that keeps what is in hand has been begun.
+    #[cfg(feature = "python")]
+    keeping: PerProcess<()>,
 }
 
 struct Book {
@@ -29,13 +36,22 @@ struct Book {
     /// Something is to be done earlier than the task thinks.
     changed: Notify,
     ends: Notify,
-    /// Held over what sets idle times, so that none is set back that somebody has just set.
-    idle_times: tokio::sync::Mutex<()>,
 }
 
 impl Keeper {
     pub(super) fn new(terms: Option<LeaseTerms>) -> Self {
-        Keeper { terms, book: PerProcess::new() }
+        Keeper {
+            terms,
+            book: PerProcess::new(),
+            idle_times: Arc::new(PerProcess::new()),
+            #[cfg(feature = "python")]
+            keeping: PerProcess::new(),
+        }
+    }
+
+    /// The same for another stream of the same reader.
+    pub(super) fn of_another_stream(&self) -> Self {
+        Keeper { idle_times: Arc::clone(&self.idle_times), ..Keeper::new(self.terms) }
     }
 
     fn book(&self) -> Option<&Book> {
@@ -45,7 +61,6 @@ impl Keeper {
                 ended: Mutex::new(false),
                 changed: Notify::new(),
                 ends: Notify::new(),
-                idle_times: tokio::sync::Mutex::new(()),
             })
         };
         self.book.get(make).ok()
@@ -53,8 +68,16 @@ impl Keeper {
 
     /// Whether there is something to do, in a task of its own.
     #[cfg(feature = "python")]
-    pub(crate) fn is_needed(&self) -> bool {
+    fn is_needed(&self) -> bool {
         self.terms.is_some()
+    }
+
+    /// Begins the task that keeps what is in hand, once. Where it cannot be, nothing is kept.
+    #[cfg(feature = "python")]
+    pub(crate) fn keep_by(&self, begin: impl Fn() -> Result<(), Error>) {
+        if self.is_needed() {
+            let _ = self.keeping.get(begin);
+        }
     }
 
     /// A batch goes to its consumer, whose rows the server delivered at that time or later.
@@ -102,7 +125,10 @@ impl Keeper {
 
     /// Has no idle time set back until what this gives is dropped.
     pub(super) async fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        Some(self.book()?.idle_times.lock().await)
+        self.terms?;
+        let Ok(idle_times) =
+            self.idle_times.get(|| Ok::<_, Infallible>(tokio::sync::Mutex::new(())));
+        Some(idle_times.lock().await)
     }
 }
 
@@ -161,7 +187,7 @@ impl Member {
 
     async fn keep_on(&self, book: &Book) {
         loop {
-            let pausing = book.idle_times.lock().await;
+            let pausing = self.watched.keeper().pause().await;
             let next = book.leases().next(Instant::now());
             match next {
                 Keep::At(at) => {

@@ -1,6 +1,7 @@
 //! What a consumer does to entries that were delivered to it, apart from reading.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,17 @@ pub struct Member {
     /// After how long others claim an entry, as far as this consumer's options say.
     pub(super) reclaim_min_idle: Option<Duration>,
     pub(super) watched: Arc<Watched>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy;
+        f.debug_struct("Member")
+            .field("stream", &text(&self.stream))
+            .field("group", &text(&self.group))
+            .field("consumer", &text(&self.consumer))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Member {
@@ -264,6 +276,12 @@ impl Member {
         Member { client: self.patient.clone(), ..self.clone() }
     }
 
+    /// What is watched of its stream.
+    #[cfg(feature = "python")]
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
     pub(super) fn membership(&self) -> Membership<'_> {
         Membership { stream: &self.stream, group: &self.group, consumer: &self.consumer }
     }
@@ -273,7 +291,8 @@ impl Member {
         Who::new(&self.stream).with_group(&self.group, &self.consumer)
     }
 
-    fn about(&self, error: Error) -> Error {
+    /// The error with the stream's name.
+    pub(super) fn about(&self, error: Error) -> Error {
         error.with_context("stream", String::from_utf8_lossy(&self.stream).into_owned())
     }
 }

@@ -36,7 +36,7 @@ use crate::resp::{self, PageLimit};
 pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
     let (name, is_many) = (request.stream_name(), request.many.is_some());
     let reading = async {
-        if is_many {
+        if is_many && request.group.is_none() {
             return Box::pin(many::read_all(client, request)).await;
         }
         let request = ReadRequest { bounds: BatchBounds::NONE, ..request };

@@ -1,15 +1,18 @@
 //! What a reader has done so far, for those who watch it.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
 use super::keeper::Keeper;
+use super::member::Member;
 use super::nack::Returns;
 use crate::client::Users;
 use crate::decode::Batch;
+#[cfg(feature = "python")]
+use crate::decode::readable;
 use crate::entry_id::EntryId;
 use crate::ledger::Ledger;
 
@@ -42,21 +45,42 @@ pub struct Stats {
     pub lag: Option<u64>,
 }
 
+impl Stats {
+    /// Takes in what was done of one of several streams.
+    fn add(&mut self, part: &Stats) {
+        self.entries += part.entries;
+        self.acknowledged += part.acknowledged;
+        self.reclaimed += part.reclaimed;
+        self.dead_lettered += part.dead_lettered;
+        self.deleted += part.deleted;
+        self.last_id = self.last_id.max(part.last_id);
+        self.done_up_to = self.done_up_to.max(part.done_up_to);
+        if let Some(lag) = part.lag {
+            self.lag = Some(self.lag.unwrap_or_default().saturating_add(lag));
+        }
+    }
+}
+
 /// Stats that a reader writes while others look at them.
+///
+/// Where the reader has several streams, there is one for each, as [parts](Watched::part) of the
+/// reader's: what is known of entries is known by stream.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     /// Who reads, and who else holds the locks here, where the process may fork meanwhile.
-    pub(crate) users: Users,
+    pub(crate) users: Arc<Users>,
     stats: Mutex<Stats>,
     /// Entries that were given back, and when they are delivered again.
     returns: Mutex<Returns>,
-    /// Some more were.
-    gave_back: Notify,
+    /// Some more were, of any of the streams.
+    gave_back: Arc<Notify>,
     reports: Mutex<Vec<Report>>,
     /// What is in hand, where it is kept from being claimed.
     keeper: Keeper,
     /// What is handed out and done with, where somebody keeps a checkpoint.
     checkpoint: OnceLock<Mutex<Ledger>>,
+    /// The consumer of each of several streams, which has the part of that stream.
+    parts: Mutex<Vec<Member>>,
 }
 
 /// What was done to entries that were handed out, beside reading.
@@ -83,7 +107,7 @@ impl Report {
         }
     }
 
-    pub(super) fn tell(&self, ledger: &mut Ledger) {
+    fn tell(&self, ledger: &mut Ledger) {
         match self {
             Report::Acked(ids) => ledger.acked(ids),
             Report::AckedInGroup(ids) => ledger.acked(&ledger.own_of(ids)),
@@ -130,12 +154,52 @@ impl Watched {
         Watched { keeper, ..Watched::default() }
     }
 
+    /// What is watched of one of several streams.
+    pub(super) fn part(&self) -> Self {
+        Watched {
+            users: Arc::clone(&self.users),
+            gave_back: Arc::clone(&self.gave_back),
+            keeper: self.keeper.of_another_stream(),
+            ..Watched::default()
+        }
+    }
+
+    /// There are more streams, after those that there were.
+    pub(super) fn add_parts(&self, members: impl IntoIterator<Item = Member>) {
+        self.parts().extend(members);
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The consumer of one of several streams.
+    #[cfg(feature = "python")]
+    pub(crate) fn member(&self, stream: usize) -> Option<Member> {
+        self.parts().get(stream).cloned()
+    }
+
+    /// What was done of each of several streams; nothing where the reader has one.
+    #[cfg(feature = "python")]
+    pub(crate) fn by_stream(&self) -> Vec<(String, Stats)> {
+        let of_part = |member: &Member| (readable(&member.stream), *member.watched.lock());
+        self.parts().iter().map(of_part).collect()
+    }
+
     pub(crate) fn keeper(&self) -> &Keeper {
         &self.keeper
     }
 
+    /// Nothing is kept any more.
+    pub(crate) fn keeps_no_more(&self) {
+        self.keeper.end();
+        self.parts().iter().for_each(|member| member.watched.keeper.end());
+    }
+
     pub(crate) fn snapshot(&self) -> Stats {
-        *self.lock()
+        let mut stats = *self.lock();
+        self.parts().iter().for_each(|member| stats.add(&member.watched.lock()));
+        stats
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Stats)) {
@@ -144,16 +208,34 @@ impl Watched {
 
     /// A batch is in its consumer's hands.
     pub(crate) fn hand_out(&self, batch: &Batch, handing: &Handing) {
-        let again = batch.delivery_counts().iter().filter(|count| **count > 1).count();
         self.update(|stats| {
             stats.batches += 1;
-            stats.entries += batch.len() as u64;
             stats.bytes = stats.bytes.max(handing.received);
+        });
+        let parts = self.parts();
+        if parts.is_empty() {
+            self.took(batch.ids(), batch.delivery_counts(), handing);
+            return;
+        }
+        for (stream, rows) in batch.rows_by_stream() {
+            let counts = rows.iter().filter_map(|row| batch.delivery_counts().get(*row).copied());
+            if let Some(member) = parts.get(stream) {
+                member.watched.took(&batch.ids_of(&rows), &counts.collect::<Vec<u64>>(), handing);
+                member.watched.lock().batches += 1;
+            }
+        }
+    }
+
+    /// Entries of one stream are in their consumer's hands, each delivered that often.
+    fn took(&self, ids: &[EntryId], counts: &[u64], handing: &Handing) {
+        let again = counts.iter().filter(|count| **count > 1).count();
+        self.update(|stats| {
+            stats.entries += ids.len() as u64;
             stats.reclaimed += again as u64;
-            stats.last_id = stats.last_id.max(batch.ids().last().copied());
+            stats.last_id = stats.last_id.max(ids.last().copied());
         });
         if let Some(delivered) = handing.delivered {
-            self.keeper.handed_out(batch.ids(), delivered);
+            self.keeper.handed_out(ids, delivered);
         }
     }
 
@@ -179,7 +261,9 @@ impl Watched {
 
     /// When the next of the entries that were given back is due.
     pub(crate) fn next_return(&self) -> Option<Instant> {
-        self.returns().next()
+        let parts = self.parts();
+        let of_parts = parts.iter().filter_map(|member| member.watched.returns().next());
+        self.returns().next().into_iter().chain(of_parts).min()
     }
 
     /// The entries that were given back and have not been taken, each with when it is due.
@@ -220,8 +304,22 @@ impl Watched {
     }
 
     /// Takes what was reported since the last call, in order.
-    pub(crate) fn take_reports(&self) -> Vec<Report> {
+    fn take_reports(&self) -> Vec<Report> {
         std::mem::take(&mut *self.reports())
+    }
+
+    /// Tells a reader's ledger what was reported since the last call.
+    pub(super) fn tell_reports(&self, ledger: &mut Ledger) {
+        for report in self.take_reports() {
+            if let Report::AckedInGroup(ids) = &report {
+                let own = ledger.own_of(ids);
+                self.update(|stats| {
+                    stats.acknowledged += own.len() as u64;
+                    stats.done_up_to = stats.done_up_to.max(own.iter().max().copied());
+                });
+            }
+            report.tell(ledger);
+        }
     }
 
     fn reports(&self) -> MutexGuard<'_, Vec<Report>> {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::member::Member;
 use super::stats::Watched;
 use crate::client::{Address, ConnectionOptions, PerProcess};
 use crate::entry_id::EntryId;
@@ -35,18 +36,15 @@ impl GroupKey {
     }
 }
 
-/// From now on a reader is told which of its group's entries [`ack_entries`](crate::ack_entries) has
-/// acknowledged in this process.
-pub(super) fn watch(
-    options: &ConnectionOptions,
-    stream: &[u8],
-    group: &[u8],
-    watched: &Arc<Watched>,
-) -> Result<()> {
+/// From now on a reader, by its consumers of one stream or several, is told which of its group's
+/// entries [`ack_entries`](crate::ack_entries) has acknowledged in this process.
+pub(super) fn watch(options: &ConnectionOptions, members: &[Member]) -> Result<()> {
     let mut watchers = watchers()?;
     watchers.retain(|watcher| watcher.watched.strong_count() > 0);
-    let group = GroupKey::new(options, stream, group);
-    watchers.push(Watcher { group, watched: Arc::downgrade(watched) });
+    watchers.extend(members.iter().map(|member| Watcher {
+        group: GroupKey::new(options, &member.stream, &member.group),
+        watched: Arc::downgrade(&member.watched),
+    }));
     Ok(())
 }
 

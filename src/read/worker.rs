@@ -1,5 +1,6 @@
 //! A consumer's batches made ready to be handed out: without dead letters.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::dead_letter::{Letter, check_slots};
@@ -9,7 +10,7 @@ use super::member::Member;
 use super::request::ReadRequest;
 use super::stats::{Handing, Watched};
 use crate::client::{Client, Session};
-use crate::decode::Batch;
+use crate::decode::{Batch, stream_at};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::IdSet;
@@ -21,6 +22,7 @@ pub(super) struct Worker {
     /// The server, where it is to be asked whether it is a cluster: the dead-letter stream is of another
     /// slot than the stream.
     asks: Option<Client>,
+    has_dead_letter: bool,
     /// A batch that was read and not yet handed out.
     staged: Option<Staged>,
 }
@@ -28,8 +30,8 @@ pub(super) struct Worker {
 struct Staged {
     batch: Batch,
     handing: Handing,
-    /// What is to be moved to the dead-letter stream, with the reasons.
-    letters: Vec<Letter>,
+    /// What is to be moved to the dead-letter stream, with the reasons, by stream.
+    letters: Vec<(usize, Vec<Letter>)>,
 }
 
 impl Worker {
@@ -40,21 +42,31 @@ impl Worker {
         watched: Arc<Watched>,
     ) -> Result<Self> {
         let dead_letter = options.dead_letter.as_ref().map(|dead| &*dead.stream);
-        let in_cluster = dead_letter.map_or(Ok(()), |dead| check_slots(&request.stream, dead));
+        let first = request.many.as_ref().and_then(|many| many.names.keys().first());
+        let stream = first.unwrap_or(&request.stream);
+        let has_dead_letter = dead_letter.is_some();
+        let in_cluster = match (dead_letter, &request.many) {
+            // Which streams there are is not known yet.
+            (Some(_), Some(many)) if many.pattern.is_some() => Ok(()),
+            (Some(dead), _) => check_slots(stream, dead),
+            (None, _) => Ok(()),
+        };
         let asks = match in_cluster {
             Err(error) if client.is_cluster() => return Err(error),
             in_cluster => in_cluster.is_err().then(|| client.clone()),
         };
         Ok(Worker {
             asks,
-            session: client.session_for(&request.stream),
+            has_dead_letter,
+            session: client.session_for(stream),
             reader: GroupReader::new(client, request, options, watched)?,
             staged: None,
         })
     }
 
-    pub(super) fn member(&self) -> &Member {
-        self.reader.member()
+    /// The consumers of all streams.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.reader.members()
     }
 
     pub(super) fn reader(&mut self) -> &mut GroupReader {
@@ -65,8 +77,9 @@ impl Worker {
     pub(super) async fn next(&mut self) -> Result<Option<(Batch, Handing)>> {
         if let Some(client) = &self.asks {
             if client.looks_like_a_cluster().await? {
-                let member = self.reader.member();
-                check_slots(&member.stream, member.dead_letter.as_deref().unwrap_or_default())?;
+                for member in self.reader.members() {
+                    check_slots(&member.stream, member.dead_letter.as_deref().unwrap_or_default())?;
+                }
             }
             self.asks = None;
         }
@@ -81,9 +94,9 @@ impl Worker {
                 let Some(batch) = self.reader.next().await? else {
                     return Ok(None);
                 };
-                let letters = match self.reader.member().dead_letter {
-                    Some(_) => rejected(&batch),
-                    None => Vec::new(),
+                let letters = match self.has_dead_letter {
+                    true => rejected(&batch),
+                    false => Vec::new(),
                 };
                 let handing = self.reader.handing();
                 self.staged = Some(Staged { batch, handing, letters });
@@ -112,41 +125,57 @@ impl Worker {
 
     /// Moves the staged dead letters.
     async fn move_letters(&mut self) -> Result<()> {
-        let Some(Staged { batch, letters, .. }) = &mut self.staged else {
-            return Ok(());
-        };
-        let Some(first) = letters.iter().map(|letter| letter.id).min() else {
-            return Ok(());
-        };
         // Rows that come before do not wait until the server takes a letter.
-        let patient = batch.ids().iter().all(|id| *id > first);
-        let member = self.reader.member();
-        let (settled, moved) =
-            member.move_to_dead_letter(&mut self.session, letters, patient).await;
-        // They are acknowledged already, or have become another consumer's.
-        self.reader.failed(&settled);
-        let settled = IdSet::from(settled);
-        letters.retain(|letter| !settled.contains(letter.id));
-        match moved {
-            // Nothing is pending in a group that is gone: the next read will say so. What could not
-            // be moved comes again, should there be another group.
-            Err(error) if error.kind() == ErrorKind::NoGroup => {
-                let ids: Vec<EntryId> = letters.drain(..).map(|letter| letter.id).collect();
-                self.reader.left(&ids);
-                Ok(())
+        let patient = self.rows_by_letters().is_none_or(|(before, _)| before.is_empty());
+        let Worker { reader, session, staged: Some(Staged { letters, .. }), .. } = self else {
+            return Ok(());
+        };
+        for (stream, letters) in letters.iter_mut() {
+            let Some(member) = reader.member(*stream) else { continue };
+            let (settled, moved) = member.move_to_dead_letter(session, letters, patient).await;
+            let moved = moved.map_err(|error| member.about(error));
+            // They are acknowledged already, or have become another consumer's.
+            reader.failed(*stream, &settled);
+            let settled = IdSet::from(settled);
+            letters.retain(|letter| !settled.contains(letter.id));
+            match moved {
+                // Nothing is pending in a group that is gone: the next read will say so. What could
+                // not be moved comes again, should there be another group.
+                Err(error) if error.kind() == ErrorKind::NoGroup => {
+                    let ids: Vec<EntryId> = letters.drain(..).map(|letter| letter.id).collect();
+                    reader.left(*stream, &ids);
+                }
+                moved => drop(moved?),
             }
-            moved => moved.map(drop),
         }
+        letters.retain(|(_, letters)| !letters.is_empty());
+        Ok(())
+    }
+
+    /// The rows of the staged batch that come before the first of the letters of their stream, if there
+    /// are any, and the others.
+    fn rows_by_letters(&self) -> Option<(Vec<usize>, Vec<usize>)> {
+        let Some(Staged { batch, letters, .. }) = &self.staged else {
+            return None;
+        };
+        let first = |(stream, letters): &(usize, Vec<Letter>)| {
+            Some((*stream, letters.iter().map(|letter| letter.id).min()?))
+        };
+        let firsts: HashMap<usize, EntryId> = letters.iter().filter_map(first).collect();
+        let is_before = |row: &usize| {
+            let first = firsts.get(&stream_at(batch.runs(), *row));
+            first.is_none_or(|first| batch.ids().get(*row) < Some(first))
+        };
+        Some((0..batch.len()).partition(is_before))
     }
 
     /// Takes the rows before the first of the letters from the staged batch, if there are any.
     fn rows_before_letters(&mut self) -> Result<Option<(Batch, Handing)>> {
-        let Some(Staged { batch, handing, letters }) = &mut self.staged else {
+        let rows = self.rows_by_letters();
+        let (Some((before, after)), Some(Staged { batch, handing, .. })) = (rows, &mut self.staged)
+        else {
             return Ok(None);
         };
-        let first = letters.iter().map(|letter| letter.id).min();
-        let is_before = |row: &usize| batch.ids().get(*row).copied() < first;
-        let (before, after): (Vec<usize>, Vec<usize>) = (0..batch.len()).partition(is_before);
         if before.is_empty() {
             return Ok(None);
         }
@@ -170,10 +199,14 @@ impl Worker {
     }
 }
 
-/// The entries that did not fit the schema, with the reasons. A letter names its entry and stream in
-/// fields of their own.
-fn rejected(batch: &Batch) -> Vec<Letter> {
+/// The entries that did not fit the schema, with the reasons, by stream. A letter names its entry and
+/// stream in fields of their own.
+fn rejected(batch: &Batch) -> Vec<(usize, Vec<Letter>)> {
     let reason = |error: &Error| error.reason(&["entry ID", "stream"]);
-    let letter = |id, error: &Error| Letter { id, reason: reason(error), deliveries: None };
-    batch.rejected().iter().map(|entry| letter(entry.id, &entry.error)).collect()
+    let mut all: BTreeMap<usize, Vec<Letter>> = BTreeMap::new();
+    for entry in batch.rejected() {
+        let letter = Letter { id: entry.id, reason: reason(&entry.error), deliveries: None };
+        all.entry(entry.stream).or_default().push(letter);
+    }
+    all.into_iter().collect()
 }

@@ -103,7 +103,8 @@ pub(crate) fn read_many_after(
 
 /// XREADGROUP: entries for a consumer: new ones, or its own pending ones after an ID. Redis 5.0.
 pub(crate) struct ReadGroup<'a> {
-    pub(crate) stream: &'a [u8],
+    /// One or more; the limit is that of each.
+    pub(crate) streams: Vec<&'a [u8]>,
     pub(crate) group: &'a [u8],
     pub(crate) consumer: &'a [u8],
     pub(crate) limit: PageLimit,
@@ -126,7 +127,14 @@ impl ReadGroup<'_> {
             command.arg("NOACK");
         }
         let after = self.pending_after.map_or_else(|| ">".to_owned(), |after| after.to_string());
-        command.arg("STREAMS").arg(self.stream).arg(after).get_packed_command()
+        command.arg("STREAMS");
+        for stream in &self.streams {
+            command.arg(*stream);
+        }
+        for _ in &self.streams {
+            command.arg(&after);
+        }
+        command.get_packed_command()
     }
 }
 
@@ -395,7 +403,7 @@ mod tests {
     #[test]
     fn a_group_is_read_and_acknowledged() {
         let read = ReadGroup {
-            stream: b"s",
+            streams: vec![b"s"],
             group: b"g",
             consumer: b"c",
             limit: PageLimit::of_count(2),
@@ -415,6 +423,15 @@ mod tests {
             text(read.packed()),
             "XREADGROUP GROUP g c COUNT 2 MAXSIZE 9 BLOCK 5 NOACK STREAMS s 1-2 "
         );
+        let read = ReadGroup {
+            streams: vec![b"s", b"t"],
+            limit: PageLimit::of_count(2),
+            block_ms: None,
+            noack: false,
+            pending_after: None,
+            ..read
+        };
+        assert_eq!(text(read.packed()), "XREADGROUP GROUP g c COUNT 2 STREAMS s t > > ");
         let ids = [EntryId::new(1, 2), EntryId::new(3, 0)];
         assert_eq!(text(acknowledge(b"s", b"g", &ids)), "XACK s g 1-2 3-0 ");
     }

@@ -347,7 +347,7 @@ class StreamConsumer(Entered, RunsHandlers):
         frame, beside = take_out(of_batch(rows), self._asked)
         source = Source(self._connection, self._request, beside)
         counts, position = rows.delivery_counts, self._position
-        return Batch(frame, rows.ids, counts, source, self._member, position)
+        return Batch(frame, rows.ids, counts, rows.streams, source, self._member, position)
 
     def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
         return AsyncBatch(self._batch(rows))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::{Acknowledge, Ask, Ledger, Terms};
+use super::super::{Acknowledge, Ask, Ledger, Others, Terms};
 use super::Event;
 use super::server::{Item, Owner, Pending, Server, id};
 use crate::entry_id::EntryId;
@@ -108,7 +108,7 @@ impl Reader {
             return true;
         }
         let room = self.room.saturating_sub(self.rows.len() as u64).max(1);
-        let ask = self.ledger.next(self.now, room, self.claims_due);
+        let ask = self.ledger.next(self.now, room, self.claims_due, Others::default());
         // Whether what a lost claim took went to a dead connection of this very reader, nobody can
         // tell.
         let is_unclear = ask == Ask::Claim && self.ledger.wakes_at().is_some();

@@ -7,26 +7,32 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 
 use super::GroupReader;
-use crate::admin::pending_page;
+use super::lane::Lane;
+use super::plan::{Asked, Own, Plan, plan, share};
 use crate::decode::ReplyShape;
 use crate::entry_id::EntryId;
-use crate::error::{Result, ServerCode, counted};
-use crate::ledger::Ask;
+use crate::error::Result;
+use crate::ledger::{Ask, Others};
 use crate::read::ack;
 use crate::read::bounds::{ids_only, last_decoded};
 use crate::read::claim::Claimer;
-use crate::read::counts::write_back;
-use crate::read::dead_letter::Letter;
 use crate::read::deadline::block_ms;
 use crate::read::feed::Received;
 use crate::read::group_options::OwnPending;
 use crate::read::page_request::PageRequest;
 use crate::read::poll::{Pace, Polled};
-use crate::resp::{self, PageLimit, ReadGroup};
+use crate::resp::{self, Packed, PageLimit, ReadGroup};
+
+/// A request that is on its way: of one stream's own pending entries, or of new ones.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) lanes: Vec<usize>,
+    is_new: bool,
+    /// It asks for new entries of all streams that there are.
+    is_of_all: bool,
+}
 
 impl GroupReader {
-    /// Entries in one XPENDING: more would keep other clients waiting.
-    pub(super) const LISTED: u64 = 10_000;
     /// A command that was sent when its connection got lost has reached the server by then.
     const LATENCY: Duration = Duration::from_millis(200);
 
@@ -36,45 +42,107 @@ impl GroupReader {
         if self.feed.is_in_flight() {
             return self.receive(waits).await;
         }
-        if self.ledger.is_waiting() {
+        if self.lanes.iter().any(|lane| lane.ledger.is_waiting()) {
             // Its caller gave up.
             self.note_rows();
-            self.ledger.lost(self.blocks_until);
+            self.flights.clear();
+            self.lanes.iter_mut().for_each(|lane| lane.ledger.lost(self.blocks_until));
+        }
+        if self.is_many() {
+            Box::pin(self.discover()).await?;
         }
         self.infer().await?;
-        self.take_reports();
         let room = self.room();
-        let returned = self.watched.take_returns(Instant::now(), room);
-        self.ledger.claimed(&returned);
-        let claims_due = self.claimer.as_ref().is_some_and(Claimer::is_due);
-        let ask = self.ledger.next(Instant::now(), room, claims_due);
-        match ask {
-            Ask::Flush => return Ok(Polled::Whole),
-            Ask::Correct => self.correct().await?,
-            Ask::MoveExhausted => self.move_exhausted().await?,
-            Ask::List { from, to } => self.list(from, to).await?,
-            Ask::Claim => {
-                self.ledger.asked(ask);
-                self.claim(room).await?;
+        match self.plan(room) {
+            Plan::Flush => return Ok(Polled::Whole),
+            Plan::Correct(lane) => self.correct(lane).await?,
+            Plan::MoveExhausted(lane) => self.move_exhausted(lane).await?,
+            Plan::List(lists) => self.list(&lists).await?,
+            Plan::Claim(claims) => self.claim(claims, room).await?,
+            Plan::Read { own, new, most } => {
+                return self.read(own, new, room.min(most), waits).await;
             }
-            Ask::Own { after, count } => {
-                let limit = self.feed.limit(count);
-                let read = ReadGroup { pending_after: Some(after), ..self.read_command(limit) };
-                let command = read.packed();
-                self.send(ask, command, limit, None).await?;
-                return self.receive(waits).await;
-            }
-            Ask::New { count } => return self.ask_for_new(ask, count, waits).await,
         }
         Ok(Polled::More)
     }
 
-    async fn ask_for_new(&mut self, ask: Ask, count: u64, waits: bool) -> Result<Polled> {
+    /// What is to be done next, by the ledgers of all streams.
+    fn plan(&mut self, room: u64) -> Plan {
+        let now = Instant::now();
+        let mut batch = Others::default();
+        for lane in &mut self.lanes {
+            lane.take_reports();
+            let returned = lane.watched().take_returns(now, room);
+            lane.ledger.claimed(&returned);
+            let of_batch = lane.ledger.has_of_batch();
+            batch.rows |= of_batch.rows;
+            batch.claimed |= of_batch.claimed;
+            batch.sealed |= of_batch.sealed;
+        }
+        let number = self.lanes.len();
+        let mut asks = Vec::with_capacity(number);
+        for turn in 0..number {
+            let stream = (self.first + turn) % number;
+            let Some(lane) = self.lanes.get_mut(stream).filter(|lane| !lane.gone) else { continue };
+            let claims_due = lane.claimer.as_ref().is_some_and(Claimer::is_due);
+            let ask = lane.ledger.next(now, room, claims_due, batch);
+            let apart = lane.ledger.reads_apart();
+            asks.push(Asked { lane: stream, ask, apart });
+        }
+        plan(&asks, &mut self.apart_first)
+    }
+
+    /// Reads own pending entries of some streams, and new ones of others.
+    async fn read(
+        &mut self,
+        own: Vec<Own>,
+        mut new: Vec<usize>,
+        room: u64,
+        waits: bool,
+    ) -> Result<Polled> {
+        if own.is_empty() {
+            return self.ask_for_new(new, room, waits).await;
+        }
+        let has_own_rows = self.lanes.iter().any(|lane| lane.ledger.has_own_rows());
+        if self.options.own_pending == OwnPending::Only || has_own_rows && !self.may_mix() {
+            new.clear();
+        }
+        // Half of the room is for those that have nothing pending.
+        let mut left = if new.is_empty() { room } else { room / 2 };
+        let share = (left / own.len() as u64).max(1);
+        let mut requests = Vec::new();
+        for Own { lane: stream, after, count } in own {
+            let count = count.min(share).min(left);
+            let Some(lane) = self.lanes.get(stream).filter(|_| count > 0) else { continue };
+            left -= count;
+            let limit = match requests.is_empty() && new.is_empty() {
+                true => self.feed.limit(count),
+                // Should the server not know the other, what follows would have been done.
+                false => PageLimit::of_count(count),
+            };
+            let read = ReadGroup { pending_after: Some(after), ..lane.read_command(limit) };
+            let flight = Flight { lanes: vec![stream], is_new: false, is_of_all: false };
+            let request = PageRequest::new(read.packed(), limit);
+            requests.push((flight, Ask::Own { after, count }, request));
+        }
+        if requests.is_empty() || !new.is_empty() {
+            let count = self.share_of_new(room, &mut new);
+            requests.push(self.new_request(new, count, None));
+        }
+        self.send(requests).await?;
+        self.receive(waits).await
+    }
+
+    /// Whether own pending entries and new ones share a batch: only where it is collected.
+    fn may_mix(&self) -> bool {
+        self.pace.collects() || self.takes_all
+    }
+
+    async fn ask_for_new(&mut self, mut new: Vec<usize>, room: u64, waits: bool) -> Result<Polled> {
         if self.options.own_pending == OwnPending::Only {
             return Ok(Polled::Ended);
         }
-        // Own pending entries and new ones share a batch only where it is collected.
-        if self.ledger.has_own_rows() && !self.pace.collects() && !self.takes_all {
+        if !self.may_mix() && self.lanes.iter().any(|lane| lane.ledger.has_own_rows()) {
             return Ok(Polled::Drained);
         }
         let Some(wait) = self.pace.wait(self.feed.rows(), self.longest_wait()) else {
@@ -82,36 +150,101 @@ impl GroupReader {
         };
         let wait = wait.filter(|_| waits && !self.has_work());
         if self.request.sample.is_some() {
-            return self.wait_for_one(ask, wait, waits).await;
+            return self.wait_for_one(new, wait, waits).await;
         }
-        let limit = self.feed.limit(count);
-        let read = ReadGroup { block_ms: wait.map(block_ms), ..self.read_command(limit) };
-        let command = read.packed();
-        self.send(ask, command, limit, wait).await?;
+        let asked = new.len();
+        let count = self.share_of_new(room, &mut new);
+        if new.is_empty() {
+            return self.without_streams(wait, waits).await;
+        }
+        // Those that are left out may have entries now.
+        let wait = wait.filter(|_| new.len() == asked);
+        let request = self.new_request(new, count, wait);
+        self.send(vec![request]).await?;
         self.receive(waits).await
+    }
+
+    /// How many entries to ask each of these streams for; leaves out those that have no turn.
+    fn share_of_new(&mut self, room: u64, new: &mut Vec<usize>) -> u64 {
+        match &mut self.streams {
+            None => room,
+            Some(streams) => {
+                let missing = self.feed.missing(self.request.count);
+                let lanes = &self.lanes;
+                let is_wanted = |stream: &usize| lanes.get(*stream).is_some_and(|l| !l.is_at_end);
+                if self.takes_all {
+                    new.retain(is_wanted);
+                }
+                streams.choose(new);
+                new.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
+                share(room, new.len(), streams.active()).min(missing / new.len().max(1) as u64)
+            }
+        }
+    }
+
+    fn new_request(
+        &mut self,
+        lanes: Vec<usize>,
+        count: u64,
+        wait: Option<Duration>,
+    ) -> (Flight, Ask, PageRequest) {
+        let limit = self.feed.limit(count);
+        let asked = lanes.iter().filter_map(|stream| self.lanes.get(*stream));
+        let streams: Vec<&[u8]> = asked.map(|lane| lane.member.stream.as_slice()).collect();
+        let command = ReadGroup {
+            streams,
+            group: &self.options.group,
+            consumer: &self.options.consumer,
+            limit,
+            block_ms: wait.map(block_ms),
+            noack: self.options.noack,
+            pending_after: None,
+        };
+        let request = PageRequest { wait, ..PageRequest::new(command.packed(), limit) };
+        let is_of_all = lanes.len() == self.lanes.iter().filter(|lane| !lane.gone).count();
+        (Flight { lanes, is_new: true, is_of_all }, Ask::New { count }, request)
     }
 
     /// Waits until there is an entry to infer dtypes from, without reading it.
     async fn wait_for_one(
         &mut self,
-        ask: Ask,
+        new: Vec<usize>,
         wait: Option<Duration>,
         waits: bool,
     ) -> Result<Polled> {
         let asked = Instant::now();
         if let Some(wait) = wait {
-            let (stream, limit) = (&self.request.stream, PageLimit::of_count(1));
-            let command = resp::read_after(stream, EntryId::MIN, limit, Some(block_ms(wait)));
+            let asked = new.iter().filter_map(|stream| self.lanes.get(*stream));
+            let streams: Vec<(&[u8], EntryId)> =
+                asked.map(|lane| (lane.member.stream.as_slice(), EntryId::MIN)).collect();
+            if streams.is_empty() {
+                return self.without_streams(Some(wait), waits).await;
+            }
+            let limit = PageLimit::of_count(1);
+            let command = resp::read_many_after(&streams, limit, Some(block_ms(wait)));
             let decoder = ids_only(ReplyShape::Streams)?;
             let session = &mut self.feed.session;
             if session.attempt(&command, Some(wait), decoder, last_decoded).await?.is_some() {
                 return Ok(Polled::More);
             }
         }
-        // As if the group had been asked: there is nothing new for anybody.
-        self.ledger.asked(ask);
-        self.ledger.ended();
-        self.no_others(asked, wait, waits).await
+        // As if the groups had been asked: there is nothing new for anybody.
+        for stream in &new {
+            if let Some(lane) = self.lanes.get_mut(*stream) {
+                lane.ledger.asked(Ask::New { count: 1 });
+                lane.ledger.ended();
+            }
+        }
+        self.no_others(&new, asked, wait, waits).await
+    }
+
+    /// There is no stream to be asked for now.
+    async fn without_streams(&mut self, wait: Option<Duration>, waits: bool) -> Result<Polled> {
+        let asked = Instant::now();
+        if let Some(wait) = wait {
+            tokio::time::sleep(wait).await;
+        }
+        self.no_others(&[], asked, wait, waits).await
     }
 
     /// How many entries to ask for.
@@ -122,67 +255,93 @@ impl GroupReader {
 
     /// Whether there is something to do that time alone does not bring.
     fn has_work(&self) -> bool {
-        self.ledger.has_work() || self.claimer.as_ref().is_some_and(Claimer::in_pass)
+        self.lanes.iter().any(|lane| !lane.gone && lane.has_work())
     }
 
     /// The longest that one command may block.
     fn longest_wait(&self) -> Duration {
-        let claims = self.claimer.as_ref().map(Claimer::time_for_others);
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
-        let wakes = self.ledger.wakes_at().map(until);
+        let there = || self.lanes.iter().filter(|lane| !lane.gone);
+        let claims = there().filter_map(|lane| lane.claimer.as_ref()).map(Claimer::time_for_others);
+        let wakes = there().filter_map(|lane| lane.ledger.wakes_at()).map(until);
         let returns = self.watched.next_return().map(until);
-        [claims, wakes, returns].into_iter().flatten().fold(self.feed.longest_wait(), Duration::min)
+        let looks = self.streams.as_ref().and_then(|streams| streams.looks_at()).map(until);
+        let looks = looks.map(|looks| looks.max(Pace::PAUSE));
+        let times = claims.chain(wakes).chain(returns).chain(looks);
+        times.fold(self.feed.longest_wait(), Duration::min)
     }
 
-    pub(super) fn read_command(&self, limit: PageLimit) -> ReadGroup<'_> {
-        ReadGroup {
-            stream: &self.request.stream,
-            group: &self.options.group,
-            consumer: &self.options.consumer,
-            limit,
-            block_ms: None,
-            noack: self.options.noack,
-            pending_after: None,
+    /// Sends reads, with acknowledgements before them.
+    async fn send(&mut self, requests: Vec<(Flight, Ask, PageRequest)>) -> Result<()> {
+        self.acknowledging.clear();
+        let mut commands = Packed::new();
+        let mut before = 0;
+        for (stream, lane) in self.lanes.iter_mut().enumerate() {
+            let (key, group) = (&lane.member.stream, &lane.member.group);
+            let [done, deleted] = lane.ledger.acknowledgements();
+            let (done, deleted) =
+                (ack::commands(key, group, done), ack::commands(key, group, deleted));
+            if done.len() + deleted.len() > 0 {
+                self.acknowledging.push((stream, done.len(), deleted.len()));
+                before += done.len() + deleted.len();
+            }
+            done.chain(deleted).for_each(|command| commands.extend(command));
+            lane.came = 0;
         }
-    }
-
-    /// Sends a read, with acknowledgements before it.
-    async fn send(
-        &mut self,
-        ask: Ask,
-        command: Vec<u8>,
-        limit: PageLimit,
-        wait: Option<Duration>,
-    ) -> Result<()> {
-        let (stream, group) = (&self.request.stream, &self.options.group);
-        let [done, deleted] = self.ledger.acknowledgements();
-        let (done, deleted) =
-            (ack::commands(stream, group, done), ack::commands(stream, group, deleted));
-        self.acknowledging = done.len();
-        let before = done.len() + deleted.len();
-        let mut commands = done.chain(deleted).flatten().collect::<Vec<u8>>();
-        commands.extend(command);
-        self.ledger.asked(ask);
+        for (flight, ask, _) in &requests {
+            for stream in &flight.lanes {
+                self.lanes.get_mut(*stream).into_iter().for_each(|lane| lane.ledger.asked(*ask));
+            }
+        }
+        self.first = self.first.wrapping_add(1) % self.lanes.len().max(1);
         self.reply_came = None;
+        let wait = requests.last().and_then(|(_, _, request)| request.wait);
         let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
         self.blocks_until = Instant::now().checked_add(serves);
         self.waits_until = wait.and_then(|wait| Instant::now().checked_add(wait));
         self.sent_at = Some(Instant::now());
-        let page = PageRequest { wait, before, ..PageRequest::new(commands, limit) };
-        let is_last = self.feed.missing(self.request.count) <= limit.count;
-        let asks_newest = self.takes_all && self.end.is_none() && !is_last;
-        let page = if asks_newest { page.with_newest(&self.request.stream) } else { page };
-        self.feed.send(page).await
+        self.flights.clear();
+        let mut pages = Vec::with_capacity(requests.len());
+        for (flight, _, mut page) in requests {
+            if pages.is_empty() {
+                commands.append(&mut page.command);
+                page = PageRequest { command: std::mem::take(&mut commands), before, ..page };
+                let is_last = self.feed.missing(self.request.count) <= page.limit.count;
+                if self.takes_all && self.end.is_none() && !is_last && !self.is_many() {
+                    page = page.with_newest(&self.request.stream);
+                }
+            }
+            self.flights.push_back(flight);
+            pages.push(page);
+        }
+        match pages.len() {
+            1 => match pages.pop() {
+                Some(page) => self.feed.send(page).await,
+                None => Ok(()),
+            },
+            _ => self.feed.send_more(pages).await,
+        }
+    }
+
+    /// Takes note of what the acknowledgements before the reply have been answered with.
+    fn note_said_before(&mut self) {
+        let Some(said) = self.feed.take_said_before() else { return };
+        let mut said = said.into_iter();
+        for (stream, done, deleted) in std::mem::take(&mut self.acknowledging) {
+            let acknowledged = said.by_ref().take(done).sum();
+            // Acknowledgements of deleted entries are not counted.
+            said.by_ref().take(deleted).for_each(drop);
+            if let Some(lane) = self.lanes.get_mut(stream) {
+                lane.note_acknowledged(acknowledged);
+            }
+        }
     }
 
     /// Takes what comes of the reply.
     async fn receive(&mut self, waits: bool) -> Result<Polled> {
         let asked = Instant::now();
         let received = self.receive_before_returns().await;
-        if let Some(said) = self.feed.take_said_before() {
-            // Acknowledgements of deleted entries are not counted.
-            self.note_acknowledged(said.iter().take(self.acknowledging).sum());
-        }
+        self.note_said_before();
         self.note_rows();
         let newest = self.feed.take_newest();
         if let Some(Ok(newest)) = newest {
@@ -196,56 +355,91 @@ impl GroupReader {
             Received::End { request, entries } => (Some(request), entries),
             Received::Full => (None, 0),
             Received::Refused => {
-                self.ledger.refused();
+                for stream in self.flights.drain(..).flat_map(|flight| flight.lanes) {
+                    if let Some(lane) = self.lanes.get_mut(stream) {
+                        lane.ledger.refused();
+                    }
+                }
                 return Ok(Polled::More);
             }
         };
-        self.found = true;
-        self.recreations.succeeded();
+        for stream in self.flights.front().into_iter().flat_map(|flight| &flight.lanes) {
+            if let Some(lane) = self.lanes.get_mut(*stream) {
+                lane.found = true;
+                lane.recreations.succeeded();
+            }
+        }
         let Some(request) = request else {
             return Ok(Polled::More);
         };
-        let are_new = self.ledger.ended();
+        let Some(flight) = self.flights.pop_front() else { return Ok(Polled::More) };
+        let (active, full) = self.ended(&flight, request.limit.count);
         if let (Some(Err(error)), true) = (newest, entries >= request.limit.count) {
             return Err(error);
         }
-        if !are_new {
+        if !flight.is_new {
             // Own pending entries.
             self.feed.build()?;
             return Ok(Polled::More);
         }
+        let is_drained = full.is_empty() && (flight.is_of_all || !self.is_many());
+        if let Some(streams) = &mut self.streams {
+            streams.came(active, full, flight.is_of_all);
+        }
         match entries {
-            0 => self.no_others(asked, request.wait, waits).await,
-            entries if entries < request.limit.count => {
-                self.others_came();
-                Ok(Polled::Drained)
-            }
+            0 if is_drained => self.no_others(&flight.lanes, asked, request.wait, waits).await,
             _ => {
-                self.others_came();
-                self.feed.build()?;
-                Ok(Polled::More)
+                self.others_came(&flight.lanes);
+                match is_drained {
+                    true => Ok(Polled::Drained),
+                    false => {
+                        self.feed.build()?;
+                        Ok(Polled::More)
+                    }
+                }
             }
         }
     }
 
-    /// Claims have their turn again.
-    fn others_came(&mut self) {
-        if let Some(claimer) = &mut self.claimer {
-            claimer.others_came();
+    /// A reply has come to its end, of `count` entries of each stream at most. Says how many streams
+    /// it has entries of, and which may have more.
+    fn ended(&mut self, flight: &Flight, count: u64) -> (usize, Vec<usize>) {
+        let (mut active, mut full) = (0, Vec::new());
+        for stream in &flight.lanes {
+            let Some(lane) = self.lanes.get_mut(*stream) else { continue };
+            lane.ledger.ended();
+            let is_full = lane.came >= count;
+            active += usize::from(lane.came > 0);
+            full.extend(is_full.then_some(*stream));
+            if flight.is_new && self.takes_all {
+                lane.is_at_end |= !is_full || lane.ledger.newest() >= lane.end;
+            }
+        }
+        (active, full)
+    }
+
+    fn others_came(&mut self, lanes: &[usize]) {
+        for stream in lanes {
+            self.lanes.get_mut(*stream).into_iter().for_each(Lane::others_came);
         }
     }
 
-    /// The group was asked for new entries, and there were none.
+    /// The groups were asked for new entries, and there were none.
     async fn no_others(
         &mut self,
+        lanes: &[usize],
         asked: Instant,
         waited: Option<Duration>,
         waits: bool,
     ) -> Result<Polled> {
-        self.others_came();
+        self.others_came(lanes);
         match waited {
             Some(waited) => {
-                self.watched.update(|stats| stats.lag = stats.lag.map(|_| 0));
+                for stream in lanes {
+                    if let Some(lane) = self.lanes.get(*stream) {
+                        lane.watched().update(|stats| stats.lag = stats.lag.map(|_| 0));
+                    }
+                }
                 self.idle(asked, waited).await
             }
             // What is there to do goes on: nothing was waited for.
@@ -279,104 +473,12 @@ impl GroupReader {
         if self.has_work() {
             return Ok(Polled::More);
         }
-        if self.claimer.as_ref().is_some_and(Claimer::is_due)
+        let is_due = |lane: &Lane| lane.claimer.as_ref().is_some_and(Claimer::is_due);
+        if self.lanes.iter().any(|lane| !lane.gone && is_due(lane))
             && !self.pace.deadline().left_up_to(Pace::SLICE).is_zero()
         {
             return Ok(Polled::More);
         }
         Ok(self.pace.after_nil(asked, waited).await)
-    }
-
-    /// Lists own pending entries, with how often they were delivered.
-    async fn list(&mut self, from: EntryId, to: EntryId) -> Result<()> {
-        let member = self.member.membership();
-        let session = &mut self.feed.session;
-        match pending_page(session, member, from, to, Self::LISTED).await {
-            Ok(page) => {
-                let page: Vec<_> = page.iter().map(|one| (one.id, one.delivery_count)).collect();
-                self.ledger.listed(&page, (page.len() as u64) < Self::LISTED);
-                Ok(())
-            }
-            // Without the list they are read as they come, which is well where nothing depends on
-            // how often they were delivered.
-            Err(error)
-                if error.server_code().is_some_and(ServerCode::is_no_permission)
-                    && self.options.max_deliveries().is_none()
-                    && self.claimer.is_none() =>
-            {
-                self.ledger.cannot_list();
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Tells the server how often entries were really handed out.
-    async fn correct(&mut self) -> Result<()> {
-        let corrections = self.ledger.corrections();
-        match write_back(&mut self.feed.session, self.member.membership(), corrections).await {
-            // Where nothing depends on counts, those in a batch are right all the same.
-            Err(error)
-                if error.server_code().is_some_and(ServerCode::is_no_permission)
-                    && self.options.max_deliveries().is_none() => {}
-            written => written?,
-        }
-        self.ledger.corrected();
-        Ok(())
-    }
-
-    /// At the end has the server count no delivery that nobody saw.
-    pub(super) async fn settle_counts(&mut self) -> Result<()> {
-        while let Some(ask) = self.ledger.at_the_end() {
-            match ask {
-                Ask::List { from, to } => self.list(from, to).await?,
-                _ => self.correct().await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves entries to the dead letters that have been handed out as often as they may be.
-    async fn move_exhausted(&mut self) -> Result<()> {
-        let most = self.options.max_deliveries().unwrap_or_default();
-        let exhausted = self.ledger.exhausted().iter();
-        let letters: Vec<Letter> = exhausted
-            .map(|(id, times)| Letter {
-                id: *id,
-                reason: format!(
-                    "delivered {}, of at most {most}",
-                    counted(*times, "time", "times")
-                ),
-                deliveries: Some(*times),
-            })
-            .collect();
-        let session = &mut self.feed.session;
-        let (settled, moved) = self.member.move_to_dead_letter(session, &letters, true).await;
-        self.failed(&settled);
-        moved.map(drop)
-    }
-
-    /// Takes one step of a pass of claims.
-    async fn claim(&mut self, count: u64) -> Result<()> {
-        let Some(claimer) = &mut self.claimer else {
-            return Ok(());
-        };
-        let member = self.member.membership();
-        let step = claimer.step(&mut self.feed.session, member, count).await?;
-        let over = !claimer.in_pass();
-        if !step.claimed.is_empty() {
-            let entries = step.claimed.len() as u64;
-            self.request.who().event("reclaimed").with("entries", entries).record();
-        }
-        self.ledger.claimed(&step.claimed);
-        // This consumer may have come upon some of them before.
-        self.watched.gone(&step.deleted);
-        let deleted = self.ledger.found_deleted(&step.deleted);
-        self.watched.update(|stats| stats.deleted += deleted);
-        if over {
-            let lag = self.position().await?.and_then(|position| position.lag);
-            self.watched.update(|stats| stats.lag = lag);
-        }
-        Ok(())
     }
 }

@@ -1,12 +1,18 @@
 //! Where a group begins: it is read first, and created only where it is missing.
 
-use super::GroupReader;
+use super::lane::Lane;
+use redis::Value;
+
 use crate::admin::create_group_in;
+use crate::client::{Questions, Session};
 use crate::entry_id::{EntryId, GroupStart};
-use crate::error::{ErrorKind, Result, ServerCode};
+use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::read::bounds::{check_exists, if_permitted, last_generated, no_stream, stream_end};
 use crate::read::group_options::OwnPending;
 use crate::resp::{self, Info, PageLimit, ReadGroup};
+
+/// Streams that are asked for together: more would keep other clients waiting.
+pub(super) const AT_ONCE: usize = 500;
 
 /// How far a group has come: entries with greater IDs are still to be delivered, `lag` in number.
 pub(super) struct Position {
@@ -15,27 +21,47 @@ pub(super) struct Position {
 }
 
 /// What the server says of a group.
-enum Found {
+pub(super) enum Found {
     Group(Position),
     Nothing,
     /// The user may not ask.
     Unknown,
 }
 
-impl GroupReader {
+/// What the server says of the groups of several streams, in their order.
+pub(super) async fn look_up_all(session: &mut Session, lanes: &[&Lane]) -> Result<Vec<Found>> {
+    let mut all = Vec::with_capacity(lanes.len());
+    for lanes in lanes.chunks(AT_ONCE) {
+        let mut questions = Questions::default();
+        lanes.iter().for_each(|lane| questions.add(&resp::groups_info(&lane.member.stream)));
+        let answers = questions.ask(session).await?;
+        for (lane, answer) in lanes.iter().zip(answers) {
+            all.push(lane.found_in(answer).map_err(|error| lane.member.about(error))?);
+        }
+    }
+    Ok(all)
+}
+
+impl Lane {
     /// Creates the group where it is missing and that is asked for, now rather than with the first
     /// batch.
-    pub(in crate::read) async fn start(&mut self) -> Result<()> {
-        self.prepare().await?;
-        if self.found || self.options.create_at.is_none() {
+    pub(super) async fn start(&mut self, session: &mut Session) -> Result<()> {
+        self.prepare(session).await?;
+        if self.found || self.create_at.is_none() {
             return Ok(());
         }
-        match self.look_up().await? {
+        let found = self.look_up(session).await?;
+        self.start_with(session, &found).await
+    }
+
+    /// The same, knowing what the server says of the group.
+    pub(super) async fn start_with(&mut self, session: &mut Session, found: &Found) -> Result<()> {
+        match found {
             Found::Group(_) => {
                 self.found = true;
                 return Ok(());
             }
-            Found::Nothing => return self.create().await,
+            Found::Nothing => return self.create(session).await,
             Found::Unknown => {}
         }
         // Nothing is pending after such an ID, so this reads nothing; the last ID of all stands for
@@ -46,55 +72,79 @@ impl GroupReader {
             ..self.read_command(PageLimit::of_count(1))
         };
         let command = read.packed();
-        match self.feed.session.value(&command).await {
+        match session.value(&command).await {
             Ok(_) => {
                 self.found = true;
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::NoGroup => self.create().await,
+            Err(error) if error.kind() == ErrorKind::NoGroup => self.create(session).await,
             Err(error) => Err(error),
         }
     }
 
     /// Finds out what has to be known before the first read.
-    pub(super) async fn prepare(&mut self) -> Result<()> {
+    pub(super) async fn prepare(&mut self, session: &mut Session) -> Result<()> {
         if self.prepared {
             return Ok(());
         }
-        if self.request.must_exist {
-            check_exists(&mut self.feed.session, &self.request.stream).await?;
+        if self.must_exist {
+            check_exists(session, &self.member.stream).await?;
         }
-        let skips = self.options.own_pending == OwnPending::Skip;
-        let begins_at_newest = self.options.create_at == Some(GroupStart::BehindNewest);
-        if (skips || self.options.recreates() && begins_at_newest)
-            && let Some(position) = self.position().await?
+        if self.needs_position()
+            && let Some(position) = self.position(session).await?
         {
-            self.found = true;
-            self.begins_after = Some(position.last_delivered);
-            if skips {
-                self.ledger.begins_after(position.last_delivered);
-            }
-            if self.options.recreates() {
-                // The group may begin after it.
-                let end = self.stream_end().await?.flatten();
-                end.into_iter().for_each(|end| self.ledger.stream_had(end));
-            }
+            self.prepare_with(session, &position).await?;
         }
         self.prepared = true;
         Ok(())
     }
 
+    /// Whether the first read must not come before it is known how far the group has come.
+    pub(super) fn needs_position(&self) -> bool {
+        let begins_at_newest = self.create_at == Some(GroupStart::BehindNewest);
+        self.skips() || self.options.recreates() && begins_at_newest
+    }
+
+    fn skips(&self) -> bool {
+        self.options.own_pending == OwnPending::Skip
+    }
+
+    /// The group has come that far.
+    pub(super) async fn prepare_with(
+        &mut self,
+        session: &mut Session,
+        position: &Position,
+    ) -> Result<()> {
+        self.found = true;
+        self.begins_after = Some(position.last_delivered);
+        if self.skips() {
+            self.ledger.begins_after(position.last_delivered);
+        }
+        if self.options.recreates() {
+            // The group may begin after it.
+            let end = self.stream_end(session).await?.flatten();
+            end.into_iter().for_each(|end| self.ledger.stream_had(end));
+        }
+        Ok(())
+    }
+
     /// How far the group has come; `None` where there is none, or the user may not ask.
-    pub(super) async fn position(&mut self) -> Result<Option<Position>> {
-        Ok(match self.look_up().await? {
+    pub(super) async fn position(&self, session: &mut Session) -> Result<Option<Position>> {
+        Ok(match self.look_up(session).await? {
             Found::Group(position) => Some(position),
             Found::Nothing | Found::Unknown => None,
         })
     }
 
-    async fn look_up(&mut self) -> Result<Found> {
-        let command = resp::groups_info(&self.request.stream);
-        let groups = match self.feed.session.value(&command).await {
+    async fn look_up(&self, session: &mut Session) -> Result<Found> {
+        let command = resp::groups_info(&self.member.stream);
+        let answer = session.value(&command).await;
+        self.found_in(answer)
+    }
+
+    /// What the answer to XINFO GROUPS says of the group.
+    fn found_in(&self, answer: Result<Value>) -> Result<Found> {
+        let groups = match answer {
             Err(error) if error.server_code() == Some(ServerCode::NoKey) => {
                 return Ok(Found::Nothing);
             }
@@ -104,7 +154,7 @@ impl GroupReader {
                 None => return Ok(Found::Unknown),
             },
         };
-        let named = |info: &Info<'_>| info.text("name") == Some(self.options.group.as_slice());
+        let named = |info: &Info<'_>| info.text("name") == Some(self.member.group.as_slice());
         let position = |info: Info<'_>| {
             let last_delivered = info.id("last-delivered-id")?;
             Some(Position { last_delivered, lag: info.number("lag") })
@@ -114,29 +164,32 @@ impl GroupReader {
     }
 
     /// Creates a group that was not there: where this consumer was, or where it is asked for.
-    pub(super) async fn create(&mut self) -> Result<()> {
+    pub(super) async fn create(&mut self, session: &mut Session) -> Result<()> {
         let was_at = match self.options.recreates() {
             true => self.ledger.group_lost(),
             false => None,
         };
-        self.create_after(was_at).await
+        self.create_after(session, was_at).await
     }
 
     /// Creates the group after this ID; where there is none, after where it was before, or where it
     /// is to begin.
-    pub(super) async fn create_after(&mut self, was_at: Option<EntryId>) -> Result<()> {
+    pub(super) async fn create_after(
+        &mut self,
+        session: &mut Session,
+        was_at: Option<EntryId>,
+    ) -> Result<()> {
         let was_at = was_at.or(self.begins_after);
-        let after = match (was_at, self.options.create_at) {
+        let after = match (was_at, self.create_at) {
             (Some(after), _) => {
-                let (session, stream) = (&mut self.feed.session, &self.request.stream);
                 // The newest entry would not do: the one after it may have been deleted. Where the
                 // user may not ask, it is taken for the same stream.
-                let end = last_generated(session, stream).await?;
+                let end = last_generated(session, &self.member.stream).await?;
                 let is_another = end.is_some_and(|end| self.ledger.is_another_stream(Some(end)));
                 GroupStart::Behind(if is_another { self.stream_replaced() } else { after })
             }
             // The ID is kept: should the group get lost, it begins there again.
-            (None, Some(GroupStart::BehindNewest)) => match self.stream_end().await? {
+            (None, Some(GroupStart::BehindNewest)) => match self.stream_end(session).await? {
                 Some(end) => {
                     end.into_iter().for_each(|end| self.ledger.stream_had(end));
                     GroupStart::Behind(end.unwrap_or_default())
@@ -145,16 +198,29 @@ impl GroupReader {
             },
             (None, start) => start.unwrap_or(GroupStart::Behind(EntryId::MIN)),
         };
-        if let Some(GroupStart::Behind(after)) = self.create_at(after, was_at.is_some()).await? {
+        let created = self.create_from(session, after, was_at.is_some()).await?;
+        if let Some(GroupStart::Behind(after)) = created {
             self.begins_after = Some(after);
         }
-        self.found = true;
+        self.found = !self.gone;
         Ok(())
     }
 
+    /// Whether the stream is there (TYPE, Redis 1.0).
+    pub(super) async fn exists(&self, session: &mut Session) -> Result<bool> {
+        let kind = session.value(&resp::type_of(&self.member.stream)).await?;
+        Ok(resp::text(&kind) != Some(b"none"))
+    }
+
+    /// Whether an error of the server is about this stream, as far as its text says.
+    pub(super) fn is_named_by(&self, error: &Error) -> bool {
+        let key = String::from_utf8_lossy(&self.member.stream);
+        error.message().contains(&format!("'{key}'"))
+    }
+
     /// The greatest ID of the stream; `None` where the user may not ask.
-    async fn stream_end(&mut self) -> Result<Option<Option<EntryId>>> {
-        if_permitted(stream_end(&mut self.feed.session, &self.request.stream).await)
+    async fn stream_end(&self, session: &mut Session) -> Result<Option<Option<EntryId>>> {
+        if_permitted(stream_end(session, &self.member.stream).await)
     }
 
     /// The stream was deleted, and perhaps written again: what is known of entries is of others, and
@@ -162,38 +228,43 @@ impl GroupReader {
     fn stream_replaced(&mut self) -> EntryId {
         self.begins_after = Some(EntryId::MIN);
         self.ledger.stream_replaced();
-        self.watched.stream_replaced();
+        self.watched().stream_replaced();
         EntryId::MIN
     }
 
     /// Creates the group, and the stream if need be; returns where the group begins if it was
     /// created. Where it `goes_on` and its stream is gone, it begins at the start of the new one.
-    async fn create_at(
+    async fn create_from(
         &mut self,
+        session: &mut Session,
         mut start: GroupStart,
         goes_on: bool,
     ) -> Result<Option<GroupStart>> {
-        let (session, stream) = (&mut self.feed.session, &self.request.stream);
-        let group = self.options.group.clone();
+        let group = self.member.group.clone();
         // Without MKSTREAM first: a stream that was not there is worth a warning.
-        let created = match create_group_in(session, stream, &group, start, false).await {
+        let creating = create_group_in(session, &self.member.stream, &group, start, false).await;
+        let created = match creating {
             Err(error) if error.server_code() == Some(ServerCode::NoKeyForGroup) => {
                 // It was there when the reading started, where it had to be.
-                if self.request.must_exist && !self.found {
+                if self.must_exist && !self.found {
                     return Err(no_stream());
+                }
+                if self.is_found_stream {
+                    self.vanished();
+                    return Ok(None);
                 }
                 if goes_on && self.ledger.is_another_stream(None) {
                     start = GroupStart::Behind(self.stream_replaced());
                 }
-                let (session, stream) = (&mut self.feed.session, &self.request.stream);
+                let stream = &self.member.stream;
                 let created = create_group_in(session, stream, &group, start, true).await?;
-                self.request.who().event("stream_created").record();
+                self.member.who().event("stream_created").record();
                 created
             }
             created => created?,
         };
         if created {
-            self.request.who().event("group_created").with("after", start.to_string()).record();
+            self.member.who().event("group_created").with("after", start.to_string()).record();
         }
         Ok(created.then_some(start))
     }

@@ -1,51 +1,63 @@
 //! Reads through a consumer group: XREADGROUP, own pending entries and acknowledgement.
 //!
 //! What was delivered and what is to be asked next is the [ledger](crate::ledger)'s affair; here is
-//! what is sent and received for it.
+//! what is sent and received for it. A reader has a lane for each of its streams, and one connection, one
+//! batch and one clock for all of them.
 
 mod ask;
 mod begin;
+mod lane;
+mod plan;
 mod recover;
+mod small;
+mod streams;
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::ask::Flight;
+use self::lane::{Lane, ids_by_stream};
+use self::streams::Streams;
 use super::ack;
-use super::claim::Claimer;
 use super::feed::Feed;
-use super::group_options::{GroupOptions, OwnPending};
+use super::group_options::GroupOptions;
 use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
 use super::sample::infer_range;
-use super::stats::{Handing, Report, Watched};
+use super::stats::{Handing, Watched};
 use super::watchers::watch;
-use crate::client::{Client, Retry};
+use crate::client::{Client, Questions};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{ErrorKind, Result};
-use crate::ledger::{Acknowledge, Ledger, Terms};
+use crate::resp;
 
-/// Reads as one consumer of a group, batch by batch.
+/// Reads as one consumer of a group, batch by batch; of one stream, or of several that have a group of
+/// that name each.
 ///
 /// What the server has sent is pending until it is acknowledged, whether or not it arrived. So a
 /// request asks for no more than the batch has room for, and after a lost reply the consumer's own
 /// pending entries are read first.
 pub(super) struct GroupReader {
+    client: Client,
     feed: Feed,
     request: ReadRequest,
-    options: GroupOptions,
-    member: Member,
-    ledger: Ledger,
+    options: Arc<GroupOptions>,
+    /// The streams, by their numbers.
+    lanes: Vec<Lane>,
+    /// Where there may be several, or others later.
+    streams: Option<Streams>,
     pace: Pace,
-    claimer: Option<Claimer>,
     watched: Arc<Watched>,
-    /// The range of IDs that new entries have is known.
-    prepared: bool,
-    /// The group is known to have been there.
-    found: bool,
-    /// Where the group began when this reader created or found it.
-    begins_after: Option<EntryId>,
+    /// The requests that are on their way, in order.
+    flights: VecDeque<Flight>,
+    /// Whose turn it is to be first, and whether what makes batches of its own is.
+    first: usize,
+    apart_first: bool,
+    /// The rows of the batch that the ledgers have been told of.
+    noted: usize,
     /// When the first of the reply's entries came, those of the batch that is being collected, and
     /// those of the batch before.
     reply_came: Option<Instant>,
@@ -57,12 +69,11 @@ pub(super) struct GroupReader {
     waits_until: Option<Instant>,
     /// Until when the server may go on to serve the request that was sent last.
     blocks_until: Option<Instant>,
-    /// When to create a lost group again, and when to give up.
-    recreations: Retry,
     /// When the request was sent that is answered next.
     sent_at: Option<Instant>,
-    /// How many commands before it acknowledge what is done with.
-    acknowledging: usize,
+    /// The commands before it that acknowledge: of which stream, how many those of what is done with,
+    /// and how many those of deleted entries.
+    acknowledging: Vec<(usize, usize, usize)>,
     /// One batch takes all there is, up to the newest entry at the start where it is known.
     takes_all: bool,
     end: Option<Option<EntryId>>,
@@ -76,70 +87,66 @@ impl GroupReader {
         options: GroupOptions,
         watched: Arc<Watched>,
     ) -> Result<Self> {
-        let mut recreations = Retry::new(client.options());
-        // It takes a connection to learn that the group is lost.
-        recreations.connected();
-        let claimer = options.reclaim.filter(|_| !options.noack).map(Claimer::new);
-        let max_deliveries = options.max_deliveries();
-        let counts = options.count_deliveries || max_deliveries.is_some() || claimer.is_some();
-        let mut ledger = Ledger::new(Terms {
-            acknowledge: match options.auto_ack {
-                true => Acknowledge::Automatically,
-                false => Acknowledge::Manually,
-            },
-            noack: options.noack,
-            lists: counts && !options.noack,
-            max_deliveries,
-            recreates: options.recreates(),
-        });
-        ledger.was_done_up_to(options.done_up_to);
-        if options.own_pending != OwnPending::Skip {
-            ledger.read_own_pending();
-        }
-        watch(client.options(), &request.stream, &options.group, &watched)?;
         let shape = ReplyShape::Streams;
-        let session = client.session_for(&request.stream);
+        let options = Arc::new(options);
+        let streams = Streams::of(&request);
+        let lanes = match &streams {
+            None => {
+                let stream = request.stream.clone();
+                let mut lane = Lane::new(client, stream, &options, Arc::clone(&watched));
+                lane.must_exist = request.must_exist;
+                watch(client.options(), std::slice::from_ref(&lane.member))?;
+                vec![lane]
+            }
+            Some(_) => Vec::new(),
+        };
+        let first = request.many.as_ref().and_then(|many| many.names.keys().first());
+        let session = client.session_for(first.unwrap_or(&request.stream));
         let mut feed = Feed::new(client, session, request.schema.clone(), shape, request.bounds)?
             .watch_fields(request.who());
         feed.keeps_replies = true;
-        Ok(GroupReader {
+        let mut reader = GroupReader {
+            client: client.clone(),
             feed,
-            member: Member {
-                client: client.bounded(),
-                patient: client.clone(),
-                stream: request.stream.clone(),
-                group: options.group.clone(),
-                consumer: options.consumer.clone(),
-                dead_letter: options.dead_letter.as_ref().map(|dead| dead.stream.clone()),
-                reclaim_min_idle: options.reclaim.map(|reclaim| reclaim.min_idle),
-                watched: Arc::clone(&watched),
-            },
-            ledger,
+            lanes,
+            streams,
             pace: Pace::new(&request).with_longest_collecting(options.longest_wait()),
-            claimer,
             watched,
-            prepared: false,
-            found: false,
-            begins_after: None,
+            flights: VecDeque::new(),
+            first: 0,
+            apart_first: true,
+            noted: 0,
             reply_came: None,
             rows_came: None,
             delivered_at: Instant::now(),
             refreshed: false,
             waits_until: None,
             blocks_until: None,
-            recreations,
             sent_at: None,
-            acknowledging: 0,
+            acknowledging: Vec::new(),
             takes_all: false,
             end: None,
             ended: request.count == Some(0),
             request,
             options,
-        })
+        };
+        let names = reader.request.many.as_ref().map(|many| Arc::clone(&many.names));
+        reader.add_lanes(names.iter().flat_map(|names| names.keys().iter().cloned()).collect())?;
+        Ok(reader)
     }
 
-    pub(super) fn member(&self) -> &Member {
-        &self.member
+    /// The consumers of all streams, by their numbers.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.lanes.iter().map(|lane| &lane.member)
+    }
+
+    /// The consumer of one of the streams.
+    pub(super) fn member(&self, stream: usize) -> Option<&Member> {
+        self.lanes.get(stream).map(|lane| &lane.member)
+    }
+
+    fn is_many(&self) -> bool {
+        self.streams.is_some()
     }
 
     /// All that there is for this consumer, or the request's count of it; after waiting for the first
@@ -148,23 +155,23 @@ impl GroupReader {
     pub(super) async fn read_all(mut self) -> Result<Batch> {
         self.takes_all = true;
         // Otherwise the first read tells whether there is a group.
-        if self.options.recreates() {
-            self.start().await?;
+        if self.options.recreates() || self.is_many() {
+            Box::pin(self.start()).await?;
         }
         let waits = self.request.block.is_some();
         self.pace.begin_poll();
         while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
             match self.poll(waits).await {
                 Ok(Polled::More) if self.is_before_end() || self.feed.rows() == 0 => {}
-                Ok(Polled::More) if self.ledger.has_work() => {}
+                Ok(Polled::More) if self.lanes.iter().any(|lane| lane.ledger.has_work()) => {}
                 Ok(_) => break,
                 Err(error) => self.recover(error).await?,
             }
         }
         let batch = self.feed.flush_all()?;
         let batch = self.seen_of(batch)?;
-        self.ledger.handed_out(batch.ids());
-        self.ledger.asked_for_more();
+        self.handed_out(&batch);
+        self.lanes.iter_mut().for_each(|lane| lane.ledger.asked_for_more());
         match self.acknowledge().await {
             // Perhaps the server took note, and then the rows would be lost with this error.
             Err(error)
@@ -178,7 +185,10 @@ impl GroupReader {
     /// Whether there may be entries that were there at the start: what is added meanwhile would keep
     /// the read from ending.
     fn is_before_end(&self) -> bool {
-        self.end.is_none_or(|end| end > self.feed.last_id())
+        match self.is_many() {
+            false => self.end.is_none_or(|end| end > self.feed.last_id()),
+            true => self.lanes.iter().any(|lane| !lane.is_at_end),
+        }
     }
 
     /// The next batch; `None` at the end. The one before is done with. It has no rows where all of
@@ -188,7 +198,7 @@ impl GroupReader {
         if self.feed.is_in_flight() && self.has_waited(self.reply_came, 2) {
             self.read_again()?;
         }
-        self.start().await?;
+        Box::pin(self.start()).await?;
         self.pace.begin_poll();
         loop {
             while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
@@ -232,8 +242,11 @@ impl GroupReader {
         };
         // The count is of what the group delivers, wherever that is in the stream.
         let request = ReadRequest { count: None, ..self.request.clone() };
-        let client = &self.member.client;
-        let inferring = infer_range(client, &request, sample, EntryId::MIN, EntryId::MAX);
+        let client = self.client.bounded();
+        if self.is_many() {
+            return self.infer_many(&client, &request).await;
+        }
+        let inferring = infer_range(&client, &request, sample, EntryId::MIN, EntryId::MAX);
         if let Some(schema) = inferring.await? {
             self.feed.restart(schema)?;
             self.request.sample = None;
@@ -247,15 +260,25 @@ impl GroupReader {
         self.batch_over();
         self.refreshed = false;
         let came = batch.len();
-        let rejected: Vec<EntryId> = batch.rejected().iter().map(|entry| entry.id).collect();
-        let flushed = self.ledger.flushed(batch.ids(), &rejected);
-        let batch = match flushed.rows {
-            Some(rows) => batch.select(&rows)?,
-            None => batch,
+        let seen = match self.is_many() {
+            true => self.seen_of_many(batch)?,
+            false => {
+                let Some(lane) = self.lanes.first_mut() else { return Ok(batch) };
+                let rejected: Vec<EntryId> =
+                    batch.rejected().iter().map(|entry| entry.id).collect();
+                let flushed = lane.ledger.flushed(batch.ids(), &rejected);
+                let batch = match flushed.rows {
+                    Some(rows) => batch.select(&rows)?,
+                    None => batch,
+                };
+                let dropped = flushed.dropped;
+                batch
+                    .with_rejected(|entry| !dropped.contains(entry.id))
+                    .with_delivery_counts(flushed.counts)
+            }
         };
-        self.feed.drop_rows(came.saturating_sub(batch.len()));
-        let dropped = flushed.dropped;
-        Ok(batch.with_rejected(|id| !dropped.contains(id)).with_delivery_counts(flushed.counts))
+        self.feed.drop_rows(came.saturating_sub(seen.len()));
+        Ok(seen)
     }
 
     /// What there is to know of the batch that was given last when it is handed out.
@@ -283,7 +306,7 @@ impl GroupReader {
     pub(super) fn withdrawn(&mut self, batch: &Batch) {
         self.ended = false;
         self.feed.drop_rows(batch.len());
-        self.ledger.withdrawn();
+        self.lanes.iter_mut().for_each(|lane| lane.ledger.withdrawn());
     }
 
     /// Others may have claimed what has come and was not handed out: what is still this consumer's
@@ -291,9 +314,12 @@ impl GroupReader {
     fn read_again(&mut self) -> Result<()> {
         self.note_rows();
         self.batch_over();
-        self.ledger.lost(self.blocks_until);
+        self.flights.clear();
         self.feed.discard()?;
-        self.ledger.discarded();
+        for lane in &mut self.lanes {
+            lane.ledger.lost(self.blocks_until);
+            lane.ledger.discarded();
+        }
         Ok(())
     }
 
@@ -301,24 +327,41 @@ impl GroupReader {
     fn batch_over(&mut self) {
         self.pace.flushed();
         self.rows_came = None;
+        self.noted = 0;
     }
 
     /// The batch goes to the caller.
     pub(super) fn handed_out(&mut self, batch: &Batch) {
-        self.ledger.handed_out(batch.ids());
+        if let ([lane], None) = (self.lanes.as_mut_slice(), &self.streams) {
+            return lane.ledger.handed_out(batch.ids());
+        }
+        let mut by_stream: HashMap<usize, Vec<EntryId>> =
+            ids_by_stream(batch).into_iter().collect();
+        for (stream, lane) in self.lanes.iter_mut().enumerate() {
+            lane.ledger.handed_out(&by_stream.remove(&stream).unwrap_or_default());
+        }
     }
 
     /// Some rows of the batch go to the caller, the others later.
     pub(super) fn handed_out_first(&mut self, rows: &Batch) {
-        self.ledger.handed_out_first(rows.ids());
+        self.each_of(rows, |lane, ids| lane.ledger.handed_out_first(ids));
+    }
+
+    /// Does something for each stream of a batch that has rows in it.
+    fn each_of(&mut self, batch: &Batch, act: impl Fn(&mut Lane, &[EntryId])) {
+        for (stream, ids) in ids_by_stream(batch) {
+            self.lanes.get_mut(stream).into_iter().for_each(|lane| act(lane, &ids));
+        }
     }
 
     /// The caller asks for more, and so is done with what it has where that is the policy.
     fn caller_asks(&mut self) {
-        self.take_reports();
-        self.ledger.asked_for_more();
-        if self.options.auto_ack {
-            self.watched.keeper().all_done();
+        for lane in &mut self.lanes {
+            lane.take_reports();
+            lane.ledger.asked_for_more();
+            if self.options.auto_ack {
+                lane.watched().keeper().all_done();
+            }
         }
     }
 
@@ -335,39 +378,48 @@ impl GroupReader {
     pub(super) fn not_handed_out(&mut self, batch: &Batch) {
         self.ended = false;
         self.feed.drop_rows(batch.len());
-        self.ledger.not_handed_out(batch.ids(), batch.delivery_counts());
+        for (stream, rows) in batch.rows_by_stream() {
+            let counts = rows.iter().filter_map(|row| batch.delivery_counts().get(*row).copied());
+            if let Some(lane) = self.lanes.get_mut(stream) {
+                lane.ledger.not_handed_out(&batch.ids_of(&rows), &counts.collect::<Vec<u64>>());
+            }
+        }
     }
 
-    /// These are in the dead letters.
-    pub(super) fn failed(&mut self, ids: &[EntryId]) {
-        self.ledger.failed(ids);
-        self.watched.gone(ids);
+    /// These of a stream are in the dead letters.
+    pub(super) fn failed(&mut self, stream: usize, ids: &[EntryId]) {
+        self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.failed(ids));
     }
 
-    /// These were not handed out, and are not done with.
-    pub(super) fn left(&mut self, ids: &[EntryId]) {
-        self.ledger.left(ids);
+    /// These of a stream were not handed out, and are not done with.
+    pub(super) fn left(&mut self, stream: usize, ids: &[EntryId]) {
+        self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.ledger.left(ids));
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
     /// no delivery that nobody saw, and others wait no longer for what was given back.
     pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
         self.feed.session.limit_retries();
-        self.take_reports();
-        match success {
-            true => self.ledger.asked_for_more(),
-            false => self.ledger.left_in_hand(),
+        for lane in &mut self.lanes {
+            lane.take_reports();
+            match success {
+                true => lane.ledger.asked_for_more(),
+                false => lane.ledger.left_in_hand(),
+            }
         }
         self.note_rows();
         self.feed.give_up();
-        self.ledger.ends();
+        self.flights.clear();
+        self.lanes.iter_mut().for_each(|lane| lane.ledger.ends());
         self.acknowledge().await?;
         match self.settle_counts().await {
             // Nothing is pending in a group that is gone.
             Err(error) if error.kind() == ErrorKind::NoGroup => {}
             settled => settled?,
         }
-        self.member.hand_over(&mut self.feed.session).await;
+        for lane in &self.lanes {
+            lane.member.hand_over(&mut self.feed.session).await;
+        }
         Ok(())
     }
 
@@ -375,59 +427,85 @@ impl GroupReader {
     pub(super) fn rewind(&mut self) -> Result<()> {
         self.read_again()?;
         self.feed.session.renew();
-        self.recreations.succeeded();
+        self.lanes.iter_mut().for_each(|lane| lane.recreations.succeeded());
         Ok(())
     }
 
-    /// Tells the ledger what has come.
+    /// Tells the ledgers what has come.
     fn note_rows(&mut self) {
-        let came = self.feed.ids_from(self.ledger.collected());
-        if !came.is_empty() {
+        let runs = self.feed.runs_from(self.noted);
+        if !runs.is_empty() {
             let reply_came = *self.reply_came.get_or_insert_with(Instant::now);
             let rows_came = *self.rows_came.get_or_insert(reply_came);
             self.pace.came(rows_came);
-            self.ledger.came(came);
         }
-        let deleted = self.feed.take_deleted();
-        if !deleted.is_empty() {
-            self.watched.update(|stats| stats.deleted += deleted.len() as u64);
-            self.watched.gone(&deleted);
-            self.ledger.came_deleted(deleted);
-        }
-    }
-
-    /// Tells the ledger what was done to entries beside reading.
-    fn take_reports(&mut self) {
-        for report in self.watched.take_reports() {
-            if let Report::AckedInGroup(ids) = &report {
-                let own = self.ledger.own_of(ids);
-                self.watched.update(|stats| {
-                    stats.acknowledged += own.len() as u64;
-                    stats.done_up_to = stats.done_up_to.max(own.iter().max().copied());
-                });
+        for (stream, ids) in runs {
+            self.noted += ids.len();
+            if let Some(lane) = self.lanes.get_mut(stream) {
+                lane.came += ids.len() as u64;
+                lane.ledger.came(ids);
             }
-            report.tell(&mut self.ledger);
+        }
+        let mut deleted: HashMap<usize, Vec<EntryId>> = HashMap::new();
+        for (stream, id) in self.feed.take_deleted() {
+            deleted.entry(stream).or_default().push(id);
+        }
+        for (stream, deleted) in deleted {
+            if let Some(lane) = self.lanes.get_mut(stream) {
+                lane.watched().update(|stats| stats.deleted += deleted.len() as u64);
+                lane.watched().gone(&deleted);
+                lane.ledger.came_deleted(deleted);
+            }
         }
     }
 
     /// Acknowledges what is done with, without a read.
     async fn acknowledge(&mut self) -> Result<()> {
-        let (stream, group) = (&self.request.stream, &self.options.group);
-        let [done, deleted] = self.ledger.acknowledgements();
         let session = &mut self.feed.session;
-        let acknowledged = ack::acknowledge(session, stream, group, done).await?;
-        ack::acknowledge(session, stream, group, deleted).await?;
-        self.note_acknowledged(acknowledged.own);
+        if let ([lane], None) = (self.lanes.as_mut_slice(), &self.streams) {
+            let (stream, group) = (&lane.member.stream, &lane.member.group);
+            let [done, deleted] = lane.ledger.acknowledgements();
+            let acknowledged = ack::acknowledge(session, stream, group, done).await?;
+            ack::acknowledge(session, stream, group, deleted).await?;
+            lane.note_acknowledged(acknowledged.own);
+            return Ok(());
+        }
+        // Of all streams in few round trips.
+        let mut rest = self.lanes.as_mut_slice();
+        while !rest.is_empty() {
+            let (lanes, others) = rest.split_at_mut(rest.len().min(begin::AT_ONCE));
+            rest = others;
+            let mut questions = Questions::default();
+            let mut commands = Vec::with_capacity(lanes.len());
+            for lane in lanes.iter_mut() {
+                let (stream, group) = (&lane.member.stream, &lane.member.group);
+                let [done, deleted] = lane.ledger.acknowledgements();
+                let (done, deleted) =
+                    (ack::commands(stream, group, done), ack::commands(stream, group, deleted));
+                commands.push((done.len(), deleted.len()));
+                done.chain(deleted).for_each(|command| questions.add(&command));
+            }
+            let mut answers = match questions.count {
+                0 => Vec::new(),
+                _ => questions.ask(session).await?,
+            }
+            .into_iter();
+            for (lane, (done, deleted)) in lanes.iter_mut().zip(commands) {
+                if done + deleted == 0 {
+                    continue;
+                }
+                let mut acknowledged = 0;
+                for number in 0..done + deleted {
+                    let answer = answers.next().unwrap_or(Ok(redis::Value::Nil));
+                    let answer = answer.map_err(|error| lane.member.about(error))?;
+                    // Those of deleted entries are not counted.
+                    if number < done {
+                        acknowledged += resp::number(&answer).unwrap_or_default();
+                    }
+                }
+                lane.note_acknowledged(acknowledged);
+            }
+        }
         Ok(())
-    }
-
-    /// The server has acknowledged `number` entries of what was done with.
-    fn note_acknowledged(&mut self, number: u64) {
-        let number = self.ledger.acknowledged(number);
-        let done_up_to = self.ledger.done_up_to();
-        self.watched.update(|stats| {
-            stats.acknowledged += number;
-            stats.done_up_to = stats.done_up_to.max(done_up_to);
-        });
     }
 }

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::GroupReader;
+use super::lane::Lane;
+use super::small::LISTED;
 use crate::admin::{PendingEntry, pending_page};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,18 +14,19 @@ use crate::read::group_options::OwnPending;
 impl GroupReader {
     pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
         self.note_rows();
+        if self.is_many() {
+            return Box::pin(self.recover_many(error)).await;
+        }
         if error.kind() == ErrorKind::NoGroup {
-            if !self.found && self.options.create_at.is_some() {
-                self.ledger.refused();
-                return self.create().await;
+            let GroupReader { lanes, feed, .. } = self;
+            let Some(lane) = lanes.first_mut() else { return Err(error) };
+            if !lane.found && lane.create_at.is_some() {
+                lane.ledger.refused();
+                return lane.create(&mut feed.session).await;
             }
             if self.options.recreates() {
-                let event = self.request.who().event("group_lost");
-                let event = event.with("error", error.to_string());
-                // Somebody may delete it again and again: with pauses, and not for ever.
-                self.recreations.pause(error.with_retryable(true)).await?;
-                event.record();
-                return self.recreate().await;
+                lane.is_lost(error).await?;
+                return self.recreate(0).await;
             }
         }
         // A server that has answered serves the request no more.
@@ -33,20 +36,27 @@ impl GroupReader {
             Some(asked) => {
                 self.feed.recover(error).await?;
                 self.locate(asked).await?;
-                self.ledger.lost(blocks_until);
+                self.lost(blocks_until);
                 Ok(())
             }
             None => {
-                self.ledger.lost(blocks_until);
+                self.lost(blocks_until);
                 self.feed.recover(error).await
             }
         }
     }
 
+    /// What is on its way will not come.
+    pub(super) fn lost(&mut self, blocks_until: Option<Instant>) {
+        self.flights.clear();
+        self.lanes.iter_mut().for_each(|lane| lane.ledger.lost(blocks_until));
+    }
+
     /// Whether new entries may have got lost before it is known where they begin.
     fn has_to_locate(&self) -> bool {
         let skips = self.options.own_pending == OwnPending::Skip && !self.options.noack;
-        skips && !self.prepared && !self.ledger.has_position()
+        let is_unknown = |lane: &Lane| !lane.prepared && !lane.ledger.has_position();
+        skips && !self.is_many() && self.lanes.iter().any(is_unknown)
     }
 
     /// Finds out which of this consumer's pending entries were delivered before the time at which new
@@ -55,11 +65,11 @@ impl GroupReader {
     async fn locate(&mut self, asked: Instant) -> Result<()> {
         /// Servers count whole milliseconds.
         const TICK: Duration = Duration::from_millis(1);
+        let Some(lane) = self.lanes.first_mut() else { return Ok(()) };
         let mut from = EntryId::MIN;
         loop {
-            let member = self.member.membership();
-            let listing =
-                pending_page(&mut self.feed.session, member, from, EntryId::MAX, Self::LISTED);
+            let member = lane.member.membership();
+            let listing = pending_page(&mut self.feed.session, member, from, EntryId::MAX, LISTED);
             let page = match listing.await {
                 // Nothing is pending, which the next read will find out.
                 Err(error) if error.kind() == ErrorKind::NoGroup => break,
@@ -74,25 +84,45 @@ impl GroupReader {
                 one.delivery_count > 1 || one.idle.is_none_or(|idle| idle > since)
             };
             if let Some(last) = page.iter().rev().find(is_older) {
-                self.ledger.begins_after(last.id);
+                lane.ledger.begins_after(last.id);
             }
             match page.last().and_then(|last| last.id.successor()) {
-                Some(next) if page.len() as u64 >= Self::LISTED => from = next,
+                Some(next) if page.len() as u64 >= LISTED => from = next,
                 _ => break,
             }
         }
-        self.prepared = true;
+        lane.prepared = true;
         Ok(())
     }
 
-    /// Creates the group again where this consumer was; its pending entries are no more.
-    async fn recreate(&mut self) -> Result<()> {
-        // What was done meanwhile counts as a position.
-        self.take_reports();
+    /// Creates a stream's group again where this consumer was; its pending entries are no more.
+    pub(super) async fn recreate(&mut self, stream: usize) -> Result<()> {
         // What was collected comes again, or is before the place where the group begins.
+        self.flights.clear();
         self.feed.discard()?;
         self.batch_over();
-        let was_at = self.ledger.group_lost();
-        self.create_after(was_at).await
+        for (other, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| !lane.gone) {
+            // What was done meanwhile counts as a position.
+            lane.take_reports();
+            if other != stream {
+                lane.ledger.lost(None);
+                lane.ledger.discarded();
+            }
+        }
+        let Some(lane) = self.lanes.get_mut(stream) else { return Ok(()) };
+        let was_at = lane.ledger.group_lost();
+        lane.create_after(&mut self.feed.session, was_at).await
+    }
+}
+
+impl Lane {
+    /// The group is gone, and is to be created again.
+    pub(super) async fn is_lost(&mut self, error: Error) -> Result<()> {
+        let event = self.member.who().event("group_lost");
+        let event = event.with("error", error.to_string());
+        // Somebody may delete it again and again: with pauses, and not for ever.
+        self.recreations.pause(error.with_retryable(true)).await?;
+        event.record();
+        Ok(())
     }
 }

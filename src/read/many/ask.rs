@@ -50,7 +50,7 @@ pub(super) fn session(client: &Client, names: &StreamNames) -> Session {
 }
 
 /// Refuses streams of several slots in a cluster: one connection does not reach them all.
-pub(super) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
+pub(in crate::read) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
     let Some(first) = names.keys().first() else { return Ok(()) };
     let other = names.keys().iter().find(|key| slot_of(key) != slot_of(first));
     match other {
@@ -173,7 +173,7 @@ pub(super) async fn counted(
 
 /// The greatest ID that each of some streams ever had, of those that exist, as far as the user may
 /// ask.
-pub(super) async fn last_generated(
+pub(in crate::read) async fn last_generated(
     session: &mut Session,
     names: &StreamNames,
     streams: &[usize],
@@ -195,7 +195,11 @@ pub(super) async fn last_generated(
 }
 
 /// The error that a key is no stream, with the key, which an XREAD of several does not say.
-pub(super) async fn about_type(client: &Client, names: &StreamNames, error: Error) -> Error {
+pub(in crate::read) async fn about_type(
+    client: &Client,
+    names: &StreamNames,
+    error: Error,
+) -> Error {
     if error.server_code() != Some(ServerCode::WrongType) {
         return error;
     }

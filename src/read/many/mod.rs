@@ -20,11 +20,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "python")]
-pub(super) use self::ask::check_exist;
+pub(super) use self::ask::{about_type, check_exist, check_slots, last_generated};
 use self::by_id::ById;
 use self::by_stream::ByStream;
-pub(super) use self::sample::infer;
+pub(super) use self::sample::{infer, infer_now};
 pub(super) use self::tail::ManyTail;
 use super::deadline::Deadline;
 use super::request::{BatchBounds, ReadRequest};

@@ -32,6 +32,19 @@ pub(in crate::read) async fn infer(
     Ok(schema.fields.iter().map(|field| field.as_ref().clone()).collect())
 }
 
+/// The schema with the fields of a sample of all that the streams have now; `None` where there is no
+/// entry.
+pub(in crate::read) async fn infer_now(
+    client: &Client,
+    request: &ReadRequest,
+) -> Result<Option<StreamSchema>> {
+    let Some(many) = &request.many else { return Ok(None) };
+    let (first, last) = (EntryId::MIN, EntryId::MAX);
+    let all = (0..many.names.len()).map(|stream| Part { stream, first, last, most: u64::MAX });
+    let parts = ask::counted(client, &many.names, all.collect()).await?;
+    with_inferred(client, request, &parts).await
+}
+
 /// The schema with the fields of a sample, where the request asks for that; `None` where it does not,
 /// or there is no entry.
 pub(super) async fn with_inferred(

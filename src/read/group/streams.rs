@@ -1,0 +1,384 @@
+//! Several streams read through their groups: which there are, which have many entries, and what is to be
+//! done where one is lost.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::GroupReader;
+use super::begin::{Found, look_up_all};
+use super::lane::Lane;
+use crate::admin::find_streams;
+use crate::client::Client;
+use crate::decode::{Batch, StreamNames};
+use crate::entry_id::{EntryId, GroupStart};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ledger::{Flushed, IdSet};
+use crate::read::bounds::no_match;
+use crate::read::many::{self, Pattern};
+use crate::read::request::ReadRequest;
+use crate::read::watchers::watch;
+
+/// The streams of a reader that may have several.
+pub(super) struct Streams {
+    names: Arc<StreamNames>,
+    pattern: Option<Pattern>,
+    started: bool,
+    /// When to look next for streams that match the pattern.
+    discover_due: Option<Instant>,
+    /// Those that may have more than was asked for, which are asked alone until then.
+    hot: Vec<usize>,
+    hot_until: Option<Instant>,
+    /// How many had entries the last time.
+    active: usize,
+}
+
+impl Streams {
+    /// Streams with many entries are asked alone for this long for each stream that there is: naming
+    /// one costs a server half a microsecond, so all of them are asked a twentieth of the time.
+    const HOT: Duration = Duration::from_micros(10);
+
+    pub(super) fn of(request: &ReadRequest) -> Option<Self> {
+        let many = request.many.as_ref()?;
+        Some(Streams {
+            names: Arc::default(),
+            pattern: many.pattern.clone(),
+            started: false,
+            discover_due: None,
+            hot: Vec::new(),
+            hot_until: None,
+            active: 1,
+        })
+    }
+
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
+    /// When to look for streams.
+    pub(super) fn looks_at(&self) -> Option<Instant> {
+        self.discover_due
+    }
+
+    /// Leaves out those that are not to be asked now: all but the hot ones, where there are any.
+    pub(super) fn choose(&self, asked: &mut Vec<usize>) {
+        if self.hot_until.is_some_and(|until| Instant::now() < until)
+            && asked.iter().any(|stream| self.hot.contains(stream))
+        {
+            asked.retain(|stream| self.hot.contains(stream));
+        }
+    }
+
+    /// New entries came, of `active` of the streams; these may have more.
+    pub(super) fn came(&mut self, active: usize, full: Vec<usize>, is_of_all: bool) {
+        self.active = active.max(1);
+        self.hot = full;
+        if is_of_all {
+            let streams = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+            self.hot_until = Instant::now().checked_add(Self::HOT.saturating_mul(streams));
+        }
+    }
+}
+
+impl GroupReader {
+    /// Creates the groups that are missing where that is asked for, now rather than with the first
+    /// batch.
+    pub(in crate::read) async fn start(&mut self) -> Result<()> {
+        match (&self.streams, self.lanes.first_mut()) {
+            (None, Some(lane)) => lane.start(&mut self.feed.session).await,
+            (None, None) => Ok(()),
+            (Some(_), _) => self.start_streams().await,
+        }
+    }
+
+    async fn start_streams(&mut self) -> Result<()> {
+        let Some(streams) = self.streams.as_ref().filter(|streams| !streams.started) else {
+            return Ok(());
+        };
+        let names = Arc::clone(&streams.names);
+        if let Some(pattern) = streams.pattern.clone() {
+            let keys = self.found(&pattern).await?;
+            if keys.is_empty() && self.request.must_exist {
+                return Err(no_match(&pattern.text));
+            }
+            let known: HashSet<&Vec<u8>> = names.keys().iter().collect();
+            let new = keys.into_iter().filter(|key| !known.contains(key)).collect();
+            self.add_lanes(new)?;
+        } else if self.request.must_exist {
+            many::check_exist(&self.client, names.keys()).await?;
+        }
+        self.check_slots().await?;
+        self.start_lanes((0..self.lanes.len()).collect()).await?;
+        if self.takes_all {
+            self.set_ends().await?;
+        }
+        if let Some(streams) = &mut self.streams {
+            streams.started = true;
+        }
+        Ok(())
+    }
+
+    /// There are more streams, after those that there were.
+    pub(super) fn add_lanes(&mut self, keys: Vec<Vec<u8>>) -> Result<()> {
+        let Some(streams) = self.streams.as_mut().filter(|_| !keys.is_empty()) else {
+            return Ok(());
+        };
+        if streams.names.len() == 0
+            && let Some(first) = keys.first()
+        {
+            self.feed.session = self.client.session_for(first);
+        }
+        let names = Arc::new(StreamNames::new([streams.names.keys(), &keys].concat()));
+        self.feed.set_streams(&names);
+        streams.names = Arc::clone(&names);
+        if let Some(many) = &mut self.request.many {
+            Arc::make_mut(many).names = names;
+        }
+        let new = keys.into_iter().map(|key| {
+            let watched = Arc::new(self.watched.part());
+            let mut lane = Lane::new(&self.client, key, &self.options, watched);
+            lane.is_found_stream = streams.pattern.is_some();
+            if streams.started && lane.create_at == Some(GroupStart::BehindNewest) {
+                // All that it has was added since the reading began.
+                lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
+            }
+            lane
+        });
+        let new: Vec<Lane> = new.collect();
+        let members: Vec<_> = new.iter().map(|lane| lane.member.clone()).collect();
+        self.lanes.extend(new);
+        watch(self.client.options(), &members)?;
+        self.watched.add_parts(members);
+        Ok(())
+    }
+
+    async fn check_slots(&mut self) -> Result<()> {
+        match &self.streams {
+            Some(streams) => many::check_slots(&self.client, &streams.names).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The streams that match the pattern now, without the one that takes the dead letters.
+    async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
+        /// Looking takes this part of the time at most: 1 / SHARE.
+        const SHARE: u32 = 20;
+        let started = Instant::now();
+        let mut keys = find_streams(&self.client, &pattern.text).await?;
+        let pause = started.elapsed().saturating_mul(SHARE).max(pattern.every);
+        if let Some(streams) = &mut self.streams {
+            streams.discover_due = Instant::now().checked_add(pause);
+        }
+        let dead = self.options.dead_letter.as_ref().map(|dead| &dead.stream);
+        keys.retain(|key| Some(key) != dead);
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Looks for streams that have come, or gone, where it is time for that.
+    pub(super) async fn discover(&mut self) -> Result<()> {
+        let Some(streams) = &self.streams else { return Ok(()) };
+        let is_due = streams.discover_due.is_some_and(|due| due <= Instant::now());
+        let Some(pattern) = streams.pattern.clone().filter(|_| is_due) else { return Ok(()) };
+        let keys = self.found(&pattern).await?;
+        let found: HashSet<&Vec<u8>> = keys.iter().collect();
+        let mut starting = Vec::new();
+        for (stream, lane) in self.lanes.iter_mut().enumerate() {
+            match (found.contains(&lane.member.stream), lane.gone) {
+                (false, false) => lane.vanished(),
+                (true, true) => {
+                    if lane.create_at == Some(GroupStart::BehindNewest) {
+                        lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
+                    }
+                    starting.push(stream);
+                }
+                _ => {}
+            }
+        }
+        let known: HashSet<&Vec<u8>> = self.lanes.iter().map(|lane| &lane.member.stream).collect();
+        let new: Vec<Vec<u8>> = keys.iter().filter(|key| !known.contains(key)).cloned().collect();
+        let number = self.lanes.len();
+        self.add_lanes(new)?;
+        self.check_slots().await?;
+        starting.extend(number..self.lanes.len());
+        self.start_lanes(starting).await
+    }
+
+    /// Finds out what has to be known before the first read of some streams, and creates the groups that
+    /// are missing.
+    async fn start_lanes(&mut self, starting: Vec<usize>) -> Result<()> {
+        let GroupReader { lanes, feed, .. } = self;
+        let asked: Vec<&Lane> = starting.iter().filter_map(|stream| lanes.get(*stream)).collect();
+        let found = look_up_all(&mut feed.session, &asked).await?;
+        for (stream, found) in starting.into_iter().zip(found) {
+            let Some(lane) = lanes.get_mut(stream) else { continue };
+            lane.gone = false;
+            let starting = async {
+                if let Found::Group(position) = &found
+                    && lane.needs_position()
+                {
+                    lane.prepare_with(&mut feed.session, position).await?;
+                }
+                lane.prepared = true;
+                match (&found, lane.create_at, lane.is_found_stream) {
+                    // The others do not wait for its group.
+                    (Found::Nothing, None, true) => lane.gone = true,
+                    (Found::Nothing | Found::Unknown, None, _) => {}
+                    _ => lane.start_with(&mut feed.session, &found).await?,
+                }
+                Ok(())
+            };
+            let started: Result<()> = starting.await;
+            started.map_err(|error| lane.member.about(error))?;
+        }
+        Ok(())
+    }
+
+    /// A read of all there is ends with the entries that the streams have now.
+    async fn set_ends(&mut self) -> Result<()> {
+        let Some(streams) = &self.streams else { return Ok(()) };
+        let all: Vec<usize> = (0..self.lanes.len()).collect();
+        let ends = many::last_generated(&mut self.feed.session, &streams.names, &all).await?;
+        for (stream, end) in ends {
+            self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.end = end);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn infer_many(
+        &mut self,
+        client: &Client,
+        request: &ReadRequest,
+    ) -> Result<()> {
+        let inferring = Box::pin(many::infer_now(client, request));
+        if let Some(schema) = inferring.await? {
+            self.feed.restart(schema)?;
+            if let Some(streams) = &self.streams {
+                self.feed.set_streams(&streams.names);
+            }
+            self.request.sample = None;
+        }
+        Ok(())
+    }
+
+    /// The rows of a flushed batch that are to be seen, those of each stream in order and counted.
+    pub(super) fn seen_of_many(&mut self, batch: Batch) -> Result<Batch> {
+        let mut rejected: HashMap<usize, Vec<EntryId>> = HashMap::new();
+        for entry in batch.rejected() {
+            rejected.entry(entry.stream).or_default().push(entry.id);
+        }
+        let mut by_stream: HashMap<usize, Vec<usize>> =
+            batch.rows_by_stream().into_iter().collect();
+        let mut dropped: HashMap<usize, IdSet> = HashMap::new();
+        let mut flushed: Vec<(Vec<usize>, Flushed)> = Vec::new();
+        for (stream, lane) in self.lanes.iter_mut().enumerate() {
+            let rows = by_stream.remove(&stream).unwrap_or_default();
+            let rejected = rejected.remove(&stream).unwrap_or_default();
+            let mut of_lane = lane.ledger.flushed(&batch.ids_of(&rows), &rejected);
+            if !of_lane.dropped.is_empty() {
+                dropped.insert(stream, std::mem::take(&mut of_lane.dropped));
+            }
+            if !rows.is_empty() {
+                flushed.push((rows, of_lane));
+            }
+        }
+        let (rows, counts) = seen(batch.len(), &flushed);
+        let batch = match rows {
+            Some(rows) => batch.select(&rows)?,
+            None => batch,
+        };
+        let is_seen = |stream, id| !dropped.get(&stream).is_some_and(|ids| ids.contains(id));
+        Ok(batch
+            .with_rejected(|entry| is_seen(entry.stream, entry.id))
+            .with_delivery_counts(counts))
+    }
+
+    /// What to do after an error of a read of several streams.
+    pub(super) async fn recover_many(&mut self, error: Error) -> Result<()> {
+        if error.kind() == ErrorKind::NoGroup {
+            return self.groups_lost(error).await;
+        }
+        let blocks_until = self.blocks_until.filter(|_| error.server_code().is_none());
+        self.lost(blocks_until);
+        let error = match &self.streams {
+            Some(streams) => many::about_type(&self.client, &streams.names, error).await,
+            None => error,
+        };
+        self.feed.recover(error).await
+    }
+
+    /// One of the streams has no group, and so nothing was read of any.
+    async fn groups_lost(&mut self, error: Error) -> Result<()> {
+        self.feed.give_up();
+        let failed = self.flights.pop_front();
+        for stream in failed.iter().flat_map(|flight| &flight.lanes) {
+            self.lanes.get_mut(*stream).into_iter().for_each(|lane| lane.ledger.refused());
+        }
+        self.lost(None);
+        let there = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.gone);
+        let (numbers, lanes): (Vec<usize>, Vec<&Lane>) = there.unzip();
+        let found = look_up_all(&mut self.feed.session, &lanes).await?;
+        let found = numbers.into_iter().zip(found);
+        let lost: Vec<usize> = found
+            .filter(|(_, found)| matches!(found, Found::Nothing))
+            .map(|(stream, _)| stream)
+            .collect();
+        if lost.is_empty() {
+            // It is there again, or the user may not ask which it is.
+            let named = self.lanes.iter().find(|lane| lane.is_named_by(&error));
+            let error = match named {
+                Some(lane) => lane.member.about(error),
+                None => error,
+            };
+            let Some(lane) = self.lanes.first_mut() else { return Err(error) };
+            return lane.recreations.pause(error.with_retryable(true)).await;
+        }
+        for stream in lost {
+            let GroupReader { lanes, feed, options, .. } = self;
+            let Some(lane) = lanes.get_mut(stream) else { continue };
+            let message = error.message().to_owned();
+            let error = Error::new(ErrorKind::NoGroup, message);
+            let is_missing = |error| lane.member.about(error);
+            match (lane.create_at, options.recreates()) {
+                (Some(_), _) if !lane.found => lane.create(&mut feed.session).await?,
+                (None, _) if lane.is_found_stream && !lane.found => lane.gone = true,
+                // Where it is only the group that is gone, creating it again says so.
+                _ if lane.is_found_stream && !lane.exists(&mut feed.session).await? => {
+                    lane.vanished();
+                }
+                (_, true) => {
+                    lane.is_lost(is_missing(error)).await?;
+                    self.recreate(stream).await?;
+                }
+                _ => return Err(is_missing(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which rows of a batch are seen, and how often each was delivered, by what the ledgers say of the rows of
+/// their streams: each keeps its place among those of the others. `None` for all rows as they are.
+fn seen(rows: usize, flushed: &[(Vec<usize>, Flushed)]) -> (Option<Vec<usize>>, Vec<u64>) {
+    let is_counted = flushed.iter().any(|(_, flushed)| !flushed.counts.is_empty());
+    let is_changed = flushed.iter().any(|(_, flushed)| flushed.rows.is_some());
+    if !is_counted && !is_changed {
+        return (None, Vec::new());
+    }
+    // In the place of each row: which is seen there.
+    let mut places: Vec<Option<(usize, u64)>> = vec![None; rows];
+    for (own, flushed) in flushed {
+        let kept: Vec<usize> = match &flushed.rows {
+            Some(kept) => kept.iter().filter_map(|at| own.get(*at).copied()).collect(),
+            None => own.clone(),
+        };
+        let counts = flushed.counts.iter().copied().chain(std::iter::repeat(1));
+        for ((place, row), count) in own.iter().zip(kept).zip(counts) {
+            if let Some(place) = places.get_mut(*place) {
+                *place = Some((row, count));
+            }
+        }
+    }
+    let (seen, counts): (Vec<usize>, Vec<u64>) = places.into_iter().flatten().unzip();
+    (is_changed.then_some(seen), if is_counted { counts } else { Vec::new() })
+}
