@@ -49,6 +49,18 @@ class Node(Server):
         self._own = client
         return client.execute_command(*str(first).split(), *rest)
 
+    def start(self) -> Self:
+        first = self._directory is None
+        try:
+            return super().start()
+        except RuntimeError:
+            if not first:
+                raise
+            # Somebody has taken the port of the bus meanwhile; nobody knows it yet.
+            taken, self.bus_port = str(self.bus_port), _local.free_port()
+            self._args = [str(self.bus_port) if word == taken else word for word in self._args]
+            return super().start()
+
     def stop(self) -> None:
         super().stop()
         self._own = None
