@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -166,6 +167,75 @@ def test_a_tail_that_waits(cluster: Cluster, key: str, fault: Fault) -> None:
             until(partial(add_one, cluster, key, last + 1), 20)
             assert_frame_equal(outcome(), numbers(last + 1, first=last + 1))
         last += 1
+
+
+def of_nodes(cluster: Cluster, length: int) -> tuple[list[str], pl.DataFrame]:
+    """Streams of that many entries, on all nodes, and the frame that a read of them gives."""
+    keys = cluster.keys(6)
+    for key in keys:
+        add_numbers(cluster.client(key), key, length)
+    frames = [numbers(length).insert_column(2, pl.lit(key).alias("_stream")) for key in keys]
+    return keys, pl.concat(frames)
+
+
+@pytest.mark.parametrize("order", ["stream", "id"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_read_of_streams_of_several_nodes(cluster: Cluster, fault: Fault, order: Any) -> None:
+    """At once, and in batches: whatever happens to one of them, each entry comes once, in order."""
+    length = 20_000
+    keys, whole = of_nodes(cluster, length)
+    if order == "id":
+        whole = whole.sort("n", maintain_order=True)
+    url = patient(cluster)
+    steps = fault(cluster, keys[1])
+    reader = pa.RecordBatchReader.from_stream(
+        redfloe.stream_reader(url, keys, NUMBER, order=order, batch_size=2_000)
+    )
+    found = [pl.DataFrame(reader.read_next_batch())]
+    for step in steps:
+        with in_thread(lambda: read_stream(url, keys, NUMBER, order=order)) as outcome:
+            step()
+            assert_frame_equal(outcome(), whole)
+        found.append(pl.DataFrame(reader.read_next_batch()))
+        # The client's map is an old one now.
+        assert_frame_equal(read_stream(url, keys, NUMBER, order=order), whole)
+    found += [pl.DataFrame(batch) for batch in reader]
+    assert_frame_equal(pl.concat(found), whole)
+
+
+def test_many_streams_while_slots_move(cluster: Cluster) -> None:
+    """Slots go to and fro, with some streams each, and a read finds every one of them."""
+    keys = [f"{{{number % 20}}}:{number}" for number in range(200)]
+    clients = {tag: cluster.client(f"{{{tag}}}") for tag in range(20)}
+    for number, key in enumerate(keys):
+        add_numbers(clients[number % 20], key, 100)
+    frames = [numbers(100).insert_column(2, pl.lit(key).alias("_stream")) for key in keys]
+    whole = pl.concat(frames)
+    url, moves = patient(cluster), 0
+    moving = threading.Event()
+
+    def move() -> int:
+        nonlocal moves
+        for tag in range(8):
+            slot, target = cluster.slot(f"{{{tag}}}"), cluster.other(f"{{{tag}}}")
+            cluster.begin_move(slot, target)
+            for key in keys[tag::20]:
+                cluster.move_key(key, target)
+                moves += 1
+            cluster.end_move(slot, target)
+        moving.set()
+        return moves
+
+    with in_thread(move) as outcome:
+        reads = 0
+        while not moving.is_set():
+            for order in ("stream", "id"):
+                df = read_stream(url, keys, NUMBER, order=order)
+                assert_frame_equal(df.sort("_stream", "n"), whole.sort("_stream", "n"))
+                reads += 1
+        assert outcome() == 80
+    assert reads >= 2
+    assert_frame_equal(read_stream(url, keys, NUMBER), whole)
 
 
 def add_one(cluster: Cluster, key: str, number: int) -> bool:

@@ -47,7 +47,6 @@ use pool::{Master, Pool};
 pub(crate) use questions::Questions;
 pub(crate) use retry::Retry;
 pub use runtime::block_on;
-#[cfg(feature = "python")]
 pub(crate) use runtime::{panicked, spawn};
 pub(crate) use scatter::About;
 pub(crate) use secret::Secret;
@@ -162,17 +161,21 @@ impl Client {
     /// A sequence of requests about this key, or others of its slot: in a cluster to the master that
     /// serves it, wherever that moves.
     pub(crate) fn session_for(&self, key: &[u8]) -> Session {
-        Session::new(self.clone(), Route::Slot(slot_of(key)))
+        Session::new(self.clone(), self.route(key, false))
     }
 
     /// The same for reads that change nothing, which may come from a replica where the options say so.
     pub(crate) fn reading_session(&self, key: &[u8]) -> Session {
+        Session::new(self.clone(), self.route(key, true))
+    }
+
+    /// Where requests about a key go, or reads of it that change nothing.
+    fn route(&self, key: &[u8], is_read: bool) -> Route {
         let slot = slot_of(key);
-        let route = match self.options().cluster.read_from {
-            ReadFrom::Master => Route::Slot(slot),
-            ReadFrom::Replica => Route::Replica(slot),
-        };
-        Session::new(self.clone(), route)
+        match self.options().cluster.read_from {
+            ReadFrom::Replica if is_read => Route::Replica(slot),
+            _ => Route::Slot(slot),
+        }
     }
 
     /// Whether such reads come from replicas.

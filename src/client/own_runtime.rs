@@ -53,7 +53,15 @@ impl OwnRuntime {
         let mut future = Box::pin(AssertUnwindSafe(future).catch_unwind());
         loop {
             // The timer is made inside, where the runtime's clock is.
-            let slice = async { tokio::time::timeout(CHECK, &mut future).await };
+            let slice = async {
+                let ended = tokio::time::timeout(CHECK, &mut future).await;
+                if ended.is_err() {
+                    // A part of the future that has yielded is woken before the runtime is left, which
+                    // forgets it otherwise. Where parts are polled only when woken, it would never go on.
+                    tokio::task::yield_now().await;
+                }
+                ended
+            };
             match runtime.0.block_on(slice) {
                 Ok(Ok(result)) => return Ok(result?),
                 Ok(Err(_)) => return Err(panicked().into()),
@@ -115,6 +123,8 @@ impl Drop for LentRuntime {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::{StreamExt, stream};
+
     use super::*;
     use crate::client::block_on;
     use crate::error::ErrorKind;
@@ -134,6 +144,27 @@ mod tests {
         });
         assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::Timeout));
         assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn parts_of_a_future_that_yield_at_its_interruption_go_on() {
+        let part = async || {
+            let start = std::time::Instant::now();
+            while start.elapsed() < 3 * CHECK {
+                tokio::task::yield_now().await;
+            }
+        };
+        let done: Result<Vec<()>> = OwnRuntime::new().block_on(
+            async { Ok(stream::iter(0..4).map(|_| part()).buffer_unordered(2).collect().await) },
+            {
+                let start = std::time::Instant::now();
+                move || match start.elapsed() < Duration::from_secs(20) {
+                    true => Ok(()),
+                    false => Err(Error::new(ErrorKind::Timeout, "it hangs")),
+                }
+            },
+        );
+        assert_eq!(done.map(|done| done.len()).ok(), Some(4));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Questions about many keys, each asked where the key is served.
 
+use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{Client, Questions, Session};
@@ -37,20 +38,41 @@ impl Client {
         Ok(lists)
     }
 
-    /// Asks about keys: all that one node serves in one round trip, one node after the other. The
+    /// Asks about keys: all that one node serves in one round trip, all nodes at the same time. The
     /// answers are as those of [`Questions::ask`]: no error that time mends, or that another node does.
     pub(crate) async fn ask_about(&self, about: &[About<'_>]) -> Result<Vec<Vec<Result<Value>>>> {
+        self.ask_about_by(Client::session_for, about).await
+    }
+
+    /// The same by sessions of this kind: [`Client::session_for`] or [`Client::reading_session`].
+    pub(crate) async fn ask_about_by(
+        &self,
+        session_for: fn(&Client, &[u8]) -> Session,
+        about: &[About<'_>],
+    ) -> Result<Vec<Vec<Result<Value>>>> {
         let mut answers: Vec<Vec<Result<Value>>> = about.iter().map(|_| Vec::new()).collect();
         let mut missing: Vec<usize> = (0..about.len()).collect();
         // The second round knows of the cluster, where the first has found out.
         for _ in 0..2 {
             let keys: Vec<&[u8]> =
                 missing.iter().filter_map(|index| Some(about.get(*index)?.key)).collect();
+            let lists = self.split_by_node(&keys).await?;
+            let asking = lists.iter().map(|list| {
+                let list = list.iter().filter_map(|at| missing.get(*at).copied());
+                let list: Vec<(usize, &About<'_>)> =
+                    list.filter_map(|index| Some((index, about.get(index)?))).collect();
+                async move {
+                    let Some((_, first)) = list.first() else { return Ok(Vec::new()) };
+                    let session = session_for(self, first.key);
+                    ask_node(session, list).await
+                }
+            });
             let mut elsewhere = Vec::new();
-            for list in self.split_by_node(&keys).await? {
-                let list: Vec<usize> =
-                    list.iter().filter_map(|at| missing.get(*at).copied()).collect();
-                elsewhere.extend(self.ask_node(about, &list, &mut answers).await?);
+            for (index, answered) in try_join_all(asking).await?.into_iter().flatten() {
+                match answered.zip(answers.get_mut(index)) {
+                    Some((answered, slot)) => *slot = answered,
+                    None => elsewhere.push(index),
+                }
             }
             missing = elsewhere;
             if missing.is_empty() {
@@ -60,44 +82,11 @@ impl Client {
         // A slot that is on its way: key by key.
         for index in missing {
             if let (Some(about), Some(slot)) = (about.get(index), answers.get_mut(index)) {
-                let mut session = self.session_for(about.key);
+                let mut session = session_for(self, about.key);
                 *slot = questions(std::iter::once(about)).ask(&mut session).await?;
             }
         }
         Ok(answers)
-    }
-
-    /// Asks one node; gives the keys that it does not serve.
-    async fn ask_node(
-        &self,
-        about: &[About<'_>],
-        list: &[usize],
-        answers: &mut [Vec<Result<Value>>],
-    ) -> Result<Vec<usize>> {
-        let asked = || list.iter().filter_map(|index| about.get(*index));
-        let Some(first) = asked().next() else { return Ok(Vec::new()) };
-        let mut session = self.session_for(first.key);
-        let all = questions(asked());
-        let mut come = all.ask_one_node(&mut session).await?.into_iter();
-        let mut elsewhere = Vec::new();
-        for index in list {
-            let Some(about) = about.get(*index) else { continue };
-            let own: Vec<_> = come.by_ref().take(about.questions.len()).collect();
-            let redirected =
-                |answer: &Result<Value>| answer.as_ref().err().is_some_and(is_redirect);
-            match own.iter().find(|answer| redirected(answer)) {
-                Some(Err(error)) => {
-                    session.learn(error);
-                    elsewhere.push(*index);
-                }
-                _ => {
-                    if let Some(slot) = answers.get_mut(*index) {
-                        *slot = own;
-                    }
-                }
-            }
-        }
-        Ok(elsewhere)
     }
 
     /// A session for each master of the cluster, or one for the server that is none.
@@ -112,6 +101,29 @@ impl Client {
             .map(|slot| Session::new(self.clone(), super::Route::Slot(slot)))
             .collect())
     }
+}
+
+/// The answers of one node about each of these keys; none about one that it does not serve.
+async fn ask_node(
+    mut session: Session,
+    list: Vec<(usize, &About<'_>)>,
+) -> Result<Vec<(usize, Option<Vec<Result<Value>>>)>> {
+    let all = questions(list.iter().map(|(_, about)| *about));
+    let mut come = all.ask_one_node(&mut session).await?.into_iter();
+    let mut answers = Vec::with_capacity(list.len());
+    for (index, about) in list {
+        let own: Vec<_> = come.by_ref().take(about.questions.len()).collect();
+        let redirected = |answer: &Result<Value>| answer.as_ref().err().is_some_and(is_redirect);
+        let own = match own.iter().find(|answer| redirected(answer)) {
+            Some(Err(error)) => {
+                session.learn(error);
+                None
+            }
+            _ => Some(own),
+        };
+        answers.push((index, own));
+    }
+    Ok(answers)
 }
 
 fn questions<'a>(about: impl Iterator<Item = &'a About<'a>>) -> Questions {

@@ -6,7 +6,7 @@ use super::address::Address;
 use super::connection::Connection;
 use super::retry::{Planned, Retry};
 use super::sink::Sink;
-use super::{Client, Route};
+use super::{Client, Route, slot_of};
 use crate::error::{Error, ErrorKind, Remedy, Result, ServerCode};
 use crate::events::Event;
 use crate::resp::RawReply;
@@ -119,6 +119,43 @@ impl Session {
     pub(crate) fn learn(&mut self, error: &Error) {
         self.follow(error);
         self.redirected = None;
+    }
+
+    /// The next request is about this key. A connection to a node that does not serve it is left to
+    /// others, as far as is known which node does.
+    pub(crate) fn aim(&mut self, key: &[u8], is_read: bool) {
+        let stays = match self.connection {
+            Some(_) => self.serves(key),
+            None => self.is_aimed_at(slot_of(key)),
+        };
+        if !stays {
+            self.release();
+            self.redirected = None;
+            self.route = self.client.route(key, is_read);
+        }
+    }
+
+    /// Whether a request about this key goes where the latest went, as far as is known.
+    pub(crate) fn serves(&self, key: &[u8]) -> bool {
+        if !self.client.is_cluster() {
+            return true;
+        }
+        let slot = slot_of(key);
+        if self.is_aimed_at(slot) || self.asks_since.is_some() {
+            return self.is_aimed_at(slot);
+        }
+        let cluster = self.client.cluster();
+        match (&self.node, self.route) {
+            (Some(node), _) => cluster.is_served(slot, &node.options().address),
+            (None, Route::Slot(aimed) | Route::Replica(aimed)) => {
+                cluster.master(slot) == cluster.master(aimed)
+            }
+            (None, Route::Any) => false,
+        }
+    }
+
+    fn is_aimed_at(&self, slot: u16) -> bool {
+        matches!(self.route, Route::Slot(aimed) | Route::Replica(aimed) if aimed == slot)
     }
 
     /// Leaves the connection to others.

@@ -43,6 +43,11 @@ impl StreamNames {
         self.texts.get(stream).map(String::as_str).unwrap_or_default()
     }
 
+    /// The stream that errors call so.
+    pub(crate) fn find_text(&self, text: &str) -> Option<usize> {
+        self.texts.iter().position(|known| known == text)
+    }
+
     fn find(&self, key: &[u8]) -> Option<usize> {
         let numbered = || self.keys.iter().cloned().zip(0..).collect();
         self.places.get_or_init(numbered).get(key).copied()

@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
     let (stream, is_many) = (request.stream_name(), request.many.is_some());
     let source = match is_many {
-        true => ManyReader::new(client, request).map(Source::Many),
+        true => Ok(Source::Many(Box::new(ManyReader::new(client, request)))),
         false => RangeReader::new(client, request).map(|reader| Source::Range(Box::new(reader))),
     };
     let source = source.map_err(|error| about(error, is_many, &stream))?;
@@ -117,7 +117,7 @@ pub struct Batches {
 
 enum Source {
     ManyTail(Box<ManyTail>),
-    Many(ManyReader),
+    Many(Box<ManyReader>),
     Range(Box<RangeReader>),
     Tail(Box<TailReader>),
     Group(Box<Worker>),

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import redis
 
-from redfloe import _local
+from redfloe import RedisConnection, _local
+from support.proxy import Proxy
 from support.server import HOST, Server
 from support.timing import SLACK
 
@@ -241,6 +242,12 @@ class Cluster:
                 before = at
         return found
 
+    def key_of_each(self) -> list[str]:
+        """A key for each of the masters."""
+        keys = {self.node(key).port: key for key in self.keys(30)}
+        assert len(keys) == MASTERS
+        return list(keys.values())
+
     # Moving slots
 
     def begin_move(self, slot: int, target: Node) -> None:
@@ -276,6 +283,16 @@ class Cluster:
         replica = self.replica(key)
         replica.command("CLUSTER FAILOVER", *how)
         until(lambda: replica.role[0] == "master", 10)
+
+
+@contextmanager
+def proxied(cluster: Cluster, **options: Any) -> Iterator[tuple[RedisConnection, dict[int, Proxy]]]:
+    """Lead a client to each node by a proxy, which is known by the node's port."""
+    with ExitStack() as stack:
+        proxies = {node.port: stack.enter_context(Proxy(node.port)) for node in cluster.nodes}
+        address_map = {f"{HOST}:{port}": f"{HOST}:{p.port}" for port, p in proxies.items()}
+        url = next(iter(proxies.values())).url.replace("redis://", "redis+cluster://")
+        yield RedisConnection(url, address_map=address_map, **options), proxies
 
 
 def until(holds: Callable[[], object], seconds: float = 10.0) -> None:

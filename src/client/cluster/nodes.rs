@@ -143,6 +143,13 @@ impl Cluster {
         self.state().map.shard(slot).map(|shard| shard.master.clone())
     }
 
+    /// Whether a node serves a slot, as its master or a replica, as far as is known.
+    pub(in crate::client) fn is_served(&self, slot: u16, node: &Address) -> bool {
+        let state = self.state();
+        let shard = state.map.shard(slot);
+        shard.is_some_and(|shard| shard.master == *node || shard.replicas.contains(node))
+    }
+
     /// Takes note of a redirection; says where it leads. `asked` is the node that gave it.
     pub(in crate::client) fn redirected(
         &self,

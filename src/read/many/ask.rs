@@ -1,11 +1,13 @@
 //! What there is of several streams, in few round trips.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
 
 use super::Many;
 use super::last::last_of;
 use super::parts::Part;
-use crate::client::{Client, Questions, Session, slot_of, tagged};
+use crate::client::{About, Client, Questions, Session, slot_of, tagged};
 use crate::decode::{Decoder, Reply, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result, ServerCode, shorten};
@@ -32,10 +34,9 @@ const NOTHING: (EntryId, EntryId) = (EntryId::MAX, EntryId::MIN);
 /// server can raise.
 pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -> Result<()> {
     let names = StreamNames::new(streams.to_vec());
-    check_slots(client, &names).await?;
-    let mut session = session(client, &names);
     let all: Vec<usize> = (0..names.len()).collect();
-    for (stream, kind) in ask_each(&mut session, &names, &all, resp::type_of).await? {
+    let session_for = Client::session_for;
+    for (stream, kind) in ask_nodes(client, session_for, &names, &all, resp::type_of).await? {
         // What is no stream the read itself refuses.
         if resp::text(&kind?) == Some(b"none") {
             return Err(about(no_stream(), &names, stream));
@@ -51,18 +52,25 @@ pub(super) fn session(client: &Client, names: &StreamNames) -> Session {
 
 /// Refuses streams of several slots in a cluster: one connection does not reach them all.
 pub(in crate::read) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
-    let Some(first) = names.keys().first() else { return Ok(()) };
-    let other = names.keys().iter().find(|key| slot_of(key) != slot_of(first));
-    match other {
-        Some(other) if client.looks_like_a_cluster().await? => Err(Error::invalid(format!(
-            "in a cluster one call reads several streams of one slot only, and {} and {} are of two; read \
+    match of_several_slots(names.keys()) {
+        Some((first, other)) if client.looks_like_a_cluster().await? => {
+            Err(Error::invalid(format!(
+                "in a cluster an iterator follows streams of one slot only, and {} and {} are of two; follow \
              them one by one, or give their names a common part in braces, such as {}",
-            shorten(first),
-            shorten(other),
-            shorten(&tagged(first, b"1")),
-        ))),
+                shorten(first),
+                shorten(other),
+                shorten(&tagged(first, b"1")),
+            )))
+        }
         _ => Ok(()),
     }
+}
+
+/// Two of the keys that have different slots in a cluster.
+fn of_several_slots(keys: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
+    let first = keys.first()?;
+    let other = keys.iter().find(|key| slot_of(key) != slot_of(first))?;
+    Some((first, other))
 }
 
 /// A small question about each of some streams; the answers with their streams.
@@ -85,6 +93,30 @@ async fn ask_each(
     Ok(all)
 }
 
+/// The same, each where the stream is served, by sessions of this kind.
+async fn ask_nodes(
+    client: &Client,
+    session_for: fn(&Client, &[u8]) -> Session,
+    names: &StreamNames,
+    streams: &[usize],
+    question: impl Fn(&[u8]) -> resp::Packed,
+) -> Result<Vec<(usize, Result<redis::Value>)>> {
+    let mut all = Vec::with_capacity(streams.len());
+    for streams in streams.chunks(AT_ONCE) {
+        let asked: Vec<About<'_>> = streams
+            .iter()
+            .map(|stream| names.key(*stream))
+            .map(|key| About { key, questions: vec![question(key)] })
+            .collect();
+        let answers = client.ask_about_by(session_for, &asked).await?;
+        let answers = streams.iter().zip(answers.into_iter().map(|mut answers| answers.pop()));
+        all.extend(answers.filter_map(|(stream, answer)| {
+            Some((*stream, answer?.map_err(|error| about(error, names, *stream))))
+        }));
+    }
+    Ok(all)
+}
+
 fn about(error: Error, names: &StreamNames, stream: usize) -> Error {
     error.with_context("stream", names.text(stream))
 }
@@ -97,7 +129,6 @@ pub(super) async fn parts(
     many: &Many,
 ) -> Result<Vec<Part>> {
     let names = &many.names;
-    check_slots(client, names).await?;
     if request.must_exist {
         check_exist(client, names.keys()).await?;
     }
@@ -156,7 +187,6 @@ pub(super) async fn bounds(
 /// The request with the bounds of each stream, so that a start such as `$` is what it is now.
 pub(super) async fn with_bounds(client: &Client, request: ReadRequest) -> Result<ReadRequest> {
     let Some(many) = &request.many else { return Ok(request) };
-    check_slots(client, &many.names).await?;
     let bounds = bounds(client, &request, many).await?;
     Ok(request.with_ranges(Some(bounds)))
 }
@@ -219,7 +249,8 @@ pub(in crate::read) async fn about_type(
 /// those without any are left out. Where the user may not ask, the newest entry is the end.
 async fn count(client: &Client, names: &StreamNames, parts: &mut Vec<Part>) -> Result<()> {
     let streams: Vec<usize> = parts.iter().map(|part| part.stream).collect();
-    let answers = ask_each(&mut session(client, names), names, &streams, resp::length).await?;
+    let session_for = Client::reading_session;
+    let answers = ask_nodes(client, session_for, names, &streams, resp::length).await?;
     let mut unknown = Vec::new();
     for (part, (_, answer)) in parts.iter_mut().zip(answers) {
         match answer {
@@ -264,11 +295,44 @@ pub(super) async fn newest(
     parts: &[Part],
     number: impl Fn(&Part) -> u64,
 ) -> Result<Vec<Vec<EntryId>>> {
+    let lists = split(client, names, parts).await?;
+    let of_node =
+        |list: &Vec<usize>| list.iter().filter_map(|at| parts.get(*at).copied()).collect();
+    let of_nodes: Vec<Vec<Part>> = lists.iter().map(of_node).collect();
+    let asking = of_nodes.iter().map(|parts| newest_of_node(client, names, parts, &number));
+    let found = try_join_all(asking).await?;
+    let mut all = vec![Vec::new(); parts.len()];
+    for (place, ids) in lists.into_iter().flatten().zip(found.into_iter().flatten()) {
+        if let Some(slot) = all.get_mut(place) {
+            *slot = ids;
+        }
+    }
+    Ok(all)
+}
+
+/// Splits parts by the nodes of a cluster that serve them: lists of indexes, each in order.
+pub(super) async fn split(
+    client: &Client,
+    names: &StreamNames,
+    parts: &[Part],
+) -> Result<Vec<Vec<usize>>> {
+    let keys: Vec<&[u8]> = parts.iter().map(|part| names.key(part.stream)).collect();
+    client.split_by_node(&keys).await
+}
+
+/// The same of parts that one node serves.
+async fn newest_of_node(
+    client: &Client,
+    names: &StreamNames,
+    parts: &[Part],
+    number: impl Fn(&Part) -> u64,
+) -> Result<Vec<Vec<EntryId>>> {
     /// Entries that are asked for together, whose fields come as well.
     const MOST: u64 = 10_000;
     let mut all = Vec::with_capacity(parts.len());
     let mut rest = parts;
-    let (shape, session) = (ReplyShape::Entries, session(client, names));
+    let Some(first) = parts.first() else { return Ok(all) };
+    let (shape, session) = (ReplyShape::Entries, client.reading_session(names.key(first.stream)));
     let mut feed = Feed::new(client, session, no_columns(), shape, BatchBounds::NONE)?;
     while let Some(part) = rest.first() {
         let mut sum = 0_u64;
@@ -337,6 +401,9 @@ pub(super) async fn wait(
 ) -> Result<bool> {
     let Some(many) = &request.many else { return Ok(false) };
     let ranges = many.ranges.as_deref().unwrap_or_default();
+    if of_several_slots(many.names.keys()).is_some() && client.looks_like_a_cluster().await? {
+        return wait_for_nodes(client, many, ranges, deadline).await;
+    }
     let wanted = many.names.keys().iter().zip(ranges).filter(|(_, (first, last))| first <= last);
     let after = |first: EntryId| first.predecessor().unwrap_or(EntryId::MIN);
     let streams: Vec<_> = wanted.map(|(key, (first, _))| (key.as_slice(), after(*first))).collect();
@@ -365,6 +432,40 @@ pub(super) async fn wait(
             // After a lost connection only the rest of the time is waited for.
             Err(error) => session.recover(error).await?,
         }
+    }
+}
+
+/// The same in a cluster, where one XREAD reaches no more than one slot: the nodes are asked again and
+/// again.
+async fn wait_for_nodes(
+    client: &Client,
+    many: &Many,
+    ranges: &[(EntryId, EntryId)],
+    deadline: &Deadline,
+) -> Result<bool> {
+    /// Asking takes this part of the time at most: 1 / SHARE.
+    const SHARE: u32 = 10;
+    const LONGEST: Duration = Duration::from_millis(100);
+    let all = (0..).zip(ranges);
+    let parts =
+        all.map(|(stream, (first, last))| Part { stream, first: *first, last: *last, most: 1 });
+    let parts: Vec<Part> = parts.filter(|part| part.first <= part.last).collect();
+    if parts.is_empty() {
+        return Ok(false);
+    }
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let left = deadline.left_up_to(LONGEST.max(pause));
+        if left.is_zero() {
+            return Ok(false);
+        }
+        tokio::time::sleep(left.min(pause)).await;
+        let asked = Instant::now();
+        let newest = newest(client, &many.names, &parts, |_| 1).await?;
+        if newest.iter().any(|newest| !newest.is_empty()) {
+            return Ok(true);
+        }
+        pause = pause.saturating_mul(2).min(LONGEST).max(asked.elapsed().saturating_mul(SHARE));
     }
 }
 

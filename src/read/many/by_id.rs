@@ -9,25 +9,21 @@ use arrow_schema::{DataType, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::interleave::interleave;
 
-use super::ask;
 use super::by_stream::PartsReader;
 use super::merge::{Merge, Row};
 use super::mismatch::FieldSets;
 use super::parts::Part;
-use super::sample::with_inferred;
 use crate::client::Client;
-use crate::decode::{Batch, internal};
+use crate::decode::{Batch, Run, internal};
 use crate::entry_id::EntryId;
 use crate::error::Result;
 use crate::read::request::{BatchBounds, ReadRequest};
 
 /// Reads several streams in the order of their IDs.
-pub(in crate::read) struct ById {
-    client: Client,
+pub(super) struct ById {
     request: ReadRequest,
-    reader: PartsReader,
-    /// `None` before it is known what there is.
-    merge: Option<Merge>,
+    pub(super) reader: PartsReader,
+    merge: Merge,
     /// What was asked for and has not come whole.
     asked: Option<Vec<Part>>,
     pages: BTreeMap<usize, Page>,
@@ -35,6 +31,10 @@ pub(in crate::read) struct ById {
     rows: Vec<Row>,
     ids: Vec<EntryId>,
     bytes: u64,
+    /// The streams of these rows, where somebody asks for them.
+    runs: Option<Vec<Run>>,
+    /// The bytes of the latest batch.
+    pub(super) taken: u64,
     given: u64,
     fields: Option<FieldSets>,
     /// The columns of the latest page, which has those of all before it.
@@ -53,24 +53,34 @@ impl ById {
     /// The pages that are buffered of all streams together, in entries.
     const PAGES: u64 = 4;
 
-    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
+    pub(super) fn new(client: &Client, request: ReadRequest, parts: Vec<Part>) -> Result<Self> {
         // What comes is a page to be merged, whatever a batch may have; `count` is of the merged.
         let bounds = BatchBounds { rows: usize::MAX, ..request.bounds };
         let of_pages = ReadRequest { bounds, count: None, ..request.clone() };
+        // No stream can give more than all together.
+        let most = request.count.unwrap_or(u64::MAX);
+        let parts = parts.into_iter().map(|part| Part { most: part.most.min(most), ..part });
+        let streams = request.many.as_ref().map_or(0, |many| many.names.len());
         Ok(ById {
-            client: client.clone(),
             reader: PartsReader::new(client, &of_pages)?,
-            merge: None,
+            merge: Merge::new(streams, parts.collect()),
             asked: None,
             pages: BTreeMap::new(),
             rows: Vec::new(),
             ids: Vec::new(),
             bytes: 0,
+            runs: None,
+            taken: 0,
             given: 0,
             fields: FieldSets::of(&request),
             schema: None,
             request,
         })
+    }
+
+    /// The same with the streams of the rows.
+    pub(super) fn with_runs(self) -> Self {
+        ById { runs: Some(Vec::new()), ..self }
     }
 
     pub(super) async fn read_all(&mut self) -> Result<Batch> {
@@ -107,22 +117,19 @@ impl ById {
         Ok((!batch.is_empty()).then_some(batch))
     }
 
-    pub(super) fn rewind(&mut self) -> Result<()> {
-        self.reader.rewind()
-    }
-
     /// Collects up to `most` rows; says whether nothing comes after them.
     async fn collect(&mut self, most: usize) -> Result<bool> {
-        if self.merge.is_none() {
-            Box::pin(self.plan()).await?;
-        }
         loop {
-            let Some(merge) = &mut self.merge else { return Ok(true) };
             while self.rows.len() < most && self.bytes < self.request.bounds.bytes {
                 if self.request.count.is_some_and(|count| self.given >= count) {
                     return Ok(true);
                 }
-                let Some((row, id)) = merge.pop() else { break };
+                let Some((row, id, stream)) = self.merge.pop() else { break };
+                if let Some(runs) = &mut self.runs
+                    && runs.last().is_none_or(|run| run.stream != stream)
+                {
+                    runs.push(Run { row: self.rows.len(), stream });
+                }
                 self.rows.push(row);
                 self.ids.push(id);
                 self.given += 1;
@@ -131,7 +138,7 @@ impl ById {
             if self.rows.len() >= most || self.bytes >= self.request.bounds.bytes {
                 return Ok(false);
             }
-            if !merge.is_dry() {
+            if !self.merge.is_dry() {
                 if let Some(fields) = &self.fields {
                     fields.check()?;
                 }
@@ -141,25 +148,11 @@ impl ById {
         }
     }
 
-    async fn plan(&mut self) -> Result<()> {
-        let Some(many) = &self.request.many else { return Ok(()) };
-        let parts = ask::parts(&self.client, &self.request, many).await?;
-        if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
-            self.reader.restart(schema)?;
-        }
-        // No stream can give more than all together.
-        let most = self.request.count.unwrap_or(u64::MAX);
-        let parts = parts.into_iter().map(|part| Part { most: part.most.min(most), ..part });
-        self.merge = Some(Merge::new(many.names.len(), parts.collect()));
-        Ok(())
-    }
-
     /// Has more come of the streams that have run dry.
     async fn refill(&mut self) -> Result<()> {
-        let Some(merge) = &mut self.merge else { return Ok(()) };
         if self.asked.is_none() {
             let budget = self.reader.page().saturating_mul(Self::PAGES);
-            let parts = merge.refill(budget);
+            let parts = self.merge.refill(budget);
             self.reader.begin(parts.clone());
             self.asked = Some(parts);
         }
@@ -172,7 +165,7 @@ impl ById {
                     fields.look(&batch);
                 }
                 let row_bytes = received.div_ceil(batch.len() as u64);
-                let number = merge.add(batch.ids(), batch.runs());
+                let number = self.merge.add(batch.ids(), batch.runs());
                 self.schema = Some(batch.records().schema());
                 self.pages.insert(number, Page { records: batch.into_records(), row_bytes });
             }
@@ -182,7 +175,7 @@ impl ById {
             }
         }
         if let Some(asked) = self.asked.take() {
-            merge.settle(&asked);
+            self.merge.settle(&asked);
         }
         Ok(())
     }
@@ -197,23 +190,23 @@ impl ById {
     /// The rows that were collected, as a batch.
     fn take(&mut self) -> Result<Batch> {
         let (rows, ids) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.ids));
-        self.bytes = 0;
+        let runs = self.runs.as_mut().map(std::mem::take).unwrap_or_default();
+        self.taken = std::mem::take(&mut self.bytes);
         let schema = self.empty_schema()?;
         let records = self.gather(&rows, &schema)?;
-        let Some(merge) = &mut self.merge else { return Ok(Batch::new(records, ids, Vec::new())) };
-        for page in merge.take_empty() {
+        for page in self.merge.take_empty() {
             self.pages.remove(&page);
         }
-        let (held, buffered) = merge.held();
+        let (held, buffered) = self.merge.held();
         // A page stays for its last row. So it does not stay for long, but for few.
         if held > buffered.saturating_mul(2).saturating_add(Self::PIECE as u64 / 4) {
-            let (number, rows) = merge.compact();
+            let (number, rows) = self.merge.compact();
             let of_rows = rows.iter().filter_map(|(page, _)| Some(self.pages.get(page)?.row_bytes));
             let row_bytes = of_rows.max().unwrap_or_default();
             let records = self.gather(&rows, &schema)?;
             self.pages = BTreeMap::from([(number, Page { records, row_bytes })]);
         }
-        Ok(Batch::new(records, ids, Vec::new()))
+        Ok(Batch::new(records, ids, Vec::new()).with_runs(runs))
     }
 
     /// These rows of the pages, in this order.

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use super::ask;
 use super::mismatch::FieldSets;
 use super::parts::{Ask, Part, Place, Plan};
-use super::sample::with_inferred;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape, StreamNames, ends};
 use crate::error::{Error, Result};
@@ -14,13 +12,18 @@ use crate::read::feed::{Feed, Received};
 use crate::read::page_request::PageRequest;
 use crate::read::request::ReadRequest;
 use crate::resp::{self, PageLimit};
-use crate::schema::StreamSchema;
 
-/// Reads parts of streams, one after the other, in batches.
+/// Reads parts of streams, one after the other, in batches. In a cluster it follows them from node to
+/// node.
 pub(super) struct PartsReader {
+    client: Client,
     feed: Feed,
+    /// They come from replicas, where the options say so.
+    from_replicas: bool,
     names: Arc<StreamNames>,
     plan: Plan,
+    /// The stream that is being read.
+    stream: Option<usize>,
     /// The rows of the batch so far that the plan knows of.
     told: usize,
     /// The rows that have come since columns were built last.
@@ -40,12 +43,17 @@ impl PartsReader {
     pub(super) fn new(client: &Client, request: &ReadRequest) -> Result<Self> {
         let schema = request.schema.clone();
         let names = request.schema.sources.clone().unwrap_or_default();
-        let session = ask::session(client, &names);
+        let first = names.keys().first().map(Vec::as_slice).unwrap_or_default();
+        let session = client.reading_session(first);
         let feed = Feed::new(client, session, schema, ReplyShape::Entries, request.bounds)?;
         Ok(PartsReader {
-            feed: feed.watch_fields(request.who()),
+            client: client.clone(),
+            // Those that are inferred are there.
+            feed: if request.sample.is_none() { feed.watch_fields(request.who()) } else { feed },
+            from_replicas: client.reads_from_replicas(),
             names,
             plan: Plan::new(Vec::new()),
+            stream: None,
             told: 0,
             unbuilt: 0,
             delivered: Plan::start(),
@@ -60,18 +68,9 @@ impl PartsReader {
         self.delivered = Plan::start();
     }
 
-    /// What is left of these parts after so many of each, of which nothing was flushed yet.
-    pub(super) fn rest_of(&self, parts: &[Part], taken: u64) -> Vec<Part> {
-        let last_ids = self.feed.last_ids(0);
-        let rest = parts.iter().filter(|part| part.most > taken).filter_map(|part| {
-            let first = last_ids.get(&part.stream)?.successor()?;
-            Some(Part { first, most: part.most - taken, ..*part })
-        });
-        rest.filter(|part| part.first <= part.last).collect()
-    }
-
-    pub(super) fn restart(&mut self, schema: StreamSchema) -> Result<()> {
-        self.feed.restart(schema)
+    /// The stream that is being read.
+    pub(super) fn stream(&self) -> Option<usize> {
+        self.stream
     }
 
     /// How many entries a page should have.
@@ -107,7 +106,7 @@ impl PartsReader {
 
     /// What the server says is of the stream that it was asked for.
     fn about(&self, error: Error) -> Error {
-        match (error.server_code(), self.plan.stream()) {
+        match (error.server_code(), self.stream) {
             (Some(_), Some(stream)) => error.with_context("stream", self.names.text(stream)),
             _ => error,
         }
@@ -118,12 +117,16 @@ impl PartsReader {
         self.tell();
         if !self.feed.is_in_flight() {
             self.plan.lost();
+            if let Some(stream) = self.plan.next_stream() {
+                self.feed.session.aim(self.names.key(stream), self.from_replicas);
+            }
             self.check_end().await?;
         }
         self.request_ahead().await?;
         if !self.plan.is_waiting() {
             return Ok(false);
         }
+        self.stream = self.plan.stream();
         let received = self.feed.receive().await;
         self.tell();
         if let Received::End { entries, .. } = received? {
@@ -145,7 +148,14 @@ impl PartsReader {
         if self.feed.session.is_connected() {
             return Ok(());
         }
-        match lost_end(&mut self.feed.session, self.names.key(stream), seen).await? {
+        let key = self.names.key(stream);
+        let mut lost = lost_end(&mut self.feed.session, key, seen).await?;
+        if lost.is_some() && std::mem::take(&mut self.from_replicas) {
+            // A replica may be behind another; then it goes on with their master.
+            self.feed.session = self.client.session_for(key);
+            lost = lost_end(&mut self.feed.session, key, seen).await?;
+        }
+        match lost {
             Some(lost) => {
                 let error = lost.error(seen);
                 Err(error.with_context("stream", self.names.text(stream)))
@@ -172,6 +182,8 @@ impl PartsReader {
         }
         let (mut requests, mut size) = (Vec::new(), 0);
         while size < Self::SENT
+            && let Some(stream) = self.plan.next_stream()
+            && self.feed.session.serves(self.names.key(stream))
             && let Some(ask) = self.plan.ask(page, missing)
         {
             let request = self.page_of(&ask);
@@ -192,7 +204,7 @@ impl PartsReader {
     }
 
     /// All rows; an error where one of the entries cannot be read.
-    pub(super) fn flush_all(&mut self) -> Result<Batch> {
+    fn flush_all(&mut self) -> Result<Batch> {
         self.tell();
         (self.told, self.unbuilt) = (0, 0);
         self.feed.flush_all()
@@ -221,49 +233,27 @@ impl PartsReader {
 }
 
 /// Reads several streams one after the other.
-pub(in crate::read) struct ByStream {
-    client: Client,
-    request: ReadRequest,
-    reader: PartsReader,
+pub(super) struct ByStream {
+    pub(super) reader: PartsReader,
     fields: Option<FieldSets>,
-    is_planned: bool,
 }
 
 impl ByStream {
-    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
-        let reader = PartsReader::new(client, &request)?;
-        let fields = FieldSets::of(&request);
-        Ok(ByStream { client: client.clone(), request, reader, fields, is_planned: false })
-    }
-
-    /// Reads until the batch is full or nothing is left, which it says.
-    async fn collect(&mut self) -> Result<bool> {
-        if !self.is_planned {
-            Box::pin(self.plan()).await?;
-        }
-        self.reader.collect().await
-    }
-
-    async fn plan(&mut self) -> Result<()> {
-        let Some(many) = &self.request.many else { return Ok(()) };
-        let parts = ask::parts(&self.client, &self.request, many).await?;
-        if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {
-            self.reader.restart(schema)?;
-        }
-        self.reader.begin(parts);
-        self.is_planned = true;
-        Ok(())
+    pub(super) fn new(client: &Client, request: &ReadRequest, parts: Vec<Part>) -> Result<Self> {
+        let mut reader = PartsReader::new(client, request)?;
+        reader.begin(parts);
+        Ok(ByStream { reader, fields: FieldSets::of(request) })
     }
 
     pub(super) async fn read_all(&mut self) -> Result<Batch> {
-        self.collect().await?;
+        self.reader.collect().await?;
         let batch = self.reader.flush_all()?;
         self.compare(&batch, true)?;
         Ok(batch)
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
-        let is_end = self.collect().await?;
+        let is_end = self.reader.collect().await?;
         let batch = self.reader.flush()?;
         self.compare(&batch, is_end)?;
         Ok((!batch.is_empty()).then_some(batch))
@@ -274,9 +264,5 @@ impl ByStream {
         let Some(fields) = &mut self.fields else { return Ok(()) };
         fields.look(batch);
         if is_end { fields.check() } else { Ok(()) }
-    }
-
-    pub(super) fn rewind(&mut self) -> Result<()> {
-        self.reader.rewind()
     }
 }

@@ -179,8 +179,8 @@ impl Merge {
         }
     }
 
-    /// Takes the next row, if it is known which one that is.
-    pub(super) fn pop(&mut self) -> Option<(Row, EntryId)> {
+    /// Takes the next row, if it is known which one that is; gives its ID and stream as well.
+    pub(super) fn pop(&mut self) -> Option<(Row, EntryId, usize)> {
         if self.dry > 0 {
             return None;
         }
@@ -209,7 +209,7 @@ impl Merge {
         if let Some(page) = self.pages.get_mut(&number) {
             page.left -= 1;
         }
-        Some(((number, row), id))
+        Some(((number, row), id, index))
     }
 
     /// Forgets the pages that have no rows left, and gives their numbers.
@@ -277,7 +277,7 @@ mod tests {
             let (mut got, mut refills) = (Vec::new(), 0);
             let mut compacts = compacts.iter().cycle();
             loop {
-                while let Some(((page, row), id)) = merge.pop() {
+                while let Some(((page, row), id, _)) = merge.pop() {
                     prop_assert_eq!(pages[&page][row].0, id.ms);
                     got.push(pages[&page][row]);
                 }
@@ -313,7 +313,7 @@ mod tests {
                     pages.insert(number, rows.to_vec());
                     // What has come is taken, also where the rest is lost and asked for again.
                     if *compacts.next().unwrap() {
-                        while let Some(((page, row), _)) = merge.pop() {
+                        while let Some(((page, row), ..)) = merge.pop() {
                             got.push(pages[&page][row]);
                         }
                     }
@@ -353,7 +353,7 @@ mod tests {
         let mut merge = Merge::new(lengths.len(), parts);
         let (mut rows, mut refills, mut latest) = (0, 0, EntryId::MIN);
         loop {
-            while let Some((_, id)) = merge.pop() {
+            while let Some((_, id, _)) = merge.pop() {
                 assert!(id >= latest);
                 (latest, rows) = (id, rows + 1);
             }

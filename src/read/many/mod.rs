@@ -1,20 +1,24 @@
 //! Bounded reads of several streams as one.
 //!
 //! `ask` finds out what there is, in few round trips; `parts` says what to request next, and
-//! `by_stream` does it; `by_id` merges what comes by the order of IDs, as `merge` says.
+//! `by_stream` does it; `by_id` merges what comes by the order of IDs, as `merge` says. `nodes` has a
+//! reader for each node of a cluster, whose rows `weave` puts into one order.
 
 mod ask;
 mod by_id;
 mod by_stream;
+mod columns;
 mod followed;
 mod follower;
 mod last;
 mod merge;
 mod mismatch;
+mod nodes;
 mod parts;
 mod sample;
 mod split;
 mod tail;
+mod weave;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,11 +27,14 @@ use std::time::Duration;
 pub(super) use self::ask::{about_type, check_exist, check_slots, last_generated};
 use self::by_id::ById;
 use self::by_stream::ByStream;
+use self::nodes::Nodes;
+use self::parts::Part;
 pub(super) use self::sample::{infer, infer_now};
+use self::sample::with_inferred;
 pub(super) use self::tail::ManyTail;
 use super::deadline::Deadline;
 use super::request::{BatchBounds, ReadRequest};
-use crate::client::Client;
+use crate::client::{Client, panicked};
 use crate::decode::{Batch, StreamNames};
 use crate::entry_id::EntryId;
 use crate::error::{Result, counted};
@@ -121,7 +128,7 @@ pub(super) async fn read_all(client: &Client, request: ReadRequest) -> Result<Ba
         request = Box::pin(ask::with_bounds(client, request)).await?;
     }
     loop {
-        let mut reader = ManyReader::new(client, request.clone())?;
+        let mut reader = ManyReader::new(client, request.clone());
         let batch = reader.read_all().await?;
         if !batch.is_empty() || request.count == Some(0) {
             return Ok(batch);
@@ -134,39 +141,152 @@ pub(super) async fn read_all(client: &Client, request: ReadRequest) -> Result<Ba
 }
 
 /// Reads several streams, batch by batch.
-pub(super) enum ManyReader {
-    ByStream(Box<ByStream>),
-    ById(Box<ById>),
+pub(super) struct ManyReader {
+    client: Client,
+    request: ReadRequest,
+    /// `None` before it is known what there is.
+    planned: Option<Planned>,
 }
 
-impl ManyReader {
-    pub(super) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
-        Ok(match request.many.as_ref().map(|many| many.order) {
-            Some(StreamOrder::ById) => ManyReader::ById(Box::new(ById::new(client, request)?)),
-            _ => ManyReader::ByStream(Box::new(ByStream::new(client, request)?)),
+enum Planned {
+    One(OneReader),
+    Nodes(Box<Nodes>),
+}
+
+impl Planned {
+    /// Of what the streams have now.
+    async fn of(client: &Client, mut request: ReadRequest) -> Result<Self> {
+        let parts = match &request.many {
+            Some(many) => ask::parts(client, &request, many).await?,
+            None => Vec::new(),
+        };
+        if let Some(schema) = with_inferred(client, &request, &parts).await? {
+            request.schema = schema.into();
+        }
+        Planned::new(client, request, parts).await
+    }
+
+    /// Of these parts, wherever they are served.
+    async fn new(client: &Client, request: ReadRequest, parts: Vec<Part>) -> Result<Self> {
+        let names = request.many.as_ref().map(|many| Arc::clone(&many.names)).unwrap_or_default();
+        Ok(match ask::split(client, &names, &parts).await?.len() {
+            0 | 1 => Planned::One(OneReader::new(client, request, parts)?),
+            _ => Planned::Nodes(Box::new(Nodes::new(client, request, parts))),
         })
     }
 
     async fn read_all(&mut self) -> Result<Batch> {
         match self {
-            ManyReader::ByStream(reader) => reader.read_all().await,
-            ManyReader::ById(reader) => reader.read_all().await,
+            Planned::One(reader) => reader.read_all().await,
+            Planned::Nodes(nodes) => nodes.read_all().await,
         }
+    }
+}
+
+impl ManyReader {
+    pub(super) fn new(client: &Client, request: ReadRequest) -> Self {
+        ManyReader { client: client.clone(), request, planned: None }
+    }
+
+    async fn planned(&mut self) -> Result<&mut Planned> {
+        if self.planned.is_none() {
+            let planning = Box::pin(Planned::of(&self.client, self.request.clone()));
+            self.planned = Some(planning.await?);
+        }
+        self.planned.as_mut().ok_or_else(panicked)
+    }
+
+    async fn read_all(&mut self) -> Result<Batch> {
+        self.planned().await?.read_all().await
     }
 
     /// The next batch, or `None` where there is no more.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
-        match self {
-            ManyReader::ByStream(reader) => reader.next().await,
-            ManyReader::ById(reader) => reader.next().await,
+        match self.planned().await? {
+            Planned::One(reader) => reader.next().await,
+            Planned::Nodes(nodes) => nodes.next().await,
         }
     }
 
     /// After an error: what was handed out stays so, the rest is read again.
     pub(super) fn rewind(&mut self) -> Result<()> {
-        match self {
-            ManyReader::ByStream(reader) => reader.rewind(),
-            ManyReader::ById(reader) => reader.rewind(),
+        match &mut self.planned {
+            Some(Planned::One(reader)) => reader.rewind(),
+            Some(Planned::Nodes(nodes)) => {
+                nodes.rewind();
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
+}
+
+/// Reads what one server or node has.
+enum OneReader {
+    ByStream(Box<ByStream>),
+    ById(Box<ById>),
+}
+
+impl OneReader {
+    fn new(client: &Client, request: ReadRequest, parts: Vec<Part>) -> Result<Self> {
+        Ok(match request.many.as_ref().map(|many| many.order) {
+            Some(StreamOrder::ById) => {
+                OneReader::ById(Box::new(ById::new(client, request, parts)?))
+            }
+            _ => OneReader::ByStream(Box::new(ByStream::new(client, &request, parts)?)),
+        })
+    }
+
+    /// The same, whose batches say which streams their rows are of.
+    fn with_runs(self) -> Self {
+        match self {
+            OneReader::ById(reader) => OneReader::ById(Box::new(reader.with_runs())),
+            // They do.
+            OneReader::ByStream(_) => self,
+        }
+    }
+
+    async fn read_all(&mut self) -> Result<Batch> {
+        match self {
+            OneReader::ByStream(reader) => reader.read_all().await,
+            OneReader::ById(reader) => reader.read_all().await,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        match self {
+            OneReader::ByStream(reader) => reader.next().await,
+            OneReader::ById(reader) => reader.next().await,
+        }
+    }
+
+    fn rewind(&mut self) -> Result<()> {
+        match self {
+            OneReader::ByStream(reader) => reader.reader.rewind(),
+            OneReader::ById(reader) => reader.reader.rewind(),
+        }
+    }
+
+    /// The bytes of replies that the latest batch took.
+    fn taken(&mut self) -> u64 {
+        match self {
+            OneReader::ByStream(reader) => reader.reader.take_received(),
+            OneReader::ById(reader) => reader.taken,
+        }
+    }
+
+    /// The stream that is being read, where the others are read before or after it.
+    fn stream(&self) -> Option<usize> {
+        match self {
+            OneReader::ByStream(reader) => reader.reader.stream(),
+            OneReader::ById(_) => None,
+        }
+    }
+}
+
+/// Reads all entries of some parts, stream by stream, whatever the request says of its order.
+async fn read_parts(client: &Client, request: &ReadRequest, parts: Vec<Part>) -> Result<Batch> {
+    let request = ReadRequest { bounds: BatchBounds::NONE, ..request.clone() };
+    let request = request.with_order(StreamOrder::ByStream);
+    Planned::new(client, request, parts).await?.read_all().await
 }

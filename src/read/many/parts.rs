@@ -89,20 +89,30 @@ impl Plan {
         (left > 0).then_some((part.stream, next.predecessor()?))
     }
 
-    /// What to request next, where a page of that many entries has room for it and `missing` entries
-    /// are all that is wanted.
-    pub(super) fn ask(&mut self, page: u64, missing: u64) -> Option<Ask> {
+    /// The stream that is requested next.
+    pub(super) fn next_stream(&mut self) -> Option<usize> {
+        self.next().map(|(part, ..)| part.stream)
+    }
+
+    /// The part that is requested next, from which ID on, and how much of it at most.
+    fn next(&mut self) -> Option<(Part, EntryId, u64)> {
         if self.in_flight.back().is_some_and(|ask| !ask.is_last) {
             return None; // which tells where the next page begins
         }
-        let (part, first, left) = loop {
-            let part = self.parts.get(self.asked.part)?;
+        loop {
+            let part = *self.parts.get(self.asked.part)?;
             let (first, left) = self.asked.rest.unwrap_or((part.first, part.most));
             if left > 0 && first <= part.last {
-                break (part, first, left);
+                return Some((part, first, left));
             }
             self.asked = Place::of_part(self.asked.part + 1);
-        };
+        }
+    }
+
+    /// What to request next, where a page of that many entries has room for it and `missing` entries
+    /// are all that is wanted.
+    pub(super) fn ask(&mut self, page: u64, missing: u64) -> Option<Ask> {
+        let (part, first, left) = self.next()?;
         let wanted = left.min(missing.saturating_sub(self.owed));
         let room = page.max(1).saturating_sub(self.owed);
         // A small page of a long stream would keep all others waiting.

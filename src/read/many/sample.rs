@@ -1,19 +1,20 @@
 //! The dtypes of several streams' fields, by a sample of each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::Field;
 
-use super::by_stream::PartsReader;
 use super::mismatch::check_sample;
 use super::parts::Part;
-use super::{Many, OnSchemaMismatch, ask};
+use super::weave::concat;
+use super::{Many, OnSchemaMismatch, ask, read_parts};
 use crate::client::Client;
-use crate::decode::Batch;
+use crate::decode::{Batch, Run, ends};
 use crate::entry_id::EntryId;
 use crate::error::Result;
 use crate::infer::infer_fields;
-use crate::read::request::{BatchBounds, ReadRequest};
+use crate::read::request::ReadRequest;
 use crate::read::sample::schema_of_sample;
 use crate::schema::StreamSchema;
 
@@ -85,28 +86,31 @@ async fn take_sample(
         Some(count) => (count.min(each), 0),
         None => (each.div_ceil(2), each / 2),
     };
-    let request = ReadRequest {
-        schema: Arc::new(schema),
-        bounds: BatchBounds::NONE,
-        count: None,
-        ..request.clone()
+    let request = ReadRequest { count: None, ..request.clone().with_schema(schema) };
+    let first = parts.iter().map(|part| Part { most: part.most.min(oldest), ..*part });
+    let first = read_parts(client, &request, first.collect()).await?;
+    let (Some(many), 1..) = (&request.many, newest) else { return Ok(first) };
+    let rest = rest_of(parts, &first, oldest);
+    let found = ask::newest(client, &many.names, &rest, |part| part.most.min(newest)).await?;
+    let from = |(part, ids): (&Part, Vec<EntryId>)| {
+        let first = *ids.last()?;
+        Some(Part { first, most: ids.len() as u64, ..*part })
     };
-    let mut reader = PartsReader::new(client, &request)?;
-    let first: Vec<Part> =
-        parts.iter().map(|part| Part { most: part.most.min(oldest), ..*part }).collect();
-    reader.begin(first);
-    reader.collect().await?;
-    let rest = reader.rest_of(parts, oldest);
-    if newest > 0
-        && let Some(many) = &request.many
-    {
-        let found = ask::newest(client, &many.names, &rest, |part| part.most.min(newest)).await?;
-        let from = |(part, ids): (&Part, Vec<EntryId>)| {
-            let first = *ids.last()?;
-            Some(Part { first, most: ids.len() as u64, ..*part })
-        };
-        reader.begin(rest.iter().zip(found).filter_map(from).collect());
-        reader.collect().await?;
+    let rest: Vec<Part> = rest.iter().zip(found).filter_map(from).collect();
+    if rest.is_empty() {
+        return Ok(first);
     }
-    reader.flush_all()
+    concat(&request.schema, vec![first, read_parts(client, &request, rest).await?])
+}
+
+/// What is left of these parts after so many of each, which have been read.
+fn rest_of(parts: &[Part], read: &Batch, taken: u64) -> Vec<Part> {
+    let last_of = |(run, end): (Run, usize)| Some((run.stream, *read.ids().get(end - 1)?));
+    let last_ids: BTreeMap<usize, EntryId> =
+        ends(read.runs(), read.len()).filter_map(last_of).collect();
+    let rest = parts.iter().filter(|part| part.most > taken).filter_map(|part| {
+        let first = last_ids.get(&part.stream)?.successor()?;
+        Some(Part { first, most: part.most - taken, ..*part })
+    });
+    rest.filter(|part| part.first <= part.last).collect()
 }

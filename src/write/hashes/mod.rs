@@ -5,8 +5,11 @@ mod replies;
 mod request;
 
 use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_array::RecordBatch;
+use futures_util::{StreamExt, stream};
 
 use self::commands::{Hashes, Part};
 use self::replies::{HashReplies, RowReply};
@@ -48,7 +51,7 @@ pub async fn write_hashes(
         total += batch.num_rows();
     }
     let parts = || hashes.iter().flat_map(|hashes| hashes.parts(request.batch_rows));
-    let mut writer = Writer { client, session: client.session(), request, rows_in: 0, total };
+    let writer = Writer { client, request, rows_in: AtomicUsize::new(0), total };
     let checking = async {
         writer.check_lengths(&hashes).await?;
         if hashes.iter().any(Hashes::needs_transactions) {
@@ -63,9 +66,13 @@ pub async fn write_hashes(
     checked
         .unwrap_or_else(|| Err(stopped_before_the_first(total, RowsBefore::default())))
         .map_err(nothing)?;
+    let mut session = client.session();
     for part in parts() {
-        let written = writer.write_to_nodes(part, Split::ByNode).await;
-        written.map_err(|failure| failure.without_password(client))?;
+        let written = match client.is_cluster() {
+            true => writer.write_to_nodes(part, Split::ByNode).await,
+            false => writer.write(&mut session, part, Some(Split::Again)).await,
+        };
+        written.map_err(|failed| writer.failure(failed).without_password(client))?;
     }
     Ok(total)
 }
@@ -83,15 +90,46 @@ enum Split {
 
 struct Writer<'r> {
     client: &'r Client,
-    session: Session,
     request: &'r HashRequest,
-    rows_in: usize,
+    rows_in: AtomicUsize,
     total: usize,
+}
+
+/// A part that was not written as a whole.
+struct Failed {
+    error: Error,
+    /// The first row that is not in.
+    row: usize,
+    /// The numbers of rows of which nobody knows.
+    unknown: Range<usize>,
+}
+
+impl Failed {
+    fn new(error: Error, row: usize, unknown: Range<usize>) -> Self {
+        Failed { error, row, unknown }
+    }
+
+    /// One failure of two parts that were written at the same time: that of the first row, or one that
+    /// leaves rows unknown.
+    fn beside(self, other: Failed) -> Failed {
+        let row = self.row.min(other.row);
+        let is_worse = |one: &Failed| (one.unknown.is_empty(), one.row);
+        let (worse, rest) =
+            if is_worse(&self) <= is_worse(&other) { (self, other) } else { (other, self) };
+        let unknown = match rest.unknown.is_empty() {
+            true => worse.unknown,
+            false => {
+                let (one, two) = (worse.unknown, rest.unknown);
+                one.start.min(two.start)..one.end.max(two.end)
+            }
+        };
+        Failed { error: worse.error, row, unknown }
+    }
 }
 
 impl Writer<'_> {
     /// Refuses a text that the server would hang up on.
-    async fn check_lengths(&mut self, hashes: &[Hashes<'_>]) -> Result<()> {
+    async fn check_lengths(&self, hashes: &[Hashes<'_>]) -> Result<()> {
         let longest = hashes.iter().filter_map(Hashes::longest).max_by_key(|(len, ..)| *len);
         let Some(longest) = longest else {
             return Ok(());
@@ -104,7 +142,7 @@ impl Writer<'_> {
 
     /// Refuses a user who may not run transactions: without MULTI the commands within would be
     /// executed one by one. An empty transaction tells.
-    async fn check_transactions(&mut self) -> Result<()> {
+    async fn check_transactions(&self) -> Result<()> {
         let mut questions = Questions::default();
         questions.add(&command(&[b"MULTI"]));
         questions.add(&command(&[b"EXEC"]));
@@ -140,7 +178,7 @@ impl Writer<'_> {
     }
 
     /// Refuses keys that hold something else, or anything, as the request says.
-    async fn check(&mut self, part: &Part<'_, '_>) -> Result<()> {
+    async fn check(&self, part: &Part<'_, '_>) -> Result<()> {
         let keys = part.keys();
         let about: Vec<About<'_>> =
             keys.iter().map(|key| About { key, questions: vec![resp::type_of(key)] }).collect();
@@ -174,54 +212,56 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes the rows of a part, to one node of a cluster after the other.
-    async fn write_to_nodes(
-        &mut self,
-        part: Part<'_, '_>,
+    /// Writes the rows of a part to the nodes of a cluster, to all at the same time. All of them come to
+    /// their end, whatever becomes of one.
+    fn write_to_nodes<'f>(
+        &'f self,
+        part: Part<'f, 'f>,
         split: Split,
-    ) -> Result<(), WriteFailure> {
-        if !self.client.is_cluster() {
-            return self.write(part, Some(Split::Again)).await;
-        }
-        let lists = match split {
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failed>> + Send + 'f>> {
+        Box::pin(self.write_split(part, split))
+    }
+
+    async fn write_split(&self, part: Part<'_, '_>, split: Split) -> Result<(), Failed> {
+        /// Nodes that are written to at the same time, and slots on their way.
+        const NODES: usize = 64;
+        const SLOTS: usize = 4;
+        let (lists, at_once) = match split {
             Split::ByNode | Split::Again => {
                 let keys = part.keys();
                 let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
                 let splitting = self.client.split_by_node(&keys);
                 let split = self.request.control.unless_stopped(splitting).await;
                 let split = split.unwrap_or_else(|| Err(stopped()));
-                split.map_err(|error| self.failed(error, part.number(0), 0..0))?
+                (split.map_err(|error| Failed::new(error, part.number(0), 0..0))?, NODES)
             }
-            Split::ByRow => (0..part.len()).map(|row| vec![row]).collect(),
+            Split::ByRow => ((0..part.len()).map(|row| vec![row]).collect(), SLOTS),
         };
-        let mut lists = lists.into_iter();
-        while let Some(list) = lists.next() {
+        let next = match split {
+            Split::ByNode => Some(Split::Again),
+            Split::Again => Some(Split::ByRow),
+            Split::ByRow => None,
+        };
+        let writing = lists.into_iter().map(|list| {
             let some = part.part(&list);
-            if let Some(key) = some.keys().first() {
-                self.session = self.client.session_for(key);
+            async move {
+                let key = some.keys().into_iter().next().unwrap_or_default();
+                self.write(&mut self.client.session_for(&key), some, next).await
             }
-            let next = match split {
-                Split::ByNode => Some(Split::Again),
-                Split::Again => Some(Split::ByRow),
-                Split::ByRow => None,
-            };
-            if let Err(failure) = self.write(some, next).await {
-                // Rows for nodes that were not reached may come before the one that failed.
-                let unsent = lists.filter_map(|list| list.first().map(|row| part.number(*row)));
-                let row = failure.row.into_iter().chain(unsent).min();
-                return Err(WriteFailure { row, ..failure });
-            }
-        }
-        Ok(())
+        });
+        let ended: Vec<_> = stream::iter(writing).buffer_unordered(at_once).collect().await;
+        let failed = ended.into_iter().filter_map(Result::err).reduce(Failed::beside);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Writes the rows of a part, those of a lost connection again where that changes nothing. Rows that
     /// another node serves are split as `elsewhere` says.
     async fn write(
-        &mut self,
+        &self,
+        session: &mut Session,
         part: Part<'_, '_>,
         elsewhere: Option<Split>,
-    ) -> Result<(), WriteFailure> {
+    ) -> Result<(), Failed> {
         let mut start = 0;
         // Rows before this one were sent on a connection that was lost: they may be in although no
         // answer says so, whatever another connection says.
@@ -229,20 +269,20 @@ impl Writer<'_> {
         while start < part.len() {
             if self.request.control.is_stopped() {
                 let unknown = part.numbers(start..sent_before.max(start));
-                return Err(self.failed(stopped(), part.number(start), unknown));
+                return Err(Failed::new(stopped(), part.number(start), unknown));
             }
             let commands = part.commands(start);
             let mut replies = HashReplies::new(commands.counts.clone());
-            let lost = self.send(&commands.packed, &mut replies).await.err();
+            let lost = self.send(session, &commands.packed, &mut replies).await.err();
             let answered = start + replies.rows.len();
             if let (Some(split), None, true) = (elsewhere, &lost, sent_before <= start)
                 && let Some(rest) = redirected(&replies.rows, self.request.if_exists)
             {
                 self.count(replies.rows.len() - rest.len());
                 let moved = replies.rows.iter().filter_map(|row| row.error.as_ref());
-                moved.for_each(|error| self.session.learn(error));
+                moved.for_each(|error| session.learn(error));
                 let rest: Vec<usize> = rest.into_iter().map(|row| start + row).collect();
-                return Box::pin(self.write_to_nodes(part.part(&rest), split)).await;
+                return self.write_to_nodes(part.part(&rest), split).await;
             }
             let answers = Answers::of(
                 replies.rows,
@@ -261,7 +301,7 @@ impl Writer<'_> {
             let error = match (answers.refused, lost) {
                 (None, None) => {
                     self.count(answers.accepted);
-                    self.session.succeeded();
+                    session.succeeded();
                     return Ok(());
                 }
                 (Some(refused), _)
@@ -269,7 +309,7 @@ impl Writer<'_> {
                 {
                     self.count(answers.accepted);
                     let row = part.number(start + answers.leading);
-                    return Err(self.failed(refused, row, unknown));
+                    return Err(Failed::new(refused, row, unknown));
                 }
                 (_, Some(lost)) => lost.error,
                 (Some(refused), None) => refused,
@@ -278,26 +318,27 @@ impl Writer<'_> {
             start += answers.leading;
             let row = part.number(start);
             if self.request.if_exists == IfExists::Fail && !unknown.is_empty() {
-                return Err(self.failed(error, row, unknown));
+                return Err(Failed::new(error, row, unknown));
             }
-            match self.request.control.unless_stopped(self.session.recover(error)).await {
+            match self.request.control.unless_stopped(session.recover(error)).await {
                 Some(Ok(())) => {}
-                Some(Err(error)) => return Err(self.failed(error, row, unknown)),
-                None => return Err(self.failed(stopped(), row, unknown)),
+                Some(Err(error)) => return Err(Failed::new(error, row, unknown)),
+                None => return Err(Failed::new(stopped(), row, unknown)),
             }
         }
         Ok(())
     }
 
     async fn send(
-        &mut self,
+        &self,
+        session: &mut Session,
         packed: &[u8],
         replies: &mut HashReplies,
     ) -> Result<(), RoundTripError> {
         let control = &self.request.control;
         let mut sent = 0;
         let exchanged = async {
-            let connecting = control.unless_stopped(Exclusive::take(&mut self.session)).await;
+            let connecting = control.unless_stopped(Exclusive::take(session)).await;
             let mut connection = connecting.unwrap_or_else(|| Err(stopped()))?;
             let exchanging = connection.exchange(packed, &mut sent, replies);
             control.within_grace(exchanging).await.unwrap_or_else(|| Err(unanswered()))?;
@@ -309,25 +350,26 @@ impl Writer<'_> {
         exchanged.await.map_err(|error| RoundTripError { error, sent })
     }
 
-    fn count(&mut self, rows: usize) {
-        self.rows_in += rows;
+    fn count(&self, rows: usize) {
+        self.rows_in.fetch_add(rows, Ordering::Relaxed);
         self.request.control.add_rows(rows as u64);
     }
 
-    /// The failure that begins with this row; nobody knows whether those of `unknown` are in.
-    fn failed(&self, error: Error, row: usize, unknown: Range<usize>) -> WriteFailure {
-        let count = counted_in(self.rows_in, self.total);
+    /// What to say of a failure, once all parts have come to their end.
+    fn failure(&self, Failed { error, row, unknown }: Failed) -> WriteFailure {
+        let rows_in = self.rows_in.load(Ordering::Relaxed);
+        let count = counted_in(rows_in, self.total);
         let is_typed = !matches!(error.kind(), ErrorKind::Response | ErrorKind::Write);
         let error = if !unknown.is_empty() {
             let message = format!("{}; beside them {count}", answers_lost(unknown.clone()));
             error.reframed(ErrorKind::OutcomeUnknown, &message)
-        } else if is_typed && self.rows_in == 0 {
+        } else if is_typed && rows_in == 0 {
             error
         } else {
             let message = format!("row {row} was not written, {count}");
             error.reframed(ErrorKind::Write, &message)
         };
-        let written = Ids::with_capacity(0).count(self.rows_in);
+        let written = Ids::with_capacity(0).count(rows_in);
         WriteFailure { error, written, row: Some(row), unknown }
     }
 }
