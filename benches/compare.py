@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import calls
 import hot
 import latency
+import nodes
 import polars as pl
 import redis
 import writers
@@ -313,6 +314,13 @@ def heating(server: Server, rounds: int) -> str:
     return table(title, head, hot.rows(server, rounds))
 
 
+def scattering(server: Server, rounds: int) -> str:
+    """Compare streams of several nodes with as many plain clients."""
+    head = ("on", "what", "wall, median (best)", "ratio to the clients")
+    title = f"Streams of several nodes at the same time, {nodes.ROWS:,} entries on each"
+    return table(title, head, nodes.rows(server, rounds))
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -340,6 +348,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "many": streaming,
     "latency": following,
     "hot": heating,
+    "nodes": scattering,
     "calls": calling,
     "write": writing,
     "import": importing,

@@ -72,13 +72,13 @@ WRITERS: dict[str, Callable[[str, pl.DataFrame], None]] = {
 }
 
 
-def make_commands(directory: Path) -> Path:
+def make_commands(directory: Path, stream: str = STREAM, rows: int = ROWS) -> Path:
     """Write the rows as commands into a file, in the protocol, as redfloe sends them."""
     path = directory / "commands"
-    frame = make_frame(ROWS)
+    frame = make_frame(rows)
     names = [name.encode() for name in frame.columns]
     texts = frame.with_columns(pl.all().cast(pl.String))
-    head = b"*13\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in (b"XADD", STREAM.encode()))
+    head = b"*13\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in (b"XADD", stream.encode()))
     head += b"$1\r\n*\r\n"
     fields = [b"$%d\r\n%s\r\n" % (len(name), name) for name in names]
     with path.open("wb") as file:

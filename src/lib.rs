@@ -48,8 +48,8 @@ pub use admin::{
     list_streams, pending_entries, stream_info, trim_stream,
 };
 pub use client::{
-    Client, ConnectionOptions, Credentials, CredentialsFuture, CredentialsProvider, ReadFrom,
-    TlsOptions, block_on, shared_client,
+    AddressFuture, AddressMapper, Client, ConnectionOptions, Credentials, CredentialsFuture,
+    CredentialsProvider, ReadFrom, TlsOptions, block_on, shared_client,
 };
 pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
 pub use dtype::{ENUM_METADATA, INT128_METADATA};

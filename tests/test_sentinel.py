@@ -562,3 +562,25 @@ def test_events(sentinels: Deployment, stream: str, caplog: pytest.LogCaptureFix
     assert changed.former == f"{HOST}:{former.port}"
     assert changed.address == f"{HOST}:{sentinels.master.port}" == records["connected"].address
     assert changed.master == MASTER
+
+
+@pytest.mark.parametrize("kind", ["mapping", "function"])
+def test_other_addresses_than_those_that_sentinels_name(
+    sentinels: Deployment, stream: str, kind: str
+) -> None:
+    """As for servers in containers: they are reached by proxies only, also after a failover."""
+    with Proxy(sentinels.servers[0].port) as one, Proxy(sentinels.servers[1].port) as other:
+        ports = {sentinels.servers[0].port: one.port, sentinels.servers[1].port: other.port}
+        table = {f"{HOST}:{port}": f"localhost:{proxy}" for port, proxy in ports.items()}
+        address_map: Any = table
+        if kind == "function":
+            address_map = lambda host, port: ("localhost", ports[port])  # noqa: E731
+        url = sentinels.connection(address_map=address_map, client_name=stream)
+        assert write_stream(url, FRAME, stream).len() == ROWS
+        used, unused = (one, other) if sentinels.master is sentinels.servers[0] else (other, one)
+        assert used.count(b"XADD") == ROWS
+        assert unused.count(b"XADD") == 0
+        sentinels.replicated()
+        sentinels.fail_over()
+        assert read_stream(url, stream).height == ROWS
+        assert unused.count(b"XRANGE") > 0

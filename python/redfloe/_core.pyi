@@ -133,9 +133,14 @@ class RedisConnection:
         Which nodes of a cluster serve reads without a group that come to an end: `read_stream`,
         `scan_stream`, `stream_reader`, `infer_schema`. A replica relieves its master, and may lack
         the newest entries. Everything else goes to masters.
-    address_map : mapping of str to str, optional
-        Other addresses of a cluster's nodes than those that they announce, each as ``host:port``,
-        where these lead nowhere: behind NAT, or outside of the nodes' containers.
+    address_map : mapping of str to str, or function, optional
+        Other addresses of a cluster's nodes than those that they announce, or of the servers that
+        sentinels name, where these lead nowhere: behind NAT, or outside of the servers'
+        containers. A mapping has each as ``host:port``. A function is called with the host and
+        the port that are announced whenever a connection is opened, in a thread of its own, and
+        returns ``(host, port)`` within `connect_timeout`. If it raises, the connection is retried
+        like one that was refused, and the exception is the cause of the `RedisConnectionError` at
+        the end. The addresses of the URL stay as they are.
 
     Raises
     ------
@@ -144,12 +149,14 @@ class RedisConnection:
         without ``rediss://`` or ``rediss+sentinel://``, a login to sentinels without a URL of
         sentinels, or more than one login is. The message never quotes the URL.
     TypeError
-        `credentials` cannot be called, or is a coroutine function.
+        `credentials` cannot be called, or `address_map` is neither a mapping nor can be called, or
+        one of them is a coroutine function.
 
     Notes
     -----
     It can be pickled, so that another process connects in the same way. The pickle holds the
-    password, and `credentials` if that can be pickled itself: a function of a module, say.
+    password, and `credentials` and `address_map` if these can be pickled themselves: functions of a
+    module, say.
 
     Examples
     --------
@@ -181,7 +188,7 @@ class RedisConnection:
         sentinel_username: str | None = None,
         sentinel_password: str | None = None,
         read_from: Literal["master", "replica"] = "master",
-        address_map: Mapping[str, str] | None = None,
+        address_map: Mapping[str, str] | Callable[[str, int], tuple[str, int]] | None = None,
     ) -> RedisConnection: ...
     @classmethod
     def from_env(cls, prefix: str = "REDIS_") -> RedisConnection:
@@ -362,18 +369,26 @@ class Completions:
 
 @final
 class CredentialsDesk:
-    """Where connections that are being opened ask for credentials, and get them.
+    """Where connections that are being opened ask for credentials and addresses, and get them.
 
-    The socket becomes readable when `take` has something: the numbers of functions to call, and of
-    functions that were dropped. `give` and `refuse` say what a call came to; until then that
-    function is not to be called again.
+    The socket becomes readable when `take` has something: questions, each the number of a function
+    to call and the address to call it with (None: it is to give credentials), and the numbers of
+    functions that were dropped. `give`, `give_address` and `refuse` say what a call came to; until
+    then that question is not to be asked again.
     """
 
     def __new__(cls) -> CredentialsDesk: ...
     def fileno(self) -> int: ...
-    def take(self) -> tuple[list[int], list[int]]: ...
-    def give(self, function: int, username: str | None, password: str) -> None: ...
-    def refuse(self, function: int, why: str, cause: BaseException | None) -> None: ...
+    def take(self) -> tuple[list[tuple[int, tuple[str, int] | None]], list[int]]: ...
+    def give(
+        self, question: tuple[int, tuple[str, int] | None], username: str | None, password: str
+    ) -> None: ...
+    def give_address(
+        self, question: tuple[int, tuple[str, int] | None], host: str, port: int
+    ) -> None: ...
+    def refuse(
+        self, question: tuple[int, tuple[str, int] | None], why: str, cause: BaseException | None
+    ) -> None: ...
 
 @final
 class Member:

@@ -1,6 +1,7 @@
 //! Connections to a server: opened, pooled, and replaced when they break.
 
 mod address;
+mod address_map;
 mod clients;
 mod cluster;
 mod connection;
@@ -30,9 +31,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use address::Address;
+pub use address_map::{AddressFuture, AddressMapper};
 pub use clients::shared_client;
 pub use cluster::ReadFrom;
-use cluster::{Cluster, ClusterOptions, Route};
+use cluster::{Cluster, Known, Route};
 pub(crate) use cluster::{slot_of, tagged};
 pub(crate) use connection::Connection;
 pub use credentials::{Credentials, CredentialsFuture, CredentialsProvider};
@@ -223,8 +225,8 @@ impl Client {
     }
 
     /// A client of one node of the cluster.
-    fn of_node(&self, address: Address, replica: bool) -> Self {
-        let cluster = ClusterOptions::of_node(replica);
+    fn of_node(&self, address: Address, known: Known) -> Self {
+        let cluster = self.options().cluster.of_node(known);
         let options = ConnectionOptions { address, cluster, ..self.options().clone() };
         Client { inner: Inner::new(options, self.inner.tls.clone()), patience: None }
     }
@@ -249,18 +251,24 @@ impl Client {
         let begun = Instant::now();
         let credentials = self.options().current_credentials(limit).await?;
         self.pool().logs_in_with(&credentials);
-        let limit = limit.saturating_sub(begun.elapsed());
-        let options = self.options();
+        let left = || limit.saturating_sub(begun.elapsed());
+        let mut options = self.options();
+        let mapped;
+        if options.cluster.is_announced {
+            let address = options.cluster.address_map.mapped(&options.address, left()).await?;
+            mapped = ConnectionOptions { address, ..options.clone() };
+            options = &mapped;
+        }
         let (connection, address) = match options.sentinels() {
             None => {
-                let opening = Connection::open(options, &credentials, tls, generation, limit);
+                let opening = Connection::open(options, &credentials, tls, generation, left());
                 (opening.await?, options.address.to_string())
             }
             Some(sentinels) => {
                 let first = self.pool().first_sentinel();
                 let credentials = &credentials;
                 let search = Search { sentinels, options, credentials, tls, generation, first };
-                self.joined(search.run(limit).await?, sentinels)
+                self.joined(search.run(left()).await?, sentinels)
             }
         };
         let event = Event::new("connected").with("address", address);

@@ -175,7 +175,7 @@ impl Session {
         self.client.is_a_cluster();
         self.release();
         let asked = &self.node.as_ref().unwrap_or(&self.client).options().address;
-        let address = self.client.cluster().redirected(&self.client, redirect, asked);
+        let address = self.client.cluster().redirected(redirect, asked);
         self.redirected = address.map(|address| (address, redirect.asks));
         // It was about another key than the one before, or of none that anybody knew.
         self.route = match self.route {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString, PyType};
+use pyo3::types::{PyBool, PyDict, PyMapping, PyString, PyType};
 
 use super::credentials::Function;
 use super::error::exception;
@@ -57,7 +57,7 @@ impl RedisConnection {
         #[pyo3(from_py_with = sentinel_username_text)] sentinel_username: Option<String>,
         #[pyo3(from_py_with = sentinel_password_text)] sentinel_password: Option<String>,
         read_from: &str,
-        address_map: Option<BTreeMap<String, String>>,
+        address_map: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let max_retries = max_retries.map(|WholeNumber(number)| u32::try_from(number)).transpose();
         let max_retries = max_retries
@@ -74,6 +74,17 @@ impl RedisConnection {
             None => None,
         };
         let function = number.map(|number| Arc::new(Function::new(number)));
+        let (mut table, mut mapping): (Option<BTreeMap<String, String>>, Option<u64>) =
+            (None, None);
+        match address_map {
+            Some(map) if map.is_callable() => {
+                mapping =
+                    Some(python(py)?.call_method1("register_address_map", (map,))?.extract()?);
+            }
+            Some(map) => table = Some(address_table(&map)?),
+            None => {}
+        }
+        let mapper = mapping.map(|number| Arc::new(Function::new(number)));
         let options = ConnectionOptions::parse(&url)
             .and_then(|options| options.with_tls(tls)?.with_client_name(client_name))
             .and_then(|options| options.with_login(username.as_deref(), password.as_deref()))
@@ -85,7 +96,14 @@ impl RedisConnection {
                 Some(function) => options.with_credentials(function),
                 None => Ok(options),
             })
-            .and_then(|options| options.with_address_map(address_map.unwrap_or_default()))
+            .and_then(|options| match table {
+                Some(table) => options.with_address_map(table),
+                None => Ok(options),
+            })
+            .map(|options| match mapper {
+                Some(mapper) => options.with_address_mapper(mapper),
+                None => options,
+            })
             .map_err(|error| exception(py, &error))?
             .with_read_from(read_from_of(read_from)?)
             .with_connect_timeout(connect)
@@ -98,6 +116,7 @@ impl RedisConnection {
             sentinel_username,
             sentinel_password: sentinel_password.as_deref().map(Secret::new),
             function: number,
+            mapping,
         };
         let given = Given { options, login };
         Ok(RedisConnection { server: Server::Options(Arc::new(given)) })
@@ -143,8 +162,11 @@ impl RedisConnection {
         if options.read_from() == ReadFrom::Replica {
             settings.set_item("read_from", "replica")?;
         }
-        if !options.address_map().is_empty() {
-            settings.set_item("address_map", options.address_map())?;
+        if let Some(table) = options.address_table() {
+            settings.set_item("address_map", table)?;
+        }
+        if let Some(number) = login.mapping {
+            settings.set_item("address_map", python(py)?.call_method1("registered", (number,))?)?;
         }
         settings.set_item("username", &login.username)?;
         settings.set_item("password", login.password.as_ref().map(Secret::expose))?;
@@ -336,7 +358,19 @@ fn positive(name: &str, value: f64) -> PyResult<Duration> {
     }
 }
 
-/// The module that knows the functions which give credentials.
+/// A mapping of addresses.
+fn address_table(map: &Bound<'_, PyAny>) -> PyResult<BTreeMap<String, String>> {
+    let mapping = map.cast::<PyMapping>().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "address_map must be a mapping of host:port to host:port, or a function (host, port) -> (host, \
+             port), not {}",
+            map.get_type().name().map_or_else(|_| "that".to_owned(), |name| name.to_string())
+        ))
+    })?;
+    mapping.items()?.iter().map(|item| item.extract()).collect()
+}
+
+/// The module that knows the functions which give credentials and addresses.
 fn python(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     py.import("redfloe._credentials")
 }
@@ -356,8 +390,9 @@ struct Login {
     password: Option<Secret>,
     sentinel_username: Option<String>,
     sentinel_password: Option<Secret>,
-    /// The number of the function that gives credentials.
+    /// The numbers of the functions that give credentials, and addresses.
     function: Option<u64>,
+    mapping: Option<u64>,
 }
 
 impl Given {
@@ -369,6 +404,7 @@ impl Given {
             sentinel_username: None,
             sentinel_password: None,
             function: None,
+            mapping: None,
         };
         Ok(Given { options: ConnectionOptions::parse(url)?, login })
     }
@@ -435,7 +471,7 @@ impl Server {
     /// The process's client of this server.
     pub(crate) fn client(&self, py: Python<'_>) -> PyResult<Client> {
         let given = self.given(py)?;
-        if given.login.function.is_some() {
+        if given.login.function.is_some() || given.login.mapping.is_some() {
             python(py)?.call_method0("watch")?;
         }
         shared_client(&given.options).map_err(|error| exception(py, &error))

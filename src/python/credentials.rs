@@ -1,9 +1,10 @@
-//! `credentials=`: a function of the user's that is asked whenever a connection is opened.
+//! `credentials=` and `address_map=`: functions of the user's that are asked whenever a connection is
+//! opened.
 //!
-//! No thread of the runtime calls it. It leaves its question at a desk, and a thread of Python's,
-//! which a socket wakes, calls the function and brings the answer. A function is called once at a
-//! time: one that hangs must not take a thread for each connection that is tried meanwhile. Who asks
-//! while a call runs gets the answer of the next one, which is as new as one of their own.
+//! No thread of the runtime calls them. It leaves its question at a desk, and a thread of Python's,
+//! which a socket wakes, calls the function and brings the answer. A question is answered by one call
+//! at a time: one that hangs must not take a thread for each connection that is tried meanwhile. Who
+//! asks while a call runs gets the answer of the next one, which is as new as one of their own.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -14,7 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use tokio::sync::oneshot;
 
-use crate::client::{Credentials, CredentialsFuture, CredentialsProvider, PerProcess};
+use crate::client::{
+    AddressFuture, AddressMapper, Credentials, CredentialsFuture, CredentialsProvider, PerProcess,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A function that Python knows by this number.
@@ -31,8 +34,29 @@ impl Function {
 impl CredentialsProvider for Function {
     fn credentials(&self) -> CredentialsFuture<'_> {
         Box::pin(async move {
-            let answer = desk()?.ask(self.number);
-            answer.await.unwrap_or_else(|_| Err(refused("the credentials function was not called")))
+            match desk()?.ask((self.number, None)).await {
+                Ok(Ok(Answer::Credentials(credentials))) => Ok(credentials),
+                Ok(Err(error)) => Err(error),
+                _ => Err(refused(false, "the credentials function was not called")),
+            }
+        })
+    }
+
+    /// A number is far from any address.
+    fn identity(&self) -> usize {
+        self.number as usize
+    }
+}
+
+impl AddressMapper for Function {
+    fn mapped(&self, host: &str, port: u16) -> AddressFuture<'_> {
+        let announced = (host.to_owned(), port);
+        Box::pin(async move {
+            match desk()?.ask((self.number, Some(announced))).await {
+                Ok(Ok(Answer::Address(host, port))) => Ok((host, port)),
+                Ok(Err(error)) => Err(error),
+                _ => Err(refused(true, "the address_map function was not called")),
+            }
         })
     }
 
@@ -51,8 +75,18 @@ impl Drop for Function {
     }
 }
 
-fn refused(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Authentication, message)
+/// The error of a function that is asked for an address, or for credentials.
+fn refused(is_address: bool, message: impl Into<String>) -> Error {
+    let kind = if is_address { ErrorKind::Connection } else { ErrorKind::Authentication };
+    Error::new(kind, message).with_retryable(false)
+}
+
+/// The number of a function, and what it is asked for: an address in place of this one, or credentials.
+type Question = (u64, Option<(String, u16)>);
+
+enum Answer {
+    Credentials(Credentials),
+    Address(String, u16),
 }
 
 /// This process's desk.
@@ -60,7 +94,7 @@ fn desk() -> Result<&'static Desk> {
     static DESK: PerProcess<Desk> = PerProcess::new();
     DESK.get(|| {
         let (watched, written) = UnixStream::pair().map_err(|error| {
-            Error::new(ErrorKind::Internal, "no socket for credentials").with_source(error)
+            Error::new(ErrorKind::Internal, "no socket for questions").with_source(error)
         })?;
         Ok(Desk { watched, written, state: Mutex::default() })
     })
@@ -74,15 +108,15 @@ struct Desk {
 
 #[derive(Default)]
 struct State {
-    /// Functions that are to be called.
-    due: Vec<u64>,
+    /// Questions that functions are to be called for.
+    due: Vec<Question>,
     /// Functions that were dropped.
     released: Vec<u64>,
-    /// By function, as long as a call of it is due or runs.
-    asked: HashMap<u64, Asked>,
+    /// By question, as long as a call for it is due or runs.
+    asked: HashMap<Question, Asked>,
 }
 
-/// Who asks a function.
+/// Who asks a question.
 #[derive(Default)]
 struct Asked {
     /// Those whom the call that runs answers.
@@ -91,34 +125,35 @@ struct Asked {
     later: Vec<Asker>,
 }
 
-type Asker = oneshot::Sender<Result<Credentials>>;
+type Asker = oneshot::Sender<Result<Answer>>;
 
 impl Desk {
-    fn ask(&self, function: u64) -> oneshot::Receiver<Result<Credentials>> {
+    fn ask(&self, question: Question) -> oneshot::Receiver<Result<Answer>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
-        let is_first = !state.asked.contains_key(&function);
-        let later = &mut state.asked.entry(function).or_default().later;
+        let is_first = !state.asked.contains_key(&question);
+        let later = &mut state.asked.entry(question.clone()).or_default().later;
         later.retain(|asker| !asker.is_closed()); // those that gave up waiting
         later.push(sender);
         if is_first {
-            self.call(&mut state, function);
+            self.call(&mut state, question);
         }
         receiver
     }
 
     /// Has a function called.
-    fn call(&self, state: &mut State, function: u64) {
+    fn call(&self, state: &mut State, question: Question) {
         self.wake(state);
-        state.due.push(function);
+        state.due.push(question);
     }
 
-    /// The functions that are to be called, whose calls begin; and those that were dropped.
-    fn take(&self) -> (Vec<u64>, Vec<u64>) {
+    /// The questions that functions are to be called for, whose calls begin; and the functions that were
+    /// dropped.
+    fn take(&self) -> (Vec<Question>, Vec<u64>) {
         let mut state = self.state();
         let due = std::mem::take(&mut state.due);
-        for function in &due {
-            if let Some(asked) = state.asked.get_mut(function) {
+        for question in &due {
+            if let Some(asked) = state.asked.get_mut(question) {
                 asked.now = std::mem::take(&mut asked.later);
             }
         }
@@ -132,14 +167,14 @@ impl Desk {
     }
 
     /// A call has ended.
-    fn answer(&self, function: u64, answer: impl Fn() -> Result<Credentials>) {
+    fn answer(&self, question: Question, answer: impl Fn() -> Result<Answer>) {
         let mut state = self.state();
-        let Some(mut asked) = state.asked.remove(&function) else { return };
+        let Some(mut asked) = state.asked.remove(&question) else { return };
         asked.later.retain(|asker| !asker.is_closed());
         let now = std::mem::take(&mut asked.now);
         if !asked.later.is_empty() {
-            state.asked.insert(function, asked);
-            self.call(&mut state, function);
+            state.asked.insert(question.clone(), asked);
+            self.call(&mut state, question);
         }
         drop(state);
         for asker in now {
@@ -162,7 +197,7 @@ impl Desk {
     }
 }
 
-/// Where connections that are being opened ask for credentials. Documented in `_core.pyi`.
+/// Where connections that are being opened ask for credentials and addresses. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct CredentialsDesk {
     desk: &'static Desk,
@@ -179,23 +214,29 @@ impl CredentialsDesk {
         self.desk.watched.as_raw_fd()
     }
 
-    fn take(&self) -> (Vec<u64>, Vec<u64>) {
+    fn take(&self) -> (Vec<Question>, Vec<u64>) {
         self.desk.take()
     }
 
-    fn give(&self, function: u64, username: Option<&str>, password: &str) {
-        self.desk.answer(function, || Ok(Credentials::new(username, password)));
+    fn give(&self, question: Question, username: Option<&str>, password: &str) {
+        let credentials = || Answer::Credentials(Credentials::new(username, password));
+        self.desk.answer(question, || Ok(credentials()));
+    }
+
+    fn give_address(&self, question: Question, host: &str, port: u16) {
+        self.desk.answer(question, || Ok(Answer::Address(host.to_owned(), port)));
     }
 
     /// The function failed. Time may mend what it raised, but not what it returned.
-    fn refuse(&self, function: u64, why: &str, cause: Option<Bound<'_, PyAny>>) {
-        self.desk.answer(function, || {
+    fn refuse(&self, question: Question, why: &str, cause: Option<Bound<'_, PyAny>>) {
+        let is_address = question.1.is_some();
+        self.desk.answer(question, || {
+            let error = refused(is_address, why);
             Err(match &cause {
                 Some(cause) => {
-                    let source = PyErr::from_value(cause.clone());
-                    refused(why).with_source(source).with_retryable(true)
+                    error.with_source(PyErr::from_value(cause.clone())).with_retryable(true)
                 }
-                None => refused(why),
+                None => error,
             })
         });
     }

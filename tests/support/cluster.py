@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any, Self
 import redis
 
 from redfloe import RedisConnection, _local
+from support.certs import Identity
 from support.proxy import Proxy
 from support.server import HOST, Server
 from support.timing import SLACK
@@ -26,12 +27,14 @@ NODE_TIMEOUT_MS = 1_000
 class Node(Server):
     """One server of a cluster."""
 
-    def __init__(self, name: str) -> None:
-        self.bus_port = _local.free_port()
+    def __init__(self, name: str, args: Sequence[str] = (), tls: Identity | None = None) -> None:
+        self._bus_port = 0 if name == "redis-6.2" else _local.free_port()
+        own = ["--cluster-port", str(self._bus_port)] if self._bus_port else []
         super().__init__(
             name,
+            tls=tls,
             args=[
-                *["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)],
+                *["--cluster-enabled", "yes", *own, *args],
                 *["--cluster-node-timeout", str(NODE_TIMEOUT_MS)],
                 *["--cluster-allow-replica-migration", "no"],
                 *["--cluster-replica-validity-factor", "0"],
@@ -41,6 +44,21 @@ class Node(Server):
         self.id = ""
         self._own: redis.Redis | None = None
         self.is_paused = False
+
+    def start(self) -> Self:
+        attempts = 1 if self._bus_port or self._directory else 20
+        while True:
+            try:
+                return super().start()
+            except Exception:
+                # The bus port of Redis 6.2 is the port and 10,000, which may be too much.
+                attempts -= 1
+                if attempts == 0:
+                    raise
+
+    @property
+    def bus_port(self) -> int:
+        return self._bus_port or self.port + 10_000
 
     def command(self, *words: str | bytes | int) -> Any:
         """Run a command on this node itself."""
@@ -94,11 +112,19 @@ class Node(Server):
 
 
 class Cluster:
-    """Three masters and three replicas. Who is what may change: ask."""
+    """Three masters, and as many replicas or none. Who is what may change: ask."""
 
-    def __init__(self, name: str = "redis-7.0") -> None:
+    def __init__(
+        self,
+        name: str = "redis-7.0",
+        *,
+        replicas: bool = True,
+        args: Sequence[str] = (),
+        tls: Identity | None = None,
+    ) -> None:
         self.name = name
-        self.nodes = [Node(name) for _ in range(2 * MASTERS)]
+        self._replicas = MASTERS if replicas else 0
+        self.nodes = [Node(name, args, tls) for _ in range(MASTERS + self._replicas)]
         self._stack = ExitStack()
 
     @property
@@ -130,12 +156,13 @@ class Cluster:
             node.command("CLUSTER SET-CONFIG-EPOCH", epoch)
             node.id = node.command("CLUSTER MYID")
         for index, node in enumerate(self.nodes[:MASTERS]):
-            slots = (index * SLOTS // MASTERS, (index + 1) * SLOTS // MASTERS - 1)
-            node.command("CLUSTER ADDSLOTSRANGE", *slots)
+            slots = range(index * SLOTS // MASTERS, (index + 1) * SLOTS // MASTERS)
+            node.command("CLUSTER ADDSLOTS", *slots)
         for node in others:
             first.command("CLUSTER MEET", HOST, node.port, node.bus_port)
-        until(lambda: all(int(node.info()["cluster_known_nodes"]) == 6 for node in self.nodes))
-        for master, replica in zip(self.nodes[:MASTERS], self.nodes[MASTERS:], strict=True):
+        number = len(self.nodes)
+        until(lambda: all(int(node.info()["cluster_known_nodes"]) == number for node in self.nodes))
+        for master, replica in zip(self.nodes, self.nodes[MASTERS:], strict=False):
             until(partial(replica.knows, master))
             replica.command("CLUSTER REPLICATE", master.id)
         self.until_well()
@@ -153,9 +180,9 @@ class Cluster:
             masters = [role for role in roles if role[0] == "master"]
             linked = [role for role in roles if role[0] == "slave" and role[3] == "connected"]
             return (
-                len(masters) == len(linked) == MASTERS
+                (len(masters), len(linked)) == (MASTERS, self._replicas)
                 and set(states) == {"ok"}
-                and all(len(role[2]) == 1 for role in masters)
+                and all(len(role[2]) == self._replicas // MASTERS for role in masters)
                 and all(view == views[0] for view in views)
             )
 

@@ -10,9 +10,9 @@ mod slot_map;
 mod slots;
 
 pub(super) use asking::Asking;
-pub(super) use nodes::Cluster;
+pub(super) use nodes::{Cluster, Known};
 pub use options::ReadFrom;
-pub(super) use options::{ClusterOptions, split_seeds};
+pub(super) use options::{ClusterOptions, parse_address, split_seeds};
 pub(crate) use slots::{slot_of, tagged};
 
 /// Which node a session's connections lead to, where the server is a cluster.

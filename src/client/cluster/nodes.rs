@@ -29,10 +29,20 @@ struct State {
     is_doubtful: bool,
     /// Slots have moved since.
     has_moved: bool,
-    /// By address, and whether it is read from as a replica.
-    nodes: HashMap<(Address, bool), Node>,
+    nodes: HashMap<(Address, Known), Node>,
     /// Counts the reads that go to replicas, which take turns.
     turn: usize,
+}
+
+/// What a node's address is known by, and what the node is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::client) enum Known {
+    /// The user has given it, so that it is used as it is.
+    Given,
+    /// A node announces it.
+    Announced,
+    /// The same of one that is read from as a replica.
+    Replica,
 }
 
 struct Node {
@@ -106,15 +116,15 @@ impl Cluster {
         let replica = (0..replicas).find_map(|step| {
             let index = state.turn.wrapping_add(step) % replicas;
             let address = shard.replicas.get(index)?;
-            let node = state.nodes.get(&(address.clone(), true));
+            let node = state.nodes.get(&(address.clone(), Known::Replica));
             let is_well = node
                 .and_then(|node| node.failed)
                 .is_none_or(|failed| failed.elapsed() > Self::ASKED);
             is_well.then_some(address)
         });
         Ok(match replica {
-            Some(replica) => state.node(client, replica, true),
-            None => state.node(client, &shard.master, false),
+            Some(replica) => state.node(client, replica, Known::Replica),
+            None => state.node(client, &shard.master, Known::Announced),
         })
     }
 
@@ -123,14 +133,15 @@ impl Cluster {
         let mut state = self.state();
         let mut masters = state.map.masters();
         masters.sort_by_key(|address| state.failed(address));
-        let first = masters.into_iter().next();
-        let first = first.unwrap_or_else(|| client.options().address.clone());
-        state.node(client, &first, false)
+        match masters.into_iter().next() {
+            Some(first) => state.node(client, &first, Known::Announced),
+            None => state.node(client, &client.options().address, Known::Given),
+        }
     }
 
     /// The node that a redirection names.
     pub(in crate::client) fn at(&self, client: &Client, address: &Address) -> Client {
-        self.state().node(client, address, false)
+        self.state().node(client, address, Known::Announced)
     }
 
     /// A slot of each master.
@@ -153,12 +164,10 @@ impl Cluster {
     /// Takes note of a redirection; says where it leads. `asked` is the node that gave it.
     pub(in crate::client) fn redirected(
         &self,
-        client: &Client,
         redirect: &Redirect,
         asked: &Address,
     ) -> Option<Address> {
         let address = redirected_to(&redirect.address, asked)?;
-        let address = client.options().cluster.mapped(address);
         if !redirect.asks {
             let mut state = self.state();
             state.map.moved(redirect.slot, address.clone());
@@ -198,7 +207,7 @@ impl Cluster {
                 break;
             }
             let within = left.min(Self::ASKED);
-            let asking = tokio::time::timeout(within, ask(&node, client, within));
+            let asking = tokio::time::timeout(within, ask(&node, within));
             match asking.await.unwrap_or_else(|_| Err(no_answer(within))) {
                 Ok(map) => {
                     self.learn(map);
@@ -209,10 +218,11 @@ impl Cluster {
                 Err(error) if error.kind() == ErrorKind::Authentication => return Err(error),
                 Err(error) => {
                     let mut state = self.state();
-                    let address = node.options().address.clone();
-                    if let Some(node) = state.nodes.get_mut(&(address, false)) {
-                        node.failed = Some(Instant::now());
-                    }
+                    let asked = &node.options().address;
+                    let known = state.nodes.iter_mut().filter(|((address, known), _)| {
+                        address == asked && *known != Known::Replica
+                    });
+                    known.for_each(|(_, node)| node.failed = Some(Instant::now()));
                     latest = Some(error);
                 }
             }
@@ -245,20 +255,22 @@ impl Cluster {
     /// The nodes to ask, those that failed last: what is known of the cluster, and the URL's.
     fn candidates(&self, client: &Client) -> Vec<Client> {
         let mut state = self.state();
-        let mut addresses: Vec<Address> = state.map.nodes().cloned().collect();
+        let announced = state.map.nodes().cloned();
+        let mut addresses: Vec<(Address, Known)> =
+            announced.map(|address| (address, Known::Announced)).collect();
         let options = client.options();
         let seeds = options.cluster.seeds.iter().flatten();
         for address in std::iter::once(&options.address).chain(seeds) {
-            if !addresses.contains(address) {
-                addresses.push(address.clone());
+            if !addresses.iter().any(|(other, _)| other == address) {
+                addresses.push((address.clone(), Known::Given));
             }
         }
         // Not always the same first: its view may be an old one.
         state.turn = state.turn.wrapping_add(1);
         let turn = state.turn.checked_rem(addresses.len()).unwrap_or_default();
         addresses.rotate_left(turn);
-        addresses.sort_by_key(|address| state.failed(address));
-        addresses.iter().map(|address| state.node(client, address, false)).collect()
+        addresses.sort_by_key(|(address, _)| state.failed(address));
+        addresses.iter().map(|(address, known)| state.node(client, address, *known)).collect()
     }
 
     /// Closes connections that have been idle since then.
@@ -273,19 +285,20 @@ impl Cluster {
 }
 
 impl State {
-    fn node(&mut self, client: &Client, address: &Address, replica: bool) -> Client {
-        let key = (address.clone(), replica);
-        let make = || Node { client: client.of_node(address.clone(), replica), failed: None };
+    fn node(&mut self, client: &Client, address: &Address, known: Known) -> Client {
+        let key = (address.clone(), known);
+        let make = || Node { client: client.of_node(address.clone(), known), failed: None };
         self.nodes.entry(key).or_insert_with(make).client.clone()
     }
 
     fn failed(&self, address: &Address) -> Option<Instant> {
-        self.nodes.get(&(address.clone(), false)).and_then(|node| node.failed)
+        let latest = |known| self.nodes.get(&(address.clone(), known)).and_then(|node| node.failed);
+        latest(Known::Announced).max(latest(Known::Given))
     }
 }
 
 /// Asks one node. CLUSTER SHARDS needs Redis 7.0, CLUSTER SLOTS is older.
-async fn ask(node: &Client, client: &Client, limit: Duration) -> Result<SlotMap> {
+async fn ask(node: &Client, limit: Duration) -> Result<SlotMap> {
     let mut connection = node.connect(limit).await?;
     let (asked, tls) = (&node.options().address, node.options().tls.is_some());
     let map = match value(&mut connection, &command(&[b"CLUSTER", b"SHARDS"])).await {
@@ -297,7 +310,7 @@ async fn ask(node: &Client, client: &Client, limit: Duration) -> Result<SlotMap>
         Err(error) => return Err(error),
     };
     node.keep(connection);
-    Ok(map.mapped(|address| client.options().cluster.mapped(address)))
+    Ok(map)
 }
 
 async fn value(connection: &mut Connection, packed: &Packed) -> Result<Value> {

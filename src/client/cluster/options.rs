@@ -1,9 +1,9 @@
 //! What is said of a cluster when it is named.
 
-use std::collections::BTreeMap;
-
+use super::nodes::Known;
 use super::slot_map::redirected_to;
 use crate::client::address::Address;
+use crate::client::address_map::AddressMap;
 use crate::client::options::ConnectionOptions;
 use crate::error::{Error, Result};
 
@@ -24,69 +24,27 @@ pub(in crate::client) struct ClusterOptions {
     /// The nodes to ask first, beside the one that the URL names first; `None` where nobody has said
     /// that the server is a cluster.
     pub(in crate::client) seeds: Option<Vec<Address>>,
-    /// The addresses to use instead of those that nodes announce.
-    address_map: BTreeMap<String, String>,
+    pub(in crate::client) address_map: AddressMap,
     pub(in crate::client) read_from: ReadFrom,
     /// These are options of one node, which is read from as a replica.
     pub(in crate::client) is_replica: bool,
+    /// Its address is one that it announces, rather than the user's.
+    pub(in crate::client) is_announced: bool,
 }
 
 impl ClusterOptions {
-    /// # Errors
-    ///
-    /// `InvalidArgument` for what is not `host:port`.
-    pub(in crate::client) fn set_address_map(
-        &mut self,
-        map: BTreeMap<String, String>,
-    ) -> Result<()> {
-        for address in map.iter().flat_map(|(announced, used)| [announced, used]) {
-            if parse(address).is_none() {
-                return Err(Error::invalid(format!(
-                    "address_map takes addresses as host:port, and {address:?} is none"
-                )));
-            }
-        }
-        self.address_map = map;
-        Ok(())
-    }
-
-    #[cfg(feature = "python")]
-    pub(in crate::client) fn address_map(&self) -> &BTreeMap<String, String> {
-        &self.address_map
-    }
-
     /// Those of one node.
-    pub(in crate::client) fn of_node(replica: bool) -> Self {
-        ClusterOptions { is_replica: replica, ..ClusterOptions::default() }
-    }
-
-    /// Where to connect to for a node that announces this address.
-    pub(super) fn mapped(&self, announced: Address) -> Address {
-        match self.address_map.get(&announced.to_string()).and_then(|used| parse(used)) {
-            Some(used) => used,
-            None => announced,
+    pub(in crate::client) fn of_node(&self, known: Known) -> Self {
+        ClusterOptions {
+            address_map: self.address_map.clone(),
+            is_replica: known == Known::Replica,
+            is_announced: known != Known::Given,
+            ..ClusterOptions::default()
         }
     }
 }
 
 impl ConnectionOptions {
-    /// Other addresses of a cluster's nodes than those that they announce, as `host:port`, where these
-    /// lead nowhere: behind NAT, or outside of the nodes' containers.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is not `host:port`.
-    pub fn with_address_map(mut self, map: BTreeMap<String, String>) -> Result<Self> {
-        self.cluster.set_address_map(map)?;
-        Ok(self)
-    }
-
-    /// As [`with_address_map`](Self::with_address_map) has it.
-    #[cfg(feature = "python")]
-    pub(crate) fn address_map(&self) -> &BTreeMap<String, String> {
-        self.cluster.address_map()
-    }
-
     /// As [`with_read_from`](Self::with_read_from) has it.
     #[cfg(feature = "python")]
     pub(crate) fn read_from(&self) -> ReadFrom {
@@ -100,7 +58,8 @@ impl ConnectionOptions {
     }
 }
 
-fn parse(address: &str) -> Option<Address> {
+/// What is written as `host:port`.
+pub(in crate::client) fn parse_address(address: &str) -> Option<Address> {
     let nowhere = Address::Tcp { host: String::new(), port: 0 };
     let parsed = redirected_to(address, &nowhere)?;
     matches!(&parsed, Address::Tcp { host, .. } if !host.is_empty()).then_some(parsed)
@@ -129,7 +88,8 @@ pub(in crate::client) fn split_seeds(url: &str) -> Result<Option<(String, Vec<Ad
     let first = hosts.next().unwrap_or_default();
     let others = hosts.map(|host| {
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let address = if has_port { parse(host) } else { parse(&format!("{host}:6379")) };
+        let address =
+            if has_port { parse_address(host) } else { parse_address(&format!("{host}:6379")) };
         // It may be the rest of a password with a comma.
         address.ok_or_else(|| {
             Error::invalid(
@@ -168,18 +128,6 @@ mod tests {
         assert!(!error.to_string().contains("hunter2"));
         assert!(split_seeds("redis+cluster://a:1,b:x").is_err());
         assert!(split_seeds("redis+cluster://a:1,").is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn addresses_are_mapped() -> Result<()> {
-        let mut options = ClusterOptions::default();
-        options
-            .set_address_map(BTreeMap::from([("10.0.0.1:7000".into(), "localhost:1".into())]))?;
-        assert_eq!(options.mapped(at("10.0.0.1", 7000)), at("localhost", 1));
-        assert_eq!(options.mapped(at("10.0.0.1", 7001)), at("10.0.0.1", 7001));
-        let odd = BTreeMap::from([("10.0.0.1".into(), "localhost:1".into())]);
-        assert!(options.set_address_map(odd).is_err());
         Ok(())
     }
 }

@@ -140,16 +140,6 @@ impl SlotMap {
         let _ = self.add(shard, vec![(slot, slot)]);
     }
 
-    /// The same with other addresses of the nodes.
-    pub(super) fn mapped(mut self, map: impl Fn(Address) -> Address) -> Self {
-        for shard in &mut self.shards {
-            let Shard { master, replicas } = Shard::clone(shard);
-            let replicas = replicas.into_iter().map(&map).collect();
-            *shard = Arc::new(Shard { master: map(master), replicas });
-        }
-        self
-    }
-
     /// The masters, each once, in the order of their first slots.
     pub(super) fn masters(&self) -> Vec<Address> {
         self.first_slots().into_iter().map(|(_, master)| master.clone()).collect()

@@ -165,7 +165,8 @@ impl Search<'_> {
     }
 
     async fn open_verified(&self, master: &Address, limit: Duration) -> Result<Connection> {
-        let options = ConnectionOptions { address: master.clone(), ..self.options.clone() };
+        let address = self.options.cluster.address_map.mapped(master, limit).await?;
+        let options = ConnectionOptions { address, ..self.options.clone() };
         let (tls, generation) = (self.tls.clone(), self.generation.clone());
         let mut connection =
             Connection::open(&options, self.credentials, tls, generation, limit).await?;
