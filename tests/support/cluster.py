@@ -45,17 +45,6 @@ class Node(Server):
         self._own: redis.Redis | None = None
         self.is_paused = False
 
-    def start(self) -> Self:
-        attempts = 1 if self._bus_port or self._directory else 20
-        while True:
-            try:
-                return super().start()
-            except Exception:
-                # The bus port of Redis 6.2 is the port and 10,000, which may be too much.
-                attempts -= 1
-                if attempts == 0:
-                    raise
-
     @property
     def bus_port(self) -> int:
         return self._bus_port or self.port + 10_000
@@ -69,16 +58,19 @@ class Node(Server):
         return client.execute_command(*str(first).split(), *rest)
 
     def start(self) -> Self:
-        first = self._directory is None
-        try:
-            return super().start()
-        except RuntimeError:
-            if not first:
-                raise
-            # Somebody has taken the port of the bus meanwhile; nobody knows it yet.
-            taken, self.bus_port = str(self.bus_port), _local.free_port()
-            self._args = [str(self.bus_port) if word == taken else word for word in self._args]
-            return super().start()
+        attempts = 20 if self._directory is None else 1
+        while True:
+            try:
+                return super().start()
+            except RuntimeError:
+                attempts -= 1
+                if attempts == 0:
+                    raise
+            # Somebody has taken the port of the bus meanwhile; or, with Redis 6.2, it is too high.
+            # Nobody knows it yet.
+            if self._bus_port:
+                taken, self._bus_port = str(self._bus_port), _local.free_port()
+                self._args = [str(self._bus_port) if w == taken else w for w in self._args]
 
     def stop(self) -> None:
         super().stop()
