@@ -194,9 +194,9 @@ class TestWhichEntries:
                 read_stream(url, [*abc, "nope"], must_exist=True, order=order)
         with pytest.raises(NoStreamError, match="stream: nope"):
             scan_stream(url, [*abc, "nope"], must_exist=True)
-        with pytest.raises(NoStreamError, match="pattern 'nope"):
+        with pytest.raises(NoStreamError, match='pattern "nope'):
             read_streams(url, "nope*", must_exist=True)
-        with pytest.raises(NoStreamError, match="pattern 'nope"):
+        with pytest.raises(NoStreamError, match='pattern "nope'):
             asyncio.run(redfloe.read_streams_async(url, "nope*", must_exist=True))
 
     def test_waits_for_the_first_entry_of_any(self, url: str, client: redis.Redis) -> None:

@@ -22,6 +22,7 @@ use crate::admin::{self, IfPending, PendingFilter, TrimTo};
 use crate::decode::{Batch, readable};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result};
+use crate::read::no_match;
 
 #[pyfunction]
 pub(crate) fn stream_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<Operation> {
@@ -82,15 +83,22 @@ pub(crate) fn consumer_info(
     }))
 }
 
-/// The keys of the streams that match a pattern, in order.
+/// The keys of the streams that match a pattern, in order; at least one where one must exist.
 #[pyfunction]
 pub(crate) fn find_streams(
     py: Python<'_>,
     server: Server,
     pattern: Vec<u8>,
+    must_exist: bool,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    let finding = async move { admin::find_streams(&client, &pattern).await };
+    let finding = async move {
+        let found = admin::find_streams(&client, &pattern).await?;
+        match found.is_empty() && must_exist {
+            true => Err(no_match(&pattern)),
+            false => Ok(found),
+        }
+    };
     Ok(Operation::new(finding, |py, keys: Vec<Vec<u8>>| {
         let keys = keys.iter().map(|key| PyBytes::new(py, key));
         Ok(PyList::new(py, keys)?.into_any().unbind())

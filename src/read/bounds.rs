@@ -63,7 +63,7 @@ pub(super) fn no_stream() -> Error {
 }
 
 /// The error where no stream matches a pattern, and one must.
-pub(super) fn no_match(pattern: &[u8]) -> Error {
+pub(crate) fn no_match(pattern: &[u8]) -> Error {
     let message = format!("no stream matches the pattern {}", shorten(pattern));
     Error::new(ErrorKind::NoStream, message + ", and must_exist=True says that one must")
 }

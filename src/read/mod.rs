@@ -34,6 +34,8 @@ pub use ack::ack_entries;
 pub use batches::{Batches, BlockingBatches, batches, tail};
 pub(crate) use bounds::ids_only;
 #[cfg(feature = "python")]
+pub(crate) use bounds::no_match;
+#[cfg(feature = "python")]
 pub(crate) use dead_letter::check_slots;
 pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim, Removal};
 pub use many::{OnSchemaMismatch, StreamOrder, pin_streams};

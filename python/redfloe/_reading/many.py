@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Many, Request, as_key, make_request
+from redfloe._arguments import Request, as_key, make_request
 from redfloe._event_loop import completed
 from redfloe._options import ReadOptions, complete, takes
 from redfloe._progress import check_bar
 from redfloe._reading import read
-from redfloe._reading.scan import checked, find_streams, scan_of
+from redfloe._reading.scan import of_streams, scan_of
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -83,12 +83,10 @@ def read_streams(
     [('1704067200000-0', 'events', 'click'), ('1704067200001-0', 'events', 'view')]
     """
     url = _core.connect(url)
-    key = _pattern(pattern)
     taken = complete(options, read_streams)
-    request, many = _request(taken, schema, start_id, end_id, count, last, progress)
-    _core.check_connection(url)
-    request["many"] = many | {"streams": find_streams(url, key, request)}
-    request["must_exist"] = False  # which has just been seen to
+    key, request = _begin(url, pattern, taken, schema, start_id, end_id, count, last, progress)
+    found = _core.find_streams(url, key, request["must_exist"]).wait()
+    request = of_streams(request, found)
     if progress and (whole := read._read_with_bar(url, request)) is not None:
         return whole
     return read._read(url, read._Prepared(request, _core.PreparedRead(request)))
@@ -128,13 +126,10 @@ async def read_streams_async(
     ['events', 'events']
     """
     url = _core.connect(url)
-    key = _pattern(pattern)
     taken = complete(options, read_streams_async)
-    request, many = _request(taken, schema, start_id, end_id, count, last, progress)
-    _core.check_connection(url)
-    found = await completed(_core.find_streams(url, key).start())
-    request["many"] = many | {"streams": checked(found, key, request)}
-    request["must_exist"] = False
+    key, request = _begin(url, pattern, taken, schema, start_id, end_id, count, last, progress)
+    found = await completed(_core.find_streams(url, key, request["must_exist"]).start())
+    request = of_streams(request, found)
     if progress and (whole := await read._read_with_bar_async(url, request)) is not None:
         return whole
     return await read._read_async(url, read._Prepared(request, _core.PreparedRead(request)))
@@ -199,23 +194,15 @@ def scan_streams(
     ['click', 'view']
     """
     url = _core.connect(url)
-    key = _pattern(pattern)
     taken = complete(options, scan_streams)
-    request, _ = _request(taken, schema, start_id, end_id, count, last, progress)
-    _core.check_connection(url)
+    key, request = _begin(url, pattern, taken, schema, start_id, end_id, count, last, progress)
     detail = f"streams {readable(key)!r}"
     return scan_of(url, request, taken, progress=progress, detail=detail, pattern=key)
 
 
-def _pattern(pattern: object) -> bytes:
-    if not isinstance(pattern, str | bytes):
-        kind = type(pattern).__name__
-        msg = f"pattern must be str or bytes, not {kind}; read_stream and scan_stream take a list"
-        raise TypeError(msg)
-    return as_key(pattern, "pattern")
-
-
-def _request(
+def _begin(
+    url: RedisConnection,
+    pattern: object,
     options: ReadOptions,
     schema: SchemaLike | None,
     start_id: EntryIdLike,
@@ -223,8 +210,13 @@ def _request(
     count: int | None,
     last: int | None,
     progress: bool,
-) -> tuple[Request, Many]:
-    """Check the arguments: the request is one of no streams yet."""
+) -> tuple[bytes, Request]:
+    """Check the arguments; give the pattern, and a request of no streams yet."""
+    if not isinstance(pattern, str | bytes):
+        kind = type(pattern).__name__
+        msg = f"pattern must be str or bytes, not {kind}; read_stream and scan_stream take a list"
+        raise TypeError(msg)
+    key = as_key(pattern, "pattern")
     request = make_request(
         [],
         takes_several=True,
@@ -235,11 +227,10 @@ def _request(
         last=last,
         options=options,
     )
-    many = request["many"]
-    assert many is not None
     _core.empty_batch(request)  # so that what cannot be right raises before anything is sent
     check_bar(progress)
-    return request, many
+    _core.check_connection(url)
+    return key, request
 
 
 # Not as a decorator, with which type checkers take it for a plain function.

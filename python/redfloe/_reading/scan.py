@@ -13,7 +13,6 @@ from polars.io.plugins import register_io_source
 from redfloe import _core
 from redfloe._arguments import Many, Request, Streams, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
-from redfloe._errors import NoStreamError
 from redfloe._frame import of_batch
 from redfloe._options import ReadOptions, complete, takes
 from redfloe._progress import check_bar, shown_of, with_bar
@@ -483,24 +482,16 @@ def _wanted(request: Request, many: Many, predicate: pl.Expr | None) -> list[boo
 
 def _found(url: RedisConnection, request: Request, pattern: bytes | None) -> Request:
     """Give the request the streams that match the pattern, if there is one."""
-    many = request["many"]
-    if pattern is None or many is None:
+    if pattern is None:
         return request
-    streams = find_streams(url, pattern, request)
+    return of_streams(request, _core.find_streams(url, pattern, request["must_exist"]).wait())
+
+
+def of_streams(request: Request, streams: list[bytes]) -> Request:
+    """Give the request the streams that were found, so that they need not be looked for again."""
+    many = request["many"]
+    assert many is not None, "a pattern is of several streams"
     return request | {"many": many | {"streams": streams}, "must_exist": False}
-
-
-def find_streams(url: RedisConnection, pattern: bytes, request: Request) -> list[bytes]:
-    """Find the streams that match a pattern; at least one where one must exist."""
-    return checked(_core.find_streams(url, pattern).wait(), pattern, request)
-
-
-def checked(streams: list[bytes], pattern: bytes, request: Request) -> list[bytes]:
-    """Refuse that there are none where one must exist."""
-    if request["must_exist"] and not streams:
-        msg = f"no stream matches the pattern {readable(pattern)!r}, and must_exist is True"
-        raise NoStreamError(msg)
-    return streams
 
 
 def _with_fields_of(url: RedisConnection, found: _Once[Request], sample: int | None) -> Request:

@@ -45,18 +45,13 @@ pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -
     Ok(())
 }
 
-/// For requests about these streams, which are of one slot in a cluster.
-pub(super) fn session(client: &Client, names: &StreamNames) -> Session {
-    client.session_for(names.keys().first().map_or(&[], Vec::as_slice))
-}
-
-/// Refuses streams of several slots in a cluster: one connection does not reach them all.
+/// Refuses streams of several slots in a cluster, of which no one command reads.
 pub(in crate::read) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
     match of_several_slots(names.keys()) {
         Some((first, other)) if client.looks_like_a_cluster().await? => {
             Err(Error::invalid(format!(
-                "in a cluster an iterator follows streams of one slot only, and {} and {} are of two; follow \
-             them one by one, or give their names a common part in braces, such as {}",
+                "in a cluster a group is read of streams of one slot only, and {} and {} are of two; read them \
+                 one by one, or give their names a common part in braces, such as {}",
                 shorten(first),
                 shorten(other),
                 shorten(&tagged(first, b"1")),
@@ -71,6 +66,11 @@ fn of_several_slots(keys: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
     let first = keys.first()?;
     let other = keys.iter().find(|key| slot_of(key) != slot_of(first))?;
     Some((first, other))
+}
+
+/// Whether streams are of several slots of a cluster.
+pub(super) async fn are_apart(client: &Client, names: &StreamNames) -> Result<bool> {
+    Ok(of_several_slots(names.keys()).is_some() && client.looks_like_a_cluster().await?)
 }
 
 /// A small question about each of some streams; the answers with their streams.
@@ -234,7 +234,7 @@ pub(in crate::read) async fn about_type(
         return error;
     }
     let all: Vec<usize> = (0..names.len()).collect();
-    let kinds = ask_each(&mut session(client, names), names, &all, resp::type_of).await;
+    let kinds = ask_nodes(client, Client::session_for, names, &all, resp::type_of).await;
     let is_other = |(_, kind): &(usize, Result<redis::Value>)| {
         let kind = kind.as_ref().ok().and_then(resp::text);
         kind.is_some_and(|kind| kind != b"stream" && kind != b"none")
@@ -401,7 +401,7 @@ pub(super) async fn wait(
 ) -> Result<bool> {
     let Some(many) = &request.many else { return Ok(false) };
     let ranges = many.ranges.as_deref().unwrap_or_default();
-    if of_several_slots(many.names.keys()).is_some() && client.looks_like_a_cluster().await? {
+    if are_apart(client, &many.names).await? {
         return wait_for_nodes(client, many, ranges, deadline).await;
     }
     let wanted = many.names.keys().iter().zip(ranges).filter(|(_, (first, last))| first <= last);
@@ -414,7 +414,8 @@ pub(super) async fn wait(
         IdBound::Id(end) => *id <= end,
         _ => true,
     };
-    let mut session = session(client, &many.names);
+    let first = many.names.keys().first().map_or(&[][..], Vec::as_slice);
+    let mut session = client.session_for(first);
     loop {
         let left = deadline.left();
         let block = Some(left.map_or(0, block_ms));

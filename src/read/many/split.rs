@@ -40,6 +40,11 @@ impl Split {
         self.all.push(stream);
     }
 
+    /// All streams, in the order in which they were added.
+    pub(super) fn all(&self) -> &[usize] {
+        &self.all
+    }
+
     /// The streams of a side.
     pub(super) fn streams(&self, side: Side) -> impl Iterator<Item = usize> {
         let is_hot = move |stream: &usize| self.hot.contains(stream) == (side == Side::Hot);

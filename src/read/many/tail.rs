@@ -15,7 +15,7 @@ use super::parts::Part;
 use super::sample::with_inferred;
 use super::split::{Side, Split};
 use super::{Pattern, ask};
-use crate::client::Client;
+use crate::client::{Client, slot_of};
 use crate::decode::{Batch, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
@@ -52,6 +52,8 @@ pub(in crate::read) struct ManyTail {
 /// Streams that one request may ask for.
 #[derive(Default)]
 struct Place {
+    /// The slot of a cluster that they have in common.
+    slot: u16,
     split: Split,
     /// When to look next whether they are those that were read before, and from which of them on.
     look_due: Option<Instant>,
@@ -59,6 +61,8 @@ struct Place {
 }
 
 impl ManyTail {
+    /// Each slot of a cluster takes a connection.
+    const MOST_PLACES: usize = 256;
     /// How often at most streams are asked for what they have come to.
     const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -136,16 +140,24 @@ impl ManyTail {
         }
     }
 
-    /// Finds places for the streams from this one on.
+    /// Finds places for the streams from this one on. In a cluster those of a slot share one: no XREAD
+    /// reaches another slot, of the same node neither.
     async fn place(&mut self, from: usize) -> Result<()> {
-        ask::check_slots(&self.client, &self.streams.names).await?;
-        for (stream, key) in self.streams.names.keys().iter().enumerate().skip(from) {
-            if self.places.is_empty() {
+        let names = Arc::clone(&self.streams.names);
+        let are_apart = ask::are_apart(&self.client, &names).await?;
+        for (stream, key) in names.keys().iter().enumerate().skip(from) {
+            let slot = slot_of(key);
+            let known = self.places.iter().position(|place| !are_apart || place.slot == slot);
+            if known.is_none() {
+                if self.places.len() >= Self::MOST_PLACES {
+                    return Err(too_many_slots(Self::MOST_PLACES));
+                }
                 let look_due = Instant::now().checked_add(Self::INTERVAL);
-                self.places.push(Place { look_due, ..Place::default() });
+                self.places.push(Place { slot, look_due, ..Place::default() });
                 self.followers.extend(Side::BOTH.map(|_| Follower::new(&self.client, key)));
             }
-            if let Some(place) = self.places.first_mut() {
+            let place = known.unwrap_or(self.places.len() - 1);
+            if let Some(place) = self.places.get_mut(place) {
                 place.split.add(stream);
             }
         }
@@ -413,4 +425,11 @@ fn side_of(follower: usize) -> Side {
 
 fn until(due: Option<Instant>) -> Duration {
     due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()))
+}
+
+fn too_many_slots(most: usize) -> Error {
+    Error::invalid(format!(
+        "in a cluster an iterator follows streams of at most {most} slots, each on a connection of its own; \
+         give the names of some of them a common part in braces, which puts them into one slot"
+    ))
 }

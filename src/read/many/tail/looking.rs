@@ -55,8 +55,8 @@ impl ManyTail {
             return Ok(());
         };
         let started = Instant::now();
-        let positions = self.streams.positions().iter().enumerate();
-        let read = positions.filter(|(_, seen)| **seen > EntryId::MIN).map(|(stream, _)| stream);
+        let all = place.split.all().iter().copied();
+        let read = all.filter(|stream| self.streams.position(*stream) > EntryId::MIN);
         let read: Vec<usize> = read.skip(place.look_from).take(Self::LOOKED_AT).collect();
         let is_last = read.len() < Self::LOOKED_AT;
         place.look_from = if is_last { 0 } else { place.look_from + read.len() };

@@ -1,0 +1,179 @@
+"""Following streams of several nodes of a cluster, and of several slots of a node."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+import redfloe
+from redfloe import NoStreamError, RedisConnection, WrongTypeError, iter_stream
+from support.cluster import Cluster, until
+from support.groups import DRAIN
+from support.streams import NUMBER, add, add_numbers
+from support.timing import later, within
+from test_cluster_faults import FAULTS, Fault, add_one, in_thread
+from test_follow_many import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.loops import Follow
+
+# One process of a test run starts the cluster.
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(60)]
+
+
+@pytest.fixture(params=["any node", "all nodes", "resp3"])
+def url(cluster: Cluster, request: pytest.FixtureRequest) -> str | RedisConnection:
+    """The cluster's URL, in each form; the first does not know yet that it is one."""
+    if request.param == "any node":
+        return RedisConnection(cluster.nodes[0].url, client_name=f"new-{id(request)}")
+    return cluster.url + ("?protocol=resp3" if request.param == "resp3" else "")
+
+
+def take(batches: Iterator[pl.DataFrame], rows: int) -> dict[str, list[int]]:
+    """Give that many rows."""
+    got: list[pl.DataFrame] = []
+    while sum(map(len, got)) < rows:
+        got.append(next(batches))
+    return rows_of(got)
+
+
+def test_what_is_there_and_what_comes(cluster: Cluster, url: str, follow: Follow) -> None:
+    keys = cluster.keys(7)
+    for length, key in enumerate(keys):
+        add_numbers(cluster.client(key), key, length * 100)
+    batches = follow(url, [*keys, "late"], NUMBER, "-", block_ms=0, batch_size=70)
+    whole = {key: [*range(1, length * 100 + 1)] for length, key in enumerate(keys) if length}
+    assert take(batches, 2_100) == whole
+    for number, key in enumerate([*keys, "late"], 1_000):
+        with later(0.02, partial(add, cluster.client(key), key, [(f"{number}-0", {"n": number})])):
+            with within(2):
+                assert take(batches, 1) == {key: [number]}
+
+
+def test_draining_ends(cluster: Cluster, url: str, follow: Follow) -> None:
+    keys = cluster.keys(6)
+    for key in keys:
+        add_numbers(cluster.client(key), key, 1_000)
+    drained = rows_of(follow(url, keys, NUMBER, "-", **DRAIN))
+    assert drained == {key: [*range(1, 1_001)] for key in keys}
+    assert sum(map(len, follow(url, keys, NUMBER, "-", count=1_500, **DRAIN))) == 1_500
+    with within(5):
+        assert list(follow(url, cluster.keys(3, "none"), NUMBER, "-", **DRAIN)) == []
+
+
+def test_by_default_only_what_comes_after_the_call(cluster: Cluster) -> None:
+    keys = cluster.keys(4)
+    for key in keys:
+        add_numbers(cluster.client(key), key, 3)
+    with iter_stream(cluster.url, keys, NUMBER) as batches:
+        for key in keys:
+            add(cluster.client(key), key, [("9-0", {"n": 9})])
+        assert take(batches, 4) == {key: [9] for key in keys}
+
+
+def test_a_pattern_and_inference(cluster: Cluster, url: str, follow: Follow) -> None:
+    keys = cluster.keys(4)
+    for key in keys[:3]:
+        add_numbers(cluster.client(key), key, 3)
+    options: Any = {"pattern": "stream-*", "discover_ms": 50, "infer_schema": True}
+    batches = follow(url, start_id="-", **options)
+    assert take(batches, 9) == {key: [1, 2, 3] for key in keys[:3]}
+    with later(0.1, lambda: add_numbers(cluster.client(keys[3]), keys[3], 2)):
+        assert take(batches, 2) == {keys[3]: [1, 2]}
+    assert next(iter(follow(url, start_id="-", **options))).schema["n"] == pl.Int64
+
+
+def test_errors_name_the_stream(cluster: Cluster, url: str, follow: Follow) -> None:
+    keys = cluster.keys(3)
+    for key in keys:
+        add_numbers(cluster.client(key), key, 1)
+    with pytest.raises(NoStreamError, match="stream: nope"):
+        next(follow(url, [*keys, "nope"], NUMBER, "-", must_exist=True))
+    cluster.client("text").set("text", "x")
+    with pytest.raises(WrongTypeError, match="stream: text"):
+        list(follow(url, [*keys, "text"], NUMBER, "-"))
+
+
+def test_more_slots_than_connections_are_refused(cluster: Cluster, url: str) -> None:
+    keys = [f"stream-{number}" for number in range(400)]
+    with pytest.raises(ValueError, match=r"at most 256 slots.*a common part in braces"):
+        next(iter_stream(url, keys, NUMBER, "-"))
+    tagged = [f"{{t}}:{number}" for number in range(400)]
+    add_numbers(cluster.client(tagged[7]), tagged[7], 1)
+    assert take(iter_stream(url, tagged, NUMBER, "-"), 1) == {tagged[7]: [1]}
+
+
+def test_hot_streams_and_their_slot_moves(cluster: Cluster) -> None:
+    """Keys of one slot that is on its way are for a while on two nodes, which no XREAD reaches."""
+    keys = [f"{{t}}:{number}" for number in range(20)]
+    client = cluster.client(keys[0])
+    for key in keys:
+        add_numbers(client, key, 1)
+    connection = RedisConnection(cluster.url, retry_max_delay=0.1, client_name="moves")
+    with iter_stream(connection, keys, NUMBER, "-") as batches:
+        assert take(batches, 20) == {key: [1] for key in keys}
+        for number in range(2, 30):
+            add(client, keys[3], [(f"{number}-0", {"n": number})])
+            assert take(batches, 1) == {keys[3]: [number]}
+        slot, target = cluster.slot(keys[0]), cluster.other(keys[0])
+        cluster.begin_move(slot, target)
+        for key in keys:
+            cluster.move_key(key, target)
+        cluster.end_move(slot, target)
+        for key in keys[2:6]:
+            add(cluster.client(key), key, [("100-0", {"n": 100})])
+        assert take(batches, 4) == {key: [100] for key in keys[2:6]}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_lose_and_double_nothing(cluster: Cluster, fault: Fault) -> None:
+    """Whatever happens to a node, its entries come, and those of the others meanwhile."""
+    keys = cluster.key_of_each()
+    key, others = keys[0], keys[1:]
+    for one in keys:
+        add_numbers(cluster.client(one), one, 3)
+    connection = RedisConnection(cluster.url, retry_max_delay=0.5, client_name="waits")
+    steps = fault(cluster, key)
+    with iter_stream(connection, keys, NUMBER, "-", block_ms=200) as batches:
+        assert take(batches, 9) == {one: [1, 2, 3] for one in keys}
+        last = 3
+        for step in steps:
+            last += 1
+            with in_thread(partial(take, batches, 3)) as outcome:
+                time.sleep(0.1)  # it waits by now
+                step()
+                for one in (*others, key):
+                    until(partial(add_one, cluster, one, last), 20)
+                assert outcome() == {one: [last] for one in keys}
+
+
+def test_other_nodes_serve_while_one_hangs(cluster: Cluster) -> None:
+    keys = cluster.key_of_each()
+    for one in keys:
+        add_numbers(cluster.client(one), one, 1)
+    connection = RedisConnection(cluster.url, response_timeout=20, client_name="hangs")
+    with iter_stream(connection, keys, NUMBER, "-") as batches:
+        assert take(batches, 3) == {one: [1] for one in keys}
+        cluster.node(keys[0]).pause()
+        try:
+            with within(1):
+                for one in keys[1:]:
+                    add(cluster.client(one), one, [("2-0", {"n": 2})])
+                assert take(batches, 2) == {one: [2] for one in keys[1:]}
+        finally:
+            cluster.node(keys[0]).resume()
+
+
+def test_a_close_ends_all_waits(cluster: Cluster) -> None:
+    keys = cluster.key_of_each()
+    add_numbers(cluster.client(keys[0]), keys[0], 1)
+    with redfloe.iter_stream(cluster.url, keys, NUMBER, "-") as batches:
+        assert take(batches, 1) == {keys[0]: [1]}
+    masters = [cluster.client(key) for key in keys]
+    until(lambda: not any(one.info("clients")["blocked_clients"] for one in masters), 5)
