@@ -15,6 +15,7 @@ use crate::client::{Client, panicked, spawn};
 use crate::decode::{Batch, StreamNames, ends};
 use crate::error::{Error, Result};
 use crate::read::request::{BatchBounds, ReadRequest};
+use crate::schema::StreamSchema;
 
 /// Reads streams of several nodes as one, in the order of the request.
 pub(super) struct Nodes {
@@ -114,7 +115,11 @@ impl Nodes {
         let (None, Some(many)) = (&self.running, &self.request.many) else { return Ok(()) };
         let parts: Vec<Part> = self.rest.values().copied().collect();
         let lists = ask::split(&self.client, &many.names, &parts).await?;
+        let mut schema = StreamSchema::clone(&self.request.schema);
+        // What one node lacks, another may have.
+        schema.expects_fields = false;
         let request = ReadRequest {
+            schema: Arc::new(schema),
             count: self.left,
             bounds: match (portion, many.order) {
                 (Portion::Whole, StreamOrder::ByStream) => BatchBounds::NONE,
