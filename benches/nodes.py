@@ -1,6 +1,6 @@
 """Streams of several nodes: reading and writing them at the same time.
 
-``python benches/nodes.py read|write URL,... STREAM...`` does so once and prints the seconds; with
+``python benches/nodes.py read|write "URL ..." STREAM...`` does so once and prints the seconds; with
 several URLs each has one of the streams. The rest is for `compare.py`, section ``nodes``.
 """
 
@@ -91,7 +91,7 @@ def at_once(commands: list[list[str]], inputs: list[Path] | None = None) -> floa
 
 def own_process(what: str, urls: list[str], streams: list[str]) -> float:
     """Do it in a process of its own."""
-    command = [sys.executable, __file__, what, ",".join(urls), *streams]
+    command = [sys.executable, __file__, what, " ".join(urls), *streams]
     environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
     output = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env=environment
@@ -179,4 +179,4 @@ def rows(server: Server, rounds: int) -> list[tuple[str, ...]]:
 if __name__ == "__main__":
     os.environ["POLARS_MAX_THREADS"] = "2"
     do = {"read": read, "write": write}[sys.argv[1]]
-    print(do(sys.argv[2].split(","), sys.argv[3:]))
+    print(do(sys.argv[2].split(), sys.argv[3:]))
