@@ -170,6 +170,28 @@ def test_other_nodes_serve_while_one_hangs(cluster: Cluster) -> None:
             cluster.node(keys[0]).resume()
 
 
+def test_other_nodes_serve_while_one_hangs_that_is_looked_after(cluster: Cluster) -> None:
+    keys = cluster.keys(3)
+    for one in keys:
+        add_numbers(cluster.client(one), one, 1)
+    connection = RedisConnection(cluster.url, response_timeout=20, client_name="looks")
+    with iter_stream(connection, keys, NUMBER, "-") as batches:
+        assert take(batches, 3) == {one: [1] for one in keys}
+        add(cluster.client(keys[0]), keys[0], [("2-0", {"n": 2})])
+        assert take(batches, 1) == {keys[0]: [2]}
+        time.sleep(1.1)  # it is time to look whether the streams are what they were
+        paused = cluster.node(keys[0])
+        others = [one for one in keys if cluster.node(one) is not paused]
+        paused.pause()
+        try:
+            with within(2):
+                for one in others:
+                    add(cluster.client(one), one, [("2-0", {"n": 2})])
+                assert take(batches, len(others)) == {one: [2] for one in others}
+        finally:
+            paused.resume()
+
+
 def test_a_close_ends_all_waits(cluster: Cluster) -> None:
     keys = cluster.key_of_each()
     add_numbers(cluster.client(keys[0]), keys[0], 1)

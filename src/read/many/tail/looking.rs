@@ -1,7 +1,7 @@
 //! Whether there are other streams, and whether those that are followed are what they were.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{ManyTail, until};
 use crate::admin::find_streams;
@@ -15,6 +15,8 @@ impl ManyTail {
     /// may take: 1 / SHARE.
     const LOOKED_AT: usize = 500;
     const SHARE: u32 = 400;
+    /// How long that may take where other nodes have streams, too.
+    const LOOKING: Duration = Duration::from_millis(500);
 
     /// The streams that match the pattern now.
     pub(super) async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
@@ -49,6 +51,7 @@ impl ManyTail {
     /// Makes sure that some streams of a place have not been begun anew with smaller IDs, which no read
     /// after the last one would ever see.
     pub(super) async fn look_after(&mut self, number: usize) -> Result<()> {
+        let are_others = self.places.len() > 1;
         let (Some(follower), Some(place)) =
             (self.followers.get_mut(number), self.places.get_mut(number / 2))
         else {
@@ -60,7 +63,15 @@ impl ManyTail {
         let read: Vec<usize> = read.skip(place.look_from).take(Self::LOOKED_AT).collect();
         let is_last = read.len() < Self::LOOKED_AT;
         place.look_from = if is_last { 0 } else { place.look_from + read.len() };
-        let reached = ask::last_generated(follower.session(), &self.streams.names, &read).await?;
+        let looking = ask::last_generated(follower.session(), &self.streams.names, &read);
+        let reached = match are_others {
+            false => looking.await?,
+            // A node that fails does not keep those of others waiting; it is looked at again.
+            true => match tokio::time::timeout(Self::LOOKING, looking).await {
+                Ok(reached) => reached?,
+                Err(_) => Vec::new(),
+            },
+        };
         let pause = started.elapsed().saturating_mul(Self::SHARE).max(Self::INTERVAL);
         place.look_due = Instant::now().checked_add(pause);
         for (stream, newest) in reached {
