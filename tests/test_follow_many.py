@@ -391,8 +391,8 @@ def test_either_a_stream_or_a_pattern(any_server: Server, follow: Follow) -> Non
     for arguments in ({}, {"stream": "a", "pattern": "b"}):
         with pytest.raises(TypeError, match="give either stream or pattern"):
             follow(any_server.url, **arguments)
-    with pytest.raises(ValueError, match="with a group stream must be one"):
-        follow(any_server.url, pattern="a*", group="g", consumer="c")
+    with pytest.raises(ValueError, match="a group needs a consumer"):
+        follow(any_server.url, pattern="a*", group="g")
     with pytest.raises(ValueError, match="discover_ms must not be negative"):
         follow(any_server.url, pattern="a*", discover_ms=-1)
     if follow is redfloe.iter_stream:

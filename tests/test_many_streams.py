@@ -310,8 +310,8 @@ def test_what_cannot_be_right_is_refused_before_anything_is_sent() -> None:
         read(url, pl.DataFrame({"stream": ["a"]}))
     with pytest.raises(TypeError, match="stream must be str or bytes, not int"):
         read(url, 1)
-    with pytest.raises(ValueError, match="with a group stream must be one"):
-        read(url, ["a", "b"], group="g", consumer="c")
+    with pytest.raises(ValueError, match='order="id" has no meaning with a group'):
+        read(url, ["a", "b"], group="g", consumer="c", order="id")
     with pytest.raises(ValueError, match='order must be "stream" or "id", not \'time\''):
         read(url, ["a", "b"], order="time")
     with pytest.raises(ValueError, match='on_schema_mismatch must be "union" or "raise"'):
@@ -320,10 +320,8 @@ def test_what_cannot_be_right_is_refused_before_anything_is_sent() -> None:
         wrong.read_streams(url, ["a", "b"])
     with pytest.raises(ValueError, match="several streams are followed without an end"):
         wrong.iter_stream(url, ["a", "b"], end_id="5")
-    with pytest.raises(ValueError, match="with a group stream must be one"):
-        wrong.iter_stream(url, ["a", "b"], group="g", consumer="c")
-    with pytest.raises(TypeError, match="stream must be str or bytes, not list"):
-        wrong.StreamConsumer(url, ["a", "b"], "g", "c")
+    with pytest.raises(TypeError, match="each of several streams must be str or bytes, not int"):
+        wrong.StreamConsumer(url, ["a", 1], "g", "c")
     with pytest.raises(SchemaError, match="two metadata columns"):
         scan_streams(url, stream_column="_id")
 

@@ -117,8 +117,7 @@ def make_request(
     """Check and normalise what the reading functions have in common; `options` are complete."""
     many = _as_many(stream, options) if takes_several else None
     if many is not None and group is not None:
-        msg = "with a group stream must be one stream's key, not several"
-        raise ValueError(msg)
+        _check_many_with_group(many)
     infer_schema = options["infer_schema"]
     if infer_schema and schema is not None:
         msg = "infer_schema=True needs schema=None: a schema leaves nothing to infer"
@@ -292,6 +291,19 @@ def own_pending_of(
     raise ValueError(msg)
 
 
+def _check_many_with_group(many: Many) -> None:
+    for name, value, default in (
+        ("order", many["order"], "stream"),
+        ("on_schema_mismatch", many["on_schema_mismatch"], "union"),
+    ):
+        if value != default:
+            msg = (
+                f'{name}="{value}" has no meaning with a group, whose entries come as they are '
+                "delivered"
+            )
+            raise ValueError(msg)
+
+
 def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike) -> None:
     own_pending_of(start_id, "skip")
     if end_id != "+":
@@ -300,6 +312,28 @@ def _check_with_group(start_id: EntryIdLike, end_id: EntryIdLike) -> None:
             'on_idle="stop" ends when nothing is left'
         )
         raise ValueError(msg)
+
+
+def follow_pattern(
+    request: Request,
+    pattern: str | bytes | None,
+    discover_ms: Milliseconds,
+) -> None:
+    """Have a request for no stream follow those that match; check what is said of several."""
+    if request["many"] is not None and request["end_id"] != "+":
+        msg = 'several streams are followed without an end: end_id must be "+"; read_stream has one'
+        raise ValueError(msg)
+    every = milliseconds(discover_ms, "discover_ms")
+    if pattern is not None and request["many"] is not None:
+        request["many"]["pattern"] = as_key(pattern, "pattern"), every
+
+
+def either(stream: Streams | None, pattern: str | bytes | None) -> Streams:
+    """Give the stream or streams that are named; none where there is a pattern."""
+    if (stream is None) == (pattern is None):
+        msg = "give either stream or pattern"
+        raise TypeError(msg)
+    return [] if stream is None else stream
 
 
 def as_key(value: object, parameter: str) -> bytes:

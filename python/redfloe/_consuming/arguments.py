@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from redfloe._arguments import (
     Group,
     Milliseconds,
+    Request,
+    Streams,
     as_key,
     make_group,
     milliseconds,
     one_of,
     optional_milliseconds,
     positive,
+    refuse_frame,
 )
 from redfloe._schema import as_text
 from redfloe._words import readable
@@ -25,7 +29,8 @@ def make_worker_group(
     group: str | bytes | None,
     consumer: str | bytes | None,
     *,
-    stream: str | bytes,
+    streams: list[bytes],
+    is_many: bool,
     ack: str,
     create_group: bool,
     group_start_id: EntryIdLike,
@@ -77,9 +82,15 @@ def make_worker_group(
     member["reclaim_ms"] = None if min_idle is None else (min_idle, interval)
     longest = optional_milliseconds(max_processing_ms, "max_processing_ms")
     member["max_processing_ms"] = _max_processing(longest, min_idle, auto_extend=auto_extend)
+    if is_many and member["max_deliveries"] == 1:
+        msg = (
+            "max_deliveries must be at least 2 with several streams: with 1 each entry has to be "
+            "asked for alone"
+        )
+        raise ValueError(msg)
     if dead_letter is not None:
         member["dead_letter"] = as_key(dead_letter, "dead_letter")
-        if member["dead_letter"] == as_key(stream, "stream"):
+        if member["dead_letter"] in streams:
             msg = "dead_letter is the stream itself, which would never come to an end"
             raise ValueError(msg)
     return member
@@ -111,6 +122,14 @@ def _max_processing(longest: int | None, min_idle: int | None, *, auto_extend: b
     return min(min_idle * _EXTENSIONS, _LONGEST) if longest is None else longest
 
 
+def keys_of(streams: Streams) -> bytes | list[bytes]:
+    """Give one stream's key, or those of several."""
+    if isinstance(streams, str | bytes) or not isinstance(streams, Iterable):
+        return as_key(streams, "stream")
+    refuse_frame(streams, "stream", "keys", "stream")
+    return [as_key(key, "each of several streams") for key in streams]
+
+
 def start_of(start_id: EntryIdLike, member: Group | None) -> EntryIdLike:
     """Give where a worker begins; a member of a group goes on where its group is."""
     if member is not None and start_id != "-":
@@ -122,14 +141,27 @@ def start_of(start_id: EntryIdLike, member: Group | None) -> EntryIdLike:
     return start_id
 
 
-def where(
-    stream: str | bytes, group: str | bytes | None, consumer: str | bytes | None
-) -> dict[str, str | None]:
+def where(request: Request) -> dict[str, str | None]:
     """Give the names of a worker's stream, group and consumer, as its log shows them."""
-    names = {"stream": stream, "group": group, "consumer": consumer}
+    many, group = request["many"], request["group"]
+    if many is None:
+        stream = readable(request["stream"])
+    elif many["pattern"] is not None:
+        stream = readable(many["pattern"][0])
+    else:
+        stream = ", ".join(readable(key) for key in many["streams"])
+        if len(many["streams"]) > _SHOWN:
+            others = len(many["streams"]) - 1
+            stream = f"{readable(many['streams'][0])} and {others} others"
     return {
-        key: None if name is None else readable(as_key(name, key)) for key, name in names.items()
+        "stream": stream,
+        "group": None if group is None else readable(group["group"]),
+        "consumer": None if group is None else readable(group["consumer"]),
     }
+
+
+#: How many streams a log names.
+_SHOWN = 3
 
 
 def decoding_errors(on_error: str | None, *, has_dead_letter: bool) -> str:
@@ -145,11 +177,11 @@ def decoding_errors(on_error: str | None, *, has_dead_letter: bool) -> str:
     return "reject"
 
 
-def checkpoint_name_of(name: str | None, stream: str | bytes, member: Group | None) -> str:
+def checkpoint_name_of(name: str | None, request: Request) -> str:
     """Give what the checkpoint is called, where its caller does not say so."""
     if name is not None:
         return as_text(name, "checkpoint_name")
-    key = as_key(stream, "stream")
+    key, member = request["stream"], request["group"]
     if member is not None:
         return ":".join(_quoted(one, "%:") for one in (key, member["group"], member["consumer"]))
     # A key is the name of its checkpoint, unless it could be that of a group's.

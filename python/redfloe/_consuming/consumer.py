@@ -6,7 +6,15 @@ import time
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, make_request, one_of
+from redfloe._arguments import (
+    Milliseconds,
+    Request,
+    Streams,
+    either,
+    follow_pattern,
+    make_request,
+    one_of,
+)
 from redfloe._batch import AsyncBatch, Batch, Source
 from redfloe._beside import take_out, with_fields
 from redfloe._consuming import arguments
@@ -57,8 +65,17 @@ class StreamConsumer(Entered, RunsHandlers):
     ----------
     url : str or RedisConnection
         As for `read_stream`.
-    stream : str or bytes
-        The stream's key.
+    stream : str, bytes, or several of them
+        The stream's key, or those of several streams, each of which has a group of this name: one
+        XREADGROUP asks for all. A batch may hold rows of several, and ``_stream`` says which a row
+        is of; acknowledgement, claims, dead letters and delivery counts are by stream. One that has
+        many entries does not keep the others waiting. In a Redis Cluster they must be of one slot.
+    pattern : str or bytes, optional
+        In place of `stream`: the streams whose keys match (SCAN TYPE, Redis 6.0), also those that
+        appear later; but not `dead_letter`. One that vanishes is left out. Without `create_group`
+        those that have no group are, too.
+    discover_ms : int or timedelta, default 5000
+        How often to look for streams that match, as for `iter_stream`.
     group, consumer : str or bytes, optional
         The consumer group, and this worker's name in it, which should be the same when the worker
         starts again: its own pending entries come first then.
@@ -94,7 +111,8 @@ class StreamConsumer(Entered, RunsHandlers):
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
     group_start_id : str, int, date or datetime, default "0"
-        Where a group that is created begins: after this ID; ``"$"`` after the newest entry.
+        Where a group that is created begins: after this ID; ``"$"`` after the newest entry, or at
+        the start of a stream that appears later.
     reclaim_min_idle_ms : int, timedelta or None, default 30000
         Take over entries that have been pending for that many milliseconds (XAUTOCLAIM in Redis
         6.2, else XPENDING and XCLAIM). They come in batches of their own, in turns with new
@@ -114,7 +132,8 @@ class StreamConsumer(Entered, RunsHandlers):
         `reclaim_min_idle_ms`. `Batch.extend` makes it start again.
     max_deliveries : int, optional
         How often an entry is delivered before it goes to the dead-letter stream instead. Its last
-        delivery is a batch of one, so that it takes no other entry along.
+        delivery is a batch of one, so that it takes no other entry along. At least 2 with several
+        streams.
     dead_letter : str or bytes, optional
         The stream that takes entries which are delivered too often, cannot be decoded, or failed
         (`Batch.fail`). In a Redis Cluster it must be in the slot of `stream`.
@@ -131,7 +150,8 @@ class StreamConsumer(Entered, RunsHandlers):
         When it starts, remove other consumers of the group that have not asked for entries for this
         many milliseconds and have none pending, such as those of killed processes. By default none.
     checkpoint_store : CheckpointStore, optional
-        Keeps the ID of the last entry that is done with, together with all entries before it.
+        Keeps the ID of the last entry that is done with, together with all entries before it. Not
+        with several streams.
     checkpoint_name : str, optional
         What the checkpoint is called in the store; by default after the stream, and the group and
         consumer where there is one: ``"stream:group:consumer"``, so that no two workers share a
@@ -195,10 +215,12 @@ class StreamConsumer(Entered, RunsHandlers):
     def __init__(
         self,
         url: str | RedisConnection,
-        stream: str | bytes,
+        stream: Streams | None = None,
         group: str | bytes | None = None,
         consumer: str | bytes | None = None,
         *,
+        pattern: str | bytes | None = None,
+        discover_ms: Milliseconds = 5_000,
         schema: SchemaLike | None = None,
         start_id: EntryIdLike = "-",
         end_id: EntryIdLike = "+",
@@ -229,10 +251,13 @@ class StreamConsumer(Entered, RunsHandlers):
         self._connection = url = connect(url)
         one_of(on_data_loss, "on_data_loss", "raise", "continue")
         errors = arguments.decoding_errors(on_error, has_dead_letter=dead_letter is not None)
+        streams = arguments.keys_of(either(stream, pattern))
+        is_many = isinstance(streams, list)
         member = arguments.make_worker_group(
             group,
             consumer,
-            stream=stream,
+            streams=streams if isinstance(streams, list) else [streams],
+            is_many=is_many,
             ack=ack,
             create_group=create_group,
             group_start_id=group_start_id,
@@ -246,8 +271,15 @@ class StreamConsumer(Entered, RunsHandlers):
             remove_consumer=remove_consumer,
             remove_idle_consumers_ms=remove_idle_consumers_ms,
         )
+        if is_many and checkpoint_store is not None:
+            msg = (
+                "checkpoint_store keeps the position in one stream: use a consumer for each, "
+                "or a group without a store, whose position the server keeps"
+            )
+            raise ValueError(msg)
         self._request: Request = make_request(
-            stream,
+            streams,
+            takes_several=True,
             schema=schema,
             start_id=arguments.start_of(start_id, member),
             end_id=end_id,
@@ -260,16 +292,18 @@ class StreamConsumer(Entered, RunsHandlers):
             continue_after_loss=on_data_loss == "continue",
             options=complete(options, StreamConsumer),
         )
+        follow_pattern(self._request, pattern, discover_ms)
         self._request["on_error"] = errors
         self._asked = self._request
         _core.empty_batch(self._request)  # the schema and the options are checked there
         check_connection(url)
         if member is not None and member["dead_letter"] is not None:
-            _core.check_dead_letter(url, self._request["stream"], member["dead_letter"])
-        name = arguments.checkpoint_name_of(checkpoint_name, stream, member)
+            for key in streams if isinstance(streams, list) else [streams]:
+                _core.check_dead_letter(url, key, member["dead_letter"])
+        name = arguments.checkpoint_name_of(checkpoint_name, self._request)
         self._position = Position(checkpoint_store, name, follows=ack == "on_success")
         self._handle_signals = handle_signals
-        self._where = arguments.where(stream, group, consumer)
+        self._where = arguments.where(self._request)
         self._failing = Failing(
             dead_letter is not None,
             max_deliveries is not None,
@@ -310,7 +344,8 @@ class StreamConsumer(Entered, RunsHandlers):
         """What the consumer has done since it started."""
         if self._reader is None:
             return ConsumerStats(0, 0, 0, 0, 0, 0, 0, None, 0.0, None)
-        return ConsumerStats.of(self._reader.stats, time.monotonic() - self._started)
+        by_stream = self._reader.stats_by_stream()
+        return ConsumerStats.of(self._reader.stats, time.monotonic() - self._started, by_stream)
 
     @property
     def _left(self) -> bool:

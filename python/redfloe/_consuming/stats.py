@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from redfloe import _core
 
 
@@ -35,7 +37,11 @@ class ConsumerStats:
     lag : int or None
         How many entries the group had still to deliver when the consumer last looked: each time
         that it has looked for entries to reclaim, or waited for new ones in vain. None before it
-        has looked, and on servers before Redis 7.0.
+        has looked, and on servers before Redis 7.0. Of several streams the sum of those that are
+        known.
+    streams : mapping of str to ConsumerStats
+        The same for each of several streams, by their keys, without `bytes`; empty where the
+        consumer has one stream, or no group.
     """
 
     batches: int
@@ -48,9 +54,15 @@ class ConsumerStats:
     last_id: str | None
     entries_per_second: float
     lag: int | None
+    streams: Mapping[str, ConsumerStats] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def of(cls, stats: _core.Stats, seconds: float) -> Self:
+    def of(
+        cls,
+        stats: _core.Stats,
+        seconds: float,
+        by_stream: Iterable[tuple[str, _core.Stats]] = (),
+    ) -> Self:
         """Give what a reader has done in that time."""
         return cls(
             batches=stats.batches,
@@ -63,4 +75,5 @@ class ConsumerStats:
             last_id=stats.last_id,
             entries_per_second=stats.entries / max(seconds, 1e-9),
             lag=stats.lag,
+            streams={stream: cls.of(part, seconds) for stream, part in by_stream},
         )

@@ -12,10 +12,10 @@ from redfloe._arguments import (
     Milliseconds,
     Request,
     Streams,
-    as_key,
+    either,
+    follow_pattern,
     make_group,
     make_request,
-    milliseconds,
 )
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
@@ -204,11 +204,14 @@ def iter_stream(
         The stream's key, or those of several streams: an XREAD waits for all, a batch may hold
         rows of several, and ``_stream`` says which a row is of. Each stream's entries come in
         order; one that has many does not keep the others waiting. Of more than 16, those that have
-        entries all the time are followed on a second connection. Not with a group or an `end_id`.
-        A missing stream is waited for.
+        entries all the time are followed on a second connection. Not with an `end_id`. A missing
+        stream is waited for; with a group it is created, where `create_group` says so.
     pattern : str or bytes, optional
         In place of `stream`: the streams whose keys match, as for `read_streams` (SCAN TYPE, Redis
         6.0). One that appears later is read from its first entry, or from a `start_id` that is one.
+        With a group, a stream without one gets it where `create_group` is True, and is left out
+        otherwise; that of a stream that appears later begins at its start where `group_start_id` is
+        ``"$"``.
     discover_ms : int or timedelta, default 5000
         How often to look for streams that match the pattern, in milliseconds; less often where
         that would take more than a twentieth of the time.
@@ -446,11 +449,8 @@ def _request(
     )
     if start_id is None:
         start_id = "$" if group is None else "-"
-    if (stream is None) == (pattern is None):
-        msg = "give either stream or pattern"
-        raise TypeError(msg)
     request = make_request(
-        [] if stream is None else stream,
+        either(stream, pattern),
         takes_several=True,
         schema=schema,
         start_id=start_id,
@@ -464,10 +464,5 @@ def _request(
         group=members,
         options=options,
     )
-    if request["many"] is not None and request["end_id"] != "+":
-        msg = 'several streams are followed without an end: end_id must be "+"; read_stream has one'
-        raise ValueError(msg)
-    every = milliseconds(discover_ms, "discover_ms")
-    if pattern is not None and request["many"] is not None:
-        request["many"]["pattern"] = as_key(pattern, "pattern"), every
+    follow_pattern(request, pattern, discover_ms)
     return request

@@ -107,14 +107,20 @@ impl GroupReader {
         if self.options.own_pending == OwnPending::Only || has_own_rows && !self.may_mix() {
             new.clear();
         }
-        // Half of the room is for those that have nothing pending.
-        let mut left = if new.is_empty() { room } else { room / 2 };
+        // Half of the room is for those that have nothing pending; of one row every other time.
+        let mut left = match (new.is_empty(), room) {
+            (true, _) => room,
+            (false, 1) => (self.first % 2) as u64,
+            (false, _) => room / 2,
+        };
         let share = (left / own.len() as u64).max(1);
+        let mut used = 0;
         let mut requests = Vec::new();
         for Own { lane: stream, after, count } in own {
             let count = count.min(share).min(left);
             let Some(lane) = self.lanes.get(stream).filter(|_| count > 0) else { continue };
             left -= count;
+            used += count;
             let limit = match requests.is_empty() && new.is_empty() {
                 true => self.feed.limit(count),
                 // Should the server not know the other, what follows would have been done.
@@ -125,9 +131,15 @@ impl GroupReader {
             let request = PageRequest::new(read.packed(), limit);
             requests.push((flight, Ask::Own { after, count }, request));
         }
-        if requests.is_empty() || !new.is_empty() {
-            let count = self.share_of_new(room, &mut new);
-            requests.push(self.new_request(new, count, None));
+        if used < room && !new.is_empty() {
+            let count = self.share_of_new(room - used, used, &mut new);
+            if !new.is_empty() {
+                requests.push(self.new_request(new, count, None));
+            }
+        }
+        if requests.is_empty() {
+            self.first = self.first.wrapping_add(1);
+            return Ok(Polled::More);
         }
         self.send(requests).await?;
         self.receive(waits).await
@@ -153,7 +165,7 @@ impl GroupReader {
             return self.wait_for_one(new, wait, waits).await;
         }
         let asked = new.len();
-        let count = self.share_of_new(room, &mut new);
+        let count = self.share_of_new(room, 0, &mut new);
         if new.is_empty() {
             return self.without_streams(wait, waits).await;
         }
@@ -164,12 +176,13 @@ impl GroupReader {
         self.receive(waits).await
     }
 
-    /// How many entries to ask each of these streams for; leaves out those that have no turn.
-    fn share_of_new(&mut self, room: u64, new: &mut Vec<usize>) -> u64 {
+    /// How many entries to ask each of these streams for, where `used` others are asked for as well;
+    /// leaves out those that have no turn.
+    fn share_of_new(&mut self, room: u64, used: u64, new: &mut Vec<usize>) -> u64 {
         match &mut self.streams {
             None => room,
             Some(streams) => {
-                let missing = self.feed.missing(self.request.count);
+                let missing = self.feed.missing(self.request.count).saturating_sub(used);
                 let lanes = &self.lanes;
                 let is_wanted = |stream: &usize| lanes.get(*stream).is_some_and(|l| !l.is_at_end);
                 if self.takes_all {

@@ -1,0 +1,542 @@
+"""Consumer groups over several streams: `StreamConsumer`, `iter_stream`, `read_stream`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import redfloe
+from redfloe import NoGroupError, NoStreamError, RedisConnection, StreamConsumer, WrongTypeError
+from support.consumers import EAGER, SHY, World, letters
+from support.groups import DRAIN, ME, pending
+from support.loops import Follow
+from support.processes import hear, python
+from support.proxy import Proxy
+from support.server import Server
+from support.streams import NUMBER
+from support.timing import SLACK, later
+
+pytestmark = pytest.mark.timeout(20)
+
+Rows = dict[str, list[int]]
+Row = tuple[str, int]
+
+
+def fill(client: redis.Redis, streams: Rows) -> None:
+    """Add an entry for each number, whose ID it is."""
+    pipeline = client.pipeline(transaction=False)
+    for stream, numbers in streams.items():
+        for number in numbers:
+            pipeline.xadd(stream, {"n": number}, id=f"{number}-0")
+    pipeline.execute()
+
+
+def pairs(frame: pl.DataFrame) -> list[Row]:
+    return [(stream, number) for stream, number in frame.select("_stream", "n").iter_rows()]
+
+
+def rows_of(frames: Iterable[pl.DataFrame]) -> Rows:
+    """Give the numbers that came of each stream, in the order in which they did."""
+    rows: Rows = {}
+    for frame in frames:
+        for stream, number in pairs(frame):
+            rows.setdefault(stream, []).append(number)
+    return rows
+
+
+def all_pending(client: redis.Redis, streams: Iterable[str]) -> Rows:
+    """List what is pending in the streams' groups, where something is."""
+    found = {stream: pending(client, stream) for stream in streams}
+    return {stream: numbers for stream, numbers in found.items() if numbers}
+
+
+def work(world: World, server: Server | RedisConnection | str, streams: Any, **options: Any) -> Any:
+    """Give the consumer that most tests use."""
+    url = server.url if isinstance(server, Server) else server
+    options = {**ME, **SHY, **DRAIN, **options}
+    return world.consumer(url, streams, **options)
+
+
+def test_all_streams_are_read_and_acknowledged(
+    server: Server, client: redis.Redis, protocol: str, follow: Follow
+) -> None:
+    streams = {"a": [1, 2], "b": [2, 3, 4], "c": []}
+    fill(client, streams)
+    url, options = server.url + protocol, {**ME, **DRAIN, "auto_ack": True}
+    assert rows_of(follow(url, list(streams), NUMBER, **options)) == {"a": [1, 2], "b": [2, 3, 4]}
+    assert all_pending(client, streams) == {}
+    fill(client, {"c": [5], "a": [9]})
+    assert rows_of(follow(url, list(streams), NUMBER, **options)) == {"a": [9], "c": [5]}
+
+
+def test_one_xreadgroup_waits_for_all(any_server: Server, world: World) -> None:
+    streams = [f"s{number}" for number in range(50)]
+    with Proxy(any_server.port) as proxy, any_server.client() as client:
+        options: Any = {"on_idle": "wait", "block_ms": 5_000}
+        with work(world, proxy.url, streams, **options) as consumer:
+            fill(client, {"s7": [1]})
+            batch = next(consumer)
+            assert pairs(batch.frame) == [("s7", 1)]
+            before = proxy.count(b"XREADGROUP")
+            with later(0.2, lambda: fill(client, {"s3": [1], "s7": [2]})):
+                got = pairs(next(consumer).frame)
+                if len(got) < 2:
+                    got += pairs(next(consumer).frame)
+            assert sorted(got) == [("s3", 1), ("s7", 2)]
+            # One that waits, and one or two more for what came together.
+            assert proxy.count(b"XREADGROUP") - before <= 3
+
+
+def test_own_pending_entries_of_all_come_first(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1, 2, 3], "b": [1, 2, 3], "c": [7]})
+    for stream, count in ("a", 2), ("b", 1):
+        client.xgroup_create(stream, "g", "0")
+        client.xreadgroup("g", "me", {stream: ">"}, count=count)
+    with work(world, any_server, ["a", "b", "c"]) as consumer:
+        batches = [(batch.frame, batch.delivery_counts.to_list()) for batch in consumer]
+    assert rows_of(frame for frame, _ in batches) == {"a": [1, 2, 3], "b": [1, 2, 3], "c": [7]}
+    counts = {
+        row: count
+        for frame, counts in batches
+        for row, count in zip(pairs(frame), counts, strict=True)
+    }
+    assert [row for row, count in counts.items() if count > 1] == [("a", 1), ("a", 2), ("b", 1)]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    streams=st.dictionaries(
+        st.sampled_from("abcde"), st.lists(st.integers(1, 90), unique=True).map(sorted), min_size=1
+    ),
+    delivered=st.dictionaries(st.sampled_from("abcde"), st.integers(1, 20)),
+    batch_size=st.integers(1, 40),
+    batch_bytes=st.sampled_from([1, 300, 10**6]),
+    timeout=st.sampled_from([None, 1]),
+    cuts=st.lists(st.integers(0, 2_000), max_size=3),
+)
+def test_each_entry_comes_once_whatever_is_lost(
+    any_server: Server,
+    client: redis.Redis,
+    streams: Rows,
+    delivered: dict[str, int],
+    batch_size: int,
+    batch_bytes: int,
+    timeout: int | None,
+    cuts: list[int],
+) -> None:
+    """Pending before or new, in batches of any size, over connections that are lost half way."""
+    client.flushdb()
+    fill(client, streams)
+    for stream, count in delivered.items():
+        if streams.get(stream):
+            client.xgroup_create(stream, "g", "0")
+            client.xreadgroup("g", "me", {stream: ">"}, count=count)
+    with Proxy(any_server.port) as proxy:
+        for size in cuts:
+            proxy.cut_after(size, once_seen=b"XREADGROUP", skip=size % 3)
+        url = RedisConnection(proxy.url, retry_base_delay=0.001, retry_max_delay=0.01)
+        options: Any = {
+            "batch_size": batch_size,
+            "batch_bytes": batch_bytes,
+            "batch_timeout_ms": timeout,
+        }
+        with StreamConsumer(
+            url, list(streams), schema=NUMBER, **ME, **SHY, **DRAIN, **options
+        ) as consumer:
+            batches = [(batch.frame, batch.delivery_counts) for batch in consumer]
+    assert all(0 < len(frame) <= batch_size for frame, _ in batches)
+    got = rows_of(frame for frame, _ in batches)
+    whole = {stream: numbers for stream, numbers in streams.items() if numbers}
+    # What a lost reply had comes after what had been queued.
+    assert {stream: sorted(numbers) for stream, numbers in got.items()} == whole
+    assert cuts or got == whole
+    for frame, counts in batches:
+        for (stream, number), count in zip(pairs(frame), counts, strict=True):
+            was = streams[stream].index(number) < delivered.get(stream, 0)
+            assert count == 1 + was, (stream, number)
+    assert all_pending(client, streams) == {}
+    assert consumer.stats.acknowledged == sum(map(len, whole.values()))
+
+
+def test_a_hot_stream_keeps_no_other_waiting(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """One of a hundred has entries without end; the others one now and then."""
+    quiet = [f"quiet{number}" for number in range(99)]
+    fill(client, {"hot": list(range(1, 20_001))})
+    options: Any = {"batch_size": 100, "on_idle": "wait"}
+    with work(world, any_server, ["hot", *quiet], **options) as consumer:
+        next(consumer)
+        fill(client, {stream: [1] for stream in quiet})
+        seen: Counter[str] = Counter()
+        for number, batch in enumerate(consumer):
+            seen.update(batch.frame["_stream"])
+            if len(seen) > len(quiet):
+                break
+            assert number < 40, f"{len(quiet) + 1 - len(seen)} still wait"
+
+
+def test_a_hot_stream_is_not_slowed_by_the_others(any_server: Server, client: redis.Redis) -> None:
+    """It is asked alone as long as it has more, for a batch's worth at once."""
+    quiet = [f"quiet{number}" for number in range(999)]
+    fill(client, {"hot": list(range(1, 5_001))})
+    with Proxy(any_server.port) as proxy:
+        consumer = StreamConsumer(proxy.url, ["hot", *quiet], schema=NUMBER, **ME, **SHY, **DRAIN)
+        with consumer:
+            assert sum(len(batch) for batch in consumer) == 5_000
+        reads = [command for command in proxy.commands if command[0] == b"XREADGROUP"]
+    of_all = [command for command in reads if len(command) > 1_000]
+    assert len(reads) < 100
+    assert len(of_all) < 40
+
+
+def test_a_missing_group_is_an_error_that_names_its_stream(
+    server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    fill(client, {"a": [1], "b": [1]})
+    client.xgroup_create("a", "g", "0")
+    with pytest.raises(NoGroupError, match="stream: b"):
+        list(follow(server.url, ["a", "b"], NUMBER, **ME, **DRAIN, create_group=False))
+
+
+def test_a_group_that_gets_lost_does_not_stop_the_rest(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1, 2], "b": [1, 2]})
+    with work(world, any_server, ["a", "b"], on_group_lost="recreate", on_idle="wait") as consumer:
+        assert rows_of([next(consumer).frame]) == {"a": [1, 2], "b": [1, 2]}
+        client.xgroup_destroy("b", "g")
+        fill(client, {"a": [3], "b": [3]})
+        got: Rows = {}
+        while sum(map(len, got.values())) < 2:
+            for stream, numbers in rows_of([next(consumer).frame]).items():
+                got.setdefault(stream, []).extend(numbers)
+        # Those of the batch that was in hand were done with, and do not come again.
+        assert got == {"a": [3], "b": [3]}
+
+
+def test_a_lost_group_raises_by_default(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1], "b": [1]})
+    with work(world, any_server, ["a", "b"], on_idle="wait") as consumer:
+        next(consumer)
+        client.xgroup_destroy("b", "g")
+        fill(client, {"a": [2]})
+        with pytest.raises(NoGroupError, match="stream: b"):
+            list(consumer)
+    # What is not acknowledged comes again.
+    with work(world, any_server, ["a", "b"]) as consumer:
+        assert ("a", 2) in [row for batch in consumer for row in pairs(batch.frame)]
+
+
+def test_a_pattern_takes_in_what_appears_and_leaves_out_what_vanishes(
+    server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"ev:a": [1], "ev:b": [1], "other": [1]})
+    options: Any = {"discover_ms": 20, "on_idle": "wait", "group_start_id": "$", "block_ms": 50}
+    with work(world, server, None, pattern="ev:*", **options) as consumer:
+        with later(0.05, lambda: fill(client, {"ev:b": [2]})):
+            assert pairs(next(consumer).frame) == [("ev:b", 2)]
+        client.delete("ev:b")
+        with later(0.1, lambda: fill(client, {"ev:c": [1, 2]})):
+            # All that it has was added since.
+            assert pairs(next(consumer).frame) == [("ev:c", 1), ("ev:c", 2)]
+        fill(client, {"ev:a": [2]})
+        assert pairs(next(consumer).frame) == [("ev:a", 2)]
+        assert not client.exists("ev:b")
+        fill(client, {"ev:b": [1]})
+        assert pairs(next(consumer).frame) == [("ev:b", 1)]
+    assert all_pending(client, ["ev:a", "ev:b", "ev:c"]) == {}
+
+
+def test_a_pattern_that_matches_nothing_yet(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    with work(world, any_server, None, pattern="no:*") as consumer:
+        assert list(consumer) == []
+    options: Any = {"discover_ms": 20, "on_idle": "wait", "block_ms": 50}
+    with work(world, any_server, None, pattern="no:*", **options) as consumer:
+        with later(0.1, lambda: fill(client, {"no:1": [1]})):
+            assert pairs(next(consumer).frame) == [("no:1", 1)]
+    with pytest.raises(NoStreamError, match='pattern "never'):
+        with work(world, any_server, None, pattern="never:*", must_exist=True) as consumer:
+            next(consumer)
+
+
+def test_streams_without_a_group_are_left_out_of_a_pattern(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"ev:a": [1], "ev:b": [1]})
+    client.xgroup_create("ev:a", "g", "0")
+    options: Any = {"create_group": False, "discover_ms": 20, "on_idle": "wait", "block_ms": 20}
+    with work(world, any_server, None, pattern="ev:*", **options) as consumer:
+        assert pairs(next(consumer).frame) == [("ev:a", 1)]
+        client.xgroup_create("ev:b", "g", "0")
+        assert pairs(next(consumer).frame) == [("ev:b", 1)]
+
+
+def test_the_dead_letters_are_none_of_the_streams(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"ev:a": [1], "ev:b": [2]})
+    client.xadd("ev:b", {"n": "no number"}, id="3-0")
+    client.xadd("ev:a", {"n": "none either"}, id="3-0")
+    options: Any = {"discover_ms": 10, "dead_letter": "ev:dead"}
+    with work(world, any_server, None, pattern="ev:*", **options) as consumer:
+        assert rows_of(batch.frame for batch in consumer) == {"ev:a": [1], "ev:b": [2]}
+    dead = {(one[b"_dead_stream"], one[b"_dead_id"]) for one in letters(client, "ev:dead")}
+    assert dead == {(b"ev:a", b"3-0"), (b"ev:b", b"3-0")}
+    assert all_pending(client, ["ev:a", "ev:b"]) == {}
+    assert consumer.stats.dead_lettered == 2
+    assert {key: one.dead_lettered for key, one in consumer.stats.streams.items()} == {
+        "ev:a": 1,
+        "ev:b": 1,
+    }
+    with pytest.raises(ValueError, match="the stream itself"):
+        work(world, any_server, ["a", "dead"], dead_letter="dead")
+
+
+def test_entries_of_one_id_are_told_apart(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1, 2, 3], "b": [1, 2], "c": [9]})
+    options: Any = {"ack": "manual", "dead_letter": "dead", "batch_timeout_ms": 50, **EAGER}
+    with work(world, any_server, ["a", "b", "c"], **options) as consumer:
+        batch = next(consumer)
+        assert len(batch) == 6
+        with pytest.raises(ValueError, match="'1-0', which is an entry of more than one stream"):
+            world.do(batch.ack("1-0"))
+        with pytest.raises(ValueError, match="no entry of this batch"):
+            world.do(batch.ack("7-0"))
+        with pytest.raises(ValueError, match="without the column '_stream'"):
+            world.do(batch.ack(batch.frame.select("_id")))
+        of_a = batch.frame.filter(pl.col("_stream") == "a", pl.col("n") < 3)
+        assert world.do(batch.ack(of_a)) == 2
+        assert world.do(batch.ack(["9-0", "3-0"])) == 2
+        assert all_pending(client, "abc") == {"b": [1, 2]}
+        assert world.do(batch.extend()) == 2
+        one = batch.frame.filter(pl.col("_stream") == "b", pl.col("n") == 1)
+        assert world.do(batch.fail(one, "so")) == 1
+        rest = batch.frame.filter(pl.col("_stream") == "b", pl.col("n") == 2)
+        assert world.do(batch.nack(rest, delay_ms=0)) == 1
+        again = next(consumer)
+        assert (pairs(again.frame), again.delivery_counts.to_list()) == ([("b", 2)], [2])
+        assert world.do(again.ack()) == 1
+    assert [(one[b"_dead_stream"], one[b"n"]) for one in letters(client)] == [(b"b", b"1")]
+    stats = consumer.stats
+    assert (stats.acknowledged, stats.entries, stats.dead_lettered) == (5, 7, 1)
+    assert {key: one.acknowledged for key, one in stats.streams.items()} == {"a": 3, "b": 1, "c": 1}
+
+
+def test_what_others_left_is_claimed_by_stream(
+    server: Server, client: redis.Redis, world: World
+) -> None:
+    streams = {"a": [1, 2, 3], "b": [1, 2], "c": [4], "d": []}
+    fill(client, streams)
+    for stream in "abc":
+        client.xgroup_create(stream, "g", "0")
+        client.xreadgroup("g", "gone", {stream: ">"})
+    fill(client, {"d": [1]})
+    with work(world, server, list(streams), **EAGER) as consumer:
+        batches = [(batch.frame, batch.delivery_counts.to_list()) for batch in consumer]
+    got = rows_of(frame for frame, _ in batches)
+    assert {stream: sorted(numbers) for stream, numbers in got.items()} == {**streams, "d": [1]}
+    for frame, counts in batches:
+        # What was claimed is in batches of its own.
+        assert len(set(counts)) == 1
+        assert (counts[0] == 1) == (frame["_stream"].to_list() == ["d"])
+    assert all_pending(client, streams) == {}
+    assert consumer.stats.reclaimed == 6
+
+
+def test_the_last_delivery_is_alone(any_server: Server, client: redis.Redis, world: World) -> None:
+    """An entry that kills its worker takes no other along, of whichever stream."""
+    fill(client, {"a": [1, 2], "b": [1, 2]})
+    for stream in "ab":
+        client.xgroup_create(stream, "g", "0")
+        client.xreadgroup("g", "me", {stream: ">"})
+    options: Any = {"max_deliveries": 2, "dead_letter": "dead", "batch_timeout_ms": 10}
+    with work(world, any_server, ["a", "b"], **options) as consumer:
+        batches = [pairs(batch.frame) for batch in consumer]
+    assert sorted(batches) == [[("a", 1)], [("a", 2)], [("b", 1)], [("b", 2)]]
+    with pytest.raises(ValueError, match="max_deliveries must be at least 2"):
+        work(world, any_server, ["a", "b"], max_deliveries=1, dead_letter="dead")
+
+
+def test_a_handler_s_failures_are_by_stream(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1, 2, 3], "b": [1, 2, 3]})
+
+    def handle(batch: Any) -> None:
+        if ("b", 2) in pairs(batch.frame):
+            raise RuntimeError("no")
+
+    consumer = work(world, any_server, ["a", "b"], dead_letter="dead")
+    consumer.run(handle, attempts=1)
+    assert [(one[b"_dead_stream"], one[b"n"]) for one in letters(client)] == [(b"b", b"2")]
+    assert all_pending(client, "ab") == {}
+    assert consumer.stats.acknowledged == 5
+
+
+def test_what_is_in_hand_is_kept_by_stream(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1], "b": [1]})
+    options: Any = {"reclaim_min_idle_ms": 200, "batch_timeout_ms": 50}
+    with work(world, any_server, ["a", "b"], **options) as consumer:
+        assert len(next(consumer)) == 2
+        end = time.monotonic() + 0.6
+        most = {"a": 0, "b": 0}
+        while time.monotonic() < end:
+            for stream in "ab":
+                found: Any = client.xpending_range(stream, "g", "-", "+", 1)
+                most[stream] = max(most[stream], found[0]["time_since_delivered"])
+            time.sleep(0.01)
+        assert max(most.values()) < 200 * SLACK, most
+        assert len(list(consumer)) == 0
+
+
+def test_a_key_of_another_type_is_named(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1]})
+    client.set("b", "text")
+    with pytest.raises(WrongTypeError, match="stream: b"):
+        with work(world, any_server, ["a", "b"]) as consumer:
+            list(consumer)
+
+
+def test_read_stream_takes_what_is_there_of_all(
+    server: Server, client: redis.Redis, runner: Any
+) -> None:
+    fill(client, {"a": [1, 2], "b": [3], "c": []})
+    options: Any = {**ME, "auto_ack": True}
+    df = redfloe.read_stream(server.url, ["a", "b", "c"], NUMBER, **options)
+    assert rows_of([df]) == {"a": [1, 2], "b": [3]}
+    assert all_pending(client, "abc") == {}
+    fill(client, {"c": [1, 2, 3], "a": [5, 6]})
+    reading = redfloe.read_stream_async(server.url, ["a", "b", "c"], NUMBER, count=3, **options)
+    df = runner.run(reading)
+    assert len(df) == 3
+    assert all_pending(client, "abc") == {}
+    rest = redfloe.read_stream(server.url, ["a", "b", "c"], NUMBER, **options)
+    assert sorted(pairs(df) + pairs(rest)) == [("a", 5), ("a", 6), ("c", 1), ("c", 2), ("c", 3)]
+    empty = redfloe.read_stream(server.url, ["a", "b"], NUMBER, **options)
+    assert empty.columns == ["_id", "_ts", "_stream", "n"]
+    assert len(empty) == 0
+    with later(0.1, lambda: fill(client, {"b": [8]})):
+        df = redfloe.read_stream(server.url, ["a", "b"], NUMBER, block_ms=5_000, **options)
+    assert pairs(df) == [("b", 8)]
+
+
+def test_read_stream_ends_though_entries_come_without_end(any_server: Server) -> None:
+    with any_server.client() as client:
+        fill(client, {"a": list(range(1, 3_000)), "b": [1]})
+        script = client.register_script(
+            "for i = 1, 500 do redis.call('XADD', KEYS[1], '*', 'n', i) end"
+        )
+        with later(0, lambda: [script(keys=["a"]) for _ in range(40)]):
+            df = redfloe.read_stream(any_server.url, ["a", "b"], NUMBER, **ME)
+        assert 3_000 <= len(df) <= 23_000
+
+
+def test_count_is_of_all_and_exact(any_server: Server, client: redis.Redis, follow: Follow) -> None:
+    streams = {f"s{number}": [1, 2, 3] for number in range(7)}
+    fill(client, streams)
+    frames = list(follow(any_server.url, list(streams), NUMBER, count=5, **ME, **DRAIN))
+    assert sum(map(len, frames)) == 5
+    # Nothing more was delivered.
+    assert sum(map(len, all_pending(client, streams).values())) == 5
+
+
+def test_infer_schema(any_server: Server, client: redis.Redis, follow: Follow) -> None:
+    fill(client, {"a": [1], "b": [2]})
+    options: Any = {**ME, **DRAIN, "infer_schema": True}
+    frames = list(follow(any_server.url, ["a", "b"], **options))
+    assert all(frame.schema["n"] == pl.Int64 for frame in frames)
+    assert rows_of(frames) == {"a": [1], "b": [2]}
+
+
+def test_without_a_group(any_server: Server, client: redis.Redis, world: World) -> None:
+    fill(client, {"a": [1, 2], "b": [1]})
+    options: Any = {"group": None, "consumer": None, "reclaim_min_idle_ms": 30_000}
+    with work(world, any_server, ["a", "b"], **options) as consumer:
+        got = [(pairs(batch.frame), world.do(batch.ack())) for batch in consumer]
+    assert sorted(row for rows, _ in got for row in rows) == [("a", 1), ("a", 2), ("b", 1)]
+    assert sum(number for _, number in got) == 3
+
+
+def test_what_is_not_possible_is_refused_at_once(any_server: Server, follow: Follow) -> None:
+    url = any_server.url
+    store = redfloe.MemoryCheckpointStore()
+    with pytest.raises(ValueError, match="checkpoint_store keeps the position in one stream"):
+        StreamConsumer(url, ["a", "b"], checkpoint_store=store, **ME)
+    with pytest.raises(TypeError, match="either stream or pattern"):
+        StreamConsumer(url, **ME)
+    with pytest.raises(TypeError, match="either stream or pattern"):
+        StreamConsumer(url, "a", pattern="b*", **ME)
+    with pytest.raises(ValueError, match="'a' twice"):
+        StreamConsumer(url, ["a", "a"], **ME)
+    with pytest.raises(ValueError, match='order="id" has no meaning with a group'):
+        redfloe.read_stream(url, ["a", "b"], order="id", **ME)
+    with pytest.raises(ValueError, match="without an end"):
+        StreamConsumer(url, ["a", "b"], end_id="5-0")
+
+
+def test_its_repr_and_its_batches_name_the_streams(any_server: Server, client: redis.Redis) -> None:
+    fill(client, {"a": [1], "b": [1]})
+    consumer = StreamConsumer(any_server.url, ["a", "b"], **ME, **DRAIN, batch_timeout_ms=20)
+    assert "streams=['a', 'b']" in repr(consumer)
+    with consumer:
+        assert repr(next(iter(consumer))) == "Batch(2 entries of 2 streams)"
+    assert "pattern='a*'" in repr(StreamConsumer(any_server.url, pattern="a*", **ME))
+
+
+WORKER = """
+    consumer = redfloe.StreamConsumer(
+        sys.argv[1], sys.argv[3].split(","), "g", sys.argv[2], schema={"n": redfloe_polars.Int64},
+        reclaim_min_idle_ms=300, reclaim_interval_ms=50, batch_size=20, block_ms=20,
+    )
+    seen = 0
+    with consumer:
+        for batch in consumer:
+            print(json.dumps(batch.frame.select("_stream", "n").rows()), flush=True)
+"""
+
+
+def test_two_workers_share_streams_and_one_is_killed(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """Nothing is lost, and nothing comes twice but what the one that was killed had in hand."""
+    streams = {f"s{number}": list(range(1, 120)) for number in range(6)}
+    fill(client, streams)
+    script = WORKER.replace("redfloe_polars", "__import__('polars')")
+    names = ",".join(streams)
+    seen: Counter[Row] = Counter()
+    in_hand: list[Row] = []
+    with python(script, any_server.url, "victim", names) as victim:
+        for _ in range(random.randint(2, 6)):
+            in_hand = [(stream, number) for stream, number in hear(victim)]
+            seen.update(in_hand)
+    with python(script, any_server.url, "heir", names) as heir:
+        while len(seen) < 6 * 119:
+            seen.update((stream, number) for stream, number in hear(heir))
+    assert set(seen) == {(stream, n) for stream, numbers in streams.items() for n in numbers}
+    # What the victim printed last before it died may not have been heard.
+    twice = {row for row, times in seen.items() if times > 1}
+    assert len(twice) <= 2 * 20
