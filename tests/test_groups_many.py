@@ -203,6 +203,30 @@ def test_a_hot_stream_is_not_slowed_by_the_others(any_server: Server, client: re
     assert len(of_all) < 40
 
 
+def test_a_stream_with_entries_is_waited_for_alone(any_server: Server) -> None:
+    """Naming all streams costs the server time, so it is done now and then only."""
+    streams = [f"s{number}" for number in range(2_000)]
+    with Proxy(any_server.port) as proxy, any_server.client() as client:
+        options: Any = {**ME, **SHY, "schema": NUMBER, "block_ms": 1_000}
+        with StreamConsumer(proxy.url, streams, **options) as consumer:
+            batches = iter(consumer)
+            with later(0, lambda: fill(client, {"s7": [1]})):
+                next(batches)
+            before, begun = len(proxy.commands), time.monotonic()
+            for number in range(2, 102):
+                fill(client, {"s7": [number]})
+                assert pairs(next(batches).frame) == [("s7", number)]
+            took = time.monotonic() - begun
+            # The others do not wait for long.
+            fill(client, {"s9": [1], "s7": [102]})
+            got = pairs(next(batches).frame)
+            while ("s9", 1) not in got:
+                got += pairs(next(batches).frame)
+        reads = [one for one in proxy.commands[before:] if one[0] == b"XREADGROUP"]
+    of_all = [one for one in reads if len(one) > 2_000]
+    assert len(of_all) <= took / 0.02 + 10 < len(reads) + 10
+
+
 def test_a_missing_group_is_an_error_that_names_its_stream(
     server: Server, client: redis.Redis, follow: Follow
 ) -> None:

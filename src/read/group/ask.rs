@@ -170,7 +170,13 @@ impl GroupReader {
             return self.without_streams(wait, waits).await;
         }
         // Those that are left out may have entries now.
-        let wait = wait.filter(|_| new.len() == asked);
+        let wait = match wait.filter(|_| new.len() < asked) {
+            Some(wait) => {
+                let alone = self.streams.as_ref().and_then(|streams| streams.waits_alone_until());
+                alone.map(|until| wait.min(until.saturating_duration_since(Instant::now())))
+            }
+            None => wait,
+        };
         let request = self.new_request(new, count, wait);
         self.send(vec![request]).await?;
         self.receive(waits).await
@@ -182,13 +188,16 @@ impl GroupReader {
         match &mut self.streams {
             None => room,
             Some(streams) => {
+                let has_work = self.lanes.iter().any(|lane| !lane.gone && lane.has_work());
                 let missing = self.feed.missing(self.request.count).saturating_sub(used);
                 let lanes = &self.lanes;
                 let is_wanted = |stream: &usize| lanes.get(*stream).is_some_and(|l| !l.is_at_end);
                 if self.takes_all {
                     new.retain(is_wanted);
+                } else if !has_work {
+                    // What is to be done may wait for an answer of others.
+                    streams.choose(new);
                 }
-                streams.choose(new);
                 new.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
                 share(room, new.len(), streams.active()).min(missing / new.len().max(1) as u64)
             }
@@ -395,7 +404,11 @@ impl GroupReader {
             self.feed.build()?;
             return Ok(Polled::More);
         }
-        let is_drained = full.is_empty() && (flight.is_of_all || !self.is_many());
+        // Where others are waited for meanwhile, a batch of those that were asked alone is whole.
+        let streams = self.streams.as_ref();
+        let is_alone = streams.is_some_and(|streams| streams.waits_alone_until().is_some());
+        let is_of_all = flight.is_of_all || !self.is_many();
+        let is_drained = full.is_empty() && (is_of_all || is_alone && self.feed.rows() > 0);
         if let Some(streams) = &mut self.streams {
             streams.came(active, full, flight.is_of_all);
         }
@@ -414,15 +427,15 @@ impl GroupReader {
         }
     }
 
-    /// A reply has come to its end, of `count` entries of each stream at most. Says how many streams
-    /// it has entries of, and which may have more.
-    fn ended(&mut self, flight: &Flight, count: u64) -> (usize, Vec<usize>) {
-        let (mut active, mut full) = (0, Vec::new());
+    /// A reply has come to its end, of `count` entries of each stream at most. Says which streams it
+    /// has entries of, and which may have more.
+    fn ended(&mut self, flight: &Flight, count: u64) -> (Vec<usize>, Vec<usize>) {
+        let (mut active, mut full) = (Vec::new(), Vec::new());
         for stream in &flight.lanes {
             let Some(lane) = self.lanes.get_mut(*stream) else { continue };
             lane.ledger.ended();
             let is_full = lane.came >= count;
-            active += usize::from(lane.came > 0);
+            active.extend((lane.came > 0).then_some(*stream));
             full.extend(is_full.then_some(*stream));
             if flight.is_new && self.takes_all {
                 lane.is_at_end |= !is_full || lane.ledger.newest() >= lane.end;

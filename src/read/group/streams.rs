@@ -26,7 +26,7 @@ pub(super) struct Streams {
     started: bool,
     /// When to look next for streams that match the pattern.
     discover_due: Option<Instant>,
-    /// Those that may have more than was asked for, which are asked alone until then.
+    /// Those that had entries when all were asked the last time, which are asked alone until then.
     hot: Vec<usize>,
     hot_until: Option<Instant>,
     /// How many had entries the last time.
@@ -34,9 +34,11 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Streams with many entries are asked alone for this long for each stream that there is: naming
-    /// one costs a server half a microsecond, so all of them are asked a twentieth of the time.
+    /// Streams with entries are asked alone for this long for each stream that there is: naming one
+    /// costs a server half a microsecond, so all of them are asked a twentieth of the time.
     const HOT: Duration = Duration::from_micros(10);
+    /// Where that is shorter, a request does not wait for them alone: it would do so for longer.
+    const LEAST: Duration = Duration::from_millis(5);
 
     pub(super) fn of(request: &ReadRequest) -> Option<Self> {
         let many = request.many.as_ref()?;
@@ -69,13 +71,28 @@ impl Streams {
         }
     }
 
-    /// New entries came, of `active` of the streams; these may have more.
-    pub(super) fn came(&mut self, active: usize, full: Vec<usize>, is_of_all: bool) {
-        self.active = active.max(1);
-        self.hot = full;
+    fn hot_time(&self) -> Duration {
+        Self::HOT.saturating_mul(u32::try_from(self.names.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Until when the hot ones may be waited for while the others are not asked; `None` where that is
+    /// not worth it.
+    pub(super) fn waits_alone_until(&self) -> Option<Instant> {
+        self.hot_until.filter(|_| self.hot_time() >= Self::LEAST)
+    }
+
+    /// New entries came of these streams, of which some may have more. Those that are asked alone stay
+    /// the same until all are asked, where it is worth to wait for them.
+    pub(super) fn came(&mut self, active: Vec<usize>, full: Vec<usize>, is_of_all: bool) {
+        self.active = active.len().max(1);
+        let waits = self.hot_time() >= Self::LEAST;
+        match (is_of_all, waits) {
+            (true, true) => self.hot = active,
+            (_, false) => self.hot = full,
+            (false, true) => {}
+        }
         if is_of_all {
-            let streams = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-            self.hot_until = Instant::now().checked_add(Self::HOT.saturating_mul(streams));
+            self.hot_until = Instant::now().checked_add(self.hot_time());
         }
     }
 }
