@@ -18,6 +18,7 @@ from support.loops import Follow
 from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
+from support.streams import add_numbers
 from support.timing import eventually, meanwhile, within
 from test_follow_many import Rows, fill, following, rows_of
 
@@ -98,6 +99,29 @@ def test_a_busy_stream_does_not_starve_the_quiet_ones(
                     if QUIET[number] in frame["_stream"]:
                         break
                     assert batch < 2_000, "the hot stream alone is read"
+
+
+def test_a_backlog_keeps_no_quiet_stream_waiting(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    """Each entry is of another stream: those that had some lately may be with the hot one."""
+    add_numbers(client, "hot", 90_000)
+    keys = [*QUIET[:99], "hot"]
+    new = iter(QUIET)
+    with following(follow, any_server.url, keys, SCHEMA, "-", batch_size=100) as batches:
+        waiting, since, waits = "", 0, []
+        for batch, frame in enumerate(batches):
+            if waiting and waiting in frame["_stream"]:
+                waits.append(batch - since)
+                waiting = ""
+            if not waiting and batch % 25 == 0:
+                waiting, since = next(new), batch
+                client.xadd(waiting, {"n": 1})
+            if batch == 850:
+                break
+            time.sleep(0.001)
+    # A reply of the hot one's is ten batches.
+    assert max([*waits, batch - since]) < 60, waits
 
 
 def test_random_streams_lose_and_double_nothing(

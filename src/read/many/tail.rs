@@ -369,8 +369,14 @@ impl ManyTail {
         if !follower.has_more {
             return Ok(self.unless_others_have(Polled::Drained).await);
         }
-        // Where others are busy all the time, there is no other moment to look.
-        if self.missing() > 0 && !self.is_look_due(number / 2) && self.gives_at_once() {
+        // Where others are busy all the time, there is no other moment to look, nor for streams to
+        // change sides.
+        let is_unsettled = self.places.get(number / 2).is_some_and(|at| at.split.is_unsettled());
+        if self.missing() > 0
+            && !self.is_look_due(number / 2)
+            && !is_unsettled
+            && self.gives_at_once()
+        {
             self.send(number).await;
         }
         self.intake.build()?;

@@ -69,7 +69,10 @@ impl ManyTail {
             return false;
         }
         if self.gives_at_once() {
-            return follower.has_more;
+            // Where the other one of the place has more all the time, there may be no moment without
+            // rows.
+            let other = self.followers.get(number ^ 1);
+            return follower.has_more || other.is_some_and(|other| other.has_more);
         }
         let stops = self.intake.rows() > 0 || self.request.on_idle == OnIdle::Stop;
         // What has had nothing until the time was over has nothing.
@@ -83,14 +86,15 @@ impl ManyTail {
         streams.any(|stream| !self.streams.is_gone(stream))
     }
 
-    /// How long the server may wait with its answer; not at all where rows are given at once.
+    /// How long the server may wait with its answer; not at all where rows are given at once, and more
+    /// are there.
     fn server_wait(&self, number: usize) -> Option<Duration> {
         let (Some(follower), Some(place)) =
             (self.followers.get(number), self.places.get(number / 2))
         else {
             return None;
         };
-        if self.gives_at_once() {
+        if self.gives_at_once() && follower.has_more {
             return None;
         }
         if follower.is_failing() {
