@@ -500,7 +500,7 @@ def test_a_slot_that_nobody_serves(cluster: Cluster, key: str) -> None:
             owner.command("CLUSTER", "ADDSLOTS", slot)
             assert outcome().is_empty()
     finally:
-        if cluster.nodes[0].info()["cluster_slots_assigned"] != "16384":
+        if owner.info()["cluster_slots_assigned"] != "16384":
             owner.command("CLUSTER", "ADDSLOTS", slot)
 
 

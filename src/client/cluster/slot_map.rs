@@ -55,11 +55,13 @@ impl SlotMap {
             let nodes = shard.get("nodes").ok_or_else(odd)?;
             for node in Info::each(nodes) {
                 let role = node.text("role").ok_or_else(odd)?;
-                let is_online = node.text("health").is_none_or(|health| health == b"online");
+                // One that loads says so when it is asked, and until it has been sent something to
+                // replicate a node counts as loading, too.
+                let has_failed = node.text("health") == Some(b"fail");
                 let Some(address) = address_of_node(node, asked, tls) else { continue };
                 match role {
-                    b"master" => masters.push((!is_online, address)),
-                    _ if is_online => replicas.push(address),
+                    b"master" => masters.push((has_failed, address)),
+                    _ if !has_failed => replicas.push(address),
                     _ => {}
                 }
             }
@@ -267,6 +269,7 @@ mod tests {
                         node(2, "replica", bulk("b"), "online"),
                         node(1, "master", bulk("a"), "online"),
                         node(4, "replica", bulk("d"), "loading"),
+                        node(7, "replica", bulk("e"), "fail"),
                     ]),
                 ),
             ]),
@@ -282,7 +285,7 @@ mod tests {
         ]);
         let asked = at("known", 1);
         let map = SlotMap::of_shards(&reply, &asked, false)?;
-        let first = Shard { master: at("a", 1), replicas: vec![at("b", 2)] };
+        let first = Shard { master: at("a", 1), replicas: vec![at("b", 2), at("d", 4)] };
         for slot in [0, 99, 200, 16_383] {
             assert_eq!(map.shard(slot).map(|shard| &**shard), Some(&first), "{slot}");
         }
@@ -290,7 +293,7 @@ mod tests {
         assert_eq!(map.shard(100).map(|shard| &shard.master), Some(&at("10.0.0.9", 5)));
         assert!(map.is_whole());
         assert_eq!(map.masters(), [at("a", 1), at("10.0.0.9", 5)]);
-        assert_eq!(map.nodes().count(), 4);
+        assert_eq!(map.nodes().count(), 5);
         let map = SlotMap::of_shards(&reply, &asked, true)?;
         assert_eq!(map.shard(0).map(|shard| &shard.master), Some(&at("a", 101)));
         Ok(())
