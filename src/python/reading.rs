@@ -95,6 +95,9 @@ struct Ready {
     handing: Option<Handing>,
 }
 
+/// A batch that was taken, and the lock of its place.
+type Taken<'a> = (MutexGuard<'a, Next>, Ready);
+
 /// A batch that a thread makes a frame of, or has made one of that is not in its caller's hands.
 struct Offered {
     ready: Ready,
@@ -297,13 +300,13 @@ impl Reading {
         make: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Option<Offer>>> {
         let _user = self.enter().map_err(|error| exception(py, &error))?;
-        let Some(ready) = self.take(py)? else { return Ok(None) };
-        let Some(ready) = ready else { return Ok(Some(None)) };
+        let Some(taken) = self.take(py)? else { return Ok(None) };
+        let Some((mut next, ready)) = taken else { return Ok(Some(None)) };
         let batch = Arc::clone(&ready.batch);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let thread = thread::current().id();
-        let offered = Offered { ready, number, thread, made: false };
-        *self.next() = Next::Offered(offered);
+        *next = Next::Offered(Offered { ready, number, thread, made: false });
+        drop(next);
         let offering = Offering { reading: self, number };
         let value = make_of(&batch, make, &self.stream)?;
         offering.made();
@@ -315,7 +318,8 @@ impl Reading {
     pub(super) fn hand_out(&self, py: Python<'_>) -> PyResult<Option<Option<RecordBatch>>> {
         let _user = self.enter().map_err(|error| exception(py, &error))?;
         Ok(self.take(py)?.map(|ready| {
-            ready.map(|ready| {
+            ready.map(|(next, ready)| {
+                drop(next);
                 self.handed_out(&ready);
                 RecordBatch::new(ready.batch)
             })
@@ -325,7 +329,10 @@ impl Reading {
     /// The batch that is ready, or the end. Before it comes the one that this very thread was
     /// offered and that did not come to its caller. One that has waited for too long is not given: it
     /// has to be read again.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<Option<Ready>>> {
+    ///
+    /// It comes with the lock: whoever looked before there is an offer in its place would read the next
+    /// one, which the offer would take the place of.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Option<Taken<'_>>>> {
         let mut next = self.next();
         let ready = match std::mem::replace(&mut *next, Next::Unread) {
             Next::Ready(Ok(Some(ready))) => ready,
@@ -348,7 +355,7 @@ impl Reading {
             *next = Next::Ready(Ok(Some(ready)));
             return Ok(None);
         }
-        Ok(Some(Some(ready)))
+        Ok(Some(Some((next, ready))))
     }
 
     /// Changes an offer, if it is still the one of that number.
