@@ -310,7 +310,9 @@ def proxied(cluster: Cluster, **options: Any) -> Iterator[tuple[RedisConnection,
     with ExitStack() as stack:
         proxies = {node.port: stack.enter_context(Proxy(node.port)) for node in cluster.nodes}
         address_map = {f"{HOST}:{port}": f"{HOST}:{p.port}" for port, p in proxies.items()}
-        url = next(iter(proxies.values())).url.replace("redis://", "redis+cluster://")
+        # Not a replica, of which a test may change the replies.
+        seed = proxies[cluster.masters[0].port]
+        url = seed.url.replace("redis://", "redis+cluster://")
         yield RedisConnection(url, address_map=address_map, **options), proxies
 
 
