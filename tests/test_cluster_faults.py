@@ -203,10 +203,6 @@ def test_a_read_of_streams_of_several_nodes(cluster: Cluster, fault: Fault, orde
     assert_frame_equal(pl.concat(found), whole)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a node that takes over a slot is asked for streams that are still elsewhere",
-)
 def test_many_streams_while_slots_move(cluster: Cluster) -> None:
     """Slots go to and fro, with some streams each, and a read finds every one of them."""
     keys = [f"{{{number % 20}}}:{number}" for number in range(200)]

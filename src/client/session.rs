@@ -24,6 +24,8 @@ pub(crate) struct Session {
     redirected: Option<(Address, bool)>,
     /// How often that was, since something was achieved.
     redirects: u32,
+    /// Requests are about several keys of a slot at once.
+    is_of_several: bool,
     retry: Retry,
 }
 
@@ -44,7 +46,15 @@ impl Session {
             asks_since: None,
             redirected: None,
             redirects: 0,
+            is_of_several: false,
         }
+    }
+
+    /// The same for requests about several keys of the slot at once: while some of them have moved and
+    /// others have not, they are waited for, as after TRYAGAIN.
+    pub(crate) fn of_several(mut self) -> Self {
+        self.is_of_several = true;
+        self
     }
 
     /// The connection, opened where there is none.
@@ -140,9 +150,14 @@ impl Session {
         if !self.client.is_cluster() {
             return true;
         }
+        if self.asks_since.is_some() {
+            // The node answers for a key of the slot that it does not have yet as if there were none:
+            // only the slot's own node can say which of them have moved.
+            return false;
+        }
         let slot = slot_of(key);
-        if self.is_aimed_at(slot) || self.asks_since.is_some() {
-            return self.is_aimed_at(slot);
+        if self.is_aimed_at(slot) {
+            return true;
         }
         let cluster = self.client.cluster();
         match (&self.node, self.route) {
@@ -173,6 +188,9 @@ impl Session {
             return false;
         };
         self.client.is_a_cluster();
+        if redirect.asks && self.is_of_several {
+            return false;
+        }
         self.release();
         let asked = &self.node.as_ref().unwrap_or(&self.client).options().address;
         let address = self.client.cluster().redirected(redirect, asked);

@@ -102,6 +102,7 @@ impl GroupReader {
         };
         let first = request.many.as_ref().and_then(|many| many.names.keys().first());
         let session = client.session_for(first.unwrap_or(&request.stream));
+        let session = if streams.is_some() { session.of_several() } else { session };
         let mut feed = Feed::new(client, session, request.schema.clone(), shape, request.bounds)?
             .watch_fields(request.who());
         feed.keeps_replies = true;

@@ -143,7 +143,7 @@ impl GroupReader {
         if streams.names.len() == 0
             && let Some(first) = keys.first()
         {
-            self.feed.session = self.client.session_for(first);
+            self.feed.session = self.client.session_for(first).of_several();
         }
         let names = Arc::new(StreamNames::new([streams.names.keys(), &keys].concat()));
         self.feed.set_streams(&names);

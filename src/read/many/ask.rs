@@ -332,7 +332,8 @@ async fn newest_of_node(
     let mut all = Vec::with_capacity(parts.len());
     let mut rest = parts;
     let Some(first) = parts.first() else { return Ok(all) };
-    let (shape, session) = (ReplyShape::Entries, client.reading_session(names.key(first.stream)));
+    let session = client.reading_session(names.key(first.stream)).of_several();
+    let shape = ReplyShape::Entries;
     let mut feed = Feed::new(client, session, no_columns(), shape, BatchBounds::NONE)?;
     while let Some(part) = rest.first() {
         let mut sum = 0_u64;

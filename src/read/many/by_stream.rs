@@ -132,7 +132,9 @@ impl PartsReader {
         if let Received::End { entries, .. } = received? {
             self.plan.ended();
             self.unbuilt += entries;
-            self.request_ahead().await?;
+            if self.feed.is_in_flight() || self.serves_next() {
+                self.request_ahead().await?;
+            }
             // The server works on what comes next while the columns of this are built.
             if self.unbuilt >= self.feed.page() {
                 self.unbuilt = 0;
@@ -181,9 +183,10 @@ impl PartsReader {
             return Ok(());
         }
         let (mut requests, mut size) = (Vec::new(), 0);
+        // The first is of the stream that the session is aimed at.
+        let mut is_first = !self.feed.is_in_flight();
         while size < Self::SENT
-            && let Some(stream) = self.plan.next_stream()
-            && self.feed.session.serves(self.names.key(stream))
+            && (std::mem::take(&mut is_first) || self.serves_next())
             && let Some(ask) = self.plan.ask(page, missing)
         {
             let request = self.page_of(&ask);
@@ -194,6 +197,12 @@ impl PartsReader {
             true => Ok(()),
             false => self.feed.send_more(requests).await,
         }
+    }
+
+    /// Whether the stream that is requested next can be on this connection.
+    fn serves_next(&mut self) -> bool {
+        let next = self.plan.next_stream();
+        next.is_some_and(|stream| self.feed.session.serves(self.names.key(stream)))
     }
 
     fn page_of(&self, ask: &Ask) -> PageRequest {
