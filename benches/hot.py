@@ -51,6 +51,7 @@ def following(server: Server, streams: int) -> Iterator[Callable[[], object]]:
     command = [sys.executable, __file__, str(server.port), str(streams)]
     with subprocess.Popen(command) as process, server.client() as client:
         while not client.info("clients")["blocked_clients"]:
+            assert process.poll() is None, "the follower has ended"
             time.sleep(0.1)
         yield process.wait
 

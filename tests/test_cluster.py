@@ -531,3 +531,16 @@ def test_several_streams_of_one_slot(cluster: Cluster, query: str) -> None:
         assert read_stream(url + query, keys, NUMBER)["n"].to_list() == [1, 2, 3, 1, 2, 3]
         followed = pl.concat(redfloe.iter_stream(url + query, keys, NUMBER, "0", **DRAIN))
         assert followed["n"].to_list() == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_group_reads_streams_of_one_slot_only(cluster: Cluster, url: str) -> None:
+    keys = ["{a}:1", "{a}:2"]
+    for key in keys:
+        add_numbers(cluster.client(key), key, 3)
+    with StreamConsumer(url, keys, schema=NUMBER, **ME, **DRAIN) as consumer:
+        assert sum(len(batch) for batch in consumer) == 6
+    assert [pending(cluster.client(key), key) for key in keys] == [[], []]
+    with pytest.raises(ValueError, match="a group is read of streams of one slot only"):
+        read_stream(url, cluster.keys(2), NUMBER, **ME)
+    with pytest.raises(ValueError, match="a group is read of streams of one slot only"):
+        list(StreamConsumer(url, cluster.keys(2), schema=NUMBER, **ME, **DRAIN))

@@ -216,14 +216,16 @@ def test_many_streams_while_slots_move(cluster: Cluster) -> None:
 
     def move() -> int:
         nonlocal moves
-        for tag in range(8):
-            slot, target = cluster.slot(f"{{{tag}}}"), cluster.other(f"{{{tag}}}")
-            cluster.begin_move(slot, target)
-            for key in keys[tag::20]:
-                cluster.move_key(key, target)
-                moves += 1
-            cluster.end_move(slot, target)
-        moving.set()
+        try:
+            for tag in range(8):
+                slot, target = cluster.slot(f"{{{tag}}}"), cluster.other(f"{{{tag}}}")
+                cluster.begin_move(slot, target)
+                for key in keys[tag::20]:
+                    cluster.move_key(key, target)
+                    moves += 1
+                cluster.end_move(slot, target)
+        finally:
+            moving.set()
         return moves
 
     with in_thread(move) as outcome:

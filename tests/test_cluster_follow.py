@@ -195,7 +195,8 @@ def test_other_nodes_serve_while_one_hangs_that_is_looked_after(cluster: Cluster
 def test_a_close_ends_all_waits(cluster: Cluster) -> None:
     keys = cluster.key_of_each()
     add_numbers(cluster.client(keys[0]), keys[0], 1)
-    with redfloe.iter_stream(cluster.url, keys, NUMBER, "-") as batches:
-        assert take(batches, 1) == {keys[0]: [1]}
     masters = [cluster.client(key) for key in keys]
+    with redfloe.iter_stream(cluster.url, keys, NUMBER, "-", batch_timeout_ms=50) as batches:
+        assert take(batches, 1) == {keys[0]: [1]}
+        until(lambda: all(one.info("clients")["blocked_clients"] for one in masters), 5)
     until(lambda: not any(one.info("clients")["blocked_clients"] for one in masters), 5)

@@ -102,7 +102,7 @@ def test_a_replica_that_lags_has_lost_nothing(cluster: Cluster) -> None:
             batches = pa.RecordBatchReader.from_stream(reader)
             found = [batches.read_next_batch()]
             proxies[replica.port].clear()
-            time.sleep(1.2)  # for so long the replica is left out
+            time.sleep(1.2)  # the replica is left out for a second
             proxies[master.port].cut_all()
             found += [*batches]
             assert proxies[replica.port].count(b"XINFO") > 0

@@ -564,9 +564,6 @@ def test_events(sentinels: Deployment, stream: str, caplog: pytest.LogCaptureFix
     assert changed.master == MASTER
 
 
-@pytest.mark.xfail(
-    strict=False, reason="once the sentinels of a loaded machine did not fail over in 120 s"
-)
 @pytest.mark.parametrize("kind", ["mapping", "function"])
 def test_other_addresses_than_those_that_sentinels_name(
     sentinels: Deployment, stream: str, kind: str
@@ -584,6 +581,9 @@ def test_other_addresses_than_those_that_sentinels_name(
         assert used.count(b"XADD") == ROWS
         assert unused.count(b"XADD") == 0
         sentinels.replicated()
-        sentinels.fail_over()
+        try:
+            sentinels.fail_over()
+        except AssertionError as error:  # once on a loaded machine, in 120 s
+            pytest.xfail(f"the sentinels did not fail over: {error}")
         assert read_stream(url, stream).height == ROWS
         assert unused.count(b"XRANGE") > 0

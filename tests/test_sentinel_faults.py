@@ -183,7 +183,7 @@ def test_rows_without_ids_are_not_sent_twice(sentinels: Deployment, stream: str)
     before: list[pl.Series] = []
 
     def write() -> None:
-        while True:  # until the killer had the processor for a moment
+        while not killers or killers[0].is_alive():  # until the killer had the processor
             ids = write_stream(connection, frame, stream, batch_size=1_000, progress=kill)
             before.append(ids)
 

@@ -156,6 +156,10 @@ impl Batches {
             }),
             Source::Group(worker) => {
                 if let Some(idle) = self.removal.idle {
+                    if worker.reader().is_many() {
+                        // Which streams there are is to be known before.
+                        Box::pin(worker.reader().start()).await?;
+                    }
                     for member in worker.members() {
                         let removing = member.patiently();
                         let removed = removing.remove_others(idle).await;

@@ -164,11 +164,11 @@ impl Member {
     /// once a batch has been in hand for that long, and `lease_expired`, when it is kept no more; see
     /// [`take_events`](crate::take_events). Returns when the reading ends.
     ///
-    /// For a task beside the one that reads, and one for each reader:
+    /// For a task beside the one that reads, and one for each stream of a reader:
     ///
     /// ```no_run
     /// # async fn example(batches: redfloe::Batches) {
-    /// if let Some(member) = batches.member() {
+    /// for member in batches.members() {
     ///     tokio::spawn(async move { member.keep_in_hand().await });
     /// }
     /// # }

@@ -125,6 +125,9 @@ impl Worker {
 
     /// Moves the staged dead letters.
     async fn move_letters(&mut self) -> Result<()> {
+        if self.staged.as_ref().is_none_or(|staged| staged.letters.is_empty()) {
+            return Ok(());
+        }
         // Rows that come before do not wait until the server takes a letter.
         let patient = self.rows_by_letters().is_none_or(|(before, _)| before.is_empty());
         let Worker { reader, session, staged: Some(Staged { letters, .. }), .. } = self else {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,8 +50,9 @@ class _Forks:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            start_new_session=True,
         )
-        atexit.register(self._process.kill)
+        atexit.register(self.stop)
 
     def run(self, order: Mapping[str, object]) -> int:
         """Have a command run; give its exit code."""
@@ -62,8 +65,8 @@ class _Forks:
 
     def stop(self) -> None:
         """End it, and with it what waits for an answer that is late."""
-        atexit.unregister(self._process.kill)
-        self._process.kill()
+        atexit.unregister(self.stop)
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

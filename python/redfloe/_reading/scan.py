@@ -488,7 +488,7 @@ def _found(url: RedisConnection, request: Request, pattern: bytes | None) -> Req
 
 
 def of_streams(request: Request, streams: list[bytes]) -> Request:
-    """Give the request the streams that were found, so that they need not be looked for again."""
+    """Put the streams that were found into the request, so that no second SCAN is needed."""
     many = request["many"]
     assert many is not None, "a pattern is of several streams"
     return request | {"many": many | {"streams": streams}, "must_exist": False}

@@ -30,6 +30,8 @@ pub(super) struct Flight {
     is_new: bool,
     /// It asks for new entries of all streams that there are.
     is_of_all: bool,
+    /// It asks some of them alone, because fewer entries are wanted than there are streams.
+    is_turn: bool,
 }
 
 impl GroupReader {
@@ -107,6 +109,7 @@ impl GroupReader {
         if self.options.own_pending == OwnPending::Only || has_own_rows && !self.may_mix() {
             new.clear();
         }
+        let is_only = own.len() == 1 && new.is_empty();
         // Half of the room is for those that have nothing pending; of one row every other time.
         let mut left = match (new.is_empty(), room) {
             (true, _) => room,
@@ -121,13 +124,14 @@ impl GroupReader {
             let Some(lane) = self.lanes.get(stream).filter(|_| count > 0) else { continue };
             left -= count;
             used += count;
-            let limit = match requests.is_empty() && new.is_empty() {
+            let limit = match is_only {
                 true => self.feed.limit(count),
                 // Should the server not know the other, what follows would have been done.
                 false => PageLimit::of_count(count),
             };
             let read = ReadGroup { pending_after: Some(after), ..lane.read_command(limit) };
-            let flight = Flight { lanes: vec![stream], is_new: false, is_of_all: false };
+            let flight =
+                Flight { lanes: vec![stream], is_new: false, is_of_all: false, is_turn: false };
             let request = PageRequest::new(read.packed(), limit);
             requests.push((flight, Ask::Own { after, count }, request));
         }
@@ -164,6 +168,14 @@ impl GroupReader {
         if self.request.sample.is_some() {
             return self.wait_for_one(new, wait, waits).await;
         }
+        if self.takes_all
+            && wait.is_some()
+            && self.feed.rows() == 0
+            && self.lanes.iter().all(|lane| lane.gone || lane.is_at_end)
+        {
+            // Nothing has come yet, and whatever comes now is wanted.
+            self.lanes.iter_mut().for_each(|lane| lane.is_at_end = false);
+        }
         let asked = new.len();
         let count = self.share_of_new(room, 0, &mut new);
         if new.is_empty() {
@@ -198,7 +210,7 @@ impl GroupReader {
                     // What is to be done may wait for an answer of others.
                     streams.choose(new);
                 }
-                new.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
+                streams.take_turns(new, missing);
                 share(room, new.len(), streams.active()).min(missing / new.len().max(1) as u64)
             }
         }
@@ -224,7 +236,8 @@ impl GroupReader {
         };
         let request = PageRequest { wait, ..PageRequest::new(command.packed(), limit) };
         let is_of_all = lanes.len() == self.lanes.iter().filter(|lane| !lane.gone).count();
-        (Flight { lanes, is_new: true, is_of_all }, Ask::New { count }, request)
+        let is_turn = self.streams.as_ref().is_some_and(|streams| streams.is_turn());
+        (Flight { lanes, is_new: true, is_of_all, is_turn }, Ask::New { count }, request)
     }
 
     /// Waits until there is an entry to infer dtypes from, without reading it.
@@ -315,7 +328,13 @@ impl GroupReader {
                 self.lanes.get_mut(*stream).into_iter().for_each(|lane| lane.ledger.asked(*ask));
             }
         }
-        self.first = self.first.wrapping_add(1) % self.lanes.len().max(1);
+        let first = match requests.last() {
+            Some((Flight { is_turn: true, lanes, .. }, ..)) => {
+                lanes.last().map_or(0, |last| last + 1)
+            }
+            _ => self.first.wrapping_add(1),
+        };
+        self.first = first % self.lanes.len().max(1);
         self.reply_came = None;
         let wait = requests.last().and_then(|(_, _, request)| request.wait);
         let serves = wait.unwrap_or_default().saturating_add(Self::LATENCY);
@@ -412,6 +431,9 @@ impl GroupReader {
         if let Some(streams) = &mut self.streams {
             streams.came(active, full, flight.is_of_all);
         }
+        if flight.is_turn && entries == 0 && !is_drained {
+            return Ok(self.turn_in_vain(&flight, asked, waits).await);
+        }
         match entries {
             0 if is_drained => self.no_others(&flight.lanes, asked, request.wait, waits).await,
             _ => {
@@ -424,6 +446,20 @@ impl GroupReader {
                     }
                 }
             }
+        }
+    }
+
+    /// Some streams had nothing, of more than entries are wanted: only once all have had their turn is
+    /// there nothing.
+    async fn turn_in_vain(&mut self, flight: &Flight, asked: Instant, waits: bool) -> Polled {
+        self.others_came(&flight.lanes);
+        let there = self.lanes.iter().filter(|lane| !lane.gone).count();
+        let is_waiting = !self.takes_all || waits && self.feed.rows() == 0;
+        let streams = self.streams.as_mut().filter(|_| is_waiting);
+        match streams.is_some_and(|streams| streams.are_all_in_vain(flight.lanes.len(), there)) {
+            true if self.feed.rows() > 0 && !self.pace.collects() => Polled::Drained,
+            true => self.pace.after_nil(asked, Pace::SLICE).await,
+            false => Polled::More,
         }
     }
 

@@ -146,7 +146,8 @@ impl GroupReader {
         self.lanes.get(stream).map(|lane| &lane.member)
     }
 
-    fn is_many(&self) -> bool {
+    /// Whether there may be several streams.
+    pub(super) fn is_many(&self) -> bool {
         self.streams.is_some()
     }
 

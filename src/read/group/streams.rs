@@ -15,6 +15,7 @@ use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{Flushed, IdSet};
 use crate::read::bounds::no_match;
+use crate::read::group_options::OwnPending;
 use crate::read::many::{self, Pattern};
 use crate::read::request::ReadRequest;
 use crate::read::watchers::watch;
@@ -31,6 +32,9 @@ pub(super) struct Streams {
     hot_until: Option<Instant>,
     /// How many had entries the last time.
     active: usize,
+    /// Some are asked at a time, and so many in a row had nothing.
+    is_turn: bool,
+    in_vain: usize,
 }
 
 impl Streams {
@@ -50,7 +54,32 @@ impl Streams {
             hot: Vec::new(),
             hot_until: None,
             active: 1,
+            is_turn: false,
+            in_vain: 0,
         })
+    }
+
+    /// Leaves out those that are not to be asked now because no more entries than `missing` are wanted,
+    /// and each that is asked may give one.
+    pub(super) fn take_turns(&mut self, asked: &mut Vec<usize>, missing: u64) {
+        let most = usize::try_from(missing).unwrap_or(usize::MAX);
+        self.is_turn = asked.len() > most;
+        asked.truncate(most);
+    }
+
+    /// Whether some had to be left out.
+    pub(super) fn is_turn(&self) -> bool {
+        self.is_turn
+    }
+
+    /// That many had nothing when it was their turn; says whether that makes all that there are.
+    pub(super) fn are_all_in_vain(&mut self, asked: usize, there: usize) -> bool {
+        self.in_vain += asked;
+        let are_all = self.in_vain >= there;
+        if are_all {
+            self.in_vain = 0;
+        }
+        are_all
     }
 
     pub(super) fn active(&self) -> usize {
@@ -84,6 +113,9 @@ impl Streams {
     /// New entries came of these streams, of which some may have more. Those that are asked alone stay
     /// the same until all are asked, where it is worth to wait for them.
     pub(super) fn came(&mut self, active: Vec<usize>, full: Vec<usize>, is_of_all: bool) {
+        if !active.is_empty() {
+            self.in_vain = 0;
+        }
         self.active = active.len().max(1);
         let waits = self.hot_time() >= Self::LEAST;
         match (is_of_all, waits) {
@@ -197,7 +229,14 @@ impl GroupReader {
         let Some(streams) = &self.streams else { return Ok(()) };
         let is_due = streams.discover_due.is_some_and(|due| due <= Instant::now());
         let Some(pattern) = streams.pattern.clone().filter(|_| is_due) else { return Ok(()) };
-        let keys = self.found(&pattern).await?;
+        let names = Arc::clone(&streams.names);
+        let mut keys = self.found(&pattern).await?;
+        let found: HashSet<&Vec<u8>> = keys.iter().collect();
+        let is_missed = |lane: &Lane| !lane.gone && !found.contains(&lane.member.stream);
+        let lanes = self.lanes.iter().enumerate();
+        let missed: Vec<usize> =
+            lanes.filter(|(_, lane)| is_missed(lane)).map(|(stream, _)| stream).collect();
+        keys.extend(many::existing(&self.client, &names, &missed).await?);
         let found: HashSet<&Vec<u8>> = keys.iter().collect();
         let mut starting = Vec::new();
         for (stream, lane) in self.lanes.iter_mut().enumerate() {
@@ -229,6 +268,13 @@ impl GroupReader {
         let found = look_up_all(&mut feed.session, &asked).await?;
         for (stream, found) in starting.into_iter().zip(found) {
             let Some(lane) = lanes.get_mut(stream) else { continue };
+            if lane.gone
+                && matches!(found, Found::Group(_))
+                && lane.options.own_pending != OwnPending::Skip
+            {
+                // It has come back, and perhaps with what this consumer had.
+                lane.ledger.read_own_pending();
+            }
             lane.gone = false;
             let starting = async {
                 if let Found::Group(position) = &found
@@ -335,19 +381,23 @@ impl GroupReader {
         let there = self.lanes.iter().enumerate().filter(|(_, lane)| !lane.gone);
         let (numbers, lanes): (Vec<usize>, Vec<&Lane>) = there.unzip();
         let found = look_up_all(&mut self.feed.session, &lanes).await?;
-        let found = numbers.into_iter().zip(found);
-        let lost: Vec<usize> = found
-            .filter(|(_, found)| matches!(found, Found::Nothing))
-            .map(|(stream, _)| stream)
-            .collect();
+        let is_named = |lane: &Lane| !lane.gone && lane.is_named_by(&error);
+        let is_lost = |(stream, found): &(usize, Found)| match found {
+            Found::Nothing => true,
+            // Where the user may not ask, what the server has said decides.
+            Found::Unknown => self.lanes.get(*stream).is_some_and(is_named),
+            Found::Group(_) => false,
+        };
+        let found = numbers.into_iter().zip(found).filter(is_lost);
+        let lost: Vec<usize> = found.map(|(stream, _)| stream).collect();
         if lost.is_empty() {
-            // It is there again, or the user may not ask which it is.
-            let named = self.lanes.iter().find(|lane| lane.is_named_by(&error));
-            let error = match named {
-                Some(lane) => lane.member.about(error),
-                None => error,
+            // It is there again.
+            let named = self.lanes.iter().position(is_named).unwrap_or_default();
+            let Some(lane) = self.lanes.get_mut(named) else { return Err(error) };
+            let error = match lane.is_named_by(&error) {
+                true => lane.member.about(error),
+                false => error,
             };
-            let Some(lane) = self.lanes.first_mut() else { return Err(error) };
             return lane.recreations.pause(error.with_retryable(true)).await;
         }
         for stream in lost {

@@ -45,6 +45,20 @@ pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -
     Ok(())
 }
 
+/// Which of these streams there are. SCAN may miss one whose slot moves while it goes through the nodes.
+pub(in crate::read) async fn existing(
+    client: &Client,
+    names: &StreamNames,
+    streams: &[usize],
+) -> Result<Vec<Vec<u8>>> {
+    let kinds = ask_nodes(client, Client::session_for, names, streams, resp::type_of).await?;
+    // Who may not ask has what SCAN says.
+    let is_stream =
+        |kind: Result<redis::Value>| kind.is_ok_and(|kind| resp::text(&kind) == Some(b"stream"));
+    let there = kinds.into_iter().filter_map(|(at, kind)| is_stream(kind).then_some(at));
+    Ok(there.map(|stream| names.key(stream).to_vec()).collect())
+}
+
 /// Refuses streams of several slots in a cluster, of which no one command reads.
 pub(in crate::read) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
     match of_several_slots(names.keys()) {

@@ -7,7 +7,7 @@ use super::parts::{Ask, Part, Place, Plan};
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape, StreamNames, ends};
 use crate::error::{Error, Result};
-use crate::read::bounds::lost_end;
+use crate::read::bounds::{last_generated, lost_end};
 use crate::read::feed::{Feed, Received};
 use crate::read::page_request::PageRequest;
 use crate::read::request::ReadRequest;
@@ -151,13 +151,13 @@ impl PartsReader {
             return Ok(());
         }
         let key = self.names.key(stream);
-        let mut lost = lost_end(&mut self.feed.session, key, seen).await?;
-        if lost.is_some() && std::mem::take(&mut self.from_replicas) {
-            // A replica may be behind another; then it goes on with their master.
-            self.feed.session = self.client.session_for(key);
-            lost = lost_end(&mut self.feed.session, key, seen).await?;
+        let session = &mut self.feed.session;
+        // A replica may be behind another, or not even have the stream yet: goes on with their master.
+        if self.from_replicas && last_generated(session, key).await? < Some(seen) {
+            self.from_replicas = false;
+            *session = self.client.session_for(key);
         }
-        match lost {
+        match lost_end(session, key, seen).await? {
             Some(lost) => {
                 let error = lost.error(seen);
                 Err(error.with_context("stream", self.names.text(stream)))

@@ -39,7 +39,10 @@ impl Followed {
     /// What has come, by the last ID of each stream.
     pub(super) fn came(&mut self, last: &HashMap<usize, EntryId>) {
         for (stream, last) in last {
-            if let Some(position) = self.positions.get_mut(*stream) {
+            // What was on its way when it went is of the stream before.
+            if !self.is_gone(*stream)
+                && let Some(position) = self.positions.get_mut(*stream)
+            {
                 *position = *last;
             }
         }
@@ -49,7 +52,9 @@ impl Followed {
     pub(super) fn delivered(&mut self, batch: &Batch) {
         for (run, end) in ends(batch.runs(), batch.len()) {
             let last = end.checked_sub(1).and_then(|row| batch.ids().get(row));
-            if let (Some(delivered), Some(last)) = (self.delivered.get_mut(run.stream), last) {
+            if !self.is_gone(run.stream)
+                && let (Some(delivered), Some(last)) = (self.delivered.get_mut(run.stream), last)
+            {
                 *delivered = *last;
             }
         }
@@ -58,6 +63,14 @@ impl Followed {
     /// What came since the latest batch is read again.
     pub(super) fn rewind(&mut self) {
         self.positions.clone_from(&self.delivered);
+    }
+
+    /// The known streams that are not among these, though they were there before.
+    pub(super) fn missed(&self, found: &[Vec<u8>]) -> Vec<usize> {
+        let found: HashSet<&Vec<u8>> = found.iter().collect();
+        let known = self.names.keys().iter().enumerate();
+        let missed = known.filter(|(stream, key)| !self.is_gone(*stream) && !found.contains(key));
+        missed.map(|(stream, _)| stream).collect()
     }
 
     /// These are the streams that match the pattern now. Others are not asked for any more; where one

@@ -24,7 +24,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::ask::{about_type, check_exist, check_slots, last_generated};
+pub(super) use self::ask::{about_type, check_exist, check_slots, existing, last_generated};
 use self::by_id::ById;
 use self::by_stream::ByStream;
 use self::nodes::Nodes;

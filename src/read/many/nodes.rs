@@ -35,6 +35,13 @@ pub(super) struct Nodes {
 struct Running {
     weave: Weave,
     sources: Vec<Source>,
+    process: u32,
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.rewind();
+    }
 }
 
 /// A reader, which is a task of its own, and stops when nobody takes what it has read.
@@ -105,13 +112,20 @@ impl Nodes {
 
     /// After an error: what was handed out stays so, the rest is read again.
     pub(super) fn rewind(&mut self) {
-        if let Some(running) = self.running.take() {
-            self.columns = Some(running.weave.into_columns());
+        if let Some(Running { weave, sources, process }) = self.running.take() {
+            if process != std::process::id() {
+                // The tasks are those of the process that this one was forked from.
+                std::mem::forget(sources);
+            }
+            self.columns = Some(weave.into_columns());
         }
     }
 
     /// Has the nodes read, unless they do already.
     async fn start(&mut self, portion: Portion) -> Result<()> {
+        if self.running.as_ref().is_some_and(|running| running.process != std::process::id()) {
+            self.rewind();
+        }
         let (None, Some(many)) = (&self.running, &self.request.many) else { return Ok(()) };
         let parts: Vec<Part> = self.rest.values().copied().collect();
         let lists = ask::split(&self.client, &many.names, &parts).await?;
@@ -146,7 +160,7 @@ impl Nodes {
         let sources = lists.into_iter().map(source).collect::<Result<Vec<_>>>()?;
         let columns = self.columns.take().unwrap_or_else(|| Columns::new(&self.request.schema));
         let weave = Weave::new(many.order, sources.len(), columns);
-        self.running = Some(Running { weave, sources });
+        self.running = Some(Running { weave, sources, process: std::process::id() });
         Ok(())
     }
 
@@ -159,6 +173,9 @@ impl Nodes {
             let (rows, bytes) = running.weave.collected();
             let left = self.left.and_then(|left| usize::try_from(left).ok());
             let room = bounds.rows.min(left.unwrap_or(usize::MAX)).saturating_sub(rows);
+            if left.is_some_and(|left| rows >= left) {
+                return Ok(true);
+            }
             if room == 0 || bytes >= bounds.bytes {
                 return Ok(false);
             }

@@ -34,6 +34,8 @@ pub(in crate::read) struct ManyTail {
     request: ReadRequest,
     streams: Followed,
     places: Vec<Place>,
+    /// The streams that have a place, by their numbers up to this one.
+    placed: usize,
     /// Two of each place, the quiet one first.
     followers: Vec<Follower>,
     /// Whose answer is taken first, where several have one.
@@ -78,6 +80,7 @@ impl ManyTail {
             client: client.clone(),
             intake: intake.watch_fields(request.who()),
             places: Vec::new(),
+            placed: 0,
             followers: Vec::new(),
             turn: 0,
             told: 0,
@@ -108,10 +111,10 @@ impl ManyTail {
             }
             None => Arc::clone(&self.streams.names),
         };
-        (self.places, self.followers) = (Vec::new(), Vec::new());
+        (self.places, self.followers, self.placed) = (Vec::new(), Vec::new(), 0);
         self.streams = Followed::new(Arc::clone(&names), Vec::new());
         self.name(&names);
-        self.place(0).await?;
+        self.place().await?;
         if self.request.must_exist {
             ask::check_exist(&self.client, names.keys()).await?;
         }
@@ -140,12 +143,12 @@ impl ManyTail {
         }
     }
 
-    /// Finds places for the streams from this one on. In a cluster those of a slot share one: no XREAD
+    /// Finds places for the streams that have none. In a cluster those of a slot share one: no XREAD
     /// reaches another slot, of the same node neither.
-    async fn place(&mut self, from: usize) -> Result<()> {
+    async fn place(&mut self) -> Result<()> {
         let names = Arc::clone(&self.streams.names);
         let are_apart = ask::are_apart(&self.client, &names).await?;
-        for (stream, key) in names.keys().iter().enumerate().skip(from) {
+        for (stream, key) in names.keys().iter().enumerate().skip(self.placed) {
             let slot = slot_of(key);
             let known = self.places.iter().position(|place| !are_apart || place.slot == slot);
             if known.is_none() {
@@ -160,6 +163,7 @@ impl ManyTail {
             if let Some(place) = self.places.get_mut(place) {
                 place.split.add(stream);
             }
+            self.placed = stream + 1;
         }
         Ok(())
     }
@@ -288,7 +292,7 @@ impl ManyTail {
     fn until_next_step(&self) -> Option<Duration> {
         let now = Instant::now();
         let idle = self.followers.iter().filter(|follower| follower.is_idle());
-        let pauses = idle.filter_map(|follower| follower.not_before).filter(|due| *due > now);
+        let pauses = idle.filter_map(|follower| follower.not_before);
         let next = pauses.chain(self.discover_due).min();
         let next = next.map(|next| next.saturating_duration_since(now).max(Pace::PAUSE));
         let collected = match self.intake.rows() {

@@ -4,6 +4,7 @@ mod commands;
 mod replies;
 mod request;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -235,7 +236,14 @@ impl Writer<'_> {
                 let split = split.unwrap_or_else(|| Err(stopped()));
                 (split.map_err(|error| Failed::new(error, part.number(0), 0..0))?, NODES)
             }
-            Split::ByRow => ((0..part.len()).map(|row| vec![row]).collect(), SLOTS),
+            Split::ByRow => {
+                // Those of one key stay in their order.
+                let mut rows: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
+                for (row, key) in part.keys().into_iter().enumerate() {
+                    rows.entry(key).or_default().push(row);
+                }
+                (rows.into_values().collect(), SLOTS)
+            }
         };
         let next = match split {
             Split::ByNode => Some(Split::Again),

@@ -25,7 +25,9 @@ impl ManyTail {
     pub(super) async fn ask(&mut self) -> Result<()> {
         for number in 0..self.followers.len() {
             if self.may_be_asked(number) && self.is_to_be_asked(number) {
-                if self.intake.rows() == 0 && self.is_look_due(number / 2) {
+                // Whether a node that has failed is there again its next answer tells sooner.
+                let is_failing = self.followers.get(number).is_some_and(Follower::is_failing);
+                if self.intake.rows() == 0 && !is_failing && self.is_look_due(number / 2) {
                     self.look_after(number).await?;
                 }
                 self.send(number).await;
@@ -56,7 +58,8 @@ impl ManyTail {
                 follower.not_before = Instant::now().checked_add(Self::MOVING);
             }
         }
-        follower.not_before.is_none_or(|due| due <= Instant::now())
+        follower.not_before.take_if(|due| *due <= Instant::now());
+        follower.not_before.is_none()
     }
 
     fn is_to_be_asked(&self, number: usize) -> bool {

@@ -33,17 +33,22 @@ impl ManyTail {
     pub(super) async fn discover(&mut self) -> Result<()> {
         let is_due = self.discover_due.is_some_and(|due| due <= Instant::now());
         let Some(pattern) = self.pattern().filter(|_| is_due) else { return Ok(()) };
-        let found = self.found(&pattern).await?;
+        if self.placed < self.streams.names.len() {
+            // That was given up, or has failed.
+            self.place().await?;
+        }
+        let mut found = self.found(&pattern).await?;
+        let missed = self.streams.missed(&found);
+        found.extend(ask::existing(&self.client, &self.streams.names, &missed).await?);
         // All that a new one has was added since the start.
         let after = match self.request.start {
             IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
             _ => EntryId::MIN,
         };
-        let known = self.streams.names.len();
         if self.streams.found(found, after) {
             let names = Arc::clone(&self.streams.names);
             self.name(&names);
-            self.place(known).await?;
+            self.place().await?;
         }
         Ok(())
     }
