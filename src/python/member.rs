@@ -9,8 +9,9 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
 use super::error::exception;
+use super::members::Members;
 use super::operation::Operation;
-use super::reading::{Members, Reading, enter};
+use super::reading::{Reading, enter};
 use crate::entry_id::EntryId;
 use crate::error::Result;
 use crate::read::{self, Watched};

@@ -15,6 +15,7 @@ mod events;
 mod foreign;
 mod lent_schema;
 mod member;
+mod members;
 mod operation;
 mod producer;
 mod progress;

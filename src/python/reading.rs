@@ -20,10 +20,11 @@ use tokio::time::timeout;
 use super::arrow::RecordBatch;
 use super::ending::{CLOSED, Ending, LEFT};
 use super::error::{exception, no_panic};
+use super::members::Members;
 use crate::client::{Client, User, spawn};
 use crate::decode::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read::{self, Batches, Handing, Watched};
+use crate::read::{Batches, Handing, Watched};
 
 /// How long others wait for a thread that has made its frame and was interrupted before its caller
 /// had it. Without an interrupt it takes less than a microsecond.
@@ -53,32 +54,6 @@ pub(super) struct Reading {
     /// How long a clean end may take, and when it was first tried.
     patience: Duration,
     ends_since: OnceLock<Instant>,
-}
-
-/// The consumers that read through groups, for what is done beside reading.
-#[derive(Clone)]
-pub(super) struct Members {
-    /// Where there is one stream only.
-    one: Option<read::Member>,
-    watched: Arc<Watched>,
-    client: Client,
-}
-
-impl Members {
-    fn of_reader(batches: &Batches, client: Client) -> Option<Self> {
-        let is_many = batches.reads_groups()?;
-        let one = batches.member().filter(|_| !is_many);
-        let one = one.map(|member| member.with_client(client.clone()));
-        Some(Members { one, watched: batches.watched(), client })
-    }
-
-    /// The consumer of the stream of this number.
-    pub(super) fn of(&self, stream: usize) -> Option<read::Member> {
-        match &self.one {
-            Some(member) => Some(member.clone()),
-            None => Some(self.watched.member(stream)?.with_client(self.client.clone())),
-        }
-    }
 }
 
 /// The next batch.

@@ -138,6 +138,9 @@ class Cluster:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         for node in self.nodes:
             if node.is_paused:
                 node.resume()
@@ -160,7 +163,7 @@ class Cluster:
             replica.command("CLUSTER REPLICATE", master.id)
         self.until_well()
 
-    def until_well(self) -> None:
+    def until_well(self, seconds: float = 20.0) -> None:
         """Wait until all nodes agree, and each master has its replica."""
 
         def is_well() -> bool:
@@ -179,7 +182,15 @@ class Cluster:
                 and all(view == views[0] for view in views)
             )
 
-        until(is_well, 20)
+        until(is_well, seconds)
+
+    def views(self) -> list[str]:
+        """Who is who by each node that answers."""
+        found = []
+        for node in self.nodes:
+            with contextlib.suppress(redis.RedisError):
+                found.append(f"{node.address}\n{node.command('CLUSTER NODES')}")
+        return found
 
     @staticmethod
     def _view(node: Node) -> Any:
@@ -200,7 +211,8 @@ class Cluster:
                 node.start()
             if node.is_paused:
                 node.resume()
-        self.until_well()
+        # An election takes up to four seconds. What has not come right by then does not.
+        self.until_well(20 / SLACK)
         for node in self.masters:
             for open_slot in [w for w in str(node.command("CLUSTER NODES")).split() if "-" in w]:
                 if open_slot.startswith("["):

@@ -6,6 +6,8 @@
 
 mod ask;
 mod begin;
+mod came;
+mod handing;
 mod lane;
 mod plan;
 mod recover;
@@ -14,10 +16,10 @@ mod streams;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::ask::Flight;
-use self::lane::{Lane, ids_by_stream};
+use self::lane::Lane;
 use self::streams::Streams;
 use super::ack;
 use super::feed::Feed;
@@ -26,7 +28,7 @@ use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
 use super::sample::infer_range;
-use super::stats::{Handing, Watched};
+use super::stats::Watched;
 use super::watchers::watch;
 use crate::client::{Client, Questions};
 use crate::decode::{Batch, ReplyShape};
@@ -283,34 +285,6 @@ impl GroupReader {
         Ok(seen)
     }
 
-    /// What there is to know of the batch that was given last when it is handed out.
-    pub(super) fn handing(&self) -> Handing {
-        let longest = self.old_after(3);
-        Handing {
-            received: self.feed.received(),
-            delivered: Some(self.delivered_at),
-            old_at: longest.and_then(|longest| self.delivered_at.checked_add(longest)),
-        }
-    }
-
-    /// Whether what came at that time has waited for that many quarters of the time after which others
-    /// claim it. Half of it is left for the work on it, where that is possible.
-    fn has_waited(&self, came: Option<Instant>, quarters: u32) -> bool {
-        came.zip(self.old_after(quarters)).is_some_and(|(came, most)| came.elapsed() >= most)
-    }
-
-    fn old_after(&self, quarters: u32) -> Option<Duration> {
-        Some(self.options.longest_wait()? / 2 * quarters)
-    }
-
-    /// The batch that was flushed last is not handed out, because others may have claimed its rows:
-    /// what is still this consumer's comes again.
-    pub(super) fn withdrawn(&mut self, batch: &Batch) {
-        self.ended = false;
-        self.feed.drop_rows(batch.len());
-        self.lanes.iter_mut().for_each(|lane| lane.ledger.withdrawn());
-    }
-
     /// Others may have claimed what has come and was not handed out: what is still this consumer's
     /// is read once more, as if it had just been delivered.
     fn read_again(&mut self) -> Result<()> {
@@ -330,72 +304,6 @@ impl GroupReader {
         self.pace.flushed();
         self.rows_came = None;
         self.noted = 0;
-    }
-
-    /// The batch goes to the caller.
-    pub(super) fn handed_out(&mut self, batch: &Batch) {
-        if let ([lane], None) = (self.lanes.as_mut_slice(), &self.streams) {
-            return lane.ledger.handed_out(batch.ids());
-        }
-        let mut by_stream: HashMap<usize, Vec<EntryId>> =
-            ids_by_stream(batch).into_iter().collect();
-        for (stream, lane) in self.lanes.iter_mut().enumerate() {
-            lane.ledger.handed_out(&by_stream.remove(&stream).unwrap_or_default());
-        }
-    }
-
-    /// Some rows of the batch go to the caller, the others later.
-    pub(super) fn handed_out_first(&mut self, rows: &Batch) {
-        self.each_of(rows, |lane, ids| lane.ledger.handed_out_first(ids));
-    }
-
-    /// Does something for each stream of a batch that has rows in it.
-    fn each_of(&mut self, batch: &Batch, act: impl Fn(&mut Lane, &[EntryId])) {
-        for (stream, ids) in ids_by_stream(batch) {
-            self.lanes.get_mut(stream).into_iter().for_each(|lane| act(lane, &ids));
-        }
-    }
-
-    /// The caller asks for more, and so is done with what it has where that is the policy.
-    fn caller_asks(&mut self) {
-        for lane in &mut self.lanes {
-            lane.take_reports();
-            lane.ledger.asked_for_more();
-            if self.options.auto_ack {
-                lane.watched().keeper().all_done();
-            }
-        }
-    }
-
-    /// The rows that were handed out are done with where that is the policy, and the next are still
-    /// those of the same batch.
-    pub(super) async fn asked_for_more(&mut self) -> Result<()> {
-        self.caller_asks();
-        self.acknowledge().await
-    }
-
-    /// The batch that went to the caller did not come into its hands: it is still pending, and comes
-    /// again.
-    #[cfg(feature = "python")]
-    pub(super) fn not_handed_out(&mut self, batch: &Batch) {
-        self.ended = false;
-        self.feed.drop_rows(batch.len());
-        for (stream, rows) in batch.rows_by_stream() {
-            let counts = rows.iter().filter_map(|row| batch.delivery_counts().get(*row).copied());
-            if let Some(lane) = self.lanes.get_mut(stream) {
-                lane.ledger.not_handed_out(&batch.ids_of(&rows), &counts.collect::<Vec<u64>>());
-            }
-        }
-    }
-
-    /// These of a stream are in the dead letters.
-    pub(super) fn failed(&mut self, stream: usize, ids: &[EntryId]) {
-        self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.failed(ids));
-    }
-
-    /// These of a stream were not handed out, and are not done with.
-    pub(super) fn left(&mut self, stream: usize, ids: &[EntryId]) {
-        self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.ledger.left(ids));
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
