@@ -13,16 +13,15 @@ from redfloe import DataLossError, iter_stream, stream_reader
 from support.groups import deliver
 from support.proxy import Proxy
 from support.server import HOST, Server
-from support.streams import NUMBER, add_numbers
+from support.streams import NUMBER, Command, add_numbers, reconnecting
 
 #: What removes the last of ten entries, of which only the first is pending in a group.
-Removal = tuple[str | int, ...]
-OF_EACH: dict[str, list[Removal]] = {
+OF_EACH: dict[str, list[Command]] = {
     "XDEL": [("XDEL", "s", "10-0")],
     "XTRIM": [("XTRIM", "s", "MAXLEN", "=", 0)],
     "XTRIM later": [("XADD", "s", "11-0", "n", 11), ("XTRIM", "s", "MINID", "=", 11)],
 }
-OF_8_2: dict[str, list[Removal]] = {
+OF_8_2: dict[str, list[Command]] = {
     "XTRIM ACKED": [("XTRIM", "s", "MAXLEN", "=", 1, "ACKED")],
     "XTRIM DELREF": [("XTRIM", "s", "MAXLEN", "=", 0, "DELREF")],
     "XADD ACKED": [("XADD", "s", "MAXLEN", "=", 2, "ACKED", "11-0", "n", 11)],
@@ -36,15 +35,6 @@ def ten(client: redis.Redis) -> None:
     add_numbers(client, "s", 10)
     deliver(client, "s")
     client.xack("s", "g", *(f"{n}-0" for n in range(2, 11)))
-
-
-def reconnecting(client: redis.Redis, *commands: Removal) -> None:
-    """Hang up on everybody else, and do this before anybody is back."""
-    pipeline = client.pipeline(transaction=True)
-    pipeline.client_kill_filter(_type="normal", skipme=True)
-    for command in commands:
-        pipeline.execute_command(*command)
-    pipeline.execute()
 
 
 def follow(url: str) -> Any:
@@ -106,7 +96,7 @@ def test_what_nobody_can_have_removed_is_a_loss(
     add_numbers(client, "s", 10)
     batches = follow(redis810.url)
     # What a server has that starts with older data, and goes on.
-    older: list[Removal] = [("DEL", "s")]
+    older: list[Command] = [("DEL", "s")]
     older += [("XADD", "s", f"{n}-0", "n", n) for n in (1, 2, 12)]
     if grouped:
         older.append(("XGROUP", "CREATE", "s", "g", "0"))

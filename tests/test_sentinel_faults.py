@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import polars as pl
@@ -27,6 +27,7 @@ from redfloe import (
     RedisConnectionError,
     RedisTimeoutError,
     StreamProducer,
+    WriteError,
     iter_stream,
     read_stream,
     write_stream,
@@ -145,7 +146,7 @@ def own(first: int, last: int) -> pl.DataFrame:
 
 
 def test_a_write_outlives_the_master(sentinels: Deployment, stream: str) -> None:
-    """Rows with IDs: none twice, in order; of those acknowledged last some may be lost."""
+    """Rows with IDs: none twice, in order; if some of those acknowledged are lost, that is said."""
     last = 100_000
     master = sentinels.master
     alive = [master]
@@ -156,16 +157,69 @@ def test_a_write_outlives_the_master(sentinels: Deployment, stream: str) -> None
 
     frame = own(1, last)
     options: dict[str, Any] = {"id_column": "id", "batch_size": 1_000, "progress": kill}
-    ids = write_stream(sentinels.connection(), frame, stream, **options)
-    assert ids.to_list() == frame["id"].to_list()
+    try:
+        ids = write_stream(sentinels.connection(), frame, stream, **options)
+    except WriteError as error:
+        # Of those acknowledged last the replica had not received some.
+        assert "lost the end" in str(error)  # noqa: PT017
+        assert error.ids is not None  # noqa: PT017
+        ids = error.ids
     assert sentinels.master is not master
     with sentinels.master.client() as client:
         there = stored(client, stream)
-    assert there == sorted({*there})
-    # One gap, of what the replica had not received, and no more than was in flight.
-    gaps = [second - first for first, second in itertools.pairwise(there) if second != first + 1]
-    assert len(gaps) <= 1
-    assert (there[0], there[-1]) == (1, last)
+    # No gap, and none that is said to be in and is not.
+    assert there == [*range(1, len(there) + 1)]
+    assert [f"{n}-0" for n in there] == ids.drop_nulls().to_list()
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["shorter", "grown since"])
+def test_a_write_says_which_of_its_rows_the_new_master_lacks(
+    sentinels: Deployment, stream: str, grown: bool
+) -> None:
+    frame = own(1, 300_000)
+    steps: list[Callable[[], object]] = [
+        sentinels.cut_replication,
+        lambda: None,  # more rows are acknowledged, and not replicated
+        sentinels.lose,
+        *([lambda: fill_alone(sentinels, stream, 300_001)] if grown else []),
+    ]
+
+    def progress(rows: int) -> None:
+        if rows > 0 and steps:
+            steps.pop(0)()
+        if len(steps) == 1 and grown:
+            steps.pop()()
+
+    with pytest.raises(WriteError, match="lost the end") as raised:
+        write_stream(
+            sentinels.connection(), frame, stream, id_column="id", batch_size=500, progress=progress
+        )
+    with sentinels.master.client() as client:
+        there = stored(client, stream)
+    if grown:
+        there.remove(300_001)
+    assert raised.value.ids is not None
+    assert raised.value.ids.drop_nulls().to_list() == [f"{n}-0" for n in there]
+    assert raised.value.row == len(there)
+    assert 0 < len(there) < 300_000
+
+
+def test_a_producer_says_that_the_new_master_lacks_its_entries(
+    sentinels: Deployment, stream: str
+) -> None:
+    producer = StreamProducer(sentinels.connection(), stream)
+    producer.send({"n": 1})
+    producer.flush()
+    sentinels.replicated()
+    sentinels.cut_replication()
+    producer.send({"n": 2})
+    producer.flush()
+    sentinels.lose()
+    producer.send({"n": 3})
+    with pytest.raises(DataLossError, match="lost the end"):
+        producer.close()
+    with sentinels.master.client() as client:
+        assert stored(client, stream) == [1]
 
 
 def test_rows_without_ids_are_not_sent_twice(sentinels: Deployment, stream: str) -> None:
@@ -235,7 +289,8 @@ def test_a_failover_under_load(sentinels: Deployment, stream: str, world: World)
     ended = threading.Event()
 
     def produce() -> None:
-        with contextlib.suppress(OutcomeUnknownError):
+        # It ends where an answer is lost, or what was acknowledged.
+        with contextlib.suppress(OutcomeUnknownError, DataLossError, WriteError):
             with StreamProducer(connection, stream) as one:
                 for n in itertools.count(1):
                     if ended.is_set():

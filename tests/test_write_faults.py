@@ -125,7 +125,7 @@ def test_a_row_that_came_through_late_is_recognised(
     def act(number: int) -> None:
         if number == 1:
             client.xdel(stream, "3-0")  # as if it was not there yet
-        else:
+        elif number == 2:  # the question whether the row before is still there
             client.execute_command("XSETID", stream, "2-0")
             client.xadd(stream, {"n": 2}, id="3-0")
 
@@ -133,7 +133,7 @@ def test_a_row_that_came_through_late_is_recognised(
         proxy.cut_after(0, once_seen=b"XADD", skip=2)
         proxy.before(b"XRANGE", act)
         written = write_stream(quick(proxy.url), OWN, stream, id_column="id", batch_size=1)
-        assert proxy.count(b"XRANGE") == 2
+        assert proxy.count(b"XRANGE") == 3
     assert written.null_count() == 0
     assert stored(client, stream) == [*range(ROWS)]
 

@@ -17,6 +17,7 @@ __all__ = [
     "Checkpoints",
     "Completions",
     "CredentialsDesk",
+    "KnownStreams",
     "Member",
     "Offer",
     "Operation",
@@ -491,6 +492,12 @@ class Checkpoints:
     def get(self, key: bytes) -> Operation[bytes | None]: ...
     def set(self, key: bytes, value: bytes) -> Operation[bool]: ...
     def stop(self) -> None: ...
+
+@final
+class KnownStreams:
+    """What several writes to the same streams know of them."""
+
+    def __new__(cls) -> KnownStreams: ...
 
 @final
 class Outcome:

@@ -96,7 +96,7 @@ class CheckpointError(RedfloeError, ValueError):
 
 
 class DataLossError(RedfloeError):
-    """Entries that should have been read are gone from the stream."""
+    """Entries that should have been read, or that were written, are gone from the stream."""
 
 
 class FencedError(RedfloeError):
@@ -108,7 +108,7 @@ class PendingEntriesError(RedfloeError):
 
 
 class WriteError(RedfloeError):
-    """Some rows were not written, and it is known which.
+    """Some rows were not written, or are lost since, and it is known which.
 
     Attributes
     ----------

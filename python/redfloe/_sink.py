@@ -10,7 +10,7 @@ import polars as pl
 from redfloe import _core
 from redfloe._arguments import positive
 from redfloe._core import RedisConnection
-from redfloe._errors import OutcomeUnknownError, RedfloeError, WriteError
+from redfloe._errors import DataLossError, OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._event_loop import in_thread
 from redfloe._ids import EntryIdLike
 from redfloe._progress import bar_or, check_progress, shown
@@ -75,6 +75,8 @@ def sink_stream(
         chunk, which begins with the row `first_row`. Whatever else ends the query once rows are in
         (Ctrl-C, an exception of `progress` or of the query, a chunk that is refused) has one of
         these as its `__cause__`.
+    DataLossError
+        A failover lost rows of an earlier chunk.
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
         As for `write_stream`.
     SchemaError, ValueError, TypeError
@@ -267,6 +269,7 @@ class _Sink:
         self._lf = lf
         self._chunk_size = positive(chunk_size, "chunk_size") or 1
         self._make = partial(make_write, stream=stream, fields=fields, **options)
+        self._known_streams = _core.KnownStreams()
         self.rows = 0
         self._first_row = 0
         #: The rows of a chunk that was sent, and whose outcome was not seen.
@@ -298,6 +301,7 @@ class _Sink:
         """Say how the next chunk is written."""
         write = self._make(frame)
         write.request["rows_before"] = self._first_row, self.rows
+        write.request["known_streams"] = self._known_streams
         self._unseen = frame.height
         return write
 
@@ -320,6 +324,14 @@ class _Sink:
         """Give the cause of what ended a query between chunks, or as one was being written."""
         unseen = 0 if _is_refusal(raised) else self._unseen
         error: WriteError | OutcomeUnknownError
+        if isinstance(raised, DataLossError):
+            were_in = counted(self.rows, "row that was", "rows that were")
+            error = OutcomeUnknownError(
+                f"of {were_in} in the latest are lost, and it is unknown how many"
+            )
+            error.unknown, error.row = range(self._first_row), 0
+            error.first_row = self._first_row
+            return error
         are_in = counted(self.rows, "row is", "rows are") + " in; the query ended early"
         if unseen:
             error = OutcomeUnknownError(

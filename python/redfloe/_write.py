@@ -105,7 +105,8 @@ def write_stream(
     Raises
     ------
     WriteError
-        The server refused a row. `rows_written`, `row` and `ids` say which rows are in.
+        The server refused a row, or it has lost rows that it had acknowledged. `rows_written`,
+        `row` and `ids` say which rows are in.
     OutcomeUnknownError
         Replies were lost, and nobody knows whether some rows are in: `unknown` says which.
     RedisConnectionError, RedisTimeoutError, AuthenticationError

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import polars as pl
 
+from redfloe import _core
 from redfloe._arguments import as_key, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
@@ -43,6 +44,8 @@ class WriteRequest(TypedDict):
     skip_empty: bool
     #: Rows that this write continues, and how many of them are in.
     rows_before: tuple[int, int]
+    #: What writes that this one continues know of the streams.
+    known_streams: _core.KnownStreams | None
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         atomic=bool(options.get("atomic", False)),
         skip_empty=on_empty_row == "skip",
         rows_before=(0, 0),
+        known_streams=None,
     )
 
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,11 @@ pub(crate) struct Connection {
     /// The process that opened it. A forked child must not use the socket, nor close it: that would
     /// take it from the parent's event queue, which the two share.
     process: u32,
+    number: u64,
 }
+
+/// How many connections were opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 /// What is between the commands and a node that has to be sent ASKING.
 #[derive(Default)]
@@ -86,6 +91,7 @@ impl Connection {
                 asking: None,
                 home: home(),
                 process: std::process::id(),
+                number: OPENED.fetch_add(1, Ordering::Relaxed) + 1,
             };
             connection.log_in(options, credentials).await?;
             connection.patience = options.response_timeout;
@@ -223,6 +229,11 @@ impl Connection {
     /// It was opened before it was known that it is the first of these.
     pub(super) fn belongs_to(&mut self, generation: Generation) {
         self.generation = generation;
+    }
+
+    /// No other connection of this process has the same.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether another server has taken the place of the one that it leads to.

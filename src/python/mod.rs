@@ -50,6 +50,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_class::<producer::Producer>()?;
     module.add_class::<producer::Sent>()?;
+    module.add_class::<write::KnownStreams>()?;
     module.add_class::<write::Outcome>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
     module.add_function(wrap_pyfunction!(connection::check_connection, module)?)?;

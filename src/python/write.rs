@@ -49,6 +49,20 @@ pub(crate) struct WriteArguments {
     skip_empty: bool,
     /// Rows that this write continues, and how many of them are in.
     rows_before: (usize, usize),
+    /// What writes before this one know of the streams.
+    known_streams: Option<Py<KnownStreams>>,
+}
+
+/// What several writes to the same streams know of them.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct KnownStreams(write::KnownStreams);
+
+#[pymethods]
+impl KnownStreams {
+    #[new]
+    fn new() -> Self {
+        KnownStreams(write::KnownStreams::remembered())
+    }
 }
 
 impl WriteArguments {
@@ -83,7 +97,8 @@ impl WriteArguments {
             .with_idmp_producer(self.idmp_producer)
             .with_atomic(self.atomic)
             .with_empty_rows_skipped(self.skip_empty)
-            .with_rows_before(RowsBefore { rows: self.rows_before.0, written: self.rows_before.1 }))
+            .with_rows_before(RowsBefore { rows: self.rows_before.0, written: self.rows_before.1 })
+            .with_known_streams(self.known_streams.map(|known| known.get().0.clone())))
     }
 }
 

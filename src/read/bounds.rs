@@ -74,6 +74,16 @@ pub(super) async fn newest(session: &mut Session, stream: &[u8]) -> Result<Optio
     session.request(&command, || ids_only(ReplyShape::Entries), last_decoded).await
 }
 
+/// The ID of the newest entry that is no newer than `last`.
+pub(crate) async fn newest_up_to(
+    session: &mut Session,
+    stream: &[u8],
+    last: EntryId,
+) -> Result<Option<EntryId>> {
+    let command = resp::range_backwards(stream, last, EntryId::MIN, 1);
+    session.request(&command, || ids_only(ReplyShape::Entries), last_decoded).await
+}
+
 /// Whether an entry can still be added up to `end`: IDs only grow.
 pub(super) async fn can_come(session: &mut Session, stream: &[u8], end: EntryId) -> Result<bool> {
     Ok(stream_end(session, stream).await?.is_none_or(|reached| reached < end))
@@ -217,7 +227,7 @@ pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
 
 /// How entries that were still to be read got lost.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum StreamLoss {
+pub(crate) enum StreamLoss {
     /// The stream is not the one that was read before.
     BegunAnew { newest: EntryId },
     /// The entry that was read last is not in the stream, and was neither deleted nor trimmed.
@@ -259,7 +269,7 @@ impl StreamLoss {
 /// Whether the server has lost the end of a stream that had come up to `seen`: after a failover to a
 /// replica that lagged, or a restart with older data. XINFO STREAM (Redis 5.0); that the server has
 /// gone on without it can be told since 7.0, which remembers the greatest ID that was deleted.
-pub(super) async fn lost_end(
+pub(crate) async fn lost_end(
     session: &mut Session,
     stream: &[u8],
     seen: EntryId,

@@ -32,9 +32,9 @@ mod worker;
 
 pub use ack::ack_entries;
 pub use batches::{Batches, BlockingBatches, batches, tail};
-pub(crate) use bounds::ids_only;
 #[cfg(feature = "python")]
 pub(crate) use bounds::no_match;
+pub(crate) use bounds::{StreamLoss, ids_only, lost_end, newest_up_to};
 #[cfg(feature = "python")]
 pub(crate) use dead_letter::check_slots;
 pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim, Removal};

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::control::stopped;
 use super::in_flight::Refusal;
+use super::lost_ends::LostEnd;
 use super::outcome::{Ids, answers_lost, counted_in};
 use super::request::WriteRequest;
 use crate::error::{Error, ErrorKind};
@@ -19,6 +20,8 @@ pub(super) enum Fatal {
     Broken(Error),
     /// Nobody knows whether these rows are in, for a reason beside a lost answer.
     Unknown(Error, Range<usize>),
+    /// The server lacks entries that it had acknowledged.
+    Lost(Vec<LostEnd>, Error),
     Stopped,
 }
 
@@ -33,6 +36,8 @@ pub(super) struct Failed {
     pub(super) row: Option<usize>,
     pub(super) rows_in: usize,
     pub(super) ids: Ids,
+    /// The ends of streams that are lost, which rows of other parts may be in.
+    pub(super) lost: Vec<LostEnd>,
 }
 
 impl Failed {
@@ -45,6 +50,7 @@ impl Failed {
             row,
             rows_in: 0,
             ids: Ids::with_capacity(0),
+            lost: Vec::new(),
         }
     }
 
@@ -79,6 +85,8 @@ impl Failed {
             }
             Fatal::Stopped | Fatal::Halted => stopped().reframed(ErrorKind::Write, &count),
             Fatal::Unknown(error, _) => error,
+            Fatal::Lost(_, error) if error.kind() == ErrorKind::DataLoss => error,
+            Fatal::Lost(_, error) => error.reframed(ErrorKind::Write, &count),
         };
         // Whatever ends the write, rows that were sent and have no answer may be in.
         let error = match self.unknown.is_empty() {

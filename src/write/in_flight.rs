@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::control::WriteControl;
+use super::ends::Ends;
 use super::outcome::Ids;
 use super::rows::{Chunk, Row, RowState};
 use crate::client::Sink;
@@ -35,6 +36,8 @@ pub(super) struct InFlight {
     accepted: usize,
     refused: Option<Refusal>,
     ids: Ids,
+    /// How far the streams have come.
+    pub(super) ends: Ends,
     control: WriteControl,
     replies: SmallReplies,
 }
@@ -44,6 +47,14 @@ struct Sent {
     start: usize,
     /// Shared with the exchange that sends them, which may be dropped at any time.
     bytes: Arc<Vec<u8>>,
+    since: Option<Instant>,
+}
+
+/// Rows that may be in by a connection that was lost, though no answer says so.
+#[derive(Debug, Clone)]
+pub(super) struct SentBefore {
+    /// From the first of them to the last, by their numbers.
+    pub(super) rows: Range<usize>,
     since: Option<Instant>,
 }
 
@@ -70,25 +81,45 @@ impl InFlight {
             accepted: 0,
             refused: None,
             ids: Ids::with_capacity(total),
+            ends: Ends::default(),
             control,
             replies: SmallReplies::default(),
         }
     }
 
-    /// Its rows are a part of those that are written.
-    pub(super) fn of_part(mut self) -> Self {
+    /// Its rows are a part of those that are written, whose streams have come to these ends.
+    pub(super) fn of_part(mut self, ends: Ends) -> Self {
         self.ids = Ids::of_part();
+        self.ends = ends;
         self
     }
 
-    pub(super) fn push(&mut self, mut chunk: Chunk) {
+    /// Takes rows of which some were sent before, by another pipeline.
+    pub(super) fn hold(&mut self, chunk: Chunk, before: &SentBefore) {
+        self.push_since(chunk, before.since);
+        let sent = self.rows.partition_point(|row| row.number < before.rows.end);
+        self.reached_before = self.first + sent;
+        self.reached = self.reached_before;
+    }
+
+    /// What another pipeline has to know of the rows that it is to send again.
+    pub(super) fn sent_before(&self) -> Option<SentBefore> {
+        let rows = self.numbers(self.uncertain());
+        (!rows.is_empty()).then(|| SentBefore { rows, since: self.since() })
+    }
+
+    pub(super) fn push(&mut self, chunk: Chunk) {
+        self.push_since(chunk, None);
+    }
+
+    fn push_since(&mut self, mut chunk: Chunk, since: Option<Instant>) {
         let start = self.end;
         for row in &mut chunk.rows {
             row.end += start;
         }
         self.end += chunk.bytes.len();
         self.rows.extend(chunk.rows);
-        self.chunks.push_back(Sent { start, bytes: Arc::new(chunk.bytes), since: None });
+        self.chunks.push_back(Sent { start, bytes: Arc::new(chunk.bytes), since });
     }
 
     /// Rows that are here without an answer.
@@ -187,6 +218,9 @@ impl InFlight {
             return Err(Error::protocol("more replies came than commands were sent"));
         };
         row.state = answer;
+        if let RowState::Added(id) = answer {
+            self.ends.acknowledged(row.key, id);
+        }
         match (answer, &mut self.refused) {
             (RowState::Refused, None) => {
                 if let Some(error) = error() {
@@ -355,6 +389,7 @@ impl InFlight {
     }
 
     /// How many rows are in.
+    #[cfg(test)]
     pub(super) fn rows_in(&self) -> usize {
         let here = self.rows.iter().filter(|row| matches!(row.state, RowState::Added(_)));
         self.ids.rows() + here.count()

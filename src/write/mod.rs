@@ -4,12 +4,14 @@ mod atomic;
 mod control;
 mod encode;
 mod encoders;
+mod ends;
 mod failed;
 mod frame;
 mod hashes;
 mod idmp_window;
 mod in_flight;
 mod known_streams;
+mod lost_ends;
 mod outcome;
 mod pipeline;
 mod preflight;
@@ -29,6 +31,8 @@ pub use control::WriteControl;
 #[cfg(feature = "python")]
 pub(crate) use encode::time_beyond_a_day;
 pub use hashes::{HashRequest, IfExists, write_hashes};
+#[cfg(feature = "python")]
+pub(crate) use known_streams::KnownStreams;
 pub use outcome::{WriteFailure, Written};
 pub use producer::{Producer, ProducerFailure, ProducerOptions};
 pub use request::{NullTexts, RowsBefore, Trim, WriteRequest};

@@ -105,6 +105,7 @@ impl WriteFailure {
             // What was refused before it was sent says so.
             ErrorKind::Write
             | ErrorKind::OutcomeUnknown
+            | ErrorKind::DataLoss
             | ErrorKind::Schema
             | ErrorKind::InvalidArgument => {}
             _ => self.error = self.error.with_context("rows in", before.written.to_string()),
@@ -237,6 +238,28 @@ impl Ids {
     /// How many rows have an ID.
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Takes the IDs of rows away that are not in after all; gives the number of the first.
+    pub(super) fn forget(&mut self, is_lost: impl Fn(usize, EntryId) -> bool) -> Option<usize> {
+        if let Some(part) = &mut self.part {
+            let first = part.iter().find(|(row, id)| is_lost(*row, *id)).map(|(row, _)| *row);
+            part.retain(|(row, id)| !is_lost(*row, *id));
+            self.rows = part.len();
+            return first;
+        }
+        let known = self.builder.finish();
+        let (mut first, len) = (None, self.len);
+        (self.len, self.rows) = (0, 0);
+        for (row, text) in known.iter().enumerate() {
+            match text.and_then(|text| EntryId::from_bytes(text.as_bytes())) {
+                Some(id) if is_lost(row, id) => first = first.or(Some(row)),
+                Some(id) => self.push(row, id),
+                None => {}
+            }
+        }
+        self.fill(len);
+        first
     }
 
     /// That many rows, which have no IDs.

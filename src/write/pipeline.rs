@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::control::{stopped, unanswered};
+use super::ends::Ends;
 use super::failed::{Failed, Fatal};
 use super::idmp_window::IdmpWindow;
-use super::in_flight::{InFlight, Refusal};
+use super::in_flight::{InFlight, Refusal, SentBefore};
+use super::lost_ends::{explained, forget, lost_ends};
 use super::outcome::{Ids, WriteFailure, Written};
 use super::reconcile::present;
 use super::request::WriteRequest;
 use super::rows::{RowState, Rows};
-use crate::client::{Client, Session};
+use crate::client::{Client, Connection, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Remedy, Result, ServerCode};
 
 pub(super) struct Pipeline<'r> {
+    client: Client,
     session: Session,
     /// For questions, whose answers are not the progress that has retries start over.
     questions: Session,
@@ -40,16 +43,18 @@ enum End {
     Stopped,
     /// Another part of the write has failed.
     Halted,
+    Failed(Fatal),
 }
 
 /// What becomes of a part of the rows.
 pub(super) enum PartEnd {
     Done,
-    /// These rows, and those from `from` on, are not in: another node of the cluster serves some of
-    /// their streams, or another part has failed.
+    /// These rows, and those from `from` on, are not in, but for those that a lost connection may have
+    /// brought: another node of the cluster serves some of their streams, or another part has failed.
     Rest {
         again: Vec<usize>,
         from: usize,
+        sent_before: Option<SentBefore>,
         halted: bool,
     },
     Failed(Box<Failed>),
@@ -63,9 +68,11 @@ struct PartOf {
 
 impl<'r> Pipeline<'r> {
     pub(super) fn new(client: &Client, rows: Rows, request: &'r WriteRequest) -> Self {
-        let in_flight = InFlight::new(rows.total(), request.control.clone());
+        let mut in_flight = InFlight::new(rows.total(), request.control.clone());
+        in_flight.ends = Ends::of_before(&rows, request);
         let window = request.batch_rows;
         Pipeline {
+            client: client.clone(),
             session: client.session_for(rows.first_key()),
             questions: client.session_for(rows.first_key()),
             rows,
@@ -87,11 +94,25 @@ impl<'r> Pipeline<'r> {
         self
     }
 
-    /// Its rows are a part of those that are written. It sends no more of them once `halted`; and where
-    /// `leaves` once another node of the cluster serves some, which are then left to others.
-    pub(super) fn into_part(mut self, halted: Arc<AtomicBool>, leaves: bool) -> Self {
-        self.in_flight = self.in_flight.of_part();
+    /// Its rows are a part of those that are written, whose streams have come to these `ends`. It sends
+    /// no more of them once `halted`; and where `leaves` once another node of the cluster serves some,
+    /// which are then left to others.
+    pub(super) fn into_part(mut self, ends: Ends, halted: Arc<AtomicBool>, leaves: bool) -> Self {
+        self.in_flight = self.in_flight.of_part(ends);
         self.part = Some(PartOf { halted, leaves });
+        self
+    }
+
+    /// Some of the rows may be in, by what was sent before.
+    pub(super) fn after(mut self, before: Option<&SentBefore>) -> Self {
+        const PORTION: usize = 128 * 1024;
+        let Some(before) = before else { return self };
+        // They were in flight together, so that there is room for them.
+        while self.rows.next_number().is_some_and(|next| next < before.rows.end)
+            && let Some(chunk) = self.rows.next(self.window, PORTION)
+        {
+            self.in_flight.hold(chunk, before);
+        }
         self
     }
 
@@ -110,9 +131,11 @@ impl<'r> Pipeline<'r> {
     }
 
     /// Sends the rows of a part; says which of them are in, and what is to become of the others.
-    pub(super) async fn run_part(mut self) -> (Vec<(usize, EntryId)>, PartEnd) {
-        let fatal = match self.send_all().await {
-            Ok(()) => return (self.in_flight.into_ids().into_part(), PartEnd::Done),
+    pub(super) async fn run_part(mut self) -> (Vec<(usize, EntryId)>, Ends, PartEnd) {
+        let sent = self.send_all().await;
+        let ends = std::mem::take(&mut self.in_flight.ends);
+        let fatal = match sent {
+            Ok(()) => return (self.in_flight.into_ids().into_part(), ends, PartEnd::Done),
             Err(fatal) => fatal,
         };
         // Rows that a lost connection may have brought are no rest: they are reported as unknown.
@@ -123,22 +146,33 @@ impl<'r> Pipeline<'r> {
         };
         if is_rest && let Some(again) = self.in_flight.missing() {
             let from = self.rows.next_number().unwrap_or(usize::MAX);
-            let end = PartEnd::Rest { again, from, halted: matches!(fatal, Fatal::Halted) };
-            return (self.in_flight.into_ids().into_part(), end);
+            let sent_before = self.in_flight.sent_before();
+            let halted = matches!(fatal, Fatal::Halted);
+            let end = PartEnd::Rest { again, from, sent_before, halted };
+            return (self.in_flight.into_ids().into_part(), ends, end);
         }
         if let Some(part) = &self.part {
             part.halted.store(true, Ordering::Relaxed);
         }
         let mut failed = self.failed(fatal);
         let ids = std::mem::replace(&mut failed.ids, Ids::with_capacity(0));
-        (ids.into_part(), PartEnd::Failed(Box::new(failed)))
+        (ids.into_part(), ends, PartEnd::Failed(Box::new(failed)))
     }
 
     async fn send_all(&mut self) -> Result<(), Fatal> {
-        while let Err(end) = self.attempt().await {
-            self.resume(end).await?;
+        let sent = loop {
+            if let Err(end) = self.attempt().await {
+                match self.resume(end).await {
+                    Ok(()) => continue,
+                    Err(fatal) => break Err(fatal),
+                }
+            }
+            break Ok(());
+        };
+        for (key, end) in self.in_flight.ends.known() {
+            self.request.known_streams.reached(self.rows.keys.get(key), end);
         }
-        Ok(())
+        sent
     }
 
     fn is_halted(&self) -> bool {
@@ -148,9 +182,7 @@ impl<'r> Pipeline<'r> {
     /// Sends rows and takes their answers, on one connection.
     async fn attempt(&mut self) -> Result<(), End> {
         let control = self.request.control.clone();
-        let connecting = self.session.take_connection();
-        let connected = control.unless_stopped(connecting).await.ok_or(End::Stopped)?;
-        let mut connection = connected.map_err(End::Lost)?;
+        let mut connection = self.connect().await?;
         loop {
             let stopped = control.is_stopped();
             let closing = stopped || self.is_halted() || self.in_flight.refused().is_some();
@@ -188,6 +220,31 @@ impl<'r> Pipeline<'r> {
         }
     }
 
+    /// A connection to a server that has what was acknowledged, on this connection or on others.
+    async fn connect(&mut self) -> Result<Connection, End> {
+        let control = &self.request.control;
+        loop {
+            let connecting = self.session.take_connection();
+            let connected = control.unless_stopped(connecting).await.ok_or(End::Stopped)?;
+            let connection = connected.map_err(End::Lost)?;
+            let number = connection.number();
+            let doubtful = self.in_flight.ends.doubtful(number);
+            if doubtful.is_empty() {
+                self.in_flight.ends.go_on(number);
+                return Ok(connection);
+            }
+            self.session.put_back(connection);
+            let asking = lost_ends(&self.client, &self.rows, &doubtful);
+            let lost = control.unless_stopped(asking).await.ok_or(End::Stopped)?;
+            let lost = lost.map_err(|error| End::Failed(Fatal::Broken(error)))?;
+            if !lost.is_empty() {
+                let error = explained(&lost, &self.rows);
+                return Err(End::Failed(Fatal::Lost(lost, error)));
+            }
+            self.in_flight.ends.go_on(number);
+        }
+    }
+
     /// Whether every row has its answer; a write that is stopped then has succeeded.
     fn is_everything_in(&self) -> bool {
         self.in_flight.waiting() == 0 && self.rows.next_number().is_none()
@@ -219,6 +276,7 @@ impl<'r> Pipeline<'r> {
         match end {
             End::Stopped => Err(Fatal::Stopped),
             End::Halted => Err(Fatal::Halted),
+            End::Failed(fatal) => Err(fatal),
             End::Refused(refused) if self.leaves(&refused) => {
                 self.session.learn(&refused.error);
                 Err(Fatal::Elsewhere(refused.error))
@@ -235,6 +293,9 @@ impl<'r> Pipeline<'r> {
                         self.in_flight.forget_unanswered();
                         Err(Fatal::Refused(refused))
                     }
+                    Some(refused) if is_answered && self.leaves(&refused) => {
+                        Err(Fatal::Elsewhere(refused.error))
+                    }
                     Some(refused) if is_answered => self.retry_refused(refused).await,
                     Some(_) => Err(Fatal::Broken(error)),
                     None => self.reconnect(error).await,
@@ -243,12 +304,11 @@ impl<'r> Pipeline<'r> {
         }
     }
 
-    /// Whether the row is left to another node. What may have come through a connection that was lost
-    /// stays here, where that can be told.
+    /// Whether the row is left to another node: that one may serve it alone, and none of the other
+    /// streams, of the same slot even.
     fn leaves(&self, refused: &Refusal) -> bool {
         self.part.as_ref().is_some_and(|part| part.leaves)
             && refused.error.remedy() == Remedy::Rediscover
-            && self.in_flight.uncertain().is_empty()
     }
 
     /// After a pause the rows without an answer are sent again, but for those that are in already;
@@ -361,6 +421,8 @@ impl<'r> Pipeline<'r> {
         let mut held: HashSet<(usize, EntryId)> = HashSet::new();
         for (key, (first, last)) in wanted {
             let stream = self.rows.keys.get(key);
+            // Another node may have it than the one that has the stream before.
+            self.questions.aim(stream, false);
             let ids = present(&mut self.questions, stream, first, last).await?;
             held.extend(ids.into_iter().map(|id| (key, id)));
         }
@@ -375,14 +437,17 @@ impl<'r> Pipeline<'r> {
         let next = range.start + last + 1;
         let missing = rows.iter().position(|held| !held).filter(|first| *first < last);
         let trims = self.request.trim.is_some();
+        let mut added = Vec::new();
         for (row, held) in self.in_flight.rows_mut(range.start..next).zip(&rows) {
             if let Some(own) = row.own
                 && (*held || trims)
             {
                 row.state = RowState::Added(own);
+                added.push((row.key, own));
                 self.request.control.add_rows(1);
             }
         }
+        added.into_iter().for_each(|(key, id)| self.in_flight.ends.acknowledged(key, id));
         let missing = missing.filter(|_| !trims).map(|first| range.start + first..next - 1);
         Ok(Found { next, missing })
     }
@@ -396,16 +461,17 @@ impl<'r> Pipeline<'r> {
             }
             Fatal::Elsewhere(_) => refused = self.in_flight.first_missing().unwrap_or_default(),
             Fatal::Unknown(_, range) => unknown = range.start..range.end.max(unknown.end),
+            // With what was acknowledged goes what was sent after it.
+            Fatal::Lost(..) => unknown = 0..0,
             _ => {}
         }
-        Failed {
-            fatal,
-            refused,
-            unknown: self.in_flight.numbers(unknown),
-            row: self.in_flight.first_missing().or(self.rows.next_number()),
-            rows_in: self.in_flight.rows_in(),
-            ids: self.in_flight.into_ids(),
-        }
+        let lost = if let Fatal::Lost(lost, _) = &fatal { lost.clone() } else { Vec::new() };
+        let unknown = self.in_flight.numbers(unknown);
+        let missing = self.in_flight.first_missing().or(self.rows.next_number());
+        let mut ids = self.in_flight.into_ids();
+        let first_lost = forget(&mut ids, &lost, &self.rows);
+        let row = first_lost.into_iter().chain(missing).min();
+        Failed { fatal, refused, unknown, row, rows_in: ids.rows(), ids, lost }
     }
 }
 

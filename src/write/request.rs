@@ -151,6 +151,13 @@ impl WriteRequest {
         self
     }
 
+    /// One of several writes to the same streams, which share what they know of them.
+    #[cfg(feature = "python")]
+    pub(crate) fn with_known_streams(mut self, known: Option<KnownStreams>) -> Self {
+        self.known_streams = known.unwrap_or_default();
+        self
+    }
+
     fn to(stream: Target) -> Self {
         WriteRequest {
             stream,

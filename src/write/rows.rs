@@ -239,6 +239,15 @@ impl Rows {
         self.selection.as_ref().is_none_or(|selection| selection.has_row(number))
     }
 
+    /// The index of a row's key.
+    pub(super) fn key_of(&self, number: usize) -> usize {
+        let frame = self.frames.partition_point(|frame| frame.first <= number);
+        match frame.checked_sub(1).and_then(|frame| self.frames.get(frame)) {
+            Some(frame) => frame.key(number - frame.first),
+            None => self.entries.get(number).map_or(0, |(key, _)| *key),
+        }
+    }
+
     /// The number of rows in all.
     pub(super) fn total(&self) -> usize {
         self.total

@@ -1,4 +1,5 @@
-//! Rows for streams that several nodes of a cluster serve: a pipeline for each node.
+//! Rows for several streams: a pipeline for each node of a cluster that serves some of them. A server
+//! may turn out to be such a node any time.
 //!
 //! Rows for one stream stay in order, because all of them are in one pipeline, and a row that a node
 //! does not serve any more is sent again before those after it.
@@ -8,8 +9,11 @@ use std::sync::atomic::AtomicBool;
 
 use futures_util::{StreamExt, stream};
 
+use super::ends::Ends;
 use super::failed::{Failed, Fatal};
 use super::idmp_window::IdmpWindow;
+use super::in_flight::SentBefore;
+use super::lost_ends::{LostEnd, forget};
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::{PartEnd, Pipeline};
 use super::request::WriteRequest;
@@ -24,10 +28,13 @@ const NODES: usize = 64;
 const STREAMS: usize = 4;
 
 /// Rows of some streams that are not in.
+#[derive(Clone)]
 struct Rest {
     keys: Vec<usize>,
     again: Arc<Vec<usize>>,
     from: usize,
+    /// Some of these may be in all the same.
+    sent_before: Option<SentBefore>,
 }
 
 pub(super) async fn write_scattered(
@@ -38,7 +45,9 @@ pub(super) async fn write_scattered(
 ) -> Result<Written, WriteFailure> {
     let total = rows.total();
     let mut ids = Vec::new();
-    let all = Rest { keys: (0..rows.keys.iter().len()).collect(), again: Arc::default(), from: 0 };
+    let mut ends = Ends::of_before(&rows, request);
+    let keys = (0..rows.keys.iter().len()).collect();
+    let all = Rest { keys, again: Arc::default(), from: 0, sent_before: None };
     let (mut rests, mut round) = (vec![all], 0);
     while !rests.is_empty() {
         let by_node = round < BY_NODE;
@@ -53,11 +62,11 @@ pub(super) async fn write_scattered(
                         Some(Ok(lists)) => lists,
                         Some(Err(error)) => {
                             let failed = Failed::before_the_rest(Some(error), first_of(&rests));
-                            return Err(failure(vec![failed], ids, &rests, request, total));
+                            return Err(failure(vec![failed], ids, &rests, request, &rows));
                         }
                         None => {
                             let failed = Failed::before_the_rest(None, first_of(&rests));
-                            return Err(failure(vec![failed], ids, &rests, request, total));
+                            return Err(failure(vec![failed], ids, &rests, request, &rows));
                         }
                     }
                 }
@@ -66,12 +75,13 @@ pub(super) async fn write_scattered(
             for list in lists {
                 let keys: Vec<usize> =
                     list.iter().filter_map(|at| rest.keys.get(*at).copied()).collect();
-                parts.push(Rest { keys, again: Arc::clone(&rest.again), from: rest.from });
+                parts.push(Rest { keys, again: Arc::clone(&rest.again), ..rest.clone() });
             }
         }
         let halted = Arc::new(AtomicBool::new(false));
         let running = parts.into_iter().map(|part| {
             let (client, rows, halted) = (&*client, &rows, Arc::clone(&halted));
+            let ends = ends.of(&part.keys);
             async move {
                 let mut keys = vec![false; rows.keys.iter().len()];
                 for key in &part.keys {
@@ -82,9 +92,11 @@ pub(super) async fn write_scattered(
                 let leaves = part.keys.len() > 1;
                 let selection = Selection { keys, again: part.again, from: part.from };
                 let pipeline = Pipeline::new(client, rows.part(selection), request);
-                let pipeline = pipeline.with_idmp_window(idmp_window).into_part(halted, leaves);
-                let (in_part, end) = pipeline.run_part().await;
-                (part.keys, in_part, end)
+                let pipeline =
+                    pipeline.with_idmp_window(idmp_window).into_part(ends, halted, leaves);
+                let pipeline = pipeline.after(part.sent_before.as_ref());
+                let (in_part, ends, end) = pipeline.run_part().await;
+                (part.keys, in_part, ends, end)
             }
         });
         let at_once = if by_node { NODES } else { STREAMS };
@@ -92,22 +104,23 @@ pub(super) async fn write_scattered(
         rests.clear();
         let mut failed = Vec::new();
         let mut was_halted = false;
-        for (keys, in_part, end) in ended {
+        for (keys, in_part, part_ends, end) in ended {
             ids.extend(in_part);
+            ends.extend(&part_ends);
             match end {
                 PartEnd::Done => {}
-                PartEnd::Rest { again, from, halted } => {
+                PartEnd::Rest { again, from, sent_before, halted } => {
                     was_halted |= halted;
-                    rests.push(Rest { keys, again: Arc::new(again), from });
+                    rests.push(Rest { keys, again: Arc::new(again), from, sent_before });
                 }
                 PartEnd::Failed(part) => failed.push(*part),
             }
         }
         if !failed.is_empty() || was_halted {
-            return Err(failure(failed, ids, &rests, request, total));
+            return Err(failure(failed, ids, &rests, request, &rows));
         }
     }
-    Ok(together(ids, total))
+    Ok(together(ids, total).finish(total))
 }
 
 /// The first row that is not in.
@@ -121,16 +134,24 @@ fn failure(
     ids: Vec<(usize, EntryId)>,
     rests: &[Rest],
     request: &WriteRequest,
-    total: usize,
+    rows: &Rows,
 ) -> WriteFailure {
+    let total = rows.total();
     // One that ended because another failed says nothing of why.
     let is_halted = |part: &Failed| matches!(part.fatal, Fatal::Halted);
     failed.sort_by_key(|part| (is_halted(part), part.unknown.is_empty(), part.row));
+    let left = rests.iter().filter_map(|rest| Some(rest.sent_before.as_ref()?.rows.clone()));
     let unknown = failed.iter().map(|part| part.unknown.clone()).filter(|range| !range.is_empty());
+    let unknown = unknown.chain(left);
     let unknown = unknown.reduce(|all, part| all.start.min(part.start)..all.end.max(part.end));
     let unknown = unknown.unwrap_or_default();
-    let row = failed.iter().filter_map(|part| part.row).chain(first_of(rests)).min();
-    let written = together(ids, total);
+    let lost: Vec<LostEnd> = failed.iter().flat_map(|part| part.lost.clone()).collect();
+    let mut ids = together(ids, total);
+    // Also what was in before the part that has noticed.
+    let first_lost = forget(&mut ids, &lost, rows);
+    let row = failed.iter().filter_map(|part| part.row).chain(first_of(rests)).chain(first_lost);
+    let row = row.min();
+    let written = ids.finish(total);
     let mut first = match failed.into_iter().next() {
         Some(first) => first,
         None => Failed::before_the_rest(None, row),
@@ -140,10 +161,10 @@ fn failure(
     WriteFailure { error, written, row, unknown }
 }
 
-fn together(mut ids: Vec<(usize, EntryId)>, total: usize) -> Written {
+fn together(mut ids: Vec<(usize, EntryId)>, total: usize) -> Ids {
     // Each part's are in order already, which a stable sort makes use of.
     ids.sort_by_key(|(row, _)| *row);
     let mut all = Ids::with_capacity(total);
     ids.into_iter().for_each(|(row, id)| all.push(row, id));
-    all.finish(total)
+    all
 }

@@ -80,9 +80,7 @@ async fn write_prepared(
     let is_one = rows.keys.iter().len() == 1;
     let written = match request.atomic {
         true => write_atomically(client, rows, request, preflight.idmp_window).await,
-        false if !is_one && client.is_cluster() => {
-            write_scattered(client, rows, request, preflight.idmp_window).await
-        }
+        false if !is_one => write_scattered(client, rows, request, preflight.idmp_window).await,
         false => {
             let pipeline = Pipeline::new(client, rows, request);
             pipeline.with_idmp_window(preflight.idmp_window).run().await

@@ -12,6 +12,9 @@ from support.proxy import Proxy
 
 Fields = Mapping[Any, str | bytes | int | float]
 
+#: A command's words.
+Command = tuple[str | int, ...]
+
 #: Thousands of entries a millisecond, which a pipeline would take seconds for.
 _NUMBER = """
 for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do
@@ -48,6 +51,15 @@ def add_values(
             for number, value in enumerate(values, 1)
         ),
     )
+
+
+def reconnecting(client: redis.Redis, *commands: Command) -> None:
+    """Hang up on everybody else, and do this before anybody is back."""
+    pipeline = client.pipeline(transaction=True)
+    pipeline.client_kill_filter(_type="normal", skipme=True)
+    for command in commands:
+        pipeline.execute_command(*command)
+    pipeline.execute()
 
 
 def add_numbers(client: redis.Redis, stream: str | bytes, last: int, *, first: int = 1) -> int:

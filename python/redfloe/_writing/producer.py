@@ -184,6 +184,8 @@ class StreamProducer:
         ------
         WriteError, OutcomeUnknownError
             What was sent before could not be written. Other errors as for `write_stream`.
+        DataLossError
+            A failover lost entries that the server had acknowledged.
         ValueError, TypeError
             There is no field, no stream, or a value that has no text; or the producer is closed.
         """
