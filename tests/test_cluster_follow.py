@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import redfloe
-from redfloe import NoStreamError, RedisConnection, WrongTypeError, iter_stream
+from redfloe import DataLossError, NoStreamError, RedisConnection, WrongTypeError, iter_stream
 from support.cluster import Cluster, until
 from support.groups import DRAIN
 from support.streams import NUMBER, add, add_numbers
@@ -65,6 +65,31 @@ def test_draining_ends(cluster: Cluster, url: str, follow: Follow) -> None:
     assert sum(map(len, follow(url, keys, NUMBER, "-", count=1_500, **DRAIN))) == 1_500
     with within(5):
         assert list(follow(url, cluster.keys(3, "none"), NUMBER, "-", **DRAIN)) == []
+
+
+def test_checkpoints_of_streams_of_all_nodes(cluster: Cluster, url: str) -> None:
+    """The store is the cluster itself, where each checkpoint has a slot of its own."""
+    keys = cluster.keys(7)
+    for key in keys:
+        add_numbers(cluster.client(key), key, 20)
+    store = redfloe.RedisCheckpointStore(url)
+    options: dict[str, Any] = {"schema": NUMBER, "checkpoint_store": store, "batch_size": 30}
+    for first in (1, 21):
+        with redfloe.StreamConsumer(url, keys, **options, **DRAIN) as consumer:
+            got = rows_of(batch.frame for batch in consumer)
+        assert got == {key: [*range(first, first + 20)] for key in keys}
+        assert {store.load(key) for key in keys} == {f"{first + 19}-0"}
+        for key in keys:
+            if first == 21:
+                cluster.client(key).delete(key)
+                add_numbers(cluster.client(key), key, 3)
+            else:
+                add_numbers(cluster.client(key), key, 40, first=21)
+    with pytest.raises(DataLossError, match="40-0 has been read"):
+        next(redfloe.StreamConsumer(url, keys, **options, **DRAIN))
+    options["on_data_loss"] = "continue"
+    with redfloe.StreamConsumer(url, keys, **options, **DRAIN) as consumer:
+        assert rows_of(batch.frame for batch in consumer) == {key: [1, 2, 3] for key in keys}
 
 
 def test_by_default_only_what_comes_after_the_call(cluster: Cluster) -> None:

@@ -582,9 +582,6 @@ def test_without_a_group(any_server: Server, client: redis.Redis, world: World) 
 
 def test_what_is_not_possible_is_refused_at_once(any_server: Server) -> None:
     url = any_server.url
-    store = redfloe.MemoryCheckpointStore()
-    with pytest.raises(ValueError, match="checkpoint_store keeps the position in one stream"):
-        StreamConsumer(url, ["a", "b"], checkpoint_store=store, **ME)
     with pytest.raises(TypeError, match="either stream or pattern"):
         StreamConsumer(url, **ME)
     with pytest.raises(TypeError, match="either stream or pattern"):

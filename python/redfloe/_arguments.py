@@ -36,7 +36,6 @@ class Group(TypedDict):
     dead_letter: bytes | None
     max_deliveries: int | None
     recreate: bool
-    done_up_to: str | None
     count_deliveries: bool
     remove_on_close: bool
     remove_idle_ms: int | None
@@ -88,7 +87,9 @@ class Request(Decoding):
     batch_timeout_ms: int | None
     on_idle: str
     group: Group | None
-    resume_after: str | None
+    #: Up to where an earlier run had come, by the keys of streams.
+    resume_after: dict[bytes, str]
+    has_begun: bool
     continue_after_loss: bool
     expects_fields: bool
     #: Fields that are read beside those that were asked for: see `_beside`.
@@ -110,7 +111,6 @@ def make_request(
     batch_timeout_ms: Milliseconds | None = None,
     on_idle: Literal["wait", "stop"] = "wait",
     group: Group | None = None,
-    resume_after: str | None = None,
     continue_after_loss: bool = False,
     options: ReadOptions = DEFAULTS,
 ) -> Request:
@@ -158,7 +158,8 @@ def make_request(
         "batch_timeout_ms": optional_milliseconds(batch_timeout_ms, "batch_timeout_ms"),
         "on_idle": as_text(on_idle, "on_idle"),
         "group": group,
-        "resume_after": resume_after,
+        "resume_after": {},
+        "has_begun": False,
         "continue_after_loss": continue_after_loss,
         "expects_fields": True,
         "beside": [],
@@ -264,7 +265,6 @@ def make_group(
         dead_letter=None,
         max_deliveries=None,
         recreate=False,
-        done_up_to=None,
         count_deliveries=False,
         remove_on_close=False,
         remove_idle_ms=None,

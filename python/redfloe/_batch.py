@@ -178,11 +178,13 @@ class _Rows:
             raise TypeError(msg)
         return self._own(ids)
 
-    def _done(self, named: Entries) -> tuple[list[str], list[str]]:
-        """Say which rows of which are done with; the last represents them all."""
+    def _done(self, named: Entries) -> tuple[Entries, Entries]:
+        """Say which rows of which are done with; a stream's last represents all of its rows."""
         if named.ids is not self._ids or not named.ids:
-            return self._ids, named.ids
-        return self._ids[-1:], self._ids[-1:]
+            return self._all, named
+        lasts = dict(zip(self._streams, self._ids, strict=True)) if self._streams else {}
+        last = Entries(list(lasts.values()) or self._ids[-1:], list(lasts))
+        return last, last
 
     def _delivered(self, named: Entries) -> tuple[list[tuple[str, int]], list[int]]:
         """Say of these rows how often they have been delivered, and of which streams they are."""

@@ -24,6 +24,8 @@ mod model;
 mod own;
 #[cfg(any(feature = "python", test))]
 mod position;
+#[cfg(any(feature = "python", test))]
+mod positions;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ pub(crate) use done::Flushed;
 pub(crate) use ids::IdSet;
 pub(crate) use lease::{InHand, Keep, LeaseTerms, Leases};
 use own::OwnPending;
+#[cfg(feature = "python")]
+pub(crate) use positions::Positions;
 
 use crate::entry_id::EntryId;
 

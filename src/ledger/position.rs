@@ -24,6 +24,11 @@ impl Ledger {
         self.position
     }
 
+    /// All up to this ID counts as done with: where the reading begins.
+    pub(crate) fn was_at(&mut self, id: EntryId) {
+        self.position = self.position.max(Some(id));
+    }
+
     /// Where that is the policy, what is in hand is done with now; no server has to be told.
     pub(crate) fn done_with_batch(&mut self) {
         self.asked_for_more();

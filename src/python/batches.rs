@@ -176,6 +176,12 @@ impl AsyncBatchReader {
         Task::start(py, async move { reading.make_ready().await })
     }
 
+    /// Resolves what the reading starts with in the background, rather than with the first batch.
+    fn start(&self, py: Python<'_>) -> PyResult<Task> {
+        let reading = Arc::clone(&self.reading);
+        Task::start(py, async move { reading.start().await })
+    }
+
     /// Ends the waits of other tasks.
     fn close(&self) {
         self.reading.end(CLOSED);

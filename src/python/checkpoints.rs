@@ -11,42 +11,63 @@ use super::connection::Server;
 use super::ending::{Ending, STOPPED};
 use super::operation::Operation;
 use super::read::Request;
-use crate::client::Client;
+use crate::client::{About, Client};
 use crate::error::{Error, Result};
 use crate::resp;
 
-/// The value of a key.
-async fn get(client: Client, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
-    match client.session_for(&key).value(&resp::get(&key)).await? {
-        Value::BulkString(value) => Ok(Some(value)),
-        Value::Nil => Ok(None),
-        other => Err(Error::protocol(format_args!("{other:?} came for GET"))),
+type Keys = Vec<Vec<u8>>;
+type Values = Vec<Option<Vec<u8>>>;
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Keys that are asked for together: more would keep other clients waiting.
+const AT_ONCE: usize = 1_000;
+
+/// The values of keys, of each node in few round trips.
+async fn get(client: Client, keys: Keys) -> Result<Values> {
+    let mut values = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(AT_ONCE) {
+        let about: Vec<About<'_>> =
+            keys.iter().map(|key| About { key, questions: vec![resp::get(key)] }).collect();
+        for answer in client.ask_about(&about).await?.into_iter().flatten() {
+            values.push(match answer? {
+                Value::BulkString(value) => Some(value),
+                Value::Nil => None,
+                other => return Err(Error::protocol(format_args!("{other:?} came for GET"))),
+            });
+        }
     }
+    Ok(values)
 }
 
-async fn set(client: Client, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
-    client.session_for(&key).value(&resp::set(&key, &value)).await.map(drop)
+/// Sets the values of keys in the same way; what may have been set already is set again.
+async fn set(client: Client, pairs: Pairs) -> Result<()> {
+    for pairs in pairs.chunks(AT_ONCE) {
+        let setting = pairs.iter();
+        let about: Vec<About<'_>> = setting
+            .map(|(key, value)| About { key, questions: vec![resp::set(key, value)] })
+            .collect();
+        for answer in client.ask_about(&about).await?.into_iter().flatten() {
+            answer?;
+        }
+    }
+    Ok(())
 }
 
-fn bytes(py: Python<'_>, value: Option<Vec<u8>>) -> PyResult<Py<PyAny>> {
-    value.map(|value| PyBytes::new(py, &value).unbind()).into_py_any(py)
+fn bytes(py: Python<'_>, values: Values) -> PyResult<Py<PyAny>> {
+    let values = values.into_iter().map(|value| Some(PyBytes::new(py, &value?).unbind()));
+    values.collect::<Vec<_>>().into_py_any(py)
 }
 
-/// A key's value.
+/// The values of keys.
 #[pyfunction]
-pub(crate) fn get_value(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Operation> {
-    Ok(Operation::new(get(server.client(py)?, key), bytes))
+pub(crate) fn get_values(py: Python<'_>, server: Server, keys: Keys) -> PyResult<Operation> {
+    Ok(Operation::new(get(server.client(py)?, keys), bytes))
 }
 
-/// Sets a key's value.
+/// Sets the values of keys.
 #[pyfunction]
-pub(crate) fn set_value(
-    py: Python<'_>,
-    server: Server,
-    key: Vec<u8>,
-    value: Vec<u8>,
-) -> PyResult<Operation> {
-    let setting = set(server.client(py)?, key, value);
+pub(crate) fn set_values(py: Python<'_>, server: Server, pairs: Pairs) -> PyResult<Operation> {
+    let setting = set(server.client(py)?, pairs);
     Ok(Operation::new(setting, |py, ()| true.into_py_any(py)))
 }
 
@@ -73,14 +94,15 @@ impl Checkpoints {
         Ok(Checkpoints { client, ending: Arc::default(), process: std::process::id() })
     }
 
-    fn get(&self, key: Vec<u8>) -> Operation {
-        let (getting, ending) = (get(self.client.clone(), key), Arc::clone(&self.ending));
-        let getting = async move { Ok(ending.or(getting).await?.flatten()) };
+    fn get(&self, keys: Keys) -> Operation {
+        let nothing = vec![None; keys.len()];
+        let (getting, ending) = (get(self.client.clone(), keys), Arc::clone(&self.ending));
+        let getting = async move { Ok(ending.or(getting).await?.unwrap_or(nothing)) };
         Operation::new(getting, bytes).only_while_waited_for()
     }
 
-    fn set(&self, key: Vec<u8>, value: Vec<u8>) -> Operation {
-        let (setting, ending) = (set(self.client.clone(), key, value), Arc::clone(&self.ending));
+    fn set(&self, pairs: Pairs) -> Operation {
+        let (setting, ending) = (set(self.client.clone(), pairs), Arc::clone(&self.ending));
         let setting = async move { ending.or(setting).await };
         Operation::new(setting, |py, set| set.is_some().into_py_any(py)).only_while_waited_for()
     }

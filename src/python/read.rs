@@ -18,9 +18,10 @@ use super::connection::Server;
 use super::error::{exception, id_exception, no_panic};
 use super::member::parsed;
 use super::operation::Operation;
+use super::pin::Bounds;
 use super::reading::make_of;
-use super::wait::{wait, wait_on};
-use crate::client::{Client, LentRuntime};
+use super::wait::wait;
+use crate::client::Client;
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result, counted};
@@ -68,8 +69,10 @@ pub(crate) struct Request<'py> {
     batch_timeout_ms: Option<u64>,
     on_idle: String,
     group: Option<Group>,
-    /// Up to where an earlier run had come, without a group.
-    resume_after: Option<String>,
+    /// Up to where an earlier run had come, by the keys of streams.
+    resume_after: HashMap<Vec<u8>, String>,
+    /// Whether there was one, which followed the streams that match a pattern.
+    has_begun: bool,
     continue_after_loss: bool,
     must_exist: bool,
     /// Whether it is worth a word if fields of the schema do not occur.
@@ -144,15 +147,17 @@ struct Group {
     dead_letter: Option<Vec<u8>>,
     max_deliveries: Option<u64>,
     recreate: bool,
-    /// Up to where an earlier run had come.
-    done_up_to: Option<String>,
     count_deliveries: bool,
     remove_on_close: bool,
     remove_idle_ms: Option<u64>,
 }
 
 impl Group {
-    fn options(&self, py: Python<'_>) -> PyResult<GroupOptions> {
+    fn options(
+        &self,
+        py: Python<'_>,
+        done_up_to: HashMap<Vec<u8>, EntryId>,
+    ) -> PyResult<GroupOptions> {
         let own_pending = match self.own_pending.as_str() {
             "skip" => OwnPending::Skip,
             "first" => OwnPending::First,
@@ -161,8 +166,6 @@ impl Group {
         };
         let create_at = self.create_at.as_deref().map(GroupStart::parse).transpose();
         let create_at = create_at.map_err(|error| id_exception(py, &error))?;
-        let done_up_to = self.done_up_to.as_deref().map(str::parse).transpose();
-        let done_up_to = done_up_to.map_err(|error| exception(py, &error))?;
         Ok(GroupOptions::new(self.group.clone(), self.consumer.clone())
             .with_creation(create_at)
             .with_own_pending(own_pending)
@@ -249,12 +252,17 @@ impl Request<'_> {
         schema.arrow().map_err(raised)?;
         let no_id = |error| id_exception(py, &error);
         let start = IdBound::parse_start(&self.start_id).map_err(no_id)?;
-        let resume = self.resume_after.as_deref().map(str::parse).transpose().map_err(raised)?;
+        let resume_after = self.resume_after.iter();
+        let after: Result<HashMap<Vec<u8>, EntryId>> =
+            resume_after.map(|(key, id)| Ok((key.clone(), id.parse()?))).collect();
+        let after = after.map_err(raised)?;
         let on_data_loss = match self.continue_after_loss {
             true => OnDataLoss::Continue,
             false => OnDataLoss::Raise,
         };
         let end = IdBound::parse_end(&self.end_id).map_err(no_id)?;
+        let group = self.group.as_ref().map(|group| group.options(py, after.clone()));
+        let group = group.transpose()?;
         let request = match &self.many {
             Some(many) => many.request(schema)?,
             None => ReadRequest::new(self.stream.clone(), schema),
@@ -270,8 +278,8 @@ impl Request<'_> {
             .with_batch_timeout(self.batch_timeout_ms.map(Duration::from_millis))
             .with_on_idle(on_idle)
             .with_must_exist(self.must_exist)
-            .with_resume(resume.map(|after| Resume { after, on_data_loss }))
-            .with_group(self.group.as_ref().map(|group| group.options(py)).transpose()?))
+            .with_resume(Some(Resume { after, has_begun: self.has_begun, on_data_loss }))
+            .with_group(group))
     }
 }
 
@@ -433,54 +441,6 @@ pub(crate) fn empty_batch(py: Python<'_>, request: Request<'_>) -> PyResult<Reco
     let schema = request.schema().arrow().map_err(|error| exception(py, &error))?;
     let records = ArrowBatch::new_empty(schema);
     Ok(RecordBatch::new(Batch::new(records, Vec::new(), Vec::new())))
-}
-
-/// The first and the last entry ID of a read, as milliseconds and sequence numbers.
-type Bounds = ((u64, u64), (u64, u64));
-
-/// The bounds of a request as things are now; `None` where there are no entries.
-#[pyfunction]
-#[pyo3(signature = (server, request, while_waiting=None))]
-pub(crate) fn pin(
-    py: Python<'_>,
-    server: Server,
-    request: Request<'_>,
-    while_waiting: Option<Py<PyAny>>,
-) -> PyResult<Option<Bounds>> {
-    let request = request.read_request(py)?;
-    let client = server.client(py)?;
-    let pinning = async move { read::pin(&client, &request).await };
-    let pinned = wait_on(py, &LentRuntime::new(), while_waiting.as_ref(), pinning)?;
-    Ok(pinned.map(bounds))
-}
-
-/// The bounds of each of several streams as things are now; the first is greater than the last where
-/// there are no entries.
-#[pyfunction]
-#[pyo3(signature = (server, request, while_waiting=None))]
-pub(crate) fn pin_streams(
-    py: Python<'_>,
-    server: Server,
-    request: Request<'_>,
-    while_waiting: Option<Py<PyAny>>,
-) -> PyResult<Vec<Bounds>> {
-    let request = request.read_request(py)?;
-    let client = server.client(py)?;
-    let pinning = async move { read::pin_streams(&client, &request).await };
-    let pinned = wait_on(py, &LentRuntime::new(), while_waiting.as_ref(), pinning)?;
-    Ok(pinned.into_iter().map(bounds).collect())
-}
-
-/// The same as `pin` for an event loop.
-#[pyfunction]
-pub(crate) fn start_pin(py: Python<'_>, server: Server, request: Request<'_>) -> PyResult<Task> {
-    let request = request.read_request(py)?;
-    let client = server.client(py)?;
-    Task::start(py, async move { Ok(read::pin(&client, &request).await?.map(bounds)) })
-}
-
-fn bounds((first, last): (EntryId, EntryId)) -> Bounds {
-    ((first.ms, first.seq), (last.ms, last.seq))
 }
 
 /// No rows, with the columns that the sample speaks for.

@@ -23,6 +23,7 @@ use super::error::{exception, no_panic};
 use super::members::Members;
 use crate::client::{Client, User, spawn};
 use crate::decode::Batch;
+use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{Batches, Handing, Watched};
 
@@ -123,7 +124,8 @@ impl Reading {
     /// Resolves what the reading starts with.
     pub(super) async fn start(&self) -> Result<()> {
         let _user = self.enter()?;
-        self.batches.lock().await.start().await
+        let starting = async { self.batches.lock().await.start().await };
+        self.ending.or(starting).await.map(drop)
     }
 
     /// Returns once a batch, the end or an error is ready.
@@ -352,11 +354,17 @@ impl Reading {
             self.watched.hand_out(batch, handing);
         }
         self.keep(batch);
-        self.watched.checkpoint(|ledger| match (&self.members, batch.ids()) {
-            (Some(_), ids) => ledger.handed_out(ids),
-            // Without a group it is done with as a whole, or up to an ID.
-            (None, [.., last]) => ledger.handed_out(&[*last]),
-            (None, []) => {}
+        self.watched.positions(|positions| {
+            let by_stream = batch.rows_by_stream().into_iter();
+            let by_stream = by_stream.map(|(stream, rows)| (stream, batch.ids_of(&rows)));
+            match &self.members {
+                Some(_) => by_stream.for_each(|(stream, ids)| positions.handed_out(stream, &ids)),
+                // Without a group it is done with as a whole, or up to an ID.
+                None => {
+                    let last = |(stream, ids): (usize, Vec<EntryId>)| Some((stream, *ids.last()?));
+                    positions.handed_out_up_to(by_stream.filter_map(last).collect());
+                }
+            }
         });
     }
 

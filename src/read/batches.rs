@@ -16,6 +16,10 @@ use super::tail::TailReader;
 use super::worker::Worker;
 use crate::client::{Client, block_on};
 use crate::decode::Batch;
+#[cfg(feature = "python")]
+use crate::decode::StreamNames;
+#[cfg(feature = "python")]
+use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 
 /// The entries that a stream holds when the first batch is asked for, batch by batch: as
@@ -84,6 +88,11 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let lease = request.group.as_ref().and_then(GroupOptions::lease);
     let watched = Arc::new(Watched::new(Keeper::new(lease)));
     let removal = request.group.as_ref().map(|group| group.removal).unwrap_or_default();
+    #[cfg(feature = "python")]
+    let names = match &request.many {
+        Some(_) => Arc::default(),
+        None => Arc::new(StreamNames::new(vec![request.stream.clone()])),
+    };
     let client = &match request.never_ends() {
         true => client.keep_trying(request.who()),
         false => client.clone(),
@@ -97,6 +106,8 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
         None => TailReader::new(client, request).map(|reader| Source::Tail(Box::new(reader))),
     };
     let source = source.map_err(|error| about(error, is_many, &stream))?;
+    #[cfg(feature = "python")]
+    watched.set_names(&names);
     Ok(Batches { stream, source, is_many, watched, removal })
 }
 
@@ -171,6 +182,8 @@ impl Batches {
                 ready.map(|ready| ready.map(|(batch, handing)| (batch, Some(handing))))
             }
         };
+        #[cfg(feature = "python")]
+        self.tell_streams();
         if outcome.is_err() {
             match &mut self.source {
                 Source::Many(reader) => reader.rewind()?,
@@ -198,7 +211,49 @@ impl Batches {
             Source::ManyTail(reader) => reader.start().await,
             Source::Group(worker) => worker.reader().start().await,
         };
+        #[cfg(feature = "python")]
+        if started.is_ok() {
+            self.tell_start();
+        }
         started.map_err(|error| self.about(error))
+    }
+
+    /// Tells who keeps positions where the reading begins.
+    #[cfg(feature = "python")]
+    fn tell_start(&mut self) {
+        self.tell_streams();
+        if self.watched.snapshot().batches > 0 {
+            return; // they are farther now
+        }
+        let begins: Vec<(usize, EntryId)> = match &self.source {
+            Source::Tail(reader) => {
+                reader.begins_after().into_iter().map(|after| (0, after)).collect()
+            }
+            Source::ManyTail(reader) => reader.begins_after(),
+            Source::Many(_) | Source::Range(_) | Source::Group(_) => Vec::new(),
+        };
+        self.watched.positions(|positions| {
+            begins.into_iter().for_each(|(stream, after)| positions.begins_after(stream, after));
+        });
+    }
+
+    /// Tells who keeps positions which streams there are, and which are not those that they were.
+    #[cfg(feature = "python")]
+    fn tell_streams(&mut self) {
+        let replaced = match &mut self.source {
+            Source::Tail(reader) => match reader.take_replaced() {
+                true => vec![0],
+                false => Vec::new(),
+            },
+            Source::ManyTail(reader) => {
+                self.watched.set_names(reader.names());
+                reader.take_replaced()
+            }
+            Source::Many(_) | Source::Range(_) | Source::Group(_) => Vec::new(),
+        };
+        for stream in replaced {
+            self.watched.positions(|positions| positions.replaced(stream));
+        }
     }
 
     /// Acknowledges what was handed out and is done with: all batches but the last, which `success`

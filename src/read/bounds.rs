@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::Field;
 
-use crate::client::Session;
+use super::request::OnDataLoss;
+use crate::client::{Session, Who};
 use crate::decode::{Decoder, Reply, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
@@ -264,6 +265,28 @@ impl StreamLoss {
         };
         Error::new(ErrorKind::DataLoss, message)
     }
+
+    /// The ID after which who has read up to `seen` goes on, where that is the policy.
+    ///
+    /// # Errors
+    ///
+    /// [`DataLoss`](ErrorKind::DataLoss) where it is not.
+    pub(super) fn go_on_after(
+        self,
+        seen: EntryId,
+        on_data_loss: OnDataLoss,
+        who: Who,
+    ) -> Result<EntryId> {
+        let error = self.error(seen);
+        if on_data_loss != OnDataLoss::Continue {
+            return Err(error);
+        }
+        who.event("data_lost").with("error", error.message().to_owned()).record();
+        Ok(match self {
+            StreamLoss::BegunAnew { .. } => EntryId::MIN,
+            StreamLoss::Trimmed { .. } | StreamLoss::Diverged { .. } => seen,
+        })
+    }
 }
 
 /// Whether the server has lost the end of a stream that had come up to `seen`: after a failover to a
@@ -335,7 +358,7 @@ async fn spares_pending(session: &mut Session) -> Result<bool> {
 }
 
 /// The first ID within these bounds.
-async fn id_of_first(
+pub(super) async fn id_of_first(
     session: &mut Session,
     stream: &[u8],
     first: EntryId,
@@ -354,6 +377,9 @@ pub(super) async fn lost_behind(
     stream: &[u8],
     seen: EntryId,
 ) -> Result<Option<StreamLoss>> {
+    if seen == EntryId::MIN {
+        return Ok(None); // nothing was
+    }
     let Some(newest) = stream_end(session, stream).await?.filter(|newest| *newest != seen) else {
         return Ok(None);
     };

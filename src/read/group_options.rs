@@ -1,5 +1,6 @@
 //! How a consumer reads through a consumer group.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::entry_id::{EntryId, GroupStart};
@@ -23,7 +24,7 @@ pub struct GroupOptions {
     pub(super) reclaim: Option<Reclaim>,
     pub(super) dead_letter: Option<DeadLetter>,
     pub(super) on_lost: OnGroupLost,
-    pub(super) done_up_to: Option<EntryId>,
+    pub(super) done_up_to: HashMap<Vec<u8>, EntryId>,
     pub(super) count_deliveries: bool,
     pub(super) removal: Removal,
     pub(super) max_processing: Option<Duration>,
@@ -92,7 +93,7 @@ impl GroupOptions {
             reclaim: None,
             dead_letter: None,
             on_lost: OnGroupLost::default(),
-            done_up_to: None,
+            done_up_to: HashMap::new(),
             count_deliveries: false,
             removal: Removal::default(),
             max_processing: None,
@@ -156,10 +157,10 @@ impl GroupOptions {
         self
     }
 
-    /// The entry up to which an earlier run is known to have come: a group that is lost before
-    /// anything is acknowledged is created again there.
-    pub fn with_done_up_to(mut self, id: Option<EntryId>) -> Self {
-        self.done_up_to = id;
+    /// The entry of each stream, by its key, up to which an earlier run is known to have come: a group
+    /// that is lost before anything is acknowledged is created again there.
+    pub fn with_done_up_to(mut self, ids: HashMap<Vec<u8>, EntryId>) -> Self {
+        self.done_up_to = ids;
         self
     }
 

@@ -1,5 +1,6 @@
 //! What to read, and in which portions.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,10 +42,13 @@ pub struct ReadRequest {
 }
 
 /// Where an earlier run of [`tail`](crate::tail) had come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// The last entry that it was done with.
-    pub after: EntryId,
+    /// The last entry of each stream, by its key, that it was done with.
+    pub after: HashMap<Vec<u8>, EntryId>,
+    /// There was such a run, which followed the streams that match a pattern: those that are not
+    /// among these streams have appeared since.
+    pub has_begun: bool,
     /// What to do where entries behind it are gone.
     pub on_data_loss: OnDataLoss,
 }
@@ -250,6 +254,11 @@ impl ReadRequest {
     /// The columns that are asked for.
     pub fn schema(&self) -> &StreamSchema {
         &self.schema
+    }
+
+    /// What to do where entries that were still to be read are gone.
+    pub(super) fn on_data_loss(&self) -> OnDataLoss {
+        self.resume.as_ref().map(|resume| resume.on_data_loss).unwrap_or_default()
     }
 
     /// Whether nothing but its caller ends a [`tail`](crate::tail) of it.

@@ -12,9 +12,11 @@ use super::nack::Returns;
 use crate::client::Users;
 use crate::decode::Batch;
 #[cfg(feature = "python")]
-use crate::decode::readable;
+use crate::decode::{StreamNames, readable};
 use crate::entry_id::EntryId;
 use crate::ledger::Ledger;
+#[cfg(feature = "python")]
+use crate::ledger::{Acknowledge, Positions};
 
 /// What a reader has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,10 +79,16 @@ pub(crate) struct Watched {
     reports: Mutex<Vec<Report>>,
     /// What is in hand, where it is kept from being claimed.
     keeper: Keeper,
-    /// What is handed out and done with, where somebody keeps a checkpoint.
-    checkpoint: OnceLock<Mutex<Ledger>>,
+    /// What is handed out of all streams and done with, where somebody keeps checkpoints.
+    #[cfg(feature = "python")]
+    positions: Arc<OnceLock<Mutex<Positions>>>,
     /// The consumer of each of several streams, which has the part of that stream.
     parts: Mutex<Vec<Member>>,
+    /// The streams of a reader without a group, and that of one with a single stream.
+    #[cfg(feature = "python")]
+    names: Mutex<Arc<StreamNames>>,
+    /// The number of the stream that this is a part for.
+    number: OnceLock<usize>,
 }
 
 /// What was done to entries that were handed out, beside reading.
@@ -160,17 +168,39 @@ impl Watched {
             users: Arc::clone(&self.users),
             gave_back: Arc::clone(&self.gave_back),
             keeper: self.keeper.of_another_stream(),
+            #[cfg(feature = "python")]
+            positions: Arc::clone(&self.positions),
             ..Watched::default()
         }
     }
 
     /// There are more streams, after those that there were.
     pub(super) fn add_parts(&self, members: impl IntoIterator<Item = Member>) {
-        self.parts().extend(members);
+        let mut parts = self.parts();
+        for member in members {
+            member.watched.number.get_or_init(|| parts.len());
+            parts.push(member);
+        }
     }
 
     fn parts(&self) -> MutexGuard<'_, Vec<Member>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The streams of a reader without a group are these, by their numbers.
+    #[cfg(feature = "python")]
+    pub(super) fn set_names(&self, names: &Arc<StreamNames>) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(names);
+    }
+
+    /// The key of the stream of that number.
+    #[cfg(feature = "python")]
+    pub(crate) fn key(&self, stream: usize) -> Option<Vec<u8>> {
+        if let Some(member) = self.member(stream) {
+            return Some(member.stream);
+        }
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.keys().get(stream).cloned()
     }
 
     /// The consumer of one of several streams.
@@ -282,7 +312,7 @@ impl Watched {
 
     /// Tells the reader what was done to entries.
     pub(crate) fn report(&self, report: Report) {
-        self.checkpoint(|ledger| report.tell(ledger));
+        self.tell_position(|ledger| report.tell(ledger));
         self.keeper.done(report.ids());
         let mut reports = self.reports();
         if !reports.last_mut().is_some_and(|last| last.takes_in(&report)) {
@@ -326,21 +356,30 @@ impl Watched {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on knows the position of a checkpoint, which moves by this policy.
+    /// From now on knows the position in each stream, which moves by this policy.
     #[cfg(feature = "python")]
-    pub(crate) fn keep_checkpoint(&self, acknowledge: crate::ledger::Acknowledge) {
-        self.checkpoint.get_or_init(|| Mutex::new(Ledger::of_position(acknowledge)));
+    pub(crate) fn keep_positions(&self, acknowledge: Acknowledge) {
+        self.positions.get_or_init(|| Mutex::new(Positions::new(acknowledge)));
     }
 
-    /// Tells, or asks, the ledger of the checkpoint, if one is kept.
-    pub(crate) fn checkpoint<T>(&self, tell: impl FnOnce(&mut Ledger) -> T) -> Option<T> {
-        let ledger = self.checkpoint.get()?;
-        Some(tell(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner)))
+    /// Tells, or asks, where the reader's caller has come to, if that is kept.
+    #[cfg(feature = "python")]
+    pub(crate) fn positions<T>(&self, tell: impl FnOnce(&mut Positions) -> T) -> Option<T> {
+        let positions = self.positions.get()?;
+        Some(tell(&mut positions.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Tells the ledger of this stream's position, if one is kept.
+    fn tell_position(&self, tell: impl FnOnce(&mut Ledger)) {
+        #[cfg(feature = "python")]
+        self.positions(|all| all.tell(self.number.get().copied().unwrap_or_default(), tell));
+        #[cfg(not(feature = "python"))]
+        let _ = tell;
     }
 
     /// What is known of entries is of those of a stream that was deleted.
     pub(crate) fn stream_replaced(&self) {
-        self.checkpoint(Ledger::stream_replaced);
+        self.tell_position(Ledger::stream_replaced);
         self.update(|stats| stats.done_up_to = None);
         self.keeper.all_done();
         *self.returns() = Returns::default();
@@ -348,7 +387,7 @@ impl Watched {
 
     /// These are done with although nobody has them in hand: dead letters, and deleted entries.
     pub(crate) fn gone(&self, ids: &[EntryId]) {
-        self.checkpoint(|ledger| ledger.failed(ids));
+        self.tell_position(|ledger| ledger.failed(ids));
     }
 
     fn lock(&self) -> MutexGuard<'_, Stats> {

@@ -10,7 +10,7 @@ use super::deadline::block_ms;
 use super::feed::{Feed, Received};
 use super::page_request::PageRequest;
 use super::poll::{Collecting, Pace, Polled};
-use super::request::{OnDataLoss, ReadRequest, Resume};
+use super::request::ReadRequest;
 use super::sample::infer_range;
 use crate::client::Client;
 use crate::decode::{Batch, ReplyShape};
@@ -32,6 +32,8 @@ pub(super) struct TailReader {
     watch: LastIdWatch,
     /// Nothing can be added up to the end that was asked for; what is there may be unread.
     closed: bool,
+    /// The stream is another one than before, since that was asked last.
+    replaced: bool,
     ended: bool,
 }
 
@@ -53,6 +55,7 @@ impl TailReader {
             reached: None,
             watch: LastIdWatch::default(),
             closed: false,
+            replaced: false,
         })
     }
 
@@ -64,8 +67,8 @@ impl TailReader {
         if self.request.must_exist {
             check_exists(&mut self.feed.session, &self.request.stream).await?;
         }
-        if let Some(resume) = self.request.resume {
-            return self.resume(resume).await;
+        if let Some(after) = self.resumes_after() {
+            return self.resume(after).await;
         }
         let start = self.request.start;
         match first_id(&mut self.feed.session, &self.request.stream, start).await? {
@@ -80,18 +83,35 @@ impl TailReader {
         Ok(())
     }
 
+    fn resumes_after(&self) -> Option<EntryId> {
+        let resume = self.request.resume.as_ref()?;
+        resume.after.get(&self.request.stream).copied()
+    }
+
+    /// Where it has begun, before anything was read; nothing where an earlier run says that.
+    pub(super) fn begins_after(&self) -> Option<EntryId> {
+        self.after.filter(|_| self.resumes_after().is_none())
+    }
+
+    /// Whether the stream was found to be another one since the last call, which is read from its
+    /// first entry on.
+    pub(super) fn take_replaced(&mut self) -> bool {
+        std::mem::take(&mut self.replaced)
+    }
+
     /// Goes on where an earlier run had come to, if nothing behind that is lost.
-    async fn resume(&mut self, resume: Resume) -> Result<()> {
-        if matches!(self.request.end, IdBound::Id(end) if end <= resume.after) {
+    async fn resume(&mut self, seen: EntryId) -> Result<()> {
+        if matches!(self.request.end, IdBound::Id(end) if end <= seen) {
             // Whatever has become of the stream since.
             self.ended = true;
             return Ok(());
         }
-        let lost = lost_behind(&mut self.feed.session, &self.request.stream, resume.after).await?;
+        let lost = lost_behind(&mut self.feed.session, &self.request.stream, seen).await?;
         let after = match lost {
-            Some(lost) => self.go_on_after(lost, resume.after)?,
-            None => resume.after,
+            Some(lost) => self.go_on_after(lost, seen)?,
+            None => seen,
         };
+        self.replaced |= after < seen;
         self.after = Some(after);
         self.reached = Some(after);
         Ok(())
@@ -100,17 +120,7 @@ impl TailReader {
     /// The ID after which to go on although entries up to `seen`, or behind it, are lost; the error
     /// where that is not the policy.
     fn go_on_after(&self, lost: StreamLoss, seen: EntryId) -> Result<EntryId> {
-        let error = lost.error(seen);
-        let on_data_loss = self.request.resume.map(|resume| resume.on_data_loss);
-        if on_data_loss != Some(OnDataLoss::Continue) {
-            return Err(error);
-        }
-        let message = error.message().to_owned();
-        self.request.who().event("data_lost").with("error", message).record();
-        Ok(match lost {
-            StreamLoss::BegunAnew { .. } => EntryId::MIN,
-            StreamLoss::Trimmed { .. } | StreamLoss::Diverged { .. } => seen,
-        })
+        lost.go_on_after(seen, self.request.on_data_loss(), self.request.who())
     }
 
     /// Before the first read on another connection: the server may have lost what was read last.
@@ -134,6 +144,7 @@ impl TailReader {
             self.feed.forget_position()?;
             self.after = Some(after);
             self.reached = None;
+            self.replaced = true;
         }
         Ok(())
     }

@@ -18,7 +18,6 @@ from redfloe._arguments import (
     positive,
     refuse_frame,
 )
-from redfloe._schema import as_text
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -175,29 +174,3 @@ def decoding_errors(on_error: str | None, *, has_dead_letter: bool) -> str:
         msg = 'on_error="dead_letter" needs a dead_letter stream'
         raise ValueError(msg)
     return "reject"
-
-
-def checkpoint_name_of(name: str | None, request: Request) -> str:
-    """Give what the checkpoint is called, where its caller does not say so."""
-    if name is not None:
-        return as_text(name, "checkpoint_name")
-    key, member = request["stream"], request["group"]
-    if member is not None:
-        return ":".join(_quoted(one, "%:") for one in (key, member["group"], member["consumer"]))
-    # A key is the name of its checkpoint, unless it could be that of a group's.
-    return _quoted(key, "%:" if key.count(b":") == _COLONS else "%")
-
-
-#: In the name of a group's checkpoint.
-_COLONS = 2
-
-
-def _quoted(key: bytes, characters: str) -> str:
-    """Give a key as text, with these characters and what is no UTF-8 as in a URL."""
-    text = key.decode(errors="surrogateescape")
-    return "".join(
-        "".join(f"%{byte:02X}" for byte in one.encode(errors="surrogateescape"))
-        if one in characters or "\udc80" <= one <= "\udcff"
-        else one
-        for one in text
-    )

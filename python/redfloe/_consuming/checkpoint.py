@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
@@ -24,9 +24,9 @@ class CheckpointStore(Protocol):
     """What `StreamConsumer` needs of a store of checkpoints: any class with these two methods.
 
     A checkpoint is the ID of the last entry that a worker is done with, as it is with all that it
-    was given before. `StreamConsumer` calls `load` once, when it starts, and `save` each time that
-    this has changed, or could not be saved the last time; under asyncio both in a thread, so they
-    may block.
+    was given before; with several streams there is one for each. `StreamConsumer` calls `load` once
+    for each stream, when it starts, and `save` each time that a checkpoint has changed, or could
+    not be saved the last time; under asyncio both in a thread, so they may block.
 
     Examples
     --------
@@ -212,6 +212,7 @@ def _corrupt(place: Path | str) -> CheckpointError:
 class RedisCheckpointStore:
     """Checkpoints in Redis, one string key each (GET and SET, Redis 1.0).
 
+    Those of several streams are sent together, in a Redis Cluster by node.
     They live as long as the server keeps its data: a server without persistence forgets them
     together with its streams.
 
@@ -250,29 +251,63 @@ class RedisCheckpointStore:
     def load(self, name: str) -> str | None:
         """Give the checkpoint of that name, or None where there is no such key."""
         with self._telling_of(name):
-            value = self._get(self._key(name)).wait()
+            [value] = self._get([self._key(name)]).wait()
             return None if value is None else value.decode()
 
     async def load_async(self, name: str) -> str | None:
         """Give the checkpoint of that name; the asynchronous twin of `load`."""
         with self._telling_of(name):
-            value = await completed(self._get(self._key(name)).start())
+            [value] = await completed(self._get([self._key(name)]).start())
             return None if value is None else value.decode()
+
+    def load_many(self, names: Sequence[str]) -> list[str | None]:
+        """Give the checkpoints of these names, in their order, in few round trips."""
+        try:
+            return self._texts(names, self._get(self._keys(names)).wait())
+        except WrongTypeError:
+            return [self.load(name) for name in names]  # which says of which
+
+    async def load_many_async(self, names: Sequence[str]) -> list[str | None]:
+        """Give the checkpoints of these names; the asynchronous twin of `load_many`."""
+        try:
+            return self._texts(names, await completed(self._get(self._keys(names)).start()))
+        except WrongTypeError:
+            return [await self.load_async(name) for name in names]
 
     def save(self, name: str, entry_id: str) -> None:
         """Set the key."""
-        _check_saved(self._set(self._key(name), entry_id.encode()).wait())
+        self.save_many({name: entry_id})
 
     async def save_async(self, name: str, entry_id: str) -> None:
         """Set the key; the asynchronous twin of `save`."""
-        setting = self._set(self._key(name), entry_id.encode())
-        _check_saved(await completed(setting.start()))
+        await self.save_many_async({name: entry_id})
 
-    def _get(self, key: bytes) -> _core.Operation[bytes | None]:
-        return _core.get_value(self._connection, key)
+    def save_many(self, checkpoints: Mapping[str, str]) -> None:
+        """Set the keys of these names, in few round trips."""
+        _check_saved(self._set(self._pairs(checkpoints)).wait())
 
-    def _set(self, key: bytes, value: bytes) -> _core.Operation[bool]:
-        return _core.set_value(self._connection, key, value)
+    async def save_many_async(self, checkpoints: Mapping[str, str]) -> None:
+        """Set the keys of these names; the asynchronous twin of `save_many`."""
+        _check_saved(await completed(self._set(self._pairs(checkpoints)).start()))
+
+    def _get(self, keys: list[bytes]) -> _core.Operation[list[bytes | None]]:
+        return _core.get_values(self._connection, keys)
+
+    def _set(self, pairs: list[tuple[bytes, bytes]]) -> _core.Operation[bool]:
+        return _core.set_values(self._connection, pairs)
+
+    def _texts(self, names: Sequence[str], values: list[bytes | None]) -> list[str | None]:
+        texts: list[str | None] = []
+        for name, value in zip(names, values, strict=True):
+            with self._telling_of(name):
+                texts.append(None if value is None else value.decode())
+        return texts
+
+    def _keys(self, names: Sequence[str]) -> list[bytes]:
+        return [self._key(name) for name in names]
+
+    def _pairs(self, checkpoints: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        return [(self._key(name), entry_id.encode()) for name, entry_id in checkpoints.items()]
 
     @contextmanager
     def _telling_of(self, name: str) -> Iterator[None]:
@@ -308,11 +343,11 @@ class LoopCheckpoints(RedisCheckpointStore):
         super().__init__(store._connection, store._key_prefix)
         self._checkpoints = _core.Checkpoints(store._connection, reader, request)
 
-    def _get(self, key: bytes) -> _core.Operation[bytes | None]:
-        return self._checkpoints.get(key)
+    def _get(self, keys: list[bytes]) -> _core.Operation[list[bytes | None]]:
+        return self._checkpoints.get(keys)
 
-    def _set(self, key: bytes, value: bytes) -> _core.Operation[bool]:
-        return self._checkpoints.set(key, value)
+    def _set(self, pairs: list[tuple[bytes, bytes]]) -> _core.Operation[bool]:
+        return self._checkpoints.set(pairs)
 
     def stop(self) -> None:
         """Give up soon what waits, now and from now on; from any thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from redfloe import _core
 from redfloe._arguments import (
@@ -15,36 +15,25 @@ from redfloe._arguments import (
     make_request,
     one_of,
 )
-from redfloe._batch import AsyncBatch, Batch, Source
-from redfloe._beside import take_out, with_fields
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing
-from redfloe._consuming.loop import Entered, Loop
+from redfloe._consuming.names import CheckpointNames
 from redfloe._consuming.position import Position
 from redfloe._consuming.running import RunsHandlers
-from redfloe._consuming.signals import StopSignals
+from redfloe._consuming.sessions import Sessions
 from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, check_connection, connect
-from redfloe._errors import RedfloeError
-from redfloe._event_loop import completed
-from redfloe._frame import of_batch
-from redfloe._log import log_live
 from redfloe._options import ColumnOptions, complete, takes
-from redfloe._reading.follow import AsyncBatches
 from redfloe._reprs import position, target
-from redfloe._schema import SchemaLike
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from types import TracebackType
-
     from redfloe._consuming.checkpoint import CheckpointStore
     from redfloe._ids import EntryIdLike
     from redfloe._schema import SchemaLike
 
 
 @takes(ColumnOptions)
-class StreamConsumer(Entered, RunsHandlers):
+class StreamConsumer(Sessions, RunsHandlers):
     """Process a Redis stream, batch by batch, in a worker that may run for months.
 
     As a member of a consumer group (XREADGROUP, Redis 5.0) it shares the stream with other workers.
@@ -150,12 +139,13 @@ class StreamConsumer(Entered, RunsHandlers):
         When it starts, remove other consumers of the group that have not asked for entries for this
         many milliseconds and have none pending, such as those of killed processes. By default none.
     checkpoint_store : CheckpointStore, optional
-        Keeps the ID of the last entry that is done with, together with all entries before it. Not
-        with several streams.
+        Keeps the ID of the last entry that is done with, together with all entries before it; of
+        each stream, where there are several. With ``start_id="$"`` it also keeps where the reading
+        began, so that another run misses nothing.
     checkpoint_name : str, optional
         What the checkpoint is called in the store; by default after the stream, and the group and
         consumer where there is one: ``"stream:group:consumer"``, so that no two workers share a
-        name.
+        name. With several streams, that of each is called ``"checkpoint_name:stream"``.
     on_data_loss : {"raise", "continue"}, default "raise"
         Without a group: what to do where the stream was trimmed past the checkpoint, or the server
         has lost the entries that were read last, after a failover to a replica that lagged: raise
@@ -248,7 +238,7 @@ class StreamConsumer(Entered, RunsHandlers):
         handle_signals: bool = False,
         **options: Unpack[ColumnOptions],
     ) -> None:
-        self._connection = url = connect(url)
+        url = connect(url)
         one_of(on_data_loss, "on_data_loss", "raise", "continue")
         errors = arguments.decoding_errors(on_error, has_dead_letter=dead_letter is not None)
         streams = arguments.keys_of(either(stream, pattern))
@@ -271,13 +261,7 @@ class StreamConsumer(Entered, RunsHandlers):
             remove_consumer=remove_consumer,
             remove_idle_consumers_ms=remove_idle_consumers_ms,
         )
-        if is_many and checkpoint_store is not None:
-            msg = (
-                "checkpoint_store keeps the position in one stream: use a consumer for each, "
-                "or a group without a store, whose position the server keeps"
-            )
-            raise ValueError(msg)
-        self._request: Request = make_request(
+        request: Request = make_request(
             streams,
             takes_several=True,
             schema=schema,
@@ -292,39 +276,33 @@ class StreamConsumer(Entered, RunsHandlers):
             continue_after_loss=on_data_loss == "continue",
             options=complete(options, StreamConsumer),
         )
-        follow_pattern(self._request, pattern, discover_ms)
-        self._request["on_error"] = errors
-        self._asked = self._request
-        _core.empty_batch(self._request)  # the schema and the options are checked there
+        follow_pattern(request, pattern, discover_ms)
+        request["on_error"] = errors
+        _core.empty_batch(request)  # the schema and the options are checked there
         check_connection(url)
         if member is not None and member["dead_letter"] is not None:
             for key in streams if isinstance(streams, list) else [streams]:
                 _core.check_dead_letter(url, key, member["dead_letter"])
-        name = arguments.checkpoint_name_of(checkpoint_name, self._request)
-        self._position = Position(checkpoint_store, name, follows=ack == "on_success")
-        self._handle_signals = handle_signals
-        self._where = arguments.where(self._request)
+        names = CheckpointNames(checkpoint_name, request)
+        super().__init__(
+            url,
+            request,
+            Position(checkpoint_store, names, follows=ack == "on_success"),
+            handle_signals=handle_signals,
+        )
+        self._where = arguments.where(request)
         self._failing = Failing(
             dead_letter is not None,
             max_deliveries is not None,
             on_group_lost == "recreate",
             self._where,
         )
-        self._reader: _core.BatchReader | _core.AsyncBatchReader | None = None
-        self._batches: AsyncBatches | None = None
-        self._member: _core.Member | None = None
-        self._open = False
-        self._signals: StopSignals | None = None
-        self._stopped = False
-        self._started = time.monotonic()
 
     def __repr__(self) -> str:
         where = target(self._connection, self._request["stream"], self._request)
         reader = self._reader
         so_far = "not started" if reader is None else position(reader)
         return f"{type(self).__name__}({where}, {so_far})"
-
-    # What both worlds share
 
     def stop(self) -> None:
         """End the loop before its next batch, which is not waited for; from any thread.
@@ -334,10 +312,7 @@ class StreamConsumer(Entered, RunsHandlers):
         answer, the end takes one `response_timeout` in all, and raises. Before the loop begins: it
         ends at once.
         """
-        self._stopped = True
-        self._position.stop()
-        if self._reader is not None:
-            self._reader.stop()
+        super().stop()
 
     @property
     def stats(self) -> ConsumerStats:
@@ -346,173 +321,3 @@ class StreamConsumer(Entered, RunsHandlers):
             return ConsumerStats(0, 0, 0, 0, 0, 0, 0, None, 0.0, None)
         by_stream = self._reader.stats_by_stream()
         return ConsumerStats.of(self._reader.stats, time.monotonic() - self._started, by_stream)
-
-    @property
-    def _left(self) -> bool:
-        """Whether it was left, and is to be entered again before it gives anything."""
-        return self._sessions > 0 and not self._open
-
-    def _follow(self) -> None:
-        """Get the checkpoint's store ready for a loop."""
-        self._position.follow(self._connection, self._request)
-        if self._stopped:
-            self._position.stop()
-
-    def _begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
-        self._reader = reader
-        self._started = time.monotonic()
-        self._member = reader.member
-        self._position.begin(reader)
-        self._sessions += 1
-        self._open = True
-        member = self._request["group"]
-        if member is not None and member["reclaim_ms"] is not None:
-            log_live()  # that a handler is slow, while it is
-        if self._stopped:  # before there was anything to stop
-            self.stop()
-
-    def _end(self) -> None:
-        """Be ready to be entered again."""
-        self._stopped = False
-        if self._signals is not None:
-            self._signals.restore()
-            self._signals = None
-
-    def _batch(self, rows: _core.RecordBatch) -> Batch:
-        frame, beside = take_out(of_batch(rows), self._asked)
-        source = Source(self._connection, self._request, beside)
-        counts, position = rows.delivery_counts, self._position
-        return Batch(frame, rows.ids, counts, rows.streams, source, self._member, position)
-
-    def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
-        return AsyncBatch(self._batch(rows))
-
-    def _put_down(self, batch: Batch) -> None:
-        """Leave the batch in hand to the next run."""
-        self._position.put_down()
-        if batch._member is not None:
-            batch.leave()
-
-    # In a loop
-
-    def _blocking(self) -> _core.BatchReader:
-        if not self._open:
-            self._follow()
-            self._asked = with_fields(self._request)
-            request = self._position.resumed(self._asked)
-            self._begin(_core.BatchReader(self._connection, request, follow=True))
-        if not isinstance(self._reader, _core.BatchReader):
-            msg = "this consumer is in use by an event loop; use async with and async for"
-            raise RuntimeError(msg)
-        return self._reader
-
-    def __enter__(self) -> Self:
-        self._blocking()
-        if self._handle_signals:
-            self._signals = StopSignals.install(self.stop)
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._open:  # another thread has left it, or this one
-            return
-        success = exc is None
-        reader = self._blocking()
-        self._open = False
-        try:
-            try:
-                self._finish(reader, success)
-            except RedfloeError:
-                # What could not be acknowledged is pending; the exception in flight says more.
-                if success:
-                    raise
-            finally:
-                reader.close()
-            if success:
-                self._position.done()
-        finally:
-            self._end()
-
-    def _finish(self, reader: _core.BatchReader, success: bool) -> None:
-        reader.finish(success)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return Loop(self)
-
-    def _offer(self) -> _core.Offer[Batch] | None:
-        if self._left:
-            return None
-        reader = self._blocking()
-        self._position.done(in_loop=True)
-        return reader.next_offer(self._batch)
-
-    # In an event loop
-
-    async def _awaiting(self) -> tuple[_core.AsyncBatchReader, AsyncBatches]:
-        if not self._open:
-            self._follow()
-            asked = with_fields(self._request)
-            request = await self._position.resumed_async(asked)
-            if not self._open:  # no other task was quicker
-                self._asked = asked
-                reader = _core.AsyncBatchReader(self._connection, request, follow=True)
-                self._batches = AsyncBatches(reader)
-                self._begin(reader)
-        if self._batches is None or not isinstance(self._reader, _core.AsyncBatchReader):
-            msg = "this consumer is in use by a loop without await; use with and for"
-            raise RuntimeError(msg)
-        return self._reader, self._batches
-
-    async def __aenter__(self) -> Self:
-        await self._awaiting()
-        if self._handle_signals:
-            import asyncio
-
-            self._signals = StopSignals.install(self.stop, asyncio.current_task())
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._open:
-            return
-        success = exc is None
-        reader, batches = await self._awaiting()
-        self._open = False
-        try:
-            try:
-                await self._finish_async(reader, success)
-            except RedfloeError:
-                # What could not be acknowledged is pending; the exception in flight says more.
-                if success:
-                    raise
-            finally:
-                batches.close()
-            if success and self._position.is_due():
-                await self._position.save_async()
-        finally:
-            signals = self._signals
-            self._end()
-            if signals is not None and signals.cancelled:
-                raise KeyboardInterrupt
-
-    async def _finish_async(self, reader: _core.AsyncBatchReader, success: bool) -> None:
-        await completed(reader.finish(success))
-
-    def __aiter__(self) -> AsyncIterator[AsyncBatch]:
-        return Loop(self)
-
-    async def _offer_async(self) -> _core.Offer[AsyncBatch] | None:
-        if self._left:
-            return None
-        _, batches = await self._awaiting()
-        if self._position.is_due():
-            await self._position.save_async(in_loop=True)
-        return await batches.next(self._async_batch)

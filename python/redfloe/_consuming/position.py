@@ -1,6 +1,6 @@
-"""How far a worker has come, in whatever store keeps its checkpoint.
+"""How far a worker has come in its streams, in whatever store keeps its checkpoints.
 
-The core's ledger knows the position; here it is only loaded and saved.
+The core's ledgers know the positions; here they are only loaded and saved.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Coroutine
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from redfloe import _core
 from redfloe._consuming.checkpoint import (
@@ -18,7 +18,7 @@ from redfloe._consuming.checkpoint import (
     RedisCheckpointStore,
 )
 from redfloe._errors import CheckpointError
-from redfloe._event_loop import in_thread
+from redfloe._event_loop import completed, in_thread
 from redfloe._functions import refuse_async
 
 if TYPE_CHECKING:
@@ -26,21 +26,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redfloe._arguments import Request
+    from redfloe._batch import Entries
+    from redfloe._consuming.names import CheckpointNames
     from redfloe._core import RedisConnection
+
+#: What was loaded of some names.
+Loaded: TypeAlias = list[str | None]
+#: Positions, by the numbers and the keys of their streams.
+Moved: TypeAlias = list[tuple[int, bytes, str]]
+#: The checkpoint that says that a pattern's streams have been followed: not an entry's ID.
+_BEGUN = "0-0"
 
 
 class Position:
-    """The checkpoint of a worker. Without a store all does nothing."""
+    """The checkpoints of a worker. Without a store all does nothing."""
 
-    def __init__(self, store: object, name: str, *, follows: bool) -> None:
+    def __init__(self, store: object, names: CheckpointNames, *, follows: bool) -> None:
         """Move when a batch is done with, where `follows` says so; else by `acknowledged`."""
         self._store = _checked(store)
         #: For what the loop itself loads and saves.
         self._of_loop = self._store
-        self._name = name
+        self._names = names
         self._follows = follows
         self._progress: _core.Progress | None = None
-        self._saved: str | None = None
+        #: Begins at what is newest then, which a store has to remember, and has done so.
+        self._begins_now = False
+        self._is_begun = False
         # Threads that acknowledge at once do not save an older position after a newer one.
         self._saving = RLock()
         self._saving_async: asyncio.Lock | None = None
@@ -56,38 +67,99 @@ class Position:
         if isinstance(self._of_loop, LoopCheckpoints):
             self._of_loop.stop()
 
-    def resumed(self, request: Request) -> Request:
-        """Give the request, from the checkpoint on where there is one."""
-        checkpoint = None if self._of_loop is None else self._of_loop.load(self._name)
-        _refuse_awaitable(checkpoint, "load")
-        return self._resuming(request, checkpoint)
+    # At the start
 
-    async def resumed_async(self, request: Request) -> Request:
+    def resumed(self, reader: str | RedisConnection, request: Request) -> Request:
+        """Give the request, from the checkpoints on where there are some."""
+        if self._store is None:
+            return request
+        found = _finding(reader, request)
+        keys = _listed(request) if found is None else found.wait()
+        return self._resuming(request, keys, self._load(self._all_names(request, keys)))
+
+    async def resumed_async(self, reader: str | RedisConnection, request: Request) -> Request:
         """Give the same in an event loop, which is not held up."""
-        if isinstance(self._of_loop, RedisCheckpointStore):
-            return self._resuming(request, await self._of_loop.load_async(self._name))
-        return await in_thread(lambda: self.resumed(request))
+        if self._store is None:
+            return request
+        found = _finding(reader, request)
+        keys = _listed(request) if found is None else await completed(found.start())
+        names, store = self._all_names(request, keys), self._of_loop
+        if _sends_together(store):
+            return self._resuming(request, keys, await store.load_many_async(names))
+        return await in_thread(lambda: self._resuming(request, keys, self._load(names)))
 
-    def _resuming(self, request: Request, checkpoint: str | None) -> Request:
+    def _all_names(self, request: Request, keys: list[bytes]) -> list[str]:
+        """Give the names of the checkpoints, and after them of what says that there was a run."""
+        names = [self._names.of(key) for key in keys]
+        self._begins_now = request["group"] is None and request["start_id"] == "$"
+        return [*names, self._names.begun] if self._marks(request) else names
+
+    def _marks(self, request: Request) -> bool:
+        """Tell whether streams that no run has had are older than the first, or newer."""
+        many = request["many"]
+        return self._begins_now and many is not None and many["pattern"] is not None
+
+    def _load(self, names: list[str]) -> Loaded:
+        store = self._of_loop
+        if store is None:
+            return []
+        if _sends_together(store):
+            return store.load_many(names)
+        return [self._load_one(store, name) for name in names]
+
+    @staticmethod
+    def _load_one(store: CheckpointStore, name: str) -> str | None:
+        checkpoint = store.load(name)
+        _refuse_awaitable(checkpoint, "load")
+        return checkpoint
+
+    def _resuming(self, request: Request, keys: list[bytes], loaded: Loaded) -> Request:
         request = request.copy()
-        self._saved = checkpoint
-        if request["group"] is None:
-            request["resume_after"] = checkpoint
-        else:
-            request["group"] = request["group"].copy()
-            request["group"]["done_up_to"] = checkpoint
-        if checkpoint is not None:
-            try:
-                _core.empty_batch(request)  # all but the checkpoint has been checked before
-            except (ValueError, TypeError) as error:
-                msg = f"the checkpoint {self._name!r} is {checkpoint!r}, no entry ID"
-                raise CheckpointError(msg) from error
+        after = {
+            key: checkpoint
+            for key, checkpoint in zip(keys, loaded, strict=False)
+            if checkpoint is not None
+        }
+        request["resume_after"] = after
+        request["has_begun"] = self._marks(request) and loaded[-1] is not None
+        self._is_begun = request["has_begun"] or not self._marks(request)
+        try:
+            _core.empty_batch(request)  # all but the checkpoints has been checked before
+        except (ValueError, TypeError) as error:
+            for key, checkpoint in after.items():
+                self._check(request, key, checkpoint, error)
+            raise
         return request
+
+    def _check(self, request: Request, key: bytes, checkpoint: str, error: Exception) -> None:
+        one = request.copy()
+        one["resume_after"] = {key: checkpoint}
+        try:
+            _core.empty_batch(one)
+        except (ValueError, TypeError):
+            msg = f"the checkpoint {self._names.of(key)!r} is {checkpoint!r}, no entry ID"
+            raise CheckpointError(msg) from error
 
     def begin(self, reader: _core.BatchReader | _core.AsyncBatchReader) -> None:
         """Follow what becomes of the reader's batches."""
         if self._store is not None:
             self._progress = reader.progress(self._follows)
+
+    def start(self, reader: _core.BatchReader) -> None:
+        """Save where the reading begins, where a later run could not know."""
+        if self._progress is not None and self._begins_now:
+            reader.start()
+            self.save(in_loop=True)
+            self._begins_now = False
+
+    async def start_async(self, reader: _core.AsyncBatchReader) -> None:
+        """Save the same in an event loop, which is not held up."""
+        if self._progress is not None and self._begins_now:
+            await completed(reader.start())
+            await self.save_async(in_loop=True)
+            self._begins_now = False
+
+    # In the loop
 
     def done(self, *, in_loop: bool = False) -> None:
         """Save that the batch in hand is done with, if there is one."""
@@ -99,40 +171,51 @@ class Position:
         if self._progress is None:
             return False
         self._progress.done()
-        return self._progress.position not in (None, self._saved)
+        return bool(self._progress.moved())
 
     def put_down(self) -> None:
         """Record that the batch in hand is not done with, and will not be."""
         if self._progress is not None:
             self._progress.leave()
 
-    def acknowledged(self, batch: list[str], ids: list[str]) -> None:
-        """Record that these rows of a batch are done with; the last may represent them all."""
+    def acknowledged(self, batch: Entries, done: Entries) -> None:
+        """Record that these rows of a batch are done with; a stream's last may represent them."""
         if self._progress is not None:
-            self._progress.acknowledged(batch, ids)
+            self._progress.acknowledged(batch, done)
+
+    def _to_save(self, progress: _core.Progress) -> tuple[Moved, dict[str, str]]:
+        """Give the positions that moved, and what is to be saved under which names."""
+        moved = progress.moved()
+        checkpoints = {self._names.of(key): entry_id for _, key, entry_id in moved}
+        if not self._is_begun:
+            checkpoints[self._names.begun] = _BEGUN  # the last: the others are there then
+        return moved, checkpoints
 
     def save(self, *, in_loop: bool = False) -> None:
-        """Save the position where it has moved, which may block: for the loop, or as any call."""
+        """Save the positions that moved, which may block: for the loop, or as any call."""
         store = self._of_loop if in_loop else self._store
         if store is None or self._progress is None:
             return
         with self._saving:
-            position = self._progress.position
-            if position is None or position == self._saved:
+            moved, checkpoints = self._to_save(self._progress)
+            if not checkpoints:
                 return
-            save: Callable[[str, str], object] = store.save
             try:
-                _refuse_awaitable(save(self._name, position), "save")
+                if _sends_together(store):
+                    store.save_many(checkpoints)
+                else:
+                    _save_each(store, checkpoints)
             except LoopStoppedError:
-                return  # the end of the loop saves it
-            self._saved = position
+                return  # the end of the loop saves them
+            self._progress.saved(moved)
+            self._is_begun = True
 
     async def save_async(self, *, in_loop: bool = False) -> None:
         """Save the same in an event loop, which is not held up."""
         store = self._of_loop if in_loop else self._store
         if store is None or self._progress is None:
             return
-        if not isinstance(store, RedisCheckpointStore):
+        if not _sends_together(store):
             await in_thread(self.save)
             return
         import asyncio
@@ -140,14 +223,42 @@ class Position:
         # Tasks that acknowledge at once do not save an older position after a newer one.
         self._saving_async = self._saving_async or asyncio.Lock()
         async with self._saving_async:
-            position = self._progress.position
-            if position is None or position == self._saved:
+            moved, checkpoints = self._to_save(self._progress)
+            if not checkpoints:
                 return
             try:
-                await store.save_async(self._name, position)
+                await store.save_many_async(checkpoints)
             except LoopStoppedError:
-                return  # the end of the loop saves it
-            self._saved = position
+                return  # the end of the loop saves them
+            self._progress.saved(moved)
+            self._is_begun = True
+
+
+def _listed(request: Request) -> list[bytes]:
+    """Give the keys of the streams that a request names."""
+    many = request["many"]
+    return [request["stream"]] if many is None else many["streams"]
+
+
+def _finding(
+    reader: str | RedisConnection, request: Request
+) -> _core.Operation[list[bytes]] | None:
+    """Give what finds the streams that there are, where a request has a pattern."""
+    many = request["many"]
+    if many is None or many["pattern"] is None:
+        return None
+    return _core.find_streams(reader, many["pattern"][0], must_exist=False)
+
+
+def _sends_together(store: object) -> TypeGuard[RedisCheckpointStore]:
+    """Tell whether a store takes many checkpoints in few round trips: a subclass may do more."""
+    return type(store) in (RedisCheckpointStore, LoopCheckpoints)
+
+
+def _save_each(store: CheckpointStore, checkpoints: dict[str, str]) -> None:
+    save: Callable[[str, str], object] = store.save
+    for name, entry_id in checkpoints.items():
+        _refuse_awaitable(save(name, entry_id), "save")
 
 
 def _checked(store: object) -> CheckpointStore | None:

@@ -65,7 +65,7 @@ impl Lane {
             max_deliveries,
             recreates: options.recreates(),
         });
-        ledger.was_done_up_to(options.done_up_to);
+        ledger.was_done_up_to(options.done_up_to.get(&stream).copied());
         if options.own_pending != OwnPending::Skip {
             ledger.read_own_pending();
         }

@@ -11,14 +11,14 @@ use crate::client::{About, Client, Questions, Session, slot_of, tagged};
 use crate::decode::{Decoder, Reply, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result, ServerCode, shorten};
-use crate::read::bounds::{ids_only, if_permitted, no_columns, no_stream};
+use crate::read::bounds::{ids_only, no_columns, no_stream};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::Feed;
 use crate::read::page_request::PageRequest;
 use crate::read::pages::{From, take};
 use crate::read::poll::Pace;
 use crate::read::request::{BatchBounds, ReadRequest};
-use crate::resp::{self, Info, PageLimit};
+use crate::resp::{self, PageLimit};
 
 /// Streams that are asked for together: more would keep other clients waiting.
 const AT_ONCE: usize = 500;
@@ -88,7 +88,7 @@ pub(super) async fn are_apart(client: &Client, names: &StreamNames) -> Result<bo
 }
 
 /// A small question about each of some streams; the answers with their streams.
-async fn ask_each(
+pub(super) async fn ask_each(
     session: &mut Session,
     names: &StreamNames,
     streams: &[usize],
@@ -108,7 +108,7 @@ async fn ask_each(
 }
 
 /// The same, each where the stream is served, by sessions of this kind.
-async fn ask_nodes(
+pub(super) async fn ask_nodes(
     client: &Client,
     session_for: fn(&Client, &[u8]) -> Session,
     names: &StreamNames,
@@ -213,29 +213,6 @@ pub(super) async fn counted(
 ) -> Result<Vec<Part>> {
     count(client, names, &mut parts).await?;
     Ok(parts)
-}
-
-/// The greatest ID that each of some streams ever had, of those that exist, as far as the user may
-/// ask.
-pub(in crate::read) async fn last_generated(
-    session: &mut Session,
-    names: &StreamNames,
-    streams: &[usize],
-) -> Result<Vec<(usize, EntryId)>> {
-    let (mut all, mut refused) = (Vec::new(), Vec::new());
-    for (stream, answer) in ask_each(session, names, streams, resp::last_generated).await? {
-        match answer {
-            Err(error) if error.server_code() != Some(ServerCode::NoKey) => refused.push(stream),
-            Err(_) => {}
-            Ok(last) => all.extend(resp::id(&last).map(|last| (stream, last))),
-        }
-    }
-    // A user who may not run a script may perhaps ask otherwise, which has the server send entries.
-    for (stream, answer) in ask_each(session, names, &refused, resp::stream_info).await? {
-        let last = if_permitted(answer)?.and_then(|info| Info(&info).id("last-generated-id"));
-        all.extend(last.map(|last| (stream, last)));
-    }
-    Ok(all)
 }
 
 /// The error that a key is no stream, with the key, which an XREAD of several does not say.

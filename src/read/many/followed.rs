@@ -48,6 +48,13 @@ impl Followed {
         }
     }
 
+    /// A stream is another one than before, which is read from its first entry on.
+    pub(super) fn begin_anew(&mut self, stream: usize) {
+        for positions in [&mut self.positions, &mut self.delivered] {
+            positions.get_mut(stream).into_iter().for_each(|seen| *seen = EntryId::MIN);
+        }
+    }
+
     /// A batch goes to the caller.
     pub(super) fn delivered(&mut self, batch: &Batch) {
         for (run, end) in ends(batch.runs(), batch.len()) {

@@ -25,6 +25,7 @@ use crate::read::poll::{Collecting, Pace, Polled};
 use crate::read::request::{OnIdle, ReadRequest};
 
 mod asking;
+mod beginning;
 mod looking;
 
 /// Follows several streams, batch by batch.
@@ -48,6 +49,8 @@ pub(in crate::read) struct ManyTail {
     started: bool,
     /// When to look next for streams that match the pattern.
     discover_due: Option<Instant>,
+    /// Those that were found to be others than before.
+    replaced: Vec<usize>,
     ended: bool,
 }
 
@@ -88,6 +91,7 @@ impl ManyTail {
             pace: Pace::new(&request),
             started: false,
             discover_due: None,
+            replaced: Vec::new(),
             ended: request.count == Some(0)
                 || request.start == IdBound::Nothing
                 || (names.len() == 0 && !has_pattern),
@@ -118,15 +122,8 @@ impl ManyTail {
         if self.request.must_exist {
             ask::check_exist(&self.client, names.keys()).await?;
         }
-        let Some(many) = &self.request.many else { return Ok(()) };
-        let bounds = ask::bounds(&self.client, &self.request, many).await?;
-        let is_newest = self.request.start == IdBound::Newest;
-        let after = |(first, last): (EntryId, EntryId)| match first.predecessor() {
-            // It has no entry of which the newest could be the start.
-            _ if first > last && is_newest => EntryId::MIN,
-            before => before.unwrap_or(EntryId::MIN),
-        };
-        let positions: Vec<EntryId> = bounds.into_iter().map(after).collect();
+        let Some(many) = self.request.many.clone() else { return Ok(()) };
+        let positions = self.begin(&names, &many).await?;
         self.streams = Followed::new(names, positions);
         self.started = true;
         Ok(())
@@ -199,6 +196,11 @@ impl ManyTail {
             self.followers.iter_mut().for_each(Follower::reset);
         }
         Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// The streams by their numbers, as far as they are known.
+    pub(in crate::read) fn names(&self) -> &Arc<StreamNames> {
+        &self.streams.names
     }
 
     /// The bytes of all replies so far.

@@ -8,6 +8,7 @@ use crate::admin::find_streams;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
 use crate::read::bounds::StreamLoss;
+use crate::read::many::ends::last_generated;
 use crate::read::many::{Pattern, ask};
 
 impl ManyTail {
@@ -40,11 +41,7 @@ impl ManyTail {
         let mut found = self.found(&pattern).await?;
         let missed = self.streams.missed(&found);
         found.extend(ask::existing(&self.client, &self.streams.names, &missed).await?);
-        // All that a new one has was added since the start.
-        let after = match self.request.start {
-            IdBound::Id(first) => first.predecessor().unwrap_or(EntryId::MIN),
-            _ => EntryId::MIN,
-        };
+        let after = self.after_of_new();
         if self.streams.found(found, after) {
             let names = Arc::clone(&self.streams.names);
             self.name(&names);
@@ -68,7 +65,7 @@ impl ManyTail {
         let read: Vec<usize> = read.skip(place.look_from).take(Self::LOOKED_AT).collect();
         let is_last = read.len() < Self::LOOKED_AT;
         place.look_from = if is_last { 0 } else { place.look_from + read.len() };
-        let looking = ask::last_generated(follower.session(), &self.streams.names, &read);
+        let looking = last_generated(follower.session(), &self.streams.names, &read);
         let reached = match are_others {
             false => looking.await?,
             // A node that fails does not keep those of others waiting; it is looked at again.
@@ -82,8 +79,8 @@ impl ManyTail {
         for (stream, newest) in reached {
             let seen = self.streams.position(stream);
             if newest < seen && !self.is_to_come(seen) {
-                let error = StreamLoss::BegunAnew { newest }.error(seen);
-                return Err(error.with_context("stream", self.streams.names.text(stream)));
+                let after = self.go_on_after(stream, StreamLoss::BegunAnew { newest }, seen)?;
+                self.go_back(stream, after);
             }
         }
         Ok(())
