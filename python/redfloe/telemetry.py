@@ -19,7 +19,7 @@ from opentelemetry.trace import Link, TracerProvider
 from redfloe import _beside, _core
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import dead_letters
-from redfloe._consuming.consumer import StreamConsumer
+from redfloe._consuming.sessions import Sessions
 from redfloe._consuming.handling import InEventLoop, InLoop
 from redfloe._reading import read, scan
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
@@ -259,7 +259,7 @@ def _carrying_frame(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_reader(
-    telemetry: Telemetry, reader: BatchIterator | AsyncBatchIterator | StreamConsumer
+    telemetry: Telemetry, reader: BatchIterator | AsyncBatchIterator | Sessions
 ) -> Operation:
     return Receive(telemetry, of(reader._connection, reader._request))
 
@@ -336,7 +336,7 @@ def _of_failed(
 
 def _of_end(
     telemetry: Telemetry,
-    consumer: StreamConsumer,
+    consumer: Sessions,
     reader: _core.BatchReader | _core.AsyncBatchReader,
     success: bool,
 ) -> Operation | None:
@@ -356,10 +356,10 @@ _POINTS = (
     _Point(scan._Scan, "_next", _of_scan),
     _Point(BatchIterator, "_offer", _of_reader),
     _Point(AsyncBatchIterator, "_offer", _of_reader),
-    _Point(StreamConsumer, "_offer", _of_reader),
-    _Point(StreamConsumer, "_offer_async", _of_reader),
-    _Point(StreamConsumer, "_finish", _of_end),
-    _Point(StreamConsumer, "_finish_async", _of_end),
+    _Point(Sessions, "_offer", _of_reader),
+    _Point(Sessions, "_offer_async", _of_reader),
+    _Point(Sessions, "_finish", _of_end),
+    _Point(Sessions, "_finish_async", _of_end),
     _Point(InLoop, "call", _of_handler),
     _Point(InEventLoop, "call", _of_handler),
     _Point(InLoop, "fail", _of_failed),

@@ -89,12 +89,14 @@ impl TailReader {
     }
 
     /// Where it has begun, before anything was read; nothing where an earlier run says that.
+    #[cfg(feature = "python")]
     pub(super) fn begins_after(&self) -> Option<EntryId> {
         self.after.filter(|_| self.resumes_after().is_none())
     }
 
     /// Whether the stream was found to be another one since the last call, which is read from its
     /// first entry on.
+    #[cfg(feature = "python")]
     pub(super) fn take_replaced(&mut self) -> bool {
         std::mem::take(&mut self.replaced)
     }

@@ -199,6 +199,7 @@ impl ManyTail {
     }
 
     /// The streams by their numbers, as far as they are known.
+    #[cfg(feature = "python")]
     pub(in crate::read) fn names(&self) -> &Arc<StreamNames> {
         &self.streams.names
     }

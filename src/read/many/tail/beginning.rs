@@ -65,6 +65,7 @@ impl ManyTail {
     }
 
     /// Where each stream has begun, before anything was read, of those that no earlier run has read.
+    #[cfg(feature = "python")]
     pub(in crate::read) fn begins_after(&self) -> Vec<(usize, EntryId)> {
         let resumed = self.request.resume.as_ref().map(|resume| &resume.after);
         let all = self.streams.names.keys().iter().zip(self.streams.positions()).enumerate();
@@ -98,6 +99,7 @@ impl ManyTail {
     }
 
     /// The streams that were found to be others since the last call.
+    #[cfg(feature = "python")]
     pub(in crate::read) fn take_replaced(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.replaced)
     }
