@@ -19,8 +19,8 @@ from opentelemetry.trace import Link, TracerProvider
 from redfloe import _beside, _core
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import dead_letters
-from redfloe._consuming.sessions import Sessions
 from redfloe._consuming.handling import InEventLoop, InLoop
+from redfloe._consuming.sessions import Sessions
 from redfloe._reading import read, scan
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
 from redfloe._telemetry.carrying import beside_columns, beside_pairs, links_of
