@@ -5,18 +5,26 @@ from __future__ import annotations
 import inspect
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from redfloe import _core
-from redfloe._arguments import Many, Request, Streams, make_request
+from redfloe._arguments import Request, Streams, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
 from redfloe._frame import of_batch
 from redfloe._options import ReadOptions, complete, takes
 from redfloe._progress import check_bar, shown_of, with_bar
-from redfloe._words import readable
+from redfloe._reading.pinning import (
+    Pinned,
+    Ranges,
+    look_for_interrupt,
+    narrow,
+    narrowed,
+    pin,
+    wanted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,14 +33,12 @@ if TYPE_CHECKING:
     from redfloe._schema import SchemaLike
 
 _T = TypeVar("_T")
-_Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 #: Batches of a scan whose reader names no size: large enough that a batch costs nothing beside its
 #: rows, small enough that a few of them do not count.
 _BATCH_SIZE = 50_000
 _BATCH_BYTES = 64 * 1024 * 1024
 _LARGEST = 2**63 - 1
-_NOTHING: _Bounds = ((1, 0), (0, 0))
 
 
 @takes(ReadOptions)
@@ -260,8 +266,8 @@ class _Scan:
         self._columns = request if request["schema"] is not None else None
         found = _Once(partial(_found, url, request, pattern))
         self._request = _Once(partial(_with_fields_of, url, found, sample))
-        self._pinned = _Once(partial(_pin, url, request))
-        self._ranges = _Ranges(url)
+        self._pinned = _Once(partial(pin, url, request))
+        self._ranges = Ranges(url)
 
     def schema(self) -> pl.Schema:
         """Give the columns. Polars asks more than once."""
@@ -302,7 +308,7 @@ class _Scan:
         if predicate is not None:
             predicate = self._understood(predicate, pinned)
         if request["many"] is None:
-            _narrow(request, None if pinned is None else pinned.bounds, predicate)
+            narrow(request, None if pinned is None else pinned.bounds, predicate)
         reader = _core.BatchReader(self._url, request, follow=False)
         batches = iter(partial(self._next, reader), None)
         if self._progress and pinned is not None:
@@ -311,21 +317,20 @@ class _Scan:
         yield from map(frame, batches)
 
     def _next(self, reader: _core.BatchReader) -> RecordBatch | None:
-        return reader.next_batch(_look_for_interrupt)
+        return reader.next_batch(look_for_interrupt)
 
-    def _pin(self, request: Request, predicate: pl.Expr | None) -> _Pinned | None:
+    def _pin(self, request: Request, predicate: pl.Expr | None) -> Pinned | None:
         """Fix up to where to read; of several streams also what the predicate leaves of each."""
         many = request["many"]
         if many is None:
             return self._pinned()
-        wanted = _wanted(request, many, predicate)
-        ranges = self._ranges.of(request, many, wanted)
+        ranges = self._ranges.of(request, many, wanted(request, many, predicate))
         newest = max((last for first, last in ranges if first <= last), default=None)
-        request["many"] = many | {"ranges": _narrowed(request, ranges, predicate)}
+        request["many"] = many | {"ranges": narrowed(request, ranges, predicate)}
         request["last"] = None  # the ranges are those of the newest
-        return None if newest is None else _Pinned(None, newest)
+        return None if newest is None else Pinned(None, newest)
 
-    def _understood(self, predicate: pl.Expr, pinned: _Pinned | None) -> pl.Expr:
+    def _understood(self, predicate: pl.Expr, pinned: Pinned | None) -> pl.Expr:
         """Refuse, or make right, what a datetime in the filter does not mean."""
         from redfloe._reading.datetimes import NO_MILLISECOND, naive_as_utc, refuse_microseconds
 
@@ -341,15 +346,15 @@ class _Scan:
     def _projected(self, with_columns: list[str] | None) -> Request:
         """Leave out what is not wanted."""
         request = self._request().copy()
-        wanted = set(with_columns if with_columns is not None else self.schema())
+        names = set(with_columns if with_columns is not None else self.schema())
         schema = request["schema"]
-        if schema is None or request["rescue_column"] in wanted:
+        if schema is None or request["rescue_column"] in names:
             return request  # which keeps what did not fit in whatever column
         if request["rescue_column"] is not None:
             request["rescue_column"], request["on_error"] = None, "null"
-        request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in wanted})
+        request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in names})
         for column in ("id_column", "timestamp_column", "sequence_column", "stream_column"):
-            if request[column] not in wanted:
+            if request[column] not in names:
                 request[column] = None
         return request
 
@@ -374,110 +379,6 @@ class _Once(Generic[_T]):
     def __setstate__(self, state: tuple[Callable[[], _T], list[_T]]) -> None:
         self._compute, self._values = state
         self._lock = Lock()
-
-
-def _look_for_interrupt() -> None:
-    """Raise KeyboardInterrupt if Polars has seen a Ctrl-C.
-
-    The streaming engine calls a source off the main thread, and so does the in-memory one for a
-    join. There Python's own check does nothing, while any operation of Polars raises.
-    """
-    pl.DataFrame({"any": [0]}).slice(0)
-
-
-class _Pinned(NamedTuple):
-    """The range of IDs that all reads of a scan have in common."""
-
-    bounds: _Bounds | None
-    newest: tuple[int, int]
-
-
-def _pin(url: RedisConnection, request: Request) -> _Pinned | None:
-    """Fix the range of IDs; the end is an entry's, even if the caller's is not reached yet."""
-    bounds = _core.pin(url, request, _look_for_interrupt)
-    if bounds is None or request["end_id"] == "+":
-        return None if bounds is None else _Pinned(bounds, newest=bounds[1])
-    everything = request | {"start_id": "-", "end_id": "+", "last": None}
-    whole = _core.pin(url, everything, _look_for_interrupt)
-    if whole is None:
-        return None
-    return _Pinned((bounds[0], min(bounds[1], whole[1])), newest=whole[1])
-
-
-def _narrow(request: Request, bounds: _Bounds | None, predicate: pl.Expr | None) -> None:
-    """Set the range of IDs: the pinned `bounds`, less what the predicate excludes."""
-    if bounds is None:
-        request["count"] = 0
-        return
-    request["last"] = None  # the bounds are those of the newest
-    (first, last) = _narrowed(request, [bounds], predicate)[0]
-    if first > last:
-        request["count"] = 0
-    request["start_id"], request["end_id"] = "{}-{}".format(*first), "{}-{}".format(*last)
-
-
-def _narrowed(request: Request, ranges: list[_Bounds], predicate: pl.Expr | None) -> list[_Bounds]:
-    """Give the ranges of IDs, less what the predicate excludes."""
-    from redfloe._reading.pushdown import id_bounds
-
-    if predicate is None:
-        return ranges
-    above, below = id_bounds(
-        predicate,
-        id_column=request["id_column"],
-        timestamp_column=request["timestamp_column"],
-        timestamp_dtype=request["timestamp_type"]["timestamp_dtype"],
-    )
-    if request["count"] is not None:
-        # It is of the entries before the filter, from the first on.
-        above = (0, 0)
-        if request["many"] is not None:
-            return ranges  # whose rows all count before those of the next stream
-    return [(max(first, above), min(last, below)) for first, last in ranges]
-
-
-class _Ranges:
-    """Up to where each of several streams is read, which all reads of a scan have in common."""
-
-    def __init__(self, url: RedisConnection) -> None:
-        self._url = url
-        self._lock = Lock()
-        self._known: dict[bytes, _Bounds] = {}
-
-    def of(self, request: Request, many: Many, wanted: list[bool]) -> list[_Bounds]:
-        """Give the range of each stream; an empty one of those that are not wanted."""
-        streams = many["streams"]
-        with self._lock:
-            missing = [key for key, is_wanted in zip(streams, wanted, strict=True) if is_wanted]
-            missing = [key for key in missing if key not in self._known]
-            if missing:
-                asked = request | {"many": many | {"streams": missing}, "count": None}
-                pinned = _core.pin_streams(self._url, asked, _look_for_interrupt)
-                self._known.update(zip(missing, pinned, strict=True))
-            known = [self._known.get(key, _NOTHING) for key in streams]
-        return [
-            bounds if is_wanted else _NOTHING
-            for bounds, is_wanted in zip(known, wanted, strict=True)
-        ]
-
-    def __getstate__(self) -> tuple[RedisConnection, dict[bytes, _Bounds]]:
-        return self._url, self._known.copy()
-
-    def __setstate__(self, state: tuple[RedisConnection, dict[bytes, _Bounds]]) -> None:
-        self._url, self._known = state
-        self._lock = Lock()
-
-
-def _wanted(request: Request, many: Many, predicate: pl.Expr | None) -> list[bool]:
-    """Say which of several streams can have rows that match."""
-    from redfloe._reading.pruning import matching
-
-    streams, column = many["streams"], request["stream_column"]
-    # Rows that do not match count as well.
-    is_counted = request["count"] is not None or request["last"] is not None
-    if predicate is None or column is None or is_counted:
-        return [True] * len(streams)
-    return matching(predicate, column, [readable(key) for key in streams])
 
 
 def _found(url: RedisConnection, request: Request, pattern: bytes | None) -> Request:
