@@ -44,6 +44,23 @@ pub(crate) fn empty_is_value(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8View | DataType::BinaryView)
 }
 
+/// Whether values are the key of a table: those that are equal have one text, and others have another.
+/// Of floats that is not true.
+pub(crate) fn can_be_key(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8View
+        | DataType::BinaryView
+        | DataType::Boolean
+        | DataType::Date32
+        | DataType::Time64(_)
+        | DataType::Timestamp(_, _)
+        | DataType::Duration(_)
+        | DataType::Decimal128(_, _)
+        | DataType::Dictionary(_, _) => true,
+        other => other.is_integer(),
+    }
+}
+
 /// The unit of a datetime.
 pub(crate) fn timestamp_unit(data_type: &DataType) -> Option<TimeUnit> {
     match data_type {

@@ -34,6 +34,7 @@ mod events;
 mod infer;
 mod ledger;
 mod payload;
+mod process;
 #[cfg(feature = "python")]
 mod python;
 mod read;

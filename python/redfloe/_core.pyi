@@ -9,6 +9,7 @@ from redfloe._arguments import Request
 from redfloe._credentials import CredentialProvider
 from redfloe._frame import ArrowStream
 from redfloe._hashes import HashRequest
+from redfloe._processing.table import TableRequest
 from redfloe._write_arguments import WriteRequest
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Sent",
     "Stats",
     "StreamReader",
+    "Table",
     "Task",
     "__version__",
     "ack_entries",
@@ -37,6 +39,7 @@ __all__ = [
     "check_connection",
     "check_dead_letter",
     "check_streams",
+    "check_table",
     "checked_arrow_stream",
     "claim_entries",
     "connect",
@@ -55,6 +58,8 @@ __all__ = [
     "key_slot",
     "list_groups",
     "list_streams",
+    "load_state",
+    "load_table",
     "pending_entries",
     "pin",
     "pin_streams",
@@ -455,6 +460,22 @@ class PreparedRead:
     def __new__(cls, request: Request) -> PreparedRead: ...
 
 @final
+class Table:
+    """A processor's table, and what has been changed of it since the last commit."""
+
+    def __len__(self, /) -> int: ...
+    def lookup(self, keys: ArrowStream) -> RecordBatch: ...
+    def contains(self, keys: ArrowStream) -> RecordBatch: ...
+    def frame(self) -> RecordBatch: ...
+    def upsert(self, frame: ArrowStream) -> None: ...
+    def delete(self, keys: ArrowStream) -> int: ...
+    def clear(self) -> None: ...
+    def expire(self, watermark_ms: int | None = None) -> int: ...
+    def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+
+@final
 class Stats:
     """What a reader has done so far."""
 
@@ -636,6 +657,13 @@ def claim_entries(
     min_idle_ms: int,
 ) -> Operation[list[str]]: ...
 def check_streams(server: str | RedisConnection, streams: list[bytes]) -> None: ...
+def check_table(columns: TableRequest) -> None: ...
+def load_table(
+    server: str | RedisConnection, key: bytes, columns: TableRequest
+) -> Operation[Table]: ...
+def load_state(
+    server: str | RedisConnection, key: bytes
+) -> Operation[list[tuple[bytes, bytes]]]: ...
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(
     server: str | RedisConnection,

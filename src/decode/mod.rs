@@ -245,6 +245,23 @@ impl Decoder {
         Ok(taken)
     }
 
+    /// Takes an entry of one field that no reply brought: a row of a table.
+    pub(crate) fn push_entry(&mut self, name: &[u8], value: &[u8]) -> Result<()> {
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        self.tape.open_entry(EntryId::MIN);
+        match self.tape.name(name).and_then(|()| self.tape.value(value, true)) {
+            Ok(()) => self.tape.close_entry(),
+            Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Decode) => {
+                self.tape.drop_open_entry();
+                self.failure = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Whether the current reply has come to its end.
     pub fn reply_complete(&self) -> bool {
         self.reader.is_complete()

@@ -23,6 +23,7 @@ mod progress;
 mod read;
 mod reading;
 mod stream_reader;
+mod table;
 mod values;
 mod wait;
 mod write;
@@ -53,6 +54,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<producer::Sent>()?;
     module.add_class::<write::KnownStreams>()?;
     module.add_class::<write::Outcome>()?;
+    module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
     module.add_function(wrap_pyfunction!(connection::check_connection, module)?)?;
     module.add_function(wrap_pyfunction!(connection::server_address, module)?)?;
@@ -85,6 +87,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::claim_entries, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoints::get_values, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoints::set_values, module)?)?;
+    module.add_function(wrap_pyfunction!(table::check_table, module)?)?;
+    module.add_function(wrap_pyfunction!(table::load_table, module)?)?;
+    module.add_function(wrap_pyfunction!(table::load_state, module)?)?;
     module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(values::checked_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;

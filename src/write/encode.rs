@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
-use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, downcast_dictionary_array};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch, downcast_dictionary_array};
 use arrow_buffer::{ArrowNativeType, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
@@ -39,7 +39,7 @@ pub(super) trait Encode: Send + Sync {
 const ROWS_LOOKED_AT: usize = 128;
 
 /// A column: which of its values are null, and the text of the others.
-pub(super) struct Column {
+pub(crate) struct Column {
     nulls: Option<NullBuffer>,
     encoder: Box<dyn Encode>,
     /// Whether the empty text is a value when it is read; else it would be read as null.
@@ -50,7 +50,7 @@ impl Column {
     /// # Errors
     ///
     /// [`Schema`](ErrorKind::Schema) for a dtype that has no text form.
-    pub(super) fn new(field: &Field, array: &ArrayRef) -> Result<Column> {
+    pub(crate) fn new(field: &Field, array: &ArrayRef) -> Result<Column> {
         make_column(field, array)
     }
 
@@ -59,8 +59,17 @@ impl Column {
         Column { nulls: None, encoder: Box::new(Documents(members)), empty_is_value: true }
     }
 
+    /// A JSON object for each row; a null is a key that it lacks.
+    pub(crate) fn of_rows(batch: &RecordBatch) -> Result<Column> {
+        let mut members = Vec::with_capacity(batch.num_columns());
+        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            members.push(Member::new(field.name(), Column::new(field, array)?, None));
+        }
+        Ok(Column::of_documents(members))
+    }
+
     #[inline]
-    pub(super) fn is_null(&self, row: usize) -> bool {
+    pub(crate) fn is_null(&self, row: usize) -> bool {
         self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
     }
 
@@ -71,7 +80,7 @@ impl Column {
 
     /// The text of a value that is not null.
     #[inline]
-    pub(super) fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    pub(crate) fn text<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         self.encoder.text(row, scratch)
     }
 
@@ -98,7 +107,7 @@ impl Column {
         nulls.saturating_add(self.encoder.at_most(rows))
     }
 
-    pub(super) fn json(&self, row: usize, out: &mut Vec<u8>) {
+    pub(crate) fn json(&self, row: usize, out: &mut Vec<u8>) {
         match self.is_null(row) {
             true => out.extend_from_slice(b"null"),
             false => self.encoder.json(row, out),

@@ -28,6 +28,7 @@ mod transaction;
 mod writer;
 
 pub use control::WriteControl;
+pub(crate) use encode::Column;
 #[cfg(feature = "python")]
 pub(crate) use encode::time_beyond_a_day;
 pub use hashes::{HashRequest, IfExists, write_hashes};
@@ -37,4 +38,5 @@ pub use outcome::{WriteFailure, Written};
 pub use producer::{Producer, ProducerFailure, ProducerOptions};
 pub use request::{NullTexts, RowsBefore, Trim, WriteRequest};
 pub use sent::Sent;
+pub(crate) use text::push_json_string;
 pub use writer::write;

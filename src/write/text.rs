@@ -137,7 +137,7 @@ fn digit(number: i64) -> u8 {
 }
 
 /// A JSON string.
-pub(super) fn push_json_string(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn push_json_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     for byte in text.bytes() {
         match byte {

@@ -1,0 +1,1 @@
+"""Exactly-once processing: what a processor keeps, and how."""

@@ -1,0 +1,293 @@
+"""A processor's state: values by name, of which those that have changed are written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Any, TypeVar
+
+import polars as pl
+
+from redfloe._errors import DecodeError, SchemaError
+from redfloe._processing import models, values
+from redfloe._schema import as_text
+
+M = TypeVar("M")
+
+#: How values are laid out; a newer one is refused.
+FORMAT = 1
+
+
+class ProcessorState(MutableMapping[str, Any]):
+    """A processor's state, ``tx.state``: a dict that is saved with each commit.
+
+    Values are None, bools, ints of any size, floats (NaN too), text, bytes, lists, dicts (with keys
+    of any of these types), tuples, sets, datetimes, dates, times, timedeltas, Decimals and UUIDs,
+    which all come back as what they were; polars DataFrames; and objects with declared attributes,
+    which `model` gives: dataclasses, pydantic models and `State`. They are saved as JSON, frames as
+    Arrow IPC, compressed; never as pickles.
+
+    Only values that differ from what was saved are written. What a transaction has taken from the
+    state may be changed in place, as in ``tx.state["seen"].append(1)``. Take it from there in each
+    transaction: after one that failed, the state has other objects, as they were saved.
+    """
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._saved: dict[str, bytes] = {}
+        for name, value in fields:
+            try:
+                self._saved[name.decode()] = value
+            except UnicodeDecodeError:
+                msg = f"the state has the name {name!r}, which is no text; delete that field"
+                raise DecodeError(msg) from None
+        #: What was taken or set, and stays as an object.
+        self._values: dict[str, Any] = {}
+        #: Frames as they were saved. Polars copies what is changed in place.
+        self._frames: dict[str, pl.DataFrame] = {}
+        #: Names taken, set or deleted in this transaction, in order.
+        self._touched: dict[str, None] = {}
+        self._deleted: set[str] = set()
+        #: Objects of others, and their attributes as they were.
+        self._bound: dict[str, bytes] = {}
+        self._pending: dict[str, bytes | None] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(name)
+        self._touched[name] = None
+        if name not in self._values:
+            self._values[name] = self._read(name, None)
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        as_text(name, "a name of the state")
+        if name in self._bound and value is not self._values[name]:
+            msg = f"the state {name!r} is kept by an object; change that"
+            raise ValueError(msg)
+        self._touched[name] = None
+        self._deleted.discard(name)
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        if name in self._bound:
+            msg = f"the state {name!r} is kept by an object, and is there as long as that"
+            raise ValueError(msg)
+        self._touched[name] = None
+        self._values.pop(name, None)
+        self._deleted.add(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values or (name in self._saved and name not in self._deleted)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from [name for name in self._saved if name not in self._deleted]
+        yield from [name for name in self._values if name not in self._saved]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"ProcessorState({', '.join(map(repr, self))})"
+
+    def model(self, kind: type[M], name: str | None = None) -> M:
+        """Give the object of that class that the state keeps under a name; a new one at first.
+
+        Parameters
+        ----------
+        kind : type
+            A dataclass, a pydantic model or a subclass of `State`. A class attribute ``version =
+            2`` and a classmethod ``migrate(cls, old, version)`` say what becomes of attributes that
+            an older version has written.
+        name : str, optional
+            Its name; by default that of the class.
+
+        Raises
+        ------
+        DecodeError
+            What was saved does not fit the class, and no `migrate` says what becomes of it.
+        TypeError
+            It is another kind of class, or cannot be made without arguments.
+        """
+        if not models.is_model(kind):
+            msg = f"{kind!r} is neither a dataclass nor a pydantic model nor a subclass of State"
+            raise TypeError(msg)
+        name = kind.__name__ if name is None else as_text(name, "name")
+        held = self._values.get(name)
+        if not isinstance(held, kind):
+            if name in self._values:
+                msg = f"the state {name!r} is a {type(held).__name__}, not a {kind.__name__}"
+                raise TypeError(msg)
+            held = self._read(name, kind) if name in self else kind()
+        self[name] = held
+        return held
+
+    def bind(self, model: object, name: str | None = None) -> None:
+        """Keep an object: give it the attributes that were saved, and save them with each commit.
+
+        After a transaction that failed it has its attributes as they were saved, or as they were
+        when it was bound.
+        """
+        kind = type(model)
+        if not models.is_model(kind):
+            msg = f"{kind.__name__} is neither a dataclass nor a pydantic model nor a State"
+            raise TypeError(msg)
+        name = kind.__name__ if name is None else as_text(name, "name")
+        if name in self._saved:
+            models.refill(model, self._read(name, kind))
+        self._values[name] = model
+        self._deleted.discard(name)
+        self._bound[name] = self._write(name, model)
+
+    def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+        """Give what a commit writes: fields to set, with their values, and fields to delete.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A value cannot be state; the message names it.
+        """
+        self._pending = {}
+        for name in (*self._touched, *(name for name in self._bound if name not in self._touched)):
+            if name in self._deleted:
+                if name in self._saved:
+                    self._pending[name] = None
+                continue
+            value = self._values[name]
+            if name in self._frames and _is_same(value, self._frames[name]):
+                continue
+            written = self._write(name, value)
+            if written != self._saved.get(name):
+                self._pending[name] = written
+        return (
+            [(name.encode(), text) for name, text in self._pending.items() if text is not None],
+            [name.encode() for name, text in self._pending.items() if text is None],
+        )
+
+    def commit(self) -> None:
+        """Take note that the changes are saved."""
+        for name, text in self._pending.items():
+            if text is None:
+                del self._saved[name]
+                self._frames.pop(name, None)
+                continue
+            self._saved[name] = text
+            self._keep_frame(name)
+        for name in self._bound:
+            self._bound[name] = self._saved[name]
+        self._begin()
+
+    def rollback(self) -> None:
+        """Be as it was saved."""
+        bound = {name: self._values[name] for name in self._bound}
+        self._values.clear()
+        self._frames.clear()
+        for name, model in bound.items():
+            text = self._bound[name]
+            models.refill(model, _of_bytes(text, type(model)))
+            self._values[name] = model
+        self._begin()
+
+    def _begin(self) -> None:
+        self._touched.clear()
+        self._deleted.clear()
+        self._pending = {}
+
+    def _read(self, name: str, kind: type[Any] | None) -> Any:
+        try:
+            value = _of_bytes(self._saved[name], kind)
+        except DecodeError as error:
+            msg = f"the state {name!r} cannot be read: {error}"
+            raise DecodeError(msg) from error
+        except _NeedsClassError as needed:
+            msg = (
+                f"the state {name!r} is a {needed.name}: take it by "
+                f"tx.state.model({needed.name}, {name!r})"
+            )
+            raise SchemaError(msg) from None
+        if isinstance(value, pl.DataFrame):
+            self._frames[name] = value.clone()
+        return value
+
+    def _keep_frame(self, name: str) -> None:
+        self._frames.pop(name, None)
+        if isinstance(frame := self._values.get(name), pl.DataFrame):
+            self._frames[name] = frame.clone()
+
+    def _write(self, name: str, value: object) -> bytes:
+        try:
+            return _to_bytes(value)
+        except RecursionError:
+            msg = f"the state {name!r} is nested too deeply, or within itself"
+            raise ValueError(msg) from None
+        except (TypeError, ValueError) as error:
+            msg = f"the state {name!r} cannot be saved: {error}"
+            raise (
+                type(error)(msg) if type(error) in (TypeError, ValueError) else ValueError(msg)
+            ) from error
+
+
+class _NeedsClassError(Exception):
+    """A model is to be read, and nobody has said which class it is of."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _is_same(value: object, frame: pl.DataFrame) -> bool:
+    return isinstance(value, pl.DataFrame) and value.schema == frame.schema and value.equals(frame)
+
+
+def _to_bytes(value: object) -> bytes:
+    """Give a value as it is saved: JSON with its format and version, and then a frame's bytes."""
+    match value:
+        case pl.DataFrame():
+            buffer = io.BytesIO()
+            try:
+                value.write_ipc(buffer, compression="zstd")
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+                msg = f"Polars cannot write the frame as Arrow IPC: {error}"
+                raise ValueError(msg) from error
+            return values.dumps({"format": FORMAT, "frame": "arrow"}) + b"\n" + buffer.getvalue()
+        case pl.LazyFrame() | pl.Series():
+            msg = f"it is a polars {type(value).__name__}; make it a DataFrame"
+            raise TypeError(msg)
+    kind = type(value)
+    if models.is_model(kind):
+        return values.dumps(
+            {
+                "format": FORMAT,
+                "model": kind.__name__,
+                "version": models.version_of(kind),
+                "value": models.attributes(value),
+            }
+        )
+    return values.dumps({"format": FORMAT, "value": values.encode(value)})
+
+
+#: What Polars raises for bytes that are no frame.
+_NO_FRAME = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError)
+
+
+def _of_bytes(saved: bytes, kind: type[Any] | None) -> Any:
+    text, has_frame, frame = saved.partition(b"\n")
+    match values.decode(text):
+        case {"format": int() as number} if number > FORMAT:
+            msg = f"a newer redfloe has written it (format {number}); this one reads {FORMAT}"
+            raise DecodeError(msg)
+        case {"format": 1, "frame": "arrow"} if has_frame:
+            try:
+                return pl.read_ipc(io.BytesIO(frame))
+            except _NO_FRAME as error:
+                msg = f"its frame is no Arrow IPC: {error}"
+                raise DecodeError(msg) from error
+        case {"format": 1, "model": str() as name, "version": int() as version, "value": value}:
+            if kind is None:
+                raise _NeedsClassError(name)
+            return models.make(kind, value, version)
+        case {"format": 1, "value": value}:
+            return value if kind is None else models.make(kind, value, 0)
+    msg = f"{text[:60]!r} is not what redfloe writes"
+    raise DecodeError(msg)

@@ -1,0 +1,321 @@
+"""A processor's tables: a hash for each, kept as a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import Milliseconds, milliseconds
+from redfloe._errors import SchemaError
+from redfloe._event_loop import completed
+from redfloe._frame import as_frame, of_batch
+from redfloe._schema import Dtype, SchemaLike, as_schema, as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redfloe._core import RedisConnection
+    from redfloe._frame import ArrowStream
+
+#: Keys of a table: a column of them, or a frame with the columns of the key.
+Keys: TypeAlias = "pl.Series | pl.DataFrame | Sequence[object] | ArrowStream"
+
+
+class TableRequest(TypedDict):
+    """The columns of a table; `src/python/table.rs` has its twin."""
+
+    key: pl.Schema
+    schema: pl.Schema
+    event_time: str | None
+    expire_after_ms: int | None
+
+
+def table_request(
+    key: str | Sequence[str],
+    schema: SchemaLike,
+    *,
+    known: Mapping[str, Dtype] | None = None,
+    event_time: str | None = None,
+    expire_after: Milliseconds | None = None,
+) -> TableRequest:
+    """Check and normalise what a table is made of.
+
+    A key's dtype is that of `schema`, or of `known`, which are the columns of the input, or String.
+    """
+    names = _names(key)
+    if not names or len({*names}) < len(names):
+        msg = "key must name at least one column, and none twice"
+        raise SchemaError(msg)
+    if (event_time is None) != (expire_after is None):
+        msg = "expire_after and event_time belong together: rows expire by that column's time"
+        raise ValueError(msg)
+    columns = as_schema(schema)
+    dtypes = {**(known or {}), **columns}
+    request = TableRequest(
+        key=as_schema({name: dtypes.get(name, pl.String()) for name in names}, "key"),
+        schema=as_schema({name: columns[name] for name in columns if name not in names}),
+        event_time=None if event_time is None else as_text(event_time, "event_time"),
+        expire_after_ms=None
+        if expire_after is None
+        else milliseconds(expire_after, "expire_after"),
+    )
+    _core.check_table(request)
+    return request
+
+
+def _names(key: object) -> list[str]:
+    match key:
+        case str():
+            return [key]
+        case Sequence() if not isinstance(key, bytes):
+            return [as_text(name, "key") for name in key]
+    msg = f"key must name a column, or several, not {type(key).__name__}"
+    raise TypeError(msg)
+
+
+class Table:
+    """A table of a processor: rows by key, kept as a frame; what has changed goes with the commit.
+
+    In Redis it is a hash with a field for each key and the rest of the row as JSON, so
+    ``HGET table A-1`` gives ``{"left":7}``. A key of several columns is a JSON array,
+    ``["A-1","berlin"]``. Values are written as in a payload: a null is a key that the JSON lacks,
+    Binary is base64, NaN and the infinities are text, Decimals and integers are numbers with all
+    their digits (some JSON readers round beyond 2^53). A row is written whole: what others have put
+    into its JSON beside the table's columns stays until this table writes that row, and is then
+    gone. A column that is new to the table is null in older rows.
+    """
+
+    def __init__(self, core: _core.Table, request: TableRequest) -> None:
+        self._core = core
+        self._key, self._values = request["key"], request["schema"]
+        self._columns = {**self._key, **self._values}
+        self._categories = {
+            name: dtype for name, dtype in self._columns.items() if _is_category(dtype)
+        }
+
+    def lookup(self, keys: Keys) -> pl.DataFrame:
+        """Give a row for each key, in the order of the keys.
+
+        Parameters
+        ----------
+        keys : pl.Series, sequence or pl.DataFrame
+            The keys; for a key of several columns a frame that has them, among others. They may
+            repeat.
+
+        Returns
+        -------
+        pl.DataFrame
+            The key, as it was asked for, and the table's columns, null where there is no such row.
+            A null key has no row. `contains` tells a missing row from one of nulls.
+
+        Raises
+        ------
+        SchemaError
+            The keys have another dtype than the table's.
+        """
+        wanted = self._keys(keys)
+        return wanted.hstack(self._given(self._core.lookup(self._sent(wanted))))
+
+    def contains(self, keys: Keys) -> pl.Series:
+        """Say for each key whether it has a row, as a Boolean Series in the order of the keys."""
+        found = of_batch(self._core.contains(self._sent(self._keys(keys))))
+        return found.to_series().rename("contains")
+
+    def upsert(self, df: pl.DataFrame | ArrowStream) -> None:
+        """Write rows: new keys are added, and rows of keys that exist are replaced as a whole.
+
+        Parameters
+        ----------
+        df : pl.DataFrame, or an object with ``__arrow_c_stream__``
+            All columns of the table, in any order; others are left out. Where a key occurs in
+            several rows, the last counts.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing, or has another dtype than the table's, or a value does not fit.
+            Integers may be of another size.
+        ValueError
+            A key is null.
+        """
+        frame = as_frame(df)
+        columns = [_cast(_column(frame, name), dtype) for name, dtype in self._columns.items()]
+        self._core.upsert(self._sent(pl.DataFrame(columns)))
+
+    def delete(self, keys: Keys) -> int:
+        """Delete the rows of keys, and say how many there were.
+
+        Raises
+        ------
+        SchemaError
+            The keys have another dtype than the table's.
+        ValueError
+            A key is null.
+        """
+        return self._core.delete(self._sent(self._keys(keys)))
+
+    def clear(self) -> None:
+        """Delete all rows. The commit deletes field by field."""
+        self._core.clear()
+
+    def frame(self) -> pl.DataFrame:
+        """Give all rows with their keys, in no particular order."""
+        return self._given(self._core.frame())
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[object]:
+        msg = "a table has no rows to iterate over; take its frame()"
+        raise TypeError(msg)
+
+    def __repr__(self) -> str:
+        return f"Table(key={[*self._key]}, columns={[*self._values]}, rows={len(self)})"
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The columns of `frame`: those of the key, and then the others."""
+        return pl.Schema(self._columns)
+
+    def expire(self, watermark_ms: int | None = None) -> int:
+        """Delete the rows that are too old, and say how many; what a commit does first.
+
+        A row is too old once its `event_time` is more than `expire_after` before the watermark,
+        which is the newest time that the table has seen, or the one that is given where that is
+        later.
+        """
+        return self._core.expire(watermark_ms)
+
+    def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+        """Give what a commit writes: fields of the hash with their values, and those to delete."""
+        return self._core.changes()
+
+    def commit(self) -> None:
+        """Take note that the changes are saved."""
+        self._core.commit()
+
+    def rollback(self) -> None:
+        """Be as after the last commit."""
+        self._core.rollback()
+
+    def _keys(self, keys: object) -> pl.DataFrame:
+        """Give keys as a frame of the key's columns, in the table's dtypes."""
+        if isinstance(keys, pl.Series) and keys.dtype == pl.Struct:
+            keys = keys.struct.unnest()
+        if isinstance(keys, pl.Series) or (
+            isinstance(keys, Sequence) and not isinstance(keys, str | bytes)
+        ):
+            if len(self._key) > 1:
+                msg = f"the key has the columns {[*self._key]}: pass a frame that has them"
+                raise TypeError(msg)
+            ((name, dtype),) = self._key.items()
+            column = keys.alias(name) if isinstance(keys, pl.Series) else _series(name, keys, dtype)
+            return pl.DataFrame([_cast(column, dtype)])
+        if isinstance(keys, str | bytes | int):
+            msg = f"keys must be several: pass [{keys!r}]"
+            raise TypeError(msg)
+        frame = as_frame(keys)
+        return pl.DataFrame(
+            [_cast(_column(frame, name), dtype) for name, dtype in self._key.items()]
+        )
+
+    def _sent(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Give columns as the core keeps them: categories as text."""
+        names = [name for name in self._categories if name in frame.columns]
+        return frame.with_columns(pl.col(names).cast(pl.String)) if names else frame
+
+    def _given(self, rows: _core.RecordBatch) -> pl.DataFrame:
+        frame = of_batch(rows)
+        dtypes = {name: dtype for name, dtype in self._categories.items() if name in frame.columns}
+        return frame.cast(dtypes) if dtypes else frame  # type: ignore[arg-type]  # names to dtypes
+
+
+def load_table(url: str | RedisConnection, hash_key: bytes, request: TableRequest) -> Table:
+    """Load a table from its hash."""
+    return Table(_core.load_table(url, hash_key, request).wait(), request)
+
+
+async def load_table_async(
+    url: str | RedisConnection, hash_key: bytes, request: TableRequest
+) -> Table:
+    """Load a table from its hash: the asynchronous twin of `load_table`."""
+    return Table(await completed(_core.load_table(url, hash_key, request).start()), request)
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Series:
+    if name not in frame.columns:
+        msg = f"there is no column {name!r}, which the table has; the frame has {frame.columns}"
+        raise SchemaError(msg)
+    return frame[name]
+
+
+def _series(name: str, keys: Sequence[object], dtype: Dtype) -> pl.Series:
+    try:
+        # Of Python's values, so that "7" is no integer and 7 no text.
+        return pl.Series(name, keys, dtype=dtype, strict=True)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        msg = f"the keys are not all {dtype}, the dtype of the table's {name!r}: {error}"
+        raise SchemaError(msg) from error
+
+
+def _is_category(dtype: Dtype) -> bool:
+    return dtype == pl.Categorical or isinstance(dtype, pl.Enum)
+
+
+def _cast(column: pl.Series, dtype: Dtype) -> pl.Series:
+    if column.dtype == dtype:
+        return column
+    if not _fits(column.dtype, dtype):
+        msg = (
+            f"the column {column.name!r} is {column.dtype}, and the table's is {dtype}; cast it, "
+            "or change the table's schema"
+        )
+        raise SchemaError(msg)
+    try:
+        return column.cast(dtype)
+    except pl.exceptions.PolarsError as error:
+        msg = f"the column {column.name!r} has values that are no {dtype}: {error}"
+        raise SchemaError(msg) from error
+
+
+_UNITS = ("ms", "us", "ns")
+
+
+def _fits(given: Dtype, wanted: Dtype) -> bool:
+    """Say whether a cast loses nothing, or fails where it would."""
+    if given in (pl.Null, wanted):
+        return True
+    match given, wanted:
+        case (pl.List() | pl.Array(), pl.List()):
+            return _fits(given.inner, wanted.inner)
+        case (pl.Array(), pl.Array()):
+            return given.size == wanted.size and _fits(given.inner, wanted.inner)
+        case (pl.Struct(), pl.Struct()):
+            return [field.name for field in given.fields] == [
+                field.name for field in wanted.fields
+            ] and all(
+                _fits(one.dtype, other.dtype)
+                for one, other in zip(given.fields, wanted.fields, strict=True)
+            )
+        case (pl.Datetime(), pl.Datetime()):
+            return given.time_zone == wanted.time_zone and _is_finer(given, wanted)
+        case (pl.Duration(), pl.Duration()):
+            return _is_finer(given, wanted)
+        case (pl.Decimal(), pl.Decimal()):
+            return given.scale <= wanted.scale
+    texts = (pl.String, pl.Categorical, pl.Enum)
+    if given in texts:
+        return wanted in texts
+    if given.is_integer():
+        return wanted.is_numeric()
+    return given == pl.Float32 and wanted == pl.Float64
+
+
+def _is_finer(given: pl.Datetime | pl.Duration, wanted: pl.Datetime | pl.Duration) -> bool:
+    return _UNITS.index(wanted.time_unit) >= _UNITS.index(given.time_unit)

@@ -1,0 +1,365 @@
+//! Loads a table: its hash, in one step where it is small, otherwise page by page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::FieldRef;
+use redis::Value;
+
+use super::index::Texts;
+use super::spec::conform;
+use super::{Spec, Table};
+use crate::client::{Client, Session, Sink};
+use crate::decode::{Decoder, ReplyShape, json};
+use crate::dtype::dtype_name;
+use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::payload::Payload;
+use crate::resp::{Event, ReplyEvent, ReplyEvents, command};
+use crate::schema::StreamSchema;
+
+/// A hash of no more fields comes in one reply, which blocks the server for some milliseconds.
+const SMALL: i64 = 10_000;
+/// How many fields a page has, about.
+const PAGE: &[u8] = b"10000";
+/// What a row's JSON is called where it is decoded; nobody sees it.
+const ROW: &str = "row";
+/// The same of a key of several columns.
+const KEY: &str = "key";
+
+/// Loads a table (HLEN, HGETALL, Redis 2.0; HSCAN, 2.8): a missing one is empty.
+///
+/// A page at a time is decoded while the server makes the next. A table that others write to meanwhile
+/// is no snapshot, unless it is small.
+///
+/// # Errors
+///
+/// [`Decode`](ErrorKind::Decode) for a key or a row that does not fit, which names both and the column;
+/// [`WrongType`](ErrorKind::WrongType) for a key that holds something other than a hash; those of
+/// connections.
+pub(crate) async fn load(client: &Client, key: &[u8], spec: Arc<Spec>) -> Result<Table> {
+    let mut session = client.session_for(key);
+    loop {
+        match attempt(&mut session, key, &spec).await {
+            Ok(table) => {
+                session.succeeded();
+                return Ok(table);
+            }
+            // Another server's cursors are others: all is read anew.
+            Err(error) => session.recover(about(error, "table", key)).await?,
+        }
+    }
+}
+
+/// All fields of a hash with their values (HGETALL, Redis 2.0): those of a processor's state.
+///
+/// # Errors
+///
+/// [`WrongType`](ErrorKind::WrongType) for a key that holds something other than a hash; those of
+/// connections.
+pub(crate) async fn load_hash(client: &Client, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut session = client.session_for(key);
+    let packed = command(&[b"HGETALL", key]);
+    let loading = session.request(&packed, || Ok(Page::default()), |page| page.finish(true));
+    let (_, pairs) = loading.await.map_err(|error| about(error, "key", key))?;
+    Ok(pairs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect())
+}
+
+/// Says what the hash is called, and as what.
+fn about(error: Error, what: &'static str, key: &[u8]) -> Error {
+    let error = match error.kind() {
+        ErrorKind::WrongType => error.with_message("the key holds something other than a hash"),
+        _ => error,
+    };
+    error.with_context(what, String::from_utf8_lossy(key))
+}
+
+async fn attempt(session: &mut Session, key: &[u8], spec: &Arc<Spec>) -> Result<Table> {
+    let mut loader = Loader::new(spec)?;
+    let fields = match session.value(&command(&[b"HLEN", key])).await? {
+        Value::Int(fields) => fields,
+        other => return Err(Error::protocol(format_args!("{other:?} came for HLEN"))),
+    };
+    let scan = |cursor: &[u8]| command(&[b"HSCAN", key, cursor, b"COUNT", PAGE]);
+    let small = fields <= SMALL;
+    let mut connection = session.take_connection().await?;
+    connection.send(&if small { command(&[b"HGETALL", key]) } else { scan(b"0") }).await?;
+    loop {
+        let mut page = Page::default();
+        connection.receive(&mut page, Some(Duration::ZERO)).await?;
+        let (cursor, pairs) = page.finish(small)?;
+        let is_last = cursor == b"0";
+        if !is_last {
+            connection.send(&scan(&cursor)).await?;
+        }
+        loader.take(&pairs)?;
+        if is_last {
+            session.put_back(connection);
+            return loader.finish();
+        }
+    }
+}
+
+/// The strings of a reply to HGETALL or HSCAN.
+#[derive(Default)]
+struct Page {
+    events: ReplyEvents,
+    texts: Texts,
+    /// The beginning of a string that is not whole.
+    partial: Vec<u8>,
+    error: Option<Error>,
+    complete: bool,
+}
+
+impl Sink for Page {
+    fn decode(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut rest = bytes;
+        while !self.complete {
+            match self.events.next(&mut rest)? {
+                None => break,
+                Some(ReplyEvent::Aside) => {}
+                Some(ReplyEvent::Part { event, ends }) => {
+                    match event {
+                        Event::Bytes { part, done: false } => self.partial.extend_from_slice(part),
+                        Event::Bytes { part, done: true } if self.partial.is_empty() => {
+                            self.texts.push(part);
+                        }
+                        Event::Bytes { part, done: true } => {
+                            self.partial.extend_from_slice(part);
+                            self.texts.push(&self.partial);
+                            self.partial.clear();
+                        }
+                        Event::Error(line) => self.error = Some(Error::from_server(line)),
+                        _ => {}
+                    }
+                    self.complete = ends;
+                }
+            }
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.complete
+    }
+}
+
+impl Page {
+    /// The next cursor, and fields with their values, from the first or second string on.
+    fn finish(self, is_whole: bool) -> Result<(Vec<u8>, Pairs)> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let first = usize::from(!is_whole);
+        if self.texts.len() < first || (self.texts.len() - first) % 2 == 1 {
+            return Err(Error::protocol("a hash has a field without a value"));
+        }
+        let cursor = if is_whole { b"0".to_vec() } else { self.texts.get(0).to_vec() };
+        Ok((cursor, Pairs { texts: self.texts, first }))
+    }
+}
+
+struct Pairs {
+    texts: Texts,
+    first: usize,
+}
+
+impl Pairs {
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let keys = (self.first..self.texts.len()).step_by(2);
+        keys.map(|key| (self.texts.get(key), self.texts.get(key + 1)))
+    }
+}
+
+/// Decodes fields of the hash into columns.
+struct Loader {
+    spec: Arc<Spec>,
+    keys: Decoder,
+    values: Decoder,
+    texts: Texts,
+}
+
+impl Loader {
+    fn new(spec: &Arc<Spec>) -> Result<Self> {
+        let decoder = |fields: &[FieldRef], payload: Option<&str>| {
+            let schema = StreamSchema::closed(fields.to_vec())
+                .with_id_column(None)
+                .with_timestamp_column(None)
+                .with_payload(payload.map(Payload::new));
+            Decoder::new(schema, ReplyShape::Entries)
+        };
+        let composite = (spec.key_fields().len() > 1).then_some(KEY);
+        Ok(Loader {
+            keys: decoder(spec.key_fields(), composite)?,
+            values: decoder(spec.value_fields(), Some(ROW))?,
+            texts: Texts::default(),
+            spec: Arc::clone(spec),
+        })
+    }
+
+    fn take(&mut self, pairs: &Pairs) -> Result<()> {
+        let name = match self.spec.key_fields() {
+            [key] => key.name().clone(),
+            _ => KEY.to_owned(),
+        };
+        let is_composite = self.spec.key_fields().len() > 1;
+        let mut object = Vec::new();
+        for (key, row) in pairs.iter() {
+            self.texts.push(key);
+            let text = match is_composite {
+                false => key,
+                true => {
+                    object_of(key, self.spec.key_fields(), &mut object)
+                        .ok_or_else(|| no_key(&self.spec, key))?;
+                    &object
+                }
+            };
+            self.keys.push_entry(name.as_bytes(), text)?;
+            self.values.push_entry(ROW.as_bytes(), row)?;
+        }
+        self.keys.build();
+        self.values.build();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Table> {
+        let keys = all_rows(&mut self.keys, &self.texts)?;
+        let values = all_rows(&mut self.values, &self.texts)?;
+        let columns = keys.columns().iter().chain(values.columns());
+        let kept = self.spec.stored.fields().iter();
+        let columns: Result<Vec<ArrayRef>> =
+            kept.zip(columns).map(|(field, array)| conform(field, array)).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&self.spec.stored), columns?)
+            .map_err(crate::decode::internal)?;
+        check_keys(&self.spec, &rows, &self.texts)?;
+        Table::new(self.spec, &self.texts, rows)
+    }
+}
+
+/// A key of several columns, an array, as an object of them.
+fn object_of(key: &[u8], fields: &[FieldRef], object: &mut Vec<u8>) -> Option<()> {
+    object.clear();
+    let mut columns = fields.iter();
+    let mut too_many = false;
+    json::split_array(key, |value| {
+        let Some(field) = columns.next() else {
+            too_many = true;
+            return;
+        };
+        object.push(if object.is_empty() { b'{' } else { b',' });
+        crate::write::push_json_string(field.name(), object);
+        object.push(b':');
+        let is_text = matches!(value.kind, json::Kind::String { .. });
+        let quote = if is_text { &b"\""[..] } else { b"" };
+        [quote, value.of(key), quote].iter().for_each(|part| object.extend_from_slice(part));
+    })
+    .ok()?;
+    object.push(b'}');
+    (!too_many && columns.next().is_none()).then_some(())
+}
+
+/// All rows, or why one cannot be read: with its key, and its column.
+fn all_rows(decoder: &mut Decoder, keys: &Texts) -> Result<RecordBatch> {
+    let (row, error) = match decoder.flush_up_to_error() {
+        Ok(batch) if batch.len() == keys.len() => return Ok(batch.records().clone()),
+        Ok(batch) => match decoder.flush() {
+            Err(error) => (batch.len(), error),
+            Ok(_) => return Err(Error::new(ErrorKind::Internal, "a table has lost rows")),
+        },
+        Err(error) => (0, error),
+    };
+    let context = |name: &str| {
+        let found = error.context().iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.clone())
+    };
+    let mut about = Error::new(error.kind(), error.message())
+        .with_advice("change the table's schema, or repair the row")
+        .with_context("key", shorten(keys.get(row)));
+    match context("field") {
+        Some(column) if column != ROW && column != KEY => {
+            about = about.with_context("column", column);
+        }
+        _ => {}
+    }
+    if let Some(dtype) = context("dtype") {
+        about = about.with_context("dtype", dtype);
+    }
+    Err(about)
+}
+
+/// Refuses keys that are written otherwise than this table would: there would be two fields for one key.
+fn check_keys(spec: &Spec, rows: &RecordBatch, texts: &Texts) -> Result<()> {
+    if spec.has_plain_key() {
+        return Ok(());
+    }
+    let written = spec.key_texts(rows)?;
+    match (0..texts.len()).find(|row| written.get(*row) != Some(texts.get(*row))) {
+        None => Ok(()),
+        Some(row) => {
+            let error = no_key(spec, texts.get(row));
+            Err(match written.get(row) {
+                Some(text) => error.with_advice(format!("it would be written {}", shorten(text))),
+                None => error,
+            })
+        }
+    }
+}
+
+fn no_key(spec: &Spec, key: &[u8]) -> Error {
+    let fields = spec.key_fields();
+    let columns: Vec<String> =
+        fields.iter().map(|field| format!("{} {}", field.name(), dtype_name(field))).collect();
+    let message = format!("the table has the field {}, which is no key of it", shorten(key));
+    Error::new(ErrorKind::Decode, message)
+        .with_context("key", shorten(key))
+        .with_context("columns", columns.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    fn object(key: &str) -> Option<String> {
+        let fields = ["a", "b\""].map(|name| Arc::new(Field::new(name, DataType::Utf8View, true)));
+        let mut object = Vec::new();
+        object_of(key.as_bytes(), &fields, &mut object)?;
+        String::from_utf8(object).ok()
+    }
+
+    #[test]
+    fn a_key_of_several_columns_is_an_array_of_as_many_values() {
+        let two = object(r#"["x\"y",7]"#);
+        assert_eq!(two.as_deref(), Some(r#"{"a":"x\"y","b\"":7}"#));
+        for other in ["[1]", "[1,2,3]", "1", "[1,2", "{}", ""] {
+            assert_eq!(object(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_page_may_be_cut_anywhere() -> Result<()> {
+        let reply = b"*2\r\n$2\r\n17\r\n*4\r\n$1\r\na\r\n$0\r\n\r\n$2\r\nbc\r\n$3\r\ndef\r\n";
+        for size in 1..=reply.len() {
+            let mut page = Page::default();
+            for piece in reply.chunks(size) {
+                assert_eq!(page.decode(piece)?, piece.len());
+            }
+            assert!(page.is_complete());
+            let (cursor, pairs) = page.finish(false)?;
+            let pairs: Vec<_> = pairs.iter().collect();
+            assert_eq!(cursor, b"17");
+            assert_eq!(pairs, [(&b"a"[..], &b""[..]), (b"bc", b"def")]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_table_needs_a_key_that_can_be_told_apart() {
+        let text = Field::new("a", DataType::Utf8View, true);
+        let float = Field::new("b", DataType::Float64, true);
+        let error = Spec::new(vec![float.clone()], vec![text.clone()], None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Schema);
+        assert!(Spec::new(vec![text], vec![float], None).is_ok());
+    }
+}

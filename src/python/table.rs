@@ -1,0 +1,179 @@
+//! Tables of processors.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch as ArrowBatch};
+use arrow_schema::{DataType, Field, Schema};
+use arrow_select::concat::concat_batches;
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::arrow::{RecordBatch, batches_of, import_fields};
+use super::connection::Server;
+use super::error::{exception, no_panic};
+use super::operation::Operation;
+use crate::decode::{Batch, internal};
+use crate::error::Result;
+use crate::process::table::{self, Changes, Expiry, Spec};
+
+/// The columns of a table, as `redfloe._processing.table` puts them together.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct TableColumns<'py> {
+    key: Bound<'py, PyAny>,
+    schema: Bound<'py, PyAny>,
+    event_time: Option<String>,
+    expire_after_ms: Option<i64>,
+}
+
+impl TableColumns<'_> {
+    fn spec(&self, py: Python<'_>) -> PyResult<Spec> {
+        let (keys, values) = (import_fields(&self.key)?, import_fields(&self.schema)?);
+        let expiry = self.event_time.clone().zip(self.expire_after_ms);
+        let expiry = expiry.map(|(column, after_millis)| Expiry { column, after_millis });
+        Spec::new(keys, values, expiry).map_err(|error| exception(py, &error))
+    }
+}
+
+/// A field of a hash, and its value.
+type Pair = (Py<PyBytes>, Py<PyBytes>);
+
+/// A table, with what has been changed of it. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Table {
+    table: Mutex<table::Table>,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, table::Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the table, and with one batch of a frame's rows, without the GIL.
+    fn with_rows<T: Send>(
+        &self,
+        frame: &Bound<'_, PyAny>,
+        act: impl FnOnce(&mut table::Table, &ArrowBatch) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let py = frame.py();
+        no_panic(py, || {
+            let (fields, batches) = batches_of(frame)?;
+            let done = py.detach(|| {
+                let schema = Arc::new(Schema::new(fields));
+                let batch = concat_batches(&schema, &batches).map_err(internal)?;
+                act(&mut self.lock(), &batch)
+            });
+            done.map_err(|error| exception(py, &error))
+        })
+    }
+
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        act: impl FnOnce(&mut table::Table) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        no_panic(py, || py.detach(|| act(&mut self.lock())).map_err(|error| exception(py, &error)))
+    }
+}
+
+fn exported(records: ArrowBatch) -> RecordBatch {
+    RecordBatch::new(Batch::new(records, Vec::new(), Vec::new()))
+}
+
+#[pymethods]
+impl Table {
+    fn __len__(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lookup(&self, keys: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
+        self.with_rows(keys, |table, keys| table.lookup(keys)).map(exported)
+    }
+
+    fn contains(&self, keys: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
+        let field = Field::new("", DataType::Boolean, false);
+        let records = self.with_rows(keys, |table, keys| {
+            let column: ArrayRef = Arc::new(BooleanArray::from(table.contains(keys)?));
+            ArrowBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).map_err(internal)
+        })?;
+        Ok(exported(records))
+    }
+
+    fn frame(&self, py: Python<'_>) -> PyResult<RecordBatch> {
+        self.with(py, |table| table.frame()).map(exported)
+    }
+
+    fn upsert(&self, frame: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.with_rows(frame, |table, rows| table.upsert(rows))
+    }
+
+    fn delete(&self, keys: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.with_rows(keys, |table, keys| table.delete(keys))
+    }
+
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |table| {
+            table.clear();
+            Ok(())
+        })
+    }
+
+    #[pyo3(signature = (watermark_ms=None))]
+    fn expire(&self, py: Python<'_>, watermark_ms: Option<i64>) -> PyResult<usize> {
+        self.with(py, |table| Ok(table.expire(watermark_ms)))
+    }
+
+    fn changes(&self, py: Python<'_>) -> PyResult<(Vec<Pair>, Vec<Py<PyBytes>>)> {
+        let changes: Changes = self.with(py, |table| table.changes())?;
+        let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
+        let sets = changes.sets().map(|(key, row)| (bytes(key), bytes(row))).collect();
+        Ok((sets, changes.deletes().map(bytes).collect()))
+    }
+
+    fn commit(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, table::Table::commit)
+    }
+
+    fn rollback(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |table| {
+            table.rollback();
+            Ok(())
+        })
+    }
+}
+
+/// Checks the columns of a table, without a server.
+#[pyfunction]
+pub(crate) fn check_table(py: Python<'_>, columns: TableColumns<'_>) -> PyResult<()> {
+    columns.spec(py).map(drop)
+}
+
+/// Loads a table.
+#[pyfunction]
+pub(crate) fn load_table(
+    py: Python<'_>,
+    server: Server,
+    key: Vec<u8>,
+    columns: TableColumns<'_>,
+) -> PyResult<Operation> {
+    let spec = Arc::new(columns.spec(py)?);
+    let client = server.client(py)?;
+    let loading = async move { table::load(&client, &key, spec).await };
+    Ok(Operation::new(loading, |py, table| Table { table: Mutex::new(table) }.into_py_any(py))
+        .only_while_waited_for())
+}
+
+/// All fields of a hash, and their values.
+#[pyfunction]
+pub(crate) fn load_state(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    let loading = async move { table::load_hash(&client, &key).await };
+    Ok(Operation::new(loading, |py, fields| {
+        let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
+        let fields: Vec<_> =
+            fields.iter().map(|(name, value)| (bytes(name), bytes(value))).collect();
+        fields.into_py_any(py)
+    })
+    .only_while_waited_for())
+}
