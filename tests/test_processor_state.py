@@ -365,7 +365,7 @@ def test_a_pydantic_model_comes_back_as_one() -> None:
     assert state.changes() == ([], [])
     state.rollback()
     state._saved["order"] = state._saved["order"].replace(b'"sku":"a"', b'"sku":[]')
-    with pytest.raises(DecodeError, match=r"(?s)'order' cannot be read: it does not fit Order: .*sku"):
+    with pytest.raises(DecodeError, match=r"(?s)'order' cannot be read: it does not fit.*sku"):
         state.model(Order, "order")
 
 

@@ -201,9 +201,7 @@ KEYS: dict[Any, tuple[list[Any], list[bytes] | None]] = {
 
 
 @pytest.mark.parametrize("dtype", KEYS, ids=str)
-def test_keys_of_a_dtype_are_its_text(
-    any_server: Server, client: redis.Redis, dtype: Any
-) -> None:
+def test_keys_of_a_dtype_are_its_text(any_server: Server, client: redis.Redis, dtype: Any) -> None:
     keys, texts = KEYS[dtype]
     schema: Any = {"k": dtype, "v": pl.Int64}
     frame = pl.DataFrame({"k": keys, "v": range(len(keys))}, schema=schema)

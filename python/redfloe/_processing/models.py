@@ -57,6 +57,8 @@ class State:
     """
 
     version: ClassVar[int] = 1
+    #: What the decorator leaves there.
+    __dataclass_transform__: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -267,10 +267,6 @@ def _to_bytes(value: object) -> bytes:
     return values.dumps({"format": FORMAT, "value": values.encode(value)})
 
 
-#: What Polars raises for bytes that are no frame.
-_NO_FRAME = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError)
-
-
 def _of_bytes(saved: bytes, kind: type[Any] | None) -> Any:
     text, has_frame, frame = saved.partition(b"\n")
     match values.decode(text):
@@ -280,7 +276,12 @@ def _of_bytes(saved: bytes, kind: type[Any] | None) -> Any:
         case {"format": 1, "frame": "arrow"} if has_frame:
             try:
                 return pl.read_ipc(io.BytesIO(frame))
-            except _NO_FRAME as error:
+            except (
+                pl.exceptions.PolarsError,
+                pl.exceptions.PanicException,
+                ValueError,
+                OSError,
+            ) as error:
                 msg = f"its frame is no Arrow IPC: {error}"
                 raise DecodeError(msg) from error
         case {"format": 1, "model": str() as name, "version": int() as version, "value": value}:

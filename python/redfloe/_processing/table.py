@@ -11,17 +11,16 @@ from redfloe import _core
 from redfloe._arguments import Milliseconds, milliseconds
 from redfloe._errors import SchemaError
 from redfloe._event_loop import completed
-from redfloe._frame import as_frame, of_batch
+from redfloe._frame import ArrowStream, as_frame, of_batch
 from redfloe._schema import Dtype, SchemaLike, as_schema, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from redfloe._core import RedisConnection
-    from redfloe._frame import ArrowStream
 
 #: Keys of a table: a column of them, or a frame with the columns of the key.
-Keys: TypeAlias = "pl.Series | pl.DataFrame | Sequence[object] | ArrowStream"
+Keys: TypeAlias = pl.Series | pl.DataFrame | Sequence[object] | ArrowStream
 
 
 class TableRequest(TypedDict):
