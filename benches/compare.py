@@ -23,6 +23,7 @@ import latency
 import nodes
 import polars as pl
 import redis
+import tables
 import writers
 from readers import (
     BOUNDED,
@@ -321,6 +322,13 @@ def scattering(server: Server, rounds: int) -> str:
     return table(title, head, nodes.rows(server, rounds))
 
 
+def keeping(server: Server, rounds: int) -> str:
+    """State what a table of a processor costs, by its size."""
+    head = ("part", *(f"{keys:,} keys" for keys in tables.SIZES))
+    title = f"A table of a processor: its load, and a commit of {tables.TOUCHED:,} rows"
+    return table(title, head, tables.rows(server, rounds))
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -351,6 +359,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "nodes": scattering,
     "calls": calling,
     "write": writing,
+    "tables": keeping,
     "import": importing,
 }
 
@@ -433,8 +442,8 @@ def main() -> None:
     subprocess.run(["cargo", "build", "--release", "--example", "drain"], check=True, cwd=ROOT)
     with Server("redis-7.0") as server:
         chosen = arguments.section or list(SECTIONS)
-        tables = [SECTIONS[name](server, arguments.rounds) for name in chosen]
-        text = "\n\n".join([describe_run(server, arguments.rounds), *tables])
+        sections = [SECTIONS[name](server, arguments.rounds) for name in chosen]
+        text = "\n\n".join([describe_run(server, arguments.rounds), *sections])
     print(f"\n{text}")
     if not arguments.no_page:
         write_page(text)

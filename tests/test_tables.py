@@ -14,7 +14,14 @@ import pytest
 import redis
 
 from redfloe import DecodeError, RedisConnectionError, SchemaError, WrongTypeError
-from redfloe._processing.table import Table, load_table, load_table_async, table_request
+from redfloe._processing.table import (
+    Table,
+    load_table,
+    load_table_async,
+    read_table,
+    read_table_async,
+    table_request,
+)
 from support.clients import quick
 from support.proxy import Proxy
 from support.server import Server
@@ -501,3 +508,22 @@ def test_what_a_lookup_gave_stays(any_server: Server, client: redis.Redis) -> No
         save(client, table)
     assert taken.rows() == before
     assert table.frame()["left"].sum() == sum(range(500)) + 5000
+
+
+def read_in_loop(*args: Any, **options: Any) -> pl.DataFrame:
+    return asyncio.run(read_table_async(*args, **options))
+
+
+@pytest.mark.parametrize("read", [read_table, read_in_loop])
+def test_anybody_reads_a_table(
+    any_server: Server, client: redis.Redis, read: Callable[..., pl.DataFrame]
+) -> None:
+    schema = {"shop": pl.Int32, "left": pl.Int64}
+    frame = read(any_server.url, b"table", key=["sku", "shop"], schema=schema)
+    assert frame.height == 0
+    assert frame.schema == {"sku": pl.String, **schema}
+    client.hset("table", mapping={'["a",1]': '{"left":5,"more":[1]}', '["b",2]': "{}"})
+    frame = read(any_server.url, b"table", key=["sku", "shop"], schema=schema)
+    assert frame.sort("sku").rows() == [("a", 1, 5), ("b", 2, None)]
+    with pytest.raises(DecodeError, match=r"is not an integer.*a.*,1.*column: more"):
+        read(any_server.url, b"table", key=["sku", "shop"], schema={**schema, "more": pl.Int8})

@@ -149,17 +149,18 @@ pub(crate) fn check_table(py: Python<'_>, columns: TableColumns<'_>) -> PyResult
     columns.spec(py).map(drop)
 }
 
-/// Loads a table.
+/// Loads a table, which may only be read.
 #[pyfunction]
 pub(crate) fn load_table(
     py: Python<'_>,
     server: Server,
     key: Vec<u8>,
     columns: TableColumns<'_>,
+    only_read: bool,
 ) -> PyResult<Operation> {
     let spec = Arc::new(columns.spec(py)?);
     let client = server.client(py)?;
-    let loading = async move { table::load(&client, &key, spec).await };
+    let loading = async move { table::load(&client, &key, spec, only_read).await };
     Ok(Operation::new(loading, |py, table| Table { table: Mutex::new(table) }.into_py_any(py))
         .only_while_waited_for())
 }

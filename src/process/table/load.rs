@@ -30,15 +30,24 @@ const KEY: &str = "key";
 /// Loads a table (HLEN, HGETALL, Redis 2.0; HSCAN, 2.8): a missing one is empty.
 ///
 /// A page at a time is decoded while the server makes the next. A table that others write to meanwhile
-/// is no snapshot, unless it is small.
+/// is no snapshot, unless it is small. One that is only read may come from a replica, where the client's
+/// options say so.
 ///
 /// # Errors
 ///
 /// [`Decode`](ErrorKind::Decode) for a key or a row that does not fit, which names both and the column;
 /// [`WrongType`](ErrorKind::WrongType) for a key that holds something other than a hash; those of
 /// connections.
-pub(crate) async fn load(client: &Client, key: &[u8], spec: Arc<Spec>) -> Result<Table> {
-    let mut session = client.session_for(key);
+pub(crate) async fn load(
+    client: &Client,
+    key: &[u8],
+    spec: Arc<Spec>,
+    only_read: bool,
+) -> Result<Table> {
+    let mut session = match only_read {
+        true => client.reading_session(key),
+        false => client.session_for(key),
+    };
     loop {
         match attempt(&mut session, key, &spec).await {
             Ok(table) => {

@@ -4,6 +4,9 @@
 //! takes a slot of its own in [`Rows`], and the one before stays until many have been replaced. So a
 //! commit that fails needs no copy: the keys get back the slots that they had.
 
+// So far only the extension has a use for it.
+#![cfg_attr(not(feature = "python"), allow(dead_code, unused_imports))]
+
 mod changes;
 mod expiry;
 mod index;
