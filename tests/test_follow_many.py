@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -276,6 +277,25 @@ def test_errors_name_the_stream(any_server: Server, client: redis.Redis, follow:
         following(follow, any_server.url, ["a", "nope"], SCHEMA, "-", must_exist=True) as batches,
     ):
         next(batches)
+
+
+def test_a_stream_of_a_pattern_that_becomes_something_else_is_left_out(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    """As one that is deleted; and it is read again when it is a stream once more."""
+    client.set("s:text", "x")
+    fill(client, {"s:a": [1], "s:b": [1]})
+    options: Any = {"pattern": "s:*", "block_ms": 50, "discover_ms": 60_000}
+    with following(follow, any_server.url, None, SCHEMA, "-", **options) as batches:
+        got: list[pl.DataFrame] = []
+        while sum(map(len, got)) < 2:
+            got.append(next(batches))
+        assert rows_of(got) == {"s:a": [1], "s:b": [1]}
+        client.delete("s:b")
+        client.set("s:b", "x")
+        for number in range(2, 6):
+            with later(0.05, partial(fill, client, {"s:a": [number]})), within(3):
+                assert rows_of([next(batches)]) == {"s:a": [number]}
 
 
 def test_without_a_schema_and_with_inference(

@@ -24,33 +24,15 @@ from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER
 from support.timing import SLACK, later, meanwhile, within
+from test_follow_many import Rows, fill, rows_of
 
 pytestmark = pytest.mark.timeout(20)
 
-Rows = dict[str, list[int]]
 Row = tuple[str, int]
-
-
-def fill(client: redis.Redis, streams: Rows) -> None:
-    """Add an entry for each number, whose ID it is."""
-    pipeline = client.pipeline(transaction=False)
-    for stream, numbers in streams.items():
-        for number in numbers:
-            pipeline.xadd(stream, {"n": number}, id=f"{number}-0")
-    pipeline.execute()
 
 
 def pairs(frame: pl.DataFrame) -> list[Row]:
     return [(stream, number) for stream, number in frame.select("_stream", "n").iter_rows()]
-
-
-def rows_of(frames: Iterable[pl.DataFrame]) -> Rows:
-    """Give the numbers that came of each stream, in the order in which they did."""
-    rows: Rows = {}
-    for frame in frames:
-        for stream, number in pairs(frame):
-            rows.setdefault(stream, []).append(number)
-    return rows
 
 
 def all_pending(client: redis.Redis, streams: Iterable[str]) -> Rows:
@@ -590,8 +572,8 @@ def test_what_is_not_possible_is_refused_at_once(any_server: Server) -> None:
         StreamConsumer(url, ["a", "a"], **ME)
     with pytest.raises(ValueError, match='order="id" has no meaning with a group'):
         redfloe.read_stream(url, ["a", "b"], order="id", **ME)
-    with pytest.raises(ValueError, match="without an end"):
-        StreamConsumer(url, ["a", "b"], end_id="5-0")
+    with pytest.raises(ValueError, match=r'end_id must be "\+"'):
+        StreamConsumer(url, ["a", "b"], end_id="5-0", **ME)
 
 
 def test_its_repr_and_its_batches_name_the_streams(any_server: Server, client: redis.Redis) -> None:

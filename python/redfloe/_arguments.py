@@ -320,9 +320,6 @@ def follow_pattern(
     discover_ms: Milliseconds,
 ) -> None:
     """Have a request for no stream follow those that match; check what is said of several."""
-    if request["many"] is not None and request["end_id"] != "+":
-        msg = 'several streams are followed without an end: end_id must be "+"; read_stream has one'
-        raise ValueError(msg)
     every = milliseconds(discover_ms, "discover_ms")
     if pattern is not None and request["many"] is not None:
         request["many"]["pattern"] = as_key(pattern, "pattern"), every

@@ -289,6 +289,16 @@ impl Decoder {
         self.reader.take_deleted()
     }
 
+    /// Entries after this ID are no rows, whatever they hold.
+    pub(crate) fn set_last_wanted(&mut self, id: EntryId) {
+        self.reader.set_last_wanted(id);
+    }
+
+    /// Takes the streams of such entries since the last call.
+    pub(crate) fn take_beyond(&mut self) -> Vec<usize> {
+        self.reader.take_beyond()
+    }
+
     /// From now on watches whether the schema's fields occur; see [`take_missing`].
     ///
     /// [`take_missing`]: Decoder::take_missing

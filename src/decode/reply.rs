@@ -49,6 +49,8 @@ enum Expect {
     DeletedId,
     /// The rest of something outside the reply: a push frame, attributes.
     Aside(Nesting),
+    /// The rest of an entry after the last that is wanted.
+    Beyond(Nesting),
 }
 
 /// Reads replies of one shape, one after the other.
@@ -79,6 +81,9 @@ struct Grammar {
     /// With the streams that they are of.
     deleted: Vec<(usize, EntryId)>,
     id: EntryId,
+    /// Entries after this ID are passed over; their streams are noted.
+    last_wanted: EntryId,
+    beyond: Vec<usize>,
     end: Option<Reply>,
 }
 
@@ -99,6 +104,8 @@ impl ReplyReader {
                 partial: Vec::new(),
                 deleted: Vec::new(),
                 id: EntryId::MIN,
+                last_wanted: EntryId::MAX,
+                beyond: Vec::new(),
                 end: None,
             },
         }
@@ -130,6 +137,16 @@ impl ReplyReader {
     /// Takes the IDs of deleted pending entries seen so far.
     pub(crate) fn take_deleted(&mut self) -> Vec<(usize, EntryId)> {
         std::mem::take(&mut self.grammar.deleted)
+    }
+
+    /// Passes over entries after this ID.
+    pub(crate) fn set_last_wanted(&mut self, id: EntryId) {
+        self.grammar.last_wanted = id;
+    }
+
+    /// Takes the streams of entries that were passed over since the last call.
+    pub(crate) fn take_beyond(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.grammar.beyond)
     }
 
     /// Forgets a reply that will never end; the next bytes begin a new one.
@@ -176,7 +193,12 @@ impl Grammar {
                     let Some((id, len)) = parser.next_entry(&mut input) else {
                         return Ok(input);
                     };
-                    self.begin_entry(parse_id(id)?, tape);
+                    let id = parse_id(id)?;
+                    if id > self.last_wanted {
+                        self.pass_over(Nesting::of(len), tape);
+                        continue;
+                    }
+                    self.begin_entry(id, tape);
                     self.begin_fields(len)?;
                 }
                 _ => return Ok(input),
@@ -209,11 +231,11 @@ impl Grammar {
                 }
                 self.expect = Expect::Value;
             }
-            (Expect::Id, Event::Bytes { part, done }) => {
-                if let Some(id) = self.take_id(part, done)? {
-                    self.begin_entry(id, tape);
-                }
-            }
+            (Expect::Id, Event::Bytes { part, done }) => match self.take_id(part, done)? {
+                Some(id) if id > self.last_wanted => self.pass_over(Nesting::of(1), tape),
+                Some(id) => self.begin_entry(id, tape),
+                None => {}
+            },
             (Expect::Entry, Event::Array(2)) => self.expect = Expect::Id,
             // With how long it was idle, and how often it had been delivered.
             (Expect::Entry, Event::Array(4)) => {
@@ -275,6 +297,12 @@ impl Grammar {
                 nesting.observe(&event)?;
                 if nesting.is_whole() {
                     self.expect = Expect::Reply;
+                }
+            }
+            (Expect::Beyond(nesting), event) => {
+                nesting.observe(&event)?;
+                if nesting.is_whole() {
+                    self.after_entry();
                 }
             }
             (Expect::Stream, Event::Array(2)) => self.expect = Expect::StreamName,
@@ -386,6 +414,18 @@ impl Grammar {
         self.id = id;
         tape.open_entry(id);
         self.expect = Expect::Fields;
+    }
+
+    /// An entry that is not wanted, whose fields come.
+    fn pass_over(&mut self, fields: Nesting, tape: &Tape) {
+        let stream = tape.stream();
+        if self.beyond.last() != Some(&stream) {
+            self.beyond.push(stream);
+        }
+        match fields.is_whole() {
+            true => self.after_entry(),
+            false => self.expect = Expect::Beyond(fields),
+        }
     }
 
     #[inline]

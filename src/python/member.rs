@@ -57,6 +57,16 @@ impl Member {
         all.into_iter().filter_map(member).collect()
     }
 
+    /// The same of entries that Python names.
+    fn named(
+        &self,
+        py: Python<'_>,
+        ids: Vec<String>,
+        streams: &[usize],
+    ) -> PyResult<Vec<OfStream<EntryId>>> {
+        Ok(self.by_stream(parsed(py, ids)?, streams))
+    }
+
     /// What the futures do for this member, stream by stream.
     fn operation<T, F>(
         &self,
@@ -89,7 +99,7 @@ impl Member {
         ids: Vec<String>,
         streams: Vec<usize>,
     ) -> PyResult<Operation> {
-        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        let entries = self.named(py, ids, &streams)?;
         Ok(self.operation(entries, |member, ids| async move { member.acknowledge(&ids).await }))
     }
 
@@ -112,14 +122,14 @@ impl Member {
 
     #[pyo3(signature = (ids, streams=Vec::new()))]
     fn keep(&self, py: Python<'_>, ids: Vec<String>, streams: Vec<usize>) -> PyResult<Operation> {
-        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        let entries = self.named(py, ids, &streams)?;
         Ok(self.operation(entries, |member, ids| async move { member.keep(&ids).await }))
     }
 
     #[pyo3(signature = (ids, streams=Vec::new()))]
     fn leave(&self, py: Python<'_>, ids: Vec<String>, streams: Vec<usize>) -> PyResult<()> {
         let _user = enter(&self.watched).map_err(|error| exception(py, &error))?;
-        for (member, ids) in self.by_stream(parsed(py, ids)?, &streams) {
+        for (member, ids) in self.named(py, ids, &streams)? {
             member.leave_pending(&ids);
         }
         Ok(())
@@ -133,7 +143,7 @@ impl Member {
         reason: String,
         streams: Vec<usize>,
     ) -> PyResult<Operation> {
-        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        let entries = self.named(py, ids, &streams)?;
         let reason: Arc<str> = reason.into();
         Ok(self.operation(entries, move |member, ids| {
             let reason = Arc::clone(&reason);
@@ -149,7 +159,7 @@ impl Member {
         reason: String,
         streams: Vec<usize>,
     ) -> PyResult<Operation> {
-        let entries = self.by_stream(parsed(py, ids)?, &streams);
+        let entries = self.named(py, ids, &streams)?;
         let (watched, reading) = (Arc::clone(&self.watched), self.reading.upgrade());
         let putting = async move {
             let _user = enter(&watched)?;

@@ -34,6 +34,8 @@ pub(super) struct Intake {
     received: u64,
     /// Who is told where the schema's fields do not occur.
     watched_by: Option<Who>,
+    /// Entries after it are no rows.
+    last_wanted: EntryId,
     /// The last ID of the batches that were handed out, and their rows.
     delivered: Option<EntryId>,
     delivered_rows: u64,
@@ -69,6 +71,7 @@ impl Intake {
             is_halfway: false,
             received: 0,
             watched_by: None,
+            last_wanted: EntryId::MAX,
             delivered: None,
             delivered_rows: 0,
         })
@@ -79,6 +82,18 @@ impl Intake {
         self.decoder.watch_fields();
         self.watched_by = Some(who);
         self
+    }
+
+    /// Passes over entries after this ID.
+    pub(super) fn up_to(mut self, last: EntryId) -> Self {
+        self.last_wanted = last;
+        self.decoder.set_last_wanted(last);
+        self
+    }
+
+    /// Takes the streams of which entries were passed over.
+    pub(super) fn take_beyond(&mut self) -> Vec<usize> {
+        self.decoder.take_beyond()
     }
 
     fn record_missing(&mut self) {
@@ -102,6 +117,7 @@ impl Intake {
     /// Begins anew behind the last batch, with other columns.
     pub(super) fn restart(&mut self, schema: impl Into<Arc<StreamSchema>>) -> Result<()> {
         self.decoder = make_decoder(schema, self.shape, self.bounds)?;
+        self.decoder.set_last_wanted(self.last_wanted);
         self.begin_anew();
         Ok(())
     }

@@ -38,7 +38,7 @@ class World:
         return self.runner.run(wait())
 
     def consumer(
-        self, url: Any, stream: str | bytes, schema: Any = NUMBER, **options: Any
+        self, url: Any, stream: str | bytes | list[str], schema: Any = NUMBER, **options: Any
     ) -> Driven:
         return Driven(self, StreamConsumer(url, stream, schema=schema, **options))
 

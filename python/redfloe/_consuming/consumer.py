@@ -74,7 +74,7 @@ class StreamConsumer(Sessions, RunsHandlers):
         Without a group and without a checkpoint: the first entry ID, inclusive, or ``"$"`` for what
         is added later. With a group only ``"-"``: where a new group begins is `group_start_id`.
     end_id : str or datetime, default "+"
-        Without a group: the last entry ID, inclusive. The loop ends there, once the stream has
+        Without a group: the last entry ID, inclusive. The loop ends there, once each stream has
         a later entry; its checkpoint then is the last entry up to there that was handled. With a
         group only ``"+"``, no end: use ``on_idle="stop"``.
     batch_size : int, default 1000

@@ -204,8 +204,9 @@ def iter_stream(
         The stream's key, or those of several streams: an XREAD waits for all, a batch may hold
         rows of several, and ``_stream`` says which a row is of. Each stream's entries come in
         order; one that has many does not keep the others waiting. Of more than 16, those that have
-        entries all the time are followed on a second connection. Not with an `end_id`. A missing
-        stream is waited for; with a group it is created, where `create_group` says so.
+        entries all the time are followed on a second connection. A missing stream is waited for;
+        with a group it is created, where `create_group` says so. A key that holds something else
+        raises `WrongTypeError`, which names it.
     pattern : str or bytes, optional
         In place of `stream`: the streams whose keys match, as for `read_streams` (SCAN TYPE, Redis
         6.0). One that appears later is read from its first entry, or from a `start_id` that is one.
@@ -223,7 +224,8 @@ def iter_stream(
         The first entry ID, inclusive: ``"-"`` reads what is there first, then what comes. By
         default, and with ``"$"``, only what comes after the newest entry.
     end_id : str, int, date or datetime, default "+"
-        The last entry ID, inclusive; the iteration ends there. ``"+"`` means no end.
+        The last entry ID, inclusive; the iteration ends there, of several streams when all have
+        come to it. ``"+"`` means no end.
     count : int, optional
         End after this many entries.
     block_ms : int or timedelta, default 1000

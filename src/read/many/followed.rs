@@ -16,12 +16,25 @@ pub(super) struct Followed {
     delivered: Vec<EntryId>,
     /// Those that do not match the pattern any more.
     gone: Vec<bool>,
+    /// The last ID that is wanted, and the streams that have none up to there to come.
+    end: EntryId,
+    closed: Vec<bool>,
 }
 
 impl Followed {
-    pub(super) fn new(names: Arc<StreamNames>, positions: Vec<EntryId>) -> Self {
+    pub(super) fn new(names: Arc<StreamNames>, positions: Vec<EntryId>, end: EntryId) -> Self {
         let (delivered, gone) = (positions.clone(), vec![false; positions.len()]);
-        Followed { names, positions, delivered, gone }
+        let closed = vec![false; positions.len()];
+        let mut all = Followed { names, positions, delivered, gone, end, closed };
+        all.close_ended();
+        all
+    }
+
+    /// Those that have come to the end have nothing to come.
+    fn close_ended(&mut self) {
+        for (closed, position) in self.closed.iter_mut().zip(&self.positions) {
+            *closed = *position >= self.end;
+        }
     }
 
     pub(super) fn position(&self, stream: usize) -> EntryId {
@@ -36,6 +49,23 @@ impl Followed {
         self.gone.get(stream).copied().unwrap_or(true)
     }
 
+    /// Nothing that is wanted can come of this stream any more.
+    pub(super) fn close(&mut self, stream: usize) {
+        self.closed.get_mut(stream).into_iter().for_each(|closed| *closed = true);
+    }
+
+    /// Whether a stream is to be asked for.
+    pub(super) fn is_open(&self, stream: usize) -> bool {
+        !self.is_gone(stream) && !self.closed.get(stream).copied().unwrap_or_default()
+    }
+
+    /// Whether there are streams, and none of them has anything to come.
+    pub(super) fn are_all_closed(&self) -> bool {
+        let mut there =
+            (0..self.positions.len()).filter(|stream| !self.is_gone(*stream)).peekable();
+        there.peek().is_some() && there.all(|stream| !self.is_open(stream))
+    }
+
     /// What has come, by the last ID of each stream.
     pub(super) fn came(&mut self, last: &HashMap<usize, EntryId>) {
         for (stream, last) in last {
@@ -44,6 +74,9 @@ impl Followed {
                 && let Some(position) = self.positions.get_mut(*stream)
             {
                 *position = *last;
+                if *last >= self.end {
+                    self.close(*stream);
+                }
             }
         }
     }
@@ -53,6 +86,7 @@ impl Followed {
         for positions in [&mut self.positions, &mut self.delivered] {
             positions.get_mut(stream).into_iter().for_each(|seen| *seen = EntryId::MIN);
         }
+        self.closed.get_mut(stream).into_iter().for_each(|closed| *closed = false);
     }
 
     /// A batch goes to the caller.
@@ -70,6 +104,7 @@ impl Followed {
     /// What came since the latest batch is read again.
     pub(super) fn rewind(&mut self) {
         self.positions.clone_from(&self.delivered);
+        self.close_ended();
     }
 
     /// The known streams that are not among these, though they were there before.
@@ -94,6 +129,7 @@ impl Followed {
                 for positions in [&mut self.positions, &mut self.delivered] {
                     positions.get_mut(stream).into_iter().for_each(|seen| *seen = after);
                 }
+                self.closed.get_mut(stream).into_iter().for_each(|closed| *closed = false);
             }
         }
         if found.is_empty() {
@@ -106,6 +142,7 @@ impl Followed {
         self.positions.resize(number, after);
         self.delivered.resize(number, after);
         self.gone.resize(number, false);
+        self.closed.resize(number, after >= self.end);
         true
     }
 }

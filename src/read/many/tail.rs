@@ -18,7 +18,7 @@ use super::{Pattern, ask};
 use crate::client::{Client, slot_of};
 use crate::decode::{Batch, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ServerCode};
 use crate::read::bounds::no_match;
 use crate::read::intake::{Intake, Received};
 use crate::read::poll::{Collecting, Pace, Polled};
@@ -34,6 +34,8 @@ pub(in crate::read) struct ManyTail {
     intake: Intake,
     request: ReadRequest,
     streams: Followed,
+    /// The last ID that is wanted.
+    end: EntryId,
     places: Vec<Place>,
     /// The streams that have a place, by their numbers up to this one.
     placed: usize,
@@ -72,16 +74,17 @@ impl ManyTail {
     const INTERVAL: Duration = Duration::from_secs(1);
 
     pub(in crate::read) fn new(client: &Client, request: ReadRequest) -> Result<Self> {
-        if !request.end.is_newest() {
-            return Err(Error::invalid("several streams are followed without an end"));
-        }
+        let end = match request.end {
+            IdBound::Id(end) => end,
+            _ => EntryId::MAX,
+        };
         let has_pattern = request.many.as_ref().is_some_and(|many| many.pattern.is_some());
         let names = request.schema.sources.clone().unwrap_or_default();
         let schema = request.schema.clone();
         let intake = Intake::new(client, schema, ReplyShape::Streams, request.bounds)?;
         Ok(ManyTail {
             client: client.clone(),
-            intake: intake.watch_fields(request.who()),
+            intake: intake.watch_fields(request.who()).up_to(end),
             places: Vec::new(),
             placed: 0,
             followers: Vec::new(),
@@ -94,8 +97,10 @@ impl ManyTail {
             replaced: Vec::new(),
             ended: request.count == Some(0)
                 || request.start == IdBound::Nothing
+                || request.end == IdBound::Nothing
                 || (names.len() == 0 && !has_pattern),
-            streams: Followed::new(names, Vec::new()),
+            streams: Followed::new(names, Vec::new(), end),
+            end,
             request,
         })
     }
@@ -116,7 +121,7 @@ impl ManyTail {
             None => Arc::clone(&self.streams.names),
         };
         (self.places, self.followers, self.placed) = (Vec::new(), Vec::new(), 0);
-        self.streams = Followed::new(Arc::clone(&names), Vec::new());
+        self.streams = Followed::new(Arc::clone(&names), Vec::new(), self.end);
         self.name(&names);
         self.place().await?;
         if self.request.must_exist {
@@ -124,7 +129,7 @@ impl ManyTail {
         }
         let Some(many) = self.request.many.clone() else { return Ok(()) };
         let positions = self.begin(&names, &many).await?;
-        self.streams = Followed::new(names, positions);
+        self.streams = Followed::new(names, positions, self.end);
         self.started = true;
         Ok(())
     }
@@ -240,6 +245,9 @@ impl ManyTail {
         if let Some(halfway) = halfway {
             return self.take(halfway).await;
         }
+        if self.streams.are_all_closed() {
+            return Ok(Polled::Ended);
+        }
         if self.pace.collects() && self.is_over() {
             return Ok(Polled::Nothing);
         }
@@ -336,11 +344,18 @@ impl ManyTail {
         self.turn = number + 1;
         let Some(follower) = self.followers.get_mut(number) else { return Ok(Polled::More) };
         let before = self.told;
-        let received = match follower.take(&mut self.intake).await {
+        let taken = follower.take(&mut self.intake).await;
+        let received = match taken {
             Ok(received) => received,
             Err(error) => {
                 let (client, names) = (&self.client, &self.streams.names);
-                let error = ask::about_type(client, names, error).await;
+                let is_other_type = error.server_code() == Some(ServerCode::WrongType);
+                let mut error = ask::about_type(client, names, error).await;
+                if is_other_type && self.discover_due.is_some() {
+                    // It matches the pattern no more, as one that is deleted.
+                    self.discover_due = Some(Instant::now());
+                    error = error.with_retryable(true);
+                }
                 if let Some(place) = self.places.get_mut(number / 2) {
                     place.look_due = Some(Instant::now());
                 }
@@ -348,6 +363,7 @@ impl ManyTail {
                 return Ok(Polled::More);
             }
         };
+        self.intake.take_beyond().into_iter().for_each(|stream| self.streams.close(stream));
         follower.active.extend(self.intake.last_ids(before).into_keys());
         follower.has_more = matches!(received, Some(Received::Full));
         if self.request.sample.is_some() {
@@ -372,9 +388,12 @@ impl ManyTail {
                 false => Polled::More,
             });
         }
-        // No stream can have more.
+        // No stream can have more. What came last may have been after the end, and no row.
         if !follower.has_more {
-            return Ok(self.unless_others_have(Polled::Drained).await);
+            return Ok(match self.intake.rows() {
+                0 => Polled::More,
+                _ => self.unless_others_have(Polled::Drained).await,
+            });
         }
         // Where others are busy all the time, there is no other moment to look, nor for streams to
         // change sides.
@@ -416,8 +435,9 @@ impl ManyTail {
     async fn infer(&mut self) -> Result<()> {
         self.intake.discard()?;
         let after = self.streams.positions().iter().map(|after| after.successor());
+        let last = self.end;
         let part = |(stream, first): (usize, Option<EntryId>)| {
-            Some(Part { stream, first: first?, last: EntryId::MAX, most: u64::MAX })
+            Some(Part { stream, first: first?, last, most: u64::MAX })
         };
         let parts: Vec<Part> = after.enumerate().filter_map(part).collect();
         let parts = ask::counted(&self.client, &self.streams.names, parts).await?;

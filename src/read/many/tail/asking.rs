@@ -86,7 +86,7 @@ impl ManyTail {
     fn has_streams(&self, number: usize) -> bool {
         let split = self.places.get(number / 2).map(|place| &place.split);
         let mut streams = split.into_iter().flat_map(|split| split.streams(side_of(number)));
-        streams.any(|stream| !self.streams.is_gone(stream))
+        streams.any(|stream| self.streams.is_open(stream))
     }
 
     /// How long the server may wait with its answer; not at all where rows are given at once, and more
@@ -130,7 +130,7 @@ impl ManyTail {
         };
         let streams = place.split.streams(side_of(number));
         let mut asked: Vec<usize> =
-            streams.filter(|stream| !self.streams.is_gone(*stream)).collect();
+            streams.filter(|stream| self.streams.is_open(*stream)).collect();
         let first = follower.first.checked_rem(asked.len()).unwrap_or_default();
         asked.rotate_left(first);
         follower.first = first + 1;

@@ -7,7 +7,7 @@ use super::{ManyTail, until};
 use crate::admin::find_streams;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
-use crate::read::bounds::StreamLoss;
+use crate::read::bounds::{StreamLoss, id_of_first};
 use crate::read::many::ends::last_generated;
 use crate::read::many::{Pattern, ask};
 
@@ -61,7 +61,11 @@ impl ManyTail {
         };
         let started = Instant::now();
         let all = place.split.all().iter().copied();
-        let read = all.filter(|stream| self.streams.position(*stream) > EntryId::MIN);
+        let has_end = self.end < EntryId::MAX;
+        let read = all.filter(|stream| {
+            has_end && self.streams.is_open(*stream)
+                || self.streams.position(*stream) > EntryId::MIN
+        });
         let read: Vec<usize> = read.skip(place.look_from).take(Self::LOOKED_AT).collect();
         let is_last = read.len() < Self::LOOKED_AT;
         place.look_from = if is_last { 0 } else { place.look_from + read.len() };
@@ -76,11 +80,36 @@ impl ManyTail {
         };
         let pause = started.elapsed().saturating_mul(Self::SHARE).max(Self::INTERVAL);
         place.look_due = Instant::now().checked_add(pause);
+        if has_end {
+            self.close(number, &reached).await?;
+        }
         for (stream, newest) in reached {
             let seen = self.streams.position(stream);
             if newest < seen && !self.is_to_come(seen) {
                 let after = self.go_on_after(stream, StreamLoss::BegunAnew { newest }, seen)?;
                 self.go_back(stream, after);
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the streams that have come to the end, or beyond, and have nothing up to there that was not
+    /// read: what was there has been deleted, and nothing can be added.
+    async fn close(&mut self, number: usize, reached: &[(usize, EntryId)]) -> Result<()> {
+        let Some(follower) = self.followers.get_mut(number) else { return Ok(()) };
+        for (stream, newest) in reached.iter().copied() {
+            if newest < self.end || !self.streams.is_open(stream) {
+                continue;
+            }
+            let key = self.streams.names.key(stream);
+            let is_read = match self.streams.position(stream).successor() {
+                Some(first) => {
+                    id_of_first(follower.session(), key, first, self.end).await?.is_none()
+                }
+                None => true,
+            };
+            if is_read {
+                self.streams.close(stream);
             }
         }
         Ok(())
