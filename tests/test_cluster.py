@@ -25,6 +25,8 @@ from redfloe import (
     scan_stream,
     write_stream,
 )
+from redfloe._processing.state import ProcessorState
+from redfloe._processing.table import load_table, read_table, table_request
 from support.cluster import Cluster, Node, proxied, until
 from support.groups import DRAIN, ME, pending
 from support.processes import finish, hear, python
@@ -544,3 +546,16 @@ def test_a_group_reads_streams_of_one_slot_only(cluster: Cluster, url: str) -> N
         read_stream(url, cluster.keys(2), NUMBER, **ME)
     with pytest.raises(ValueError, match="a group is read of streams of one slot only"):
         list(StreamConsumer(url, cluster.keys(2), schema=NUMBER, **ME, **DRAIN))
+
+
+@pytest.mark.parametrize("rows", [3, 20_000])
+def test_tables_and_state_are_found_on_their_nodes(cluster: Cluster, rows: int) -> None:
+    for key in cluster.keys(3, "table"):
+        client = cluster.client(key)
+        client.hset(key, mapping={f"k{n}": f'{{"n":{n}}}' for n in range(rows)})
+        request = table_request("k", {"n": pl.Int64})
+        table = load_table(cluster.url, key.encode(), request)
+        frame = read_table(cluster.url, key.encode(), key="k", schema={"n": pl.Int64})
+        assert table.frame()["n"].sum() == frame["n"].sum() == sum(range(rows))
+        fields = redfloe._core.load_state(cluster.url, key.encode()).wait()
+        assert len(ProcessorState(fields)) == rows

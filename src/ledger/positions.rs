@@ -91,6 +91,7 @@ impl Positions {
     }
 
     /// What is in hand is not done with, and will not be.
+    #[cfg(feature = "python")]
     pub(crate) fn left_in_hand(&mut self) {
         for stream in self.in_hand.clone() {
             self.tell(stream, Ledger::left_in_hand);
