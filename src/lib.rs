@@ -58,6 +58,10 @@ pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use events::{Event, EventValue, take_events};
 pub use payload::Payload;
+pub use process::{
+    Commit, Committed, Durability, Held, Lane, LaneOptions, Page, PageReader, evicting_policy,
+    output_name, shares_slot, state_key, table_key,
+};
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
     OnSchemaMismatch, OwnPending, PageSize, ReadRequest, Reclaim, Removal, Replayed, Resume, Stats,

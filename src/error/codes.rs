@@ -114,6 +114,8 @@ server_codes! {
     OutOfMemory: "OOM" => Response, Wait;
     /// The server does not have the script with this digest.
     NoScript: "NOSCRIPT" => Response, ReloadScript;
+    /// The server does not understand the script: it has a line of flags, and the server is older than 7.0.
+    ScriptSyntax: "ERR" "Error compiling script" => Response, No;
     /// CLIENT UNBLOCK ended a wait.
     UnblockedByClient: "UNBLOCKED" "CLIENT UNBLOCK" => Response, Wait;
     /// The key that was waited for is gone or has another type; the next command says what it is.
@@ -423,6 +425,12 @@ mod tests {
             "ERR The XGROUP subcommand requires the key to exist. Note that for CREATE you may \
              want to use the MKSTREAM option to create an empty stream automatically.",
             ServerCode::NoKeyForGroup,
+            Response,
+            Remedy::No,
+        ),
+        (
+            "ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'",
+            ServerCode::ScriptSyntax,
             Response,
             Remedy::No,
         ),

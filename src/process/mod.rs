@@ -1,3 +1,24 @@
-//! Exactly once: what a processor keeps beside its input stream.
+//! Exactly once: a stream's entries are processed in commits, each of which writes outputs, state and the
+//! position after them in one step, or not at all.
+//!
+//! A [`Lane`] is what a processor has for one input stream. Whoever acquires it gets an *epoch*, which
+//! every later commit must bear; the next one to acquire it increments the epoch, and so fences all that
+//! came before. A lease says when a lane may be acquired; safety never rests on it.
 
+mod commit;
+mod durability;
+mod keys;
+mod lane;
+mod machine;
+#[cfg(test)]
+mod model;
+mod page;
+mod protocol;
+mod script;
 pub(crate) mod table;
+
+pub use commit::Commit;
+pub use durability::{Durability, evicting_policy};
+pub use keys::{output_name, shares_slot, state_key, table_key};
+pub use lane::{Committed, Held, Lane, LaneOptions};
+pub use page::{Page, PageReader};

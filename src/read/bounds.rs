@@ -219,7 +219,7 @@ pub(super) fn no_columns() -> StreamSchema {
 }
 
 /// The last ID of the one reply that a decoder has read.
-pub(super) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
+pub(crate) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
     match decoder.take_reply() {
         Some(Reply::Error(error)) => Err(error),
         _ => Ok(decoder.last_id()),
@@ -239,7 +239,7 @@ pub(crate) enum StreamLoss {
 
 impl StreamLoss {
     /// The error for who has read up to `seen`.
-    pub(super) fn error(self, seen: EntryId) -> Error {
+    pub(crate) fn error(self, seen: EntryId) -> Error {
         let message = match self {
             StreamLoss::BegunAnew { newest } => format!(
                 "the stream was deleted and begun anew, or the server lost its end: it is at \
@@ -372,7 +372,7 @@ pub(super) async fn id_of_first(
 ///
 /// A server does not say what it has trimmed. Where `seen` is there, nothing behind it is; where it
 /// is not, and the stream begins later, entries between the two may have been.
-pub(super) async fn lost_behind(
+pub(crate) async fn lost_behind(
     session: &mut Session,
     stream: &[u8],
     seen: EntryId,

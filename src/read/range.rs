@@ -157,7 +157,7 @@ impl RangeReader {
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         self.collect().await?;
         let batch = self.feed.flush()?;
-        Ok((!batch.is_empty()).then_some(batch))
+        Ok((!batch.is_empty() || !batch.rejected().is_empty()).then_some(batch))
     }
 
     /// Reads until the batch is full or nothing is left.

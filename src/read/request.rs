@@ -271,6 +271,11 @@ impl ReadRequest {
             && !reads_pending
     }
 
+    /// The stream's key.
+    pub(crate) fn stream(&self) -> &[u8] {
+        &self.stream
+    }
+
     /// Who reads, for the log.
     pub(crate) fn who(&self) -> Who {
         let who = match self.many {

@@ -5,6 +5,7 @@ mod control;
 mod encode;
 mod encoders;
 mod ends;
+mod entries;
 mod failed;
 mod frame;
 mod hashes;
@@ -31,6 +32,7 @@ pub use control::WriteControl;
 pub(crate) use encode::Column;
 #[cfg(feature = "python")]
 pub(crate) use encode::time_beyond_a_day;
+pub(crate) use entries::for_each_entry;
 pub use hashes::{HashRequest, IfExists, write_hashes};
 #[cfg(feature = "python")]
 pub(crate) use known_streams::KnownStreams;

@@ -21,20 +21,28 @@ pub struct Server {
 impl Server {
     /// `None` where no server program was fetched, which is a failure under CI.
     pub fn start() -> Option<Server> {
+        Server::start_as("redis-7.0")
+    }
+
+    /// The same of another kind of server.
+    pub fn start_as(name: &str) -> Option<Server> {
         let cache = std::env::var_os("REDFLOE_CACHE").map_or_else(
             || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/redfloe"),
             PathBuf::from,
         );
-        let program = cache.join("servers/redis-7.0/bin/redis-server");
-        if !program.exists() {
+        let bin = cache.join("servers").join(name).join("bin");
+        let programs = ["redis-server", "valkey-server"].map(|program| bin.join(program));
+        let Some(program) = programs.into_iter().find(|program| program.exists()) else {
             assert!(std::env::var_os("CI").is_none(), "no server here: run `make servers`");
             eprintln!("skipped: no server here, run `make servers`");
             return None;
-        }
+        };
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(program)
             .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
             .args(["--dir", std::env::temp_dir().to_str().unwrap()])
+            // A replica writes it, and a server that starts would read another's.
+            .args(["--dbfilename", &dump(port)])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -47,6 +55,10 @@ impl Server {
         Some(server)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -56,10 +68,13 @@ impl Server {
     }
 
     pub fn run(&self, command: &[&str]) {
+        let _: redis::Value = self.ask(command);
+    }
+
+    pub fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let _: redis::Value =
-            redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).unwrap();
+        redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).unwrap()
     }
 
     /// Adds the entries `first-0` to `last-0`, whose field `n` holds their number.
@@ -70,9 +85,14 @@ impl Server {
     }
 }
 
+fn dump(port: u16) -> String {
+    format!("redfloe-{port}.rdb")
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let _ = std::fs::remove_file(std::env::temp_dir().join(dump(self.port)));
     }
 }

@@ -1,0 +1,139 @@
+//! The names of a processor's keys: all in the slot of its input stream, so that one script reaches them.
+
+use crate::client::{slot_of, tagged};
+
+/// The lane of a processor on a stream: a hash. For a member of a group, the lane of its consumer.
+pub(super) fn lane_key(stream: &[u8], name: &[u8], consumer: Option<&[u8]>) -> Vec<u8> {
+    match consumer {
+        Some(consumer) => key(stream, &[name, b"consumer", consumer]),
+        None => key(stream, &[name]),
+    }
+}
+
+/// The hash of a processor's state: a field for each name.
+pub fn state_key(stream: &[u8], name: &[u8]) -> Vec<u8> {
+    key(stream, &[name, b"state"])
+}
+
+/// The hash of one of a processor's tables: a field for each key.
+pub fn table_key(stream: &[u8], name: &[u8], table: &[u8]) -> Vec<u8> {
+    key(stream, &[name, b"table", table])
+}
+
+/// Whether a commit of a processor on `stream` can write to `key` in a cluster.
+pub fn shares_slot(stream: &[u8], key: &[u8]) -> bool {
+    slot_of(stream) == slot_of(key)
+}
+
+/// A name like `name` for an output, in the slot of `stream`.
+pub fn output_name(stream: &[u8], name: &[u8]) -> Vec<u8> {
+    let named = tagged(stream, name);
+    match named == stream {
+        true => [&tag(stream), b":".as_slice(), name].concat(),
+        false => named,
+    }
+}
+
+/// `{tag}:redfloe:stream:part:part`. Each part is escaped, so no two lists of parts make one key.
+fn key(stream: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = tag(stream);
+    key.extend_from_slice(b":redfloe:");
+    escape(stream, &mut key);
+    for part in parts {
+        key.push(b':');
+        escape(part, &mut key);
+    }
+    key
+}
+
+/// `{...}`: whatever begins with it is in the slot of `stream`.
+fn tag(stream: &[u8]) -> Vec<u8> {
+    let slot = slot_of(stream);
+    let own = tagged(stream, b"");
+    if let Some(own) = own.strip_suffix(b":")
+        && own != stream
+        && slot_of(own) == slot
+    {
+        return own.to_vec();
+    }
+    // No tag is that of an odd name, such as one with a brace that closes nothing: a number serves.
+    let numbers = (0..u32::MAX).map(|number| format!("{{{number}}}").into_bytes());
+    numbers.into_iter().find(|tag| slot_of(tag) == slot).unwrap_or_default()
+}
+
+/// The separator and what the escape itself is written with are percent-encoded.
+fn escape(part: &[u8], key: &mut Vec<u8>) {
+    for byte in part {
+        match byte {
+            b'%' | b':' | b'{' | b'}' => key.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            _ => key.push(*byte),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(key: Vec<u8>) -> String {
+        String::from_utf8(key).unwrap()
+    }
+
+    #[test]
+    fn keys_can_be_read() {
+        assert_eq!(text(lane_key(b"sales", b"inventory", None)), "{sales}:redfloe:sales:inventory");
+        assert_eq!(
+            text(lane_key(b"s{t}", b"a:b", Some(b"c"))),
+            "{t}:redfloe:s%7Bt%7D:a%3Ab:consumer:c"
+        );
+        assert_eq!(text(state_key(b"sales", b"n")), "{sales}:redfloe:sales:n:state");
+        assert_eq!(text(table_key(b"sales", b"n", b"t%")), "{sales}:redfloe:sales:n:table:t%25");
+        assert_eq!(text(output_name(b"sales", b"alerts")), "{sales}:alerts");
+        assert_eq!(text(output_name(b"{t}:sales", b"alerts")), "{t}:alerts");
+    }
+
+    #[test]
+    fn odd_names_have_keys_too() {
+        for stream in [&b"a}b"[..], b"a{}{b}", b"", b"{}", b"a}", b"\xff}"] {
+            let key = lane_key(stream, b"n", None);
+            assert!(shares_slot(stream, &key), "{stream:?}: {key:?}");
+            assert!(shares_slot(stream, &output_name(stream, b"out")));
+            assert_ne!(output_name(stream, b"out"), stream);
+        }
+    }
+
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![Just(b':'), Just(b'{'), Just(b'}'), Just(b'%'), any::<u8>()];
+        proptest::collection::vec(byte, 0..8)
+    }
+
+    proptest! {
+        /// However names are chosen, keys share the stream's slot, and are equal only for equal names.
+        #[test]
+        fn each_has_keys_of_its_own(stream in name(), one in name(), other in name(), third in name()) {
+            let keys = [
+                lane_key(&stream, &one, None),
+                lane_key(&stream, &one, Some(&other)),
+                state_key(&stream, &one),
+                table_key(&stream, &one, &other),
+                table_key(&stream, &one, b""),
+            ];
+            for key in &keys {
+                prop_assert!(shares_slot(&stream, key));
+            }
+            for (index, key) in keys.iter().enumerate() {
+                prop_assert!(!keys[..index].contains(key) || other.is_empty());
+            }
+            if one != third {
+                prop_assert_ne!(lane_key(&stream, &one, None), lane_key(&stream, &third, None));
+                prop_assert_ne!(lane_key(&one, &stream, None), lane_key(&third, &stream, None));
+                prop_assert_ne!(
+                    table_key(&stream, &one, &other),
+                    table_key(&stream, &third, &other)
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,621 @@
+//! What a processor has for one input stream: acquired, kept, committed to and released.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::commit::Commit;
+use super::durability::Durability;
+use super::keys::{lane_key, output_name, shares_slot};
+use super::machine::{Loss, Machine, Outcome, Renewal};
+use super::protocol::{Answer, Owner, Request};
+use super::script::{Arguments, Caller, Script};
+use crate::client::{Client, Exclusive, Session, Who};
+use crate::entry_id::EntryId;
+use crate::error::{Error, ErrorKind, Result, shorten};
+
+/// How a lane is acquired and kept.
+#[derive(Debug, Clone)]
+pub struct LaneOptions {
+    /// How long a lane stays its owner's without a word of it. Commits and the heartbeat extend it.
+    pub lease: Duration,
+    /// Takes the lane from whoever has it, who is fenced.
+    pub takeover: bool,
+    /// Where a new lane begins: after this entry.
+    pub start: EntryId,
+    /// The consumer group and the consumer, where entries are acknowledged instead of a position moved. The
+    /// lane is the consumer's.
+    pub group: Option<(Vec<u8>, Vec<u8>)>,
+    /// Where a commit has to be before it counts.
+    pub durability: Durability,
+    /// What the lane says of its owner, to people: a host's name, say.
+    pub label: String,
+}
+
+impl Default for LaneOptions {
+    fn default() -> Self {
+        LaneOptions {
+            lease: Duration::from_secs(3),
+            takeover: false,
+            start: EntryId::MIN,
+            group: None,
+            durability: Durability::default(),
+            label: String::new(),
+        }
+    }
+}
+
+/// What a processor has for one input stream.
+///
+/// ```no_run
+/// use redfloe::{Client, Commit, ConnectionOptions, EntryId, Lane, LaneOptions, state_key};
+///
+/// # async fn example() -> redfloe::Result<()> {
+/// let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+/// let mut lane = Lane::new(&client, b"sales", b"inventory", LaneOptions::default())?;
+/// tokio::spawn(lane.heartbeat());
+/// let held = lane.acquire().await?;
+/// let state = lane.load(&state_key(b"sales", b"inventory")).await?;
+/// println!("epoch {}, after {}: {state:?}", held.epoch, held.position);
+/// let mut commit = Commit::up_to(EntryId::new(5, 0));
+/// commit.set(&state_key(b"sales", b"inventory"), b"seen", b"5")?;
+/// lane.commit(&commit).await?;
+/// lane.release().await
+/// # }
+/// ```
+pub struct Lane {
+    shared: Arc<Shared>,
+    session: Session,
+    options: LaneOptions,
+    /// Keys of which it is known that the user may write to them.
+    checked: HashSet<Vec<u8>>,
+    /// The process that made it: a forked child must not commit as its parent.
+    process: u32,
+}
+
+/// What a lane and its heartbeat have in common.
+struct Shared {
+    client: Client,
+    stream: Vec<u8>,
+    name: Vec<u8>,
+    key: Vec<u8>,
+    lease: Duration,
+    machine: Mutex<Machine>,
+    caller: Caller,
+    /// The heartbeat is to look again.
+    changed: Notify,
+    ended: AtomicBool,
+}
+
+/// A lane that was acquired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// How often the lane has been acquired.
+    pub epoch: u64,
+    /// Up to where all is committed.
+    pub position: EntryId,
+    /// How many commits there were.
+    pub commits: u64,
+    /// Where the first batch must end, because [`Lane::plan`] was told so of it.
+    pub planned: Option<EntryId>,
+}
+
+/// A commit that is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// How many commits there are by now.
+    pub commits: u64,
+    /// It was found to be in when it was sent again.
+    pub again: bool,
+}
+
+impl Lane {
+    /// How long a standby waits before it looks again, at most.
+    const LOOK: Duration = Duration::from_millis(500);
+
+    /// The lane of the processor `name` on a stream; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) for a lease of less than 10 milliseconds, or an empty
+    /// name.
+    pub fn new(client: &Client, stream: &[u8], name: &[u8], options: LaneOptions) -> Result<Lane> {
+        if options.lease < Duration::from_millis(10) {
+            return Err(Error::invalid("a lease is of 10 milliseconds at least (lease_ms)"));
+        }
+        if name.is_empty() {
+            return Err(Error::invalid("a processor has a name, and this one is empty"));
+        }
+        let group = options.group.as_ref().map(|(group, consumer)| (group.as_slice(), consumer));
+        let who = match group {
+            Some((group, consumer)) => Who::new(stream).with_group(group, consumer),
+            None => Who::new(stream),
+        };
+        let client = client.keep_trying(who);
+        let session = client.session_for(stream);
+        let shared = Arc::new(Shared {
+            key: lane_key(stream, name, group.map(|(_, consumer)| consumer.as_slice())),
+            stream: stream.to_vec(),
+            name: name.to_vec(),
+            lease: options.lease,
+            machine: Mutex::new(Machine::new(options.lease)),
+            caller: Caller::default(),
+            changed: Notify::new(),
+            ended: AtomicBool::new(false),
+            client,
+        });
+        let process = std::process::id();
+        Ok(Lane { shared, session, options, checked: HashSet::new(), process })
+    }
+
+    /// Acquires the lane: at once where it is free, was released, or its lease has expired by the server's
+    /// clock; else waits as a standby until it does, or takes it over where the options say so. Fences
+    /// everybody who had it before, an earlier acquisition of this object among them.
+    ///
+    /// A script (EVALSHA) of TYPE, TIME, HMGET and HSET. Its future may be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongType`](ErrorKind::WrongType) where the lane's key holds something else; and every kind that
+    /// connecting and the server can raise.
+    pub async fn acquire(&mut self) -> Result<Held> {
+        loop {
+            match self.try_acquire().await? {
+                Ok(held) => return Ok(held),
+                Err(left) => {
+                    tokio::time::sleep(left.clamp(Duration::from_millis(1), Self::LOOK)).await
+                }
+            }
+        }
+    }
+
+    /// The same without waiting: how long the lease of whoever has the lane lasts, where somebody does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::acquire`].
+    pub async fn try_acquire(&mut self) -> Result<Result<Held, Duration>> {
+        self.check_process()?;
+        self.checked.clear();
+        let owner = Owner::new(&self.options.label);
+        let LaneOptions { takeover, start, .. } = self.options;
+        let request = self.shared.machine().acquire(owner, takeover, start);
+        let (answer, outcome) = self.ask(&request, What::Lane).await?;
+        match (answer, outcome) {
+            (Answer::Held { epoch, position, commits, planned }, Outcome::Done) => {
+                self.shared.changed.notify_one();
+                Ok(Ok(Held {
+                    epoch,
+                    position,
+                    commits,
+                    planned: planned.filter(|id| *id > position),
+                }))
+            }
+            (_, Outcome::Wait(left)) => {
+                self.shared.machine().gave_up(&request);
+                Ok(Err(left))
+            }
+            (answer, outcome) => Err(self.failed(answer, outcome, What::Lane)),
+        }
+    }
+
+    /// Writes a commit, once: all of it or, with an error, nothing. One whose reply is lost is sent again and
+    /// recognised.
+    ///
+    /// A script (EVALSHA) of TYPE, TIME, HMGET and HSET of the lane, and of what the commit writes. Where its
+    /// future is dropped before it ends, nobody knows whether the commit is in: the lane has to be acquired
+    /// anew, which settles it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`](ErrorKind::Fenced) where another has acquired the lane, [`DataLoss`](ErrorKind::DataLoss)
+    /// where the server has lost commits or the lane, and [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) where
+    /// the server could not be reached until the end: then the lane has to be acquired anew.
+    /// [`WrongType`](ErrorKind::WrongType) where a key holds something else,
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) for keys of another slot in a cluster, and what the
+    /// server refuses: then nothing is written, and the lane is held as before.
+    /// [`Timeout`](ErrorKind::Timeout) where the commit is in, but not [everywhere](Durability) where it has
+    /// to be.
+    pub async fn commit(&mut self, commit: &Commit) -> Result<Committed> {
+        self.check_process()?;
+        self.check(commit)?;
+        let to = {
+            let machine = self.shared.machine();
+            let position = machine.held().map(|hold| hold.position);
+            commit.to().or(position).unwrap_or_default()
+        };
+        let begun = self.shared.machine().commit(to);
+        let request = begun.map_err(|loss| self.shared.lost(loss))?;
+        let (answer, outcome) = self.ask(&request, What::Commit(commit)).await?;
+        match answer {
+            // Also where the lane was lost meanwhile: this much is in.
+            Answer::Applied { again } => {
+                self.checked.extend(commit.keys().map(<[u8]>::to_vec));
+                let Request::Commit { commits, .. } = request else {
+                    return Err(Error::new(ErrorKind::Internal, "a commit is not one"));
+                };
+                Ok(Committed { commits: commits + 1, again })
+            }
+            answer => Err(self.failed(answer, outcome, What::Commit(commit))),
+        }
+    }
+
+    /// Has the next batch end at `end`, also if another processes it: for a sink outside of Redis, which
+    /// recognises a batch by where it begins and ends. A script of HMGET and HSET.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::commit`].
+    pub async fn plan(&mut self, end: EntryId) -> Result<()> {
+        self.check_process()?;
+        let planned = self.shared.machine().plan(end);
+        let Some(request) = planned else {
+            let loss = self.shared.machine().loss();
+            return Err(self.shared.lost(loss));
+        };
+        match self.ask(&request, What::Lane).await? {
+            (Answer::Renewed, _) => Ok(()),
+            (answer, outcome) => Err(self.failed(answer, outcome, What::Lane)),
+        }
+    }
+
+    /// The fields and values of one of the processor's hashes, [its state](crate::state_key) or
+    /// [a table](crate::table_key); a script of HSCAN for every ten thousand. A processor reads them like
+    /// this once it has acquired the lane, and knows what it commits from then on: what this gives was
+    /// written before it acquired the lane, which is looked at in the same step.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::commit`]; [`WrongType`](ErrorKind::WrongType) where the key holds something else.
+    pub async fn load(&mut self, hash: &[u8]) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
+        self.check_process()?;
+        let (mut all, mut cursor) = (HashMap::new(), 0);
+        loop {
+            let asked = self.shared.machine().load(cursor);
+            let Some(request) = asked else {
+                let loss = self.shared.machine().loss();
+                return Err(self.shared.lost(loss));
+            };
+            match self.ask(&request, What::Hash(hash)).await? {
+                (Answer::Loaded { cursor: next, fields }, _) => {
+                    let mut fields = fields.into_iter();
+                    while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
+                        all.insert(field, value);
+                    }
+                    if next == 0 {
+                        return Ok(all);
+                    }
+                    cursor = next;
+                }
+                (answer, outcome) => return Err(self.failed(answer, outcome, What::Hash(hash))),
+            }
+        }
+    }
+
+    /// Leaves the lane to others, at once. Whatever was left open about a commit is settled: it is in by now,
+    /// or will never be. A script of HMGET and HSET.
+    ///
+    /// # Errors
+    ///
+    /// Every kind that connecting and the server can raise; the lease expires by itself then. None where the
+    /// lane was lost before.
+    pub async fn release(&mut self) -> Result<()> {
+        self.check_process()?;
+        // Somebody waits for the end.
+        self.session.limit_retries();
+        let request = self.shared.machine().release();
+        match request {
+            Some(request) => self.ask(&request, What::Lane).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the lane is, as long as it is held.
+    pub fn held(&self) -> Option<Held> {
+        let machine = self.shared.machine();
+        let hold = machine.held()?;
+        let (epoch, position, commits) = (hold.grip.epoch, hold.position, hold.commits);
+        Some(Held { epoch, position, commits, planned: hold.planned })
+    }
+
+    /// Why the lane was lost, once it is known: by the heartbeat, say.
+    pub fn lost(&self) -> Option<Error> {
+        let loss = self.shared.machine().loss();
+        loss.map(|loss| self.shared.lost(Some(loss)))
+    }
+
+    /// Extends the lease as long as the lane is held, by a script of HMGET and HSET, three times a lease at
+    /// most; for a task beside. Ends when the lane is dropped.
+    pub fn heartbeat(&self) -> impl Future<Output = ()> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.beat().await }
+    }
+
+    /// What the commit writes is in the slot of the stream. Without a cluster slots do not matter.
+    fn check(&self, commit: &Commit) -> Result<()> {
+        let stream = &self.shared.stream;
+        let is_of_group = self.options.group.is_some();
+        if commit.to().is_some() == is_of_group {
+            return Err(Error::invalid(match is_of_group {
+                true => "a lane of a group's consumer acknowledges entries, and has no position",
+                false => "only a lane of a group's consumer acknowledges entries",
+            }));
+        }
+        let elsewhere = commit.keys().find(|key| !shares_slot(stream, key));
+        match elsewhere.filter(|_| self.shared.client.is_cluster()) {
+            None => Ok(()),
+            Some(key) => Err(Error::invalid(format!(
+                "in a cluster a commit writes to keys in the slot of its stream, and {} does not share that \
+                 of {}; name it {}, for example; nothing has been sent",
+                shorten(key),
+                shorten(stream),
+                shorten(&output_name(stream, key)),
+            ))),
+        }
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.process == std::process::id() {
+            return Ok(());
+        }
+        let message = "this processor was made before the process forked, and belongs to the parent; \
+                       make one in the child";
+        Err(Error::new(ErrorKind::Fenced, message))
+    }
+
+    /// Sends a request as often as it takes.
+    async fn ask(&mut self, request: &Request, what: What<'_>) -> Result<(Answer, Outcome)> {
+        let Lane { shared, session, options, checked, .. } = self;
+        let mut arguments = shared.arguments(request);
+        let mut keys: Vec<&[u8]> = vec![&shared.key];
+        if let What::Hash(hash) = what {
+            keys.push(hash);
+        }
+        if let What::Commit(commit) = what {
+            let group = options.group.as_ref().map(|(group, consumer)| (&group[..], &consumer[..]));
+            arguments.append(&commit.arguments(group, checked));
+            keys.push(&shared.stream);
+            keys.extend(commit.keys());
+        }
+        // Whether one may still be on its way, or was executed without our knowing.
+        let mut is_open = false;
+        let durability = matches!(what, What::Commit(_)).then_some(&options.durability);
+        loop {
+            let sent = Instant::now();
+            let attempt = Attempt { request, keys: &keys, arguments: &arguments, durability };
+            let error = match attempt.run(shared, session, &mut is_open).await {
+                Ok((answer, durable)) => {
+                    session.succeeded();
+                    let outcome = shared.machine().answered(request, answer.clone(), sent);
+                    durable.map_err(|error| shared.about(error))?;
+                    return Ok((answer, outcome));
+                }
+                Err(error) => error,
+            };
+            if let Err(error) = session.recover(error).await {
+                let mut machine = shared.machine();
+                match is_open {
+                    true => machine.gave_up(request),
+                    false => machine.refused(request),
+                }
+                drop(machine);
+                let error = shared.about(error);
+                return Err(match what {
+                    What::Commit(_) if is_open => {
+                        error.reframed(ErrorKind::OutcomeUnknown, UNKNOWN)
+                    }
+                    _ => error,
+                });
+            }
+        }
+    }
+
+    fn failed(&self, answer: Answer, outcome: Outcome, what: What<'_>) -> Error {
+        let error = match (outcome, answer) {
+            (Outcome::Lost(loss), _) => return self.shared.lost(Some(loss)),
+            (_, Answer::WrongType { key, found }) => {
+                let (name, kind) = match (what, key) {
+                    (What::Commit(commit), 3..) => commit.kind_of(key - 3),
+                    (What::Hash(hash), 2) => Some((hash, "hash")),
+                    _ => None,
+                }
+                .unwrap_or((&self.shared.key, "hash"));
+                let message = format!(
+                    "the key {} holds a {found}, and a processor needs a {kind} there; nothing has been \
+                     written",
+                    shorten(name)
+                );
+                Error::new(ErrorKind::WrongType, message)
+            }
+            (_, Answer::NotPending { missing, first }) => {
+                let message = format!(
+                    "{missing} of the entries to acknowledge, {first} among them, are not pending to this \
+                     consumer any more: another has claimed them, or they were acknowledged; nothing has \
+                     been written"
+                );
+                Error::new(ErrorKind::Fenced, message)
+            }
+            (_, Answer::Fenced { epoch, owner }) => {
+                return self.shared.lost(Some(Loss::Fenced { epoch, owner }));
+            }
+            (outcome, answer) => {
+                let message = format!("a lane answered {answer:?}, which made {outcome:?}");
+                Error::new(ErrorKind::Internal, message)
+            }
+        };
+        self.shared.about(error)
+    }
+}
+
+const UNKNOWN: &str = "nobody knows whether the commit is in; the processor goes on at its position once \
+                       it has acquired the lane anew, which settles it";
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.changed.notify_one();
+    }
+}
+
+/// What a request is about, beside the lane.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Lane,
+    Hash(&'a [u8]),
+    Commit(&'a Commit),
+}
+
+/// One attempt at a request.
+struct Attempt<'a> {
+    request: &'a Request,
+    keys: &'a [&'a [u8]],
+    arguments: &'a Arguments,
+    durability: Option<&'a Durability>,
+}
+
+impl Attempt<'_> {
+    /// The answer, and for a commit that is in whether it is where it has to be. Sets `is_open` where it
+    /// fails and may have been executed, or may be.
+    async fn run(
+        &self,
+        shared: &Shared,
+        session: &mut Session,
+        is_open: &mut bool,
+    ) -> Result<(Answer, Result<()>)> {
+        let mut connection = Exclusive::take(session).await?;
+        let script = Script::of(self.request);
+        let was_open = std::mem::replace(is_open, true);
+        let calling = shared.caller.call(&mut connection, script, self.keys, self.arguments);
+        let reply = calling.await?;
+        let reply = match reply {
+            Ok(reply) => reply,
+            // A server that answers with an error has done nothing.
+            Err(error) => {
+                *is_open = was_open;
+                connection.release();
+                return Err(error);
+            }
+        };
+        let answer = Answer::parse(&reply)?;
+        let durable = match (self.durability, &answer) {
+            // Where that fails it is sent again, recognised, and waited for on the other connection.
+            (Some(durability), Answer::Applied { .. }) => durability.wait(&mut connection).await?,
+            _ => Ok(()),
+        };
+        connection.release();
+        Ok((answer, durable))
+    }
+}
+
+impl Shared {
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        // It is whole whatever its holder was doing when it panicked.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arguments(&self, request: &Request) -> Arguments {
+        let mut arguments = Arguments::default();
+        for argument in request.arguments(self.lease) {
+            arguments.push(argument.as_bytes());
+        }
+        arguments
+    }
+
+    async fn beat(&self) {
+        while !self.ended.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let renewal = self.machine().renewal(now);
+            match renewal {
+                Renewal::Never => self.changed.notified().await,
+                Renewal::At(at) => {
+                    let left = at.saturating_duration_since(now);
+                    let _ = timeout(left, self.changed.notified()).await;
+                }
+                Renewal::Now(request) => {
+                    let mut session = self.client.bounded().session_for(&self.stream);
+                    let attempt = Attempt {
+                        request: &request,
+                        keys: &[&self.key],
+                        arguments: &self.arguments(&request),
+                        durability: None,
+                    };
+                    match attempt.run(self, &mut session, &mut false).await {
+                        Ok((answer, _)) => {
+                            let outcome = self.machine().answered(&request, answer, now);
+                            if let Outcome::Lost(loss) = outcome {
+                                self.tell(&self.lost(Some(loss)));
+                            }
+                        }
+                        Err(error) => {
+                            // A node of a cluster that has moved is found by the next one.
+                            session.learn(&error);
+                            self.machine().renewal_failed(Instant::now());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the log say that the lane was lost.
+    fn tell(&self, error: &Error) {
+        let name = String::from_utf8_lossy(&self.name).into_owned();
+        let event = Who::new(&self.stream).event("lane_lost").with("processor", name);
+        event.with("error", error.to_string()).record();
+    }
+
+    fn about(&self, error: Error) -> Error {
+        error
+            .with_context("stream", String::from_utf8_lossy(&self.stream))
+            .with_context("processor", String::from_utf8_lossy(&self.name))
+    }
+
+    /// The error of a lane that is not held any more.
+    fn lost(&self, loss: Option<Loss>) -> Error {
+        let error = match loss {
+            None => Error::invalid("the lane is not held; acquire it first"),
+            Some(Loss::Fenced { epoch, owner }) => {
+                let by = match owner.0.as_str() {
+                    "" => "another, which has left it since,".to_owned(),
+                    _ => owner.to_string(),
+                };
+                let message = format!(
+                    "{by} has acquired the lane of this processor since (epoch {epoch}); nothing of this \
+                     commit was written, and its entries are processed there"
+                );
+                Error::new(ErrorKind::Fenced, message)
+            }
+            Some(Loss::Conflict { expected, position }) => {
+                let position = position.map_or_else(|| "nowhere".to_owned(), |id| id.to_string());
+                let message = format!(
+                    "the processor was at {expected}, and the server says that it is at {position}: it has \
+                     lost commits, as a failover to a replica that lagged does, or somebody has written to \
+                     the lane; nothing of this commit was written; start the processor again, and it goes \
+                     on from there"
+                );
+                Error::new(ErrorKind::DataLoss, message)
+            }
+            Some(Loss::Gone) => {
+                let message = "the lane of this processor is gone: deleted, evicted (maxmemory-policy), or \
+                               lost with the server's data; nothing of this commit was written";
+                Error::new(ErrorKind::DataLoss, message)
+            }
+            Some(Loss::Unknown { to }) => {
+                let message = format!("{UNKNOWN} (it went up to {to})");
+                Error::new(ErrorKind::OutcomeUnknown, message)
+            }
+            Some(Loss::Broken { error }) => {
+                let message = format!(
+                    "the server has failed in the middle of a commit, which it does not roll back: {error}"
+                );
+                Error::new(ErrorKind::Internal, message)
+            }
+        };
+        self.about(error)
+    }
+}

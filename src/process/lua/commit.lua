@@ -1,0 +1,116 @@
+-- KEYS: lane, input stream, and those that are written. ARGV: owner, epoch, the number of commits before
+-- this one and with it, the position before it and after it, the lease in milliseconds, group and
+-- consumer or '', how many IDs are acknowledged, a letter for each key from the third on, then the IDs,
+-- and what is to be written.
+--
+-- A script is not rolled back. All that may be refused is looked at before the first write.
+local lane, stream = KEYS[1], KEYS[2]
+local owner, epoch, before, after, from, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local group, consumer, acknowledged, letters = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11]
+local FIRST = 12
+-- Lua passes a function at most 8,000 arguments (LUAI_MAXCSTACK).
+local PART = 7000
+
+local kind = redis.call('TYPE', lane).ok
+if kind ~= 'hash' and kind ~= 'none' then
+  return {'type', '1', kind}
+end
+local held = redis.call('HMGET', lane, 'owner', 'epoch', 'commits', 'position', 'last')
+if not held[2] then
+  return {'gone'}
+end
+local is_owner = held[1] == owner and held[2] == epoch
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function extended()
+  return string.format('%.0f', now + ARGV[7])
+end
+if held[3] == after and held[5] == owner .. ' ' .. epoch then
+  -- Written, so that a WAIT on this connection waits for the commit, which another one sent.
+  redis.call('HSET', lane, 'last', held[5])
+  if is_owner then
+    redis.call('HSET', lane, 'until', extended(), 'lease', ARGV[7])
+  end
+  return {'applied', 'again'}
+end
+if not is_owner then
+  return {'fenced', held[2], held[1] or ''}
+end
+if held[3] ~= before or held[4] ~= from then
+  return {'conflict', held[4] or '', held[3] or ''}
+end
+
+for i = 3, #KEYS do
+  local letter = string.sub(letters, i - 2, i - 2)
+  local wanted = (letter == 'h' or letter == 'H') and 'hash' or 'stream'
+  kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= wanted and kind ~= 'none' then
+    return {'type', string.format('%.0f', i), kind}
+  end
+end
+-- Whether the user may write is asked by commands that change nothing.
+for i = 3, #KEYS do
+  local key, letter = KEYS[i], string.sub(letters, i - 2, i - 2)
+  if letter == 'H' then
+    redis.call('HDEL', key, '\0redfloe')
+    local refused = redis.pcall('HSET', key, 'a', 'b', 'c')
+    if not string.find(refused.err, 'wrong number of arguments', 1, true) then
+      return refused
+    end
+  elseif letter == 'X' or letter == 'T' then
+    local refused = redis.pcall('XADD', key, '0-0', 'a', 'b')
+    if not string.find(refused.err, 'greater than 0-0', 1, true) then
+      return refused
+    end
+  end
+  if letter == 'T' or letter == 't' then
+    redis.call('XTRIM', key, 'MAXLEN', '9223372036854775807')
+  end
+end
+if group ~= '' then
+  local missing = {}
+  for i = FIRST, FIRST + acknowledged - 1 do
+    if #redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1, consumer) == 0 then
+      missing[#missing + 1] = ARGV[i]
+    end
+  end
+  if #missing > 0 then
+    return {'pending', string.format('%.0f', #missing), missing[1]}
+  end
+  redis.call('XACK', stream, group, '0-0')
+end
+
+local at = FIRST + acknowledged
+local function write()
+  while at <= #ARGV do
+    local command, key = ARGV[at], KEYS[tonumber(ARGV[at + 1])]
+    local rows, width = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+    at = at + 4
+    if command == 'XADD' then
+      for _ = 1, rows do
+        redis.call('XADD', key, '*', unpack(ARGV, at, at + width - 1))
+        at = at + width
+      end
+    else
+      for _ = 1, rows do
+        redis.call(command, key, unpack(ARGV, at, at + width - 1))
+        at = at + width
+      end
+    end
+  end
+  local last = FIRST + acknowledged - 1
+  for i = FIRST, last, PART do
+    redis.call('XACK', stream, group, unpack(ARGV, i, math.min(i + PART - 1, last)))
+  end
+  redis.call('HSET', lane, 'commits', after, 'position', to, 'last', owner .. ' ' .. epoch,
+    'until', extended(), 'lease', ARGV[7], 'committed', string.format('%.0f', now))
+  redis.call('HDEL', lane, 'planned')
+end
+local done, failure = pcall(write)
+if not done then
+  if type(failure) == 'table' then
+    failure = failure.err
+  end
+  return {'broken', tostring(failure)}
+end
+return {'applied', 'now'}

@@ -1,0 +1,450 @@
+//! All that can become of two processors of one name, explored exhaustively: the machine that runs in
+//! production, against a model of the scripts, over a network that loses, delays and repeats what is
+//! sent at any time, through crashes, leases that expire whenever the clocks like, and a failover to a
+//! replica that lags.
+//!
+//! The inputs are the numbers 1, 2, 3. A processor's state is their sum, and of each it writes the
+//! number and the sum up to it: so what is written shows whether its state was the right one.
+
+mod agreement;
+mod server;
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::machine::{Loss, Machine, Outcome};
+use super::protocol::{Answer, Owner, Request};
+use crate::entry_id::EntryId;
+use server::Server;
+
+/// Something that the protocol needs is left out, which the explorer must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Flaw {
+    None,
+    /// Scripts do not look who the owner is.
+    NoEpoch,
+    /// They do not look where the commit begins.
+    NoSequence,
+    /// After a commit that was given up, another of its number is sent.
+    GoesOn,
+    /// State is read before the lane is acquired.
+    ReadsEarly,
+    /// It is read after that, without looking whether the lane is still the reader's.
+    ReadsBlindly,
+}
+
+/// How far is explored.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// How often a lane is asked for, by anybody.
+    acquisitions: usize,
+    inputs: u64,
+    crashes: usize,
+    failovers: usize,
+    releases: usize,
+    /// Heartbeats that are sent.
+    renewals: usize,
+}
+
+/// What a commit writes: the sum, and a row for each input.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Content {
+    sum: u64,
+    rows: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sent {
+    request: Request,
+    content: Option<Content>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Process {
+    machine: Machine,
+    /// The sum that it has read, or made.
+    sum: Option<u64>,
+    /// What it waits for, and the answer once that is on its way.
+    waits: Option<(Rc<Sent>, Option<Answer>)>,
+    /// The same of its heartbeat, which goes its own way.
+    beats: Option<(Rc<Sent>, Option<Answer>)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    server: Server<Content>,
+    replica: Option<Server<Content>>,
+    processes: [Process; 2],
+    /// All that was ever sent: it may arrive at any time, and more than once.
+    network: Vec<Rc<Sent>>,
+    acquisitions: usize,
+    crashes: usize,
+    failovers: usize,
+    releases: usize,
+    renewals: usize,
+}
+
+/// What was seen on the way, so that a test can tell that the worst was.
+#[derive(Debug, Default)]
+struct Seen {
+    worlds: usize,
+    answers: BTreeSet<&'static str>,
+    losses: BTreeSet<&'static str>,
+    finished: bool,
+}
+
+const LEASE: Duration = Duration::from_secs(3);
+
+fn id(number: u64) -> EntryId {
+    EntryId::new(number, 0)
+}
+
+fn sum_to(number: u64) -> u64 {
+    (1..=number).sum()
+}
+
+impl Process {
+    fn new() -> Self {
+        Process { machine: Machine::new(LEASE), sum: None, waits: None, beats: None }
+    }
+}
+
+impl World {
+    /// The same as one that differs in nothing that matters: in the order of what was sent, in which
+    /// processor is the first, or in why it has lost its lane.
+    fn simplify(&mut self) {
+        for process in &mut self.processes {
+            let Process { machine, waits, beats, .. } = process;
+            if waits.is_none() && beats.is_none() && machine.held().is_none() {
+                *process = Process::new();
+            }
+        }
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        self.network.sort_by_cached_key(|sent| hasher.hash_one(sent));
+        self.processes.sort_by_cached_key(|process| hasher.hash_one(process));
+    }
+}
+
+struct Explorer {
+    bounds: Bounds,
+    flaw: Flaw,
+    now: Instant,
+    seen: Seen,
+}
+
+impl Explorer {
+    /// Everything that can be reached; the first world in which something is wrong, if any.
+    fn explore(bounds: Bounds, flaw: Flaw) -> Result<Seen, String> {
+        let world = World {
+            server: Server { lane: None, contents: Vec::new() },
+            replica: None,
+            processes: [Process::new(), Process::new()],
+            network: Vec::new(),
+            acquisitions: 0,
+            crashes: 0,
+            failovers: 0,
+            releases: 0,
+            renewals: 0,
+        };
+        let mut explorer = Explorer { bounds, flaw, now: Instant::now(), seen: Seen::default() };
+        // A hash of 64 bits stands for a world. That two of a million share one is a chance in ten million.
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let print = |world: &World| hasher.hash_one(world);
+        let mut known = HashSet::from([print(&world)]);
+        let mut open = VecDeque::from([world]);
+        while let Some(world) = open.pop_front() {
+            explorer.seen.worlds += 1;
+            explorer.check(&world).map_err(|error| format!("{error}: {world:#?}"))?;
+            for mut next in explorer.next(&world) {
+                next.simplify();
+                if known.insert(print(&next)) {
+                    open.push_back(next);
+                }
+            }
+        }
+        Ok(explorer.seen)
+    }
+
+    /// Whether what the server has equals what one undisturbed processor would have written.
+    fn check(&mut self, world: &World) -> Result<(), &'static str> {
+        let Some(lane) = &world.server.lane else { return Ok(()) };
+        let at = lane.position.ms;
+        let rows = world.server.contents.iter().flat_map(|content| content.rows.iter().copied());
+        if !rows.eq((1..=at).map(|number| (number, sum_to(number)))) {
+            return Err("the outputs are not those of a serial run");
+        }
+        if world.server.contents.last().map_or(0, |content| content.sum) != sum_to(at) {
+            return Err("the state is not that of a serial run");
+        }
+        self.seen.finished |= at == self.bounds.inputs;
+        for process in &world.processes {
+            let Some(hold) = process.machine.held() else { continue };
+            let is_owner =
+                lane.owner.as_ref() == Some(&hold.grip.owner) && lane.epoch == hold.grip.epoch;
+            if is_owner && world.failovers == 0 && lane.position != hold.position {
+                return Err("the owner is wrong about the position");
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, world: &World) -> Vec<World> {
+        let mut all = Vec::new();
+        for index in 0..world.processes.len() {
+            self.steps(world, index, &mut all);
+        }
+        // A copy of an acquisition may arrive again and again, and each time be a new epoch: once more than
+        // there are acquisitions, here.
+        let epoch = world.server.lane.as_ref().map_or(0, |lane| lane.epoch);
+        let may_take = epoch <= u64::try_from(self.bounds.acquisitions).unwrap();
+        for sent in &world.network {
+            for expired in [false, true] {
+                if expired && !(may_take && matches!(sent.request, Request::Acquire { .. })) {
+                    continue;
+                }
+                self.deliver(world, sent, expired, &mut all);
+            }
+        }
+        if world.failovers < self.bounds.failovers {
+            let mut next = world.clone();
+            match &world.replica {
+                None => next.replica = Some(world.server.clone()),
+                Some(replica) => {
+                    next.server = replica.clone();
+                    next.replica = None;
+                    next.failovers += 1;
+                }
+            }
+            all.push(next);
+        }
+        all
+    }
+
+    /// What is sent arrives, and its answer comes back, or not.
+    fn deliver(&mut self, world: &World, sent: &Rc<Sent>, expired: bool, all: &mut Vec<World>) {
+        let mut next = world.clone();
+        let (request, content) = (&sent.request, sent.content.clone());
+        let answer = next.server.run(request, content, expired, self.flaw);
+        self.seen.answers.insert(match &answer {
+            Answer::Held { .. } => "held",
+            Answer::Busy { .. } => "busy",
+            Answer::Applied { again: true } => "again",
+            Answer::Applied { again: false } => "applied",
+            Answer::Fenced { .. } => "fenced",
+            Answer::Conflict { .. } => "conflict",
+            _ => "other",
+        });
+        all.push(next.clone());
+        for index in 0..next.processes.len() {
+            let mut heard = next.clone();
+            let process = &mut heard.processes[index];
+            let slot = match (&mut process.waits, &mut process.beats) {
+                (Some((waited, slot @ None)), _) | (_, Some((waited, slot @ None)))
+                    if waited == sent =>
+                {
+                    slot
+                }
+                _ => continue,
+            };
+            *slot = Some(answer.clone());
+            all.push(heard);
+        }
+    }
+
+    /// What a processor may do.
+    fn steps(&mut self, world: &World, index: usize, all: &mut Vec<World>) {
+        let process = &world.processes[index];
+        let with = |change: &mut dyn FnMut(&mut World, &mut Process)| {
+            let mut next = world.clone();
+            let mut process = process.clone();
+            change(&mut next, &mut process);
+            next.processes[index] = process;
+            next
+        };
+        if world.crashes < self.bounds.crashes && *process != Process::new() {
+            all.push(with(&mut |world, process| {
+                world.crashes += 1;
+                *process = Process::new();
+            }));
+        }
+        match &process.beats {
+            Some((sent, Some(answer))) => all.push(with(&mut |_, process| {
+                let request = &sent.request;
+                let outcome = process.machine.answered(request, answer.clone(), self.now);
+                self.note(&outcome);
+                process.beats = None;
+            })),
+            Some((_, None)) => all.push(with(&mut |_, process| process.beats = None)),
+            None if world.renewals < self.bounds.renewals => {
+                let later = self.now + LEASE;
+                if let super::machine::Renewal::Now(request) = process.machine.renewal(later) {
+                    all.push(with(&mut |world, process| {
+                        world.renewals += 1;
+                        let sent = Rc::new(Sent { request: request.clone(), content: None });
+                        send(world, &sent);
+                        process.beats = Some((sent, None));
+                    }));
+                }
+            }
+            None => {}
+        }
+        match &process.waits {
+            Some((sent, Some(answer))) => all.push(with(&mut |_, process| {
+                self.hear(process, sent, answer.clone());
+            })),
+            // The reply is lost, and it is not sent again. That it is sent again, the network shows.
+            Some((sent, None)) => all.push(with(&mut |_, process| {
+                process.waits = None;
+                match self.flaw {
+                    Flaw::GoesOn => process.machine.refused(&sent.request),
+                    _ => process.machine.gave_up(&sent.request),
+                }
+            })),
+            None => self.idle(world, index, all),
+        }
+    }
+
+    fn hear(&mut self, process: &mut Process, sent: &Sent, answer: Answer) {
+        process.waits = None;
+        let outcome = process.machine.answered(&sent.request, answer, self.now);
+        self.note(&outcome);
+        match (outcome, &sent.content) {
+            (Outcome::Done, Some(content)) => process.sum = Some(content.sum),
+            // The lane is asked for again later, as another owner.
+            (Outcome::Wait(_), _) => process.machine.gave_up(&sent.request),
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, outcome: &Outcome) {
+        if let Outcome::Lost(loss) = outcome {
+            self.seen.losses.insert(match loss {
+                Loss::Fenced { .. } => "fenced",
+                Loss::Conflict { .. } => "conflict",
+                Loss::Gone => "gone",
+                Loss::Unknown { .. } => "unknown",
+                Loss::Broken { .. } => "broken",
+            });
+        }
+    }
+
+    /// What a processor may do that waits for nothing.
+    fn idle(&mut self, world: &World, index: usize, all: &mut Vec<World>) {
+        let process = &world.processes[index];
+        let stored = || world.server.contents.last().map_or(0, |content| content.sum);
+        let Some(hold) = process.machine.held() else {
+            if world.acquisitions < self.bounds.acquisitions {
+                // That it may take over is to the server as if the lease had expired.
+                let mut next = world.clone();
+                next.acquisitions += 1;
+                let owner = Owner(next.acquisitions.to_string());
+                let process = &mut next.processes[index];
+                process.sum = (self.flaw == Flaw::ReadsEarly).then(stored);
+                let request = process.machine.acquire(owner, false, EntryId::MIN);
+                let sent = Rc::new(Sent { request, content: None });
+                process.waits = Some((Rc::clone(&sent), None));
+                send(&mut next, &sent);
+                all.push(next);
+            }
+            return;
+        };
+        let Some(sum) = process.sum else {
+            let mut next = world.clone();
+            let is_owner = world.server.lane.as_ref().is_some_and(|lane| {
+                lane.owner.as_ref() == Some(&hold.grip.owner) && lane.epoch == hold.grip.epoch
+            });
+            // One script; that its reply may be late changes nothing, since nobody else waits for it.
+            next.processes[index] = match is_owner || self.flaw == Flaw::ReadsBlindly {
+                true => Process { sum: Some(stored()), ..process.clone() },
+                false => Process::new(),
+            };
+            all.push(next);
+            return;
+        };
+        let from = hold.position.ms;
+        for to in from + 1..=self.bounds.inputs.min(from + 2) {
+            let mut next = world.clone();
+            let process = &mut next.processes[index];
+            let mut rows = Vec::new();
+            let mut total = sum;
+            for number in from + 1..=to {
+                total += number;
+                rows.push((number, total));
+            }
+            let Ok(request) = process.machine.commit(id(to)) else { continue };
+            let sent = Rc::new(Sent { request, content: Some(Content { sum: total, rows }) });
+            process.waits = Some((Rc::clone(&sent), None));
+            send(&mut next, &sent);
+            all.push(next);
+        }
+        if world.releases < self.bounds.releases {
+            let mut next = world.clone();
+            next.releases += 1;
+            let process = &mut next.processes[index];
+            process.sum = None;
+            if let Some(request) = process.machine.release() {
+                send(&mut next, &Rc::new(Sent { request, content: None }));
+            }
+            all.push(next);
+        }
+    }
+}
+
+/// Puts it on the network, where it stays.
+fn send(world: &mut World, sent: &Rc<Sent>) {
+    if !world.network.contains(sent) {
+        world.network.push(Rc::clone(sent));
+    }
+}
+
+/// Nothing but losing and repeating what is sent, and leases that expire.
+const QUIET: Bounds =
+    Bounds { acquisitions: 2, inputs: 2, crashes: 0, failovers: 0, releases: 0, renewals: 0 };
+const FAILOVER: Bounds = Bounds { inputs: 1, failovers: 1, ..QUIET };
+
+fn holds(bounds: Bounds, answers: &[&str]) {
+    let seen = Explorer::explore(bounds, Flaw::None).unwrap();
+    assert!(seen.finished, "{seen:?}");
+    for answer in answers {
+        assert!(seen.answers.contains(answer), "{answer} was not seen: {seen:?}");
+    }
+}
+
+#[test]
+fn each_input_is_applied_once_through_crashes_and_lost_replies() {
+    let bounds = Bounds { inputs: 3, crashes: 1, ..QUIET };
+    holds(bounds, &["held", "busy", "applied", "again", "fenced", "conflict"]);
+}
+
+#[test]
+fn each_input_is_applied_once_through_releases_and_heartbeats() {
+    holds(Bounds { inputs: 1, releases: 1, renewals: 1, ..QUIET }, &["applied", "again", "fenced"]);
+}
+
+#[test]
+fn each_input_is_applied_once_through_a_failover_that_loses_commits() {
+    holds(FAILOVER, &["applied", "again", "fenced", "conflict"]);
+}
+
+#[test]
+#[ignore = "takes minutes: cargo test --lib process -- --ignored"]
+fn each_input_is_applied_once_by_three_and_through_everything() {
+    holds(Bounds { acquisitions: 3, crashes: 1, ..QUIET }, &["applied", "again", "fenced"]);
+    holds(Bounds { failovers: 1, releases: 1, renewals: 1, ..QUIET }, &["applied", "again"]);
+}
+
+/// What the protocol has is needed: without any of it the explorer finds a history that goes wrong.
+#[test]
+fn each_flaw_is_found() {
+    for (flaw, bounds) in [
+        (Flaw::NoEpoch, QUIET),
+        (Flaw::NoSequence, QUIET),
+        (Flaw::GoesOn, QUIET),
+        (Flaw::ReadsEarly, QUIET),
+        (Flaw::ReadsBlindly, FAILOVER),
+    ] {
+        assert!(Explorer::explore(bounds, flaw).is_err(), "{flaw:?} was not found");
+    }
+}

@@ -1,0 +1,137 @@
+//! What a processor reads: the entries after its position, and whether some of them are gone.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, Session};
+use crate::decode::{Batch, ReplyShape};
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::Result;
+use crate::read::{
+    OnDataLoss, ReadRequest, StreamLoss, batches, ids_only, last_decoded, lost_behind,
+};
+use crate::resp::{self, PageLimit};
+
+/// Reads what comes after a position, as batches.
+pub struct PageReader {
+    client: Client,
+    request: ReadRequest,
+    on_data_loss: OnDataLoss,
+    session: Session,
+    stream: Vec<u8>,
+}
+
+/// Entries that follow one another.
+#[derive(Debug)]
+pub struct Page {
+    /// The rows; entries that were rejected are listed beside them.
+    pub batch: Batch,
+    /// After which entry they begin: the position that was asked for, unless entries after that are lost
+    /// and the reader goes on all the same.
+    pub after: EntryId,
+    /// The last entry of the page, be it a row or rejected.
+    pub last: EntryId,
+}
+
+impl PageReader {
+    /// One of the request's stream and schema, whose pages have so many rows at most. The request's range
+    /// of IDs does not matter.
+    pub fn new(
+        client: &Client,
+        request: ReadRequest,
+        rows: usize,
+        on_data_loss: OnDataLoss,
+    ) -> Self {
+        let stream = request.stream().to_vec();
+        // Beyond that nothing is asked for, so that the connection serves the next page, too.
+        let count = u64::try_from(rows).unwrap_or(u64::MAX);
+        let request = request.with_batch_size(rows).with_count(Some(count));
+        let client = client.keep_trying(request.who());
+        let session = client.session_for(&stream);
+        PageReader { client, request, on_data_loss, session, stream }
+    }
+
+    /// The next entries after that one, up to `until` where it is given; `None` where there are none.
+    ///
+    /// XRANGE (Redis 5.0). Then, unless the position is `0-0`, whether the entry at the position is still
+    /// there: if so, none of those after it was trimmed before it was read.
+    ///
+    /// # Errors
+    ///
+    /// [`DataLoss`](crate::ErrorKind::DataLoss) where entries may have been trimmed before they were read,
+    /// or the stream was begun anew; and as [`read`](crate::read).
+    pub async fn read(&mut self, after: EntryId, until: Option<EntryId>) -> Result<Option<Page>> {
+        let page = self.page(after, until).await?;
+        if after == EntryId::MIN || self.is_there(after).await? {
+            return Ok(page);
+        }
+        let lost = lost_behind(&mut self.session, &self.stream, after).await;
+        let Some(lost) = lost.map_err(|error| self.request.about(error))? else {
+            return Ok(page);
+        };
+        match self.on_data_loss {
+            OnDataLoss::Raise => Err(self.request.about(lost.error(after))),
+            OnDataLoss::Continue => {
+                self.request
+                    .who()
+                    .event("data_loss")
+                    .with("reason", lost.error(after).message().to_owned())
+                    .record();
+                match lost {
+                    // Its entries begin before the position.
+                    StreamLoss::BegunAnew { .. } => self.page(EntryId::MIN, None).await,
+                    StreamLoss::Diverged { .. } | StreamLoss::Trimmed { .. } => Ok(page),
+                }
+            }
+        }
+    }
+
+    /// Waits for an entry after that one (XREAD BLOCK, Redis 5.0), as long as `wait` at most; says
+    /// whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// Every kind that connecting and the server can raise.
+    pub async fn wait(&mut self, after: EntryId, wait: Duration) -> Result<bool> {
+        let begun = Instant::now();
+        loop {
+            let left = wait.saturating_sub(begun.elapsed());
+            let block = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+            let limit = PageLimit::of_count(1);
+            let command = resp::read_after(&self.stream, after, limit, Some(block));
+            let decoder = ids_only(ReplyShape::Streams)?;
+            match self.session.attempt(&command, Some(left), decoder, last_decoded).await {
+                Ok(last) => return Ok(last.is_some()),
+                Err(error) => {
+                    let recovered = self.session.recover(error).await;
+                    recovered.map_err(|error| self.request.about(error))?;
+                }
+            }
+        }
+    }
+
+    /// The next page, whatever was lost.
+    async fn page(&self, after: EntryId, until: Option<EntryId>) -> Result<Option<Page>> {
+        let Some(first) = after.successor() else { return Ok(None) };
+        let end = until.map_or(IdBound::Newest, IdBound::Id);
+        let request = self.request.clone().with_range(IdBound::Id(first), end);
+        let mut batches = batches(&self.client, request)?;
+        let Some(batch) = batches.next().await? else { return Ok(None) };
+        let rejected = batch.rejected().iter().map(|rejected| rejected.id);
+        let last = batch.ids().last().copied().into_iter().chain(rejected).max();
+        Ok(last.map(|last| Page { batch, after, last }))
+    }
+
+    /// Whether that entry is there.
+    async fn is_there(&mut self, id: EntryId) -> Result<bool> {
+        let command = resp::range(&self.stream, id, id, 1);
+        let asking = self.session.request(&command, || ids_only(ReplyShape::Entries), last_decoded);
+        let found = asking.await.map_err(|error| self.request.about(error))?;
+        Ok(found.is_some())
+    }
+}
+
+impl std::fmt::Debug for PageReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PageReader").field("request", &self.request).finish_non_exhaustive()
+    }
+}
