@@ -3,19 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use super::commit::Commit;
 use super::durability::Durability;
 use super::keys::{lane_key, output_name, shares_slot};
-use super::machine::{Loss, Machine, Outcome, Renewal};
+use super::machine::{Loss, Machine, Outcome};
 use super::protocol::{Answer, Owner, Request};
-use super::script::{Arguments, Caller, Script};
-use crate::client::{Client, Exclusive, Session, Who};
+use super::script::Caller;
+use super::shared::{Attempt, Shared, UNKNOWN};
+use crate::client::{Client, Session, Who};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 
@@ -76,20 +76,6 @@ pub struct Lane {
     checked: HashSet<Vec<u8>>,
     /// The process that made it: a forked child must not commit as its parent.
     process: u32,
-}
-
-/// What a lane and its heartbeat have in common.
-struct Shared {
-    client: Client,
-    stream: Vec<u8>,
-    name: Vec<u8>,
-    key: Vec<u8>,
-    lease: Duration,
-    machine: Mutex<Machine>,
-    caller: Caller,
-    /// The heartbeat is to look again.
-    changed: Notify,
-    ended: AtomicBool,
 }
 
 /// A lane that was acquired.
@@ -452,9 +438,6 @@ impl Lane {
     }
 }
 
-const UNKNOWN: &str = "nobody knows whether the commit is in; the processor goes on at its position once \
-                       it has acquired the lane anew, which settles it";
-
 impl Drop for Lane {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
@@ -468,154 +451,4 @@ enum What<'a> {
     Lane,
     Hash(&'a [u8]),
     Commit(&'a Commit),
-}
-
-/// One attempt at a request.
-struct Attempt<'a> {
-    request: &'a Request,
-    keys: &'a [&'a [u8]],
-    arguments: &'a Arguments,
-    durability: Option<&'a Durability>,
-}
-
-impl Attempt<'_> {
-    /// The answer, and for a commit that is in whether it is where it has to be. Sets `is_open` where it
-    /// fails and may have been executed, or may be.
-    async fn run(
-        &self,
-        shared: &Shared,
-        session: &mut Session,
-        is_open: &mut bool,
-    ) -> Result<(Answer, Result<()>)> {
-        let mut connection = Exclusive::take(session).await?;
-        let script = Script::of(self.request);
-        let was_open = std::mem::replace(is_open, true);
-        let calling = shared.caller.call(&mut connection, script, self.keys, self.arguments);
-        let reply = calling.await?;
-        let reply = match reply {
-            Ok(reply) => reply,
-            // A server that answers with an error has done nothing.
-            Err(error) => {
-                *is_open = was_open;
-                connection.release();
-                return Err(error);
-            }
-        };
-        let answer = Answer::parse(&reply)?;
-        let durable = match (self.durability, &answer) {
-            // Where that fails it is sent again, recognised, and waited for on the other connection.
-            (Some(durability), Answer::Applied { .. }) => durability.wait(&mut connection).await?,
-            _ => Ok(()),
-        };
-        connection.release();
-        Ok((answer, durable))
-    }
-}
-
-impl Shared {
-    fn machine(&self) -> MutexGuard<'_, Machine> {
-        // It is whole whatever its holder was doing when it panicked.
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn arguments(&self, request: &Request) -> Arguments {
-        let mut arguments = Arguments::default();
-        for argument in request.arguments(self.lease) {
-            arguments.push(argument.as_bytes());
-        }
-        arguments
-    }
-
-    async fn beat(&self) {
-        while !self.ended.load(Ordering::Acquire) {
-            let now = Instant::now();
-            let renewal = self.machine().renewal(now);
-            match renewal {
-                Renewal::Never => self.changed.notified().await,
-                Renewal::At(at) => {
-                    let left = at.saturating_duration_since(now);
-                    let _ = timeout(left, self.changed.notified()).await;
-                }
-                Renewal::Now(request) => {
-                    let mut session = self.client.bounded().session_for(&self.stream);
-                    let attempt = Attempt {
-                        request: &request,
-                        keys: &[&self.key],
-                        arguments: &self.arguments(&request),
-                        durability: None,
-                    };
-                    match attempt.run(self, &mut session, &mut false).await {
-                        Ok((answer, _)) => {
-                            let outcome = self.machine().answered(&request, answer, now);
-                            if let Outcome::Lost(loss) = outcome {
-                                self.tell(&self.lost(Some(loss)));
-                            }
-                        }
-                        Err(error) => {
-                            // A node of a cluster that has moved is found by the next one.
-                            session.learn(&error);
-                            self.machine().renewal_failed(Instant::now());
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Has the log say that the lane was lost.
-    fn tell(&self, error: &Error) {
-        let name = String::from_utf8_lossy(&self.name).into_owned();
-        let event = Who::new(&self.stream).event("lane_lost").with("processor", name);
-        event.with("error", error.to_string()).record();
-    }
-
-    fn about(&self, error: Error) -> Error {
-        error
-            .with_context("stream", String::from_utf8_lossy(&self.stream))
-            .with_context("processor", String::from_utf8_lossy(&self.name))
-    }
-
-    /// The error of a lane that is not held any more.
-    fn lost(&self, loss: Option<Loss>) -> Error {
-        let error = match loss {
-            None => Error::invalid("the lane is not held; acquire it first"),
-            Some(Loss::Fenced { epoch, owner }) => {
-                let by = match owner.0.as_str() {
-                    "" => "another, which has left it since,".to_owned(),
-                    _ => owner.to_string(),
-                };
-                let message = format!(
-                    "{by} has acquired the lane of this processor since (epoch {epoch}); nothing of this \
-                     commit was written, and its entries are processed there"
-                );
-                Error::new(ErrorKind::Fenced, message)
-            }
-            Some(Loss::Conflict { expected, position }) => {
-                let position = position.map_or_else(|| "nowhere".to_owned(), |id| id.to_string());
-                let message = format!(
-                    "the processor was at {expected}, and the server says that it is at {position}: it has \
-                     lost commits, as a failover to a replica that lagged does, or somebody has written to \
-                     the lane; nothing of this commit was written; start the processor again, and it goes \
-                     on from there"
-                );
-                Error::new(ErrorKind::DataLoss, message)
-            }
-            Some(Loss::Gone) => {
-                let message = "the lane of this processor is gone: deleted, evicted (maxmemory-policy), or \
-                               lost with the server's data; nothing of this commit was written";
-                Error::new(ErrorKind::DataLoss, message)
-            }
-            Some(Loss::Unknown { to }) => {
-                let message = format!("{UNKNOWN} (it went up to {to})");
-                Error::new(ErrorKind::OutcomeUnknown, message)
-            }
-            Some(Loss::Broken { error }) => {
-                let message = format!(
-                    "the server has failed in the middle of a commit, which it does not roll back: {error}"
-                );
-                Error::new(ErrorKind::Internal, message)
-            }
-        };
-        self.about(error)
-    }
 }

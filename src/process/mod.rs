@@ -15,6 +15,7 @@ mod model;
 mod page;
 mod protocol;
 mod script;
+mod shared;
 pub(crate) mod table;
 
 pub use commit::Commit;

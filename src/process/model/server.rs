@@ -77,7 +77,7 @@ impl<C> Server<C> {
     }
 
     fn acquire(&mut self, owner: &Owner, may_take: bool, start: EntryId) -> Answer {
-        let lane = self.lane.get_or_insert_with(|| LaneState {
+        let lane = self.lane.get_or_insert(LaneState {
             owner: None,
             epoch: 0,
             position: start,
