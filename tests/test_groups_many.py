@@ -234,6 +234,91 @@ def test_a_group_that_gets_lost_does_not_stop_the_rest(
         assert got == {"a": [3], "b": [3]}
 
 
+def test_many_lost_groups_take_one_pause(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    streams = {f"s{number}": [1] for number in range(300)}
+    fill(client, streams)
+    options: Any = {"on_group_lost": "recreate", "block_ms": 500}
+    with work(world, any_server, [*streams], **options) as consumer:
+        assert len(next(consumer)) == 300
+        pipeline = client.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.xgroup_destroy(stream, "g")
+        pipeline.execute()
+        fill(client, {stream: [2] for stream in streams})
+        with within(3):
+            got: Rows = {}
+            while len(got) < 300:
+                got.update(rows_of([next(consumer).frame]))
+    assert got == {stream: [2] for stream in streams}
+
+
+@pytest.mark.parametrize("start", ["0", "$"])
+def test_a_stream_that_was_replaced_between_two_searches_is_a_new_one(
+    server: Server, client: redis.Redis, world: World, start: str
+) -> None:
+    """Also where its entries have greater IDs, which Redis 7.0 tells from a lost group."""
+    fill(client, {"p:1": [4], "p:2": [4]})
+    options: Any = {"pattern": "p:*", "discover_ms": 60_000, "group_start_id": start}
+    with work(world, server, None, block_ms=500, **options) as consumer:
+        if start == "$":
+            with later(0.1, lambda: fill(client, {"p:1": [5], "p:2": [5]})):
+                assert sum(map(len, (next(consumer),))) >= 1
+        else:
+            assert len(next(consumer)) == 2
+        client.delete("p:1")
+        last = 3 if any(client.info("server")["redis_version"].startswith(v) for v in "56") else 9
+        fill(client, {"p:1": [last]})
+        got: list[Row] = []
+        while ("p:1", last) not in got:
+            got += pairs(next(consumer).frame)
+
+
+def test_a_group_that_was_deleted_is_still_missed(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"p:1": [1], "p:2": [1]})
+    options: Any = {"pattern": "p:*", "discover_ms": 60_000, "block_ms": 500}
+    with work(world, any_server, None, **options) as consumer:
+        assert len(next(consumer)) == 2
+        client.xgroup_destroy("p:1", "g")
+        fill(client, {"p:1": [2], "p:2": [2]})
+        with pytest.raises(NoGroupError, match="stream: p:1"):
+            list(consumer)
+
+
+def test_rows_of_many_streams_are_acknowledged_in_few_round_trips(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    streams = {f"s{number}": [1, 2] for number in range(300)}
+    fill(client, streams)
+    with Proxy(any_server.port) as proxy:
+        with work(world, proxy.url, [*streams], ack="manual", batch_size=600) as consumer:
+            batch = next(consumer)
+            assert len(batch) > 200
+            before = proxy.round_trips
+            assert world.do(batch.ack()) == len(batch)
+            assert proxy.round_trips - before <= 3
+            for rest in consumer:
+                world.do(rest.ack())
+    assert all_pending(client, streams) == {}
+
+
+def test_acknowledging_many_streams_goes_on_where_one_fails(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"a": [1], "b": [1], "c": [1]})
+    with work(world, any_server, ["a", "b", "c"], ack="manual") as consumer:
+        batch = next(consumer)
+        assert len(batch) == 3
+        client.set("b", "no stream any more")
+        with pytest.raises(WrongTypeError, match="stream: b"):
+            world.do(batch.ack())
+        assert all_pending(client, "ac") == {}
+        client.delete("b")
+
+
 def test_a_lost_group_raises_by_default(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:

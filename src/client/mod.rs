@@ -128,6 +128,12 @@ impl Client {
         Client { inner: Arc::clone(&self.inner), patience: other.patience.clone() }
     }
 
+    /// The same client for one of several servers, whose outages are its own.
+    pub(crate) fn of_one_server(&self) -> Self {
+        let patience = self.patience.as_ref().map(|patience| Arc::new(patience.of_one()));
+        Client { inner: Arc::clone(&self.inner), patience }
+    }
+
     /// Whether it keeps trying through an outage.
     #[cfg(feature = "python")]
     pub(crate) fn keeps_trying(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What keeps trying through an outage, whichever of its sessions meets it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::error::Error;
@@ -44,7 +44,7 @@ fn shown(name: &[u8]) -> String {
 pub(super) struct Patience {
     who: Who,
     address: String,
-    answered: AtomicBool,
+    answered: Arc<AtomicBool>,
     /// Whether `outage` holds one, for the many replies that come while none does.
     in_outage: AtomicBool,
     outage: Mutex<Option<Outage>>,
@@ -60,10 +60,16 @@ impl Patience {
         Patience {
             who,
             address,
-            answered: AtomicBool::new(false),
+            answered: Arc::default(),
             in_outage: AtomicBool::new(false),
             outage: Mutex::new(None),
         }
+    }
+
+    /// The same for one of several servers, whose outages are its own.
+    pub(super) fn of_one(&self) -> Self {
+        let answered = Arc::clone(&self.answered);
+        Patience { answered, ..Patience::new(self.who.clone(), self.address.clone()) }
     }
 
     /// Whether the server has ever answered. That something has accepted a connection says little:

@@ -98,6 +98,11 @@ impl Retry {
         Ok(())
     }
 
+    /// The pause before the next attempt, or the error where there is to be none.
+    pub(crate) fn next_pause(&mut self, error: Error) -> Result<Duration> {
+        Ok(self.plan(error)?.pause)
+    }
+
     /// Says after which pause the next attempt is to be made, or gives the error back where there
     /// is to be none.
     pub(super) fn plan(&mut self, error: Error) -> Result<Planned> {

@@ -53,8 +53,13 @@ impl Session {
     /// The same for requests about several keys of the slot at once: while some of them have moved and
     /// others have not, they are waited for, as after TRYAGAIN.
     pub(crate) fn of_several(mut self) -> Self {
-        self.is_of_several = true;
+        self.are_of_several();
         self
+    }
+
+    /// From now on requests are about several keys of the slot at once.
+    pub(crate) fn are_of_several(&mut self) {
+        self.is_of_several = true;
     }
 
     /// The connection, opened where there is none.

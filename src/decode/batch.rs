@@ -57,6 +57,35 @@ impl Batch {
         &self.runs
     }
 
+    /// The same rows of streams that have other numbers: these, by those that they had.
+    pub(crate) fn renumbered(mut self, numbers: impl Fn(usize) -> usize) -> Self {
+        if self.runs.is_empty() {
+            self.runs.push(Run { row: 0, stream: 0 });
+        }
+        self.runs.iter_mut().for_each(|run| run.stream = numbers(run.stream));
+        self.rejected.iter_mut().for_each(|entry| entry.stream = numbers(entry.stream));
+        self
+    }
+
+    /// The rows of several batches, one after the other, whose columns together are these.
+    pub(crate) fn joined(batches: Vec<Batch>, records: RecordBatch) -> Self {
+        let is_counted = batches.iter().any(|batch| !batch.delivery_counts.is_empty());
+        let mut all = Batch::new(records, Vec::new(), Vec::new());
+        for batch in batches {
+            let (before, rows) = (all.ids.len(), batch.len());
+            let runs = batch.runs.iter().filter(|run| run.row < rows);
+            all.runs.extend(runs.map(|run| Run { row: before + run.row, ..*run }));
+            if is_counted {
+                let counts = batch.delivery_counts.into_iter().chain(std::iter::repeat(1));
+                all.delivery_counts.extend(counts.take(rows));
+            }
+            all.ids.extend(batch.ids);
+            all.deleted.extend(batch.deleted);
+            all.rejected.extend(batch.rejected);
+        }
+        all
+    }
+
     /// Leaves these rows out, which are in order.
     pub(super) fn reject(mut self, rejected: Vec<(usize, Error)>) -> Result<Self> {
         let mut rows = rejected.iter().map(|(row, _)| *row).peekable();

@@ -44,6 +44,15 @@ pub(crate) struct Others {
     pub(crate) sealed: bool,
 }
 
+impl Others {
+    /// And these.
+    pub(crate) fn add(&mut self, more: Others) {
+        self.rows |= more.rows;
+        self.claimed |= more.claimed;
+        self.sealed |= more.sealed;
+    }
+}
+
 impl Ledger {
     /// What can be claimed within this time of a look at the pending list was listed by it.
     const LOOKED: Duration = Duration::from_secs(1);

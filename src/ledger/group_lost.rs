@@ -26,6 +26,11 @@ impl Ledger {
         end < self.stream_had
     }
 
+    /// The greatest ID that the stream is known to have had.
+    pub(crate) fn had(&self) -> Option<EntryId> {
+        self.stream_had
+    }
+
     /// The group is gone, with all that was pending, and the collected rows are discarded: they come
     /// again. Returns the ID after which a group that takes its place has to begin; `None` where this
     /// consumer has not been anywhere.

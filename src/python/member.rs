@@ -100,6 +100,14 @@ impl Member {
         streams: Vec<usize>,
     ) -> PyResult<Operation> {
         let entries = self.named(py, ids, &streams)?;
+        if entries.len() > 1 {
+            let watched = Arc::clone(&self.watched);
+            let acknowledging = async move {
+                let _user = enter(&watched)?;
+                read::Member::acknowledge_each(&entries).await
+            };
+            return Ok(Operation::new(acknowledging, |py, number: u64| number.into_py_any(py)));
+        }
         Ok(self.operation(entries, |member, ids| async move { member.acknowledge(&ids).await }))
     }
 

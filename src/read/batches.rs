@@ -317,7 +317,7 @@ impl Batches {
             Source::Many(_) | Source::ManyTail(_) | Source::Range(_) | Source::Tail(_) => {
                 Vec::new()
             }
-            Source::Group(worker) => worker.members().cloned().collect(),
+            Source::Group(worker) => worker.members().into_iter().cloned().collect(),
         }
     }
 

@@ -146,6 +146,11 @@ impl Intake {
         self.decoder.rows()
     }
 
+    /// The rows of all batches that were handed out.
+    pub(super) fn delivered_rows(&self) -> u64 {
+        self.delivered_rows
+    }
+
     /// How many of `count` entries in all have not come yet.
     pub(super) fn missing(&self, count: Option<u64>) -> u64 {
         let come = self.delivered_rows.saturating_add(self.decoder.rows() as u64);

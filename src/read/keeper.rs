@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::select;
@@ -24,10 +24,20 @@ pub(crate) struct Keeper {
     book: PerProcess<Book>,
     /// Held over what sets idle times, so that none is set back that somebody has just set, and by one
     /// of several streams at a time: each takes a connection.
-    idle_times: Arc<PerProcess<tokio::sync::Mutex<()>>>,
+    turns: OnceLock<Turns>,
     /// The task that keeps what is in hand has been begun.
     #[cfg(feature = "python")]
     keeping: PerProcess<()>,
+}
+
+/// Whose turn it is to set idle times.
+#[derive(Clone)]
+pub(super) struct Turns(Arc<PerProcess<tokio::sync::Mutex<()>>>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns(Arc::new(PerProcess::new()))
+    }
 }
 
 struct Book {
@@ -43,7 +53,7 @@ impl Keeper {
         Keeper {
             terms,
             book: PerProcess::new(),
-            idle_times: Arc::new(PerProcess::new()),
+            turns: OnceLock::new(),
             #[cfg(feature = "python")]
             keeping: PerProcess::new(),
         }
@@ -51,7 +61,14 @@ impl Keeper {
 
     /// The same for another stream of the same reader.
     pub(super) fn of_another_stream(&self) -> Self {
-        Keeper { idle_times: Arc::clone(&self.idle_times), ..Keeper::new(self.terms) }
+        Keeper::new(self.terms)
+    }
+
+    /// Takes turns with those streams alone that have the same ones: what one server keeps waiting,
+    /// the others do not.
+    pub(super) fn takes_turns(&self, turns: &Turns) {
+        // Nothing was in hand before.
+        let _ = self.turns.set(turns.clone());
     }
 
     fn book(&self) -> Option<&Book> {
@@ -126,8 +143,8 @@ impl Keeper {
     /// Has no idle time set back until what this gives is dropped.
     pub(super) async fn pause(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.terms?;
-        let Ok(idle_times) =
-            self.idle_times.get(|| Ok::<_, Infallible>(tokio::sync::Mutex::new(())));
+        let turns = self.turns.get_or_init(Turns::default);
+        let Ok(idle_times) = turns.0.get(|| Ok::<_, Infallible>(tokio::sync::Mutex::new(())));
         Some(idle_times.lock().await)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::ack;
+use super::ack::{self, Acknowledged};
 use super::dead_letter::Letter;
 use super::nack::{Portion, idle_of, idle_without, pause};
 use super::stats::{Report, Watched};
@@ -81,6 +81,10 @@ impl Member {
     pub async fn acknowledge(&self, ids: &[EntryId]) -> Result<u64> {
         let session = &mut self.client.session_for(&self.stream);
         let acknowledged = ack::acknowledge(session, &self.stream, &self.group, ids).await;
+        self.acknowledged(ids, acknowledged)
+    }
+
+    fn acknowledged(&self, ids: &[EntryId], acknowledged: Result<Acknowledged>) -> Result<u64> {
         let acknowledged = acknowledged.map_err(|error| self.about(error))?;
         // Not once more with their batch.
         self.watched.report(Report::Acked(ids.to_vec()));
@@ -89,6 +93,20 @@ impl Member {
             stats.done_up_to = stats.done_up_to.max(ids.iter().max().copied());
         });
         Ok(acknowledged.pending)
+    }
+
+    /// As [`acknowledge`](Member::acknowledge), of several streams that one reader has: in few round
+    /// trips. An error does not keep others from it.
+    #[cfg(feature = "python")]
+    pub(crate) async fn acknowledge_each(all: &[(Member, Vec<EntryId>)]) -> Result<u64> {
+        let [(one, _), ..] = all else { return Ok(0) };
+        let entries = all.iter().map(|(member, ids)| (member.stream.as_slice(), ids.as_slice()));
+        let entries: Vec<_> = entries.collect();
+        let acknowledged = ack::acknowledge_each(&one.client, &one.group, &entries).await;
+        let told = all.iter().zip(acknowledged);
+        let told = told.map(|((member, ids), one)| member.acknowledged(ids, one));
+        // All of them take note.
+        told.collect::<Vec<_>>().into_iter().sum()
     }
 
     /// Gives entries back, each with how often it has been delivered: they are delivered again after

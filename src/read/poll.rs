@@ -1,6 +1,7 @@
 //! How long a reader waits for entries, and when a batch is whole: the same for all that follow a
 //! stream.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
@@ -39,6 +40,54 @@ pub(super) struct Pace {
     poll: Deadline,
     /// When the batch's first entry came.
     first_came: Option<Instant>,
+    /// The same of a batch that others collect as well.
+    joint: Option<Arc<FirstCame>>,
+    /// Of which of those it has rows.
+    batch: Option<u64>,
+}
+
+/// A batch that several readers collect, each a part of it.
+#[derive(Debug, Default)]
+pub(super) struct FirstCame(Mutex<Collected>);
+
+#[derive(Debug, Default)]
+struct Collected {
+    /// Which of the batches it is.
+    number: u64,
+    /// When its first entry came, of any part.
+    first_came: Option<Instant>,
+    /// How many parts have rows of it that are still to be given.
+    parts: usize,
+}
+
+impl FirstCame {
+    /// A part has its first row; says when the first of any did, and which batch that is.
+    fn came(&self, at: Instant) -> (Instant, u64) {
+        let mut batch = self.lock();
+        batch.parts += 1;
+        (*batch.first_came.get_or_insert(at), batch.number)
+    }
+
+    /// A part has given its rows of that batch.
+    fn flushed(&self, number: u64) {
+        let mut batch = self.lock();
+        batch.parts -= usize::from(batch.number == number && batch.parts > 0);
+    }
+
+    /// Whether a part has rows of the batch, which are given at the same time as those of others.
+    pub(super) fn has_more(&self) -> bool {
+        self.lock().parts > 0
+    }
+
+    /// The batch has gone to the caller.
+    pub(super) fn reset(&self) {
+        let mut batch = self.lock();
+        *batch = Collected { number: batch.number + 1, ..Collected::default() };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Collected> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pace {
@@ -56,7 +105,14 @@ impl Pace {
             on_idle: request.on_idle,
             poll: Deadline::of_block(block),
             first_came: None,
+            joint: None,
+            batch: None,
         }
+    }
+
+    /// What is collected is a part of a batch.
+    pub(super) fn with_others(self, joint: Arc<FirstCame>) -> Self {
+        Pace { joint: Some(joint), ..self }
     }
 
     /// Entries are not collected for longer than that.
@@ -77,7 +133,11 @@ impl Pace {
 
     /// The batch has a row; the first came at that time.
     pub(super) fn came(&mut self, first: Instant) {
-        self.first_came.get_or_insert(first);
+        if self.first_came.is_none() {
+            let (joint, batch) = self.joint.as_ref().map(|joint| joint.came(first)).unzip();
+            self.first_came = Some(joint.map_or(first, |joint| joint.min(first)));
+            self.batch = batch;
+        }
         if self.on_idle == OnIdle::Stop {
             self.begin_poll(); // for the entry after it
         }
@@ -86,6 +146,9 @@ impl Pace {
     /// The batch has gone to the caller, or its rows are gone.
     pub(super) fn flushed(&mut self) {
         self.first_came = None;
+        if let (Some(joint), Some(batch)) = (&self.joint, self.batch.take()) {
+            joint.flushed(batch);
+        }
     }
 
     /// Whether entries are collected until a time is over.

@@ -7,7 +7,7 @@ use super::bounds::{
 };
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received};
-use super::group::GroupReader;
+use super::group::Groups;
 use super::many;
 use super::page_request::PageRequest;
 use super::pages::newest_range;
@@ -43,7 +43,7 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
         // Each in a box of its own: a future is as large as all that it may ever hold at once, and
         // is moved to where it runs.
         if let Some(group) = request.group.clone() {
-            let reader = GroupReader::new(client, request, group, Arc::default())?;
+            let reader = Groups::new(client, request, group, Arc::default())?;
             return Box::pin(reader.read_all()).await;
         }
         let mut reader = Box::new(RangeReader::new(client, request)?);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::group_options::{GroupOptions, OwnPending};
 use super::many::{Many, OnSchemaMismatch, Pattern, StreamOrder};
 use crate::client::Who;
+use crate::decode::StreamNames;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Error;
 use crate::schema::StreamSchema;
@@ -286,6 +287,20 @@ impl ReadRequest {
             Some(group) => who.with_group(&group.group, &group.consumer),
             None => who,
         }
+    }
+
+    /// Whether entries are waited for again and again.
+    pub(super) fn follows(&self) -> bool {
+        self.bounds.rows != usize::MAX
+    }
+
+    /// The same of these streams.
+    pub(super) fn with_names(&self, names: &Arc<StreamNames>) -> Self {
+        let mut request = self.clone();
+        if let Some(many) = &mut request.many {
+            Arc::make_mut(many).names = Arc::clone(names);
+        }
+        request
     }
 
     /// The stream's name, for messages.

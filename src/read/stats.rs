@@ -150,6 +150,21 @@ pub(crate) struct Handing {
 }
 
 impl Handing {
+    /// The bytes of all replies so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Of both batches as one.
+    pub(super) fn with(self, other: Handing) -> Self {
+        let first = |one: Option<Instant>, other| one.into_iter().chain(other).min();
+        Handing {
+            received: self.received.saturating_add(other.received),
+            delivered: first(self.delivered, other.delivered),
+            old_at: first(self.old_at, other.old_at),
+        }
+    }
+
     /// Whether the batch has waited for too long to be handed out.
     pub(crate) fn is_old(&self) -> bool {
         self.old_at.is_some_and(|old_at| old_at <= Instant::now())
@@ -160,6 +175,15 @@ impl Watched {
     /// Of a reader whose entries are kept.
     pub(super) fn new(keeper: Keeper) -> Self {
         Watched { keeper, ..Watched::default() }
+    }
+
+    /// What is watched of some of several streams, for who reads those alone.
+    pub(super) fn of_some(&self) -> Self {
+        Watched {
+            users: Arc::clone(&self.users),
+            gave_back: Arc::clone(&self.gave_back),
+            ..Watched::default()
+        }
     }
 
     /// What is watched of one of several streams.
@@ -274,7 +298,7 @@ impl Watched {
         let mut returns = self.returns();
         entries.into_iter().for_each(|(id, due)| returns.insert(id, due));
         drop(returns);
-        self.gave_back.notify_one();
+        self.gave_back.notify_waiters();
     }
 
     /// Waits until an entry that was given back is due, if that is before `end`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::dead_letter::{Letter, check_slots};
-use super::group::GroupReader;
+use super::group::Groups;
 use super::group_options::GroupOptions;
 use super::member::Member;
 use super::request::ReadRequest;
@@ -17,7 +17,7 @@ use crate::ledger::IdSet;
 
 /// Reads as a member of a group, and moves to the dead-letter stream what does not fit the schema.
 pub(super) struct Worker {
-    reader: GroupReader,
+    reader: Groups,
     session: Session,
     /// The server, where it is to be asked whether it is a cluster: the dead-letter stream is of another
     /// slot than the stream.
@@ -59,17 +59,17 @@ impl Worker {
             asks,
             has_dead_letter,
             session: client.session_for(stream),
-            reader: GroupReader::new(client, request, options, watched)?,
+            reader: Groups::new(client, request, options, watched)?,
             staged: None,
         })
     }
 
     /// The consumers of all streams.
-    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn members(&self) -> Vec<&Member> {
         self.reader.members()
     }
 
-    pub(super) fn reader(&mut self) -> &mut GroupReader {
+    pub(super) fn reader(&mut self) -> &mut Groups {
         &mut self.reader
     }
 

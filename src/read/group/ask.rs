@@ -14,7 +14,7 @@ use crate::read::claim::Claimer;
 use crate::read::deadline::block_ms;
 use crate::read::group_options::OwnPending;
 use crate::read::page_request::PageRequest;
-use crate::read::poll::{Pace, Polled};
+use crate::read::poll::Polled;
 use crate::resp::{self, Packed, PageLimit, ReadGroup};
 
 /// A request that is on its way: of one stream's own pending entries, or of new ones.
@@ -45,7 +45,7 @@ impl GroupReader {
             self.lanes.iter_mut().for_each(|lane| lane.ledger.lost(self.blocks_until));
         }
         if self.is_many() {
-            Box::pin(self.discover()).await?;
+            Box::pin(self.take_news()).await?;
         }
         self.infer().await?;
         let room = self.room();
@@ -70,10 +70,7 @@ impl GroupReader {
             lane.take_reports();
             let returned = lane.watched().take_returns(now, room);
             lane.ledger.claimed(&returned);
-            let of_batch = lane.ledger.has_of_batch();
-            batch.rows |= of_batch.rows;
-            batch.claimed |= of_batch.claimed;
-            batch.sealed |= of_batch.sealed;
+            batch.add(lane.ledger.has_of_batch());
         }
         let number = self.lanes.len();
         let mut asks = Vec::with_capacity(number);
@@ -279,7 +276,8 @@ impl GroupReader {
     /// How many entries to ask for.
     fn room(&mut self) -> u64 {
         let missing = self.feed.missing(self.request.count);
-        self.feed.page().min(self.feed.room()).min(missing)
+        let share = self.streams.as_ref().map_or(u64::MAX, |streams| streams.joint.share());
+        self.feed.page().min(self.feed.room()).min(missing).min(share)
     }
 
     /// Whether there is something to do that time alone does not bring.
@@ -294,8 +292,7 @@ impl GroupReader {
         let claims = there().filter_map(|lane| lane.claimer.as_ref()).map(Claimer::time_for_others);
         let wakes = there().filter_map(|lane| lane.ledger.wakes_at()).map(until);
         let returns = self.watched.next_return().map(until);
-        let looks = self.streams.as_ref().and_then(|streams| streams.looks_at()).map(until);
-        let looks = looks.map(|looks| looks.max(Pace::PAUSE));
+        let looks = self.streams.as_ref().and_then(|streams| streams.joint.wait_until_look());
         let times = claims.chain(wakes).chain(returns).chain(looks);
         times.fold(self.feed.longest_wait(), Duration::min)
     }

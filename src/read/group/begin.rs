@@ -5,11 +5,14 @@ use redis::Value;
 
 use crate::admin::create_group_in;
 use crate::client::{Questions, Session};
+use crate::decode::ReplyShape;
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result, ServerCode};
-use crate::read::bounds::{check_exists, if_permitted, last_generated, no_stream, stream_end};
+use crate::read::bounds::{
+    check_exists, ids_only, if_permitted, last_decoded, last_generated, no_stream, stream_end,
+};
 use crate::read::group_options::OwnPending;
-use crate::resp::{self, Info, PageLimit, ReadGroup};
+use crate::resp::{self, Info, Outline, PageLimit, ReadGroup};
 
 /// Streams that are asked for together: more would keep other clients waiting.
 pub(super) const AT_ONCE: usize = 500;
@@ -210,6 +213,26 @@ impl Lane {
     pub(super) async fn exists(&self, session: &mut Session) -> Result<bool> {
         let kind = session.value(&resp::type_of(&self.member.stream)).await?;
         Ok(resp::text(&kind) != Some(b"none"))
+    }
+
+    /// Whether the stream was deleted, and written again: it lacks the latest entry that it had, though
+    /// none has ever been removed from it (XINFO STREAM; since Redis 7.0 it tells).
+    pub(super) async fn was_replaced(&self, session: &mut Session) -> Result<bool> {
+        let command = resp::stream_info(&self.member.stream);
+        let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
+        let Some(info) = if_permitted(asking.await)? else { return Ok(false) };
+        let info = Info(&info);
+        if self.ledger.is_another_stream(info.id("last-generated-id")) {
+            return Ok(true);
+        }
+        let all = info.number("entries-added");
+        if all.is_none() || all != info.number("length") {
+            return Ok(false);
+        }
+        let Some(had) = self.ledger.had() else { return Ok(false) };
+        let command = resp::range(&self.member.stream, had, had, 1);
+        let found = session.request(&command, || ids_only(ReplyShape::Entries), last_decoded);
+        Ok(found.await?.is_none())
     }
 
     /// Whether an error of the server is about this stream, as far as its text says.

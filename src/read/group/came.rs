@@ -109,6 +109,7 @@ impl GroupReader {
         let streams = self.streams.as_mut().filter(|_| is_waiting);
         match streams.is_some_and(|streams| streams.are_all_in_vain(flight.lanes.len(), there)) {
             true if self.feed.rows() > 0 && !self.pace.collects() => Polled::Drained,
+            true if !waits => Polled::Drained,
             true => self.pace.after_nil(asked, Pace::SLICE).await,
             false => Polled::More,
         }

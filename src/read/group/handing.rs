@@ -12,7 +12,7 @@ use crate::read::stats::Handing;
 
 impl GroupReader {
     /// What there is to know of the batch that was given last when it is handed out.
-    pub(in crate::read) fn handing(&self) -> Handing {
+    pub(super) fn handing(&self) -> Handing {
         let longest = self.old_after(3);
         Handing {
             received: self.feed.received(),
@@ -33,33 +33,41 @@ impl GroupReader {
 
     /// The batch that was flushed last is not handed out, because others may have claimed its rows:
     /// what is still this consumer's comes again.
-    pub(in crate::read) fn withdrawn(&mut self, batch: &Batch) {
+    pub(super) fn withdrawn(&mut self, batch: &Batch) {
         self.ended = false;
-        self.feed.drop_rows(batch.len());
+        self.drop_rows(batch);
         self.lanes.iter_mut().for_each(|lane| lane.ledger.withdrawn());
     }
 
+    /// The rows of a batch that are of this reader's streams do not count.
+    fn drop_rows(&mut self, batch: &Batch) {
+        let all = batch.rows_by_stream().into_iter();
+        let own = all.filter(|(stream, _)| self.lane_of(*stream).is_some());
+        let rows = own.map(|(_, rows)| rows.len()).sum();
+        self.feed.drop_rows(rows);
+    }
+
     /// The batch goes to the caller.
-    pub(in crate::read) fn handed_out(&mut self, batch: &Batch) {
+    pub(super) fn handed_out(&mut self, batch: &Batch) {
         if let ([lane], None) = (self.lanes.as_mut_slice(), &self.streams) {
             return lane.ledger.handed_out(batch.ids());
         }
         let mut by_stream: HashMap<usize, Vec<EntryId>> =
             ids_by_stream(batch).into_iter().collect();
-        for (stream, lane) in self.lanes.iter_mut().enumerate() {
-            lane.ledger.handed_out(&by_stream.remove(&stream).unwrap_or_default());
+        for lane in &mut self.lanes {
+            lane.ledger.handed_out(&by_stream.remove(&lane.number).unwrap_or_default());
         }
     }
 
     /// Some rows of the batch go to the caller, the others later.
-    pub(in crate::read) fn handed_out_first(&mut self, rows: &Batch) {
+    pub(super) fn handed_out_first(&mut self, rows: &Batch) {
         self.each_of(rows, |lane, ids| lane.ledger.handed_out_first(ids));
     }
 
     /// Does something for each stream of a batch that has rows in it.
     fn each_of(&mut self, batch: &Batch, act: impl Fn(&mut Lane, &[EntryId])) {
         for (stream, ids) in ids_by_stream(batch) {
-            self.lanes.get_mut(stream).into_iter().for_each(|lane| act(lane, &ids));
+            self.lane_of(stream).into_iter().for_each(|lane| act(lane, &ids));
         }
     }
 
@@ -76,7 +84,7 @@ impl GroupReader {
 
     /// The rows that were handed out are done with where that is the policy, and the next are still
     /// those of the same batch.
-    pub(in crate::read) async fn asked_for_more(&mut self) -> Result<()> {
+    pub(super) async fn asked_for_more(&mut self) -> Result<()> {
         self.caller_asks();
         self.acknowledge().await
     }
@@ -84,24 +92,24 @@ impl GroupReader {
     /// The batch that went to the caller did not come into its hands: it is still pending, and comes
     /// again.
     #[cfg(feature = "python")]
-    pub(in crate::read) fn not_handed_out(&mut self, batch: &Batch) {
+    pub(super) fn not_handed_out(&mut self, batch: &Batch) {
         self.ended = false;
-        self.feed.drop_rows(batch.len());
+        self.drop_rows(batch);
         for (stream, rows) in batch.rows_by_stream() {
             let counts = rows.iter().filter_map(|row| batch.delivery_counts().get(*row).copied());
-            if let Some(lane) = self.lanes.get_mut(stream) {
+            if let Some(lane) = self.lane_of(stream) {
                 lane.ledger.not_handed_out(&batch.ids_of(&rows), &counts.collect::<Vec<u64>>());
             }
         }
     }
 
     /// These of a stream are in the dead letters.
-    pub(in crate::read) fn failed(&mut self, stream: usize, ids: &[EntryId]) {
-        self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.failed(ids));
+    pub(super) fn failed(&mut self, stream: usize, ids: &[EntryId]) {
+        self.lane_of(stream).into_iter().for_each(|lane| lane.failed(ids));
     }
 
     /// These of a stream were not handed out, and are not done with.
-    pub(in crate::read) fn left(&mut self, stream: usize, ids: &[EntryId]) {
-        self.lanes.get_mut(stream).into_iter().for_each(|lane| lane.ledger.left(ids));
+    pub(super) fn left(&mut self, stream: usize, ids: &[EntryId]) {
+        self.lane_of(stream).into_iter().for_each(|lane| lane.ledger.left(ids));
     }
 }

@@ -16,6 +16,8 @@ use crate::resp::{PageLimit, ReadGroup};
 /// A stream, as this consumer reads it through its group. Of a reader's lanes each has its own ledger;
 /// they share the connection, the batches and the time.
 pub(super) struct Lane {
+    /// The stream's number among all that the consumer reads.
+    pub(super) number: usize,
     pub(super) member: Member,
     pub(super) options: Arc<GroupOptions>,
     pub(super) ledger: Ledger,
@@ -70,6 +72,7 @@ impl Lane {
             ledger.read_own_pending();
         }
         Lane {
+            number: 0,
             member: Member {
                 client: client.bounded(),
                 patient: client.clone(),

@@ -7,8 +7,14 @@
 mod ask;
 mod begin;
 mod came;
+mod groups;
 mod handing;
+mod joint;
 mod lane;
+mod mingle;
+mod part;
+mod parts;
+mod placing;
 mod plan;
 mod recover;
 mod small;
@@ -19,21 +25,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::ask::Flight;
+pub(super) use self::groups::Groups;
+use self::joint::{Inbox, Joint};
 use self::lane::Lane;
+use self::mingle::Kind;
 use self::streams::Streams;
 use super::ack;
 use super::feed::Feed;
 use super::group_options::GroupOptions;
-use super::member::Member;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
 use super::sample::infer_range;
 use super::stats::Watched;
 use super::watchers::watch;
-use crate::client::{Client, Questions};
+use crate::client::{Client, Questions, Session};
 use crate::decode::{Batch, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{ErrorKind, Result};
+use crate::ledger::Others;
 use crate::resp;
 
 /// Reads as one consumer of a group, batch by batch; of one stream, or of several that have a group of
@@ -80,39 +89,63 @@ pub(super) struct GroupReader {
     takes_all: bool,
     end: Option<Option<EntryId>>,
     ended: bool,
+    /// What the batch that was flushed last is made of.
+    kind: Kind,
 }
 
 impl GroupReader {
-    pub(super) fn new(
+    /// Of one stream.
+    fn new(
         client: &Client,
         request: ReadRequest,
-        options: GroupOptions,
+        options: &Arc<GroupOptions>,
+        watched: Arc<Watched>,
+    ) -> Result<Self> {
+        let stream = request.stream.clone();
+        let mut lane = Lane::new(client, stream, options, Arc::clone(&watched));
+        lane.must_exist = request.must_exist;
+        watch(client.options(), std::slice::from_ref(&lane.member))?;
+        let session = client.session_for(&request.stream);
+        let mut reader = GroupReader::over(client, session, request, options, watched)?;
+        reader.lanes.push(lane);
+        Ok(reader)
+    }
+
+    /// Of streams that one server, or one slot of a cluster, has: those of the inbox, of which this is
+    /// one.
+    fn of_part(
+        client: &Client,
+        key: &[u8],
+        request: ReadRequest,
+        options: &Arc<GroupOptions>,
+        watched: Arc<Watched>,
+        (joint, inbox): (&Arc<Joint>, &Arc<Inbox>),
+    ) -> Result<Self> {
+        // What one server says is no word on the others.
+        let client = &client.of_one_server();
+        let session = client.session_for(key);
+        let mut reader = GroupReader::over(client, session, request, options, watched)?;
+        reader.pace = reader.pace.with_others(Arc::clone(&joint.first_came));
+        reader.streams = Some(Streams::new(Arc::clone(joint), Arc::clone(inbox)));
+        Ok(reader)
+    }
+
+    fn over(
+        client: &Client,
+        session: Session,
+        request: ReadRequest,
+        options: &Arc<GroupOptions>,
         watched: Arc<Watched>,
     ) -> Result<Self> {
         let shape = ReplyShape::Streams;
-        let options = Arc::new(options);
-        let streams = Streams::of(&request);
-        let lanes = match &streams {
-            None => {
-                let stream = request.stream.clone();
-                let mut lane = Lane::new(client, stream, &options, Arc::clone(&watched));
-                lane.must_exist = request.must_exist;
-                watch(client.options(), std::slice::from_ref(&lane.member))?;
-                vec![lane]
-            }
-            Some(_) => Vec::new(),
-        };
-        let first = request.many.as_ref().and_then(|many| many.names.keys().first());
-        let session = client.session_for(first.unwrap_or(&request.stream));
-        let session = if streams.is_some() { session.of_several() } else { session };
         let mut feed = Feed::new(client, session, request.schema.clone(), shape, request.bounds)?
             .watch_fields(request.who());
         feed.keeps_replies = true;
-        let mut reader = GroupReader {
+        Ok(GroupReader {
             client: client.clone(),
             feed,
-            lanes,
-            streams,
+            lanes: Vec::new(),
+            streams: None,
             pace: Pace::new(&request).with_longest_collecting(options.longest_wait()),
             watched,
             flights: VecDeque::new(),
@@ -130,39 +163,41 @@ impl GroupReader {
             takes_all: false,
             end: None,
             ended: request.count == Some(0),
+            kind: Kind::New,
             request,
-            options,
-        };
-        let names = reader.request.many.as_ref().map(|many| Arc::clone(&many.names));
-        reader.add_lanes(names.iter().flat_map(|names| names.keys().iter().cloned()).collect())?;
-        Ok(reader)
-    }
-
-    /// The consumers of all streams, by their numbers.
-    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.lanes.iter().map(|lane| &lane.member)
-    }
-
-    /// The consumer of one of the streams.
-    pub(super) fn member(&self, stream: usize) -> Option<&Member> {
-        self.lanes.get(stream).map(|lane| &lane.member)
+            options: Arc::clone(options),
+        })
     }
 
     /// Whether there may be several streams.
-    pub(super) fn is_many(&self) -> bool {
+    fn is_many(&self) -> bool {
         self.streams.is_some()
+    }
+
+    /// What comes next is at most so much, whatever came before.
+    fn limit(&mut self, budget: Option<u64>) {
+        self.ended = budget == Some(0);
+        self.request.count = budget.map(|budget| self.feed.delivered_rows().saturating_add(budget));
     }
 
     /// All that there is for this consumer, or the request's count of it; after waiting for the first
     /// where that is asked for. Acknowledges before it returns where that is automatic: whoever
     /// must not lose rows on the way to their user reads without, and acknowledges then.
-    pub(super) async fn read_all(mut self) -> Result<Batch> {
+    async fn read_all(&mut self) -> Result<Batch> {
+        let waits = self.request.block.is_some();
+        let batch = self.gather(waits).await?;
+        self.handed_out(&batch);
+        self.settle().await?;
+        Ok(batch)
+    }
+
+    /// The rows of [`read_all`](Self::read_all), which are not handed out yet.
+    async fn gather(&mut self, waits: bool) -> Result<Batch> {
         self.takes_all = true;
         // Otherwise the first read tells whether there is a group.
         if self.options.recreates() || self.is_many() {
             Box::pin(self.start()).await?;
         }
-        let waits = self.request.block.is_some();
         self.pace.begin_poll();
         while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
             match self.poll(waits).await {
@@ -174,16 +209,22 @@ impl GroupReader {
         }
         let batch = self.feed.flush_all()?;
         let batch = self.seen_of(batch)?;
-        self.handed_out(&batch);
+        Ok(self.renumbered(batch))
+    }
+
+    /// Acknowledges what was handed out of a read of all there is, where that is automatic.
+    async fn settle(&mut self) -> Result<()> {
         self.lanes.iter_mut().for_each(|lane| lane.ledger.asked_for_more());
         match self.acknowledge().await {
             // Perhaps the server took note, and then the rows would be lost with this error.
             Err(error)
                 if error.retryable()
-                    || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) => {}
-            acknowledged => acknowledged?,
+                    || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) =>
+            {
+                Ok(())
+            }
+            acknowledged => acknowledged,
         }
-        Ok(batch)
     }
 
     /// Whether there may be entries that were there at the start: what is added meanwhile would keep
@@ -197,7 +238,7 @@ impl GroupReader {
 
     /// The next batch; `None` at the end. The one before is done with. It has no rows where all of
     /// them were rejected.
-    pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
+    async fn next(&mut self) -> Result<Option<Batch>> {
         self.caller_asks();
         if self.feed.is_in_flight() && self.has_waited(self.reply_came, 2) {
             self.read_again()?;
@@ -228,15 +269,46 @@ impl GroupReader {
                 self.read_again()?;
                 continue;
             }
-            let batch = self.feed.flush()?;
-            let batch = self.seen_of(batch)?;
-            if !batch.is_empty() || !batch.rejected().is_empty() {
+            if let Some(batch) = self.flush()? {
                 return Ok(Some(batch));
             }
             if self.ended || self.feed.missing(self.request.count) == 0 {
                 return Ok(None);
             }
         }
+    }
+
+    /// What is there now, without waiting for more; `None` where that is nothing. The batch before is
+    /// done with.
+    async fn pass(&mut self) -> Result<Option<Batch>> {
+        self.caller_asks();
+        if self.feed.is_in_flight() && self.has_waited(self.reply_came, 2) {
+            self.read_again()?;
+        }
+        Box::pin(self.start()).await?;
+        self.pace.begin_poll();
+        while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
+            match self.poll(false).await {
+                Ok(Polled::More) => {}
+                Ok(_) => break,
+                Err(error) => self.recover(error).await?,
+            }
+        }
+        self.acknowledge().await?;
+        self.note_rows();
+        self.flush()
+    }
+
+    /// The batch that was collected; `None` where nobody is to see any of it.
+    fn flush(&mut self) -> Result<Option<Batch>> {
+        let mut of_batch = Others::default();
+        self.lanes.iter().for_each(|lane| of_batch.add(lane.ledger.has_of_batch()));
+        let is_own = self.lanes.iter().any(|lane| lane.ledger.has_own_rows());
+        self.kind = Kind::of(of_batch, is_own);
+        let batch = self.feed.flush()?;
+        let batch = self.seen_of(batch)?;
+        let is_some = !batch.is_empty() || !batch.rejected().is_empty();
+        Ok(is_some.then(|| self.renumbered(batch)))
     }
 
     /// Types the fields by what is in the stream, whoever has read it; nothing is delivered for that.
@@ -308,7 +380,7 @@ impl GroupReader {
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count
     /// no delivery that nobody saw, and others wait no longer for what was given back.
-    pub(super) async fn finish(&mut self, success: bool) -> Result<()> {
+    async fn finish(&mut self, success: bool) -> Result<()> {
         self.feed.session.limit_retries();
         for lane in &mut self.lanes {
             lane.take_reports();
@@ -334,7 +406,7 @@ impl GroupReader {
     }
 
     /// After an error: what was handed out stays so; the rest is pending, and comes first.
-    pub(super) fn rewind(&mut self) -> Result<()> {
+    fn rewind(&mut self) -> Result<()> {
         self.read_again()?;
         self.feed.session.renew();
         self.lanes.iter_mut().for_each(|lane| lane.recreations.succeeded());

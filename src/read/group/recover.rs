@@ -12,6 +12,15 @@ use crate::read::bounds::if_permitted;
 use crate::read::group_options::OwnPending;
 
 impl GroupReader {
+    /// The error with the stream's name, where there is no other.
+    pub(super) fn about(&self, error: Error) -> Error {
+        let is_named = error.context().iter().any(|(what, _)| *what == "stream");
+        match self.lanes.as_slice() {
+            [lane] if !is_named => lane.member.about(error),
+            _ => error,
+        }
+    }
+
     pub(super) async fn recover(&mut self, error: Error) -> Result<()> {
         self.note_rows();
         if self.is_many() {
@@ -25,7 +34,7 @@ impl GroupReader {
                 return lane.create(&mut feed.session).await;
             }
             if self.options.recreates() {
-                lane.is_lost(error).await?;
+                tokio::time::sleep(lane.is_lost(error)?).await;
                 return self.recreate(0).await;
             }
         }
@@ -116,13 +125,13 @@ impl GroupReader {
 }
 
 impl Lane {
-    /// The group is gone, and is to be created again.
-    pub(super) async fn is_lost(&mut self, error: Error) -> Result<()> {
+    /// The group is gone, and is to be created again after a pause.
+    pub(super) fn is_lost(&mut self, error: Error) -> Result<Duration> {
         let event = self.member.who().event("group_lost");
         let event = event.with("error", error.to_string());
         // Somebody may delete it again and again: with pauses, and not for ever.
-        self.recreations.pause(error.with_retryable(true)).await?;
+        let pause = self.recreations.next_pause(error.with_retryable(true))?;
         event.record();
-        Ok(())
+        Ok(pause)
     }
 }

@@ -1,5 +1,5 @@
-//! Several streams read through their groups: which there are, which have many entries, and what is to be
-//! done where one is lost.
+//! Several streams that one server, or one slot of a cluster, has, read through their groups: which have
+//! many entries, and what is to be done where one is lost.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,26 +7,26 @@ use std::time::{Duration, Instant};
 
 use super::GroupReader;
 use super::begin::{Found, look_up_all};
+use super::joint::{Inbox, Joint, News};
 use super::lane::Lane;
-use crate::admin::find_streams;
 use crate::client::Client;
 use crate::decode::{Batch, StreamNames};
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{Flushed, IdSet};
-use crate::read::bounds::no_match;
 use crate::read::group_options::OwnPending;
-use crate::read::many::{self, Pattern};
+use crate::read::many;
 use crate::read::request::ReadRequest;
-use crate::read::watchers::watch;
 
 /// The streams of a reader that may have several.
 pub(super) struct Streams {
     names: Arc<StreamNames>,
-    pattern: Option<Pattern>,
+    /// What there is to know of other parts, and of other streams.
+    pub(super) joint: Arc<Joint>,
+    inbox: Arc<Inbox>,
+    /// Where the lane is of a stream of that number.
+    places: HashMap<usize, usize>,
     started: bool,
-    /// When to look next for streams that match the pattern.
-    discover_due: Option<Instant>,
     /// Those that had entries when all were asked the last time, which are asked alone until then.
     hot: Vec<usize>,
     hot_until: Option<Instant>,
@@ -44,19 +44,24 @@ impl Streams {
     /// Where that is shorter, a request does not wait for them alone: it would do so for longer.
     const LEAST: Duration = Duration::from_millis(5);
 
-    pub(super) fn of(request: &ReadRequest) -> Option<Self> {
-        let many = request.many.as_ref()?;
-        Some(Streams {
+    pub(super) fn new(joint: Arc<Joint>, inbox: Arc<Inbox>) -> Self {
+        Streams {
             names: Arc::default(),
-            pattern: many.pattern.clone(),
+            joint,
+            inbox,
+            places: HashMap::new(),
             started: false,
-            discover_due: None,
             hot: Vec::new(),
             hot_until: None,
             active: 1,
             is_turn: false,
             in_vain: 0,
-        })
+        }
+    }
+
+    /// Where the lane is of the stream of that number.
+    pub(super) fn place(&self, number: usize) -> Option<usize> {
+        self.places.get(&number).copied()
     }
 
     /// Leaves out those that are not to be asked now because no more entries than `missing` are wanted,
@@ -84,11 +89,6 @@ impl Streams {
 
     pub(super) fn active(&self) -> usize {
         self.active
-    }
-
-    /// When to look for streams.
-    pub(super) fn looks_at(&self) -> Option<Instant> {
-        self.discover_due
     }
 
     /// Leaves out those that are not to be asked now: all but the hot ones, where there are any.
@@ -141,22 +141,10 @@ impl GroupReader {
     }
 
     async fn start_streams(&mut self) -> Result<()> {
-        let Some(streams) = self.streams.as_ref().filter(|streams| !streams.started) else {
+        self.take_lanes()?;
+        if self.streams.as_ref().is_none_or(|streams| streams.started) {
             return Ok(());
-        };
-        let names = Arc::clone(&streams.names);
-        if let Some(pattern) = streams.pattern.clone() {
-            let keys = self.found(&pattern).await?;
-            if keys.is_empty() && self.request.must_exist {
-                return Err(no_match(&pattern.text));
-            }
-            let known: HashSet<&Vec<u8>> = names.keys().iter().collect();
-            let new = keys.into_iter().filter(|key| !known.contains(key)).collect();
-            self.add_lanes(new)?;
-        } else if self.request.must_exist {
-            many::check_exist(&self.client, names.keys()).await?;
         }
-        self.check_slots().await?;
         self.start_lanes((0..self.lanes.len()).collect()).await?;
         if self.takes_all {
             self.set_ends().await?;
@@ -167,97 +155,43 @@ impl GroupReader {
         Ok(())
     }
 
-    /// There are more streams, after those that there were.
-    pub(super) fn add_lanes(&mut self, keys: Vec<Vec<u8>>) -> Result<()> {
-        let Some(streams) = self.streams.as_mut().filter(|_| !keys.is_empty()) else {
-            return Ok(());
-        };
-        if streams.names.len() == 0
-            && let Some(first) = keys.first()
-        {
-            self.feed.session = self.client.session_for(first).of_several();
-        }
-        let names = Arc::new(StreamNames::new([streams.names.keys(), &keys].concat()));
-        self.feed.set_streams(&names);
-        streams.names = Arc::clone(&names);
-        if let Some(many) = &mut self.request.many {
-            Arc::make_mut(many).names = names;
-        }
-        let new = keys.into_iter().map(|key| {
-            let watched = Arc::new(self.watched.part());
-            let mut lane = Lane::new(&self.client, key, &self.options, watched);
-            lane.is_found_stream = streams.pattern.is_some();
-            if streams.started && lane.create_at == Some(GroupStart::BehindNewest) {
-                // All that it has was added since the reading began.
-                lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
-            }
-            lane
-        });
-        let new: Vec<Lane> = new.collect();
-        let members: Vec<_> = new.iter().map(|lane| lane.member.clone()).collect();
-        self.lanes.extend(new);
-        watch(self.client.options(), &members)?;
-        self.watched.add_parts(members);
-        Ok(())
-    }
-
-    async fn check_slots(&mut self) -> Result<()> {
-        match &self.streams {
-            Some(streams) => many::check_slots(&self.client, &streams.names).await,
-            None => Ok(()),
-        }
-    }
-
-    /// The streams that match the pattern now, without the one that takes the dead letters.
-    async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
-        /// Looking takes this part of the time at most: 1 / SHARE.
-        const SHARE: u32 = 20;
-        let started = Instant::now();
-        let mut keys = find_streams(&self.client, &pattern.text).await?;
-        let pause = started.elapsed().saturating_mul(SHARE).max(pattern.every);
-        if let Some(streams) = &mut self.streams {
-            streams.discover_due = Instant::now().checked_add(pause);
-        }
-        let dead = self.options.dead_letter.as_ref().map(|dead| &dead.stream);
-        keys.retain(|key| Some(key) != dead);
-        keys.sort_unstable();
-        Ok(keys)
-    }
-
-    /// Looks for streams that have come, or gone, where it is time for that.
-    pub(super) async fn discover(&mut self) -> Result<()> {
-        let Some(streams) = &self.streams else { return Ok(()) };
-        let is_due = streams.discover_due.is_some_and(|due| due <= Instant::now());
-        let Some(pattern) = streams.pattern.clone().filter(|_| is_due) else { return Ok(()) };
-        let names = Arc::clone(&streams.names);
-        let mut keys = self.found(&pattern).await?;
-        let found: HashSet<&Vec<u8>> = keys.iter().collect();
-        let is_missed = |lane: &Lane| !lane.gone && !found.contains(&lane.member.stream);
-        let lanes = self.lanes.iter().enumerate();
-        let missed: Vec<usize> =
-            lanes.filter(|(_, lane)| is_missed(lane)).map(|(stream, _)| stream).collect();
-        keys.extend(many::existing(&self.client, &names, &missed).await?);
-        let found: HashSet<&Vec<u8>> = keys.iter().collect();
-        let mut starting = Vec::new();
-        for (stream, lane) in self.lanes.iter_mut().enumerate() {
-            match (found.contains(&lane.member.stream), lane.gone) {
+    /// Takes in what was found meanwhile: streams that have come, or gone.
+    pub(super) async fn take_news(&mut self) -> Result<()> {
+        let number = self.lanes.len();
+        let found = self.take_lanes()?;
+        let mut starting: Vec<usize> = (number..self.lanes.len()).collect();
+        let known = self.lanes.iter_mut().take(number).enumerate();
+        for (stream, lane) in known.filter(|_| found.is_some()) {
+            let is_there = found.as_ref().is_some_and(|found| found.contains(&lane.member.stream));
+            match (is_there, lane.gone) {
                 (false, false) => lane.vanished(),
-                (true, true) => {
-                    if lane.create_at == Some(GroupStart::BehindNewest) {
-                        lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
-                    }
-                    starting.push(stream);
-                }
+                (true, true) => starting.push(stream),
                 _ => {}
             }
         }
-        let known: HashSet<&Vec<u8>> = self.lanes.iter().map(|lane| &lane.member.stream).collect();
-        let new: Vec<Vec<u8>> = keys.iter().filter(|key| !known.contains(key)).cloned().collect();
-        let number = self.lanes.len();
-        self.add_lanes(new)?;
-        self.check_slots().await?;
-        starting.extend(number..self.lanes.len());
-        self.start_lanes(starting).await
+        self.find_again(starting).await
+    }
+
+    /// There may be more streams, after those that there were. Says which are there at all, where that
+    /// was found out.
+    fn take_lanes(&mut self) -> Result<Option<Arc<HashSet<Vec<u8>>>>> {
+        let Some(streams) = &mut self.streams else { return Ok(None) };
+        let News { lanes, found } = streams.inbox.take();
+        if lanes.is_empty() {
+            return Ok(found);
+        }
+        let keys: Vec<Vec<u8>> = lanes.iter().map(|lane| lane.member.stream.clone()).collect();
+        let names = Arc::new(StreamNames::new([streams.names.keys(), &keys].concat()));
+        self.feed.set_streams(&names);
+        streams.names = names;
+        for lane in lanes {
+            streams.places.insert(lane.number, self.lanes.len());
+            self.lanes.push(lane);
+        }
+        if self.lanes.len() > 1 {
+            self.feed.session.are_of_several();
+        }
+        Ok(found)
     }
 
     /// Finds out what has to be known before the first read of some streams, and creates the groups that
@@ -313,15 +247,39 @@ impl GroupReader {
         client: &Client,
         request: &ReadRequest,
     ) -> Result<()> {
-        let inferring = Box::pin(many::infer_now(client, request));
-        if let Some(schema) = inferring.await? {
-            self.feed.restart(schema)?;
-            if let Some(streams) = &self.streams {
-                self.feed.set_streams(&streams.names);
+        let Some(streams) = &self.streams else { return Ok(()) };
+        let schema = match streams.joint.schema() {
+            Some(schema) => Some(schema),
+            None => {
+                // By what is in any of them, wherever that is served.
+                let request = request.with_names(&streams.joint.names());
+                let inferring = Box::pin(many::infer_now(client, &request));
+                inferring.await?.map(|schema| streams.joint.inferred(Arc::new(schema)))
             }
+        };
+        if let Some(schema) = schema {
+            self.feed.restart(schema)?;
+            self.feed.set_streams(&streams.names);
             self.request.sample = None;
         }
         Ok(())
+    }
+
+    /// The batch as others know its streams, by their numbers among all.
+    pub(super) fn renumbered(&self, batch: Batch) -> Batch {
+        if !self.is_many() {
+            return batch;
+        }
+        batch.renumbered(|place| self.lanes.get(place).map_or(place, |lane| lane.number))
+    }
+
+    /// The lane of the stream of that number.
+    pub(super) fn lane_of(&mut self, number: usize) -> Option<&mut Lane> {
+        let place = match &self.streams {
+            None => Some(number),
+            Some(streams) => streams.place(number),
+        };
+        self.lanes.get_mut(place?)
     }
 
     /// The rows of a flushed batch that are to be seen, those of each stream in order and counted.
@@ -400,6 +358,8 @@ impl GroupReader {
             };
             return lane.recreations.pause(error.with_retryable(true)).await;
         }
+        // One pause is enough for all.
+        let (mut recreating, mut fresh, mut pause) = (Vec::new(), Vec::new(), Duration::ZERO);
         for stream in lost {
             let GroupReader { lanes, feed, options, .. } = self;
             let Some(lane) = lanes.get_mut(stream) else { continue };
@@ -414,13 +374,36 @@ impl GroupReader {
                     lane.vanished();
                 }
                 (_, true) => {
-                    lane.is_lost(is_missing(error)).await?;
-                    self.recreate(stream).await?;
+                    pause = pause.max(lane.is_lost(is_missing(error))?);
+                    recreating.push(stream);
+                }
+                _ if lane.is_found_stream && lane.was_replaced(&mut feed.session).await? => {
+                    lane.vanished();
+                    fresh.push(stream);
                 }
                 _ => return Err(is_missing(error)),
             }
         }
-        Ok(())
+        tokio::time::sleep(pause).await;
+        for stream in recreating {
+            self.recreate(stream).await?;
+        }
+        self.find_again(fresh).await
+    }
+
+    /// These were gone, and are there; what they have was added since the reading began.
+    async fn find_again(&mut self, streams: Vec<usize>) -> Result<()> {
+        if streams.is_empty() {
+            return Ok(());
+        }
+        for stream in &streams {
+            if let Some(lane) = self.lanes.get_mut(*stream)
+                && lane.create_at == Some(GroupStart::BehindNewest)
+            {
+                lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
+            }
+        }
+        self.start_lanes(streams).await
     }
 }
 

@@ -7,10 +7,10 @@ use futures_util::future::try_join_all;
 use super::Many;
 use super::last::last_of;
 use super::parts::Part;
-use crate::client::{About, Client, Questions, Session, slot_of, tagged};
+use crate::client::{About, Client, Questions, Session, slot_of};
 use crate::decode::{Decoder, Reply, ReplyShape, StreamNames};
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::{Error, Result, ServerCode, shorten};
+use crate::error::{Error, Result, ServerCode};
 use crate::read::bounds::{ids_only, no_columns, no_stream};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::Feed;
@@ -59,22 +59,6 @@ pub(in crate::read) async fn existing(
     Ok(there.map(|stream| names.key(stream).to_vec()).collect())
 }
 
-/// Refuses streams of several slots in a cluster, of which no one command reads.
-pub(in crate::read) async fn check_slots(client: &Client, names: &StreamNames) -> Result<()> {
-    match of_several_slots(names.keys()) {
-        Some((first, other)) if client.looks_like_a_cluster().await? => {
-            Err(Error::invalid(format!(
-                "in a cluster a group is read of streams of one slot only, and {} and {} are of two; read them \
-                 one by one, or give their names a common part in braces, such as {}",
-                shorten(first),
-                shorten(other),
-                shorten(&tagged(first, b"1")),
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Two of the keys that have different slots in a cluster.
 fn of_several_slots(keys: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
     let first = keys.first()?;
@@ -83,7 +67,7 @@ fn of_several_slots(keys: &[Vec<u8>]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Whether streams are of several slots of a cluster.
-pub(super) async fn are_apart(client: &Client, names: &StreamNames) -> Result<bool> {
+pub(in crate::read) async fn are_apart(client: &Client, names: &StreamNames) -> Result<bool> {
     Ok(of_several_slots(names.keys()).is_some() && client.looks_like_a_cluster().await?)
 }
 

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::schema::{NoColumn, StreamSchema};
 
 /// The columns of all rows so far, in the order in which the first value of each came.
-pub(super) struct Columns {
+pub(in crate::read) struct Columns {
     schema: Arc<StreamSchema>,
     /// Those that an open schema has found.
     found: Vec<FieldRef>,
@@ -26,7 +26,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn new(schema: &Arc<StreamSchema>) -> Self {
+    pub(in crate::read) fn new(schema: &Arc<StreamSchema>) -> Self {
         let of_schema = schema.metadata_fields().into_iter().chain(schema.fields.iter().cloned());
         let names = of_schema.chain(schema.rescue_field()).map(|field| field.name().clone());
         Columns {
@@ -47,7 +47,7 @@ impl Columns {
     /// # Errors
     ///
     /// [`Schema`](crate::ErrorKind::Schema) where these are too many.
-    pub(super) fn look(&mut self, page: &RecordBatch, rows: Range<usize>) -> Result<()> {
+    pub(in crate::read) fn look(&mut self, page: &RecordBatch, rows: Range<usize>) -> Result<()> {
         self.add(page, |_, column| column.slice(rows.start, rows.len()).null_count() < rows.len())
     }
 
@@ -56,7 +56,7 @@ impl Columns {
     /// # Errors
     ///
     /// As [`look`](Self::look).
-    pub(super) fn look_at_rest(&mut self, page: &RecordBatch) -> Result<()> {
+    pub(in crate::read) fn look_at_rest(&mut self, page: &RecordBatch) -> Result<()> {
         let overrides: Vec<FieldRef> = self.schema.overrides.clone();
         self.add(page, |field, _| !overrides.iter().any(|other| other.name() == field.name()))
     }
@@ -104,7 +104,7 @@ impl Columns {
     }
 
     /// These rows of the pages, in this order.
-    pub(super) fn gather(
+    pub(in crate::read) fn gather(
         &mut self,
         pages: &BTreeMap<usize, RecordBatch>,
         slices: &[(usize, Range<usize>)],

@@ -25,15 +25,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::ask::{about_type, check_exist, check_slots, existing};
+pub(super) use self::ask::{about_type, are_apart, check_exist, existing};
 use self::by_id::ById;
 use self::by_stream::ByStream;
+pub(super) use self::columns::Columns;
 pub(super) use self::ends::last_generated;
 use self::nodes::Nodes;
 use self::parts::Part;
 use self::sample::with_inferred;
 pub(super) use self::sample::{infer, infer_now};
-pub(super) use self::tail::ManyTail;
+pub(super) use self::tail::{MOST_PLACES, ManyTail, too_many_slots};
 use super::deadline::Deadline;
 use super::request::{BatchBounds, ReadRequest};
 use crate::client::{Client, panicked};

@@ -28,6 +28,9 @@ mod asking;
 mod beginning;
 mod looking;
 
+/// Each slot of a cluster takes a connection.
+pub(in crate::read) const MOST_PLACES: usize = 256;
+
 /// Follows several streams, batch by batch.
 pub(in crate::read) struct ManyTail {
     client: Client,
@@ -68,8 +71,6 @@ struct Place {
 }
 
 impl ManyTail {
-    /// Each slot of a cluster takes a connection.
-    const MOST_PLACES: usize = 256;
     /// How often at most streams are asked for what they have come to.
     const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -154,8 +155,8 @@ impl ManyTail {
             let slot = slot_of(key);
             let known = self.places.iter().position(|place| !are_apart || place.slot == slot);
             if known.is_none() {
-                if self.places.len() >= Self::MOST_PLACES {
-                    return Err(too_many_slots(Self::MOST_PLACES));
+                if self.places.len() >= MOST_PLACES {
+                    return Err(too_many_slots(MOST_PLACES));
                 }
                 let look_due = Instant::now().checked_add(Self::INTERVAL);
                 self.places.push(Place { slot, look_due, ..Place::default() });
@@ -460,7 +461,8 @@ fn until(due: Option<Instant>) -> Duration {
     due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()))
 }
 
-fn too_many_slots(most: usize) -> Error {
+/// The error where streams of more slots are followed.
+pub(in crate::read) fn too_many_slots(most: usize) -> Error {
     Error::invalid(format!(
         "in a cluster an iterator follows streams of at most {most} slots, each on a connection of its own; \
          give the names of some of them a common part in braces, which puts them into one slot"

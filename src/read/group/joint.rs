@@ -1,0 +1,100 @@
+//! What the readers of a consumer's parts know of one another.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::lane::Lane;
+use crate::decode::StreamNames;
+use crate::read::poll::{FirstCame, Pace};
+use crate::schema::StreamSchema;
+
+/// What the readers of a consumer's parts have in common.
+#[derive(Default)]
+pub(super) struct Joint {
+    /// When the first row came of the batch that is being collected, of any part.
+    pub(super) first_came: Arc<FirstCame>,
+    /// The most entries that one request asks for: together they have a few batches' worth.
+    share: AtomicU64,
+    /// When to look for other streams; in the past while that is being done.
+    looks_at: Mutex<Option<Instant>>,
+    /// The names of all streams.
+    names: Mutex<Arc<StreamNames>>,
+    /// The columns, where they were inferred: for all parts the same.
+    schema: Mutex<Option<Arc<StreamSchema>>>,
+}
+
+impl Joint {
+    pub(super) fn share(&self) -> u64 {
+        self.share.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_share(&self, share: u64) {
+        self.share.store(share, Ordering::Relaxed);
+    }
+
+    pub(super) fn looks_at(&self) -> Option<Instant> {
+        *lock(&self.looks_at)
+    }
+
+    pub(super) fn set_looks_at(&self, at: Option<Instant>) {
+        *lock(&self.looks_at) = at;
+    }
+
+    /// How long a request may wait, so that other streams are soon asked for as well. Where looking
+    /// for them takes long, it is longer.
+    pub(super) fn wait_until_look(&self) -> Option<Duration> {
+        let (at, now) = (self.looks_at()?, Instant::now());
+        let ahead = at.saturating_duration_since(now);
+        Some(ahead.max(now.saturating_duration_since(at)).max(Pace::PAUSE))
+    }
+
+    pub(super) fn names(&self) -> Arc<StreamNames> {
+        Arc::clone(&lock(&self.names))
+    }
+
+    pub(super) fn set_names(&self, names: &Arc<StreamNames>) {
+        *lock(&self.names) = Arc::clone(names);
+    }
+
+    pub(super) fn schema(&self) -> Option<Arc<StreamSchema>> {
+        lock(&self.schema).clone()
+    }
+
+    /// The columns, which are these unless another was faster.
+    pub(super) fn inferred(&self, schema: Arc<StreamSchema>) -> Arc<StreamSchema> {
+        Arc::clone(lock(&self.schema).get_or_insert(schema))
+    }
+}
+
+/// What the reader of a part is to be told when it asks for more.
+#[derive(Default)]
+pub(super) struct Inbox(Mutex<News>);
+
+#[derive(Default)]
+pub(super) struct News {
+    /// More streams.
+    pub(super) lanes: Vec<Lane>,
+    /// All streams that there are now, of any part.
+    pub(super) found: Option<Arc<HashSet<Vec<u8>>>>,
+}
+
+impl Inbox {
+    pub(super) fn add(&self, lane: Lane) {
+        lock(&self.0).lanes.push(lane);
+    }
+
+    pub(super) fn found(&self, found: &Arc<HashSet<Vec<u8>>>) {
+        lock(&self.0).found = Some(Arc::clone(found));
+    }
+
+    pub(super) fn take(&self) -> News {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
+/// What the locks here guard is whole whatever their holder was doing when it panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
