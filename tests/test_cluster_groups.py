@@ -224,8 +224,8 @@ def test_a_count_is_exact(
     options: dict[str, Any] = {**ME, "count": count, **DRAIN, "block_ms": 50, **collects}
     fill(cluster, {keys[2]: [1]})
     with within(5):
-        frames = follow(cluster.url, keys, NUMBER, auto_ack=True, **options)
-        assert rows_of(frames) == {keys[2]: [1]}
+        first = follow(cluster.url, keys, NUMBER, auto_ack=True, **options)
+        assert rows_of(first) == {keys[2]: [1]}
     fill(cluster, {key: [2, 3, 4] for key in keys})
     frames = list(follow(cluster.url, keys, NUMBER, **options))
     assert sum(map(len, frames)) == count
@@ -296,8 +296,8 @@ def test_dead_letters_share_the_slot(cluster: Cluster, url: str, world: World) -
         with work(world, url, keys, dead_letter=f"{{{keys[0]}}}:dead") as consumer:
             next(consumer)
     fill(cluster, {key: [1] for key in keys})
+    options: dict[str, Any] = {"pattern": "stream*", "dead_letter": f"{{{keys[0]}}}:dead"}
     with pytest.raises(ValueError, match=r"shares the slot of its stream"):
-        options: dict[str, Any] = {"pattern": "stream*", "dead_letter": f"{{{keys[0]}}}:dead"}
         with work(world, url, None, **options) as consumer:
             next(consumer)
 
@@ -354,7 +354,7 @@ def test_what_is_in_hand_is_kept(cluster: Cluster, world: World) -> None:
 def test_what_came_while_the_caller_was_busy_may_be_another_s(cluster: Cluster) -> None:
     """A part goes on waiting while a batch of another is in hand: what it gets grows old."""
     first, second = cluster.key_of_each()[:2]
-    mine = {"reclaim_min_idle_ms": 300, "reclaim_interval_ms": 60_000}
+    mine: dict[str, Any] = {"reclaim_min_idle_ms": 300, "reclaim_interval_ms": 60_000}
     other: dict[str, Any] = {"reclaim_min_idle_ms": 300, "reclaim_interval_ms": 10}
     options: dict[str, Any] = {"schema": NUMBER, "group": "g", "block_ms": 0}
     with StreamConsumer(cluster.url, [first, second], consumer="me", **options, **mine) as me:
@@ -487,7 +487,9 @@ def test_histories_while_slots_move(cluster: Cluster, seed: int) -> None:
 def test_other_nodes_serve_while_one_hangs(cluster: Cluster, options: dict[str, Any]) -> None:
     keys = cluster.key_of_each()
     fill(cluster, {key: [1] for key in keys})
-    connection = RedisConnection(cluster.url, response_timeout=20, client_name=f"hangs-{len(str(options))}")
+    connection = RedisConnection(
+        cluster.url, response_timeout=20, client_name=f"hangs-{len(str(options))}"
+    )
     streams = None if "pattern" in options else keys
     more: dict[str, Any] = {**SHY, "block_ms": 0, **ME, **options}
     if "pattern" in options:

@@ -58,7 +58,8 @@ class StreamConsumer(Sessions, RunsHandlers):
         The stream's key, or those of several streams, each of which has a group of this name: one
         XREADGROUP asks for all. A batch may hold rows of several, and ``_stream`` says which a row
         is of; acknowledgement, claims, dead letters and delivery counts are by stream. One that has
-        many entries does not keep the others waiting. In a Redis Cluster they may be of up to 256 slots.
+        many entries does not keep the others waiting. In a Redis Cluster they may have up to 256
+        slots.
     pattern : str or bytes, optional
         In place of `stream`: the streams whose keys match (SCAN TYPE, Redis 6.0), also those that
         appear later; but not `dead_letter`. One that vanishes is left out. Without `create_group`
