@@ -19,7 +19,7 @@ import redis
 import redfloe
 from support.server import Server
 from support.timing import eventually, within
-from test_cli import piped, run
+from test_cli import piped, rows, run
 
 
 def entries_with_ids(client: redis.Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -297,3 +297,99 @@ def test_a_file_s_name_is_no_pattern(
     run("export", stream, path, url=any_server.url)
     run("import", path, copy, "--id-column", "_id", url=any_server.url)
     assert entries(client, copy) == [{b"n": b"1"}]
+
+
+def odd(client: redis.Redis, stream: str) -> None:
+    for n in range(3):
+        client.xadd(stream, {"_id": f"i{n}", "_ts": f"t{n}", "_rescued": f"r{n}", "n": n})
+
+
+NAMED = [
+    *("--id-column", "entry", "--timestamp-column", "at", "--rescue-column", "left"),
+]
+
+
+@pytest.mark.parametrize("name", ["head", "tail"])
+def test_fields_called_as_other_columns_are(
+    any_server: Server, client: redis.Redis, stream: str, name: str
+) -> None:
+    odd(client, stream)
+    refused = run(name, stream, url=any_server.url, code=1)
+    assert "--rescue-column" in refused.stderr
+    found = rows(run(name, stream, *NAMED, "--json", url=any_server.url))
+    assert [row["_id"] for row in found] == ["i0", "i1", "i2"]
+    assert [row["_rescued"] for row in found] == ["r0", "r1", "r2"]
+    assert {*found[0]} == {"entry", "at", "_id", "_ts", "_rescued", "n"}
+
+
+def test_a_query_of_such_fields(any_server: Server, client: redis.Redis, stream: str) -> None:
+    odd(client, stream)
+    query = f'select _id, entry from "{stream}" order by n'
+    found = rows(run("sql", query, *NAMED[:4], "--json", url=any_server.url))
+    assert [row["_id"] for row in found] == ["i0", "i1", "i2"]
+
+
+def test_a_directory_of_such_fields_comes_in_again(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    odd(client, stream)
+    folder = tmp_path / "x"
+    args = ["export", stream, str(folder), "--partition-by", "day", *NAMED]
+    run(*args, url=any_server.url)
+    client.xadd(stream, {"_id": "i3", "_ts": "t3", "_rescued": "r3", "n": 3})
+    run(*args, url=any_server.url)
+    refused = run(*args[:-6], url=any_server.url, code=1)
+    assert "holds an export with id_column 'entry'" in refused.stderr.replace(
+        "--id-column", "id_column"
+    )
+    again = f"{stream}-again"
+    run("import", str(folder), again, "--id-column", "entry", url=any_server.url)
+    assert entries_with_ids(client, again) == entries_with_ids(client, stream)
+
+
+@pytest.mark.parametrize("name", ["head", "schema", "export"])
+def test_entries_of_many_fields(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path, name: str
+) -> None:
+    client.xadd(stream, {f"f{n}": n for n in range(5_010)})
+    out = [str(tmp_path / "x.parquet")] if name == "export" else []
+    as_json = ["--json"] if name == "head" else []
+    options = ["--max-columns", "6000", *as_json]
+    done = run(name, stream, *out, *options, url=any_server.url)
+    if name == "head":
+        assert len(rows(done)[0]) == 5_012
+    elif name == "schema":
+        assert done.stdout.count("pl.Int64") == 5_010
+    else:
+        assert pl.read_parquet(out[0])["f5009"].to_list() == [5_009]
+        refused = run(
+            name, stream, str(tmp_path / "y.parquet"), "--strict", url=any_server.url, code=1
+        )
+        assert "--max-columns=5000" in refused.stderr
+
+
+def test_an_export_does_not_go_on_with_another_server_s_stream(
+    redis70: Server, redis810: Server, stream: str, tmp_path: Path
+) -> None:
+    """The last entry is another one there, or was never there."""
+    folder = str(tmp_path / "x")
+    with redis70.client() as first, redis810.client() as second:
+        for n in range(1, 4):
+            first.xadd(stream, {"n": n}, id=f"{n}-0")
+        run("export", stream, folder, url=redis70.url)
+        second.xadd(stream, {"n": 1}, id="1-0")
+        second.xadd(stream, {"n": 7}, id="7-0")
+        refused = run("export", stream, folder, url=redis810.url, code=1)
+        assert "another stream, of another server perhaps" in refused.stderr
+        second.delete(stream)
+        second.xadd(stream, {"n": "other"}, id="3-0")
+        second.xadd(stream, {"n": 7}, id="7-0")
+        refused = run("export", stream, folder, url=redis810.url, code=1)
+        assert "another stream, of another server perhaps" in refused.stderr
+        # What was deleted or trimmed is no reason.
+        first.xadd(stream, {"n": 4}, id="4-0")
+        first.xdel(stream, "3-0")
+        assert "1 entry" in run("export", stream, folder, url=redis70.url).stderr
+        first.xadd(stream, {"n": 5}, id="5-0")
+        first.xtrim(stream, maxlen=1, approximate=False)
+        assert "1 entry" in run("export", stream, folder, url=redis70.url).stderr

@@ -301,3 +301,17 @@ def test_the_commands_of_the_guide(tmp_path: Path) -> None:
         ran += 1
     page["server"].stop()
     assert ran > 15
+
+
+def test_a_server_that_does_not_answer(any_server: Server, orders: str, terminal: Any) -> None:
+    """That is said while it lasts, and not only after `response_timeout`."""
+    child = terminal("top", orders, "--interval", "0.2")
+    child.expect("entries/s")
+    any_server.pause()
+    try:
+        child.expect("not now: no answer for 2 s")
+    finally:
+        any_server.resume()
+    child.expect("entries/s")
+    child.sendintr()
+    finish(child, 130)

@@ -106,7 +106,7 @@ def test_timeouts_over_and_over_lose_nothing(
 def test_cancelled_at_random_moments(
     any_server: Server, client: redis.Redis, stream: str, runner: asyncio.Runner, query: str
 ) -> None:
-    """The same iterator goes on where it was, and so does a new one behind the last ID."""
+    """The same iterator goes on where it was, and so does a new one after the last ID."""
     chance = random.Random(7)
 
     async def main() -> list[pl.DataFrame]:

@@ -667,7 +667,7 @@ def test_a_python_function_that_fails(any_server: Server, thirty: str, engine: E
 
 
 def grow(server: Server, stream: str) -> Callable[[int], None]:
-    """Add an entry behind the last for each command that passes a proxy."""
+    """Add an entry after the last for each command that passes a proxy."""
     lock, following = threading.Lock(), itertools.count(100)
 
     def act(_: int) -> None:

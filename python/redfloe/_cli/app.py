@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def run(arguments: list[str]) -> int:
         tell(f"{error.filename}: {error.strerror}" if named else error.strerror or error)
         return 1
     except (ImportError, ValueError, TypeError) as error:
-        tell(error)
+        tell(_as_options(str(error)))
         return 1
     except Exception as error:
         import polars as pl
@@ -118,5 +119,13 @@ def run(arguments: list[str]) -> int:
             raise
         if str(error).endswith("IO error: Broken pipe (os error 32)"):  # of a Parquet file
             raise BrokenPipeError from None
-        tell(error)
+        tell(_as_options(str(error)))
         return 1
+
+
+def _as_options(text: str) -> str:
+    """Name parameters as the command line does."""
+    return _PARAMETERS.sub(lambda found: "--" + found[0].replace("_", "-"), text)
+
+
+_PARAMETERS = re.compile(r"\b(?:id_column|timestamp_column|rescue_column|max_columns)\b")

@@ -8,6 +8,7 @@ of a batch that was not finished and writes it again: each entry is in one part,
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-#: What a batch has beside the fields.
-_METADATA = {"_id": pl.String(), "_ts": pl.Datetime("ms", "UTC"), "_seq": pl.UInt64()}
-
 #: The longest name of a folder that file systems take, in bytes.
 _LONGEST_NAME = 255
 
@@ -44,7 +42,11 @@ class ExportState:
     payload: str | None
     start: str = "-"
     text: bool = False
+    id_column: str = "_id"
+    timestamp_column: str = "_ts"
     last_id: str | None = None
+    #: What tells the last entry from another of the same ID; unknown to earlier versions.
+    last_entry: str | None = None
     entries: int = 0
     #: The parts that are being written.
     unfinished: list[str] | None = None
@@ -94,14 +96,17 @@ class ExportDirectory:
         if not (own / "state.json").exists():
             export = cls(path, wanted, infer())
             # A mistyped name leaves nothing behind.
-            _partitions(wanted.partition_by, pl.Schema({**_METADATA, **export._schema}))
+            _partitions(wanted, export._schema)
             frame = io.BytesIO()
             pl.DataFrame(schema=export._schema).write_ipc(frame)
             _replace(own / "schema.arrow", frame.getvalue())
             export._save()
             return export
         state = ExportState(**json.loads((own / "state.json").read_text()))
-        for name in ("stream", "format", "partition_by", "payload", "start", "text"):
+        for name in (
+            *("stream", "format", "partition_by", "payload", "start", "text"),
+            *("id_column", "timestamp_column"),
+        ):
             there, given = getattr(state, name), getattr(wanted, name)
             if there != given:
                 msg = f"{path} holds an export with {name} {there!r}, not {given!r}"
@@ -115,9 +120,17 @@ class ExportDirectory:
         """The fields of all parts."""
         return self._schema
 
-    def add(self, frame: pl.DataFrame, id_column: str) -> None:
+    def is_last(self, frame: pl.DataFrame) -> bool:
+        """Tell whether a frame ends with the entry that was written last, as far as is known."""
+        return self.state.last_entry in (None, self._digest(frame))
+
+    def _digest(self, frame: pl.DataFrame) -> str:
+        fields = frame.select(self._schema.names()).row(-1)
+        return hashlib.sha256(repr(fields).encode(errors="surrogatepass")).hexdigest()
+
+    def add(self, frame: pl.DataFrame) -> None:
         """Write a batch, whose IDs are greater than those of all before."""
-        ids = frame[id_column]
+        ids = frame[self.state.id_column]
         first, last = str(ids[0]), str(ids[-1])
         parts = dict(self._parts(frame, f"{first}.{self.state.format}"))
         self.state.unfinished = [str(part) for part in parts]
@@ -132,7 +145,7 @@ class ExportDirectory:
                 if folder == self._path:
                     break
         self.state.unfinished = None
-        self.state.last_id = last
+        self.state.last_id, self.state.last_entry = last, self._digest(frame)
         self.state.entries += frame.height
         self._save()
 
@@ -142,7 +155,7 @@ class ExportDirectory:
             yield Path(name), frame
             return
         for values, rows in (
-            frame.with_columns(_partitions(keys, frame.schema))
+            frame.with_columns(_partitions(self.state, self._schema))
             .partition_by(keys, as_dict=True, maintain_order=True)
             .items()
         ):
@@ -171,15 +184,15 @@ class ExportDirectory:
         _replace(self._path / OWN_FOLDER / "state.json", text.encode())
 
 
-def _partitions(keys: list[str], schema: pl.Schema) -> list[pl.Expr]:
-    """Give the values of the partitions: those of columns, or a part of the entry's time."""
+def _partitions(state: ExportState, fields: pl.Schema) -> list[pl.Expr]:
+    """Give the values of the partitions: those of fields, or a part of the entry's time."""
     formats = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
     made = []
-    for key in keys:
-        if key in schema and key not in _METADATA:
+    for key in state.partition_by:
+        if key in fields:
             made.append(pl.col(key))
         elif key in formats:
-            made.append(pl.col("_ts").dt.strftime(formats[key]).alias(key))
+            made.append(pl.col(state.timestamp_column).dt.strftime(formats[key]).alias(key))
         else:
             msg = f"there is no column {key!r}, and no such part of the time: {', '.join(formats)}"
             raise ValueError(msg)

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from redfloe._cli.layout import Layout
@@ -41,16 +42,16 @@ def watch(
 
     On a terminal the listing has a screen of its own, and the last one stays when it ends. In a
     pipe each is printed below the one before. An outage after the first look is shown, and does not
-    end it.
+    end it; on a terminal also that the server has not answered yet.
     """
-    looks = _looks(look, interval, count)
+    looks = _looks(lambda: iter([look()]), interval, count)
     if json:
         _as_json(looks, without)
     else:
         screen = console()
         layout = Layout()
         if screen.is_terminal and not screen.is_dumb_terminal:
-            _on_screen(looks, screen, layout)
+            _on_screen(_looks(lambda: _beside(look), interval, count), screen, layout)
         else:
             for wait, view, trouble in looks:
                 screen.print(*layout.lines(view, screen.width, None, trouble), sep="\n")
@@ -63,11 +64,44 @@ def clock() -> str:
     return time.strftime("%H:%M:%S")
 
 
+def _at_once(meanwhile: Callable[[], None]) -> None:
+    """Wait for nothing."""
+
+
 #: Waits for the next look, and calls back now and then; the view; why it is not of now.
 _Look = tuple["Callable[[Callable[[], None]], None]", View, str | None]
 
 
-def _looks(look: Callable[[], View], interval: float, count: int | None) -> Iterator[_Look]:
+#: Seconds after which a terminal says that there is no answer yet.
+_SILENT = 2.0
+
+
+def _beside(look: Callable[[], View]) -> Iterator[View | str]:
+    """Look beside the main thread; gives what is to be said meanwhile, and what was found."""
+    done: list[View] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(look())
+        except BaseException as error:  # noqa: BLE001 -- it is raised by the main thread
+            failed.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    started = time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+        if thread.is_alive() and (seconds := time.monotonic() - started) >= _SILENT:
+            yield f"no answer for {seconds:.0f} s"
+    if failed:
+        raise failed.pop()
+    yield done.pop()
+
+
+def _looks(
+    look: Callable[[], Iterator[View | str]], interval: float, count: int | None
+) -> Iterator[_Look]:
     from redfloe import RedisConnectionError, RedisTimeoutError
 
     seen: View | None = None
@@ -75,12 +109,17 @@ def _looks(look: Callable[[], View], interval: float, count: int | None) -> Iter
     while True:
         started, trouble = time.monotonic(), None
         try:
-            seen = look()
-            number += 1
+            for found in look():
+                if isinstance(found, View):
+                    seen = found
+                    number += 1
+                elif seen is not None:
+                    yield _at_once, seen, found
         except (RedisConnectionError, RedisTimeoutError) as error:
             if seen is None:
                 raise
             trouble = str(error)
+        assert seen is not None  # the first look gives one, or raises
         is_last = count is not None and number >= count and trouble is None
 
         def wait(

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -116,6 +117,28 @@ Payload = Annotated[
         show_default=False,
     ),
 ]
+IdColumn = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="The name of the column of IDs, where entries have such a field."
+    ),
+]
+TimestampColumn = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="The name of the column of times, where entries have such a field."
+    ),
+]
+RescueColumn = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The name of the column of what fits no other, where entries have such a field.",
+    ),
+]
+MaxColumns = Annotated[
+    int, typer.Option(min=1, help="The most columns that fields become.", metavar="NUMBER")
+]
 Text = Annotated[bool, typer.Option("--text", help="Leave all values as text; infer no dtypes.")]
 
 
@@ -157,30 +180,51 @@ def missing(stream: str) -> Exception:
     return NoStreamError(f"there is no stream {stream!r}; `redfloe streams` lists those there are")
 
 
-def columns(payload: str | None, *, rows: int | None, text: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Names:
+    """What the columns beside those of fields are called, and how many columns there may be."""
+
+    id: str = "_id"
+    timestamp: str = "_ts"
+    rescued: str = "_rescued"
+    max_columns: int = 5_000
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Give the options of a read."""
+        return {
+            "id_column": self.id,
+            "timestamp_column": self.timestamp,
+            "max_columns": self.max_columns,
+        }
+
+    def without_empty(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Leave out the column of what was rescued, where nothing was."""
+        if self.rescued in frame.columns and frame[self.rescued].null_count() == frame.height:
+            return frame.drop(self.rescued)
+        return frame
+
+
+def columns(
+    payload: str | None, *, rows: int | None, text: bool, names: Names | None = None
+) -> dict[str, Any]:
     """Give the options of a read whose rows are shown, with their times.
 
     Dtypes are inferred from a sample that has all `rows`, the oldest or the newest, so that each
     value fits. What is no text in any column, such as a field whose name is not UTF-8, is in the
-    column `RESCUED`. Where the sample cannot have all rows, None, a value that does not fit is an
-    error.
+    column of what was rescued. Where the sample cannot have all rows, None, a value that does not
+    fit is an error.
     """
     import polars as pl
 
+    names = names or Names()
     options = {
+        **names.options,
         "infer_schema": not text,
         "infer_schema_length": 1_000 if rows is None else max(100, 2 * rows + 2),
         "timestamp_dtype": pl.Datetime,
         "payload": payload,
     }
-    return options if rows is None else options | {"on_error": "null", "rescue_column": RESCUED}
-
-
-RESCUED = "_rescued"
-
-
-def rescued(frame: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the column of what was rescued, where nothing was."""
-    if RESCUED in frame.columns and frame[RESCUED].null_count() == frame.height:
-        return frame.drop(RESCUED)
-    return frame
+    if rows is None:
+        return options
+    return options | {"on_error": "null", "rescue_column": names.rescued}

@@ -58,6 +58,18 @@ def format_of_directory(path: Path) -> Format | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
+def exported_fields(path: str, rows: pl.LazyFrame) -> list[str] | None:
+    """Tell the fields where an export has called its own columns otherwise than usual."""
+    exported = Path(path) / OWN_FOLDER / "state.json"
+    if path == STDIN or not exported.exists():
+        return None
+    state = json.loads(exported.read_text())
+    own = {state.get("id_column", "_id"), state.get("timestamp_column", "_ts")}
+    if own == {"_id", "_ts"}:
+        return None
+    return [name for name in rows.collect_schema() if name not in own]
+
+
 def with_times(rows: pl.LazyFrame, column: str) -> pl.LazyFrame:
     """Read the times in a column of texts: dates, datetimes, or milliseconds."""
     if rows.collect_schema().get(column) != pl.String:
@@ -154,6 +166,7 @@ def _scan_directory(folder: Path, kind: Format, *, typed: bool) -> pl.LazyFrame 
     state = json.loads(exported.read_text())
     unfinished = set(state.get("unfinished") or ())
     fields = set(pl.read_ipc_schema(exported.with_name("schema.arrow")))
+    ids = pl.col(state.get("id_column", "_id"))
     batches: dict[tuple[int, ...], list[pl.LazyFrame]] = {}
     for path in filled:
         if str(path.relative_to(folder)) in unfinished:
@@ -166,8 +179,8 @@ def _scan_directory(folder: Path, kind: Format, *, typed: bool) -> pl.LazyFrame 
         return None
     return _together(
         _together(parts).sort(
-            pl.col("_id").str.split("-").list.get(0).cast(pl.UInt64),
-            pl.col("_id").str.split("-").list.get(1).cast(pl.UInt64),
+            ids.str.split("-").list.get(0).cast(pl.UInt64),
+            ids.str.split("-").list.get(1).cast(pl.UInt64),
         )
         if len(parts) > 1
         else parts[0]

@@ -8,17 +8,21 @@ import typer
 
 from redfloe._cli.options import (
     End,
+    IdColumn,
     Json,
     Letters,
+    MaxColumns,
+    Names,
     Payload,
+    RescueColumn,
     Start,
     Text,
+    TimestampColumn,
     Url,
     Yes,
     check_exists,
     columns,
     connect,
-    rescued,
 )
 from redfloe._cli.output import confirm, print_frame, print_json, say
 from redfloe._words import counted
@@ -34,6 +38,10 @@ def list_(
     end: End = "+",
     payload: Payload = None,
     text: Text = False,
+    id_column: IdColumn = "_id",
+    timestamp_column: TimestampColumn = "_ts",
+    rescue_column: RescueColumn = "_rescued",
+    max_columns: MaxColumns = 5_000,
     url: Url = None,
     json: Json = False,
 ) -> None:
@@ -41,6 +49,7 @@ def list_(
     import redfloe
 
     server = connect(url)
+    names = Names(id_column, timestamp_column, rescue_column, max_columns)
     check_exists(server, dead_letter)
     frame = redfloe.read_dead_letters(
         server,
@@ -49,9 +58,9 @@ def list_(
         start,
         end,
         count,
-        **columns(payload, rows=count, text=text),
+        **columns(payload, rows=count, text=text, names=names),
     )
-    frame = rescued(frame)
+    frame = names.without_empty(frame)
     if json:
         print_json(frame)
     elif frame.is_empty():

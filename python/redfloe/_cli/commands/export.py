@@ -15,11 +15,16 @@ import typer
 from redfloe._cli.formats import Format, format_of
 from redfloe._cli.options import (
     End,
+    IdColumn,
     Json,
+    MaxColumns,
+    Names,
     Payload,
+    RescueColumn,
     Start,
     Stream,
     Text,
+    TimestampColumn,
     Url,
     check_exists,
     connect,
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from redfloe import RedisConnection
+    from redfloe._cli.export_directory import ExportDirectory
 
 
 def export(
@@ -65,11 +71,15 @@ def export(
     end: End = "+",
     payload: Payload = None,
     text: Text = False,
+    id_column: IdColumn = "_id",
+    timestamp_column: TimestampColumn = "_ts",
+    rescue_column: RescueColumn = "_rescued",
+    max_columns: MaxColumns = 5_000,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict/--rescue",
-            help="Stop at a value that does not fit its dtype, or keep it in the column _rescued.",
+            help="Stop at a value that does not fit its dtype, or keep it in --rescue-column.",
         ),
     ] = False,
     progress: Annotated[
@@ -88,7 +98,15 @@ def export(
     server = connect(url)
     check_exists(server, stream)
     source = Source(
-        server, stream, start, end, payload=payload, text=text, strict=strict, bar=_bar(progress)
+        server,
+        stream,
+        start,
+        end,
+        payload=payload,
+        text=text,
+        names=Names(id_column, timestamp_column, rescue_column, max_columns),
+        strict=strict,
+        bar=_bar(progress),
     )
     if kind is None:
         kind = format or Format.parquet
@@ -113,6 +131,7 @@ class Source:
     end: str
     payload: str | None
     text: bool
+    names: Names
     strict: bool
     bar: bool
 
@@ -123,7 +142,11 @@ class Source:
         import redfloe
 
         schema = redfloe.infer_schema(
-            self.server, self.stream, infer_schema_length=10_000, payload=self.payload
+            self.server,
+            self.stream,
+            infer_schema_length=10_000,
+            payload=self.payload,
+            max_columns=self.names.max_columns,
         )
         return pl.Schema(dict.fromkeys(schema, pl.String())) if self.text else schema
 
@@ -136,7 +159,8 @@ class Source:
             "timestamp_dtype": pl.Datetime,
             "payload": self.payload,
             "on_error": "raise" if self.strict else "null",
-            "rescue_column": None if self.strict else "_rescued",
+            "rescue_column": None if self.strict else self.names.rescued,
+            **self.names.options,
         }
 
 
@@ -251,6 +275,8 @@ def to_directory(
         source.payload,
         start=source.start,
         text=source.text,
+        id_column=source.names.id,
+        timestamp_column=source.names.timestamp,
     )
     newest = redfloe.stream_info(source.server, source.stream)["last_generated_id"].item()
     end = newest if source.end == "+" else source.end  # what comes meanwhile is for the next run
@@ -263,8 +289,10 @@ def to_directory(
                 "anew; export it into another directory"
             )
             raise ValueError(msg)
-        if last is not None and _is_past(last, end):
-            return before, 0
+        if last is not None:
+            _check_same(source, path, export)
+            if _is_past(last, end):
+                return before, 0
         bar = stack.enter_context(Bar(f"scan of {source.stream!r}")) if source.bar else None
         until = milliseconds_of(newest)
         batches = stack.enter_context(
@@ -282,10 +310,43 @@ def to_directory(
             )
         )
         for frame in batches:
-            export.add(frame, "_id")
+            export.add(frame)
             if bar is not None:
-                bar.add_range(frame, frame["_id"][0], frame["_id"][-1], until)
+                ids = frame[source.names.id]
+                bar.add_range(frame, ids[0], ids[-1], until)
     return before, export.state.entries - before
+
+
+def _check_same(source: Source, path: Path, export: ExportDirectory) -> None:
+    """Refuse to go on with another stream, of another server say, that has the same name.
+
+    The entry that was exported last is to be there, unless it was deleted or trimmed since.
+
+    Raises
+    ------
+    ValueError
+        It is another one, or is not there although nothing has removed it.
+    """
+    import redfloe
+
+    last = export.state.last_id or "-"
+    options = source.options | {"schema": export.schema, "on_error": "null"}
+    frame = redfloe.read_stream(source.server, source.stream, start_id=last, end_id=last, **options)
+    if frame.height:
+        is_same = export.is_last(frame)
+    else:
+        info = redfloe.stream_info(source.server, source.stream)
+        first, deleted = info["first_entry_id"].item(), info["max_deleted_entry_id"].item()
+        # Redis tells since 7.0 what was deleted; what comes before the first was trimmed.
+        is_removed = deleted is None or _is_past(deleted, last)
+        is_same = is_removed or first is None or _is_past(first, last)
+    if not is_same:
+        msg = (
+            f"{path} goes up to the entry {last}, which {source.stream} does not have as it was "
+            "exported: it is another stream, of another server perhaps; check --url, or export "
+            "it into another directory"
+        )
+        raise ValueError(msg)
 
 
 def _bar(progress: bool | None) -> bool:

@@ -8,16 +8,20 @@ import typer
 
 from redfloe._cli.options import (
     End,
+    IdColumn,
     Json,
+    MaxColumns,
+    Names,
     Payload,
+    RescueColumn,
     Start,
     Stream,
     Text,
+    TimestampColumn,
     Url,
     columns,
     connect,
     existing,
-    rescued,
 )
 from redfloe._cli.output import print_frame, print_json
 
@@ -29,12 +33,17 @@ def head(
     end: End = "+",
     payload: Payload = None,
     text: Text = False,
+    id_column: IdColumn = "_id",
+    timestamp_column: TimestampColumn = "_ts",
+    rescue_column: RescueColumn = "_rescued",
+    max_columns: MaxColumns = 5_000,
     url: Url = None,
     json: Json = False,
 ) -> None:
     """Show the oldest entries as a table."""
     import redfloe
 
+    names = Names(id_column, timestamp_column, rescue_column, max_columns)
     with existing(stream):
         frame = redfloe.read_stream(
             connect(url),
@@ -43,7 +52,7 @@ def head(
             end_id=end,
             count=count,
             must_exist=True,
-            **columns(payload, rows=count, text=text),
+            **columns(payload, rows=count, text=text, names=names),
         )
-    frame = rescued(frame)
+    frame = names.without_empty(frame)
     print_json(frame) if json else print_frame(frame)

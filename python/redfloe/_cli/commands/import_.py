@@ -56,7 +56,7 @@ def import_(
     Values of CSV stay the texts that they are. In a directory, folders such as sku=A give values.
     """
     import redfloe
-    from redfloe._cli.sources import STDIN, scan, with_times
+    from redfloe._cli.sources import STDIN, exported_fields, scan, with_times
     from redfloe._progress import Bar
 
     kind = format or _format(path)
@@ -81,6 +81,7 @@ def import_(
                 server,
                 given.slice(skip) if skip else given,
                 stream,
+                fields=exported_fields(path, given),
                 timestamp_column=timestamp_column,
                 id_column=id_column,
                 maxlen=maxlen,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redfloe._cli.options import Json, Payload, Stream, Url, connect, existing
+from redfloe._cli.options import Json, MaxColumns, Payload, Stream, Url, connect, existing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,6 +21,7 @@ def schema(
     ] = 100,
     every: Annotated[bool, typer.Option("--all", help="Look at all entries.")] = False,
     payload: Payload = None,
+    max_columns: MaxColumns = 5_000,
     url: Url = None,
     json: Json = False,
 ) -> None:
@@ -33,6 +34,7 @@ def schema(
             stream,
             infer_schema_length=None if every else sample,
             payload=payload,
+            max_columns=max_columns,
             must_exist=True,
         )
     if json:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from redfloe._cli.options import Json, Payload, Text, Url, columns, connect
+from redfloe._cli.options import (
+    IdColumn,
+    Json,
+    MaxColumns,
+    Names,
+    Payload,
+    Text,
+    TimestampColumn,
+    Url,
+    columns,
+    connect,
+)
 from redfloe._cli.output import print_frame, print_json, say
 
 if TYPE_CHECKING:
@@ -26,6 +37,9 @@ def sql(
     ],
     payload: Payload = None,
     text: Text = False,
+    id_column: IdColumn = "_id",
+    timestamp_column: TimestampColumn = "_ts",
+    max_columns: MaxColumns = 5_000,
     url: Url = None,
     json: Json = False,
 ) -> None:
@@ -46,6 +60,7 @@ def sql(
     import redfloe
 
     server = connect(url)
+    names = Names(id_column, timestamp_column, max_columns=max_columns)
 
     def is_stream(name: str) -> bool:
         try:
@@ -58,7 +73,7 @@ def sql(
     try:
         for name in sorted(connection.get_table_names(query)):
             if is_stream(name):
-                options = columns(payload, rows=None, text=text)
+                options = columns(payload, rows=None, text=text, names=names)
                 connection.register(name, redfloe.stream_reader(server, name, **options))
 
         def ask() -> pl.DataFrame | None:

@@ -11,16 +11,20 @@ import typer
 
 from redfloe._cli.options import (
     Consumer,
+    IdColumn,
     Json,
+    MaxColumns,
     MemberOf,
+    Names,
     Payload,
+    RescueColumn,
     Stream,
     Text,
+    TimestampColumn,
     Url,
     columns,
     connect,
     existing,
-    rescued,
 )
 from redfloe._cli.output import console, print_frame, print_json, printable, say
 
@@ -45,6 +49,10 @@ def tail(
     consumer: Consumer = None,
     payload: Payload = None,
     text: Text = False,
+    id_column: IdColumn = "_id",
+    timestamp_column: TimestampColumn = "_ts",
+    rescue_column: RescueColumn = "_rescued",
+    max_columns: MaxColumns = 5_000,
     url: Url = None,
     json: Json = False,
 ) -> None:
@@ -55,6 +63,7 @@ def tail(
     With --group entries are taken from those that the group has not had, as a worker takes them,
     and acknowledged once they are shown.
     """
+    names = Names(id_column, timestamp_column, rescue_column, max_columns)
     if (group is None) != (consumer is None):
         msg = "--group and --consumer go together"
         raise typer.BadParameter(msg)
@@ -62,15 +71,16 @@ def tail(
         if follow and count is not None:
             msg = "with --group, give --count or --follow"
             raise typer.BadParameter(msg)
-        member = Member(connect(url), stream, group, consumer)
-        options = columns(payload, rows=count or 1_000, text=text or follow)
+        member = Member(connect(url), stream, group, consumer, names)
+        options = columns(payload, rows=count or 1_000, text=text or follow, names=names)
         member.show(count, follow=follow, json=json, **options)
         return
     import redfloe
 
     count = 10 if count is None else count
     # What comes may fit no dtype that was inferred before.
-    server, options = connect(url), columns(payload, rows=count, text=text or follow)
+    server = connect(url)
+    options = columns(payload, rows=count, text=text or follow, names=names)
     # What comes after the newest of these is followed: nothing is missed, nothing shown twice.
     start = "-"
     try:
@@ -84,13 +94,13 @@ def tail(
         say(f"there is no stream {stream!r} yet")
     else:
         if frame.height:
-            start = f"({frame['_id'][-1]}"
+            start = f"({frame[names.id][-1]}"
         if count:
-            show_rows(rescued(frame.tail(count)), json=json, lines=follow)
+            show_rows(frame.tail(count), names, json=json, lines=follow)
     if follow:
         with redfloe.iter_stream(server, stream, start_id=start, **options) as entries:
             for frame in entries:
-                show_rows(rescued(frame), json=json, lines=True)
+                show_rows(frame, names, json=json, lines=True)
 
 
 @dataclass
@@ -101,6 +111,7 @@ class Member:
     stream: str
     group: str
     consumer: str
+    names: Names
 
     def show(self, count: int | None, *, follow: bool, json: bool, **options: Any) -> None:
         """Take `count` entries, or all there are, or go on with what comes."""
@@ -128,33 +139,34 @@ class Member:
         """Acknowledge them once they are out, not later: nobody sees them again after Ctrl-C."""
         import redfloe
 
-        show_rows(rescued(frame), json=json, lines=lines)
+        show_rows(frame, self.names, json=json, lines=lines)
         if frame.height:
-            redfloe.ack_entries(self.server, self.stream, self.group, frame["_id"])
+            redfloe.ack_entries(self.server, self.stream, self.group, frame[self.names.id])
 
 
-def show_rows(frame: pl.DataFrame, *, json: bool, lines: bool) -> None:
+def show_rows(frame: pl.DataFrame, names: Names, *, json: bool, lines: bool) -> None:
     """Show entries: one on a line, or all as a table."""
+    frame = names.without_empty(frame)
     if json:
         print_json(frame)
     elif lines:
-        _print_lines(frame)
+        _print_lines(frame, names)
     else:
         print_frame(frame)
 
 
-def _print_lines(frame: pl.DataFrame) -> None:
+def _print_lines(frame: pl.DataFrame, names: Names) -> None:
     from rich.text import Text
 
     lines = console()
     for row in frame.iter_rows(named=True):
-        lines.print(Text.assemble(*_line(row)), soft_wrap=True)
+        lines.print(Text.assemble(*_line(row, names)), soft_wrap=True)
     sys.stdout.flush()
 
 
-def _line(row: dict[str, Any]) -> list[tuple[str, str]]:
+def _line(row: dict[str, Any], names: Names) -> list[tuple[str, str]]:
     """Give an entry on a line: its time, its ID, and the fields that it has."""
-    time, entry_id = row.pop("_ts"), row.pop("_id")
+    time, entry_id = row.pop(names.timestamp), row.pop(names.id)
     parts = [(f"{_shown(time)} ", "dim"), (entry_id, "cyan")]
     for name, value in row.items():
         if value is not None:
