@@ -542,6 +542,26 @@ def test_hashes_while_slots_move(cluster: Cluster, if_exists: Any) -> None:
             assert client.hget(f"{{{tag}}}{n}", "n") == str(n).encode()
 
 
+def test_rows_of_one_hash_stay_in_order_while_its_slot_moves(cluster: Cluster) -> None:
+    """Neither key is there yet, so the node that takes over is asked for each row."""
+    keys = ["{move}1", "{move}2"]
+    slot, target = cluster.slot(keys[0]), cluster.other(keys[0])
+    cluster.begin_move(slot, target)
+    try:
+        for last in range(300, 310):
+            frame = pl.DataFrame({"key": keys * last, "n": range(2 * last)})
+            write_hashes(patient(cluster), frame, key_column="key", if_exists="merge")
+            # They are asked for there as a migration would: each by ASKING.
+            connection = target.client()
+            got = []
+            for key in keys:
+                connection.execute_command("ASKING")
+                got.append(int(connection.hget(key, "n") or -1))
+            assert got == [2 * last - 2, 2 * last - 1]
+    finally:
+        cluster.end_move(slot, target)
+
+
 # Nodes
 
 
@@ -571,6 +591,24 @@ def test_other_nodes_serve_while_one_hangs(cluster: Cluster) -> None:
     with paused(cluster.node(first)), within(3):
         fresh = RedisConnection(cluster.url, client_name="fresh")
         assert_frame_equal(read_stream(fresh, second, NUMBER), numbers(3))
+
+
+def test_a_node_that_was_not_asked_before_is_waited_for(cluster: Cluster, key: str) -> None:
+    """`connect_timeout` limits the first connection of all, not that to each node."""
+    other = cluster.keys(2)[cluster.node(cluster.keys(2)[0]) is cluster.node(key)]
+    for one in (key, other):
+        add_numbers(cluster.client(one), one, 3)
+    replicated(cluster, key)
+    connection = RedisConnection(
+        cluster.url, connect_timeout=0.3, max_retries=100, retry_max_delay=0.2, client_name="new"
+    )
+    assert_frame_equal(read_stream(connection, other, NUMBER), numbers(3))
+    for step in killing(cluster, key):
+        step()
+        assert_frame_equal(read_stream(connection, key, NUMBER), numbers(3))
+        assert_frame_equal(
+            read_stream(connection, [key, other], NUMBER).head(3).drop("_stream"), numbers(3)
+        )
 
 
 def test_a_slot_that_nobody_serves(cluster: Cluster, key: str) -> None:

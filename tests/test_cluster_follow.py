@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pytest
 
 import redfloe
 from redfloe import DataLossError, NoStreamError, RedisConnection, WrongTypeError, iter_stream
-from support.cluster import Cluster, until
+from support.cluster import Cluster, proxied, until
 from support.groups import DRAIN
 from support.streams import NUMBER, add, add_numbers
 from support.timing import later, within
@@ -215,6 +216,79 @@ def test_other_nodes_serve_while_one_hangs_that_is_looked_after(cluster: Cluster
                 assert take(batches, len(others)) == {one: [2] for one in others}
         finally:
             paused.resume()
+
+
+def test_streams_are_looked_for_while_a_node_hangs(cluster: Cluster) -> None:
+    keys = cluster.key_of_each()
+    new = next(
+        key
+        for key in cluster.keys(9, "stream-new")
+        if cluster.node(key).port == cluster.node(keys[1]).port
+    )
+    for one in keys:
+        add_numbers(cluster.client(one), one, 1)
+    connection = RedisConnection(cluster.url, response_timeout=20, client_name="discovers")
+    options: Any = {"pattern": "stream-*", "discover_ms": 10, "block_ms": 0}
+    with iter_stream(connection, schema=NUMBER, start_id="-", **options) as batches:
+        assert take(batches, 3) == {one: [1] for one in keys}
+        hanging = cluster.node(keys[0])
+        hanging.pause()
+        try:
+            with within(3):
+                add(cluster.client(new), new, [("7-0", {"n": 7})])
+                assert take(batches, 1) == {new: [7]}
+                add(cluster.client(keys[2]), keys[2], [("2-0", {"n": 2})])
+                assert take(batches, 1) == {keys[2]: [2]}
+        finally:
+            hanging.resume()
+        # Its streams were not taken for gone, and begin nowhere anew.
+        until(partial(add_one, cluster, keys[0], 5), 20)
+        assert take(batches, 1) == {keys[0]: [5]}
+
+
+def test_a_stream_that_scan_misses_comes_once(cluster: Cluster) -> None:
+    """It moves to a node that has been looked through from one that has not."""
+    key = cluster.keys(1)[0]
+    add_numbers(cluster.client(key), key, 3)
+    source, target = cluster.node(key), cluster.other(key)
+    with proxied(cluster) as (connection, proxies):
+        moved = threading.Event()
+
+        def move(_: int) -> None:
+            if not moved.is_set():
+                scans = proxies[target.port].count(b"SCAN")
+                until(lambda: proxies[target.port].count(b"SCAN") > scans or scans > 1, 5)
+                time.sleep(0.05)
+                cluster.move(key)
+                moved.set()
+
+        options: Any = {"pattern": "stream-*", "discover_ms": 10}
+        with iter_stream(connection, schema=NUMBER, start_id="-", **options) as batches:
+            assert take(batches, 3) == {key: [1, 2, 3]}
+            proxies[source.port].before(b"SCAN", move)
+            with in_thread(lambda: take(batches, 1)) as outcome:
+                assert moved.wait(10)
+                time.sleep(0.3)  # it is looked for again
+                add(cluster.client(key), key, [("4-0", {"n": 4})])
+                assert outcome() == {key: [4]}
+
+
+def test_a_slot_too_many_is_refused_whenever_it_is_met(cluster: Cluster) -> None:
+    keys: dict[int, str] = {}
+    for number in range(1_000):
+        keys.setdefault(cluster.slot(f"stream-{number}"), f"stream-{number}")
+        if len(keys) == 257:
+            break
+    *first, last = keys.values()
+    for key in first:
+        cluster.client(key).xadd(key, {"n": "1"}, id="1-0")
+    options: Any = {"pattern": "stream-*", "discover_ms": 10}
+    with iter_stream(cluster.url, schema=NUMBER, start_id="-", **options) as batches:
+        assert len(take(batches, 256)) == 256
+        cluster.client(last).xadd(last, {"n": "1"}, id="1-0")
+        for _ in range(2):
+            with within(5), pytest.raises(ValueError, match="at most 256 slots"):
+                next(batches)
 
 
 def test_a_close_ends_all_waits(cluster: Cluster) -> None:

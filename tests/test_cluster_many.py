@@ -193,18 +193,6 @@ def test_columns_are_those_of_any_stream_in_the_order_of_rows(cluster: Cluster, 
     assert infer_schema(cluster.url, keys).names() == ["b", "a", "c", "e", "d"]
 
 
-def test_fields_that_one_node_alone_has_are_not_missed(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, second = cluster.keys(2)
-    add(cluster.client(first), first, [("1-0", {"a": "1"})])
-    add(cluster.client(second), second, [("2-0", {"b": "2"})])
-    with caplog.at_level("DEBUG", "redfloe"):
-        df = read_stream(cluster.url, [first, second], {"a": pl.Int8, "b": pl.Int8})
-    assert df["b"].to_list() == [None, 2]
-    assert not [r for r in caplog.records if getattr(r, "event", None) == "fields_missing"]
-
-
 @pytest.mark.parametrize("order", ORDERS)
 def test_errors_name_the_stream(
     cluster: Cluster, streams: dict[str, list[int]], order: Any

@@ -171,10 +171,11 @@ def check_writable(name: str, dtype: DataType | DataTypeClass, depth: int = 1) -
                 check_writable(f"{name}.{inner.name}", inner.dtype, depth + 1)
 
 
-def of_batch(rows: _core.RecordBatch) -> pl.DataFrame:
-    """Give rows that were read as a frame."""
+def of_batch(rows: _core.RecordBatch, *more: _core.RecordBatch) -> pl.DataFrame:
+    """Give rows that were read as a frame; those of several batches as its chunks."""
     try:
-        return _frame_of()(rows)
+        frame = _frame_of()(rows)
+        return pl.concat([frame, *map(_frame_of(), more)]) if more else frame
     except pl.exceptions.PanicException as panic:
         msg = f"Polars cannot take what was read as Arrow: {panic}; please report this"
         raise RedfloeError(msg) from panic

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 
 use super::{GroupInfo, StreamInfo, about, groups_of, is_missing_key, stream_of};
@@ -142,17 +143,54 @@ fn first_undelivered(group: &GroupInfo) -> Option<EntryId> {
     group.last_delivered_id.map_or(Some(EntryId::MIN), EntryId::successor)
 }
 
-/// The keys of the streams that match, in order, each once: SCAN may give one twice.
+/// The keys of the streams that match, in order, each once: SCAN may give one twice. In a cluster all
+/// masters are asked at the same time.
 async fn keys_of_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let mut keys = BTreeSet::new();
-    for mut session in client.master_sessions().await? {
-        scan(&mut session, pattern, &mut keys).await?;
+    let mut sessions = client.master_sessions().await?;
+    let scanning = sessions.iter_mut().map(|session| scan(session, pattern));
+    Ok(sorted(try_join_all(scanning).await?))
+}
+
+fn sorted(found: Vec<BTreeSet<Vec<u8>>>) -> Vec<Vec<u8>> {
+    found.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// What those nodes of a cluster have that have answered.
+pub(crate) struct Found {
+    pub(crate) keys: Vec<Vec<u8>>,
+    /// A slot of each of the others.
+    pub(crate) silent: Vec<u16>,
+}
+
+/// The keys of the streams that match a pattern, as far as nodes of a cluster answer within this time. A
+/// server that is alone has as long as it takes.
+pub(crate) async fn find_streams_within(
+    client: &Client,
+    pattern: &[u8],
+    limit: Duration,
+) -> Result<Found> {
+    let mut sessions = client.master_sessions().await?;
+    if let [session] = sessions.as_mut_slice() {
+        let keys = sorted(vec![scan(session, pattern).await?]);
+        return Ok(Found { keys, silent: Vec::new() });
     }
-    Ok(keys.into_iter().collect())
+    let scanning = sessions.iter_mut().map(|session| {
+        let slot = session.slot();
+        async move { (slot, tokio::time::timeout(limit, scan(session, pattern)).await) }
+    });
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    for (slot, scanned) in join_all(scanning).await {
+        match scanned {
+            Ok(keys) => found.push(keys?),
+            Err(_) => silent.extend(slot),
+        }
+    }
+    Ok(Found { keys: sorted(found), silent })
 }
 
 /// The keys that one server has.
-async fn scan(session: &mut Session, pattern: &[u8], keys: &mut BTreeSet<Vec<u8>>) -> Result<()> {
+async fn scan(session: &mut Session, pattern: &[u8]) -> Result<BTreeSet<Vec<u8>>> {
+    let mut keys = BTreeSet::new();
     let mut cursor = b"0".to_vec();
     // The number of keys when a cursor came: a server that goes in circles finds no others.
     let mut cursors = HashMap::new();
@@ -163,6 +201,7 @@ async fn scan(session: &mut Session, pattern: &[u8], keys: &mut BTreeSet<Vec<u8>
         let reply = match scanning.await {
             Ok(reply) => reply,
             Err(error) => {
+                let error = session.about_node(error);
                 session.recover(error).await?;
                 // It may be another server by now, to which the cursor says nothing.
                 cursor = b"0".to_vec();
@@ -184,7 +223,7 @@ async fn scan(session: &mut Session, pattern: &[u8], keys: &mut BTreeSet<Vec<u8>
             session.succeeded();
         }
         if next == b"0" {
-            return Ok(());
+            return Ok(keys);
         }
         if cursors.insert(next.to_vec(), keys.len()) == Some(keys.len()) {
             return Err(Error::protocol("SCAN's cursors repeat without new keys"));

@@ -78,6 +78,11 @@ impl Retry {
         self.first_connection = FirstConnection::Established;
     }
 
+    /// Whether one was.
+    pub(super) fn was_connected(&self) -> bool {
+        matches!(self.first_connection, FirstConnection::Established)
+    }
+
     /// Whether attempts have failed since something was achieved.
     pub(super) fn is_failing(&self) -> bool {
         self.retries > 0

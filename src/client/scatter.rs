@@ -89,6 +89,12 @@ impl Client {
         Ok(answers)
     }
 
+    /// Whether the master of this slot serves the key as well, as far as is known.
+    pub(crate) fn serves_with(&self, slot: u16, key: &[u8]) -> bool {
+        let cluster = self.cluster();
+        cluster.master(slot) == cluster.master(super::slot_of(key))
+    }
+
     /// A session for each master of the cluster, or one for the server that is none.
     pub(crate) async fn master_sessions(&self) -> Result<Vec<Session>> {
         if !self.is_cluster() && !self.looks_like_a_cluster().await? {

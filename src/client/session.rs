@@ -96,22 +96,29 @@ impl Session {
     }
 
     async fn connect(&mut self) -> Result<Connection> {
-        let limit = self.retry.time_to_connect();
         match self.client.is_cluster() {
-            false => self.client.connect(limit).await,
+            false => self.client.connect(self.retry.time_to_connect()).await,
             // In a box, because it is large.
-            true => Box::pin(self.connect_to_node(limit)).await,
+            true => Box::pin(self.connect_to_node()).await,
         }
     }
 
-    async fn connect_to_node(&mut self, limit: Duration) -> Result<Connection> {
+    async fn connect_to_node(&mut self) -> Result<Connection> {
+        // What fails before it is known which node serves the key is not the fault of the latest.
+        self.node = None;
+        self.learn_of_nodes();
+        let limit = self.retry.time_to_connect();
         let (begun, cluster) = (Instant::now(), self.client.cluster());
         let (node, asks) = match self.redirected.take() {
             Some((address, asks)) => (cluster.at(&self.client, &address), asks),
             None => (cluster.route(&self.client, self.route, limit).await?, false),
         };
-        let node = self.node.insert(node);
-        let mut connection = node.connect(limit.saturating_sub(begun.elapsed())).await?;
+        let limit = match self.retry.was_connected() {
+            // To find the node was a request of its own.
+            true => limit,
+            false => limit.saturating_sub(begun.elapsed()),
+        };
+        let mut connection = self.node.insert(node).connect(limit).await?;
         self.asks_since = asks.then(Instant::now);
         if asks {
             connection.ask();
@@ -122,6 +129,7 @@ impl Session {
     /// Returns once it is known which node of the cluster serves what.
     pub(super) async fn learn_map(&mut self) -> Result<()> {
         loop {
+            self.learn_of_nodes();
             let limit = self.retry.time_to_connect();
             match self.client.cluster().refresh(&self.client, limit).await {
                 Ok(()) => return Ok(()),
@@ -232,6 +240,32 @@ impl Session {
                 self.client.cluster().failed(None);
             }
             _ => {}
+        }
+    }
+
+    /// A node of the cluster may have answered before, so that this is not the first connection, whoever
+    /// else does not answer: the number of retries decides, as after any other.
+    fn learn_of_nodes(&mut self) {
+        if self.client.cluster().is_known() {
+            self.retry.connected();
+        }
+    }
+
+    /// The error with the node that it is of, where the server is a cluster.
+    pub(crate) fn about_node(&self, error: Error) -> Error {
+        match &self.node {
+            Some(node) if error.context().iter().all(|(what, _)| *what != "address") => {
+                error.with_context("address", node.options().address.to_string())
+            }
+            _ => error,
+        }
+    }
+
+    /// The slot whose master it leads to.
+    pub(crate) fn slot(&self) -> Option<u16> {
+        match self.route {
+            Route::Slot(slot) => Some(slot),
+            Route::Replica(_) | Route::Any => None,
         }
     }
 

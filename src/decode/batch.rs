@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
+use arrow_schema::{Schema, SchemaRef};
+use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 
 use super::primitive::internal;
@@ -52,6 +54,34 @@ impl Batch {
         self
     }
 
+    /// One batch of some with the same columns, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`Internal`](crate::ErrorKind::Internal) where Arrow cannot put them together.
+    pub(crate) fn joined(mut pieces: Vec<Batch>) -> Result<Self> {
+        if pieces.len() <= 1
+            && let Some(only) = pieces.pop()
+        {
+            return Ok(only);
+        }
+        let records: Vec<&RecordBatch> = pieces.iter().map(|piece| &piece.records).collect();
+        let none = || SchemaRef::new(Schema::empty());
+        let schema = records.first().map_or_else(none, |first| first.schema());
+        let records = concat_batches(&schema, records).map_err(internal)?;
+        Ok(Batch::of_rows(pieces, records))
+    }
+
+    /// The rows, their IDs and their streams.
+    pub(crate) fn into_parts(self) -> (RecordBatch, Vec<EntryId>, Vec<Run>) {
+        (self.records, self.ids, self.runs)
+    }
+
+    /// The same rows with other columns.
+    pub(crate) fn set_records(&mut self, records: RecordBatch) {
+        self.records = records;
+    }
+
     /// Which of a read's streams the rows are of, in the order of rows; empty where it has one.
     pub(crate) fn runs(&self) -> &[Run] {
         &self.runs
@@ -68,13 +98,16 @@ impl Batch {
     }
 
     /// The rows of several batches, one after the other, whose columns together are these.
-    pub(crate) fn joined(batches: Vec<Batch>, records: RecordBatch) -> Self {
+    pub(crate) fn of_rows(batches: Vec<Batch>, records: RecordBatch) -> Self {
         let is_counted = batches.iter().any(|batch| !batch.delivery_counts.is_empty());
         let mut all = Batch::new(records, Vec::new(), Vec::new());
         for batch in batches {
             let (before, rows) = (all.ids.len(), batch.len());
-            let runs = batch.runs.iter().filter(|run| run.row < rows);
-            all.runs.extend(runs.map(|run| Run { row: before + run.row, ..*run }));
+            for run in batch.runs.iter().filter(|run| run.row < rows) {
+                if all.runs.last().is_none_or(|last| last.stream != run.stream) {
+                    all.runs.push(Run { row: before + run.row, ..*run });
+                }
+            }
             if is_counted {
                 let counts = batch.delivery_counts.into_iter().chain(std::iter::repeat(1));
                 all.delivery_counts.extend(counts.take(rows));

@@ -36,7 +36,7 @@ use make::{Made, make_builder};
 use metadata::MetadataColumns;
 use misfit::{Leaves, Refused};
 pub(crate) use names::Names;
-use presence::{Missing, Presence};
+pub(crate) use presence::{Missing, Presence};
 pub(crate) use primitive::internal;
 use reply::ReplyReader;
 use rescue::RescueColumn;
@@ -304,6 +304,16 @@ impl Decoder {
     /// [`take_missing`]: Decoder::take_missing
     pub(crate) fn watch_fields(&mut self) {
         self.presence = Presence::of(&self.schema);
+    }
+
+    /// Leaves it to others to judge by [`presence`](Decoder::presence) what is missing.
+    pub(crate) fn is_one_of_several(&mut self) {
+        self.presence.iter_mut().for_each(Presence::is_one_of_several);
+    }
+
+    /// What of the schema has come so far, while that is watched.
+    pub(crate) fn presence(&self) -> Option<&Presence> {
+        self.presence.as_ref()
     }
 
     /// After a flush: what the entries so far lack, once in a decoder's life.

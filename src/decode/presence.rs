@@ -24,7 +24,7 @@ pub(crate) struct Missing {
 }
 
 /// Watches a reader's first entries.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Presence {
     /// Of each of the schema's fields, whether an entry had it.
     seen: Vec<bool>,
@@ -35,6 +35,10 @@ pub(crate) struct Presence {
     /// Whether an entry had the payload.
     any_payload: bool,
     entries: u64,
+    /// The names that the latest entry had.
+    present: Vec<String>,
+    /// Others read along, so what this one lacks says nothing before they are asked.
+    is_one_of_several: bool,
 }
 
 impl Presence {
@@ -54,7 +58,30 @@ impl Presence {
             any_key: false,
             any_payload: false,
             entries: 0,
+            present: Vec::new(),
+            is_one_of_several: false,
         })
+    }
+
+    /// Judges nothing on its own.
+    pub(super) fn is_one_of_several(&mut self) {
+        self.is_one_of_several = true;
+    }
+
+    /// Whether there have been so many entries that a missing field is worth reporting.
+    pub(crate) fn has_enough(&self) -> bool {
+        self.entries >= Self::ENOUGH
+    }
+
+    /// What another reader of the same columns has met as well.
+    pub(crate) fn merge(&mut self, other: &Presence) {
+        self.seen.iter_mut().zip(&other.seen).for_each(|(seen, other)| *seen |= other);
+        self.any_key |= other.any_key;
+        self.any_payload |= other.any_payload;
+        self.entries += other.entries;
+        let new = other.present.iter().filter(|name| !self.present.contains(name));
+        let new: Vec<String> = new.cloned().collect();
+        self.present.extend(new);
     }
 
     /// Looks at a page.
@@ -79,7 +106,13 @@ impl Presence {
             return None;
         }
         self.entries += entries as u64;
-        let present = tape.latest_names();
+        self.present = tape.latest_names();
+        if self.is_one_of_several { None } else { self.verdict(schema) }
+    }
+
+    /// Whether there have been enough entries so far, and what they lack.
+    pub(crate) fn verdict(&self, schema: &StreamSchema) -> Option<Option<Missing>> {
+        let present = &self.present;
         let payload = schema.payload.as_ref().map(|payload| payload.field.clone());
         let missing = |names| Missing {
             names,

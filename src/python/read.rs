@@ -310,16 +310,19 @@ impl PreparedRead {
     }
 }
 
-/// Acknowledges the entries of a batch that a caller has.
+/// Acknowledges the entries of batches that a caller has.
 async fn acknowledge(
     client: Client,
     streams: Vec<Vec<u8>>,
     group: Vec<u8>,
-    batch: Arc<Batch>,
+    pieces: Vec<Arc<Batch>>,
 ) -> Result<()> {
-    for (stream, rows) in batch.rows_by_stream() {
+    let of_pieces = pieces.iter().flat_map(|batch| {
+        batch.rows_by_stream().into_iter().map(|(stream, rows)| (stream, batch.ids_of(&rows)))
+    });
+    for (stream, ids) in of_pieces {
         let Some(stream) = streams.get(stream) else { continue };
-        match read::ack_entries(&client, stream, &group, &batch.ids_of(&rows)).await {
+        match read::ack_entries(&client, stream, &group, &ids).await {
             // Perhaps the server took note, and then the rows would be lost with this error.
             Err(error)
                 if error.retryable()
@@ -330,7 +333,11 @@ async fn acknowledge(
     Ok(())
 }
 
-/// What `make` makes of all entries of a request. They are acknowledged, where the request says so,
+fn shared(pieces: Vec<Batch>) -> Vec<Arc<Batch>> {
+    pieces.into_iter().map(Arc::new).collect()
+}
+
+/// What `make` makes of all entries of a request, which come in one batch or some. They are acknowledged, where the request says so,
 /// once that is made.
 #[pyfunction]
 pub(crate) fn read_stream(
@@ -341,10 +348,10 @@ pub(crate) fn read_stream(
 ) -> PyResult<Py<PyAny>> {
     let PreparedRead { request, name, acknowledging } = prepared.get();
     let client = server.client(py)?;
-    let batch = Arc::new(wait(py, read::read(&client, request.clone()))?);
-    let value = make_of(&batch, make, name)?;
+    let pieces = shared(wait(py, read::read_pieces(&client, request.clone()))?);
+    let value = make_of(&pieces, make, name)?;
     if let Some((streams, group)) = acknowledging.clone() {
-        wait(py, acknowledge(client, streams, group, batch))?;
+        wait(py, acknowledge(client, streams, group, pieces))?;
     }
     Ok(value)
 }
@@ -361,12 +368,12 @@ pub(crate) fn start_read_stream(
     let (request, name, acknowledging) = (request.clone(), name.clone(), acknowledging.clone());
     let client = server.client(py)?;
     let reader = client.clone();
-    let reading = async move { read::read(&reader, request).await };
-    Task::start_with(py, reading, move |py, batch: Result<Batch>| {
-        let batch = Arc::new(batch.map_err(|error| exception(py, &error))?);
-        let value = make_of(&batch, make.bind(py), &name)?;
+    let reading = async move { read::read_pieces(&reader, request).await };
+    Task::start_with(py, reading, move |py, pieces: Result<Vec<Batch>>| {
+        let pieces = shared(pieces.map_err(|error| exception(py, &error))?);
+        let value = make_of(&pieces, make.bind(py), &name)?;
         let rest = acknowledging.map(|(streams, group)| {
-            Operation::new(acknowledge(client, streams, group, batch), |py, ()| Ok(py.None()))
+            Operation::new(acknowledge(client, streams, group, pieces), |py, ()| Ok(py.None()))
         });
         (value, rest).into_py_any(py)
     })

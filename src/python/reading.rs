@@ -6,6 +6,7 @@
 //! cancelled wait nor a frame that cannot be made loses a batch.
 
 use std::pin::pin;
+use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -285,7 +287,7 @@ impl Reading {
         *next = Next::Offered(Offered { ready, number, thread, made: false });
         drop(next);
         let offering = Offering { reading: self, number };
-        let value = make_of(&batch, make, &self.stream)?;
+        let value = make_of(slice::from_ref(&batch), make, &self.stream)?;
         offering.made();
         let (reading, accepted) = (Arc::clone(self), AtomicBool::new(false));
         Ok(Some(Some(Offer { reading, number, value, accepted })))
@@ -406,15 +408,21 @@ impl Drop for Reading {
     }
 }
 
-/// What `make` makes of a batch; its exception says which entries nobody has seen.
+/// What `make` makes of a batch, or of its pieces; its exception says which entries nobody has seen.
 pub(super) fn make_of(
-    batch: &Arc<Batch>,
+    pieces: &[Arc<Batch>],
     make: &Bound<'_, PyAny>,
     stream: &str,
 ) -> PyResult<Py<PyAny>> {
-    let made = make.call1((RecordBatch::new(Arc::clone(batch)),)).map(Bound::unbind);
-    if let (Err(error), Some(first), Some(last)) = (&made, batch.ids().first(), batch.ids().last())
+    let arguments = pieces.iter().map(|piece| RecordBatch::new(Arc::clone(piece)));
+    let arguments = PyTuple::new(make.py(), arguments.collect::<Vec<_>>())?;
+    let made = make.call1(arguments).map(Bound::unbind);
+    let mut ids =
+        pieces.iter().flat_map(|piece| [piece.ids().first(), piece.ids().last()]).flatten();
+    if let Err(error) = &made
+        && let Some(first) = ids.next()
     {
+        let last = ids.last().unwrap_or(first);
         let note = format!(
             "the entries {first} to {last} of the stream {stream} were not handed out, and are not \
              acknowledged"

@@ -10,7 +10,7 @@ use super::page_request::PageRequest;
 use super::portion::Portion;
 use super::request::BatchBounds;
 use crate::client::{Client, Session, Who};
-use crate::decode::{Batch, Decoder, Reply, ReplyShape, Run, StreamNames, ends};
+use crate::decode::{Batch, Decoder, Missing, Presence, Reply, ReplyShape, Run, StreamNames, ends};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, ServerCode};
 use crate::resp::PageLimit;
@@ -96,14 +96,19 @@ impl Intake {
         self.decoder.take_beyond()
     }
 
+    /// Leaves it to who has several of them to judge which fields are missing, by what each has met.
+    pub(super) fn is_one_of_several(&mut self) {
+        self.decoder.is_one_of_several();
+    }
+
+    /// What of the schema has come so far, while that is watched.
+    pub(super) fn presence(&self) -> Option<&Presence> {
+        self.decoder.presence()
+    }
+
     fn record_missing(&mut self) {
         if let (Some(missing), Some(who)) = (self.decoder.take_missing(), &self.watched_by) {
-            who.event("fields_missing")
-                .with("missing", missing.names)
-                .with("present", missing.present)
-                .with("payload", missing.payload)
-                .with("entries", missing.entries)
-                .record();
+            record_missing(missing, who);
         }
     }
 
@@ -365,6 +370,15 @@ impl Intake {
         self.delivered_rows = self.delivered_rows.saturating_add(batch.len() as u64);
         Ok(batch)
     }
+}
+
+pub(super) fn record_missing(missing: Missing, who: &Who) {
+    who.event("fields_missing")
+        .with("missing", missing.names)
+        .with("present", missing.present)
+        .with("payload", missing.payload)
+        .with("entries", missing.entries)
+        .record();
 }
 
 fn make_decoder(

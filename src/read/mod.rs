@@ -42,7 +42,7 @@ pub use many::{OnSchemaMismatch, StreamOrder, pin_streams};
 pub use member::Member;
 pub use page::PageSize;
 #[cfg(feature = "python")]
-pub(crate) use range::check_streams;
+pub(crate) use range::{check_streams, read_pieces};
 pub use range::{pin, read};
 pub use replay::{Replayed, replay_dead_letters};
 pub use request::{OnDataLoss, OnIdle, ReadRequest, Resume};

@@ -34,6 +34,12 @@ use crate::resp::{self, PageLimit};
 /// Every kind that connecting, the server or decoding can raise; an error leaves nothing behind,
 /// but what was read through a group stays pending.
 pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
+    Batch::joined(read_pieces(client, request).await?)
+}
+
+/// The same in several batches where one would be a copy of all rows, but at least one, which all have
+/// the same columns.
+pub(crate) async fn read_pieces(client: &Client, request: ReadRequest) -> Result<Vec<Batch>> {
     let (name, is_many) = (request.stream_name(), request.many.is_some());
     let reading = async {
         if is_many && request.group.is_none() {
@@ -44,10 +50,10 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
         // is moved to where it runs.
         if let Some(group) = request.group.clone() {
             let reader = Groups::new(client, request, group, Arc::default())?;
-            return Box::pin(reader.read_all()).await;
+            return Ok(vec![Box::pin(reader.read_all()).await?]);
         }
         let mut reader = Box::new(RangeReader::new(client, request)?);
-        Box::pin(reader.read_all()).await
+        Ok(vec![Box::pin(reader.read_all()).await?])
     };
     reading.await.map_err(|error| about(error, is_many, &name))
 }

@@ -186,11 +186,21 @@ impl Cluster {
         failed.for_each(|node| node.failed = Some(Instant::now()));
     }
 
-    /// Asks nodes who serves what, where the map is not to be trusted.
+    /// Whether a node has said who serves what.
+    pub(in crate::client) fn is_known(&self) -> bool {
+        self.state().loaded.is_some()
+    }
+
+    /// Asks nodes who serves what, where the map is not to be trusted: the first time within the limit of
+    /// a connection, later within that of an answer.
     pub(in crate::client) async fn refresh(&self, client: &Client, limit: Duration) -> Result<()> {
         if !self.state().is_due() {
             return Ok(());
         }
+        let limit = match self.is_known() {
+            true => client.options().response_timeout,
+            false => limit,
+        };
         let begun = Instant::now();
         let refreshing = self.refreshing.lock();
         let Ok(_refreshing) = tokio::time::timeout(limit, refreshing).await else {

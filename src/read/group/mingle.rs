@@ -1,6 +1,5 @@
 //! What several parts have read as one batch.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::GroupReader;
@@ -65,14 +64,13 @@ impl Mingle {
 
     /// The rows of one batch after the other.
     pub(super) fn join(&mut self, batches: Vec<Batch>) -> Result<Batch> {
-        let pages: BTreeMap<usize, _> =
-            (0..).zip(batches.iter().map(|batch| batch.records().clone())).collect();
-        let mut slices = Vec::with_capacity(pages.len());
-        for (number, page) in &pages {
-            self.0.look_at_rest(page)?;
-            slices.push((*number, 0..page.num_rows()));
+        let mut slices = Vec::with_capacity(batches.len());
+        for (number, batch) in batches.iter().enumerate() {
+            self.0.look_at_rest(batch.records())?;
+            slices.push((number, 0..batch.len()));
         }
-        let records = self.0.gather(&pages, &slices)?;
-        Ok(Batch::joined(batches, records))
+        let page_of = |number: usize| batches.get(number).map(Batch::records);
+        let records = self.0.gather(page_of, &slices)?;
+        Ok(Batch::of_rows(batches, records))
     }
 }

@@ -46,7 +46,7 @@ pub(in crate::read) async fn check_exist(client: &Client, streams: &[Vec<u8>]) -
 }
 
 /// Which of these streams there are. SCAN may miss one whose slot moves while it goes through the nodes.
-pub(in crate::read) async fn existing(
+pub(super) async fn existing(
     client: &Client,
     names: &StreamNames,
     streams: &[usize],

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow_schema::{DataType, SchemaRef};
-use arrow_select::concat::concat_batches;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::SchemaRef;
 use arrow_select::interleave::interleave;
 
 use super::by_stream::PartsReader;
+use super::columns::{aligned, with_columns_of_last, without_rest};
 use super::merge::{Merge, Row};
 use super::mismatch::FieldSets;
 use super::parts::Part;
@@ -83,27 +82,16 @@ impl ById {
         ById { runs: Some(Vec::new()), ..self }
     }
 
-    pub(super) async fn read_all(&mut self) -> Result<Batch> {
-        let (mut pieces, mut ids): (Vec<RecordBatch>, Vec<EntryId>) = (Vec::new(), Vec::new());
+    /// In pieces: one piece would be a copy of all.
+    pub(super) async fn read_all(&mut self) -> Result<Vec<Batch>> {
+        let mut pieces = Vec::new();
         loop {
             let is_end = self.collect(Self::PIECE).await?;
-            let piece = self.take()?;
-            ids.extend_from_slice(piece.ids());
-            pieces.push(piece.into_records());
+            pieces.push(self.take()?);
             if is_end {
-                break;
+                return with_columns_of_last(pieces);
             }
         }
-        let Some(schema) = pieces.last().map(RecordBatch::schema) else {
-            return Ok(Batch::new(RecordBatch::new_empty(self.empty_schema()?), ids, Vec::new()));
-        };
-        let aligned: Result<Vec<RecordBatch>> =
-            pieces.iter().map(|piece| aligned(piece, &schema)).collect();
-        let records = match aligned?.as_slice() {
-            [one] => one.clone(),
-            all => concat_batches(&schema, all).map_err(internal)?,
-        };
-        Ok(Batch::new(records, ids, Vec::new()))
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
@@ -232,33 +220,10 @@ impl ById {
             .map(|column| {
                 let of_pages: Vec<&dyn Array> =
                     pages.iter().map(|page| page.column(column).as_ref()).collect();
-                Ok(without_rest(&interleave(&of_pages, &indices).map_err(internal)?))
+                without_rest(&interleave(&of_pages, &indices).map_err(internal)?)
             })
             .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
         RecordBatch::try_new_with_options(Arc::clone(schema), columns?, &options).map_err(internal)
     }
-}
-
-/// The column with its own texts alone, where it has the buffers of whole pages.
-fn without_rest(column: &ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
-        _ => Arc::clone(column),
-    }
-}
-
-/// The batch with the columns of a later one, which has more where the schema is open.
-fn aligned(records: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if records.schema_ref() == schema {
-        return Ok(records.clone());
-    }
-    let columns = schema.fields().iter().map(|field| match records.column_by_name(field.name()) {
-        Some(column) => Arc::clone(column),
-        None => new_null_array(field.data_type(), records.num_rows()),
-    });
-    let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &options)
-        .map_err(internal)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::mismatch::FieldSets;
 use super::parts::{Ask, Part, Place, Plan};
 use crate::client::Client;
-use crate::decode::{Batch, ReplyShape, StreamNames, ends};
+use crate::decode::{Batch, Presence, ReplyShape, StreamNames, ends};
 use crate::error::{Error, Result};
 use crate::read::bounds::{last_generated, lost_end};
 use crate::read::feed::{Feed, Received};
@@ -60,6 +60,16 @@ impl PartsReader {
             received: 0,
             count: request.count,
         })
+    }
+
+    /// Which fields are missing is judged by who has several of them.
+    pub(super) fn is_one_of_several(&mut self) {
+        self.feed.is_one_of_several();
+    }
+
+    /// What of the schema has come so far, while that is watched.
+    pub(super) fn presence(&self) -> Option<&Presence> {
+        self.feed.presence()
     }
 
     /// Other parts come after those that have been read, or in place of them.
@@ -254,11 +264,11 @@ impl ByStream {
         Ok(ByStream { reader, fields: FieldSets::of(request) })
     }
 
-    pub(super) async fn read_all(&mut self) -> Result<Batch> {
+    pub(super) async fn read_all(&mut self) -> Result<Vec<Batch>> {
         self.reader.collect().await?;
         let batch = self.reader.flush_all()?;
         self.compare(&batch, true)?;
-        Ok(batch)
+        Ok(vec![batch])
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {

@@ -107,12 +107,9 @@ impl Followed {
         self.close_ended();
     }
 
-    /// The known streams that are not among these, though they were there before.
-    pub(super) fn missed(&self, found: &[Vec<u8>]) -> Vec<usize> {
-        let found: HashSet<&Vec<u8>> = found.iter().collect();
-        let known = self.names.keys().iter().enumerate();
-        let missed = known.filter(|(stream, key)| !self.is_gone(*stream) && !found.contains(key));
-        missed.map(|(stream, _)| stream).collect()
+    /// The streams that are there, as far as is known.
+    pub(super) fn there(&self) -> Vec<usize> {
+        (0..self.names.len()).filter(|stream| !self.is_gone(*stream)).collect()
     }
 
     /// These are the streams that match the pattern now. Others are not asked for any more; where one

@@ -7,7 +7,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field};
 
 use super::OnSchemaMismatch;
-use crate::decode::{Batch, StreamNames, ends};
+use crate::decode::{Batch, Run, StreamNames, ends};
 use crate::dtype::dtype_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::infer::infer_fields;
@@ -47,11 +47,29 @@ impl FieldSets {
         let columns: Vec<_> =
             columns.filter(|(field, _)| last.as_ref().is_none_or(|last| last != *field)).collect();
         self.columns = columns.iter().map(|(field, _)| field.name().clone()).collect();
-        for (run, end) in ends(batch.runs(), batch.len()) {
-            let seen = self.seen.entry(run.stream).or_default();
-            seen.resize(columns.len(), false);
-            for ((_, column), seen) in columns.iter().zip(seen) {
-                *seen |= column.slice(run.row, end - run.row).null_count() < end - run.row;
+        for (run, _) in ends(batch.runs(), batch.len()) {
+            self.seen.entry(run.stream).or_default().resize(columns.len(), false);
+        }
+        for (place, (_, column)) in columns.into_iter().enumerate() {
+            let mut see = |run: &Run| {
+                let seen = self.seen.get_mut(&run.stream).and_then(|seen| seen.get_mut(place));
+                seen.into_iter().for_each(|seen| *seen = true);
+            };
+            let Some(nulls) = column.nulls().filter(|nulls| nulls.null_count() > 0) else {
+                batch.runs().iter().for_each(see);
+                continue;
+            };
+            // Each value once, and each run that has one, however many there are of either.
+            let mut runs = batch.runs();
+            let mut met: Option<usize> = None;
+            for row in nulls.valid_indices() {
+                if met.is_some_and(|end| row < end) {
+                    continue;
+                }
+                let before = runs.partition_point(|run| run.row <= row);
+                runs.get(before.saturating_sub(1)).into_iter().for_each(&mut see);
+                runs = runs.get(before..).unwrap_or_default();
+                met = Some(runs.first().map_or(usize::MAX, |next| next.row));
             }
         }
     }

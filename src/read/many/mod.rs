@@ -8,6 +8,7 @@ mod ask;
 mod by_id;
 mod by_stream;
 mod columns;
+mod discover;
 mod ends;
 mod followed;
 mod follower;
@@ -25,10 +26,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::ask::{about_type, are_apart, check_exist, existing};
+pub(super) use self::ask::{about_type, are_apart, check_exist};
 use self::by_id::ById;
 use self::by_stream::ByStream;
 pub(super) use self::columns::Columns;
+pub(super) use self::discover::discover;
 pub(super) use self::ends::last_generated;
 use self::nodes::Nodes;
 use self::parts::Part;
@@ -38,7 +40,7 @@ pub(super) use self::tail::{MOST_PLACES, ManyTail, too_many_slots};
 use super::deadline::Deadline;
 use super::request::{BatchBounds, ReadRequest};
 use crate::client::{Client, panicked};
-use crate::decode::{Batch, StreamNames};
+use crate::decode::{Batch, Presence, StreamNames};
 use crate::entry_id::EntryId;
 use crate::error::{Result, counted};
 
@@ -123,8 +125,8 @@ pub async fn pin_streams(
     pinning.await.map_err(|error| request.about(error))
 }
 
-/// All entries in one batch, after waiting for the first where that is asked for.
-pub(super) async fn read_all(client: &Client, request: ReadRequest) -> Result<Batch> {
+/// All entries, in pieces, after waiting for the first where that is asked for.
+pub(super) async fn read_all(client: &Client, request: ReadRequest) -> Result<Vec<Batch>> {
     let deadline = request.block.map(Deadline::of_block);
     let mut request = ReadRequest { bounds: BatchBounds::NONE, ..request };
     if deadline.is_some() {
@@ -132,13 +134,13 @@ pub(super) async fn read_all(client: &Client, request: ReadRequest) -> Result<Ba
     }
     loop {
         let mut reader = ManyReader::new(client, request.clone());
-        let batch = reader.read_all().await?;
-        if !batch.is_empty() || request.count == Some(0) {
-            return Ok(batch);
+        let pieces = reader.read_all().await?;
+        if pieces.iter().any(|piece| !piece.is_empty()) || request.count == Some(0) {
+            return Ok(pieces);
         }
-        let Some(deadline) = &deadline else { return Ok(batch) };
+        let Some(deadline) = &deadline else { return Ok(pieces) };
         if !ask::wait(client, &request, deadline).await? {
-            return Ok(batch);
+            return Ok(pieces);
         }
     }
 }
@@ -178,7 +180,7 @@ impl Planned {
         })
     }
 
-    async fn read_all(&mut self) -> Result<Batch> {
+    async fn read_all(&mut self) -> Result<Vec<Batch>> {
         match self {
             Planned::One(reader) => reader.read_all().await,
             Planned::Nodes(nodes) => nodes.read_all().await,
@@ -199,7 +201,7 @@ impl ManyReader {
         self.planned.as_mut().ok_or_else(panicked)
     }
 
-    async fn read_all(&mut self) -> Result<Batch> {
+    async fn read_all(&mut self) -> Result<Vec<Batch>> {
         self.planned().await?.read_all().await
     }
 
@@ -240,16 +242,32 @@ impl OneReader {
         })
     }
 
-    /// The same, whose batches say which streams their rows are of.
-    fn with_runs(self) -> Self {
+    /// The same as one of several: its batches say which streams their rows are of, and what its entries
+    /// lack is for others to judge.
+    fn one_of_several(self) -> Self {
         match self {
-            OneReader::ById(reader) => OneReader::ById(Box::new(reader.with_runs())),
-            // They do.
-            OneReader::ByStream(_) => self,
+            OneReader::ById(reader) => {
+                let mut reader = reader.with_runs();
+                reader.reader.is_one_of_several();
+                OneReader::ById(Box::new(reader))
+            }
+            // Its batches do so anyway.
+            OneReader::ByStream(mut reader) => {
+                reader.reader.is_one_of_several();
+                OneReader::ByStream(reader)
+            }
         }
     }
 
-    async fn read_all(&mut self) -> Result<Batch> {
+    /// What of the schema has come so far, while that is watched.
+    fn presence(&self) -> Option<&Presence> {
+        match self {
+            OneReader::ByStream(reader) => reader.reader.presence(),
+            OneReader::ById(reader) => reader.reader.presence(),
+        }
+    }
+
+    async fn read_all(&mut self) -> Result<Vec<Batch>> {
         match self {
             OneReader::ByStream(reader) => reader.read_all().await,
             OneReader::ById(reader) => reader.read_all().await,
@@ -291,5 +309,5 @@ impl OneReader {
 async fn read_parts(client: &Client, request: &ReadRequest, parts: Vec<Part>) -> Result<Batch> {
     let request = ReadRequest { bounds: BatchBounds::NONE, ..request.clone() };
     let request = request.with_order(StreamOrder::ByStream);
-    Planned::new(client, request, parts).await?.read_all().await
+    Batch::joined(Planned::new(client, request, parts).await?.read_all().await?)
 }

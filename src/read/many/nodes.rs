@@ -6,16 +6,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::AbortHandle;
 
-use super::columns::Columns;
+use super::columns::{Columns, with_columns_of_last};
 use super::mismatch::FieldSets;
 use super::parts::Part;
 use super::weave::{Next, Weave};
 use super::{Many, OnSchemaMismatch, OneReader, StreamOrder, ask};
 use crate::client::{Client, panicked, spawn};
-use crate::decode::{Batch, StreamNames, ends};
+use crate::decode::{Batch, Presence, StreamNames, ends};
 use crate::error::{Error, Result};
+use crate::read::intake::record_missing;
 use crate::read::request::{BatchBounds, ReadRequest};
-use crate::schema::StreamSchema;
 
 /// Reads streams of several nodes as one, in the order of the request.
 pub(super) struct Nodes {
@@ -29,6 +29,10 @@ pub(super) struct Nodes {
     /// The columns of what was handed out before an error.
     columns: Option<Columns>,
     fields: Option<FieldSets>,
+    /// What of the schema had come before an error.
+    presence: Option<Presence>,
+    /// Whether it is settled which of the schema's fields are missing.
+    is_judged: bool,
 }
 
 /// The readers of the nodes, and what has come of them.
@@ -48,6 +52,9 @@ impl Drop for Nodes {
 struct Source {
     pieces: Receiver<Piece>,
     failure: Option<Error>,
+    /// What of the schema has come, and whether nothing more will.
+    presence: Option<Box<Presence>>,
+    is_over: bool,
     _task: Task,
 }
 
@@ -61,8 +68,8 @@ impl Drop for Task {
 }
 
 enum Piece {
-    /// Rows, and the bytes that they took in replies.
-    Rows(Batch, u64),
+    /// Rows, the bytes that they took in replies, and what of the schema has come so far.
+    Rows(Batch, u64, Option<Box<Presence>>),
     /// Why it ended, and the stream that it was reading where that is known.
     Failed(Error, Option<usize>),
     End,
@@ -83,6 +90,8 @@ impl Nodes {
     const BYTES: u64 = 2 * 1024 * 1024;
     /// The pages that wait to be taken, beside the one that is being read.
     const AHEAD: usize = 1;
+    /// The rows of a piece of a whole read by ID.
+    const PIECE: usize = 256 * 1024;
 
     pub(super) fn new(client: &Client, request: ReadRequest, parts: Vec<Part>) -> Self {
         Nodes {
@@ -92,27 +101,45 @@ impl Nodes {
             running: None,
             columns: None,
             fields: FieldSets::of(&request),
+            presence: None,
+            // What is inferred is there.
+            is_judged: request.sample.is_some(),
             request,
         }
     }
 
-    pub(super) async fn read_all(&mut self) -> Result<Batch> {
+    /// In pieces: one piece would be a copy of all.
+    pub(super) async fn read_all(&mut self) -> Result<Vec<Batch>> {
         self.start(Portion::Whole).await?;
-        let is_end = self.collect(BatchBounds::NONE, Portion::Whole).await?;
-        self.take(is_end)
+        let rows = match self.request.many.as_ref().map(|many| many.order) {
+            // Their rows are copied anyway, which is done while more come.
+            Some(StreamOrder::ById) => Self::PIECE,
+            _ => usize::MAX,
+        };
+        let bounds = BatchBounds { rows, ..BatchBounds::NONE };
+        let mut pieces = Vec::new();
+        loop {
+            let is_end = self.collect(bounds, Portion::Whole).await?;
+            pieces.extend(self.take(is_end, Portion::Whole)?);
+            if is_end {
+                return with_columns_of_last(pieces);
+            }
+        }
     }
 
     /// The next batch, or `None` where there is no more.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         self.start(Portion::Batch).await?;
         let is_end = self.collect(self.request.bounds, Portion::Batch).await?;
-        let batch = self.take(is_end)?;
+        let batch = Batch::joined(self.take(is_end, Portion::Batch)?)?;
         Ok((!batch.is_empty()).then_some(batch))
     }
 
     /// After an error: what was handed out stays so, the rest is read again.
     pub(super) fn rewind(&mut self) {
         if let Some(Running { weave, sources, process }) = self.running.take() {
+            let of_sources = sources.iter().filter_map(|source| source.presence.as_deref());
+            self.presence = merged(self.presence.iter().chain(of_sources));
             if process != std::process::id() {
                 // The tasks are those of the process that this one was forked from.
                 std::mem::forget(sources);
@@ -129,11 +156,7 @@ impl Nodes {
         let (None, Some(many)) = (&self.running, &self.request.many) else { return Ok(()) };
         let parts: Vec<Part> = self.rest.values().copied().collect();
         let lists = ask::split(&self.client, &many.names, &parts).await?;
-        let mut schema = StreamSchema::clone(&self.request.schema);
-        // What one node lacks, another may have.
-        schema.expects_fields = false;
         let request = ReadRequest {
-            schema: Arc::new(schema),
             count: self.left,
             bounds: match (portion, many.order) {
                 (Portion::Whole, StreamOrder::ByStream) => BatchBounds::NONE,
@@ -152,10 +175,10 @@ impl Nodes {
         };
         let source = |list: Vec<usize>| {
             let parts = list.into_iter().filter_map(|at| parts.get(at).copied()).collect();
-            let reader = OneReader::new(&self.client, request.clone(), parts)?.with_runs();
+            let reader = OneReader::new(&self.client, request.clone(), parts)?;
             let (sender, pieces) = channel(Self::AHEAD);
-            let task = Task(spawn(run(reader, sender))?);
-            Ok(Source { pieces, failure: None, _task: task })
+            let task = Task(spawn(run(reader.one_of_several(), sender))?);
+            Ok(Source { pieces, failure: None, presence: None, is_over: false, _task: task })
         };
         let sources = lists.into_iter().map(source).collect::<Result<Vec<_>>>()?;
         let columns = self.columns.take().unwrap_or_else(|| Columns::new(&self.request.schema));
@@ -191,15 +214,43 @@ impl Nodes {
     }
 
     /// Hands out what was collected.
-    fn take(&mut self, is_end: bool) -> Result<Batch> {
+    fn take(&mut self, is_end: bool, portion: Portion) -> Result<Vec<Batch>> {
         let Some(running) = &mut self.running else { return Err(panicked()) };
-        let batch = running.weave.take()?;
+        let batches = match portion {
+            Portion::Batch => vec![running.weave.take()?],
+            Portion::Whole => running.weave.take_pieces()?,
+        };
         if let Some(fields) = &mut self.fields {
-            fields.look(&batch);
+            batches.iter().for_each(|batch| fields.look(batch));
             if is_end {
                 fields.check()?;
             }
         }
+        batches.iter().for_each(|batch| self.handed_out(batch));
+        self.judge();
+        Ok(batches)
+    }
+
+    /// Reports fields of the schema that none of the nodes has, once each has read enough to say so.
+    fn judge(&mut self) {
+        let Some(running) = self.running.as_ref().filter(|_| !self.is_judged) else { return };
+        let has_said = |source: &Source| {
+            source.is_over || source.presence.as_deref().is_some_and(Presence::has_enough)
+        };
+        if !running.sources.iter().all(has_said) {
+            return;
+        }
+        let of_sources = running.sources.iter().filter_map(|source| source.presence.as_deref());
+        let all = merged(self.presence.iter().chain(of_sources));
+        let verdict = all.and_then(|all| all.verdict(&self.request.schema));
+        self.is_judged = verdict.is_some();
+        if let Some(missing) = verdict.flatten() {
+            record_missing(missing, &self.request.who());
+        }
+    }
+
+    /// Takes out of the rest what was handed out.
+    fn handed_out(&mut self, batch: &Batch) {
         let is_by_stream =
             self.request.many.as_ref().is_some_and(|many| many.order == StreamOrder::ByStream);
         if let (true, Some(run)) = (is_by_stream, batch.runs().last()) {
@@ -218,7 +269,6 @@ impl Nodes {
             self.rest.extend(rest.map(|rest| (rest.stream, rest)));
         }
         self.left = self.left.map(|left| left.saturating_sub(batch.len() as u64));
-        Ok(batch)
     }
 }
 
@@ -227,7 +277,10 @@ impl Running {
     async fn receive(&mut self, index: usize, names: &StreamNames) -> Result<()> {
         let Some(source) = self.sources.get_mut(index) else { return Err(panicked()) };
         match source.pieces.recv().await {
-            Some(Piece::Rows(batch, bytes)) => self.weave.add(index, batch, bytes),
+            Some(Piece::Rows(batch, bytes, presence)) => {
+                source.presence = presence;
+                self.weave.add(index, batch, bytes);
+            }
             Some(Piece::Failed(error, reading)) => {
                 // A text that does not fit is met when columns are built.
                 let named = error.context().iter().find(|(what, _)| *what == "stream");
@@ -235,7 +288,10 @@ impl Running {
                 source.failure = Some(error);
                 self.weave.fail(index, stream);
             }
-            Some(Piece::End) => self.weave.end(index),
+            Some(Piece::End) => {
+                source.is_over = true;
+                self.weave.end(index);
+            }
             None => return Err(panicked()),
         }
         Ok(())
@@ -247,11 +303,20 @@ impl Running {
     }
 }
 
+/// What any of them has met.
+fn merged<'p>(mut all: impl Iterator<Item = &'p Presence>) -> Option<Presence> {
+    let mut merged = all.next()?.clone();
+    all.for_each(|other| merged.merge(other));
+    Some(merged)
+}
+
 /// Reads what one node has, until nobody wants it.
 async fn run(mut reader: OneReader, pieces: Sender<Piece>) {
     loop {
         let piece = match reader.next().await {
-            Ok(Some(batch)) => Piece::Rows(batch, reader.taken()),
+            Ok(Some(batch)) => {
+                Piece::Rows(batch, reader.taken(), reader.presence().cloned().map(Box::new))
+            }
             Ok(None) => Piece::End,
             Err(error) => Piece::Failed(error, reader.stream()),
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 
 use super::StreamOrder;
-use super::columns::Columns;
+use super::columns::{Columns, Unknown};
 use crate::decode::{Batch, Run};
 use crate::entry_id::EntryId;
 use crate::error::Result;
@@ -34,14 +34,23 @@ pub(super) struct Weave {
     sources: Vec<Source>,
     columns: Columns,
     /// Those that a source or the batch so far has rows of.
-    pages: BTreeMap<usize, RecordBatch>,
+    pages: BTreeMap<usize, Page>,
     next_page: usize,
-    /// The rows of the batch so far: those of pages, their IDs and streams, and the bytes that they
-    /// took in replies.
-    slices: Vec<(usize, Range<usize>)>,
+    /// The batch so far: rows of pages, and the bytes that they took in replies.
+    slices: Vec<Slice>,
+    rows: usize,
+    bytes: u64,
+}
+
+/// Rows of the page with this number.
+type Slice = (usize, Range<usize>);
+
+/// Rows of a source that came together.
+struct Page {
+    records: RecordBatch,
     ids: Vec<EntryId>,
     runs: Vec<Run>,
-    bytes: u64,
+    row_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -51,42 +60,42 @@ enum Source {
         /// The key of the last row that was taken.
         after: Key,
     },
-    Page(Page),
+    Page(Cursor),
     Failed(Key),
     Ended,
 }
 
-/// The rows of a source that come next.
+/// The row of a page that comes next.
 #[derive(Debug)]
-struct Page {
-    number: usize,
-    ids: Vec<EntryId>,
-    runs: Vec<Run>,
+struct Cursor {
+    page: usize,
     row: usize,
-    /// The place in `runs` of the row's stream.
+    /// The place of its stream in the page's runs.
     run: usize,
-    row_bytes: u64,
+    key: Key,
+    unknown: Unknown,
 }
 
 impl Page {
-    fn stream(&self) -> usize {
-        self.runs.get(self.run).map_or(0, |run| run.stream)
+    fn key(&self, order: StreamOrder, row: usize, run: usize) -> Key {
+        let stream = self.runs.get(run).map_or(0, |run| run.stream);
+        key(order, self.ids.get(row).copied().unwrap_or(EntryId::MAX), stream)
     }
 
-    /// The row after the last one of this row's stream.
-    fn end_of_run(&self) -> usize {
-        self.runs.get(self.run + 1).map_or(self.ids.len(), |run| run.row).min(self.ids.len())
+    /// The row after those of a run.
+    fn end_of_run(&self, run: usize) -> usize {
+        self.runs.get(run + 1).map_or(self.ids.len(), |next| next.row).min(self.ids.len())
     }
 
-    fn key(&self, order: StreamOrder) -> Key {
-        key(order, self.ids.get(self.row).copied().unwrap_or(EntryId::MAX), self.stream())
-    }
-
-    /// Goes on to that row.
-    fn go_to(&mut self, row: usize) {
-        self.row = row;
-        while self.runs.get(self.run + 1).is_some_and(|run| run.row <= row) {
-            self.run += 1;
+    /// Adds the streams of some rows to others.
+    fn add_runs(&self, rows: &Range<usize>, before: usize, all: &mut Vec<Run>) {
+        let first = self.runs.partition_point(|run| run.row <= rows.start).saturating_sub(1);
+        let of_rows = self.runs.get(first..).unwrap_or_default();
+        for run in of_rows.iter().take_while(|run| run.row < rows.end) {
+            if all.last().is_none_or(|last| last.stream != run.stream) {
+                let row = before + run.row.saturating_sub(rows.start);
+                all.push(Run { row, stream: run.stream });
+            }
         }
     }
 }
@@ -100,6 +109,9 @@ fn key(order: StreamOrder, id: EntryId, stream: usize) -> Key {
 }
 
 impl Weave {
+    /// As many rows that came together are a piece of their own rather than copied.
+    const PIECE: usize = 32 * 1024;
+
     pub(super) fn new(order: StreamOrder, sources: usize, columns: Columns) -> Self {
         let dry = || Source::Dry { after: (EntryId::MIN, 0) };
         Weave {
@@ -109,8 +121,7 @@ impl Weave {
             pages: BTreeMap::new(),
             next_page: 0,
             slices: Vec::new(),
-            ids: Vec::new(),
-            runs: Vec::new(),
+            rows: 0,
             bytes: 0,
         }
     }
@@ -121,7 +132,7 @@ impl Weave {
 
     /// The rows of the batch so far, and the bytes that they took.
     pub(super) fn collected(&self) -> (usize, u64) {
-        (self.ids.len(), self.bytes)
+        (self.rows, self.bytes)
     }
 
     /// Rows of a source that is dry have come.
@@ -132,11 +143,14 @@ impl Weave {
         let number = self.next_page;
         self.next_page += 1;
         let row_bytes = bytes.div_ceil(batch.len() as u64);
-        let (ids, runs) = (batch.ids().to_vec(), batch.runs().to_vec());
-        self.pages.insert(number, batch.into_records());
+        let (records, ids, runs) = batch.into_parts();
+        let unknown = self.columns.unknown_of(&records);
+        let page = Page { records, ids, runs, row_bytes };
         if let Some(source) = self.sources.get_mut(source) {
-            *source = Source::Page(Page { number, ids, runs, row: 0, run: 0, row_bytes });
+            let key = page.key(self.order, 0, 0);
+            *source = Source::Page(Cursor { page: number, row: 0, run: 0, key, unknown });
         }
+        self.pages.insert(number, page);
     }
 
     /// A source that is dry has no more.
@@ -163,7 +177,7 @@ impl Weave {
         for (index, source) in self.sources.iter().enumerate() {
             let key = match source {
                 Source::Dry { .. } => return Ok(Next::Dry(index)),
-                Source::Page(page) => page.key(self.order),
+                Source::Page(cursor) => cursor.key,
                 Source::Failed(key) => *key,
                 Source::Ended => continue,
             };
@@ -188,61 +202,104 @@ impl Weave {
     fn take_from(&mut self, index: usize, until: Option<Key>, most: usize) -> Result<usize> {
         let order = self.order;
         let Some(source) = self.sources.get_mut(index) else { return Ok(0) };
-        let Source::Page(page) = source else { return Ok(0) };
-        let first = page.row;
+        let Source::Page(cursor) = source else { return Ok(0) };
+        let Some(page) = self.pages.get(&cursor.page) else { return Ok(0) };
+        let first = cursor.row;
         let most = first.saturating_add(most).min(page.ids.len());
-        let Some(records) = self.pages.get(&page.number) else { return Ok(0) };
-        let mut last = page.key(order);
-        while page.row < most {
-            last = page.key(order);
-            if page.row > first && until.is_some_and(|until| last > until) {
+        let mut last = cursor.key;
+        while cursor.row < most {
+            let key = page.key(order, cursor.row, cursor.run);
+            if cursor.row > first && until.is_some_and(|until| key > until) {
                 break;
             }
-            let (row, stream) = (page.row, page.stream());
-            let end = match order {
-                StreamOrder::ByStream => page.end_of_run().min(most),
+            last = key;
+            let end_of_run = page.end_of_run(cursor.run);
+            let end = end_of_run.min(most);
+            cursor.row = match order {
+                StreamOrder::ByStream => end,
                 // Up to the first that comes after the other source's.
                 StreamOrder::ById => {
-                    let of_run = page.ids.get(row..page.end_of_run().min(most)).unwrap_or_default();
-                    let before = |id: &EntryId| until.is_none_or(|until| (*id, stream) < until);
-                    row + of_run.partition_point(before).max(1)
+                    let of_run = page.ids.get(cursor.row..end).unwrap_or_default();
+                    let before = |id: &EntryId| until.is_none_or(|until| (*id, key.1) < until);
+                    cursor.row + of_run.partition_point(before).max(1)
                 }
             };
-            if self.runs.last().is_none_or(|run| run.stream != stream) {
-                self.runs.push(Run { row: self.ids.len() + (row - first), stream });
-            }
-            self.columns.look(records, row..end)?;
-            page.go_to(end);
+            cursor.run += usize::from(cursor.row >= end_of_run);
         }
-        let rows = first..page.row;
-        self.ids.extend_from_slice(page.ids.get(rows.clone()).unwrap_or_default());
-        self.bytes += page.row_bytes.saturating_mul(rows.len() as u64);
+        cursor.key = page.key(order, cursor.row, cursor.run);
+        self.columns.look(&page.records, &mut cursor.unknown, cursor.row)?;
+        let (number, rows) = (cursor.page, first..cursor.row);
+        let taken = rows.len();
+        self.rows += taken;
+        self.bytes += page.row_bytes.saturating_mul(taken as u64);
         match self.slices.last_mut() {
-            Some((number, before)) if *number == page.number && before.end == rows.start => {
+            Some((last, before)) if *last == number && before.end == rows.start => {
                 before.end = rows.end;
             }
-            _ => self.slices.push((page.number, rows.clone())),
+            _ => self.slices.push((number, rows)),
         }
-        if page.row >= page.ids.len() {
-            self.columns.look_at_rest(records)?;
+        if cursor.row >= page.ids.len() {
+            self.columns.look_at_rest(&page.records)?;
             *source = Source::Dry { after: last };
         }
-        Ok(rows.len())
+        Ok(taken)
     }
 
     /// The batch so far.
     pub(super) fn take(&mut self) -> Result<Batch> {
         let slices = std::mem::take(&mut self.slices);
-        let (ids, runs) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.runs));
-        self.bytes = 0;
-        let records = self.columns.gather(&self.pages, &slices)?;
+        let batch = self.gather(&slices)?;
+        self.forget_taken();
+        Ok(batch)
+    }
+
+    /// The batch so far, in pieces: where many rows come from one page, they are not copied.
+    pub(super) fn take_pieces(&mut self) -> Result<Vec<Batch>> {
+        let slices = std::mem::take(&mut self.slices);
+        let (mut pieces, mut rest) = (Vec::new(), slices.as_slice());
+        while let Some((_, first)) = rest.first() {
+            let is_small = |(_, rows): &&Slice| rows.len() < Self::PIECE;
+            let number = match first.len() >= Self::PIECE {
+                true => 1,
+                false => rest.iter().take_while(is_small).count(),
+            };
+            let (piece, after) = rest.split_at(number);
+            pieces.push(self.gather(piece)?);
+            rest = after;
+        }
+        if pieces.is_empty() {
+            pieces.push(self.gather(&[])?);
+        }
+        self.forget_taken();
+        Ok(pieces)
+    }
+
+    /// These rows as a batch.
+    fn gather(&mut self, slices: &[Slice]) -> Result<Batch> {
+        let pages = &self.pages;
+        let page_of = |number: usize| pages.get(&number).map(|page| &page.records);
+        let records = self.columns.gather(page_of, slices)?;
+        let (mut ids, mut runs) = (Vec::new(), Vec::new());
+        for (number, rows) in slices {
+            let Some(page) = self.pages.get_mut(number) else { continue };
+            page.add_runs(rows, ids.len(), &mut runs);
+            match slices.len() == 1 && rows.len() == page.ids.len() {
+                // They are not taken again.
+                true => ids = std::mem::take(&mut page.ids),
+                false => ids.extend_from_slice(page.ids.get(rows.clone()).unwrap_or_default()),
+            }
+        }
+        Ok(Batch::new(records, ids, Vec::new()).with_runs(runs))
+    }
+
+    /// What was taken belongs to no batch any more.
+    fn forget_taken(&mut self) {
+        (self.rows, self.bytes) = (0, 0);
         let is_current = |number: usize| {
-            let of =
-                |source: &Source| matches!(source, Source::Page(page) if page.number == number);
+            let of = |source: &Source| matches!(source, Source::Page(at) if at.page == number);
             self.sources.iter().any(of)
         };
         self.pages.retain(|number, _| is_current(*number));
-        Ok(Batch::new(records, ids, Vec::new()).with_runs(runs))
     }
 }
 
@@ -258,122 +315,4 @@ pub(super) fn concat(schema: &Arc<StreamSchema>, batches: Vec<Batch>) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::UInt64Type;
-    use arrow_array::{ArrayRef, UInt64Array};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Rows `(stream, id)`, which are also the values of one column; in other pages it is another.
-    fn page(rows: &[(usize, u64)], column: &str) -> Batch {
-        let values: UInt64Array =
-            rows.iter().map(|(stream, ms)| *stream as u64 * 100 + ms).collect();
-        let records = RecordBatch::try_from_iter_with_nullable([(
-            column,
-            Arc::new(values) as ArrayRef,
-            true,
-        )])
-        .unwrap();
-        let ids = rows.iter().map(|(_, ms)| EntryId { ms: *ms, seq: 0 }).collect();
-        let mut runs: Vec<Run> = Vec::new();
-        for (row, (stream, _)) in rows.iter().enumerate() {
-            if runs.last().is_none_or(|run| run.stream != *stream) {
-                runs.push(Run { row, stream: *stream });
-            }
-        }
-        Batch::new(records, ids, Vec::new()).with_runs(runs)
-    }
-
-    fn columns() -> Columns {
-        let schema = StreamSchema::default().with_id_column(None).with_timestamp_column(None);
-        Columns::new(&Arc::new(schema))
-    }
-
-    proptest! {
-        /// As a sort of all rows, in whichever portions they come and are taken.
-        #[test]
-        fn rows_come_sorted(
-            streams in prop::collection::vec(prop::collection::btree_set(0u64..60, 0..20), 0..8),
-            nodes in prop::collection::vec(0usize..3, 8),
-            by_id in any::<bool>(),
-            pages in prop::collection::vec(1usize..9, 1..9),
-            batches in prop::collection::vec(1usize..9, 1..9),
-        ) {
-            let order = if by_id { StreamOrder::ById } else { StreamOrder::ByStream };
-            let sort = |rows: &mut Vec<(usize, u64)>| match by_id {
-                true => rows.sort_by_key(|(stream, ms)| (*ms, *stream)),
-                false => rows.sort(),
-            };
-            let mut sources = vec![Vec::new(); 3];
-            for ((stream, ids), node) in streams.iter().enumerate().zip(&nodes) {
-                sources[*node].extend(ids.iter().map(|ms| (stream, *ms)));
-            }
-            let mut expected: Vec<(usize, u64)> = sources.concat();
-            sort(&mut expected);
-            sources.iter_mut().for_each(sort);
-            let mut weave = Weave::new(order, 3, columns());
-            let (mut pages, mut batches) = (pages.iter().cycle(), batches.iter().cycle());
-            let (mut got, mut values) = (Vec::new(), Vec::new());
-            loop {
-                let most = *batches.next().unwrap();
-                let next = loop {
-                    let room = most - weave.collected().0;
-                    if room == 0 {
-                        break Next::Rows(0);
-                    }
-                    match weave.take_next(room).unwrap() {
-                        Next::Rows(rows) => prop_assert!((1..=room).contains(&rows)),
-                        Next::Dry(source) => {
-                            let rows = &mut sources[source];
-                            let number = rows.len().min(*pages.next().unwrap());
-                            match rows.drain(..number).collect::<Vec<_>>() {
-                                rows if rows.is_empty() => weave.end(source),
-                                rows => weave.add(source, page(&rows, &format!("of {source}")), 0),
-                            }
-                        }
-                        other => break other,
-                    }
-                };
-                let batch = weave.take().unwrap();
-                prop_assert!(batch.len() <= most);
-                for (run, end) in crate::decode::ends(batch.runs(), batch.len()) {
-                    got.extend((run.row..end).map(|row| (run.stream, batch.ids()[row].ms)));
-                }
-                for row in 0..batch.len() {
-                    let columns = batch.records().columns().iter().map(|c| c.as_primitive::<UInt64Type>());
-                    values.extend(columns.filter_map(|c| c.iter().nth(row)).flatten());
-                }
-                if next == Next::End {
-                    break;
-                }
-            }
-            let of_rows: Vec<u64> = expected.iter().map(|(stream, ms)| *stream as u64 * 100 + ms).collect();
-            prop_assert_eq!(got, expected);
-            prop_assert_eq!(values, of_rows);
-        }
-    }
-
-    #[test]
-    fn a_failure_has_its_place_and_columns_come_as_they_are_met() {
-        let mut weave = Weave::new(StreamOrder::ByStream, 2, columns());
-        weave.add(0, page(&[(0, 1), (3, 1)], "y"), 20);
-        weave.add(1, page(&[(1, 5), (1, 6)], "x"), 40);
-        for rows in [1, 2] {
-            assert_eq!(weave.take_next(9).unwrap(), Next::Rows(rows));
-        }
-        assert_eq!(weave.take_next(9).unwrap(), Next::Dry(1));
-        assert_eq!(weave.collected(), (3, 50));
-        weave.fail(1, Some(4));
-        assert_eq!(weave.take_next(9).unwrap(), Next::Rows(1));
-        assert_eq!(weave.take_next(9).unwrap(), Next::Dry(0));
-        weave.end(0);
-        assert_eq!(weave.take_next(9).unwrap(), Next::Failure(1));
-        let batch = weave.take().unwrap();
-        let names: Vec<_> =
-            batch.records().schema().fields().iter().map(|f| f.name().clone()).collect();
-        assert_eq!(names, ["y", "x"]);
-        assert_eq!(batch.records().column(1).null_count(), 2);
-    }
-}
+mod tests;

@@ -162,16 +162,16 @@ impl Parts {
         let gone = self.gone.clone();
         self.looking = Some(Box::pin(async move {
             let started = Instant::now();
-            let found = async {
-                let mut keys = find_streams(&client, &pattern.text).await?;
-                let found: HashSet<&Vec<u8>> = keys.iter().collect();
-                let known = names.keys().iter().zip(gone).enumerate();
-                let missed = known.filter(|(_, (key, gone))| !gone && !found.contains(key));
-                let missed: Vec<usize> = missed.map(|(stream, _)| stream).collect();
-                keys.extend(many::existing(&client, &names, &missed).await?);
-                Ok(keys)
+            let there: Vec<usize> = gone
+                .iter()
+                .enumerate()
+                .filter(|(_, gone)| !*gone)
+                .map(|(stream, _)| stream)
+                .collect();
+            let found = match there.is_empty() {
+                true => find_streams(&client, &pattern.text).await,
+                false => many::discover(&client, &pattern, &names, &there).await,
             };
-            let found = found.await;
             (started.elapsed(), found)
         }));
     }

@@ -1,30 +1,35 @@
 //! Whether there are other streams, and whether those that are followed are what they were.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{ManyTail, until};
 use crate::admin::find_streams;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
 use crate::read::bounds::{StreamLoss, id_of_first};
+use crate::read::many::Pattern;
+use crate::read::many::discover::{LOOKING, discover};
 use crate::read::many::ends::last_generated;
-use crate::read::many::{Pattern, ask};
 
 impl ManyTail {
     /// How many streams are asked together for what they have come to, and the part of the time that
     /// may take: 1 / SHARE.
     const LOOKED_AT: usize = 500;
     const SHARE: u32 = 400;
-    /// How long that may take where other nodes have streams, too.
-    const LOOKING: Duration = Duration::from_millis(500);
 
-    /// The streams that match the pattern now.
+    /// The streams that match the pattern now; at the start those of all nodes of a cluster.
     pub(super) async fn found(&mut self, pattern: &Pattern) -> Result<Vec<Vec<u8>>> {
         /// Looking takes this part of the time at most: 1 / SHARE.
         const SHARE: u32 = 20;
         let started = Instant::now();
-        let keys = find_streams(&self.client, &pattern.text).await?;
+        let keys = match self.started {
+            false => find_streams(&self.client, &pattern.text).await?,
+            true => {
+                let there = self.streams.there();
+                discover(&self.client, pattern, &self.streams.names, &there).await?
+            }
+        };
         let pause = started.elapsed().saturating_mul(SHARE).max(pattern.every);
         self.discover_due = Instant::now().checked_add(pause);
         Ok(keys)
@@ -38,9 +43,7 @@ impl ManyTail {
             // That was given up, or has failed.
             self.place().await?;
         }
-        let mut found = self.found(&pattern).await?;
-        let missed = self.streams.missed(&found);
-        found.extend(ask::existing(&self.client, &self.streams.names, &missed).await?);
+        let found = self.found(&pattern).await?;
         let after = self.after_of_new();
         if self.streams.found(found, after) {
             let names = Arc::clone(&self.streams.names);
@@ -73,7 +76,7 @@ impl ManyTail {
         let reached = match are_others {
             false => looking.await?,
             // A node that fails does not keep those of others waiting; it is looked at again.
-            true => match tokio::time::timeout(Self::LOOKING, looking).await {
+            true => match tokio::time::timeout(LOOKING, looking).await {
                 Ok(reached) => reached?,
                 Err(_) => Vec::new(),
             },
