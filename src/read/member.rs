@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::ack::{self, Acknowledged};
+#[cfg(feature = "python")]
+use super::ack_each::acknowledge_each;
 use super::dead_letter::Letter;
 use super::nack::{Portion, idle_of, idle_without, pause};
 use super::stats::{Report, Watched};
@@ -102,7 +104,7 @@ impl Member {
         let [(one, _), ..] = all else { return Ok(0) };
         let entries = all.iter().map(|(member, ids)| (member.stream.as_slice(), ids.as_slice()));
         let entries: Vec<_> = entries.collect();
-        let acknowledged = ack::acknowledge_each(&one.client, &one.group, &entries).await;
+        let acknowledged = acknowledge_each(&one.client, &one.group, &entries).await;
         let told = all.iter().zip(acknowledged);
         let told = told.map(|((member, ids), one)| member.acknowledged(ids, one));
         // All of them take note.

@@ -1,6 +1,8 @@
 //! Reads of a stream.
 
 mod ack;
+#[cfg(feature = "python")]
+mod ack_each;
 mod batches;
 mod bounds;
 mod claim;
