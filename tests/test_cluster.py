@@ -535,17 +535,13 @@ def test_several_streams_of_one_slot(cluster: Cluster, query: str) -> None:
         assert followed["n"].to_list() == [1, 2, 3, 1, 2, 3]
 
 
-def test_a_group_reads_streams_of_one_slot_only(cluster: Cluster, url: str) -> None:
+def test_a_group_reads_streams_of_one_slot(cluster: Cluster, url: str) -> None:
     keys = ["{a}:1", "{a}:2"]
     for key in keys:
         add_numbers(cluster.client(key), key, 3)
     with StreamConsumer(url, keys, schema=NUMBER, **ME, **DRAIN) as consumer:
         assert sum(len(batch) for batch in consumer) == 6
     assert [pending(cluster.client(key), key) for key in keys] == [[], []]
-    with pytest.raises(ValueError, match="a group is read of streams of one slot only"):
-        read_stream(url, cluster.keys(2), NUMBER, **ME)
-    with pytest.raises(ValueError, match="a group is read of streams of one slot only"):
-        list(StreamConsumer(url, cluster.keys(2), schema=NUMBER, **ME, **DRAIN))
 
 
 @pytest.mark.parametrize("rows", [3, 20_000])

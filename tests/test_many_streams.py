@@ -318,8 +318,6 @@ def test_what_cannot_be_right_is_refused_before_anything_is_sent() -> None:
         wrong.infer_schema(url, ["a"], on_schema_mismatch="ignore")
     with pytest.raises(TypeError, match="pattern must be str or bytes, not list; read_stream"):
         wrong.read_streams(url, ["a", "b"])
-    with pytest.raises(ValueError, match="several streams are followed without an end"):
-        wrong.iter_stream(url, ["a", "b"], end_id="5")
     with pytest.raises(TypeError, match="each of several streams must be str or bytes, not int"):
         wrong.StreamConsumer(url, ["a", 1], "g", "c")
     with pytest.raises(SchemaError, match="two metadata columns"):

@@ -322,11 +322,6 @@ impl InFlight {
         self.settle();
     }
 
-    /// Rows without an answer are sent again, on another connection.
-    pub(super) fn reconnect(&mut self) {
-        self.resend(self.answered);
-    }
-
     /// Whether no command was sent in part only.
     pub(super) fn is_between_commands(&self) -> bool {
         self.end_of_command() == self.sent

@@ -1,6 +1,6 @@
 //! XADDs pipelined without MULTI: sent ahead of their replies, and again where that is safe.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -277,10 +277,7 @@ impl<'r> Pipeline<'r> {
             End::Stopped => Err(Fatal::Stopped),
             End::Halted => Err(Fatal::Halted),
             End::Failed(fatal) => Err(fatal),
-            End::Refused(refused) if self.leaves(&refused) => {
-                self.session.learn(&refused.error);
-                Err(Fatal::Elsewhere(refused.error))
-            }
+            End::Refused(refused) if self.leaves(&refused) => self.leave(refused).await,
             End::Refused(refused) if self.is_too_small(&refused) => {
                 self.reconcile_refused(refused).await
             }
@@ -293,12 +290,20 @@ impl<'r> Pipeline<'r> {
                         self.in_flight.forget_unanswered();
                         Err(Fatal::Refused(refused))
                     }
-                    Some(refused) if is_answered && self.leaves(&refused) => {
-                        Err(Fatal::Elsewhere(refused.error))
+                    Some(refused) if self.leaves(&refused) => {
+                        let uncertain = self.in_flight.uncertain();
+                        if !uncertain.is_empty() && !self.may_ask(&uncertain, &error) {
+                            return Err(Fatal::Broken(error));
+                        }
+                        self.leave(refused).await
                     }
                     Some(refused) if is_answered => self.retry_refused(refused).await,
+                    // Rows after it may be in, and are asked for with it.
+                    Some(refused) if refused.error.retryable() && !refused.overtaken => {
+                        self.reconnect(error, refused.row).await
+                    }
                     Some(_) => Err(Fatal::Broken(error)),
-                    None => self.reconnect(error).await,
+                    None => self.reconnect(error, self.in_flight.outstanding().start).await,
                 }
             }
         }
@@ -311,18 +316,45 @@ impl<'r> Pipeline<'r> {
             && refused.error.remedy() == Remedy::Rediscover
     }
 
-    /// After a pause the rows without an answer are sent again, but for those that are in already;
-    /// an error where that cannot be told.
-    async fn reconnect(&mut self, error: Error) -> Result<(), Fatal> {
-        let uncertain = self.in_flight.uncertain();
-        let is_own = self.in_flight.rows(uncertain.clone()).all(|row| row.own.is_some());
-        if !uncertain.is_empty() {
-            // A server that was silent for too long may take them yet, and is asked as well: rows
-            // that it knows cannot come twice.
-            let is_lost = error.retryable() || error.kind() == ErrorKind::Timeout;
-            if !(is_own || self.is_in_idmp_window()) || !is_lost {
-                return Err(Fatal::Broken(error));
+    /// Has others send the rows that are not in.
+    async fn leave(&mut self, refused: Refusal) -> Result<(), Fatal> {
+        self.session.learn(&refused.error);
+        // Rows that were sent before, on a lost connection, may have been refused because they are in.
+        let range = self.in_flight.refused_again();
+        if !range.is_empty() && self.have_ids(&range) {
+            let control = self.request.control.clone();
+            let found = match control.within_grace(self.find_added(range.clone(), true)).await {
+                Some(Ok(found)) => found,
+                Some(Err(error)) => return Err(Fatal::Unknown(error, range)),
+                None => return Err(Fatal::Unknown(unanswered(), range)),
+            };
+            if let Some(missing) = found.missing {
+                return Err(Fatal::Unknown(missing_rows(), missing));
             }
+        }
+        Err(Fatal::Elsewhere(refused.error))
+    }
+
+    fn have_ids(&self, rows: &Range<usize>) -> bool {
+        self.in_flight.rows(rows.clone()).all(|row| row.own.is_some())
+    }
+
+    /// Whether one can find out which of these rows are in, after this error.
+    fn may_ask(&self, rows: &Range<usize>, error: &Error) -> bool {
+        // A server that was silent for too long may take them yet, and is asked as well: rows that it
+        // knows cannot come twice.
+        let is_lost = error.retryable() || error.kind() == ErrorKind::Timeout;
+        is_lost && (self.have_ids(rows) || self.is_in_idmp_window())
+    }
+
+    /// After a pause the rows without an answer, which begin at this one, are sent again, but for those
+    /// that are in already; an error where that cannot be told.
+    async fn reconnect(&mut self, error: Error, from: usize) -> Result<(), Fatal> {
+        let uncertain = self.in_flight.uncertain();
+        let uncertain = uncertain.start.min(from)..uncertain.end;
+        let is_own = self.have_ids(&uncertain);
+        if !uncertain.is_empty() && !self.may_ask(&uncertain, &error) {
+            return Err(Fatal::Broken(error));
         }
         let is_certain = uncertain.is_empty();
         let error = if is_certain { error } else { error.with_retryable(true) };
@@ -334,16 +366,16 @@ impl<'r> Pipeline<'r> {
             None => return Err(Fatal::Stopped),
         }
         if is_certain {
-            self.in_flight.reconnect();
+            self.in_flight.resend(from);
         } else if is_own {
-            let found = control.within_grace(self.find_added(uncertain)).await;
+            let found = control.within_grace(self.find_added(uncertain, false)).await;
             let found = found.ok_or(Fatal::Stopped)?.map_err(Fatal::Broken)?;
             if let Some(missing) = found.missing {
                 return Err(Fatal::Unknown(missing_rows(), missing));
             }
             self.in_flight.resend(found.next);
         } else if self.is_in_idmp_window() {
-            self.in_flight.reconnect();
+            self.in_flight.resend(from);
         } else {
             return Err(Fatal::Broken(forgotten()));
         }
@@ -385,13 +417,20 @@ impl<'r> Pipeline<'r> {
         }
         let error = Error::new(ErrorKind::Response, refused.error.message().to_owned());
         let control = self.request.control.clone();
-        let found = match control.within_grace(self.find_added(range.clone())).await {
+        let leaves = self.part.as_ref().is_some_and(|part| part.leaves);
+        let found = match control.within_grace(self.find_added(range.clone(), leaves)).await {
             Some(Ok(found)) => found,
             Some(Err(error)) => return Err(Fatal::Unknown(error, range)),
             None => return Err(Fatal::Unknown(unanswered(), range)),
         };
         if found.missing.is_some() || found.next < range.end {
-            return Err(Fatal::Unknown(error, range));
+            // Some may have been refused because another node serves them.
+            let is_left = leaves && found.missing.is_none() && self.in_flight.missing().is_some();
+            return Err(if is_left {
+                Fatal::Elsewhere(error)
+            } else {
+                Fatal::Unknown(error, range)
+            });
         }
         // What was refused after them is another matter.
         let end = self.in_flight.outstanding().start;
@@ -410,8 +449,9 @@ impl<'r> Pipeline<'r> {
             .is_some_and(|(idmp_window, since)| idmp_window.holds(since))
     }
 
-    /// Asks the streams which of these rows they hold, and records those as added.
-    async fn find_added(&mut self, range: Range<usize>) -> Result<Found> {
+    /// Asks the streams which of these rows they hold, and records those as added: `all` of them, or
+    /// those before the first that is missing, from which on rows are sent again.
+    async fn find_added(&mut self, range: Range<usize>, all: bool) -> Result<Found> {
         let mut wanted: BTreeMap<usize, (EntryId, EntryId)> = BTreeMap::new();
         for row in self.in_flight.rows(range.clone()) {
             if let Some(id) = row.own {
@@ -427,20 +467,34 @@ impl<'r> Pipeline<'r> {
             held.extend(ids.into_iter().map(|id| (key, id)));
         }
         let is_held = |key, own: Option<EntryId>| own.is_some_and(|id| held.contains(&(key, id)));
-        let rows: Vec<bool> =
-            self.in_flight.rows(range.clone()).map(|row| is_held(row.key, row.own)).collect();
-        let Some(last) = rows.iter().rposition(|held| *held) else {
-            return Ok(Found { next: range.start, missing: None });
-        };
-        // The server takes commands in order: what comes before a row that is there was there.
-        // Unless something removes entries, which we may have asked for ourselves.
-        let next = range.start + last + 1;
-        let missing = rows.iter().position(|held| !held).filter(|first| *first < last);
+        let rows: Vec<(usize, bool)> = self
+            .in_flight
+            .rows(range.clone())
+            .map(|row| (row.key, is_held(row.key, row.own)))
+            .collect();
+        // The server takes commands in order: what comes before a row of the same stream that is there
+        // was there. Unless something removes entries, which we may have asked for ourselves.
+        let mut last: HashMap<usize, usize> = HashMap::new();
+        for (at, (key, _)) in rows.iter().enumerate().filter(|(_, (_, held))| *held) {
+            last.insert(*key, at);
+        }
+        let was_there = |at: usize, key: &usize| last.get(key).is_some_and(|last| at <= *last);
+        let next = rows.iter().enumerate().position(|(at, (key, _))| !was_there(at, key));
+        let next = range.start + next.unwrap_or(rows.len());
         let trims = self.request.trim.is_some();
+        let gone = rows.iter().enumerate().filter(|(at, (key, held))| !held && was_there(*at, key));
+        let gone = gone.map(|(at, _)| range.start + at).filter(|_| !trims);
+        let missing = gone.fold(None, |found: Option<Range<usize>>, row| {
+            Some(found.map_or(row, |found| found.start)..row + 1)
+        });
         let mut added = Vec::new();
-        for (row, held) in self.in_flight.rows_mut(range.start..next).zip(&rows) {
+        let end = if all { range.end } else { next };
+        for (at, (row, (_, held))) in
+            self.in_flight.rows_mut(range.start..end).zip(&rows).enumerate()
+        {
             if let Some(own) = row.own
-                && (*held || trims)
+                && (*held || (trims && was_there(at, &row.key)))
+                && !matches!(row.state, RowState::Added(_))
             {
                 row.state = RowState::Added(own);
                 added.push((row.key, own));
@@ -448,7 +502,6 @@ impl<'r> Pipeline<'r> {
             }
         }
         added.into_iter().for_each(|(key, id)| self.in_flight.ends.acknowledged(key, id));
-        let missing = missing.filter(|_| !trims).map(|first| range.start + first..next - 1);
         Ok(Found { next, missing })
     }
 

@@ -220,6 +220,8 @@ class Cluster:
                     node.command("CLUSTER SETSLOT", slot, "STABLE")
             node.command("FLUSHALL")
             node.command("SCRIPT FLUSH")
+            # A replica that takes over at once is empty, too.
+            node.command("WAIT", self._replicas // MASTERS, 2_000)
 
     @property
     def masters(self) -> list[Node]:

@@ -81,7 +81,7 @@ impl Model {
                 }
                 match self.rows.take_refused() {
                     Some(refused) => self.rows.resend_refused(refused.row),
-                    None => self.rows.reconnect(),
+                    None => self.rows.resend(self.rows.outstanding().start),
                 }
                 self.next = self.rows.answered;
             }

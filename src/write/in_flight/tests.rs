@@ -48,11 +48,11 @@ fn rows_of_a_lost_connection_are_uncertain_until_they_are_answered() -> Result<(
     let mut rows = pushed(5);
     rows.note_sent(4 * LENGTH);
     rows.take(b"$3\r\n1-0\r\n$3\r\n2")?; // and no more
-    rows.reconnect();
+    rows.resend(rows.outstanding().start);
     // Nothing was sent on the new connection, and still.
     assert_eq!(rows.outstanding(), 1..1);
     assert_eq!(rows.uncertain(), 1..4);
-    rows.reconnect();
+    rows.resend(rows.outstanding().start);
     rows.note_sent(2 * LENGTH);
     rows.take(b"$3\r\n2-0\r\n")?;
     assert_eq!(rows.uncertain(), 2..4);
@@ -112,7 +112,7 @@ fn other_replies_are_none_to_xadd() {
 fn a_row_that_is_refused_now_may_be_in_by_a_connection_that_was_lost() -> Result<()> {
     let mut rows = pushed(5);
     rows.note_sent(3 * LENGTH);
-    rows.reconnect();
+    rows.resend(rows.outstanding().start);
     rows.note_sent(5 * LENGTH);
     rows.take(b"-OOM a\r\n$3\r\n2-0\r\n-OOM a\r\n-OOM a\r\n-OOM a\r\n")?;
     assert_eq!(rows.uncertain(), 0..3);
@@ -124,7 +124,7 @@ fn a_row_that_is_refused_now_may_be_in_by_a_connection_that_was_lost() -> Result
 fn what_may_be_in_is_handed_on_with_the_rows() -> Result<()> {
     let mut rows = pushed(5);
     rows.note_sent(3 * LENGTH);
-    rows.reconnect();
+    rows.resend(rows.outstanding().start);
     rows.note_sent(5 * LENGTH);
     rows.take(b"$3\r\n1-0\r\n-ASK 1 a:1\r\n-ASK 1 a:1\r\n-ASK 1 a:1\r\n-ASK 1 a:1\r\n")?;
     let before = rows.sent_before().expect("rows that were sent twice");
