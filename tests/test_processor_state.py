@@ -95,7 +95,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_values_come_back_as_what_they_were(value: Any) -> None:
     state = ProcessorState()
     state["x"], state["within"] = value, {"a": [value]}
