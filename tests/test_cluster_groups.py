@@ -98,7 +98,7 @@ def test_what_comes_is_given_at_once_and_together(cluster: Cluster, url: str) ->
 
 def test_batches_collect_rows_of_all_nodes(cluster: Cluster) -> None:
     keys = cluster.keys(7)
-    options: dict[str, Any] = {"batch_timeout_ms": 400, **ME, **SHY}
+    options: dict[str, Any] = {"batch_timeout_ms": round(300 * SLACK), **ME, **SHY}
     with StreamConsumer(cluster.url, keys, schema=NUMBER, block_ms=0, **options) as consumer:
         with later(0.05, partial(fill, cluster, {key: [1] for key in keys})):
             assert rows_of([next(consumer).frame]) == {key: [1] for key in keys}

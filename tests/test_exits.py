@@ -100,6 +100,14 @@ HELD: dict[str, tuple[bytes, str]] = {
         b"SET",
         "await redfloe.RedisCheckpointStore(url).save_async('s', '1-0')",
     ),
+    "RedisCheckpointStore.load_many_async": (
+        b"GET",
+        "await redfloe.RedisCheckpointStore(url).load_many_async(['s', 't'])",
+    ),
+    "RedisCheckpointStore.save_many_async": (
+        b"SET",
+        "await redfloe.RedisCheckpointStore(url).save_many_async({'s': '1-0', 't': '1-0'})",
+    ),
     "AsyncBatch.ack": (b"XACK", "await batch.ack()"),
     "AsyncBatch.nack": (b"EVAL", "await batch.nack()"),
     "AsyncBatch.fail": (b"EVAL", "await batch.fail(batch.ids, 'why')"),

@@ -77,8 +77,9 @@ enum Event {
 }
 
 impl Parts {
-    /// How long those are waited for whose part of a batch has been collected.
-    const TOGETHER: Duration = Duration::from_millis(50);
+    /// How long those are waited for whose part of a batch has been collected: a server without other
+    /// work looks ten times a second whose BLOCK is over.
+    const TOGETHER: Duration = Duration::from_millis(300);
     /// All requests together ask for this number of batches at most, where each part has a share.
     const BATCHES: u64 = 4;
 
