@@ -393,3 +393,14 @@ def test_an_export_does_not_go_on_with_another_server_s_stream(
         first.xadd(stream, {"n": 5}, id="5-0")
         first.xtrim(stream, maxlen=1, approximate=False)
         assert "1 entry" in run("export", stream, folder, url=redis70.url).stderr
+
+
+def test_an_export_that_begins_with_an_empty_stream(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    client.xgroup_create(stream, "g", mkstream=True)
+    folder = str(tmp_path / "x")
+    run("export", stream, folder, url=any_server.url)
+    client.xadd(stream, {"n": 4})
+    assert "1 entry" in run("export", stream, folder, url=any_server.url).stderr
+    assert pl.read_parquet(f"{folder}/*.parquet")["n"].to_list() == [4]

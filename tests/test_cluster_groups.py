@@ -233,6 +233,24 @@ def test_a_count_is_exact(
     assert sum(map(len, all_pending(cluster, keys).values())) == count
 
 
+def test_the_last_batch_of_a_count_is_acknowledged(cluster: Cluster, follow: Follow) -> None:
+    keys = cluster.keys(7)
+    fill(cluster, {key: [1, 2, 3] for key in keys})
+    options: dict[str, Any] = {"auto_ack": True, "batch_size": 4, **ME, **DRAIN}
+    assert sum(map(len, follow(cluster.url, keys, NUMBER, count=15, **options))) == 15
+    assert not any(all_pending(cluster, keys).values())
+
+
+def test_each_stream_has_its_group_also_where_a_count_leaves_it_no_entry(cluster: Cluster) -> None:
+    keys = cluster.keys(6)
+    fill(cluster, {keys[0]: [1]})
+    options: dict[str, Any] = {"group_start_id": "$", **ME}
+    redfloe.read_stream(cluster.url, keys, NUMBER, count=1, **options)
+    fill(cluster, {key: [5] for key in keys})
+    df = redfloe.read_stream(cluster.url, keys, NUMBER, **options)
+    assert sorted(df["_stream"]) == sorted(keys)
+
+
 def test_a_hot_stream_keeps_no_other_waiting(cluster: Cluster) -> None:
     keys = cluster.keys(9)
     hot, quiet = keys[0], keys[1:]

@@ -555,6 +555,16 @@ def test_count_is_of_all_and_exact(any_server: Server, client: redis.Redis, foll
     assert sum(map(len, all_pending(client, streams).values())) == 5
 
 
+def test_the_last_batch_of_a_count_is_acknowledged(
+    any_server: Server, client: redis.Redis, follow: Follow
+) -> None:
+    streams = {f"s{number}": [1, 2, 3] for number in range(7)}
+    fill(client, streams)
+    options: dict[str, Any] = {"auto_ack": True, "batch_size": 4, **ME, **DRAIN}
+    assert sum(map(len, follow(any_server.url, [*streams], NUMBER, count=15, **options))) == 15
+    assert not any(all_pending(client, streams).values())
+
+
 @pytest.mark.parametrize("collects", [{}, {"batch_timeout_ms": 50}])
 def test_a_count_below_the_number_of_streams(
     any_server: Server, client: redis.Redis, follow: Follow, collects: dict[str, Any]

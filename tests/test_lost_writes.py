@@ -128,6 +128,18 @@ def test_a_producer_says_that_the_server_has_lost_its_entries(
     assert stored(client, stream) == [1]
 
 
+def test_a_producer_goes_on_where_its_stream_was_only_created_again(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    with StreamProducer(any_server.url, stream) as producer:
+        producer.send({"n": 1})
+        producer.flush()
+        client.delete(stream)
+        reconnecting(client, ("XGROUP", "CREATE", stream, "g", "$", "MKSTREAM"))
+        producer.send({"n": 2})
+    assert stored(client, stream) == [2]
+
+
 @pytest.mark.parametrize("removal", ["DEL", "XTRIM"])
 def test_a_producer_goes_on_where_somebody_has_removed_its_entries(
     any_server: Server, client: redis.Redis, stream: str, removal: str

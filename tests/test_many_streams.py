@@ -176,6 +176,20 @@ class TestWhichEntries:
             df = scan_stream(url, abc, SCHEMA, last=number, order=order).collect()
             assert_frame_equal(df, whole.tail(number))
 
+    @pytest.mark.parametrize("order", ["stream", "id"])
+    def test_last_of_streams_that_are_longer_than_a_page(self, url: str, order: Any) -> None:
+        """Each is then asked alone."""
+        length = 10_001
+        ids = {key: [f"{n}-{seq}" for n in range(1, length + 1)] for seq, key in enumerate("ab")}
+        for key in "ab":
+            frame = pl.DataFrame({"id": ids[key], "n": [1] * length})
+            redfloe.write_stream(url, frame, key, id_column="id")
+        whole = read_stream(url, ["a", "b"], {}, order=order)
+        assert whole.height == 2 * length
+        for last in (length, length + 5_000, 2 * length, 3 * length):
+            df = read_stream(url, ["a", "b"], {}, order=order, last=last)
+            assert_frame_equal(df, whole.tail(last))
+
     def test_missing_streams_and_empty_lists_give_no_rows(self, url: str, abc: list[str]) -> None:
         df = read_stream(url, ["no", *abc, "none"], SCHEMA)
         assert_frame_equal(df, expected(ABC))

@@ -27,7 +27,9 @@ pub(super) async fn take(
     (mut first, mut last): (EntryId, EntryId),
     count: u64,
 ) -> Result<()> {
-    let most = (feed.rows() as u64).saturating_add(count);
+    // Others may have been given out of this feed before.
+    let there = feed.delivered_rows().saturating_add(feed.rows() as u64);
+    let most = there.saturating_add(count);
     loop {
         let page = feed.page().min(feed.missing(Some(most)));
         if page == 0 || first > last {

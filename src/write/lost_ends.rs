@@ -55,6 +55,13 @@ pub(super) async fn lost_ends(
             Some(StreamLoss::Diverged { .. }) => {
                 newest_up_to(&mut session, key_of(&key), known.id).await?
             }
+            // One that was only created again, for a group say, is like one that is not there.
+            Some(StreamLoss::BegunAnew { newest: EntryId::MIN }) => {
+                if !known.is_of_this_write() {
+                    continue;
+                }
+                None
+            }
             Some(StreamLoss::BegunAnew { newest }) => Some(newest),
             Some(StreamLoss::Trimmed { .. }) => continue,
             None if !known.is_of_this_write() => continue,

@@ -97,9 +97,7 @@ class ExportDirectory:
             export = cls(path, wanted, infer())
             # A mistyped name leaves nothing behind.
             _partitions(wanted, export._schema)
-            frame = io.BytesIO()
-            pl.DataFrame(schema=export._schema).write_ipc(frame)
-            _replace(own / "schema.arrow", frame.getvalue())
+            export._save_schema()
             export._save()
             return export
         state = ExportState(**json.loads((own / "state.json").read_text()))
@@ -113,7 +111,16 @@ class ExportDirectory:
                 raise ValueError(msg)
         export = cls(path, state, pl.Schema(pl.read_ipc_schema(own / "schema.arrow")))
         export._discard_unfinished()
+        if state.last_id is None and not export._schema:
+            # The stream was empty until now.
+            export._schema = infer()
+            export._save_schema()
         return export
+
+    def _save_schema(self) -> None:
+        frame = io.BytesIO()
+        pl.DataFrame(schema=self._schema).write_ipc(frame)
+        _replace(self._path / OWN_FOLDER / "schema.arrow", frame.getvalue())
 
     @property
     def schema(self) -> pl.Schema:

@@ -168,14 +168,14 @@ impl Parts {
         self.parts.iter_mut().for_each(|part| part.is_drained = false);
         loop {
             if self.left == Some(0) {
-                return Ok(None);
+                return self.end().await;
             }
             self.place().await?;
             self.look();
             self.begin();
             let is_over = self.parts.iter().all(|part| part.is_idle());
             if is_over && self.are_drained().await {
-                return Ok(None);
+                return self.end().await;
             }
             let wait = match (is_over, &self.looking) {
                 (true, _) => Some(Duration::ZERO),
@@ -195,6 +195,13 @@ impl Parts {
                 }
             }
         }
+    }
+
+    /// There is no other batch: what was handed out is done with where that is the policy.
+    async fn end(&mut self) -> Result<Option<Batch>> {
+        let readers = self.parts.iter_mut().filter_map(Part::reader);
+        try_join_all(readers.map(GroupReader::asked_for_more)).await?;
+        Ok(None)
     }
 
     /// Has the parts that do nothing read.

@@ -27,6 +27,11 @@ impl Parts {
             reader.limit(self.left);
             return reader.read_all().await;
         }
+        // Also those that have their group only from now on, though a `count` leaves them no entry.
+        let mut readers: Vec<_> = self.parts.iter_mut().filter_map(Part::reader).collect();
+        for readers in readers.chunks_mut(Self::AT_ONCE) {
+            try_join_all(readers.iter_mut().map(|reader| reader.start())).await?;
+        }
         let deadline = self.request.block.map(Deadline::of_block);
         let mut pause = Duration::from_millis(5);
         let batch = loop {
