@@ -150,7 +150,7 @@ def test_each_entry_comes_once_whatever_is_lost(
             was = streams[stream].index(number) < delivered.get(stream, 0)
             assert count == 1 + was, (stream, number)
     assert all_pending(client, streams) == {}
-    # Known fault: of an acknowledgement whose answer is lost, one row may not be counted (1 run of 18).
+    # Known fault: of an acknowledgement whose answer is lost, one row may not be counted.
     acknowledged, entries = consumer.stats.acknowledged, sum(map(len, whole.values()))
     assert acknowledged <= entries if cuts else acknowledged == entries
 
