@@ -303,6 +303,32 @@ def test_what_time_mends_is_waited_for(
     assert stored(client, stream) == [*range(ROWS)]
 
 
+def test_a_connection_is_lost_after_a_row_was_refused(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Rows with IDs are looked for, from the one that was refused on."""
+
+    def cut(number: int) -> None:
+        if number == ROWS:
+            proxy.cut_all()
+
+    with Proxy(any_server.port) as proxy:
+        refused = proxy.replace_reply(b"-READONLY\r\n", once_seen=b"XADD", skip=2, times=ROWS - 2)
+        proxy.before(b"XADD", cut)
+        write_stream(quick(proxy.url), OWN, stream, id_column="id")
+        assert refused.hits == ROWS - 2
+        assert stored(client, stream) == [*range(ROWS)]
+        # Where one after it is in, it cannot come in its place any more.
+        proxy.clear()
+        client.delete(stream)
+        proxy.replace_reply(b"-READONLY\r\n", once_seen=b"XADD", skip=2)
+        proxy.cut_after(0, once_seen=b"XADD", skip=2)
+        with pytest.raises(OutcomeUnknownError, match="sent after") as raised:
+            write_stream(quick(proxy.url), OWN, stream, id_column="id")
+    assert raised.value.unknown.start == 2
+    assert stored(client, stream)[:3] == [0, 1, 3]
+
+
 def test_what_time_does_not_mend_in_time(any_server: Server, stream: str) -> None:
     with any_server.client() as client, Proxy(any_server.port) as proxy:
         proxy.replace_reply(b"-LOADING wait\r\n", once_seen=b"XADD", skip=2, times=None)

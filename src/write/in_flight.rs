@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(super) use self::found::Found;
 use super::control::WriteControl;
 use super::ends::Ends;
 use super::outcome::Ids;
@@ -67,7 +68,8 @@ pub(super) struct Refusal {
 }
 
 impl InFlight {
-    pub(super) fn new(total: usize, control: WriteControl) -> Self {
+    /// Of streams that have come to these ends.
+    pub(super) fn new(total: usize, ends: Ends, control: WriteControl) -> Self {
         InFlight {
             chunks: VecDeque::new(),
             rows: VecDeque::new(),
@@ -81,16 +83,15 @@ impl InFlight {
             accepted: 0,
             refused: None,
             ids: Ids::with_capacity(total),
-            ends: Ends::default(),
+            ends,
             control,
             replies: SmallReplies::default(),
         }
     }
 
-    /// Its rows are a part of those that are written, whose streams have come to these ends.
-    pub(super) fn of_part(mut self, ends: Ends) -> Self {
+    /// Its rows are a part of those that are written.
+    pub(super) fn of_part(mut self) -> Self {
         self.ids = Ids::of_part();
-        self.ends = ends;
         self
     }
 
@@ -337,11 +338,13 @@ impl InFlight {
         self.rows.iter().skip(skipped).take(range.len())
     }
 
-    /// Since when the oldest row without an answer is in flight.
+    /// Since when the oldest row that may be in without an answer is in flight.
     pub(super) fn since(&self) -> Option<Instant> {
+        let oldest = self.uncertain().start.checked_sub(self.first);
+        let oldest = oldest.and_then(|row| self.rows.get(row));
         let chunk = self.chunks.iter().find(|chunk| {
             let end = chunk.start + chunk.bytes.len();
-            self.rows.get(self.answered - self.first).is_some_and(|row| row.end <= end)
+            oldest.is_some_and(|row| row.end <= end)
         });
         chunk.and_then(|chunk| chunk.since)
     }
@@ -429,6 +432,7 @@ impl Sink for XaddReplies<'_> {
     }
 }
 
+mod found;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

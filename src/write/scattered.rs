@@ -91,9 +91,8 @@ pub(super) async fn write_scattered(
                 }
                 let leaves = part.keys.len() > 1;
                 let selection = Selection { keys, again: part.again, from: part.from };
-                let pipeline = Pipeline::new(client, rows.part(selection), request);
-                let pipeline =
-                    pipeline.with_idmp_window(idmp_window).into_part(ends, halted, leaves);
+                let pipeline = Pipeline::new(client, rows.part(selection), ends, request);
+                let pipeline = pipeline.with_idmp_window(idmp_window).into_part(halted, leaves);
                 let pipeline = pipeline.after(part.sent_before.as_ref());
                 let (in_part, ends, end) = pipeline.run_part().await;
                 (part.keys, in_part, ends, end)

@@ -6,6 +6,7 @@ use arrow_array::RecordBatch;
 
 use super::atomic::write_atomically;
 use super::control::stopped_before_the_first;
+use super::ends::Ends;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
 use super::preflight::{check_type, preflight};
@@ -82,7 +83,8 @@ async fn write_prepared(
         true => write_atomically(client, rows, request, preflight.idmp_window).await,
         false if !is_one => write_scattered(client, rows, request, preflight.idmp_window).await,
         false => {
-            let pipeline = Pipeline::new(client, rows, request);
+            let ends = Ends::of_before(&rows, request);
+            let pipeline = Pipeline::new(client, rows, ends, request);
             pipeline.with_idmp_window(preflight.idmp_window).run().await
         }
     };

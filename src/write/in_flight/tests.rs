@@ -10,7 +10,7 @@ pub(super) fn row(index: usize, position: usize) -> Row {
 
 /// That many rows of ten bytes each, numbered from 100, and without a connection.
 pub(super) fn pushed(rows: usize) -> InFlight {
-    let mut in_flight = InFlight::new(rows, WriteControl::default());
+    let mut in_flight = InFlight::new(rows, Ends::default(), WriteControl::default());
     let rows: Vec<Row> = (0..rows).map(|index| row(index, index)).collect();
     in_flight.push(Chunk { bytes: vec![0; rows.len() * LENGTH], rows });
     in_flight
@@ -123,17 +123,19 @@ fn a_row_that_is_refused_now_may_be_in_by_a_connection_that_was_lost() -> Result
 #[test]
 fn what_may_be_in_is_handed_on_with_the_rows() -> Result<()> {
     let mut rows = pushed(5);
+    let since = Some(Instant::now());
+    rows.chunks.iter_mut().for_each(|chunk| chunk.since = since);
     rows.note_sent(3 * LENGTH);
     rows.resend(rows.outstanding().start);
     rows.note_sent(5 * LENGTH);
     rows.take(b"$3\r\n1-0\r\n-ASK 1 a:1\r\n-ASK 1 a:1\r\n-ASK 1 a:1\r\n-ASK 1 a:1\r\n")?;
     let before = rows.sent_before().expect("rows that were sent twice");
-    assert_eq!(before.rows, 101..103);
+    assert_eq!((before.rows.clone(), before.since), (101..103, since));
     assert_eq!(rows.missing(), Some(vec![101, 102, 103, 104]));
-    let mut next = InFlight::new(5, WriteControl::default());
+    let mut next = InFlight::new(5, Ends::default(), WriteControl::default());
     let rest = (1..5).map(|index| row(index, index - 1)).collect();
     next.hold(Chunk { bytes: vec![0; 4 * LENGTH], rows: rest }, &before);
-    assert_eq!(next.numbers(next.uncertain()), 101..103);
+    assert_eq!((next.numbers(next.uncertain()), next.since()), (101..103, since));
     next.note_sent(4 * LENGTH);
     next.take(b"$3\r\n2-0\r\n$3\r\n3-0\r\n")?;
     assert_eq!(next.numbers(next.uncertain()), 103..105);
