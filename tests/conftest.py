@@ -8,7 +8,6 @@ import importlib.util
 import itertools
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +16,12 @@ import hypothesis
 import pytest
 import redis
 
-from redfloe import iter_stream
+from redfloe import RedisConnection, iter_stream
 from support.certs import Certificates, make_certificates
 from support.cluster import Cluster
 from support.consumers import World
 from support.loops import LOOPS, Blocking, Follow
+from support.running import Running
 from support.sentinel import Deployment
 from support.server import BINARIES, Server, require
 from support.timing import SLACK
@@ -125,73 +125,36 @@ def valkey(servers: Servers) -> Server:
     return servers.get("valkey")
 
 
-class Deployments:
-    """The servers behind sentinels of this process, started when first asked for."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._running: dict[str, Deployment] = {}
-
-    def get(self, name: str) -> Deployment:
-        """Return them, whole and empty."""
-        if name not in self._running:
-            require(name)
-            self._running[name] = self._stack.enter_context(Deployment(name))
-        deployment = self._running[name]
-        try:
-            deployment.heal()
-        except (AssertionError, redis.RedisError) as reason:
-            print(f"new servers and sentinels, for {reason}", file=sys.stderr)
-            del self._running[name]
-            return self.get(name)
-        return deployment
-
-
 @pytest.fixture(scope="session")
-def deployments() -> Iterator[Deployments]:
+def deployments() -> Iterator[Running[Deployment]]:
     with ExitStack() as stack:
-        yield Deployments(stack)
+        yield Running(stack, Deployment)
 
 
 @pytest.fixture
-def sentinels(deployments: Deployments) -> Deployment:
+def sentinels(deployments: Running[Deployment]) -> Deployment:
     """A master, a replica and three sentinels. Tests that use them are for one process."""
     return deployments.get("redis-7.0")
 
 
-class Clusters:
-    """The clusters of this process, started when first asked for."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._running: dict[str, Cluster] = {}
-
-    def get(self, name: str) -> Cluster:
-        """Return the cluster, empty and whole."""
-        if name not in self._running:
-            require(name)
-            self._running[name] = self._stack.enter_context(Cluster(name))
-        cluster = self._running[name]
-        try:
-            cluster.clean()
-        except (AssertionError, redis.RedisError) as reason:
-            # What a test did to it is that test's business, and none of the next one.
-            print(f"a new cluster, for {reason}:", *cluster.views(), sep="\n", file=sys.stderr)
-            self._running.pop(name).stop()
-            return self.get(name)
-        return cluster
-
-
 @pytest.fixture(scope="session")
-def clusters() -> Iterator[Clusters]:
+def clusters() -> Iterator[Running[Cluster]]:
     with ExitStack() as stack:
-        yield Clusters(stack)
+        yield Running(stack, Cluster)
 
 
 @pytest.fixture
-def cluster(clusters: Clusters) -> Cluster:
+def cluster(clusters: Running[Cluster]) -> Cluster:
     """Three masters and three replicas; mark the module, so that one process runs it."""
     return clusters.get("redis-7.0")
+
+
+@pytest.fixture(params=["any node", "all nodes", "resp3"])
+def cluster_url(cluster: Cluster, request: pytest.FixtureRequest) -> str | RedisConnection:
+    """The cluster's URL, in each form; the first does not know yet that it is one."""
+    if request.param == "any node":
+        return RedisConnection(cluster.nodes[0].url, client_name=f"new-{next(_numbers)}")
+    return cluster.url + ("?protocol=resp3" if request.param == "resp3" else "")
 
 
 @pytest.fixture
@@ -200,6 +163,13 @@ def any_server(servers: Servers) -> Server:
     preferred = ("redis-7.0", *BINARIES)
     name = next((name for name in preferred if BINARIES[name].exists()), preferred[0])
     return servers.get(name)
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A server that the test may stop."""
+    with Server("redis-7.0") as server:
+        yield server
 
 
 @pytest.fixture

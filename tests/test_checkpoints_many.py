@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,10 @@ from support.groups import DRAIN, ME
 from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import NUMBER, add_numbers
+from support.streams import NUMBER, Numbers, add_numbers, pairs, rows_of
 from support.timing import later, within
 
 pytestmark = pytest.mark.timeout(30)
-
-Rows = dict[str, list[int]]
 
 
 class Recorder(MemoryCheckpointStore):
@@ -50,22 +47,9 @@ def work(world: World, server: Server, streams: list[str] | None = None, **optio
     return Driven(world, consumer)
 
 
-def pairs(batch: Any) -> list[tuple[str, int]]:
-    return list(batch.frame.select("_stream", "n").iter_rows())
-
-
-def rows_of(batches: Iterable[Any]) -> Rows:
-    """Give the numbers that came of each stream."""
-    rows: Rows = {}
-    for batch in batches:
-        for stream, number in pairs(batch):
-            rows.setdefault(stream, []).append(number)
-    return rows
-
-
-def drained(consumer: Driven) -> Rows:
+def drained(consumer: Driven) -> Numbers:
     with consumer:
-        return rows_of(consumer)
+        return rows_of(batch.frame for batch in consumer)
 
 
 @pytest.fixture(params=["memory", "file", "redis"])
@@ -109,7 +93,7 @@ def test_only_what_is_done_with_is_saved(
         with consumer:
             for turn, stream in enumerate("abab", 1):
                 add_numbers(client, stream, turn, first=turn)
-                assert pairs(next(consumer)) == [(stream, turn)]
+                assert pairs(next(consumer).frame) == [(stream, turn)]
                 assert len(store.saved) == turn - 1
             if how == "exception":
                 raise ZeroDivisionError
@@ -204,7 +188,7 @@ def test_streams_that_appear_while_nobody_follows_are_read_from_their_start(
     old = [] if start_id == "$" else [1, 2, 3]
     with work(world, any_server, pattern="s:*", **options) as consumer:
         with later(0.1, lambda: add_numbers(client, "s:old", 5, first=4)):
-            got = rows_of(consumer)
+            got = rows_of(batch.frame for batch in consumer)
     assert got.pop("s:quiet", []) == old
     assert got == {"s:old": [*old, 4, 5]}
     # Down.
@@ -317,7 +301,7 @@ def test_a_stream_that_is_begun_anew_while_it_is_followed(
                     next(consumer)
             else:
                 with within(8):
-                    assert pairs(next(consumer)) == [("b", n) for n in range(1, 6)]
+                    assert pairs(next(consumer).frame) == [("b", n) for n in range(1, 6)]
         assert store.load("b") == ("20-0" if policy == "raise" else "5-0")
         add_numbers(client, "b", 20, first=6)
 

@@ -25,31 +25,12 @@ from redfloe._cli.commands.sql import interruptible
 from redfloe._cli.export_directory import ExportDirectory, ExportState
 from redfloe._cli.live import View, watch
 from redfloe._cli.output import duration, print_json, short, size
-from support.commands import run_command
+from support.commands import SCRIPT, command, piped, rows, run
 from support.groups import deliver
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import add_numbers
 from support.timing import SLACK, eventually, within
-
-SCRIPT = "from redfloe.__main__ import main; import sys; sys.exit(main())"
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", SCRIPT, *arguments]
-
-
-def run(
-    *arguments: str, url: str, code: int = 0, stdin: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    done = run_command(*arguments, environment={**os.environ, "REDIS_URL": url}, stdin=stdin)
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture
@@ -296,19 +277,6 @@ def test_top(any_server: Server, orders: str) -> None:
     assert all(row["entries_per_second"] > 10 for row in found)
     assert all(row["bytes_per_second"] > 100 for row in found)
     assert found[0]["consumers"] == 1
-
-
-def piped(*arguments: str, url: str) -> subprocess.Popen[str]:
-    """Start a command whose output a program reads, as it comes."""
-    environment = {**os.environ, "REDIS_URL": url}
-    environment.pop("PYTHONUNBUFFERED", None)
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
 
 
 @pytest.mark.parametrize("name", ["lag", "top"])

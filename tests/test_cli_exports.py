@@ -17,9 +17,9 @@ import pytest
 import redis
 
 import redfloe
+from support.commands import piped, rows, run
 from support.server import Server
 from support.timing import eventually, within
-from test_cli import piped, rows, run
 
 
 def entries_with_ids(client: redis.Redis, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -21,10 +21,10 @@ import redfloe
 from redfloe._cli.commands.top import Activity
 from redfloe._cli.layout import Layout
 from redfloe._cli.live import View
+from support.commands import SCRIPT
 from support.server import Server
 from support.timing import SLACK
 
-SCRIPT = "from redfloe.__main__ import main; import sys; sys.exit(main())"
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "command-line.md"
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pytest
@@ -27,65 +27,59 @@ from redfloe import (
 )
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import load_table, read_table, table_request
-from support.cluster import Cluster, Node, proxied, until
+from support.cluster import Cluster, Node, proxied
 from support.groups import DRAIN, ME, pending
 from support.processes import finish, hear, python
 from support.proxy import Proxy
+from support.running import Running
 from support.server import HOST, Server
 from support.streams import NUMBER, add_numbers, numbers
-from support.timing import within
-
-if TYPE_CHECKING:
-    from conftest import Clusters
+from support.timing import eventually, within
 
 # One process of a test run starts the cluster.
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(30)]
 
 
-@pytest.fixture(params=["any node", "all nodes", "resp3"])
-def url(cluster: Cluster, request: pytest.FixtureRequest) -> str:
-    """The cluster's URL, in each form."""
-    if request.param == "any node":
-        return cluster.nodes[0].url
-    return cluster.url + ("?protocol=resp3" if request.param == "resp3" else "")
-
-
 # Reading
 
 
-def test_a_read_finds_each_stream(cluster: Cluster, url: str) -> None:
+def test_a_read_finds_each_stream(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     for key in cluster.keys(6):
         add_numbers(cluster.client(key), key, 3)
-        assert_frame_equal(read_stream(url, key, NUMBER), numbers(3))
-        assert_frame_equal(scan_stream(url, key, NUMBER).collect(), numbers(3))
-        assert redfloe.infer_schema(url, key) == pl.Schema(NUMBER)
+        assert_frame_equal(read_stream(cluster_url, key, NUMBER), numbers(3))
+        assert_frame_equal(scan_stream(cluster_url, key, NUMBER).collect(), numbers(3))
+        assert redfloe.infer_schema(cluster_url, key) == pl.Schema(NUMBER)
 
 
-def test_a_read_of_many_pages_waits_for_more(cluster: Cluster, url: str) -> None:
+def test_a_read_of_many_pages_waits_for_more(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     key = cluster.keys(2)[1]
     add_numbers(cluster.client(key), key, 30_000)
-    assert_frame_equal(read_stream(url, key, NUMBER), numbers(30_000))
-    df = read_stream(url, key, NUMBER, "30001", block_ms=20)
+    assert_frame_equal(read_stream(cluster_url, key, NUMBER), numbers(30_000))
+    df = read_stream(cluster_url, key, NUMBER, "30001", block_ms=20)
     assert df.is_empty()
-    assert read_stream(url, key, NUMBER, last=2)["n"].to_list() == [29_999, 30_000]
+    assert read_stream(cluster_url, key, NUMBER, last=2)["n"].to_list() == [29_999, 30_000]
 
 
-def test_iterators_follow(cluster: Cluster, url: str) -> None:
+def test_iterators_follow(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     for key in cluster.keys(3):
         add_numbers(cluster.client(key), key, 10)
         found = list(
-            redfloe.iter_stream(url, key, NUMBER, "0", batch_size=4, on_idle="stop", block_ms=1)
+            redfloe.iter_stream(
+                cluster_url, key, NUMBER, "0", batch_size=4, on_idle="stop", block_ms=1
+            )
         )
         assert_frame_equal(pl.concat(found), numbers(10))
 
 
-def test_event_loops_follow(cluster: Cluster, url: str) -> None:
+def test_event_loops_follow(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     keys = cluster.keys(3)
     for key in keys:
         add_numbers(cluster.client(key), key, 10)
 
     async def drain(key: str) -> pl.DataFrame:
-        batches = redfloe.stream_batches(url, key, NUMBER, "0", on_idle="stop", block_ms=1)
+        batches = redfloe.stream_batches(cluster_url, key, NUMBER, "0", on_idle="stop", block_ms=1)
         return pl.concat([batch async for batch in batches])
 
     async def all_of_them() -> list[pl.DataFrame]:
@@ -98,22 +92,22 @@ def test_event_loops_follow(cluster: Cluster, url: str) -> None:
 # Groups
 
 
-def test_groups_work(cluster: Cluster, url: str) -> None:
+def test_groups_work(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     for key in cluster.keys(3):
         client = cluster.client(key)
         add_numbers(client, key, 5)
-        df = read_stream(url, key, NUMBER, **ME, create_group=True, auto_ack=False)
+        df = read_stream(cluster_url, key, NUMBER, **ME, create_group=True, auto_ack=False)
         assert_frame_equal(df, numbers(5))
         assert pending(client, key) == [1, 2, 3, 4, 5]
-        assert redfloe.ack_entries(url, key, "g", df["_id"]) == 5
+        assert redfloe.ack_entries(cluster_url, key, "g", df["_id"]) == 5
         assert pending(client, key) == []
 
 
-def test_workers_work(cluster: Cluster, url: str) -> None:
+def test_workers_work(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     for key in cluster.keys(3):
         client = cluster.client(key)
         add_numbers(client, key, 5)
-        with StreamConsumer(url, key, schema=NUMBER, **ME, **DRAIN) as consumer:
+        with StreamConsumer(cluster_url, key, schema=NUMBER, **ME, **DRAIN) as consumer:
             for batch in consumer:
                 assert batch.frame["n"].to_list() == [1, 2, 3, 4, 5]
                 batch.ack()
@@ -123,67 +117,71 @@ def test_workers_work(cluster: Cluster, url: str) -> None:
 # Writing
 
 
-def test_a_write_finds_each_stream(cluster: Cluster, url: str) -> None:
+def test_a_write_finds_each_stream(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     frame = pl.DataFrame({"n": range(1_000)})
     for key in cluster.keys(6):
-        assert write_stream(url, frame, key).len() == 1_000
-        df = read_stream(url, key, NUMBER, include_id=False, include_timestamp=False)
+        assert write_stream(cluster_url, frame, key).len() == 1_000
+        df = read_stream(cluster_url, key, NUMBER, include_id=False, include_timestamp=False)
         assert_frame_equal(df, frame)
 
 
-def test_a_write_in_one_step(cluster: Cluster, url: str) -> None:
+def test_a_write_in_one_step(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     frame = pl.DataFrame({"id": ["1-0", "2-0"], "n": [1, 2]})
     for key in cluster.keys(3):
-        write_stream(url, frame, key, atomic=True, id_column="id")
-        assert_frame_equal(read_stream(url, key, NUMBER), numbers(2))
+        write_stream(cluster_url, frame, key, atomic=True, id_column="id")
+        assert_frame_equal(read_stream(cluster_url, key, NUMBER), numbers(2))
 
 
 # Administration
 
 
-def test_streams_are_looked_after(cluster: Cluster, url: str) -> None:
+def test_streams_are_looked_after(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     for key in cluster.keys(3):
         add_numbers(cluster.client(key), key, 9)
-        assert redfloe.create_group(url, key, "g")
-        assert redfloe.stream_info(url, key)["length"].item() == 9
-        assert redfloe.group_info(url, key)["name"].to_list() == ["g"]
-        assert redfloe.trim_stream(url, key, maxlen=4, approximate=False) == 5
-        assert redfloe.delete_group(url, key, "g")
+        assert redfloe.create_group(cluster_url, key, "g")
+        assert redfloe.stream_info(cluster_url, key)["length"].item() == 9
+        assert redfloe.group_info(cluster_url, key)["name"].to_list() == ["g"]
+        assert redfloe.trim_stream(cluster_url, key, maxlen=4, approximate=False) == 5
+        assert redfloe.delete_group(cluster_url, key, "g")
 
 
 # Several keys in one call
 
 
-def test_rows_for_streams_of_several_nodes(cluster: Cluster, url: str) -> None:
+def test_rows_for_streams_of_several_nodes(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     keys = cluster.keys(7)
     frame = pl.DataFrame({"stream": keys * 500, "n": range(3_500)})
-    ids = write_stream(url, frame, pl.col("stream"))
+    ids = write_stream(cluster_url, frame, pl.col("stream"))
     assert ids.len() == 3_500
     assert ids.null_count() == 0
     for index, key in enumerate(keys):
-        df = read_stream(url, key, NUMBER)
+        df = read_stream(cluster_url, key, NUMBER)
         assert df["n"].to_list() == list(range(index, 3_500, 7))
         assert df["_id"].to_list() == ids.to_list()[index::7]
 
 
-def test_a_refused_row_among_those_of_several_nodes(cluster: Cluster, url: str) -> None:
+def test_a_refused_row_among_those_of_several_nodes(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     """What is in is known exactly, whichever node it is on."""
     keys = cluster.keys(6)
     numbers_ = range(1, 601)
     frame = pl.DataFrame({"stream": keys * 100, "id": [f"{n}-0" for n in numbers_], "n": numbers_})
     # Only the write itself can tell: the ID of a row in the middle is too small.
-    write_stream(url, pl.DataFrame({"id": ["303-0"], "n": [0]}), keys[2], id_column="id")
+    write_stream(cluster_url, pl.DataFrame({"id": ["303-0"], "n": [0]}), keys[2], id_column="id")
     with pytest.raises(redfloe.WriteError, match=r"does not come after 303-0"):
-        write_stream(url, frame, pl.col("stream"), id_column="id")
+        write_stream(cluster_url, frame, pl.col("stream"), id_column="id")
     cluster.client("key").set("key", "text")
     with pytest.raises(redfloe.WrongTypeError):
-        write_stream(url, frame.with_columns(stream=pl.lit("key")), pl.col("stream"))
+        write_stream(cluster_url, frame.with_columns(stream=pl.lit("key")), pl.col("stream"))
     user = cluster.node(keys[3])
     user.command("CONFIG", "SET", "maxmemory", 1)
     try:
         with pytest.raises(redfloe.WriteError, match="OOM") as raised:
             write_stream(
-                RedisConnection(url, max_retries=0), frame, pl.col("stream"), batch_size=50
+                RedisConnection(cluster.url, max_retries=0), frame, pl.col("stream"), batch_size=50
             )
     finally:
         user.command("CONFIG", "SET", "maxmemory", 0)
@@ -192,7 +190,7 @@ def test_a_refused_row_among_those_of_several_nodes(cluster: Cluster, url: str) 
     there = {
         (key, entry): n
         for key in keys
-        for entry, n in read_stream(url, key, NUMBER)
+        for entry, n in read_stream(cluster_url, key, NUMBER)
         .filter(pl.col("n") > 0)
         .select("_id", "n")
         .rows()
@@ -209,29 +207,31 @@ def test_a_refused_row_among_those_of_several_nodes(cluster: Cluster, url: str) 
     assert error.ids[: error.row].null_count() == 0
 
 
-def test_one_step_needs_one_slot(cluster: Cluster, url: str) -> None:
+def test_one_step_needs_one_slot(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     frame = pl.DataFrame({"stream": cluster.keys(2), "n": [1, 2]})
     with pytest.raises(ValueError, match=r"streams of one slot, .*\{stream-1\}:orders"):
-        write_stream(url, frame, pl.col("stream"), atomic=True)
+        write_stream(cluster_url, frame, pl.col("stream"), atomic=True)
     tagged = frame.with_columns(stream=pl.Series(["{a}:1", "{a}:2"]))
-    assert write_stream(url, tagged, pl.col("stream"), atomic=True).null_count() == 0
+    assert write_stream(cluster_url, tagged, pl.col("stream"), atomic=True).null_count() == 0
 
 
-def test_a_producer_for_several_nodes(cluster: Cluster, url: str) -> None:
+def test_a_producer_for_several_nodes(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     keys = cluster.keys(6)
-    with redfloe.StreamProducer(url, keys[0]) as producer:
+    with redfloe.StreamProducer(cluster_url, keys[0]) as producer:
         for n in range(3_000):
             producer.send({"n": n}, stream=keys[n % 6])
     for index, key in enumerate(keys):
-        assert read_stream(url, key, NUMBER)["n"].to_list() == list(range(index, 3_000, 6))
+        assert read_stream(cluster_url, key, NUMBER)["n"].to_list() == list(range(index, 3_000, 6))
 
 
 @pytest.mark.parametrize("if_exists", ["replace", "merge", "fail"])
-def test_hashes_of_many_slots(cluster: Cluster, url: str, if_exists: Any) -> None:
+def test_hashes_of_many_slots(
+    cluster: Cluster, cluster_url: str | RedisConnection, if_exists: Any
+) -> None:
     rows = 2_500
     frame = pl.DataFrame({"key": [f"h{n}" for n in range(rows)], "n": range(rows)})
     options = {"key_column": "key", "if_exists": if_exists, "ttl": 60}
-    assert redfloe.write_hashes(url, frame, **options) == rows
+    assert redfloe.write_hashes(cluster_url, frame, **options) == rows
     clients = {node.port: node.client() for node in cluster.masters}
     assert sum(client.dbsize() for client in clients.values()) == rows
     for n in (0, 1, 2, 3, 999, 1_000, 2_499):
@@ -240,7 +240,7 @@ def test_hashes_of_many_slots(cluster: Cluster, url: str, if_exists: Any) -> Non
         assert client.pttl(f"h{n}") > 0
     if if_exists == "fail":
         with pytest.raises(redfloe.WriteError, match="exists already"):
-            redfloe.write_hashes(url, frame, **options)
+            redfloe.write_hashes(cluster_url, frame, **options)
 
 
 def test_hashes_are_written_to_all_nodes_at_the_same_time(cluster: Cluster) -> None:
@@ -311,13 +311,15 @@ def test_hashes_whose_answers_are_lost(cluster: Cluster, if_exists: Any) -> None
     assert present == rows if if_exists != "fail" else present >= rows - len(lost)
 
 
-def test_streams_of_all_nodes_are_listed(cluster: Cluster, url: str) -> None:
+def test_streams_of_all_nodes_are_listed(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     keys = cluster.keys(8, "listed")
     for key in keys:
         add_numbers(cluster.client(key), key, 3)
-        redfloe.create_group(url, key, "g")
-    assert redfloe.list_streams(url, "listed-*")["stream"].to_list() == sorted(keys)
-    groups = redfloe.list_groups(url, "listed-*")
+        redfloe.create_group(cluster_url, key, "g")
+    assert redfloe.list_streams(cluster_url, "listed-*")["stream"].to_list() == sorted(keys)
+    groups = redfloe.list_groups(cluster_url, "listed-*")
     assert groups["stream"].to_list() == sorted(keys)
     assert groups["lag"].to_list() == [3] * 8
 
@@ -325,16 +327,20 @@ def test_streams_of_all_nodes_are_listed(cluster: Cluster, url: str) -> None:
 # Dead letters
 
 
-def test_dead_letters_share_the_slot_of_their_stream(cluster: Cluster, url: str) -> None:
+def test_dead_letters_share_the_slot_of_their_stream(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     for key in cluster.keys(2):
         dead = f"{{{key}}}:dead"
         cluster.client(key).xadd(key, {"n": "x"}, id="1-0")
-        with StreamConsumer(url, key, schema=NUMBER, dead_letter=dead, **ME, **DRAIN) as consumer:
+        with StreamConsumer(
+            cluster_url, key, schema=NUMBER, dead_letter=dead, **ME, **DRAIN
+        ) as consumer:
             assert list(consumer) == []
-        letters = redfloe.read_dead_letters(url, dead)
+        letters = redfloe.read_dead_letters(cluster_url, dead)
         assert letters["_dead_id"].to_list() == ["1-0"]
-        assert redfloe.replay_dead_letters(url, dead).height == 1
-        assert read_stream(url, key)["n"].to_list() == ["x", "x"]
+        assert redfloe.replay_dead_letters(cluster_url, dead).height == 1
+        assert read_stream(cluster_url, key)["n"].to_list() == ["x", "x"]
 
 
 def test_dead_letters_of_another_slot_are_refused(cluster: Cluster) -> None:
@@ -351,15 +357,17 @@ def test_dead_letters_of_another_slot_are_refused(cluster: Cluster) -> None:
         next(consumer)
 
 
-def test_checkpoints_have_their_own_slot(cluster: Cluster, url: str) -> None:
+def test_checkpoints_have_their_own_slot(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     key = cluster.keys(2)[1]
     add_numbers(cluster.client(key), key, 10)
-    store = redfloe.RedisCheckpointStore(url)
+    store = redfloe.RedisCheckpointStore(cluster_url)
     options: dict[str, Any] = {"checkpoint_store": store, "checkpoint_name": "mine", **DRAIN}
     for first in (1, 6):
         given = []
         with StreamConsumer(
-            url, key, schema=NUMBER, batch_size=5, start_id="0", **options
+            cluster_url, key, schema=NUMBER, batch_size=5, start_id="0", **options
         ) as consumer:
             given = next(consumer).frame["n"].to_list()
         assert given == list(range(first, first + 5))
@@ -438,7 +446,7 @@ def test_a_replica_serves_reads_that_may_be_stale(cluster: Cluster) -> None:
     for key in keys:
         write_stream(connection, pl.DataFrame({"id": ["1-0"], "n": [1]}), key, id_column="id")
         master, replica = cluster.node(key), cluster.replica(key)
-        until(partial(has_all, replica, master))
+        eventually(partial(has_all, replica, master), seconds=10)
         before = calls(master), calls(replica)
         assert_frame_equal(read_stream(connection, key, NUMBER), numbers(1))
         assert_frame_equal(scan_stream(connection, key, NUMBER).collect(), numbers(1))
@@ -478,12 +486,12 @@ def calls(node: Node) -> int:
 # Processes and threads
 
 
-def test_threads_share_a_cluster(cluster: Cluster, url: str) -> None:
+def test_threads_share_a_cluster(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     keys = cluster.keys(6)
     for key in keys:
         add_numbers(cluster.client(key), key, 100)
     with ThreadPoolExecutor(6) as pool:
-        for df in pool.map(lambda key: read_stream(url, key, NUMBER), keys * 5):
+        for df in pool.map(lambda key: read_stream(cluster_url, key, NUMBER), keys * 5):
             assert_frame_equal(df, numbers(100))
 
 
@@ -507,7 +515,7 @@ def test_a_forked_child_has_connections_of_its_own(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("name", ["redis-8.10", "valkey"])
-def test_other_servers(clusters: Clusters, name: str) -> None:
+def test_other_servers(clusters: Running[Cluster], name: str) -> None:
     cluster = clusters.get(name)
     keys = cluster.keys(3)
     frame = pl.DataFrame({"stream": keys * 10, "n": range(30)})
@@ -535,11 +543,13 @@ def test_several_streams_of_one_slot(cluster: Cluster, query: str) -> None:
         assert followed["n"].to_list() == [1, 2, 3, 1, 2, 3]
 
 
-def test_a_group_reads_streams_of_one_slot(cluster: Cluster, url: str) -> None:
+def test_a_group_reads_streams_of_one_slot(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     keys = ["{a}:1", "{a}:2"]
     for key in keys:
         add_numbers(cluster.client(key), key, 3)
-    with StreamConsumer(url, keys, schema=NUMBER, **ME, **DRAIN) as consumer:
+    with StreamConsumer(cluster_url, keys, schema=NUMBER, **ME, **DRAIN) as consumer:
         assert sum(len(batch) for batch in consumer) == 6
     assert [pending(cluster.client(key), key) for key in keys] == [[], []]
 

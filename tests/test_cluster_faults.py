@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,21 @@ from redfloe import (
     write_hashes,
     write_stream,
 )
-from support.cluster import Cluster, Node, paused, proxied, until
+from support.cluster import Cluster, Node, paused, proxied
+from support.faults import (
+    FAULTS,
+    Fault,
+    Step,
+    add_one,
+    failover,
+    killing,
+    migration,
+    patient,
+    replicated,
+)
 from support.groups import ME, pending
 from support.streams import NUMBER, add_numbers, numbers
-from support.timing import within
+from support.timing import eventually, in_thread, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,89 +51,9 @@ pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(40)]
 DRAIN: dict[str, Any] = {"on_idle": "stop", "block_ms": 300}
 
 
-def patient(cluster: Cluster, **options: Any) -> RedisConnection:
-    """Retries for longer than it takes until a replica is promoted."""
-    retries: dict[str, Any] = {"max_retries": 20, "retry_base_delay": 0.05, "retry_max_delay": 0.5}
-    return RedisConnection(cluster.url, **{**retries, **options})
-
-
 @pytest.fixture
 def key(cluster: Cluster) -> str:
     return cluster.keys(1)[0]
-
-
-Step = Callable[[], object]
-
-
-def migration(cluster: Cluster, key: str) -> list[Step]:
-    """The steps by which a slot moves to another node."""
-    slot, target = cluster.slot(key), cluster.other(key)
-    return [
-        lambda: cluster.begin_move(slot, target),
-        lambda: cluster.move_key(key, target),
-        lambda: cluster.end_move(slot, target),
-    ]
-
-
-def replicated(cluster: Cluster, key: str) -> None:
-    assert cluster.client(key).wait(1, 5_000) == 1
-
-
-def killing(cluster: Cluster, key: str) -> list[Step]:
-    """The master dies, and its replica takes its place."""
-
-    def act() -> None:
-        replicated(cluster, key)
-        cluster.node(key).kill()
-
-    return [act]
-
-
-def failover(cluster: Cluster, key: str) -> list[Step]:
-    return [lambda: cluster.fail_over(key)]
-
-
-def restart(cluster: Cluster, key: str) -> list[Step]:
-    """All nodes at once, with their data."""
-
-    def act() -> None:
-        for node in cluster.nodes:
-            node.command("SAVE")
-        for node in cluster.nodes:
-            node.kill()
-        for node in cluster.nodes:
-            node.start()
-
-    return [act]
-
-
-Fault = Callable[[Cluster, str], "list[Step]"]
-FAULTS = [migration, killing, failover, restart]
-
-
-@contextmanager
-def in_thread(act: Callable[[], object]) -> Iterator[Callable[[], Any]]:
-    """Run something in a thread; what this gives waits for the outcome."""
-    outcome: list[Any] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(act())
-        except BaseException as error:  # noqa: BLE001
-            failures.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-
-    def result() -> Any:
-        thread.join(30)
-        assert not thread.is_alive(), "it hangs"
-        if failures:
-            raise failures[0]
-        return outcome[0]
-
-    yield result
 
 
 # Reads
@@ -165,7 +96,7 @@ def test_a_tail_that_waits(cluster: Cluster, key: str, fault: Fault) -> None:
         with in_thread(lambda: next(batches)) as outcome:
             time.sleep(0.1)  # it waits by now
             step()
-            until(partial(add_one, cluster, key, last + 1), 20)
+            eventually(partial(add_one, cluster, key, last + 1), seconds=20)
             assert_frame_equal(outcome(), numbers(last + 1, first=last + 1))
         last += 1
 
@@ -239,17 +170,6 @@ def test_many_streams_while_slots_move(cluster: Cluster) -> None:
         assert outcome() == 80
     assert reads >= 2
     assert_frame_equal(read_stream(url, keys, NUMBER), whole)
-
-
-def add_one(cluster: Cluster, key: str, number: int) -> bool:
-    """Add an entry by whoever serves the key; says whether that worked."""
-    try:
-        write_stream(
-            cluster.url, pl.DataFrame({"id": [f"{number}-0"], "n": [number]}), key, id_column="id"
-        )
-    except redfloe.RedfloeError as error:
-        return "does not come after" in str(error)
-    return True
 
 
 # Groups
@@ -344,7 +264,7 @@ def test_a_write(cluster: Cluster, key: str, fault: Fault, own_ids: bool) -> Non
         lambda: write_stream(url, frame, key, batch_size=500, id_column=ids_of)
     ) as outcome:
         for number, step in enumerate(steps, 1):
-            until(partial(has, cluster, key, number * rows // 20))
+            eventually(partial(has, cluster, key, number * rows // 20), seconds=10)
             step()
         ids = outcome()
     assert ids.null_count() == 0
@@ -367,7 +287,7 @@ def test_a_write_whose_master_dies(cluster: Cluster, key: str) -> None:
     with in_thread(
         lambda: write_stream(url, frame, key, id_column="id", batch_size=500)
     ) as outcome:
-        until(partial(has, cluster, key, rows // 10))
+        eventually(partial(has, cluster, key, rows // 10), seconds=10)
         cluster.node(key).kill()
         try:
             ids = outcome()
@@ -407,7 +327,7 @@ def test_a_write_says_which_of_its_rows_the_new_master_lacks(
 
     def take_over() -> None:
         replica.command("CLUSTER", "FAILOVER", "TAKEOVER")
-        until(lambda: master.role[0] == "slave")
+        eventually(lambda: master.role[0] == "slave", seconds=10)
 
     with ExitStack() as stack:
         steps = [lambda: stack.enter_context(lagging(master)), lambda: None, take_over]
@@ -472,7 +392,7 @@ def test_rows_for_many_streams_while_slots_move(cluster: Cluster) -> None:
     url = patient(cluster)
     with in_thread(lambda: write_stream(url, frame, pl.col("stream"), batch_size=200)) as outcome:
         for number, key in enumerate(keys[:4], 1):
-            until(partial(has, cluster, key, number * rows // 12 // 10))
+            eventually(partial(has, cluster, key, number * rows // 12 // 10), seconds=10)
             for step in migration(cluster, key):
                 step()
                 time.sleep(0.02)
@@ -578,10 +498,10 @@ def test_a_node_that_hangs(cluster: Cluster, key: str) -> None:
         with within(2), pytest.raises(RedisTimeoutError):
             read_stream(short, key, NUMBER)
         with in_thread(lambda: next(tail)) as outcome:
-            until(lambda: cluster.node(key) is not node, 15)
+            eventually(lambda: cluster.node(key) is not node, seconds=15)
             time.sleep(0.3)  # until all nodes know
             assert_frame_equal(read_stream(short, key, NUMBER), numbers(3))
-            until(lambda: add_one(cluster, key, 4), 15)
+            eventually(lambda: add_one(cluster, key, 4), seconds=15)
             assert_frame_equal(outcome(), numbers(4, first=4))
 
 
@@ -662,7 +582,7 @@ def test_an_old_map(cluster: Cluster, fault: Fault) -> None:
     for step in fault(cluster, keys[0]):
         step()
     if fault is killing:
-        until(lambda: cluster.node(keys[0])._process is not None, 15)
+        eventually(lambda: cluster.node(keys[0])._process is not None, seconds=15)
     before = asked(cluster)
     with (
         in_thread(lambda: read_all(url, keys)) as one,

@@ -14,39 +14,18 @@ import pytest
 
 import redfloe
 from redfloe import NoGroupError, RedisConnection, StreamConsumer, WrongTypeError
-from support.cluster import Cluster, paused, until
+from support.cluster import Cluster, paused
 from support.consumers import SHY, World
-from support.groups import DRAIN, ME, deliver, pending
-from support.streams import NUMBER, add, add_numbers
-from support.timing import SLACK, later, meanwhile, within
-from test_cluster_faults import FAULTS, Fault, add_one, in_thread, killing, patient
-from test_follow_many import Rows, rows_of
-from test_groups_many import pairs
+from support.faults import FAULTS, Fault, add_one, killing, patient
+from support.groups import DRAIN, ME, all_pending, deliver, pending
+from support.streams import NUMBER, Numbers, add_numbers, pairs, rows_of, take_rows
+from support.timing import SLACK, eventually, in_thread, later, meanwhile, within
 
 if TYPE_CHECKING:
     from support.loops import Follow
 
 # One process of a test run starts the cluster.
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(60)]
-
-
-@pytest.fixture(params=["any node", "all nodes", "resp3"])
-def url(cluster: Cluster, request: pytest.FixtureRequest) -> str | RedisConnection:
-    """The cluster's URL, in each form; the first does not know yet that it is one."""
-    if request.param == "any node":
-        return RedisConnection(cluster.nodes[0].url, client_name=f"new-{id(request)}")
-    return cluster.url + ("?protocol=resp3" if request.param == "resp3" else "")
-
-
-def fill(cluster: Cluster, streams: Rows) -> None:
-    for stream, numbers in streams.items():
-        add(cluster.client(stream), stream, [(f"{number}-0", {"n": number}) for number in numbers])
-
-
-def all_pending(cluster: Cluster, streams: Iterable[str]) -> Rows:
-    """List what is pending in the streams' groups, where something is."""
-    found = {stream: pending(cluster.client(stream), stream) for stream in streams}
-    return {stream: numbers for stream, numbers in found.items() if numbers}
 
 
 def create(cluster: Cluster, streams: Iterable[str]) -> None:
@@ -59,21 +38,18 @@ def work(world: World, url: Any, streams: Any, **options: Any) -> Any:
     return world.consumer(url, streams, **{**ME, **SHY, **DRAIN, **options})
 
 
-def take(batches: Any, rows: int) -> Rows:
-    """Give that many rows."""
-    got: list[pl.DataFrame] = []
-    while sum(map(len, got)) < rows:
-        got.append(next(batches).frame)
-    return rows_of(got)
+def take(consumer: Any, rows: int) -> Numbers:
+    """Take batches until they have that many rows; give those by stream."""
+    return take_rows((batch.frame for batch in consumer), rows)
 
 
 @pytest.mark.parametrize("ack", ["manual", "on_success"])
 def test_all_streams_are_read_and_acknowledged(
-    cluster: Cluster, url: str, world: World, ack: Any
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World, ack: Any
 ) -> None:
     streams = {key: [*range(1, 40 * at + 1)] for at, key in enumerate(cluster.keys(7))}
-    fill(cluster, streams)
-    with work(world, url, [*streams], ack=ack, batch_size=50) as consumer:
+    cluster.fill(streams)
+    with work(world, cluster_url, [*streams], ack=ack, batch_size=50) as consumer:
         got = []
         for batch in consumer:
             got.append(batch.frame)
@@ -88,11 +64,13 @@ def test_all_streams_are_read_and_acknowledged(
     }
 
 
-def test_what_comes_is_given_at_once_and_together(cluster: Cluster, url: str) -> None:
+def test_what_comes_is_given_at_once_and_together(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
     keys = cluster.keys(7)
-    with StreamConsumer(url, keys, schema=NUMBER, block_ms=0, **ME, **SHY) as consumer:
+    with StreamConsumer(cluster_url, keys, schema=NUMBER, block_ms=0, **ME, **SHY) as consumer:
         for number, key in enumerate(keys, 1):
-            with later(0.02, partial(fill, cluster, {key: [number]})), within(2):
+            with later(0.02, partial(cluster.fill, {key: [number]})), within(2):
                 assert take(consumer, 1) == {key: [number]}
 
 
@@ -100,15 +78,15 @@ def test_batches_collect_rows_of_all_nodes(cluster: Cluster) -> None:
     keys = cluster.keys(7)
     options: dict[str, Any] = {"batch_timeout_ms": round(300 * SLACK), **ME, **SHY}
     with StreamConsumer(cluster.url, keys, schema=NUMBER, block_ms=0, **options) as consumer:
-        with later(0.05, partial(fill, cluster, {key: [1] for key in keys})):
+        with later(0.05, partial(cluster.fill, {key: [1] for key in keys})):
             assert rows_of([next(consumer).frame]) == {key: [1] for key in keys}
-        fill(cluster, {key: [2, 3] for key in keys})
+        cluster.fill({key: [2, 3] for key in keys})
         assert rows_of([next(consumer).frame]) == {key: [2, 3] for key in keys}
 
 
 def test_batches_are_bounded(cluster: Cluster) -> None:
     streams = {key: [*range(1, 31)] for key in cluster.keys(6)}
-    fill(cluster, streams)
+    cluster.fill(streams)
     options: dict[str, Any] = {"batch_size": 7, "auto_ack": True, **ME, **DRAIN}
     for timeout in (None, 1):
         options.update(group=f"g{timeout}", batch_timeout_ms=timeout)
@@ -137,7 +115,7 @@ def test_columns_are_those_of_any_node(cluster: Cluster, follow: Follow) -> None
 def test_own_pending_entries_come_first(cluster: Cluster, world: World) -> None:
     keys = cluster.keys(5)
     streams = {key: [1, 2, 3] for key in keys}
-    fill(cluster, streams)
+    cluster.fill(streams)
     create(cluster, keys)
     for key in keys[:3]:
         deliver(cluster.client(key), key, 2)
@@ -154,16 +132,18 @@ def test_own_pending_entries_come_first(cluster: Cluster, world: World) -> None:
     assert all_pending(cluster, keys) == {}
 
 
-def test_what_others_left_is_claimed(cluster: Cluster, url: str, world: World) -> None:
+def test_what_others_left_is_claimed(
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World
+) -> None:
     keys = cluster.keys(5)
     streams = {key: [1, 2, 3] for key in keys}
-    fill(cluster, streams)
+    cluster.fill(streams)
     create(cluster, keys)
     for key in keys:
         deliver(cluster.client(key), key, 2, "gone")
     time.sleep(0.05)
     options: dict[str, Any] = {"reclaim_min_idle_ms": 30, "reclaim_interval_ms": 0, "block_ms": 100}
-    with work(world, url, keys, **options) as consumer:
+    with work(world, cluster_url, keys, **options) as consumer:
         frames = [batch.frame for batch in consumer]
     assert {key: sorted(rows) for key, rows in rows_of(frames).items()} == streams
     assert consumer.stats.reclaimed == 10
@@ -171,24 +151,26 @@ def test_what_others_left_is_claimed(cluster: Cluster, url: str, world: World) -
 
 
 @pytest.mark.parametrize("start", [None, "0"])
-def test_read_stream(cluster: Cluster, url: str, start: str | None) -> None:
+def test_read_stream(
+    cluster: Cluster, cluster_url: str | RedisConnection, start: str | None
+) -> None:
     keys = cluster.keys(7)
     streams = {key: [*range(1, 6)] for key in keys}
-    fill(cluster, streams)
+    cluster.fill(streams)
     create(cluster, keys)
     if start:
         for key in keys:
             deliver(cluster.client(key), key)
     options: dict[str, Any] = {**ME, "start_id": start, "auto_ack": True}
     if start is None:
-        some = redfloe.read_stream(url, keys, NUMBER, count=11, **options)
+        some = redfloe.read_stream(cluster_url, keys, NUMBER, count=11, **options)
         assert some.height == 11
         lengths = [cluster.client(key).xinfo_groups(key)[0] for key in keys]
         assert sum(one["entries-read"] or 0 for one in lengths) == 11
-        rest = redfloe.read_stream(url, keys, NUMBER, **options)
+        rest = redfloe.read_stream(cluster_url, keys, NUMBER, **options)
         got = rows_of([some, rest])
     else:
-        got = rows_of([redfloe.read_stream(url, keys, NUMBER, **options)])
+        got = rows_of([redfloe.read_stream(cluster_url, keys, NUMBER, **options)])
     assert got == streams
     assert all_pending(cluster, keys) == {}
 
@@ -197,7 +179,7 @@ def test_read_stream(cluster: Cluster, url: str, start: str | None) -> None:
 def test_read_stream_waits_for_what_comes_late(cluster: Cluster, count: int | None) -> None:
     keys = cluster.keys(7)
     options: dict[str, Any] = {**ME, "count": count, "create_group": True, "block_ms": 20_000}
-    with later(0.4, partial(fill, cluster, {keys[3]: [7]})), within(8):
+    with later(0.4, partial(cluster.fill, {keys[3]: [7]})), within(8):
         df = redfloe.read_stream(cluster.url, keys, NUMBER, **options)
     assert rows_of([df]) == {keys[3]: [7]}
     with within(8):
@@ -208,7 +190,7 @@ def test_read_stream_waits_for_what_comes_late(cluster: Cluster, count: int | No
 def test_read_stream_of_more_slots_than_are_followed(cluster: Cluster) -> None:
     keys = [f"stream-{number}" for number in range(400)]
     options: dict[str, Any] = {**ME, "create_group": True}
-    fill(cluster, {key: [1] for key in keys[::10]})
+    cluster.fill({key: [1] for key in keys[::10]})
     df = redfloe.read_stream(cluster.url, keys, NUMBER, **options)
     assert rows_of([df]) == {key: [1] for key in keys[::10]}
     with pytest.raises(ValueError, match=r"at most 256 slots.*a common part in braces"):
@@ -222,11 +204,11 @@ def test_a_count_is_exact(
 ) -> None:
     keys = cluster.keys(7)
     options: dict[str, Any] = {**ME, "count": count, **DRAIN, "block_ms": 50, **collects}
-    fill(cluster, {keys[2]: [1]})
+    cluster.fill({keys[2]: [1]})
     with within(5):
         first = follow(cluster.url, keys, NUMBER, auto_ack=True, **options)
         assert rows_of(first) == {keys[2]: [1]}
-    fill(cluster, {key: [2, 3, 4] for key in keys})
+    cluster.fill({key: [2, 3, 4] for key in keys})
     frames = list(follow(cluster.url, keys, NUMBER, **options))
     assert sum(map(len, frames)) == count
     # Nothing more was delivered.
@@ -235,7 +217,7 @@ def test_a_count_is_exact(
 
 def test_the_last_batch_of_a_count_is_acknowledged(cluster: Cluster, follow: Follow) -> None:
     keys = cluster.keys(7)
-    fill(cluster, {key: [1, 2, 3] for key in keys})
+    cluster.fill({key: [1, 2, 3] for key in keys})
     options: dict[str, Any] = {"auto_ack": True, "batch_size": 4, **ME, **DRAIN}
     assert sum(map(len, follow(cluster.url, keys, NUMBER, count=15, **options))) == 15
     assert not any(all_pending(cluster, keys).values())
@@ -243,10 +225,10 @@ def test_the_last_batch_of_a_count_is_acknowledged(cluster: Cluster, follow: Fol
 
 def test_each_stream_has_its_group_also_where_a_count_leaves_it_no_entry(cluster: Cluster) -> None:
     keys = cluster.keys(6)
-    fill(cluster, {keys[0]: [1]})
+    cluster.fill({keys[0]: [1]})
     options: dict[str, Any] = {"group_start_id": "$", **ME}
     redfloe.read_stream(cluster.url, keys, NUMBER, count=1, **options)
-    fill(cluster, {key: [5] for key in keys})
+    cluster.fill({key: [5] for key in keys})
     df = redfloe.read_stream(cluster.url, keys, NUMBER, **options)
     assert sorted(df["_stream"]) == sorted(keys)
 
@@ -258,7 +240,7 @@ def test_a_hot_stream_keeps_no_other_waiting(cluster: Cluster) -> None:
     options: dict[str, Any] = {"batch_size": 100, **ME, **DRAIN}
     with StreamConsumer(cluster.url, keys, schema=NUMBER, **options, **SHY) as consumer:
         for number in range(1, 6):
-            fill(cluster, {key: [number] for key in quiet})
+            cluster.fill({key: [number] for key in quiet})
             came: set[str] = set()
             batches = 0
             while not came.issuperset(quiet):
@@ -269,61 +251,65 @@ def test_a_hot_stream_keeps_no_other_waiting(cluster: Cluster) -> None:
 
 def test_a_lost_group_does_not_stop_the_others(cluster: Cluster, world: World) -> None:
     keys = cluster.keys(5)
-    fill(cluster, {key: [1] for key in keys})
+    cluster.fill({key: [1] for key in keys})
     with work(world, cluster.url, keys, on_group_lost="recreate", block_ms=500) as consumer:
         assert take(consumer, 5) == {key: [1] for key in keys}
         cluster.client(keys[1]).xgroup_destroy(keys[1], "g")
         cluster.client(keys[2]).delete(keys[2])
-        fill(cluster, {key: [2] for key in keys})
+        cluster.fill({key: [2] for key in keys})
         assert take(consumer, 5) == {key: [2] for key in keys}
 
 
-def test_errors_name_the_stream(cluster: Cluster, url: str, world: World) -> None:
+def test_errors_name_the_stream(
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World
+) -> None:
     keys = cluster.keys(5)
     create(cluster, keys[1:])
     with pytest.raises(NoGroupError, match=f"stream: {keys[0]}"):
-        with work(world, url, keys, create_group=False) as consumer:
+        with work(world, cluster_url, keys, create_group=False) as consumer:
             list(consumer)
     cluster.client("text").set("text", "no stream")
     with pytest.raises(WrongTypeError, match="stream: text"):
-        with work(world, url, [*keys, "text"]) as consumer:
+        with work(world, cluster_url, [*keys, "text"]) as consumer:
             list(consumer)
 
 
 def test_a_pattern_takes_in_what_appears_wherever_it_is(
-    cluster: Cluster, url: str, world: World
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World
 ) -> None:
     keys = cluster.keys(6, "p")
-    fill(cluster, {key: [1] for key in keys[:2]})
+    cluster.fill({key: [1] for key in keys[:2]})
     options: dict[str, Any] = {"pattern": "p*", "discover_ms": 50, "block_ms": 1_000}
-    with work(world, url, None, **options) as consumer:
+    with work(world, cluster_url, None, **options) as consumer:
         assert take(consumer, 2) == {key: [1] for key in keys[:2]}
-        fill(cluster, {key: [1] for key in keys[2:]})
+        cluster.fill({key: [1] for key in keys[2:]})
         with within(3):
             assert take(consumer, 4) == {key: [1] for key in keys[2:]}
         cluster.client(keys[0]).delete(keys[0])
-        fill(cluster, {key: [2] for key in keys[1:]})
+        cluster.fill({key: [2] for key in keys[1:]})
         with within(3):
             assert take(consumer, 5) == {key: [2] for key in keys[1:]}
     assert set(consumer.stats.streams) == set(keys)
 
 
-def test_dead_letters_share_the_slot(cluster: Cluster, url: str, world: World) -> None:
+def test_dead_letters_share_the_slot(
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World
+) -> None:
     keys = cluster.keys(3)
     with pytest.raises(ValueError, match=r"shares the slot of its stream.*for example"):
-        with work(world, url, keys, dead_letter=f"{{{keys[0]}}}:dead") as consumer:
+        with work(world, cluster_url, keys, dead_letter=f"{{{keys[0]}}}:dead") as consumer:
             next(consumer)
-    fill(cluster, {key: [1] for key in keys})
+    cluster.fill({key: [1] for key in keys})
     options: dict[str, Any] = {"pattern": "stream*", "dead_letter": f"{{{keys[0]}}}:dead"}
     with pytest.raises(ValueError, match=r"shares the slot of its stream"):
-        with work(world, url, None, **options) as consumer:
+        with work(world, cluster_url, None, **options) as consumer:
             next(consumer)
 
 
 def test_a_handler_s_failures_are_by_stream(cluster: Cluster, world: World) -> None:
     """What is given back comes again, and the others go on meanwhile."""
     keys = cluster.key_of_each()
-    fill(cluster, {key: [1, 2] for key in keys})
+    cluster.fill({key: [1, 2] for key in keys})
     seen: Counter[tuple[str, int]] = Counter()
 
     def handle(batch: Any) -> None:
@@ -340,7 +326,7 @@ def test_a_handler_s_failures_are_by_stream(cluster: Cluster, world: World) -> N
 
 def test_nacked_entries_come_again(cluster: Cluster, world: World) -> None:
     keys = cluster.key_of_each()
-    fill(cluster, {key: [1, 2] for key in keys})
+    cluster.fill({key: [1, 2] for key in keys})
     with work(world, cluster.url, keys, ack="manual", block_ms=300) as consumer:
         seen: list[tuple[str, int]] = []
         for batch in consumer:
@@ -354,7 +340,7 @@ def test_nacked_entries_come_again(cluster: Cluster, world: World) -> None:
 
 def test_what_is_in_hand_is_kept(cluster: Cluster, world: World) -> None:
     keys = cluster.key_of_each()
-    fill(cluster, {key: [1] for key in keys})
+    cluster.fill({key: [1] for key in keys})
     options: Any = {"reclaim_min_idle_ms": 400, "ack": "manual", "block_ms": 200}
     with work(world, cluster.url, keys, **options) as consumer:
         assert take(consumer, 3) == {key: [1] for key in keys}
@@ -376,25 +362,29 @@ def test_what_came_while_the_caller_was_busy_may_be_another_s(cluster: Cluster) 
     other: dict[str, Any] = {"reclaim_min_idle_ms": 300, "reclaim_interval_ms": 10}
     options: dict[str, Any] = {"schema": NUMBER, "group": "g", "block_ms": 0}
     with StreamConsumer(cluster.url, [first, second], consumer="me", **options, **mine) as me:
-        with later(0.3, partial(fill, cluster, {first: [1]})):
+        with later(0.3, partial(cluster.fill, {first: [1]})):
             assert take(me, 1) == {first: [1]}
         assert cluster.client(second).info("clients")["blocked_clients"]
-        fill(cluster, {second: [2]})
-        until(lambda: pending(cluster.client(second), second, "me") == [2])
+        cluster.fill({second: [2]})
+        eventually(lambda: pending(cluster.client(second), second, "me") == [2], seconds=10)
         with StreamConsumer(cluster.url, second, consumer="you", **options, **other) as you:
             assert next(you).frame["n"].to_list() == [2]
-            fill(cluster, {second: [3]})
+            cluster.fill({second: [3]})
             assert take(me, 1) == {second: [3]}
 
 
 def test_a_close_ends_all_waits(cluster: Cluster) -> None:
     keys = cluster.key_of_each()
-    fill(cluster, {keys[0]: [1]})
+    cluster.fill({keys[0]: [1]})
     masters = [cluster.client(key) for key in keys]
     with StreamConsumer(cluster.url, keys, schema=NUMBER, block_ms=0, **ME, **SHY) as consumer:
         assert take(consumer, 1) == {keys[0]: [1]}
-        until(lambda: all(one.info("clients")["blocked_clients"] for one in masters[1:]), 5)
-    until(lambda: not any(one.info("clients")["blocked_clients"] for one in masters), 5)
+        eventually(
+            lambda: all(one.info("clients")["blocked_clients"] for one in masters[1:]), seconds=5
+        )
+    eventually(
+        lambda: not any(one.info("clients")["blocked_clients"] for one in masters), seconds=5
+    )
     assert all_pending(cluster, keys) == {}
 
 
@@ -440,7 +430,7 @@ def test_faults_lose_and_double_nothing(cluster: Cluster, fault: Fault, ack: Any
 def test_faults_while_all_wait(cluster: Cluster, fault: Fault) -> None:
     keys = cluster.key_of_each()
     key, others = keys[0], keys[1:]
-    fill(cluster, {one: [1, 2, 3] for one in keys})
+    cluster.fill({one: [1, 2, 3] for one in keys})
     connection = RedisConnection(cluster.url, retry_max_delay=0.5, client_name="group-waits")
     steps = fault(cluster, key)
     options: dict[str, Any] = {"block_ms": 200, "reclaim_min_idle_ms": 60_000, **ME}
@@ -453,7 +443,7 @@ def test_faults_while_all_wait(cluster: Cluster, fault: Fault) -> None:
                 time.sleep(0.1)  # it waits by now
                 step()
                 for one in (*others, key):
-                    until(partial(add_one, cluster, one, last), 20)
+                    eventually(partial(add_one, cluster, one, last), seconds=20)
                 assert outcome() == {one: [last] for one in keys}
     assert all_pending(cluster, keys) == {}
 
@@ -491,7 +481,7 @@ def test_histories_while_slots_move(cluster: Cluster, seed: int) -> None:
                 given.update(pairs(batch.frame))
                 if number < 20:
                     key = random_.choice(keys)
-                    until(partial(add_one, cluster, key, 1_000 + number), 20)
+                    eventually(partial(add_one, cluster, key, 1_000 + number), seconds=20)
             for rest in (one, two):
                 for batch in rest:
                     given.update(pairs(batch.frame))
@@ -504,7 +494,7 @@ def test_histories_while_slots_move(cluster: Cluster, seed: int) -> None:
 @pytest.mark.parametrize("options", [{}, {"reclaim_min_idle_ms": 1_000}, {"pattern": "stream*"}])
 def test_other_nodes_serve_while_one_hangs(cluster: Cluster, options: dict[str, Any]) -> None:
     keys = cluster.key_of_each()
-    fill(cluster, {key: [1] for key in keys})
+    cluster.fill({key: [1] for key in keys})
     connection = RedisConnection(
         cluster.url, response_timeout=20, client_name=f"hangs-{len(str(options))}"
     )
@@ -519,16 +509,16 @@ def test_other_nodes_serve_while_one_hangs(cluster: Cluster, options: dict[str, 
             time.sleep(0.2)  # a search for streams hangs, too
             for number in range(2, 6):
                 with within(1):
-                    fill(cluster, {key: [number] for key in keys[1:]})
+                    cluster.fill({key: [number] for key in keys[1:]})
                     assert take(consumer, 2) == {key: [number] for key in keys[1:]}
-        fill(cluster, {keys[0]: [9]})
+        cluster.fill({keys[0]: [9]})
         assert take(consumer, 1) == {keys[0]: [9]}
     assert all_pending(cluster, keys) == {}
 
 
 def test_leases_of_others_hold_while_a_node_hangs(cluster: Cluster) -> None:
     keys = cluster.key_of_each()
-    fill(cluster, {key: [1] for key in keys})
+    cluster.fill({key: [1] for key in keys})
     connection = RedisConnection(cluster.url, response_timeout=20, client_name="lease-hangs")
     options: dict[str, Any] = {"reclaim_min_idle_ms": 200, "ack": "manual", **ME}
     with StreamConsumer(connection, keys, schema=NUMBER, **options) as consumer:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -30,39 +30,15 @@ from redfloe import (
     scan_stream,
     stream_reader,
 )
-from support.cluster import Cluster, Node, proxied, until
-from support.streams import NUMBER, add, add_numbers
-from support.timing import later, within
-
-if TYPE_CHECKING:
-    from conftest import Clusters
+from support.cluster import Cluster, Node, proxied
+from support.running import Running
+from support.streams import NUMBER, Numbers, add, add_numbers, expected
+from support.timing import eventually, later, within
 
 # One process of a test run starts the cluster.
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(30)]
 
 ORDERS: Any = ["stream", "id"]
-
-
-def fill(cluster: Cluster, streams: dict[str, list[int]]) -> None:
-    """Add an entry `ms-0` for each number, its field `n` too, wherever its key is served."""
-    for key, values in streams.items():
-        add(cluster.client(key), key, [(f"{n}-0", {"n": n}) for n in values])
-
-
-def expected(streams: dict[str, list[int]], order: str = "stream") -> pl.DataFrame:
-    """Give the frame that reads of each stream alone make together."""
-    rows = [(n, place, key) for place, (key, ns) in enumerate(streams.items()) for n in ns]
-    if order == "id":
-        rows.sort()
-    return pl.DataFrame(
-        {
-            "_id": [f"{n}-0" for n, _, _ in rows],
-            "_ts": [n for n, _, _ in rows],
-            "_stream": [key for _, _, key in rows],
-            "n": [n for n, _, _ in rows],
-        },
-        schema={"_id": pl.String, "_ts": pl.Int64, "_stream": pl.String, "n": pl.Int64},
-    )
 
 
 def frames_of(reader: Any) -> Iterator[pl.DataFrame]:
@@ -72,7 +48,7 @@ def frames_of(reader: Any) -> Iterator[pl.DataFrame]:
 
 
 @pytest.fixture
-def streams(cluster: Cluster) -> dict[str, list[int]]:
+def streams(cluster: Cluster) -> Numbers:
     """Streams of which no two in a row are on one node; some are short, some share IDs."""
     lengths = [3, 1, 40, 7, 300, 2, 11]
     return {
@@ -81,27 +57,19 @@ def streams(cluster: Cluster) -> dict[str, list[int]]:
     }
 
 
-@pytest.fixture(params=["any node", "all nodes", "resp3"])
-def url(cluster: Cluster, request: pytest.FixtureRequest) -> str | RedisConnection:
-    """The cluster's URL, in each form; the first does not know yet that it is one."""
-    if request.param == "any node":
-        return RedisConnection(cluster.nodes[0].url, client_name=f"new-{id(request)}")
-    return cluster.url + ("?protocol=resp3" if request.param == "resp3" else "")
-
-
 @pytest.mark.parametrize("order", ORDERS)
 def test_rows_come_in_order_from_wherever_they_are(
-    cluster: Cluster, url: str, streams: dict[str, list[int]], order: Any
+    cluster: Cluster, cluster_url: str | RedisConnection, streams: Numbers, order: Any
 ) -> None:
-    fill(cluster, streams)
+    cluster.fill(streams)
     keys = [*streams, "none"]
-    df = read_stream(url, keys, NUMBER, order=order)
+    df = read_stream(cluster_url, keys, NUMBER, order=order)
     assert_frame_equal(df, expected(streams, order))
     reversed_ = dict(reversed(streams.items()))
     assert_frame_equal(
-        read_stream(url, list(reversed_), NUMBER, order=order), expected(reversed_, order)
+        read_stream(cluster_url, list(reversed_), NUMBER, order=order), expected(reversed_, order)
     )
-    lf = scan_stream(url, keys, NUMBER, order=order)
+    lf = scan_stream(cluster_url, keys, NUMBER, order=order)
     assert_frame_equal(lf.collect(), expected(streams, order))
     some = list(streams)[1:4]
     assert_frame_equal(
@@ -109,11 +77,13 @@ def test_rows_come_in_order_from_wherever_they_are(
         expected(streams, order).filter(pl.col("_stream").is_in(some)),
     )
     found = dict(sorted(streams.items()))
-    assert_frame_equal(read_streams(url, order=order), read_stream(url, list(found), order=order))
-    df = asyncio.run(redfloe.read_stream_async(url, keys, NUMBER, order=order))
+    assert_frame_equal(
+        read_streams(cluster_url, order=order), read_stream(cluster_url, list(found), order=order)
+    )
+    df = asyncio.run(redfloe.read_stream_async(cluster_url, keys, NUMBER, order=order))
     assert_frame_equal(df, expected(streams, order))
-    assert infer_schema(url, keys) == pl.Schema(NUMBER)
-    df = read_stream(url, keys, infer_schema=True, order=order)
+    assert infer_schema(cluster_url, keys) == pl.Schema(NUMBER)
+    df = read_stream(cluster_url, keys, infer_schema=True, order=order)
     assert_frame_equal(df, expected(streams, order))
 
 
@@ -123,13 +93,13 @@ def test_rows_come_in_order_from_wherever_they_are(
 )
 @given(data=st.data(), order=st.sampled_from(ORDERS))
 def test_batches_of_every_size_are_those_of_plain_reads(
-    cluster: Cluster, streams: dict[str, list[int]], data: st.DataObject, order: Any
+    cluster: Cluster, streams: Numbers, data: st.DataObject, order: Any
 ) -> None:
     numbers = st.lists(st.integers(1, 60), max_size=40, unique=True).map(sorted)
     given_ = {key: data.draw(numbers) for key in streams}
     for node in cluster.masters:
         node.command("FLUSHALL")
-    fill(cluster, given_)
+    cluster.fill(given_)
     first, last = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 60))
     count = data.draw(st.none() | st.integers(0, 100))
     newest = None if count is not None else data.draw(st.none() | st.integers(0, 100))
@@ -194,10 +164,8 @@ def test_columns_are_those_of_any_stream_in_the_order_of_rows(cluster: Cluster, 
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_errors_name_the_stream(
-    cluster: Cluster, streams: dict[str, list[int]], order: Any
-) -> None:
-    fill(cluster, streams)
+def test_errors_name_the_stream(cluster: Cluster, streams: Numbers, order: Any) -> None:
+    cluster.fill(streams)
     url, keys = cluster.url, list(streams)
     with pytest.raises(NoStreamError, match="stream: nope"):
         read_stream(url, [*keys, "nope"], must_exist=True, order=order)
@@ -230,16 +198,18 @@ def test_rows_before_an_entry_that_does_not_fit_are_given(cluster: Cluster) -> N
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_waits_for_the_first_entry_of_any(
-    cluster: Cluster, url: str, streams: dict[str, list[int]], order: Any
+    cluster: Cluster, cluster_url: str | RedisConnection, streams: Numbers, order: Any
 ) -> None:
-    fill(cluster, streams)
+    cluster.fill(streams)
     keys = list(streams)
     last = keys[4]
     with later(0.2, lambda: add(cluster.client(last), last, [("9000-0", {"n": 9000})])):
-        df = read_stream(url, keys, NUMBER, start_id="$", block_ms=10_000, order=order)
+        df = read_stream(cluster_url, keys, NUMBER, start_id="$", block_ms=10_000, order=order)
     assert_frame_equal(df, expected({last: [9000]}))
     start = time.monotonic()
-    assert read_stream(url, keys, NUMBER, start_id="9001", block_ms=150, order=order).is_empty()
+    assert read_stream(
+        cluster_url, keys, NUMBER, start_id="9001", block_ms=150, order=order
+    ).is_empty()
     assert time.monotonic() - start >= 0.15
 
 
@@ -308,9 +278,9 @@ def test_many_streams_of_one_slot_and_of_many(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_slot_that_has_moved_costs_few_questions(
-    cluster: Cluster, streams: dict[str, list[int]], order: Any
+    cluster: Cluster, streams: Numbers, order: Any
 ) -> None:
-    fill(cluster, streams)
+    cluster.fill(streams)
     keys = list(streams)
     connection = RedisConnection(cluster.url, client_name="moved")
     read_stream(connection, keys, NUMBER, order=order)
@@ -352,9 +322,9 @@ def test_a_node_that_cannot_be_reached_is_said(cluster: Cluster, order: Any) -> 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_lost_connections_lose_and_double_nothing(
-    cluster: Cluster, streams: dict[str, list[int]], order: Any
+    cluster: Cluster, streams: Numbers, order: Any
 ) -> None:
-    fill(cluster, streams)
+    cluster.fill(streams)
     long = list(streams)[4]
     add_numbers(cluster.client(long), long, 30_000, first=streams[long][-1] + 1)
     streams[long] = [*range(streams[long][0], 30_001)]
@@ -372,12 +342,12 @@ def test_lost_connections_lose_and_double_nothing(
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_replicas_serve_reads_of_streams_of_several_nodes(
-    cluster: Cluster, streams: dict[str, list[int]], order: Any
+    cluster: Cluster, streams: Numbers, order: Any
 ) -> None:
-    fill(cluster, streams)
+    cluster.fill(streams)
     keys = list(streams)
     for key in keys:
-        until(partial(has_all, cluster.replica(key), cluster.node(key)))
+        eventually(partial(has_all, cluster.replica(key), cluster.node(key)), seconds=10)
     connection = RedisConnection(cluster.url, read_from="replica")
     before = {node.port: calls(node) for node in cluster.nodes}
     for _ in range(2):
@@ -408,10 +378,10 @@ def calls(node: Node) -> int:
 
 
 @pytest.mark.parametrize("name", ["redis-8.10", "valkey"])
-def test_other_servers(clusters: Clusters, name: str) -> None:
+def test_other_servers(clusters: Running[Cluster], name: str) -> None:
     cluster = clusters.get(name)
     streams = {key: [*range(1, 20 + index)] for index, key in enumerate(cluster.keys(5))}
-    fill(cluster, streams)
+    cluster.fill(streams)
     for order in ORDERS:
         for url in (cluster.nodes[1].url, cluster.url):
             df = read_stream(url, list(streams), NUMBER, order=order)

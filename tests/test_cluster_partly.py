@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -14,11 +14,10 @@ from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import OutcomeUnknownError, WriteError, read_stream, write_stream
-from support.cluster import Cluster, Node, proxied, until
+from support.cluster import Cluster, Node, proxied
+from support.running import Running
 from support.streams import NUMBER, add_numbers, numbers
-
-if TYPE_CHECKING:
-    from conftest import Clusters
+from support.timing import eventually
 
 # One process of a test run starts the cluster.
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(30)]
@@ -53,7 +52,7 @@ def test_the_first_missing_row_of_hashes(cluster: Cluster, if_exists: Any) -> No
             one.command("FLUSHALL")
 
 
-def test_rows_of_a_part_that_halts_may_be_in(clusters: Clusters) -> None:
+def test_rows_of_a_part_that_halts_may_be_in(clusters: Running[Cluster]) -> None:
     """Its replies were lost, and before it could send them again another part had failed."""
     cluster = clusters.get("redis-8.10")
     lost, refused = cluster.keys(2)
@@ -62,7 +61,7 @@ def test_rows_of_a_part_that_halts_may_be_in(clusters: Clusters) -> None:
     with proxied(cluster, client_name="halts", **patient) as (connection, proxies):
         fault = proxies[cluster.node(lost).port].cut_after(0, once_seen=b"XADD")
         refusing = proxies[cluster.node(refused).port]
-        refusing.before(b"XADD", lambda _: until(lambda: fault.hits))
+        refusing.before(b"XADD", lambda _: eventually(lambda: fault.hits, seconds=10))
         refusing.replace_reply(b"-NOPERM this user may not\r\n", once_seen=b"XADD", times=None)
         with pytest.raises(OutcomeUnknownError, match="NOPERM") as raised:
             write_stream(connection, frame, pl.col("stream"), idempotent="me")
@@ -94,7 +93,7 @@ def test_a_replica_that_lags_has_lost_nothing(cluster: Cluster) -> None:
     try:
         master.command("ACL SETUSER", "default", "-psync", "-sync")
         master.command("CLIENT KILL", "TYPE", "replica")
-        until(lambda: replica.role[3] != "connected")
+        eventually(lambda: replica.role[3] != "connected", seconds=10)
         add_numbers(cluster.client(key), key, 50_000)
         with proxied(cluster, client_name="lags", read_from="replica") as (connection, proxies):
             proxies[replica.port].replace_reply(b"-LOADING it loads\r\n", times=None)

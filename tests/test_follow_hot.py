@@ -14,13 +14,12 @@ import redis
 
 import redfloe
 from redfloe import DataLossError, RedisConnection
-from support.loops import Follow
+from support.loops import Follow, following
 from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import add_numbers
+from support.streams import Numbers, add_numbers, fill, rows_of, take_rows
 from support.timing import eventually, meanwhile, within
-from test_follow_many import Rows, fill, following, rows_of
 
 SCHEMA = {"n": pl.Int64()}
 QUIET = [f"quiet-{number:03}" for number in range(500)]
@@ -130,7 +129,7 @@ def test_random_streams_lose_and_double_nothing(
     """Streams become hot and cool off, while connections are lost."""
     random = Random(12)
     keys = [f"s{number:02}" for number in range(40)]
-    added: Rows = {}
+    added: Numbers = {}
 
     def write() -> None:
         for number in range(1, 4_000):
@@ -159,7 +158,7 @@ def test_a_cancelled_wait_loses_and_doubles_nothing(
 ) -> None:
     random = Random(3)
     keys = [f"s{number:02}" for number in range(30)]
-    added: Rows = {}
+    added: Numbers = {}
 
     def write() -> None:
         for number in range(1, 2_000):
@@ -194,9 +193,7 @@ def test_a_quiet_stream_that_is_begun_anew_beside_a_hot_one(
         following(follow, any_server.url, keys, SCHEMA, "-") as batches,
         any_server.client() as writer,
     ):
-        got: list[pl.DataFrame] = []
-        while sum(map(len, got)) < 2:
-            got.append(next(batches))
+        take_rows(batches, 2)
         client.delete(QUIET[5])
         fill(client, {QUIET[5]: [3]})
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,38 +15,14 @@ from hypothesis import strategies as st
 
 import redfloe
 from redfloe import DataLossError, DecodeError, NoStreamError, RedisConnection, WrongTypeError
-from support.loops import Follow
+from support.loops import Follow, following
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import add, add_numbers
+from support.streams import Numbers, add, add_numbers, fill, rows_of, take_rows
 from support.timing import SLACK, later, within
 
 SCHEMA = {"n": pl.Int64()}
-Rows = dict[str, list[int]]
 DRAIN: Any = {"start_id": "-", "on_idle": "stop", "block_ms": 20}
-
-
-def rows_of(frames: Iterable[pl.DataFrame]) -> Rows:
-    """Give the numbers that came of each stream, in the order in which they did."""
-    rows: Rows = {}
-    for frame in frames:
-        for stream, number in frame.select("_stream", "n").iter_rows():
-            rows.setdefault(stream, []).append(number)
-    return rows
-
-
-@contextmanager
-def following(follow: Follow, *arguments: Any, **options: Any) -> Iterator[Iterator[pl.DataFrame]]:
-    """Give the iterator; as a block, so that what it is used for is seen."""
-    yield follow(*arguments, **options)
-
-
-def fill(client: redis.Redis, streams: Rows) -> None:
-    pipeline = client.pipeline(transaction=False)
-    for stream, numbers in streams.items():
-        for number in numbers:
-            pipeline.xadd(stream, {"n": number}, id=f"{number}-0")
-    pipeline.execute()
 
 
 def test_what_is_there_and_what_comes_of_all_streams(
@@ -73,10 +47,7 @@ def test_by_default_only_what_comes_after_the_call(
         if isinstance(batches, redfloe.BatchIterator):
             fill(client, {"a": [3], "b": [8], "c": [1]})
             expected = {"a": [3], "b": [8], "c": [1]}
-            got: list[pl.DataFrame] = []
-            while sum(map(len, got)) < 3:
-                got.append(next(batches))
-            assert rows_of(got) == expected
+            assert take_rows(batches, 3) == expected
         else:
             with later(0.1, lambda: fill(client, {"b": [8]})):
                 assert rows_of([next(batches)]) == {"b": [8]}
@@ -94,7 +65,7 @@ def test_by_default_only_what_comes_after_the_call(
 def test_draining_gives_each_entry_once_in_the_order_of_its_stream(
     any_server: Server,
     client: redis.Redis,
-    streams: Rows,
+    streams: Numbers,
     batch_size: int,
     batch_bytes: int,
     count: int | None,
@@ -148,7 +119,7 @@ def test_a_hot_stream_does_not_starve_the_quiet_ones(
 
 def test_a_writer_beside_loses_nothing(any_server: Server, client: redis.Redis) -> None:
     streams = [f"s{number}" for number in range(7)]
-    added: Rows = {stream: [] for stream in streams}
+    added: Numbers = {stream: [] for stream in streams}
 
     def write() -> None:
         for number in range(1, 1_500):
@@ -169,7 +140,7 @@ def test_a_writer_beside_loses_nothing(any_server: Server, client: redis.Redis) 
 def test_a_lost_connection_loses_and_doubles_nothing(
     any_server: Server, client: redis.Redis, follow: Follow
 ) -> None:
-    streams: Rows = {f"s{number}": [*range(1, 30 * number)] for number in range(1, 12)}
+    streams: Numbers = {f"s{number}": [*range(1, 30 * number)] for number in range(1, 12)}
     fill(client, streams)
     with Proxy(any_server.port) as proxy:
         connection = RedisConnection(proxy.url, max_retries=50, retry_base_delay=0.001)
@@ -187,9 +158,7 @@ def test_a_stream_that_is_deleted_does_not_stop_the_others(
 ) -> None:
     fill(client, {"a": [1], "b": [1]})
     with following(follow, any_server.url, ["a", "b"], SCHEMA, "-", block_ms=50) as batches:
-        got: list[pl.DataFrame] = []
-        while sum(map(len, got)) < 2:
-            got.append(next(batches))
+        take_rows(batches, 2)
         client.delete("a")
         with later(0.2, lambda: fill(client, {"b": [2]})):
             assert rows_of([next(batches)]) == {"b": [2]}
@@ -203,9 +172,7 @@ def test_a_stream_that_is_begun_anew_is_noticed_and_named(
 ) -> None:
     fill(client, {"a": [10], "b": [10]})
     with following(follow, any_server.url, ["a", "b"], SCHEMA, "-", block_ms=50) as batches:
-        got: list[pl.DataFrame] = []
-        while sum(map(len, got)) < 2:
-            got.append(next(batches))
+        take_rows(batches, 2)
         client.delete("b")
         fill(client, {"b": [3]})
         with within(10), pytest.raises(DataLossError, match=r"begun anew.*stream: b\b"):
@@ -245,9 +212,7 @@ def test_a_stream_that_comes_back_begins_at_the_start(
     fill(client, {"ev:a": [2_000], "ev:b": [2_000]})
     options: Any = {"pattern": "ev:*", "discover_ms": 50, "block_ms": 20}
     with following(follow, any_server.url, schema=SCHEMA, start_id="2000-0", **options) as batches:
-        got: list[pl.DataFrame] = []
-        while sum(map(len, got)) < 2:
-            got.append(next(batches))
+        take_rows(batches, 2)
         client.delete("ev:b")
         fill(client, {"ev:a": [2_001]})
         assert rows_of([next(batches)]) == {"ev:a": [2_001]}
@@ -287,10 +252,7 @@ def test_a_stream_of_a_pattern_that_becomes_something_else_is_left_out(
     fill(client, {"s:a": [1], "s:b": [1]})
     options: Any = {"pattern": "s:*", "block_ms": 50, "discover_ms": 60_000}
     with following(follow, any_server.url, None, SCHEMA, "-", **options) as batches:
-        got: list[pl.DataFrame] = []
-        while sum(map(len, got)) < 2:
-            got.append(next(batches))
-        assert rows_of(got) == {"s:a": [1], "s:b": [1]}
+        assert take_rows(batches, 2) == {"s:a": [1], "s:b": [1]}
         client.delete("s:b")
         client.set("s:b", "x")
         for number in range(2, 6):
@@ -361,10 +323,7 @@ def test_a_pattern_follows_what_matches_and_what_will(
         with later(0.1, lambda: fill(client, {"ev:b": [7], "other": [2]})):
             assert rows_of([next(batches)]) == {"ev:b": [7]}
         fill(client, {"ev:b": [8], "ev:a": [3]})
-        got: list[pl.DataFrame] = []
-        while sum(map(len, got)) < 2:
-            got.append(next(batches))
-        assert rows_of(got) == {"ev:a": [3], "ev:b": [8]}
+        assert take_rows(batches, 2) == {"ev:a": [3], "ev:b": [8]}
 
 
 def test_a_pattern_may_match_nothing_yet(

@@ -15,9 +15,8 @@ from support.groups import DRAIN
 from support.loops import Follow
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import NUMBER, add, add_numbers
+from support.streams import NUMBER, add, add_numbers, rows_of
 from support.timing import later, within
-from test_follow_many import rows_of
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -17,28 +16,17 @@ from hypothesis import strategies as st
 import redfloe
 from redfloe import NoGroupError, NoStreamError, RedisConnection, StreamConsumer, WrongTypeError
 from support.consumers import EAGER, SHY, World, letters
-from support.groups import DRAIN, ME, pending
+from support.groups import DRAIN, ME, all_pending
 from support.loops import Follow
 from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import NUMBER
+from support.streams import NUMBER, Numbers, fill, pairs, rows_of
 from support.timing import SLACK, later, meanwhile, within
-from test_follow_many import Rows, fill, rows_of
 
 pytestmark = pytest.mark.timeout(20)
 
 Row = tuple[str, int]
-
-
-def pairs(frame: pl.DataFrame) -> list[Row]:
-    return [(stream, number) for stream, number in frame.select("_stream", "n").iter_rows()]
-
-
-def all_pending(client: redis.Redis, streams: Iterable[str]) -> Rows:
-    """List what is pending in the streams' groups, where something is."""
-    found = {stream: pending(client, stream) for stream in streams}
-    return {stream: numbers for stream, numbers in found.items() if numbers}
 
 
 def work(world: World, server: Server | RedisConnection | str, streams: Any, **options: Any) -> Any:
@@ -112,7 +100,7 @@ def test_own_pending_entries_of_all_come_first(
 def test_each_entry_comes_once_whatever_is_lost(
     any_server: Server,
     client: redis.Redis,
-    streams: Rows,
+    streams: Numbers,
     delivered: dict[str, int],
     batch_size: int,
     batch_bytes: int,
@@ -228,7 +216,7 @@ def test_a_group_that_gets_lost_does_not_stop_the_rest(
         assert rows_of([next(consumer).frame]) == {"a": [1, 2], "b": [1, 2]}
         client.xgroup_destroy("b", "g")
         fill(client, {"a": [3], "b": [3]})
-        got: Rows = {}
+        got: Numbers = {}
         while sum(map(len, got.values())) < 2:
             for stream, numbers in rows_of([next(consumer).frame]).items():
                 got.setdefault(stream, []).extend(numbers)
@@ -250,7 +238,7 @@ def test_many_lost_groups_take_one_pause(
         pipeline.execute()
         fill(client, {stream: [2] for stream in streams})
         with within(3):
-            got: Rows = {}
+            got: Numbers = {}
             while len(got) < 300:
                 got.update(rows_of([next(consumer).frame]))
     assert got == {stream: [2] for stream in streams}

@@ -24,21 +24,14 @@ from redfloe import (
 from support.clients import quick
 from support.consumers import World, dead_ids, rows
 from support.loops import LOOPS, Follow
+from support.outages import SLOW, add, outage, silence
 from support.proxy import Proxy
 from support.server import HOST, Server
 from support.streams import NUMBER
 from support.timing import SLACK, later, within
-from test_outages import SLOW, add, outage, silence
 
 ME: dict[str, Any] = {"group": "g", "consumer": "me"}
 AWAY = pytest.mark.parametrize("away", [outage, silence])
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server that the test may stop."""
-    with Server("redis-7.0") as server:
-        yield server
 
 
 def oldest(server: Server) -> str:

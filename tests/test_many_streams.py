@@ -34,43 +34,13 @@ from redfloe import (
 )
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import NUMBER, add, add_numbers
+from support.streams import NUMBER, Numbers, add, add_numbers, expected, fill
 from support.timing import later, within
 
-Entries = dict[str, list[int]]
 SCHEMA = {"n": pl.Int64()}
 
 
-def fill(client: redis.Redis, streams: Entries) -> None:
-    """Add an entry `ms-0` for each number, which is also its field `n`."""
-    pipeline = client.pipeline(transaction=False)
-    for stream, numbers in streams.items():
-        for number in numbers:
-            pipeline.xadd(stream, {"n": number}, id=f"{number}-0")
-    pipeline.execute()
-
-
-def expected(streams: Entries, order: str = "stream") -> pl.DataFrame:
-    """Give the frame that reads of each stream alone make together."""
-    rows = [
-        (number, place, stream)
-        for place, (stream, numbers) in enumerate(streams.items())
-        for number in numbers
-    ]
-    if order == "id":
-        rows.sort()
-    return pl.DataFrame(
-        {
-            "_id": [f"{number}-0" for number, _, _ in rows],
-            "_ts": [number for number, _, _ in rows],
-            "_stream": [stream for _, _, stream in rows],
-            "n": [number for number, _, _ in rows],
-        },
-        schema={"_id": pl.String, "_ts": pl.Int64, "_stream": pl.String, "n": pl.Int64},
-    )
-
-
-ABC: Entries = {"b": [1, 4, 5], "a": [2, 4], "a name of more than twelve bytes": [3]}
+ABC: Numbers = {"b": [1, 4, 5], "a": [2, 4], "a name of more than twelve bytes": [3]}
 
 
 @pytest.mark.parametrize("order", ["stream", "id"])
@@ -359,7 +329,7 @@ STREAMS = st.dictionaries(
 def test_batches_of_every_size_are_those_of_plain_reads(
     any_server: Server,
     client: redis.Redis,
-    streams: Entries,
+    streams: Numbers,
     order: Any,
     batch_size: int,
     batch_bytes: int,
@@ -428,7 +398,7 @@ FILTERS = st.recursive(
 def test_scans_are_plain_reads_filtered(
     any_server: Server,
     client: redis.Redis,
-    streams: Entries,
+    streams: Numbers,
     order: Any,
     predicate: pl.Expr,
     columns: list[str],
@@ -522,7 +492,7 @@ def test_a_user_who_may_not_ask_for_lengths_reads_all_the_same(
             for order in ("stream", "id"):
                 df = read_stream(connection, list(streams), SCHEMA, order=order)
                 assert_frame_equal(df, expected(streams, order))
-            # Entries that come meanwhile do not make it go on.
+            # Numbers that come meanwhile do not make it go on.
             proxy.before(b"XRANGE", lambda _: client.xadd("long", {"n": 0}))
             df = read_stream(connection, list(streams), SCHEMA)
             assert_frame_equal(df, expected(streams))
@@ -534,7 +504,7 @@ def test_a_user_who_may_not_ask_for_lengths_reads_all_the_same(
 def test_a_read_of_growing_streams_ends_where_they_were(
     any_server: Server, client: redis.Redis, order: Any
 ) -> None:
-    streams: Entries = {"long": [*range(1, 3_000)], "a": [1, 2], "b": [2]}
+    streams: Numbers = {"long": [*range(1, 3_000)], "a": [1, 2], "b": [2]}
     fill(client, streams)
 
     def grow(_: int) -> None:
@@ -593,7 +563,7 @@ def test_long_streams_are_read_page_by_page_up_to_where_they_were(
 def test_a_lost_connection_loses_and_doubles_nothing(
     any_server: Server, client: redis.Redis, order: Any
 ) -> None:
-    streams: Entries = {f"s{number}": [*range(1, 1 + number * 7)] for number in range(60)}
+    streams: Numbers = {f"s{number}": [*range(1, 1 + number * 7)] for number in range(60)}
     streams["long"] = [*range(1, 5_000)]
     fill(client, streams)
     with Proxy(any_server.port) as proxy:

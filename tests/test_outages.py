@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from redfloe import (
 from support.clients import quick
 from support.consumers import World, rows
 from support.loops import LOOPS, Follow
+from support.outages import OUTAGE, SLOW, add, outage, silence
 from support.proxy import Proxy
 from support.server import HOST, Server
 from support.streams import NUMBER
@@ -34,49 +34,6 @@ from support.timing import later, within
 ME: dict[str, Any] = {"group": "g", "consumer": "me"}
 ALONE: dict[str, Any] = {}
 GROUPS = pytest.mark.parametrize("membership", [ALONE, ME], ids=["alone", "group"])
-
-#: Seconds: the five retries of a bounded call take less than a tenth of that with `quick`.
-OUTAGE = 0.5
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server that the test may stop."""
-    with Server("redis-7.0") as server:
-        yield server
-
-
-@contextmanager
-def outage(server: Server, *entries: int) -> Iterator[None]:
-    """Have the server down while the block begins; then it is back, and has these entries more."""
-    client = server.client()
-    client.save()
-    server.kill()
-
-    def back() -> None:
-        server.start()
-        add(server.client(), *entries)
-
-    with later(OUTAGE, back):
-        yield
-
-
-@contextmanager
-def silence(server: Server, *entries: int) -> Iterator[None]:
-    """Have the server say nothing meanwhile, with its connections open."""
-    server.pause()
-
-    def back() -> None:
-        server.resume()
-        add(server.client(), *entries)
-
-    with later(OUTAGE, back):
-        yield
-
-
-def add(client: redis.Redis, *entries: int) -> None:
-    for number in entries:
-        client.xadd("s", {"n": number})
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -254,10 +211,6 @@ def test_the_same_request_that_fails_again_and_again_uses_up_the_retries(
 
 def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
-
-
-#: Pauses between attempts that are longer than the test.
-SLOW: dict[str, Any] = {"retry_base_delay": 30, "retry_max_delay": 60}
 
 
 @GROUPS

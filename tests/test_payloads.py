@@ -26,11 +26,9 @@ from redfloe import (
 )
 from support.consumers import SHY, World, dead_ids, letters
 from support.groups import DRAIN, ME, pending
+from support.payloads import BARE, FRAME, PAYLOAD, SCHEMA
 from support.server import Server
 from support.streams import add
-
-PAYLOAD: dict[str, Any] = {"payload": "data"}
-BARE: dict[str, Any] = {"include_id": False, "include_timestamp": False}
 
 #: As web shops write them, by plain redis-py.
 ORDERS: list[dict[str, Any]] = [
@@ -38,27 +36,6 @@ ORDERS: list[dict[str, Any]] = [
     {"sku": "a-2", "total": 3, "qty": 1, "tags": [], "ship": None, "gift": True},
     {"sku": "b-7", "total": 7.25, "qty": 4, "ship": {"city": "Ulm", "zip": "01234"}},
 ]
-SCHEMA: dict[str, Any] = {
-    "src": pl.String,
-    "sku": pl.String,
-    "total": pl.Float64,
-    "qty": pl.Int64,
-    "tags": pl.List(pl.String),
-    "ship": pl.Struct({"city": pl.String, "zip": pl.String}),
-    "gift": pl.Boolean,
-}
-FRAME = pl.DataFrame(
-    {
-        "src": ["web"] * 3,
-        "sku": ["a-1", "a-2", "b-7"],
-        "total": [19.5, 3.0, 7.25],
-        "qty": [2, 1, 4],
-        "tags": [["new"], [], None],
-        "ship": [{"city": "Köln", "zip": None}, None, {"city": "Ulm", "zip": "01234"}],
-        "gift": [None, True, None],
-    },
-    schema=SCHEMA,
-)
 
 
 def add_orders(client: redis.Redis, stream: str) -> None:

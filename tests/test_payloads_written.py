@@ -19,11 +19,10 @@ from polars.testing.parametric import dataframes
 
 import redfloe
 from redfloe import read_stream, sink_stream, write_stream, write_stream_async
+from support.payloads import BARE, FRAME, PAYLOAD, SCHEMA
 from support.server import Server
 from support.versions import needs_batches
-from support.writes import entries
-from test_payloads import BARE, FRAME, PAYLOAD, SCHEMA
-from test_write import WRITABLE
+from support.writes import WRITABLE, entries
 
 
 def write_blocking(url: Any, frame: pl.DataFrame, stream: str, **options: Any) -> None:

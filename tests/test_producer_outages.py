@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,13 +25,6 @@ from support.writes import stored
 
 #: Seconds: the five retries of a bounded call take less than a tenth of that with `quick`.
 OUTAGE = 0.5
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server that the test may stop."""
-    with Server("redis-7.0") as server:
-        yield server
 
 
 def down(server: Server) -> Any:

@@ -28,8 +28,7 @@ from redfloe import (
     write_stream,
 )
 from support.server import Server
-from support.versions import POLARS
-from support.writes import entries, ids, read_back
+from support.writes import WRITABLE, entries, ids, read_back
 
 FRAME = pl.DataFrame(
     {"name": ["ada", "grüße", None], "n": [1, None, -3], "ok": [True, False, None]}
@@ -124,17 +123,6 @@ def test_extreme_values_come_back(any_server: Server, stream: str, values: pl.Se
     frame = pl.DataFrame({"x": values, "y": pl.Series([True] * values.len())})
     write_stream(any_server.url, frame, stream)
     assert_frame_equal(read_back(any_server.url, stream, frame), frame)
-
-
-#: What Polars generates for tests; it fails at Int128 in a Struct, so those are added by hand.
-WRITABLE = [
-    *(pl.String, pl.Binary, pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Duration),
-    *(pl.Int8, pl.Int16, pl.Int32, pl.Int64),
-    *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64, pl.Decimal),
-    *(pl.List, pl.Struct),
-    # Polars 1.33 panics making Arrays of Decimals, and finds equal Arrays of Structs different.
-    *((pl.Array,) if POLARS > (1, 33) else ()),
-]
 
 
 # Without idempotency, and with it (Redis 8.6).

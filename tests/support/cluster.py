@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -17,7 +17,8 @@ from redfloe import RedisConnection, _local
 from support.certs import Identity
 from support.proxy import Proxy
 from support.server import HOST, Server
-from support.timing import SLACK
+from support.streams import Numbers, fill
+from support.timing import SLACK, eventually
 
 MASTERS = 3
 SLOTS = 16_384
@@ -103,6 +104,10 @@ class Node(Server):
         super().resume()
         self.is_paused = False
 
+    def kill(self) -> None:
+        super().kill()
+        self.is_paused = False
+
 
 class Cluster:
     """Three masters, and as many replicas or none. Who is what may change: ask."""
@@ -141,9 +146,6 @@ class Cluster:
         self.stop()
 
     def stop(self) -> None:
-        for node in self.nodes:
-            if node.is_paused:
-                node.resume()
         self._stack.close()
 
     def _join(self) -> None:
@@ -157,9 +159,12 @@ class Cluster:
         for node in others:
             first.command("CLUSTER MEET", HOST, node.port, node.bus_port)
         number = len(self.nodes)
-        until(lambda: all(int(node.info()["cluster_known_nodes"]) == number for node in self.nodes))
+        eventually(
+            lambda: all(int(node.info()["cluster_known_nodes"]) == number for node in self.nodes),
+            seconds=10,
+        )
         for master, replica in zip(self.nodes, self.nodes[MASTERS:], strict=False):
-            until(partial(replica.knows, master))
+            eventually(partial(replica.knows, master), seconds=10)
             replica.command("CLUSTER REPLICATE", master.id)
         self.until_well()
 
@@ -182,7 +187,7 @@ class Cluster:
                 and all(view == views[0] for view in views)
             )
 
-        until(is_well, seconds)
+        eventually(is_well, seconds=seconds)
 
     def views(self) -> list[str]:
         """Who is who by each node that answers."""
@@ -204,8 +209,8 @@ class Cluster:
         ]
         return sorted(map(str, moving))
 
-    def clean(self) -> None:
-        """Be as at the start, but for who is master and who has which slots."""
+    def heal(self) -> None:
+        """Be whole and empty, as at the start, but for who is master and who has which slots."""
         for node in self.nodes:
             if node._process is None:
                 node.start()
@@ -253,6 +258,11 @@ class Cluster:
     def client(self, key: str | bytes) -> redis.Redis:
         """A client of the master that serves a key."""
         return self.node(key).client()
+
+    def fill(self, streams: Numbers) -> None:
+        """Add numbered entries to each stream, wherever its key is served."""
+        for stream, ns in streams.items():
+            fill(self.client(stream), {stream: ns})
 
     def keys(self, count: int, name: str = "stream") -> list[str]:
         """Keys, of which no two in a row are served by the same master."""
@@ -320,7 +330,7 @@ class Cluster:
             # A server gives it up after 5 s, and whoever wants it has to say so again.
             replica.command("CLUSTER FAILOVER", *how)
             with contextlib.suppress(AssertionError):
-                until(lambda: replica.role[0] == "master", 6 / SLACK)
+                eventually(lambda: replica.role[0] == "master", seconds=6 / SLACK)
             assert time.monotonic() - watch < 20 * SLACK, "no failover"
 
 
@@ -334,14 +344,6 @@ def proxied(cluster: Cluster, **options: Any) -> Iterator[tuple[RedisConnection,
         seed = proxies[cluster.masters[0].port]
         url = seed.url.replace("redis://", "redis+cluster://")
         yield RedisConnection(url, address_map=address_map, **options), proxies
-
-
-def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for something."""
-    deadline = time.monotonic() + seconds * SLACK
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 @contextmanager

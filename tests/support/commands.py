@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 #: Forks for each order: what a command imports takes ten times as long as what it does.
 _FORKS = """
@@ -98,3 +99,39 @@ def run_command(
             raise
         _, out, err = (stream.read_bytes().decode() for stream in streams)
     return subprocess.CompletedProcess(arguments, code, out, err)
+
+
+#: ``redfloe``, for what must be a process of its own.
+SCRIPT = "from redfloe.__main__ import main; import sys; sys.exit(main())"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", SCRIPT, *arguments]
+
+
+def run(
+    *arguments: str, url: str, code: int = 0, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``redfloe`` for the server of this URL, and expect this exit code."""
+    done = run_command(*arguments, environment={**os.environ, "REDIS_URL": url}, stdin=stdin)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """Give what was printed with ``--json``."""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def piped(*arguments: str, url: str) -> subprocess.Popen[str]:
+    """Start a command whose output a program reads, as it comes."""
+    environment = {**os.environ, "REDIS_URL": url}
+    environment.pop("PYTHONUNBUFFERED", None)
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )

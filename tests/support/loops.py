@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,13 @@ PATIENCE = 10 * SLACK
 
 #: `iter_stream`, or what has its arguments.
 Follow = Callable[..., Iterator[pl.DataFrame]]
+
+
+@contextmanager
+def following(follow: Follow, *arguments: Any, **options: Any) -> Iterator[Iterator[pl.DataFrame]]:
+    """Give the iterator; as a block, so that what it is used for is seen."""
+    yield follow(*arguments, **options)
+
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

@@ -145,10 +145,14 @@ class Deployment:
         self._running = {*self.servers}
 
     def __enter__(self) -> Self:
-        for server in self.servers:
-            server.start()
-        for sentinel in self.sentinels:
-            sentinel.start()
+        try:
+            for server in self.servers:
+                server.start()
+            for sentinel in self.sentinels:
+                sentinel.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -157,10 +161,21 @@ class Deployment:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         for sentinel in self.sentinels:
             sentinel.stop()
         for server in self.servers:
             server.stop()
+
+    def views(self) -> list[str]:
+        """What each sentinel that answers knows."""
+        found = []
+        for sentinel in self.sentinels:
+            with contextlib.suppress(*_ERRORS):
+                found.append(f"{HOST}:{sentinel.port}\n{sentinel.ask('MASTERS')}")
+        return found
 
     @property
     def url(self) -> str:

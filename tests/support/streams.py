@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -14,6 +14,12 @@ Fields = Mapping[Any, str | bytes | int | float]
 
 #: A command's words.
 Command = tuple[str | int, ...]
+
+#: The numbers of each stream's entries, in order.
+Numbers = dict[str, list[int]]
+
+#: The schema of numbered entries.
+NUMBER = {"n": pl.Int64()}
 
 #: Thousands of entries a millisecond, which a pipeline would take seconds for.
 _NUMBER = """
@@ -71,6 +77,15 @@ def add_numbers(client: redis.Redis, stream: str | bytes, last: int, *, first: i
     return last - first + 1
 
 
+def fill(client: redis.Redis, streams: Numbers) -> None:
+    """Add an entry `ms-0` for each number, which is also its field `n`."""
+    pipeline = client.pipeline(transaction=False)
+    for stream, ns in streams.items():
+        for n in ns:
+            pipeline.xadd(stream, {"n": n}, id=f"{n}-0")
+    pipeline.execute()
+
+
 def numbers(last: int, *, first: int = 1) -> pl.DataFrame:
     """Give the frame that these entries make with the schema `NUMBER`."""
     values = range(first, last + 1)
@@ -80,10 +95,44 @@ def numbers(last: int, *, first: int = 1) -> pl.DataFrame:
     )
 
 
+def expected(streams: Numbers, order: str = "stream") -> pl.DataFrame:
+    """Give the frame that reads of each stream alone make together."""
+    rows = [(n, place, stream) for place, (stream, ns) in enumerate(streams.items()) for n in ns]
+    if order == "id":
+        rows.sort()
+    return pl.DataFrame(
+        {
+            "_id": [f"{n}-0" for n, _, _ in rows],
+            "_ts": [n for n, _, _ in rows],
+            "_stream": [stream for _, _, stream in rows],
+            "n": [n for n, _, _ in rows],
+        },
+        schema={"_id": pl.String, "_ts": pl.Int64, "_stream": pl.String, **NUMBER},
+    )
+
+
+def pairs(frame: pl.DataFrame) -> list[tuple[str, int]]:
+    """List the stream and the number of each row."""
+    return list(frame.select("_stream", "n").iter_rows())
+
+
+def rows_of(frames: Iterable[pl.DataFrame]) -> Numbers:
+    """Give the numbers that came of each stream, in the order in which they did."""
+    rows: Numbers = {}
+    for frame in frames:
+        for stream, number in pairs(frame):
+            rows.setdefault(stream, []).append(number)
+    return rows
+
+
+def take_rows(frames: Iterator[pl.DataFrame], rows: int) -> Numbers:
+    """Take frames until they have that many rows; give them by stream."""
+    got: list[pl.DataFrame] = []
+    while sum(map(len, got)) < rows:
+        got.append(next(frames))
+    return rows_of(got)
+
+
 def page_sizes(proxy: Proxy) -> list[int]:
     """List how many entries each page that went through the proxy asked for."""
     return [int(command[-1]) for command in proxy.commands if command[0] == b"XRANGE"]
-
-
-#: The schema of numbered entries.
-NUMBER = {"n": pl.Int64()}

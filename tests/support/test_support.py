@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
 
 import pytest
 import redis
@@ -12,6 +15,7 @@ from redis.retry import Retry
 
 from support.certs import Certificates
 from support.proxy import Proxy, ScriptedServer
+from support.running import Running
 from support.server import Server
 
 VERSIONS = {"redis-6.2": (6, 2), "redis-7.0": (7, 0), "redis-8.10": (8, 10), "valkey": (8,)}
@@ -234,3 +238,54 @@ def test_what_is_sent_at_once_is_one_round_trip(any_server: Server) -> None:
                 pipeline.ping()
             pipeline.execute()
         assert proxy.round_trips - before == 3
+
+
+class Fragile:
+    """What is healed as long as it is well; each is told of in `log`."""
+
+    log: list[str]
+    well: bool
+
+    def __init__(self, name: str) -> None:
+        self.log.append("new")
+
+    def heal(self) -> None:
+        if not self.well:
+            raise redis.ConnectionError("broken")
+
+    def views(self) -> list[str]:
+        return ["seen by one"]
+
+    def stop(self) -> None:
+        self.log.append("stopped")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.log.append("left")
+
+
+def test_servers_that_were_broken_for_good_are_replaced_once(
+    any_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Fragile.log, Fragile.well = [], True
+    with ExitStack() as stack:
+        running = Running(stack, Fragile)
+        first = running.get(any_server.name)
+        assert running.get(any_server.name) is first
+        assert Fragile.log == ["new"]
+        Fragile.well = False
+        with pytest.raises(redis.ConnectionError, match="broken"):
+            running.get(any_server.name)
+        assert Fragile.log == ["new", "stopped", "new"]
+        assert capsys.readouterr().err == "a new Fragile, for broken:\nseen by one\n"
+        Fragile.well = True
+        assert running.get(any_server.name) is not first
+        assert Fragile.log == ["new", "stopped", "new"]
+    assert Fragile.log[3:] == ["left", "left"]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 #: Limits hold on a quiet machine; .ci/run, whose machine is anybody's, allows so many times that.
 SLACK = float(os.environ.get("REDFLOE_TEST_SLACK", "1"))
@@ -79,7 +80,32 @@ def meanwhile(act: Callable[[], object]) -> Iterator[None]:
         raise failures[0]
 
 
-def eventually(holds: Callable[[], bool], *, seconds: float = 5.0) -> None:
+@contextmanager
+def in_thread(act: Callable[[], object]) -> Iterator[Callable[[], Any]]:
+    """Run something in a thread; what this gives waits for the outcome."""
+    outcome: list[Any] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(act())
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def result() -> Any:
+        thread.join(30)
+        assert not thread.is_alive(), "it hangs"
+        if failures:
+            raise failures[0]
+        return outcome[0]
+
+    yield result
+
+
+def eventually(holds: Callable[[], object], *, seconds: float = 5.0) -> None:
     """Wait until it holds; fail if it does not."""
     watch = Stopwatch()
     seconds *= SLACK
