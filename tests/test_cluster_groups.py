@@ -306,6 +306,20 @@ def test_dead_letters_share_the_slot(
             next(consumer)
 
 
+def test_with_one_delivery_each_entry_comes_alone(cluster: Cluster, url: str, world: World) -> None:
+    """The dead letters share the slot of all streams, also of those that match a pattern."""
+    streams = {f"{{t}}:{name}": [1, 2, 3] for name in "abc"}
+    fill(cluster, streams)
+    options: Any = {"pattern": "{t}:*", "max_deliveries": 1, "dead_letter": "{t}:dead"}
+    got = []
+    with work(world, url, None, **options) as consumer:
+        for batch in consumer:
+            [row] = pairs(batch.frame)
+            got.append(row)
+            assert all_pending(cluster, streams) == {row[0]: [row[1]]}
+    assert sorted(got) == [(stream, n) for stream, numbers in streams.items() for n in numbers]
+
+
 def test_a_handler_s_failures_are_by_stream(cluster: Cluster, world: World) -> None:
     """What is given back comes again, and the others go on meanwhile."""
     keys = cluster.key_of_each()

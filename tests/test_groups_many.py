@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 import redfloe
 from redfloe import NoGroupError, NoStreamError, RedisConnection, StreamConsumer, WrongTypeError
 from support.consumers import EAGER, SHY, World, letters
-from support.groups import DRAIN, ME, all_pending
+from support.groups import DRAIN, ME, all_pending, deliver, pending
 from support.loops import Follow
 from support.processes import hear, python
 from support.proxy import Proxy
@@ -454,8 +456,269 @@ def test_the_last_delivery_is_alone(any_server: Server, client: redis.Redis, wor
     with work(world, any_server, ["a", "b"], **options) as consumer:
         batches = [pairs(batch.frame) for batch in consumer]
     assert sorted(batches) == [[("a", 1)], [("a", 2)], [("b", 1)], [("b", 2)]]
-    with pytest.raises(ValueError, match="max_deliveries must be at least 2"):
-        work(world, any_server, ["a", "b"], max_deliveries=1, dead_letter="dead")
+
+
+#: For workers whose entries come once, if they come.
+ONCE: Any = {"max_deliveries": 1, "dead_letter": "dead"}
+
+
+@pytest.mark.parametrize("by", ["list", "pattern"])
+def test_with_one_delivery_each_entry_comes_alone(
+    server: Server, client: redis.Redis, world: World, by: str
+) -> None:
+    """And no other has been sent by then: it would count as delivered."""
+    streams = {"s:a": [1, 2, 3], "s:b": [1], "s:d": [4, 5]}
+    fill(client, streams)
+    everything = sorted((stream, n) for stream, numbers in streams.items() for n in numbers)
+    key, options = ([*streams, "s:c"], ONCE) if by == "list" else (None, {"pattern": "s:*", **ONCE})
+    got: list[Row] = []
+    with work(world, server, key, **options) as consumer:
+        for batch in consumer:
+            [row] = pairs(batch.frame)
+            got.append(row)
+            assert all_pending(client, streams) == {row[0]: [row[1]]}
+            assert batch.delivery_counts.to_list() == [1]
+    assert sorted(got) == everything
+    assert all_pending(client, streams) == {}
+    assert not client.exists("dead")
+
+
+def test_with_one_delivery_streams_take_turns(any_server: Server, client: redis.Redis) -> None:
+    """Also those that get entries while one has them without end, which is not slowed by many."""
+    streams: Rows = {f"s{number}": [] for number in range(50)}
+    fill(client, {**streams, "s7": list(range(1, 2_001))})
+    came: list[Row] = []
+    with StreamConsumer(any_server.url, [*streams], schema=NUMBER, **ME, **SHY, **ONCE) as consumer:
+        begun = time.monotonic()
+        for batch in consumer:
+            came += pairs(batch.frame)
+            if len(came) == 100:
+                fill(client, {"s3": [1], "s9": [1]})
+            if len(came) == 300:
+                break
+        took = time.monotonic() - begun
+    late = [came.index((stream, 1)) for stream in ("s3", "s9")]
+    assert max(late) < 250, late
+    assert took < 1 * SLACK
+
+
+def test_with_one_delivery_what_comes_is_waited_for(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """In one request for all, which others do not end, and that sends nothing."""
+    options: Any = {"schema": NUMBER, **ME, **SHY, **ONCE, "group_start_id": "$"}
+    fill(client, {"a": [1], "b": [1]})
+    with StreamConsumer(any_server.url, ["a", "b"], **options) as consumer:
+        with later(0.3, lambda: client.eval(TWO, 0)):
+            before = commands(client)
+            first = next(consumer)
+            assert commands(client) - before < 20
+        [row] = pairs(first.frame)
+        assert all_pending(client, "ab") == {row[0]: [row[1]]}
+        second = next(consumer)
+        assert {*pairs(first.frame), *pairs(second.frame)} == {("a", 2), ("b", 2)}
+        # Others take part, and the group is set back while it is waited for.
+        with later(0.2, partial(take_one, client)), later(0.4, partial(set_back, client)):
+            with within(5):
+                got = [pairs(next(consumer).frame) for _ in range(2)]
+    assert got == [[("a", 1)], [("a", 2)]]
+
+
+#: Two entries at once, of two streams.
+TWO = "redis.call('XADD', 'a', '2-0', 'n', '2'); redis.call('XADD', 'b', '2-0', 'n', '2')"
+
+
+def commands(client: redis.Redis) -> int:
+    stats: Any = client.info("commandstats")
+    return sum(
+        stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("xread", "xreadgroup")
+    )
+
+
+def take_one(client: redis.Redis) -> None:
+    """Add an entry that another consumer is sent, most of the time."""
+    pipeline = client.pipeline(transaction=True)
+    pipeline.xadd("b", {"n": 3}, id="3-0")
+    pipeline.xreadgroup("g", "other", {"b": ">"})
+    pipeline.execute()
+
+
+def set_back(client: redis.Redis) -> None:
+    client.xgroup_setid("a", "g", "0")
+
+
+def test_with_one_delivery_nothing_that_nobody_saw_is_a_dead_letter(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """Whenever the connection is lost: each entry comes once."""
+    streams = {stream: list(range(1, 8)) for stream in "abc"}
+    fill(client, streams)
+    seen: Counter[Row] = Counter()
+    with Proxy(any_server.port) as proxy:
+        for cut in range(0, 2_000, 97):
+            proxy.cut_after(cut % 300, once_seen=b"XREADGROUP", skip=cut % 7)
+        url = RedisConnection(proxy.url, retry_base_delay=0.001, retry_max_delay=0.01)
+        options: Any = {"schema": NUMBER, **ME, **SHY, **DRAIN, **ONCE}
+        with StreamConsumer(url, [*streams], **options) as consumer:
+            for batch in consumer:
+                seen.update(pairs(batch.frame))
+    everything = {(stream, n) for stream, numbers in streams.items() for n in numbers}
+    assert set(seen) == everything
+    assert set(seen.values()) == {1}
+    assert not client.exists("dead")
+
+
+def test_with_one_delivery_two_workers_share_streams(
+    any_server: Server, client: redis.Redis
+) -> None:
+    streams = {f"s{number}": list(range(1, 31)) for number in range(4)}
+    fill(client, streams)
+    seen: Counter[Row] = Counter()
+
+    def drain(name: str) -> None:
+        options = {**ME, "consumer": name, **SHY, **DRAIN, **ONCE}
+        with StreamConsumer(any_server.url, [*streams], schema=NUMBER, **options) as consumer:
+            for batch in consumer:
+                seen.update(pairs(batch.frame))
+
+    with later(0, partial(drain, "one")):
+        drain("two")
+    assert seen == Counter((stream, n) for stream, numbers in streams.items() for n in numbers)
+    assert all_pending(client, streams) == {}
+    assert not client.exists("dead")
+
+
+@pytest.mark.parametrize("denied", ["-xinfo", "-xinfo -eval -evalsha -script"])
+def test_with_one_delivery_a_user_who_may_not_ask_for_groups(
+    any_server: Server, client: redis.Redis, denied: str
+) -> None:
+    fill(client, {"a": [1, 2, 3], "b": [1]})
+    for stream in "ab":
+        client.xgroup_create(stream, "g", "0")
+    deliver(client, "a", 1, consumer="other")
+    rules: Any = ["+@all", *denied.split()]
+    client.acl_setuser("blind", enabled=True, passwords=["+x"], keys=["*"], commands=rules)
+    url = any_server.url.replace("redis://", "redis://blind:x@")
+    try:
+        with StreamConsumer(url, ["a", "b"], schema=NUMBER, **ME, **SHY, **ONCE) as consumer:
+            got = [pairs(next(consumer).frame) for _ in range(3)]
+            with later(0.2, partial(fill, client, {"b": [2]})), within(3):
+                got.append(pairs(next(consumer).frame))
+    finally:
+        client.acl_deluser("blind")
+    assert sorted(got) == [[("a", 2)], [("a", 3)], [("b", 1)], [("b", 2)]]
+
+
+@pytest.mark.parametrize("options", [{}, ONCE], ids=["", "once"])
+def test_a_stream_of_a_pattern_that_becomes_something_else_is_left_out(
+    any_server: Server, client: redis.Redis, world: World, options: dict[str, Any]
+) -> None:
+    """As one that is deleted; and it is read again when it is a stream once more."""
+    client.set("s:text", "x")
+    fill(client, {"s:a": [1], "s:b": [1]})
+    options = {"discover_ms": 60_000, "on_idle": "wait", "block_ms": 50, **options}
+    with work(world, any_server, None, pattern="s:*", **options) as consumer:
+        got: list[Row] = []
+        while len(got) < 2:
+            got += pairs(next(consumer).frame)
+        assert sorted(got) == [("s:a", 1), ("s:b", 1)]
+        # Also where its entry is still in hand.
+        client.delete("s:b")
+        client.set("s:b", "x")
+        for number in range(2, 6):
+            with later(0.05, partial(fill, client, {"s:a": [number]})), within(3):
+                assert pairs(next(consumer).frame) == [("s:a", number)]
+    assert all_pending(client, ["s:a"]) == {}
+
+
+def test_what_is_in_hand_of_what_becomes_something_else_is_nobody_s(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """Its rows have nothing to acknowledge, as those of a deleted stream; the others do."""
+    fill(client, {"s:a": [1], "s:b": [1]})
+    with work(world, any_server, None, pattern="s:*", batch_timeout_ms=50) as consumer:
+        assert len(pairs(next(consumer).frame)) == 2
+        client.delete("s:b")
+        client.set("s:b", "x")
+    assert consumer.stats.acknowledged == 1
+    assert all_pending(client, ["s:a"]) == {}
+
+
+def test_a_lost_group_beside_a_stream_that_became_something_else(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"s:a": [1], "s:b": [1]})
+    options: Any = {"discover_ms": 60_000, "on_idle": "wait", "on_group_lost": "recreate"}
+    with work(world, any_server, None, pattern="s:*", **options) as consumer:
+        got: list[Row] = []
+        while len(got) < 2:
+            got += pairs(next(consumer).frame)
+        client.delete("s:b")
+        client.set("s:b", "x")
+        client.xgroup_destroy("s:a", "g")
+        fill(client, {"s:a": [2]})
+        with within(3):
+            while ("s:a", 2) not in got:
+                got += pairs(next(consumer).frame)
+
+
+def test_one_entry_that_raises_is_alone_in_the_dead_letters_of_several_streams(
+    server: Server, client: redis.Redis, world: World
+) -> None:
+    """Nothing of its stream or of others goes along when its worker raises again and again."""
+    streams = {stream: list(range(1, 41)) for stream in "abc"}
+    fill(client, streams)
+    options: Any = {"batch_size": 50, "max_deliveries": 3, "dead_letter": "dead", **EAGER}
+    done: list[Row] = []
+    deliveries: list[int] = []
+    for _ in range(5):
+        try:
+            with work(world, server, list(streams), **options) as consumer:
+                for batch in consumer:
+                    if ("b", 30) in pairs(batch.frame):
+                        deliveries.append(len(batch))
+                        raise ZeroDivisionError
+                    done += pairs(batch.frame)
+            break
+        except ZeroDivisionError:
+            pass
+    assert deliveries[-1] == 1
+    assert len(deliveries) == 3
+    everything = {(stream, n) for stream, numbers in streams.items() for n in numbers}
+    assert sorted(done) == sorted(everything - {("b", 30)})
+    [letter] = letters(client)
+    assert (letter[b"_dead_stream"], letter[b"n"]) == (b"b", b"30")
+    assert letter[b"_dead_reason"] == b"delivered 3 times, of at most 3"
+    assert all_pending(client, streams) == {}
+
+
+KILLED = """
+    import polars as pl
+    options = dict(
+        group="g", consumer="me", schema={"n": pl.Int64}, dead_letter="dead",
+        max_deliveries=int(sys.argv[3]), on_idle="stop", block_ms=10, reclaim_min_idle_ms=0,
+        reclaim_interval_ms=10,
+    )
+    with redfloe.StreamConsumer(sys.argv[1], sys.argv[2].split(","), **options) as consumer:
+        for batch in consumer:
+            if ("b", 7) in batch.frame.select("_stream", "n").rows():
+                os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_one_entry_that_ends_the_process_is_alone_in_the_dead_letters_of_several_streams(
+    any_server: Server, client: redis.Redis, most: int
+) -> None:
+    streams = {stream: list(range(1, 60)) for stream in "abc"}
+    fill(client, streams)
+    exits = []
+    for _ in range(most + 1):
+        with python(KILLED, any_server.url, ",".join(streams), str(most)) as process:
+            exits.append(process.wait(20))
+    assert exits == [-9] * most + [0]
+    assert [(one[b"_dead_stream"], one[b"n"]) for one in letters(client)] == [(b"b", b"7")]
+    assert all_pending(client, streams) == {}
 
 
 def test_a_handler_s_failures_are_by_stream(

@@ -29,7 +29,6 @@ def make_worker_group(
     consumer: str | bytes | None,
     *,
     streams: list[bytes],
-    is_many: bool,
     ack: str,
     create_group: bool,
     group_start_id: EntryIdLike,
@@ -81,12 +80,6 @@ def make_worker_group(
     member["reclaim_ms"] = None if min_idle is None else (min_idle, interval)
     longest = optional_milliseconds(max_processing_ms, "max_processing_ms")
     member["max_processing_ms"] = _max_processing(longest, min_idle, auto_extend=auto_extend)
-    if is_many and member["max_deliveries"] == 1:
-        msg = (
-            "max_deliveries must be at least 2 with several streams: with 1 each entry has to be "
-            "asked for alone"
-        )
-        raise ValueError(msg)
     if dead_letter is not None:
         member["dead_letter"] = as_key(dead_letter, "dead_letter")
         if member["dead_letter"] in streams:

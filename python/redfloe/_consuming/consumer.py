@@ -122,8 +122,8 @@ class StreamConsumer(Sessions, RunsHandlers):
         `reclaim_min_idle_ms`. `Batch.extend` makes it start again.
     max_deliveries : int, optional
         How often an entry is delivered before it goes to the dead-letter stream instead. Its last
-        delivery is a batch of one, so that it takes no other entry along. At least 2 with several
-        streams.
+        delivery is a batch of one, so that it takes no other entry along. With 1 each entry is
+        asked for alone.
     dead_letter : str or bytes, optional
         The stream that takes entries which are delivered too often, cannot be decoded, or failed
         (`Batch.fail`). In a Redis Cluster it must be in the slot of `stream`.
@@ -243,12 +243,10 @@ class StreamConsumer(Sessions, RunsHandlers):
         one_of(on_data_loss, "on_data_loss", "raise", "continue")
         errors = arguments.decoding_errors(on_error, has_dead_letter=dead_letter is not None)
         streams = arguments.keys_of(either(stream, pattern))
-        is_many = isinstance(streams, list)
         member = arguments.make_worker_group(
             group,
             consumer,
             streams=streams if isinstance(streams, list) else [streams],
-            is_many=is_many,
             ack=ack,
             create_group=create_group,
             group_start_id=group_start_id,

@@ -159,6 +159,9 @@ impl GroupReader {
         if self.request.sample.is_some() {
             return self.wait_for_one(new, wait, waits).await;
         }
+        if self.hands_out_once() {
+            return self.ask_for_one(new, wait, waits).await;
+        }
         if self.takes_all
             && wait.is_some()
             && self.feed.rows() == 0
@@ -207,7 +210,7 @@ impl GroupReader {
         }
     }
 
-    fn new_request(
+    pub(super) fn new_request(
         &mut self,
         lanes: Vec<usize>,
         count: u64,
@@ -254,18 +257,15 @@ impl GroupReader {
                 return Ok(Polled::More);
             }
         }
-        // As if the groups had been asked: there is nothing new for anybody.
-        for stream in &new {
-            if let Some(lane) = self.lanes.get_mut(*stream) {
-                lane.ledger.asked(Ask::New { count: 1 });
-                lane.ledger.ended();
-            }
-        }
-        self.no_others(&new, asked, wait, waits).await
+        self.nothing_new(&new, asked, wait, waits).await
     }
 
     /// There is no stream to be asked for now.
-    async fn without_streams(&mut self, wait: Option<Duration>, waits: bool) -> Result<Polled> {
+    pub(super) async fn without_streams(
+        &mut self,
+        wait: Option<Duration>,
+        waits: bool,
+    ) -> Result<Polled> {
         let asked = Instant::now();
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
@@ -298,7 +298,7 @@ impl GroupReader {
     }
 
     /// Sends reads, with acknowledgements before them.
-    async fn send(&mut self, requests: Vec<(Flight, Ask, PageRequest)>) -> Result<()> {
+    pub(super) async fn send(&mut self, requests: Vec<(Flight, Ask, PageRequest)>) -> Result<()> {
         self.acknowledging.clear();
         let mut commands = Packed::new();
         let mut before = 0;

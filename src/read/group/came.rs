@@ -66,6 +66,11 @@ impl GroupReader {
         };
         let Some(flight) = self.flights.pop_front() else { return Ok(Polled::More) };
         let (active, full) = self.ended(&flight, request.limit.count);
+        if let (Some(streams), [stream]) = (&mut self.streams, flight.lanes.as_slice())
+            && flight.is_new
+        {
+            streams.alone.took(*stream, entries > 0);
+        }
         if let (Some(Err(error)), true) = (newest, entries >= request.limit.count) {
             return Err(error);
         }

@@ -38,6 +38,10 @@ impl Joint {
         *lock(&self.looks_at)
     }
 
+    pub(super) fn is_time_to_look(&self) -> bool {
+        self.looks_at().is_some_and(|at| at <= Instant::now())
+    }
+
     pub(super) fn set_looks_at(&self, at: Option<Instant>) {
         *lock(&self.looks_at) = at;
     }

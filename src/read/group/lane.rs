@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use redis::Value;
+
 use crate::client::{Client, Retry};
 use crate::decode::Batch;
 use crate::entry_id::{EntryId, GroupStart};
+use crate::error::{ErrorKind, Result};
 use crate::ledger::{Acknowledge, Ledger, Terms};
 use crate::read::claim::Claimer;
 use crate::read::group_options::{GroupOptions, OwnPending};
@@ -142,6 +145,17 @@ impl Lane {
             stats.acknowledged += number;
             stats.done_up_to = stats.done_up_to.max(done_up_to);
         });
+    }
+
+    /// What the server answers to an acknowledgement. What was found, and is no stream any more, has
+    /// nothing pending, as one that is deleted.
+    pub(super) fn acknowledgement(&self, answer: Result<Value>) -> Result<Value> {
+        match answer {
+            Err(error) if self.is_found_stream && error.kind() == ErrorKind::WrongType => {
+                Ok(Value::Nil)
+            }
+            answer => answer.map_err(|error| self.member.about(error)),
+        }
     }
 
     /// These are in the dead letters.

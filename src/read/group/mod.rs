@@ -4,6 +4,7 @@
 //! what is sent and received for it. A reader has a lane for each of its streams, and one connection, one
 //! batch and one clock for all of them.
 
+mod alone;
 mod ask;
 mod begin;
 mod came;
@@ -395,8 +396,8 @@ impl GroupReader {
         self.lanes.iter_mut().for_each(|lane| lane.ledger.ends());
         self.acknowledge().await?;
         match self.settle_counts().await {
-            // Nothing is pending in a group that is gone.
-            Err(error) if error.kind() == ErrorKind::NoGroup => {}
+            // Nothing is pending in a group that is gone, nor where there is no stream any more.
+            Err(error) if matches!(error.kind(), ErrorKind::NoGroup | ErrorKind::WrongType) => {}
             settled => settled?,
         }
         for lane in &self.lanes {
@@ -479,7 +480,7 @@ impl GroupReader {
                 let mut acknowledged = 0;
                 for number in 0..done + deleted {
                     let answer = answers.next().unwrap_or(Ok(redis::Value::Nil));
-                    let answer = answer.map_err(|error| lane.member.about(error))?;
+                    let answer = lane.acknowledgement(answer)?;
                     // Those of deleted entries are not counted.
                     if number < done {
                         acknowledged += resp::number(&answer).unwrap_or_default();

@@ -245,7 +245,7 @@ impl Parts {
     /// well, perhaps not for long.
     async fn event(&mut self, wait: Option<Duration>, or_found: bool) -> Event {
         let (number, turn) = (self.parts.len(), self.turn);
-        let (parts, looking) = (&mut self.parts, &mut self.looking);
+        let (parts, looking, joint) = (&mut self.parts, &mut self.looking, &self.joint);
         let any = poll_fn(|context| {
             if or_found && let Poll::Ready((took, found)) = poll_once(looking, context) {
                 return Poll::Ready(Event::Found(took, found));
@@ -257,7 +257,11 @@ impl Parts {
                     return Poll::Ready(Event::Part(place));
                 }
             }
-            Poll::Pending
+            // One of them may have found that it is time to look for streams.
+            match or_found && looking.is_none() && joint.is_time_to_look() {
+                true => Poll::Ready(Event::Time),
+                false => Poll::Pending,
+            }
         });
         match wait {
             None => any.await,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::GroupReader;
+use super::alone::Alone;
 use super::begin::{Found, look_up_all};
 use super::joint::{Inbox, Joint, News};
 use super::lane::Lane;
@@ -35,6 +36,8 @@ pub(super) struct Streams {
     /// Some are asked at a time, and so many in a row had nothing.
     is_turn: bool,
     in_vain: usize,
+    /// Where entries may be handed out only once: which streams have some.
+    pub(super) alone: Alone,
 }
 
 impl Streams {
@@ -56,7 +59,13 @@ impl Streams {
             active: 1,
             is_turn: false,
             in_vain: 0,
+            alone: Alone::default(),
         }
+    }
+
+    /// The streams by their places.
+    pub(super) fn names(&self) -> &Arc<StreamNames> {
+        &self.names
     }
 
     /// Where the lane is of the stream of that number.
@@ -98,6 +107,11 @@ impl Streams {
         {
             asked.retain(|stream| self.hot.contains(stream));
         }
+    }
+
+    /// For how long streams that have entries may be asked while nobody looks for others that have.
+    pub(super) fn looks_for(&self) -> Duration {
+        self.hot_time().max(Self::LEAST)
     }
 
     fn hot_time(&self) -> Duration {
@@ -197,6 +211,7 @@ impl GroupReader {
     /// Finds out what has to be known before the first read of some streams, and creates the groups that
     /// are missing.
     async fn start_lanes(&mut self, starting: Vec<usize>) -> Result<()> {
+        self.streams.iter_mut().for_each(|streams| streams.alone.forget());
         let GroupReader { lanes, feed, .. } = self;
         let asked: Vec<&Lane> = starting.iter().filter_map(|stream| lanes.get(*stream)).collect();
         let found = look_up_all(&mut feed.session, &asked).await?;
@@ -316,15 +331,28 @@ impl GroupReader {
 
     /// What to do after an error of a read of several streams.
     pub(super) async fn recover_many(&mut self, error: Error) -> Result<()> {
-        if error.kind() == ErrorKind::NoGroup {
-            return self.groups_lost(error).await;
-        }
+        self.streams.iter_mut().for_each(|streams| streams.alone.forget());
+        let error = match error.kind() {
+            ErrorKind::NoGroup => match Box::pin(self.groups_lost(error)).await {
+                Err(error) if error.kind() == ErrorKind::WrongType => error,
+                found => return found,
+            },
+            _ => error,
+        };
         let blocks_until = self.blocks_until.filter(|_| error.server_code().is_none());
         self.lost(blocks_until);
-        let error = match &self.streams {
+        let is_other_type = error.kind() == ErrorKind::WrongType;
+        let mut error = match &self.streams {
             Some(streams) => many::about_type(&self.client, &streams.names, error).await,
             None => error,
         };
+        if let Some(streams) = self.streams.as_ref().filter(|_| is_other_type)
+            && streams.joint.looks_at().is_some()
+        {
+            // It matches the pattern no more, as one that is deleted.
+            streams.joint.set_looks_at(Some(Instant::now()));
+            error = error.with_retryable(true);
+        }
         self.feed.recover(error).await
     }
 

@@ -154,7 +154,7 @@ impl Parts {
     /// Begins to look for streams that have come, or gone, where it is time for that: beside what the
     /// parts do.
     pub(super) fn look(&mut self) {
-        let is_due = self.joint.looks_at().is_some_and(|at| at <= Instant::now());
+        let is_due = self.joint.is_time_to_look();
         let (true, None, Some(pattern)) = (is_due, &self.looking, self.pattern.clone()) else {
             return;
         };
