@@ -631,6 +631,23 @@ def test_a_stream_of_a_pattern_that_becomes_something_else_is_left_out(
     assert all_pending(client, ["s:a"]) == {}
 
 
+def test_what_became_something_else_is_read_again_once_it_is_a_stream(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    fill(client, {"s:a": [1], "s:b": [1]})
+    options: Any = {"discover_ms": 20, "on_idle": "wait", "block_ms": 50}
+    with work(world, any_server, None, pattern="s:*", batch_timeout_ms=50, **options) as consumer:
+        assert len(next(consumer).frame) == 2
+        client.delete("s:b")
+        client.set("s:b", "x")
+        with later(0.1, partial(fill, client, {"s:a": [2]})):
+            assert pairs(next(consumer).frame) == [("s:a", 2)]
+        client.delete("s:b")
+        fill(client, {"s:b": [1]})
+        with within(3):
+            assert pairs(next(consumer).frame) == [("s:b", 1)]
+
+
 def test_what_is_in_hand_of_what_becomes_something_else_is_nobody_s(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:
