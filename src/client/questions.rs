@@ -25,19 +25,29 @@ impl Questions {
     /// Asks all in one round trip, and again as often as it takes, until none of the answers is an
     /// error that time mends. Without answers where none are needed.
     pub(crate) async fn ask(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
+        Ok(self.ask_telling(session).await?.0)
+    }
+
+    /// The same; says also whether they were asked again, so that the answers are not the first.
+    pub(crate) async fn ask_telling(
+        &self,
+        session: &mut Session,
+    ) -> Result<(Vec<Result<Value>>, bool)> {
         self.ask_until_none(session, Error::retryable).await
     }
 
     /// The same, but that answers may be redirections to other nodes of a cluster.
     pub(super) async fn ask_one_node(&self, session: &mut Session) -> Result<Vec<Result<Value>>> {
-        self.ask_until_none(session, |error| error.retryable() && !is_redirect(error)).await
+        let is_transient = |error: &Error| error.retryable() && !is_redirect(error);
+        Ok(self.ask_until_none(session, is_transient).await?.0)
     }
 
     async fn ask_until_none(
         &self,
         session: &mut Session,
         is_transient: impl Fn(&Error) -> bool,
-    ) -> Result<Vec<Result<Value>>> {
+    ) -> Result<(Vec<Result<Value>>, bool)> {
+        let mut is_repeated = false;
         loop {
             let error = match self.attempt(session).await {
                 Ok(answers) => {
@@ -45,7 +55,7 @@ impl Questions {
                         answers.iter().position(|answer| answer.as_ref().is_err_and(&is_transient));
                     let Some(transient) = transient else {
                         session.succeeded();
-                        return Ok(answers);
+                        return Ok((answers, is_repeated));
                     };
                     match answers.into_iter().nth(transient) {
                         Some(Err(error)) => error,
@@ -55,6 +65,7 @@ impl Questions {
                 Err(error) => error,
             };
             session.recover(error).await?;
+            is_repeated = true;
         }
     }
 

@@ -199,6 +199,23 @@ impl Error {
         self
     }
 
+    /// The same once more, for another who waited for the same answer; without what caused it.
+    #[cfg(feature = "python")]
+    pub(crate) fn again(&self) -> Self {
+        let inner = &self.inner;
+        Error {
+            inner: Box::new(Inner {
+                message: inner.message.clone(),
+                advice: inner.advice.clone(),
+                context: inner.context.clone(),
+                code: inner.code.clone(),
+                redirect: inner.redirect.clone(),
+                source: None,
+                ..**inner
+            }),
+        }
+    }
+
     /// Gives it the code that the server's own error would have.
     pub(crate) fn with_code(mut self, code: &str) -> Self {
         self.inner.code = Some(code.to_owned());

@@ -1,6 +1,6 @@
 //! Reads: Python's arguments to requests, and back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -317,20 +317,31 @@ async fn acknowledge(
     group: Vec<u8>,
     pieces: Vec<Arc<Batch>>,
 ) -> Result<()> {
-    let of_pieces = pieces.iter().flat_map(|batch| {
-        batch.rows_by_stream().into_iter().map(|(stream, rows)| (stream, batch.ids_of(&rows)))
-    });
-    for (stream, ids) in of_pieces {
-        let Some(stream) = streams.get(stream) else { continue };
-        match read::ack_entries(&client, stream, &group, &ids).await {
-            // Perhaps the server took note, and then the rows would be lost with this error.
-            Err(error)
-                if error.retryable()
-                    || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) => {}
-            acknowledged => acknowledged.map(drop)?,
+    let mut by_stream: BTreeMap<usize, Vec<EntryId>> = BTreeMap::new();
+    for batch in &pieces {
+        for (stream, rows) in batch.rows_by_stream() {
+            by_stream.entry(stream).or_default().extend(batch.ids_of(&rows));
         }
     }
-    Ok(())
+    let named = |(stream, ids): (&usize, _)| Some((streams.get(*stream)?.as_slice(), ids));
+    let entries: Vec<(&[u8], &Vec<EntryId>)> = by_stream.iter().filter_map(named).collect();
+    let acknowledged = match entries.as_slice() {
+        [(stream, ids)] => vec![read::ack_entries(&client, stream, &group, ids).await],
+        _ => {
+            let entries = entries.iter().map(|(stream, ids)| (*stream, ids.as_slice()));
+            read::ack_entries_each(&client, &group, &entries.collect::<Vec<_>>()).await
+        }
+    };
+    acknowledged.into_iter().try_for_each(|acknowledged| match acknowledged {
+        // Perhaps the server took note, and then the rows would be lost with this error.
+        Err(error)
+            if error.retryable()
+                || matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) =>
+        {
+            Ok(())
+        }
+        acknowledged => acknowledged.map(drop),
+    })
 }
 
 fn shared(pieces: Vec<Batch>) -> Vec<Arc<Batch>> {

@@ -3,47 +3,57 @@
 use futures_util::future::join_all;
 
 use super::ack::{Acknowledged, IDS, acknowledge, commands};
+use super::watchers::report_acknowledged;
 use crate::client::{Client, Questions};
 use crate::entry_id::EntryId;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::resp;
 
-/// The streams whose XACKs are sent together.
-const STREAMS: usize = 500;
+/// The XACKs that are sent together.
+const COMMANDS: usize = 500;
+
+/// Entries of a stream.
+type Entries<'a> = (&'a [u8], &'a [EntryId]);
+
+/// As [`ack_entries`](super::ack_entries), of several streams: in few round trips. An error of one does
+/// not keep the others from it.
+pub(crate) async fn ack_entries_each(
+    client: &Client,
+    group: &[u8],
+    all: &[Entries<'_>],
+) -> Vec<Result<u64>> {
+    let acknowledged = acknowledge_each(client, group, all).await;
+    let told = all.iter().zip(acknowledged).map(|((stream, ids), acknowledged)| {
+        let acknowledged = acknowledged.map_err(|error| {
+            error.with_context("stream", String::from_utf8_lossy(stream).into_owned())
+        })?;
+        report_acknowledged(client.options(), stream, group, ids)?;
+        Ok(acknowledged.pending)
+    });
+    told.collect()
+}
 
 /// Acknowledges entries of several streams in few round trips; what that fails for is tried stream by
-/// stream.
+/// stream. Where a node does not answer, that is the answer for all of its streams.
 pub(super) async fn acknowledge_each(
     client: &Client,
     group: &[u8],
-    all: &[(&[u8], &[EntryId])],
+    all: &[Entries<'_>],
 ) -> Vec<Result<Acknowledged>> {
     let keys: Vec<&[u8]> = all.iter().map(|(stream, _)| *stream).collect();
-    // Where the nodes cannot be asked, each will say so.
-    let lists = client.split_by_node(&keys).await.unwrap_or_default();
-    let asking = lists.iter().map(|list| acknowledge_on(client, group, all, list));
-    let mut told: Vec<Told> = all.iter().map(|_| Told::Nothing).collect();
-    for (at, one) in lists.iter().flatten().zip(join_all(asking).await.into_iter().flatten()) {
-        if let Some(told) = told.get_mut(*at) {
-            *told = one;
-        }
-    }
-    let mut acknowledged = Vec::with_capacity(all.len());
-    for ((stream, ids), told) in all.iter().zip(told) {
-        let repeated = match told {
-            Told::Number(pending) => {
-                acknowledged.push(Ok(Acknowledged { pending, own: pending }));
-                continue;
-            }
-            told => matches!(told, Told::Lost),
-        };
-        let again = acknowledge(&mut client.session_for(stream), stream, group, ids).await;
-        acknowledged.push(again.map(|again| Acknowledged {
-            own: if repeated { ids.len() as u64 } else { again.own },
-            ..again
-        }));
-    }
-    acknowledged
+    let lists = match client.split_by_node(&keys).await {
+        Ok(lists) => lists,
+        Err(error) => return all.iter().map(|_| Err(error.again())).collect(),
+    };
+    let asking = lists.iter().map(|list| {
+        let own: Vec<Entries<'_>> = list.iter().filter_map(|at| all.get(*at).copied()).collect();
+        async move { acknowledge_on(client, group, &own).await }
+    });
+    let answers = join_all(asking).await.into_iter().flatten();
+    let mut answers: Vec<(usize, Result<Acknowledged>)> =
+        lists.iter().flatten().copied().zip(answers).collect();
+    answers.sort_unstable_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// What a node has said.
@@ -57,26 +67,61 @@ enum Told {
     Lost,
 }
 
-/// Acknowledges those entries that one node serves, once.
+/// Acknowledges entries of streams that one node serves.
 async fn acknowledge_on(
     client: &Client,
     group: &[u8],
-    all: &[(&[u8], &[EntryId])],
-    list: &[usize],
-) -> Vec<Told> {
-    let own: Vec<(&[u8], &[EntryId])> =
-        list.iter().filter_map(|at| all.get(*at).copied()).collect();
-    let mut told = Vec::with_capacity(own.len());
-    let Some((first, _)) = own.first() else { return told };
+    all: &[Entries<'_>],
+) -> Vec<Result<Acknowledged>> {
+    let told = acknowledge_once(client, group, all).await;
+    let mut silent: Option<Error> = None;
+    let mut acknowledged = Vec::with_capacity(all.len());
+    for ((stream, ids), told) in all.iter().zip(told) {
+        let is_repeated = match (told, &silent) {
+            (Told::Number(pending), _) => {
+                acknowledged.push(Ok(Acknowledged { pending, own: pending }));
+                continue;
+            }
+            // Each would wait as long again for the same node.
+            (_, Some(error)) => {
+                acknowledged.push(Err(error.again()));
+                continue;
+            }
+            (told, None) => matches!(told, Told::Lost),
+        };
+        let again = acknowledge(&mut client.session_for(stream), stream, group, ids).await;
+        silent = again.as_ref().err().filter(|error| is_silence(error)).map(Error::again);
+        acknowledged.push(again.map(|again| Acknowledged {
+            own: if is_repeated { ids.len() as u64 } else { again.own },
+            ..again
+        }));
+    }
+    acknowledged
+}
+
+/// Whether the server has not answered, rather than refused.
+fn is_silence(error: &Error) -> bool {
+    error.server_code().is_none()
+        && matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout)
+}
+
+/// Sends what acknowledges entries of streams that one node serves, once.
+async fn acknowledge_once(client: &Client, group: &[u8], all: &[Entries<'_>]) -> Vec<Told> {
+    let mut told = Vec::with_capacity(all.len());
+    let Some((first, _)) = all.first() else { return told };
     let mut session = client.session_for(first);
-    for own in own.chunks(STREAMS) {
+    let mut rest = all;
+    while !rest.is_empty() {
+        let (own, others) = rest.split_at(portion(rest));
+        rest = others;
         let mut questions = Questions::default();
         for (stream, ids) in own {
             commands(stream, group, ids).for_each(|command| questions.add(&command));
         }
         let Ok(answers) = questions.ask_once(&mut session).await else {
             told.extend(own.iter().map(|_| Told::Lost));
-            continue;
+            told.extend(rest.iter().map(|_| Told::Nothing));
+            break;
         };
         let mut answers = answers.into_iter();
         for (_, ids) in own {
@@ -94,4 +139,14 @@ async fn acknowledge_on(
         }
     }
     told
+}
+
+/// How many of these streams have their XACKs sent together.
+fn portion(all: &[Entries<'_>]) -> usize {
+    let mut commands = 0;
+    let fits = |(_, ids): &&Entries<'_>| {
+        commands += ids.len().div_ceil(IDS);
+        commands <= COMMANDS
+    };
+    all.iter().take_while(fits).count().max(1)
 }

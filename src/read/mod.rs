@@ -33,6 +33,8 @@ mod watchers;
 mod worker;
 
 pub use ack::ack_entries;
+#[cfg(feature = "python")]
+pub(crate) use ack_each::ack_entries_each;
 pub use batches::{Batches, BlockingBatches, batches, tail};
 #[cfg(feature = "python")]
 pub(crate) use bounds::no_match;

@@ -463,17 +463,18 @@ impl GroupReader {
             for lane in lanes.iter_mut() {
                 let (stream, group) = (&lane.member.stream, &lane.member.group);
                 let [done, deleted] = lane.ledger.acknowledgements();
+                let ids = done.len() as u64;
                 let (done, deleted) =
                     (ack::commands(stream, group, done), ack::commands(stream, group, deleted));
-                commands.push((done.len(), deleted.len()));
+                commands.push((done.len(), deleted.len(), ids));
                 done.chain(deleted).for_each(|command| questions.add(&command));
             }
-            let mut answers = match questions.count {
-                0 => Vec::new(),
-                _ => questions.ask(session).await?,
-            }
-            .into_iter();
-            for (lane, (done, deleted)) in lanes.iter_mut().zip(commands) {
+            let (answers, is_repeated) = match questions.count {
+                0 => (Vec::new(), false),
+                _ => questions.ask_telling(session).await?,
+            };
+            let mut answers = answers.into_iter();
+            for (lane, (done, deleted, ids)) in lanes.iter_mut().zip(commands) {
                 if done + deleted == 0 {
                     continue;
                 }
@@ -486,7 +487,8 @@ impl GroupReader {
                         acknowledged += resp::number(&answer).unwrap_or_default();
                     }
                 }
-                lane.note_acknowledged(acknowledged);
+                // What is not pending any more an answer that was lost may have acknowledged.
+                lane.note_acknowledged(if is_repeated { ids } else { acknowledged });
             }
         }
         Ok(())
