@@ -306,12 +306,22 @@ impl Ledger {
 
     /// What to do next, once the reading ends, for the server to count no delivery that nobody saw.
     pub(crate) fn at_the_end(&self) -> Option<Ask> {
-        if !self.terms.lists || self.terms.max_deliveries.is_none() {
+        let is_needed = self.terms.max_deliveries.is_some() || self.terms.hands_over;
+        if !self.terms.lists || !is_needed {
             return None;
         }
         if !self.own.corrections.is_empty() {
             return Some(Ask::Correct);
         }
         self.own.to_list().map(|(from, to)| Ask::List { from, to })
+    }
+
+    /// What this consumer has fetched, or claimed, and nobody has seen, once there is nothing to do at
+    /// the end.
+    pub(crate) fn unseen(&self) -> Vec<EntryId> {
+        let is_seen = |id: &EntryId| {
+            self.in_hand.contains(*id) || self.left.contains(*id) || self.done.contains(*id)
+        };
+        self.own.unread().filter(|id| !is_seen(id)).collect()
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Terms {
     pub(crate) max_deliveries: Option<u64>,
     /// What is done with is remembered as long as an entry before it is not: the group may get lost.
     pub(crate) recreates: bool,
+    /// What nobody has seen is handed over to others at the end, so that it is to be known.
+    pub(crate) hands_over: bool,
 }
 
 /// What a reply that is on its way brings.

@@ -28,6 +28,8 @@ pub(super) struct OwnPending {
     seen: IdSet,
     /// What was listed and is to be read.
     runs: VecDeque<Run>,
+    /// Claimed entries that had still to be looked up when the reading ended.
+    unlisted: IdSet,
     /// Entries that have been handed out as often as they may be.
     pub(super) exhausted: Vec<Counted>,
     /// How often entries were handed out, where a reply that nobody saw may have counted too.
@@ -126,7 +128,9 @@ impl OwnPending {
     pub(super) fn ends(&mut self) {
         let mut lost: Vec<EntryId> = self.believed.keys().copied().collect();
         lost.extend(self.raised.iter());
-        self.wanted = IdSet::from(lost);
+        self.unlisted = std::mem::replace(&mut self.wanted, IdSet::from(lost));
+        let listed: Vec<EntryId> = self.wanted.iter().collect();
+        self.unlisted.remove(&listed);
         self.sweep = match (self.sweep, self.unseen_after) {
             (Some(sweep), Some(unseen_after)) => Some(sweep.max(unseen_after)),
             _ => None,
@@ -234,6 +238,12 @@ impl OwnPending {
         self.wanted.contains(id)
             || self.exhausted.iter().any(|(exhausted, _)| *exhausted == id)
             || self.runs.iter().any(within)
+    }
+
+    /// What is to be read, as far as the list has told, and what was claimed.
+    pub(super) fn unread(&self) -> impl Iterator<Item = EntryId> + '_ {
+        let runs = self.runs.iter().flat_map(|run| &run.entries).map(|(id, _)| *id);
+        runs.chain(self.unlisted.iter())
     }
 
     /// What is to be read next.

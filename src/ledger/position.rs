@@ -15,6 +15,7 @@ impl Ledger {
             lists: false,
             max_deliveries: None,
             recreates: true,
+            hands_over: false,
         })
     }
 

@@ -15,6 +15,7 @@ fn with_in_hand(acknowledge: Acknowledge, numbers: impl IntoIterator<Item = u64>
         lists: false,
         max_deliveries: None,
         recreates: true,
+        hands_over: false,
     });
     hand_out(&mut ledger, numbers);
     ledger

@@ -5,8 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
 use super::ack::{self, Acknowledged};
 #[cfg(feature = "python")]
 use super::ack_each::acknowledge_each;
@@ -20,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{self, Membership};
 
 /// How long a worker that ends hands over what it gave back; the rest waits longer.
-const HANDING_OVER: Duration = Duration::from_secs(1);
+pub(super) const HANDING_OVER: Duration = Duration::from_secs(1);
 
 /// Sets how long entries look idle: those that are this consumer's still. ARGV: group, consumer, and
 /// for each entry its ID and idle time in milliseconds. Gives the IDs of the others. An error of the group is given as it is:
@@ -156,29 +154,32 @@ impl Member {
     }
 
     /// Has others wait no longer than this consumer would have for what it gave back, as it will not
-    /// ask for it; for a second at most, those that are due first. What is left, because of an error
-    /// perhaps, others claim when they claim what else is pending.
-    pub(super) async fn hand_over(&self, session: &mut Session) {
+    /// ask for it, and not at all for what it has fetched and nobody has seen; those first that are due
+    /// first. What is left, because of an error perhaps, others claim when
+    /// they claim what else is pending.
+    pub(super) async fn hand_over(&self, session: &mut Session, unseen: &[EntryId]) {
         let Some(min_idle) = self.reclaim_min_idle else {
             // Nobody is known to claim anything.
             return;
         };
-        let returns = self.watched.returns_left();
-        let handing_over = async {
-            let (mut portion, mut rest) = (Portion::new(), returns.as_slice());
-            while !rest.is_empty() {
-                let (returns, others) = rest.split_at(portion.size.min(rest.len()));
-                let now = Instant::now();
-                let idle = returns.iter().map(|(due, id)| {
-                    (*id, idle_without(due.saturating_duration_since(now), min_idle))
-                });
-                self.set_idle(session, idle).await?;
-                portion.took(now.elapsed());
-                rest = others;
+        let now = Instant::now();
+        let unseen = unseen.iter().map(|id| (now, *id));
+        let mut returns = self.watched.returns_left();
+        returns.extend(unseen.filter(|_| !min_idle.is_zero()));
+        returns.sort_unstable();
+        let (mut portion, mut rest) = (Portion::new(), returns.as_slice());
+        while !rest.is_empty() {
+            let (returns, others) = rest.split_at(portion.size.min(rest.len()));
+            let now = Instant::now();
+            let idle = returns
+                .iter()
+                .map(|(due, id)| (*id, idle_without(due.saturating_duration_since(now), min_idle)));
+            if self.set_idle(session, idle).await.is_err() {
+                return;
             }
-            Ok::<(), Error>(())
-        };
-        drop(timeout(HANDING_OVER, handing_over).await);
+            portion.took(now.elapsed());
+            rest = others;
+        }
     }
 
     /// Keeps entries of the batch in hand from being acknowledged with it; they are claimed again

@@ -31,6 +31,8 @@ pub(super) struct Reader {
     /// The greatest ID that came.
     came_up_to: u64,
     rewritten: bool,
+    /// The reply to a claim was lost: nobody knows what it took.
+    has_lost_claim: bool,
 }
 
 impl Reader {
@@ -40,8 +42,14 @@ impl Reader {
         max_deliveries: Option<u64>,
         room: u64,
     ) -> Self {
-        let terms =
-            Terms { acknowledge: policy, noack: false, lists, max_deliveries, recreates: true };
+        let terms = Terms {
+            acknowledge: policy,
+            noack: false,
+            lists,
+            max_deliveries,
+            recreates: true,
+            hands_over: lists,
+        };
         let mut ledger = Ledger::new(terms);
         ledger.read_own_pending();
         Reader {
@@ -63,6 +71,7 @@ impl Reader {
             seen: BTreeSet::new(),
             came_up_to: 0,
             rewritten: false,
+            has_lost_claim: false,
         }
     }
 
@@ -166,7 +175,10 @@ impl Reader {
                 }
                 match cut {
                     None => self.ledger.claimed(&claimed),
-                    Some(_) => self.lose(None),
+                    Some(_) => {
+                        self.has_lost_claim = true;
+                        self.lose(None);
+                    }
                 }
                 return !claimed.is_empty();
             }
@@ -481,6 +493,22 @@ impl Reader {
         for (number, one) in own.filter(|(number, _)| !self.server.deleted.contains(number)) {
             let handed_out = self.handed_out.get(number).copied().unwrap_or_default();
             assert_eq!(one.count, handed_out, "{number} is counted as often as it was handed out");
+        }
+        self.is_handed_over();
+    }
+
+    /// What others are to have at once is what nobody has seen.
+    fn is_handed_over(&self) {
+        let unseen: BTreeSet<u64> = self.ledger.unseen().iter().map(|id| id.ms).collect();
+        let seen = &(&self.in_hand | &self.left) | &self.done;
+        assert!(unseen.is_disjoint(&seen), "{unseen:?} are handed over, and {seen:?} were seen");
+        let is_mine = |(number, one): &(&u64, &Pending)| {
+            let is_spent = self.max_deliveries.is_some_and(|most| one.count >= most);
+            one.owner == Owner::Me && !is_spent && !self.server.deleted.contains(number)
+        };
+        for (number, one) in self.server.pending.iter().filter(is_mine) {
+            let is_known = unseen.contains(number) || seen.contains(number);
+            assert!(is_known || self.has_lost_claim, "{number} stays: {one:?}");
         }
     }
 }

@@ -69,6 +69,8 @@ impl Lane {
             lists: counts && !options.noack,
             max_deliveries,
             recreates: options.recreates(),
+            // What is claimed at any time needs nobody to hand it over.
+            hands_over: claimer.is_some() && options.longest_wait().is_some(),
         });
         ledger.was_done_up_to(options.done_up_to.get(&stream).copied());
         if options.own_pending != OwnPending::Skip {

@@ -25,6 +25,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::time::timeout;
+
 use self::ask::Flight;
 pub(super) use self::groups::Groups;
 use self::joint::{Inbox, Joint};
@@ -34,6 +36,7 @@ use self::streams::Streams;
 use super::ack;
 use super::feed::Feed;
 use super::group_options::GroupOptions;
+use super::member::HANDING_OVER;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
 use super::sample::infer_range;
@@ -395,14 +398,27 @@ impl GroupReader {
         self.flights.clear();
         self.lanes.iter_mut().for_each(|lane| lane.ledger.ends());
         self.acknowledge().await?;
-        match self.settle_counts().await {
+        let settles = self.options.max_deliveries().is_some();
+        let settling = self.settle_counts();
+        let settled = match settles {
+            true => settling.await,
+            // They are looked up for the sake of what is handed over alone.
+            false => {
+                drop(timeout(HANDING_OVER, settling).await);
+                Ok(())
+            }
+        };
+        match settled {
             // Nothing is pending in a group that is gone, nor where there is no stream any more.
             Err(error) if matches!(error.kind(), ErrorKind::NoGroup | ErrorKind::WrongType) => {}
             settled => settled?,
         }
-        for lane in &self.lanes {
-            lane.member.hand_over(&mut self.feed.session).await;
-        }
+        let handing_over = async {
+            for lane in &self.lanes {
+                lane.member.hand_over(&mut self.feed.session, &lane.ledger.unseen()).await;
+            }
+        };
+        drop(timeout(HANDING_OVER, handing_over).await);
         Ok(())
     }
 
