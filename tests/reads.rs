@@ -11,8 +11,8 @@ use arrow_array::types::Int64Type;
 use arrow_schema::{DataType, Field};
 use futures_util::{StreamExt, TryStreamExt};
 use redfloe::{
-    Batch, Batches, EntryId, ErrorKind, GroupOptions, GroupStart, IdBound, OnIdle, OwnPending,
-    PendingFilter, ReadRequest, Result, StreamSchema, TrimTo,
+    Batch, Batches, Client, ConnectionOptions, EntryId, ErrorKind, GroupOptions, GroupStart,
+    IdBound, OnIdle, OwnPending, PendingFilter, ReadRequest, Result, StreamSchema, TrimTo,
 };
 
 use live::{STREAM, Server};
@@ -33,6 +33,22 @@ async fn drain(mut batches: Batches) -> Result<Vec<i64>> {
         all.extend(numbers(&batch));
     }
     Ok(all)
+}
+
+#[test]
+fn a_schema_that_contradicts_itself_is_refused_at_once() -> Result<()> {
+    let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+    let schema = || StreamSchema::closed([Field::new("_id", DataType::Int64, true)]);
+    let one = ReadRequest::new(STREAM, schema());
+    let several = ReadRequest::of_streams([b"a".to_vec(), b"b".to_vec()], schema());
+    for request in [one, several] {
+        for group in [None, Some(GroupOptions::new("g", "me"))] {
+            let is_group = group.is_some();
+            let error = redfloe::tail(&client, request.clone().with_group(group)).err();
+            assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Schema), "{is_group}");
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ import pytest
 
 import redfloe
 from redfloe import NoGroupError, RedisConnection, StreamConsumer, WrongTypeError
-from support.cluster import Cluster, paused
+from support.cluster import Cluster, paused, proxied
 from support.consumers import SHY, World
 from support.faults import FAULTS, Fault, add_one, killing, patient
 from support.groups import DRAIN, ME, all_pending, deliver, pending
@@ -309,7 +309,7 @@ def test_dead_letters_share_the_slot(
 def test_with_one_delivery_each_entry_comes_alone(cluster: Cluster, url: str, world: World) -> None:
     """The dead letters share the slot of all streams, also of those that match a pattern."""
     streams = {f"{{t}}:{name}": [1, 2, 3] for name in "abc"}
-    fill(cluster, streams)
+    cluster.fill(streams)
     options: Any = {"pattern": "{t}:*", "max_deliveries": 1, "dead_letter": "{t}:dead"}
     got = []
     with work(world, url, None, **options) as consumer:
@@ -385,6 +385,51 @@ def test_what_came_while_the_caller_was_busy_may_be_another_s(cluster: Cluster) 
             assert next(you).frame["n"].to_list() == [2]
             cluster.fill({second: [3]})
             assert take(me, 1) == {second: [3]}
+
+
+def test_a_slow_node_has_its_turn_where_the_caller_is_slow(cluster: Cluster) -> None:
+    """What it is asked is given up each time, as it may be another consumer's by then."""
+    quick, slow = cluster.key_of_each()[:2]
+    cluster.fill({quick: [*range(1, 200)], slow: [1]})
+    options: dict[str, Any] = {"reclaim_min_idle_ms": 2_000, "reclaim_interval_ms": 60_000}
+    options.update(batch_size=1, **ME)
+    with proxied(cluster) as (connection, proxies):
+        proxies[cluster.node(slow).port].trickle(10**6, delay=0.01)
+        with StreamConsumer(connection, [quick, slow], schema=NUMBER, **options) as consumer:
+            for number, batch in enumerate(consumer):
+                if batch.frame["_stream"].item() == slow:
+                    break
+                time.sleep(0.4)
+                assert number < 12
+        proxies[cluster.node(slow).port].trickle(0)
+
+
+def test_nodes_are_asked_where_a_part_that_asks_them_does_not_go_on(cluster: Cluster) -> None:
+    """A part waits for the answer while a batch of another is in hand."""
+    first, second = cluster.key_of_each()[:2]
+    cluster.fill({first: [1], second: [1]})
+    options: dict[str, Any] = {"block_ms": 0, "ack": "manual", **ME, **SHY}
+    with (
+        proxied(cluster, response_timeout=40) as (connection, proxies),
+        StreamConsumer(connection, [first, second], schema=NUMBER, **options) as consumer,
+    ):
+        take(consumer, 2)
+        stalls = [proxy.stall_after(0, once_seen=b"CLUSTER") for proxy in proxies.values()]
+
+        def act() -> None:
+            proxies[cluster.node(first).port].cut_all()
+            eventually(lambda: any(stall.hits for stall in stalls))
+            for proxy in proxies.values():
+                proxy.clear()
+            cluster.fill({second: [2]})
+
+        with later(0.2, act):
+            batch = next(consumer)
+        assert pairs(batch.frame) == [(second, 2)]
+        with within(5):
+            assert batch.ack() == 1
+        cluster.fill({first: [2]})
+        assert take(consumer, 1) == {first: [2]}
 
 
 def test_a_close_ends_all_waits(cluster: Cluster) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -201,6 +200,25 @@ def test_read_stream_acknowledges_all_streams_at_once(any_server: Server, is_sil
         assert all_pending(client, streams) == {}
 
 
+@pytest.mark.parametrize("streams", ["a", ["a", "b"]], ids=["one", "several"])
+def test_what_was_fetched_in_advance_is_another_s_at_once(
+    any_server: Server, client: redis.Redis, world: World, streams: Any
+) -> None:
+    """Where a worker ends: nobody has seen it, and it counts as delivered no more than before."""
+    fill(client, {"a": list(range(1, 11))})
+    client.xgroup_create("b", "g", "0", mkstream=True)
+    options: Any = {"group": "g", "reclaim_min_idle_ms": 60_000, "on_idle": "stop", "block_ms": 500}
+    with world.consumer(any_server.url, streams, consumer="me", batch_bytes=1, **options) as me:
+        assert next(me).frame["n"].to_list() == [1]
+        assert len(pending(client, "a")) > 2
+    counts: dict[int, int] = {}
+    with world.consumer(any_server.url, streams, consumer="you", **options) as you:
+        for batch in you:
+            counts.update(zip(batch.frame["n"], batch.delivery_counts, strict=True))
+    assert counts == dict.fromkeys(range(2, 11), 1)
+    assert pending(client, "a") == []
+
+
 def test_a_hot_stream_keeps_no_other_waiting(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:
@@ -217,6 +235,26 @@ def test_a_hot_stream_keeps_no_other_waiting(
             if len(seen) > len(quiet):
                 break
             assert number < 40, f"{len(quiet) + 1 - len(seen)} still wait"
+
+
+def test_a_hot_stream_keeps_no_other_from_being_found(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """One that matches the pattern, goes and comes again while another has entries without end."""
+    fill(client, {"p1": list(range(1, 5_001)), "p2": [1]})
+    options: Any = {"batch_size": 5, "create_group": True, "pattern": "p*", "discover_ms": 1}
+    with work(world, any_server, None, **options) as consumer:
+        seen: Counter[str] = Counter()
+        while not seen["p2"]:
+            seen.update(next(consumer).frame["_stream"])
+        client.delete("p2")
+        for _ in range(50):
+            seen.update(next(consumer).frame["_stream"])
+        client.xadd("p2", {"n": 2}, id="2-0")
+        for _ in range(300):
+            seen.update(next(consumer).frame["_stream"])
+        assert seen["p2"] == 2
+        assert seen["p1"] < 5_000
 
 
 def test_a_hot_stream_is_not_slowed_by_the_others(any_server: Server, client: redis.Redis) -> None:
@@ -541,7 +579,7 @@ def test_with_one_delivery_each_entry_comes_alone(
 
 def test_with_one_delivery_streams_take_turns(any_server: Server, client: redis.Redis) -> None:
     """Also those that get entries while one has them without end, which is not slowed by many."""
-    streams: Rows = {f"s{number}": [] for number in range(50)}
+    streams: Numbers = {f"s{number}": [] for number in range(50)}
     fill(client, {**streams, "s7": list(range(1, 2_001))})
     came: list[Row] = []
     with StreamConsumer(any_server.url, [*streams], schema=NUMBER, **ME, **SHY, **ONCE) as consumer:

@@ -187,7 +187,7 @@ impl Session {
     }
 
     /// Leaves the connection to others.
-    fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.asks_since = None;
         if let Some(connection) = self.connection.take() {
             self.node.as_ref().unwrap_or(&self.client).keep(connection);

@@ -17,7 +17,7 @@ use crate::resp::{Packed, RawReply, command};
 /// What a client knows of the cluster that it serves. Each process has its own.
 pub(in crate::client) struct Cluster {
     state: Mutex<State>,
-    /// Held by the one who asks the nodes; others wait for what they say.
+    /// Held by the one who asks the nodes; others wait a while for what they say.
     refreshing: tokio::sync::Mutex<()>,
 }
 
@@ -202,10 +202,9 @@ impl Cluster {
             false => limit,
         };
         let begun = Instant::now();
-        let refreshing = self.refreshing.lock();
-        let Ok(_refreshing) = tokio::time::timeout(limit, refreshing).await else {
-            return Err(no_answer(limit));
-        };
+        // Not for long: who asks them may be a future that nobody goes on with now.
+        let waiting = (limit / 2).min(Self::ASKED * 2);
+        let _refreshing = tokio::time::timeout(waiting, self.refreshing.lock()).await.ok();
         // Somebody else may have asked meanwhile.
         if !self.state().is_due() {
             return Ok(());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::GroupReader;
+use super::lane::ids_by_stream;
 use super::parts::Parts;
 use crate::client::Client;
 use crate::decode::Batch;
@@ -101,7 +102,13 @@ impl Groups {
 
     /// The batch goes to the caller.
     pub(in crate::read) fn handed_out(&mut self, batch: &Batch) {
-        self.readers().into_iter().for_each(|reader| reader.handed_out(batch));
+        match self {
+            Groups::One(reader) => reader.handed_out(batch),
+            Groups::Several(parts) => {
+                let mut by_stream = ids_by_stream(batch).into_iter().collect();
+                parts.given().into_iter().for_each(|reader| reader.handed_out_of(&mut by_stream));
+            }
+        }
     }
 
     /// Some rows of the batch go to the caller, the others later.

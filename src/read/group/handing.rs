@@ -52,11 +52,19 @@ impl GroupReader {
         if let ([lane], None) = (self.lanes.as_mut_slice(), &self.streams) {
             return lane.ledger.handed_out(batch.ids());
         }
-        let mut by_stream: HashMap<usize, Vec<EntryId>> =
-            ids_by_stream(batch).into_iter().collect();
+        self.handed_out_of(&mut ids_by_stream(batch).into_iter().collect());
+    }
+
+    /// The same of a batch of several readers by stream, of which it takes those that are its own.
+    pub(super) fn handed_out_of(&mut self, by_stream: &mut HashMap<usize, Vec<EntryId>>) {
         for lane in &mut self.lanes {
             lane.ledger.handed_out(&by_stream.remove(&lane.number).unwrap_or_default());
         }
+    }
+
+    /// Nothing is asked for now: the connection is left to other readers.
+    pub(super) fn leave_connection(&mut self) {
+        self.feed.session.release();
     }
 
     /// Some rows of the batch go to the caller, the others later.

@@ -21,6 +21,9 @@ pub(super) struct Joint {
     looks_at: Mutex<Option<Instant>>,
     /// The names of all streams.
     names: Mutex<Arc<StreamNames>>,
+    /// Held by the part that infers the columns, by what is in all streams. They all wait, or none
+    /// does: nobody else asks for it. When the latest that found nothing began to.
+    pub(super) inferring: tokio::sync::Mutex<Option<Instant>>,
     /// The columns, where they were inferred: for all parts the same.
     schema: Mutex<Option<Arc<StreamSchema>>>,
 }

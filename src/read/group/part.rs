@@ -29,6 +29,8 @@ pub(super) struct Part {
     pub(super) is_drained: bool,
     /// The most that may come of what it does.
     pub(super) budget: u64,
+    /// How often its batch was read again because it had waited for too long.
+    pub(super) read_again: u8,
     /// The bytes of all its replies.
     pub(super) received: u64,
 }
@@ -63,6 +65,7 @@ impl Part {
             stop: Arc::new(Notify::new()),
             is_drained: false,
             budget: 0,
+            read_again: 0,
             received: 0,
         }
     }

@@ -4,6 +4,7 @@
 mod finding;
 mod gathering;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -18,7 +19,7 @@ use super::mingle::{Given, Mingle};
 use super::part::{Job, Part, poll_once};
 use super::placing::{Placing, budgets};
 use crate::client::Client;
-use crate::decode::{Batch, StreamNames};
+use crate::decode::{Batch, Decoder, ReplyShape, StreamNames};
 use crate::error::Result;
 use crate::read::group_options::GroupOptions;
 use crate::read::many::Pattern;
@@ -46,7 +47,7 @@ pub(in crate::read) struct Parts {
     pattern: Option<Pattern>,
     placing: Placing,
     /// Those that have no part yet.
-    unplaced: Vec<Lane>,
+    unplaced: VecDeque<Lane>,
     parts: Vec<Part>,
     /// The parts that the latest batch is of, and what there is to know of it.
     given: Vec<usize>,
@@ -69,6 +70,12 @@ pub(in crate::read) struct Parts {
 
 type Looking = BoxFuture<'static, (Duration, Result<Vec<Vec<u8>>>)>;
 
+/// Parts whose requests were given up, and how long they alone are waited for.
+struct Again {
+    parts: Vec<usize>,
+    longest: Duration,
+}
+
 /// Something to go on with.
 enum Event {
     Part(usize),
@@ -82,6 +89,9 @@ impl Parts {
     const TOGETHER: Duration = Duration::from_millis(300);
     /// All requests together ask for this number of batches at most, where each part has a share.
     const BATCHES: u64 = 4;
+    /// How often a batch that has waited for too long is read again: it may always be so where the
+    /// caller takes its time.
+    const READ_AGAIN: u8 = 3;
 
     pub(super) fn new(
         client: &Client,
@@ -89,6 +99,8 @@ impl Parts {
         options: Arc<GroupOptions>,
         watched: Arc<Watched>,
     ) -> Result<Self> {
+        // What is wrong with the schema is said now rather than by the first part.
+        Decoder::new(Arc::clone(&request.schema), ReplyShape::Streams)?;
         let joint = Arc::new(Joint::default());
         let mut parts = Parts {
             client: client.clone(),
@@ -100,7 +112,7 @@ impl Parts {
             gone: Vec::new(),
             pattern: request.many.as_ref().and_then(|many| many.pattern.clone()),
             placing: Placing::default(),
-            unplaced: Vec::new(),
+            unplaced: VecDeque::new(),
             parts: Vec::new(),
             given: Vec::new(),
             collected: Vec::new(),
@@ -157,7 +169,7 @@ impl Parts {
     pub(super) async fn next(&mut self) -> Result<Option<Batch>> {
         Box::pin(self.plan()).await?;
         self.check_process()?;
-        self.resume().await;
+        let mut again = self.resume().await;
         let _away = Away(Arc::clone(&self.away));
         if let Some(batch) = self.complete().await? {
             return Ok(Some(batch));
@@ -182,7 +194,11 @@ impl Parts {
                 (false, None) => self.joint.wait_until_look(),
                 (false, Some(_)) => None,
             };
-            match self.event(wait, true).await {
+            let event = match again.take() {
+                Some(again) => self.event_of(&again).await,
+                None => self.event(wait, true).await,
+            };
+            match event {
                 Event::Time => {}
                 Event::Found(took, found) => {
                     self.look_later(took);
@@ -275,6 +291,23 @@ impl Parts {
         }
     }
 
+    /// Waits for those alone that are read again: where others have always something, they would be
+    /// given up each time before they have come to anything.
+    async fn event_of(&mut self, again: &Again) -> Event {
+        let parts = &mut self.parts;
+        let any = poll_fn(|context| {
+            let mut ready = again.parts.iter().filter(|number| {
+                parts.get_mut(**number).is_some_and(|part| part.poll(context).is_ready())
+            });
+            if let Some(number) = ready.next() {
+                return Poll::Ready(Event::Part(*number));
+            }
+            let mut all = again.parts.iter().filter_map(|number| parts.get(*number));
+            if all.all(Part::is_idle) { Poll::Ready(Event::Time) } else { Poll::Pending }
+        });
+        tokio::time::timeout(again.longest, any).await.unwrap_or(Event::Time)
+    }
+
     /// Takes what a part has come to, and what goes along with it of others.
     async fn take(&mut self, part: usize) -> Result<Option<Batch>> {
         let given = self.take_of(part)?;
@@ -311,11 +344,12 @@ impl Parts {
         self.handing = collected.iter().map(|given| given.handing).reduce(Handing::with);
         let mut batches: Vec<Batch> = collected.into_iter().map(|given| given.batch).collect();
         let rows: usize = batches.iter().map(Batch::len).sum();
+        let batch = match (batches.len(), self.parts.len()) {
+            (1, 1) => batches.pop(),
+            _ => Some(self.mingle.join(batches)?),
+        };
         self.left = self.left.map(|left| left.saturating_sub(rows as u64));
-        match (batches.len(), self.parts.len()) {
-            (1, 1) => Ok(batches.pop()),
-            _ => self.mingle.join(batches).map(Some),
-        }
+        Ok(batch)
     }
 
     /// Takes what one part has come to.
@@ -337,26 +371,33 @@ impl Parts {
             return Ok(None);
         };
         part.received = given.handing.received();
-        if given.handing.is_old() {
+        if given.handing.is_old() && part.read_again < Self::READ_AGAIN {
             // It has waited while the caller had others.
+            part.read_again += 1;
             part.reader().into_iter().for_each(|reader| reader.withdrawn(&given.batch));
             return Ok(None);
         }
+        part.read_again = 0;
         self.given.push(number);
         Ok(Some(given))
     }
 
     /// Goes on after nobody has waited for a while. Where that was long, what has come for a part
     /// meanwhile may be another consumer's: it is read again from what is pending, as after a lost
-    /// connection.
-    async fn resume(&mut self) {
+    /// connection. Says which parts those are.
+    async fn resume(&mut self) -> Option<Again> {
         let since = self.away.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let most = self.options.longest_wait().map(|longest| longest / 4);
-        if since.zip(most).is_some_and(|(since, most)| since.elapsed() >= most) {
-            for part in self.parts.iter_mut().filter(|part| part.is_busy()) {
-                part.halt().await;
-            }
+        let away = since?.elapsed();
+        if away < self.options.longest_wait()? / 4 {
+            return None;
         }
+        let busy = self.parts.iter_mut().enumerate().filter(|(_, part)| part.is_busy());
+        let (parts, busy): (Vec<usize>, Vec<&mut Part>) = busy.unzip();
+        for part in busy {
+            part.halt().await;
+        }
+        // Little where the caller needs less time than that.
+        (!parts.is_empty()).then(|| Again { parts, longest: Self::TOGETHER.min(away / 4) })
     }
 
     fn check_process(&mut self) -> Result<()> {
@@ -384,6 +425,8 @@ impl Parts {
         if self.check_process().is_err() {
             return Ok(());
         }
+        // What it holds others would wait for.
+        self.looking = None;
         for part in &mut self.parts {
             part.halt().await;
         }

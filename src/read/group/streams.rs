@@ -155,10 +155,11 @@ impl GroupReader {
     }
 
     async fn start_streams(&mut self) -> Result<()> {
-        self.take_lanes()?;
+        // What others have found since is for the next poll to begin with.
         if self.streams.as_ref().is_none_or(|streams| streams.started) {
             return Ok(());
         }
+        self.take_lanes()?;
         self.start_lanes((0..self.lanes.len()).collect()).await?;
         if self.takes_all {
             self.set_ends().await?;
@@ -173,13 +174,15 @@ impl GroupReader {
     pub(super) async fn take_news(&mut self) -> Result<()> {
         let number = self.lanes.len();
         let found = self.take_lanes()?;
-        let mut starting: Vec<usize> = (number..self.lanes.len()).collect();
+        let is_new = |(_, lane): &(usize, &Lane)| !lane.prepared;
+        let new = self.lanes.iter().enumerate().filter(is_new);
+        let mut starting: Vec<usize> = new.map(|(stream, _)| stream).collect();
         let known = self.lanes.iter_mut().take(number).enumerate();
         for (stream, lane) in known.filter(|_| found.is_some()) {
             let is_there = found.as_ref().is_some_and(|found| found.contains(&lane.member.stream));
             match (is_there, lane.gone) {
                 (false, false) => lane.vanished(),
-                (true, true) => starting.push(stream),
+                (true, true) if lane.prepared => starting.push(stream),
                 _ => {}
             }
         }
@@ -263,15 +266,23 @@ impl GroupReader {
         request: &ReadRequest,
     ) -> Result<()> {
         let Some(streams) = &self.streams else { return Ok(()) };
-        let schema = match streams.joint.schema() {
-            Some(schema) => Some(schema),
-            None => {
+        let asked = Instant::now();
+        let mut schema = streams.joint.schema();
+        if schema.is_none() {
+            let mut found_nothing = streams.joint.inferring.lock().await;
+            // Another part may have inferred them meanwhile.
+            schema = streams.joint.schema();
+            if schema.is_none() && found_nothing.is_none_or(|begun| begun < asked) {
+                let begun = Instant::now();
                 // By what is in any of them, wherever that is served.
                 let request = request.with_names(&streams.joint.names());
                 let inferring = Box::pin(many::infer_now(client, &request));
-                inferring.await?.map(|schema| streams.joint.inferred(Arc::new(schema)))
+                match inferring.await? {
+                    Some(found) => schema = Some(streams.joint.inferred(Arc::new(found))),
+                    None => *found_nothing = Some(begun),
+                }
             }
-        };
+        }
         if let Some(schema) = schema {
             self.feed.restart(schema)?;
             self.feed.set_streams(&streams.names);

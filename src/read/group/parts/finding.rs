@@ -60,7 +60,7 @@ impl Parts {
                 lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
             }
             self.members.push(lane.member.clone());
-            self.unplaced.push(lane);
+            self.unplaced.push_back(lane);
         }
         self.gone.resize(self.members.len(), false);
         let new = self.members.get(before..).unwrap_or_default();
@@ -83,13 +83,13 @@ impl Parts {
         if self.placing.parts_with(slots, apart) > MOST_PLACES && self.request.follows() {
             return Err(too_many_slots(MOST_PLACES));
         }
-        for lane in std::mem::take(&mut self.unplaced) {
+        while let Some(lane) = self.unplaced.front() {
             let part = self.placing.add(slot_of(&lane.member.stream), apart);
             if part == self.parts.len() {
-                let part = self.part_of(&lane)?;
+                let part = self.part_of(lane)?;
                 self.parts.push(part);
             }
-            if let Some(part) = self.parts.get(part) {
+            if let (Some(part), Some(lane)) = (self.parts.get(part), self.unplaced.pop_front()) {
                 lane.member.watched.keeper().takes_turns(&part.turns);
                 part.watched.add_parts([lane.member.clone()]);
                 part.inbox.add(lane);

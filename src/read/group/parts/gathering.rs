@@ -8,13 +8,14 @@ use super::Parts;
 use crate::decode::Batch;
 use crate::error::{Error, Result};
 use crate::read::deadline::Deadline;
+use crate::read::group::lane::ids_by_stream;
 use crate::read::group::part::Part;
 use crate::read::group::placing::budgets;
 use crate::read::poll::Pace;
 use crate::read::request::BatchBounds;
 
 impl Parts {
-    /// Sessions that it has at the same time.
+    /// Connections that it has at the same time: the next parts use those of the ones before.
     const AT_ONCE: usize = 64;
 
     /// All that there is in one batch, after waiting for the first where that is asked for.
@@ -31,6 +32,7 @@ impl Parts {
         let mut readers: Vec<_> = self.parts.iter_mut().filter_map(Part::reader).collect();
         for readers in readers.chunks_mut(Self::AT_ONCE) {
             try_join_all(readers.iter_mut().map(|reader| reader.start())).await?;
+            readers.iter_mut().for_each(|reader| reader.leave_connection());
         }
         let deadline = self.request.block.map(Deadline::of_block);
         let mut pause = Duration::from_millis(5);
@@ -50,13 +52,15 @@ impl Parts {
             }
             pause = pause.saturating_mul(2).min(Pace::PAUSE * 5).max(asked.elapsed());
         };
+        let mut by_stream = ids_by_stream(&batch).into_iter().collect();
         let mut readers: Vec<_> = self.parts.iter_mut().filter_map(Part::reader).collect();
         for readers in readers.chunks_mut(Self::AT_ONCE) {
             let settling = readers.iter_mut().map(|reader| {
-                reader.handed_out(&batch);
+                reader.handed_out_of(&mut by_stream);
                 reader.settle()
             });
             try_join_all(settling).await?;
+            readers.iter_mut().for_each(|reader| reader.leave_connection());
         }
         Ok(batch)
     }
@@ -87,6 +91,7 @@ impl Parts {
                 reader.limit(share);
                 Some(async move {
                     let batch = reader.gather(false).await?;
+                    reader.leave_connection();
                     let is_drained = share.is_none_or(|share| (batch.len() as u64) < share);
                     Ok::<_, Error>((batch, is_drained))
                 })
