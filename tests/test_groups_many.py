@@ -181,7 +181,7 @@ def test_a_silent_server_is_waited_for_once(any_server: Server, world: World) ->
             proxy.clear()
             # The server had taken it.
             assert world.do(batch.ack()) == 0
-    assert consumer.stats.acknowledged == 30
+    assert all_pending(client, streams) == {}
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
@@ -189,10 +189,12 @@ def test_read_stream_acknowledges_all_streams_at_once(any_server: Server, is_sil
     streams = {f"s{number}": [1, 2] for number in range(30)}
     with Proxy(any_server.port) as proxy, any_server.client() as client:
         fill(client, streams)
+        for stream in streams:
+            client.xgroup_create(stream, "g", "0")
         if is_silent:
             proxy.stall_after(0, once_seen=b"XACK", times=None)
         url = RedisConnection(proxy.url, response_timeout=0.2, max_retries=0)
-        options: Any = {"create_group": True, "auto_ack": True, **ME}
+        options: Any = {"auto_ack": True, **ME}
         df = redfloe.read_stream(url, [*streams], NUMBER, **options)
         assert rows_of([df]) == streams
         assert proxy.round_trips < 10
@@ -205,17 +207,19 @@ def test_what_was_fetched_in_advance_is_another_s_at_once(
     any_server: Server, client: redis.Redis, world: World, streams: Any
 ) -> None:
     """Where a worker ends: nobody has seen it, and it counts as delivered no more than before."""
-    fill(client, {"a": list(range(1, 11))})
+    for number in range(1, 11):
+        client.xadd("a", {"n": number, "text": "x" * 100_000}, id=f"{number}-0")
     client.xgroup_create("b", "g", "0", mkstream=True)
     options: Any = {"group": "g", "reclaim_min_idle_ms": 60_000, "on_idle": "stop", "block_ms": 500}
+    options["schema"] = {"n": pl.Int64, "text": pl.String}
     with world.consumer(any_server.url, streams, consumer="me", batch_bytes=1, **options) as me:
-        assert next(me).frame["n"].to_list() == [1]
-        assert len(pending(client, "a")) > 2
+        given = next(me).frame["n"].to_list()
+        assert len(given) < len(pending(client, "a"))
     counts: dict[int, int] = {}
     with world.consumer(any_server.url, streams, consumer="you", **options) as you:
         for batch in you:
             counts.update(zip(batch.frame["n"], batch.delivery_counts, strict=True))
-    assert counts == dict.fromkeys(range(2, 11), 1)
+    assert counts == {number: 1 for number in range(1, 11) if number not in given}
     assert pending(client, "a") == []
 
 
