@@ -470,6 +470,7 @@ impl Reader {
             self.ledger.not_handed_out(&ids, &counts);
             for number in untaken {
                 self.handed_out.entry(number).and_modify(|times| *times -= 1);
+                self.in_hand.remove(&number);
             }
         }
         self.reply = None;
