@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import redis
 
-from redfloe import MemoryCheckpointStore
+from redfloe import AuthenticationError, MemoryCheckpointStore, iter_stream
 from support.consumers import World, all_rows
 from support.groups import DRAIN
 from support.loops import Follow
@@ -144,3 +144,46 @@ def test_an_export_of_several_streams_with_checkpoints(
     assert (store.load("a"), store.load("b")) == ("10-0", "10-0")
     with within(1), world.consumer(any_server.url, ["a", "b"], **options) as consumer:
         assert all_rows(consumer) == []
+    # What becomes of the streams afterwards is nothing to it.
+    client.xtrim("a", maxlen=5, approximate=False)
+    client.delete("b")
+    add_numbers(client, "b", 3)
+    with within(1), world.consumer(any_server.url, ["a", "b"], **options) as consumer:
+        assert all_rows(consumer) == []
+
+
+def test_a_stream_that_has_come_to_the_end_may_be_begun_anew(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """Nobody looks after it while others are waited for."""
+    add_numbers(client, "a", 5)
+    with iter_stream(any_server.url, ["a", "late"], NUMBER, "-", "5-0", block_ms=50) as batches:
+        assert rows_of([next(batches)]) == {"a": [1, 2, 3, 4, 5]}
+        client.delete("a")
+        add_numbers(client, "a", 3)
+        with later(1.3, lambda: add_numbers(client, "late", 5, first=5)):
+            assert rows_of(batches) == {"late": [5]}
+
+
+def test_after_an_error_the_end_is_still_the_end(
+    any_server: Server, client: redis.Redis, protocol: str, follow: Follow
+) -> None:
+    for stream in "ab":
+        add_numbers(client, stream, 20)
+    with Proxy(any_server.port) as proxy:
+        proxy.replace_reply(b"-NOPERM not now\r\n", once_seen=b"XREAD")
+        batches = follow(proxy.url + protocol, ["a", "b"], NUMBER, "-", "5-0")
+        with pytest.raises(AuthenticationError, match="not now"):
+            next(batches)
+        assert rows_of(batches) == {"a": [1, 2, 3, 4, 5], "b": [1, 2, 3, 4, 5]}
+
+
+def test_inference_where_all_entries_are_after_the_end(
+    any_server: Server, client: redis.Redis, protocol: str, follow: Follow
+) -> None:
+    for stream in "ab":
+        add_numbers(client, stream, 20, first=8)
+    with Proxy(any_server.port) as proxy, within(2):
+        url = proxy.url + protocol
+        assert list(follow(url, ["a", "b"], None, "-", "5-0", infer_schema=True)) == []
+        assert proxy.count(b"XREAD") <= 3

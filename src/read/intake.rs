@@ -122,12 +122,13 @@ impl Intake {
     /// Begins anew behind the last batch, with other columns.
     pub(super) fn restart(&mut self, schema: impl Into<Arc<StreamSchema>>) -> Result<()> {
         self.decoder = make_decoder(schema, self.shape, self.bounds)?;
-        self.decoder.set_last_wanted(self.last_wanted);
         self.begin_anew();
         Ok(())
     }
 
+    /// The decoder has forgotten what it was told.
     fn begin_anew(&mut self) {
+        self.decoder.set_last_wanted(self.last_wanted);
         self.is_halfway = false;
         self.bytes = 0;
     }

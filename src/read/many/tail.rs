@@ -346,6 +346,8 @@ impl ManyTail {
         let Some(follower) = self.followers.get_mut(number) else { return Ok(Polled::More) };
         let before = self.told;
         let taken = follower.take(&mut self.intake).await;
+        // Also where the reply did not come whole: none is left for the next to find.
+        self.intake.take_beyond().into_iter().for_each(|stream| self.streams.close(stream));
         let received = match taken {
             Ok(received) => received,
             Err(error) => {
@@ -364,7 +366,6 @@ impl ManyTail {
                 return Ok(Polled::More);
             }
         };
-        self.intake.take_beyond().into_iter().for_each(|stream| self.streams.close(stream));
         follower.active.extend(self.intake.last_ids(before).into_keys());
         follower.has_more = matches!(received, Some(Received::Full));
         if self.request.sample.is_some() {

@@ -23,7 +23,10 @@ impl ManyTail {
             positions.get_mut(stream).into_iter().for_each(|position| *position = after);
         };
         seen.iter().for_each(|(stream, seen)| set(*stream, *seen));
-        for (stream, seen, loss) in lost_behind(&self.client, names, &seen).await? {
+        // Those that have come to the end are done with, whatever has become of them since.
+        let to_come: Vec<(usize, EntryId)> =
+            seen.into_iter().filter(|(_, seen)| *seen < self.end).collect();
+        for (stream, seen, loss) in lost_behind(&self.client, names, &to_come).await? {
             let after = self.go_on_after(stream, loss, seen)?;
             set(stream, after);
             if after < seen {

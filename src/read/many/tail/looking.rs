@@ -65,9 +65,10 @@ impl ManyTail {
         let started = Instant::now();
         let all = place.split.all().iter().copied();
         let has_end = self.end < EntryId::MAX;
+        // Those that have come to the end are done with, whatever has become of them since.
         let read = all.filter(|stream| {
-            has_end && self.streams.is_open(*stream)
-                || self.streams.position(*stream) > EntryId::MIN
+            self.streams.is_open(*stream)
+                && (has_end || self.streams.position(*stream) > EntryId::MIN)
         });
         let read: Vec<usize> = read.skip(place.look_from).take(Self::LOOKED_AT).collect();
         let is_last = read.len() < Self::LOOKED_AT;
