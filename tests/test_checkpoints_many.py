@@ -306,6 +306,38 @@ def test_a_stream_that_is_begun_anew_while_it_is_followed(
         add_numbers(client, "b", 20, first=6)
 
 
+def test_a_stream_of_a_pattern_that_was_deleted_and_came_again(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """A worker that dies with its first entries in hand skips none, whatever their IDs."""
+    for stream in ("s:a", "s:b"):
+        add_numbers(client, stream, 5)
+    store = MemoryCheckpointStore()
+    options: dict[str, Any] = {"checkpoint_store": store, "pattern": "s:*"}
+    waiting: dict[str, Any] = {"on_idle": "wait", "block_ms": 50, "discover_ms": 10}
+
+    def follow() -> None:
+        with work(world, any_server, **options, **waiting) as consumer:
+            seen = 0
+            while seen < 10:
+                seen += len(next(consumer))
+            client.delete("s:a")
+            for number in range(6, 60):
+                time.sleep(0.02)
+                add_numbers(client, "s:b", number, first=number)
+                next(consumer)
+                if store.load("s:a") == "0-0":
+                    break
+            add_numbers(client, "s:a", 9)
+            while "s:a" not in rows_of([next(consumer)]):
+                pass
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        follow()
+    assert drained(work(world, any_server, **options))["s:a"] == [*range(1, 10)]
+
+
 def test_one_stream_that_is_begun_anew_while_it_is_followed(
     any_server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:

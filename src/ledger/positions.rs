@@ -59,6 +59,9 @@ impl Positions {
 
     /// The stream is another one, which is read from its first entry on.
     pub(crate) fn replaced(&mut self, stream: usize) {
+        for lasts in &mut self.batches {
+            lasts.retain(|(other, _)| *other != stream);
+        }
         self.tell(stream, |ledger| {
             ledger.stream_replaced();
             ledger.was_at(EntryId::MIN);
@@ -212,18 +215,30 @@ mod tests {
         assert_eq!(all.moved(), [(0, id(6)), (1, id(4))]);
     }
 
+    /// Which stream is another one from now on, seldom.
+    fn replaced() -> impl Strategy<Value = Option<usize>> {
+        prop_oneof![5 => Just(None), 1 => (0_usize..4).prop_map(Some)]
+    }
+
     proptest! {
-        /// However batches are handed out, acknowledged and saved: a position never passes a row that is
+        /// However batches are handed out, acknowledged and saved, and streams replaced: a position never passes a row that is
         /// not done with, and the store has had all but those that moved.
         #[test]
         fn no_position_passes_what_is_not_done_with(
             automatic in any::<bool>(),
-            steps in vec((vec((0_usize..4, 1_u64..4), 1..4), any::<bool>(), any::<bool>()), 1..40),
+            steps in vec(
+                (vec((0_usize..4, 1_u64..4), 1..4), any::<bool>(), any::<bool>(), replaced()),
+                1..40,
+            ),
         ) {
             let policy = if automatic { Acknowledge::Automatically } else { Acknowledge::Manually };
             let mut all = positions(policy);
             let (mut last, mut done, mut store) = ([0_u64; 4], [0_u64; 4], [0_u64; 4]);
-            for (rows, acks, saves) in steps {
+            for (rows, acks, saves, replaced) in steps {
+                if let Some(stream) = replaced {
+                    all.replaced(stream);
+                    (last[stream], done[stream]) = (0, 0);
+                }
                 all.done_with_batch();
                 if automatic {
                     done = last;

@@ -21,6 +21,16 @@ pub(super) struct Followed {
     closed: Vec<bool>,
 }
 
+/// What a search for streams has changed.
+pub(super) struct Changes {
+    /// There are streams that were not there before.
+    pub(super) are_new: bool,
+    /// What was read of these says nothing any more: they are gone, or are others that have come in the
+    /// place of those that were. A stream is among them at both times, because rows of the one that
+    /// went may be acknowledged until the other comes.
+    pub(super) replaced: Vec<usize>,
+}
+
 impl Followed {
     pub(super) fn new(names: Arc<StreamNames>, positions: Vec<EntryId>, end: EntryId) -> Self {
         let (delivered, gone) = (positions.clone(), vec![false; positions.len()]);
@@ -113,14 +123,16 @@ impl Followed {
     }
 
     /// These are the streams that match the pattern now. Others are not asked for any more; where one
-    /// comes again it is another stream, and begins `after` that ID like those that are new. Says
-    /// whether there are such.
-    pub(super) fn found(&mut self, keys: Vec<Vec<u8>>, after: EntryId) -> bool {
+    /// comes again it is another stream, and begins `after` that ID like those that are new.
+    pub(super) fn found(&mut self, keys: Vec<Vec<u8>>, after: EntryId) -> Changes {
+        let mut replaced = Vec::new();
         let mut found: HashSet<Vec<u8>> = keys.into_iter().collect();
         for (stream, key) in self.names.keys().iter().enumerate() {
             let is_gone = !found.remove(key);
-            if let Some(gone) = self.gone.get_mut(stream) {
-                *gone = is_gone;
+            if let Some(gone) = self.gone.get_mut(stream)
+                && std::mem::replace(gone, is_gone) != is_gone
+            {
+                replaced.push(stream);
             }
             if is_gone {
                 for positions in [&mut self.positions, &mut self.delivered] {
@@ -130,7 +142,7 @@ impl Followed {
             }
         }
         if found.is_empty() {
-            return false;
+            return Changes { are_new: false, replaced };
         }
         let mut new: Vec<Vec<u8>> = found.into_iter().collect();
         new.sort_unstable();
@@ -140,6 +152,30 @@ impl Followed {
         self.delivered.resize(number, after);
         self.gone.resize(number, false);
         self.closed.resize(number, after >= self.end);
-        true
+        Changes { are_new: true, replaced }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_goes_and_one_that_comes_in_its_place_are_others() {
+        let keys = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let seen = EntryId::new(5, 0);
+        let names = StreamNames::new(keys(&["a", "b"]));
+        let mut all = Followed::new(names.into(), vec![seen; 2], EntryId::MAX);
+        for (found, are_new, replaced) in [
+            (vec!["a", "b"], false, vec![]),
+            (vec!["b"], false, vec![0]),
+            (vec!["b", "c"], true, vec![]),
+            (vec!["a", "b", "c"], false, vec![0]),
+            (vec!["a", "b", "c"], false, vec![]),
+        ] {
+            let changes = all.found(keys(&found), EntryId::MIN);
+            assert_eq!((changes.are_new, changes.replaced), (are_new, replaced), "{found:?}");
+        }
+        assert_eq!(all.positions(), [EntryId::MIN, seen, EntryId::MIN]);
     }
 }

@@ -45,7 +45,9 @@ impl ManyTail {
         }
         let found = self.found(&pattern).await?;
         let after = self.after_of_new();
-        if self.streams.found(found, after) {
+        let changes = self.streams.found(found, after);
+        self.replaced.extend(changes.replaced);
+        if changes.are_new {
             let names = Arc::clone(&self.streams.names);
             self.name(&names);
             self.place().await?;
