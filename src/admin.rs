@@ -11,7 +11,7 @@ use redis::Value;
 
 pub use self::consumers::{IfPending, delete_consumer};
 pub(crate) use self::consumers::{delete_if_idle, delete_others_idle_for};
-pub(crate) use self::listing::find_streams_within;
+pub(crate) use self::listing::find_streams_unless_silent;
 pub use self::listing::{ListedGroup, ListedStream, find_streams, list_groups, list_streams};
 pub use self::streams::{TrimTo, create_stream, delete_entries, delete_stream, trim_stream};
 use crate::client::{Client, Session};

@@ -239,6 +239,44 @@ def test_streams_are_looked_for_while_a_node_hangs(cluster: Cluster) -> None:
         assert take_rows(batches, 1) == {keys[0]: [5]}
 
 
+def test_streams_of_a_node_with_many_keys_are_found(cluster: Cluster) -> None:
+    """A node that answers is waited for, however long it takes with all its keys."""
+    [key] = cluster.keys(1)
+    node, new = cluster.client(key), f"stream-new:{{{key}}}"
+    add_numbers(node, key, 1)
+    node.mset({f"other-{number}:{{{key}}}": "" for number in range(20_000)})
+    with (
+        proxied(cluster) as (connection, proxies),
+        iter_stream(connection, None, NUMBER, "-", pattern="stream*", discover_ms=10) as batches,
+    ):
+        assert take_rows(batches, 1) == {key: [1]}
+        proxies[cluster.node(key).port].before(b"SCAN", lambda _: time.sleep(0.05))
+        add(node, new, [("7-0", {"n": 7})])
+        with within(8):
+            assert take_rows(batches, 1) == {new: [7]}
+
+
+def test_what_a_node_has_said_before_it_fell_silent_is_known(cluster: Cluster) -> None:
+    [key] = cluster.keys(1)
+    node = cluster.client(key)
+    add_numbers(node, key, 1)
+    node.mset({f"other-{number}:{{{key}}}": "" for number in range(5_000)})
+    with (
+        proxied(cluster, response_timeout=20) as (connection, proxies),
+        iter_stream(connection, None, NUMBER, "-", pattern="stream*", discover_ms=10) as batches,
+    ):
+        assert take_rows(batches, 1) == {key: [1]}
+        # The later pages of one search never come, nor does any of the next ones.
+        fault = proxies[cluster.node(key).port].stall_after(
+            0, once_seen=b"SCAN", skip=3, times=None
+        )
+        for number in range(200):
+            add(node, f"stream-{number}:{{{key}}}", [("7-0", {"n": 7})])
+        with within(8):
+            assert [7] in take_rows(batches, 1).values()
+        assert fault.hits >= 1
+
+
 def test_a_stream_that_scan_misses_comes_once(cluster: Cluster) -> None:
     """It moves to a node that has been looked through from one that has not."""
     key = cluster.keys(1)[0]

@@ -147,7 +147,7 @@ fn first_undelivered(group: &GroupInfo) -> Option<EntryId> {
 /// masters are asked at the same time.
 async fn keys_of_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
     let mut sessions = client.master_sessions().await?;
-    let scanning = sessions.iter_mut().map(|session| scan(session, pattern));
+    let scanning = sessions.iter_mut().map(|session| Scan::default().all(session, pattern));
     Ok(sorted(try_join_all(scanning).await?))
 }
 
@@ -157,56 +157,94 @@ fn sorted(found: Vec<BTreeSet<Vec<u8>>>) -> Vec<Vec<u8>> {
 
 /// What those nodes of a cluster have that have answered.
 pub(crate) struct Found {
+    /// Also those of the others, as far as these have answered.
     pub(crate) keys: Vec<Vec<u8>>,
     /// A slot of each of the others.
     pub(crate) silent: Vec<u16>,
 }
 
-/// The keys of the streams that match a pattern, as far as nodes of a cluster answer within this time. A
-/// server that is alone has as long as it takes.
-pub(crate) async fn find_streams_within(
+/// The keys of the streams that match a pattern, as far as nodes of a cluster answer: one that says nothing
+/// for this time is not waited for, however long the others take with all their keys. A server that is
+/// alone has as long as it takes.
+pub(crate) async fn find_streams_unless_silent(
     client: &Client,
     pattern: &[u8],
     limit: Duration,
 ) -> Result<Found> {
     let mut sessions = client.master_sessions().await?;
     if let [session] = sessions.as_mut_slice() {
-        let keys = sorted(vec![scan(session, pattern).await?]);
+        let keys = sorted(vec![Scan::default().all(session, pattern).await?]);
         return Ok(Found { keys, silent: Vec::new() });
     }
     let scanning = sessions.iter_mut().map(|session| {
         let slot = session.slot();
-        async move { (slot, tokio::time::timeout(limit, scan(session, pattern)).await) }
+        async move { (slot, Scan::default().until_silent(session, pattern, limit).await) }
     });
     let (mut found, mut silent) = (Vec::new(), Vec::new());
     for (slot, scanned) in join_all(scanning).await {
-        match scanned {
-            Ok(keys) => found.push(keys?),
-            Err(_) => silent.extend(slot),
-        }
+        let (keys, is_silent) = scanned?;
+        found.push(keys);
+        silent.extend(slot.filter(|_| is_silent));
     }
     Ok(Found { keys: sorted(found), silent })
 }
 
 /// The keys that one server has.
-async fn scan(session: &mut Session, pattern: &[u8]) -> Result<BTreeSet<Vec<u8>>> {
-    let mut keys = BTreeSet::new();
-    let mut cursor = b"0".to_vec();
-    // The number of keys when a cursor came: a server that goes in circles finds no others.
-    let mut cursors = HashMap::new();
-    loop {
-        let packed = resp::scan_streams(&cursor, pattern);
-        let scanning =
-            session.exchange(&packed, Some(Duration::ZERO), RawReply::new(), RawReply::into_value);
-        let reply = match scanning.await {
-            Ok(reply) => reply,
-            Err(error) => {
-                let error = session.about_node(error);
-                session.recover(error).await?;
-                // It may be another server by now, to which the cursor says nothing.
-                cursor = b"0".to_vec();
-                cursors.clear();
-                continue;
+struct Scan {
+    keys: BTreeSet<Vec<u8>>,
+    cursor: Vec<u8>,
+    /// The number of keys when a cursor came: a server that goes in circles finds no others.
+    cursors: HashMap<Vec<u8>, usize>,
+}
+
+impl Default for Scan {
+    fn default() -> Self {
+        Scan { keys: BTreeSet::new(), cursor: b"0".to_vec(), cursors: HashMap::new() }
+    }
+}
+
+impl Scan {
+    async fn all(mut self, session: &mut Session, pattern: &[u8]) -> Result<BTreeSet<Vec<u8>>> {
+        while !self.step(session, pattern).await? {}
+        Ok(self.keys)
+    }
+
+    /// Those that come before the server says nothing for this time, and whether it does.
+    async fn until_silent(
+        mut self,
+        session: &mut Session,
+        pattern: &[u8],
+        limit: Duration,
+    ) -> Result<(BTreeSet<Vec<u8>>, bool)> {
+        loop {
+            match tokio::time::timeout(limit, self.step(session, pattern)).await {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => return Ok((self.keys, false)),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Ok((self.keys, true)),
+            }
+        }
+    }
+
+    /// Takes one reply, and says whether it was the last.
+    async fn step(&mut self, session: &mut Session, pattern: &[u8]) -> Result<bool> {
+        let reply = loop {
+            let packed = resp::scan_streams(&self.cursor, pattern);
+            let scanning = session.exchange(
+                &packed,
+                Some(Duration::ZERO),
+                RawReply::new(),
+                RawReply::into_value,
+            );
+            match scanning.await {
+                Ok(reply) => break reply,
+                Err(error) => {
+                    let error = session.about_node(error);
+                    session.recover(error).await?;
+                    // It may be another server by now, to which the cursor says nothing.
+                    self.cursor = b"0".to_vec();
+                    self.cursors.clear();
+                }
             }
         };
         let scanned = match reply.as_sequence() {
@@ -216,19 +254,20 @@ async fn scan(session: &mut Session, pattern: &[u8]) -> Result<BTreeSet<Vec<u8>>
         let Some((next, found)) = scanned else {
             return Err(Error::protocol("what came for SCAN is no cursor with keys"));
         };
-        let before = keys.len();
-        keys.extend(found.iter().filter_map(text).map(<[u8]>::to_vec));
+        let before = self.keys.len();
+        self.keys.extend(found.iter().filter_map(text).map(<[u8]>::to_vec));
         // Nor does one go on that is lost again and again after the same keys.
-        if keys.len() > before {
+        if self.keys.len() > before {
             session.succeeded();
         }
         if next == b"0" {
-            return Ok(keys);
+            return Ok(true);
         }
-        if cursors.insert(next.to_vec(), keys.len()) == Some(keys.len()) {
+        if self.cursors.insert(next.to_vec(), self.keys.len()) == Some(self.keys.len()) {
             return Err(Error::protocol("SCAN's cursors repeat without new keys"));
         }
-        cursor = next.to_vec();
+        self.cursor = next.to_vec();
+        Ok(false)
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::Pattern;
 use super::ask::existing;
-use crate::admin::find_streams_within;
+use crate::admin::find_streams_unless_silent;
 use crate::client::Client;
 use crate::decode::StreamNames;
 use crate::error::Result;
 
-/// How long a node of a cluster may take where others have streams, too.
+/// How long a node of a cluster may say nothing where others have streams, too.
 pub(super) const LOOKING: Duration = Duration::from_millis(500);
 
 /// The streams that match now, with those of `followed` that nothing is known against: the node of a
@@ -21,7 +21,7 @@ pub(in crate::read) async fn discover(
     names: &StreamNames,
     followed: &[usize],
 ) -> Result<Vec<Vec<u8>>> {
-    let found = find_streams_within(client, &pattern.text, LOOKING).await?;
+    let found = find_streams_unless_silent(client, &pattern.text, LOOKING).await?;
     let mut keys = found.keys;
     let known: HashSet<&Vec<u8>> = keys.iter().collect();
     let missed = followed.iter().copied();
