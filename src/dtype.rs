@@ -34,6 +34,18 @@ pub(crate) fn most_categories(key_type: &DataType) -> u32 {
     }
 }
 
+/// Whether there are categories in it, at any depth.
+pub(crate) fn has_dictionary(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, _) => true,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            has_dictionary(item.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().any(|field| has_dictionary(field.data_type())),
+        _ => false,
+    }
+}
+
 /// Whether values are text, however Arrow lays it out.
 pub(crate) fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8View | DataType::Utf8 | DataType::LargeUtf8)

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 
-use crate::decode::{Names, StreamNames};
+use crate::decode::{Enums, Names, StreamNames};
 use crate::dtype;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::payload::Payload;
@@ -60,6 +60,8 @@ pub struct StreamSchema {
     pub(crate) expects_fields: bool,
     /// Fields that no key of a payload takes the place of, and that nobody misses.
     pub(crate) beside: Vec<String>,
+    /// Those of copies are the same, so that all batches of a read have the same ones.
+    pub(crate) enums: Enums,
     arrow: Derived,
 }
 
@@ -119,6 +121,7 @@ impl StreamSchema {
             rejects_clashes: false,
             expects_fields: true,
             beside: Vec::new(),
+            enums: Enums::default(),
             arrow: Derived::default(),
         }
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::{Schema, SchemaRef};
-use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 
+use super::dictionaries::joined;
 use super::primitive::internal;
 use super::sources::{Run, ends, select, stream_at};
 use crate::entry_id::EntryId;
@@ -65,10 +65,10 @@ impl Batch {
         {
             return Ok(only);
         }
-        let records: Vec<&RecordBatch> = pieces.iter().map(|piece| &piece.records).collect();
         let none = || SchemaRef::new(Schema::empty());
-        let schema = records.first().map_or_else(none, |first| first.schema());
-        let records = concat_batches(&schema, records).map_err(internal)?;
+        let schema = pieces.first().map_or_else(none, |first| first.records.schema());
+        let records: Vec<&RecordBatch> = pieces.iter().map(|piece| &piece.records).collect();
+        let records = joined(&schema, &records)?;
         Ok(Batch::of_rows(pieces, records))
     }
 

@@ -7,6 +7,7 @@ use arrow_array::types::*;
 use arrow_schema::{DataType, Field, TimeUnit};
 
 use super::column::{ColumnBuilder, NullRules};
+use super::dictionaries::{Enums, Members};
 use super::nested::{ListColumn, StructColumn};
 use super::number::{Decimal, Float, Int128, Integer};
 use super::primitive::{BooleanColumn, Parse, PrimitiveColumn};
@@ -22,7 +23,11 @@ pub(crate) struct Made {
 }
 
 /// A builder for a field, and for those inside it, where `null_values` hold as well.
-pub(crate) fn make_builder(field: &Field, null_values: &Arc<[Box<[u8]>]>) -> Result<Made> {
+pub(crate) fn make_builder(
+    field: &Field,
+    null_values: &Arc<[Box<[u8]>]>,
+    enums: &Enums,
+) -> Result<Made> {
     if !field.is_nullable() {
         return Err(Error::new(
             ErrorKind::Schema,
@@ -34,7 +39,7 @@ pub(crate) fn make_builder(field: &Field, null_values: &Arc<[Box<[u8]>]>) -> Res
         ));
     }
     let data_type = field.data_type().clone();
-    let inside = |field: &Field| make_builder(field, null_values);
+    let inside = |field: &Field| make_builder(field, null_values, enums);
     let builder: Box<dyn ColumnBuilder> = match &data_type {
         DataType::Utf8View => Box::new(ViewColumn::new(Content::Utf8)),
         DataType::BinaryView => Box::new(ViewColumn::new(Content::Binary)),
@@ -89,7 +94,7 @@ pub(crate) fn make_builder(field: &Field, null_values: &Arc<[Box<[u8]>]>) -> Res
                 && matches!(**key, DataType::UInt8 | DataType::UInt16 | DataType::UInt32) =>
         {
             let members = dtype::enum_members(field)
-                .map(|members| parse_members(field, key, members))
+                .map(|text| members_of(field, key, enums.members(text)))
                 .transpose()?;
             Box::new(DictionaryColumn::new((**key).clone(), members))
         }
@@ -132,23 +137,18 @@ fn parse_zone(field: &Field, name: &str) -> Result<Tz> {
     })
 }
 
-fn parse_members(field: &Field, key_type: &DataType, text: &str) -> Result<Vec<String>> {
-    let mut members = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let member =
-            rest.split_once(';').and_then(|(len, tail)| tail.split_at_checked(len.parse().ok()?));
-        let Some((member, tail)) = member else {
-            return Err(Error::new(
-                ErrorKind::Schema,
-                format!("the members of the Enum {:?} cannot be read", field.name()),
-            ));
-        };
-        members.push(member.to_owned());
-        rest = tail;
-    }
-    let capacity = dtype::most_categories(key_type);
-    if u32::try_from(members.len()).is_ok_and(|members| members > capacity) {
+fn members_of(
+    field: &Field,
+    key_type: &DataType,
+    members: Option<Arc<Members>>,
+) -> Result<Arc<Members>> {
+    let Some(members) = members else {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            format!("the members of the Enum {:?} cannot be read", field.name()),
+        ));
+    };
+    if members.values.len() > dtype::most_categories(key_type) as usize {
         return Err(Error::new(
             ErrorKind::Schema,
             format!("the Enum {:?} has more members than {key_type} keys", field.name()),

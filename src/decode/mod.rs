@@ -2,6 +2,7 @@
 
 mod batch;
 mod column;
+mod dictionaries;
 mod flush;
 pub(crate) mod json;
 mod layout;
@@ -32,6 +33,9 @@ use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{OnError, StreamSchema};
 use column::{NullRules, Slots, Text};
+#[cfg(feature = "python")]
+pub(crate) use dictionaries::joined;
+pub(crate) use dictionaries::{Enums, with_one_dictionary};
 use make::{Made, make_builder};
 use metadata::MetadataColumns;
 use misfit::{Leaves, Refused};
@@ -105,7 +109,7 @@ struct Column {
 
 impl Column {
     fn new(field: FieldRef, schema: &StreamSchema) -> Result<Self> {
-        let made = make_builder(&field, &schema.null_values.of(field.name()))?;
+        let made = make_builder(&field, &schema.null_values.of(field.name()), &schema.enums)?;
         Ok(Column { field, made })
     }
 
@@ -435,7 +439,7 @@ impl Decoder {
 /// Whether a text is a value of the field's dtype.
 pub(crate) fn parses(field: &Field, text: &str) -> bool {
     let mut leaves = Leaves::first();
-    make_builder(field, &Arc::default())
+    make_builder(field, &Arc::default(), &Enums::default())
         .is_ok_and(|mut made| made.builder.append(Text::of(text), &mut leaves).is_ok())
         && leaves.is_empty()
 }

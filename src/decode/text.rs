@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::column::{ColumnBuilder, Origin, Text};
+use super::dictionaries::Members;
 use super::misfit::{Leaves, Misfit};
 use super::primitive::internal;
 use crate::dtype::most_categories;
@@ -198,32 +199,21 @@ pub(crate) struct DictionaryColumn {
     key_type: DataType,
     keys: Vec<u32>,
     nulls: NullBufferBuilder,
+    /// Those that grow.
     index: HashMap<Box<[u8]>, u32>,
     values: ViewColumn,
-    members: Option<Vec<String>>,
+    members: Option<Arc<Members>>,
 }
 
 impl DictionaryColumn {
-    pub(crate) fn new(key_type: DataType, members: Option<Vec<String>>) -> Self {
-        let mut column = DictionaryColumn {
+    pub(crate) fn new(key_type: DataType, members: Option<Arc<Members>>) -> Self {
+        DictionaryColumn {
             key_type,
             keys: Vec::new(),
             nulls: NullBufferBuilder::new(0),
             index: HashMap::new(),
             values: ViewColumn::new(Content::Utf8),
             members,
-        };
-        column.start();
-        column
-    }
-
-    /// An empty dictionary, or the given members.
-    fn start(&mut self) {
-        self.index.clear();
-        for member in self.members.iter().flatten() {
-            let key = u32::try_from(self.values.len()).unwrap_or(u32::MAX);
-            self.index.insert(member.as_bytes().into(), key);
-            self.values.append_utf8(member.as_bytes());
         }
     }
 
@@ -260,7 +250,8 @@ impl ColumnBuilder for DictionaryColumn {
 
     #[inline(always)]
     fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
-        let key = match self.index.get(text.bytes) {
+        let index = self.members.as_ref().map_or(&self.index, |members| &members.keys);
+        let key = match index.get(text.bytes) {
             Some(key) => *key,
             None => self.add(text)?,
         };
@@ -282,8 +273,13 @@ impl ColumnBuilder for DictionaryColumn {
     fn finish(&mut self) -> Result<ArrayRef> {
         let keys = std::mem::take(&mut self.keys);
         let nulls = self.nulls.finish();
-        let values = self.values.finish()?;
-        self.start();
+        let values = match &self.members {
+            Some(members) => Arc::clone(&members.values),
+            None => {
+                self.index.clear();
+                self.values.finish()?
+            }
+        };
         // `add` and `make_builder` keep keys within the key type, so the casts lose nothing.
         match self.key_type {
             DataType::UInt8 => Self::dictionary::<UInt8Type>(keys, |key| key as u8, nulls, values),

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch as ArrowBatch};
 use arrow_schema::{DataType, Field, Schema};
-use arrow_select::concat::concat_batches;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -13,7 +12,7 @@ use super::arrow::{RecordBatch, batches_of, import_fields};
 use super::connection::Server;
 use super::error::{exception, no_panic};
 use super::operation::Operation;
-use crate::decode::{Batch, internal};
+use crate::decode::{Batch, internal, joined};
 use crate::error::Result;
 use crate::process::table::{self, Changes, Expiry, Spec};
 
@@ -61,7 +60,7 @@ impl Table {
             let (fields, batches) = batches_of(frame)?;
             let done = py.detach(|| {
                 let schema = Arc::new(Schema::new(fields));
-                let batch = concat_batches(&schema, &batches).map_err(internal)?;
+                let batch = joined(&schema, &batches.iter().collect::<Vec<_>>())?;
                 act(&mut self.lock(), &batch)
             });
             done.map_err(|error| exception(py, &error))

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::SchemaRef;
-use arrow_select::interleave::interleave;
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::{FieldRef, SchemaRef};
 
 use super::by_stream::PartsReader;
-use super::columns::{aligned, with_columns_of_last, without_rest};
+use super::columns::{aligned, interleaved, with_columns_of_last, without_rest};
 use super::merge::{Merge, Row};
 use super::mismatch::FieldSets;
 use super::parts::Part;
@@ -216,13 +215,13 @@ impl ById {
         if pages.is_empty() {
             return Ok(RecordBatch::new_empty(Arc::clone(schema)));
         }
-        let columns: Result<Vec<ArrayRef>> = (0..schema.fields().len())
-            .map(|column| {
-                let of_pages: Vec<&dyn Array> =
-                    pages.iter().map(|page| page.column(column).as_ref()).collect();
-                without_rest(&interleave(&of_pages, &indices).map_err(internal)?)
-            })
-            .collect();
+        let column = |(column, field): (usize, &FieldRef)| {
+            let of_pages: Vec<ArrayRef> =
+                pages.iter().map(|page| Arc::clone(page.column(column))).collect();
+            without_rest(&interleaved(field, &of_pages, &indices)?)
+        };
+        let columns: Result<Vec<ArrayRef>> =
+            schema.fields().iter().enumerate().map(column).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
         RecordBatch::try_new_with_options(Arc::clone(schema), columns?, &options).map_err(internal)
     }

@@ -12,9 +12,11 @@ use arrow_array::{
 };
 use arrow_data::ArrayData;
 use arrow_data::transform::MutableArrayData;
-use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow_select::interleave::interleave;
 
-use crate::decode::{Batch, Names, internal};
+use crate::decode::{Batch, Names, internal, with_one_dictionary};
+use crate::dtype::has_dictionary;
 use crate::error::Result;
 use crate::schema::{NoColumn, StreamSchema};
 
@@ -160,8 +162,9 @@ impl Columns {
                 used.push((page, places_of(page.schema_ref(), &schema)));
             }
         }
-        let placed = slices.iter().filter_map(|(page, rows)| Some((*places.get(page)?, rows)));
-        let placed: Vec<(usize, &Range<usize>)> = placed.collect();
+        let placed =
+            slices.iter().filter_map(|(page, rows)| Some((*places.get(page)?, rows.clone())));
+        let placed: Vec<(usize, Range<usize>)> = placed.collect();
         let column = |(column, field): (usize, &FieldRef)| {
             let of_page = |(page, places): &(&RecordBatch, Vec<Option<usize>>)| {
                 Some(Arc::clone(page.column(places.get(column).copied()??)))
@@ -172,7 +175,7 @@ impl Columns {
             {
                 return without_rest(&all.slice(rows.start, rows.len()));
             }
-            match copied(&all, &placed, rows)? {
+            match copied(field, &all, &placed, rows)? {
                 Some(copied) => without_rest(&copied),
                 None => Ok(new_null_array(field.data_type(), rows)),
             }
@@ -196,14 +199,16 @@ fn places_of(schema: &SchemaRef, all: &SchemaRef) -> Vec<Option<usize>> {
 
 /// Slices of a column's pages in this order, null where a page lacks it; `None` where all do.
 fn copied(
+    field: &Field,
     pages: &[Option<ArrayRef>],
-    slices: &[(usize, &Range<usize>)],
+    slices: &[(usize, Range<usize>)],
     rows: usize,
 ) -> Result<Option<ArrayRef>> {
     let mut number = 0..;
     let places: Vec<Option<usize>> =
         pages.iter().map(|page| page.as_ref().and_then(|_| number.next())).collect();
-    let there: Vec<ArrayData> = pages.iter().flatten().map(Array::to_data).collect();
+    let there = with_one_dictionary(field, pages.iter().flatten().cloned().collect())?;
+    let there: Vec<ArrayData> = there.iter().map(Array::to_data).collect();
     if there.is_empty() {
         return Ok(None);
     }
@@ -216,6 +221,29 @@ fn copied(
         .map_err(internal)?;
     }
     Ok(Some(make_array(copied.freeze())))
+}
+
+/// These rows of a column's pages, in this order.
+pub(super) fn interleaved(
+    field: &Field,
+    pages: &[ArrayRef],
+    rows: &[(usize, usize)],
+) -> Result<ArrayRef> {
+    if !has_dictionary(field.data_type()) {
+        let pages: Vec<&dyn Array> = pages.iter().map(AsRef::as_ref).collect();
+        return interleave(&pages, rows).map_err(internal);
+    }
+    // Which would write dictionaries one after the other also where they are one.
+    let mut slices: Vec<(usize, Range<usize>)> = Vec::new();
+    for (page, row) in rows {
+        match slices.last_mut() {
+            Some((last, slice)) if last == page && slice.end == *row => slice.end += 1,
+            _ => slices.push((*page, *row..row + 1)),
+        }
+    }
+    let pages: Vec<Option<ArrayRef>> = pages.iter().cloned().map(Some).collect();
+    let copied = copied(field, &pages, &slices, rows.len())?;
+    Ok(copied.unwrap_or_else(|| new_null_array(field.data_type(), rows.len())))
 }
 
 /// The column with its own texts alone, where it keeps much more alive, such as those of whole pages.
