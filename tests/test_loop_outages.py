@@ -72,6 +72,24 @@ def test_a_checkpoint_is_loaded_when_the_server_answers_again(own: Server, world
             assert rows(next(consumer)) == [2]
 
 
+@pytest.mark.parametrize("streams", ["s", ["s", "t"]], ids=["one", "several"])
+def test_stop_while_a_checkpoint_is_loaded_does_not_replace_it(
+    own: Server, world: World, streams: Any
+) -> None:
+    add(own.client(), 1, 2)
+    first = oldest(own)
+    RedisCheckpointStore(own.url).save("s", first)
+    with Proxy(own.port) as proxy:
+        proxy.stall_after(0, once_seen=b"GET")
+        store = RedisCheckpointStore(RedisConnection(proxy.url, **SLOW))
+        options: Any = {"start_id": "$", "block_ms": 20, "checkpoint_store": store}
+        consumer = world.consumer(own.url, streams, **options)
+        with later(0.1, consumer.stop), within(3), consumer:
+            assert next(consumer, None) is None
+        assert proxy.count(b"GET") >= 1
+    assert RedisCheckpointStore(own.url).load("s") == first
+
+
 @pytest.mark.parametrize("bounded", ["reader", "store", "on_idle"])
 def test_a_checkpoint_of_what_is_bounded_is_bounded(
     own: Server, world: World, bounded: str

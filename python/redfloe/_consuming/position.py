@@ -64,6 +64,7 @@ class Position:
 
     def stop(self) -> None:
         """Have the loop wait for its store no longer than a second; from any thread."""
+        self._begins_now = False  # perhaps without the checkpoints, which it must not replace
         if isinstance(self._of_loop, LoopCheckpoints):
             self._of_loop.stop()
 
