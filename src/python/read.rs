@@ -348,8 +348,8 @@ fn shared(pieces: Vec<Batch>) -> Vec<Arc<Batch>> {
     pieces.into_iter().map(Arc::new).collect()
 }
 
-/// What `make` makes of all entries of a request, which come in one batch or some. They are acknowledged, where the request says so,
-/// once that is made.
+/// What `make` makes of all entries of a request, which come in one batch or some. They are
+/// acknowledged, where the request says so, once that is made.
 #[pyfunction]
 pub(crate) fn read_stream(
     py: Python<'_>,

@@ -70,8 +70,8 @@ def read_stream(
     stream : str, bytes, or several of them
         The stream's key; or the keys of several streams, each once, whose entries become one frame:
         `order` and `on_schema_mismatch` say how, and ``_stream`` where a row comes from. Lengths
-        are asked first (XLEN), and what fits is requested together. Not with a group. An empty list
-        gives an empty frame; `read_streams` takes a pattern.
+        are asked first (XLEN), and what fits is requested together. With a group entries come as
+        they are delivered. An empty list gives an empty frame; `read_streams` takes a pattern.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as columns of exactly these dtypes in this order; other fields are
         skipped unread. Python's types serve too, a dict for a Struct and a list of one for a List.

@@ -221,7 +221,9 @@ fn small_batches_of_wide_pages_take_little_time() {
         assert_eq!(batches(&mut weave, 10).take(5).count(), 5);
         started.elapsed()
     };
-    let (short, long) = (time(50), time(5_000));
+    // The least of some: the machine may have been busy with something else.
+    let least = |rows: u64| (0..3).map(|_| time(rows)).min().unwrap();
+    let (short, long) = (least(50), least(5_000));
     assert!(long < short * 5, "{short:?}, and of pages of a hundred times the rows {long:?}");
     assert!(long.as_secs() < 2, "{long:?}");
 }
