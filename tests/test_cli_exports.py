@@ -339,9 +339,7 @@ def test_a_directory_of_such_fields_comes_in_again(
     client.xadd(stream, {"_id": "i3", "_ts": "t3", "_rescued": "r3", "n": 3})
     run(*args, url=any_server.url)
     refused = run(*args[:-6], url=any_server.url, code=1)
-    assert "holds an export with id_column 'entry'" in refused.stderr.replace(
-        "--id-column", "id_column"
-    )
+    assert "holds an export with --id-column 'entry'" in refused.stderr
     again = f"{stream}-again"
     run("import", str(folder), again, "--id-column", "entry", url=any_server.url)
     assert entries_with_ids(client, again) == entries_with_ids(client, stream)
@@ -404,3 +402,17 @@ def test_an_export_that_begins_with_an_empty_stream(
     client.xadd(stream, {"n": 4})
     assert "1 entry" in run("export", stream, folder, url=any_server.url).stderr
     assert pl.read_parquet(f"{folder}/*.parquet")["n"].to_list() == [4]
+
+
+def test_a_look_at_the_last_entry_is_quiet(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    """That it has no payload was logged when it was exported, and is not again."""
+    client.xadd(stream, {"data": '{"n":1}'})
+    args = ["export", stream, str(tmp_path / "x"), "--payload", "data"]
+    run(*args, url=any_server.url)
+    client.xadd(stream, {"data": "no JSON"})
+    assert "none of 1 entry had" in run(*args, url=any_server.url).stderr
+    assert "none of" not in run(*args, url=any_server.url).stderr
+    client.xadd(stream, {"data": "no JSON either"})
+    assert run(*args, url=any_server.url).stderr.count("none of 1 entry had") == 1
