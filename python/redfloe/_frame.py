@@ -99,10 +99,9 @@ def _check_zone(name: str, zone: str) -> None:
 
 def without_null_dtypes(frame: pl.DataFrame) -> pl.DataFrame:
     """Give columns without any value, which have the dtype Null, as text: Arrow's is no help."""
-    dtypes = frame.schema
-    schema = {name: _without_null(dtype) for name, dtype in dtypes.items()}
-    casts = {name: dtype for name, dtype in schema.items() if dtype != dtypes[name]}
-    return frame.cast(casts) if casts else frame  # type: ignore[arg-type]  # names to dtypes
+    dtypes = {name: (dtype, _without_null(dtype)) for name, dtype in frame.schema.items()}
+    casts = [frame[name].cast(new) for name, (old, new) in dtypes.items() if old != new]
+    return frame.with_columns(casts) if casts else frame
 
 
 def _without_null(dtype: DataType | DataTypeClass) -> DataType | DataTypeClass:

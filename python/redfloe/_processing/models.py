@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import types
+from collections import Counter
+from contextlib import suppress
 from copy import deepcopy
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import (
     Any,
     ClassVar,
@@ -110,18 +112,133 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+def _values(model: Any) -> dict[str, object]:
+    """Give a model's attributes by name, those of pydantic's ``extra="allow"`` too."""
+    kind = type(model)
+    extra = model.model_extra if _allows_extra(kind) else {}
+    return {name: getattr(model, name) for name in _names(kind)} | extra
+
+
+def _resolved(kind: Any) -> dict[str, Any]:
+    """Give what a class declares its attributes to be.
+
+    Raises
+    ------
+    TypeError
+        A name is not known at run time, or a declaration does not say what an attribute is.
+    """
+    if _is_pydantic(kind):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    try:
+        known = get_type_hints(kind)
+    except (NameError, AttributeError, TypeError) as error:
+        msg = (
+            f"the annotations of {kind.__name__} cannot be resolved: {error}; import their names "
+            "at run time, not for type checkers only, and define the class in a module"
+        )
+        raise TypeError(msg) from error
+    declared = {name: known[name] for name in _names(kind)}
+    for name, annotation in declared.items():
+        _check_unions(annotation, f"{kind.__name__}.{name}")
+    return declared
+
+
+#: It is asked for at each commit.
+_annotations = lru_cache(maxsize=256)(_resolved)
+
+
+def _check_unions(annotation: Any, name: str) -> None:
+    inner = [] if get_origin(annotation) is Literal else get_args(annotation)
+    if _is_union(annotation) and sum(map(_holds_model, inner)) > 1:
+        msg = (
+            f"{name} is declared as {annotation}, and what is saved does not say which of these "
+            "classes it was; use one class, with an attribute that says which kind it is"
+        )
+        raise TypeError(msg)
+    for one in inner:
+        _check_unions(one, name)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _is_ambiguous(annotation: Any) -> bool:
+    """Say whether a value may fit in several ways."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return False
+    several = _is_union(annotation) and len([one for one in inner if one is not type(None)]) > 1
+    return several or any(map(_is_ambiguous, inner))
+
+
+def _holds_model(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return False
+    return is_model(annotation) or any(map(_holds_model, get_args(annotation)))
+
+
 def attributes(model: object) -> dict[str, object]:
-    """Give what is written for a model: its attributes by name."""
-    return {name: values.encode(getattr(model, name), _inner) for name in _names(type(model))}
+    """Give what is written for a model: its attributes by name.
+
+    Raises
+    ------
+    TypeError
+        An attribute would come back as something else, since its annotation does not say what it
+        is, or the annotations cannot be resolved.
+    """
+    kind: Any = type(model)
+    held = _values(model)
+    annotations = _annotations(kind)
+    written = {name: _written(value) for name, value in held.items()}
+    doubtful = [
+        name
+        for name, (_, classes) in written.items()
+        if classes or _is_ambiguous(annotations.get(name, Any))
+    ]
+    encoded = {name: value for name, (value, _) in written.items()}
+    if doubtful:
+        back = _back(kind, encoded, doubtful)
+        for name in doubtful:
+            if name not in back or _written(back[name]) != written[name]:
+                msg = (
+                    f"the attribute {name} is {held[name]!r:.60}, and would come back as something "
+                    f"else, since its annotation in {kind.__name__} does not say what it is; "
+                    "declare its class, or store plain values, such as an Enum's .value"
+                )
+                raise TypeError(msg)
+    return encoded
 
 
-def _inner(value: object) -> object:
-    """Give what is written for a value inside a model, whose annotations say what it was."""
-    if isinstance(value, Enum):
-        return values.encode(value.value)
-    if is_model(type(value)):
-        return attributes(value)
-    return values.encode(value)
+def _written(value: object) -> tuple[object, Counter[type]]:
+    """Give what is written for an attribute, and the classes within that only annotations tell."""
+    classes: Counter[type] = Counter()
+
+    def inner(value: object) -> object:
+        classes[type(value)] += 1
+        if isinstance(value, Enum):
+            return values.encode(value.value)
+        if is_model(type(value)):
+            return attributes(value)
+        return values.encode(value)
+
+    return values.encode(value, inner), classes
+
+
+def _back(kind: Any, encoded: dict[str, object], names: list[str]) -> dict[str, object]:
+    """Give attributes as they would be read; some are missing where they could not be."""
+    stored = values.decode(values.dumps(encoded))
+    if _is_pydantic(kind):
+        try:
+            validated = _validated(kind, stored)
+        except DecodeError:
+            return {}
+        return _values(validated)
+    back, annotations = {}, _annotations(kind)
+    for name in names:
+        with suppress(DecodeError):
+            back[name] = _fit(annotations[name], stored[name], name, kind.__name__)
+    return back
 
 
 def make(kind: type[M], stored: object, version: int) -> M:
@@ -155,32 +272,29 @@ def refill(model: object, fresh: object) -> None:
     """Give a model the attributes of another of its class."""
     for name in _names(type(model)):
         object.__setattr__(model, name, getattr(fresh, name))
+    if _allows_extra(type(model)):
+        object.__setattr__(model, "__pydantic_extra__", getattr(fresh, "model_extra", None))
 
 
 def _build(kind: Any, stored: dict[str, Any], path: str) -> Any:
     names = _names(kind)
-    if unknown := [name for name in stored if name not in names]:
+    unknown = [name for name in stored if name not in names]
+    if unknown and not _allows_extra(kind):
         msg = (
             f"it has the attribute {path}{unknown[0]}, which {kind.__name__} does not declare; "
             "raise the class's version and define migrate, or declare the attribute again"
         )
         raise DecodeError(msg)
     if _is_pydantic(kind):
-        try:
-            return kind.model_validate(stored)
-        except ValueError as error:
-            msg = f"it does not fit {kind.__name__}: {error}"
-            raise DecodeError(msg) from error
-    try:
-        annotations = get_type_hints(kind)
-    except (NameError, TypeError):
-        annotations = {}  # of names that only the class's own module knows
+        return _validated(kind, stored)
+    annotations = _annotations(kind)
     given: dict[str, Any] = {}
     later: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         if field.name in stored:
-            annotation = annotations.get(field.name, Any)
-            value = _fit(annotation, stored[field.name], f"{path}{field.name}", kind.__name__)
+            value = _fit(
+                annotations[field.name], stored[field.name], f"{path}{field.name}", kind.__name__
+            )
             (given if field.init else later)[field.name] = value
         elif field.init and not _has_default(field):
             msg = (
@@ -188,10 +302,28 @@ def _build(kind: Any, stored: dict[str, Any], path: str) -> Any:
                 "without a default; give it one, or raise the class's version and define migrate"
             )
             raise DecodeError(msg)
-    model = kind(**given)
+    # One of pydantic's dataclasses may be made by aliases.
+    is_pydantics = "__pydantic_validator__" in vars(kind)
+    model = _validated(kind, given) if is_pydantics else kind(**given)
     for name, value in later.items():
         object.__setattr__(model, name, value)
     return model
+
+
+def _validated(kind: Any, stored: dict[str, Any]) -> Any:
+    """Have pydantic make a model of attributes by their names, which are no aliases."""
+    validate = (
+        kind.model_validate if _is_pydantic(kind) else kind.__pydantic_validator__.validate_python
+    )
+    try:
+        return validate(stored, by_alias=False, by_name=True)
+    except ValueError as error:
+        msg = f"it does not fit {kind.__name__}: {error}"
+        raise DecodeError(msg) from error
+
+
+def _allows_extra(kind: Any) -> bool:
+    return _is_pydantic(kind) and kind.model_config.get("extra") == "allow"
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -214,9 +346,9 @@ def _fit(annotation: Any, value: Any, path: str, owner: str) -> Any:
 
 def _try(annotation: Any, value: Any, path: str, owner: str) -> tuple[bool, Any]:
     origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Union or origin is types.UnionType:
-        # Those first that have nothing to make of it.
-        for one in sorted(inner, key=is_model):
+    if _is_union(annotation):
+        # The value's own type first, and those last that make a model of it.
+        for one in sorted(inner, key=lambda one: (one is not type(value), is_model(one))):
             try:
                 fits, made = _try(one, value, path, owner)
             except DecodeError:
@@ -225,7 +357,11 @@ def _try(annotation: Any, value: Any, path: str, owner: str) -> tuple[bool, Any]
                 return True, made
         return False, None
     if origin is Literal:
-        return value in inner, value
+        for one in inner:
+            plain = one.value if isinstance(one, Enum) else one
+            if type(plain) is type(value) and plain == value:
+                return True, one
+        return False, None
     if origin in (list, set, frozenset) and inner:
         if type(value) is not origin:
             return False, None

@@ -40,16 +40,15 @@ def encode(value: object, within: Callable[[object], object] | None = None) -> o
         Asked about a value of another type: what to write in its place. It raises TypeError where
         it does not know either.
     """
-    kind = type(value)
-    if kind in _PLAIN:
+    if type(value) in _PLAIN:
         return value
-    if kind is float:
-        return value if isfinite(value) else {"$float": repr(value)}  # type: ignore[arg-type]  # a float
-    if kind is list:
-        return [encode(item, within) for item in value]  # type: ignore[attr-defined]  # a list
-    if kind is dict:
-        return _dict(value, within)  # type: ignore[arg-type]  # a dict
-    if (write := _WRITE.get(kind)) is not None:
+    if type(value) is float:
+        return value if isfinite(value) else {"$float": repr(value)}
+    if type(value) is list:
+        return [encode(item, within) for item in value]
+    if type(value) is dict:
+        return _dict(value, within)
+    if (write := _WRITE.get(type(value))) is not None:
         return write(value, within)
     if within is not None:
         return within(value)
