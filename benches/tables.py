@@ -29,7 +29,8 @@ def fill(server: Server, keys: int) -> None:
 
 def measure(server: Server, keys: int) -> dict[str, float]:
     """Give the milliseconds of a load, and those of a commit's parts."""
-    from redfloe._processing.table import load_table, table_request
+    from redfloe._processing.table import table_request
+    from support.processing import load_table
 
     request = table_request("sku", {"left": pl.Int64, "name": pl.String})
     chosen = random.Random(7)  # the same keys in each round

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import pickle
@@ -20,14 +19,15 @@ import pydantic
 import pytest
 import redis
 
-from redfloe import DecodeError, SchemaError, WrongTypeError, _core
+from redfloe import DecodeError, SchemaError, WrongTypeError
 from redfloe._processing.models import State
 from redfloe._processing.state import ProcessorState
+from support.processing import load_state
 from support.server import Server
 
 
-def load(server: Server) -> ProcessorState:
-    return ProcessorState(_core.load_state(server.url, b"state").wait())
+def load(server: Server, query: str = "") -> ProcessorState:
+    return load_state(server.url + query, b"state")
 
 
 def save(client: redis.Redis, state: ProcessorState) -> list[str]:
@@ -58,14 +58,16 @@ def commit(state: ProcessorState) -> ProcessorState:
     return saved(state)
 
 
-def test_state_is_a_dict_that_is_there_the_next_time(server: Server, client: redis.Redis) -> None:
-    state = load(server)
+def test_state_is_a_dict_that_is_there_the_next_time(
+    server: Server, client: redis.Redis, protocol: str
+) -> None:
+    state = load(server, protocol)
     assert (len(state), [*state], state.get("seen", 0)) == (0, [], 0)
     state["seen"] = state.get("seen", 0) + 5
     state["by: shop é"] = {"a": [1, 2]}
     assert save(client, state) == ["by: shop é", "seen"]
     assert client.hget("state", "seen") == b'{"format":1,"value":5}'
-    again = load(server)
+    again = load(server, protocol)
     assert dict(again) == {"seen": 5, "by: shop é": {"a": [1, 2]}}
     assert repr(again) == "ProcessorState('seen', 'by: shop é')"
     # What was only looked at is not written.
@@ -175,6 +177,32 @@ def test_a_name_is_text() -> None:
         ProcessorState()[1] = 1  # type: ignore[index]  # what is tested
     with pytest.raises(DecodeError, match="no text"):
         ProcessorState([(b"\xff", b"{}")])
+    with pytest.raises(ValueError, match="zero byte"):
+        ProcessorState()["\0newest:stock"] = 1
+    with pytest.raises(DecodeError, match=r"newest:stock.*is b'\{\}', and no time"):
+        ProcessorState([(b"\0newest:stock", b"{}")])
+
+
+def test_a_read_that_fails_changes_nothing() -> None:
+    state = ProcessorState()
+    state["customer"], state["broken"] = customer(), 1
+    state = commit(state)
+    state._saved["broken"] = b"{"
+    for name in ("customer", "broken"):
+        with pytest.raises((SchemaError, DecodeError)):
+            state[name]
+    assert state.changes() == ([], [])
+
+
+def test_what_cannot_be_read_is_cleared() -> None:
+    state = ProcessorState()
+    state["customer"], state["a"] = customer(), 1
+    state = commit(state)
+    state.clear()
+    assert dict(state) == {}
+    assert sorted(state.changes()[1]) == [b"a", b"customer"]
+    state.rollback()
+    assert len(state) == 2
 
 
 def test_changes_in_place_are_noticed(any_server: Server, client: redis.Redis) -> None:
@@ -369,112 +397,6 @@ def test_a_pydantic_model_comes_back_as_one() -> None:
         state.model(Order, "order")
 
 
-def written(**attributes: Any) -> ProcessorState:
-    """Give the state of a class Counter, version 1, with these attributes."""
-    kind = dataclasses.make_dataclass("Counter", attributes)
-    state = ProcessorState()
-    state["Counter"] = kind(**attributes)
-    return commit(state)
-
-
-class TestChangedAttributes:
-    """What killed the thread of a peer of ours without a word."""
-
-    def test_a_new_one_has_its_default(self) -> None:
-        class Counter(State):
-            count: int = 0
-            since: str = "2024"
-
-        state = written(count=5)
-        assert state.model(Counter) == Counter(5, "2024")
-        assert len(state.changes()[0]) == 1
-
-    def test_one_that_is_gone_is_named(self) -> None:
-        class Counter(State):
-            total: int = 0
-
-        with pytest.raises(
-            DecodeError, match=r"'Counter'.*attribute count, which Counter does not"
-        ):
-            written(count=5).model(Counter)
-
-    def test_one_without_a_default_is_named(self) -> None:
-        class Counter(State):
-            count: int
-            total: int
-
-        with pytest.raises(DecodeError, match=r"lacks the attribute total.*define migrate"):
-            written(count=5).model(Counter)
-
-    @pytest.mark.parametrize("value", ["5", 5.0, None, True, [5]])
-    def test_one_of_another_type_is_named(self, value: Any) -> None:
-        class Counter(State):
-            count: int = 0
-
-        with pytest.raises(DecodeError, match=r"the attribute count is .*declares int; raise"):
-            written(count=value).model(Counter)
-
-    def test_a_version_migrates(self) -> None:
-        class Counter(State):
-            version = 3
-            total: int = 0
-
-            @classmethod
-            def migrate(cls, old: dict[str, Any], version: int) -> dict[str, Any]:
-                return {"total": old["count"] * version}
-
-        state = written(count=5)
-        assert state.model(Counter) == Counter(total=5)
-        assert b'"version":3,"value":{"total":5}' in state.changes()[0][0][1]
-        state = commit(state)
-        assert state.model(Counter) == Counter(total=5)
-        assert state.changes() == ([], [])
-
-    def test_a_version_without_migrate_is_an_error(self) -> None:
-        class Counter(State):
-            version = 2
-            count: int = 0
-
-        with pytest.raises(DecodeError, match=r"version 1 of Counter.*this is version 2.*define"):
-            written(count=5).model(Counter)
-
-    def test_what_a_newer_one_has_written_is_an_error(self) -> None:
-        class Counter(State):
-            version = 2
-            count: int = 0
-
-        state = ProcessorState()
-        state.model(Counter)
-        state = commit(state)
-        Counter.version = 1
-        with pytest.raises(DecodeError, match="run the newer code"):
-            state.model(Counter)
-
-    def test_migrate_must_give_a_dict(self) -> None:
-        class Counter(State):
-            version = 2
-            count: int = 0
-
-            @classmethod
-            def migrate(cls, old: dict[str, Any], version: int) -> dict[str, Any]:
-                return None  # type: ignore[return-value]  # what is tested
-
-        with pytest.raises(TypeError, match="migrate gave None"):
-            written(count=5).model(Counter)
-
-    def test_a_plain_dict_migrates_from_version_0(self) -> None:
-        class Counter(State):
-            count: int = 0
-
-            @classmethod
-            def migrate(cls, old: dict[str, Any], version: int) -> dict[str, Any]:
-                return {"count": old["n"] + version}
-
-        state = ProcessorState()
-        state["Counter"] = {"n": 5}
-        assert commit(state).model(Counter) == Counter(5)
-
-
 def test_an_object_is_bound(any_server: Server, client: redis.Redis) -> None:
     state, counter = load(any_server), OrderCounter(count=3)
     state.bind(counter)
@@ -501,6 +423,26 @@ def test_an_object_is_bound(any_server: Server, client: redis.Redis) -> None:
     assert save(client, state) == []
     with pytest.raises(TypeError, match="neither"):
         state.bind({})
+
+
+def test_a_name_is_bound_to_one_object() -> None:
+    state = ProcessorState()
+    first, taken = OrderCounter(1), state.model(OrderCounter, "taken")
+    state.bind(first)
+    state.bind(first)
+    with pytest.raises(ValueError, match="'OrderCounter' is another OrderCounter already"):
+        state.bind(OrderCounter(2))
+    with pytest.raises(ValueError, match="'taken' is another OrderCounter already"):
+        state.bind(OrderCounter(2), "taken")
+    taken.count = 3
+    state.bind(taken, "taken")
+    assert taken.count == 3
+    # One that was deleted is not read again.
+    state = commit(state)
+    del state["taken"]
+    state.bind(other := OrderCounter(4), "taken")
+    assert other.count == 4
+    assert commit(state).model(OrderCounter, "taken").count == 4
 
 
 def tampered(directory: Path) -> Iterator[bytes]:
@@ -542,7 +484,7 @@ def test_bytes_from_the_server_are_never_executed(tmp_path: Path) -> None:
 
 def test_the_key_of_something_else(any_server: Server, client: redis.Redis) -> None:
     client.set("state", "x")
-    with pytest.raises(WrongTypeError, match=r"other than a hash.*key: state"):
+    with pytest.raises(WrongTypeError, match='"state" holds a string, and a processor needs'):
         load(any_server)
 
 

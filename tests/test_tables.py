@@ -13,41 +13,27 @@ import polars as pl
 import pytest
 import redis
 
-from redfloe import DecodeError, RedisConnectionError, SchemaError, WrongTypeError
-from redfloe._processing.table import (
-    Table,
-    load_table,
-    load_table_async,
-    read_table,
-    read_table_async,
-    table_request,
-)
-from support.clients import quick
-from support.proxy import Proxy
+from redfloe import DecodeError, SchemaError
+from redfloe._processing.table import Table, table_request
+from support.processing import load_table, load_table_async, save
 from support.server import Server
 
 LONG_AGO = datetime(1, 1, 1)  # noqa: DTZ001  # a column without a zone is meant
+
+
+def at(minute: int) -> datetime:
+    return datetime(2024, 1, 1, 12, minute, tzinfo=UTC)
+
+
 STOCK = {"left": pl.Int64, "name": pl.String}
 
 
-def load(url: Any, key: Any = "sku", schema: Any = STOCK, **options: Any) -> Table:
-    return load_table(url, b"table", table_request(key, schema, **options))
+def load(url: Any, key: Any = "sku", schema: Any = STOCK) -> Table:
+    return load_table(url, b"table", table_request(key, schema))
 
 
-def load_in_loop(url: Any, key: Any = "sku", schema: Any = STOCK, **options: Any) -> Table:
-    return asyncio.run(load_table_async(url, b"table", table_request(key, schema, **options)))
-
-
-def save(client: redis.Redis, table: Table) -> tuple[int, int]:
-    """Do what a commit does; say how many fields were set and deleted."""
-    table.expire()
-    sets, deletes = table.changes()
-    if sets:
-        client.hset("table", mapping=dict(sets))
-    if deletes:
-        client.hdel("table", *deletes)
-    table.commit()
-    return len(sets), len(deletes)
+def load_in_loop(url: Any) -> Table:
+    return asyncio.run(load_table_async(url, b"table", table_request("sku", STOCK)))
 
 
 def rows(table: Table) -> list[Any]:
@@ -312,6 +298,52 @@ def test_keys_of_another_kind_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("dtype", "stored", "key"),
+    [
+        (pl.Decimal(10, 2), Decimal("1.50"), Decimal("1.501")),
+        (pl.Datetime("ms"), LONG_AGO, LONG_AGO.replace(microsecond=1)),
+        (pl.Datetime("ms", "UTC"), at(0), at(0).replace(microsecond=1)),
+        (pl.Duration("ms"), timedelta(0), timedelta(microseconds=1)),
+        (pl.Date, date(2024, 1, 1), at(0)),
+    ],
+)
+def test_a_key_is_never_rounded(any_server: Server, dtype: Any, stored: Any, key: Any) -> None:
+    """Its row would be another's, and be deleted."""
+    table = load(any_server.url, "k", {"k": dtype, "v": pl.Int64})
+    table.upsert(pl.DataFrame({"k": [stored], "v": [1]}, schema={"k": dtype, "v": pl.Int64}))
+    for act in (table.lookup, table.contains, table.delete):
+        with pytest.raises(SchemaError, match=r"the key .* is no .*cast it|the keys are not all"):
+            act([stored, key])
+    assert table.delete([stored]) == 1
+
+
+def test_a_key_without_a_zone_is_the_clock_of_the_columns(any_server: Server) -> None:
+    table = load(any_server.url, "k", {"k": pl.Datetime("ms", "UTC"), "v": pl.Int64})
+    table.upsert(pl.DataFrame({"k": [at(0)], "v": [1]}).cast({"k": pl.Datetime("ms", "UTC")}))
+    assert table.contains([at(0).replace(tzinfo=None), at(1)]).to_list() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "value"),
+    [
+        (pl.Int64, pl.Float64, 2**53 + 1),
+        (pl.Int64, pl.Float64, 2**63 - 1),
+        (pl.UInt64, pl.Float64, 2**64 - 1),
+        (pl.Int32, pl.Float32, 2**24 + 1),
+        (pl.List(pl.Int64), pl.List(pl.Float64), [1, 2**53 + 1]),
+    ],
+)
+def test_a_value_is_never_rounded(any_server: Server, given: Any, dtype: Any, value: Any) -> None:
+    table = load(any_server.url, "k", {"x": dtype})
+    frame = pl.DataFrame({"k": ["a"], "x": [value]}, schema={"k": pl.String, "x": given})
+    with pytest.raises(SchemaError, match=r"'x' has values that .* would round; cast it"):
+        table.upsert(frame)
+    assert len(table) == 0
+    table.upsert(frame.cast({"x": dtype}))
+    assert len(table) == 1
+
+
+@pytest.mark.parametrize(
     ("key", "schema", "error", "match"),
     [
         ("k", {"k": pl.Float64, "v": pl.Int64}, SchemaError, '"k".*Float64.*cast it'),
@@ -381,6 +413,25 @@ def test_a_field_that_is_no_key_is_named(
         load(any_server.url, key, schema)
 
 
+@pytest.mark.parametrize(
+    ("key", "field", "row", "column"),
+    [
+        ("sku", "a", '{"row":"many"}', "row"),
+        ("sku", "a", '{"key":"many"}', "key"),
+        ("sku", "a", '{"row_":"many"}', "row_"),
+        (["row", "key"], '[1,"many"]', "{}", "key"),
+        (["row", "key"], '["many",1]', "{}", "row"),
+    ],
+)
+def test_a_column_of_any_name_is_named(
+    any_server: Server, client: redis.Redis, key: Any, field: str, row: str, column: str
+) -> None:
+    names = {"row", "key", "row_"}
+    client.hset("table", field, row)
+    with pytest.raises(DecodeError, match=f"column: {column},"):
+        load(any_server.url, key, dict.fromkeys(sorted(names), pl.Int64))
+
+
 def test_another_schema(any_server: Server, client: redis.Redis) -> None:
     client.hset("table", mapping={"a": '{"left":1,"old":{"x":2}}', "b": '{"left":2,"old":3}'})
     # A new column is null in older rows; what the schema lacks is no column.
@@ -393,101 +444,6 @@ def test_another_schema(any_server: Server, client: redis.Redis) -> None:
         b"a": b'{"left":5,"name":"x"}',
         b"b": b'{"left":2,"old":3}',
     }
-
-
-@pytest.mark.parametrize("protocol", ["", "?protocol=resp3"])
-def test_a_large_table_comes_in_pages(server: Server, client: redis.Redis, protocol: str) -> None:
-    expected = {f"k{n}": n for n in range(25_000)}
-    client.hset(
-        "table", mapping={key: f'{{"left":{n},"name":"n{n}"}}' for key, n in expected.items()}
-    )
-    client.config_resetstat()
-    table = load(server.url + protocol)
-    assert dict(table.frame().select("sku", "left").iter_rows()) == expected
-    stats = client.info("commandstats")
-    assert stats["cmdstat_hscan"]["calls"] >= 3
-    assert "cmdstat_hgetall" not in stats
-    again = table.lookup(pl.Series("sku", ["k24999", "k0"]))
-    assert again["name"].to_list() == ["n24999", "n0"]
-
-
-def test_a_small_table_comes_in_one_step(any_server: Server, client: redis.Redis) -> None:
-    client.hset("table", mapping={f"k{n}": "{}" for n in range(9_000)})
-    client.config_resetstat()
-    assert len(load(any_server.url)) == 9_000
-    assert "cmdstat_hscan" not in client.info("commandstats")
-
-
-def test_a_load_begins_anew_after_a_lost_connection(
-    any_server: Server, client: redis.Redis
-) -> None:
-    client.hset("table", mapping={f"k{n}": f'{{"left":{n}}}' for n in range(25_000)})
-    with Proxy(any_server.port) as proxy:
-        fault = proxy.cut_after(50_000, once_seen=b"HSCAN", skip=1)
-        table = load(quick(proxy.url))
-        assert fault.hits == 1
-    assert table.frame()["left"].sum() == sum(range(25_000))
-    assert len(table) == 25_000
-
-
-def test_another_type_of_key(any_server: Server, client: redis.Redis) -> None:
-    client.set("table", "x")
-    with pytest.raises(WrongTypeError, match=r"other than a hash.*table: table"):
-        load(any_server.url)
-
-
-def test_no_server() -> None:
-    with pytest.raises(RedisConnectionError):
-        load(quick("redis://127.0.0.1:1"))
-
-
-def at(minute: int) -> datetime:
-    return datetime(2024, 1, 1, 12, minute, tzinfo=UTC)
-
-
-@pytest.mark.parametrize("unit", ["ms", "us", "ns", None])
-def test_rows_expire_by_their_own_time(any_server: Server, client: redis.Redis, unit: Any) -> None:
-    dtype = pl.Int64 if unit is None else pl.Datetime(unit, "UTC")
-    options: Any = {"event_time": "at", "expire_after": timedelta(minutes=10)}
-    table = load(any_server.url, "k", {"at": dtype}, **options)
-
-    def upsert(**minutes: int | None) -> None:
-        times = [None if minute is None else at(minute) for minute in minutes.values()]
-        frame = pl.DataFrame(
-            {"k": [*minutes], "at": pl.Series(times, dtype=pl.Datetime("ms", "UTC"))}
-        )
-        table.upsert(frame.cast({"at": dtype}) if unit is None else frame)
-
-    upsert(a=0, b=5, c=10, never=None)
-    assert save(client, table) == (4, 0)
-    # Exactly ten minutes old is not older.
-    upsert(d=15, late=4)
-    assert sorted(key for key, _ in table.changes()[0]) == [b"d", b"late"]
-    assert save(client, table) == (1, 1)
-    assert sorted(client.hkeys("table")) == [b"b", b"c", b"d", b"never"]
-    # A row with a newer time lives on, and the watermark is known to whoever loads the table.
-    table = load(any_server.url, "k", {"at": dtype}, **options)
-    upsert(b=16)
-    assert save(client, table) == (1, 0)
-    assert table.expire(int(at(26).timestamp() * 1000)) == 2
-    table.rollback()
-    assert len(table) == 4
-    assert save(client, table) == (0, 0)
-    assert table.expire(int(at(26).timestamp() * 1000)) == 2
-    assert save(client, table) == (0, 2)
-    assert sorted(client.hkeys("table")) == [b"b", b"never"]
-
-
-def test_expiry_needs_a_time() -> None:
-    refused: list[tuple[Any, type[Exception], str]] = [
-        ({"event_time": "v"}, ValueError, "belong together"),
-        ({"expire_after": 5}, ValueError, "belong together"),
-        ({"event_time": "v", "expire_after": 5}, SchemaError, "must name a Datetime"),
-        ({"event_time": "w", "expire_after": 5}, SchemaError, "names no column"),
-    ]
-    for options, error, match in refused:
-        with pytest.raises(error, match=match):
-            table_request("k", {"v": pl.String}, **options)
 
 
 def test_a_frame_of_another_library_is_taken(any_server: Server) -> None:
@@ -508,22 +464,3 @@ def test_what_a_lookup_gave_stays(any_server: Server, client: redis.Redis) -> No
         save(client, table)
     assert taken.rows() == before
     assert table.frame()["left"].sum() == sum(range(500)) + 5000
-
-
-def read_in_loop(*args: Any, **options: Any) -> pl.DataFrame:
-    return asyncio.run(read_table_async(*args, **options))
-
-
-@pytest.mark.parametrize("read", [read_table, read_in_loop])
-def test_anybody_reads_a_table(
-    any_server: Server, client: redis.Redis, read: Callable[..., pl.DataFrame]
-) -> None:
-    schema = {"shop": pl.Int32, "left": pl.Int64}
-    frame = read(any_server.url, b"table", key=["sku", "shop"], schema=schema)
-    assert frame.height == 0
-    assert frame.schema == {"sku": pl.String, **schema}
-    client.hset("table", mapping={'["a",1]': '{"left":5,"more":[1]}', '["b",2]': "{}"})
-    frame = read(any_server.url, b"table", key=["sku", "shop"], schema=schema)
-    assert frame.sort("sku").rows() == [("a", 1, 5), ("b", 2, None)]
-    with pytest.raises(DecodeError, match=r"is not an integer.*a.*,1.*column: more"):
-        read(any_server.url, b"table", key=["sku", "shop"], schema={**schema, "more": pl.Int8})

@@ -58,13 +58,14 @@ __all__ = [
     "key_slot",
     "list_groups",
     "list_streams",
-    "load_state",
-    "load_table",
+    "load_state_for_test",
+    "load_table_for_test",
     "pending_entries",
     "pin",
     "pin_streams",
     "raise_kind",
     "read_stream",
+    "read_table",
     "replay_dead_letters",
     "server_address",
     "set_values",
@@ -471,6 +472,7 @@ class Table:
     def delete(self, keys: ArrowStream) -> int: ...
     def clear(self) -> None: ...
     def expire(self, watermark_ms: int | None = None) -> int: ...
+    def newest_ms(self) -> int | None: ...
     def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]: ...
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
@@ -658,14 +660,25 @@ def claim_entries(
 ) -> Operation[list[str]]: ...
 def check_streams(server: str | RedisConnection, streams: list[bytes]) -> None: ...
 def check_table(columns: TableRequest) -> None: ...
-def load_table(
-    server: str | RedisConnection, key: bytes, columns: TableRequest, only_read: bool
+def read_table(
+    server: str | RedisConnection, key: bytes, columns: TableRequest
 ) -> Operation[Table]:
-    """Load a table; one that is only read may come from a replica."""
+    """Read a table as anybody may; it may come from a replica."""
 
-def load_state(
-    server: str | RedisConnection, key: bytes
-) -> Operation[list[tuple[bytes, bytes]]]: ...
+def load_table_for_test(
+    server: str | RedisConnection,
+    lane: tuple[bytes, bytes],
+    key: bytes,
+    columns: TableRequest,
+    newest_ms: int | None,
+) -> Operation[Table]:
+    """Load a table through the lane of a stream and a name, which is taken over and left."""
+
+def load_state_for_test(
+    server: str | RedisConnection, lane: tuple[bytes, bytes], key: bytes
+) -> Operation[list[tuple[bytes, bytes]]]:
+    """Load all fields of a hash in the same way."""
+
 def empty_batch(request: Request) -> RecordBatch: ...
 def pin(
     server: str | RedisConnection,

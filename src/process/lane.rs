@@ -259,26 +259,63 @@ impl Lane {
     ///
     /// As [`Lane::commit`]; [`WrongType`](ErrorKind::WrongType) where the key holds something else.
     pub async fn load(&mut self, hash: &[u8]) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
+        let take = |all: &mut HashMap<_, _>, field: &[u8], value: &[u8]| {
+            all.insert(field.to_vec(), value.to_vec());
+            Ok(())
+        };
+        self.load_with(hash, || Ok(HashMap::new()), take).await
+    }
+
+    /// The same for what makes something of its own of fields and values, where a field may come twice.
+    ///
+    /// A cursor is of the server that gave it. Another one, after a failover or a restart, would leave fields
+    /// out without a word: so with another connection all is read anew, into what `begin` gives.
+    pub(crate) async fn load_with<T>(
+        &mut self,
+        hash: &[u8],
+        begin: impl Fn() -> Result<T>,
+        mut take: impl FnMut(&mut T, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<T> {
         self.check_process()?;
-        let (mut all, mut cursor) = (HashMap::new(), 0);
+        let (mut all, mut cursor) = (begin()?, 0);
         loop {
+            if cursor != 0 && !self.session.is_connected() {
+                (all, cursor) = (begin()?, 0);
+            }
             let asked = self.shared.machine().load(cursor);
             let Some(request) = asked else {
                 let loss = self.shared.machine().loss();
                 return Err(self.shared.lost(loss));
             };
-            match self.ask(&request, What::Hash(hash)).await? {
-                (Answer::Loaded { cursor: next, fields }, _) => {
-                    let mut fields = fields.into_iter();
-                    while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
-                        all.insert(field, value);
+            let attempt = Attempt {
+                request: &request,
+                keys: &[&self.shared.key, hash],
+                arguments: &self.shared.arguments(&request),
+                durability: None,
+            };
+            let sent = Instant::now();
+            match attempt.run(&self.shared, &mut self.session, &mut false).await {
+                Ok((Answer::Loaded { cursor: next, fields }, _)) => {
+                    for pair in fields.chunks_exact(2) {
+                        if let [field, value] = pair {
+                            take(&mut all, field, value)?;
+                        }
                     }
                     if next == 0 {
+                        // A page alone is no progress: the next failure may have it read again.
+                        self.session.succeeded();
                         return Ok(all);
                     }
                     cursor = next;
                 }
-                (answer, outcome) => return Err(self.failed(answer, outcome, What::Hash(hash))),
+                Ok((answer, _)) => {
+                    let outcome = self.shared.machine().answered(&request, answer.clone(), sent);
+                    return Err(self.failed(answer, outcome, What::Hash(hash)));
+                }
+                Err(error) => {
+                    let recovered = self.session.recover(error).await;
+                    recovered.map_err(|error| self.shared.about(error))?;
+                }
             }
         }
     }
@@ -359,9 +396,6 @@ impl Lane {
         let Lane { shared, session, options, checked, .. } = self;
         let mut arguments = shared.arguments(request);
         let mut keys: Vec<&[u8]> = vec![&shared.key];
-        if let What::Hash(hash) = what {
-            keys.push(hash);
-        }
         if let What::Commit(commit) = what {
             let group = options.group.as_ref().map(|(group, consumer)| (&group[..], &consumer[..]));
             arguments.append(&commit.arguments(group, checked));

@@ -88,8 +88,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(checkpoints::get_values, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoints::set_values, module)?)?;
     module.add_function(wrap_pyfunction!(table::check_table, module)?)?;
-    module.add_function(wrap_pyfunction!(table::load_table, module)?)?;
-    module.add_function(wrap_pyfunction!(table::load_state, module)?)?;
+    module.add_function(wrap_pyfunction!(table::read_table, module)?)?;
+    module.add_function(wrap_pyfunction!(table::load_table_for_test, module)?)?;
+    module.add_function(wrap_pyfunction!(table::load_state_for_test, module)?)?;
     module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(values::checked_arrow_stream, module)?)?;
     module.add_function(wrap_pyfunction!(write::write_stream, module)?)?;

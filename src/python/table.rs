@@ -12,9 +12,11 @@ use super::arrow::{RecordBatch, batches_of, import_fields};
 use super::connection::Server;
 use super::error::{exception, no_panic};
 use super::operation::Operation;
+use crate::client::Client;
 use crate::decode::{Batch, internal, joined};
 use crate::error::Result;
 use crate::process::table::{self, Changes, Expiry, Spec};
+use crate::process::{Lane, LaneOptions};
 
 /// The columns of a table, as `redfloe._processing.table` puts them together.
 #[derive(FromPyObject)]
@@ -123,6 +125,11 @@ impl Table {
         self.with(py, |table| Ok(table.expire(watermark_ms)))
     }
 
+    /// The newest time that the table has seen, in milliseconds.
+    fn newest_ms(&self) -> Option<i64> {
+        self.lock().newest_ms()
+    }
+
     fn changes(&self, py: Python<'_>) -> PyResult<(Vec<Pair>, Vec<Py<PyBytes>>)> {
         let changes: Changes = self.with(py, |table| table.changes())?;
         let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
@@ -148,27 +155,72 @@ pub(crate) fn check_table(py: Python<'_>, columns: TableColumns<'_>) -> PyResult
     columns.spec(py).map(drop)
 }
 
-/// Loads a table, which may only be read.
+/// Reads a table, as anybody may: it is not a processor's, who would load it through its lane.
 #[pyfunction]
-pub(crate) fn load_table(
+pub(crate) fn read_table(
     py: Python<'_>,
     server: Server,
     key: Vec<u8>,
     columns: TableColumns<'_>,
-    only_read: bool,
 ) -> PyResult<Operation> {
     let spec = Arc::new(columns.spec(py)?);
     let client = server.client(py)?;
-    let loading = async move { table::load(&client, &key, spec, only_read).await };
+    let reading = async move { table::read(&client, &key, &spec).await };
+    Ok(Operation::new(reading, |py, table| Table { table: Mutex::new(table) }.into_py_any(py))
+        .only_while_waited_for())
+}
+
+/// A lane of this name, taken over from whoever has it.
+async fn lane_of(client: &Client, stream: &[u8], name: &[u8]) -> Result<Lane> {
+    let options = LaneOptions { takeover: true, ..LaneOptions::default() };
+    let mut lane = Lane::new(client, stream, name, options)?;
+    lane.acquire().await?;
+    Ok(lane)
+}
+
+/// Loads a table through a lane, which it takes over and leaves. For tests and benches: a processor loads
+/// its tables through the lane that it keeps.
+#[pyfunction]
+pub(crate) fn load_table_for_test(
+    py: Python<'_>,
+    server: Server,
+    lane: (Vec<u8>, Vec<u8>),
+    key: Vec<u8>,
+    columns: TableColumns<'_>,
+    newest_ms: Option<i64>,
+) -> PyResult<Operation> {
+    let spec = Arc::new(columns.spec(py)?);
+    let client = server.client(py)?;
+    let loading = async move {
+        let mut lane = lane_of(&client, &lane.0, &lane.1).await?;
+        let mut table = table::load(&mut lane, &key, &spec).await?;
+        table.see(newest_ms);
+        lane.release().await?;
+        Ok(table)
+    };
     Ok(Operation::new(loading, |py, table| Table { table: Mutex::new(table) }.into_py_any(py))
         .only_while_waited_for())
 }
 
-/// All fields of a hash, and their values.
+/// All fields of a hash, and their values, through a lane; for tests as well.
 #[pyfunction]
-pub(crate) fn load_state(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Operation> {
+pub(crate) fn load_state_for_test(
+    py: Python<'_>,
+    server: Server,
+    lane: (Vec<u8>, Vec<u8>),
+    key: Vec<u8>,
+) -> PyResult<Operation> {
     let client = server.client(py)?;
-    let loading = async move { table::load_hash(&client, &key).await };
+    let loading = async move {
+        let mut lane = lane_of(&client, &lane.0, &lane.1).await?;
+        let take = |fields: &mut Vec<_>, name: &[u8], value: &[u8]| {
+            fields.push((name.to_vec(), value.to_vec()));
+            Ok(())
+        };
+        let fields = lane.load_with(&key, || Ok(Vec::new()), take).await?;
+        lane.release().await?;
+        Ok(fields)
+    };
     Ok(Operation::new(loading, |py, fields| {
         let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
         let fields: Vec<_> =

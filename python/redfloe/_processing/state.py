@@ -17,6 +17,11 @@ M = TypeVar("M")
 #: How values are laid out; a newer one is refused.
 FORMAT = 1
 
+#: Names that begin with a zero byte are redfloe's own: this and a table's name is a field with the
+#: newest time that the table has seen.
+_OWN = "\0"
+_NEWEST = b"\0newest:"
+
 
 class ProcessorState(MutableMapping[str, Any]):
     """A processor's state, ``tx.state``: a dict that is saved with each commit.
@@ -34,12 +39,25 @@ class ProcessorState(MutableMapping[str, Any]):
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._saved: dict[str, bytes] = {}
-        for name, value in fields:
+        #: The newest time of tables, by their names: as saved, and as to be saved.
+        self._saved_newest: dict[str, int] = {}
+        for field, value in fields:
+            is_own = field.startswith(_NEWEST)
+            name = field.removeprefix(_NEWEST)
             try:
+                if is_own:
+                    self._saved_newest[name.decode()] = int(value)
+                    continue
                 self._saved[name.decode()] = value
             except UnicodeDecodeError:
-                msg = f"the state has the name {name!r}, which is no text; delete that field"
+                msg = f"the state has the name {field!r}, which is no text; delete that field"
                 raise DecodeError(msg) from None
+            except ValueError:
+                msg = (
+                    f"the state's field {field!r} is {value!r:.40}, and no time; delete that field"
+                )
+                raise DecodeError(msg) from None
+        self._newest, self._pending_newest = dict(self._saved_newest), self._saved_newest
         #: What was taken or set, and stays as an object.
         self._values: dict[str, Any] = {}
         #: Frames as they were saved. Polars copies what is changed in place.
@@ -54,13 +72,13 @@ class ProcessorState(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self:
             raise KeyError(name)
-        self._touched[name] = None
         if name not in self._values:
             self._values[name] = self._read(name, None)
+        self._touched[name] = None
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        as_text(name, "a name of the state")
+        _name(name)
         if name in self._bound and value is not self._values[name]:
             msg = f"the state {name!r} is kept by an object; change that"
             raise ValueError(msg)
@@ -77,6 +95,11 @@ class ProcessorState(MutableMapping[str, Any]):
         self._touched[name] = None
         self._values.pop(name, None)
         self._deleted.add(name)
+
+    def clear(self) -> None:
+        """Delete all names, without a look at their values."""
+        for name in [*self]:
+            del self[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._values or (name in self._saved and name not in self._deleted)
@@ -97,9 +120,9 @@ class ProcessorState(MutableMapping[str, Any]):
         Parameters
         ----------
         kind : type
-            A dataclass, a pydantic model or a subclass of `State`. A class attribute ``version =
-            2`` and a classmethod ``migrate(cls, old, version)`` say what becomes of attributes that
-            an older version has written.
+            A dataclass, a pydantic model (pydantic 2.11) or a subclass of `State`. A class
+            attribute ``version = 2`` and a classmethod ``migrate(cls, old, version)`` say what
+            becomes of attributes that an older version has written.
         name : str, optional
             Its name; by default that of the class.
 
@@ -108,12 +131,13 @@ class ProcessorState(MutableMapping[str, Any]):
         DecodeError
             What was saved does not fit the class, and no `migrate` says what becomes of it.
         TypeError
-            It is another kind of class, or cannot be made without arguments.
+            It is another kind of class, or cannot be made without arguments, or its annotations do
+            not say what its attributes are.
         """
         if not models.is_model(kind):
             msg = f"{kind!r} is neither a dataclass nor a pydantic model nor a subclass of State"
             raise TypeError(msg)
-        name = kind.__name__ if name is None else as_text(name, "name")
+        name = _name(kind.__name__ if name is None else name)
         held = self._values.get(name)
         if not isinstance(held, kind):
             if name in self._values:
@@ -128,17 +152,39 @@ class ProcessorState(MutableMapping[str, Any]):
 
         After a transaction that failed it has its attributes as they were saved, or as they were
         when it was bound.
+
+        Raises
+        ------
+        ValueError
+            There is another object of that name.
+        DecodeError, TypeError
+            As for `model`.
         """
         kind = type(model)
         if not models.is_model(kind):
             msg = f"{kind.__name__} is neither a dataclass nor a pydantic model nor a State"
             raise TypeError(msg)
-        name = kind.__name__ if name is None else as_text(name, "name")
-        if name in self._saved:
+        name = _name(kind.__name__ if name is None else name)
+        if self._values.get(name, model) is not model:
+            held = type(self._values[name]).__name__
+            msg = f"the state {name!r} is another {held} already: bind the object by another name"
+            raise ValueError(msg)
+        if name in self and name not in self._values:
             models.refill(model, self._read(name, kind))
         self._values[name] = model
         self._deleted.discard(name)
         self._bound[name] = self._write(name, model)
+
+    def newest_ms(self, table: str) -> int | None:
+        """Give the newest time of a table that a commit has saved, in milliseconds."""
+        return self._newest.get(table)
+
+    def keep_newest(self, table: str, newest_ms: int | None) -> None:
+        """Have the next commit save the newest time of a table; None forgets it."""
+        if newest_ms is None:
+            self._newest.pop(table, None)
+        else:
+            self._newest[table] = newest_ms
 
     def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
         """Give what a commit writes: fields to set, with their values, and fields to delete.
@@ -160,9 +206,14 @@ class ProcessorState(MutableMapping[str, Any]):
             written = self._write(name, value)
             if written != self._saved.get(name):
                 self._pending[name] = written
+        self._pending_newest = dict(self._newest)
+        times = self._newest.items() - self._saved_newest.items()
+        gone = self._saved_newest.keys() - self._newest.keys()
         return (
-            [(name.encode(), text) for name, text in self._pending.items() if text is not None],
-            [name.encode() for name, text in self._pending.items() if text is None],
+            [(name.encode(), text) for name, text in self._pending.items() if text is not None]
+            + [(_NEWEST + table.encode(), b"%d" % time) for table, time in sorted(times)],
+            [name.encode() for name, text in self._pending.items() if text is None]
+            + [_NEWEST + table.encode() for table in sorted(gone)],
         )
 
     def commit(self) -> None:
@@ -176,10 +227,12 @@ class ProcessorState(MutableMapping[str, Any]):
             self._keep_frame(name)
         for name in self._bound:
             self._bound[name] = self._saved[name]
+        self._saved_newest = self._pending_newest
         self._begin()
 
     def rollback(self) -> None:
         """Be as it was saved."""
+        self._newest = dict(self._saved_newest)
         bound = {name: self._values[name] for name in self._bound}
         self._values.clear()
         self._frames.clear()
@@ -226,6 +279,14 @@ class ProcessorState(MutableMapping[str, Any]):
             raise (
                 type(error)(msg) if type(error) in (TypeError, ValueError) else ValueError(msg)
             ) from error
+
+
+def _name(name: object) -> str:
+    text = as_text(name, "a name of the state")
+    if text.startswith(_OWN):
+        msg = f"a name of the state begins with a zero byte, as only redfloe's own do: {text!r}"
+        raise ValueError(msg)
+    return text
 
 
 class _NeedsClassError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import polars as pl
@@ -186,10 +187,18 @@ class Table:
         """Delete the rows that are too old, and say how many; what a commit does first.
 
         A row is too old once its `event_time` is more than `expire_after` before the watermark,
-        which is the newest time that the table has seen, or the one that is given where that is
-        later.
+        which is the newest time that the table has seen, in whole milliseconds, or the one that is
+        given where that is later.
         """
         return self._core.expire(watermark_ms)
+
+    def newest_ms(self) -> int | None:
+        """Give the newest `event_time` that the table has seen, of rows that are gone too.
+
+        `ProcessorState.keep_newest` saves it with the commit, and whoever loads the table gives it
+        back: so it does not depend on restarts when rows expire.
+        """
+        return self._core.newest_ms()
 
     def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
         """Give what a commit writes: fields of the hash with their values, and those to delete."""
@@ -226,26 +235,17 @@ class Table:
 
     def _sent(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Give columns as the core keeps them: categories as text."""
-        names = [name for name in self._categories if name in frame.columns]
-        return frame.with_columns(pl.col(names).cast(pl.String)) if names else frame
+        return frame.with_columns(
+            frame[name].cast(pl.String) for name in self._categories if name in frame.columns
+        )
 
     def _given(self, rows: _core.RecordBatch) -> pl.DataFrame:
         frame = of_batch(rows)
-        dtypes = {name: dtype for name, dtype in self._categories.items() if name in frame.columns}
-        return frame.cast(dtypes) if dtypes else frame  # type: ignore[arg-type]  # names to dtypes
-
-
-def load_table(url: str | RedisConnection, hash_key: bytes, request: TableRequest) -> Table:
-    """Load a table from its hash."""
-    return Table(_core.load_table(url, hash_key, request, only_read=False).wait(), request)
-
-
-async def load_table_async(
-    url: str | RedisConnection, hash_key: bytes, request: TableRequest
-) -> Table:
-    """Load a table from its hash: the asynchronous twin of `load_table`."""
-    loading = _core.load_table(url, hash_key, request, only_read=False)
-    return Table(await completed(loading.start()), request)
+        return frame.with_columns(
+            frame[name].cast(dtype)
+            for name, dtype in self._categories.items()
+            if name in frame.columns
+        )
 
 
 def read_table(
@@ -288,7 +288,7 @@ def read_table(
     """
     url = _core.connect(url)
     request = table_request(key, schema)
-    return Table(_core.load_table(url, hash_key, request, only_read=True).wait(), request).frame()
+    return Table(_core.read_table(url, hash_key, request).wait(), request).frame()
 
 
 async def read_table_async(
@@ -315,8 +315,8 @@ async def read_table_async(
     """
     url = _core.connect(url)
     request = table_request(key, schema)
-    loading = _core.load_table(url, hash_key, request, only_read=True)
-    return Table(await completed(loading.start()), request).frame()
+    reading = _core.read_table(url, hash_key, request)
+    return Table(await completed(reading.start()), request).frame()
 
 
 def _column(frame: pl.DataFrame, name: str) -> pl.Series:
@@ -329,10 +329,27 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 def _series(name: str, keys: Sequence[object], dtype: Dtype) -> pl.Series:
     try:
         # Of Python's values, so that "7" is no integer and 7 no text.
-        return pl.Series(name, keys, dtype=dtype, strict=True)
+        made = pl.Series(name, keys, dtype=dtype, strict=True)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         msg = f"the keys are not all {dtype}, the dtype of the table's {name!r}: {error}"
         raise SchemaError(msg) from error
+    if dtype.is_temporal() or dtype.is_decimal():
+        # Polars rounds them, and the key would be another's.
+        for key, value in zip(keys, made, strict=True):
+            if key is not None and not _is_same(key, value):
+                msg = f"the key {key!r} is no {dtype}, the dtype of the table's {name!r}: cast it"
+                raise SchemaError(msg)
+    return made
+
+
+def _is_same(key: object, value: object) -> bool:
+    """Say whether a key is what Polars has made of it."""
+    if key == value:
+        return True
+    if isinstance(key, datetime) and isinstance(value, datetime) and key.tzinfo is None:
+        # Without a zone it is taken for UTC, or for the column's wall clock.
+        return key.replace(tzinfo=UTC) == value or key == value.replace(tzinfo=None)
+    return False
 
 
 def _is_category(dtype: Dtype) -> bool:
@@ -349,10 +366,15 @@ def _cast(column: pl.Series, dtype: Dtype) -> pl.Series:
         )
         raise SchemaError(msg)
     try:
-        return column.cast(dtype)
+        made = column.cast(dtype)
     except pl.exceptions.PolarsError as error:
         msg = f"the column {column.name!r} has values that are no {dtype}: {error}"
         raise SchemaError(msg) from error
+    if column.dtype != pl.Null and not made.cast(column.dtype, strict=False).equals(column):
+        # As integers of more digits than a float has.
+        msg = f"the column {column.name!r} has values that {dtype} would round; cast it before"
+        raise SchemaError(msg)
+    return made
 
 
 _UNITS = ("ms", "us", "ns")

@@ -21,7 +21,7 @@ use crate::dtype::{from_millis, timestamp_unit};
 #[derive(Debug, Default)]
 pub(super) struct Expiring {
     due: BinaryHeap<Reverse<(i64, u32)>>,
-    /// The newest time that there has been.
+    /// The newest time that there has been, in whole milliseconds, as it is saved.
     newest: Option<i64>,
     settled_newest: Option<i64>,
     /// Entries were taken or added that a rollback would have to undo.
@@ -33,11 +33,17 @@ impl Expiring {
         self.due.len()
     }
 
-    /// The row of that key has that time.
-    pub(super) fn add(&mut self, time: i64, key: u32) {
+    /// The row of that key has that time, in the unit of its column and in milliseconds.
+    pub(super) fn add(&mut self, time: i64, key: u32, millis: i64) {
         self.due.push(Reverse((time, key)));
-        self.newest = self.newest.max(Some(time));
+        self.newest = self.newest.max(Some(millis));
         self.changed = true;
+    }
+
+    /// There has been this time, and that is settled.
+    pub(super) fn see(&mut self, newest: Option<i64>) {
+        self.newest = self.newest.max(newest);
+        self.settled_newest = self.settled_newest.max(newest);
     }
 
     pub(super) fn newest(&self) -> Option<i64> {
@@ -83,6 +89,13 @@ pub(super) fn in_unit_of(data_type: &DataType, millis: i64) -> i64 {
     let (multiply, divide) =
         from_millis(timestamp_unit(data_type).unwrap_or(TimeUnit::Millisecond));
     millis.saturating_mul(multiply).div_euclid(divide)
+}
+
+/// The same backwards: whole milliseconds.
+pub(super) fn millis_of(data_type: &DataType, time: i64) -> i64 {
+    let (multiply, divide) =
+        from_millis(timestamp_unit(data_type).unwrap_or(TimeUnit::Millisecond));
+    time.saturating_mul(divide).div_euclid(multiply)
 }
 
 /// The time of a row, in its column's unit.

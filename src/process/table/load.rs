@@ -15,6 +15,7 @@ use crate::decode::{Decoder, ReplyShape, json};
 use crate::dtype::dtype_name;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::payload::Payload;
+use crate::process::Lane;
 use crate::resp::{Event, ReplyEvent, ReplyEvents, command};
 use crate::schema::StreamSchema;
 
@@ -22,65 +23,52 @@ use crate::schema::StreamSchema;
 const SMALL: i64 = 10_000;
 /// How many fields a page has, about.
 const PAGE: &[u8] = b"10000";
-/// What a row's JSON is called where it is decoded; nobody sees it.
-const ROW: &str = "row";
-/// The same of a key of several columns.
-const KEY: &str = "key";
+/// How many rows are decoded at once.
+const ROWS: usize = 10_000;
 
-/// Loads a table (HLEN, HGETALL, Redis 2.0; HSCAN, 2.8): a missing one is empty.
+/// Loads a processor's table (HSCAN, Redis 2.8) through the lane that it holds: a missing one is empty.
+///
+/// # Errors
+///
+/// As [`Lane::load`]; [`Decode`](ErrorKind::Decode) for a key or a row that does not fit, which names both
+/// and the column.
+pub(crate) async fn load(lane: &mut Lane, key: &[u8], spec: &Arc<Spec>) -> Result<Table> {
+    let loading = lane.load_with(key, || Loader::new(spec), Loader::push).await;
+    let named = |error: Error| error.with_context("table", String::from_utf8_lossy(key));
+    loading.and_then(Loader::finish).map_err(named)
+}
+
+/// Reads a table as anybody may (HLEN, HGETALL, Redis 2.0; HSCAN, 2.8): a missing one is empty.
 ///
 /// A page at a time is decoded while the server makes the next. A table that others write to meanwhile
-/// is no snapshot, unless it is small. One that is only read may come from a replica, where the client's
-/// options say so.
+/// is no snapshot, unless it is small. It may come from a replica, where the client's options say so.
 ///
 /// # Errors
 ///
 /// [`Decode`](ErrorKind::Decode) for a key or a row that does not fit, which names both and the column;
 /// [`WrongType`](ErrorKind::WrongType) for a key that holds something other than a hash; those of
 /// connections.
-pub(crate) async fn load(
-    client: &Client,
-    key: &[u8],
-    spec: Arc<Spec>,
-    only_read: bool,
-) -> Result<Table> {
-    let mut session = match only_read {
-        true => client.reading_session(key),
-        false => client.session_for(key),
-    };
+pub(crate) async fn read(client: &Client, key: &[u8], spec: &Arc<Spec>) -> Result<Table> {
+    let mut session = client.reading_session(key);
     loop {
-        match attempt(&mut session, key, &spec).await {
+        match attempt(&mut session, key, spec).await {
             Ok(table) => {
                 session.succeeded();
                 return Ok(table);
             }
             // Another server's cursors are others: all is read anew.
-            Err(error) => session.recover(about(error, "table", key)).await?,
+            Err(error) => session.recover(about(error, key)).await?,
         }
     }
 }
 
-/// All fields of a hash with their values (HGETALL, Redis 2.0): those of a processor's state.
-///
-/// # Errors
-///
-/// [`WrongType`](ErrorKind::WrongType) for a key that holds something other than a hash; those of
-/// connections.
-pub(crate) async fn load_hash(client: &Client, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let mut session = client.session_for(key);
-    let packed = command(&[b"HGETALL", key]);
-    let loading = session.request(&packed, || Ok(Page::default()), |page| page.finish(true));
-    let (_, pairs) = loading.await.map_err(|error| about(error, "key", key))?;
-    Ok(pairs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect())
-}
-
-/// Says what the hash is called, and as what.
-fn about(error: Error, what: &'static str, key: &[u8]) -> Error {
+/// Says what the table is called.
+fn about(error: Error, key: &[u8]) -> Error {
     let error = match error.kind() {
         ErrorKind::WrongType => error.with_message("the key holds something other than a hash"),
         _ => error,
     };
-    error.with_context(what, String::from_utf8_lossy(key))
+    error.with_context("table", String::from_utf8_lossy(key))
 }
 
 async fn attempt(session: &mut Session, key: &[u8], spec: &Arc<Spec>) -> Result<Table> {
@@ -101,7 +89,9 @@ async fn attempt(session: &mut Session, key: &[u8], spec: &Arc<Spec>) -> Result<
         if !is_last {
             connection.send(&scan(&cursor)).await?;
         }
-        loader.take(&pairs)?;
+        for (key, row) in pairs.iter() {
+            loader.push(key, row)?;
+        }
         if is_last {
             session.put_back(connection);
             return loader.finish();
@@ -185,7 +175,12 @@ struct Loader {
     spec: Arc<Spec>,
     keys: Decoder,
     values: Decoder,
+    /// What a row's JSON is called where it is decoded, as no column is; nobody sees it.
+    row: String,
+    /// The same of a key of several columns.
+    composite: Option<String>,
     texts: Texts,
+    object: Vec<u8>,
 }
 
 impl Loader {
@@ -197,43 +192,41 @@ impl Loader {
                 .with_payload(payload.map(Payload::new));
             Decoder::new(schema, ReplyShape::Entries)
         };
-        let composite = (spec.key_fields().len() > 1).then_some(KEY);
+        let row = unlike("row", spec.value_fields());
+        let composite = (spec.key_fields().len() > 1).then(|| unlike("key", spec.key_fields()));
         Ok(Loader {
-            keys: decoder(spec.key_fields(), composite)?,
-            values: decoder(spec.value_fields(), Some(ROW))?,
+            keys: decoder(spec.key_fields(), composite.as_deref())?,
+            values: decoder(spec.value_fields(), Some(&row))?,
+            row,
+            composite,
             texts: Texts::default(),
+            object: Vec::new(),
             spec: Arc::clone(spec),
         })
     }
 
-    fn take(&mut self, pairs: &Pairs) -> Result<()> {
-        let name = match self.spec.key_fields() {
-            [key] => key.name().clone(),
-            _ => KEY.to_owned(),
-        };
-        let is_composite = self.spec.key_fields().len() > 1;
-        let mut object = Vec::new();
-        for (key, row) in pairs.iter() {
-            self.texts.push(key);
-            let text = match is_composite {
-                false => key,
-                true => {
-                    object_of(key, self.spec.key_fields(), &mut object)
-                        .ok_or_else(|| no_key(&self.spec, key))?;
-                    &object
-                }
-            };
-            self.keys.push_entry(name.as_bytes(), text)?;
-            self.values.push_entry(ROW.as_bytes(), row)?;
+    fn push(&mut self, key: &[u8], row: &[u8]) -> Result<()> {
+        let fields = self.spec.key_fields();
+        match (&self.composite, fields) {
+            (Some(name), _) => {
+                object_of(key, fields, &mut self.object).ok_or_else(|| no_key(&self.spec, key))?;
+                self.keys.push_entry(name.as_bytes(), &self.object)?;
+            }
+            (None, [field]) => self.keys.push_entry(field.name().as_bytes(), key)?,
+            (None, _) => return Err(Error::new(ErrorKind::Internal, "a table has no key")),
         }
-        self.keys.build();
-        self.values.build();
+        self.texts.push(key);
+        self.values.push_entry(self.row.as_bytes(), row)?;
+        if self.texts.len().is_multiple_of(ROWS) {
+            self.keys.build();
+            self.values.build();
+        }
         Ok(())
     }
 
     fn finish(mut self) -> Result<Table> {
-        let keys = all_rows(&mut self.keys, &self.texts)?;
-        let values = all_rows(&mut self.values, &self.texts)?;
+        let keys = all_rows(&mut self.keys, &self.texts, self.composite.as_deref())?;
+        let values = all_rows(&mut self.values, &self.texts, Some(&self.row))?;
         let columns = keys.columns().iter().chain(values.columns());
         let kept = self.spec.stored.fields().iter();
         let columns: Result<Vec<ArrayRef>> =
@@ -243,6 +236,15 @@ impl Loader {
         check_keys(&self.spec, &rows, &self.texts)?;
         Table::new(self.spec, &self.texts, rows)
     }
+}
+
+/// A name that none of the columns has.
+fn unlike(name: &str, columns: &[FieldRef]) -> String {
+    let mut name = name.to_owned();
+    while columns.iter().any(|column| *column.name() == name) {
+        name.push('_');
+    }
+    name
 }
 
 /// A key of several columns, an array, as an object of them.
@@ -267,8 +269,9 @@ fn object_of(key: &[u8], fields: &[FieldRef], object: &mut Vec<u8>) -> Option<()
     (!too_many && columns.next().is_none()).then_some(())
 }
 
-/// All rows, or why one cannot be read: with its key, and its column.
-fn all_rows(decoder: &mut Decoder, keys: &Texts) -> Result<RecordBatch> {
+/// All rows, or why one cannot be read: with its key, and its column, unless that is the `payload`.
+fn all_rows(decoder: &mut Decoder, keys: &Texts, payload: Option<&str>) -> Result<RecordBatch> {
+    decoder.build();
     let (row, error) = match decoder.flush_up_to_error() {
         Ok(batch) if batch.len() == keys.len() => return Ok(batch.records().clone()),
         Ok(batch) => match decoder.flush() {
@@ -285,7 +288,7 @@ fn all_rows(decoder: &mut Decoder, keys: &Texts) -> Result<RecordBatch> {
         .with_advice("change the table's schema, or repair the row")
         .with_context("key", shorten(keys.get(row)));
     match context("field") {
-        Some(column) if column != ROW && column != KEY => {
+        Some(column) if payload != Some(&column) => {
             about = about.with_context("column", column);
         }
         _ => {}

@@ -21,9 +21,9 @@ use arrow_array::{RecordBatch, UInt32Array};
 use arrow_select::take::take_record_batch;
 
 pub(crate) use self::changes::Changes;
-use self::expiry::{Expiring, in_unit_of, time_at};
+use self::expiry::{Expiring, in_unit_of, millis_of, time_at};
 use self::index::{Index, NO_SLOT, Texts};
-pub(crate) use self::load::{load, load_hash};
+pub(crate) use self::load::{load, read};
 use self::rows::{Rows, without_garbage};
 use self::spec::KeyTexts;
 pub(crate) use self::spec::{Expiry, Spec};
@@ -173,11 +173,10 @@ impl Table {
         let Some(field) = self.spec.stored.fields().get(column) else {
             return 0;
         };
-        let unit = |millis| in_unit_of(field.data_type(), millis);
-        let Some(watermark) = watermark.map(unit).max(expiring.newest()) else {
+        let Some(watermark) = watermark.max(expiring.newest()) else {
             return 0;
         };
-        let bound = watermark.saturating_sub(unit(after));
+        let bound = in_unit_of(field.data_type(), watermark.saturating_sub(after));
         let before = self.len();
         while let Some(number) = self.expiring.as_mut().and_then(|due| due.take(bound)) {
             if self.time_of(column, number).is_some_and(|time| time < bound) {
@@ -185,6 +184,20 @@ impl Table {
             }
         }
         before - self.len()
+    }
+
+    /// The newest time that the table has seen, in milliseconds, of rows that are gone too. Where it is
+    /// saved with each commit, and [seen](Table::see) by whoever loads the table, it does not depend on
+    /// restarts when rows expire.
+    pub(crate) fn newest_ms(&self) -> Option<i64> {
+        self.expiring.as_ref()?.newest()
+    }
+
+    /// The newest time that was saved, after a load.
+    pub(crate) fn see(&mut self, newest_ms: Option<i64>) {
+        if let Some(expiring) = &mut self.expiring {
+            expiring.see(newest_ms);
+        }
     }
 
     /// What a commit has to write: what differs from the last commit, however often it was changed.
@@ -328,6 +341,7 @@ impl Table {
         else {
             return;
         };
+        let data_type = self.spec.stored.fields().get(column).map(|field| field.data_type());
         let changed = self.undo.get(undone..).unwrap_or_default().iter().map(|(number, _)| *number);
         let numbers: Vec<u32> = match self.settled_keys {
             // Loaded: no change is kept of that.
@@ -335,8 +349,8 @@ impl Table {
             _ => changed.collect(),
         };
         for number in numbers {
-            if let Some(time) = self.time_of(column, number) {
-                expiring.add(time, number);
+            if let (Some(time), Some(data_type)) = (self.time_of(column, number), data_type) {
+                expiring.add(time, number, millis_of(data_type, time));
             }
         }
         self.expiring = Some(expiring);

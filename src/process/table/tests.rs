@@ -20,6 +20,7 @@ enum Step {
     Clear,
     Commit,
     Rollback,
+    Restart,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -32,6 +33,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Clear),
         5 => Just(Step::Commit),
         3 => Just(Step::Rollback),
+        2 => Just(Step::Restart),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -44,10 +46,14 @@ fn name(key: u8) -> String {
 }
 
 fn batch(rows: &[(u8, Option<i64>)]) -> RecordBatch {
-    let keys: StringViewArray = rows.iter().map(|(key, _)| Some(name(*key))).collect();
-    let times: Int64Array = rows.iter().map(|(_, time)| *time).collect();
+    named(rows.iter().map(|(key, time)| (name(*key), *time)))
+}
+
+fn named(rows: impl Iterator<Item = (String, Option<i64>)> + Clone) -> RecordBatch {
+    let keys: StringViewArray = rows.clone().map(|(key, _)| Some(key)).collect();
+    let times: Int64Array = rows.clone().map(|(_, time)| time).collect();
     let texts: StringViewArray =
-        rows.iter().map(|(key, time)| Some(format!("{} at {time:?}", name(*key)))).collect();
+        rows.map(|(key, time)| Some(format!("{key} at {time:?}"))).collect();
     RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(times), Arc::new(texts)]).unwrap()
 }
 
@@ -65,11 +71,21 @@ fn keys(keys: &[u8]) -> RecordBatch {
 }
 
 fn table() -> Table {
+    loaded(&Plain::new(), None)
+}
+
+/// As another process loads it.
+fn loaded(saved: &Plain, newest: Option<i64>) -> Table {
     let fields: Vec<Field> = schema().fields().iter().map(|field| Field::clone(field)).collect();
     let expiry = Expiry { column: "time".to_owned(), after_millis: EXPIRE_AFTER };
     let (keys, values) = fields.split_at(1);
     let spec = Spec::new(keys.to_vec(), values.to_vec(), Some(expiry)).unwrap();
-    Table::new(Arc::new(spec), &Texts::default(), batch(&[])).unwrap()
+    let mut keys = Texts::default();
+    saved.keys().for_each(|key| keys.push(key.as_bytes()));
+    let rows = named(saved.iter().map(|(key, time)| (key.clone(), *time)));
+    let mut table = Table::new(Arc::new(spec), &keys, rows).unwrap();
+    table.see(newest);
+    table
 }
 
 fn plain(frame: &RecordBatch) -> Plain {
@@ -146,8 +162,12 @@ proptest! {
                     table.rollback();
                     (now, newest) = (saved.clone(), saved_newest);
                 }
+                Step::Restart => {
+                    (now, newest) = (saved.clone(), saved_newest);
+                    table = loaded(&saved, saved_newest);
+                }
             }
-            prop_assert_eq!(table.len(), now.len());
+            prop_assert_eq!((table.len(), table.newest_ms()), (now.len(), newest));
             prop_assert_eq!(plain(&table.frame().unwrap()), now.clone());
             let some: Vec<u8> = (0..40).collect();
             let found = table.lookup(&keys(&some)).unwrap();
