@@ -19,6 +19,7 @@ from redfloe import (
     FencedError,
     NoGroupError,
     NoStreamError,
+    NotDurableError,
     OutcomeUnknownError,
     PendingEntriesError,
     RedfloeError,
@@ -54,6 +55,7 @@ CLASSES: dict[str, type[Exception]] = {
     "Fenced": FencedError,
     "Write": WriteError,
     "OutcomeUnknown": OutcomeUnknownError,
+    "NotDurable": NotDurableError,
     "PendingEntries": PendingEntriesError,
     "Internal": RedfloeError,
 }
@@ -74,6 +76,7 @@ BUILTINS: dict[type[RedfloeError], type[Exception]] = {
     FencedError: Exception,
     WriteError: Exception,
     OutcomeUnknownError: Exception,
+    NotDurableError: Exception,
     PendingEntriesError: Exception,
 }
 
@@ -226,7 +229,7 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "PendingEntries": pending_entries,
 }
 #: Nothing can provoke these yet, but `raise_kind`.
-WITHOUT_CAUSE = {"DataLoss", "Fenced", "Internal"}
+WITHOUT_CAUSE = {"DataLoss", "Fenced", "NotDurable", "Internal"}
 
 CODES = {
     "Authentication": "WRONGPASS",

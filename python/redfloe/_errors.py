@@ -103,6 +103,10 @@ class FencedError(RedfloeError):
     """Another worker has taken over what this one owned."""
 
 
+class NotDurableError(RedfloeError):
+    """A commit is in, but not known to be on all the replicas and disks where it has to be."""
+
+
 class PendingEntriesError(RedfloeError):
     """Entries are pending for a consumer that was to be deleted, and would be lost with it."""
 

@@ -46,6 +46,8 @@ pub enum ErrorKind {
     Write,
     /// Nobody knows whether some rows were written.
     OutcomeUnknown,
+    /// A commit is in, but it is not known to be on all the replicas and disks where it has to be.
+    NotDurable,
     /// Entries are pending for a consumer that was to be deleted.
     PendingEntries,
     /// A defect of this crate. Please report it.
@@ -54,7 +56,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, so that a test can prove that each is mapped and provoked.
-    pub const ALL: [ErrorKind; 16] = [
+    pub const ALL: [ErrorKind; 17] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Connection,
         ErrorKind::Timeout,
@@ -69,6 +71,7 @@ impl ErrorKind {
         ErrorKind::Fenced,
         ErrorKind::Write,
         ErrorKind::OutcomeUnknown,
+        ErrorKind::NotDurable,
         ErrorKind::PendingEntries,
         ErrorKind::Internal,
     ];

@@ -17,7 +17,8 @@ use crate::write::{WriteRequest, for_each_entry};
 /// written, so its size is bounded.
 #[derive(Debug, Clone)]
 pub struct Commit {
-    to: Option<EntryId>,
+    /// After which entry it begins, and up to which it goes.
+    range: Option<(EntryId, EntryId)>,
     acknowledged: Vec<EntryId>,
     keys: Vec<Key>,
     index: HashMap<Vec<u8>, usize>,
@@ -59,6 +60,16 @@ struct Part {
     packed: Vec<u8>,
 }
 
+/// How much a commit had of everything, at some time.
+struct Mark {
+    keys: usize,
+    parts: usize,
+    /// Calls, width and bytes of the last part.
+    last: Option<(usize, usize, usize)>,
+    arguments: usize,
+    bytes: usize,
+}
+
 impl Commit {
     /// Lua passes a command at most 8,000 arguments (LUAI_MAXCSTACK).
     const WIDTH: usize = 7_900;
@@ -68,9 +79,10 @@ impl Commit {
     /// fraction of a second.
     pub const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-    /// What came of the entries after the lane's position up to this one.
-    pub fn up_to(to: EntryId) -> Self {
-        Commit::new(Some(to), Vec::new())
+    /// What came of the entries after `after` up to `to`: the lane has to be at `after`, and is at `to` then.
+    /// Where no entry came they are the same; of a stream that was begun anew `to` is smaller.
+    pub fn between(after: EntryId, to: EntryId) -> Self {
+        Commit::new(Some((after, to)), Vec::new())
     }
 
     /// What came of these entries, which are pending to the lane's consumer, and are acknowledged in the
@@ -79,9 +91,9 @@ impl Commit {
         Commit::new(None, ids)
     }
 
-    fn new(to: Option<EntryId>, acknowledged: Vec<EntryId>) -> Self {
+    fn new(range: Option<(EntryId, EntryId)>, acknowledged: Vec<EntryId>) -> Self {
         Commit {
-            to,
+            range,
             arguments: acknowledged.len(),
             acknowledged,
             keys: Vec::new(),
@@ -103,11 +115,15 @@ impl Commit {
     /// # Errors
     ///
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for rows that cannot be entries, or make the
-    /// commit too large; [`Schema`](crate::ErrorKind::Schema) for columns that have no text.
+    /// commit too large, and for a request of what a commit does not do: IDs of columns, a trim
+    /// ([`Commit::trim`] does), idempotency of its own;
+    /// [`Schema`](crate::ErrorKind::Schema) for columns that have no text. The commit is as before then.
     pub fn publish(&mut self, batch: &RecordBatch, request: &WriteRequest) -> Result<()> {
-        for_each_entry(batch, request, |stream, arguments, packed| {
+        let before = self.mark();
+        let added = for_each_entry(batch, request, |stream, arguments, packed| {
             self.push(Kind::Stream, "XADD", stream, arguments, packed)
-        })
+        });
+        added.inspect_err(|_| self.reset(before))
     }
 
     /// Adds one entry to a stream (XADD), with an ID from the server.
@@ -140,7 +156,9 @@ impl Commit {
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the key is a hash of the same commit.
     pub fn trim(&mut self, stream: &[u8], max_len: u64, approximate: bool) -> Result<()> {
         let mut packed = Vec::new();
-        for argument in ["MAXLEN", if approximate { "~" } else { "=" }, &max_len.to_string()] {
+        // The server's greatest.
+        let max_len = max_len.min(i64::MAX.unsigned_abs()).to_string();
+        for argument in ["MAXLEN", if approximate { "~" } else { "=" }, &max_len] {
             push_bulk(argument.as_bytes(), &mut packed);
         }
         self.push(Kind::Stream, "XTRIM", stream, 3, &packed)?;
@@ -173,9 +191,9 @@ impl Commit {
         self.push(Kind::Hash, "HDEL", hash, 1, &packed)
     }
 
-    /// Where the position is after it; `None` where it acknowledges.
-    pub fn to(&self) -> Option<EntryId> {
-        self.to
+    /// After which entry it begins, and up to which it goes; `None` where it acknowledges.
+    pub fn range(&self) -> Option<(EntryId, EntryId)> {
+        self.range
     }
 
     /// The size of what it writes.
@@ -199,7 +217,8 @@ impl Commit {
                 width / 2
             )));
         }
-        let (bytes, arguments) = (self.bytes + packed.len(), self.arguments + width);
+        // With those of a part of its own, and of a key.
+        let (bytes, arguments) = (self.bytes + packed.len(), self.arguments + width + 5);
         if bytes > self.max_bytes || arguments > Self::ARGUMENTS {
             return Err(Error::invalid(format!(
                 "a commit writes at most {} bytes in {} arguments, since the server does nothing else \
@@ -219,7 +238,7 @@ impl Commit {
             {
                 part.width += width;
                 part.packed.extend_from_slice(packed);
-                self.arguments = arguments;
+                self.arguments += width;
             }
             Some(part)
                 if part.command == command
@@ -229,16 +248,40 @@ impl Commit {
             {
                 part.calls += 1;
                 part.packed.extend_from_slice(packed);
-                self.arguments = arguments;
+                self.arguments += width;
             }
             _ => {
                 let packed = packed.to_vec();
                 self.parts.push(Part { command, key, calls: 1, width, packed });
-                self.arguments = arguments + 4;
+                self.arguments += width + 4;
             }
         }
         self.bytes = bytes;
         Ok(())
+    }
+
+    fn mark(&self) -> Mark {
+        let last = self.parts.last();
+        Mark {
+            keys: self.keys.len(),
+            parts: self.parts.len(),
+            last: last.map(|part| (part.calls, part.width, part.packed.len())),
+            arguments: self.arguments,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Forgets what was added since.
+    fn reset(&mut self, mark: Mark) {
+        for key in self.keys.drain(mark.keys..) {
+            self.index.remove(&key.name);
+        }
+        self.parts.truncate(mark.parts);
+        if let (Some(part), Some((calls, width, packed))) = (self.parts.last_mut(), mark.last) {
+            (part.calls, part.width) = (calls, width);
+            part.packed.truncate(packed);
+        }
+        (self.arguments, self.bytes) = (mark.arguments, mark.bytes);
     }
 
     fn key(&mut self, name: &[u8], kind: Kind) -> Result<usize> {
@@ -255,6 +298,7 @@ impl Commit {
             None => {
                 self.keys.push(Key { name: name.to_vec(), kind, is_trimmed: false });
                 self.index.insert(name.to_vec(), index);
+                self.arguments += 1;
                 Ok(index)
             }
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use crate::client::{Client, Exclusive};
+use crate::client::{Client, Exclusive, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::{self, Cmd};
 
@@ -38,8 +38,32 @@ impl Durability {
     /// How long one command waits: the connection is to be heard of now and then.
     const PART: Duration = Duration::from_secs(1);
 
+    /// Whether the server answers what is asked after each commit, so that none is written before that is
+    /// known.
+    pub(super) async fn check(&self, session: &mut Session) -> Result<()> {
+        let mut questions: Vec<&[&[u8]]> = Vec::new();
+        if self.replicas > 0 {
+            questions.push(&[b"WAIT", b"0", b"1"]);
+        }
+        match self.local_aof {
+            true => questions.push(&[b"WAITAOF", b"1", b"0", b"1"]),
+            false if self.replica_aof > 0 => questions.push(&[b"WAITAOF", b"0", b"0", b"1"]),
+            false => {}
+        }
+        for question in questions {
+            let asked = session.value(&resp::command(question)).await;
+            asked.map_err(|error| match error.server_code() {
+                Some(code) if code.is_unknown_command() => error.with_advice(
+                    "WAITAOF needs Redis 7.2 or Valkey; without it a commit can only wait for replicas",
+                ),
+                _ => error,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Returns once what this connection has written is where it has to be. The error within says that it is
-    /// not, and the connection is as good as before.
+    /// not, of the kind [`NotDurable`](ErrorKind::NotDurable), and the connection is as good as before.
     pub(super) async fn wait(&self, connection: &mut Exclusive<'_>) -> Result<Result<()>> {
         if self.replicas > 0 {
             let wanted = [u64::from(self.replicas)];
@@ -77,7 +101,9 @@ impl Durability {
             let missing = || Error::protocol("WAIT was not answered");
             let answer = match connection.ask(&packed, 1).await?.pop().ok_or_else(missing)? {
                 Ok(answer) => answer,
-                Err(error) => return Ok(Err(error)),
+                // The commit is sent again, recognised, and waited for.
+                Err(error) if error.retryable() => return Err(error),
+                Err(error) => return Ok(Err(in_but(error))),
             };
             let reached: Vec<u64> = match &answer {
                 Value::Array(numbers) => numbers.iter().filter_map(resp::number).collect(),
@@ -97,10 +123,16 @@ impl Durability {
                     number(wanted),
                     places.get(short).copied().unwrap_or_default(),
                 );
-                return Ok(Err(Error::new(ErrorKind::Timeout, message)));
+                return Ok(Err(Error::new(ErrorKind::NotDurable, message)));
             }
         }
     }
+}
+
+/// The error of a commit that is in, where nobody has said that it is elsewhere, too.
+pub(super) fn in_but(error: Error) -> Error {
+    let message = "the commit is in, but the server has not said that it is where it has to be";
+    error.reframed(ErrorKind::NotDurable, message)
 }
 
 /// The server's `maxmemory-policy`, where that may evict a stream or a processor's state: keys without

@@ -2,10 +2,11 @@
 
 use crate::client::{slot_of, tagged};
 
-/// The lane of a processor on a stream: a hash. For a member of a group, the lane of its consumer.
-pub(super) fn lane_key(stream: &[u8], name: &[u8], consumer: Option<&[u8]>) -> Vec<u8> {
-    match consumer {
-        Some(consumer) => key(stream, &[name, b"consumer", consumer]),
+/// The lane of a processor on a stream: a hash. For a member of a group, the lane of its consumer, whose
+/// name is one of that group.
+pub(super) fn lane_key(stream: &[u8], name: &[u8], group: Option<(&[u8], &[u8])>) -> Vec<u8> {
+    match group {
+        Some((group, consumer)) => key(stream, &[name, b"group", group, consumer]),
         None => key(stream, &[name]),
     }
 }
@@ -25,11 +26,16 @@ pub fn shares_slot(stream: &[u8], key: &[u8]) -> bool {
     slot_of(stream) == slot_of(key)
 }
 
-/// A name like `name` for an output, in the slot of `stream`.
+/// A name like `name` for an output, in the slot of `stream`, and never `stream` itself, whose processor
+/// would read what it writes.
 pub fn output_name(stream: &[u8], name: &[u8]) -> Vec<u8> {
     let named = tagged(stream, name);
+    if named != stream {
+        return named;
+    }
+    let named = [&tag(stream), b":".as_slice(), name].concat();
     match named == stream {
-        true => [&tag(stream), b":".as_slice(), name].concat(),
+        true => [&named, b":output".as_slice()].concat(),
         false => named,
     }
 }
@@ -85,13 +91,14 @@ mod tests {
     fn keys_can_be_read() {
         assert_eq!(text(lane_key(b"sales", b"inventory", None)), "{sales}:redfloe:sales:inventory");
         assert_eq!(
-            text(lane_key(b"s{t}", b"a:b", Some(b"c"))),
-            "{t}:redfloe:s%7Bt%7D:a%3Ab:consumer:c"
+            text(lane_key(b"s{t}", b"a:b", Some((b"g", b"c")))),
+            "{t}:redfloe:s%7Bt%7D:a%3Ab:group:g:c"
         );
         assert_eq!(text(state_key(b"sales", b"n")), "{sales}:redfloe:sales:n:state");
         assert_eq!(text(table_key(b"sales", b"n", b"t%")), "{sales}:redfloe:sales:n:table:t%25");
         assert_eq!(text(output_name(b"sales", b"alerts")), "{sales}:alerts");
         assert_eq!(text(output_name(b"{t}:sales", b"alerts")), "{t}:alerts");
+        assert_eq!(text(output_name(b"{t}:sales", b"sales")), "{t}:sales:output");
     }
 
     #[test]
@@ -115,7 +122,8 @@ mod tests {
         fn each_has_keys_of_its_own(stream in name(), one in name(), other in name(), third in name()) {
             let keys = [
                 lane_key(&stream, &one, None),
-                lane_key(&stream, &one, Some(&other)),
+                lane_key(&stream, &one, Some((&other, &third))),
+                lane_key(&stream, &one, Some((&third, b""))),
                 state_key(&stream, &one),
                 table_key(&stream, &one, &other),
                 table_key(&stream, &one, b""),
@@ -124,7 +132,9 @@ mod tests {
                 prop_assert!(shares_slot(&stream, key));
             }
             for (index, key) in keys.iter().enumerate() {
-                prop_assert!(!keys[..index].contains(key) || other.is_empty());
+                prop_assert!(
+                    !keys[..index].contains(key) || other.is_empty() || other == third
+                );
             }
             if one != third {
                 prop_assert_ne!(lane_key(&stream, &one, None), lane_key(&stream, &third, None));

@@ -1,5 +1,7 @@
 //! What a processor has for one input stream: acquired, kept, committed to and released.
 
+mod asking;
+
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::asking::{What, send};
 use super::commit::Commit;
 use super::durability::Durability;
 use super::keys::{lane_key, output_name, shares_slot};
-use super::machine::{Loss, Machine, Outcome};
+use super::machine::{Machine, Outcome};
 use super::protocol::{Answer, Owner, Request};
 use super::script::Caller;
-use super::shared::{Attempt, Shared, UNKNOWN};
+use super::shared::{Attempt, Fate, Shared};
 use crate::client::{Client, Session, Who};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
@@ -29,7 +32,7 @@ pub struct LaneOptions {
     /// Where a new lane begins: after this entry.
     pub start: EntryId,
     /// The consumer group and the consumer, where entries are acknowledged instead of a position moved. The
-    /// lane is the consumer's.
+    /// lane is the consumer's in that group.
     pub group: Option<(Vec<u8>, Vec<u8>)>,
     /// Where a commit has to be before it counts.
     pub durability: Durability,
@@ -62,7 +65,7 @@ impl Default for LaneOptions {
 /// let held = lane.acquire().await?;
 /// let state = lane.load(&state_key(b"sales", b"inventory")).await?;
 /// println!("epoch {}, after {}: {state:?}", held.epoch, held.position);
-/// let mut commit = Commit::up_to(EntryId::new(5, 0));
+/// let mut commit = Commit::between(held.position, EntryId::new(5, 0));
 /// commit.set(&state_key(b"sales", b"inventory"), b"seen", b"5")?;
 /// lane.commit(&commit).await?;
 /// lane.release().await
@@ -74,6 +77,8 @@ pub struct Lane {
     options: LaneOptions,
     /// Keys of which it is known that the user may write to them.
     checked: HashSet<Vec<u8>>,
+    /// The server is known to answer what the durability asks.
+    is_durability_checked: bool,
     /// The process that made it: a forked child must not commit as its parent.
     process: u32,
 }
@@ -123,9 +128,14 @@ impl Lane {
             None => Who::new(stream),
         };
         let client = client.keep_trying(who);
-        let session = client.session_for(stream);
+        // Other keys of a commit may have moved to another node of a cluster before those of the lane.
+        let session = client.session_for(stream).of_several();
         let shared = Arc::new(Shared {
-            key: lane_key(stream, name, group.map(|(_, consumer)| consumer.as_slice())),
+            key: lane_key(
+                stream,
+                name,
+                group.map(|(group, consumer)| (group, consumer.as_slice())),
+            ),
             stream: stream.to_vec(),
             name: name.to_vec(),
             lease: options.lease,
@@ -136,19 +146,23 @@ impl Lane {
             client,
         });
         let process = std::process::id();
-        Ok(Lane { shared, session, options, checked: HashSet::new(), process })
+        let checked = HashSet::new();
+        Ok(Lane { shared, session, options, checked, is_durability_checked: false, process })
     }
 
     /// Acquires the lane: at once where it is free, was released, or its lease has expired by the server's
     /// clock; else waits as a standby until it does, or takes it over where the options say so. Fences
-    /// everybody who had it before, an earlier acquisition of this object among them.
+    /// everybody who had it before, an earlier acquisition of this object among them, for whose lease nobody
+    /// waits.
     ///
-    /// A script (EVALSHA) of TYPE, TIME, HMGET and HSET. Its future may be dropped at any time.
+    /// A script (EVALSHA) of TYPE, TIME, HMGET and HSET. The first time WAIT and WAITAOF follow, where
+    /// [`Durability`] wants them after each commit. Its future may be dropped at any time.
     ///
     /// # Errors
     ///
-    /// [`WrongType`](ErrorKind::WrongType) where the lane's key holds something else; and every kind that
-    /// connecting and the server can raise.
+    /// [`WrongType`](ErrorKind::WrongType) where the lane's key holds something else;
+    /// [`Response`](ErrorKind::Response) where the server has no WAITAOF, or no file to wait for; and every
+    /// kind that connecting and the server can raise.
     pub async fn acquire(&mut self) -> Result<Held> {
         loop {
             match self.try_acquire().await? {
@@ -175,6 +189,7 @@ impl Lane {
         match (answer, outcome) {
             (Answer::Held { epoch, position, commits, planned }, Outcome::Done) => {
                 self.shared.changed.notify_one();
+                self.check_durability().await?;
                 Ok(Ok(Held {
                     epoch,
                     position,
@@ -190,8 +205,8 @@ impl Lane {
         }
     }
 
-    /// Writes a commit, once: all of it or, with an error, nothing. One whose reply is lost is sent again and
-    /// recognised.
+    /// Writes a commit, once: all of it or, with most errors, nothing. One whose reply is lost is sent again
+    /// and recognised.
     ///
     /// A script (EVALSHA) of TYPE, TIME, HMGET and HSET of the lane, and of what the commit writes. Where its
     /// future is dropped before it ends, nobody knows whether the commit is in: the lane has to be acquired
@@ -201,19 +216,32 @@ impl Lane {
     ///
     /// [`Fenced`](ErrorKind::Fenced) where another has acquired the lane, [`DataLoss`](ErrorKind::DataLoss)
     /// where the server has lost commits or the lane, and [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) where
-    /// the server could not be reached until the end: then the lane has to be acquired anew.
-    /// [`WrongType`](ErrorKind::WrongType) where a key holds something else,
-    /// [`InvalidArgument`](ErrorKind::InvalidArgument) for keys of another slot in a cluster, and what the
-    /// server refuses: then nothing is written, and the lane is held as before.
-    /// [`Timeout`](ErrorKind::Timeout) where the commit is in, but not [everywhere](Durability) where it has
-    /// to be.
+    /// the server could not be reached until the end: then the lane has to be acquired anew, and
+    /// [`Lane::lost`] says why.
+    ///
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) where the commit does not begin at the lane's position
+    /// or, in a cluster, writes to keys of another slot: then nothing is sent.
+    /// [`WrongType`](ErrorKind::WrongType) where a key holds something else, [`Fenced`](ErrorKind::Fenced)
+    /// where entries to acknowledge are not pending to the consumer any more, and what the server refuses:
+    /// then nothing is written, and the lane is held as before.
+    ///
+    /// [`NotDurable`](ErrorKind::NotDurable) where the commit is in, and the lane at its end, but it is not
+    /// known to be [everywhere](Durability) where it has to be.
     pub async fn commit(&mut self, commit: &Commit) -> Result<Committed> {
         self.check_process()?;
         self.check(commit)?;
-        let to = {
-            let machine = self.shared.machine();
-            let position = machine.held().map(|hold| hold.position);
-            commit.to().or(position).unwrap_or_default()
+        let position = self.held().map(|held| held.position);
+        let to = match (commit.range(), position) {
+            (Some((after, _)), Some(position)) if after != position => {
+                let message = format!(
+                    "this commit begins after {after}, and the lane is at {position}: what was read before \
+                     the lane was acquired again, or a batch was committed, does not count any more; \
+                     nothing has been sent"
+                );
+                return Err(self.shared.about(Error::invalid(message)));
+            }
+            (Some((_, to)), _) => to,
+            (None, position) => position.unwrap_or_default(),
         };
         let begun = self.shared.machine().commit(to);
         let request = begun.map_err(|loss| self.shared.lost(loss))?;
@@ -232,20 +260,30 @@ impl Lane {
     }
 
     /// Has the next batch end at `end`, also if another processes it: for a sink outside of Redis, which
-    /// recognises a batch by where it begins and ends. A script of HMGET and HSET.
+    /// recognises a batch by where it begins and ends. Gives where it ends: an end that was planned before,
+    /// perhaps by a call that was not answered, stays until something is committed. A script of HMGET and
+    /// HSET.
     ///
     /// # Errors
     ///
-    /// As [`Lane::commit`].
-    pub async fn plan(&mut self, end: EntryId) -> Result<()> {
+    /// As [`Lane::commit`]; [`InvalidArgument`](ErrorKind::InvalidArgument) for an end that is not after the
+    /// lane's position.
+    pub async fn plan(&mut self, end: EntryId) -> Result<EntryId> {
         self.check_process()?;
+        if let Some(held) = self.held().filter(|held| end <= held.position) {
+            let message = format!(
+                "a batch after {} does not end at {end}; nothing has been sent",
+                held.position
+            );
+            return Err(self.shared.about(Error::invalid(message)));
+        }
         let planned = self.shared.machine().plan(end);
         let Some(request) = planned else {
             let loss = self.shared.machine().loss();
             return Err(self.shared.lost(loss));
         };
         match self.ask(&request, What::Lane).await? {
-            (Answer::Renewed, _) => Ok(()),
+            (Answer::Renewed { planned: Some(planned) }, _) => Ok(planned),
             (answer, outcome) => Err(self.failed(answer, outcome, What::Lane)),
         }
     }
@@ -294,7 +332,7 @@ impl Lane {
                 durability: None,
             };
             let sent = Instant::now();
-            match attempt.run(&self.shared, &mut self.session, &mut false).await {
+            match attempt.run(&self.shared, &mut self.session, &mut Fate::Nothing).await {
                 Ok((Answer::Loaded { cursor: next, fields }, _)) => {
                     for pair in fields.chunks_exact(2) {
                         if let [field, value] = pair {
@@ -329,13 +367,12 @@ impl Lane {
     /// lane was lost before.
     pub async fn release(&mut self) -> Result<()> {
         self.check_process()?;
-        // Somebody waits for the end.
-        self.session.limit_retries();
         let request = self.shared.machine().release();
-        match request {
-            Some(request) => self.ask(&request, What::Lane).await.map(|_| ()),
-            None => Ok(()),
-        }
+        let Some(request) = request else { return Ok(()) };
+        // Somebody waits for the end of this one.
+        let Lane { shared, options, checked, .. } = self;
+        let mut session = shared.client.bounded().session_for(&shared.stream);
+        send(shared, &mut session, options, checked, &request, What::Lane).await.map(|_| ())
     }
 
     /// Where the lane is, as long as it is held.
@@ -363,7 +400,7 @@ impl Lane {
     fn check(&self, commit: &Commit) -> Result<()> {
         let stream = &self.shared.stream;
         let is_of_group = self.options.group.is_some();
-        if commit.to().is_some() == is_of_group {
+        if commit.range().is_some() == is_of_group {
             return Err(Error::invalid(match is_of_group {
                 true => "a lane of a group's consumer acknowledges entries, and has no position",
                 false => "only a lane of a group's consumer acknowledges entries",
@@ -382,6 +419,19 @@ impl Lane {
         }
     }
 
+    /// Whether commits can become as durable as they have to is asked before the first one.
+    async fn check_durability(&mut self) -> Result<()> {
+        if !self.is_durability_checked {
+            if let Err(error) = self.options.durability.check(&mut self.session).await {
+                // Of the two errors the first one says what to do; the lease expires by itself.
+                let _ = self.release().await;
+                return Err(self.shared.about(error));
+            }
+            self.is_durability_checked = true;
+        }
+        Ok(())
+    }
+
     fn check_process(&self) -> Result<()> {
         if self.process == std::process::id() {
             return Ok(());
@@ -390,86 +440,6 @@ impl Lane {
                        make one in the child";
         Err(Error::new(ErrorKind::Fenced, message))
     }
-
-    /// Sends a request as often as it takes.
-    async fn ask(&mut self, request: &Request, what: What<'_>) -> Result<(Answer, Outcome)> {
-        let Lane { shared, session, options, checked, .. } = self;
-        let mut arguments = shared.arguments(request);
-        let mut keys: Vec<&[u8]> = vec![&shared.key];
-        if let What::Commit(commit) = what {
-            let group = options.group.as_ref().map(|(group, consumer)| (&group[..], &consumer[..]));
-            arguments.append(&commit.arguments(group, checked));
-            keys.push(&shared.stream);
-            keys.extend(commit.keys());
-        }
-        // Whether one may still be on its way, or was executed without our knowing.
-        let mut is_open = false;
-        let durability = matches!(what, What::Commit(_)).then_some(&options.durability);
-        loop {
-            let sent = Instant::now();
-            let attempt = Attempt { request, keys: &keys, arguments: &arguments, durability };
-            let error = match attempt.run(shared, session, &mut is_open).await {
-                Ok((answer, durable)) => {
-                    session.succeeded();
-                    let outcome = shared.machine().answered(request, answer.clone(), sent);
-                    durable.map_err(|error| shared.about(error))?;
-                    return Ok((answer, outcome));
-                }
-                Err(error) => error,
-            };
-            if let Err(error) = session.recover(error).await {
-                let mut machine = shared.machine();
-                match is_open {
-                    true => machine.gave_up(request),
-                    false => machine.refused(request),
-                }
-                drop(machine);
-                let error = shared.about(error);
-                return Err(match what {
-                    What::Commit(_) if is_open => {
-                        error.reframed(ErrorKind::OutcomeUnknown, UNKNOWN)
-                    }
-                    _ => error,
-                });
-            }
-        }
-    }
-
-    fn failed(&self, answer: Answer, outcome: Outcome, what: What<'_>) -> Error {
-        let error = match (outcome, answer) {
-            (Outcome::Lost(loss), _) => return self.shared.lost(Some(loss)),
-            (_, Answer::WrongType { key, found }) => {
-                let (name, kind) = match (what, key) {
-                    (What::Commit(commit), 3..) => commit.kind_of(key - 3),
-                    (What::Hash(hash), 2) => Some((hash, "hash")),
-                    _ => None,
-                }
-                .unwrap_or((&self.shared.key, "hash"));
-                let message = format!(
-                    "the key {} holds a {found}, and a processor needs a {kind} there; nothing has been \
-                     written",
-                    shorten(name)
-                );
-                Error::new(ErrorKind::WrongType, message)
-            }
-            (_, Answer::NotPending { missing, first }) => {
-                let message = format!(
-                    "{missing} of the entries to acknowledge, {first} among them, are not pending to this \
-                     consumer any more: another has claimed them, or they were acknowledged; nothing has \
-                     been written"
-                );
-                Error::new(ErrorKind::Fenced, message)
-            }
-            (_, Answer::Fenced { epoch, owner }) => {
-                return self.shared.lost(Some(Loss::Fenced { epoch, owner }));
-            }
-            (outcome, answer) => {
-                let message = format!("a lane answered {answer:?}, which made {outcome:?}");
-                Error::new(ErrorKind::Internal, message)
-            }
-        };
-        self.shared.about(error)
-    }
 }
 
 impl Drop for Lane {
@@ -477,12 +447,4 @@ impl Drop for Lane {
         self.shared.ended.store(true, Ordering::Release);
         self.shared.changed.notify_one();
     }
-}
-
-/// What a request is about, beside the lane.
-#[derive(Clone, Copy)]
-enum What<'a> {
-    Lane,
-    Hash(&'a [u8]),
-    Commit(&'a Commit),
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::protocol::{Answer, Grip, Owner, Request};
+use super::protocol::{Answer, Grip, Owner, Plan, Request};
 use crate::entry_id::EntryId;
 
 /// One processor's side of a lane.
@@ -11,6 +11,8 @@ use crate::entry_id::EntryId;
 pub(super) struct Machine {
     lease: Duration,
     phase: Phase,
+    /// As whom it has asked for the lane last. Where the lane is his still, nobody else has it.
+    previous: Option<Owner>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -85,15 +87,16 @@ pub(super) enum Renewal {
 
 impl Machine {
     /// The part of a lease after which it is extended: so one attempt may fail.
-    const PART: u32 = 3;
+    pub(super) const PART: u32 = 3;
 
     pub(super) fn new(lease: Duration) -> Self {
-        Machine { lease, phase: Phase::Out(None) }
+        Machine { lease, phase: Phase::Out(None), previous: None }
     }
 
     /// Asks for the lane as `owner`, which nobody has been before. What was held is given up.
     pub(super) fn acquire(&mut self, owner: Owner, takeover: bool, start: EntryId) -> Request {
-        let request = Request::Acquire { owner, takeover, start };
+        let previous = self.previous.replace(owner.clone());
+        let request = Request::Acquire { owner, takeover, start, previous };
         self.phase = Phase::Acquiring(request.clone());
         request
     }
@@ -140,10 +143,11 @@ impl Machine {
         request
     }
 
-    /// Has the next batch end at `planned`, whoever is going to process it.
-    pub(super) fn plan(&mut self, planned: EntryId) -> Option<Request> {
+    /// Has the next batch end at `end`, whoever is going to process it, unless another end was planned.
+    pub(super) fn plan(&self, end: EntryId) -> Option<Request> {
         let hold = self.held()?;
-        Some(Request::Renew { grip: hold.grip.clone(), planned: Some(planned) })
+        let plan = Plan { after: hold.position, end };
+        Some(Request::Renew { grip: hold.grip.clone(), plan: Some(plan) })
     }
 
     /// Reads a page of one of the processor's hashes. Its state is to be read like this after acquiring, and
@@ -159,7 +163,7 @@ impl Machine {
         let Phase::Held(hold) = &self.phase else { return Renewal::Never };
         match hold.renewed + self.lease / Self::PART {
             at if at > now => Renewal::At(at),
-            _ => Renewal::Now(Request::Renew { grip: hold.grip.clone(), planned: None }),
+            _ => Renewal::Now(Request::Renew { grip: hold.grip.clone(), plan: None }),
         }
     }
 
@@ -177,8 +181,11 @@ impl Machine {
             Phase::Held(hold) if hold.grip.owner == *request.owner() => match request {
                 Request::Commit { to, .. } if hold.committing == Some(*to) => {}
                 // While a commit is open its own answer says how it ended.
-                Request::Renew { .. } if hold.committing.is_none() || answer == Answer::Renewed => {
-                }
+                Request::Renew { .. } if matches!(answer, Answer::Renewed { .. }) => {}
+                Request::Renew { plan: None, .. } | Request::Load { .. }
+                    if hold.committing.is_none() => {}
+                Request::Renew { plan: Some(plan), .. }
+                    if hold.committing.is_none() && hold.position == plan.after => {}
                 _ => return Outcome::Stale,
             },
             _ => return Outcome::Stale,
@@ -193,12 +200,13 @@ impl Machine {
                 Outcome::Done
             }
             Answer::Busy { left, .. } => Outcome::Wait(left),
-            Answer::Renewed => {
-                if let (Phase::Held(hold), Request::Renew { planned, .. }) =
-                    (&mut self.phase, request)
+            Answer::Renewed { planned } => {
+                if let (Phase::Held(hold), Request::Renew { plan, .. }) = (&mut self.phase, request)
                 {
                     hold.renewed = hold.renewed.max(sent);
-                    hold.planned = planned.or(hold.planned);
+                    if plan.is_some_and(|plan| plan.after == hold.position) {
+                        hold.planned = planned;
+                    }
                 }
                 Outcome::Done
             }

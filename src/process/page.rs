@@ -15,6 +15,7 @@ use crate::resp::{self, PageLimit};
 pub struct PageReader {
     client: Client,
     request: ReadRequest,
+    rows: usize,
     on_data_loss: OnDataLoss,
     session: Session,
     stream: Vec<u8>,
@@ -28,13 +29,13 @@ pub struct Page {
     /// After which entry they begin: the position that was asked for, unless entries after that are lost
     /// and the reader goes on all the same.
     pub after: EntryId,
-    /// The last entry of the page, be it a row or rejected.
+    /// Where they end: `until` where that was given, and otherwise the last entry, be it a row or rejected.
     pub last: EntryId,
 }
 
 impl PageReader {
-    /// One of the request's stream and schema, whose pages have so many rows at most. The request's range
-    /// of IDs does not matter.
+    /// One of the request's stream and schema, whose pages have `rows` rows at most, unless they are told where
+    /// to end. The request's range of IDs does not matter.
     pub fn new(
         client: &Client,
         request: ReadRequest,
@@ -42,15 +43,16 @@ impl PageReader {
         on_data_loss: OnDataLoss,
     ) -> Self {
         let stream = request.stream().to_vec();
-        // Beyond that nothing is asked for, so that the connection serves the next page, too.
-        let count = u64::try_from(rows).unwrap_or(u64::MAX);
-        let request = request.with_batch_size(rows).with_count(Some(count));
+        let request = request.with_batch_size(rows);
         let client = client.keep_trying(request.who());
         let session = client.session_for(&stream);
-        PageReader { client, request, on_data_loss, session, stream }
+        PageReader { client, request, rows, on_data_loss, session, stream }
     }
 
-    /// The next entries after that one, up to `until` where it is given; `None` where there are none.
+    /// The next entries after that one; `None` where there are none. With `until` all entries up to that one,
+    /// whatever their number: a batch that was [planned](crate::Lane::plan) has the same ones again, also for
+    /// a processor of smaller batches. Where none of them is left, the position is to be moved to `until` all
+    /// the same, by a [commit](crate::Commit::between) that writes nothing.
     ///
     /// XRANGE (Redis 5.0). Then, unless the position is `0-0`, whether the entry at the position is still
     /// there: if so, none of those after it was trimmed before it was read.
@@ -114,11 +116,16 @@ impl PageReader {
         let Some(first) = after.successor() else { return Ok(None) };
         let end = until.map_or(IdBound::Newest, IdBound::Id);
         let request = self.request.clone().with_range(IdBound::Id(first), end);
+        let request = match until {
+            Some(_) => request.with_batch_size(usize::MAX).with_batch_bytes(u64::MAX),
+            // Beyond that nothing is asked for, so that the connection serves the next page, too.
+            None => request.with_count(Some(u64::try_from(self.rows).unwrap_or(u64::MAX))),
+        };
         let mut batches = batches(&self.client, request)?;
         let Some(batch) = batches.next().await? else { return Ok(None) };
         let rejected = batch.rejected().iter().map(|rejected| rejected.id);
         let last = batch.ids().last().copied().into_iter().chain(rejected).max();
-        Ok(last.map(|last| Page { batch, after, last }))
+        Ok(last.map(|last| Page { batch, after, last: until.unwrap_or(last) }))
     }
 
     /// Whether that entry is there.

@@ -34,13 +34,21 @@ pub(super) struct Grip {
     pub(super) epoch: u64,
 }
 
+/// Where a batch begins, after that entry, and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Plan {
+    pub(super) after: EntryId,
+    pub(super) end: EntryId,
+}
+
 /// What a lane is asked. Each may be sent again, however often: what has been done is not done twice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Request {
-    /// Take it: it is free, its lease has expired, or `takeover`. A new one begins after `start`.
-    Acquire { owner: Owner, takeover: bool, start: EntryId },
+    /// Take it: it is free, its lease has expired, it is still that of whom the asker was before, or
+    /// `takeover`. A new one begins after `start`.
+    Acquire { owner: Owner, takeover: bool, start: EntryId, previous: Option<Owner> },
     /// Extend the lease; say where the next batch is going to end.
-    Renew { grip: Grip, planned: Option<EntryId> },
+    Renew { grip: Grip, plan: Option<Plan> },
     /// Read some of a hash's fields, if the lane is the asker's still.
     Load { grip: Grip, cursor: u64 },
     /// Leave it to others.
@@ -65,12 +73,17 @@ impl Request {
     pub(super) fn arguments(&self, lease: Duration) -> Vec<String> {
         let lease = lease.as_millis().max(1).to_string();
         match self {
-            Request::Acquire { owner, takeover, start } => {
-                vec![owner.0.clone(), lease, u8::from(*takeover).to_string(), start.to_string()]
-            }
-            Request::Renew { grip: Grip { owner, epoch }, planned } => {
-                let planned = planned.map(|id| id.to_string()).unwrap_or_default();
-                vec![owner.0.clone(), epoch.to_string(), lease, planned]
+            Request::Acquire { owner, takeover, start, previous } => vec![
+                owner.0.clone(),
+                lease,
+                u8::from(*takeover).to_string(),
+                start.to_string(),
+                previous.as_ref().map(|previous| previous.0.clone()).unwrap_or_default(),
+            ],
+            Request::Renew { grip: Grip { owner, epoch }, plan } => {
+                let text = |id: Option<EntryId>| id.map(|id| id.to_string()).unwrap_or_default();
+                let (end, after) = (plan.map(|plan| plan.end), plan.map(|plan| plan.after));
+                vec![owner.0.clone(), epoch.to_string(), lease, text(end), text(after)]
             }
             Request::Load { grip: Grip { owner, epoch }, cursor } => {
                 /// In one reply, which keeps the server busy for a few milliseconds.
@@ -109,7 +122,9 @@ pub(super) enum Answer {
         owner: Owner,
         epoch: u64,
     },
-    Renewed,
+    Renewed {
+        planned: Option<EntryId>,
+    },
     Released,
     /// Fields and values of a hash, and where its next ones begin; there are none from 0 on.
     Loaded {
@@ -184,7 +199,7 @@ impl Answer {
                 owner: owner(name),
                 epoch: epoch.parse().ok()?,
             },
-            ["renewed"] => Answer::Renewed,
+            ["renewed", planned] => Answer::Renewed { planned: id(planned) },
             ["released"] => Answer::Released,
             ["applied", how] => Answer::Applied { again: how == "again" },
             ["fenced", epoch, name] => {

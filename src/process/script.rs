@@ -24,17 +24,21 @@ struct Text {
     digest: String,
 }
 
+/// A script is made of files, one after the other.
 macro_rules! script {
-    ($name:literal) => {
-        Script { source: include_str!(concat!("lua/", $name, ".lua")), texts: OnceLock::new() }
+    ($($part:literal)+) => {
+        Script {
+            source: concat!($(include_str!(concat!("lua/", $part, ".lua"))),+),
+            texts: OnceLock::new(),
+        }
     };
 }
 
-pub(super) static ACQUIRE: Script = script!("acquire");
-pub(super) static RENEW: Script = script!("renew");
-pub(super) static LOAD: Script = script!("load");
-pub(super) static RELEASE: Script = script!("release");
-pub(super) static COMMIT: Script = script!("commit");
+static ACQUIRE: Script = script!("lane" "acquire");
+static COMMIT: Script = script!("lane" "held" "commit");
+static RENEW: Script = script!("lane" "held" "owned" "renew");
+static LOAD: Script = script!("lane" "held" "owned" "load");
+static RELEASE: Script = script!("lane" "held" "owned" "release");
 
 impl Script {
     /// The script of a request.

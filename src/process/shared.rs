@@ -36,25 +36,36 @@ pub(super) struct Attempt<'a> {
     pub(super) durability: Option<&'a Durability>,
 }
 
+/// What is known of a request while it is sent again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The server has not got it, or has refused it.
+    Nothing,
+    /// It may have been executed, or may still be.
+    Open,
+    /// The server has said that the commit is in.
+    In,
+}
+
 impl Attempt<'_> {
-    /// The answer, and for a commit that is in whether it is where it has to be. Sets `is_open` where it
-    /// fails and may have been executed, or may be.
+    /// The answer, and for a commit that is in whether it is where it has to be.
     pub(super) async fn run(
         &self,
         shared: &Shared,
         session: &mut Session,
-        is_open: &mut bool,
+        fate: &mut Fate,
     ) -> Result<(Answer, Result<()>)> {
         let mut connection = Exclusive::take(session).await?;
         let script = Script::of(self.request);
-        let was_open = std::mem::replace(is_open, true);
+        let before = *fate;
+        *fate = if before == Fate::In { Fate::In } else { Fate::Open };
         let calling = shared.caller.call(&mut connection, script, self.keys, self.arguments);
         let reply = calling.await?;
         let reply = match reply {
             Ok(reply) => reply,
             // A server that answers with an error has done nothing.
             Err(error) => {
-                *is_open = was_open;
+                *fate = before;
                 connection.release();
                 return Err(error);
             }
@@ -62,7 +73,10 @@ impl Attempt<'_> {
         let answer = Answer::parse(&reply)?;
         let durable = match (self.durability, &answer) {
             // Where that fails it is sent again, recognised, and waited for on the other connection.
-            (Some(durability), Answer::Applied { .. }) => durability.wait(&mut connection).await?,
+            (Some(durability), Answer::Applied { .. }) => {
+                *fate = Fate::In;
+                durability.wait(&mut connection).await?
+            }
             _ => Ok(()),
         };
         connection.release();
@@ -105,18 +119,22 @@ impl Shared {
                         arguments: &self.arguments(&request),
                         durability: None,
                     };
-                    match attempt.run(self, &mut session, &mut false).await {
-                        Ok((answer, _)) => {
+                    // Without an answer there is to be time for another, on another connection.
+                    let limit = self.lease / Machine::PART;
+                    let mut fate = Fate::Nothing;
+                    match timeout(limit, attempt.run(self, &mut session, &mut fate)).await {
+                        Ok(Ok((answer, _))) => {
                             let outcome = self.machine().answered(&request, answer, now);
                             if let Outcome::Lost(loss) = outcome {
                                 self.tell(&self.lost(Some(loss)));
                             }
                         }
-                        Err(error) => {
+                        Ok(Err(error)) => {
                             // A node of a cluster that has moved is found by the next one.
                             session.learn(&error);
                             self.machine().renewal_failed(Instant::now());
                         }
+                        Err(_) => self.machine().renewal_failed(now),
                     }
                 }
             }
@@ -146,8 +164,8 @@ impl Shared {
                     _ => owner.to_string(),
                 };
                 let message = format!(
-                    "{by} has acquired the lane of this processor since (epoch {epoch}); nothing of this \
-                     commit was written, and its entries are processed there"
+                    "{by} has acquired the lane of this processor since (epoch {epoch}), and processes all \
+                     that was not committed by then; stop this one"
                 );
                 Error::new(ErrorKind::Fenced, message)
             }
@@ -163,7 +181,7 @@ impl Shared {
             }
             Some(Loss::Gone) => {
                 let message = "the lane of this processor is gone: deleted, evicted (maxmemory-policy), or \
-                               lost with the server's data; nothing of this commit was written";
+                               lost with the server's data; start the processor again";
                 Error::new(ErrorKind::DataLoss, message)
             }
             Some(Loss::Unknown { to }) => {

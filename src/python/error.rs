@@ -37,6 +37,7 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Fenced => Some("FencedError"),
         ErrorKind::Write => Some("WriteError"),
         ErrorKind::OutcomeUnknown => Some("OutcomeUnknownError"),
+        ErrorKind::NotDurable => Some("NotDurableError"),
         ErrorKind::PendingEntries => Some("PendingEntriesError"),
         ErrorKind::Internal => Some("RedfloeError"),
     }

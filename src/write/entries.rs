@@ -17,11 +17,7 @@ pub(crate) fn for_each_entry(
     request: &WriteRequest,
     mut take: impl FnMut(&[u8], usize, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    if !matches!(request.ids, IdSource::Server) {
-        let message = "entries of a commit have IDs from the server: one that was too small would \
-                       leave half a commit";
-        return Err(Error::invalid(message));
-    }
+    refuse(request)?;
     let mut keys = Keys::default();
     if let Target::One(key) = &request.stream {
         keys.add(key);
@@ -43,4 +39,21 @@ pub(crate) fn for_each_entry(
         take(keys.get(frame.key(row)), arguments, &packed)?;
     }
     Ok(())
+}
+
+/// What a request may ask for that such a script does not do.
+fn refuse(request: &WriteRequest) -> Result<()> {
+    let message = if !matches!(request.ids, IdSource::Server) {
+        "entries of a commit have IDs from the server: one that was too small would leave half a commit"
+    } else if request.trim.is_some() {
+        "a commit trims a stream after all was added to it (Commit::trim), not with each entry"
+    } else if request.no_make_stream {
+        "a commit creates the streams that it adds to, and cannot leave out the entries of one that does \
+         not exist"
+    } else if request.idmp_producer.is_some() {
+        "entries of a commit are added once without IDMP, by the commit itself"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(message))
 }

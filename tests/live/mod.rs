@@ -3,6 +3,9 @@
 // Not every test uses all of it.
 #![allow(dead_code)]
 
+pub mod lanes;
+pub mod proxy;
+
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +19,7 @@ pub const STREAM: &str = "numbers";
 pub struct Server {
     process: Child,
     port: u16,
+    folder: PathBuf,
 }
 
 impl Server {
@@ -38,15 +42,16 @@ impl Server {
             return None;
         };
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // A replica writes there, or a server with a file to append to; one that starts reads it.
+        let folder = std::env::temp_dir().join(format!("redfloe-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
         let process = Command::new(program)
             .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
-            .args(["--dir", std::env::temp_dir().to_str().unwrap()])
-            // A replica writes it, and a server that starts would read another's.
-            .args(["--dbfilename", &dump(port)])
+            .args(["--dir", folder.to_str().unwrap()])
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Server { process, port };
+        let server = Server { process, port, folder };
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(started.elapsed() < Duration::from_secs(10), "the server does not start");
@@ -85,14 +90,10 @@ impl Server {
     }
 }
 
-fn dump(port: u16) -> String {
-    format!("redfloe-{port}.rdb")
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let _ = std::fs::remove_file(std::env::temp_dir().join(dump(self.port)));
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

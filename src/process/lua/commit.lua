@@ -3,33 +3,20 @@
 -- consumer or '', how many IDs are acknowledged, a letter for each key from the third on, then the IDs,
 -- and what is to be written.
 --
--- A script is not rolled back. All that may be refused is looked at before the first write.
-local lane, stream = KEYS[1], KEYS[2]
-local owner, epoch, before, after, from, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- A script is not rolled back. All that may be refused is looked at before the first write that counts.
+local stream, before, after, from, to = KEYS[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local group, consumer, acknowledged, letters = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11]
 local FIRST = 12
 -- Lua passes a function at most 8,000 arguments (LUAI_MAXCSTACK).
 local PART = 7000
 
-local kind = redis.call('TYPE', lane).ok
-if kind ~= 'hash' and kind ~= 'none' then
-  return {'type', '1', kind}
-end
-local held = redis.call('HMGET', lane, 'owner', 'epoch', 'commits', 'position', 'last')
-if not held[2] then
-  return {'gone'}
-end
-local is_owner = held[1] == owner and held[2] == epoch
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function extended()
-  return string.format('%.0f', now + ARGV[7])
-end
+local time = now()
+local extended = text(time + ARGV[7])
+-- Of a commit that is found again a WAIT on this connection waits for the write above, and so for the
+-- commit, which another connection has sent.
 if held[3] == after and held[5] == owner .. ' ' .. epoch then
-  -- Written, so that a WAIT on this connection waits for the commit, which another one sent.
-  redis.call('HSET', lane, 'last', held[5])
   if is_owner then
-    redis.call('HSET', lane, 'until', extended(), 'lease', ARGV[7])
+    redis.call('HSET', lane, 'until', extended, 'lease', ARGV[7])
   end
   return {'applied', 'again'}
 end
@@ -45,7 +32,7 @@ for i = 3, #KEYS do
   local wanted = (letter == 'h' or letter == 'H') and 'hash' or 'stream'
   kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= wanted and kind ~= 'none' then
-    return {'type', string.format('%.0f', i), kind}
+    return {'type', text(i), kind}
   end
 end
 -- Whether the user may write is asked by commands that change nothing.
@@ -75,7 +62,7 @@ if group ~= '' then
     end
   end
   if #missing > 0 then
-    return {'pending', string.format('%.0f', #missing), missing[1]}
+    return {'pending', text(#missing), missing[1]}
   end
   redis.call('XACK', stream, group, '0-0')
 end
@@ -103,8 +90,7 @@ local function write()
     redis.call('XACK', stream, group, unpack(ARGV, i, math.min(i + PART - 1, last)))
   end
   redis.call('HSET', lane, 'commits', after, 'position', to, 'last', owner .. ' ' .. epoch,
-    'until', extended(), 'lease', ARGV[7], 'committed', string.format('%.0f', now))
-  redis.call('HDEL', lane, 'planned')
+    'until', extended, 'lease', ARGV[7], 'committed', text(time), 'planned', '')
 end
 local done, failure = pcall(write)
 if not done then

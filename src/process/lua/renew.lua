@@ -1,20 +1,15 @@
--- KEYS: lane. ARGV: owner, epoch, lease in milliseconds, and where the next batch is to end, or ''.
-local lane = KEYS[1]
-local kind = redis.call('TYPE', lane).ok
-if kind ~= 'hash' and kind ~= 'none' then
-  return {'type', '1', kind}
-end
-local held = redis.call('HMGET', lane, 'owner', 'epoch')
-if not held[2] then
-  return {'gone'}
-end
-if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
-  return {'fenced', held[2], held[1] or ''}
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', lane, 'until', string.format('%.0f', now + ARGV[3]), 'lease', ARGV[3])
+-- ARGV: owner, epoch, lease in milliseconds, and where the next batch is to end, or '', with where it
+-- begins. Gives {'renewed', planned}. An end that was planned before stays: a batch may have been handed out
+-- with it. A copy that was delayed speaks of another batch, or changes nothing.
+redis.call('HSET', lane, 'until', text(now() + ARGV[3]), 'lease', ARGV[3])
+local planned = held[6] or ''
 if ARGV[4] ~= '' then
-  redis.call('HSET', lane, 'planned', ARGV[4])
+  if held[4] ~= ARGV[5] then
+    return {'conflict', held[4] or '', held[3] or ''}
+  end
+  if planned == '' then
+    planned = ARGV[4]
+    redis.call('HSET', lane, 'planned', planned)
+  end
 end
-return {'renewed'}
+return {'renewed', planned}

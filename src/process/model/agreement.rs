@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::super::protocol::{Answer, Grip, Owner, Request};
+use super::super::protocol::{Answer, Grip, Owner, Plan, Request};
 use super::super::script::Script;
 use super::server::Server;
 use super::{Flaw, id};
@@ -27,13 +27,15 @@ enum Step {
     Acquire {
         owner: u8,
         takeover: bool,
+        previous: Option<u8>,
         short: bool,
     },
     /// By whoever acquired it that long ago; with another epoch, if that is not 0.
     Renew {
         back: usize,
         off: u64,
-        planned: bool,
+        /// How far from the lane's position the batch begins, and how far from there it ends.
+        plan: Option<(u64, u64)>,
         short: bool,
     },
     Load {
@@ -63,10 +65,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let off = || prop_oneof![9 => Just(0u64), 1 => Just(1u64)];
     let short = || prop::bool::weighted(0.3);
     let step = prop_oneof![
-        4 => (0u8..3, prop::bool::weighted(0.2), short())
-            .prop_map(|(owner, takeover, short)| Step::Acquire { owner, takeover, short }),
-        2 => (back(), off(), any::<bool>(), short())
-            .prop_map(|(back, off, planned, short)| Step::Renew { back, off, planned, short }),
+        4 => (0u8..3, prop::bool::weighted(0.2), prop::option::weighted(0.3, 0u8..3), short())
+            .prop_map(|(owner, takeover, previous, short)| Step::Acquire {
+                owner, takeover, previous, short
+            }),
+        2 => (back(), off(), prop::option::of((0u64..2, 1u64..3)), short())
+            .prop_map(|(back, off, plan, short)| Step::Renew { back, off, plan, short }),
         1 => (back(), off()).prop_map(|(back, off)| Step::Load { back, off }),
         1 => (back(), off()).prop_map(|(back, off)| Step::Release { back, off }),
         6 => (
@@ -155,6 +159,8 @@ impl Real {
         for of_time in ["until", "lease", "acquired", "committed"] {
             lane.remove(of_time);
         }
+        // A commit writes it also where nothing was planned.
+        lane.retain(|name, value| name != "planned" || !value.is_empty());
         (lane, self.command(&["XLEN", OUT]))
     }
 }
@@ -193,13 +199,17 @@ fn agree(real: &mut Real, steps: &[Step]) {
         let (at, done) =
             model.lane.as_ref().map_or((EntryId::MIN, 0), |lane| (lane.position, lane.commits));
         let (request, short) = match step.clone() {
-            Step::Acquire { owner, takeover, short } => {
-                let owner = Owner(format!("o:{owner}"));
-                (Request::Acquire { owner, takeover, start: id(7) }, Some(short))
+            Step::Acquire { owner, takeover, previous, short } => {
+                let name = |number: u8| Owner(format!("o:{number}"));
+                let (owner, previous) = (name(owner), previous.map(name));
+                (Request::Acquire { owner, takeover, start: id(7), previous }, Some(short))
             }
-            Step::Renew { back, off, planned, short } => {
-                let planned = planned.then(|| id(at.ms + 2));
-                (Request::Renew { grip: grip(back, off), planned }, Some(short))
+            Step::Renew { back, off, plan, short } => {
+                let plan = plan.map(|(from, step)| Plan {
+                    after: id(at.ms + from),
+                    end: id(at.ms + from + step),
+                });
+                (Request::Renew { grip: grip(back, off), plan }, Some(short))
             }
             Step::Load { back, off } => (Request::Load { grip: grip(back, off), cursor: 0 }, None),
             Step::Release { back, off } => (Request::Release { grip: grip(back, off) }, None),
@@ -239,7 +249,11 @@ fn agree(real: &mut Real, steps: &[Step]) {
                 grips.push(Grip { owner: request.owner().clone(), epoch: *epoch });
                 is_short = short == Some(true);
             }
-            Answer::Renewed => is_short = short == Some(true),
+            Answer::Renewed { .. } => is_short = short == Some(true),
+            // The lease is extended before the plan is looked at.
+            Answer::Conflict { .. } if matches!(request, Request::Renew { .. }) => {
+                is_short = short == Some(true);
+            }
             // Of a commit that is found again the lease is extended only if its owner has the lane still.
             Answer::Applied { .. } => {
                 let lane = model.lane.as_ref().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::protocol::{Answer, Grip, Owner, Request};
+use super::super::protocol::{Answer, Grip, Owner, Plan, Request};
 use super::Flaw;
 use crate::entry_id::EntryId;
 
@@ -25,6 +25,12 @@ pub(super) struct LaneState {
     pub(super) planned: Option<EntryId>,
 }
 
+impl LaneState {
+    fn conflict(&self) -> Answer {
+        Answer::Conflict { position: Some(self.position), commits: self.commits }
+    }
+}
+
 impl<C> Server<C> {
     /// Runs a request; `expired` is what the server's clock says of the lease.
     pub(super) fn run(
@@ -35,14 +41,23 @@ impl<C> Server<C> {
         flaw: Flaw,
     ) -> Answer {
         match request {
-            Request::Acquire { owner, takeover, start } => {
-                self.acquire(owner, *takeover || expired, *start)
+            Request::Acquire { owner, takeover, start, previous } => {
+                let lane = self.lane.as_ref();
+                let was_theirs = previous.is_some()
+                    && lane.is_some_and(|lane| lane.owner.as_ref() == previous.as_ref());
+                self.acquire(owner, *takeover || expired || was_theirs, *start)
             }
-            Request::Renew { grip, planned } => self.owned(grip, flaw, |lane| {
-                lane.planned = planned.or(lane.planned);
-                Answer::Renewed
+            Request::Renew { grip, plan } => self.owned(grip, flaw, |lane| {
+                match plan {
+                    Some(Plan { end, .. }) if flaw == Flaw::PlansAnew => lane.planned = Some(*end),
+                    Some(Plan { after, .. }) if *after != lane.position => return lane.conflict(),
+                    Some(Plan { end, .. }) => lane.planned = lane.planned.or(Some(*end)),
+                    None => {}
+                }
+                Answer::Renewed { planned: lane.planned }
             }),
             Request::Load { grip, .. } => {
+                let flaw = if flaw == Flaw::ReadsBlindly { Flaw::NoEpoch } else { flaw };
                 self.owned(grip, flaw, |_| Answer::Loaded { cursor: 0, fields: Vec::new() })
             }
             Request::Release { grip } => self.owned(grip, flaw, |lane| {
@@ -59,8 +74,7 @@ impl<C> Server<C> {
                 let answer = self.owned(grip, flaw, |lane| {
                     let is_here = lane.commits == *commits && lane.position == *from;
                     if !is_here && flaw != Flaw::NoSequence {
-                        let (position, commits) = (Some(lane.position), lane.commits);
-                        return Answer::Conflict { position, commits };
+                        return lane.conflict();
                     }
                     lane.commits += 1;
                     lane.position = *to;

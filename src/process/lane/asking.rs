@@ -1,0 +1,131 @@
+//! A lane's requests: each is sent as often as it takes, and what comes of it is told.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use super::super::commit::Commit;
+use super::super::durability::in_but;
+use super::super::machine::{Loss, Outcome};
+use super::super::protocol::{Answer, Request};
+use super::super::shared::{Attempt, Fate, Shared, UNKNOWN};
+use super::{Lane, LaneOptions};
+use crate::client::Session;
+use crate::error::{Error, ErrorKind, Result, shorten};
+
+/// What a request is about, beside the lane.
+#[derive(Clone, Copy)]
+pub(super) enum What<'a> {
+    Lane,
+    Hash(&'a [u8]),
+    Commit(&'a Commit),
+}
+
+impl Lane {
+    /// Sends a request, over the lane's own connection.
+    pub(super) async fn ask(
+        &mut self,
+        request: &Request,
+        what: What<'_>,
+    ) -> Result<(Answer, Outcome)> {
+        let Lane { shared, session, options, checked, .. } = self;
+        send(shared, session, options, checked, request, what).await
+    }
+
+    /// The error of an answer that is not what was asked for.
+    pub(super) fn failed(&self, answer: Answer, outcome: Outcome, what: What<'_>) -> Error {
+        let error = match (outcome, answer) {
+            (Outcome::Lost(loss), _) => return self.shared.lost(Some(loss)),
+            (_, Answer::WrongType { key, found }) => {
+                let (name, kind) = match (what, key) {
+                    (What::Commit(commit), 3..) => commit.kind_of(key - 3),
+                    (What::Hash(hash), 2) => Some((hash, "hash")),
+                    _ => None,
+                }
+                .unwrap_or((&self.shared.key, "hash"));
+                let message = format!(
+                    "the key {} holds a {found}, and a processor needs a {kind} there; nothing has been \
+                     written",
+                    shorten(name)
+                );
+                Error::new(ErrorKind::WrongType, message)
+            }
+            (_, Answer::NotPending { missing, first }) => {
+                let message = format!(
+                    "{missing} of the entries to acknowledge, {first} among them, are not pending to this \
+                     consumer any more: another has claimed them, or they were acknowledged; nothing has \
+                     been written"
+                );
+                Error::new(ErrorKind::Fenced, message)
+            }
+            // The heartbeat has noticed it meanwhile.
+            (Outcome::Stale, _) if self.lost().is_some() => {
+                return self.shared.lost(self.shared.machine().loss());
+            }
+            (_, Answer::Fenced { epoch, owner }) => {
+                return self.shared.lost(Some(Loss::Fenced { epoch, owner }));
+            }
+            (outcome, answer) => {
+                let message = format!("a lane answered {answer:?}, which made {outcome:?}");
+                Error::new(ErrorKind::Internal, message)
+            }
+        };
+        self.shared.about(error)
+    }
+}
+
+/// Sends a request as often as it takes.
+pub(super) async fn send(
+    shared: &Shared,
+    session: &mut Session,
+    options: &LaneOptions,
+    checked: &HashSet<Vec<u8>>,
+    request: &Request,
+    what: What<'_>,
+) -> Result<(Answer, Outcome)> {
+    let mut arguments = shared.arguments(request);
+    let mut keys: Vec<&[u8]> = vec![&shared.key];
+    if let What::Commit(commit) = what {
+        let group = options.group.as_ref().map(|(group, consumer)| (&group[..], &consumer[..]));
+        arguments.append(&commit.arguments(group, checked));
+        keys.push(&shared.stream);
+        keys.extend(commit.keys());
+    }
+    let mut fate = Fate::Nothing;
+    let durability = matches!(what, What::Commit(_)).then_some(&options.durability);
+    loop {
+        let sent = Instant::now();
+        let attempt = Attempt { request, keys: &keys, arguments: &arguments, durability };
+        let error = match attempt.run(shared, session, &mut fate).await {
+            Ok((answer, durable)) => {
+                session.succeeded();
+                let outcome = shared.machine().answered(request, answer.clone(), sent);
+                durable.map_err(|error| shared.about(error))?;
+                return Ok((answer, outcome));
+            }
+            Err(error) => error,
+        };
+        if let Err(error) = session.recover(error).await {
+            let error = shared.about(error);
+            let mut machine = shared.machine();
+            return Err(match (fate, what) {
+                (Fate::Nothing, _) => {
+                    machine.refused(request);
+                    error
+                }
+                // Where it is lost since, the next commit is refused.
+                (Fate::In, _) => {
+                    machine.answered(request, Answer::Applied { again: true }, sent);
+                    in_but(error)
+                }
+                (Fate::Open, What::Commit(_)) => {
+                    machine.gave_up(request);
+                    error.reframed(ErrorKind::OutcomeUnknown, UNKNOWN)
+                }
+                (Fate::Open, _) => {
+                    machine.gave_up(request);
+                    error
+                }
+            });
+        }
+    }
+}

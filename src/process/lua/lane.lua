@@ -1,0 +1,13 @@
+-- Every script begins with this. KEYS: lane. ARGV: owner.
+local lane, owner = KEYS[1], ARGV[1]
+local kind = redis.call('TYPE', lane).ok
+if kind ~= 'hash' and kind ~= 'none' then
+  return {'type', '1', kind}
+end
+local function text(number)
+  return string.format('%.0f', number)
+end
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
