@@ -155,6 +155,7 @@ test-exits: $(venv) build ## the ends of the interpreter, on each Python from 3.
 # Minutes for each server: REDFLOE_TORTURE_SECONDS of fire, and then what the workers need to finish.
 .PHONY: torture
 torture: test-faults ## fault tests REPEAT times, then workers killed, frozen and cut off for minutes
+	cargo test --locked --release --lib process::model -- --ignored --nocapture
 	$(bin)/python -m pytest -q -s -m torture -n 0 tests/torture $(PYTEST_ARGS)
 
 # Beside the environment's own Polars lies the oldest that pyproject.toml allows; nothing else
