@@ -329,7 +329,7 @@ def test_a_stream_of_a_pattern_that_was_deleted_and_came_again(
                 if store.load("s:a") == "0-0":
                     break
             add_numbers(client, "s:a", 9)
-            while "s:a" not in rows_of([next(consumer)]):
+            while "s:a" not in rows_of([next(consumer).frame]):
                 pass
             raise ZeroDivisionError
 

@@ -306,13 +306,15 @@ def test_dead_letters_share_the_slot(
             next(consumer)
 
 
-def test_with_one_delivery_each_entry_comes_alone(cluster: Cluster, url: str, world: World) -> None:
+def test_with_one_delivery_each_entry_comes_alone(
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World
+) -> None:
     """The dead letters share the slot of all streams, also of those that match a pattern."""
     streams = {f"{{t}}:{name}": [1, 2, 3] for name in "abc"}
     cluster.fill(streams)
     options: Any = {"pattern": "{t}:*", "max_deliveries": 1, "dead_letter": "{t}:dead"}
     got = []
-    with work(world, url, None, **options) as consumer:
+    with work(world, cluster_url, None, **options) as consumer:
         for batch in consumer:
             [row] = pairs(batch.frame)
             got.append(row)
