@@ -11,7 +11,10 @@ use redis::Value;
 
 pub use self::consumers::{IfPending, delete_consumer};
 pub(crate) use self::consumers::{delete_if_idle, delete_others_idle_for};
-pub(crate) use self::listing::find_streams_unless_silent;
+pub(crate) use self::listing::{
+    AT_ONCE, clock, find_keys, find_keys_of_node, find_streams_unless_silent, first_entry,
+    first_undelivered, if_there,
+};
 pub use self::listing::{ListedGroup, ListedStream, find_streams, list_groups, list_streams};
 pub use self::streams::{TrimTo, create_stream, delete_entries, delete_stream, trim_stream};
 use crate::client::{Client, Session};
@@ -166,7 +169,7 @@ pub async fn group_info(client: &Client, stream: &[u8]) -> Result<Vec<GroupInfo>
 }
 
 /// Groups as a reply to XINFO GROUPS describes them.
-fn groups_of(reply: &Value) -> Vec<GroupInfo> {
+pub(crate) fn groups_of(reply: &Value) -> Vec<GroupInfo> {
     let groups = Info::each(reply).map(|info| GroupInfo {
         name: info.text("name").unwrap_or_default().to_vec(),
         consumers: info.number("consumers").unwrap_or_default(),

@@ -31,6 +31,7 @@ mod dtype;
 mod entry_id;
 mod error;
 mod events;
+mod glob;
 mod infer;
 mod ledger;
 mod payload;
@@ -59,8 +60,9 @@ pub use error::{Error, ErrorKind, Remedy, Result};
 pub use events::{Event, EventValue, take_events};
 pub use payload::Payload;
 pub use process::{
-    Commit, Committed, Durability, Held, Lane, LaneOptions, Page, PageReader, evicting_policy,
-    output_name, shares_slot, state_key, table_key,
+    Commit, Committed, Durability, Held, Lane, LaneFilter, LaneInfo, LaneOptions, Page, PageReader,
+    ProcessorReset, delete_processor, evicting_policy, output_name, processor_info, reset_processor,
+    shares_slot, state_key, table_key,
 };
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,

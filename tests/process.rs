@@ -5,7 +5,8 @@ mod live;
 use std::time::{Duration, Instant};
 
 use redfloe::{
-    Client, Commit, ConnectionOptions, EntryId, ErrorKind, LaneOptions, Result, state_key,
+    Client, Commit, ConnectionOptions, EntryId, ErrorKind, GroupStart, LaneFilter, LaneOptions,
+    Result, delete_processor, processor_info, reset_processor, state_key, table_key,
 };
 
 use live::lanes::{NAME, OUT, check, commit_of, id, key_text, lane_name, lane_of, pages};
@@ -306,5 +307,97 @@ async fn a_lane_that_could_not_be_left_keeps_its_patience() -> Result<()> {
     drop(server);
     assert_eq!(lane.release().await.unwrap_err().kind(), ErrorKind::Connection);
     assert!(tokio::time::timeout(ms(300), lane.acquire()).await.is_err());
+    Ok(())
+}
+
+/// Who works when a processor is reset or deleted writes nothing from then on, nor does what it has sent
+/// already; whoever comes next begins where it was told to.
+#[tokio::test]
+async fn whoever_is_reset_writes_nothing() -> Result<()> {
+    for name in ["redis-6.2", "redis-7.0", "redis-8.10", "valkey"] {
+        let Some(server) = Server::start_as(name) else { return Ok(()) };
+        server.add(1, 10);
+        let client = server.client();
+        let (stream, to) = (STREAM.as_bytes(), GroupStart::Behind(EntryId::MIN));
+        let reset = |drop_state, takeover| {
+            reset_processor(&client, stream, NAME, to, drop_state, takeover)
+        };
+        assert_eq!(reset(true, false).await.unwrap_err().kind(), ErrorKind::NoProcessor);
+        assert_eq!(server.ask::<i64>(&["DBSIZE"]), 1);
+        let mut lane = lane_of(&client, LaneOptions::default());
+        let mut reader = pages(&client, 4);
+        let mut at = lane.acquire().await?;
+        let mut total = 0;
+        for _ in 0..2 {
+            let page = reader.read(at.position, None).await?.unwrap();
+            let commit = commit_of(&page, &mut total)?.with_batch(4, Duration::from_millis(7));
+            lane.commit(&commit).await?;
+            at = lane.held().unwrap();
+        }
+        let page = reader.read(at.position, None).await?.unwrap();
+        let late = commit_of(&page, &mut total)?;
+        let error = reset(true, false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ProcessorRunning, "{error}");
+        let infos = processor_info(&client, &LaneFilter::default()).await?;
+        let [info] = infos.as_slice() else { panic!("{infos:?}") };
+        assert_eq!((info.entries, info.batch_entries, info.commits), (Some(8), Some(4), 2));
+        assert_eq!(info.batch_time, Some(Duration::from_millis(7)));
+        assert_eq!((info.position, info.lag), (Some(id(8)), Some(2)));
+        assert!(info.lease_left.is_some_and(|left| left <= Duration::from_secs(3)));
+        let done = reset(true, true).await?;
+        assert_eq!((done.previous, done.position, done.epoch), (id(8), EntryId::MIN, 2));
+        assert_eq!((done.state, done.tables), (1, vec![(b"t".to_vec(), 3)]));
+        assert_eq!(lane.commit(&late).await.unwrap_err().kind(), ErrorKind::Fenced);
+        server.run(&["DEL", OUT]);
+        process(&client, &LaneOptions::default()).await?;
+        check(&server, 10);
+        // The state stays, as whoever skips a batch wants it.
+        let end = GroupStart::BehindNewest;
+        server.add(11, 12);
+        let done = reset_processor(&client, stream, NAME, end, false, false).await?;
+        assert_eq!((done.position, done.state, done.tables.len()), (id(12), 0, 0));
+        process(&client, &LaneOptions::default()).await?;
+        check(&server, 10);
+        let mut lane = lane_of(&client, LaneOptions::default());
+        lane.acquire().await?;
+        let deleting = |takeover| delete_processor(&client, stream, NAME, None, takeover);
+        assert_eq!(deleting(false).await.unwrap_err().kind(), ErrorKind::ProcessorRunning);
+        assert!(deleting(true).await?);
+        assert!(!deleting(true).await?);
+        let commit = Commit::between(id(12), id(12));
+        assert_eq!(lane.commit(&commit).await.unwrap_err().kind(), ErrorKind::DataLoss);
+        let mut left: Vec<String> = server.ask(&["KEYS", "*"]);
+        left.sort();
+        assert_eq!(left, [STREAM, OUT]);
+    }
+    Ok(())
+}
+
+/// The reply of a reset is lost, or the request: done again it does the same.
+#[tokio::test]
+async fn a_reset_may_be_lost() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    let stream = STREAM.as_bytes();
+    for fault in [Fault::LoseRequest, Fault::LoseReply] {
+        server.run(&["FLUSHALL"]);
+        server.run(&["SCRIPT", "FLUSH"]);
+        server.add(1, 10);
+        process(&server.client(), &LaneOptions::default()).await?;
+        let proxy = Proxy::start(&server);
+        proxy.arm("and the hashes to drop", fault);
+        let to = GroupStart::Behind(id(3));
+        let done = reset_processor(&proxy.client(), stream, NAME, to, true, false).await?;
+        assert!(proxy.has_struck());
+        assert_eq!((done.previous, done.position), (id(10), id(3)));
+        let gone = [state_key(stream, NAME), table_key(stream, NAME, b"t")].map(key_text);
+        assert_eq!(server.ask::<i64>(&["EXISTS", &gone[0], &gone[1]]), 0);
+        process(&server.client(), &LaneOptions::default()).await?;
+        server.run(&["SCRIPT", "FLUSH"]);
+        let proxy = Proxy::start(&server);
+        proxy.arm("and the hashes to drop", fault);
+        assert!(delete_processor(&proxy.client(), stream, NAME, None, false).await?);
+        assert!(proxy.has_struck());
+        assert_eq!(server.ask::<i64>(&["DBSIZE"]), 2);
+    }
     Ok(())
 }

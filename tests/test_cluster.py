@@ -25,11 +25,11 @@ from redfloe import (
     scan_stream,
     write_stream,
 )
-from redfloe._processing.table import read_table, table_request
+from redfloe._processing.table import table_request
 from support.cluster import Cluster, Node, proxied
 from support.groups import DRAIN, ME, pending
 from support.processes import finish, hear, python
-from support.processing import load_state, load_table
+from support.processing import load_state, load_table, read_hash
 from support.proxy import Proxy
 from support.running import Running
 from support.server import HOST, Server
@@ -561,6 +561,6 @@ def test_tables_and_state_are_found_on_their_nodes(cluster: Cluster, rows: int) 
         client.hset(key, mapping={f"k{n}": f'{{"n":{n}}}' for n in range(rows)})
         request = table_request("k", {"n": pl.Int64})
         table = load_table(cluster.url, key.encode(), request)
-        frame = read_table(cluster.url, key.encode(), key="k", schema={"n": pl.Int64})
+        frame = read_hash(cluster.url, key.encode(), key="k", schema={"n": pl.Int64})
         assert table.frame()["n"].sum() == frame["n"].sum() == sum(range(rows))
         assert len(load_state(cluster.url, key.encode())) == rows

@@ -13,9 +13,9 @@ import redis
 
 from redfloe import DecodeError, FencedError, RedisConnectionError, WrongTypeError
 from redfloe._processing.state import ProcessorState
-from redfloe._processing.table import Table, read_table, read_table_async, table_request
+from redfloe._processing.table import Table, table_request
 from support.clients import quick
-from support.processing import load_state, load_table
+from support.processing import load_state, load_table, read_hash
 from support.proxy import Proxy
 from support.server import HOST, Server
 from support.timing import eventually
@@ -28,7 +28,7 @@ def load(url: Any) -> Table:
 
 
 def read(url: Any) -> pl.DataFrame:
-    return read_table(url, b"table", key="sku", schema=STOCK)
+    return read_hash(url, b"table", key="sku", schema=STOCK)
 
 
 def is_in_step(server: Server) -> bool:
@@ -139,22 +139,3 @@ def test_no_server() -> None:
     for act in (load, read):
         with pytest.raises(RedisConnectionError):
             act(quick("redis://127.0.0.1:1", connect_timeout=0.3))
-
-
-def read_in_loop(*args: Any, **options: Any) -> pl.DataFrame:
-    return asyncio.run(read_table_async(*args, **options))
-
-
-@pytest.mark.parametrize("read", [read_table, read_in_loop])
-def test_anybody_reads_a_table(
-    any_server: Server, client: redis.Redis, read: Callable[..., pl.DataFrame]
-) -> None:
-    schema = {"shop": pl.Int32, "left": pl.Int64}
-    frame = read(any_server.url, b"table", key=["sku", "shop"], schema=schema)
-    assert frame.height == 0
-    assert frame.schema == {"sku": pl.String, **schema}
-    client.hset("table", mapping={'["a",1]': '{"left":5,"more":[1]}', '["b",2]': "{}"})
-    frame = read(any_server.url, b"table", key=["sku", "shop"], schema=schema)
-    assert frame.sort("sku").rows() == [("a", 1, 5), ("b", 2, None)]
-    with pytest.raises(DecodeError, match=r"is not an integer.*a.*,1.*column: more"):
-        read(any_server.url, b"table", key=["sku", "shop"], schema={**schema, "more": pl.Int8})

@@ -26,6 +26,14 @@ from redfloe._administration.looking import (
     stream_info,
     stream_info_async,
 )
+from redfloe._administration.processors import (
+    delete_processor,
+    delete_processor_async,
+    processor_info,
+    processor_info_async,
+    reset_processor,
+    reset_processor_async,
+)
 from redfloe._administration.streams import (
     create_stream,
     create_stream_async,
@@ -59,10 +67,12 @@ from redfloe._errors import (
     DecodeError,
     FencedError,
     NoGroupError,
+    NoProcessorError,
     NoStreamError,
     NotDurableError,
     OutcomeUnknownError,
     PendingEntriesError,
+    ProcessorRunningError,
     RedfloeError,
     RedisConnectionError,
     RedisTimeoutError,
@@ -74,6 +84,7 @@ from redfloe._errors import (
 from redfloe._hashes import write_hashes, write_hashes_async
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
+from redfloe._processing.reading import read_table, read_table_async, scan_table, table_key
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.many import read_streams, read_streams_async, scan_streams
@@ -109,10 +120,12 @@ __all__ = [
     "LocalServer",
     "MemoryCheckpointStore",
     "NoGroupError",
+    "NoProcessorError",
     "NoStreamError",
     "NotDurableError",
     "OutcomeUnknownError",
     "PendingEntriesError",
+    "ProcessorRunningError",
     "ReadOptions",
     "RedfloeError",
     "RedisCheckpointStore",
@@ -144,6 +157,8 @@ __all__ = [
     "delete_entries_async",
     "delete_group",
     "delete_group_async",
+    "delete_processor",
+    "delete_processor_async",
     "delete_stream",
     "delete_stream_async",
     "group_info",
@@ -158,22 +173,30 @@ __all__ = [
     "local_server",
     "pending_entries",
     "pending_entries_async",
+    "processor_info",
+    "processor_info_async",
     "read_dead_letters",
     "read_dead_letters_async",
     "read_stream",
     "read_stream_async",
     "read_streams",
     "read_streams_async",
+    "read_table",
+    "read_table_async",
     "replay_dead_letters",
     "replay_dead_letters_async",
+    "reset_processor",
+    "reset_processor_async",
     "scan_stream",
     "scan_streams",
+    "scan_table",
     "sink_stream",
     "sink_stream_async",
     "stream_batches",
     "stream_info",
     "stream_info_async",
     "stream_reader",
+    "table_key",
     "trim_stream",
     "trim_stream_async",
     "write_hashes",

@@ -49,6 +49,7 @@ __all__ = [
     "delete_consumer",
     "delete_entries",
     "delete_group",
+    "delete_processor",
     "delete_stream",
     "empty_batch",
     "find_streams",
@@ -63,10 +64,12 @@ __all__ = [
     "pending_entries",
     "pin",
     "pin_streams",
+    "processor_info",
     "raise_kind",
     "read_stream",
     "read_table",
     "replay_dead_letters",
+    "reset_processor",
     "server_address",
     "set_values",
     "start_pin",
@@ -74,6 +77,7 @@ __all__ = [
     "start_write_hashes",
     "start_write_stream",
     "stream_info",
+    "table_key",
     "take_events",
     "trim_stream",
     "write_hashes",
@@ -659,6 +663,31 @@ def claim_entries(
     min_idle_ms: int,
 ) -> Operation[list[str]]: ...
 def check_streams(server: str | RedisConnection, streams: list[bytes]) -> None: ...
+def processor_info(
+    server: str | RedisConnection, stream: bytes | None, pattern: bytes | None, name: bytes | None
+) -> Operation[RecordBatch]: ...
+def reset_processor(
+    server: str | RedisConnection,
+    stream: bytes,
+    name: bytes,
+    to: str,
+    drop_state: bool,
+    takeover: bool,
+) -> Operation[tuple[str, str, int, int, list[tuple[str, int]]]]:
+    """Give where it was and is, the epoch, how many names of the state and which tables are gone.
+
+    Of each table its name, and how many rows it had.
+    """
+
+def delete_processor(
+    server: str | RedisConnection,
+    stream: bytes,
+    name: bytes,
+    group: bytes | None,
+    consumer: bytes | None,
+    takeover: bool,
+) -> Operation[bool]: ...
+def table_key(stream: bytes, name: bytes, table: bytes) -> bytes: ...
 def check_table(columns: TableRequest) -> None: ...
 def read_table(
     server: str | RedisConnection, key: bytes, columns: TableRequest

@@ -111,6 +111,14 @@ class PendingEntriesError(RedfloeError):
     """Entries are pending for a consumer that was to be deleted, and would be lost with it."""
 
 
+class NoProcessorError(RedfloeError, LookupError):
+    """There is no processor of that name on the stream."""
+
+
+class ProcessorRunningError(RedfloeError):
+    """A processor is running that was to be reset or deleted, and would be fenced."""
+
+
 class WriteError(RedfloeError):
     """Some rows were not written, or are lost since, and it is known which.
 

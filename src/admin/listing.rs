@@ -102,7 +102,7 @@ pub async fn list_groups(client: &Client, pattern: &[u8]) -> Result<Vec<ListedGr
 }
 
 /// Streams that are asked for together: more would keep other clients waiting.
-const AT_ONCE: usize = 200;
+pub(crate) const AT_ONCE: usize = 200;
 
 /// Asks for the oldest undelivered entry of each group, and how long it has waited.
 async fn wait_of(
@@ -122,11 +122,8 @@ async fn wait_of(
     let answers = client.ask_about(&about).await?;
     for ((key, info), answers) in groups.into_iter().zip(answers) {
         let mut answers = answers.into_iter();
-        let clock = answers.next().map_or(Ok(None), if_answered)?;
-        let now = clock.as_ref().and_then(milliseconds).unwrap_or_else(own_clock);
-        let next = answers.next().map_or(Ok(None), |answer| if_there(answer, key))?;
-        let entry = next.as_ref().and_then(|next| next.as_sequence()?.first()?.as_sequence());
-        let next_entry_id = entry.and_then(|entry| resp::id(entry.first()?));
+        let now = clock(answers.next())?;
+        let next_entry_id = first_entry(answers.next(), key)?;
         let waited = next_entry_id.map_or(0, |id| now.saturating_sub(id.ms));
         listed.push(ListedGroup {
             stream: key.clone(),
@@ -139,17 +136,38 @@ async fn wait_of(
 }
 
 /// The lowest ID that an entry can have which was not delivered; `None` after the last of all IDs.
-fn first_undelivered(group: &GroupInfo) -> Option<EntryId> {
+pub(crate) fn first_undelivered(group: &GroupInfo) -> Option<EntryId> {
     group.last_delivered_id.map_or(Some(EntryId::MIN), EntryId::successor)
 }
 
 /// The keys of the streams that match, in order, each once: SCAN may give one twice. In a cluster all
 /// masters are asked at the same time.
 async fn keys_of_streams(client: &Client, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
+    find_keys(client, pattern, STREAMS).await
+}
+
+/// The same of keys of a type.
+pub(crate) async fn find_keys(
+    client: &Client,
+    pattern: &[u8],
+    kind: &'static [u8],
+) -> Result<Vec<Vec<u8>>> {
     let mut sessions = client.master_sessions().await?;
-    let scanning = sessions.iter_mut().map(|session| Scan::default().all(session, pattern));
+    let scanning = sessions.iter_mut().map(|session| Scan::of(kind).all(session, pattern));
     Ok(sorted(try_join_all(scanning).await?))
 }
+
+/// The same of those that one node serves, with the key that the session is for.
+pub(crate) async fn find_keys_of_node(
+    session: &mut Session,
+    pattern: &[u8],
+    kind: &'static [u8],
+) -> Result<Vec<Vec<u8>>> {
+    Ok(sorted(vec![Scan::of(kind).all(session, pattern).await?]))
+}
+
+/// The type of streams, as SCAN knows it.
+const STREAMS: &[u8] = b"stream";
 
 fn sorted(found: Vec<BTreeSet<Vec<u8>>>) -> Vec<Vec<u8>> {
     found.into_iter().flatten().collect::<BTreeSet<_>>().into_iter().collect()
@@ -173,12 +191,12 @@ pub(crate) async fn find_streams_unless_silent(
 ) -> Result<Found> {
     let mut sessions = client.master_sessions().await?;
     if let [session] = sessions.as_mut_slice() {
-        let keys = sorted(vec![Scan::default().all(session, pattern).await?]);
+        let keys = sorted(vec![Scan::of(STREAMS).all(session, pattern).await?]);
         return Ok(Found { keys, silent: Vec::new() });
     }
     let scanning = sessions.iter_mut().map(|session| {
         let slot = session.slot();
-        async move { (slot, Scan::default().until_silent(session, pattern, limit).await) }
+        async move { (slot, Scan::of(STREAMS).until_silent(session, pattern, limit).await) }
     });
     let (mut found, mut silent) = (Vec::new(), Vec::new());
     for (slot, scanned) in join_all(scanning).await {
@@ -191,19 +209,18 @@ pub(crate) async fn find_streams_unless_silent(
 
 /// The keys that one server has.
 struct Scan {
+    kind: &'static [u8],
     keys: BTreeSet<Vec<u8>>,
     cursor: Vec<u8>,
     /// The number of keys when a cursor came: a server that goes in circles finds no others.
     cursors: HashMap<Vec<u8>, usize>,
 }
 
-impl Default for Scan {
-    fn default() -> Self {
-        Scan { keys: BTreeSet::new(), cursor: b"0".to_vec(), cursors: HashMap::new() }
-    }
-}
-
 impl Scan {
+    fn of(kind: &'static [u8]) -> Self {
+        Scan { kind, keys: BTreeSet::new(), cursor: b"0".to_vec(), cursors: HashMap::new() }
+    }
+
     async fn all(mut self, session: &mut Session, pattern: &[u8]) -> Result<BTreeSet<Vec<u8>>> {
         while !self.step(session, pattern).await? {}
         Ok(self.keys)
@@ -229,7 +246,7 @@ impl Scan {
     /// Takes one reply, and says whether it was the last.
     async fn step(&mut self, session: &mut Session, pattern: &[u8]) -> Result<bool> {
         let reply = loop {
-            let packed = resp::scan_streams(&self.cursor, pattern);
+            let packed = resp::scan(&self.cursor, pattern, self.kind);
             let scanning = session.exchange(
                 &packed,
                 Some(Duration::ZERO),
@@ -272,7 +289,7 @@ impl Scan {
 }
 
 /// `None` where the stream is gone meanwhile, or the key holds something else by now.
-fn if_there(answer: Result<Value>, key: &[u8]) -> Result<Option<Value>> {
+pub(crate) fn if_there(answer: Result<Value>, key: &[u8]) -> Result<Option<Value>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) if is_missing_key(&error) => Ok(None),
@@ -287,6 +304,19 @@ fn if_answered(answer: Result<Value>) -> Result<Option<Value>> {
         Err(error) if error.server_code().is_some_and(ServerCode::is_withheld) => Ok(None),
         answer => answer.map(Some),
     }
+}
+
+/// The time in milliseconds that a server answers TIME with; this machine's where it does not.
+pub(crate) fn clock(answer: Option<Result<Value>>) -> Result<u64> {
+    let time = answer.map_or(Ok(None), if_answered)?;
+    Ok(time.as_ref().and_then(milliseconds).unwrap_or_else(own_clock))
+}
+
+/// The ID of the first entry that a server answers XRANGE with.
+pub(crate) fn first_entry(answer: Option<Result<Value>>, key: &[u8]) -> Result<Option<EntryId>> {
+    let entries = answer.map_or(Ok(None), |answer| if_there(answer, key))?;
+    let entry = entries.as_ref().and_then(|entries| entries.as_sequence()?.first()?.as_sequence());
+    Ok(entry.and_then(|entry| resp::id(entry.first()?)))
 }
 
 /// Of an answer to TIME: seconds and microseconds.

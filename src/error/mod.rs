@@ -50,13 +50,17 @@ pub enum ErrorKind {
     NotDurable,
     /// Entries are pending for a consumer that was to be deleted.
     PendingEntries,
+    /// There is no processor of that name on the stream.
+    NoProcessor,
+    /// A processor is running that was to be reset or deleted.
+    ProcessorRunning,
     /// A defect of this crate. Please report it.
     Internal,
 }
 
 impl ErrorKind {
     /// Every kind, so that a test can prove that each is mapped and provoked.
-    pub const ALL: [ErrorKind; 17] = [
+    pub const ALL: [ErrorKind; 19] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Connection,
         ErrorKind::Timeout,
@@ -73,6 +77,8 @@ impl ErrorKind {
         ErrorKind::OutcomeUnknown,
         ErrorKind::NotDurable,
         ErrorKind::PendingEntries,
+        ErrorKind::NoProcessor,
+        ErrorKind::ProcessorRunning,
         ErrorKind::Internal,
     ];
 }

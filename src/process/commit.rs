@@ -1,6 +1,7 @@
 //! What one commit writes.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 
@@ -20,6 +21,9 @@ pub struct Commit {
     /// After which entry it begins, and up to which it goes.
     range: Option<(EntryId, EntryId)>,
     acknowledged: Vec<EntryId>,
+    /// How many entries the batch had, where somebody has said so.
+    entries: Option<usize>,
+    took: Option<Duration>,
     keys: Vec<Key>,
     index: HashMap<Vec<u8>, usize>,
     parts: Vec<Part>,
@@ -95,6 +99,8 @@ impl Commit {
         Commit {
             range,
             arguments: acknowledged.len(),
+            entries: range.is_none().then_some(acknowledged.len()),
+            took: None,
             acknowledged,
             keys: Vec::new(),
             index: HashMap::new(),
@@ -107,6 +113,12 @@ impl Commit {
     /// Another bound of its size.
     pub fn with_max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
+        self
+    }
+
+    /// What the lane is to show of the batch to people: how many entries it had, and how long they took.
+    pub fn with_batch(mut self, entries: usize, took: Duration) -> Self {
+        (self.entries, self.took) = (Some(entries), Some(took));
         self
     }
 
@@ -342,6 +354,9 @@ impl Commit {
         arguments.push(consumer);
         arguments.push(self.acknowledged.len().to_string().as_bytes());
         arguments.push(&letters);
+        let text = |number: Option<u128>| number.map(|number| number.to_string()).unwrap_or_default();
+        arguments.push(text(self.entries.map(|entries| entries as u128)).as_bytes());
+        arguments.push(text(self.took.map(|took| took.as_millis())).as_bytes());
         for id in &self.acknowledged {
             arguments.push(id.write(&mut [0; EntryId::MAX_LEN]));
         }

@@ -1,6 +1,61 @@
 //! The names of a processor's keys: all in the slot of its input stream, so that one script reaches them.
 
 use crate::client::{slot_of, tagged};
+use crate::glob;
+
+/// Whose lane a key is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LaneName {
+    pub(super) stream: Vec<u8>,
+    pub(super) name: Vec<u8>,
+    /// The group and the consumer, where it is a consumer's.
+    pub(super) group: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl LaneName {
+    pub(super) fn key(&self) -> Vec<u8> {
+        let group = self.group.as_ref().map(|(group, consumer)| (&group[..], &consumer[..]));
+        lane_key(&self.stream, &self.name, group)
+    }
+
+    /// That of a key, where it is a lane's.
+    pub(super) fn parse(key: &[u8]) -> Option<LaneName> {
+        const MARK: &[u8] = b"}:redfloe:";
+        // Parts have no braces: the last one closes the tag.
+        let at = key.windows(MARK.len()).rposition(|part| part == MARK)? + MARK.len();
+        let parts: Option<Vec<Vec<u8>>> =
+            key.get(at..)?.split(|byte| *byte == b':').map(unescaped).collect();
+        let lane = match <[Vec<u8>; 2]>::try_from(parts?) {
+            Ok([stream, name]) => LaneName { stream, name, group: None },
+            Err(parts) => match <[Vec<u8>; 5]>::try_from(parts).ok()? {
+                [stream, name, word, group, consumer] if word == b"group" => {
+                    LaneName { stream, name, group: Some((group, consumer)) }
+                }
+                _ => return None,
+            },
+        };
+        // Somebody else's key may look like one.
+        (lane.key() == key).then_some(lane)
+    }
+
+    /// A pattern for keys: those of all lanes, or of one stream's.
+    pub(super) fn pattern(stream: Option<&[u8]>) -> Vec<u8> {
+        let Some(stream) = stream else { return b"{*}:redfloe:*".to_vec() };
+        [&glob::escaped(&key(stream, &[]))[..], b":*"].concat()
+    }
+}
+
+/// A pattern for the keys of a processor's tables.
+pub(super) fn tables_pattern(stream: &[u8], name: &[u8]) -> Vec<u8> {
+    [&glob::escaped(&key(stream, &[name, b"table"]))[..], b":*"].concat()
+}
+
+/// The name of a processor's table, where a key is that of one.
+pub(super) fn table_name(stream: &[u8], name: &[u8], table: &[u8]) -> Option<Vec<u8>> {
+    let prefix = [&key(stream, &[name, b"table"])[..], b":"].concat();
+    let table_name = unescaped(table.strip_prefix(&prefix[..])?)?;
+    (table_key(stream, name, &table_name) == table).then_some(table_name)
+}
 
 /// The lane of a processor on a stream: a hash. For a member of a group, the lane of its consumer, whose
 /// name is one of that group.
@@ -77,6 +132,22 @@ fn escape(part: &[u8], key: &mut Vec<u8>) {
     }
 }
 
+/// What [`escape`] wrote, where it can have.
+fn unescaped(part: &[u8]) -> Option<Vec<u8>> {
+    let (mut plain, mut rest) = (Vec::with_capacity(part.len()), part);
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        if *byte != b'%' {
+            plain.push(*byte);
+            continue;
+        }
+        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+        plain.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = rest.get(2..)?;
+    }
+    Some(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -111,12 +182,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn other_keys_are_no_lanes() {
+        for key in [
+            "{s}:redfloe:s:n:state",
+            "{s}:redfloe:s:n:table:t",
+            "{s}:redfloe:s:n:groups:g:c",
+            "{s}:redfloe:s",
+            "{s}:redfloe:s:n%",
+            "{s}:redfloe:s:n%4",
+            "{s}:redfloe:s:n%41",
+            "{t}:redfloe:s:n",
+            "redfloe:s:n",
+            "",
+        ] {
+            assert_eq!(LaneName::parse(key.as_bytes()), None, "{key}");
+        }
+    }
+
     fn name() -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![Just(b':'), Just(b'{'), Just(b'}'), Just(b'%'), any::<u8>()];
         proptest::collection::vec(byte, 0..8)
     }
 
     proptest! {
+        /// Names are read from keys again, and patterns find them.
+        #[test]
+        fn a_key_tells_whose_it_is(stream in name(), name in name(), group in name(), own in name()) {
+            for group in [None, Some((group.clone(), own.clone()))] {
+                let lane = LaneName { stream: stream.clone(), name: name.clone(), group };
+                let key = lane.key();
+                prop_assert!(glob::matches(&LaneName::pattern(None), &key));
+                prop_assert!(glob::matches(&LaneName::pattern(Some(&stream)), &key));
+                prop_assert_eq!(LaneName::parse(&key), Some(lane));
+            }
+            let table = table_key(&stream, &name, &own);
+            prop_assert!(glob::matches(&tables_pattern(&stream, &name), &table));
+            prop_assert_eq!(table_name(&stream, &name, &table), Some(own));
+            prop_assert_eq!(LaneName::parse(&table), None);
+            prop_assert_eq!(LaneName::parse(&state_key(&stream, &name)), None);
+        }
+
         /// However names are chosen, keys share the stream's slot, and are equal only for equal names.
         #[test]
         fn each_has_keys_of_its_own(stream in name(), one in name(), other in name(), third in name()) {

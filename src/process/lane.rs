@@ -1,6 +1,7 @@
 //! What a processor has for one input stream: acquired, kept, committed to and released.
 
 mod asking;
+mod reset;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use self::asking::{What, send};
+pub use self::reset::{ProcessorReset, delete_processor, reset_processor};
 use super::commit::Commit;
 use super::durability::Durability;
 use super::keys::{lane_key, output_name, shares_slot};

@@ -9,6 +9,7 @@ mod commit;
 mod durability;
 mod keys;
 mod lane;
+mod looking;
 mod machine;
 #[cfg(test)]
 mod model;
@@ -21,5 +22,8 @@ pub(crate) mod table;
 pub use commit::Commit;
 pub use durability::{Durability, evicting_policy};
 pub use keys::{output_name, shares_slot, state_key, table_key};
-pub use lane::{Committed, Held, Lane, LaneOptions};
+pub use lane::{
+    Committed, Held, Lane, LaneOptions, ProcessorReset, delete_processor, reset_processor,
+};
+pub use looking::{LaneFilter, LaneInfo, processor_info};
 pub use page::{Page, PageReader};

@@ -298,14 +298,14 @@ pub(crate) fn trim_stream(
     Ok(operation(async move { admin::trim_stream(&client, &stream, to, approximate, limit).await }))
 }
 
-fn operation<T>(future: impl Future<Output = Result<T>> + Send + 'static) -> Operation
+pub(super) fn operation<T>(future: impl Future<Output = Result<T>> + Send + 'static) -> Operation
 where
     T: for<'py> IntoPyObject<'py> + Send + 'static,
 {
     Operation::new(future, |py, value| value.into_py_any(py))
 }
 
-fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+pub(super) fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let records = ArrowBatch::try_from_iter_with_nullable(
         columns.into_iter().map(|(name, column)| (name, column, true)),
     );
@@ -317,26 +317,31 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
 }
 
 /// Signed, so that differences of them may be negative.
-fn counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+pub(super) fn counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
     let values = values.map(|value| value.and_then(|value| i64::try_from(value).ok()));
     Arc::new(values.collect::<Int64Array>())
 }
 
-fn ids(values: impl Iterator<Item = Option<EntryId>>) -> ArrayRef {
+pub(super) fn ids(values: impl Iterator<Item = Option<EntryId>>) -> ArrayRef {
     Arc::new(values.map(|id| id.map(|id| id.to_string())).collect::<StringViewArray>())
 }
 
 /// The milliseconds of IDs; null where the ID is no time that a datetime can hold.
 fn times(values: impl Iterator<Item = Option<EntryId>>) -> ArrayRef {
-    let values = values.map(|id| id.and_then(|id| i64::try_from(id.ms).ok()));
+    moments(values.map(|id| id.map(|id| id.ms)))
+}
+
+/// Milliseconds since 1970.
+pub(super) fn moments(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+    let values = values.map(|value| value.and_then(|value| i64::try_from(value).ok()));
     Arc::new(values.collect::<TimestampMillisecondArray>().with_timezone("UTC"))
 }
 
-fn durations(values: impl Iterator<Item = Option<Duration>>) -> ArrayRef {
+pub(super) fn durations(values: impl Iterator<Item = Option<Duration>>) -> ArrayRef {
     let values = values.map(|value| value.and_then(|value| i64::try_from(value.as_millis()).ok()));
     Arc::new(values.collect::<DurationMillisecondArray>())
 }
 
-fn names<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
+pub(super) fn names<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {
     Arc::new(values.map(|name| name.map(readable)).collect::<StringViewArray>())
 }

@@ -39,6 +39,8 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::OutcomeUnknown => Some("OutcomeUnknownError"),
         ErrorKind::NotDurable => Some("NotDurableError"),
         ErrorKind::PendingEntries => Some("PendingEntriesError"),
+        ErrorKind::NoProcessor => Some("NoProcessorError"),
+        ErrorKind::ProcessorRunning => Some("ProcessorRunningError"),
         ErrorKind::Internal => Some("RedfloeError"),
     }
 }

@@ -18,6 +18,7 @@ mod member;
 mod members;
 mod operation;
 mod pin;
+mod processors;
 mod producer;
 mod progress;
 mod read;
@@ -88,6 +89,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(checkpoints::get_values, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoints::set_values, module)?)?;
     module.add_function(wrap_pyfunction!(table::check_table, module)?)?;
+    module.add_function(wrap_pyfunction!(processors::processor_info, module)?)?;
+    module.add_function(wrap_pyfunction!(processors::reset_processor, module)?)?;
+    module.add_function(wrap_pyfunction!(processors::delete_processor, module)?)?;
+    module.add_function(wrap_pyfunction!(processors::table_key, module)?)?;
     module.add_function(wrap_pyfunction!(table::read_table, module)?)?;
     module.add_function(wrap_pyfunction!(table::load_table_for_test, module)?)?;
     module.add_function(wrap_pyfunction!(table::load_state_for_test, module)?)?;

@@ -317,9 +317,9 @@ pub(crate) fn type_of(key: &[u8]) -> Packed {
     command(&[b"TYPE", key])
 }
 
-/// SCAN TYPE: some keys of streams whose name fits a pattern, and where to go on. Redis 6.0.
-pub(crate) fn scan_streams(cursor: &[u8], pattern: &[u8]) -> Packed {
-    command(&[b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000", b"TYPE", b"stream"])
+/// SCAN TYPE: some keys of a type whose name fits a pattern, and where to go on. Redis 6.0.
+pub(crate) fn scan(cursor: &[u8], pattern: &[u8], kind: &[u8]) -> Packed {
+    command(&[b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000", b"TYPE", kind])
 }
 
 /// MEMORY USAGE: how many bytes a key takes, by a sample of it. Redis 4.0.

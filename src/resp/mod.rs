@@ -14,7 +14,7 @@ pub(crate) use encode::{
     Membership, Packed, PageLimit, Pending, ReadGroup, acknowledge, add, command_info,
     consumers_info, create_group, delete_consumer, delete_entries, delete_group, groups_info,
     last_generated, length, memory_usage, newest, range, range_backwards, read_after,
-    read_many_after, scan_streams, script, stream_info, time, trim, type_of,
+    read_many_after, scan, script, stream_info, time, trim, type_of,
 };
 #[cfg(feature = "python")]
 pub(crate) use encode::{get, set};

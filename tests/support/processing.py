@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redfloe import _core
 from redfloe._event_loop import completed
 from redfloe._processing.state import ProcessorState
-from redfloe._processing.table import Table
+from redfloe._processing.table import Table, table_request
 
 if TYPE_CHECKING:
+    import polars as pl
     import redis
 
     from redfloe import RedisConnection
@@ -31,6 +32,12 @@ def load_table(
 async def load_table_async(url: str | RedisConnection, key: bytes, request: TableRequest) -> Table:
     loading = _core.load_table_for_test(url, _lane(key), key, request, None)
     return Table(await completed(loading.start()), request)
+
+
+def read_hash(url: str | RedisConnection, hash_key: bytes, **columns: Any) -> pl.DataFrame:
+    """Read a table as anybody may, by the key of its hash."""
+    request = table_request(**columns)
+    return Table(_core.read_table(url, hash_key, request).wait(), request).frame()
 
 
 def load_state(url: str | RedisConnection, key: bytes) -> ProcessorState:

@@ -11,14 +11,11 @@ import polars as pl
 from redfloe import _core
 from redfloe._arguments import Milliseconds, milliseconds
 from redfloe._errors import SchemaError
-from redfloe._event_loop import completed
 from redfloe._frame import ArrowStream, as_frame, of_batch
 from redfloe._schema import Dtype, SchemaLike, as_schema, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from redfloe._core import RedisConnection
 
 #: Keys of a table: a column of them, or a frame with the columns of the key.
 Keys: TypeAlias = pl.Series | pl.DataFrame | Sequence[object] | ArrowStream
@@ -246,77 +243,6 @@ class Table:
             for name, dtype in self._categories.items()
             if name in frame.columns
         )
-
-
-def read_table(
-    url: str | RedisConnection, hash_key: bytes, *, key: str | Sequence[str], schema: SchemaLike
-) -> pl.DataFrame:
-    """Read a processor's table as a DataFrame, from any program.
-
-    HGETALL up to 10,000 rows, which is one moment of the table; beyond that HSCAN (Redis 2.8), page
-    by page, where a commit meanwhile may show in some rows and not in others. In a cluster it may
-    come from a replica, where the connection says so (`read_from`).
-
-    Parameters
-    ----------
-    url : str or RedisConnection
-        As for `read_stream`.
-    hash_key : bytes
-        The table's hash.
-    key : str or sequence of str
-        The columns of the key, as the processor names them.
-    schema : mapping of str to dtype
-        The columns to read, and their dtypes. Those of the key may be among them; they are String
-        otherwise. What else is in the rows is left out, and what they lack is null.
-
-    Returns
-    -------
-    pl.DataFrame
-        The key's columns and then the others, the rows in no particular order; empty where there is
-        no table.
-
-    Raises
-    ------
-    DecodeError
-        A key or a value does not fit its dtype; the message names key and column.
-    SchemaError
-        A key has a dtype that no key can have, or there is no column beside it.
-    WrongTypeError
-        It is no hash.
-    RedisConnectionError, RedisTimeoutError, AuthenticationError
-        As for `read_stream`.
-    """
-    url = _core.connect(url)
-    request = table_request(key, schema)
-    return Table(_core.read_table(url, hash_key, request).wait(), request).frame()
-
-
-async def read_table_async(
-    url: str | RedisConnection, hash_key: bytes, *, key: str | Sequence[str], schema: SchemaLike
-) -> pl.DataFrame:
-    """Read a processor's table as a DataFrame: the asynchronous twin of `read_table`.
-
-    Parameters
-    ----------
-    url, hash_key, key, schema
-        As for `read_table`.
-
-    Returns
-    -------
-    pl.DataFrame
-        As for `read_table`.
-
-    Raises
-    ------
-    DecodeError, SchemaError, WrongTypeError
-        As for `read_table`.
-    RedisConnectionError, RedisTimeoutError, AuthenticationError
-        As for `read_stream`.
-    """
-    url = _core.connect(url)
-    request = table_request(key, schema)
-    reading = _core.read_table(url, hash_key, request)
-    return Table(await completed(reading.start()), request).frame()
 
 
 def _column(frame: pl.DataFrame, name: str) -> pl.Series:

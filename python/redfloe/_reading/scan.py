@@ -155,7 +155,7 @@ def scan_of(
     sample = options["infer_schema_length"]
     scan = _Scan(url, request, sample=sample, progress=progress, pattern=pattern)
     known = scan.schema if request["schema"] is None else scan.schema()
-    return _register(scan.batches, known, detail)
+    return register(scan.batches, known, detail)
 
 
 @takes(ReadOptions)
@@ -416,7 +416,7 @@ def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> 
     return request | {"schema_overrides": None, "infer_schema_length": None}
 
 
-def _register(
+def register(
     batches: Callable[..., Iterator[pl.DataFrame]],
     schema: pl.Schema | Callable[[], pl.Schema],
     detail: str,

@@ -1,12 +1,13 @@
 -- KEYS: lane, input stream, and those that are written. ARGV: owner, epoch, the number of commits before
 -- this one and with it, the position before it and after it, the lease in milliseconds, group and
--- consumer or '', how many IDs are acknowledged, a letter for each key from the third on, then the IDs,
--- and what is to be written.
+-- consumer or '', how many IDs are acknowledged, a letter for each key from the third on, how many entries
+-- the batch had and how many milliseconds they took, or '', then the IDs, and what is to be written.
 --
 -- A script is not rolled back. All that may be refused is looked at before the first write that counts.
 local stream, before, after, from, to = KEYS[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local group, consumer, acknowledged, letters = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11]
-local FIRST = 12
+local entries, took = ARGV[12], ARGV[13]
+local FIRST = 14
 -- Lua passes a function at most 8,000 arguments (LUAI_MAXCSTACK).
 local PART = 7000
 
@@ -91,6 +92,11 @@ local function write()
   end
   redis.call('HSET', lane, 'commits', after, 'position', to, 'last', owner .. ' ' .. epoch,
     'until', extended, 'lease', ARGV[7], 'committed', text(time), 'planned', '')
+  -- For people: nothing is decided by it.
+  if entries ~= '' then
+    local all = tonumber(redis.call('HGET', lane, 'entries') or '0') or 0
+    redis.call('HSET', lane, 'entries', text(all + entries), 'batch', entries, 'took', took)
+  end
 end
 local done, failure = pcall(write)
 if not done then
