@@ -319,9 +319,8 @@ async fn whoever_is_reset_writes_nothing() -> Result<()> {
         server.add(1, 10);
         let client = server.client();
         let (stream, to) = (STREAM.as_bytes(), GroupStart::Behind(EntryId::MIN));
-        let reset = |drop_state, takeover| {
-            reset_processor(&client, stream, NAME, to, drop_state, takeover)
-        };
+        let reset =
+            |drop_state, takeover| reset_processor(&client, stream, NAME, to, drop_state, takeover);
         assert_eq!(reset(true, false).await.unwrap_err().kind(), ErrorKind::NoProcessor);
         assert_eq!(server.ask::<i64>(&["DBSIZE"]), 1);
         let mut lane = lane_of(&client, LaneOptions::default());

@@ -27,6 +27,7 @@ from redfloe._cli.live import View, watch
 from redfloe._cli.output import duration, print_json, short, size
 from support.commands import SCRIPT, command, piped, rows, run
 from support.groups import deliver
+from support.lanes import put_lane
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import add_numbers
@@ -61,7 +62,21 @@ def test_help_is_quick() -> None:
 
 
 HELP = [
-    *("", "streams", "groups", "lag", "pending", "top", "exporter", "head", "tail", "schema"),
+    *(
+        "",
+        "streams",
+        "groups",
+        "processors",
+        "reset-processor",
+        "delete-processor",
+        "lag",
+        "pending",
+        "top",
+        "exporter",
+        "head",
+        "tail",
+        "schema",
+    ),
     *("count", "sql", "export", "import", "demo", "trim", "dead", "dead list", "dead replay"),
 ]
 COMPLETED = [
@@ -132,6 +147,52 @@ def test_groups_and_lag(server: Server, client: redis.Redis, stream: str) -> Non
     deliver(client, stream, 5)
     [row] = rows(run("lag", stream, "--json", url=server.url))
     assert row["lag_seconds"] == 0
+
+
+def test_processors(any_server: Server, client: redis.Redis, stream: str) -> None:
+    url = any_server.url
+    nothing = run("processors", url=url)
+    assert nothing.stderr == "no stream that matches '*' has a processor\n"
+    add_numbers(client, stream, 9)
+    put_lane(client, stream, "inventory", position="4-0", owner="host", left_ms=60_000)
+    client.hset(redfloe.table_key(stream, "inventory", "stock"), "k", "{}")
+    [row] = rows(run("processors", "--json", url=url))
+    assert (row["processor"], row["owner"], row["position"]) == ("inventory", "host:1", "4-0")
+    assert (row["held"], row["lag"], row["group"]) == (True, 5, None)
+    assert 0 < row["lease_left_seconds"] < 61
+    assert row["lag_seconds"] == pytest.approx(time.time(), abs=60)
+    table = run("processors", stream.replace("[", "?").replace("]", "?"), url=url).stdout
+    assert "host:1" in table
+    assert "consumer" not in table
+    put_lane(client, stream, "mail", ("g", "c-1"))
+    assert "c-1" in run("processors", url=url).stdout
+
+    reset = ["reset-processor", stream, "inventory", "--to", "0", "--state", "drop"]
+    asked = run(*reset, url=url, code=1)
+    assert f"inventory on {stream} is at 4-0; have it go on at 0" in asked.stderr
+    runs = run(*reset, "--yes", url=url, code=1)
+    assert "the processor is running: host:1 has its lane" in runs.stderr
+    assert "set --takeover" in runs.stderr
+    done = run(*reset, "--yes", "--takeover", url=url)
+    assert done.stderr == (
+        f"inventory on {stream} goes on after 0-0 (epoch 2); "
+        "0 values of its state and 1 table (1 row) deleted\n"
+    )
+    again = ["reset-processor", stream, "inventory", "--to", "$", "--state", "keep", "--yes"]
+    [row] = rows(run(*again, "--json", url=url))
+    assert (row["previous_position"], row["position"]) == ("0-0", "9-0")
+    nobody = run("reset-processor", stream, "x", *again[3:], url=url, code=1)
+    assert "there is no processor of that name" in nobody.stderr
+    run("reset-processor", stream, "inventory", "--to", "0", "--yes", url=url, code=2)
+    run(*again[:4], "nope", *again[5:], url=url, code=2)
+
+    delete = ["delete-processor", stream, "mail", "--group", "g"]
+    assert "what g has of it" in run(*delete, url=url, code=1).stderr
+    assert rows(run(*delete, "--yes", "--json", url=url)) == [{"deleted": True}]
+    assert run(*delete, "--yes", url=url).stderr == f"{stream} has no mail\n"
+    done = run("delete-processor", stream, "inventory", "--yes", url=url)
+    assert done.stderr == f"inventory on {stream} deleted\n"
+    assert client.keys() == [stream.encode()]
 
 
 def test_pending(any_server: Server, orders: str) -> None:

@@ -21,13 +21,19 @@ from redfloe import (
     RedisConnection,
     StreamConsumer,
     _core,
+    delete_processor,
+    processor_info,
     read_stream,
+    read_table,
+    reset_processor,
     scan_stream,
+    table_key,
     write_stream,
 )
 from redfloe._processing.table import table_request
 from support.cluster import Cluster, Node, proxied
 from support.groups import DRAIN, ME, pending
+from support.lanes import put_lane
 from support.processes import finish, hear, python
 from support.processing import load_state, load_table, read_hash
 from support.proxy import Proxy
@@ -552,6 +558,27 @@ def test_a_group_reads_streams_of_one_slot(
     with StreamConsumer(cluster_url, keys, schema=NUMBER, **ME, **DRAIN) as consumer:
         assert sum(len(batch) for batch in consumer) == 6
     assert [pending(cluster.client(key), key) for key in keys] == [[], []]
+
+
+def test_processors_are_found_on_all_nodes(
+    cluster: Cluster, cluster_url: str | RedisConnection
+) -> None:
+    streams = sorted(cluster.keys(3, "stream"))
+    for stream in streams:
+        client = cluster.client(stream)
+        add_numbers(client, stream, 5)
+        put_lane(client, stream, "p", position="2-0", owner="host", left_ms=60_000)
+        client.hset(table_key(stream, "p", "t"), mapping={"a": "{}", "b": "{}"})
+    frame = processor_info(cluster_url)
+    assert frame.select("stream", "lag", "held").rows() == [(name, 3, True) for name in streams]
+    assert processor_info(cluster_url, streams[1])["stream"].to_list() == [streams[1]]
+    for stream in streams:
+        table = read_table(cluster_url, stream, "p", "t", key="k", schema={"n": pl.Int64})
+        assert table.height == 2
+        done = reset_processor(cluster_url, stream, "p", to="$", state="drop", takeover=True)
+        assert done.select("position", "epoch", "rows_dropped").row(0) == ("5-0", 2, 2)
+        assert delete_processor(cluster_url, stream, "p")
+    assert processor_info(cluster_url).height == 0
 
 
 @pytest.mark.parametrize("rows", [3, 20_000])

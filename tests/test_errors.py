@@ -18,10 +18,12 @@ from redfloe import (
     DecodeError,
     FencedError,
     NoGroupError,
+    NoProcessorError,
     NoStreamError,
     NotDurableError,
     OutcomeUnknownError,
     PendingEntriesError,
+    ProcessorRunningError,
     RedfloeError,
     RedisConnection,
     RedisConnectionError,
@@ -32,9 +34,12 @@ from redfloe import (
     WrongTypeError,
     _core,
     delete_consumer,
+    delete_processor,
     read_stream,
+    reset_processor,
     write_stream,
 )
+from support.lanes import put_lane
 from support.proxy import Proxy
 from support.secrets import raises_discreetly, with_password
 from support.server import HOST, Server
@@ -57,6 +62,8 @@ CLASSES: dict[str, type[Exception]] = {
     "OutcomeUnknown": OutcomeUnknownError,
     "NotDurable": NotDurableError,
     "PendingEntries": PendingEntriesError,
+    "NoProcessor": NoProcessorError,
+    "ProcessorRunning": ProcessorRunningError,
     "Internal": RedfloeError,
 }
 
@@ -78,6 +85,8 @@ BUILTINS: dict[type[RedfloeError], type[Exception]] = {
     OutcomeUnknownError: Exception,
     NotDurableError: Exception,
     PendingEntriesError: Exception,
+    NoProcessorError: LookupError,
+    ProcessorRunningError: Exception,
 }
 
 
@@ -213,6 +222,15 @@ def pending_entries(server: Server) -> None:
     delete_consumer(server.url, "s", "g", "c")
 
 
+def no_processor(server: Server) -> None:
+    reset_processor(server.url, "s", "p", to="0", state="keep")
+
+
+def processor_running(server: Server) -> None:
+    put_lane(server.client(), "s", "p", owner="host", left_ms=30_000)
+    delete_processor(server.url, "s", "p")
+
+
 CAUSES: dict[str, Callable[[Server], None]] = {
     "InvalidArgument": invalid_argument,
     "Connection": connection,
@@ -227,6 +245,8 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "Write": write,
     "OutcomeUnknown": outcome_unknown,
     "PendingEntries": pending_entries,
+    "NoProcessor": no_processor,
+    "ProcessorRunning": processor_running,
 }
 #: Nothing can provoke these yet, but `raise_kind`.
 WITHOUT_CAUSE = {"DataLoss", "Fenced", "NotDurable", "Internal"}

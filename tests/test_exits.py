@@ -82,6 +82,25 @@ HELD: dict[str, tuple[bytes, str]] = {
     ),
     "delete_entries_async": (b"XDEL", "await redfloe.delete_entries_async(url, 's', ['9-9'])"),
     "delete_group_async": (b"XGROUP", "await redfloe.delete_group_async(url, 's', 'nobody')"),
+    "delete_processor_async": (b"SCAN", "await redfloe.delete_processor_async(url, 's', 'p')"),
+    "processor_info_async": (b"SCAN", "await redfloe.processor_info_async(url)"),
+    "read_table_async": (
+        b"HLEN",
+        """
+        await redfloe.read_table_async(
+            url, 's', 'p', 't', key='k', schema={'n': pl.Int64}
+        )
+        """,
+    ),
+    "reset_processor_async": (
+        b"EXISTS",
+        """
+        try:
+            await redfloe.reset_processor_async(url, 's', 'p', to='0', state='keep')
+        except redfloe.NoProcessorError:
+            pass
+        """,
+    ),
     "delete_stream_async": (b"EVAL", "await redfloe.delete_stream_async(url, 'none')"),
     "group_info_async": (b"XINFO", "await redfloe.group_info_async(url, 's')"),
     "list_groups_async": (b"SCAN", "await redfloe.list_groups_async(url)"),

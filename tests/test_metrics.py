@@ -27,6 +27,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 import redfloe
 from redfloe.metrics import StreamCollector, WorkerCollector
 from support.groups import DRAIN, ME, deliver
+from support.lanes import put_lane
 from support.processes import finish, hear, python
 from support.server import Server
 from support.streams import add_numbers
@@ -67,6 +68,32 @@ def test_streams_and_groups(server: Server, client: redis.Redis, stream: str) ->
     assert found["redis_stream_group_lag_seconds"][stream, "far"] > 10**9
     assert found["redis_stream_group_consumer_messages_pending"] == {(stream, "g", "me"): 4}
     assert 0 <= found["redis_stream_group_consumer_idle_seconds"][stream, "g", "me"] < 60
+
+
+def test_processors(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 9)
+    client.xgroup_create(stream, "g", "0")
+    batch = {"entries": 40, "batch": 4, "took": 250, "committed": 1704067201000, "commits": 10}
+    put_lane(client, stream, "p", position="4-0", owner="host", left_ms=60_000, **batch)
+    put_lane(client, stream, "p", ("g", "c"))
+    put_lane(client, f"{stream}:other", "p")
+    found = samples(StreamCollector(any_server.url, [stream, stream + "*"], processors=True))
+    own, member, other = (
+        (stream, "p", "", ""),
+        (stream, "p", "g", "c"),
+        (f"{stream}:other", "p", "", ""),
+    )
+    assert found["redfloe_processor_held"] == {own: 1, member: 0, other: 0}
+    assert found["redfloe_processor_lag"] == {own: 5, member: 9, other: 0}
+    assert found["redfloe_processor_lag_seconds"][own] > 10**9
+    assert found["redfloe_processor_commits_total"] == {own: 10, member: 0, other: 0}
+    assert found["redfloe_processor_entries_total"] == {own: 40}
+    assert found["redfloe_processor_batch_seconds"] == {own: 0.25}
+    last = "redfloe_processor_last_commit_timestamp_seconds"
+    assert found[last] == {own: 1704067201}
+    assert found["redfloe_processor_epoch"][own] == 1
+    without = samples(StreamCollector(any_server.url, [stream]))
+    assert not any("processor" in name for name in without)
 
 
 def test_consumers_are_left_out_by_default(
@@ -310,7 +337,9 @@ def test_each_query_parses_and_names_metrics_that_there_are(
 ) -> None:
     add_numbers(client, stream, 3)
     registry = CollectorRegistry()
-    registry.register(StreamCollector(any_server.url, [stream], consumers=True))
+    put_lane(client, stream, "p", entries=3, batch=3, took=1, committed=1)
+    collector = StreamCollector(any_server.url, [stream], consumers=True, processors=True)
+    registry.register(collector)
     worker = redfloe.StreamConsumer(any_server.url, stream, **ME, **DRAIN)
     WorkerCollector(registry).watch(worker)
     worker.run(lambda _: None)
@@ -328,7 +357,8 @@ def test_the_page_names_each_metric(any_server: Server, client: redis.Redis, str
     registry = CollectorRegistry()
     WorkerCollector(registry)
     inside = [family.name for family in registry.collect()]
-    for name in [*samples(StreamCollector(any_server.url, [stream], consumers=True)), *inside]:
+    everything = StreamCollector(any_server.url, [stream], consumers=True, processors=True)
+    for name in [*samples(everything), *inside]:
         short = name.removesuffix("_total").removeprefix("redfloe_consumer")
         assert name.removesuffix("_total") in page or f"`{short}_total`" in page, name
 

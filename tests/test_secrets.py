@@ -18,6 +18,9 @@ from support.server import HOST
 
 FRAME = pl.DataFrame({"key": ["a"], "n": [1]})
 ME = ("g", "c")
+STOCK = ("s", "p", "t")
+COLUMNS = {"n": pl.Int64}
+RESET: Any = {"to": "0", "state": "keep"}
 
 
 def produce(url: Any) -> None:
@@ -39,6 +42,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "claim_entries": lambda url: redfloe.claim_entries(url, "s", *ME, ["1-0"]),
     "create_stream": lambda url: redfloe.create_stream(url, "s"),
     "delete_entries": lambda url: redfloe.delete_entries(url, "s", ["1-0"]),
+    "delete_processor": lambda url: redfloe.delete_processor(url, "s", "p"),
     "delete_stream": lambda url: redfloe.delete_stream(url, "s"),
     "claim_entries_async": lambda url: asyncio.run(
         redfloe.claim_entries_async(url, "s", *ME, ["1-0"])
@@ -51,6 +55,9 @@ CALLS: dict[str, Callable[[Any], object]] = {
         redfloe.delete_entries_async(url, "s", ["1-0"])
     ),
     "delete_group_async": lambda url: asyncio.run(redfloe.delete_group_async(url, "s", "g")),
+    "delete_processor_async": lambda url: asyncio.run(
+        redfloe.delete_processor_async(url, "s", "p")
+    ),
     "delete_stream_async": lambda url: asyncio.run(redfloe.delete_stream_async(url, "s")),
     "group_info_async": lambda url: asyncio.run(redfloe.group_info_async(url, "s")),
     "list_groups_async": lambda url: asyncio.run(redfloe.list_groups_async(url)),
@@ -70,6 +77,17 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "infer_schema": lambda url: redfloe.infer_schema(url, "s"),
     "iter_stream": lambda url: next(redfloe.iter_stream(url, "s")),
     "pending_entries": lambda url: redfloe.pending_entries(url, "s", "g"),
+    "processor_info": redfloe.processor_info,
+    "processor_info_async": lambda url: asyncio.run(redfloe.processor_info_async(url)),
+    "read_table": lambda url: redfloe.read_table(url, *STOCK, key="k", schema=COLUMNS),
+    "read_table_async": lambda url: asyncio.run(
+        redfloe.read_table_async(url, *STOCK, key="k", schema=COLUMNS)
+    ),
+    "reset_processor": lambda url: redfloe.reset_processor(url, "s", "p", **RESET),
+    "reset_processor_async": lambda url: asyncio.run(
+        redfloe.reset_processor_async(url, "s", "p", **RESET)
+    ),
+    "scan_table": lambda url: redfloe.scan_table(url, *STOCK, key="k", schema=COLUMNS).collect(),
     "read_dead_letters": lambda url: redfloe.read_dead_letters(url, "s"),
     "read_dead_letters_async": lambda url: asyncio.run(redfloe.read_dead_letters_async(url, "s")),
     "read_stream": lambda url: read_stream(url, "s"),
@@ -102,7 +120,10 @@ REFUSED: dict[str, Callable[[str], object]] = {
     "create_group": lambda url: redfloe.create_group(url, "s", "g", start_id="x"),
     "iter_stream": lambda url: redfloe.iter_stream(url, "s", count=-1),
     "pending_entries": lambda url: redfloe.pending_entries(url, "s", "g", count=-1),
+    "processor_info": lambda url: redfloe.processor_info(url, "s", pattern="*"),
     "read_stream": lambda url: read_stream(url, "s", count=-1),
+    "read_table": lambda url: redfloe.read_table(url, *STOCK, key=[], schema=COLUMNS),
+    "reset_processor": lambda url: redfloe.reset_processor(url, "s", "p", **RESET | {"to": "x"}),
     "scan_stream": lambda url: redfloe.scan_stream(url, "s", count=-1),
     "sink_stream": lambda url: redfloe.sink_stream(url, FRAME.lazy(), "s", batch_size=-1),
     "stream_reader": lambda url: redfloe.stream_reader(url, "s", count=-1),

@@ -11,7 +11,14 @@ import polars as pl
 import pytest
 import redis
 
-from redfloe import DecodeError, FencedError, RedisConnectionError, WrongTypeError
+import redfloe
+from redfloe import (
+    DecodeError,
+    FencedError,
+    RedisConnectionError,
+    SchemaError,
+    WrongTypeError,
+)
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import Table, table_request
 from support.clients import quick
@@ -139,3 +146,62 @@ def test_no_server() -> None:
     for act in (load, read):
         with pytest.raises(RedisConnectionError):
             act(quick("redis://127.0.0.1:1", connect_timeout=0.3))
+
+
+def read_in_loop(*args: Any, **options: Any) -> pl.DataFrame:
+    return asyncio.run(redfloe.read_table_async(*args, **options))
+
+
+def scan(*args: Any, **options: Any) -> pl.DataFrame:
+    return redfloe.scan_table(*args, **options).collect()
+
+
+@pytest.mark.parametrize("read", [redfloe.read_table, read_in_loop, scan])
+def test_anybody_reads_a_table(
+    any_server: Server, client: redis.Redis, read: Callable[..., pl.DataFrame]
+) -> None:
+    where = any_server.url, "sales", "inventory", "stock"
+    schema = {"shop": pl.Int32, "left": pl.Int64}
+    frame = read(*where, key=["sku", "shop"], schema=schema)
+    assert frame.height == 0
+    assert frame.schema == {"sku": pl.String, **schema}
+    rows = {'["a",1]': '{"left":5,"more":[1]}', '["b",2]': "{}"}
+    client.hset(redfloe.table_key(*where[1:]), mapping=rows)
+    frame = read(*where, key=["sku", "shop"], schema=schema)
+    assert frame.sort("sku").rows() == [("a", 1, 5), ("b", 2, None)]
+    with pytest.raises(
+        (DecodeError, pl.exceptions.ComputeError), match=r"is not an integer.*a.*,1.*column: more"
+    ):
+        read(*where, key=["sku", "shop"], schema={**schema, "more": pl.Int8})
+
+
+def test_a_scan_parses_only_what_the_query_needs(any_server: Server, client: redis.Redis) -> None:
+    client.hset(
+        redfloe.table_key("s", "p", "t"),
+        mapping={f"k{n}": f'{{"n":{n},"odd":"x","kind":"{"ab"[n % 2]}"}}' for n in range(100)},
+    )
+    kind = pl.Enum(["a", "b"])
+    schema = {"n": pl.Int64, "odd": pl.Int64, "kind": kind}
+    lazy = redfloe.scan_table(any_server.url, "s", "p", "t", key="k", schema=schema)
+    assert lazy.collect_schema() == {"k": pl.String, **schema}
+    for engine in ("in-memory", "streaming"):
+        few = lazy.filter(pl.col("n") >= 97).select("k", "kind").collect(engine=engine)
+        assert few.sort("k").rows() == [("k97", "b"), ("k98", "a"), ("k99", "b")]
+        assert few.schema == {"k": pl.String, "kind": kind}
+        assert lazy.select("k").collect(engine=engine).height == 100
+        assert lazy.select(pl.len()).collect(engine=engine).item() == 100
+        assert lazy.select("n").head(3).collect(engine=engine).height == 3
+        assert lazy.select("n").top_k(2, by="n").collect(engine=engine)["n"].sum() == 197
+        with pytest.raises((DecodeError, pl.exceptions.ComputeError), match="column: odd"):
+            lazy.collect(engine=engine)
+    with pytest.raises(SchemaError, match="key must name"):
+        redfloe.scan_table(any_server.url, "s", "p", "t", key=[], schema=schema)
+    with pytest.raises(TypeError, match="table must be str or bytes"):
+        redfloe.scan_table(any_server.url, "s", "p", 7, key="k", schema=schema)  # type: ignore[arg-type] # wrong on purpose
+
+
+def test_the_key_of_a_table() -> None:
+    assert (
+        redfloe.table_key("{t}:s", "a:b", "é%")
+        == "{t}:redfloe:%7Bt%7D%3As:a%3Ab:table:é%25".encode()
+    )

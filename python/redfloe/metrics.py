@@ -64,8 +64,23 @@ _OF_CONSUMERS = {
     "redis_stream_group_consumer_idle_seconds": ("Since it last asked for entries", "idle"),
 }
 
+#: Of `processor_info`.
+_OF_PROCESSORS = {
+    "redfloe_processor_held": ("Whether somebody runs the processor", "held"),
+    "redfloe_processor_epoch": ("How often the lane was acquired", "epoch"),
+    "redfloe_processor_lag": ("Entries that wait, where that is known", "lag"),
+    "redfloe_processor_lag_seconds": ("How long the oldest of them has waited", "lag_time"),
+    "redfloe_processor_batch_seconds": ("How long the last batch took", "batch_time"),
+    "redfloe_processor_last_commit_timestamp_seconds": ("Of the last commit", "committed_at"),
+}
+_OF_COMMITS = {
+    "redfloe_processor_commits": ("Commits of the lane", "commits"),
+    "redfloe_processor_entries": ("Entries that they had", "entries"),
+}
+_LANE = ["stream", "processor", "group", "consumer"]
 
 _CONSUMERS = (_OF_CONSUMERS, _CONSUMER)
+_PROCESSORS = ({**_OF_PROCESSORS, **_OF_COMMITS}, _LANE)
 
 Rows = list[dict[str, Any]]
 
@@ -91,6 +106,9 @@ class StreamCollector(Collector):
     consumers : bool, default False
         Series for each consumer too. Consumers whose names are those of pods become many. A stream
         or group whose name is not UTF-8 has none.
+    processors : bool, default False
+        Series for each lane of a processor too, as `redfloe.processor_info` gives them, which takes
+        another SCAN and scripts. ``group`` and ``consumer`` are empty but for members of a group.
     timeout : float or None, default 8.0
         Seconds that a server has to tell everything, with all retries; after that ``redis_up`` is
         0. Prometheus gives up after 10 by default. None leaves it to the timeouts and retries of
@@ -118,6 +136,7 @@ class StreamCollector(Collector):
         patterns: Sequence[str | bytes] = ("*",),
         *,
         consumers: bool = False,
+        processors: bool = False,
         timeout: float | None = 8.0,
     ) -> None:
         self._label = ["server"] if isinstance(url, Mapping) else []
@@ -136,7 +155,7 @@ class StreamCollector(Collector):
         if timeout is not None and not timeout > 0:
             msg = f"timeout must be above 0 seconds, not {timeout!r}; None is for no limit"
             raise ValueError(msg)
-        self._consumers, self._timeout = consumers, timeout
+        self._consumers, self._processors, self._timeout = consumers, processors, timeout
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that a registry refuses a second collector of them."""
@@ -158,7 +177,7 @@ class StreamCollector(Collector):
                 for name, (_, column) in metrics.items():
                     for row in rows:
                         if row[column] is not None:
-                            series = names + [row[label] for label in labels]
+                            series = names + [row[label] or "" for label in labels]
                             families[name].add_metric(series, _number(row[column]))
         yield up
         if any(answer is not None for answer in answers):
@@ -166,7 +185,8 @@ class StreamCollector(Collector):
 
     def _kinds(self) -> list[tuple[dict[str, tuple[str, str]], list[str]]]:
         kinds = [({**_OF_STREAMS, **_COUNTED}, _STREAM), (_OF_GROUPS, _GROUP)]
-        return [*kinds, _CONSUMERS] if self._consumers else kinds
+        kinds += [_CONSUMERS] if self._consumers else []
+        return [*kinds, _PROCESSORS] if self._processors else kinds
 
     def _empty(self) -> tuple[GaugeMetricFamily, dict[str, _Family]]:
         """Make the families, without samples."""
@@ -174,12 +194,13 @@ class StreamCollector(Collector):
         families: dict[str, _Family] = {}
         for metrics, labels in self._kinds():
             for name, (text, _) in metrics.items():
-                kind = CounterMetricFamily if name in _COUNTED else GaugeMetricFamily
+                is_counter = name in _COUNTED or name in _OF_COMMITS
+                kind = CounterMetricFamily if is_counter else GaugeMetricFamily
                 families[name] = kind(name, text, labels=self._label + labels)
         return up, families
 
     def _answer(self, server: str) -> list[Rows] | None:
-        """Give the rows of streams, of groups and of consumers; None where it did not answer."""
+        """Give the rows of each kind of series; None where it did not answer."""
         end = None if self._timeout is None else time.monotonic() + self._timeout
         try:
             return self._ask(self._servers[server], end)
@@ -209,7 +230,17 @@ class StreamCollector(Collector):
                 continue
             where = {"stream": stream, "group": group}
             consumers += [{**row, **where, "consumer": row["name"]} for row in found]
-        return [[*streams.values()], [*groups.values()], consumers]
+        found = [[*streams.values()], [*groups.values()]]
+        found += [consumers] if self._consumers else []
+        if self._processors:
+            columns = (*_LANE, *_columns(_OF_PROCESSORS), *_columns(_OF_COMMITS))
+            looked = [
+                _rows(_core.processor_info(url, None, pattern, None), end, columns)
+                for pattern in self._patterns
+            ]
+            lanes = {tuple(row[label] for label in _LANE): row for rows in looked for row in rows}
+            found.append([*lanes.values()])
+        return found
 
 
 def _columns(metrics: dict[str, tuple[str, str]]) -> list[str]:
@@ -252,7 +283,12 @@ def _waited(asking: _core.Operation[_core.RecordBatch], end: float | None) -> _c
 
 
 def _number(value: Any) -> float:
-    return float(value.total_seconds() if isinstance(value, dt.timedelta) else value)
+    match value:
+        case dt.timedelta():
+            return value.total_seconds()
+        case dt.datetime():
+            return value.timestamp()
+    return float(value)
 
 
 #: Of `StreamConsumer.stats`.

@@ -354,7 +354,8 @@ impl Commit {
         arguments.push(consumer);
         arguments.push(self.acknowledged.len().to_string().as_bytes());
         arguments.push(&letters);
-        let text = |number: Option<u128>| number.map(|number| number.to_string()).unwrap_or_default();
+        let text =
+            |number: Option<u128>| number.map(|number| number.to_string()).unwrap_or_default();
         arguments.push(text(self.entries.map(|entries| entries as u128)).as_bytes());
         arguments.push(text(self.took.map(|took| took.as_millis())).as_bytes());
         for id in &self.acknowledged {

@@ -7,7 +7,8 @@ use redis::Value;
 use super::keys::LaneName;
 use super::protocol::Owner;
 use crate::admin::{
-    AT_ONCE, clock, find_keys, find_keys_of_node, first_entry, first_undelivered, groups_of, if_there,
+    AT_ONCE, clock, find_keys, find_keys_of_node, first_entry, first_undelivered, groups_of,
+    if_there,
 };
 use crate::client::{About, Client};
 use crate::entry_id::EntryId;
@@ -150,8 +151,20 @@ async fn lanes_of(client: &Client, names: &[LaneName]) -> Result<Vec<Looked>> {
 }
 
 fn lane_of(name: &LaneName, fields: &[Value], now: u64) -> Option<LaneInfo> {
-    let [epoch, owner, until, lease, position, planned, commits, entries, batch, took, acquired, committed] =
-        fields
+    let [
+        epoch,
+        owner,
+        until,
+        lease,
+        position,
+        planned,
+        commits,
+        entries,
+        batch,
+        took,
+        acquired,
+        committed,
+    ] = fields
     else {
         return None;
     };
@@ -192,7 +205,8 @@ async fn find_waiting(client: &Client, lanes: &mut [Looked]) -> Result<()> {
         Some((lane, group))
     });
     let mut of_groups: Vec<(&mut Looked, Vec<u8>)> = of_groups.collect();
-    let streams: Vec<Vec<u8>> = of_groups.iter().map(|(lane, _)| lane.info.stream.clone()).collect();
+    let streams: Vec<Vec<u8>> =
+        of_groups.iter().map(|(lane, _)| lane.info.stream.clone()).collect();
     let about: Vec<About<'_>> = streams
         .iter()
         .map(|stream| About { key: stream, questions: vec![resp::groups_info(stream)] })
@@ -212,7 +226,8 @@ async fn find_waiting(client: &Client, lanes: &mut [Looked]) -> Result<()> {
     let about: Vec<About<'_>> = lanes
         .iter()
         .map(|Looked { info, .. }| {
-            let first = info.next_entry_id.map(|first| resp::range(&info.stream, first, EntryId::MAX, 1));
+            let first =
+                info.next_entry_id.map(|first| resp::range(&info.stream, first, EntryId::MAX, 1));
             About { key: &info.stream, questions: first.into_iter().collect() }
         })
         .collect();
@@ -312,11 +327,14 @@ impl Counting<'_> {
             counted.as_sequence().unwrap_or_default().iter().filter_map(text).collect();
         let [length, after, next, before, last] = parts[..] else { return true };
         let parsed = |text| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
-        let (Some(length), Some(after), Some(before)) = (parsed(length), parsed(after), parsed(before))
+        let (Some(length), Some(after), Some(before)) =
+            (parsed(length), parsed(after), parsed(before))
         else {
             return true;
         };
-        for ((from, sum), (bound, count)) in self.sides.iter_mut().zip([(next, after), (last, before)]) {
+        for ((from, sum), (bound, count)) in
+            self.sides.iter_mut().zip([(next, after), (last, before)])
+        {
             *sum += count;
             *from = bound.to_vec();
         }

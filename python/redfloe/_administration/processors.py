@@ -49,7 +49,7 @@ def processor_info(
 
         - ``stream``, ``processor`` (String): their names; ``\xff`` stands for a byte that is not
           UTF-8
-        - ``group``, ``consumer`` (String): where entries are acknowledged in a group; null otherwise
+        - ``group``, ``consumer`` (String): where entries are acknowledged in a group; else null
         - ``held`` (Boolean): whether somebody has the lane, and its lease has not expired by the
           server's clock
         - ``owner`` (String): who has it, or had it last without leaving it, as ``host:process``;

@@ -19,6 +19,7 @@ from redfloe._cli.commands import (
     import_,
     lag,
     pending,
+    processors,
     schema,
     sql,
     streams,
@@ -59,16 +60,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS: dict[str, list[Callable[..., Any]]] = {
-    _LOOK: [streams.streams, groups.groups, lag.lag, pending.pending, top.top, exporter.exporter],
+    _LOOK: [
+        *(streams.streams, groups.groups, processors.processors, lag.lag, pending.pending),
+        *(top.top, exporter.exporter),
+    ],
     _DATA: [
         *(head.head, tail.tail, schema.schema, count.count, sql.sql),
         *(export.export, import_.import_, demo.demo),
     ],
-    _CHANGE: [trim.trim],
+    _CHANGE: [trim.trim, processors.reset_processor, processors.delete_processor],
 }
 for panel, commands in _COMMANDS.items():
     for command in commands:
-        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(_guarded(command))
+        name = command.__name__.rstrip("_").replace("_", "-")
+        app.command(name, rich_help_panel=panel)(_guarded(command))
 app.add_typer(dead.app, name="dead", rich_help_panel=_CHANGE)
 
 
@@ -128,4 +133,4 @@ def _as_options(text: str) -> str:
     return _PARAMETERS.sub(lambda found: "--" + found[0].replace("_", "-"), text)
 
 
-_PARAMETERS = re.compile(r"\b(?:id_column|timestamp_column|rescue_column|max_columns)\b")
+_PARAMETERS = re.compile(r"\b(?:id_column|timestamp_column|rescue_column|max_columns|takeover)\b")

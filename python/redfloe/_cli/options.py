@@ -78,6 +78,13 @@ Stream = Annotated[
 Group = Annotated[
     str, typer.Argument(help="The consumer group.", show_default=False, callback=_name)
 ]
+Processor = Annotated[
+    str, typer.Argument(help="The processor's name.", show_default=False, callback=_name)
+]
+LanesOf = Annotated[
+    str | None,
+    typer.Option("--group", help="Only what it has of this group's consumers.", callback=_name),
+]
 MemberOf = Annotated[
     str | None,
     typer.Option(

@@ -86,13 +86,14 @@ def console(*, stderr: bool = False) -> Console:
 
 #: What a listing leaves out where the terminal has no room for it, in this order.
 LEFT_OUT = (
+    *("commits", "epoch", "committed_at", "position"),
     *("newest", "length", "last_delivered_id", "consumers", "groups", "bytes_per_second"),
     *("history", "pending"),
 )
 #: What goes after that, where there is room for hardly more than names.
 _NARROW = ("memory", "entries_per_second", "lag_time", "lag")
 #: What is never left out, nor is the first column: else nobody knows what a row is about.
-NAMES = ("stream", "group")
+NAMES = ("stream", "processor", "group", "consumer")
 #: How much of a name has a place in any case.
 _SHORT_NAME = 16
 

@@ -93,10 +93,11 @@ def read_table(
     --------
     >>> import polars as pl
     >>> import redfloe
-    >>> redfloe.read_table(
+    >>> stock = redfloe.read_table(
     ...     url, "sales", "inventory", "stock", key="sku", schema={"left": pl.Int64}
-    ... ).schema
-    Schema({'sku': String, 'left': Int64})
+    ... )
+    >>> stock.columns
+    ['sku', 'left']
     """
     url = _core.connect(url)
     request = table_request(key, schema)
@@ -198,7 +199,9 @@ def scan_table(
     ) -> Iterator[pl.DataFrame]:
         from redfloe._reading.pushdown import without_dynamic
 
-        wanted = [name for name in request["schema"] if with_columns is None or name in with_columns]
+        wanted = [
+            name for name in request["schema"] if with_columns is None or name in with_columns
+        ]
         # A table has a column beside its key.
         names = wanted or [*request["schema"]][:1]
         projected = request | {"schema": pl.Schema({n: request["schema"][n] for n in names})}
@@ -206,8 +209,8 @@ def scan_table(
         # In this order: Polars passes both for a filter after a `head`.
         if n_rows is not None:
             frame = frame.head(n_rows)
-        if predicate is not None:
-            frame = frame.filter(without_dynamic(predicate))
+        if predicate is not None and (predicate := without_dynamic(predicate)) is not None:
+            frame = frame.filter(predicate)
         # To select nothing would lose the height.
         yield frame.select(with_columns or (names if with_columns is not None else columns.names()))
 

@@ -149,7 +149,8 @@ fn lane_for_change(
     group: Option<(Vec<u8>, Vec<u8>)>,
     takeover: bool,
 ) -> Result<Lane> {
-    let options = LaneOptions { takeover, group, label: "reset".to_owned(), ..LaneOptions::default() };
+    let options =
+        LaneOptions { takeover, group, label: "reset".to_owned(), ..LaneOptions::default() };
     let mut lane = Lane::new(client, stream, name, options)?;
     lane.session = client.bounded().session_for(stream).of_several();
     Ok(lane)
@@ -184,7 +185,8 @@ impl Lane {
     /// Whether the server has anything of the processor.
     async fn is_there(&mut self) -> Result<bool> {
         let state = state_key(&self.shared.stream, &self.shared.name);
-        let asked = self.session.value(&resp::command(&[b"EXISTS", &self.shared.key, &state])).await;
+        let asked =
+            self.session.value(&resp::command(&[b"EXISTS", &self.shared.key, &state])).await;
         let number = asked.map_err(|error| self.shared.about(error))?;
         Ok(resp::number(&number) != Some(0) || !self.tables().await?.is_empty())
     }
@@ -260,9 +262,7 @@ impl Lane {
                 );
                 shared.about(Error::new(ErrorKind::WrongType, message))
             }
-            Answer::Fenced { epoch, owner } => {
-                shared.lost(Some(Loss::Fenced { epoch, owner }))
-            }
+            Answer::Fenced { epoch, owner } => shared.lost(Some(Loss::Fenced { epoch, owner })),
             Answer::Gone => shared.lost(Some(Loss::Gone)),
             answer => {
                 let message = format!("a lane answered {answer:?}");

@@ -147,7 +147,9 @@ impl Real {
         command.arg(request.arguments(lease));
         if let Request::Commit { to, .. } = request {
             // No group, no IDs, a stream to write to, of which nothing is known, nor of the batch: one entry.
-            command.arg(&["", "", "0", "X", "", "", "XADD", "3", "1", "2", "to"]).arg(to.to_string());
+            command
+                .arg(&["", "", "0", "X", "", "", "XADD", "3", "1", "2", "to"])
+                .arg(to.to_string());
         }
         let reply = command.query::<redis::Value>(&mut self.connection).unwrap();
         Answer::parse(&reply).unwrap()

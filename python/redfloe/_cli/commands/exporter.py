@@ -26,6 +26,9 @@ def exporter(
         bool,
         typer.Option("--consumers", help="Series for each consumer too, which may become many."),
     ] = False,
+    processors: Annotated[
+        bool, typer.Option("--processors", help="Series for processors too.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Serve metrics of streams and groups to Prometheus, until Ctrl-C.
@@ -42,7 +45,10 @@ def exporter(
         raise ModuleNotFoundError(msg) from error
 
     registry = CollectorRegistry()
-    registry.register(StreamCollector(connect(url), patterns or ["*"], consumers=consumers))
+    collector = StreamCollector(
+        connect(url), patterns or ["*"], consumers=consumers, processors=processors
+    )
+    registry.register(collector)
     server, thread = start_http_server(port, addr=host, registry=registry)
     say(f"redfloe exporter: http://{host}:{server.server_port}/metrics")
     try:
