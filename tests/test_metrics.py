@@ -73,7 +73,7 @@ def test_streams_and_groups(server: Server, client: redis.Redis, stream: str) ->
 def test_processors(any_server: Server, client: redis.Redis, stream: str) -> None:
     add_numbers(client, stream, 9)
     client.xgroup_create(stream, "g", "0")
-    batch = {"entries": 40, "batch": 4, "took": 250, "committed": 1704067201000, "commits": 10}
+    batch: Any = {"entries": 40, "batch": 4, "took": 250, "committed": 1704067201000, "commits": 10}
     put_lane(client, stream, "p", position="4-0", owner="host", left_ms=60_000, **batch)
     put_lane(client, stream, "p", ("g", "c"))
     put_lane(client, f"{stream}:other", "p")

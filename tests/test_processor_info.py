@@ -63,10 +63,10 @@ def test_lanes(server: Server, client: redis.Redis, protocol: str) -> None:
         client.xadd("sales", {"n": 1}, id=f"{now - ago}-0")
     client.xgroup_create("sales", "g", "0")
     deliver(client, "sales", 1)
-    batch = {"entries": 9, "batch": 3, "took": 1500, "committed": 1704067201000, "planned": "7-0"}
+    batch: Any = {"entries": 9, "batch": 3, "took": 1500, "committed": 1704067201000}
     put_lane(
         client, "sales", "inventory", position=f"{now - 60_000}-0", owner="host", left_ms=30_000,
-        epoch=4, commits=2, **batch,
+        epoch=4, commits=2, planned="7-0", **batch,
     )  # fmt: skip
     put_lane(client, "sales", "fraud", position=f"{now - 10_000}-0", owner="host", left_ms=-1)
     put_lane(client, "sales", "fraud", ("g", "c-1"))
@@ -355,7 +355,7 @@ def test_members_of_a_group(any_server: Server, client: redis.Redis) -> None:
 def test_keys_of_another_type(any_server: Server, client: redis.Redis, wrong: str) -> None:
     if wrong != "lane":
         put_lane(client, "s", "p", position="7-0")
-    keys = {"lane": lane_key("s", "p"), "state": "{s}:redfloe:s:p:state", "stream": "s"}
+    keys: Any = {"lane": lane_key("s", "p"), "state": "{s}:redfloe:s:p:state", "stream": "s"}
     client.set(keys[wrong], "x")
     with pytest.raises(WrongTypeError, match="holds a string"):
         reset_processor(any_server.url, "s", "p", to="$", state="drop")

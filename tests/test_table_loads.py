@@ -165,7 +165,7 @@ def test_anybody_reads_a_table(
     frame = read(*where, key=["sku", "shop"], schema=schema)
     assert frame.height == 0
     assert frame.schema == {"sku": pl.String, **schema}
-    rows = {'["a",1]': '{"left":5,"more":[1]}', '["b",2]': "{}"}
+    rows: dict[Any, Any] = {'["a",1]': '{"left":5,"more":[1]}', '["b",2]': "{}"}
     client.hset(redfloe.table_key(*where[1:]), mapping=rows)
     frame = read(*where, key=["sku", "shop"], schema=schema)
     assert frame.sort("sku").rows() == [("a", 1, 5), ("b", 2, None)]
@@ -181,7 +181,7 @@ def test_a_scan_parses_only_what_the_query_needs(any_server: Server, client: red
         mapping={f"k{n}": f'{{"n":{n},"odd":"x","kind":"{"ab"[n % 2]}"}}' for n in range(100)},
     )
     kind = pl.Enum(["a", "b"])
-    schema = {"n": pl.Int64, "odd": pl.Int64, "kind": kind}
+    schema: dict[str, Any] = {"n": pl.Int64, "odd": pl.Int64, "kind": kind}
     lazy = redfloe.scan_table(any_server.url, "s", "p", "t", key="k", schema=schema)
     assert lazy.collect_schema() == {"k": pl.String, **schema}
     for engine in ("in-memory", "streaming"):

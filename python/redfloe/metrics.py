@@ -230,8 +230,8 @@ class StreamCollector(Collector):
                 continue
             where = {"stream": stream, "group": group}
             consumers += [{**row, **where, "consumer": row["name"]} for row in found]
-        found = [[*streams.values()], [*groups.values()]]
-        found += [consumers] if self._consumers else []
+        answers: list[Rows] = [[*streams.values()], [*groups.values()]]
+        answers += [consumers] if self._consumers else []
         if self._processors:
             columns = (*_LANE, *_columns(_OF_PROCESSORS), *_columns(_OF_COMMITS))
             looked = [
@@ -239,8 +239,8 @@ class StreamCollector(Collector):
                 for pattern in self._patterns
             ]
             lanes = {tuple(row[label] for label in _LANE): row for rows in looked for row in rows}
-            found.append([*lanes.values()])
-        return found
+            answers.append([*lanes.values()])
+        return answers
 
 
 def _columns(metrics: dict[str, tuple[str, str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import redis
 
@@ -33,7 +34,7 @@ def put_lane(
 ) -> bytes:
     """Write a lane, held by `owner` for that long."""
     key = lane_key(stream, name, *(group or ()))
-    fields = {
+    fields: dict[Any, Any] = {
         "owner": owner and f"{owner}:1:0123456789abcdef",
         "epoch": 1,
         "until": int(time.time() * 1000) + left_ms,
