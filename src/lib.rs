@@ -61,8 +61,9 @@ pub use events::{Event, EventValue, take_events};
 pub use payload::Payload;
 pub use process::{
     Commit, Committed, Durability, Held, Lane, LaneFilter, LaneInfo, LaneOptions, Page, PageReader,
-    ProcessorReset, delete_processor, evicting_policy, output_name, processor_info,
-    reset_processor, shares_slot, state_key, table_key,
+    Processor, ProcessorOptions, ProcessorReset, ProcessorStats, Stopper, Transaction,
+    delete_processor, evicting_policy, output_name, processor_info, reset_processor, shares_slot,
+    state_key, table_key,
 };
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,

@@ -42,6 +42,13 @@ def test_many_scripts_that_write_and_end(any_server: Server, stream: str) -> Non
         assert [*pool.map(run, range(40))] == [0] * 40
 
 
+#: A processor's loop, and what is done in it.
+PROCESSING = """
+async with redfloe.StreamProcessor(url, 's', name=name, dead_letter='dead') as processor:
+    async for tx in processor:
+        WORK
+"""
+
 #: For each coroutine function: the command whose reply is held, and how it comes to wait for that.
 HELD: dict[str, tuple[bytes, str]] = {
     "write_stream_async": (
@@ -221,6 +228,26 @@ HELD: dict[str, tuple[bytes, str]] = {
         async with redfloe.StreamConsumer(url, 's', 'g', name, batch_size=1) as consumer:
             await anext(consumer)
         """,
+    ),
+    "StreamProcessor.__aenter__": (b"EVALSHA", PROCESSING.replace("WORK", "pass")),
+    "StreamProcessor.__aexit__": (b"EVALSHA", PROCESSING.replace("WORK", "pass")),
+    "StreamProcessor.__anext__": (b"XRANGE", PROCESSING.replace("WORK", "pass")),
+    "StreamProcessor.run_async": (
+        b"XRANGE",
+        """
+        async def handle(tx):
+            pass
+        await redfloe.StreamProcessor(url, 's', name=name).run_async(handle)
+        """,
+    ),
+    "AsyncTransaction.table": (
+        b"EVALSHA",
+        PROCESSING.replace("WORK", "await tx.table('t', key='a', schema={'b': str})"),
+    ),
+    # The time of the dead letters is asked for first.
+    "AsyncTransaction.commit": (
+        b"TIME",
+        PROCESSING.replace("WORK", "tx.fail(tx.ids, 'x'); await tx.commit()"),
     ),
     "StreamConsumer.run_async": (
         b"XREADGROUP",

@@ -454,11 +454,11 @@ def test_every_record_has_its_event_and_its_message(log: Log) -> None:
     fields = {
         **dict.fromkeys(("address", "error", "stream", "group", "consumer", "dead_letter"), "%s%d"),
         **dict.fromkeys(("entry_id", "first_id", "last_id", "reason", "after"), "x"),
-        **dict.fromkeys(("master", "former"), "x"),
+        **dict.fromkeys(("master", "former", "processor", "position", "policy"), "x"),
         **{name: ["%s"] for name in ("missing", "present", "masters")},
         **dict.fromkeys(("payload", "hint"), "x"),
         **dict.fromkeys(("seconds",), 1.5),
-        **dict.fromkeys(("retry", "failures", "entries", "events"), 2),
+        **dict.fromkeys(("retry", "failures", "entries", "events", "epoch"), 2),
     }
     for name, (level, _) in EVENTS.items():
         redfloe._log.log(name, fields)

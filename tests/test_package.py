@@ -109,6 +109,7 @@ TAKERS = [
     *((name, redfloe.ReadOptions) for name in ("read_streams", "scan_streams")),
     *((name, redfloe.DecodeOptions) for name in ("iter_stream", "stream_batches")),
     ("StreamConsumer", redfloe.ColumnOptions),
+    ("StreamProcessor", redfloe.ColumnOptions),
     *((name, redfloe.ColumnOptions) for name in ("read_dead_letters", "replay_dead_letters")),
 ]
 
@@ -155,8 +156,9 @@ def test_an_unknown_keyword_is_refused_with_the_nearest_name(
     name: str, options: Any, wrong: str, hint: str
 ) -> None:
     """Before there is a connection, which this address would refuse."""
+    needed = {"name": "n"} if name == "StreamProcessor" else {}
     with pytest.raises(TypeError) as raised:
-        getattr(redfloe, name)("redis://127.0.0.1:1", "s", **{wrong: 1})
+        getattr(redfloe, name)("redis://127.0.0.1:1", "s", **{wrong: 1}, **needed)
     hint = hint.format(name=name)
     assert str(raised.value) == f"{name}() got an unexpected keyword argument {wrong!r}; {hint}"
 

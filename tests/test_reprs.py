@@ -104,3 +104,15 @@ def test_no_password_is_shown() -> None:
     ):
         assert "redis://app:***@localhost:1" in repr(shown)
         assert "s3cret" not in repr(shown)
+
+
+def test_a_processor_and_its_transaction_do_too(url: str, stream: str) -> None:
+    processor = redfloe.StreamProcessor(url, stream, name="p", on_idle="stop", block_ms=1)
+    where = f"StreamProcessor(RedisConnection(\"{url}\"), stream='{stream}', name='p'"
+    assert repr(processor) == f"{where}, not started)"
+    with processor:
+        tx = next(processor)
+        assert repr(tx) == "Transaction(3 entries, up to 3-0)"
+        tx.commit()
+        assert repr(processor) == f"{where}, epoch=1, position='3-0')"
+    assert repr(processor) == f"{where}, epoch=1, position='3-0')"

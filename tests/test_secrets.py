@@ -36,6 +36,7 @@ async def first_of(url: Any) -> pl.DataFrame:
 CALLS: dict[str, Callable[[Any], object]] = {
     "RedisCheckpointStore": lambda url: redfloe.RedisCheckpointStore(url).load("s"),
     "StreamConsumer": lambda url: next(redfloe.StreamConsumer(url, "s", *ME)),
+    "StreamProcessor": lambda url: redfloe.StreamProcessor(url, "s", name="n").run(print),
     "StreamProducer": produce,
     "ack_entries": lambda url: redfloe.ack_entries(url, "s", "g", ["1-0"]),
     "ack_entries_async": lambda url: asyncio.run(redfloe.ack_entries_async(url, "s", "g", ["1-0"])),
@@ -116,6 +117,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
 #: The same with an argument that is refused.
 REFUSED: dict[str, Callable[[str], object]] = {
     "StreamConsumer": lambda url: redfloe.StreamConsumer(url, "s", *ME, batch_size=-1),
+    "StreamProcessor": lambda url: redfloe.StreamProcessor(url, "s", name="n", lease_ms=-1),
     "StreamProducer": lambda url: redfloe.StreamProducer(url, "s", linger_ms=-1),
     "create_group": lambda url: redfloe.create_group(url, "s", "g", start_id="x"),
     "iter_stream": lambda url: redfloe.iter_stream(url, "s", count=-1),

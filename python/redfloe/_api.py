@@ -84,7 +84,12 @@ from redfloe._errors import (
 from redfloe._hashes import write_hashes, write_hashes_async
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
+from redfloe._processing.models import State
+from redfloe._processing.processor import StreamProcessor
 from redfloe._processing.reading import read_table, read_table_async, scan_table, table_key
+from redfloe._processing.state import ProcessorState
+from redfloe._processing.table import Table
+from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.many import read_streams, read_streams_async, scan_streams
@@ -105,6 +110,7 @@ __all__ = [
     "AsyncBatch",
     "AsyncBatchIterator",
     "AsyncStreamProducer",
+    "AsyncTransaction",
     "AuthenticationError",
     "Batch",
     "BatchIterator",
@@ -126,6 +132,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PendingEntriesError",
     "ProcessorRunningError",
+    "ProcessorState",
     "ReadOptions",
     "RedfloeError",
     "RedisCheckpointStore",
@@ -135,9 +142,13 @@ __all__ = [
     "ResponseError",
     "SchemaError",
     "SentEntry",
+    "State",
     "StreamConsumer",
+    "StreamProcessor",
     "StreamProducer",
     "StreamReader",
+    "Table",
+    "Transaction",
     "WriteError",
     "WrongTypeError",
     "__version__",

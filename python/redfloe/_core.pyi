@@ -9,6 +9,7 @@ from redfloe._arguments import Request
 from redfloe._credentials import CredentialProvider
 from redfloe._frame import ArrowStream
 from redfloe._hashes import HashRequest
+from redfloe._processing.arguments import ProcessorArguments
 from redfloe._processing.table import TableRequest
 from redfloe._write_arguments import WriteRequest
 
@@ -24,6 +25,8 @@ __all__ = [
     "Operation",
     "Outcome",
     "PreparedRead",
+    "Processor",
+    "ProcessorStats",
     "Producer",
     "Progress",
     "RecordBatch",
@@ -33,11 +36,13 @@ __all__ = [
     "StreamReader",
     "Table",
     "Task",
+    "Transaction",
     "__version__",
     "ack_entries",
     "check_arrow_stream",
     "check_connection",
     "check_dead_letter",
+    "check_processor",
     "check_streams",
     "check_table",
     "checked_arrow_stream",
@@ -482,6 +487,93 @@ class Table:
     def rollback(self) -> None: ...
 
 @final
+class Processor:
+    """A processor that was entered, until it is left.
+
+    Its operations are waited for on one runtime, or started in the background; those of one
+    processor are not to be mixed.
+    """
+
+    def __new__(
+        cls, server: str | RedisConnection, request: Request, options: ProcessorArguments
+    ) -> Processor: ...
+    def next(
+        self, epoch: int | None
+    ) -> Operation[tuple[list[tuple[bytes, bytes]] | None, Transaction | None]]:
+        """Wait for the lane, where it is not held, and for the next batch; None at the end.
+
+        With the fields of the state, where the lane has been acquired since that epoch.
+        """
+
+    def commit(
+        self,
+        transaction: Transaction,
+        tables: list[tuple[bytes, Table]],
+        state: tuple[list[tuple[bytes, bytes]], list[bytes]],
+        settles: bool,
+    ) -> Operation[bool]:
+        """Commit what a transaction is to write, and what has changed of tables and the state.
+
+        Says whether it is in; where it `settles`, rather than to be found out by acquiring anew.
+        """
+
+    def plan(self, transaction: Transaction) -> Operation[None]:
+        """Have its batch be the same if it comes again."""
+
+    def load_table(
+        self, name: bytes, columns: TableRequest, newest_ms: int | None
+    ) -> Operation[Table]: ...
+    def stop(self) -> None: ...
+    def finish(self, patience_ms: int) -> Operation[None]:
+        """Stop, and leave the lane."""
+
+    @property
+    def stats(self) -> ProcessorStats: ...
+
+@final
+class ProcessorStats:
+    """What a processor has done since it was entered."""
+
+    @property
+    def commits(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def dead_lettered(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def epoch(self) -> int | None: ...
+    @property
+    def position(self) -> str | None: ...
+    @property
+    def commit_seconds(self) -> float | None: ...
+
+@final
+class Transaction:
+    """A batch of a processor, and what its commit is to write."""
+
+    def rows(self) -> RecordBatch: ...
+    @property
+    def range(self) -> tuple[str, str]:
+        """The position before it, and the one after it."""
+
+    @property
+    def epoch(self) -> int: ...
+    def publish(
+        self, frame: ArrowStream, request: WriteRequest, trim: tuple[int, bool] | None
+    ) -> None: ...
+    def add(
+        self,
+        stream: bytes,
+        entries: list[list[tuple[bytes, bytes]]],
+        trim: tuple[int, bool] | None,
+    ) -> None: ...
+    def fail(self, ids: list[str], reason: str, deliveries: int) -> None: ...
+    def part(self, start: int, end: int) -> Transaction: ...
+    def forget(self) -> None: ...
+
+@final
 class Stats:
     """What a reader has done so far."""
 
@@ -688,6 +780,9 @@ def delete_processor(
     takeover: bool,
 ) -> Operation[bool]: ...
 def table_key(stream: bytes, name: bytes, table: bytes) -> bytes: ...
+def check_processor(
+    server: str | RedisConnection, request: Request, options: ProcessorArguments
+) -> None: ...
 def check_table(columns: TableRequest) -> None: ...
 def read_table(
     server: str | RedisConnection, key: bytes, columns: TableRequest

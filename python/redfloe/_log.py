@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _WHERE = "stream %(stream)s, group %(group)s: "
+_PROCESSOR = "stream %(stream)s, processor %(processor)s: "
+#: A worker's or a processor's.
+_WHO = "stream %(stream)s, %(who)s: "
 
 #: The level of each event, and its message, made of the event's fields.
 EVENTS: dict[str, tuple[int, str]] = {
@@ -68,12 +71,12 @@ EVENTS: dict[str, tuple[int, str]] = {
     "data_lost": (logging.WARNING, "stream %(stream)s: going on although %(error)s"),
     "handler_failed": (
         logging.WARNING,
-        _WHERE + "the handler raised %(error)s, given %(first_id)s to %(last_id)s "
+        _WHO + "the handler raised %(error)s, given %(first_id)s to %(last_id)s "
         "(%(entries)d in all)",
     ),
     "handler_failed_again": (
         logging.INFO,
-        _WHERE + "failure %(failures)d with these entries: %(error)s, given %(first_id)s to "
+        _WHO + "failure %(failures)d with these entries: %(error)s, given %(first_id)s to "
         "%(last_id)s (%(entries)d in all)",
     ),
     "slow_handler": (
@@ -84,6 +87,29 @@ EVENTS: dict[str, tuple[int, str]] = {
         logging.WARNING,
         _WHERE + "%(consumer)s has had %(counted_entries)s in hand for max_processing_ms "
         "(%(seconds).1f s): others may take them over now",
+    ),
+    "lane_acquired": (
+        logging.INFO,
+        _PROCESSOR + "it has the lane (epoch %(epoch)d), and goes on after %(position)s",
+    ),
+    "lane_awaited": (
+        logging.INFO,
+        _PROCESSOR + "another has the lane; standing by until it is left, or its lease expires",
+    ),
+    "lane_lost": (logging.WARNING, _PROCESSOR + "%(error)s"),
+    "may_be_evicted": (
+        logging.WARNING,
+        _PROCESSOR + "the server's maxmemory-policy is %(policy)s, which may evict the stream, or "
+        "what the processor keeps; set it to noeviction, or to one for keys with an expiry",
+    ),
+    "put_aside": (
+        logging.WARNING,
+        _PROCESSOR
+        + "%(counted_entries)s moved to %(dead_letter)s: %(entry_id)s, because: %(reason)s",
+    ),
+    "processor_failed": (
+        logging.ERROR,
+        _PROCESSOR + "its thread has ended by %(error)s",
     ),
     "events_dropped": (
         logging.WARNING,
@@ -120,6 +146,8 @@ def log(name: str, fields: Mapping[str, object], error: BaseException | None = N
         for noun, number in fields.items()
         if noun in _NOUNS and isinstance(number, int)
     }
+    kind = "processor" if "processor" in fields else "group"
+    texts["who"] = f"{kind} {fields.get(kind)}"
     try:
         # One mapping is what the message's names are looked up in.
         extra = {"event": name, **fields}

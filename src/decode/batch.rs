@@ -37,6 +37,13 @@ pub struct Rejected {
     pub(crate) stream: usize,
 }
 
+#[cfg(test)]
+impl Rejected {
+    pub(crate) fn new(id: EntryId, error: Arc<Error>, stream: usize) -> Self {
+        Rejected { id, error, stream }
+    }
+}
+
 impl Batch {
     pub(crate) fn new(records: RecordBatch, ids: Vec<EntryId>, deleted: Vec<EntryId>) -> Self {
         Batch {
@@ -148,6 +155,15 @@ impl Batch {
         Ok(self)
     }
 
+    /// Some of the rows, which follow one another; without a copy of their values. They are all of one
+    /// stream.
+    pub(crate) fn part(&self, rows: std::ops::Range<usize>) -> Self {
+        let end = rows.end.min(self.len());
+        let start = rows.start.min(end);
+        let ids = self.ids.get(start..end).unwrap_or_default().to_vec();
+        Batch::new(self.records.slice(start, end - start), ids, Vec::new())
+    }
+
     pub(crate) fn with_delivery_counts(mut self, counts: Vec<u64>) -> Self {
         self.delivery_counts = counts;
         self
@@ -201,6 +217,12 @@ impl Batch {
     /// The rejected entries that pass.
     pub(crate) fn with_rejected(mut self, passes: impl Fn(&Rejected) -> bool) -> Self {
         self.rejected.retain(passes);
+        self
+    }
+
+    /// These entries were left out.
+    pub(crate) fn with_these_rejected(mut self, rejected: Vec<Rejected>) -> Self {
+        self.rejected = rejected;
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 
+use super::keys::check_slot;
 use super::script::Arguments;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result, shorten};
@@ -30,6 +31,8 @@ pub struct Commit {
     arguments: usize,
     bytes: usize,
     max_bytes: usize,
+    /// Keys have to be in the slot of this one.
+    beside: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -107,6 +110,7 @@ impl Commit {
             parts: Vec::new(),
             bytes: 0,
             max_bytes: Self::MAX_BYTES,
+            beside: None,
         }
     }
 
@@ -118,8 +122,24 @@ impl Commit {
 
     /// What the lane is to show of the batch to people: how many entries it had, and how long they took.
     pub fn with_batch(mut self, entries: usize, took: Duration) -> Self {
-        (self.entries, self.took) = (Some(entries), Some(took));
+        self.show(entries, took);
         self
+    }
+
+    pub(super) fn show(&mut self, entries: usize, took: Duration) {
+        (self.entries, self.took) = (Some(entries), Some(took));
+    }
+
+    /// Refuses keys that are not in the slot of this one, as a cluster would.
+    pub(super) fn beside(mut self, key: &[u8]) -> Self {
+        self.beside = Some(key.to_vec());
+        self
+    }
+
+    /// One that writes nothing so far, within the same bounds.
+    pub(super) fn emptied(&self, after: EntryId, to: EntryId) -> Self {
+        let (max_bytes, beside) = (self.max_bytes, self.beside.clone());
+        Commit { max_bytes, beside, ..Commit::between(after, to) }
     }
 
     /// Adds a batch's rows as entries of the request's stream or streams (XADD), with IDs from the server.
@@ -159,6 +179,20 @@ impl Commit {
             0 => Err(Error::invalid("no field has a value, and an entry needs one")),
             _ => self.push(Kind::Stream, "XADD", stream, arguments, &packed),
         }
+    }
+
+    /// Adds some entries, or none of them.
+    #[cfg(feature = "python")]
+    pub(crate) fn add_all(
+        &mut self,
+        stream: &[u8],
+        entries: &[Vec<(Vec<u8>, Vec<u8>)>],
+    ) -> Result<()> {
+        let before = self.mark();
+        let added = entries.iter().try_for_each(|fields| {
+            self.add(stream, fields.iter().map(|(name, value)| (&name[..], &value[..])))
+        });
+        added.inspect_err(|_| self.reset(before))
     }
 
     /// Trims a stream after what was added to it (XTRIM MAXLEN).
@@ -308,6 +342,9 @@ impl Commit {
             ))),
             Some(_) => Ok(index),
             None => {
+                if let Some(beside) = &self.beside {
+                    check_slot(beside, name)?;
+                }
                 self.keys.push(Key { name: name.to_vec(), kind, is_trimmed: false });
                 self.index.insert(name.to_vec(), index);
                 self.arguments += 1;
@@ -317,7 +354,7 @@ impl Commit {
     }
 
     /// The keys that are written.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.keys.iter().map(|key| key.name.as_slice())
     }
 

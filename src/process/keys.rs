@@ -1,6 +1,7 @@
 //! The names of a processor's keys: all in the slot of its input stream, so that one script reaches them.
 
 use crate::client::{slot_of, tagged};
+use crate::error::{Error, Result, shorten};
 use crate::glob;
 
 /// Whose lane a key is.
@@ -79,6 +80,20 @@ pub fn table_key(stream: &[u8], name: &[u8], table: &[u8]) -> Vec<u8> {
 /// Whether a commit of a processor on `stream` can write to `key` in a cluster.
 pub fn shares_slot(stream: &[u8], key: &[u8]) -> bool {
     slot_of(stream) == slot_of(key)
+}
+
+/// Refuses a key that a commit of a processor on `stream` cannot write to in a cluster.
+pub(crate) fn check_slot(stream: &[u8], key: &[u8]) -> Result<()> {
+    if shares_slot(stream, key) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "in a cluster a commit writes to keys in the slot of its stream, and {} does not share that of {}; \
+         name it {}, for example; nothing has been sent",
+        shorten(key),
+        shorten(stream),
+        shorten(&output_name(stream, key)),
+    )))
 }
 
 /// A name like `name` for an output, in the slot of `stream`, and never `stream` itself, whose processor

@@ -15,14 +15,14 @@ use self::asking::{What, send};
 pub use self::reset::{ProcessorReset, delete_processor, reset_processor};
 use super::commit::Commit;
 use super::durability::Durability;
-use super::keys::{lane_key, output_name, shares_slot};
+use super::keys::{check_slot, lane_key};
 use super::machine::{Machine, Outcome};
 use super::protocol::{Answer, Owner, Request};
 use super::script::Caller;
 use super::shared::{Attempt, Fate, Shared};
 use crate::client::{Client, Session, Who};
 use crate::entry_id::EntryId;
-use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How a lane is acquired and kept.
 #[derive(Debug, Clone)]
@@ -377,6 +377,16 @@ impl Lane {
         send(shared, &mut session, options, checked, &request, What::Lane).await.map(|_| ())
     }
 
+    /// Where it begins, if it is new: after this entry.
+    pub(super) fn set_start(&mut self, start: EntryId) {
+        self.options.start = start;
+    }
+
+    /// From now on it is not taken from others.
+    pub(super) fn waits(&mut self) {
+        self.options.takeover = false;
+    }
+
     /// Where the lane is, as long as it is held.
     pub fn held(&self) -> Option<Held> {
         let machine = self.shared.machine();
@@ -408,16 +418,9 @@ impl Lane {
                 false => "only a lane of a group's consumer acknowledges entries",
             }));
         }
-        let elsewhere = commit.keys().find(|key| !shares_slot(stream, key));
-        match elsewhere.filter(|_| self.shared.client.is_cluster()) {
-            None => Ok(()),
-            Some(key) => Err(Error::invalid(format!(
-                "in a cluster a commit writes to keys in the slot of its stream, and {} does not share that \
-                 of {}; name it {}, for example; nothing has been sent",
-                shorten(key),
-                shorten(stream),
-                shorten(&output_name(stream, key)),
-            ))),
+        match self.shared.client.is_cluster() {
+            true => commit.keys().try_for_each(|key| check_slot(stream, key)),
+            false => Ok(()),
         }
     }
 

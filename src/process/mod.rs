@@ -14,6 +14,7 @@ mod machine;
 #[cfg(test)]
 mod model;
 mod page;
+mod processor;
 mod protocol;
 mod script;
 mod shared;
@@ -21,9 +22,12 @@ pub(crate) mod table;
 
 pub use commit::Commit;
 pub use durability::{Durability, evicting_policy};
+#[cfg(feature = "python")]
+pub(crate) use keys::check_slot;
 pub use keys::{output_name, shares_slot, state_key, table_key};
 pub use lane::{
     Committed, Held, Lane, LaneOptions, ProcessorReset, delete_processor, reset_processor,
 };
 pub use looking::{LaneFilter, LaneInfo, processor_info};
 pub use page::{Page, PageReader};
+pub use processor::{Processor, ProcessorOptions, ProcessorStats, Stopper, Transaction};

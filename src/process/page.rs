@@ -19,6 +19,8 @@ pub struct PageReader {
     on_data_loss: OnDataLoss,
     session: Session,
     stream: Vec<u8>,
+    /// Behind which entry the log has said that some are lost.
+    told: Option<EntryId>,
 }
 
 /// Entries that follow one another.
@@ -46,7 +48,7 @@ impl PageReader {
         let request = request.with_batch_size(rows);
         let client = client.keep_trying(request.who());
         let session = client.session_for(&stream);
-        PageReader { client, request, rows, on_data_loss, session, stream }
+        PageReader { client, request, rows, on_data_loss, session, stream, told: None }
     }
 
     /// The next entries after that one; `None` where there are none. With `until` all entries up to that one,
@@ -73,11 +75,10 @@ impl PageReader {
         match self.on_data_loss {
             OnDataLoss::Raise => Err(self.request.about(lost.error(after))),
             OnDataLoss::Continue => {
-                self.request
-                    .who()
-                    .event("data_loss")
-                    .with("reason", lost.error(after).message().to_owned())
-                    .record();
+                if self.told.replace(after) != Some(after) {
+                    let event = self.request.who().event("data_lost");
+                    event.with("error", lost.error(after).message().to_owned()).record();
+                }
                 match lost {
                     // Its entries begin before the position.
                     StreamLoss::BegunAnew { .. } => self.page(EntryId::MIN, None).await,
@@ -112,7 +113,7 @@ impl PageReader {
     }
 
     /// The next page, whatever was lost.
-    async fn page(&self, after: EntryId, until: Option<EntryId>) -> Result<Option<Page>> {
+    async fn page(&mut self, after: EntryId, until: Option<EntryId>) -> Result<Option<Page>> {
         let Some(first) = after.successor() else { return Ok(None) };
         let end = until.map_or(IdBound::Newest, IdBound::Id);
         let request = self.request.clone().with_range(IdBound::Id(first), end);

@@ -18,6 +18,7 @@ mod member;
 mod members;
 mod operation;
 mod pin;
+mod processor;
 mod processors;
 mod producer;
 mod progress;
@@ -56,6 +57,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<write::KnownStreams>()?;
     module.add_class::<write::Outcome>()?;
     module.add_class::<table::Table>()?;
+    module.add_class::<processor::Processor>()?;
+    module.add_class::<processor::ProcessorStats>()?;
+    module.add_class::<processor::Transaction>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)?;
     module.add_function(wrap_pyfunction!(connection::check_connection, module)?)?;
     module.add_function(wrap_pyfunction!(connection::server_address, module)?)?;
@@ -88,6 +92,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(admin::claim_entries, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoints::get_values, module)?)?;
     module.add_function(wrap_pyfunction!(checkpoints::set_values, module)?)?;
+    module.add_function(wrap_pyfunction!(processor::check_processor, module)?)?;
     module.add_function(wrap_pyfunction!(table::check_table, module)?)?;
     module.add_function(wrap_pyfunction!(processors::processor_info, module)?)?;
     module.add_function(wrap_pyfunction!(processors::reset_processor, module)?)?;

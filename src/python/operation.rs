@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::completion::Task;
 use super::error::exception;
-use super::wait::wait;
+use super::wait::{wait, wait_on};
+use crate::client::LentRuntime;
 use crate::error::Result;
 
 /// What it came to, made into Python's terms by the thread that asks for it.
@@ -27,6 +28,8 @@ pub(crate) struct Operation {
     goes_on: bool,
     /// What an exception is told that ends the wait, such as that of Ctrl-C.
     note: Option<Note>,
+    /// What it is waited for on, where that is not any.
+    runtime: Option<Arc<LentRuntime>>,
 }
 
 impl Operation {
@@ -39,12 +42,18 @@ impl Operation {
             let output = future.await?;
             Ok(Box::new(move |py: Python<'_>| convert(py, output)) as Outcome)
         };
-        Operation { future: Mutex::new(Some(Box::pin(future))), goes_on: true, note: None }
+        let future = Mutex::new(Some(Box::pin(future) as Running));
+        Operation { future, goes_on: true, note: None, runtime: None }
     }
 
     /// It is given up with its wait: it might go on for ever.
     pub(super) fn only_while_waited_for(self) -> Self {
         Operation { goes_on: false, ..self }
+    }
+
+    /// Whoever waits for it does so on that runtime, which its connections belong to.
+    pub(super) fn on(self, runtime: &Arc<LentRuntime>) -> Self {
+        Operation { runtime: Some(Arc::clone(runtime)), ..self }
     }
 
     /// What ends the wait for it is told this, where there is something to tell.
@@ -65,7 +74,10 @@ impl Operation {
 #[pymethods]
 impl Operation {
     fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let waited = wait(py, self.take()?);
+        let waited = match &self.runtime {
+            Some(runtime) => wait_on(py, runtime, None, self.take()?),
+            None => wait(py, self.take()?),
+        };
         if let (Err(error), Some(note)) = (&waited, self.note.as_ref().and_then(|note| note())) {
             // The exception itself is what matters.
             let _ = error.value(py).call_method1("add_note", (note,));

@@ -29,7 +29,7 @@ pub(crate) struct TableColumns<'py> {
 }
 
 impl TableColumns<'_> {
-    fn spec(&self, py: Python<'_>) -> PyResult<Spec> {
+    pub(super) fn spec(&self, py: Python<'_>) -> PyResult<Spec> {
         let (keys, values) = (import_fields(&self.key)?, import_fields(&self.schema)?);
         let expiry = self.event_time.clone().zip(self.expire_after_ms);
         let expiry = expiry.map(|(column, after_millis)| Expiry { column, after_millis });
@@ -43,10 +43,19 @@ type Pair = (Py<PyBytes>, Py<PyBytes>);
 /// A table, with what has been changed of it. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Table {
-    table: Mutex<table::Table>,
+    table: Arc<Mutex<table::Table>>,
 }
 
 impl Table {
+    pub(super) fn new(table: table::Table) -> Self {
+        Table { table: Arc::new(Mutex::new(table)) }
+    }
+
+    /// For a commit, which goes on without Python.
+    pub(super) fn shared(&self) -> Arc<Mutex<table::Table>> {
+        Arc::clone(&self.table)
+    }
+
     fn lock(&self) -> MutexGuard<'_, table::Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,7 +175,7 @@ pub(crate) fn read_table(
     let spec = Arc::new(columns.spec(py)?);
     let client = server.client(py)?;
     let reading = async move { table::read(&client, &key, &spec).await };
-    Ok(Operation::new(reading, |py, table| Table { table: Mutex::new(table) }.into_py_any(py))
+    Ok(Operation::new(reading, |py, table| Table::new(table).into_py_any(py))
         .only_while_waited_for())
 }
 
@@ -198,7 +207,7 @@ pub(crate) fn load_table_for_test(
         lane.release().await?;
         Ok(table)
     };
-    Ok(Operation::new(loading, |py, table| Table { table: Mutex::new(table) }.into_py_any(py))
+    Ok(Operation::new(loading, |py, table| Table::new(table).into_py_any(py))
         .only_while_waited_for())
 }
 

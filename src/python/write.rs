@@ -66,6 +66,11 @@ impl KnownStreams {
 }
 
 impl WriteArguments {
+    /// The stream, where it is the same for all rows.
+    pub(super) fn one_stream(&self) -> Option<Vec<u8>> {
+        self.stream.clone()
+    }
+
     pub(super) fn write_request(self) -> Result<WriteRequest> {
         let request = match (self.stream, &self.stream_column) {
             (Some(stream), _) => WriteRequest::new(stream),

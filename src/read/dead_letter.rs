@@ -148,21 +148,23 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    /// The most bytes of a reason. Some servers hang up on a megabyte (proto-max-bulk-len), and the
-    /// text of an exception may quote a whole document.
-    const REASON: usize = 64 * 1024;
-
     /// One whose caller says why; with the beginning of that where it is long.
     pub(super) fn told(id: EntryId, reason: &str) -> Self {
-        let mut end = reason.len().min(Self::REASON);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let reason = match reason.get(..end) {
-            Some(begin) if end < reason.len() => format!("{begin}... ({} bytes)", reason.len()),
-            _ => reason.to_owned(),
-        };
-        Letter { id, reason, deliveries: None }
+        Letter { id, reason: bounded_reason(reason), deliveries: None }
+    }
+}
+
+/// The beginning of a reason that is long. Some servers hang up on a megabyte (proto-max-bulk-len), and
+/// the text of an exception may quote a whole document.
+pub(crate) fn bounded_reason(reason: &str) -> String {
+    const MOST: usize = 64 * 1024;
+    let mut end = reason.len().min(MOST);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    match reason.get(..end) {
+        Some(begin) if end < reason.len() => format!("{begin}... ({} bytes)", reason.len()),
+        _ => reason.to_owned(),
     }
 }
 

@@ -39,6 +39,7 @@ pub use batches::{Batches, BlockingBatches, batches, tail};
 #[cfg(feature = "python")]
 pub(crate) use bounds::no_match;
 pub(crate) use bounds::{StreamLoss, ids_only, last_decoded, lost_behind, lost_end, newest_up_to};
+pub(crate) use dead_letter::bounded_reason;
 #[cfg(feature = "python")]
 pub(crate) use dead_letter::check_slots;
 pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim, Removal};

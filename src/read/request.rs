@@ -277,6 +277,31 @@ impl ReadRequest {
         &self.stream
     }
 
+    /// Where the read starts.
+    pub(crate) fn start(&self) -> IdBound {
+        self.start
+    }
+
+    /// How many rows a batch has at most.
+    pub(crate) fn batch_rows(&self) -> usize {
+        self.bounds.rows
+    }
+
+    /// How long one poll waits; `None` for no limit.
+    pub(crate) fn block_time(&self) -> Option<Duration> {
+        self.block.filter(|block| !block.is_zero())
+    }
+
+    /// Whether the reading ends when a poll finds nothing.
+    pub(crate) fn stops_idle(&self) -> bool {
+        self.on_idle == OnIdle::Stop
+    }
+
+    /// By how many entries the fields are typed, where they are.
+    pub(crate) fn sample_size(&self) -> Option<u64> {
+        self.sample
+    }
+
     /// Who reads, for the log.
     pub(crate) fn who(&self) -> Who {
         let who = match self.many {

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from redfloe._consuming.retry import Call, Failed, Raise, Retry, Wait, reason_of
+from redfloe._consuming.retry import Call, Divisible, Failed, Raise, Retry, Wait, reason_of
 from redfloe._errors import NoGroupError
 from redfloe._event_loop import completed
 from redfloe._functions import is_async, unwrapped
@@ -23,11 +23,23 @@ from redfloe._log import log
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import polars as pl
+
     from redfloe._batch import AsyncBatch, Batch
 
 T = TypeVar("T")
-B = TypeVar("B", "Batch", "AsyncBatch")
-B_contra = TypeVar("B_contra", "Batch", "AsyncBatch", contravariant=True)
+
+
+class Handled(Divisible, Protocol):
+    """Entries that a handler is called with."""
+
+    @property
+    def ids(self) -> pl.Series:
+        """Their IDs."""
+
+
+B = TypeVar("B", bound=Handled)
+B_contra = TypeVar("B_contra", bound=Handled, contravariant=True)
 
 #: How often a pause looks for `stop`, in seconds.
 _LOOK = 0.05
@@ -58,6 +70,9 @@ class Face(Protocol[B_contra]):
     async def fail(self, batch: B_contra, reason: str) -> bool:
         """Move the entries to the dead-letter stream; say whether `stop` came first."""
 
+    def leave(self, batch: B_contra) -> None:
+        """Have them delivered again."""
+
 
 async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> bool | Raise:
     """Call the handler as `retry` says; say whether the batch is done with, rather than left.
@@ -87,7 +102,7 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
                     error.add_note(_while_handling(batch, failing.where))
                 return step
             case Failed(part, _) if failing.counts_deliveries:
-                part.leave()
+                face.leave(part)
             case Failed(part, reason):
                 try:
                     if await face.fail(part, reason):
@@ -98,7 +113,7 @@ async def handle(batch: B, retry: Retry, face: Face[B], failing: Failing) -> boo
 
 
 def log_failure(
-    part: Batch | AsyncBatch, error: Exception, where: Mapping[str, str | None], failures: int
+    part: Handled, error: Exception, where: Mapping[str, str | None], failures: int
 ) -> None:
     """Log what a handler raised: as a warning with its traceback where a batch fails first."""
     ids = part.ids
@@ -125,7 +140,7 @@ def can_be_printed(error: BaseException) -> bool:
     return True
 
 
-def _while_handling(batch: Batch | AsyncBatch, where: Mapping[str, str | None]) -> str:
+def _while_handling(batch: Handled, where: Mapping[str, str | None]) -> str:
     names = ", ".join(f"{key} {name}" for key, name in where.items() if name is not None)
     return f"while handling {batch!r}: {names}"
 
@@ -170,6 +185,10 @@ class InLoop:
         """Move the entries, and wait for it."""
         return not batch._putting_aside(reason).wait()
 
+    def leave(self, batch: Batch) -> None:
+        """Leave them pending."""
+        batch.leave()
+
 
 class InEventLoop:
     """For an event loop."""
@@ -212,6 +231,10 @@ class InEventLoop:
     async def fail(self, batch: AsyncBatch, reason: str) -> bool:
         """Move the entries."""
         return not await completed(batch._batch._putting_aside(reason).start())
+
+    def leave(self, batch: AsyncBatch) -> None:
+        """Leave them pending."""
+        batch.leave()
 
 
 def is_done(end: bool | Raise) -> bool:

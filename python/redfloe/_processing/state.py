@@ -68,8 +68,16 @@ class ProcessorState(MutableMapping[str, Any]):
         #: Objects of others, and their attributes as they were.
         self._bound: dict[str, bytes] = {}
         self._pending: dict[str, bytes | None] = {}
+        #: Whether it may be used: a processor's only while a transaction is in hand.
+        self.is_open = True
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            msg = "the transaction of this state has ended; take tx.state from the one in hand"
+            raise RuntimeError(msg)
 
     def __getitem__(self, name: str) -> Any:
+        self._check_open()
         if name not in self:
             raise KeyError(name)
         if name not in self._values:
@@ -78,6 +86,7 @@ class ProcessorState(MutableMapping[str, Any]):
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
+        self._check_open()
         _name(name)
         if name in self._bound and value is not self._values[name]:
             msg = f"the state {name!r} is kept by an object; change that"
@@ -87,6 +96,7 @@ class ProcessorState(MutableMapping[str, Any]):
         self._values[name] = value
 
     def __delitem__(self, name: str) -> None:
+        self._check_open()
         if name not in self:
             raise KeyError(name)
         if name in self._bound:

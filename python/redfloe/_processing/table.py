@@ -86,12 +86,22 @@ class Table:
     """
 
     def __init__(self, core: _core.Table, request: TableRequest) -> None:
-        self._core = core
+        #: For the processor, at any time, and what it is made of.
+        self.core, self.request = core, request
+        #: Whether it may be used: a processor's only while a transaction is in hand.
+        self.is_open = True
         self._key, self._values = request["key"], request["schema"]
         self._columns = {**self._key, **self._values}
         self._categories = {
             name: dtype for name, dtype in self._columns.items() if _is_category(dtype)
         }
+
+    @property
+    def _table(self) -> _core.Table:
+        if not self.is_open:
+            msg = "the transaction of this table has ended; take the table from the one in hand"
+            raise RuntimeError(msg)
+        return self.core
 
     def lookup(self, keys: Keys) -> pl.DataFrame:
         """Give a row for each key, in the order of the keys.
@@ -114,11 +124,11 @@ class Table:
             The keys have another dtype than the table's.
         """
         wanted = self._keys(keys)
-        return wanted.hstack(self._given(self._core.lookup(self._sent(wanted))))
+        return wanted.hstack(self._given(self._table.lookup(self._sent(wanted))))
 
     def contains(self, keys: Keys) -> pl.Series:
         """Say for each key whether it has a row, as a Boolean Series in the order of the keys."""
-        found = of_batch(self._core.contains(self._sent(self._keys(keys))))
+        found = of_batch(self._table.contains(self._sent(self._keys(keys))))
         return found.to_series().rename("contains")
 
     def upsert(self, df: pl.DataFrame | ArrowStream) -> None:
@@ -140,7 +150,7 @@ class Table:
         """
         frame = as_frame(df)
         columns = [_cast(_column(frame, name), dtype) for name, dtype in self._columns.items()]
-        self._core.upsert(self._sent(pl.DataFrame(columns)))
+        self._table.upsert(self._sent(pl.DataFrame(columns)))
 
     def delete(self, keys: Keys) -> int:
         """Delete the rows of keys, and say how many there were.
@@ -152,18 +162,18 @@ class Table:
         ValueError
             A key is null.
         """
-        return self._core.delete(self._sent(self._keys(keys)))
+        return self._table.delete(self._sent(self._keys(keys)))
 
     def clear(self) -> None:
         """Delete all rows. The commit deletes field by field."""
-        self._core.clear()
+        self._table.clear()
 
     def frame(self) -> pl.DataFrame:
         """Give all rows with their keys, in no particular order."""
-        return self._given(self._core.frame())
+        return self._given(self._table.frame())
 
     def __len__(self) -> int:
-        return len(self._core)
+        return len(self._table)
 
     def __bool__(self) -> bool:
         return True
@@ -173,7 +183,7 @@ class Table:
         raise TypeError(msg)
 
     def __repr__(self) -> str:
-        return f"Table(key={[*self._key]}, columns={[*self._values]}, rows={len(self)})"
+        return f"Table(key={[*self._key]}, columns={[*self._values]}, rows={len(self.core)})"
 
     @property
     def schema(self) -> pl.Schema:
@@ -187,7 +197,7 @@ class Table:
         which is the newest time that the table has seen, in whole milliseconds, or the one that is
         given where that is later.
         """
-        return self._core.expire(watermark_ms)
+        return self._table.expire(watermark_ms)
 
     def newest_ms(self) -> int | None:
         """Give the newest `event_time` that the table has seen, of rows that are gone too.
@@ -195,19 +205,19 @@ class Table:
         `ProcessorState.keep_newest` saves it with the commit, and whoever loads the table gives it
         back: so it does not depend on restarts when rows expire.
         """
-        return self._core.newest_ms()
+        return self.core.newest_ms()
 
     def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
         """Give what a commit writes: fields of the hash with their values, and those to delete."""
-        return self._core.changes()
+        return self.core.changes()
 
     def commit(self) -> None:
         """Take note that the changes are saved."""
-        self._core.commit()
+        self.core.commit()
 
     def rollback(self) -> None:
         """Be as after the last commit."""
-        self._core.rollback()
+        self.core.rollback()
 
     def _keys(self, keys: object) -> pl.DataFrame:
         """Give keys as a frame of the key's columns, in the table's dtypes."""

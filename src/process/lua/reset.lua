@@ -36,5 +36,9 @@ if #dropped > 0 then
 end
 if position ~= '' then
   redis.call('HSET', lane, 'position', position, 'planned', '')
+  -- A lane without a commit has no state. Where that stays, because somebody has said so, it counts as one.
+  if redis.call('HGET', lane, 'commits') == '0' then
+    redis.call('HSET', lane, 'commits', '1')
+  end
 end
 return answer

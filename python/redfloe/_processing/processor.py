@@ -1,0 +1,413 @@
+"""Processing a stream exactly once: outputs, tables, state and position are committed together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+
+from redfloe import _core
+from redfloe._arguments import Milliseconds, Request, make_request, one_of
+from redfloe._consuming.arguments import decoding_errors
+from redfloe._consuming.handling import Failing
+from redfloe._consuming.signals import StopSignals
+from redfloe._core import RedisConnection, check_connection, connect
+from redfloe._options import ColumnOptions, complete, takes
+from redfloe._processing.arguments import make_arguments, where
+from redfloe._processing.running import RunsHandlers
+from redfloe._processing.session import (
+    Session,
+    at_once,
+    check_bound,
+    in_event_loop,
+    without_waiting,
+)
+from redfloe._processing.transaction import AsyncTransaction, Transaction
+from redfloe._reprs import target
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
+
+
+@takes(ColumnOptions)
+class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTransaction]):
+    """Process a Redis stream exactly once, batch by batch.
+
+    Each batch comes with its transaction. What it publishes, what it changes in tables and in the
+    state, and the position after it are written in one step: by a script (EVALSHA) that does all of
+    it, once, or nothing. So a crash at any instant, a lost reply, or two processors of one name
+    leave the outputs of one undisturbed run.
+
+    A name has one processor at a time. It holds a *lane*, a hash beside the stream; others of the
+    name stand by until it is released, or its lease has expired without a word. Then the next one
+    goes on where the last commit is, and whatever the former still tries raises `FencedError`.
+
+    A batch is committed once the loop asks for the next one, at the end of the ``with`` where no
+    exception leaves it, or by `Transaction.commit`. After an exception nothing of it is in, and it
+    comes again with the next ``with``.
+
+    One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for``. It may
+    be entered again once it was left. It keeps trying through an outage of the server, once that
+    has answered, unless the connection has a `max_retries`.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str or bytes
+        The stream's key. State, position and outputs share its slot in a Redis Cluster.
+    name : str or bytes
+        The processor's name, under which its state and position are kept.
+    schema : mapping of str to polars dtype, or pl.Schema, optional
+        The fields to read, as for `read_stream`.
+    start_id : str, int, date or datetime, default "-"
+        Where a processor of a new name begins: the first entry ID, inclusive, or ``"$"`` for what
+        is added later.
+    batch_size : int, default 1000
+        The most rows of a batch, and so of a commit. A commit keeps the server busy: about 2 ms
+        for each 1,000 rows that are published.
+    batch_bytes : int, default 64 MiB
+        Closes a batch once its entries have taken that many bytes of the server's reply.
+    block_ms : int or timedelta, default 1000
+        How many milliseconds one poll waits for an entry; 0 waits without limit. Ctrl-C and `stop`
+        end the wait.
+    on_idle : {"wait", "stop"}, default "wait"
+        What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
+    outputs : iterable of str or bytes, default ()
+        Streams that it is going to publish to: in a Redis Cluster those in another slot are refused
+        at once, rather than by `Transaction.publish`.
+    dead_letter : str or bytes, optional
+        The stream that takes entries which cannot be decoded, or failed (`Transaction.fail`), in
+        the same commit. In a Redis Cluster it must be in the slot of `stream`.
+    lease_ms : int or timedelta, default 3000
+        For how long others wait for a processor that says nothing. Commits and a heartbeat in the
+        background extend the lease. Nothing but waiting rests on it.
+    takeover : bool, default False
+        Take the lane at once from whoever has it, who is fenced.
+    wait_replicas : int, default 0
+        How many replicas must have a commit before it counts (WAIT, Redis 3.0). Without, a commit
+        that no replica has is lost with its master.
+    wait_aof : bool, default False
+        Whether the master must have written it to disk (WAITAOF, Redis 7.2).
+    wait_aof_replicas : int, default 0
+        How many replicas must have written it to disk (WAITAOF).
+    wait_timeout_ms : int or timedelta, default 5000
+        How long that may take. `NotDurableError` then says that the commit is in, and not there.
+    max_commit_bytes : int, default 64 MiB
+        The size that a commit may have. A larger one is refused before anything is sent.
+    on_data_loss : {"raise", "continue"}, default "raise"
+        What to do where entries were trimmed before they were read, the stream was begun anew, or
+        the server has lost commits in a failover: raise `DataLossError`, or go on with what is
+        there, with the state that belongs to it.
+    on_error : {"raise", "null", "dead_letter"}, optional
+        What to do with a text that does not fit its dtype: raise `DecodeError`, make it null, or
+        move its entry to the dead-letter stream with the commit of its batch. By default the last
+        where there is one, else the first.
+    handle_signals : bool, default False
+        Within ``with`` have SIGTERM and SIGINT call `stop`, as for `StreamConsumer`. In the main
+        thread only.
+    **options : ColumnOptions
+        How entries become columns, by keyword: see `redfloe.ColumnOptions`.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
+        From the loop, as for `read_stream`, and as `Transaction.commit`.
+    FencedError
+        From the loop: another processor of this name has acquired the lane. Stop.
+    DataLossError
+        From the loop: see `on_data_loss`.
+    NotDurableError
+        From the loop: a commit is in, but not known to be where it has to be.
+    ValueError, TypeError, SchemaError
+        At once, where an argument cannot be right.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> with redfloe.StreamProcessor(
+    ...     url,
+    ...     "events",
+    ...     name="totals",
+    ...     schema={"user_id": pl.String, "value": pl.Int64},
+    ...     on_idle="stop",
+    ...     block_ms=1,
+    ... ) as processor:
+    ...     for tx in processor:
+    ...         totals = tx.table("totals", key="user_id", schema={"total": pl.Int64})
+    ...         new = tx.frame.group_by("user_id").agg(pl.col("value").sum())
+    ...         old = totals.lookup(new["user_id"])["total"].fill_null(0)
+    ...         totals.upsert(new.select("user_id", total=pl.col("value") + old))
+    ...         tx.state["seen"] = tx.state.get("seen", 0) + len(tx)
+    ...         tx.publish("alerts", tx.frame.filter(pl.col("value") > 10))
+    >>> processor.stats.entries
+    2
+    """
+
+    def __init__(
+        self,
+        url: str | RedisConnection,
+        stream: str | bytes,
+        *,
+        name: str | bytes,
+        schema: SchemaLike | None = None,
+        start_id: EntryIdLike = "-",
+        batch_size: int = 1000,
+        batch_bytes: int = 64 * 1024 * 1024,
+        block_ms: Milliseconds = 1000,
+        on_idle: Literal["wait", "stop"] = "wait",
+        outputs: Iterable[str | bytes] = (),
+        dead_letter: str | bytes | None = None,
+        lease_ms: Milliseconds = 3_000,
+        takeover: bool = False,
+        wait_replicas: int = 0,
+        wait_aof: bool = False,
+        wait_aof_replicas: int = 0,
+        wait_timeout_ms: Milliseconds = 5_000,
+        max_commit_bytes: int = 64 * 1024 * 1024,
+        on_data_loss: Literal["raise", "continue"] = "raise",
+        on_error: Literal["raise", "null", "dead_letter"] | None = None,
+        handle_signals: bool = False,
+        **options: Unpack[ColumnOptions],
+    ) -> None:
+        url = connect(url)
+        one_of(on_data_loss, "on_data_loss", "raise", "continue")
+        errors = decoding_errors(on_error, has_dead_letter=dead_letter is not None)
+        request: Request = make_request(
+            stream,
+            schema=schema,
+            start_id=start_id,
+            block_ms=block_ms,
+            batch_size=batch_size,
+            batch_bytes=batch_bytes,
+            on_idle=on_idle,
+            options=complete(options, StreamProcessor),
+        )
+        request["on_error"] = errors
+        arguments = make_arguments(
+            name,
+            request["stream"],
+            outputs=outputs,
+            dead_letter=dead_letter,
+            lease_ms=lease_ms,
+            takeover=takeover,
+            wait_replicas=wait_replicas,
+            wait_aof=wait_aof,
+            wait_aof_replicas=wait_aof_replicas,
+            wait_timeout_ms=wait_timeout_ms,
+            max_commit_bytes=max_commit_bytes,
+            on_data_loss=on_data_loss,
+        )
+        _core.empty_batch(request)  # the schema and the options are checked there
+        check_connection(url)
+        _core.check_processor(url, request, arguments)
+        self._connection = url
+        self._request = request
+        self._arguments = arguments
+        self._where = where(request, arguments)
+        self._failing = Failing(dead_letter is not None, False, False, self._where)
+        self._bound: list[tuple[object, str | None]] = []
+        self._handle_signals = handle_signals
+        self._session: Session[Any] | None = None
+        self._core: _core.Processor | None = None
+        self._signals: StopSignals | None = None
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        shown = target(self._connection, self._request["stream"])
+        so_far = "not started"
+        if self._core is not None and (stats := self._core.stats).epoch is not None:
+            so_far = f"epoch={stats.epoch}, position={stats.position!r}"
+        return f"{type(self).__name__}({shown}, name={self._where['processor']!r}, {so_far})"
+
+    def stop(self) -> None:
+        """End the loop before its next batch, which is not waited for; from any thread.
+
+        The batch in hand is finished and committed first. Before the loop begins: it ends at once.
+        """
+        self._stopped = True
+        if self._core is not None:
+            self._core.stop()
+
+    @property
+    def stats(self) -> _core.ProcessorStats:
+        """What the processor has done since it was entered."""
+        core = self._core
+        if core is None:
+            core = _core.Processor(self._connection, self._request, self._arguments)
+        return core.stats
+
+    def bind(self, model: object, name: str | None = None) -> None:
+        """Keep an object in the state: its attributes are loaded, and saved with each commit.
+
+        It has its attributes once the first batch is there. After a batch that failed they are as
+        they were saved, or as they were when it was bound.
+
+        Parameters
+        ----------
+        model : object
+            A `State`, a dataclass or a pydantic model.
+        name : str, optional
+            Its name in the state; by default that of its class.
+
+        Raises
+        ------
+        TypeError
+            It is another kind of object.
+        ValueError
+            Another one has the name already.
+        DecodeError
+            From the loop: what was saved does not fit its class, and no `migrate` says what becomes
+            of it.
+
+        Examples
+        --------
+        >>> import redfloe
+        >>> class Counter(redfloe.State):
+        ...     count: int = 0
+        >>> counter = Counter()
+        >>> processor = redfloe.StreamProcessor(
+        ...     url, "events", name="counter", on_idle="stop", block_ms=1
+        ... )
+        >>> processor.bind(counter)
+        >>> with processor:
+        ...     for tx in processor:
+        ...         counter.count += len(tx)
+        >>> counter.count
+        2
+        """
+        check_bound(model, name, self._bound)
+        if self._session is not None:
+            self._session.bind(model, name)
+        self._bound.append((model, name))
+
+    # In a loop
+
+    def _enter(self, wait: Any, make: Any) -> None:
+        self._refuse_entered()
+        core = _core.Processor(self._connection, self._request, self._arguments)
+        has_dead_letter = self._arguments["dead_letter"] is not None
+        known = dict(self._request["schema"] or {})
+        session: Session[Any] = Session(
+            core, wait, make, known=known, has_dead_letter=has_dead_letter
+        )
+        for model, name in self._bound:
+            session.bind(model, name)
+        self._session, self._core = session, core
+        if self._stopped:  # before there was anything to stop
+            core.stop()
+
+    def _refuse_entered(self) -> None:
+        if self._session is not None:
+            msg = "the processor is entered already; make another one for another loop"
+            raise RuntimeError(msg)
+
+    def _blocking(self) -> Session[Transaction]:
+        return self._of(at_once, "async with and async for")
+
+    def _awaiting(self) -> Session[AsyncTransaction]:
+        return self._of(in_event_loop, "with and for")
+
+    def _of(self, wait: object, others: str) -> Session[Any]:
+        session = self._session
+        if session is None:
+            msg = "the processor is not entered: loop over it within `with processor:`"
+            raise RuntimeError(msg)
+        if session.wait is not wait:
+            msg = f"this processor is in use by the other kind of loop; use {others}"
+            raise RuntimeError(msg)
+        return session
+
+    def __enter__(self) -> Self:
+        self._enter(at_once, Transaction)
+        if self._handle_signals:
+            self._signals = StopSignals.install(self.stop)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is None:  # another thread has left it
+            return
+        session = self._blocking()
+        try:
+            without_waiting(session.finish(success=exc is None))
+        finally:
+            self._leave()
+
+    def __next__(self) -> Transaction:
+        transaction = without_waiting(self._blocking().next())
+        if transaction is None:
+            raise StopIteration
+        return transaction
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return _Loop(self, self._blocking())
+
+    def _leave(self) -> None:
+        """Be ready to be entered again."""
+        self._session = None
+        self._stopped = False
+        if self._signals is not None:
+            self._signals.restore()
+            self._signals = None
+
+    # In an event loop
+
+    async def __aenter__(self) -> Self:
+        self._enter(in_event_loop, AsyncTransaction)
+        if self._handle_signals:
+            import asyncio
+
+            self._signals = StopSignals.install(self.stop, asyncio.current_task())
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is None:
+            return
+        session = self._awaiting()
+        signals = self._signals
+        try:
+            await session.finish(success=exc is None)
+        finally:
+            self._leave()
+            if signals is not None and signals.cancelled:
+                raise KeyboardInterrupt
+
+    async def __anext__(self) -> AsyncTransaction:
+        transaction = await self._awaiting().next()
+        if transaction is None:
+            raise StopAsyncIteration
+        return transaction
+
+    def __aiter__(self) -> AsyncIterator[AsyncTransaction]:
+        return _Loop(self, self._awaiting())
+
+
+class _Loop(Iterator[Transaction], AsyncIterator[AsyncTransaction]):
+    """A loop that ends when its processor is left, also if that is entered again then."""
+
+    def __init__(self, processor: StreamProcessor, session: Session[Any]) -> None:
+        self._processor = processor
+        self._session = session
+
+    def __next__(self) -> Transaction:
+        if self._processor._session is not self._session:
+            raise StopIteration
+        return next(self._processor)
+
+    async def __anext__(self) -> AsyncTransaction:
+        if self._processor._session is not self._session:
+            raise StopAsyncIteration
+        return await anext(self._processor)

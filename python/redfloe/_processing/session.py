@@ -1,0 +1,257 @@
+"""A processor from the time that it is entered until it is left: its state, tables and transaction.
+
+All of it is written once, as coroutines. In an event loop they are awaited; in a loop without one
+they are run by `without_waiting`, because `at_once` never suspends them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from redfloe._consuming.handling import without_waiting
+from redfloe._errors import NotDurableError
+from redfloe._event_loop import completed
+from redfloe._processing.state import ProcessorState
+from redfloe._processing.table import Table, table_request
+from redfloe._words import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redfloe import _core
+    from redfloe._arguments import Milliseconds
+    from redfloe._processing.transaction import BaseTransaction
+    from redfloe._schema import SchemaLike
+
+    T = TypeVar("T", bound=BaseTransaction)
+else:
+    T = TypeVar("T")
+
+V = TypeVar("V")
+
+_ENDED = "this transaction has ended, by its commit or without one; use the one in hand"
+
+
+class Waits(Protocol):
+    """How operations of the core are waited for."""
+
+    async def __call__(self, operation: _core.Operation[V], /) -> V:
+        """Give what it comes to."""
+
+
+async def at_once(operation: _core.Operation[V]) -> V:
+    """Wait without an event loop."""
+    return operation.wait()
+
+
+async def in_event_loop(operation: _core.Operation[V]) -> V:
+    """Wait in an event loop."""
+    return await completed(operation.start())
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A table, and what it was declared by."""
+
+    columns: tuple[object, ...]
+    name: bytes
+    text: str
+    table: Table
+
+
+class Session(Generic[T]):
+    """A processor from the time that it is entered until it is left."""
+
+    def __init__(
+        self,
+        core: _core.Processor,
+        wait: Waits,
+        make: Callable[[Session[T], _core.Transaction], T],
+        *,
+        known: dict[str, Any],
+        has_dead_letter: bool,
+    ) -> None:
+        self.core = core
+        self.has_dead_letter = has_dead_letter
+        #: The transaction in hand.
+        self.current: T | None = None
+        self.wait = wait
+        self._make = make
+        self._known = known
+        #: The lane's epoch in which state and tables were loaded; None where they have to be.
+        self._epoch: int | None = None
+        self._state = ProcessorState()
+        self._tables: dict[bytes, _Declared] = {}
+        self._bound: list[tuple[object, str | None]] = []
+        self._in_use = Lock()
+
+    # What transactions ask for
+
+    def check(self, transaction: T) -> None:
+        """Refuse a transaction that is not the one in hand."""
+        if self.current is not transaction:
+            raise RuntimeError(_ENDED)
+
+    def state_of(self, transaction: T) -> ProcessorState:
+        """Give the state to the transaction in hand."""
+        self.check(transaction)
+        return self._state
+
+    async def table(
+        self,
+        transaction: T,
+        name: str | bytes,
+        key: str | Sequence[str],
+        schema: SchemaLike,
+        event_time: str | None,
+        expire_after: Milliseconds | None,
+    ) -> Table:
+        """Give a table, loaded once."""
+        self.check(transaction)
+        columns = (key, schema, event_time, expire_after)
+        known = name if isinstance(name, bytes) else str(name).encode()
+        declared = self._tables.get(known)
+        if declared is not None and declared.columns == columns:
+            return declared.table
+        request = table_request(
+            key, schema, known=self._known, event_time=event_time, expire_after=expire_after
+        )
+        if declared is not None:
+            if declared.table.request != request:
+                msg = (
+                    f"the table {declared.text!r} was taken with other columns before: "
+                    f"{declared.table.schema}"
+                )
+                raise ValueError(msg)
+            return declared.table
+        text = readable(known)
+        newest = self._state.newest_ms(text)
+        table = Table(await self.wait(self.core.load_table(known, request, newest)), request)
+        self.check(transaction)
+        self._tables[known] = _Declared(columns, known, text, table)
+        return table
+
+    async def batch_id(self, transaction: T) -> str:
+        """Fix where the batch ends, and give it a name."""
+        self.check(transaction)
+        after, last = transaction._core.range
+        await self.wait(self.core.plan(transaction._core))
+        return f"{after}_{last}"
+
+    async def commit(self, transaction: T, *, settles: bool = False) -> bool:
+        """Commit; say whether it is in, rather than to be found out by acquiring the lane anew."""
+        self.check(transaction)
+        for declared in self._tables.values():
+            declared.table.core.expire()
+            self._state.keep_newest(declared.text, declared.table.newest_ms())
+        changes = self._state.changes()
+        tables = [(declared.name, declared.table.core) for declared in self._tables.values()]
+        committing = self.core.commit(transaction._core, tables, changes, settles)
+        self._end()
+        try:
+            is_in = await self.wait(committing)
+        except NotDurableError:
+            self._saved()
+            raise
+        except BaseException:
+            self._forget()
+            raise
+        if is_in:
+            self._saved()
+        else:
+            self._forget()
+        return is_in
+
+    # What loops ask for
+
+    async def next(self, *, opens: bool = True) -> T | None:
+        """Commit what is in hand, and give the next batch, or None; it `opens` it, too."""
+        if not self._in_use.acquire(blocking=False):
+            msg = "another thread or task waits for this processor's next batch already"
+            raise RuntimeError(msg)
+        try:
+            if self.current is not None:
+                await self.commit(self.current, settles=True)
+            state, core = await self.wait(self.core.next(self._epoch))
+            if core is None:
+                return None
+            if state is not None:
+                self._load(state, core.epoch)
+            transaction = self._make(self, core)
+            return self.open(transaction) if opens else transaction
+        finally:
+            self._in_use.release()
+
+    def open(self, transaction: T) -> T:
+        """Have a transaction in hand."""
+        self.current = transaction
+        self._state.is_open = True
+        for declared in self._tables.values():
+            declared.table.is_open = True
+        return transaction
+
+    def put_down(self) -> None:
+        """Have none in hand, and all as it was saved."""
+        self._end()
+        self._rollback()
+
+    async def finish(self, *, success: bool) -> None:
+        """Commit what is in hand, unless there was an exception; leave the lane."""
+        try:
+            if success and self.current is not None:
+                await self.commit(self.current)
+            else:
+                self.put_down()
+        finally:
+            if self.current is not None:  # which cannot be committed
+                self.put_down()
+            await self.wait(self.core.finish(1_000 if success else 500))
+
+    def bind(self, model: object, name: str | None) -> None:
+        """Have the state keep an object."""
+        if self._epoch is not None:
+            self._state.bind(model, name)
+        self._bound.append((model, name))
+
+    def _load(self, fields: list[tuple[bytes, bytes]], epoch: int) -> None:
+        """Have the state as it was saved; tables are loaded when they are asked for."""
+        self._rollback()
+        self._tables.clear()
+        state = ProcessorState(fields)
+        for model, name in self._bound:
+            state.bind(model, name)
+        self._state, self._epoch = state, epoch
+
+    def _end(self) -> None:
+        self.current = None
+        self._state.is_open = False
+        for declared in self._tables.values():
+            declared.table.is_open = False
+
+    def _saved(self) -> None:
+        self._state.commit()
+        for declared in self._tables.values():
+            declared.table.core.commit()
+
+    def _rollback(self) -> None:
+        self._state.rollback()
+        for declared in self._tables.values():
+            declared.table.core.rollback()
+
+    def _forget(self) -> None:
+        """Know no more what was saved."""
+        self._rollback()
+        self._epoch = None
+
+
+def check_bound(model: object, name: str | None, bound: list[tuple[object, str | None]]) -> None:
+    """Refuse what the state cannot keep under that name, beside those that are bound already."""
+    state = ProcessorState()
+    for one, its_name in bound:
+        state.bind(one, its_name)
+    state.bind(model, name)
+
+
+__all__ = ["Session", "Waits", "at_once", "check_bound", "in_event_loop", "without_waiting"]

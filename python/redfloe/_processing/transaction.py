@@ -1,0 +1,366 @@
+"""A batch of a processor, and what is to be committed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+import polars as pl
+
+from redfloe._arguments import as_key, natural, refuse_frame
+from redfloe._frame import ArrowStream, of_batch
+from redfloe._processing.session import without_waiting
+from redfloe._schema import as_text
+from redfloe._words import counted
+from redfloe._write_arguments import NullTexts, make_write
+from redfloe._writing.fields import Fields, as_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from redfloe import _core
+    from redfloe._arguments import Milliseconds
+    from redfloe._processing.session import Session
+    from redfloe._processing.state import ProcessorState
+    from redfloe._processing.table import Table
+    from redfloe._schema import SchemaLike
+
+#: What can be published: a frame, or entries as mappings of their fields.
+Rows: TypeAlias = pl.DataFrame | ArrowStream | Fields | Iterable[Fields]
+
+
+class BaseTransaction:
+    """What transactions of both worlds have in common."""
+
+    def __init__(self, session: Session[Any], core: _core.Transaction) -> None:
+        self._session = session
+        self._core = core
+        self._rows = core.rows()
+        #: How often a handler was called with these rows, or with others and these.
+        self._tried = 0
+        #: The rows as a frame, as `read_stream` gives them.
+        self.frame: pl.DataFrame = of_batch(self._rows)
+
+    @cached_property
+    def ids(self) -> pl.Series:
+        """The entry ID of each row, as String, whether or not the frame has such a column."""
+        return pl.Series("_id", self._rows.ids(), dtype=pl.String)
+
+    @property
+    def state(self) -> ProcessorState:
+        """The processor's state, a dict that is saved with the commit: see `ProcessorState`."""
+        return self._session.state_of(self)
+
+    def publish(
+        self,
+        stream: str | bytes | pl.Expr,
+        rows: Rows,
+        *,
+        fields: Sequence[str] | None = None,
+        null_values: NullTexts | None = None,
+        payload: str | None = None,
+        on_empty_row: Literal["raise", "skip"] = "raise",
+        maxlen: int | None = None,
+        approximate: bool = True,
+    ) -> None:
+        """Have the commit add rows to a stream (XADD, Redis 5.0), one entry per row, in order.
+
+        Values are written as the text that `write_stream` writes, the IDs are the server's. What
+        cannot be written is refused here; nothing is sent before the commit.
+
+        Parameters
+        ----------
+        stream : str, bytes or pl.Expr
+            The stream's key; or an expression that gives each row's. In a Redis Cluster it has to
+            share the slot of the processor's stream: ``"{sales}:alerts"`` does that of ``"sales"``.
+        rows : pl.DataFrame, object with ``__arrow_c_stream__``, mapping, or iterable of mappings
+            The entries: a frame, or the fields of one entry, or those of several. Without a row
+            nothing is added.
+        fields, null_values, payload, on_empty_row
+            As for `write_stream`, for frames.
+        maxlen : int, optional
+            Have the commit shorten the stream to about *n* entries, after all was added (XTRIM). By
+            default it is never shortened.
+        approximate : bool, default True
+            Whether *about* is meant, which is much cheaper for the server (``~``).
+
+        Raises
+        ------
+        ValueError
+            The stream is in another slot of the cluster; the message has a name that would do. Or
+            the commit gets too large: process smaller batches, by `batch_size`.
+        SchemaError, TypeError
+            A column or value has no text form.
+        RuntimeError
+            The transaction has ended.
+        """
+        self._session.check(self)
+        trim = None if maxlen is None else (natural(maxlen, "maxlen"), bool(approximate))
+        given: object = rows
+        if isinstance(given, Mapping):
+            self._add(stream, [given], trim)
+        elif isinstance(given, pl.DataFrame | pl.LazyFrame | pl.Series) or hasattr(
+            given, "__arrow_c_stream__"
+        ):
+            self._publish(stream, given, trim, fields, null_values, payload, on_empty_row)
+        elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
+            self._add(stream, list(given), trim)
+        else:
+            msg = (
+                "rows must be a DataFrame, a mapping of names to values, or several of these, not "
+                f"{type(given).__name__}"
+            )
+            raise TypeError(msg)
+
+    def _publish(
+        self,
+        stream: str | bytes | pl.Expr,
+        rows: object,
+        trim: tuple[int, bool] | None,
+        fields: Sequence[str] | None,
+        null_values: NullTexts | None,
+        payload: str | None,
+        on_empty_row: Literal["raise", "skip"],
+    ) -> None:
+        if trim is not None and isinstance(stream, pl.Expr):
+            msg = "maxlen needs one stream, not an expression for each row's"
+            raise ValueError(msg)
+        write = make_write(
+            rows,
+            stream,
+            fields=fields,
+            null_values=null_values,
+            payload=payload,
+            on_empty_row=on_empty_row,
+        )
+        self._core.publish(write.frame, write.request, trim)
+
+    def _add(
+        self,
+        stream: str | bytes | pl.Expr,
+        entries: list[Fields],
+        trim: tuple[int, bool] | None,
+    ) -> None:
+        key = as_key(stream, "stream")
+        pairs = [as_pairs(entry) for entry in entries]
+        self._core.add(key, pairs, trim)
+
+    def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> None:
+        """Have the commit move entries of this batch to the dead-letter stream as well.
+
+        Parameters
+        ----------
+        ids : str, iterable of str or pl.Series
+            The entries' IDs. Their rows stay in `frame`: leave them out of what you make of it.
+        reason : str
+            Why, as ``_dead_reason``.
+
+        Raises
+        ------
+        ValueError
+            One of them is no entry of this batch, or the processor has no `dead_letter`.
+        RuntimeError
+            The transaction has ended.
+        """
+        self._session.check(self)
+        if not self._session.has_dead_letter:
+            msg = "there is no dead-letter stream; name one: dead_letter=..."
+            raise ValueError(msg)
+        refuse_frame(ids, "ids")
+        named = [ids] if isinstance(ids, str) else [as_text(one, "ids") for one in ids]
+        self._core.fail(named, as_text(reason, "reason"), max(self._tried, 1))
+
+    def halves(self) -> tuple[Self, Self]:
+        """Give the first rows and the rest, each to be committed by itself."""
+        middle = (len(self) + 1) // 2
+        return self._part(0, middle), self._part(middle, len(self))
+
+    def _part(self, start: int, end: int) -> Self:
+        part = type(self)(self._session, self._core.part(start, end))
+        part._tried = self._tried
+        return part
+
+    def _again(self) -> None:
+        """Have nothing to write, as at first."""
+        self._core = self._core.part(0, len(self))
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Give the frame to any library that speaks Arrow's PyCapsule interface."""
+        return self.frame.__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        _, last = self._core.range
+        return f"{type(self).__name__}({counted(len(self), 'entry', 'entries')}, up to {last})"
+
+    def _repr_html_(self) -> str:
+        """Show the frame in a notebook, as it shows itself there."""
+        return f"<p>{self!r}</p>{self.frame._repr_html_()}"
+
+
+class Transaction(BaseTransaction):
+    """A batch of a `StreamProcessor`, and what is to be committed with it.
+
+    The outputs that were published, the changes of tables and of the state, dead letters and the
+    position after the batch are written in one step, once, or not at all. Until then nothing is
+    sent. It ends with its commit, which comes when the loop asks for the next batch, at the end of
+    the ``with``, or by `commit`; and without one where an exception leaves the ``with``. Then it
+    refuses everything.
+
+    Attributes
+    ----------
+    frame : pl.DataFrame
+        The rows, as `read_stream` gives them.
+    """
+
+    _session: Session[Transaction]
+
+    def table(
+        self,
+        name: str | bytes,
+        *,
+        key: str | Sequence[str],
+        schema: SchemaLike,
+        event_time: str | None = None,
+        expire_after: Milliseconds | None = None,
+    ) -> Table:
+        """Give one of the processor's tables, whose changes are saved with the commit.
+
+        It is loaded once, through the processor's lane (HSCAN, Redis 2.8), and then kept; a
+        commit writes the rows that have changed. Take it from each transaction anew.
+
+        Parameters
+        ----------
+        name : str or bytes
+            Its name. It is a hash of its own, ``{sales}:redfloe:sales:inventory:table:stock``.
+        key : str or sequence of str
+            The columns of the key. They have the dtypes of `schema`, else those of the processor's
+            `schema`, else String.
+        schema : mapping of str to dtype
+            The other columns, and their dtypes.
+        event_time : str, optional
+            The column of times by which rows expire.
+        expire_after : int or timedelta, optional
+            Delete rows whose `event_time` is that many milliseconds older than the newest that the
+            table has seen.
+
+        Raises
+        ------
+        DecodeError
+            A key or a row that was saved does not fit.
+        SchemaError, ValueError, TypeError
+            The columns cannot be right, or others than the processor has used before.
+        WrongTypeError
+            Its key holds something else.
+        FencedError
+            Another processor of this name has the lane.
+        RuntimeError
+            The transaction has ended.
+        """
+        columns = (key, schema, event_time, expire_after)
+        return without_waiting(self._session.table(self, name, *columns))
+
+    @property
+    def batch_id(self) -> str:
+        """What this batch is called: the same if it is processed again, in another process too.
+
+        For a sink outside of Redis, which remembers it beside what it was given, to recognise a
+        batch that comes again after a crash. The first look at it fixes where the batch ends (a
+        script of HSET), so that the next to process it gets the same entries.
+
+        Raises
+        ------
+        FencedError
+            Another processor of this name has the lane.
+        ValueError
+            It is a part of a batch that had an ID as a whole, and failed.
+        RuntimeError
+            The transaction has ended.
+        """
+        return without_waiting(self._session.batch_id(self))
+
+    def commit(self) -> None:
+        """Commit now. The transaction has ended then; the next one comes from the loop.
+
+        A script (EVALSHA); one whose reply is lost is sent again and recognised.
+
+        Raises
+        ------
+        FencedError
+            Another processor of this name has acquired the lane: nothing of this commit is in.
+        WrongTypeError, AuthenticationError, ResponseError
+            The server refuses it, and nothing of it is in.
+        DataLossError
+            The server has lost earlier commits, or the lane; nothing of this one is in.
+        NotDurableError
+            It is in, but not known to be where `wait_replicas` and `wait_aof` want it.
+        OutcomeUnknownError
+            The server could not be reached until the retries were used up. The next batch settles
+            it: it begins where the processor is.
+        ValueError, TypeError
+            The state cannot be saved, or the commit is too large; nothing was sent.
+        RuntimeError
+            The transaction has ended.
+        """
+        without_waiting(self._session.commit(self))
+
+
+class AsyncTransaction(BaseTransaction):
+    """A batch of a `StreamProcessor` in an event loop: the asynchronous `Transaction`.
+
+    What asks the server is awaited: ``await tx.table(...)``, ``await tx.commit()``,
+    ``await tx.batch_id``.
+
+    Attributes
+    ----------
+    frame : pl.DataFrame
+        The rows, as `read_stream` gives them.
+    """
+
+    _session: Session[AsyncTransaction]
+
+    async def table(
+        self,
+        name: str | bytes,
+        *,
+        key: str | Sequence[str],
+        schema: SchemaLike,
+        event_time: str | None = None,
+        expire_after: Milliseconds | None = None,
+    ) -> Table:
+        """Give one of the processor's tables: the asynchronous twin of `Transaction.table`.
+
+        Parameters
+        ----------
+        name, key, schema, event_time, expire_after
+            As for `Transaction.table`.
+
+        Raises
+        ------
+        DecodeError, SchemaError, ValueError, TypeError, WrongTypeError, FencedError, RuntimeError
+            As for `Transaction.table`.
+        """
+        columns = (key, schema, event_time, expire_after)
+        return await self._session.table(self, name, *columns)
+
+    @property
+    def batch_id(self) -> Awaitable[str]:
+        """What this batch is called, to be awaited: see `Transaction.batch_id`."""
+        return self._session.batch_id(self)
+
+    async def commit(self) -> None:
+        """Commit now: the asynchronous twin of `Transaction.commit`.
+
+        Where the task is cancelled the commit goes on, and the next batch begins where it ended.
+
+        Raises
+        ------
+        FencedError, WrongTypeError, DataLossError, NotDurableError, OutcomeUnknownError
+            As for `Transaction.commit`.
+        AuthenticationError, ResponseError, ValueError, TypeError, RuntimeError
+            As for `Transaction.commit`.
+        """
+        await self._session.commit(self)

@@ -1,0 +1,470 @@
+//! A processor's loop: the lane is acquired, pages are read ahead, and each batch is committed once.
+
+mod ahead;
+mod options;
+mod rest;
+mod stop;
+mod transaction;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::ahead::Ahead;
+pub use self::options::{ProcessorOptions, ProcessorStats};
+pub use self::stop::Stopper;
+pub use self::transaction::Transaction;
+use super::commit::Commit;
+use super::durability::evicting_policy;
+use super::keys::{check_slot, state_key, table_key};
+use super::lane::{Committed, Held, Lane};
+use super::page::PageReader;
+use crate::client::{Client, Session, spawn};
+use crate::entry_id::{EntryId, IdBound};
+use crate::error::{Error, ErrorKind, Result};
+use crate::read::{OnDataLoss, ReadRequest, infer_schema, newest_up_to};
+
+/// Processes a stream exactly once, batch by batch.
+///
+/// ```no_run
+/// use redfloe::{
+///     Client, ConnectionOptions, Processor, ProcessorOptions, ReadRequest, StreamSchema, state_key,
+/// };
+///
+/// # async fn example() -> redfloe::Result<()> {
+/// let client = Client::new(ConnectionOptions::parse("redis://localhost")?);
+/// let request = ReadRequest::new("sales", StreamSchema::default()).with_batch_size(10_000);
+/// let mut processor = Processor::new(&client, request, b"inventory", ProcessorOptions::default())?;
+/// let (key, mut epoch, mut seen) = (state_key(b"sales", b"inventory"), None, 0);
+/// while let Some(mut transaction) = processor.next().await? {
+///     if epoch.replace(transaction.epoch()) != Some(transaction.epoch()) {
+///         // The lane was acquired: what was known of its state does not count any more.
+///         let state = processor.load(&key).await?;
+///         let saved = state.get(&b"seen"[..]).and_then(|text| str::from_utf8(text).ok()?.parse().ok());
+///         seen = saved.unwrap_or(0);
+///     }
+///     seen += transaction.batch().len();
+///     transaction.commit().set(&key, b"seen", seen.to_string().as_bytes())?;
+///     processor.commit(transaction).await?;
+/// }
+/// processor.release().await
+/// # }
+/// ```
+pub struct Processor {
+    client: Client,
+    request: ReadRequest,
+    name: Vec<u8>,
+    options: ProcessorOptions,
+    lane: Lane,
+    ahead: Ahead,
+    /// For questions beside.
+    session: Session,
+    /// It has had the lane.
+    was_held: bool,
+    /// That the lane was lost has been told: the next one to ask has it acquired anew.
+    is_told: bool,
+    stopper: Stopper,
+    stats: Arc<Mutex<ProcessorStats>>,
+}
+
+impl Processor {
+    /// A wait for entries is cut into parts of this length at most, between which the lane is looked at.
+    const LOOK: Duration = Duration::from_secs(1);
+    /// How long a standby waits before it looks again, at most.
+    const STANDBY: Duration = Duration::from_millis(500);
+
+    /// The processor `name` of the request's stream; nothing is sent yet. A batch is of the request's size,
+    /// begins at its start where there is no lane yet, and is waited for as it says.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](ErrorKind::InvalidArgument) for what cannot be right, a dead-letter stream in
+    /// another slot of a cluster among it.
+    pub fn new(
+        client: &Client,
+        request: ReadRequest,
+        name: &[u8],
+        options: ProcessorOptions,
+    ) -> Result<Self> {
+        let stream = request.stream().to_vec();
+        if options.lane.group.is_some() {
+            return Err(Error::invalid("a processor of a group is not one with a position"));
+        }
+        if let Some(dead_letter) = &options.dead_letter
+            && client.is_cluster()
+        {
+            check_slot(&stream, dead_letter)?;
+        }
+        let lane = Lane::new(client, &stream, name, options.lane.clone())?;
+        let ahead = Processor::ahead(client, &request, &options);
+        let session = client.keep_trying(request.who()).session_for(&stream);
+        Ok(Processor {
+            client: client.clone(),
+            request,
+            name: name.to_vec(),
+            options,
+            lane,
+            ahead,
+            session,
+            was_held: false,
+            is_told: false,
+            stopper: Stopper::default(),
+            stats: Arc::default(),
+        })
+    }
+
+    fn ahead(client: &Client, request: &ReadRequest, options: &ProcessorOptions) -> Ahead {
+        let rows = request.batch_rows();
+        let page_rows = Ahead::page_rows(rows);
+        let reader = PageReader::new(client, request.clone(), page_rows, options.on_data_loss);
+        Ahead::new(reader, rows)
+    }
+
+    /// What ends the loop.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> ProcessorStats {
+        *lock(&self.stats)
+    }
+
+    /// The same for others to look at while it works.
+    #[cfg(feature = "python")]
+    pub(crate) fn watched(&self) -> Arc<Mutex<ProcessorStats>> {
+        Arc::clone(&self.stats)
+    }
+
+    /// The next batch: that which begins at the lane's position, the same one again if it was not
+    /// committed. Waits until the lane is this processor's, and until there are entries. `None` once it is
+    /// stopped or, where the request says so, a wait found nothing. Its future may be dropped at any time.
+    ///
+    /// Another [epoch](Transaction::epoch) than before says that the lane was acquired: the first time, or
+    /// anew, because nobody knew whether a commit is in or the server had lost some and the
+    /// policy is to go on. State and tables are to be loaded again then.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`](ErrorKind::Fenced) where another has acquired the lane since, from then on always;
+    /// [`DataLoss`](ErrorKind::DataLoss) where entries were trimmed before they were read, or the server has
+    /// lost commits or the lane, and the policy is not to go on; as [`Lane::acquire`] and
+    /// [`read`](crate::read).
+    pub async fn next(&mut self) -> Result<Option<Transaction>> {
+        let mut waiting: Option<Instant> = None;
+        while !self.stopper.is_stopped() {
+            let Some(held) = self.lane.held() else {
+                if !self.acquire().await? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            if let Some((batch, last)) = self.ahead.batch(held.position) {
+                let commit = self.empty_commit(held.position, last);
+                let range = (held.position, last);
+                let transaction = Transaction::new(batch, range, commit, held.epoch);
+                if !transaction.batch().is_empty() {
+                    return Ok(Some(transaction));
+                }
+                // Nobody has to see a batch without a row.
+                if let Err(error) = self.commit(transaction).await {
+                    self.settled(error)?;
+                }
+                continue;
+            }
+            let block = self.request.block_time();
+            let left = block.map(|block| {
+                block.saturating_sub(waiting.map_or(Duration::ZERO, |since| since.elapsed()))
+            });
+            let wait = left.unwrap_or(Self::LOOK).min(Self::LOOK);
+            let since = *waiting.get_or_insert_with(Instant::now);
+            let stopper = self.stopper.clone();
+            let reading = self.ahead.read(held.position, held.planned, wait);
+            match stopper.or(reading).await {
+                None => return Ok(None),
+                Some(read) => {
+                    if read? {
+                        waiting = None;
+                    } else if let Some(planned) = held.planned {
+                        self.skip(held, planned).await?;
+                    } else if self.request.stops_idle()
+                        && block.is_some_and(|block| since.elapsed() >= block)
+                    {
+                        return Ok(None);
+                    } else if block.is_some_and(|block| since.elapsed() >= block) {
+                        waiting = None;
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes what a transaction is to write, its dead letters, and the position after it, once: all of it
+    /// or, with most errors, nothing. See [`Lane::commit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::commit`]; [`InvalidArgument`](ErrorKind::InvalidArgument) for a transaction of before the
+    /// lane was acquired anew, and for dead letters without a stream for them.
+    pub async fn commit(&mut self, mut transaction: Transaction) -> Result<Committed> {
+        if let Some(held) = self.lane.held()
+            && held.epoch != transaction.epoch()
+        {
+            return Err(Error::invalid(format!(
+                "this transaction began at the lane's epoch {}, and that is {} by now: it was acquired \
+                 anew, and its state has to be loaded again; nothing has been sent",
+                transaction.epoch(),
+                held.epoch
+            )));
+        }
+        let (stream, begun) = (self.request.stream().to_vec(), Instant::now());
+        let dead_letter = self.options.dead_letter.as_deref();
+        let adding = transaction.add_letters(&mut self.session, &stream, dead_letter, &self.name);
+        let letters = adding.await?;
+        let (_, last) = transaction.range();
+        let (entries, took) = (transaction.entries(), transaction.took());
+        transaction.commit().show(entries, took);
+        let committed = self.lane.commit(transaction.commit()).await;
+        let is_in = match &committed {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::NotDurable,
+        };
+        if is_in {
+            self.ahead.committed(last);
+            let mut stats = lock(&self.stats);
+            stats.commits += 1;
+            stats.entries += entries as u64;
+            stats.bytes += transaction.commit().bytes() as u64;
+            stats.position = Some(last);
+            stats.commit_time = Some(begun.elapsed());
+            if let Some((number, first, reason)) = letters {
+                stats.dead_lettered += number;
+                drop(stats);
+                self.tell_of_letters(number, first, reason);
+            }
+        }
+        committed.inspect_err(|error| self.is_told = error.kind() == ErrorKind::DataLoss)
+    }
+
+    /// What is to become of a commit's error where nobody waits for that commit alone: it is
+    /// given, unless the lane is to be acquired anew, which settles it.
+    ///
+    /// # Errors
+    ///
+    /// The error.
+    pub fn settled(&mut self, error: Error) -> Result<()> {
+        match error.kind() {
+            ErrorKind::OutcomeUnknown => Ok(()),
+            ErrorKind::DataLoss if self.options.on_data_loss == OnDataLoss::Continue => {
+                self.data_lost(&error);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// The fields and values of one of the processor's hashes, as [`Lane::load`] gives them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::load`]; [`DataLoss`](ErrorKind::DataLoss) where the hash has fields although there was
+    /// no commit yet: the lane was lost without them.
+    pub async fn load(
+        &mut self,
+        hash: &[u8],
+    ) -> Result<std::collections::HashMap<Vec<u8>, Vec<u8>>> {
+        let loaded = self.lane.load(hash).await?;
+        self.check_age(hash, loaded.is_empty())?;
+        Ok(loaded)
+    }
+
+    /// Has the batch of a transaction be the same if it comes again, in another process too; see
+    /// [`Lane::plan`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::plan`]; [`InvalidArgument`](ErrorKind::InvalidArgument) where it is a part of a batch that
+    /// was planned as a whole.
+    pub async fn plan(&mut self, transaction: &Transaction) -> Result<()> {
+        let (_, last) = transaction.range();
+        let planned = self.lane.plan(last).await?;
+        if planned == last {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "a batch up to {planned} was given to something outside of Redis, and this is one up to {last}: \
+             it cannot be processed in parts"
+        )))
+    }
+
+    /// Leaves the lane to others, at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lane::release`].
+    pub async fn release(&mut self) -> Result<()> {
+        self.ahead.clear();
+        self.lane.release().await
+    }
+
+    /// Loads one of its tables.
+    #[cfg(feature = "python")]
+    pub(crate) async fn load_table(
+        &mut self,
+        table: &[u8],
+        spec: &Arc<super::table::Spec>,
+    ) -> Result<super::table::Table> {
+        let key = self.table_key(table);
+        let loaded = super::table::load(&mut self.lane, &key, spec).await?;
+        self.check_age(&key, loaded.len() == 0)?;
+        Ok(loaded)
+    }
+
+    /// The hash of its state.
+    pub fn state_key(&self) -> Vec<u8> {
+        state_key(self.request.stream(), &self.name)
+    }
+
+    /// The hash of one of its tables.
+    pub fn table_key(&self, table: &[u8]) -> Vec<u8> {
+        table_key(self.request.stream(), &self.name, table)
+    }
+
+    /// Acquires the lane, if what became of it allows that; says whether, and not that the loop was stopped.
+    async fn acquire(&mut self) -> Result<bool> {
+        if let Some(error) = self.lane.lost().filter(|_| self.was_held && !self.is_told) {
+            if error.kind() == ErrorKind::DataLoss && self.options.on_data_loss == OnDataLoss::Raise
+            {
+                self.is_told = true;
+            }
+            self.settled(error)?;
+        }
+        self.ahead.clear();
+        let stopper = self.stopper.clone();
+        let Some(held) = stopper.or(self.wait_for_lane()).await else { return Ok(false) };
+        let held = held?;
+        // One that others have taken over since is waited for.
+        self.lane.waits();
+        (self.was_held, self.is_told) = (true, false);
+        let mut stats = lock(&self.stats);
+        (stats.epoch, stats.position) = (Some(held.epoch), Some(held.position));
+        drop(stats);
+        self.request
+            .who()
+            .event("lane_acquired")
+            .with("processor", self.shown_name())
+            .with("epoch", held.epoch)
+            .with("position", held.position.to_string())
+            .record();
+        Ok(true)
+    }
+
+    async fn wait_for_lane(&mut self) -> Result<Held> {
+        if !self.was_held {
+            self.prepare().await?;
+        }
+        let mut waits = false;
+        loop {
+            match self.lane.try_acquire().await? {
+                Ok(held) => return Ok(held),
+                Err(left) => {
+                    if !waits {
+                        waits = true;
+                        let event = self.request.who().event("lane_awaited");
+                        event.with("processor", self.shown_name()).record();
+                    }
+                    let pause = left.clamp(Duration::from_millis(1), Self::STANDBY);
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// What is done once, before the lane is acquired the first time.
+    async fn prepare(&mut self) -> Result<()> {
+        let stream = self.request.stream().to_vec();
+        let start = match self.request.start() {
+            IdBound::Id(id) => id.predecessor().unwrap_or_default(),
+            IdBound::Newest | IdBound::AfterNewest => {
+                let newest = newest_up_to(&mut self.session, &stream, EntryId::MAX).await;
+                newest.map_err(|error| self.request.about(error))?.unwrap_or_default()
+            }
+            IdBound::Nothing => EntryId::MAX,
+        };
+        self.lane.set_start(start);
+        if let Some(sample) = self.request.sample_size() {
+            let asked = self.request.clone().with_inference(None);
+            let fields = infer_schema(&self.client, asked.clone(), sample).await?;
+            // An empty stream says nothing: each page is typed by itself then.
+            if !fields.is_empty() {
+                self.request = asked.with_schema(self.request.schema().with_fields_of(fields));
+                self.ahead = Processor::ahead(&self.client, &self.request, &self.options);
+            }
+        }
+        if let Some(policy) = evicting_policy(&self.client, &stream).await? {
+            let event = self.request.who().event("may_be_evicted");
+            event.with("processor", self.shown_name()).with("policy", policy).record();
+        }
+        spawn(self.lane.heartbeat())?;
+        Ok(())
+    }
+
+    /// Moves the position to the end of a batch of which no entry is left.
+    async fn skip(&mut self, held: Held, planned: EntryId) -> Result<()> {
+        let commit = self.empty_commit(held.position, planned);
+        match self.lane.commit(&commit).await {
+            Ok(_) => Ok(()),
+            Err(error) => self.settled(error),
+        }
+    }
+
+    fn empty_commit(&self, after: EntryId, to: EntryId) -> Commit {
+        let commit = Commit::between(after, to).with_max_bytes(self.options.max_commit_bytes);
+        match self.client.is_cluster() {
+            true => commit.beside(self.request.stream()),
+            false => commit,
+        }
+    }
+
+    /// What a lane holds that has had no commit is of another one, which is lost.
+    fn check_age(&self, hash: &[u8], is_empty: bool) -> Result<()> {
+        if is_empty || self.lane.held().is_none_or(|held| held.commits > 0) {
+            return Ok(());
+        }
+        let message = format!(
+            "the lane of this processor is gone (deleted, or evicted by the maxmemory-policy), and what it \
+             kept is there still, in {} among others: with it entries would count twice; say by \
+             reset_processor where to begin, and whether to keep it",
+            crate::error::shorten(hash)
+        );
+        let error = self.request.about(Error::new(ErrorKind::DataLoss, message));
+        Err(error.with_context("processor", self.shown_name()))
+    }
+
+    fn data_lost(&self, error: &Error) {
+        let event = self.request.who().event("data_lost");
+        event.with("error", error.message().to_owned()).record();
+    }
+
+    fn tell_of_letters(&self, number: u64, first: EntryId, reason: String) {
+        let dead_letter = self.options.dead_letter.as_deref().unwrap_or_default();
+        self.request
+            .who()
+            .event("put_aside")
+            .with("processor", self.shown_name())
+            .with("dead_letter", String::from_utf8_lossy(dead_letter).into_owned())
+            .with("entries", number)
+            .with("entry_id", first.to_string())
+            .with("reason", reason)
+            .record();
+    }
+
+    fn shown_name(&self) -> String {
+        String::from_utf8_lossy(&self.name).into_owned()
+    }
+}
+
+fn lock(stats: &Mutex<ProcessorStats>) -> MutexGuard<'_, ProcessorStats> {
+    // Numbers are whole whatever their holder was doing when it panicked.
+    stats.lock().unwrap_or_else(PoisonError::into_inner)
+}

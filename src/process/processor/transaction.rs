@@ -1,0 +1,171 @@
+//! A batch, and what its commit is to write.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::rest::part;
+use crate::client::Session;
+use crate::decode::Batch;
+use crate::entry_id::EntryId;
+use crate::error::{Error, Result};
+use crate::process::commit::Commit;
+use crate::read::bounded_reason;
+use crate::resp::{self, RawReply};
+
+/// A batch of a [processor](crate::Processor), and what its commit is to write beside the position.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    batch: Batch,
+    commit: Commit,
+    /// The lane's when the batch was handed out.
+    epoch: u64,
+    after: EntryId,
+    last: EntryId,
+    /// When it was handed out.
+    since: Instant,
+    /// Entries for the dead letters, why, and how often they were tried.
+    failed: HashMap<EntryId, (String, u64)>,
+}
+
+impl Transaction {
+    pub(super) fn new(
+        batch: Batch,
+        (after, last): (EntryId, EntryId),
+        commit: Commit,
+        epoch: u64,
+    ) -> Self {
+        let (since, failed) = (Instant::now(), HashMap::new());
+        Transaction { batch, commit, epoch, after, last, since, failed }
+    }
+
+    /// The rows.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// The position before it, and the one after it.
+    pub fn range(&self) -> (EntryId, EntryId) {
+        (self.after, self.last)
+    }
+
+    /// How many entries it goes past, those that do not fit the schema among them.
+    pub(super) fn entries(&self) -> usize {
+        self.batch.len() + self.batch.rejected().len()
+    }
+
+    /// How long it has been in hand.
+    pub(super) fn took(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// The lane's epoch: with another one state and tables have to be loaded again.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What is to be written.
+    pub fn commit(&mut self) -> &mut Commit {
+        &mut self.commit
+    }
+
+    /// Has entries of this batch go to the dead letters in the same commit: why, and how often they were
+    /// tried.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for an entry that is not of this batch.
+    pub fn fail(&mut self, ids: &[EntryId], reason: &str, deliveries: u64) -> Result<()> {
+        let own = self.batch.ids();
+        // In the order of the stream, unless that was begun anew and holds others.
+        let stranger = ids.iter().find(|id| own.binary_search(id).is_err());
+        if let Some(id) = stranger {
+            return Err(Error::invalid(format!("{id} is no entry of this batch")));
+        }
+        let reason = bounded_reason(reason);
+        self.failed.extend(ids.iter().map(|id| (*id, (reason.clone(), deliveries))));
+        Ok(())
+    }
+
+    /// Some of the rows, with nothing to write so far.
+    #[must_use]
+    pub fn part(&self, rows: Range<usize>) -> Transaction {
+        let ids = self.batch.ids();
+        let before = rows.start.checked_sub(1).and_then(|row| ids.get(row));
+        let after = before.copied().unwrap_or(self.after);
+        let (batch, last) = part(&self.batch, rows, self.last);
+        let commit = self.commit.emptied(after, last);
+        Transaction::new(batch, (after, last), commit, self.epoch)
+    }
+
+    /// Which entries go to the dead letters, why, and how often they were tried: those that do not fit the
+    /// schema, and those that [failed](Transaction::fail).
+    fn letters(&self) -> Vec<(EntryId, String, u64)> {
+        let rejected = self.batch.rejected().iter();
+        let mut all: Vec<_> = rejected
+            .map(|entry| (entry.id, bounded_reason(&entry.error.to_string()), 1))
+            .chain(self.failed.iter().map(|(id, (reason, tried))| (*id, reason.clone(), *tried)))
+            .collect();
+        all.sort_unstable_by_key(|(id, ..)| *id);
+        all
+    }
+
+    /// Adds the dead letters, whose entries are read for that; says how many, and what is said of the first.
+    pub(super) async fn add_letters(
+        &mut self,
+        session: &mut Session,
+        stream: &[u8],
+        dead_letter: Option<&[u8]>,
+        name: &[u8],
+    ) -> Result<Option<(u64, EntryId, String)>> {
+        let letters = self.letters();
+        let Some((first, reason, _)) = letters.first().cloned() else { return Ok(None) };
+        let Some(dead_letter) = dead_letter else {
+            let message = "there is no dead-letter stream; name one: dead_letter=...";
+            return Err(Error::invalid(message));
+        };
+        let time = resp::command(&[b"TIME"]);
+        let time = millis(&session.value(&time).await?)
+            .ok_or_else(|| Error::protocol("what came for TIME is no time"))?;
+        let mut number = 0;
+        for (id, reason, tried) in letters {
+            let command = resp::range(stream, id, id, 1);
+            let sink = || Ok(RawReply::of_any_size());
+            let entry = session.request(&command, sink, RawReply::into_value).await?;
+            // One that was deleted meanwhile leaves nothing to keep.
+            let Some(fields) = fields_of(&entry) else { continue };
+            let (id, tried) = (id.to_string(), tried.to_string());
+            let story: [(&[u8], &[u8]); 7] = [
+                (b"_dead_stream", stream),
+                (b"_dead_id", id.as_bytes()),
+                (b"_dead_group", b""),
+                (b"_dead_consumer", name),
+                (b"_dead_deliveries", tried.as_bytes()),
+                (b"_dead_reason", reason.as_bytes()),
+                (b"_dead_time", time.as_bytes()),
+            ];
+            let named = |error: Error| error.with_context("entry_id", id.clone());
+            self.commit.add(dead_letter, fields.into_iter().chain(story)).map_err(named)?;
+            number += 1;
+        }
+        Ok((number > 0).then_some((number, first, reason)))
+    }
+}
+
+/// The names and values of the only entry of a reply.
+fn fields_of(reply: &Value) -> Option<Vec<(&[u8], &[u8])>> {
+    let entry = reply.as_sequence()?.first()?.as_sequence()?;
+    let parts: Option<Vec<&[u8]>> = entry.get(1)?.as_sequence()?.iter().map(resp::text).collect();
+    let pairs = parts?;
+    Some(pairs.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
+}
+
+/// A reply to TIME, in milliseconds.
+fn millis(reply: &Value) -> Option<String> {
+    let number = |part: &Value| std::str::from_utf8(resp::text(part)?).ok()?.parse::<u64>().ok();
+    let parts = reply.as_sequence()?;
+    let (seconds, micros) = (number(parts.first()?)?, number(parts.get(1)?)?);
+    Some((seconds * 1_000 + micros / 1_000).to_string())
+}

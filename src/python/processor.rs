@@ -1,0 +1,425 @@
+//! Processors: their batches, and what is written with each.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow_schema::Schema;
+use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use tokio::time::timeout;
+
+use super::arrow::{RecordBatch, batches_of};
+use super::connection::Server;
+use super::error::{exception, no_panic};
+use super::member::parsed;
+use super::operation::Operation;
+use super::read::Request;
+use super::table::{Table, TableColumns};
+use super::write::WriteArguments;
+use crate::client::{Client, LentRuntime};
+use crate::decode::joined;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{self, Durability, LaneOptions, ProcessorOptions, Stopper, check_slot, table};
+use crate::read::OnDataLoss;
+
+/// How a processor acquires its lane and commits, as `redfloe._processing.arguments` puts it together.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct ProcessorArguments {
+    name: Vec<u8>,
+    label: String,
+    lease_ms: u64,
+    takeover: bool,
+    wait_replicas: u32,
+    wait_aof: bool,
+    wait_aof_replicas: u32,
+    wait_timeout_ms: u64,
+    max_commit_bytes: usize,
+    dead_letter: Option<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+    continue_after_loss: bool,
+}
+
+impl ProcessorArguments {
+    fn processor(self, client: &Client, request: crate::ReadRequest) -> Result<process::Processor> {
+        if client.is_cluster() {
+            let stream = request.stream();
+            self.outputs.iter().try_for_each(|output| check_slot(stream, output))?;
+        }
+        let lane = LaneOptions {
+            lease: Duration::from_millis(self.lease_ms),
+            takeover: self.takeover,
+            durability: Durability {
+                replicas: self.wait_replicas,
+                local_aof: self.wait_aof,
+                replica_aof: self.wait_aof_replicas,
+                timeout: Duration::from_millis(self.wait_timeout_ms),
+            },
+            label: self.label,
+            ..LaneOptions::default()
+        };
+        let options = ProcessorOptions {
+            lane,
+            on_data_loss: match self.continue_after_loss {
+                true => OnDataLoss::Continue,
+                false => OnDataLoss::Raise,
+            },
+            max_commit_bytes: self.max_commit_bytes,
+            dead_letter: self.dead_letter,
+        };
+        process::Processor::new(client, request, &self.name, options)
+    }
+}
+
+/// Checks what a processor is made of, without a server.
+#[pyfunction]
+pub(crate) fn check_processor(
+    py: Python<'_>,
+    server: Server,
+    request: Request<'_>,
+    options: ProcessorArguments,
+) -> PyResult<()> {
+    let request = request.read_request(py)?;
+    let made = options.processor(&server.client(py)?, request);
+    made.map(drop).map_err(|error| exception(py, &error))
+}
+
+/// A processor that has been started, until its `with` ends. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Processor {
+    shared: Arc<Shared>,
+    stopper: Stopper,
+    stats: Arc<Mutex<process::ProcessorStats>>,
+    /// What the lane's connection belongs to, for those who wait without an event loop.
+    runtime: Arc<LentRuntime>,
+}
+
+struct Shared {
+    processor: tokio::sync::Mutex<process::Processor>,
+    /// The process that made it. In a forked child the lock may be held by a thread that is not there.
+    process: u32,
+}
+
+impl Shared {
+    async fn lock(&self) -> Result<tokio::sync::MutexGuard<'_, process::Processor>> {
+        if !self.is_own() {
+            let message = "this processor was started before the process forked, and belongs to the \
+                           parent; make one in the child";
+            return Err(Error::new(ErrorKind::Fenced, message));
+        }
+        Ok(self.processor.lock().await)
+    }
+
+    fn is_own(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+/// A field of a hash, and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
+#[pymethods]
+impl Processor {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        server: Server,
+        request: Request<'_>,
+        options: ProcessorArguments,
+    ) -> PyResult<Self> {
+        let request = request.read_request(py)?;
+        let made = options.processor(&server.client(py)?, request);
+        let processor = made.map_err(|error| exception(py, &error))?;
+        Ok(Processor {
+            stopper: processor.stopper(),
+            stats: processor.watched(),
+            shared: Arc::new(Shared {
+                processor: tokio::sync::Mutex::new(processor),
+                process: std::process::id(),
+            }),
+            runtime: Arc::new(LentRuntime::new()),
+        })
+    }
+
+    /// The next batch, `None` at the end; and where the lane has been acquired since the epoch that the
+    /// caller knows, the fields of the state, which is to be forgotten.
+    fn next(&self, epoch: Option<u64>) -> Operation {
+        let shared = Arc::clone(&self.shared);
+        let next = async move {
+            let mut processor = shared.lock().await?;
+            let Some(transaction) = processor.next().await? else { return Ok((None, None)) };
+            if epoch == Some(transaction.epoch()) {
+                return Ok((None, Some(transaction)));
+            }
+            let key = processor.state_key();
+            let state: Vec<Pair> = processor.load(&key).await?.into_iter().collect();
+            Ok((Some(state), Some(transaction)))
+        };
+        self.operation(Operation::new(next, |py, (state, transaction)| {
+            let state = state.map(|state| {
+                let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
+                state.iter().map(|(name, value)| (bytes(name), bytes(value))).collect::<Vec<_>>()
+            });
+            (state, transaction.map(Transaction::new)).into_py_any(py)
+        }))
+        .only_while_waited_for()
+    }
+
+    /// Commits a transaction: what it is to write, what has changed of tables, by their names, and of the
+    /// state. Says whether it is in; where it `settles`, it is not once the lane has to be acquired anew.
+    fn commit(
+        &self,
+        transaction: &Transaction,
+        tables: Vec<(Vec<u8>, Py<Table>)>,
+        state: (Vec<Pair>, Vec<Vec<u8>>),
+        settles: bool,
+    ) -> PyResult<Operation> {
+        let mut transaction = transaction.take()?;
+        let tables: Vec<(Vec<u8>, Arc<Mutex<table::Table>>)> =
+            tables.into_iter().map(|(name, table)| (name, table.get().shared())).collect();
+        let shared = Arc::clone(&self.shared);
+        let committing = async move {
+            let mut processor = shared.lock().await?;
+            for (name, table) in tables {
+                let key = processor.table_key(&name);
+                let changes = lock(&table).changes()?;
+                let commit = transaction.commit();
+                changes.sets().try_for_each(|(field, row)| commit.set(&key, field, row))?;
+                changes.deletes().try_for_each(|field| commit.unset(&key, field))?;
+            }
+            let (key, (sets, deletes)) = (processor.state_key(), state);
+            let commit = transaction.commit();
+            sets.iter().try_for_each(|(name, value)| commit.set(&key, name, value))?;
+            deletes.iter().try_for_each(|name| commit.unset(&key, name))?;
+            match processor.commit(transaction).await {
+                Ok(_) => Ok(true),
+                Err(error) if settles => processor.settled(error).map(|()| false),
+                Err(error) => Err(error),
+            }
+        };
+        Ok(self.operation(Operation::new(committing, |py, is_in: bool| is_in.into_py_any(py))))
+    }
+
+    /// Has the batch of a transaction be the same if it comes again.
+    fn plan(&self, transaction: &Transaction) -> PyResult<Operation> {
+        let transaction = transaction.with(|transaction| Ok(transaction.part(0..usize::MAX)))?;
+        let shared = Arc::clone(&self.shared);
+        let planning = async move { shared.lock().await?.plan(&transaction).await };
+        Ok(self.operation(Operation::new(planning, |py, ()| Ok(py.None()))))
+    }
+
+    fn load_table(
+        &self,
+        py: Python<'_>,
+        name: Vec<u8>,
+        columns: TableColumns<'_>,
+        newest_ms: Option<i64>,
+    ) -> PyResult<Operation> {
+        let spec = Arc::new(columns.spec(py)?);
+        let shared = Arc::clone(&self.shared);
+        let loading = async move {
+            let mut table = shared.lock().await?.load_table(&name, &spec).await?;
+            table.see(newest_ms);
+            Ok(table)
+        };
+        let loading = Operation::new(loading, |py, table| Table::new(table).into_py_any(py));
+        Ok(self.operation(loading).only_while_waited_for())
+    }
+
+    /// Ends the loop before its next batch.
+    fn stop(&self) {
+        // In a forked child nobody waits.
+        if self.shared.is_own() {
+            self.stopper.stop();
+        }
+    }
+
+    /// Ends the loop and leaves the lane to others, as far as that takes no longer than so many
+    /// milliseconds: the lease expires by itself.
+    fn finish(&self, patience_ms: u64) -> Operation {
+        self.stop();
+        let shared = Arc::clone(&self.shared);
+        let finishing = async move {
+            if shared.is_own() {
+                let releasing = async { shared.lock().await?.release().await };
+                // Nothing depends on it.
+                let _ = timeout(Duration::from_millis(patience_ms), releasing).await;
+            }
+            Ok(())
+        };
+        self.operation(Operation::new(finishing, |py, ()| Ok(py.None())))
+    }
+
+    #[getter]
+    fn stats(&self) -> ProcessorStats {
+        if !self.shared.is_own() {
+            return ProcessorStats::from(process::ProcessorStats::default());
+        }
+        ProcessorStats::from(*lock(&self.stats))
+    }
+}
+
+impl Processor {
+    fn operation(&self, operation: Operation) -> Operation {
+        operation.on(&self.runtime)
+    }
+}
+
+/// What the locks here guard is whole whatever their holder was doing when it panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A batch of a processor, and what its commit is to write. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core")]
+pub(crate) struct Transaction {
+    /// Until it is committed.
+    transaction: Mutex<Option<process::Transaction>>,
+    range: (String, String),
+    epoch: u64,
+}
+
+impl Transaction {
+    fn new(transaction: process::Transaction) -> Self {
+        let (after, last) = transaction.range();
+        Transaction {
+            range: (after.to_string(), last.to_string()),
+            epoch: transaction.epoch(),
+            transaction: Mutex::new(Some(transaction)),
+        }
+    }
+
+    fn take(&self) -> PyResult<process::Transaction> {
+        lock(&self.transaction).take().ok_or_else(has_ended)
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut process::Transaction) -> PyResult<T>) -> PyResult<T> {
+        act(lock(&self.transaction).as_mut().ok_or_else(has_ended)?)
+    }
+}
+
+fn has_ended() -> PyErr {
+    PyRuntimeError::new_err("this transaction has ended")
+}
+
+#[pymethods]
+impl Transaction {
+    fn rows(&self) -> PyResult<RecordBatch> {
+        self.with(|transaction| Ok(RecordBatch::new(transaction.batch().clone())))
+    }
+
+    /// The position before it, and the one after it.
+    #[getter]
+    fn range(&self) -> (&str, &str) {
+        (&self.range.0, &self.range.1)
+    }
+
+    #[getter]
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Adds a frame's rows to a stream, or several, and then trims it to so many, about or exactly.
+    fn publish(
+        &self,
+        frame: &Bound<'_, PyAny>,
+        request: WriteArguments,
+        trim: Option<(u64, bool)>,
+    ) -> PyResult<()> {
+        let py = frame.py();
+        no_panic(py, || {
+            let raised = |error| exception(py, &error);
+            let trimmed = request.one_stream().zip(trim);
+            let request = request.write_request().map_err(raised)?;
+            let (fields, batches) = batches_of(frame)?;
+            let added = py.detach(|| {
+                let schema = Arc::new(Schema::new(fields));
+                let batch = joined(&schema, &batches.iter().collect::<Vec<_>>())?;
+                let mut transaction = lock(&self.transaction);
+                let Some(transaction) = transaction.as_mut() else { return Ok(false) };
+                transaction.commit().publish(&batch, &request)?;
+                if let Some((stream, (max_len, approximate))) = trimmed {
+                    transaction.commit().trim(&stream, max_len, approximate)?;
+                }
+                Ok(true)
+            });
+            match added.map_err(raised)? {
+                true => Ok(()),
+                false => Err(has_ended()),
+            }
+        })
+    }
+
+    /// Adds entries to a stream, all of them or none, and then trims it.
+    fn add(
+        &self,
+        py: Python<'_>,
+        stream: Vec<u8>,
+        entries: Vec<Vec<Pair>>,
+        trim: Option<(u64, bool)>,
+    ) -> PyResult<()> {
+        self.with(|transaction| {
+            let added = transaction.commit().add_all(&stream, &entries);
+            let trimmed = added.and_then(|()| match trim {
+                Some((max_len, approximate)) => {
+                    transaction.commit().trim(&stream, max_len, approximate)
+                }
+                None => Ok(()),
+            });
+            trimmed.map_err(|error| exception(py, &error))
+        })
+    }
+
+    /// Has these entries go to the dead letters.
+    fn fail(
+        &self,
+        py: Python<'_>,
+        ids: Vec<String>,
+        reason: &str,
+        deliveries: u64,
+    ) -> PyResult<()> {
+        let ids = parsed(py, ids)?;
+        self.with(|transaction| {
+            let failed = transaction.fail(&ids, reason, deliveries);
+            failed.map_err(|error| exception(py, &error))
+        })
+    }
+
+    /// Some of its rows, with nothing to write so far.
+    fn part(&self, start: usize, end: usize) -> PyResult<Transaction> {
+        self.with(|transaction| Ok(Transaction::new(transaction.part(start..end))))
+    }
+
+    /// It is not committed.
+    fn forget(&self) {
+        lock(&self.transaction).take();
+    }
+}
+
+/// What a processor has done since it was started.
+#[pyclass(frozen, get_all, module = "redfloe._core")]
+pub(crate) struct ProcessorStats {
+    commits: u64,
+    entries: u64,
+    dead_lettered: u64,
+    bytes: u64,
+    epoch: Option<u64>,
+    position: Option<String>,
+    commit_seconds: Option<f64>,
+}
+
+impl From<process::ProcessorStats> for ProcessorStats {
+    fn from(stats: process::ProcessorStats) -> Self {
+        ProcessorStats {
+            commits: stats.commits,
+            entries: stats.entries,
+            dead_lettered: stats.dead_lettered,
+            bytes: stats.bytes,
+            epoch: stats.epoch,
+            position: stats.position.map(|position| position.to_string()),
+            commit_seconds: stats.commit_time.map(|time| time.as_secs_f64()),
+        }
+    }
+}
