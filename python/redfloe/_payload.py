@@ -19,10 +19,10 @@ def document(fields: object) -> bytes:
         msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
         raise TypeError(msg)
     present = {name: value for name, value in fields.items() if builtin(value) is not None}
-    return _json(present, "the payload").encode()
+    return json_text(present, "the payload").encode()
 
 
-def _json(given: object, where: str, depth: int = 0) -> str:
+def json_text(given: object, where: str, depth: int = 0) -> str:
     if depth > DEEPEST and isinstance(given, list | tuple | Mapping):
         msg = f"the payload has a value nested more than {DEEPEST} levels deep, beyond reading"
         raise ValueError(msg)
@@ -48,7 +48,7 @@ def _json(given: object, where: str, depth: int = 0) -> str:
             return f'"{value.isoformat()}"'
         case list() | tuple():
             items = (
-                _json(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)
+                json_text(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)
             )
             return f"[{','.join(items)}]"
         case Mapping():
@@ -65,4 +65,5 @@ def _member(name: object, value: object, where: str, depth: int) -> str:
     if not isinstance(name, str):
         msg = f"the keys of {where} must be str, not {type(name).__name__}"
         raise TypeError(msg)
-    return f"{json.dumps(name, ensure_ascii=False)}:{_json(value, f'{where}[{name!r}]', depth + 1)}"
+    text = json_text(value, f"{where}[{name!r}]", depth + 1)
+    return f"{json.dumps(name, ensure_ascii=False)}:{text}"

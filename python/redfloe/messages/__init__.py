@@ -1,0 +1,35 @@
+"""Typed events and handlers on Redis streams: an event is a row.
+
+Needs the extra ``messages``: ``pip install 'redfloe[messages]'``.
+"""
+
+from redfloe.messages._app import App
+from redfloe.messages._codecs import Codec, FastStreamCodec, JsonCodec, NatricineCodec, RowCodec
+from redfloe.messages._errors import MisfitError, UnknownTypeError
+from redfloe.messages._health import Drained, Health
+from redfloe.messages._message import Message
+from redfloe.messages._producer import AsyncProducer, Producer
+from redfloe.messages._retry import Retry
+from redfloe.messages._router import Router
+from redfloe.messages._schema_of import schema_of
+from redfloe.messages._settings import Settings
+
+__all__ = [
+    "App",
+    "AsyncProducer",
+    "Codec",
+    "Drained",
+    "FastStreamCodec",
+    "Health",
+    "JsonCodec",
+    "Message",
+    "MisfitError",
+    "NatricineCodec",
+    "Producer",
+    "Retry",
+    "Router",
+    "RowCodec",
+    "Settings",
+    "UnknownTypeError",
+    "schema_of",
+]

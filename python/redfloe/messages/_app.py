@@ -1,0 +1,544 @@
+"""An app: routers at work on their streams, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from redfloe import _core
+from redfloe._arguments import Milliseconds, not_negative, one_of, optional_milliseconds, positive
+from redfloe._consuming.consumer import StreamConsumer
+from redfloe._consuming.signals import StopSignals
+from redfloe.messages._codecs import CodecLike, codec_of
+from redfloe.messages._decode import Policy
+from redfloe.messages._delivery import Limits
+from redfloe.messages._health import Drained, Health, Record
+from redfloe.messages._plan import Middleware, StreamPlan
+from redfloe.messages._producer import Producer, StreamOf
+from redfloe.messages._retry import Retry
+from redfloe.messages._router import Handler, Router
+from redfloe.messages._settings import Settings, expanded
+from redfloe.messages._threads import Threads
+from redfloe.messages._worker import StreamWorker
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: How many messages a batch has where somebody takes them one by one, and as columns only.
+_BATCH, _FRAME = 100, 10_000
+
+
+class App:
+    """Works on streams as a member of a consumer group: calls the handlers of its routers.
+
+    Each message is handled at least once. It is acknowledged when all its handlers have returned,
+    together with others; until then it stays pending, is kept from other workers while its handler
+    runs, and is taken over by them if the process dies. `run` works until `stop` or SIGTERM.
+
+    Parameters
+    ----------
+    settings : Settings, str or RedisConnection
+        Where it works: settings, of which what is named here goes first; or the server alone.
+    group : str, optional
+        The consumer group; by default that of the settings. Others that work on the streams have
+        groups of their own, and each group gets all messages.
+    consumer : str, optional
+        This worker's name in the group. ``{hostname}`` and ``{pid}`` are replaced, in `group` too.
+        By default ``"{hostname}-{pid}"``, and the name goes when the worker ends.
+    retry : Retry, optional
+        What happens when a handler raises; by default it is called three times.
+    dead_letter : str, optional
+        The stream for messages that cannot be handled, where ``{stream}`` is the message's. Without
+        it what a handler raises at last is raised by the app.
+    on_unknown : {"ack", "fail", "raise"}, default "ack"
+        What to do with messages that no handler takes: acknowledge them, move them to the
+        dead-letter stream, or raise `UnknownTypeError`.
+    on_misfit : {"dead_letter", "raise"}, optional
+        What to do with entries that are no events of their model: move them to the dead-letter
+        stream, with what is wrong with them, or raise `MisfitError`. By default the former where
+        there is one.
+    concurrency : int, default 1
+        How many handlers run at a time, of each stream. More than one give up the order of messages
+        but for those of the same `key`.
+    middleware : sequence of async functions, optional
+        Each is called with a `Message` and `call_next`, and goes around every call of a handler of
+        single messages, the first outermost; what it returns counts.
+    codec : {"row", "json", "natricine", "faststream"} or Codec, default "row"
+        How messages are entries.
+    grace : float or timedelta, default 30
+        How many seconds handlers that run have to return when the app is stopped. After that async
+        ones are cancelled. What is not done is given back at once.
+    max_deliveries : int, optional
+        How often a message is delivered before it goes to the dead-letter stream instead: for those
+        that kill their workers. What comes again because a handler returned False counts too.
+    batch_size : int, optional
+        How many messages are asked for at a time, and so in one worker's hands; by default 100, and
+        10,000 of streams with handlers of columns only.
+    block_ms, create_group, group_start_id, reclaim_min_idle_ms, reclaim_interval_ms, \
+max_processing_ms, on_group_lost, remove_idle_consumers_ms
+        As for `StreamConsumer`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument cannot be right.
+
+    Examples
+    --------
+    >>> from redfloe.messages import App, Message, Router
+    >>> router = Router()
+    >>> @router.on("events")
+    ... def count(message: Message) -> None:
+    ...     print(message.id, message.payload["action"])
+    >>> app = App(url, group="counts", consumer="worker-1")
+    >>> app.include(router)
+    >>> drained = app.drain()
+    1704067200000-0 click
+    1704067200001-0 view
+    """
+
+    def __init__(
+        self,
+        settings: Settings | str | RedisConnection,
+        *,
+        group: str | None = None,
+        consumer: str | None = None,
+        retry: Retry | None = None,
+        dead_letter: str | None = None,
+        on_unknown: Literal["ack", "fail", "raise"] = "ack",
+        on_misfit: Literal["dead_letter", "raise"] | None = None,
+        concurrency: int = 1,
+        middleware: Sequence[Middleware] = (),
+        codec: CodecLike = "row",
+        grace: float | timedelta = 30.0,
+        max_deliveries: int | None = None,
+        batch_size: int | None = None,
+        block_ms: Milliseconds | None = None,
+        create_group: bool = True,
+        group_start_id: EntryIdLike = "0",
+        reclaim_min_idle_ms: Milliseconds | None = 30_000,
+        reclaim_interval_ms: Milliseconds = 30_000,
+        max_processing_ms: Milliseconds | None = None,
+        on_group_lost: Literal["raise", "recreate"] = "raise",
+        remove_idle_consumers_ms: Milliseconds | None = None,
+    ) -> None:
+        if not isinstance(settings, Settings):
+            self._connection, settings = _core.connect(settings), Settings()
+        else:
+            self._connection = settings.connection
+        self._settings = settings
+        group = group or settings.consumer.group
+        if group is None:
+            msg = "an app needs a group: App(..., group=...), CONSUMER_GROUP or consumer.group"
+            raise ValueError(msg)
+        name = consumer or settings.consumer.consumer
+        self.group = expanded(group, "group")
+        self.consumer = expanded(name or "{hostname}-{pid}", "consumer")
+        one_of(on_unknown, "on_unknown", "ack", "fail", "raise")
+        on_misfit = on_misfit or ("raise" if dead_letter is None else "dead_letter")
+        one_of(on_misfit, "on_misfit", "dead_letter", "raise")
+        if dead_letter is None and (on_unknown == "fail" or on_misfit == "dead_letter"):
+            msg = 'on_unknown="fail" and on_misfit="dead_letter" need a dead_letter stream'
+            raise ValueError(msg)
+        self._dead_letter = dead_letter
+        self._on_unknown: Literal["ack", "fail", "raise"] = on_unknown
+        self._on_misfit: Literal["dead_letter", "raise"] = on_misfit
+        self._retry = retry or Retry()
+        self._concurrency = positive(concurrency, "concurrency") or 1
+        self._middleware = tuple(middleware)
+        for one in self._middleware:
+            if not inspect.iscoroutinefunction(one) and not inspect.iscoroutinefunction(
+                getattr(one, "__call__", None)  # noqa: B004 - whether it is async
+            ):
+                msg = f"middleware must be async, as {one!r} is not"
+                raise TypeError(msg)
+        self._codec = codec_of(codec)
+        if isinstance(grace, timedelta):
+            grace = grace.total_seconds()
+        not_negative(grace, "grace")
+        self._grace = grace
+        self._batch_size = batch_size or settings.consumer.count
+        given_block = settings.consumer.block_ms if block_ms is None else block_ms
+        self._longest_delay = optional_milliseconds(reclaim_min_idle_ms, "reclaim_min_idle_ms")
+        self._options: dict[str, Any] = {
+            "block_ms": 1_000 if given_block is None else given_block,
+            "create_group": create_group,
+            "group_start_id": group_start_id,
+            "reclaim_min_idle_ms": reclaim_min_idle_ms,
+            "reclaim_interval_ms": reclaim_interval_ms,
+            "max_processing_ms": max_processing_ms,
+            "max_deliveries": max_deliveries,
+            "on_group_lost": on_group_lost,
+            "remove_consumer": "on_close" if name is None else "never",
+            "remove_idle_consumers_ms": remove_idle_consumers_ms,
+        }
+        self._router = Router()
+        self._workers: list[StreamWorker] = []
+        self._consumers: dict[str, StreamConsumer] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._record: Record | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return (
+            f"<App {self.group!r} {self.consumer!r} on {', '.join(self._by_stream()) or 'nothing'}>"
+        )
+
+    # What it works on
+
+    def include(self, *routers: Router) -> None:
+        """Have the handlers of routers called, those that they have now.
+
+        Parameters
+        ----------
+        *routers : Router
+            As many as there are.
+
+        Raises
+        ------
+        ValueError
+            Handlers do not fit together: a stream has two codecs, or two models of one name; or a
+            handler names no stream, and the settings do not either.
+        RuntimeError
+            The app is running.
+        """
+        self._refuse_running()
+        for router in routers:
+            self._router.include(router)
+        self._plans()
+
+    def on(self, *args: Any, **options: Any) -> Callable[[F], F]:
+        """Register a handler of single messages with the app itself; as `Router.on`."""
+        self._refuse_running()
+        return self._router.on(*args, **options)
+
+    def on_batch(self, *args: Any, **options: Any) -> Callable[[F], F]:
+        """Register a handler of columns with the app itself; as `Router.on_batch`."""
+        self._refuse_running()
+        return self._router.on_batch(*args, **options)
+
+    def producer(
+        self,
+        stream: StreamOf = None,
+        *,
+        codec: CodecLike | None = None,
+        maxlen: int | None = None,
+        max_age: float | timedelta | None = None,
+        approximate: bool = True,
+        idempotent: str | bytes | None = None,
+    ) -> Producer:
+        """Give a producer on the app's server, with its codec, and what its settings say.
+
+        Parameters
+        ----------
+        stream, codec, maxlen, max_age, approximate, idempotent
+            As for `Producer`.
+        """
+        settings = self._settings.producer
+        if stream is None:
+            stream = settings.stream
+        if maxlen is None and max_age is None:
+            maxlen = settings.max_length
+        producer = Producer(
+            self._connection,
+            stream,
+            codec=self._codec if codec is None else codec,
+            maxlen=maxlen,
+            max_age=max_age,
+            approximate=approximate,
+            idempotent=idempotent,
+        )
+        producer._watch = self._published
+        return producer
+
+    @property
+    def consumers(self) -> Mapping[str, StreamConsumer]:
+        """The consumer of each stream, of the run that is going on or was last, for metrics."""
+        return dict(self._consumers)
+
+    # Running
+
+    def run(self) -> None:
+        """Work until `stop`, SIGTERM or Ctrl-C; in the main thread, or any without an event loop.
+
+        Signals end it as `stop` does; a second Ctrl-C interrupts handlers that hang.
+
+        Raises
+        ------
+        Exception
+            What a handler raises, where its `retry` or the lack of a dead-letter stream says so.
+        MisfitError, UnknownTypeError
+            As `on_misfit` and `on_unknown` say.
+        RedfloeError
+            As a `StreamConsumer`.
+        RuntimeError
+            It is running, or an event loop is: await `run_async` there.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        _in_new_loop(self.run_async(handle_signals=in_main))
+
+    async def run_async(self, *, handle_signals: bool = False) -> None:
+        """Work until `stop`, in an event loop of yours; cancelling it gives messages back at once.
+
+        Parameters
+        ----------
+        handle_signals : bool, default False
+            Whether SIGTERM and SIGINT stop it, as they stop `run`; in the main thread only.
+
+        Raises
+        ------
+        Exception
+            As `run`.
+        """
+        await self._run(handle_signals=handle_signals)
+
+    async def start(self) -> None:
+        """Begin to work beside what the event loop does; `stop` ends it.
+
+        Raises
+        ------
+        RuntimeError
+            It is running.
+        """
+        self._refuse_running()
+        self._task = asyncio.create_task(self._run(handle_signals=False))
+        await asyncio.sleep(0)
+
+    def stop(self) -> Stopping:
+        """Finish what handlers are at, give back the rest, and end; from any thread.
+
+        Handlers that run have `grace` to return. Nobody has to await what it gives; in the event
+        loop that awaited `start` the end can be awaited, and raises what ended the app.
+        """
+        self._stopped = True
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._stop_workers)
+        return Stopping(self)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def drain(self) -> Drained:
+        """Handle what is there, and what its handlers publish meanwhile, until nothing is left.
+
+        Returns
+        -------
+        Drained
+            What was handled, what the app's producers published, and what failed.
+
+        Raises
+        ------
+        Exception
+            As `run`.
+        """
+        drained: Drained = _in_new_loop(self.drain_async())
+        return drained
+
+    async def drain_async(self) -> Drained:
+        """Handle what is there, in an event loop; as `drain`."""
+        self._refuse_running()
+        self._record = record = Record()
+        try:
+            before = -1
+            while (now := _done(record)) > before:
+                before = now
+                await self._run(handle_signals=False, on_idle="stop")
+        finally:
+            self._record = None
+        return record.drained
+
+    def health(self) -> Health:
+        """Say how the app is, for a health check; from any thread."""
+        workers = self._workers
+        return Health(
+            alive=self._error is None,
+            ready=bool(workers) and all(worker.is_ready for worker in workers),
+            in_hand=sum(worker.in_hand for worker in workers),
+            error=None if self._error is None else f"{type(self._error).__name__}: {self._error}",
+            streams={stream: one.stats for stream, one in self._consumers.items()},
+        )
+
+    async def _run(
+        self, *, handle_signals: bool, on_idle: Literal["wait", "stop"] = "wait"
+    ) -> None:
+        with self._lock:
+            if self._loop is not None:
+                msg = "the app is running already"
+                raise RuntimeError(msg)
+            self._loop = asyncio.get_running_loop()
+        signals, threads = None, Threads(f"redfloe-{self.group}")
+        try:
+            self._error = None
+            if handle_signals:
+                signals = StopSignals.install(self.stop, asyncio.current_task())
+            plans = self._plans(threads)
+            if not plans:
+                msg = "the app has no handlers: include a router"
+                raise ValueError(msg)
+            self._consumers = {plan.stream: self._consumer(plan, on_idle) for plan in plans}
+            self._workers = [self._worker(plan, threads) for plan in plans]
+            if self._stopped:
+                self._stop_workers()
+            await _all(self._workers)
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._loop, self._workers, self._stopped = None, [], False
+            threads.close()
+            if signals is not None:
+                signals.restore()
+        if signals is not None and signals.cancelled:
+            raise KeyboardInterrupt
+
+    def _consumer(self, plan: StreamPlan, on_idle: Literal["wait", "stop"]) -> StreamConsumer:
+        size = self._batch_size or (_FRAME if plan.is_typed else _BATCH)
+        options = {**self._options, **plan.options}
+        if on_idle == "stop":
+            options["block_ms"] = 1
+        dead_letter = self._dead_letter
+        consumer = StreamConsumer(
+            self._connection,
+            plan.stream,
+            self.group,
+            self.consumer,
+            ack="manual",
+            batch_size=size,
+            on_idle=on_idle,
+            dead_letter=None if dead_letter is None else _named(dead_letter, plan.stream),
+            on_error="dead_letter" if self._on_misfit == "dead_letter" else "raise",
+            **options,
+        )
+        # What is optional may never come; a model says what must.
+        consumer._request["expects_fields"] = False
+        return consumer
+
+    def _worker(self, plan: StreamPlan, threads: Threads) -> StreamWorker:
+        longest = self._longest_delay
+        return StreamWorker(
+            plan,
+            self._consumers[plan.stream],
+            concurrency=self._concurrency,
+            policy=Policy(self._on_unknown, self._on_misfit, self._record),
+            limits=Limits(
+                has_dead_letter=self._dead_letter is not None,
+                longest_delay=None if longest is None else timedelta(milliseconds=longest),
+            ),
+            grace=self._grace,
+            threads=threads,
+            record=self._record,
+        )
+
+    def _by_stream(self) -> dict[str, list[Handler]]:
+        handlers: dict[str, list[Handler]] = {}
+        for handler in self._router.handlers:
+            stream = handler.stream or self._settings.stream
+            if stream is None:
+                msg = (
+                    f"the handler {handler.name} names no stream, and neither do the settings: "
+                    "on(stream, ...), STREAM_NAME or consumer.stream"
+                )
+                raise ValueError(msg)
+            handlers.setdefault(stream, []).append(handler)
+        return handlers
+
+    def _plans(self, threads: Threads | None = None) -> list[StreamPlan]:
+        run_in_thread = (threads or Threads("redfloe")).run
+        return [
+            StreamPlan(
+                stream,
+                handlers,
+                codec=self._codec,
+                retry=self._retry,
+                middleware=self._middleware,
+                run_in_thread=run_in_thread,
+            )
+            for stream, handlers in self._by_stream().items()
+        ]
+
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def _refuse_running(self) -> None:
+        if self._loop is not None:
+            msg = "the app is running already"
+            raise RuntimeError(msg)
+
+    def _published(self, outgoing: Any, entry_id: str | None) -> None:
+        if self._record is not None:
+            self._record.published(outgoing, entry_id)
+
+
+class Stopping:
+    """The end of an app, which can be awaited."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        task, self._app._task = self._app._task, None
+        if task is not None:
+            await task
+
+
+async def _all(workers: list[StreamWorker]) -> None:
+    """Run workers; the first that fails ends the others, and is what is raised."""
+    tasks = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if any(not task.done() for task in tasks):
+            for worker in workers:
+                worker.stop()
+            await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    errors = [error for task in tasks if (error := task.exception()) is not None]
+    if errors:
+        raise errors[0]
+
+
+def _in_new_loop(coroutine: Any) -> Any:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    coroutine.close()
+    msg = "an event loop is running in this thread: await run_async or drain_async"
+    raise RuntimeError(msg)
+
+
+def _named(dead_letter: str, stream: str) -> str:
+    return dead_letter.replace("{stream}", stream)
+
+
+def _done(record: Record) -> int:
+    drained = record.drained
+    return len(drained.handled) + len(drained.published) + len(drained.failed)

@@ -1,0 +1,61 @@
+"""What a handler's parameters are, and how it is called."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any, Literal, TypeAlias
+
+from redfloe._functions import unwrapped
+from redfloe.messages._message import Message
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+Arguments: TypeAlias = tuple[Literal["event", "message", "frame"], ...]
+
+_MESSAGE_NAMES = ("message", "msg")
+
+
+def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames: bool) -> Arguments:
+    """Say what each parameter of a handler gets."""
+    if takes_frames:
+        return ("frame",)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin
+        return ("event" if has_model else "message",)
+    needed = [
+        parameter
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    hints = _hints(function)
+    arguments = tuple(_argument(one.name, hints.get(one.name)) for one in needed)
+    if not has_model and len(arguments) == 1 and needed[0].name not in hints:
+        return ("message",)
+    if not 1 <= len(arguments) <= 2 or len({*arguments}) < len(arguments):
+        msg = (
+            f"the handler {getattr(function, '__qualname__', function)!r} must take the event, the "
+            "message, or both: a parameter annotated Message, or called message, gets the message"
+        )
+        raise TypeError(msg)
+    return arguments
+
+
+def _argument(name: str, hint: object) -> Literal["event", "message"]:
+    if hint is Message or (hint is None and name in _MESSAGE_NAMES):
+        return "message"
+    return "event"
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(unwrapped(function))
+    except Exception:  # noqa: BLE001 - annotations that name what is not there yet
+        given = getattr(unwrapped(function), "__annotations__", {})
+        return {
+            name: Message if hint in ("Message", "messages.Message") else hint
+            for name, hint in given.items()
+        }

@@ -1,0 +1,353 @@
+"""Codecs: how a message is an entry, in our layout and in those of other libraries."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from uuid import uuid4
+
+import polars as pl
+
+from redfloe.messages._envelopes import pack_texts, parse_envelope, unpack_texts
+from redfloe.messages._kinds import DICT, DictKind, Kind, Misfit, kind_of
+from redfloe.messages._schema_of import METADATA, OF_READS, TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Rows(ABC):
+    """The messages of a batch, as its entries say them."""
+
+    #: The type of each; None where an entry does not say it.
+    types: list[str | None]
+
+    @abstractmethod
+    def events(self, kind: Kind | DictKind, chosen: Sequence[int] | None) -> list[Any]:
+        """Give the event of each row that is chosen, or its `Misfit`; None chooses all."""
+
+    @abstractmethod
+    def payload(self, row: int) -> Any:
+        """Give a message's payload without a model."""
+
+    @abstractmethod
+    def metadata(self, row: int) -> dict[str, Any]:
+        """Give what is said about a message."""
+
+
+class Codec(ABC):
+    """How a message is an entry; `RowCodec` unless an app, a handler or a producer says so."""
+
+    #: The field that says the type, where there is one.
+    type_field: str | None = None
+
+    @abstractmethod
+    def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
+        """Give what a consumer needs, to read these kinds, or with `is_open` all there are."""
+
+    def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:
+        """Give what a consumer needs to read events as these columns, where it can at all."""
+        del schema
+        return None
+
+    @abstractmethod
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        """Give the messages of what was read by `options`."""
+
+    @abstractmethod
+    def fields(self, name: str | None, payload: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a message as an entry's fields, whose values have texts."""
+
+    def frame(
+        self,
+        types: Sequence[str | None],
+        payloads: Sequence[Any],
+        metadata: Sequence[Mapping[str, Any]],
+    ) -> pl.DataFrame:
+        """Give many messages as the rows of a frame, by default by the texts of each."""
+        rows = [*map(self.fields, types, payloads, metadata)]
+        return pl.DataFrame([*DICT.columns(rows).values()])
+
+
+class RowCodec(Codec):
+    """An event is a row: its fields are the entry's, beside ``_type`` and ``_metadata``.
+
+    Texts are those of `write_stream`, so that `read_stream` with `schema_of` reads the events.
+    """
+
+    type_field = TYPE
+
+    def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
+        columns: dict[str, pl.DataType] = {}
+        for kind in kinds:
+            for name, dtype in kind.text_columns.items():
+                if columns.get(name) != pl.Binary:
+                    columns[name] = dtype
+        if is_open:
+            binary = {name: dtype for name, dtype in columns.items() if dtype == pl.Binary}
+            return {"schema_overrides": binary or None}
+        return {"schema": {TYPE: pl.String(), METADATA: pl.String(), **columns}}
+
+    def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:
+        return {"schema": {TYPE: pl.String(), METADATA: pl.String(), **schema}}
+
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        return _FieldRows(frame)
+
+    def fields(self, name: str | None, payload: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        fields = kind_of(payload).values(payload)
+        _refuse_metadata(fields)
+        return {TYPE: name, METADATA: _text_of(metadata), **fields}
+
+    def frame(
+        self,
+        types: Sequence[str | None],
+        payloads: Sequence[Any],
+        metadata: Sequence[Mapping[str, Any]],
+    ) -> pl.DataFrame:
+        first = payloads[0].__class__
+        if all(payload.__class__ is first for payload in payloads):
+            columns = kind_of(payloads[0]).columns(payloads)
+        else:
+            columns = DICT.columns([kind_of(payload).values(payload) for payload in payloads])
+        _refuse_metadata(columns)
+        beside = [
+            pl.Series(TYPE, types, dtype=pl.String),
+            pl.Series(METADATA, [*map(_text_of, metadata)], dtype=pl.String),
+        ]
+        return pl.DataFrame([*beside, *columns.values()])
+
+
+def _refuse_metadata(fields: Mapping[str, Any]) -> None:
+    """Refuse a payload that would pass for what is said about it."""
+    taken = next((name for name in fields if name in OF_READS), None)
+    if taken is not None:
+        msg = f"the payload has a field {taken!r}, which is what entries and reads call metadata"
+        raise ValueError(msg)
+
+
+class _FieldRows(Rows):
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._frame = frame
+        self.types = _texts(frame, TYPE)
+        self._columns: dict[str, list[Any]] | None = None
+        self._metadata: list[str | None] | None = None
+
+    def events(self, kind: Kind | DictKind, chosen: Sequence[int] | None) -> list[Any]:
+        if isinstance(kind, DictKind):
+            rows = range(self._frame.height) if chosen is None else chosen
+            return [self.payload(row) for row in rows]
+        return kind.of_texts(self._frame if chosen is None else self._frame[chosen])
+
+    def payload(self, row: int) -> Any:
+        if self._columns is None:
+            self._columns = {
+                column.name: column.to_list()
+                for column in self._frame.get_columns()
+                if column.name not in (TYPE, METADATA)
+            }
+        return {
+            name: values[row] for name, values in self._columns.items() if values[row] is not None
+        }
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        if self._metadata is None:
+            self._metadata = _texts(self._frame, METADATA)
+        return _object_of(self._metadata[row])
+
+
+class JsonCodec(Codec):
+    """One field holds the event as a JSON document, others its type and its metadata.
+
+    Parameters
+    ----------
+    type, payload, metadata : str or None
+        The fields' names; None where there is none.
+
+    Examples
+    --------
+    >>> from redfloe.messages import JsonCodec, Message, Producer
+    >>> dtpyfw = JsonCodec(type="name", payload="body", metadata=None)
+    >>> with Producer(url, "users", codec=dtpyfw) as producer:
+    ...     entry_id = producer.publish(Message("user.created", {"user_id": 123}))
+    >>> import redfloe
+    >>> redfloe.read_stream(url, "users")["body"].item()
+    '{"user_id":123}'
+    """
+
+    def __init__(
+        self,
+        *,
+        type: str | None = "event_type",  # noqa: A002 - as of a Message
+        payload: str = "payload",
+        metadata: str | None = "metadata",
+    ) -> None:
+        self.type_field, self._payload, self._metadata = type, payload, metadata
+        self._beside = {name: pl.String() for name in (type, metadata) if name is not None}
+
+    def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
+        del kinds, is_open
+        return {"schema": {**self._beside, self._payload: pl.Binary()}}
+
+    def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:
+        if self._beside.keys() & schema.keys():
+            return None  # which of the two a column is could not be told
+        return {"schema": {**self._beside, **schema}, "payload": self._payload}
+
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        return _DocumentRows(
+            _texts(frame, self.type_field),
+            frame.get_column(self._payload).to_list(),
+            [_object_of(text) for text in _texts(frame, self._metadata)],
+        )
+
+    def fields(self, name: str | None, payload: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = {self._payload: kind_of(payload).to_json(payload)}
+        if self.type_field is not None:
+            fields[self.type_field] = name
+        if self._metadata is not None:
+            fields[self._metadata] = _text_of(metadata)
+        return fields
+
+
+class NatricineCodec(Codec):
+    """What natricine's RedisStreamPublisher writes: a UUID, a payload, metadata in MessagePack.
+
+    No field says the type: natricine has a stream for each.
+    """
+
+    def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
+        del kinds, is_open
+        return {"schema": {"payload": pl.Binary(), "metadata": pl.Binary()}}
+
+    def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:
+        beside = {"_natricine_message_uuid": pl.String(), "metadata": pl.Binary()}
+        if beside.keys() & schema.keys():
+            return None
+        return {"schema": {**beside, **schema}, "payload": "payload"}
+
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        metadata = [unpack_texts(packed) for packed in frame.get_column("metadata").to_list()]
+        payloads = frame.get_column("payload").to_list()
+        return _DocumentRows([None] * frame.height, payloads, metadata)
+
+    def fields(self, name: str | None, payload: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        del name
+        fields: dict[str, Any] = {
+            "_natricine_message_uuid": str(uuid4()),
+            "payload": kind_of(payload).to_json(payload),
+        }
+        if metadata:
+            fields["metadata"] = pack_texts(metadata)
+        return fields
+
+
+class FastStreamCodec(Codec):
+    """What FastStream writes: one field with a binary envelope, or JSON before 0.6; to be read.
+
+    Its headers are the metadata. The header ``type`` says the type where a publisher gives one.
+
+    Parameters
+    ----------
+    field : str, default "__data__"
+        The field's name.
+    """
+
+    def __init__(self, field: str = "__data__") -> None:
+        self._field = field
+
+    def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
+        del kinds, is_open
+        return {"schema": {self._field: pl.Binary()}}
+
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        parsed = [parse_envelope(data) for data in frame.get_column(self._field).to_list()]
+        headers = [headers for _, headers in parsed]
+        types = [None if "type" not in one else str(one["type"]) for one in headers]
+        return _DocumentRows(types, [data for data, _ in parsed], headers)
+
+    def fields(self, name: str | None, payload: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        del name, payload, metadata
+        msg = "FastStream's envelope is read only; publish with another codec, or by FastStream"
+        raise TypeError(msg)
+
+
+class _DocumentRows(Rows):
+    """Rows whose events are JSON documents."""
+
+    def __init__(
+        self,
+        types: list[str | None],
+        documents: list[bytes | None],
+        metadata: list[dict[str, Any]],
+    ) -> None:
+        self.types = types
+        self._documents = documents
+        self._metadata = metadata
+
+    def events(self, kind: Kind | DictKind, chosen: Sequence[int] | None) -> list[Any]:
+        documents = self._documents
+        if chosen is not None:
+            documents = [documents[row] for row in chosen]
+        if isinstance(kind, DictKind):
+            return [_document(document) for document in documents]
+        return kind.of_json([document or b"" for document in documents])
+
+    def payload(self, row: int) -> Any:
+        found = _document(self._documents[row])
+        return self._documents[row] if isinstance(found, Misfit) else found
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        return self._metadata[row]
+
+
+def _document(text: bytes | None) -> Any:
+    if text is None:
+        return Misfit("has no payload")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        return Misfit(f"has a payload that is no JSON: {error}")
+
+
+def _texts(frame: pl.DataFrame, name: str | None) -> list[str | None]:
+    if name is None or name not in frame.columns:
+        return [None] * frame.height
+    return frame.get_column(name).to_list()
+
+
+def _text_of(metadata: Mapping[str, Any]) -> str | None:
+    return json.dumps(metadata, ensure_ascii=False, default=str) if metadata else None
+
+
+def _object_of(text: str | None) -> dict[str, Any]:
+    """Give metadata; what is no JSON object is kept as a text."""
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = text
+    return found if isinstance(found, dict) else {METADATA: found}
+
+
+CodecLike: TypeAlias = Literal["row", "json", "natricine", "faststream"] | Codec
+
+_NAMED: dict[str, Codec] = {
+    "row": RowCodec(),
+    "json": JsonCodec(),
+    "natricine": NatricineCodec(),
+    "faststream": FastStreamCodec(),
+}
+
+
+def codec_of(codec: CodecLike) -> Codec:
+    """Give the codec that is meant."""
+    if isinstance(codec, Codec):
+        return codec
+    if codec not in _NAMED:
+        names = ", ".join(map(repr, _NAMED))
+        msg = f"codec must be one of {names}, or a Codec, not {codec!r}"
+        raise ValueError(msg)
+    return _NAMED[codec]

@@ -1,0 +1,219 @@
+"""Batches in hand: what becomes of each message, told to the server by few commands."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from redfloe.messages._message import Message
+
+if TYPE_CHECKING:
+    from redfloe._batch import AsyncBatch
+    from redfloe.messages._codecs import Rows
+    from redfloe.messages._plan import Call
+
+
+class Delivered:
+    """A batch, whose messages are settled one by one, from any thread."""
+
+    def __init__(self, batch: AsyncBatch, rows: Rows, stream: str, limits: Limits) -> None:
+        self.batch = batch
+        self.rows = rows
+        self.stream = stream
+        self.ids: list[str] = batch.ids.to_list()
+        self.limits = limits
+        self._counts: list[int] | None = None
+        #: Whether each row is settled.
+        self._settled = bytearray(len(self.ids))
+        #: How many handlers a row still waits for, where there may be several at a time.
+        self._waiting: dict[int, int] = {}
+        self._lock = threading.Lock()
+        # What is to be told. Items are appended and taken by single steps of the interpreter.
+        self._acks: list[str] = []
+        self._nacks: list[tuple[str, timedelta | None]] = []
+        self._fails: list[tuple[str, str]] = []
+        self._extends: list[None] = []
+
+    def __repr__(self) -> str:
+        return repr(self.batch)
+
+    @property
+    def counts(self) -> list[int]:
+        """How often each message has been delivered."""
+        if self._counts is None:
+            self._counts = self.batch.delivery_counts.to_list()
+        return self._counts
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows are settled, and the server knows."""
+        return not (
+            self._settled.count(0) or self._acks or self._nacks or self._fails or self._extends
+        )
+
+    def wait_for(self, row: int) -> None:
+        """Have a row wait for one handler more."""
+        self._waiting[row] = self._waiting.get(row, 1) + 1
+
+    def is_settled(self, row: int) -> bool:
+        """Whether it is known what becomes of a row."""
+        return bool(self._settled[row])
+
+    def done(self, row: int) -> None:
+        """Say that a handler is done with a row, which is acknowledged if it was the last."""
+        if self._waiting:
+            with self._lock:
+                left = self._waiting.get(row, 1) - 1
+                self._waiting[row] = left
+            if left > 0:
+                return
+        self.ack(row)
+
+    def ack(self, row: int) -> None:
+        """Acknowledge a row."""
+        if self._settle(row):
+            self._acks.append(self.ids[row])
+
+    def nack(self, row: int, delay: timedelta | None) -> None:
+        """Give a row back."""
+        if self._settle(row):
+            self._nacks.append((self.ids[row], delay))
+
+    def fail(self, row: int, reason: str) -> None:
+        """Move a row to the dead-letter stream."""
+        if self._settle(row):
+            self._fails.append((self.ids[row], reason))
+
+    def extend(self) -> None:
+        """Keep all rows that are not settled from others."""
+        self._extends.append(None)
+
+    def give_back(self) -> None:
+        """Give back all that is not settled, to anybody at once."""
+        for row, settled in enumerate(self._settled):
+            if not settled:
+                self.nack(row, timedelta(0))
+
+    def _settle(self, row: int) -> bool:
+        with self._lock:
+            if self._settled[row]:
+                return False
+            self._settled[row] = 1
+            return True
+
+    async def tell(self) -> None:
+        """Tell the server what has become of rows; what it could not be told is kept."""
+        if acks := self._acks[:]:
+            await self.batch.ack(None if len(acks) == len(self.ids) else acks)
+            del self._acks[: len(acks)]
+        if fails := self._fails[:]:
+            for reason, ids in _by_last(fails).items():
+                await self.batch.fail(ids, reason)
+            del self._fails[: len(fails)]
+        if nacks := self._nacks[:]:
+            for delay, ids in _by_last(nacks).items():
+                await self.batch.nack(ids, delay_ms=delay)
+            del self._nacks[: len(nacks)]
+        if extends := len(self._extends):
+            await self.batch.extend()
+            del self._extends[:extends]
+
+
+class Limits:
+    """What a handler may ask for."""
+
+    def __init__(self, *, has_dead_letter: bool, longest_delay: timedelta | None) -> None:
+        self.has_dead_letter = has_dead_letter
+        self.longest_delay = longest_delay
+
+
+class Item:
+    """A message in hand, and the calls that it is for."""
+
+    __slots__ = ("_message", "batch", "calls", "event", "row", "type")
+
+    def __init__(
+        self,
+        batch: Delivered,
+        row: int,
+        type: str | None,  # noqa: A002 - as of a Message
+        event: Any,
+        calls: tuple[Call, ...],
+    ) -> None:
+        self.batch = batch
+        self.row = row
+        self.type = type
+        self.event = event
+        self.calls = calls
+        self._message: Message | None = None
+
+    @property
+    def message(self) -> Message:
+        """The message as handlers get it: one object for all of them."""
+        if self._message is None:
+            self._message = Message._of(self)
+        return self._message
+
+    @property
+    def id(self) -> str:
+        """The entry ID."""
+        return self.batch.ids[self.row]
+
+    @property
+    def ids(self) -> list[str]:
+        """That, for logs."""
+        return [self.id]
+
+    @property
+    def delivery_count(self) -> int:
+        """How often it has been delivered."""
+        return self.batch.counts[self.row]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what becomes of it."""
+        return self.batch.is_settled(self.row)
+
+    def done(self) -> None:
+        """Say that all its calls have returned."""
+        self.batch.done(self.row)
+
+    def ack(self) -> None:
+        """As `Message.ack` says."""
+        self.batch.ack(self.row)
+
+    def nack(self, delay: timedelta | None) -> None:
+        """As `Message.nack` says."""
+        longest = self.batch.limits.longest_delay
+        if delay is not None and (
+            delay < timedelta(0) or (longest is not None and delay > longest)
+        ):
+            most = "" if longest is None else f" and at most {longest.total_seconds():g} s"
+            msg = f"delay must not be negative{most}: then others take the message anyway"
+            raise ValueError(msg)
+        self.batch.nack(self.row, delay)
+
+    def fail(self, reason: object) -> None:
+        """As `Message.fail` says."""
+        if not self.batch.limits.has_dead_letter:
+            msg = "the app has no stream for this message: pass dead_letter"
+            raise ValueError(msg)
+        if not isinstance(reason, str):
+            msg = f"reason must be str, not {type(reason).__name__}"
+            raise TypeError(msg)
+        self.batch.fail(self.row, reason)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __repr__(self) -> str:
+        return repr(self.message)
+
+
+def _by_last(pairs: list[tuple[str, Any]]) -> dict[Any, list[str]]:
+    """Give the IDs of each value."""
+    ids: dict[Any, list[str]] = {}
+    for entry_id, value in pairs:
+        ids.setdefault(value, []).append(entry_id)
+    return ids

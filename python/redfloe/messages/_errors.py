@@ -1,0 +1,11 @@
+"""What goes wrong with messages."""
+
+from redfloe._errors import RedfloeError
+
+
+class MisfitError(RedfloeError, ValueError):
+    """An entry is no event of its model, and the app is to raise that: ``on_misfit="raise"``."""
+
+
+class UnknownTypeError(RedfloeError, LookupError):
+    """No handler takes an entry's type, and the app is to raise that: ``on_unknown="raise"``."""

@@ -1,0 +1,111 @@
+"""Batches as columns, for handlers of frames: checked, defaults filled in, in parts that halve."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from redfloe.messages._kinds import Kind, Misfit, column_of
+from redfloe.messages._plan import RESCUED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redfloe.messages._delivery import Delivered
+    from redfloe.messages._plan import Call
+
+
+class Part:
+    """Rows of a batch as a frame, for one handler."""
+
+    def __init__(
+        self, batch: Delivered, frame: pl.DataFrame, rows: Sequence[int], call: Call
+    ) -> None:
+        self.batch = batch
+        self.frame = frame
+        self.rows = rows
+        self.calls = (call,)
+
+    @property
+    def ids(self) -> list[str]:
+        """The entry IDs, for logs."""
+        return [self.batch.ids[row] for row in self.rows]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what becomes of all of it."""
+        return all(map(self.batch.is_settled, self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def halves(self) -> tuple[Part, Part]:
+        """Give the first rows and the rest."""
+        middle = len(self.rows) // 2
+        first = Part(self.batch, self.frame[:middle], self.rows[:middle], self.calls[0])
+        return first, Part(self.batch, self.frame[middle:], self.rows[middle:], self.calls[0])
+
+    def done(self) -> None:
+        """Say that the handler is done with it."""
+        for row in self.rows:
+            self.batch.done(row)
+
+    def nack(self, delay: Any) -> None:
+        """Give all rows back."""
+        for row in self.rows:
+            self.batch.nack(row, delay)
+
+    def fail(self, reason: str) -> None:
+        """Move all rows to the dead-letter stream."""
+        for row in self.rows:
+            self.batch.fail(row, reason)
+
+    def __repr__(self) -> str:
+        return f"{len(self)} rows of {self.batch!r}"
+
+
+def checked(kind: Kind, frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, Misfit]]:
+    """Give the columns of a kind, and which rows are no events of it, by their numbers."""
+    misfits = _misfits(kind, frame)
+    columns = []
+    for field in kind.fields:
+        column = frame.get_column(field.name)
+        if field.loses_none and column.null_count():
+            values = [
+                field.fresh_default() if value is None else value for value in column.to_list()
+            ]
+            column = column_of(field, values)
+        columns.append(column)
+    return pl.DataFrame([*frame.select("_id", "_ts").get_columns(), *columns]), misfits
+
+
+def _misfits(kind: Kind, frame: pl.DataFrame) -> dict[int, Misfit]:
+    reasons: dict[int, list[str]] = {}
+    names = {field.name for field in kind.fields}
+    rescued = frame.get_column(RESCUED)
+    if rescued.null_count() < frame.height:
+        for row, text in enumerate(rescued.to_list()):
+            if text is not None:
+                reasons |= {row: wrong} if (wrong := _wrong(json.loads(text), names)) else {}
+    for field in kind.fields:
+        column = frame.get_column(field.name)
+        if field.required and not field.nullable and column.null_count():
+            for row in column.is_null().arg_true().to_list():
+                if not any(one.startswith(f"{field.name}:") for one in reasons.get(row, [])):
+                    reasons.setdefault(row, []).append(f"{field.name}: Field required")
+    return {row: Misfit(f"is no {kind.name}: {'; '.join(why)}") for row, why in reasons.items()}
+
+
+def _wrong(rescued: dict[str, Any], names: set[str]) -> list[str]:
+    """Say which texts do not fit a kind's fields; others are fields of no interest."""
+    wrong = []
+    for path, text in rescued.items():
+        name = path if path in names else re.split(r"[.\[]", path)[0]
+        if name in names:
+            wrong.append(
+                f"{name}: {str(text)[:100]!r} does not fit" + (f" ({path})" if path != name else "")
+            )
+    return wrong

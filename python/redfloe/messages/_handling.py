@@ -1,0 +1,178 @@
+"""Calling handlers: the quick way, and what happens when they raise."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import traceback
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from redfloe._consuming.handling import can_be_printed, log_failure, without_waiting
+from redfloe._consuming.retry import Call as Attempt
+from redfloe._consuming.retry import Failed, Raise, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from redfloe._consuming.consumer import StreamConsumer
+    from redfloe.messages._delivery import Item, Limits
+    from redfloe.messages._frames import Part
+    from redfloe.messages._plan import Call
+    from redfloe.messages._threads import Threads
+
+_AT_ONCE = timedelta(0)
+
+
+class Handling:
+    """Calls the handlers of items, in an event loop or in a thread, and settles the items."""
+
+    def __init__(
+        self, consumer: StreamConsumer, limits: Limits, threads: Threads, record: Any
+    ) -> None:
+        self._where: Mapping[str, str | None] = consumer._where
+        self._limits = limits
+        self._threads = threads
+        self._record = record
+        self.stopping = False
+        self._stop = threading.Event()
+        self._stop_in_loop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        self.stopping = True
+        self._stop.set()
+        self._stop_in_loop.set()
+
+    async def handle(self, item: Item | Part) -> None:
+        """Call an item's handlers one after the other."""
+        for call in item.calls:
+            try:
+                result = call.invoke(item)
+                if call.is_async:
+                    result = await result
+                elif not _is_plain(result):
+                    result = await _awaited(result)
+            except Exception as error:  # noqa: BLE001 - the policy decides
+                if await self._failed(item, call, error, in_thread=False):
+                    continue
+                return
+            if result is False:
+                self._not_done(item)
+                return
+        self._done(item)
+
+    def handle_in_thread(self, item: Item | Part) -> None:
+        """Do so in a thread."""
+        for call in item.calls:
+            try:
+                result = call.invoke(item)
+                if not _is_plain(result):
+                    _refuse_awaitable(call, result)
+            except Exception as error:  # noqa: BLE001 - the policy decides
+                if without_waiting(self._failed(item, call, error, in_thread=True)):
+                    continue
+                return
+            if result is False:
+                self._not_done(item)
+                return
+        self._done(item)
+
+    def _done(self, item: Item | Part) -> None:
+        if self._record is not None and not item.is_settled:
+            self._record.handled(item)
+        item.done()
+
+    def _not_done(self, item: Item | Part) -> None:
+        item.nack(None)
+
+    async def _failed(self, item: Any, call: Call, error: Exception, *, in_thread: bool) -> bool:
+        """Do what the retry policy says of a first failure; say whether the call is done then."""
+        if isinstance(error, _WrongHandlerError):
+            raise error
+        steps = call.retry.steps(item, may_fail=self._limits.has_dead_letter)
+        next(steps)
+        raised: Exception | None = error
+        failures = 0
+        all_done = True
+        while True:
+            if raised is not None:
+                failures += 1
+                log_failure(item, raised, self._where, failures)
+                if item.is_settled:
+                    return False  # as the handler said before it raised
+                last = raised
+            try:
+                step = steps.send(raised)
+            except StopIteration:
+                return all_done
+            raised = None
+            match step:
+                case Attempt(part):
+                    result, raised = await self._attempt(part, call, in_thread=in_thread)
+                    if result is False:
+                        part.nack(None)
+                        all_done = False
+                    elif raised is None and part is not item:
+                        part.done()
+                        all_done = False
+                case Wait(seconds):
+                    if await self._pause(seconds, in_thread=in_thread):
+                        item.nack(_AT_ONCE)
+                        return False
+                case Raise(given):
+                    given.add_note(f"while handling {item!r} by {call.name}")
+                    raise given
+                case Failed(part, reason):
+                    self._put_aside(part, reason, last)
+                    all_done = False
+
+    async def _attempt(
+        self, part: Any, call: Call, *, in_thread: bool
+    ) -> tuple[Any, Exception | None]:
+        try:
+            result = call.invoke(part)
+            if call.is_async and not in_thread:
+                result = await result
+        except Exception as error:  # noqa: BLE001 - the policy decides
+            return None, error
+        return result, None
+
+    async def _pause(self, seconds: float, *, in_thread: bool) -> bool:
+        """Wait that long, or until `stop`; say which."""
+        if in_thread:
+            return self._stop.wait(seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop_in_loop.wait()
+        except TimeoutError:
+            return self.stopping
+        return True
+
+    def _put_aside(self, part: Any, reason: str, error: Exception) -> None:
+        if can_be_printed(error):
+            reason += "\n\n" + "".join(traceback.format_exception(error))
+        if self._record is not None:
+            self._record.failed(part, reason)
+        part.fail(reason)
+
+
+class _WrongHandlerError(TypeError):
+    """What is called cannot be a handler."""
+
+
+def _is_plain(result: Any) -> bool:
+    return result is None or result is True or result is False
+
+
+async def _awaited(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+def _refuse_awaitable(call: Call, result: Any) -> None:
+    if inspect.iscoroutine(result):
+        result.close()  # which was never awaited, and would warn of it
+    if inspect.isawaitable(result):
+        msg = f"the handler {call.name} is not async, and returned something to be awaited"
+        raise _WrongHandlerError(msg)

@@ -1,0 +1,485 @@
+"""Kinds of events: how texts and JSON become a model's instances, and how these become texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache, partial
+from operator import attrgetter
+from typing import Any, Protocol
+from uuid import UUID
+
+import polars as pl
+import pydantic
+
+from redfloe._payload import json_text
+from redfloe._writing.fields import as_pairs
+from redfloe.messages._schema_of import ModelField, fields_of, is_struct
+
+_MICROSECOND = timedelta(microseconds=1)
+_TEXTS = (pl.String, pl.Binary)
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """What an entry is that is no event of its kind."""
+
+    reason: str
+
+
+class Validator(Protocol):
+    """Makes instances of a model, many at a time; ValueError where one does not fit."""
+
+    def many(self, rows: list[dict[str, Any]]) -> list[Any]: ...
+    def one(self, row: dict[str, Any]) -> Any: ...
+    def one_of_json(self, text: bytes) -> Any: ...
+    def to_json(self, event: Any) -> bytes: ...
+
+
+class Kind:
+    """A model: the events of a type."""
+
+    def __init__(self, model: type) -> None:
+        self.model = model
+        self.name = type_name(model)
+        self.fields = fields_of(model)
+        self._validator = _validator(model)
+        self._dump = _dump_of(model)
+        self._writers = [
+            _Writer(field, self._getter(field), _document_of(model, field))
+            for field in self.fields
+        ]
+        self._refusing = [
+            (field, attrgetter(field.attribute)) for field in self.fields if field.loses_none
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Kind {self.name}>"
+
+    # Reading
+
+    @property
+    def text_columns(self) -> dict[str, pl.DataType]:
+        """The fields as they are read for `of_texts`: as texts, and bytes as bytes."""
+        return {
+            field.name: field.dtype if field.dtype == pl.Binary else pl.String()
+            for field in self.fields
+        }
+
+    def of_texts(self, frame: pl.DataFrame) -> list[Any]:
+        """Give the event of each row, or its `Misfit`."""
+        names, columns, none = [], [], []
+        for field in self.fields:
+            if field.name in frame.columns:
+                names.append(field.name)
+                columns.append(_values(field, frame.get_column(field.name)))
+            if field.required and field.nullable:
+                none.append(field.name)
+        if not names:
+            rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
+        elif any(None in column for column in columns):
+            rows = [
+                {name: value for name, value in zip(names, row, strict=True) if value is not None}
+                for row in zip(*columns, strict=True)
+            ]
+        else:
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        for name in none:
+            for row in rows:
+                row.setdefault(name, None)
+        try:
+            return self._validator.many(rows)
+        except Exception:  # noqa: BLE001 - a validator of the model's may raise anything
+            return [self._one(row, self._validator.one) for row in rows]
+
+    def of_json(self, texts: list[bytes]) -> list[Any]:
+        """Give the event of each JSON document, or its `Misfit`."""
+        # Each alone: pieces of broken documents that are joined may make sense.
+        return [self._one(text, self._validator.one_of_json) for text in texts]
+
+    def _one(self, given: Any, one: Callable[[Any], Any]) -> Any:
+        try:
+            return one(given)
+        except pydantic.ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, detail['loc'])) or 'it'}: {detail['msg']}"
+                for detail in error.errors(include_url=False, include_context=False)
+            )
+            return Misfit(f"is no {self.name}: {wrong}")
+        except Exception as error:  # noqa: BLE001 - a validator of the model's may raise anything
+            return Misfit(f"is no {self.name}: {type(error).__name__}: {error}")
+
+    def frame(self, events: Sequence[Any]) -> pl.DataFrame:
+        """Give events as the columns of `schema_of`."""
+        columns = []
+        for field in self.fields:
+            get = attrgetter(field.attribute)
+            columns.append(column_of(field, [get(event) for event in events]))
+        return pl.DataFrame(columns)
+
+    # Writing
+
+    def _getter(self, field: ModelField) -> Callable[[Any], Any]:
+        """Give what takes a field out of an event, or of what it serialises itself to."""
+        if self._dump is not None:
+            return lambda dumped: dumped.get(field.name)
+        return attrgetter(field.attribute)
+
+    def check(self, event: Any) -> None:
+        """Refuse an event that would be read as another one."""
+        for field, get in self._refusing:
+            if get(event) is None:
+                msg = (
+                    f"{self.name}.{field.attribute} is None, which an entry says by leaving the "
+                    "field out, and would be read as its default; make None the default"
+                )
+                raise ValueError(msg)
+
+    def values(self, event: Any) -> dict[str, Any]:
+        """Give an event's fields, as values that have a text; None is left out there."""
+        given = event if self._dump is None else self._dump([event])[0]
+        self.check(event)
+        return {writer.name: writer.value(given) for writer in self._writers}
+
+    def columns(self, events: Sequence[Any]) -> dict[str, pl.Series]:
+        """Give the fields of many events."""
+        given = events if self._dump is None else self._dump(events)
+        columns = {writer.name: writer.column(given) for writer in self._writers}
+        if any(columns[field.name].null_count() for field, _ in self._refusing):
+            for event in events:
+                self.check(event)
+        return columns
+
+    def to_json(self, event: Any) -> bytes:
+        """Give an event as a JSON document."""
+        return self._validator.to_json(event)
+
+
+class DictKind:
+    """Events without a model: dicts, whose values are texts when they are read from fields."""
+
+    fields: tuple[ModelField, ...] = ()
+
+    def values(self, event: Any) -> dict[str, Any]:
+        """Give the fields, as values that have a text."""
+        if not isinstance(event, Mapping):
+            msg = (
+                "a message's payload must be a mapping or an instance of a model, not "
+                f"{type(event).__name__}"
+            )
+            raise TypeError(msg)
+        return {name: _plain(value) for name, value in event.items()}
+
+    def columns(self, events: Sequence[Any]) -> dict[str, pl.Series]:
+        """Give the fields of many events: a column for each name that one has."""
+        rows = [self.values(event) for event in events]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: _text_column(name, [row.get(name) for row in rows]) for name in names}
+
+    def to_json(self, event: Any) -> bytes:
+        """Give an event as a JSON document."""
+        return json_text(
+            {name: _in_json(value) for name, value in event.items()}, "the payload"
+        ).encode()
+
+
+DICT = DictKind()
+
+
+def kind_of(event: Any) -> Kind | DictKind:
+    """Give the kind of an event."""
+    return DICT if isinstance(event, Mapping) else _kind_of_instance(event)
+
+
+def _kind_of_instance(event: Any) -> Kind:
+    return kind_of_model(event.__class__)
+
+
+@lru_cache(maxsize=1024)
+def kind_of_model(model: type) -> Kind:
+    """Give a model's kind."""
+    return Kind(model)
+
+
+@lru_cache(maxsize=1024)
+def type_name(model: type) -> str:
+    """Give what entries call a model's events."""
+    name = getattr(model, "__message_type__", None) or model.__name__
+    return str(name)
+
+
+# Texts to values
+
+
+def _values(field: ModelField, column: pl.Series) -> list[Any]:
+    """Give a column of texts as the model takes them; what is absent is None."""
+    if field.dtype not in _TEXTS:
+        if column.dtype == pl.Binary:  # another model's field of the same name is bytes
+            column = column.cast(pl.String, strict=False)
+        column = column.replace("", None)
+    if field.is_document:
+        return [_loaded(text) for text in column.to_list()]
+    if field.dtype == pl.Duration:
+        return [_duration(text) for text in column.to_list()]
+    return column.to_list()
+
+
+def _loaded(text: str | None) -> Any:
+    """Give a document; what is none is a text, which the model may take."""
+    if text is None or text[:1] not in ("[", "{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _duration(text: str | None) -> Any:
+    try:
+        return None if text is None else timedelta(microseconds=int(text))
+    except ValueError:
+        return text  # in ISO 8601, which the model takes
+
+
+def column_of(field: ModelField, values: Sequence[Any]) -> pl.Series:
+    """Give values of a model's field as a column of its dtype."""
+    if field.is_document and field.dtype == pl.String:
+        document = _document_of(type(None), field)
+        given = [None if value is None else document(value) for value in values]
+    else:
+        given = [_native(value, field.dtype) for value in values]
+    return pl.Series(field.name, given, dtype=field.dtype, strict=False)
+
+
+def _native(value: Any, dtype: pl.DataType) -> Any:
+    """Give a value as Polars takes it."""
+    match value:
+        case Enum():
+            return value.value
+        case UUID():
+            return str(value)
+        case datetime() if value.tzinfo is not None and dtype == pl.Datetime("us"):
+            return value.astimezone(UTC).replace(tzinfo=None)
+        case list() | tuple() | set() | frozenset() if isinstance(dtype, pl.List):
+            return [_native(item, _instance(dtype.inner)) for item in value]
+        case None:
+            return None
+        case _ if isinstance(dtype, pl.Struct):
+            get = value.get if isinstance(value, dict) else partial(getattr, value)
+            names = (
+                {}
+                if isinstance(value, dict)
+                else {one.name: one.attribute for one in fields_of(value.__class__)}
+            )
+            return {
+                inner.name: _native(get(names.get(inner.name, inner.name)), _instance(inner.dtype))
+                for inner in dtype.fields
+            }
+    return value
+
+
+def _instance(dtype: Any) -> pl.DataType:
+    return dtype if isinstance(dtype, pl.DataType) else dtype()
+
+
+# Values to texts
+
+
+class _Writer:
+    """Writes a field of events."""
+
+    def __init__(
+        self,
+        field: ModelField,
+        get: Callable[[Any], Any],
+        document: Callable[[Any], str] | None,
+    ) -> None:
+        self.name = field.name
+        self._get = get
+        self._document = document if field.is_document else None
+        # What Polars takes as it is.
+        self._dtype = (
+            field.dtype
+            if field.dtype in (pl.Int64, pl.Float64, pl.String, pl.Boolean, pl.Binary)
+            and not field.is_document
+            else None
+        )
+
+    def value(self, event: Any) -> Any:
+        value = self._get(event)
+        if value is None:
+            return None
+        return self._document(value) if self._document is not None else _plain(value)
+
+    def column(self, events: Sequence[Any]) -> pl.Series:
+        if self._document is not None:
+            return _text_column(self.name, [*map(self.value, events)])
+        values = [*map(self._get, events)]
+        if self._dtype is None:
+            return _text_column(self.name, values)
+        try:
+            return pl.Series(self.name, values, dtype=self._dtype, strict=True)
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            # Not what it was declared to be, or more than 64 bits.
+            return _text_column(self.name, values)
+
+
+def _text_column(name: str, values: list[Any]) -> pl.Series:
+    """Give the texts of a column, or bytes where they are none."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and (to_text := _QUICK.get(*kinds)) is not None:
+        return pl.Series(name, [*map(to_text, values)], dtype=pl.String)
+    texts = [None if value is None else _text(name, _plain(value)) for value in values]
+    try:
+        return pl.Series(
+            name, [None if text is None else text.decode() for text in texts], dtype=pl.String
+        )
+    except UnicodeDecodeError:
+        return pl.Series(name, texts, dtype=pl.Binary)
+
+
+#: What needs no look at each value.
+_QUICK: dict[type, Callable[[Any], str]] = {
+    str: str,
+    int: str,
+    Decimal: str,
+    date: date.isoformat,
+    UUID: str,
+}
+
+
+def _text(name: str, value: Any) -> bytes | None:
+    pairs = as_pairs({name: value})
+    return pairs[0][1] if pairs else None
+
+
+def _plain(value: Any) -> Any:
+    """Give a value that `as_pairs` has a text for."""
+    match value:
+        case str() | int() | float() | None:
+            return value
+        case Enum():
+            return _plain(value.value)
+        case UUID():
+            return str(value)
+        case timedelta():
+            return value // _MICROSECOND
+        case Mapping() | list() | tuple() | set() | frozenset():
+            return json_text(_in_json(value), "a field")
+        case _ if is_struct(type(value)) or isinstance(value, pydantic.BaseModel):
+            return _kind_of_instance(value).to_json(value).decode()
+    return value
+
+
+def _in_json(value: Any) -> Any:
+    """Give a value that `json_text` has a text for."""
+    match value:
+        case Mapping():
+            return {name: _in_json(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_in_json(item) for item in value]
+        case Enum():
+            return _in_json(value.value)
+        case UUID():
+            return str(value)
+        case timedelta():
+            return value // _MICROSECOND
+        case pydantic.BaseModel():
+            return value.model_dump(mode="json", by_alias=True)
+    return value
+
+
+def _dump_of(model: type) -> Callable[[Sequence[Any]], list[Any]] | None:
+    """Give how a model serialises itself, where it has a way of its own."""
+    if not issubclass(model, pydantic.BaseModel):
+        return None
+    decorators = model.__pydantic_decorators__
+    serialises = (pydantic.PlainSerializer, pydantic.WrapSerializer)
+    has_own = (
+        decorators.field_serializers
+        or decorators.model_serializers
+        or any(
+            isinstance(one, serialises)
+            for info in model.model_fields.values()
+            for one in info.metadata
+        )
+    )
+    if not has_own:
+        return None
+    adapter = pydantic.TypeAdapter(list[model])  # type: ignore[valid-type]  # a variable
+    return lambda events: adapter.dump_python([*events], mode="json", by_alias=True)
+
+
+def _document_of(model: type, field: ModelField) -> Callable[[Any], str]:
+    """Give what makes a text of a field that only JSON can say."""
+    if is_struct(model):
+        import msgspec
+
+        return lambda value: _unquoted(msgspec.json.encode(value).decode())
+    if _dump_of(model) is not None:
+        return lambda value: value if isinstance(value, str) else json.dumps(value)
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(field.annotation)
+    return lambda value: _unquoted(adapter.dump_json(value, by_alias=True).decode())
+
+
+def _unquoted(document: str) -> str:
+    """Give a JSON string as the text that it is."""
+    return str(json.loads(document)) if document.startswith('"') else document
+
+
+# Validators
+
+
+def _validator(model: type) -> Validator:
+    return _Struct(model) if is_struct(model) else _Pydantic(model)
+
+
+class _Pydantic:
+    """For pydantic models and dataclasses."""
+
+    def __init__(self, model: type) -> None:
+        self._one: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(model)
+        self._many: pydantic.TypeAdapter[list[Any]] = pydantic.TypeAdapter(
+            list[model]  # type: ignore[valid-type]  # a variable
+        )
+
+    def many(self, rows: list[dict[str, Any]]) -> list[Any]:
+        return self._many.validate_python(rows, strict=False)
+
+    def one(self, row: dict[str, Any]) -> Any:
+        return self._one.validate_python(row, strict=False)
+
+    def one_of_json(self, text: bytes) -> Any:
+        return self._one.validate_json(text)
+
+    def to_json(self, event: Any) -> bytes:
+        return self._one.dump_json(event, by_alias=True)
+
+
+class _Struct:
+    """For msgspec."""
+
+    def __init__(self, model: type) -> None:
+        import msgspec
+
+        self._msgspec = msgspec
+        self._model, self._list = model, list[model]  # type: ignore[valid-type]  # a variable
+        self._decoder = msgspec.json.Decoder(model)
+
+    def many(self, rows: list[dict[str, Any]]) -> list[Any]:
+        found: list[Any] = self._msgspec.convert(rows, self._list, strict=False)
+        return found
+
+    def one(self, row: dict[str, Any]) -> Any:
+        return self._msgspec.convert(row, self._model, strict=False)
+
+    def one_of_json(self, text: bytes) -> Any:
+        return self._decoder.decode(text)
+
+    def to_json(self, event: Any) -> bytes:
+        document: bytes = self._msgspec.json.encode(event)
+        return document

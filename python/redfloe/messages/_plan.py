@@ -1,0 +1,239 @@
+"""What becomes of the messages of one stream: the handlers for each type, ready to be called."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from redfloe.messages._kinds import DICT, DictKind, Kind
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from redfloe._consuming.retry import Retry as Steps
+    from redfloe.messages._codecs import Codec
+    from redfloe.messages._delivery import Item
+    from redfloe.messages._message import Message
+    from redfloe.messages._retry import Retry
+    from redfloe.messages._router import Handler, Key
+
+Middleware = Callable[["Message", Callable[["Message"], Awaitable[Any]]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A handler as it is called with an item; what it gives is awaited where `is_async`."""
+
+    name: str
+    invoke: Callable[[Any], Any]
+    is_async: bool
+    retry: Steps
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """What takes the messages of a type."""
+
+    kind: Kind | DictKind
+    #: With single messages, and with columns.
+    calls: tuple[Call, ...]
+    frame_calls: tuple[Call, ...]
+    key: Callable[[Item], Hashable] | None
+
+
+class StreamPlan:
+    """The handlers of a stream."""
+
+    def __init__(
+        self,
+        stream: str,
+        handlers: Sequence[Handler],
+        *,
+        codec: Codec,
+        retry: Retry,
+        middleware: Sequence[Middleware],
+        run_in_thread: Callable[..., Awaitable[Any]],
+    ) -> None:
+        self.stream = stream
+        self.codec = _codec(stream, handlers, codec)
+        self._handlers = handlers
+        self._calls = {
+            handler: _call(handler, retry, middleware, run_in_thread) for handler in handlers
+        }
+        self.kinds = _kinds(stream, handlers)
+        models = {*self.kinds.values()}
+        #: What an entry is that does not say its type.
+        self._only = next(iter(models)) if len(models) == 1 else None
+        self._routes: dict[str | None, Route | None] = {}
+        self._typed = self._typed_options()
+        for name in self.kinds:
+            self.route(name)  # which looks whether its handlers fit together
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether batches are read as columns of their dtypes: no handler takes single messages."""
+        return self._typed is not None
+
+    @property
+    def in_threads(self) -> bool:
+        """Whether no call has to be awaited."""
+        return not any(call.is_async for call in self._calls.values())
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether some messages keep their order."""
+        return any(handler.key is not None for handler in self._handlers)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a consumer needs to read the messages."""
+        if self._typed is not None:
+            return {**self._typed, "rescue_column": RESCUED}
+        is_open = any(not handler.kinds for handler in self._handlers)
+        options = self.codec.options([*self.kinds.values()], is_open=is_open)
+        return {**options, "include_id": False, "include_timestamp": False}
+
+    def route(self, name: str | None) -> Route | None:
+        """Give what takes messages of a type, or of none; None where nothing does."""
+        if name not in self._routes:
+            if len(self._routes) > _MOST_TYPES:  # names come from outside
+                self._routes.clear()
+            self._routes[name] = self._find(name)
+        return self._routes[name]
+
+    def _find(self, name: str | None) -> Route | None:
+        takers = [handler for handler in self._handlers if self._takes(handler, name)]
+        if not takers:
+            return None
+        kind = self._only if name is None else self.kinds.get(name)
+        keys = [handler.key for handler in takers if handler.key is not None]
+        if len(set(keys)) > 1:
+            msg = f"the handlers of {name!r} on the stream {self.stream!r} have different keys"
+            raise ValueError(msg)
+        return Route(
+            DICT if kind is None else kind,
+            tuple(self._calls[one] for one in takers if not one.takes_frames),
+            tuple(self._calls[one] for one in takers if one.takes_frames),
+            _key(keys[0]) if keys else None,
+        )
+
+    def _takes(self, handler: Handler, name: str | None) -> bool:
+        if handler.types is None:
+            return True
+        if name is None:
+            return self._only is not None and self._only in handler.kinds.values()
+        return name in handler.types
+
+    def _typed_options(self) -> dict[str, Any] | None:
+        if not all(handler.takes_frames for handler in self._handlers):
+            return None
+        schema: dict[str, pl.DataType] = {}
+        for kind in self.kinds.values():
+            for field in kind.fields:
+                if schema.setdefault(field.name, field.dtype) != field.dtype:
+                    return None
+        return self.codec.typed_options(schema)
+
+
+#: The column of what does not fit.
+RESCUED = "_redfloe_misfits"
+_MOST_TYPES = 10_000
+
+
+def _codec(stream: str, handlers: Sequence[Handler], default: Codec) -> Codec:
+    named = {handler.codec for handler in handlers if handler.codec is not None}
+    if len(named) > 1:
+        msg = f"the handlers of the stream {stream!r} name different codecs"
+        raise ValueError(msg)
+    return named.pop() if named else default
+
+
+def _kinds(stream: str, handlers: Sequence[Handler]) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {}
+    for handler in handlers:
+        for name, kind in handler.kinds.items():
+            if kinds.setdefault(name, kind) is not kind:
+                msg = (
+                    f"two models are called {name!r} on the stream {stream!r}; name the types: "
+                    "on(stream, Model, types=[...])"
+                )
+                raise ValueError(msg)
+    return kinds
+
+
+def _key(key: Key) -> Callable[[Item], Hashable]:
+    if callable(key):
+        return lambda item: key(item.message)
+    of_event = attrgetter(key)
+
+    def of_item(item: Item) -> Hashable:
+        event = item.event
+        found: Hashable = event.get(key) if isinstance(event, dict) else of_event(event)
+        return found
+
+    return of_item
+
+
+def _call(
+    handler: Handler,
+    retry: Retry,
+    middleware: Sequence[Middleware],
+    run_in_thread: Callable[..., Awaitable[Any]],
+) -> Call:
+    steps = (handler.retry or retry)._steps()
+    invoke = _invoke(handler)
+    if handler.timeout is not None:
+        invoke = _limited(invoke, handler.timeout)
+    is_async = handler.is_async
+    if middleware and not handler.takes_frames:
+        invoke = _wrapped(invoke, middleware, None if is_async else run_in_thread)
+        is_async = True
+    return Call(handler.name, invoke, is_async, steps)
+
+
+def _invoke(handler: Handler) -> Callable[[Any], Any]:
+    function = handler.function
+    match handler.arguments:
+        case ("event",):
+            return lambda item: function(item.event)
+        case ("message",):
+            return lambda item: function(item.message)
+        case ("event", "message"):
+            return lambda item: function(item.event, item.message)
+        case ("message", "event"):
+            return lambda item: function(item.message, item.event)
+    return lambda part: function(part.frame)
+
+
+def _limited(invoke: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:
+    async def call(item: Any) -> Any:
+        async with asyncio.timeout(seconds):
+            return await invoke(item)
+
+    return call
+
+
+def _wrapped(
+    invoke: Callable[[Any], Any],
+    middleware: Sequence[Middleware],
+    run_in_thread: Callable[..., Awaitable[Any]] | None,
+) -> Callable[[Any], Any]:
+    async def innermost(message: Message) -> Any:
+        item = message._delivered()
+        if run_in_thread is not None:
+            return await run_in_thread(invoke, item)
+        return await invoke(item)
+
+    call: Callable[[Message], Awaitable[Any]] = innermost
+    for one in reversed(middleware):
+        call = _around(one, call)
+    return lambda item: call(item.message)
+
+
+def _around(
+    middleware: Middleware, call_next: Callable[[Message], Awaitable[Any]]
+) -> Callable[[Message], Awaitable[Any]]:
+    return lambda message: middleware(message, call_next)

@@ -1,0 +1,157 @@
+"""Where an app works and as whom, from a file and the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from redfloe._core import RedisConnection
+
+_VARIABLES = {
+    "url": "REDIS_URL",
+    "stream": "STREAM_NAME",
+    "group": "CONSUMER_GROUP",
+    "consumer": "CONSUMER_NAME",
+}
+
+
+class ProducerSettings(BaseModel):
+    """What an app's producers do.
+
+    Attributes
+    ----------
+    stream : str, optional
+        The stream's key.
+    max_length : int, optional
+        `maxlen` of a `Producer`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stream: str | None = None
+    max_length: int | None = Field(default=None, ge=0)
+
+
+class ConsumerSettings(BaseModel):
+    """How an app reads.
+
+    Attributes
+    ----------
+    stream : str, optional
+        The stream's key; by default the producer's.
+    group, consumer : str, optional
+        The consumer group, and this worker's name in it; ``{hostname}`` and ``{pid}`` are replaced.
+    block_ms, count : int, optional
+        How long a poll waits, and how many messages a batch has at most.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stream: str | None = None
+    group: str | None = None
+    consumer: str | None = None
+    block_ms: int | None = Field(default=None, ge=0)
+    count: int | None = Field(default=None, ge=1)
+
+
+class Settings(BaseModel):
+    """Where an app works and as whom.
+
+    Attributes
+    ----------
+    url : str
+        As `RedisConnection` takes it.
+    producer : ProducerSettings
+    consumer : ConsumerSettings
+
+    Examples
+    --------
+    >>> from redfloe.messages import Settings
+    >>> settings = Settings(url="redis://localhost", consumer={"group": "billing"})
+    >>> settings.consumer.group
+    'billing'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: SecretStr = SecretStr("redis://localhost:6379")
+    producer: ProducerSettings = ProducerSettings()
+    consumer: ConsumerSettings = ConsumerSettings()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, *, section: str | None = "redis_streams") -> Self:
+        """Read settings from a YAML file, from the environment, or from both: it goes first.
+
+        The variables are ``REDIS_URL``, ``STREAM_NAME``, ``CONSUMER_GROUP`` and ``CONSUMER_NAME``.
+
+        Parameters
+        ----------
+        path : path, optional
+            The file; by default the environment alone counts.
+        section : str or None, default "redis_streams"
+            The section of the file that holds them; None for its top level.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            It is no YAML, has no such section, or pydantic refuses a value
+            (`pydantic.ValidationError`, which does not show the URL).
+        """
+        values, where = ({}, "") if path is None else (_read(Path(path), section), f"{path} and ")
+        producer, consumer = (dict(values.get(name) or {}) for name in ("producer", "consumer"))
+        variables = {name: os.environ.get(of) or None for name, of in _VARIABLES.items()}
+        if variables["url"] is not None:
+            values["url"] = variables["url"]
+        if variables["stream"] is not None:
+            producer["stream"] = consumer["stream"] = variables["stream"]
+        for name in ("group", "consumer"):
+            if variables[name] is not None:
+                consumer[name] = variables[name]
+        if "url" in values:
+            values["url"] = SecretStr(str(values["url"]))
+        try:
+            return cls.model_validate({**values, "producer": producer, "consumer": consumer})
+        except ValidationError as error:
+            error.add_note(f"the settings are from {where}the environment")
+            raise
+
+    @property
+    def connection(self) -> RedisConnection:
+        """The connection that is described. Nothing is sent."""
+        return RedisConnection(self.url.get_secret_value())
+
+    @property
+    def stream(self) -> str | None:
+        """The stream that is worked on where nothing else is named."""
+        return self.consumer.stream or self.producer.stream
+
+
+def _read(file: Path, section: str | None) -> dict[str, Any]:
+    if not file.is_file():
+        msg = f"there is no file {file}"
+        raise FileNotFoundError(msg)
+    from redfloe.settings import _read as read_section
+
+    values, problem = read_section(file, section)
+    if problem is not None:
+        msg = f"{file} {problem}"
+        raise ValueError(msg)
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in values.items()
+    }
+
+
+def expanded(name: str, what: str) -> str:
+    """Replace ``{hostname}`` and ``{pid}`` in a name."""
+    try:
+        return name.format(hostname=socket.gethostname(), pid=os.getpid())
+    except (KeyError, IndexError, ValueError) as error:
+        msg = f"{what} is {name!r}, in which only {{hostname}} and {{pid}} are replaced"
+        raise ValueError(msg) from error

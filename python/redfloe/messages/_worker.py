@@ -1,0 +1,244 @@
+"""A stream's worker: reads batches, has handlers called, and tells the server what is done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from redfloe._errors import NoGroupError, RedisConnectionError, RedisTimeoutError
+from redfloe.messages._decode import decode
+from redfloe.messages._delivery import Delivered, Limits
+from redfloe.messages._handling import Handling
+
+if TYPE_CHECKING:
+    from redfloe._batch import AsyncBatch
+    from redfloe._consuming.consumer import StreamConsumer
+    from redfloe.messages._decode import Policy
+    from redfloe.messages._delivery import Item
+    from redfloe.messages._frames import Part
+    from redfloe.messages._plan import StreamPlan
+    from redfloe.messages._threads import Threads
+
+#: How long what is done waits for others to be told together, in seconds.
+_TELL_EVERY = 0.1
+#: The first pause and the longest of one who cannot tell the server, in seconds.
+_PAUSES = (0.1, 5.0)
+#: How often one who waits for handlers to return looks whether it was stopped, in seconds.
+_LOOK = 0.05
+#: How long a handler that was cancelled may take, in seconds.
+_LAST = 1.0
+
+
+class StreamWorker:
+    """Works on one stream, in an event loop.
+
+    Lanes, as many as there may be handlers at a time, take messages from a queue that the reader
+    fills by batches; it asks for the next batch when the queue is empty. What becomes of messages
+    is told to the server by a task of its own, while the lanes go on.
+    """
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        consumer: StreamConsumer,
+        *,
+        concurrency: int,
+        policy: Policy,
+        limits: Limits,
+        grace: float,
+        threads: Threads,
+        record: Any,
+    ) -> None:
+        self.plan = plan
+        self.consumer = consumer
+        self._policy = policy
+        self._limits = limits
+        self._grace = grace
+        self._threads = threads
+        #: Messages of one key have one queue; others have one for all lanes.
+        queues = concurrency if plan.has_keys else 1
+        self._queues: list[deque[Item | Part]] = [deque() for _ in range(queues)]
+        self._lanes = concurrency
+        self._busy = 0
+        self._filled = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._to_tell = asyncio.Event()
+        self._in_hand: list[Delivered] = []
+        self.is_ready = False
+        self._handling = Handling(consumer, limits, threads, record)
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages are in hand."""
+        return sum(len(batch.ids) for batch in self._in_hand)
+
+    def stop(self) -> None:
+        """Finish what handlers are at, give back the rest, and end; in the event loop."""
+        self._handling.stop()
+        self.consumer.stop()
+        self._taken.set()
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Work until the consumer ends; raise what a handler or the server raises."""
+        lane = self._lane_of_threads if self.plan.in_threads else self._lane
+        tasks: list[asyncio.Task[None]] = []
+        async with self.consumer:
+            try:
+                tasks += [
+                    asyncio.create_task(lane(self._queues[number % len(self._queues)]))
+                    for number in range(self._lanes)
+                ]
+                telling = asyncio.create_task(self._tell_all())
+                reading = asyncio.create_task(self._read())
+                tasks += [telling, reading]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await self._finish(tasks)
+            finally:
+                await self._leave(tasks)
+
+    async def _read(self) -> None:
+        self.is_ready = True
+        async for batch in self.consumer:
+            await self._hand_out(batch)
+
+    async def _hand_out(self, batch: AsyncBatch) -> None:
+        """Queue a batch's messages, and wait until all are taken."""
+        rows = self.plan.codec.rows(batch.frame)
+        delivered = Delivered(batch, rows, self.plan.stream, self._limits)
+        items = decode(self.plan, delivered, self._policy)
+        self._in_hand.append(delivered)
+        if self.plan.has_keys:
+            self._queue_by_key(items)
+        else:
+            self._queues[0].extend(items)
+        self._to_tell.set()
+        self._filled.set()
+        while any(self._queues) and not self._handling.stopping:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def _queue_by_key(self, items: list[Item | Part]) -> None:
+        count = len(self._queues)
+        for item in items:
+            route = self.plan.route(getattr(item, "type", None))
+            key = None if route is None or route.key is None else route.key(item)  # type: ignore[arg-type]  # a part has none
+            shortest = min(range(count), key=lambda queue: len(self._queues[queue]))
+            self._queues[shortest if key is None else hash(key) % count].append(item)
+
+    # Lanes
+
+    async def _lane(self, queue: deque[Item | Part]) -> None:
+        handling = self._handling
+        while True:
+            await self._wait_for_items(queue)
+            try:
+                while queue and not handling.stopping:
+                    await handling.handle(queue.popleft())
+            finally:
+                self._rest()
+
+    async def _lane_of_threads(self, queue: deque[Item | Part]) -> None:
+        while True:
+            await self._wait_for_items(queue)
+            try:
+                loop = asyncio.get_running_loop()
+                await self._threads.run(self._work_in_thread, queue, loop)
+            finally:
+                self._rest()
+
+    def _work_in_thread(self, queue: deque[Item | Part], loop: asyncio.AbstractEventLoop) -> None:
+        handling = self._handling
+        while not handling.stopping:
+            try:
+                item = queue.popleft()
+            except IndexError:
+                return
+            if not queue:
+                loop.call_soon_threadsafe(self._taken.set)
+            handling.handle_in_thread(item)
+
+    async def _wait_for_items(self, queue: deque[Item | Part]) -> None:
+        while not queue or self._handling.stopping:
+            self._filled.clear()
+            await self._filled.wait()
+        self._busy += 1
+        self._quiet.clear()
+
+    def _rest(self) -> None:
+        self._busy -= 1
+        self._taken.set()
+        self._to_tell.set()
+        if not self._busy:
+            self._quiet.set()
+
+    # What the server is told
+
+    async def _tell_all(self) -> None:
+        pause, longest = _PAUSES
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELL_EVERY if self._in_hand else None):
+                    await self._to_tell.wait()
+            self._to_tell.clear()
+            try:
+                await self._tell()
+            except (RedisConnectionError, RedisTimeoutError):
+                # The reader says that there is an outage; its entries stay in hand meanwhile.
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
+                self._to_tell.set()
+            else:
+                pause = _PAUSES[0]
+
+    async def _tell(self) -> None:
+        for delivered in [*self._in_hand]:
+            try:
+                await delivered.tell()
+            except NoGroupError:
+                self._in_hand.remove(delivered)  # the reader raises it, or makes the group again
+                continue
+            if delivered.is_complete:
+                self._in_hand.remove(delivered)
+
+    # The end
+
+    async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Let handlers that run return, for a while where it was stopped; raise what a task did."""
+        if _error_of(tasks) is not None:
+            self.stop()
+        stopped_at: float | None = None
+        while self._busy:
+            if self._handling.stopping:
+                stopped_at = stopped_at or time.monotonic()
+                if time.monotonic() >= stopped_at + self._grace:
+                    break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._quiet.wait()
+        if (error := _error_of(tasks)) is not None:
+            raise error
+
+    async def _leave(self, tasks: list[asyncio.Task[None]]) -> None:
+        """End all tasks, give back what is not done, and tell the server once more."""
+        self._handling.stop()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST)
+            _error_of(tasks)  # which says that somebody has looked
+        for delivered in self._in_hand:
+            delivered.give_back()
+        # What cannot be told is still pending, and comes again.
+        with suppress(RedisConnectionError, RedisTimeoutError):
+            await self._tell()
+
+
+def _error_of(tasks: list[asyncio.Task[None]]) -> BaseException | None:
+    """Give the first exception that ended one of the tasks."""
+    ended = [task for task in tasks if task.done() and not task.cancelled()]
+    return next((error for task in ended if (error := task.exception()) is not None), None)
