@@ -176,7 +176,7 @@ def test_a_handler_of_columns_gets_what_read_stream_gives(
     events: list[Everything] = []
     app.on_batch(stream, Everything)(frames.append)
     if mixed:
-        app.on(stream, Everything)(lambda event: events.append(event))
+        app.on(stream, Everything)(events.append)
     app.drain()
     expected = redfloe.read_stream(any_server.url, stream, schema_of(Everything))
     assert_frame_equal(pl.concat(frames), expected)
@@ -187,7 +187,7 @@ def handled(server: Server, stream: str, model: Any, **options: Any) -> list[Any
     """Give what a handler gets of all that is there."""
     events: list[Any] = []
     app = App(server.url, group=f"of {model.__name__}", **options)
-    app.on(stream, model)(lambda event: events.append(event))
+    app.on(stream, model)(events.append)
     app.drain()
     return events
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from redfloe._functions import unwrapped
 from redfloe.messages._message import Message
+from redfloe.messages._schema_of import is_model
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames:
 
 
 def _argument(name: str, hint: object) -> Literal["event", "message"]:
-    if hint is Message or (hint is None and name in _MESSAGE_NAMES):
+    if hint is Message or (name in _MESSAGE_NAMES and not is_model(hint)):
         return "message"
     return "event"
 

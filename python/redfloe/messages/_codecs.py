@@ -127,6 +127,26 @@ def _refuse_metadata(fields: Mapping[str, Any]) -> None:
         raise ValueError(msg)
 
 
+class ColumnRows(Rows):
+    """Rows of columns that have their dtypes already, of which only the type is to be said."""
+
+    def __init__(self, frame: pl.DataFrame, type_field: str | None) -> None:
+        self._frame = frame
+        self.types = _texts(frame, type_field)
+
+    def events(self, kind: Kind | DictKind, chosen: Sequence[int] | None) -> list[Any]:
+        del kind
+        rows = range(self._frame.height) if chosen is None else chosen
+        return [self.payload(row) for row in rows]
+
+    def payload(self, row: int) -> Any:
+        return self._frame.row(row, named=True)
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        del row
+        return {}
+
+
 class _FieldRows(Rows):
     def __init__(self, frame: pl.DataFrame) -> None:
         self._frame = frame

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from redfloe.messages._plan import Route, StreamPlan
 
 
+#: What is to be raised of which rows.
+Problems: TypeAlias = dict[int, Exception]
+
+
 @dataclass(frozen=True)
 class Policy:
     """What becomes of messages that no handler is called with."""
@@ -28,9 +32,15 @@ class Policy:
     record: Any = None
 
 
-def decode(plan: StreamPlan, batch: Delivered, policy: Policy) -> list[Item | Part]:
-    """Give a batch's messages in order, each with what it is for, and its columns after them."""
+def decode(
+    plan: StreamPlan, batch: Delivered, policy: Policy
+) -> tuple[list[Item | Part], Exception | None]:
+    """Give a batch's messages in order, each with what it is for, and its columns after them.
+
+    Where one of them is to be raised, those before it are given, and the exception.
+    """
     types = batch.rows.types
+    problems: Problems = {}
     items: list[Any] = [None] * len(types)
     parts: list[Part] = []
     for name, chosen in _by_type(types):
@@ -38,22 +48,25 @@ def decode(plan: StreamPlan, batch: Delivered, policy: Policy) -> list[Item | Pa
         rows = range(len(types)) if chosen is None else chosen
         if route is None:
             for row in rows:
-                _unknown(batch, row, name, policy)
+                _unknown(batch, row, name, policy, problems)
         elif plan.is_typed:
-            parts += _typed_parts(batch, route, rows, policy)
+            parts += _typed_parts(batch, route, rows, policy, problems)
         else:
             events = batch.rows.events(route.kind, chosen)
             fitting = []
             for row, event in zip(rows, events, strict=True):
                 if event.__class__ is Misfit:
-                    _misfit(batch, row, event, policy)
+                    _misfit(batch, row, event, policy, problems)
                     continue
                 fitting.append((row, event))
                 if route.calls:
                     items[row] = Item(batch, row, name, event, route.calls)
             if route.frame_calls and fitting:
                 parts += _parts_of_events(batch, route, fitting)
-    return [item for item in items if item is not None] + parts
+    if problems:
+        first = min(problems)
+        return [item for item in items[:first] if item is not None], problems[first]
+    return [item for item in items if item is not None] + parts, None
 
 
 def _by_type(types: list[str | None]) -> list[tuple[str | None, list[int] | None]]:
@@ -67,14 +80,16 @@ def _by_type(types: list[str | None]) -> list[tuple[str | None, list[int] | None
     return [*rows.items()]
 
 
-def _typed_parts(batch: Delivered, route: Route, rows: Sequence[int], policy: Policy) -> list[Part]:
+def _typed_parts(
+    batch: Delivered, route: Route, rows: Sequence[int], policy: Policy, problems: Problems
+) -> list[Part]:
     assert isinstance(route.kind, Kind), "columns are of a model"
     frame = batch.batch.frame
     if len(rows) < frame.height:
         frame = frame[rows]
     columns, misfits = checked(route.kind, frame)
     for number, misfit in misfits.items():
-        _misfit(batch, rows[number], misfit, policy)
+        _misfit(batch, rows[number], misfit, policy, problems)
     if misfits:
         fitting = [number for number in range(len(rows)) if number not in misfits]
         columns, rows = columns[fitting], [rows[number] for number in fitting]
@@ -107,28 +122,31 @@ def _parts(
     return [Part(batch, columns, rows, call) for call in route.frame_calls]
 
 
-def _unknown(batch: Delivered, row: int, name: str | None, policy: Policy) -> None:
+def _unknown(
+    batch: Delivered, row: int, name: str | None, policy: Policy, problems: Problems
+) -> None:
     what = "says no type" if name is None else f"is of the type {name!r}"
     if policy.on_unknown == "raise":
         msg = (
             f"no handler takes the entry {batch.ids[row]} of {batch.stream!r}, which {what}; "
             'register one, or choose on_unknown="ack" or "fail"'
         )
-        raise UnknownTypeError(msg)
-    if policy.on_unknown == "ack":
+        problems[row] = UnknownTypeError(msg)
+    elif policy.on_unknown == "ack":
         batch.ack(row)
     else:
         _fail(batch, row, f"no handler takes this entry, which {what}", policy)
 
 
-def _misfit(batch: Delivered, row: int, misfit: Misfit, policy: Policy) -> None:
+def _misfit(batch: Delivered, row: int, misfit: Misfit, policy: Policy, problems: Problems) -> None:
     if policy.on_misfit == "raise":
         msg = (
             f"the entry {batch.ids[row]} of {batch.stream!r} {misfit.reason}; with a dead_letter "
             "such entries are put aside"
         )
-        raise MisfitError(msg)
-    _fail(batch, row, f"the entry {misfit.reason}", policy)
+        problems[row] = MisfitError(msg)
+    else:
+        _fail(batch, row, f"the entry {misfit.reason}", policy)
 
 
 def _fail(batch: Delivered, row: int, reason: str, policy: Policy) -> None:

@@ -7,6 +7,7 @@ import inspect
 import threading
 import traceback
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redfloe._consuming.handling import can_be_printed, log_failure, without_waiting
@@ -15,6 +16,7 @@ from redfloe._consuming.retry import Failed, Raise, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from redfloe._consuming.consumer import StreamConsumer
     from redfloe.messages._delivery import Item, Limits
@@ -55,11 +57,13 @@ class Handling:
                 elif not _is_plain(result):
                     result = await _awaited(result)
             except Exception as error:  # noqa: BLE001 - the policy decides
-                if await self._failed(item, call, error, in_thread=False):
+                raised = error
+            else:
+                if result is not False:
                     continue
+                item.nack(None)
                 return
-            if result is False:
-                self._not_done(item)
+            if not await self._failed(item, call, raised, in_thread=False):
                 return
         self._done(item)
 
@@ -71,11 +75,13 @@ class Handling:
                 if not _is_plain(result):
                     _refuse_awaitable(call, result)
             except Exception as error:  # noqa: BLE001 - the policy decides
-                if without_waiting(self._failed(item, call, error, in_thread=True)):
+                raised = error
+            else:
+                if result is not False:
                     continue
+                item.nack(None)
                 return
-            if result is False:
-                self._not_done(item)
+            if not without_waiting(self._failed(item, call, raised, in_thread=True)):
                 return
         self._done(item)
 
@@ -83,9 +89,6 @@ class Handling:
         if self._record is not None and not item.is_settled:
             self._record.handled(item)
         item.done()
-
-    def _not_done(self, item: Item | Part) -> None:
-        item.nack(None)
 
     async def _failed(self, item: Any, call: Call, error: Exception, *, in_thread: bool) -> bool:
         """Do what the retry policy says of a first failure; say whether the call is done then."""
@@ -115,7 +118,7 @@ class Handling:
                         part.nack(None)
                         all_done = False
                     elif raised is None and part is not item:
-                        part.done()
+                        self._done(part)
                         all_done = False
                 case Wait(seconds):
                     if await self._pause(seconds, in_thread=in_thread):
@@ -152,7 +155,8 @@ class Handling:
 
     def _put_aside(self, part: Any, reason: str, error: Exception) -> None:
         if can_be_printed(error):
-            reason += "\n\n" + "".join(traceback.format_exception(error))
+            trace = _from_handler(error.__traceback__)
+            reason += "\n\n" + "".join(traceback.format_exception(type(error), error, trace))
         if self._record is not None:
             self._record.failed(part, reason)
         part.fail(reason)
@@ -160,6 +164,16 @@ class Handling:
 
 class _WrongHandlerError(TypeError):
     """What is called cannot be a handler."""
+
+
+def _from_handler(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out our own frames, which come before the handler's."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+        trace = trace.tb_next
+    return trace
+
+
+_OURS = str(Path(__file__).parent)
 
 
 def _is_plain(result: Any) -> bool:

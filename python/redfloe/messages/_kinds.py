@@ -18,7 +18,7 @@ import pydantic
 
 from redfloe._payload import json_text
 from redfloe._writing.fields import as_pairs
-from redfloe.messages._schema_of import ModelField, fields_of, is_struct
+from redfloe.messages._schema_of import ModelField, fields_of, is_struct, the_msgspec
 
 _MICROSECOND = timedelta(microseconds=1)
 _TEXTS = (pl.String, pl.Binary)
@@ -50,8 +50,7 @@ class Kind:
         self._validator = _validator(model)
         self._dump = _dump_of(model)
         self._writers = [
-            _Writer(field, self._getter(field), _document_of(model, field))
-            for field in self.fields
+            _Writer(field, self._getter(field), _document_of(model, field)) for field in self.fields
         ]
         self._refusing = [
             (field, attrgetter(field.attribute)) for field in self.fields if field.loses_none
@@ -199,17 +198,25 @@ def _kind_of_instance(event: Any) -> Kind:
     return kind_of_model(event.__class__)
 
 
-@lru_cache(maxsize=1024)
 def kind_of_model(model: type) -> Kind:
     """Give a model's kind."""
-    return Kind(model)
+    return _remembered(model)
 
 
-@lru_cache(maxsize=1024)
+_remembered = lru_cache(maxsize=1024)(Kind)
+
+
 def type_name(model: type) -> str:
     """Give what entries call a model's events."""
-    name = getattr(model, "__message_type__", None) or model.__name__
-    return str(name)
+    return _remembered_name(model)
+
+
+def _name(model: type) -> str:
+    return str(getattr(model, "__message_type__", None) or model.__name__)
+
+
+# A pydantic model takes its time to say that it has no such attribute.
+_remembered_name = lru_cache(maxsize=1024)(_name)
 
 
 # Texts to values
@@ -417,8 +424,7 @@ def _dump_of(model: type) -> Callable[[Sequence[Any]], list[Any]] | None:
 def _document_of(model: type, field: ModelField) -> Callable[[Any], str]:
     """Give what makes a text of a field that only JSON can say."""
     if is_struct(model):
-        import msgspec
-
+        msgspec = the_msgspec()
         return lambda value: _unquoted(msgspec.json.encode(value).decode())
     if _dump_of(model) is not None:
         return lambda value: value if isinstance(value, str) else json.dumps(value)
@@ -464,9 +470,7 @@ class _Struct:
     """For msgspec."""
 
     def __init__(self, model: type) -> None:
-        import msgspec
-
-        self._msgspec = msgspec
+        self._msgspec = msgspec = the_msgspec()
         self._model, self._list = model, list[model]  # type: ignore[valid-type]  # a variable
         self._decoder = msgspec.json.Decoder(model)
 

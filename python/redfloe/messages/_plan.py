@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from redfloe.messages._codecs import ColumnRows
 from redfloe.messages._kinds import DICT, DictKind, Kind
 
 if TYPE_CHECKING:
     import polars as pl
 
     from redfloe._consuming.retry import Retry as Steps
-    from redfloe.messages._codecs import Codec
+    from redfloe.messages._codecs import Codec, Rows
     from redfloe.messages._delivery import Item
     from redfloe.messages._message import Message
     from redfloe.messages._retry import Retry
@@ -95,6 +96,12 @@ class StreamPlan:
         is_open = any(not handler.kinds for handler in self._handlers)
         options = self.codec.options([*self.kinds.values()], is_open=is_open)
         return {**options, "include_id": False, "include_timestamp": False}
+
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        """Give the messages of what was read."""
+        if self.is_typed:
+            return ColumnRows(frame, self.codec.type_field)
+        return self.codec.rows(frame)
 
     def route(self, name: str | None) -> Route | None:
         """Give what takes messages of a type, or of none; None where nothing does."""

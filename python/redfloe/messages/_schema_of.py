@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
@@ -104,8 +105,8 @@ def schema_of(model: type) -> pl.Schema:
     >>> class Click(BaseModel):
     ...     user: str
     ...     value: int | None = None
-    >>> schema_of(Click)
-    Schema({'user': String, 'value': Int64})
+    >>> dict(schema_of(Click))
+    {'user': String, 'value': Int64}
     >>> with Producer(url, "clicks") as producer:
     ...     entry_id = producer.publish(Click(user="ada", value=3))
     >>> redfloe.read_stream(url, "clicks", schema_of(Click), include_timestamp=False).row(0)[1:]
@@ -117,21 +118,28 @@ def schema_of(model: type) -> pl.Schema:
 def is_model(model: object) -> bool:
     """Say whether it is a class of events."""
     return isinstance(model, type) and (
-        issubclass(model, pydantic.BaseModel)
-        or dataclasses.is_dataclass(model)
-        or is_struct(model)
+        issubclass(model, pydantic.BaseModel) or dataclasses.is_dataclass(model) or is_struct(model)
     )
 
 
 def is_struct(model: object) -> bool:
     """Say whether it is a msgspec.Struct, without importing msgspec."""
-    msgspec = sys.modules.get("msgspec")
-    return msgspec is not None and isinstance(model, type) and issubclass(model, msgspec.Struct)
+    if "msgspec" not in sys.modules or not isinstance(model, type):
+        return False
+    return issubclass(model, the_msgspec().Struct)
 
 
-@lru_cache(maxsize=1024)
+def the_msgspec() -> Any:
+    """Give msgspec, which need not be installed."""
+    return import_module("msgspec")
+
+
 def fields_of(model: type) -> tuple[ModelField, ...]:
     """Give the fields of a model; an entry can have them all."""
+    return _remembered(model)
+
+
+def _checked_fields(model: type) -> tuple[ModelField, ...]:
     if not is_model(model):
         msg = (
             f"{getattr(model, '__name__', model)!r} is no model: pass a pydantic model, a "
@@ -147,6 +155,9 @@ def fields_of(model: type) -> tuple[ModelField, ...]:
             )
             raise SchemaError(msg)
     return fields
+
+
+_remembered = lru_cache(maxsize=1024)(_checked_fields)
 
 
 def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
@@ -169,8 +180,7 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
         ]
     hints = typing.get_type_hints(model, include_extras=True)
     if is_struct(model):
-        import msgspec
-
+        msgspec = the_msgspec()
         absent = msgspec.NODEFAULT
         return [
             _field(

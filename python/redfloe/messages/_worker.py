@@ -108,9 +108,9 @@ class StreamWorker:
 
     async def _hand_out(self, batch: AsyncBatch) -> None:
         """Queue a batch's messages, and wait until all are taken."""
-        rows = self.plan.codec.rows(batch.frame)
+        rows = self.plan.rows(batch.frame)
         delivered = Delivered(batch, rows, self.plan.stream, self._limits)
-        items = decode(self.plan, delivered, self._policy)
+        items, problem = decode(self.plan, delivered, self._policy)
         self._in_hand.append(delivered)
         if self.plan.has_keys:
             self._queue_by_key(items)
@@ -121,6 +121,8 @@ class StreamWorker:
         while any(self._queues) and not self._handling.stopping:
             self._taken.clear()
             await self._taken.wait()
+        if problem is not None:
+            raise problem
 
     def _queue_by_key(self, items: list[Item | Part]) -> None:
         count = len(self._queues)
@@ -138,7 +140,10 @@ class StreamWorker:
             await self._wait_for_items(queue)
             try:
                 while queue and not handling.stopping:
-                    await handling.handle(queue.popleft())
+                    item = queue.popleft()
+                    if not queue:
+                        self._taken.set()
+                    await handling.handle(item)
             finally:
                 self._rest()
 
