@@ -331,6 +331,24 @@ def test_a_changed_class_of_the_state_says_so(any_server: Server, client: redis.
     assert client.hget(LANE, "position") == b"2-0"
 
 
+def test_an_object_has_what_was_saved_though_no_batch_comes(
+    any_server: Server, client: redis.Redis
+) -> None:
+    class Counter(redfloe.State):
+        count: int = 0
+
+    add_numbers(client, STREAM, 2)
+    made, counter = processor(any_server.url), Counter()
+    made.bind(counter)
+    with made:
+        for tx in made:
+            counter.count += len(tx)
+    again, other = processor(any_server.url), Counter()
+    again.bind(other)
+    again.run(print)
+    assert other.count == 2
+
+
 def test_an_object_is_as_it_was_saved_after_a_failure(
     any_server: Server, client: redis.Redis
 ) -> None:

@@ -499,10 +499,10 @@ class Processor:
     ) -> Processor: ...
     def next(
         self, epoch: int | None
-    ) -> Operation[tuple[list[tuple[bytes, bytes]] | None, Transaction | None]]:
+    ) -> Operation[tuple[tuple[int, list[tuple[bytes, bytes]]] | None, Transaction | None]]:
         """Wait for the lane, where it is not held, and for the next batch; None at the end.
 
-        With the fields of the state, where the lane has been acquired since that epoch.
+        With the lane's epoch and the fields of the state, where that is not the epoch given.
         """
 
     def commit(

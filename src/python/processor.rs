@@ -149,18 +149,20 @@ impl Processor {
         let shared = Arc::clone(&self.shared);
         let next = async move {
             let mut processor = shared.lock().await?;
-            let Some(transaction) = processor.next().await? else { return Ok((None, None)) };
-            if epoch == Some(transaction.epoch()) {
-                return Ok((None, Some(transaction)));
-            }
+            let transaction = processor.next().await?;
+            // Also where no batch comes: objects that are bound are to have what was saved.
+            let held = transaction.as_ref().map(|transaction| transaction.epoch());
+            let held = held.or(processor.epoch()).filter(|held| Some(*held) != epoch);
+            let Some(held) = held else { return Ok((None, transaction)) };
             let key = processor.state_key();
             let state: Vec<Pair> = processor.load(&key).await?.into_iter().collect();
-            Ok((Some(state), Some(transaction)))
+            Ok((Some((held, state)), transaction))
         };
         self.operation(Operation::new(next, |py, (state, transaction)| {
-            let state = state.map(|state| {
+            let state = state.map(|(epoch, state)| {
                 let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
-                state.iter().map(|(name, value)| (bytes(name), bytes(value))).collect::<Vec<_>>()
+                let pairs = state.iter().map(|(name, value)| (bytes(name), bytes(value)));
+                (epoch, pairs.collect::<Vec<_>>())
             });
             (state, transaction.map(Transaction::new)).into_py_any(py)
         }))

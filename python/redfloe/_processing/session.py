@@ -175,10 +175,10 @@ class Session(Generic[T]):
             if self.current is not None:
                 await self.commit(self.current, settles=True)
             state, core = await self.wait(self.core.next(self._epoch))
+            if state is not None:
+                self._load(*state)
             if core is None:
                 return None
-            if state is not None:
-                self._load(state, core.epoch)
             transaction = self._make(self, core)
             return self.open(transaction) if opens else transaction
         finally:
@@ -215,7 +215,7 @@ class Session(Generic[T]):
             self._state.bind(model, name)
         self._bound.append((model, name))
 
-    def _load(self, fields: list[tuple[bytes, bytes]], epoch: int) -> None:
+    def _load(self, epoch: int, fields: list[tuple[bytes, bytes]]) -> None:
         """Have the state as it was saved; tables are loaded when they are asked for."""
         self._rollback()
         self._tables.clear()

@@ -307,6 +307,11 @@ impl Processor {
         self.lane.release().await
     }
 
+    /// The epoch in which the lane is held, as long as it is.
+    pub fn epoch(&self) -> Option<u64> {
+        self.lane.held().map(|held| held.epoch)
+    }
+
     /// Loads one of its tables.
     #[cfg(feature = "python")]
     pub(crate) async fn load_table(
