@@ -31,6 +31,10 @@ class Entries(NamedTuple):
     #: The numbers of their streams; none where the consumer has one stream.
     streams: list[int]
 
+    def number(self) -> int:
+        """Count them, each once."""
+        return len(set(zip(self.ids, self.streams or self.ids, strict=True)))
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -270,9 +274,10 @@ class Batch(_Rows):
         1 of 2
         """
         named = self._own(ids)
-        number = len(set(zip(named.ids, named.streams or named.ids, strict=True)))
         if self._member is not None:
             number = self._member.acknowledge(*named).wait()
+        else:
+            number = named.number()
         self._position.acknowledged(*self._done(named))
         self._position.save()
         return number
@@ -437,9 +442,10 @@ class AsyncBatch(_Rows):
     async def ack(self, ids: Ids | None = None) -> int:
         """Acknowledge rows now; as `Batch.ack`."""
         member, named = self._batch._member, self._own(ids)
-        number = len(set(zip(named.ids, named.streams or named.ids, strict=True)))
         if member is not None:
             number = await completed(member.acknowledge(*named).start())
+        else:
+            number = named.number()
         position = self._batch._position
         position.acknowledged(*self._done(named))
         await position.save_async()

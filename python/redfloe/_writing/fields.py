@@ -1,6 +1,6 @@
 """What a producer is given, as an entry's fields."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, time
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -25,7 +25,22 @@ def as_pairs(fields: object) -> list[tuple[bytes, bytes]]:
     ]
 
 
+#: The texts of what most values are, by their very type.
+_OF_TYPE: dict[type, Callable[[Any], bytes | None]] = {
+    type(None): lambda _: None,
+    str: str.encode,
+    bytes: bytes,
+    bool: lambda value: b"true" if value else b"false",
+    int: lambda value: repr(value).encode(),
+    float: lambda value: repr(value).encode(),
+    Decimal: lambda value: str(value).encode(),
+}
+
+
 def _text(name: object, value: object) -> bytes | None:
+    to_text = _OF_TYPE.get(type(value))
+    if to_text is not None:
+        return to_text(value)
     match builtin(value):
         case None:
             return None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from redfloe.messages._message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redfloe._batch import AsyncBatch
     from redfloe.messages._codecs import Rows
     from redfloe.messages._plan import Call
@@ -21,7 +23,7 @@ class Delivered:
         self.batch = batch
         self.rows = rows
         self.stream = stream
-        self.ids: list[str] = batch.ids.to_list()
+        self.ids: list[str] = batch._ids
         self.limits = limits
         self._counts: list[int] | None = None
         #: Whether each row is settled.
@@ -42,7 +44,7 @@ class Delivered:
     def counts(self) -> list[int]:
         """How often each message has been delivered."""
         if self._counts is None:
-            self._counts = self.batch.delivery_counts.to_list()
+            self._counts = self.batch._counts or [1] * len(self.ids)
         return self._counts
 
     @property
@@ -69,6 +71,16 @@ class Delivered:
             if left > 0:
                 return
         self.ack(row)
+
+    def all_done(self, rows: Sequence[int]) -> None:
+        """Say that a handler is done with these rows."""
+        if self._waiting or len(rows) < len(self.ids) or any(self._settled):
+            for row in rows:
+                self.done(row)
+            return
+        with self._lock:
+            self._settled[:] = bytes([1]) * len(self.ids)
+        self._acks.extend(self.ids)
 
     def ack(self, row: int) -> None:
         """Acknowledge a row."""

@@ -50,8 +50,7 @@ class Part:
 
     def done(self) -> None:
         """Say that the handler is done with it."""
-        for row in self.rows:
-            self.batch.done(row)
+        self.batch.all_done(self.rows)
 
     def nack(self, delay: Any) -> None:
         """Give all rows back."""

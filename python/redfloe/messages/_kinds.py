@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache, partial
@@ -224,15 +224,17 @@ _remembered_name = lru_cache(maxsize=1024)(_name)
 
 def _values(field: ModelField, column: pl.Series) -> list[Any]:
     """Give a column of texts as the model takes them; what is absent is None."""
-    if field.dtype not in _TEXTS:
-        if column.dtype == pl.Binary:  # another model's field of the same name is bytes
-            column = column.cast(pl.String, strict=False)
-        column = column.replace("", None)
+    if field.dtype != pl.Binary and column.dtype == pl.Binary:
+        # Another model's field of the same name is bytes.
+        column = column.cast(pl.String, strict=False)
+    values: list[Any] = column.to_list()
+    if field.dtype not in _TEXTS and "" in values:
+        values = [value or None for value in values]
     if field.is_document:
-        return [_loaded(text) for text in column.to_list()]
+        return [*map(_loaded, values)]
     if field.dtype == pl.Duration:
-        return [_duration(text) for text in column.to_list()]
-    return column.to_list()
+        return [*map(_duration, values)]
+    return values
 
 
 def _loaded(text: str | None) -> Any:
@@ -349,6 +351,9 @@ def _text_column(name: str, values: list[Any]) -> pl.Series:
         return pl.Series(name, texts, dtype=pl.Binary)
 
 
+#: What has a text as it is.
+_NATIVE = frozenset((type(None), str, bytes, bool, int, float, Decimal, datetime, date, time))
+
 #: What needs no look at each value.
 _QUICK: dict[type, Callable[[Any], str]] = {
     str: str,
@@ -366,9 +371,9 @@ def _text(name: str, value: Any) -> bytes | None:
 
 def _plain(value: Any) -> Any:
     """Give a value that `as_pairs` has a text for."""
+    if type(value) in _NATIVE:
+        return value
     match value:
-        case str() | int() | float() | None:
-            return value
         case Enum():
             return _plain(value.value)
         case UUID():
