@@ -125,8 +125,8 @@ def test_start_stop_and_health(any_server: Server, stream: str, runner: asyncio.
     assert got == [1, 2, 3]
 
 
-def test_what_ends_a_started_app_is_raised_where_it_is_stopped(
-    any_server: Server, stream: str
+def test_what_ends_a_started_app_is_logged_and_raised_where_it_is_stopped(
+    any_server: Server, stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = App(any_server.url, group="g")
     app.on(stream, OrderPlaced)(lambda event: 1 / 0)
@@ -140,6 +140,8 @@ def test_what_ends_a_started_app_is_raised_where_it_is_stopped(
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(main())
+    (record,) = [one for one in caplog.records if getattr(one, "event", "") == "app_failed"]
+    assert "has ended, because: ZeroDivisionError: division by zero" in record.getMessage()
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])

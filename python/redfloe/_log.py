@@ -107,6 +107,10 @@ EVENTS: dict[str, tuple[int, str]] = {
         _PROCESSOR
         + "%(counted_entries)s moved to %(dead_letter)s: %(entry_id)s, because: %(reason)s",
     ),
+    "app_failed": (
+        logging.ERROR,
+        "group %(group)s: the app of %(consumer)s has ended, because: %(error)s",
+    ),
     "processor_failed": (
         logging.ERROR,
         _PROCESSOR + "its thread has ended by %(error)s",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, not_negative, one_of, optional_milliseconds, positive
 from redfloe._consuming.consumer import StreamConsumer
+from redfloe._consuming.handling import can_be_printed
+from redfloe._consuming.retry import reason_of
 from redfloe._consuming.signals import StopSignals
+from redfloe._log import log
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._decode import Policy
 from redfloe.messages._delivery import Limits
@@ -21,23 +23,23 @@ from redfloe.messages._plan import Middleware, StreamPlan
 from redfloe.messages._producer import Producer, StreamOf
 from redfloe.messages._retry import Retry
 from redfloe.messages._router import Handler, Router
+from redfloe.messages._running import Stopping, in_new_loop, run_all
 from redfloe.messages._settings import Settings, expanded
 from redfloe.messages._threads import Threads
 from redfloe.messages._worker import StreamWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: How many messages a batch has where somebody takes them one by one, and as columns only.
 _BATCH, _FRAME = 100, 10_000
 
 
-class App:
+class App(Router):
     """Works on streams as a member of a consumer group: calls the handlers of its routers.
 
     Each message is handled at least once. It is acknowledged when all its handlers have returned,
@@ -131,6 +133,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         on_group_lost: Literal["raise", "recreate"] = "raise",
         remove_idle_consumers_ms: Milliseconds | None = None,
     ) -> None:
+        super().__init__()
         if not isinstance(settings, Settings):
             self._connection, settings = _core.connect(settings), Settings()
         else:
@@ -181,7 +184,6 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             "remove_consumer": "on_close" if name is None else "never",
             "remove_idle_consumers_ms": remove_idle_consumers_ms,
         }
-        self._router = Router()
         self._workers: list[StreamWorker] = []
         self._consumers: dict[str, StreamConsumer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -199,12 +201,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     # What it works on
 
     def include(self, *routers: Router) -> None:
-        """Have the handlers of routers called, those that they have now.
-
-        Parameters
-        ----------
-        *routers : Router
-            As many as there are.
+        """Have the handlers of routers called, those that they have now; as `Router.include`.
 
         Raises
         ------
@@ -215,19 +212,12 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             The app is running.
         """
         self._refuse_running()
-        for router in routers:
-            self._router.include(router)
+        super().include(*routers)
         self._plans()
 
-    def on(self, *args: Any, **options: Any) -> Callable[[F], F]:
-        """Register a handler of single messages with the app itself; as `Router.on`."""
+    def _register(self, *args: Any, **options: Any) -> None:
         self._refuse_running()
-        return self._router.on(*args, **options)
-
-    def on_batch(self, *args: Any, **options: Any) -> Callable[[F], F]:
-        """Register a handler of columns with the app itself; as `Router.on_batch`."""
-        self._refuse_running()
-        return self._router.on_batch(*args, **options)
+        super()._register(*args, **options)
 
     def producer(
         self,
@@ -287,7 +277,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             It is running, or an event loop is: await `run_async` there.
         """
         in_main = threading.current_thread() is threading.main_thread()
-        _in_new_loop(self.run_async(handle_signals=in_main))
+        in_new_loop(self.run_async(handle_signals=in_main))
 
     async def run_async(self, *, handle_signals: bool = False) -> None:
         """Work until `stop`, in an event loop of yours; cancelling it gives messages back at once.
@@ -314,6 +304,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         """
         self._refuse_running()
         self._task = asyncio.create_task(self._run(handle_signals=False))
+        self._task.add_done_callback(self._log_end)
         await asyncio.sleep(0)
 
     def stop(self) -> Stopping:
@@ -340,8 +331,13 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     ) -> None:
         await self.stop()
 
-    def drain(self) -> Drained:
+    def drain(self, *, timeout: float | None = 30.0) -> Drained:
         """Handle what is there, and what its handlers publish meanwhile, until nothing is left.
+
+        Parameters
+        ----------
+        timeout : float or None, default 30
+            How many seconds it may take; None for any number.
 
         Returns
         -------
@@ -352,19 +348,26 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         ------
         Exception
             As `run`.
+        TimeoutError
+            Messages are still not done, because a handler hangs, say, or always returns False.
         """
-        drained: Drained = _in_new_loop(self.drain_async())
-        return drained
+        return in_new_loop(self.drain_async(timeout=timeout))
 
-    async def drain_async(self) -> Drained:
+    async def drain_async(self, *, timeout: float | None = 30.0) -> Drained:  # noqa: ASYNC109 - as of drain
         """Handle what is there, in an event loop; as `drain`."""
         self._refuse_running()
         self._record = record = Record()
         try:
-            before = -1
-            while (now := _done(record)) > before:
-                before = now
-                await self._run(handle_signals=False, on_idle="stop")
+            async with asyncio.timeout(timeout):
+                before = -1
+                while (now := _done(record)) > before:
+                    before = now
+                    await self._run(handle_signals=False, on_idle="stop")
+        except TimeoutError as error:
+            if self._error is not None:  # it is the handler's or the server's
+                raise
+            msg = f"after {timeout:g} s messages are still not done: {record.drained!r}"
+            raise TimeoutError(msg) from error
         finally:
             self._record = None
         return record.drained
@@ -401,7 +404,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             self._workers = [self._worker(plan, threads) for plan in plans]
             if self._stopped:
                 self._stop_workers()
-            await _all(self._workers)
+            await run_all(self._workers)
         except Exception as error:
             self._error = error
             raise
@@ -437,6 +440,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     def _worker(self, plan: StreamPlan, threads: Threads) -> StreamWorker:
         longest = self._longest_delay
+        member = self._consumers[plan.stream]._request["group"]
+        lease = None if member is None else member["max_processing_ms"]
         return StreamWorker(
             plan,
             self._consumers[plan.stream],
@@ -445,6 +450,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             limits=Limits(
                 has_dead_letter=self._dead_letter is not None,
                 longest_delay=None if longest is None else timedelta(milliseconds=longest),
+                lease=None if lease is None else lease / 1_000,
             ),
             grace=self._grace,
             threads=threads,
@@ -453,7 +459,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     def _by_stream(self) -> dict[str, list[Handler]]:
         handlers: dict[str, list[Handler]] = {}
-        for handler in self._router.handlers:
+        for handler in self.handlers:
             stream = handler.stream or self._settings.stream
             if stream is None:
                 msg = (
@@ -478,6 +484,13 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             for stream, handlers in self._by_stream().items()
         ]
 
+    def _log_end(self, task: asyncio.Task[None]) -> None:
+        """Tell of what ends a started app at once: who awaits its stop may do so much later."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        fields = {"group": self.group, "consumer": self.consumer, "error": reason_of(error)}
+        log("app_failed", fields, error if can_be_printed(error) else None)
+
     def _stop_workers(self) -> None:
         for worker in self._workers:
             worker.stop()
@@ -490,49 +503,6 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     def _published(self, outgoing: Any, entry_id: str | None) -> None:
         if self._record is not None:
             self._record.published(outgoing, entry_id)
-
-
-class Stopping:
-    """The end of an app, which can be awaited."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> None:
-        task, self._app._task = self._app._task, None
-        if task is not None:
-            await task
-
-
-async def _all(workers: list[StreamWorker]) -> None:
-    """Run workers; the first that fails ends the others, and is what is raised."""
-    tasks = [asyncio.create_task(worker.run()) for worker in workers]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        if any(not task.done() for task in tasks):
-            for worker in workers:
-                worker.stop()
-            await asyncio.wait(tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    errors = [error for task in tasks if (error := task.exception()) is not None]
-    if errors:
-        raise errors[0]
-
-
-def _in_new_loop(coroutine: Any) -> Any:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    coroutine.close()
-    msg = "an event loop is running in this thread: await run_async or drain_async"
-    raise RuntimeError(msg)
 
 
 def _named(dead_letter: str, stream: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ class Delivered:
         self._nacks: list[tuple[str, timedelta | None]] = []
         self._fails: list[tuple[str, str]] = []
         self._extends: list[None] = []
+        #: When others were kept from it last, and how many rows were settled then.
+        self._kept_at, self._settled_then = time.monotonic(), 0
 
     def __repr__(self) -> str:
         return repr(self.batch)
@@ -101,6 +104,19 @@ class Delivered:
         """Keep all rows that are not settled from others."""
         self._extends.append(None)
 
+    def keep_while_it_advances(self) -> None:
+        """Keep others from what waits for its turn, as long as something is settled meanwhile.
+
+        A worker's lease is for a handler that takes its time, not for a queue of them.
+        """
+        lease = self.limits.lease
+        if lease is None or time.monotonic() < self._kept_at + lease / 2:
+            return
+        settled = self._settled.count(1)
+        if self._settled_then < settled < len(self.ids):
+            self._kept_at, self._settled_then = time.monotonic(), settled
+            self.extend()
+
     def give_back(self) -> None:
         """Give back all that is not settled, to anybody at once."""
         for row, settled in enumerate(self._settled):
@@ -135,9 +151,13 @@ class Delivered:
 class Limits:
     """What a handler may ask for."""
 
-    def __init__(self, *, has_dead_letter: bool, longest_delay: timedelta | None) -> None:
+    def __init__(
+        self, *, has_dead_letter: bool, longest_delay: timedelta | None, lease: float | None
+    ) -> None:
         self.has_dead_letter = has_dead_letter
         self.longest_delay = longest_delay
+        #: For how many seconds others are kept from what is in hand.
+        self.lease = lease
 
 
 class Item:

@@ -179,15 +179,16 @@ class Router:
 
         return register
 
-    def include(self, router: Router) -> None:
-        """Take another router's handlers too, those that it has now.
+    def include(self, *routers: Router) -> None:
+        """Take the handlers of other routers too, those that they have now.
 
         Parameters
         ----------
-        router : Router
-            The other one.
+        *routers : Router
+            As many as there are.
         """
-        self._handlers += router._handlers
+        for router in routers:
+            self._handlers += router._handlers
 
     def _register(
         self,

@@ -202,6 +202,7 @@ class StreamWorker:
 
     async def _tell(self) -> None:
         for delivered in [*self._in_hand]:
+            delivered.keep_while_it_advances()
             try:
                 await delivered.tell()
             except NoGroupError:

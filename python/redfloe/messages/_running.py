@@ -1,0 +1,58 @@
+"""Workers that run together, and how an app's end is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+    from redfloe.messages._app import App
+    from redfloe.messages._worker import StreamWorker
+
+T = TypeVar("T")
+
+
+class Stopping:
+    """The end of an app, which can be awaited."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        task, self._app._task = self._app._task, None
+        if task is not None:
+            await task
+
+
+async def run_all(workers: list[StreamWorker]) -> None:
+    """Run workers; the first that fails ends the others, and is what is raised."""
+    tasks = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if any(not task.done() for task in tasks):
+            for worker in workers:
+                worker.stop()
+            await asyncio.wait(tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    errors = [error for task in tasks if (error := task.exception()) is not None]
+    if errors:
+        raise errors[0]
+
+
+def in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine where no event loop is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    coroutine.close()
+    msg = "an event loop is running in this thread: await run_async or drain_async"
+    raise RuntimeError(msg)
