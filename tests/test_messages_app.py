@@ -145,6 +145,36 @@ def test_what_ends_a_started_app_is_logged_and_raised_where_it_is_stopped(
     assert "has ended, because: ZeroDivisionError: division by zero" in record.getMessage()
 
 
+def test_start_joins_the_group_or_says_why_not(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    got: list[int] = []
+    app = App(any_server.url, group="g", group_start_id="$")
+    app.on(stream, OrderPlaced)(lambda event: got.append(event.order_id))
+
+    async def main() -> None:
+        async with app:
+            assert app.health().ready
+            assert client.xinfo_groups(stream)[0]["name"] == b"g"
+            client.xadd(stream, {"order_id": 1})
+            await until(lambda: got, app)
+        elsewhere = redfloe.RedisConnection("redis://127.0.0.1:1", connect_timeout=0.1)
+        unreachable = App(elsewhere, group="g")
+        unreachable.on(stream, OrderPlaced)(lambda event: None)
+        for _ in range(2):
+            with pytest.raises(redfloe.RedisConnectionError):
+                await unreachable.start()
+            assert not unreachable.health().alive
+        task = asyncio.create_task(app.start())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: app._loop is None)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 def test_stop_finishes_what_runs_and_gives_back_the_rest(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
@@ -260,9 +290,14 @@ def test_stop_from_another_thread_ends_run(any_server: Server, stream: str) -> N
     app.stop()
     thread.join(10)
     assert not thread.is_alive()
-    app.stop()
+    app.stop()  # changes nothing
+    with within(5), later(0.2, app.stop):
+        app.run()
+    early = App(any_server.url, group="g")
+    early.on(stream, OrderPlaced)(lambda event: None)
+    early.stop()
     with within(5):
-        app.run()  # which was stopped before
+        early.run()
 
     async def inside() -> None:
         app.run()

@@ -102,12 +102,14 @@ def test_handlers_get_what_their_parameters_say(any_server: Server, stream: str)
 
     app.on(stream, OrderPlaced)(Handling())
     app.on(stream, OrderPlaced)(lambda event: got.update(lambda_=event))
+    app.on(stream, OrderPlaced)(lambda *args: got.update(args=args))
     app.drain()
     event, message = got["both"]
     assert event == OrderPlaced(order_id=1)
     assert got["swapped"] == (event, message)
     assert got["message"] is message
     assert got["untyped"] is message
+    assert got["args"] == (event,)
     assert got["object"] is got["lambda_"] is message.event is event
     # With a model on the stream, that is what the event is.
     assert got["payload"] is event
@@ -545,6 +547,40 @@ def test_timeouts_are_failures(any_server: Server, stream: str) -> None:
         drained = app.drain()
     assert [message.event.order_id for message in drained.handled] == [2]
     assert drained.failed[0][1].startswith("TimeoutError: ")
+
+
+def test_what_a_handler_awaits_may_be_cancelled(any_server: Server, stream: str) -> None:
+    """By others: then the handler has failed, and the app goes on."""
+    publish(any_server, stream, *orders(2))
+    app = app_of(any_server, dead_letter="{stream}:dead")
+    calls: list[int] = []
+
+    @app.on(stream, OrderPlaced)
+    async def handle(event: OrderPlaced) -> None:
+        calls.append(event.order_id)
+        if event.order_id == 1:
+            other = asyncio.create_task(asyncio.sleep(60))
+            asyncio.get_running_loop().call_soon(other.cancel)
+            await other
+
+    drained = app.drain()
+    assert calls == [1, 1, 1, 2]
+    assert drained.failed[0][1].startswith("RuntimeError: the handler awaited something that was")
+    assert len(drained.handled) == 1
+
+
+def test_a_middleware_may_replace_the_event(any_server: Server, stream: str) -> None:
+    publish(any_server, stream, *orders(1))
+    got: list[Any] = []
+
+    async def doubles(message: Message, call_next: Callable[[Message], Awaitable[Any]]) -> Any:
+        message.event = OrderPlaced(order_id=2 * message.event.order_id)
+        return await call_next(message)
+
+    app = app_of(any_server, middleware=[doubles])
+    app.on(stream, OrderPlaced)(got.append)
+    app.drain()
+    assert got == [OrderPlaced(order_id=2)]
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Annotated, Any, Literal
@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import polars as pl
 import pydantic
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -192,6 +194,47 @@ def handled(server: Server, stream: str, model: Any, **options: Any) -> list[Any
     return events
 
 
+class Random(BaseModel):
+    """Fields whose texts have corners."""
+
+    text: str
+    raw: bytes
+    number: int
+    real: float
+    money: Decimal
+    at: datetime
+    clock: time
+    span: timedelta
+    maybe: str | None = None
+    names: list[str | None] = Field(default_factory=list)
+
+
+RANDOM = st.builds(
+    Random,
+    text=st.text(),
+    raw=st.binary(),
+    number=st.integers(),
+    real=st.floats(allow_nan=False),
+    money=st.decimals(allow_nan=False, allow_infinity=False),
+    at=st.datetimes(timezones=st.none() | st.just(UTC) | st.just(timezone(timedelta(hours=5.5)))),
+    clock=st.times(),
+    span=st.timedeltas(),
+    maybe=st.none() | st.text(),
+    names=st.lists(st.none() | st.text()),
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=st.lists(RANDOM, min_size=1, max_size=30))
+def test_random_events_come_back_as_they_were(any_server: Server, events: list[Random]) -> None:
+    with any_server.client() as client:
+        client.delete("random")
+    with Producer(any_server.url, "random") as producer:
+        producer.publish_many(events)
+        producer.publish(events[0])
+    assert handled(any_server, "random", Random) == [*events, events[0]]
+
+
 @dataclasses.dataclass
 class Made:
     n: int
@@ -200,11 +243,11 @@ class Made:
 
 
 def test_dataclasses(any_server: Server, stream: str) -> None:
-    given = [Made(1), Made(2, Line(item="a", price=Decimal(1)), ["x"])]
+    made = [Made(1), Made(2, Line(item="a", price=Decimal(1)), ["x"])]
     with Producer(any_server.url, stream) as producer:
-        producer.publish_many(given)
-        producer.publish(given[1])
-    assert handled(any_server, stream, Made) == [*given, given[1]]
+        producer.publish_many(made)
+        producer.publish(made[1])
+    assert handled(any_server, stream, Made) == [*made, made[1]]
 
 
 def test_msgspec_structs(any_server: Server, stream: str) -> None:
@@ -213,11 +256,11 @@ def test_msgspec_structs(any_server: Server, stream: str) -> None:
     struct = msgspec.defstruct(
         "Struct", [("n", int), ("inner", inner), ("at", datetime | None, None)], eq=True
     )
-    given = [struct(1, inner(2)), struct(2, inner(3), datetime(2024, 1, 1, tzinfo=UTC))]
+    made = [struct(1, inner(2)), struct(2, inner(3), datetime(2024, 1, 1, tzinfo=UTC))]
     with Producer(any_server.url, stream) as producer:
-        producer.publish_many(given)
-        producer.publish(given[1])
-    assert handled(any_server, stream, struct) == [*given, given[1]]
+        producer.publish_many(made)
+        producer.publish(made[1])
+    assert handled(any_server, stream, struct) == [*made, made[1]]
     misfit = Message("Struct", {"n": "x", "inner": "{}"})
     with Producer(any_server.url, stream) as producer:
         producer.publish(misfit)

@@ -188,15 +188,16 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         self._consumers: dict[str, StreamConsumer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._stopped = self._has_run = False
+        self._ready = asyncio.Event()
         self._error: BaseException | None = None
         self._record: Record | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return (
-            f"<App {self.group!r} {self.consumer!r} on {', '.join(self._by_stream()) or 'nothing'}>"
-        )
+        named = dict.fromkeys(handler.stream or self._settings.stream for handler in self.handlers)
+        streams = ", ".join(map(str, named)) or "nothing"
+        return f"<App {self.group!r} {self.consumer!r} on {streams}>"
 
     # What it works on
 
@@ -295,25 +296,38 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         await self._run(handle_signals=handle_signals)
 
     async def start(self) -> None:
-        """Begin to work beside what the event loop does; `stop` ends it.
+        """Join the groups, and work on beside what else the event loop does; `stop` ends it.
 
         Raises
         ------
         RuntimeError
             It is running.
+        Exception
+            As `run`, where that comes before the groups are joined: the server cannot be reached.
         """
         self._refuse_running()
+        self._ready.clear()
         self._task = asyncio.create_task(self._run(handle_signals=False))
         self._task.add_done_callback(self._log_end)
-        await asyncio.sleep(0)
+        ready = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            self._task.cancel()
+            raise
+        finally:
+            ready.cancel()
+        if self._task.done():
+            await self.stop()
 
     def stop(self) -> Stopping:
         """Finish what handlers are at, give back the rest, and end; from any thread.
 
         Handlers that run have `grace` to return. Nobody has to await what it gives; in the event
-        loop that awaited `start` the end can be awaited, and raises what ended the app.
+        loop that awaited `start` the end can be awaited, and raises what ended the app. Before its
+        first run: that ends at once.
         """
-        self._stopped = True
+        self._stopped = self._loop is not None or not self._has_run
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._stop_workers)
@@ -390,7 +404,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             if self._loop is not None:
                 msg = "the app is running already"
                 raise RuntimeError(msg)
-            self._loop = asyncio.get_running_loop()
+            self._loop, self._has_run = asyncio.get_running_loop(), True
         signals, threads = None, Threads(f"redfloe-{self.group}")
         try:
             self._error = None
@@ -455,6 +469,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             grace=self._grace,
             threads=threads,
             record=self._record,
+            on_ready=self._look_ready,
         )
 
     def _by_stream(self) -> dict[str, list[Handler]]:
@@ -483,6 +498,10 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             )
             for stream, handlers in self._by_stream().items()
         ]
+
+    def _look_ready(self) -> None:
+        if all(worker.is_ready for worker in self._workers):
+            self._ready.set()
 
     def _log_end(self, task: asyncio.Task[None]) -> None:
         """Tell of what ends a started app at once: who awaits its stop may do so much later."""

@@ -23,15 +23,18 @@ def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames:
     if takes_frames:
         return ("frame",)
     try:
-        parameters = inspect.signature(function).parameters.values()
+        signature = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin
         return ("event" if has_model else "message",)
+    parameters = [*signature.values()]
     needed = [
         parameter
         for parameter in parameters
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
+    if not needed and any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return ("event" if has_model else "message",)  # which takes whatever it is given
     hints = _hints(function)
     arguments = tuple(_argument(one.name, hints.get(one.name)) for one in needed)
     if not has_model and len(arguments) == 1 and needed[0].name not in hints:

@@ -42,6 +42,13 @@ class Codec(ABC):
     #: The field that says the type, where there is one.
     type_field: str | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether it is the same layout."""
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     @abstractmethod
     def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
         """Give what a consumer needs, to read these kinds, or with `is_open` all there are."""
@@ -229,6 +236,21 @@ class JsonCodec(Codec):
         if self._metadata is not None:
             fields[self._metadata] = _text_of(metadata)
         return fields
+
+    def frame(
+        self,
+        types: Sequence[str | None],
+        payloads: Sequence[Any],
+        metadata: Sequence[Mapping[str, Any]],
+    ) -> pl.DataFrame:
+        documents = [kind_of(payload).to_json(payload) for payload in payloads]
+        columns = [pl.Series(self._payload, documents, dtype=pl.Binary)]
+        if self.type_field is not None:
+            columns.append(pl.Series(self.type_field, types, dtype=pl.String))
+        if self._metadata is not None:
+            texts = [*map(_text_of, metadata)]
+            columns.append(pl.Series(self._metadata, texts, dtype=pl.String))
+        return pl.DataFrame(columns)
 
 
 class NatricineCodec(Codec):

@@ -136,11 +136,11 @@ class Delivered:
             await self.batch.ack(None if len(acks) == len(self.ids) else acks)
             del self._acks[: len(acks)]
         if fails := self._fails[:]:
-            for reason, ids in _by_last(fails).items():
+            for reason, ids in _grouped(fails).items():
                 await self.batch.fail(ids, reason)
             del self._fails[: len(fails)]
         if nacks := self._nacks[:]:
-            for delay, ids in _by_last(nacks).items():
+            for delay, ids in _grouped(nacks).items():
                 await self.batch.nack(ids, delay_ms=delay)
             del self._nacks[: len(nacks)]
         if extends := len(self._extends):
@@ -243,7 +243,7 @@ class Item:
         return repr(self.message)
 
 
-def _by_last(pairs: list[tuple[str, Any]]) -> dict[Any, list[str]]:
+def _grouped(pairs: list[tuple[str, Any]]) -> dict[Any, list[str]]:
     """Give the IDs of each value."""
     ids: dict[Any, list[str]] = {}
     for entry_id, value in pairs:

@@ -58,6 +58,8 @@ class Handling:
                     result = await _awaited(result)
             except Exception as error:  # noqa: BLE001 - the policy decides
                 raised = error
+            except asyncio.CancelledError as error:
+                raised = _foreign(error)
             else:
                 if result is not False:
                     continue
@@ -140,6 +142,8 @@ class Handling:
                 result = await result
         except Exception as error:  # noqa: BLE001 - the policy decides
             return None, error
+        except asyncio.CancelledError as error:
+            return None, _foreign(error)
         return result, None
 
     async def _pause(self, seconds: float, *, in_thread: bool) -> bool:
@@ -160,6 +164,15 @@ class Handling:
         if self._record is not None:
             self._record.failed(part, reason)
         part.fail(reason)
+
+
+def _foreign(cancelled: asyncio.CancelledError) -> Exception:
+    """Give the failure of a handler that awaited what was cancelled; pass on a cancel of ours."""
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise cancelled
+    error = RuntimeError("the handler awaited something that was cancelled")
+    return error.with_traceback(cancelled.__traceback__)
 
 
 class _WrongHandlerError(TypeError):

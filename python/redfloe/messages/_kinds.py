@@ -339,9 +339,10 @@ class _Writer:
 
 def _text_column(name: str, values: list[Any]) -> pl.Series:
     """Give the texts of a column, or bytes where they are none."""
-    kinds = set(map(type, values))
+    kinds = set(map(type, values)) - {type(None)}
     if len(kinds) == 1 and (to_text := _QUICK.get(*kinds)) is not None:
-        return pl.Series(name, [*map(to_text, values)], dtype=pl.String)
+        quick = [None if value is None else to_text(value) for value in values]
+        return pl.Series(name, quick, dtype=pl.String)
     texts = [None if value is None else _text(name, _plain(value)) for value in values]
     try:
         return pl.Series(

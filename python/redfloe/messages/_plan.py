@@ -230,6 +230,7 @@ def _wrapped(
 ) -> Callable[[Any], Any]:
     async def innermost(message: Message) -> Any:
         item = message._delivered()
+        item.event = message.event  # which a middleware may have replaced
         if run_in_thread is not None:
             return await run_in_thread(invoke, item)
         return await invoke(item)

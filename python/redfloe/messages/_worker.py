@@ -8,12 +8,16 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from redfloe import _core
 from redfloe._errors import NoGroupError, RedisConnectionError, RedisTimeoutError
+from redfloe._event_loop import completed
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
 from redfloe.messages._handling import Handling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redfloe._batch import AsyncBatch
     from redfloe._consuming.consumer import StreamConsumer
     from redfloe.messages._decode import Policy
@@ -51,6 +55,7 @@ class StreamWorker:
         grace: float,
         threads: Threads,
         record: Any,
+        on_ready: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.consumer = consumer
@@ -69,6 +74,7 @@ class StreamWorker:
         self._to_tell = asyncio.Event()
         self._in_hand: list[Delivered] = []
         self.is_ready = False
+        self._on_ready = on_ready
         self._handling = Handling(consumer, limits, threads, record)
 
     @property
@@ -102,7 +108,11 @@ class StreamWorker:
                 await self._leave(tasks)
 
     async def _read(self) -> None:
+        reader = self.consumer._reader
+        if isinstance(reader, _core.AsyncBatchReader):
+            await completed(reader.start())  # which joins the group
         self.is_ready = True
+        self._on_ready()
         async for batch in self.consumer:
             await self._hand_out(batch)
 
