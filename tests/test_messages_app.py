@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 import redfloe
 from redfloe.messages import App, Drained, Health, Message, Producer, Router, Settings
+from redfloe.metrics import WorkerCollector
 from support.events import OrderPaid, OrderPlaced, orders, pending, until, work
 from support.processes import hear, python
 from support.server import Server
@@ -124,6 +126,22 @@ def test_start_stop_and_health(any_server: Server, stream: str, runner: asyncio.
 
     runner.run(main())
     assert got == [1, 2, 3]
+
+
+def test_metrics_are_of_an_apps_consumers(any_server: Server, stream: str) -> None:
+    publish(any_server, stream, *orders(3))
+    app = App(any_server.url, group="g", consumer="c")
+    app.on(stream, OrderPlaced)(lambda event: None)
+    registry = CollectorRegistry()
+    WorkerCollector(registry).watch(app)
+
+    def acknowledged() -> float | None:
+        labels = {"stream": stream, "group": "g", "consumer": "c"}
+        return registry.get_sample_value("redfloe_consumer_acknowledged_total", labels)
+
+    assert acknowledged() is None
+    work(app, lambda: app.health().streams[stream].acknowledged == 3)
+    assert acknowledged() == 3
 
 
 def test_what_ends_a_started_app_is_logged_and_raised_where_it_is_stopped(

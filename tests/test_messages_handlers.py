@@ -301,6 +301,8 @@ def test_retries_then_a_dead_letter_with_reason_and_traceback(
     assert told == reason
     assert told.startswith("RuntimeError: no funds\n\nTraceback (most recent call last):")
     assert "in bill" in told
+    assert "During handling" not in told
+    assert "redfloe/messages" not in told
     assert pending(client, stream, "g") == 0
 
 

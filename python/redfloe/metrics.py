@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import polars as pl
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from redfloe._consuming.stats import ConsumerStats
     from redfloe._core import RedisConnection
+    from redfloe.messages import App
 
     _Family = CounterMetricFamily | GaugeMetricFamily
 
@@ -339,6 +340,7 @@ class WorkerCollector(Collector):
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
         self._consumers: set[weakref.ref[StreamConsumer]] = set()
         self._producers: set[weakref.ref[StreamProducer]] = set()
+        self._apps: set[weakref.ref[App]] = set()
         if registry is not None:
             try:
                 registry.register(self)
@@ -349,8 +351,8 @@ class WorkerCollector(Collector):
                 )
                 raise ValueError(msg) from error
 
-    def watch(self, *watched: StreamConsumer | StreamProducer | AsyncStreamProducer) -> None:
-        """Count what these do, from now on and what they have done."""
+    def watch(self, *watched: StreamConsumer | StreamProducer | AsyncStreamProducer | App) -> None:
+        """Count what these do, from now on and what they have done; of an app its consumers."""
         given: tuple[object, ...] = watched
         for one in given:
             match one:
@@ -361,6 +363,9 @@ class WorkerCollector(Collector):
                 case AsyncStreamProducer():
                     producer = one._producer
                     self._producers.add(weakref.ref(producer, self._producers.discard))
+                case object(consumers=Mapping()):
+                    app = cast("App", one)
+                    self._apps.add(weakref.ref(app, self._apps.discard))
                 case _:
                     msg = f"a {type(one).__name__} has no metrics; watch workers and producers"
                     raise TypeError(msg)
@@ -373,7 +378,7 @@ class WorkerCollector(Collector):
         """Give a family of samples for each metric."""
         workers = [
             (tuple(name or "" for name in one._where.values()), stats)
-            for one in _all(self._consumers)
+            for one in (*_all(self._consumers), *self._of_apps())
             if (stats := _stats_of(one)) is not None
         ]
         written = [
@@ -382,6 +387,10 @@ class WorkerCollector(Collector):
             if (rows := _rows_of(one)) is not None
         ]
         return self._families(workers, written)
+
+    def _of_apps(self) -> Iterator[StreamConsumer]:
+        for app in _all(self._apps):
+            yield from app.consumers.values()
 
     def _families(
         self,

@@ -49,10 +49,8 @@ async def run_all(workers: list[StreamWorker]) -> None:
 
 def in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine where no event loop is running."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    coroutine.close()
-    msg = "an event loop is running in this thread: await run_async or drain_async"
-    raise RuntimeError(msg)
+    if asyncio._get_running_loop() is not None:
+        coroutine.close()
+        msg = "an event loop is running in this thread: await run_async or drain_async"
+        raise RuntimeError(msg)
+    return asyncio.run(coroutine)
