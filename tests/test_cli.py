@@ -77,7 +77,18 @@ HELP = [
         "tail",
         "schema",
     ),
-    *("count", "sql", "export", "import", "demo", "trim", "dead", "dead list", "dead replay"),
+    *(
+        "count",
+        "sql",
+        "table",
+        "export",
+        "import",
+        "demo",
+        "trim",
+        "dead",
+        "dead list",
+        "dead replay",
+    ),
 ]
 COMPLETED = [
     "redfloe ",
@@ -193,6 +204,33 @@ def test_processors(any_server: Server, client: redis.Redis, stream: str) -> Non
     done = run("delete-processor", stream, "inventory", "--yes", url=url)
     assert done.stderr == f"inventory on {stream} deleted\n"
     assert client.keys() == [stream.encode()]
+
+
+def test_a_table(any_server: Server, client: redis.Redis, stream: str) -> None:
+    where = ["table", stream, "inventory", "stock"]
+    nothing = run(*where, url=any_server.url)
+    assert nothing.stderr == f"inventory on {stream} has no table 'stock', or no row in it\n"
+    key = redfloe.table_key(stream, "inventory", "stock")
+    odd: dict[Any, Any] = {'["a",1]': '{"left":5,"name":"é"}', b"\xff": "{}", "x": "no row"}
+    client.hset(key, mapping=odd)
+    assert rows(run(*where, "--json", url=any_server.url)) == [
+        {"_key": '["a",1]', "left": 5, "name": "é"},
+        {"_key": "x", "_row": "no row"},
+        {"_key": "\\xff"},
+    ]
+    shown = run(*where, url=any_server.url).stdout
+    assert "left" in shown
+    assert "no row" in shown
+    client.hset(key, mapping={f"k{number:04}": f'{{"left":{number}}}' for number in range(300)})
+    many = run(*where, url=any_server.url)
+    assert "k0098" in many.stdout
+    assert "k0099" not in many.stdout
+    assert many.stderr == "203 rows more; -n 303 shows all\n"
+    assert len(rows(run(*where, "--json", url=any_server.url))) == 303
+    assert len(rows(run(*where, "--json", "-n", "2", url=any_server.url))) == 2
+    client.set(redfloe.table_key(stream, "inventory", "text"), "x")
+    wrong = run(*where[:3], "text", url=any_server.url, code=1)
+    assert "other than a hash" in wrong.stderr
 
 
 def test_pending(any_server: Server, orders: str) -> None:

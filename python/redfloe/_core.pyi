@@ -71,6 +71,7 @@ __all__ = [
     "pin_streams",
     "processor_info",
     "raise_kind",
+    "read_fields",
     "read_stream",
     "read_table",
     "replay_dead_letters",
@@ -779,6 +780,9 @@ def delete_processor(
     consumer: bytes | None,
     takeover: bool,
 ) -> Operation[bool]: ...
+def read_fields(server: str | RedisConnection, key: bytes) -> Operation[list[tuple[bytes, bytes]]]:
+    """Read a table's fields with the JSON of their rows, as they are."""
+
 def table_key(stream: bytes, name: bytes, table: bytes) -> bytes: ...
 def check_processor(
     server: str | RedisConnection, request: Request, options: ProcessorArguments

@@ -97,6 +97,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(processors::processor_info, module)?)?;
     module.add_function(wrap_pyfunction!(processors::reset_processor, module)?)?;
     module.add_function(wrap_pyfunction!(processors::delete_processor, module)?)?;
+    module.add_function(wrap_pyfunction!(processors::read_fields, module)?)?;
     module.add_function(wrap_pyfunction!(processors::table_key, module)?)?;
     module.add_function(wrap_pyfunction!(table::read_table, module)?)?;
     module.add_function(wrap_pyfunction!(table::load_table_for_test, module)?)?;

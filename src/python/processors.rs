@@ -97,6 +97,19 @@ pub(crate) fn delete_processor(
     }))
 }
 
+/// The fields of a table with the JSON of their rows, as they are.
+#[pyfunction]
+pub(crate) fn read_fields(py: Python<'_>, server: Server, key: Vec<u8>) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    let reading = async move { process::table::read_fields(&client, &key).await };
+    Ok(Operation::new(reading, |py, fields: Vec<(Vec<u8>, Vec<u8>)>| {
+        let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
+        let fields = fields.iter().map(|(name, row)| (bytes(name), bytes(row)));
+        fields.collect::<Vec<_>>().into_py_any(py)
+    })
+    .only_while_waited_for())
+}
+
 #[pyfunction]
 pub(crate) fn table_key(py: Python<'_>, stream: &[u8], name: &[u8], table: &[u8]) -> Py<PyBytes> {
     PyBytes::new(py, &process::table_key(stream, name, table)).unbind()

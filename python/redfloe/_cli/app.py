@@ -23,6 +23,7 @@ from redfloe._cli.commands import (
     schema,
     sql,
     streams,
+    table,
     tail,
     top,
     trim,
@@ -65,7 +66,7 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
         *(top.top, exporter.exporter),
     ],
     _DATA: [
-        *(head.head, tail.tail, schema.schema, count.count, sql.sql),
+        *(head.head, tail.tail, schema.schema, count.count, sql.sql, table.table),
         *(export.export, import_.import_, demo.demo),
     ],
     _CHANGE: [trim.trim, processors.reset_processor, processors.delete_processor],

@@ -81,6 +81,10 @@ Group = Annotated[
 Processor = Annotated[
     str, typer.Argument(help="The processor's name.", show_default=False, callback=_name)
 ]
+TableName = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", help="The table's name.", show_default=False, callback=_name),
+]
 LanesOf = Annotated[
     str | None,
     typer.Option("--group", help="Only what it has of this group's consumers.", callback=_name),

@@ -49,9 +49,38 @@ pub(crate) async fn load(lane: &mut Lane, key: &[u8], spec: &Arc<Spec>) -> Resul
 /// [`WrongType`](ErrorKind::WrongType) for a key that holds something other than a hash; those of
 /// connections.
 pub(crate) async fn read(client: &Client, key: &[u8], spec: &Arc<Spec>) -> Result<Table> {
+    read_with(client, key, || Loader::new(spec), Loader::push, Loader::finish).await
+}
+
+/// Reads the fields of a table as they are: their names, and the JSON of their rows.
+///
+/// # Errors
+///
+/// As [`read`], but for those of what does not fit.
+pub(crate) async fn read_fields(client: &Client, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let push = |fields: &mut Vec<_>, name: &[u8], row: &[u8]| {
+        // Where others write meanwhile, one may come twice.
+        fields.push((name.to_vec(), row.to_vec()));
+        Ok(())
+    };
+    read_with(client, key, || Ok(Vec::new()), push, Ok).await
+}
+
+/// Has something made of a hash's fields and values, where a field may come twice.
+async fn read_with<B, T>(
+    client: &Client,
+    key: &[u8],
+    begin: impl Fn() -> Result<B>,
+    push: impl Fn(&mut B, &[u8], &[u8]) -> Result<()>,
+    finish: impl Fn(B) -> Result<T>,
+) -> Result<T> {
     let mut session = client.reading_session(key);
     loop {
-        match attempt(&mut session, key, spec).await {
+        let loaded = match begin() {
+            Ok(mut begun) => attempt(&mut session, key, &mut begun, &push).await.map(|()| begun),
+            Err(error) => Err(error),
+        };
+        match loaded.and_then(&finish) {
             Ok(table) => {
                 session.succeeded();
                 return Ok(table);
@@ -71,8 +100,12 @@ fn about(error: Error, key: &[u8]) -> Error {
     error.with_context("table", String::from_utf8_lossy(key))
 }
 
-async fn attempt(session: &mut Session, key: &[u8], spec: &Arc<Spec>) -> Result<Table> {
-    let mut loader = Loader::new(spec)?;
+async fn attempt<B>(
+    session: &mut Session,
+    key: &[u8],
+    begun: &mut B,
+    push: impl Fn(&mut B, &[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
     let fields = match session.value(&command(&[b"HLEN", key])).await? {
         Value::Int(fields) => fields,
         other => return Err(Error::protocol(format_args!("{other:?} came for HLEN"))),
@@ -90,11 +123,11 @@ async fn attempt(session: &mut Session, key: &[u8], spec: &Arc<Spec>) -> Result<
             connection.send(&scan(&cursor)).await?;
         }
         for (key, row) in pairs.iter() {
-            loader.push(key, row)?;
+            push(begun, key, row)?;
         }
         if is_last {
             session.put_back(connection);
-            return loader.finish();
+            return Ok(());
         }
     }
 }
