@@ -82,9 +82,16 @@ def processor_info(
 
     Examples
     --------
+    >>> import polars as pl
     >>> import redfloe
-    >>> redfloe.processor_info(url, "events").select("processor", "position", "lag").rows()
-    []
+    >>> schema = {"user_id": pl.String, "value": pl.Int64}
+    >>> with redfloe.StreamProcessor(
+    ...     url, "events", name="totals", schema=schema, on_idle="stop", block_ms=1
+    ... ) as processor:
+    ...     for tx in processor:
+    ...         tx.state["seen"] = tx.state.get("seen", 0) + tx.frame.height
+    >>> redfloe.processor_info(url, "events").select("processor", "held", "lag", "commits").rows()
+    [('totals', False, 0, 1)]
     """
     url = _core.connect(url)
     return pl.DataFrame(_looking(url, stream, pattern, name).wait())
@@ -156,7 +163,8 @@ def reset_processor(
     writes nothing from then on. With ``state="drop"`` the processor's tables are found by SCAN TYPE
     (Redis 6.0), which goes through all keys of the node.
 
-    Outputs that were published stay: a processor that reads entries again publishes again.
+    Outputs that were published stay: a processor that reads entries again publishes again. The
+    consumers of a group have no position, and so nothing to reset.
 
     Parameters
     ----------
@@ -207,13 +215,17 @@ def reset_processor(
 
     Examples
     --------
+    >>> import polars as pl
     >>> import redfloe
-    >>> try:
-    ...     redfloe.reset_processor(url, "events", "counts", to="0", state="drop")
-    ... except redfloe.NoProcessorError as error:
-    ...     print(error)
-    there is no processor of that name on the stream: it has neither a position nor state; \
-nothing was changed (stream: events, processor: counts)
+    >>> schema = {"user_id": pl.String, "value": pl.Int64}
+    >>> with redfloe.StreamProcessor(
+    ...     url, "events", name="totals", schema=schema, on_idle="stop", block_ms=1
+    ... ) as processor:
+    ...     for tx in processor:
+    ...         tx.state["seen"] = tx.state.get("seen", 0) + tx.frame.height
+    >>> done = redfloe.reset_processor(url, "events", "totals", to="0", state="drop")
+    >>> done.select("previous_position", "position", "epoch", "state_dropped").row(0)
+    ('1704067200001-0', '0-0', 2, 1)
     """
     url = _core.connect(url)
     return _of_reset(_resetting(url, stream, name, to, state, takeover).wait())

@@ -93,11 +93,18 @@ def read_table(
     --------
     >>> import polars as pl
     >>> import redfloe
-    >>> stock = redfloe.read_table(
-    ...     url, "sales", "inventory", "stock", key="sku", schema={"left": pl.Int64}
+    >>> schema = {"user_id": pl.String, "value": pl.Int64}
+    >>> with redfloe.StreamProcessor(
+    ...     url, "events", name="totals", schema=schema, on_idle="stop", block_ms=1
+    ... ) as processor:
+    ...     for tx in processor:
+    ...         users = tx.table("users", key="user_id", schema={"value": pl.Int64})
+    ...         users.upsert(tx.frame)
+    >>> df = redfloe.read_table(
+    ...     url, "events", "totals", "users", key="user_id", schema={"value": pl.Int64}
     ... )
-    >>> stock.columns
-    ['sku', 'left']
+    >>> df.sort("user_id").rows()
+    [('user_1', 10), ('user_2', None)]
     """
     url = _core.connect(url)
     request = table_request(key, schema)
