@@ -83,15 +83,15 @@ def test_processors(any_server: Server, client: redis.Redis, stream: str) -> Non
         (stream, "p", "g", "c"),
         (f"{stream}:other", "p", "", ""),
     )
-    assert found["redfloe_processor_held"] == {own: 1, member: 0, other: 0}
-    assert found["redfloe_processor_lag"] == {own: 5, member: 9, other: 0}
-    assert found["redfloe_processor_lag_seconds"][own] > 10**9
-    assert found["redfloe_processor_commits_total"] == {own: 10, member: 0, other: 0}
-    assert found["redfloe_processor_entries_total"] == {own: 40}
-    assert found["redfloe_processor_batch_seconds"] == {own: 0.25}
-    last = "redfloe_processor_last_commit_timestamp_seconds"
+    assert found["redis_stream_processor_held"] == {own: 1, member: 0, other: 0}
+    assert found["redis_stream_processor_lag"] == {own: 5, member: 9, other: 0}
+    assert found["redis_stream_processor_lag_seconds"][own] > 10**9
+    assert found["redis_stream_processor_commits_total"] == {own: 10, member: 0, other: 0}
+    assert found["redis_stream_processor_entries_total"] == {own: 40}
+    assert found["redis_stream_processor_batch_seconds"] == {own: 0.25}
+    last = "redis_stream_processor_last_commit_timestamp_seconds"
     assert found[last] == {own: 1704067201}
-    assert found["redfloe_processor_epoch"][own] == 1
+    assert found["redis_stream_processor_epoch"][own] == 1
     without = samples(StreamCollector(any_server.url, [stream]))
     assert not any("processor" in name for name in without)
 
@@ -209,6 +209,37 @@ def test_a_server_that_hangs(any_server: Server, caplog: pytest.LogCaptureFixtur
     for timeout in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="timeout must be above 0 seconds"):
             StreamCollector(any_server.url, timeout=timeout)
+
+
+def test_a_processor(any_server: Server, client: redis.Redis, stream: str) -> None:
+    add_numbers(client, stream, 25)
+    registry = CollectorRegistry()
+    metrics = WorkerCollector(registry)
+    processor = redfloe.StreamProcessor(
+        any_server.url, stream, name="p", batch_size=10, on_idle="stop", block_ms=1
+    )
+    metrics.watch(processor)
+    labels = {"stream": stream, "processor": "p"}
+
+    def value(name: str) -> float | None:
+        return registry.get_sample_value(f"redfloe_processor_{name}_total", labels)
+
+    assert (value("commits"), value("entries")) == (0, 0)
+    with processor:
+        for _ in processor:
+            pass
+        assert (value("commits"), value("entries"), value("dead_lettered")) == (3, 25, 0)
+    # Both collectors fit into one registry.
+    registry.register(StreamCollector(any_server.url, [stream], processors=True))
+    assert (
+        registry.get_sample_value(
+            "redis_stream_processor_entries_total", labels | {"group": "", "consumer": ""}
+        )
+        == 25
+    )
+    del processor
+    gc.collect()
+    assert value("commits") is None
 
 
 def test_an_async_producer(any_server: Server, stream: str) -> None:
@@ -360,6 +391,7 @@ def test_the_page_names_each_metric(any_server: Server, client: redis.Redis, str
     everything = StreamCollector(any_server.url, [stream], consumers=True, processors=True)
     for name in [*samples(everything), *inside]:
         short = name.removesuffix("_total").removeprefix("redfloe_consumer")
+        short = short.removeprefix("redfloe_processor")
         assert name.removesuffix("_total") in page or f"`{short}_total`" in page, name
 
 

@@ -21,7 +21,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from redfloe import _core
-from redfloe._api import AsyncStreamProducer, StreamConsumer, StreamProducer
+from redfloe._api import (
+    AsyncStreamProducer,
+    StreamConsumer,
+    StreamProcessor,
+    StreamProducer,
+)
 from redfloe._arguments import as_key
 from redfloe._errors import NoGroupError, RedfloeError, RedisTimeoutError
 from redfloe._log import log_events
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from redfloe._consuming.stats import ConsumerStats
-    from redfloe._core import RedisConnection
+    from redfloe._core import ProcessorStats, RedisConnection
     from redfloe.messages import App
 
     _Family = CounterMetricFamily | GaugeMetricFamily
@@ -67,16 +72,16 @@ _OF_CONSUMERS = {
 
 #: Of `processor_info`.
 _OF_PROCESSORS = {
-    "redfloe_processor_held": ("Whether somebody runs the processor", "held"),
-    "redfloe_processor_epoch": ("How often the lane was acquired", "epoch"),
-    "redfloe_processor_lag": ("Entries that wait, where that is known", "lag"),
-    "redfloe_processor_lag_seconds": ("How long the oldest of them has waited", "lag_time"),
-    "redfloe_processor_batch_seconds": ("How long the last batch took", "batch_time"),
-    "redfloe_processor_last_commit_timestamp_seconds": ("Of the last commit", "committed_at"),
+    "redis_stream_processor_held": ("Whether somebody runs the processor", "held"),
+    "redis_stream_processor_epoch": ("How often the lane was acquired", "epoch"),
+    "redis_stream_processor_lag": ("Entries that wait, where that is known", "lag"),
+    "redis_stream_processor_lag_seconds": ("How long the oldest of them has waited", "lag_time"),
+    "redis_stream_processor_batch_seconds": ("How long the last batch took", "batch_time"),
+    "redis_stream_processor_last_commit_timestamp_seconds": ("Of the last commit", "committed_at"),
 }
 _OF_COMMITS = {
-    "redfloe_processor_commits": ("Commits of the lane", "commits"),
-    "redfloe_processor_entries": ("Entries that they had", "entries"),
+    "redis_stream_processor_commits": ("Commits of the lane", "commits"),
+    "redis_stream_processor_entries": ("Entries that they had", "entries"),
 }
 _LANE = ["stream", "processor", "group", "consumer"]
 
@@ -302,10 +307,17 @@ _OF_WORKERS = {
     "dead_lettered": "Entries moved to the dead-letter stream",
     "deleted": "Pending entries that had been deleted from the stream",
 }
+#: Of `StreamProcessor.stats`.
+_OF_RUNS = {
+    "commits": "Commits that are in",
+    "entries": "Entries that they had",
+    "dead_lettered": "Entries moved to the dead-letter stream",
+    "bytes": "Bytes that they wrote",
+}
 
 
 class WorkerCollector(Collector):
-    """Metrics of the workers and producers of this process.
+    """Metrics of the workers, processors and producers of this process.
 
     It holds none of them: one that is gone is counted no more.
 
@@ -340,6 +352,7 @@ class WorkerCollector(Collector):
     def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
         self._consumers: set[weakref.ref[StreamConsumer]] = set()
         self._producers: set[weakref.ref[StreamProducer]] = set()
+        self._processors: set[weakref.ref[StreamProcessor]] = set()
         self._apps: set[weakref.ref[App]] = set()
         if registry is not None:
             try:
@@ -351,13 +364,18 @@ class WorkerCollector(Collector):
                 )
                 raise ValueError(msg) from error
 
-    def watch(self, *watched: StreamConsumer | StreamProducer | AsyncStreamProducer | App) -> None:
+    def watch(
+        self,
+        *watched: StreamConsumer | StreamProcessor | StreamProducer | AsyncStreamProducer | App,
+    ) -> None:
         """Count what these do, from now on and what they have done; of an app its consumers."""
         given: tuple[object, ...] = watched
         for one in given:
             match one:
                 case StreamConsumer():
                     self._consumers.add(weakref.ref(one, self._consumers.discard))
+                case StreamProcessor():
+                    self._processors.add(weakref.ref(one, self._processors.discard))
                 case StreamProducer():
                     self._producers.add(weakref.ref(one, self._producers.discard))
                 case AsyncStreamProducer():
@@ -367,12 +385,15 @@ class WorkerCollector(Collector):
                     app = cast("App", one)
                     self._apps.add(weakref.ref(app, self._apps.discard))
                 case _:
-                    msg = f"a {type(one).__name__} has no metrics; watch workers and producers"
+                    msg = (
+                        f"a {type(one).__name__} has no metrics; watch workers, processors and "
+                        "producers"
+                    )
                     raise TypeError(msg)
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that a registry refuses a second collector of them."""
-        return self._families([], [])
+        return self._families([], [], [])
 
     def collect(self) -> Iterator[Metric]:
         """Give a family of samples for each metric."""
@@ -386,7 +407,11 @@ class WorkerCollector(Collector):
             for one in _all(self._producers)
             if (rows := _rows_of(one)) is not None
         ]
-        return self._families(workers, written)
+        runs = [
+            (tuple(name or "" for name in one._where.values()), one.stats)
+            for one in _all(self._processors)
+        ]
+        return self._families(workers, runs, written)
 
     def _of_apps(self) -> Iterator[StreamConsumer]:
         for app in _all(self._apps):
@@ -395,6 +420,7 @@ class WorkerCollector(Collector):
     def _families(
         self,
         workers: list[tuple[tuple[str, ...], ConsumerStats]],
+        runs: list[tuple[tuple[str, ...], ProcessorStats]],
         written: list[tuple[str, int]],
     ) -> Iterator[Metric]:
         for name, text in _OF_WORKERS.items():
@@ -410,6 +436,11 @@ class WorkerCollector(Collector):
         for where, entries in latest.items():
             lag.add_metric(where, float(entries))
         yield lag
+        for name, text in _OF_RUNS.items():
+            family = CounterMetricFamily(f"redfloe_processor_{name}", text, labels=_LANE[:2])
+            for where, value in _summed((where, getattr(stats, name)) for where, stats in runs):
+                family.add_metric(where, float(value))
+            yield family
         rows = CounterMetricFamily(
             "redfloe_producer_rows_written", "Entries that are in", labels=_STREAM
         )
