@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import typing
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -11,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 import pydantic
+import pydantic.dataclasses
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -261,6 +264,17 @@ def test_msgspec_structs(any_server: Server, stream: str) -> None:
         producer.publish_many(made)
         producer.publish(made[1])
     assert handled(any_server, stream, struct) == [*made, made[1]]
+    simple = {
+        name: value
+        for name, value in dict(EVERYTHING).items()
+        if name not in ("line", "lines", "exact", "naive", "aware", "either")
+    }
+    hints = typing.get_type_hints(Everything)
+    every = msgspec.defstruct("Every", [(name, hints[name]) for name in simple])
+    with Producer(any_server.url, "every") as producer:
+        producer.publish(every(**simple))
+        producer.publish_many([every(**simple)])
+    assert handled(any_server, "every", every) == [every(**simple)] * 2
     misfit = Message("Struct", {"n": "x", "inner": "{}"})
     with Producer(any_server.url, stream) as producer:
         producer.publish(misfit)
@@ -392,3 +406,77 @@ def test_misfits_are_raised_where_that_is_chosen(
     with pytest.raises(MisfitError, match=f"the entry {entry_id} of '{stream}' is no OrderPlaced"):
         app.drain()
     assert redfloe.pending_entries(any_server.url, stream, "g")["id"].to_list() == [entry_id]
+
+
+class Ratio(Enum):
+    HALF = 0.5
+    WHOLE = 1.0
+
+
+class Tagged(BaseModel):
+    number: Literal[1, 2]
+    mixed: Literal["a", 3, True, None] = None  # noqa: PYI061 - both spellings count
+    ratio: Ratio
+    reals: list[float]
+
+
+def test_values_that_are_no_texts_come_back(any_server: Server, stream: str) -> None:
+    given = [
+        Tagged(number=2, mixed=mixed, ratio=Ratio.HALF, reals=[math.inf, -0.0])
+        for mixed in ("a", 3, True, None)
+    ]
+    with Producer(any_server.url, stream) as producer:
+        producer.publish_many(given)
+        producer.publish(given[1])
+    assert handled(any_server, stream, Tagged) == [*given, given[1]]
+    assert schema_of(Tagged)["number"] == pl.Int64
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    n: int = Field(gt=0)
+    text: str = Field(default="x")
+
+
+def test_dataclasses_of_pydantic(any_server: Server, stream: str) -> None:
+    with Producer(any_server.url, stream) as producer:
+        producer.publish(Checked(n=1))
+        producer.publish(Message("Checked", {"n": 2}))
+        producer.publish(Message("Checked", {"n": 0}))
+    with pytest.raises(MisfitError, match="n: Input should be greater than 0"):
+        handled(any_server, stream, Checked)
+    frames: list[pl.DataFrame] = []
+    app = App(any_server.url, group="columns")
+    app.on_batch(stream, Checked)(frames.append)
+    app.drain()
+    assert frames[0].drop("_id", "_ts").rows() == [(1, "x"), (2, "x"), (0, "x")]
+
+
+def test_what_a_model_keeps_to_itself_is_not_written(any_server: Server, stream: str) -> None:
+    class Login(BaseModel):
+        user: str
+        password: str = Field(default="", exclude=True)
+
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        n: int
+
+    class Secret(BaseModel):
+        token: pydantic.SecretStr
+
+    with Producer(any_server.url, stream) as producer:
+        producer.publish(Login(user="ada", password="hunter2"))
+        producer.publish_many([Login(user="bob", password="hunter2")])
+        for publish in (producer.publish, lambda event: producer.publish_many([event])):
+            with pytest.raises(
+                ValueError, match=r"fields that its model does not declare.* 'more'"
+            ):
+                publish(Open.model_validate({"n": 1, "more": 2}))
+        with pytest.raises(SchemaError, match="'token' is a SecretStr, which would be written as"):
+            producer.publish(Secret(token=pydantic.SecretStr("x")))
+        with pytest.raises(TypeError, match="is no model"):
+            producer.publish(pydantic.RootModel[int](1))
+        producer.publish(Open(n=1))
+    assert "hunter2" not in str(redfloe.read_stream(any_server.url, stream).rows())
+    frame = redfloe.read_stream(any_server.url, stream, schema_of(Login))
+    assert frame["user"].to_list() == ["ada", "bob", None]

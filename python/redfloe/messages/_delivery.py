@@ -51,11 +51,14 @@ class Delivered:
         return self._counts
 
     @property
+    def in_hand(self) -> int:
+        """How many rows are not settled, or the server does not know of yet."""
+        return self._settled.count(0) + len(self._acks) + len(self._nacks) + len(self._fails)
+
+    @property
     def is_complete(self) -> bool:
         """Whether all rows are settled, and the server knows."""
-        return not (
-            self._settled.count(0) or self._acks or self._nacks or self._fails or self._extends
-        )
+        return not (self.in_hand or self._extends)
 
     def wait_for(self, row: int) -> None:
         """Have a row wait for one handler more."""

@@ -52,6 +52,7 @@ class Kind:
         self._writers = [
             _Writer(field, self._getter(field), _document_of(model, field)) for field in self.fields
         ]
+        self._takes_extra = getattr(model, "model_config", {}).get("extra") == "allow"
         self._refusing = [
             (field, attrgetter(field.attribute)) for field in self.fields if field.loses_none
         ]
@@ -130,6 +131,12 @@ class Kind:
 
     def check(self, event: Any) -> None:
         """Refuse an event that would be read as another one."""
+        if extra := getattr(event, "__pydantic_extra__", None):
+            msg = (
+                f"this {self.name} has fields that its model does not declare, which nobody would "
+                f"read: {', '.join(map(repr, extra))}"
+            )
+            raise ValueError(msg)
         for field, get in self._refusing:
             if get(event) is None:
                 msg = (
@@ -148,7 +155,9 @@ class Kind:
         """Give the fields of many events."""
         given = events if self._dump is None else self._dump(events)
         columns = {writer.name: writer.column(given) for writer in self._writers}
-        if any(columns[field.name].null_count() for field, _ in self._refusing):
+        if self._takes_extra or any(
+            columns[field.name].null_count() for field, _ in self._refusing
+        ):
             for event in events:
                 self.check(event)
         return columns
@@ -230,6 +239,8 @@ def _values(field: ModelField, column: pl.Series) -> list[Any]:
     values: list[Any] = column.to_list()
     if field.dtype not in _TEXTS and "" in values:
         values = [value or None for value in values]
+    if field.values is not None:
+        return [field.values.get(value, value) for value in values]
     if field.is_document:
         return [*map(_loaded, values)]
     if field.dtype == pl.Duration:
@@ -434,8 +445,18 @@ def _document_of(model: type, field: ModelField) -> Callable[[Any], str]:
         return lambda value: _unquoted(msgspec.json.encode(value).decode())
     if _dump_of(model) is not None:
         return lambda value: value if isinstance(value, str) else json.dumps(value)
-    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(field.annotation)
+    adapter = _json_adapter(field.annotation)
     return lambda value: _unquoted(adapter.dump_json(value, by_alias=True).decode())
+
+
+def _json_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    """Give what writes a document; where models do not decide, it keeps NaN and infinities."""
+    try:
+        return pydantic.TypeAdapter(
+            annotation, config=pydantic.ConfigDict(ser_json_inf_nan="strings")
+        )
+    except pydantic.PydanticUserError:
+        return pydantic.TypeAdapter(annotation)
 
 
 def _unquoted(document: str) -> str:

@@ -21,6 +21,9 @@ import pydantic
 
 from redfloe._errors import SchemaError
 
+if typing.TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
 #: What an entry of the row layout says beside its event's fields.
 TYPE, METADATA = "_type", "_metadata"
 #: What a read calls the metadata of entries.
@@ -59,6 +62,8 @@ class ModelField:
     #: Whether the dtype says all of it: what it does not is a JSON document.
     is_document: bool
     nullable: bool
+    #: The values that it may have, by their texts, where these are not all of them texts.
+    values: Mapping[str, Any] | None
 
     def fresh_default(self) -> Any:
         """Give the default, another one each time where a function makes it."""
@@ -117,7 +122,9 @@ def schema_of(model: type) -> pl.Schema:
 
 def is_model(model: object) -> bool:
     """Say whether it is a class of events."""
-    return isinstance(model, type) and (
+    if not isinstance(model, type) or issubclass(model, pydantic.RootModel):
+        return False  # what has no fields
+    return (
         issubclass(model, pydantic.BaseModel) or dataclasses.is_dataclass(model) or is_struct(model)
     )
 
@@ -162,7 +169,8 @@ _remembered = lru_cache(maxsize=1024)(_checked_fields)
 
 def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
     outer = (*outer, model)
-    if issubclass(model, pydantic.BaseModel):
+    infos: Mapping[str, FieldInfo] | None = getattr(model, "__pydantic_fields__", None)
+    if infos is not None:
         return [
             _field(
                 _alias(model, name, info),
@@ -176,7 +184,8 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
                 else None,
                 outer,
             )
-            for name, info in model.model_fields.items()
+            for name, info in infos.items()
+            if not info.exclude
         ]
     hints = typing.get_type_hints(model, include_extras=True)
     if is_struct(model):
@@ -207,7 +216,7 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
             None if field.default_factory is missing else field.default_factory,
             outer,
         )
-        for field in dataclasses.fields(model)  # type: ignore[arg-type]  # it is one
+        for field in dataclasses.fields(model)
         if field.init
     ]
 
@@ -223,6 +232,9 @@ def _field(
     outer: tuple[type, ...],
 ) -> ModelField:
     bare, inner, nullable = _stripped(annotation)
+    if bare in (pydantic.SecretStr, pydantic.SecretBytes):
+        msg = f"the field {name!r} is a {bare.__name__}, which would be written as asterisks"
+        raise SchemaError(msg)
     dtype = _dtype(bare, (*inner, *metadata), outer, nested=False)
     is_document = dtype is None or isinstance(dtype, pl.List | pl.Struct)
     return ModelField(
@@ -235,10 +247,11 @@ def _field(
         pl.String() if dtype is None else dtype,
         is_document,
         nullable,
+        _values_by_text(bare),
     )
 
 
-def _alias(model: type, name: str, info: pydantic.fields.FieldInfo) -> str:
+def _alias(model: type, name: str, info: FieldInfo) -> str:
     reads, writes = info.validation_alias, info.serialization_alias
     if reads is None and writes is None:
         return name
@@ -266,6 +279,9 @@ def _stripped(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
             if len(members) != 1:
                 return annotation, metadata, nullable
             annotation = members[0]
+        elif origin is Literal and None in get_args(annotation):
+            annotation = Literal[tuple(one for one in get_args(annotation) if one is not None)]
+            nullable = True
         elif isinstance(annotation, typing.NewType):
             annotation = annotation.__supertype__
         elif type(annotation).__name__ == "TypeAliasType":
@@ -350,6 +366,18 @@ def _of_values(values: Sequence[object]) -> pl.DataType | None:
         if all(isinstance(value, kind) for value in values):
             return _SCALARS[kind]
     return None
+
+
+def _values_by_text(annotation: Any) -> Mapping[str, Any] | None:
+    if get_origin(annotation) is Literal:
+        values = list(get_args(annotation))
+    elif isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        values = [member.value for member in annotation]
+    else:
+        return None
+    if all(isinstance(value, str) for value in values):
+        return None
+    return {str(value).lower() if value in (True, False) else str(value): value for value in values}
 
 
 def _decimal(metadata: Sequence[Any]) -> pl.DataType:

@@ -34,6 +34,8 @@ _PAUSES = (0.1, 5.0)
 _LOOK = 0.05
 #: How long a handler that was cancelled may take, in seconds.
 _LAST = 1.0
+#: How long the server may take to be told at the end, in seconds.
+_LAST_TELL = 5.0
 
 
 class StreamWorker:
@@ -80,7 +82,7 @@ class StreamWorker:
     @property
     def in_hand(self) -> int:
         """How many messages are in hand."""
-        return sum(len(batch.ids) for batch in self._in_hand)
+        return sum(batch.in_hand for batch in self._in_hand)
 
     def stop(self) -> None:
         """Finish what handlers are at, give back the rest, and end; in the event loop."""
@@ -250,8 +252,9 @@ class StreamWorker:
         for delivered in self._in_hand:
             delivered.give_back()
         # What cannot be told is still pending, and comes again.
-        with suppress(RedisConnectionError, RedisTimeoutError):
-            await self._tell()
+        with suppress(RedisConnectionError, RedisTimeoutError, TimeoutError):
+            async with asyncio.timeout(_LAST_TELL):
+                await self._tell()
 
 
 def _error_of(tasks: list[asyncio.Task[None]]) -> BaseException | None:
