@@ -59,6 +59,7 @@ def test_each_message_is_handled_and_acknowledged_once(
 
         @app.on(stream, OrderPlaced)
         def handle_in_thread(event: OrderPlaced) -> None:
+            assert threading.current_thread() is not threading.main_thread()
             got.append(event.order_id)
 
     drained = app.drain()
@@ -672,13 +673,22 @@ def test_a_row_is_acknowledged_when_all_its_handlers_are_done(
     assert pending(client, stream, "g") == 0
 
 
-def test_a_sync_handler_that_returns_a_coroutine(any_server: Server, stream: str) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["threads", "both"])
+def test_a_sync_handler_that_returns_a_coroutine(
+    any_server: Server, stream: str, beside: bool
+) -> None:
     publish(any_server, stream, *orders(1))
 
-    async def inner() -> None: ...
+    async def inner(event: OrderPlaced) -> None: ...
 
-    app = app_of(any_server)
-    app.on(stream, OrderPlaced)(lambda event: inner())
+    app = app_of(any_server, dead_letter="{stream}:dead")
+    if beside:
+        app.on(stream, OrderPlaced)(inner)
+
+    def returns(event: OrderPlaced) -> object:
+        return inner(event)
+
+    app.on(stream, OrderPlaced)(returns)
     with pytest.raises(TypeError, match="is not async, and returned something to be awaited"):
         app.drain()
 

@@ -48,6 +48,19 @@ def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames:
     return arguments
 
 
+class WrongHandlerError(TypeError):
+    """What is called cannot be a handler: no retry mends it."""
+
+
+def check_result(name: str, result: Any) -> None:
+    """Refuse what a handler has returned from a thread, where nobody would await it."""
+    if inspect.iscoroutine(result):
+        result.close()  # which was never awaited, and would warn of it
+    if inspect.isawaitable(result):
+        msg = f"the handler {name} is not async, and returned something to be awaited"
+        raise WrongHandlerError(msg)
+
+
 def _argument(name: str, hint: object) -> Literal["event", "message"]:
     if hint is Message or (name in _MESSAGE_NAMES and not is_model(hint)):
         return "message"

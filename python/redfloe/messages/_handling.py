@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import traceback
 from datetime import timedelta
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from redfloe._consuming.handling import can_be_printed, log_failure, without_waiting
 from redfloe._consuming.retry import Call as Attempt
 from redfloe._consuming.retry import Failed, Raise, Wait
+from redfloe.messages._calls import WrongHandlerError, check_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,11 +51,7 @@ class Handling:
         """Call an item's handlers one after the other."""
         for call in item.calls:
             try:
-                result = call.invoke(item)
-                if call.is_async:
-                    result = await result
-                elif not _is_plain(result):
-                    result = await _awaited(result)
+                result = await call.invoke(item)
             except Exception as error:  # noqa: BLE001 - the policy decides
                 raised = error
             except asyncio.CancelledError as error:
@@ -74,8 +70,8 @@ class Handling:
         for call in item.calls:
             try:
                 result = call.invoke(item)
-                if not _is_plain(result):
-                    _refuse_awaitable(call, result)
+                if result is not None:
+                    check_result(call.name, result)
             except Exception as error:  # noqa: BLE001 - the policy decides
                 raised = error
             else:
@@ -94,7 +90,7 @@ class Handling:
 
     async def _failed(self, item: Any, call: Call, error: Exception, *, in_thread: bool) -> bool:
         """Do what the retry policy says of a first failure; say whether the call is done then."""
-        if isinstance(error, _WrongHandlerError):
+        if isinstance(error, WrongHandlerError):
             raise error
         steps = call.retry.steps(item, may_fail=self._limits.has_dead_letter)
         next(steps)
@@ -138,7 +134,9 @@ class Handling:
     ) -> tuple[Any, Exception | None]:
         try:
             result = call.invoke(part)
-            if call.is_async and not in_thread:
+            if in_thread:
+                check_result(call.name, result)
+            else:
                 result = await result
         except Exception as error:  # noqa: BLE001 - the policy decides
             return None, error
@@ -175,10 +173,6 @@ def _foreign(cancelled: asyncio.CancelledError) -> Exception:
     return error.with_traceback(cancelled.__traceback__)
 
 
-class _WrongHandlerError(TypeError):
-    """What is called cannot be a handler."""
-
-
 def _from_handler(trace: TracebackType | None) -> TracebackType | None:
     """Leave out our own frames, which come before the handler's."""
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
@@ -187,19 +181,3 @@ def _from_handler(trace: TracebackType | None) -> TracebackType | None:
 
 
 _OURS = str(Path(__file__).parent)
-
-
-def _is_plain(result: Any) -> bool:
-    return result is None or result is True or result is False
-
-
-async def _awaited(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
-
-
-def _refuse_awaitable(call: Call, result: Any) -> None:
-    if inspect.iscoroutine(result):
-        result.close()  # which was never awaited, and would warn of it
-    if inspect.isawaitable(result):
-        msg = f"the handler {call.name} is not async, and returned something to be awaited"
-        raise _WrongHandlerError(msg)

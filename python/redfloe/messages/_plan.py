@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from redfloe.messages._calls import check_result
 from redfloe.messages._codecs import ColumnRows
 from redfloe.messages._kinds import DICT, DictKind, Kind
 
@@ -26,11 +27,10 @@ Middleware = Callable[["Message", Callable[["Message"], Awaitable[Any]]], Awaita
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A handler as it is called with an item; what it gives is awaited where `is_async`."""
+    """A handler as it is called with an item: in a thread, or in an event loop and awaited."""
 
     name: str
     invoke: Callable[[Any], Any]
-    is_async: bool
     retry: Steps
 
 
@@ -61,9 +61,11 @@ class StreamPlan:
         self.stream = stream
         self.codec = _codec(stream, handlers, codec)
         self._handlers = handlers
-        self._calls = {
-            handler: _call(handler, retry, middleware, run_in_thread) for handler in handlers
-        }
+        wrapped = middleware and not all(handler.takes_frames for handler in handlers)
+        #: Whether nothing has to be awaited, so that lanes are threads.
+        self.in_threads = not wrapped and not any(handler.is_async for handler in handlers)
+        run = None if self.in_threads else run_in_thread
+        self._calls = {handler: _call(handler, retry, middleware, run) for handler in handlers}
         self.kinds = _kinds(stream, handlers)
         models = {*self.kinds.values()}
         #: What an entry is that does not say its type.
@@ -77,11 +79,6 @@ class StreamPlan:
     def is_typed(self) -> bool:
         """Whether batches are read as columns of their dtypes: no handler takes single messages."""
         return self._typed is not None
-
-    @property
-    def in_threads(self) -> bool:
-        """Whether no call has to be awaited."""
-        return not any(call.is_async for call in self._calls.values())
 
     @property
     def has_keys(self) -> bool:
@@ -188,17 +185,17 @@ def _call(
     handler: Handler,
     retry: Retry,
     middleware: Sequence[Middleware],
-    run_in_thread: Callable[..., Awaitable[Any]],
+    run_in_thread: Callable[..., Awaitable[Any]] | None,
 ) -> Call:
-    steps = (handler.retry or retry)._steps()
+    """Give a handler's call, to be awaited where there is something that runs it in a thread."""
     invoke = _invoke(handler)
     if handler.timeout is not None:
         invoke = _limited(invoke, handler.timeout)
-    is_async = handler.is_async
+    if run_in_thread is not None and not handler.is_async:
+        invoke = _in_thread(invoke, handler.name, run_in_thread)
     if middleware and not handler.takes_frames:
-        invoke = _wrapped(invoke, middleware, None if is_async else run_in_thread)
-        is_async = True
-    return Call(handler.name, invoke, is_async, steps)
+        invoke = _wrapped(invoke, middleware)
+    return Call(handler.name, invoke, (handler.retry or retry)._steps())
 
 
 def _invoke(handler: Handler) -> Callable[[Any], Any]:
@@ -223,16 +220,23 @@ def _limited(invoke: Callable[[Any], Any], seconds: float) -> Callable[[Any], An
     return call
 
 
+def _in_thread(
+    invoke: Callable[[Any], Any], name: str, run_in_thread: Callable[..., Awaitable[Any]]
+) -> Callable[[Any], Any]:
+    async def call(item: Any) -> Any:
+        result = await run_in_thread(invoke, item)
+        check_result(name, result)
+        return result
+
+    return call
+
+
 def _wrapped(
-    invoke: Callable[[Any], Any],
-    middleware: Sequence[Middleware],
-    run_in_thread: Callable[..., Awaitable[Any]] | None,
+    invoke: Callable[[Any], Any], middleware: Sequence[Middleware]
 ) -> Callable[[Any], Any]:
     async def innermost(message: Message) -> Any:
         item = message._delivered()
         item.event = message.event  # which a middleware may have replaced
-        if run_in_thread is not None:
-            return await run_in_thread(invoke, item)
         return await invoke(item)
 
     call: Callable[[Message], Awaitable[Any]] = innermost
