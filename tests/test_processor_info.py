@@ -378,3 +378,33 @@ def test_arguments() -> None:
         delete_processor(url, "s", "p", consumer="c")
     with pytest.raises(ValueError, match="has a name"):
         reset_processor(url, "s", "", to="0", state="keep")
+
+
+def test_what_is_gone_meanwhile(any_server: Server, client: redis.Redis) -> None:
+    add_numbers(client, "a", 5)
+    for stream in ("a", "b"):
+        put_lane(client, stream, "p", position="2-0")
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"HMGET", lambda _: client.delete(lane_key("b", "p")))
+        proxy.before(b"EVAL", lambda _: client.delete("a"))
+        frame = processor_info(proxy.url)
+    assert frame.select("stream", "next_entry_id", "lag").rows() == [("a", "3-0", 0)]
+    client.set("a", "no stream any more")
+    assert processor_info(any_server.url).select("stream", "lag").rows() == [("a", 0)]
+
+
+def test_connections_that_are_lost(any_server: Server, client: redis.Redis) -> None:
+    add_numbers(client, "a", 5)
+    put_lane(client, "a", "p", position="2-0")
+    client.hset(table_key("a", "p", "t"), "k", "{}")
+    for command in (b"SCAN", b"HMGET", b"XRANGE", b"EVAL"):
+        with Proxy(any_server.port) as proxy:
+            proxy.cut_after(0, once_seen=command)
+            assert processor_info(proxy.url)["lag"].to_list() == [3]
+            assert proxy.count(command) >= 2
+    for command in (b"EXISTS", b"SCAN", b"EVALSHA"):
+        with Proxy(any_server.port) as proxy:
+            proxy.cut_after(0, once_seen=command)
+            done = reset_processor(proxy.url, "a", "p", to="1", state="drop")
+            assert done["position"].item() == "1-0"
+            assert proxy.count(command) >= 2
