@@ -1,7 +1,8 @@
 """What following many streams costs the server, one of which has entries all the time.
 
-``python benches/hot.py PORT STREAMS`` follows that many streams until the hot one has its last
-entry; the rest is for `compare.py`, section ``hot``.
+``python benches/hot.py PORT STREAMS [GROUP]`` follows that many streams until the hot one has its
+last entry, perhaps through a consumer group; the rest is for `compare.py`, section ``hot``. One round
+of it alone: ``PYTHONPATH=tests python benches/hot.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import latency
 import polars as pl
@@ -26,29 +27,40 @@ if TYPE_CHECKING:
 STREAMS = 10_000
 SECONDS = 8
 ENTRIES = SECONDS * latency.PER_SECOND
-#: How many streams a contender follows; none measures what the entries themselves cost.
-CONTENDERS = {"nobody follows": 0, "the hot stream alone": 1, f"{STREAMS:,} streams": STREAMS}
+#: How many streams a contender follows, and through which group, beside whom it is compared with; none
+#: measures what the entries themselves cost.
+CONTENDERS = {
+    "nobody follows": (0, "", "the hot stream alone"),
+    "the hot stream alone": (1, "", "the hot stream alone"),
+    f"{STREAMS:,} streams": (STREAMS, "", "the hot stream alone"),
+    "by a group, the hot stream alone": (1, "g", "by a group, the hot stream alone"),
+    f"by a group, {STREAMS:,} streams": (STREAMS, "g", "by a group, the hot stream alone"),
+}
 
 
-def follow(port: int, streams: int) -> None:
+def follow(port: int, streams: int, group: str) -> None:
     """Follow as many streams, the hot one among them."""
     import redfloe
 
     keys = [f"quiet:{number:05}" for number in range(streams - 1)] + ["hot"]
+    options: dict[str, Any] = {"start_id": "-"}
+    if group:
+        options = {"group": group, "consumer": "c", "create_group": True}
     came = 0
-    for frame in redfloe.iter_stream(f"redis://localhost:{port}", keys, {"n": pl.Int64}, "-"):
+    url = f"redis://localhost:{port}"
+    for frame in redfloe.iter_stream(url, keys, {"n": pl.Int64}, **options):
         came += frame.filter(pl.col("_stream") == "hot").height
         if came == ENTRIES:
             break
 
 
 @contextmanager
-def following(server: Server, streams: int) -> Iterator[Callable[[], object]]:
+def following(server: Server, streams: int, group: str) -> Iterator[Callable[[], object]]:
     """Give what waits for the end, once the follower waits for entries."""
     if not streams:
         yield lambda: None
         return
-    command = [sys.executable, __file__, str(server.port), str(streams)]
+    command = [sys.executable, __file__, str(server.port), str(streams), group]
     with subprocess.Popen(command) as process, server.client() as client:
         while not client.info("clients")["blocked_clients"]:
             assert process.poll() is None, "the follower has ended"
@@ -62,11 +74,11 @@ def used(client: redis.Redis) -> float:
     return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
 
-def measure(server: Server, streams: int) -> float:
+def measure(server: Server, streams: int, group: str) -> float:
     """Give the seconds that the server works while entries are added to the hot stream."""
     with server.client() as client:
         client.flushall()
-        with following(server, streams) as wait:
+        with following(server, streams, group) as wait:
             before, due = used(client), time.monotonic()
             for number in range(ENTRIES):
                 client.xadd("hot", {"n": number})
@@ -80,12 +92,13 @@ def rows(server: Server, rounds: int) -> list[tuple[str, ...]]:
     """Let the contenders take turns."""
     spent: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for number in range(rounds):
-        for name, streams in CONTENDERS.items():
-            spent[name].append(measure(server, streams))
+        for name, (streams, group, _) in CONTENDERS.items():
+            spent[name].append(measure(server, streams, group))
             print(f"hot round {number + 1}: {name}: {spent[name][-1]:.3f} s")
-    nobody, alone, _ = spent.values()
+    nobody = spent["nobody follows"]
     lines: list[tuple[str, ...]] = []
     for name, mine in spent.items():
+        alone = spent[CONTENDERS[name][2]]
         ratio = statistics.median(one / other for one, other in zip(mine, alone, strict=True))
         pairs = zip(mine, alone, nobody, strict=True)
         net = statistics.median((one - none) / (other - none) for one, other, none in pairs)
@@ -94,5 +107,18 @@ def rows(server: Server, rounds: int) -> list[tuple[str, ...]]:
     return lines
 
 
+def main() -> None:
+    """Follow, or measure once."""
+    if len(sys.argv) > 1:
+        port, streams, *group = sys.argv[1:]
+        follow(int(port), int(streams), *group or [""])
+        return
+    from support.server import Server
+
+    with Server("redis-7.0") as server:
+        for line in rows(server, 1):
+            print(*line, sep=" | ")
+
+
 if __name__ == "__main__":
-    follow(int(sys.argv[1]), int(sys.argv[2]))
+    main()

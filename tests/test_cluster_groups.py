@@ -436,10 +436,10 @@ def test_nodes_are_asked_where_a_part_that_asks_them_does_not_go_on(cluster: Clu
 
 def test_a_close_ends_all_waits(cluster: Cluster) -> None:
     keys = cluster.key_of_each()
-    cluster.fill({keys[0]: [1]})
     masters = [cluster.client(key) for key in keys]
     with StreamConsumer(cluster.url, keys, schema=NUMBER, block_ms=0, **ME, **SHY) as consumer:
-        assert take(consumer, 1) == {keys[0]: [1]}
+        with later(0.3, partial(cluster.fill, {keys[0]: [1]})):
+            assert take(consumer, 1) == {keys[0]: [1]}
         eventually(
             lambda: all(one.info("clients")["blocked_clients"] for one in masters[1:]), seconds=5
         )

@@ -1,8 +1,14 @@
 //! How long a reader waits for entries, and when a batch is whole: the same for all that follow a
 //! stream.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::deadline::Deadline;
 use super::request::{OnIdle, ReadRequest};
@@ -58,6 +64,22 @@ struct Collected {
     first_came: Option<Instant>,
     /// How many parts have rows of it that are still to be given.
     parts: usize,
+}
+
+/// What comes of it within that time; without any, what has come of it now.
+pub(super) async fn within<F: Future>(wait: Duration, future: F) -> Option<F::Output> {
+    if !wait.is_zero() {
+        return timeout(wait, future).await.ok();
+    }
+    // The runtime of a thread that waits has looked at no socket since that did so. A timer would take
+    // up to a millisecond.
+    yield_now().await;
+    let mut future = pin!(future);
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 impl FirstCame {

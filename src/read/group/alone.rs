@@ -111,7 +111,7 @@ impl GroupReader {
         let turn = streams.alone.turn(&new);
         if let Some(stream) = turn.filter(|_| !is_due) {
             let mut request = self.new_request(vec![stream], 1, None);
-            request.0.is_of_all = false;
+            (request.0.is_of_all, request.0.is_for_more) = (false, false);
             self.send(vec![request]).await?;
             return self.receive(waits).await;
         }

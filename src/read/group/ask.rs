@@ -18,7 +18,7 @@ use crate::read::poll::Polled;
 use crate::resp::{self, Packed, PageLimit, ReadGroup};
 
 /// A request that is on its way: of one stream's own pending entries, or of new ones.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Flight {
     pub(super) lanes: Vec<usize>,
     pub(super) is_new: bool,
@@ -26,6 +26,8 @@ pub(super) struct Flight {
     pub(super) is_of_all: bool,
     /// It asks some of them alone, because fewer entries are wanted than there are streams.
     pub(super) is_turn: bool,
+    /// It asks some of them alone, because they may have more for the batch.
+    pub(super) is_for_more: bool,
 }
 
 impl GroupReader {
@@ -121,8 +123,8 @@ impl GroupReader {
                 false => PageLimit::of_count(count),
             };
             let read = ReadGroup { pending_after: Some(after), ..lane.read_command(limit) };
-            let flight =
-                Flight { lanes: vec![stream], is_new: false, is_of_all: false, is_turn: false };
+            let lanes = vec![stream];
+            let flight = Flight { lanes, ..Flight::default() };
             let request = PageRequest::new(read.packed(), limit);
             requests.push((flight, Ask::Own { after, count }, request));
         }
@@ -176,13 +178,7 @@ impl GroupReader {
             return self.without_streams(wait, waits).await;
         }
         // Those that are left out may have entries now.
-        let wait = match wait.filter(|_| new.len() < asked) {
-            Some(wait) => {
-                let alone = self.streams.as_ref().and_then(|streams| streams.waits_alone_until());
-                alone.map(|until| wait.min(until.saturating_duration_since(Instant::now())))
-            }
-            None => wait,
-        };
+        let wait = wait.filter(|_| new.len() == asked);
         let request = self.new_request(new, count, wait);
         self.send(vec![request]).await?;
         self.receive(waits).await
@@ -195,14 +191,15 @@ impl GroupReader {
             None => room,
             Some(streams) => {
                 let has_work = self.lanes.iter().any(|lane| !lane.gone && lane.has_work());
+                let has_rows = self.feed.rows() > 0;
                 let missing = self.feed.missing(self.request.count).saturating_sub(used);
                 let lanes = &self.lanes;
                 let is_wanted = |stream: &usize| lanes.get(*stream).is_some_and(|l| !l.is_at_end);
                 if self.takes_all {
                     new.retain(is_wanted);
-                } else if !has_work {
+                } else {
                     // What is to be done may wait for an answer of others.
-                    streams.choose(new);
+                    streams.choose(new, has_rows && !has_work);
                 }
                 streams.take_turns(new, missing);
                 share(room, new.len(), streams.active()).min(missing / new.len().max(1) as u64)
@@ -231,7 +228,8 @@ impl GroupReader {
         let request = PageRequest { wait, ..PageRequest::new(command.packed(), limit) };
         let is_of_all = lanes.len() == self.lanes.iter().filter(|lane| !lane.gone).count();
         let is_turn = self.streams.as_ref().is_some_and(|streams| streams.is_turn());
-        (Flight { lanes, is_new: true, is_of_all, is_turn }, Ask::New { count }, request)
+        let is_for_more = self.streams.as_ref().is_some_and(|streams| streams.is_for_more());
+        (Flight { lanes, is_new: true, is_of_all, is_turn, is_for_more }, Ask::New { count }, request)
     }
 
     /// Waits until there is an entry to infer dtypes from, without reading it.
@@ -293,7 +291,8 @@ impl GroupReader {
         let wakes = there().filter_map(|lane| lane.ledger.wakes_at()).map(until);
         let returns = self.watched.next_return().map(until);
         let looks = self.streams.as_ref().and_then(|streams| streams.joint.wait_until_look());
-        let times = claims.chain(wakes).chain(returns).chain(looks);
+        let hot = self.streams.as_ref().and_then(|streams| streams.longest_wait());
+        let times = claims.chain(wakes).chain(returns).chain(looks).chain(hot);
         times.fold(self.feed.longest_wait(), Duration::min)
     }
 

@@ -79,13 +79,12 @@ impl GroupReader {
             self.feed.build()?;
             return Ok(Polled::More);
         }
-        // Where others are waited for meanwhile, a batch of those that were asked alone is whole.
-        let streams = self.streams.as_ref();
-        let is_alone = streams.is_some_and(|streams| streams.waits_alone_until().is_some());
-        let is_of_all = flight.is_of_all || !self.is_many();
-        let is_drained = full.is_empty() && (is_of_all || is_alone && self.feed.rows() > 0);
+        let is_of_all = flight.is_of_all || flight.is_for_more || !self.is_many();
+        let is_drained = full.is_empty() && is_of_all;
+        let active = active.iter().filter_map(|place| self.lanes.get(*place));
+        let active = active.map(|lane| lane.number).collect();
         if let Some(streams) = &mut self.streams {
-            streams.came(active, full, flight.is_of_all);
+            streams.came(active, full);
         }
         if flight.is_turn && entries == 0 && !is_drained {
             return Ok(self.turn_in_vain(&flight, asked, waits).await);

@@ -1,7 +1,7 @@
 //! What the readers of a consumer's parts know of one another.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,11 @@ impl Joint {
 
 /// What the reader of a part is to be told when it asks for more.
 #[derive(Default)]
-pub(super) struct Inbox(Mutex<News>);
+pub(super) struct Inbox {
+    news: Mutex<News>,
+    /// It is to come to rest where it has nothing in hand.
+    is_called: AtomicBool,
+}
 
 #[derive(Default)]
 pub(super) struct News {
@@ -89,15 +93,32 @@ pub(super) struct News {
 
 impl Inbox {
     pub(super) fn add(&self, lane: Lane) {
-        lock(&self.0).lanes.push(lane);
+        lock(&self.news).lanes.push(lane);
     }
 
     pub(super) fn found(&self, found: &Arc<HashSet<Vec<u8>>>) {
-        lock(&self.0).found = Some(Arc::clone(found));
+        lock(&self.news).found = Some(Arc::clone(found));
+    }
+
+    /// What was found and nobody has been told of both are told, as their streams may change places.
+    pub(super) fn share(&self, other: &Inbox) {
+        let found = [self, other].map(|inbox| lock(&inbox.news).found.clone());
+        if let Some(found) = found.into_iter().flatten().next() {
+            self.found(&found);
+            other.found(&found);
+        }
+    }
+
+    pub(super) fn call(&self, is_called: bool) {
+        self.is_called.store(is_called, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_called(&self) -> bool {
+        self.is_called.load(Ordering::Relaxed)
     }
 
     pub(super) fn take(&self) -> News {
-        std::mem::take(&mut lock(&self.0))
+        std::mem::take(&mut lock(&self.news))
     }
 }
 

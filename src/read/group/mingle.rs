@@ -1,8 +1,10 @@
 //! What several parts have read as one batch.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::GroupReader;
+use super::streams::Streams;
 use crate::decode::Batch;
 use crate::error::Result;
 use crate::ledger::Others;
@@ -43,14 +45,17 @@ pub(super) struct Given {
     pub(super) batch: Batch,
     pub(super) kind: Kind,
     pub(super) handing: Handing,
+    /// Which streams had new entries, of each reply.
+    pub(super) replies: Vec<HashSet<usize>>,
 }
 
 impl Given {
     /// What the reader has flushed last.
-    pub(super) fn of(reader: &GroupReader, batch: Batch) -> Self {
+    pub(super) fn of(reader: &mut GroupReader, batch: Batch) -> Self {
         let is_alone = reader.options.max_deliveries() == Some(1);
         let kind = if is_alone { Kind::Apart } else { reader.kind };
-        Given { batch, kind, handing: reader.handing() }
+        let replies = reader.streams.as_mut().map(Streams::take_replies).unwrap_or_default();
+        Given { batch, kind, handing: reader.handing(), replies }
     }
 }
 
@@ -62,11 +67,16 @@ impl Mingle {
         Mingle(Columns::new(schema))
     }
 
+    /// A batch is given as it is: later ones have its columns as well.
+    pub(super) fn look(&mut self, batch: &Batch) -> Result<()> {
+        self.0.look_at_rest(batch.records())
+    }
+
     /// The rows of one batch after the other.
     pub(super) fn join(&mut self, batches: Vec<Batch>) -> Result<Batch> {
         let mut slices = Vec::with_capacity(batches.len());
         for (number, batch) in batches.iter().enumerate() {
-            self.0.look_at_rest(batch.records())?;
+            self.look(batch)?;
             slices.push((number, 0..batch.len()));
         }
         let page_of = |number: usize| batches.get(number).map(Batch::records);

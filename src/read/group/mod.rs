@@ -8,6 +8,7 @@ mod alone;
 mod ask;
 mod begin;
 mod came;
+mod division;
 mod groups;
 mod handing;
 mod joint;
@@ -36,6 +37,7 @@ use self::streams::Streams;
 use super::ack;
 use super::feed::Feed;
 use super::group_options::GroupOptions;
+use super::many::Side;
 use super::member::HANDING_OVER;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
@@ -123,14 +125,14 @@ impl GroupReader {
         request: ReadRequest,
         options: &Arc<GroupOptions>,
         watched: Arc<Watched>,
-        (joint, inbox): (&Arc<Joint>, &Arc<Inbox>),
+        (joint, inbox, side): (&Arc<Joint>, &Arc<Inbox>, Side),
     ) -> Result<Self> {
         // What one server says is no word on the others.
         let client = &client.of_one_server();
         let session = client.session_for(key);
         let mut reader = GroupReader::over(client, session, request, options, watched)?;
         reader.pace = reader.pace.with_others(Arc::clone(&joint.first_came));
-        reader.streams = Some(Streams::new(Arc::clone(joint), Arc::clone(inbox)));
+        reader.streams = Some(Streams::new(Arc::clone(joint), Arc::clone(inbox), side));
         Ok(reader)
     }
 
@@ -243,6 +245,7 @@ impl GroupReader {
     /// The next batch; `None` at the end. The one before is done with. It has no rows where all of
     /// them were rejected.
     async fn next(&mut self) -> Result<Option<Batch>> {
+        self.streams.iter_mut().for_each(|streams| streams.rests = false);
         self.caller_asks();
         if self.feed.is_in_flight() && self.has_waited(self.reply_came, 2) {
             self.read_again()?;
@@ -253,6 +256,7 @@ impl GroupReader {
             while !self.ended && !self.feed.is_full() && self.feed.missing(self.request.count) > 0 {
                 match self.poll(true).await {
                     Ok(polled) => match self.pace.after(polled, self.feed.rows()) {
+                        Collecting::GoesOn if self.comes_to_rest() => return Ok(None),
                         Collecting::GoesOn => {}
                         Collecting::Over => break,
                         // Work that was put off is not done.
@@ -280,6 +284,18 @@ impl GroupReader {
                 return Ok(None);
             }
         }
+    }
+
+    /// Whether it has nothing in hand, and is called so that streams may change parts.
+    fn comes_to_rest(&mut self) -> bool {
+        let rests = self.streams.as_ref().is_some_and(Streams::is_called) && self.is_at_rest();
+        self.streams.iter_mut().for_each(|streams| streams.rests = rests);
+        rests
+    }
+
+    /// Whether it gave nothing because of that, the last time.
+    fn has_come_to_rest(&self) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.rests)
     }
 
     /// What is there now, without waiting for more; `None` where that is nothing. The batch before is
@@ -380,6 +396,7 @@ impl GroupReader {
         self.pace.flushed();
         self.rows_came = None;
         self.noted = 0;
+        self.streams.iter_mut().for_each(Streams::batch_over);
     }
 
     /// Acknowledges what is done with; with `success` also the batch in hand. Has the server count

@@ -9,15 +9,20 @@ use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::Notify;
 
 use super::GroupReader;
+use super::division::Doing;
 use super::joint::Inbox;
 use super::mingle::Given;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::keeper::Turns;
+use crate::read::many::Side;
 use crate::read::stats::Watched;
 
 /// A reader, and what it is doing, which goes on while others are waited for. Of a part that is dropped
 /// the connection is closed if it owes an answer.
 pub(super) struct Part {
+    /// Which streams it has, and which of them.
+    pub(super) place: usize,
+    pub(super) side: Side,
     pub(super) inbox: Arc<Inbox>,
     /// What is watched of its streams.
     pub(super) watched: Arc<Watched>,
@@ -56,8 +61,15 @@ pub(super) enum Job {
 }
 
 impl Part {
-    pub(super) fn new(reader: GroupReader, inbox: Arc<Inbox>, watched: Arc<Watched>) -> Self {
+    pub(super) fn new(
+        reader: GroupReader,
+        (place, side): (usize, Side),
+        inbox: Arc<Inbox>,
+        watched: Arc<Watched>,
+    ) -> Self {
         Part {
+            place,
+            side,
             inbox,
             watched,
             turns: Turns::default(),
@@ -75,6 +87,14 @@ impl Part {
         match &mut self.state {
             State::Idle(reader) => Some(reader),
             _ => None,
+        }
+    }
+
+    pub(super) fn doing(&self) -> Doing {
+        match &self.state {
+            State::Idle(reader) if reader.is_at_rest() => Doing::Rests,
+            State::Idle(_) => Doing::HasMore,
+            _ => Doing::Works,
         }
     }
 
@@ -100,7 +120,7 @@ impl Part {
                     Job::Next => reader.next().await?,
                     Job::Pass => reader.pass().await?,
                 };
-                Ok(batch.map(|batch| Given::of(&reader, batch)))
+                Ok(batch.map(|batch| Given::of(&mut reader, batch)))
             };
             let outcome = match select(pin!(stop.notified()), pin!(working)).await {
                 Either::Left(_) => Ok(None),

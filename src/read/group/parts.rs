@@ -1,6 +1,8 @@
-//! Several streams read through their groups, in parts that are waited for at the same time: in a cluster
-//! those of a slot are a part, as no XREADGROUP reaches two.
+//! Several streams read through their groups, in parts that are waited for at the same time. In a cluster
+//! those of a slot are apart, as no XREADGROUP reaches two; and those that have entries all the time are
+//! apart from the others.
 
+mod dividing;
 mod finding;
 mod gathering;
 
@@ -18,13 +20,14 @@ use super::lane::Lane;
 use super::mingle::{Given, Mingle};
 use super::part::{Job, Part, poll_once};
 use super::placing::{Placing, budgets};
+use self::dividing::Place;
 use crate::client::Client;
 use crate::decode::{Batch, Decoder, ReplyShape, StreamNames};
 use crate::error::Result;
 use crate::read::group_options::GroupOptions;
 use crate::read::many::Pattern;
 use crate::read::member::Member;
-use crate::read::poll::{Collecting, Pace, Polled};
+use crate::read::poll::{Collecting, Pace, Polled, within};
 use crate::read::request::ReadRequest;
 use crate::read::stats::{Handing, Watched};
 
@@ -48,6 +51,7 @@ pub(in crate::read) struct Parts {
     placing: Placing,
     /// Those that have no part yet.
     unplaced: VecDeque<Lane>,
+    places: Vec<Place>,
     parts: Vec<Part>,
     /// The parts that the latest batch is of, and what there is to know of it.
     given: Vec<usize>,
@@ -113,6 +117,7 @@ impl Parts {
             pattern: request.many.as_ref().and_then(|many| many.pattern.clone()),
             placing: Placing::default(),
             unplaced: VecDeque::new(),
+            places: Vec::new(),
             parts: Vec::new(),
             given: Vec::new(),
             collected: Vec::new(),
@@ -184,6 +189,7 @@ impl Parts {
             }
             self.place().await?;
             self.look();
+            self.divide()?;
             self.begin();
             let is_over = self.parts.iter().all(|part| part.is_idle());
             if is_over && self.are_drained().await {
@@ -194,6 +200,7 @@ impl Parts {
                 (false, None) => self.joint.wait_until_look(),
                 (false, Some(_)) => None,
             };
+            let wait = wait.into_iter().chain(self.held_for()).min();
             let event = match again.take() {
                 Some(again) => self.event_of(&again).await,
                 None => self.event(wait, true).await,
@@ -222,20 +229,29 @@ impl Parts {
 
     /// Has the parts that do nothing read.
     fn begin(&mut self) {
-        let (number, turn) = (self.parts.len(), self.turn);
+        let (number, turn, now) = (self.parts.len(), self.turn, Instant::now());
         let order = (0..number).map(|step| (turn + step) % number);
+        let places = &mut self.places;
+        let is_next = |part: &Part, places: &[Place]| {
+            let place = places.get(part.place);
+            let goes_on = |place: &Place| place.division.goes_on(part.side, now);
+            part.is_idle() && !part.is_drained && place.is_some_and(goes_on)
+        };
         let Some(left) = self.left else {
-            for part in self.parts.iter_mut().filter(|part| part.is_idle() && !part.is_drained) {
-                part.begin(Job::Next, None);
+            for part in &mut self.parts {
+                if is_next(part, places) {
+                    part.begin(Job::Next, None);
+                    let place = places.get_mut(part.place);
+                    place.into_iter().for_each(|place| place.division.began(part.side));
+                }
             }
             return;
         };
         // What one may bring no other may, so none of them may wait.
         let job = if number == 1 { Job::Next } else { Job::Pass };
         let reserved: u64 = self.parts.iter().map(|part| part.budget).sum();
-        let is_next = |part: &Part| part.is_idle() && !part.is_drained;
-        let next: Vec<usize> =
-            order.filter(|part| self.parts.get(*part).is_some_and(is_next)).collect();
+        let is_next = |part: &usize| self.parts.get(*part).is_some_and(|one| is_next(one, places));
+        let next: Vec<usize> = order.filter(is_next).collect();
         for (part, budget) in next.iter().zip(budgets(left.saturating_sub(reserved), next.len())) {
             if let Some(part) = self.parts.get_mut(*part).filter(|_| budget > 0) {
                 part.begin(job, Some(budget));
@@ -281,13 +297,7 @@ impl Parts {
         });
         match wait {
             None => any.await,
-            Some(wait) => {
-                if wait.is_zero() {
-                    // The runtime of a thread that waits has looked at no socket since that did so.
-                    tokio::task::yield_now().await;
-                }
-                tokio::time::timeout(wait, any).await.unwrap_or(Event::Time)
-            }
+            Some(wait) => within(wait, any).await.unwrap_or(Event::Time),
         }
     }
 
@@ -345,7 +355,10 @@ impl Parts {
         let mut batches: Vec<Batch> = collected.into_iter().map(|given| given.batch).collect();
         let rows: usize = batches.iter().map(Batch::len).sum();
         let batch = match (batches.len(), self.parts.len()) {
-            (1, 1) => batches.pop(),
+            (1, 1) => {
+                batches.iter().try_for_each(|batch| self.mingle.look(batch))?;
+                batches.pop()
+            }
             _ => Some(self.mingle.join(batches)?),
         };
         self.left = self.left.map(|left| left.saturating_sub(rows as u64));
@@ -367,7 +380,7 @@ impl Parts {
             }
         };
         let Some(given) = given else {
-            part.is_drained = true;
+            part.is_drained = !part.reader().is_some_and(|reader| reader.has_come_to_rest());
             return Ok(None);
         };
         part.received = given.handing.received();
@@ -378,6 +391,8 @@ impl Parts {
             return Ok(None);
         }
         part.read_again = 0;
+        let (place, side) = (part.place, part.side);
+        self.came(place, side, &given);
         self.given.push(number);
         Ok(Some(given))
     }
@@ -388,6 +403,7 @@ impl Parts {
     async fn resume(&mut self) -> Option<Again> {
         let since = self.away.lock().unwrap_or_else(PoisonError::into_inner).take();
         let away = since?.elapsed();
+        self.was_away(away);
         if away < self.options.longest_wait()? / 4 {
             return None;
         }

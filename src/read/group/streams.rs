@@ -16,7 +16,7 @@ use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ledger::{Flushed, IdSet};
 use crate::read::group_options::OwnPending;
-use crate::read::many;
+use crate::read::many::{self, Side};
 use crate::read::request::ReadRequest;
 
 /// The streams of a reader that may have several.
@@ -28,11 +28,17 @@ pub(super) struct Streams {
     /// Where the lane is of a stream of that number.
     places: HashMap<usize, usize>,
     started: bool,
-    /// Those that had entries when all were asked the last time, which are asked alone until then.
-    hot: Vec<usize>,
-    hot_until: Option<Instant>,
     /// How many had entries the last time.
     active: usize,
+    /// Those that may have more for the batch that is being collected, and whether they alone are asked.
+    more: Vec<usize>,
+    is_for_more: bool,
+    /// Which had new entries, of each reply since a batch was given.
+    replies: Vec<HashSet<usize>>,
+    /// Which of the streams that one request could ask for these are.
+    side: Side,
+    /// It has come to rest because that was asked for.
+    pub(super) rests: bool,
     /// Some are asked at a time, and so many in a row had nothing.
     is_turn: bool,
     in_vain: usize,
@@ -41,22 +47,26 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Streams with entries are asked alone for this long for each stream that there is: naming one
-    /// costs a server half a microsecond, so all of them are asked a twentieth of the time.
-    const HOT: Duration = Duration::from_micros(10);
-    /// Where that is shorter, a request does not wait for them alone: it would do so for longer.
+    /// Others may become hot, which are asked for along with those that are.
+    const HOT_WAIT: Duration = Duration::from_secs(1);
+    /// Where each entry is asked for alone, others that have some are looked for after this long for
+    /// each stream that there is: naming one costs a server half a microsecond.
+    const LOOKS: Duration = Duration::from_micros(10);
     const LEAST: Duration = Duration::from_millis(5);
 
-    pub(super) fn new(joint: Arc<Joint>, inbox: Arc<Inbox>) -> Self {
+    pub(super) fn new(joint: Arc<Joint>, inbox: Arc<Inbox>, side: Side) -> Self {
         Streams {
             names: Arc::default(),
             joint,
             inbox,
             places: HashMap::new(),
             started: false,
-            hot: Vec::new(),
-            hot_until: None,
             active: 1,
+            more: Vec::new(),
+            is_for_more: false,
+            replies: Vec::new(),
+            side,
+            rests: false,
             is_turn: false,
             in_vain: 0,
             alone: Alone::default(),
@@ -100,46 +110,53 @@ impl Streams {
         self.active
     }
 
-    /// Leaves out those that are not to be asked now: all but the hot ones, where there are any.
-    pub(super) fn choose(&self, asked: &mut Vec<usize>) {
-        if self.hot_until.is_some_and(|until| Instant::now() < until)
-            && asked.iter().any(|stream| self.hot.contains(stream))
-        {
-            asked.retain(|stream| self.hot.contains(stream));
-        }
-    }
-
     /// For how long streams that have entries may be asked while nobody looks for others that have.
     pub(super) fn looks_for(&self) -> Duration {
-        self.hot_time().max(Self::LEAST)
+        let streams = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        Self::LOOKS.saturating_mul(streams).max(Self::LEAST)
     }
 
-    fn hot_time(&self) -> Duration {
-        Self::HOT.saturating_mul(u32::try_from(self.names.len()).unwrap_or(u32::MAX))
+    /// Leaves out those that have nothing more, as far as is known, for a batch that has rows.
+    pub(super) fn choose(&mut self, asked: &mut Vec<usize>, has_rows: bool) {
+        self.is_for_more = has_rows && asked.iter().any(|stream| self.more.contains(stream));
+        if self.is_for_more {
+            asked.retain(|stream| self.more.contains(stream));
+        }
     }
 
-    /// Until when the hot ones may be waited for while the others are not asked; `None` where that is
-    /// not worth it.
-    pub(super) fn waits_alone_until(&self) -> Option<Instant> {
-        self.hot_until.filter(|_| self.hot_time() >= Self::LEAST)
+    /// Another batch is collected.
+    pub(super) fn batch_over(&mut self) {
+        self.more.clear();
     }
 
-    /// New entries came of these streams, of which some may have more. Those that are asked alone stay
-    /// the same until all are asked, where it is worth to wait for them.
-    pub(super) fn came(&mut self, active: Vec<usize>, full: Vec<usize>, is_of_all: bool) {
+    /// Whether some are asked alone because they may have more for the batch.
+    pub(super) fn is_for_more(&self) -> bool {
+        self.is_for_more
+    }
+
+    /// New entries came of the streams of these numbers, and those in these places may have more.
+    pub(super) fn came(&mut self, active: HashSet<usize>, more: Vec<usize>) {
+        self.active = active.len().max(1);
+        self.more = more;
         if !active.is_empty() {
             self.in_vain = 0;
+            self.replies.push(active);
         }
-        self.active = active.len().max(1);
-        let waits = self.hot_time() >= Self::LEAST;
-        match (is_of_all, waits) {
-            (true, true) => self.hot = active,
-            (_, false) => self.hot = full,
-            (false, true) => {}
-        }
-        if is_of_all {
-            self.hot_until = Instant::now().checked_add(self.hot_time());
-        }
+    }
+
+    /// Which streams had new entries, of each reply since the last call.
+    pub(super) fn take_replies(&mut self) -> Vec<HashSet<usize>> {
+        std::mem::take(&mut self.replies)
+    }
+
+    /// The longest that a request waits for its own sake.
+    pub(super) fn longest_wait(&self) -> Option<Duration> {
+        (self.side == Side::Hot).then_some(Self::HOT_WAIT)
+    }
+
+    /// Whether the reader is to come to rest, so that streams may change parts.
+    pub(super) fn is_called(&self) -> bool {
+        self.inbox.is_called()
     }
 }
 
@@ -209,6 +226,39 @@ impl GroupReader {
             self.feed.session.are_of_several();
         }
         Ok(found)
+    }
+
+    /// Whether nothing is under way, so that its lanes may become another's.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !self.feed.is_in_flight()
+            && self.feed.rows() == 0
+            && !self.lanes.iter().any(|lane| lane.ledger.is_waiting())
+    }
+
+    /// Gives its lanes away, at rest.
+    pub(super) fn give_lanes(&mut self) -> Vec<Lane> {
+        std::mem::take(&mut self.lanes)
+    }
+
+    /// Has these lanes from now on, which are `started` or not.
+    pub(super) fn set_lanes(&mut self, lanes: Vec<Lane>, started: bool) {
+        let Some(streams) = &mut self.streams else { return };
+        let keys = lanes.iter().map(|lane| lane.member.stream.clone()).collect();
+        streams.names = Arc::new(StreamNames::new(keys));
+        streams.places = lanes.iter().map(|lane| lane.number).zip(0..).collect();
+        streams.started = started;
+        (streams.active, streams.more) = (1, Vec::new());
+        self.feed.set_streams(&streams.names);
+        if lanes.len() > 1 {
+            self.feed.session.are_of_several();
+        }
+        self.lanes = lanes;
+        self.first = 0;
+        self.acknowledging.clear();
+    }
+
+    pub(super) fn is_started(&self) -> bool {
+        self.streams.as_ref().is_some_and(|streams| streams.started)
     }
 
     /// Finds out what has to be known before the first read of some streams, and creates the groups that

@@ -36,6 +36,7 @@ use self::nodes::Nodes;
 use self::parts::Part;
 use self::sample::with_inferred;
 pub(super) use self::sample::{infer, infer_now};
+pub(super) use self::split::{Side, Split};
 pub(super) use self::tail::{MOST_PLACES, ManyTail, too_many_slots};
 use super::deadline::Deadline;
 use super::request::{BatchBounds, ReadRequest};

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 /// Which of two requests a stream belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(in crate::read) enum Side {
     Quiet,
     Hot,
 }
@@ -23,7 +23,7 @@ impl Side {
 /// Divides streams between two requests. Each belongs to exactly one of them, which changes in
 /// [`Split::settle`] alone: while neither is in flight.
 #[derive(Debug, Default)]
-pub(super) struct Split {
+pub(in crate::read) struct Split {
     all: Vec<usize>,
     hot: HashSet<usize>,
     /// How many replies with entries of others each stream may have before it cools off, or is cool:
@@ -36,7 +36,7 @@ impl Split {
     const FEW: usize = 16;
 
     /// Another stream is followed.
-    pub(super) fn add(&mut self, stream: usize) {
+    pub(in crate::read) fn add(&mut self, stream: usize) {
         self.all.push(stream);
     }
 
@@ -47,11 +47,11 @@ impl Split {
 
     /// The streams of a side.
     pub(super) fn streams(&self, side: Side) -> impl Iterator<Item = usize> {
-        let is_hot = move |stream: &usize| self.hot.contains(stream) == (side == Side::Hot);
+        let is_hot = move |stream: &usize| self.is_hot(*stream) == (side == Side::Hot);
         self.all.iter().copied().filter(is_hot)
     }
 
-    pub(super) fn has(&self, side: Side) -> bool {
+    pub(in crate::read) fn has(&self, side: Side) -> bool {
         match side {
             Side::Quiet => self.hot.len() < self.all.len(),
             Side::Hot => !self.hot.is_empty(),
@@ -59,7 +59,7 @@ impl Split {
     }
 
     /// A reply has come, with entries of these streams.
-    pub(super) fn came(&mut self, side: Side, active: &HashSet<usize>) {
+    pub(in crate::read) fn came(&mut self, side: Side, active: &HashSet<usize>) {
         if active.is_empty() || self.all.len() <= Self::FEW {
             return;
         }
@@ -81,14 +81,23 @@ impl Split {
         }
     }
 
+    pub(in crate::read) fn is_hot(&self, stream: usize) -> bool {
+        self.hot.contains(&stream)
+    }
+
+    /// All streams are to be on the quiet side.
+    pub(in crate::read) fn join(&mut self) {
+        self.credit.clear();
+    }
+
     /// Whether some streams are to change sides.
-    pub(super) fn is_unsettled(&self) -> bool {
+    pub(in crate::read) fn is_unsettled(&self) -> bool {
         self.credit.len() != self.hot.len()
             || !self.hot.iter().all(|stream| self.credit.contains_key(stream))
     }
 
     /// Has streams change sides; while neither request is in flight.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::read) fn settle(&mut self) {
         if self.is_unsettled() {
             self.hot = self.credit.keys().copied().collect();
         }

@@ -21,7 +21,7 @@ use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result, ServerCode};
 use crate::read::bounds::no_match;
 use crate::read::intake::{Intake, Received};
-use crate::read::poll::{Collecting, Pace, Polled};
+use crate::read::poll::{Collecting, Pace, Polled, within};
 use crate::read::request::{OnIdle, ReadRequest};
 
 mod asking;
@@ -330,13 +330,7 @@ impl ManyTail {
         });
         match wait {
             None => Some(any.await),
-            Some(wait) => {
-                if wait.is_zero() {
-                    // The runtime of a thread that waits has looked at no socket since that did so.
-                    tokio::task::yield_now().await;
-                }
-                tokio::time::timeout(wait, any).await.ok()
-            }
+            Some(wait) => within(wait, any).await,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Parts;
+use super::dividing::Place;
 use crate::admin::find_streams;
 use crate::client::slot_of;
 use crate::decode::StreamNames;
@@ -16,7 +17,7 @@ use crate::read::group::GroupReader;
 use crate::read::group::joint::Inbox;
 use crate::read::group::lane::Lane;
 use crate::read::group::part::Part;
-use crate::read::many::{self, MOST_PLACES, too_many_slots};
+use crate::read::many::{self, MOST_PLACES, Side, too_many_slots};
 use crate::read::request::ReadRequest;
 use crate::read::watchers::watch;
 
@@ -84,37 +85,39 @@ impl Parts {
             return Err(too_many_slots(MOST_PLACES));
         }
         while let Some(lane) = self.unplaced.front() {
-            let part = self.placing.add(slot_of(&lane.member.stream), apart);
-            if part == self.parts.len() {
-                let part = self.part_of(lane)?;
+            let number = self.placing.add(slot_of(&lane.member.stream), apart);
+            if number == self.places.len() {
+                let key = &lane.member.stream;
+                let part = self.part_of(key, (number, Side::Quiet))?;
+                self.places.push(Place::new(key, self.parts.len()));
                 self.parts.push(part);
             }
-            if let (Some(part), Some(lane)) = (self.parts.get(part), self.unplaced.pop_front()) {
+            let Some(place) = self.places.get_mut(number) else { break };
+            if let (Some(part), Some(lane)) =
+                (self.parts.get(place.quiet()), self.unplaced.pop_front())
+            {
+                place.division.add(lane.number);
                 lane.member.watched.keeper().takes_turns(&part.turns);
                 part.watched.add_parts([lane.member.clone()]);
                 part.inbox.add(lane);
             }
         }
-        let all = (self.request.bounds.rows as u64).saturating_mul(Self::BATCHES);
-        self.joint.set_share(match self.parts.len() {
-            0 | 1 => u64::MAX,
-            parts => (all / parts as u64).max(1),
-        });
+        self.share_out();
         Ok(())
     }
 
-    /// A part for the stream, and others to come.
-    fn part_of(&self, lane: &Lane) -> Result<Part> {
+    /// A part for streams that one request could ask for, of which this is one.
+    pub(super) fn part_of(&self, key: &[u8], (place, side): (usize, Side)) -> Result<Part> {
         let (inbox, watched) = (Arc::new(Inbox::default()), Arc::new(self.watched.of_some()));
         let reader = GroupReader::of_part(
             &self.client,
-            &lane.member.stream,
+            key,
             ReadRequest { count: None, ..self.request.clone() },
             &self.options,
             Arc::clone(&watched),
-            (&self.joint, &inbox),
+            (&self.joint, &inbox, side),
         )?;
-        Ok(Part::new(reader, inbox, watched))
+        Ok(Part::new(reader, (place, side), inbox, watched))
     }
 
     /// Refuses dead letters that are, in a cluster, in another slot than one of the streams.
