@@ -1,8 +1,8 @@
 """What following many streams costs the server, one of which has entries all the time.
 
 ``python benches/hot.py PORT STREAMS [GROUP]`` follows that many streams until the hot one has its
-last entry, perhaps through a consumer group; the rest is for `compare.py`, section ``hot``. One round
-of it alone: ``PYTHONPATH=tests python benches/hot.py``.
+last entry, perhaps through a consumer group; the rest is for `compare.py`, section ``hot``.
+``PYTHONPATH=tests python benches/hot.py`` is one round of it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STREAMS = 10_000
 SECONDS = 8
 ENTRIES = SECONDS * latency.PER_SECOND
-#: How many streams a contender follows, and through which group, beside whom it is compared with; none
-#: measures what the entries themselves cost.
+#: How many streams a contender follows, through which group, and with whom it is compared. No
+#: stream measures what the entries themselves cost.
 CONTENDERS = {
     "nobody follows": (0, "", "the hot stream alone"),
     "the hot stream alone": (1, "", "the hot stream alone"),

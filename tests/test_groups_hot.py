@@ -20,6 +20,7 @@ from redfloe import NoGroupError, RedisConnection, StreamConsumer
 from support.consumers import SHY, World
 from support.groups import ME, all_pending, pending
 from support.loops import Follow, following
+from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, Numbers, fill, pairs, rows_of, take_rows
@@ -96,9 +97,7 @@ def test_a_batch_has_rows_of_both(any_server: Server, client: redis.Redis, world
             assert rows_of([next(consumer).frame]) == {"hot": [5, 6], QUIET[3]: [1], QUIET[4]: [1]}
 
 
-def test_columns_are_those_of_both(
-    any_server: Server, client: redis.Redis, follow: Follow
-) -> None:
+def test_columns_are_those_of_both(any_server: Server, client: redis.Redis, follow: Follow) -> None:
     """Those that the quiet ones had before the hot one was read apart stay."""
     options: Any = {**ME, "create_group": True}
     with following(follow, any_server.url, KEYS, **options) as batches:
@@ -201,6 +200,25 @@ def test_a_close_ends_both_waits(any_server: Server, client: redis.Redis) -> Non
     assert all_pending(client, KEYS) == {}
 
 
+def test_what_comes_for_the_quiet_ones_beside_a_last_batch_is_another_s_at_once(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """Nobody has seen it, so it counts as delivered no more than before."""
+    options: Any = {**GROUP, "reclaim_min_idle_ms": 60_000}
+    with world.consumer(any_server.url, KEYS, **options) as me:
+        heat(client, me)
+        fill(client, {"hot": [4]})
+        assert pairs(next(me).frame) == [("hot", 4)]
+        fill(client, {QUIET[3]: [1]})
+        eventually(lambda: pending(client, QUIET[3], "me") == [1])
+    options |= {"consumer": "you", "on_idle": "stop", "block_ms": 300}
+    with world.consumer(any_server.url, KEYS, **options) as you:
+        batch = next(you)
+        assert (pairs(batch.frame), [*batch.delivery_counts]) == ([(QUIET[3], 1)], [1])
+        assert list(you) == []
+    assert all_pending(client, KEYS) == {}
+
+
 def test_a_job_that_ends_when_there_is_nothing(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:
@@ -281,8 +299,41 @@ def test_what_is_in_hand_of_a_hot_stream_is_kept(any_server: Server, client: red
         assert most < 400 * SLACK
 
 
+def test_a_forked_child_is_told_that_it_needs_a_reader_of_its_own(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """What the quiet ones' connection is sent is the parent's."""
+    script = """
+        import polars as pl
+        url, *keys = sys.argv[1:]
+        add = lambda number: redfloe.write_stream(url, pl.DataFrame({"n": [number]}), "hot")
+        member = {"group": "g", "consumer": "me", "create_group": True, "auto_ack": True}
+        add(1)
+        batches = redfloe.iter_stream(url, keys, {"n": pl.Int64}, **member)
+        heights = [next(batches).height]
+        for number in (2, 3, 4):
+            add(number)
+            heights.append(next(batches).height)
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            add(5)
+        try:
+            heights.append(next(batches).height)
+        except redfloe.RedisConnectionError as error:
+            heights.append(str(error))
+        print(json.dumps(heights), flush=True)
+    """
+    with python(script, any_server.url, *KEYS[-30:]) as process:
+        assert "make another reader" in hear(process)[-1]
+        assert hear(process) == [1] * 5
+        process.communicate("\n")
+        assert process.returncode == 0
+    assert len(pending(client, "hot")) <= 1
+
+
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     seed=st.integers(0, 10**6),
@@ -302,7 +353,7 @@ def test_random_streams_lose_and_double_nothing(
     cuts: int,
     pause: float,
 ) -> None:
-    """Streams become hot and cool off, while connections are lost and the caller is now and then slow."""
+    """Streams become hot and cool off, while connections are lost and the caller pauses."""
     client.flushdb()
     chance = random.Random(seed)
     keys = [f"s{number:02}" for number in range(40)]
@@ -318,8 +369,7 @@ def test_random_streams_lose_and_double_nothing(
 
     with Proxy(any_server.port) as proxy:
         connection = RedisConnection(proxy.url, max_retries=50, retry_base_delay=0.001)
-        options: Any = {"batch_size": batch_size, "block_ms": 700, "on_idle": "stop", "ack": ack}
-        options |= {"batch_timeout_ms": timeout, **GROUP}
+        options: Any = {"batch_size": batch_size, "batch_timeout_ms": timeout, "ack": ack, **GROUP}
         with StreamConsumer(connection, keys, schema=NUMBER, **options) as consumer:
             writer = threading.Thread(target=write)
             writer.start()
@@ -333,6 +383,8 @@ def test_random_streams_lose_and_double_nothing(
                     proxy.cut_all()
                 if number % 40 == 20:
                     time.sleep(pause)
+                if sum(map(len, got)) >= 600:
+                    break
             writer.join()
     assert {key: sorted(numbers) for key, numbers in rows_of(got).items()} == added
     assert cuts or rows_of(got) == added

@@ -210,7 +210,8 @@ impl Watched {
     /// Gives those streams of some to another, by their numbers among all.
     pub(super) fn give_parts(&self, other: &Watched, is_other_s: impl Fn(usize) -> bool) {
         let own = std::mem::take(&mut *self.parts());
-        let is_given = |member: &Member| member.watched.number.get().is_some_and(|n| is_other_s(*n));
+        let is_given =
+            |member: &Member| member.watched.number.get().is_some_and(|n| is_other_s(*n));
         let (given, kept): (Vec<Member>, Vec<Member>) = own.into_iter().partition(is_given);
         self.parts().extend(kept);
         other.parts().extend(given);

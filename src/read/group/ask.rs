@@ -229,7 +229,11 @@ impl GroupReader {
         let is_of_all = lanes.len() == self.lanes.iter().filter(|lane| !lane.gone).count();
         let is_turn = self.streams.as_ref().is_some_and(|streams| streams.is_turn());
         let is_for_more = self.streams.as_ref().is_some_and(|streams| streams.is_for_more());
-        (Flight { lanes, is_new: true, is_of_all, is_turn, is_for_more }, Ask::New { count }, request)
+        (
+            Flight { lanes, is_new: true, is_of_all, is_turn, is_for_more },
+            Ask::New { count },
+            request,
+        )
     }
 
     /// Waits until there is an entry to infer dtypes from, without reading it.

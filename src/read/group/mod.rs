@@ -19,6 +19,7 @@ mod parts;
 mod placing;
 mod plan;
 mod recover;
+mod rest;
 mod small;
 mod streams;
 
@@ -284,18 +285,6 @@ impl GroupReader {
                 return Ok(None);
             }
         }
-    }
-
-    /// Whether it has nothing in hand, and is called so that streams may change parts.
-    fn comes_to_rest(&mut self) -> bool {
-        let rests = self.streams.as_ref().is_some_and(Streams::is_called) && self.is_at_rest();
-        self.streams.iter_mut().for_each(|streams| streams.rests = rests);
-        rests
-    }
-
-    /// Whether it gave nothing because of that, the last time.
-    fn has_come_to_rest(&self) -> bool {
-        self.streams.as_ref().is_some_and(|streams| streams.rests)
     }
 
     /// What is there now, without waiting for more; `None` where that is nothing. The batch before is

@@ -43,7 +43,7 @@ pub(super) struct Part {
 enum State {
     Idle(Box<GroupReader>),
     Busy(BoxFuture<'static, (Box<GroupReader>, Outcome)>),
-    Done(Box<GroupReader>, Outcome),
+    Done(Box<GroupReader>, Box<Outcome>),
     /// Its reader waited in the process that this one was forked from.
     Lost,
 }
@@ -139,14 +139,16 @@ impl Part {
             };
         };
         let (reader, outcome) = ready!(busy.as_mut().poll(context));
-        self.state = State::Done(reader, outcome);
+        self.state = State::Done(reader, Box::new(outcome));
         Poll::Ready(())
     }
 
     /// Whether that has come to a batch of which this holds, or to nothing.
     pub(super) fn has(&self, fits: impl FnOnce(&Given) -> bool) -> bool {
         match &self.state {
-            State::Done(_, Ok(given)) => given.as_ref().is_none_or(fits),
+            State::Done(_, outcome) => {
+                outcome.as_ref().as_ref().is_ok_and(|given| given.as_ref().is_none_or(fits))
+            }
             _ => false,
         }
     }
@@ -157,7 +159,7 @@ impl Part {
             State::Done(reader, outcome) => {
                 self.state = State::Idle(reader);
                 self.budget = 0;
-                Some(outcome)
+                Some(*outcome)
             }
             other => {
                 self.state = other;
@@ -195,8 +197,8 @@ impl Part {
         match self.state {
             State::Lost => Err(Error::new(
                 ErrorKind::Connection,
-                "this reader waited for several servers when the process was forked; make another \
-                 reader in the child",
+                "this reader waited with several connections when the process was forked; make \
+                 another reader in the child",
             )),
             _ => Ok(()),
         }

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all, try_join_all};
 
+use self::dividing::Place;
 use super::GroupReader;
 use super::joint::Joint;
 use super::lane::Lane;
 use super::mingle::{Given, Mingle};
 use super::part::{Job, Part, poll_once};
 use super::placing::{Placing, budgets};
-use self::dividing::Place;
 use crate::client::Client;
 use crate::decode::{Batch, Decoder, ReplyShape, StreamNames};
 use crate::error::Result;

@@ -73,6 +73,19 @@ impl Streams {
         }
     }
 
+    /// These are its streams from now on.
+    pub(super) fn set_lanes(&mut self, lanes: &[Lane], started: bool) {
+        let keys = lanes.iter().map(|lane| lane.member.stream.clone()).collect();
+        self.names = Arc::new(StreamNames::new(keys));
+        self.places = lanes.iter().map(|lane| lane.number).zip(0..).collect();
+        self.started = started;
+        (self.active, self.more) = (1, Vec::new());
+    }
+
+    pub(super) fn is_started(&self) -> bool {
+        self.started
+    }
+
     /// The streams by their places.
     pub(super) fn names(&self) -> &Arc<StreamNames> {
         &self.names
@@ -226,39 +239,6 @@ impl GroupReader {
             self.feed.session.are_of_several();
         }
         Ok(found)
-    }
-
-    /// Whether nothing is under way, so that its lanes may become another's.
-    pub(super) fn is_at_rest(&self) -> bool {
-        !self.feed.is_in_flight()
-            && self.feed.rows() == 0
-            && !self.lanes.iter().any(|lane| lane.ledger.is_waiting())
-    }
-
-    /// Gives its lanes away, at rest.
-    pub(super) fn give_lanes(&mut self) -> Vec<Lane> {
-        std::mem::take(&mut self.lanes)
-    }
-
-    /// Has these lanes from now on, which are `started` or not.
-    pub(super) fn set_lanes(&mut self, lanes: Vec<Lane>, started: bool) {
-        let Some(streams) = &mut self.streams else { return };
-        let keys = lanes.iter().map(|lane| lane.member.stream.clone()).collect();
-        streams.names = Arc::new(StreamNames::new(keys));
-        streams.places = lanes.iter().map(|lane| lane.number).zip(0..).collect();
-        streams.started = started;
-        (streams.active, streams.more) = (1, Vec::new());
-        self.feed.set_streams(&streams.names);
-        if lanes.len() > 1 {
-            self.feed.session.are_of_several();
-        }
-        self.lanes = lanes;
-        self.first = 0;
-        self.acknowledging.clear();
-    }
-
-    pub(super) fn is_started(&self) -> bool {
-        self.streams.as_ref().is_some_and(|streams| streams.started)
     }
 
     /// Finds out what has to be known before the first read of some streams, and creates the groups that
