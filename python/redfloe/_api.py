@@ -87,6 +87,7 @@ from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
 from redfloe._processing.models import State
 from redfloe._processing.processor import StreamProcessor
 from redfloe._processing.reading import read_table, read_table_async, scan_table, table_key
+from redfloe._processing.sink import ParquetSink
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import Table
 from redfloe._processing.transaction import AsyncTransaction, Transaction
@@ -130,6 +131,7 @@ __all__ = [
     "NoStreamError",
     "NotDurableError",
     "OutcomeUnknownError",
+    "ParquetSink",
     "PendingEntriesError",
     "ProcessorRunningError",
     "ProcessorState",

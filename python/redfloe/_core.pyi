@@ -506,6 +506,9 @@ class Processor:
         With the lane's epoch and the fields of the state, where that is not the epoch given.
         """
 
+    def hold(self) -> Operation[bool]:
+        """Wait for the lane, where it is not held; say whether it is, rather than stopped."""
+
     def commit(
         self,
         transaction: Transaction,

@@ -169,6 +169,14 @@ impl Processor {
         .only_while_waited_for()
     }
 
+    /// Waits for the lane, where it is not held; says whether it is, and not that the loop was stopped.
+    fn hold(&self) -> Operation {
+        let shared = Arc::clone(&self.shared);
+        let holding = async move { shared.lock().await?.hold().await };
+        self.operation(Operation::new(holding, |py, is_held: bool| is_held.into_py_any(py)))
+            .only_while_waited_for()
+    }
+
     /// Commits a transaction: what it is to write, what has changed of tables, by their names, and of the
     /// state. Says whether it is in; where it `settles`, it is not once the lane has to be acquired anew.
     fn commit(

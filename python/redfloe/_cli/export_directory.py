@@ -11,25 +11,20 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
-from redfloe._cli.formats import NULL_FOLDER, OWN_FOLDER, Format
+from redfloe._cli.formats import Format
 from redfloe._cli.texts import write
+from redfloe._files import OWN_FOLDER, hive_folders, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-#: The longest name of a folder that file systems take, in bytes.
-_LONGEST_NAME = 255
 
 
 @dataclass
@@ -146,9 +141,9 @@ class ExportDirectory:
             path = self._path / part
             path.parent.mkdir(parents=True, exist_ok=True)
             write(rows, path, Format(self.state.format))
-            _sync(path)
+            sync(path)
             for folder in path.parents:  # a new file, and a new folder, is an entry of its folder
-                _sync(folder)
+                sync(folder)
                 if folder == self._path:
                     break
         self.state.unfinished = None
@@ -166,18 +161,8 @@ class ExportDirectory:
             .partition_by(keys, as_dict=True, maintain_order=True)
             .items()
         ):
-            folders = [
-                f"{quote(key, safe=' ')}={_folder(value)}"
-                for key, value in zip(keys, values, strict=True)
-            ]
-            for key, value, folder in zip(keys, values, folders, strict=True):
-                if len(folder.encode()) > _LONGEST_NAME:
-                    msg = (
-                        f"a value of {key!r} is too long for the name of a folder, "
-                        f"{str(value)[:40]!r}...; leave it out of --partition-by"
-                    )
-                    raise ValueError(msg)
-            yield Path(*folders, name), rows.drop(keys)
+            folders = hive_folders(keys, values, "--partition-by")
+            yield folders / name, rows.drop(keys)
 
     def _discard_unfinished(self) -> None:
         if self.state.unfinished is not None:
@@ -206,28 +191,9 @@ def _partitions(state: ExportState, fields: pl.Schema) -> list[pl.Expr]:
     return made
 
 
-def _folder(value: Any) -> str:
-    """Give a value as a part of a path, as Hive does, of its own for each value."""
-    if value is None:
-        return NULL_FOLDER
-    # Bytes as they are, not as Python writes them.
-    text = str(value).lower() if isinstance(value, bool) else value
-    folder = quote(text if isinstance(text, bytes) else str(text), safe=" ")
-    return f"%5F{folder[1:]}" if folder == NULL_FOLDER else folder
-
-
 def _replace(path: Path, content: bytes) -> None:
     new = path.with_name(path.name + ".new")
     new.write_bytes(content)
-    _sync(new)
+    sync(new)
     new.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk keep it through a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -15,12 +15,6 @@ class Format(StrEnum):
     arrow = "arrow"
 
 
-#: Of an export, beside its parts.
-OWN_FOLDER = "_redfloe"
-
-#: Hive's folder of rows that have no value.
-NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
-
 _SUFFIXES = {
     ".parquet": Format.parquet,
     ".csv": Format.csv,

@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from redfloe._cli.formats import NULL_FOLDER, OWN_FOLDER, Format, format_of
+from redfloe._cli.formats import Format, format_of
+from redfloe._files import NULL_FOLDER, OWN_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

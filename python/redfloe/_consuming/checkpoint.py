@@ -16,6 +16,7 @@ from redfloe._arguments import Request
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._errors import CheckpointError, WrongTypeError
 from redfloe._event_loop import completed
+from redfloe._files import make_directory, sync
 from redfloe._schema import as_text
 
 
@@ -136,9 +137,9 @@ class FileCheckpointStore:
         path = self._directory / _file_name(name)
         text = json.dumps({"name": name, "entry_id": entry_id})
         try:
-            _make_directory(self._directory)
+            make_directory(self._directory)
             _replace(path, text.encode())
-            _sync_directory(self._directory)
+            sync(self._directory)
         except OSError as error:
             msg = f"{path} cannot be written: {error.strerror}"
             raise CheckpointError(msg) from error
@@ -185,22 +186,6 @@ def _locked(path: Path) -> io.FileIO:
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
                     return file
-
-
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Have the names in it reach the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _corrupt(place: Path | str) -> CheckpointError:

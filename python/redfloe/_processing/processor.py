@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redfloe._ids import EntryIdLike
+    from redfloe._processing.sink import ParquetSink
     from redfloe._schema import SchemaLike
 
 
@@ -210,6 +211,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         self._where = where(request, arguments)
         self._failing = Failing(dead_letter is not None, False, False, self._where)
         self._bound: list[tuple[object, str | None]] = []
+        self._sinks: list[ParquetSink] = []
         self._handle_signals = handle_signals
         self._session: Session[Any] | None = None
         self._core: _core.Processor | None = None
@@ -284,6 +286,10 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             self._session.bind(model, name)
         self._bound.append((model, name))
 
+    def _keep(self, sink: ParquetSink) -> None:
+        """Settle a sink whenever the lane is acquired."""
+        self._sinks.append(sink)
+
     # In a loop
 
     def _enter(self, wait: Any, make: Any) -> None:
@@ -292,7 +298,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         has_dead_letter = self._arguments["dead_letter"] is not None
         known = dict(self._request["schema"] or {})
         session: Session[Any] = Session(
-            core, wait, make, known=known, has_dead_letter=has_dead_letter
+            core, wait, make, known=known, has_dead_letter=has_dead_letter, sinks=self._sinks
         )
         for model, name in self._bound:
             session.bind(model, name)

@@ -53,6 +53,9 @@ class Face(Generic[T]):
         if error is not None:
             part._again()
             self._session.put_down()
+            if part._cannot_be_part is not None:
+                raise part._cannot_be_part
+            part._failure = error
             return error
         await self._commit(part)
         return None
@@ -64,6 +67,8 @@ class Face(Generic[T]):
 
     async def fail(self, part: T, reason: str) -> bool:
         """Commit nothing of the part but its dead letters."""
+        if part._has_id and part._failure is not None:
+            raise part._failure  # as where it would be halved
         self._session.open(part)
         part.fail(part.ids, reason)
         await self._commit(part)
@@ -108,7 +113,8 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         `dead_letter` stream, it is halved again and again, until the entries that fail are alone;
         the parts are committed one by one, in the order of the stream. An entry that fails alone
         goes to the dead-letter stream in the commit that moves the position past it. Without a
-        dead-letter stream the exception is raised.
+        dead-letter stream the exception is raised; also where the handler has asked for
+        `Transaction.batch_id`, since something outside of Redis may have the batch as a whole.
 
         Parameters
         ----------

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from redfloe._consuming.handling import without_waiting
 from redfloe._errors import NotDurableError
 from redfloe._event_loop import completed
+from redfloe._processing.sink import Sinks
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import Table, table_request
 from redfloe._words import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from redfloe import _core
     from redfloe._arguments import Milliseconds
+    from redfloe._processing.sink import ParquetSink
     from redfloe._processing.transaction import BaseTransaction
     from redfloe._schema import SchemaLike
 
@@ -72,6 +74,7 @@ class Session(Generic[T]):
         *,
         known: dict[str, Any],
         has_dead_letter: bool,
+        sinks: list[ParquetSink],
     ) -> None:
         self.core = core
         self.has_dead_letter = has_dead_letter
@@ -86,6 +89,16 @@ class Session(Generic[T]):
         self._tables: dict[bytes, _Declared] = {}
         self._bound: list[tuple[object, str | None]] = []
         self._in_use = Lock()
+        self.sinks = Sinks(self, sinks)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether there is an event loop."""
+        return self.wait is in_event_loop
+
+    def resolve(self, doing: Coroutine[Any, Any, V]) -> Awaitable[V] | V:
+        """Give what is to be awaited, or where there is no event loop what it comes to."""
+        return doing if self.is_async else without_waiting(doing)
 
     # What transactions ask for
 
@@ -137,7 +150,12 @@ class Session(Generic[T]):
         """Fix where the batch ends, and give it a name."""
         self.check(transaction)
         after, last = transaction._core.range
-        await self.wait(self.core.plan(transaction._core))
+        transaction._has_id = True
+        try:
+            await self.wait(self.core.plan(transaction._core))
+        except ValueError as error:
+            transaction._cannot_be_part = error
+            raise
         return f"{after}_{last}"
 
     async def commit(self, transaction: T, *, settles: bool = False) -> bool:
@@ -154,12 +172,14 @@ class Session(Generic[T]):
             is_in = await self.wait(committing)
         except NotDurableError:
             self._saved()
+            await self.sinks.publish()
             raise
         except BaseException:
             self._forget()
             raise
         if is_in:
             self._saved()
+            await self.sinks.publish()
         else:
             self._forget()
         return is_in
@@ -174,9 +194,14 @@ class Session(Generic[T]):
         try:
             if self.current is not None:
                 await self.commit(self.current, settles=True)
+            if not self.sinks.is_settled:
+                if not await self.wait(self.core.hold()):
+                    return None
+                await self.sinks.settle()
             state, core = await self.wait(self.core.next(self._epoch))
             if state is not None:
                 self._load(*state)
+                await self.sinks.settle()
             if core is None:
                 return None
             transaction = self._make(self, core)
@@ -196,6 +221,7 @@ class Session(Generic[T]):
         """Have none in hand, and all as it was saved."""
         self._end()
         self._rollback()
+        self.sinks.discard()
 
     async def finish(self, *, success: bool) -> None:
         """Commit what is in hand, unless there was an exception; leave the lane."""
@@ -243,6 +269,7 @@ class Session(Generic[T]):
     def _forget(self) -> None:
         """Know no more what was saved."""
         self._rollback()
+        self.sinks.forget()
         self._epoch = None
 
 

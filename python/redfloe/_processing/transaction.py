@@ -39,6 +39,12 @@ class BaseTransaction:
         self._rows = core.rows()
         #: How often a handler was called with these rows, or with others and these.
         self._tried = 0
+        #: It was given an ID, so something outside of Redis may have it as a whole.
+        self._has_id = False
+        #: It is a part of a batch that was given one before.
+        self._cannot_be_part: Exception | None = None
+        #: What its handler has raised.
+        self._failure: Exception | None = None
         #: The rows as a frame, as `read_stream` gives them.
         self.frame: pl.DataFrame = of_batch(self._rows)
 
@@ -172,7 +178,13 @@ class BaseTransaction:
         self._core.fail(named, as_text(reason, "reason"), max(self._tried, 1))
 
     def halves(self) -> tuple[Self, Self]:
-        """Give the first rows and the rest, each to be committed by itself."""
+        """Give the first rows and the rest, each to be committed by itself.
+
+        A batch that has an ID may be outside of Redis already, as a whole: what the handler raised
+        is raised then.
+        """
+        if self._has_id and self._failure is not None:
+            raise self._failure
         middle = (len(self) + 1) // 2
         return self._part(0, middle), self._part(middle, len(self))
 
@@ -269,7 +281,9 @@ class Transaction(BaseTransaction):
 
         For a sink outside of Redis, which remembers it beside what it was given, to recognise a
         batch that comes again after a crash. The first look at it fixes where the batch ends (a
-        script of HSET), so that the next to process it gets the same entries.
+        script of HSET), so that the next to process it gets the same entries; so it is processed as
+        a whole, and `StreamProcessor.run` does not halve it. It is made of the positions before and
+        after the batch, ``1704067200000-0_1704067200001-0``: the next one begins with the second.
 
         Raises
         ------

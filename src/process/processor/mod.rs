@@ -199,6 +199,22 @@ impl Processor {
         Ok(None)
     }
 
+    /// Waits until the lane is this processor's, as [`next`](Self::next) does first: for whoever has something
+    /// to settle before there is a batch. Says whether it is, and not that the loop was stopped. Its future
+    /// may be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub async fn hold(&mut self) -> Result<bool> {
+        while self.lane.held().is_none() {
+            if self.stopper.is_stopped() || !self.acquire().await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Writes what a transaction is to write, its dead letters, and the position after it, once: all of it
     /// or, with most errors, nothing. See [`Lane::commit`].
     ///
