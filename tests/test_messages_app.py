@@ -296,6 +296,28 @@ def test_a_cancelled_app_gives_back_what_it_has(
     assert pending(client, stream, "g") == 2
 
 
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+def test_a_handler_may_stop_its_app(
+    any_server: Server, client: redis.Redis, stream: str, is_async: bool
+) -> None:
+    publish(any_server, stream, *orders(3))
+    app = App(any_server.url, group="g")
+    got: list[int] = []
+
+    def handle(event: OrderPlaced) -> None:
+        got.append(event.order_id)
+        app.stop()
+
+    async def handle_async(event: OrderPlaced) -> None:
+        handle(event)
+
+    app.on(stream, OrderPlaced)(handle_async if is_async else handle)
+    with within(5):
+        app.run()
+    assert got == [1]
+    assert pending(client, stream, "g") == 2
+
+
 def test_stop_from_another_thread_ends_run(any_server: Server, stream: str) -> None:
     app = App(any_server.url, group="g")
     app.on(stream, OrderPlaced)(lambda event: None)

@@ -328,6 +328,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         first run: that ends at once.
         """
         self._stopped = self._loop is not None or not self._has_run
+        for worker in self._workers:
+            worker.begin_no_more()
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._stop_workers)

@@ -84,6 +84,10 @@ class StreamWorker:
         """How many messages are in hand."""
         return sum(batch.in_hand for batch in self._in_hand)
 
+    def begin_no_more(self) -> None:
+        """Have no further handler called; from any thread, before `stop`."""
+        self._handling.stopping = True
+
     def stop(self) -> None:
         """Finish what handlers are at, give back the rest, and end; in the event loop."""
         self._handling.stop()
