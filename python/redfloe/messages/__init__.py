@@ -4,6 +4,7 @@ Needs the extra ``messages``: ``pip install 'redfloe[messages]'``.
 """
 
 from redfloe.messages._app import App
+from redfloe.messages._bus import CommandBus, EventBus, Marshaler
 from redfloe.messages._codecs import Codec, FastStreamCodec, JsonCodec, NatricineCodec, RowCodec
 from redfloe.messages._errors import MisfitError, UnknownTypeError
 from redfloe.messages._health import Drained, Health
@@ -18,10 +19,13 @@ __all__ = [
     "App",
     "AsyncProducer",
     "Codec",
+    "CommandBus",
     "Drained",
+    "EventBus",
     "FastStreamCodec",
     "Health",
     "JsonCodec",
+    "Marshaler",
     "Message",
     "MisfitError",
     "NatricineCodec",

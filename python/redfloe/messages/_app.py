@@ -256,7 +256,10 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     @property
     def consumers(self) -> Mapping[str, StreamConsumer]:
-        """The consumer of each stream, of the run that is going on or was last, for metrics."""
+        """The consumer of each stream, of the run that is going on or was last, for metrics.
+
+        That of a group of a handler's own is called ``"{stream} ({group})"``.
+        """
         return dict(self._consumers)
 
     # Running
@@ -416,7 +419,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             if not plans:
                 msg = "the app has no handlers: include a router"
                 raise ValueError(msg)
-            self._consumers = {plan.stream: self._consumer(plan, on_idle) for plan in plans}
+            self._consumers = {self._name(one): self._consumer(one, on_idle) for one in plans}
             self._workers = [self._worker(plan, threads) for plan in plans]
             if self._stopped:
                 self._stop_workers()
@@ -441,7 +444,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         consumer = StreamConsumer(
             self._connection,
             plan.stream,
-            self.group,
+            plan.group,
             self.consumer,
             ack="manual",
             batch_size=size,
@@ -456,11 +459,12 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     def _worker(self, plan: StreamPlan, threads: Threads) -> StreamWorker:
         longest = self._longest_delay
-        member = self._consumers[plan.stream]._request["group"]
+        consumer = self._consumers[self._name(plan)]
+        member = consumer._request["group"]
         lease = None if member is None else member["max_processing_ms"]
         return StreamWorker(
             plan,
-            self._consumers[plan.stream],
+            consumer,
             concurrency=self._concurrency,
             policy=Policy(self._on_unknown, self._on_misfit, self._record),
             limits=Limits(
@@ -474,8 +478,11 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             on_ready=self._look_ready,
         )
 
-    def _by_stream(self) -> dict[str, list[Handler]]:
-        handlers: dict[str, list[Handler]] = {}
+    def _name(self, plan: StreamPlan) -> str:
+        return plan.stream if plan.group == self.group else f"{plan.stream} ({plan.group})"
+
+    def _by_stream(self) -> dict[tuple[str, str], list[Handler]]:
+        handlers: dict[tuple[str, str], list[Handler]] = {}
         for handler in self.handlers:
             stream = handler.stream or self._settings.stream
             if stream is None:
@@ -484,7 +491,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
                     "on(stream, ...), STREAM_NAME or consumer.stream"
                 )
                 raise ValueError(msg)
-            handlers.setdefault(stream, []).append(handler)
+            handlers.setdefault((stream, handler.group or self.group), []).append(handler)
         return handlers
 
     def _plans(self, threads: Threads | None = None) -> list[StreamPlan]:
@@ -492,13 +499,14 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         return [
             StreamPlan(
                 stream,
+                group,
                 handlers,
                 codec=self._codec,
                 retry=self._retry,
                 middleware=self._middleware,
                 run_in_thread=run_in_thread,
             )
-            for stream, handlers in self._by_stream().items()
+            for (stream, group), handlers in self._by_stream().items()
         ]
 
     def _look_ready(self) -> None:

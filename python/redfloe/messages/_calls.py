@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from typing import Any, Literal, TypeAlias
 
@@ -11,7 +12,7 @@ from redfloe.messages._message import Message
 from redfloe.messages._schema_of import is_model
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 Arguments: TypeAlias = tuple[Literal["event", "message", "frame"], ...]
 
@@ -46,6 +47,30 @@ def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames:
         )
         raise TypeError(msg)
     return arguments
+
+
+def models_of(function: Callable[..., Any]) -> Iterator[type]:
+    """Give the models that a handler's parameter is annotated with."""
+    hints = _hints(function)
+    for name in _parameters(function):
+        hint = hints.get(name)
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        members = typing.get_args(hint) if is_union else (hint,)
+        if all(map(is_model, members)):
+            yield from members
+            return
+    msg = (
+        f"annotate the parameter of {getattr(function, '__qualname__', function)!r} with the model "
+        "that it handles: def handle(command: CreateUser)"
+    )
+    raise TypeError(msg)
+
+
+def _parameters(function: Callable[..., Any]) -> Iterable[str]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin, or nothing that can be called
+        return ()
 
 
 class WrongHandlerError(TypeError):

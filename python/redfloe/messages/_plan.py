@@ -51,6 +51,7 @@ class StreamPlan:
     def __init__(
         self,
         stream: str,
+        group: str,
         handlers: Sequence[Handler],
         *,
         codec: Codec,
@@ -59,6 +60,7 @@ class StreamPlan:
         run_in_thread: Callable[..., Awaitable[Any]],
     ) -> None:
         self.stream = stream
+        self.group = group
         self.codec = _codec(stream, handlers, codec)
         self._handlers = handlers
         wrapped = middleware and not all(handler.takes_frames for handler in handlers)

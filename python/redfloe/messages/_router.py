@@ -14,6 +14,7 @@ from redfloe.messages._calls import Arguments, arguments_of
 from redfloe.messages._codecs import Codec, CodecLike, codec_of
 from redfloe.messages._kinds import Kind, kind_of_model
 from redfloe.messages._schema_of import is_model
+from redfloe.messages._settings import expanded
 
 if TYPE_CHECKING:
     from redfloe.messages._message import Message
@@ -42,6 +43,8 @@ class Handler:
     timeout: float | None
     key: Key | None
     takes_frames: bool
+    #: None for the app's.
+    group: str | None = None
 
     @property
     def is_async(self) -> bool:
@@ -103,6 +106,7 @@ class Router:
         key: Key | None = None,
         retry: Retry | None = None,
         timeout: float | timedelta | None = None,
+        group: str | None = None,
     ) -> Callable[[F], F]:
         """Register a handler of single messages, as a decorator.
 
@@ -125,6 +129,9 @@ class Router:
         timeout : float or timedelta, optional
             How many seconds a call may take, of an async handler: then it is cancelled, and has
             failed.
+        group : str, optional
+            A consumer group of the handler's own, in which ``{hostname}`` and ``{pid}`` are
+            replaced: it gets all messages of the stream, whatever becomes of them in the app's.
 
         Raises
         ------
@@ -134,7 +141,16 @@ class Router:
 
         def register(function: F) -> F:
             self._register(
-                function, stream, models, types, codec, key, retry, timeout, takes_frames=False
+                function,
+                stream,
+                models,
+                types,
+                codec,
+                key,
+                retry,
+                timeout,
+                takes_frames=False,
+                group=group,
             )
             return function
 
@@ -147,6 +163,7 @@ class Router:
         types: Iterable[str] | None = None,
         codec: CodecLike | None = None,
         retry: Retry | None = None,
+        group: str | None = None,
     ) -> Callable[[F], F]:
         """Register a handler of many events at once, as columns, as a decorator.
 
@@ -157,7 +174,7 @@ class Router:
 
         Parameters
         ----------
-        stream, types, codec, retry
+        stream, types, codec, retry, group
             As for `on`.
         *models : type
             The models of the events that it takes, one at least; each batch is of one.
@@ -173,7 +190,16 @@ class Router:
 
         def register(function: F) -> F:
             self._register(
-                function, stream, models, types, codec, None, retry, None, takes_frames=True
+                function,
+                stream,
+                models,
+                types,
+                codec,
+                None,
+                retry,
+                None,
+                takes_frames=True,
+                group=group,
             )
             return function
 
@@ -202,6 +228,7 @@ class Router:
         timeout: float | timedelta | None,
         *,
         takes_frames: bool,
+        group: str | None = None,
     ) -> None:
         _check_handler(function)
         if is_model(stream):
@@ -232,6 +259,7 @@ class Router:
                 timeout,
                 key,
                 takes_frames,
+                None if group is None else expanded(as_text(group, "group"), "group"),
             )
         )
 
