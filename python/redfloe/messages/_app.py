@@ -59,8 +59,9 @@ class App(Router):
     retry : Retry, optional
         What happens when a handler raises; by default it is called three times.
     dead_letter : str, optional
-        The stream for messages that cannot be handled, where ``{stream}`` is the message's. Without
-        it what a handler raises at last is raised by the app.
+        The stream for messages that cannot be handled, where ``{stream}`` is the message's; in a
+        Redis Cluster ``"{{stream}}:dead"`` is in the same slot. Without it what a handler raises at
+        last is raised by the app.
     on_unknown : {"ack", "fail", "raise"}, default "ack"
         What to do with messages that no handler takes: acknowledge them, move them to the
         dead-letter stream, or raise `UnknownTypeError`.

@@ -1,0 +1,57 @@
+"""Apps and producers of messages in a Redis Cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import redfloe
+from redfloe import RedisConnection
+from redfloe.messages import App, Producer, Retry
+from support.events import OrderPaid, OrderPlaced, orders
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+
+def test_streams_of_several_nodes(cluster_url: str | RedisConnection) -> None:
+    """With braces around it a stream's name is the hash tag of its dead letters: one slot."""
+    app = App(
+        cluster_url,
+        group="g",
+        dead_letter="{{stream}}:dead",
+        retry=Retry(attempts=1),
+        concurrency=2,
+    )
+    streams = ["orders-a", "orders-b", "orders-c"]
+    got: list[Any] = []
+
+    def pay(event: OrderPlaced) -> None:
+        if event.order_id == 2:
+            raise ValueError
+        producer.publish(OrderPaid(order_id=event.order_id), stream="paid")
+
+    for stream in streams:
+        app.on(stream, OrderPlaced)(pay)
+
+    @app.on("paid", OrderPaid)
+    async def paid(event: OrderPaid) -> None:
+        got.append(event.order_id)
+
+    with Producer(cluster_url) as producer:
+        for stream in streams:
+            producer.publish_many(orders(3), stream=stream)
+        drained = app.drain()
+    assert sorted(got) == [1, 1, 1, 3, 3, 3]
+    assert len(drained.failed) == 3
+    for stream in streams:
+        dead = redfloe.read_dead_letters(cluster_url, f"{{{stream}}}:dead", {"order_id": int})
+        assert dead["order_id"].to_list() == [2]
+        assert redfloe.pending_entries(cluster_url, stream, "g").is_empty()
+
+
+def test_dead_letters_of_another_slot_are_refused(cluster_url: str | RedisConnection) -> None:
+    app = App(cluster_url, group="g", dead_letter="{stream}:dead")
+    app.on("orders", OrderPlaced)(lambda event: None)
+    with pytest.raises(ValueError, match="slot"):
+        app.drain()
