@@ -537,6 +537,27 @@ def test_a_slow_message_does_not_hold_up_the_next_batches(
     assert pending(client, stream, "g") == 0
 
 
+def test_a_slow_key_does_not_hold_up_the_others(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    publish(any_server, stream, *orders(60))
+    app = app_of(any_server, concurrency=3, batch_size=6)
+    others: list[int] = []
+    slow: list[int] = []
+
+    @app.on(stream, OrderPlaced, key=lambda message: message.event.order_id % 3)
+    async def handle(event: OrderPlaced) -> None:
+        if event.order_id % 3 == 0:
+            await until(lambda: len(others) == 40, app)
+            slow.append(event.order_id)
+        else:
+            others.append(event.order_id)
+
+    app.drain()
+    assert slow == [*range(3, 61, 3)]
+    assert pending(client, stream, "g") == 0
+
+
 def test_timeouts_are_failures(any_server: Server, stream: str) -> None:
     publish(any_server, stream, *orders(2))
     app = app_of(any_server, dead_letter="{stream}:dead", retry=Retry(attempts=1))

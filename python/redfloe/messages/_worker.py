@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _TELL_EVERY = 0.1
 #: The first pause and the longest of one who cannot tell the server, in seconds.
 _PAUSES = (0.1, 5.0)
+#: How many messages may wait for others of their key while the next batch is asked for.
+_MOST_QUEUED = 1_000
 #: How often one who waits for handlers to return looks whether it was stopped, in seconds.
 _LOOK = 0.05
 #: How long a handler that was cancelled may take, in seconds.
@@ -123,7 +125,7 @@ class StreamWorker:
             await self._hand_out(batch)
 
     async def _hand_out(self, batch: AsyncBatch) -> None:
-        """Queue a batch's messages, and wait until all are taken."""
+        """Queue a batch's messages, and wait until there is room for more."""
         rows = self.plan.rows(batch.frame)
         delivered = Delivered(batch, rows, self.plan.stream, self._limits)
         items, problem = decode(self.plan, delivered, self._policy)
@@ -134,11 +136,18 @@ class StreamWorker:
             self._queues[0].extend(items)
         self._to_tell.set()
         self._filled.set()
-        while any(self._queues) and not self._handling.stopping:
+        while not (self._has_room() or self._handling.stopping):
             self._taken.clear()
             await self._taken.wait()
         if problem is not None:
             raise problem
+
+    def _has_room(self) -> bool:
+        """Whether a lane has nothing to do, for want of messages."""
+        if len(self._queues) == 1:
+            return not self._queues[0]
+        # One key that takes its time does not hold up the others.
+        return not all(self._queues) and sum(map(len, self._queues)) < _MOST_QUEUED
 
     def _queue_by_key(self, items: list[Item | Part]) -> None:
         count = len(self._queues)
@@ -234,11 +243,12 @@ class StreamWorker:
         if _error_of(tasks) is not None:
             self.stop()
         stopped_at: float | None = None
-        while self._busy:
+        while self._busy or (any(self._queues) and not self._handling.stopping):
             if self._handling.stopping:
                 stopped_at = stopped_at or time.monotonic()
                 if time.monotonic() >= stopped_at + self._grace:
                     break
+            await asyncio.sleep(0)  # a lane may be about to begin
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await self._quiet.wait()
