@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 import redfloe
-from redfloe.messages import App, Drained, Health, Message, Producer, Router, Settings
+from redfloe.messages import App, Drained, Health, Message, Producer, Retry, Router, Settings
 from redfloe.metrics import WorkerCollector
 from support.events import OrderPaid, OrderPlaced, orders, pending, until, work
 from support.processes import hear, python
@@ -54,7 +54,8 @@ def test_several_routers_and_streams(any_server: Server, client: redis.Redis) ->
 
 def test_a_drain_says_what_was_handled_published_and_failed(any_server: Server) -> None:
     publish(any_server, "orders", *orders(3))
-    app = App(any_server.url, group="g", dead_letter="{stream}:dead")
+    once = Retry(attempts=1)
+    app = App(any_server.url, group="g", dead_letter="{stream}:dead", retry=once)
     producer = app.producer("paid")
 
     @app.on("orders", OrderPlaced)
@@ -69,9 +70,6 @@ def test_a_drain_says_what_was_handled_published_and_failed(any_server: Server) 
             async with app.producer("notes") as notes:
                 await notes.publish_many([Message("note", {"text": "x"})])
 
-    from redfloe.messages import Retry
-
-    app._retry = Retry(attempts=1)
     drained = app.drain()
     producer.close()
     assert sorted((one.stream, one.event.order_id) for one in drained.handled) == [

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, not_negative, one_of, optional_milliseconds, positive
-from redfloe._consuming.consumer import StreamConsumer
 from redfloe._consuming.handling import can_be_printed
 from redfloe._consuming.retry import reason_of
 from redfloe._consuming.signals import StopSignals
 from redfloe._log import log
+from redfloe.messages._assembly import Assembly
 from redfloe.messages._codecs import CodecLike, codec_of
-from redfloe.messages._decode import Policy
-from redfloe.messages._delivery import Limits
 from redfloe.messages._health import Drained, Health, Record
-from redfloe.messages._plan import Middleware, StreamPlan
 from redfloe.messages._producer import Producer, StreamOf
 from redfloe.messages._retry import Retry
 from redfloe.messages._router import Handler, Router
 from redfloe.messages._running import Stopping, in_new_loop, run_all
 from redfloe.messages._settings import Settings, expanded
 from redfloe.messages._threads import Threads
-from redfloe.messages._worker import StreamWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from redfloe._arguments import Milliseconds
+    from redfloe._consuming.consumer import StreamConsumer
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
-
-#: How many messages a batch has where somebody takes them one by one, and as columns only.
-_BATCH, _FRAME = 100, 10_000
+    from redfloe.messages._plan import Middleware, StreamPlan
+    from redfloe.messages._worker import StreamWorker
 
 
 class App(Router):
@@ -147,44 +142,32 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         name = consumer or settings.consumer.consumer
         self.group = expanded(group, "group")
         self.consumer = expanded(name or "{hostname}-{pid}", "consumer")
-        one_of(on_unknown, "on_unknown", "ack", "fail", "raise")
-        on_misfit = on_misfit or ("raise" if dead_letter is None else "dead_letter")
-        one_of(on_misfit, "on_misfit", "dead_letter", "raise")
-        if dead_letter is None and (on_unknown == "fail" or on_misfit == "dead_letter"):
-            msg = 'on_unknown="fail" and on_misfit="dead_letter" need a dead_letter stream'
-            raise ValueError(msg)
-        self._dead_letter = dead_letter
-        self._on_unknown: Literal["ack", "fail", "raise"] = on_unknown
-        self._on_misfit: Literal["dead_letter", "raise"] = on_misfit
-        self._retry = retry or Retry()
-        self._concurrency = positive(concurrency, "concurrency") or 1
-        self._middleware = tuple(middleware)
-        for one in self._middleware:
-            if not inspect.iscoroutinefunction(one) and not inspect.iscoroutinefunction(
-                getattr(one, "__call__", None)  # noqa: B004 - whether it is async
-            ):
-                msg = f"middleware must be async, as {one!r} is not"
-                raise TypeError(msg)
-        self._codec = codec_of(codec)
-        if isinstance(grace, timedelta):
-            grace = grace.total_seconds()
-        not_negative(grace, "grace")
-        self._grace = grace
-        self._batch_size = batch_size or settings.consumer.count
         given_block = settings.consumer.block_ms if block_ms is None else block_ms
-        self._longest_delay = optional_milliseconds(reclaim_min_idle_ms, "reclaim_min_idle_ms")
-        self._options: dict[str, Any] = {
-            "block_ms": 1_000 if given_block is None else given_block,
-            "create_group": create_group,
-            "group_start_id": group_start_id,
-            "reclaim_min_idle_ms": reclaim_min_idle_ms,
-            "reclaim_interval_ms": reclaim_interval_ms,
-            "max_processing_ms": max_processing_ms,
-            "max_deliveries": max_deliveries,
-            "on_group_lost": on_group_lost,
-            "remove_consumer": "on_close" if name is None else "never",
-            "remove_idle_consumers_ms": remove_idle_consumers_ms,
-        }
+        self._assembly = Assembly(
+            self._connection,
+            self.consumer,
+            retry=retry or Retry(),
+            dead_letter=dead_letter,
+            on_unknown=on_unknown,
+            on_misfit=on_misfit,
+            concurrency=concurrency,
+            middleware=middleware,
+            codec=codec_of(codec),
+            grace=grace.total_seconds() if isinstance(grace, timedelta) else grace,
+            batch_size=batch_size or settings.consumer.count,
+            options={
+                "block_ms": 1_000 if given_block is None else given_block,
+                "create_group": create_group,
+                "group_start_id": group_start_id,
+                "reclaim_min_idle_ms": reclaim_min_idle_ms,
+                "reclaim_interval_ms": reclaim_interval_ms,
+                "max_processing_ms": max_processing_ms,
+                "max_deliveries": max_deliveries,
+                "on_group_lost": on_group_lost,
+                "remove_consumer": "on_close" if name is None else "never",
+                "remove_idle_consumers_ms": remove_idle_consumers_ms,
+            },
+        )
         self._workers: list[StreamWorker] = []
         self._consumers: dict[str, StreamConsumer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -246,7 +229,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         producer = Producer(
             self._connection,
             stream,
-            codec=self._codec if codec is None else codec,
+            codec=self._assembly.codec if codec is None else codec,
             maxlen=maxlen,
             max_age=max_age,
             approximate=approximate,
@@ -420,8 +403,18 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             if not plans:
                 msg = "the app has no handlers: include a router"
                 raise ValueError(msg)
-            self._consumers = {self._name(one): self._consumer(one, on_idle) for one in plans}
-            self._workers = [self._worker(plan, threads) for plan in plans]
+            assembly = self._assembly
+            self._consumers = {self._name(one): assembly.consumer(one, on_idle) for one in plans}
+            self._workers = [
+                assembly.worker(
+                    plan,
+                    self._consumers[self._name(plan)],
+                    threads=threads,
+                    record=self._record,
+                    on_ready=self._look_ready,
+                )
+                for plan in plans
+            ]
             if self._stopped:
                 self._stop_workers()
             await run_all(self._workers)
@@ -435,49 +428,6 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
                 signals.restore()
         if signals is not None and signals.cancelled:
             raise KeyboardInterrupt
-
-    def _consumer(self, plan: StreamPlan, on_idle: Literal["wait", "stop"]) -> StreamConsumer:
-        size = self._batch_size or (_FRAME if plan.is_typed else _BATCH)
-        options = {**self._options, **plan.options}
-        if on_idle == "stop":
-            options["block_ms"] = 1
-        dead_letter = self._dead_letter
-        consumer = StreamConsumer(
-            self._connection,
-            plan.stream,
-            plan.group,
-            self.consumer,
-            ack="manual",
-            batch_size=size,
-            on_idle=on_idle,
-            dead_letter=None if dead_letter is None else _named(dead_letter, plan.stream),
-            on_error="dead_letter" if self._on_misfit == "dead_letter" else "raise",
-            **options,
-        )
-        # What is optional may never come; a model says what must.
-        consumer._request["expects_fields"] = False
-        return consumer
-
-    def _worker(self, plan: StreamPlan, threads: Threads) -> StreamWorker:
-        longest = self._longest_delay
-        consumer = self._consumers[self._name(plan)]
-        member = consumer._request["group"]
-        lease = None if member is None else member["max_processing_ms"]
-        return StreamWorker(
-            plan,
-            consumer,
-            concurrency=self._concurrency,
-            policy=Policy(self._on_unknown, self._on_misfit, self._record),
-            limits=Limits(
-                has_dead_letter=self._dead_letter is not None,
-                longest_delay=None if longest is None else timedelta(milliseconds=longest),
-                lease=None if lease is None else lease / 1_000,
-            ),
-            grace=self._grace,
-            threads=threads,
-            record=self._record,
-            on_ready=self._look_ready,
-        )
 
     def _name(self, plan: StreamPlan) -> str:
         return plan.stream if plan.group == self.group else f"{plan.stream} ({plan.group})"
@@ -496,19 +446,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         return handlers
 
     def _plans(self, threads: Threads | None = None) -> list[StreamPlan]:
-        run_in_thread = (threads or Threads("redfloe")).run
-        return [
-            StreamPlan(
-                stream,
-                group,
-                handlers,
-                codec=self._codec,
-                retry=self._retry,
-                middleware=self._middleware,
-                run_in_thread=run_in_thread,
-            )
-            for (stream, group), handlers in self._by_stream().items()
-        ]
+        """Give what is done of each stream; which looks whether the handlers fit together."""
+        return self._assembly.plans(self._by_stream(), threads or Threads("redfloe"))
 
     def _look_ready(self) -> None:
         if all(worker.is_ready for worker in self._workers):
@@ -533,10 +472,6 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     def _published(self, outgoing: Any, entry_id: str | None) -> None:
         if self._record is not None:
             self._record.published(outgoing, entry_id)
-
-
-def _named(dead_letter: str, stream: str) -> str:
-    return dead_letter.replace("{stream}", stream)
 
 
 def _done(record: Record) -> int:

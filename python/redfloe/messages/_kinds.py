@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import polars as pl
@@ -19,6 +19,7 @@ import pydantic
 from redfloe._payload import json_text
 from redfloe._writing.fields import as_pairs
 from redfloe.messages._schema_of import ModelField, fields_of, is_struct, the_msgspec
+from redfloe.messages._validators import validator_of
 
 _MICROSECOND = timedelta(microseconds=1)
 _TEXTS = (pl.String, pl.Binary)
@@ -31,15 +32,6 @@ class Misfit:
     reason: str
 
 
-class Validator(Protocol):
-    """Makes instances of a model, many at a time; ValueError where one does not fit."""
-
-    def many(self, rows: list[dict[str, Any]]) -> list[Any]: ...
-    def one(self, row: dict[str, Any]) -> Any: ...
-    def one_of_json(self, text: bytes) -> Any: ...
-    def to_json(self, event: Any) -> bytes: ...
-
-
 class Kind:
     """A model: the events of a type."""
 
@@ -47,7 +39,7 @@ class Kind:
         self.model = model
         self.name = type_name(model)
         self.fields = fields_of(model)
-        self._validator = _validator(model)
+        self._validator = validator_of(model)
         self._dump = _dump_of(model)
         self._writers = [
             _Writer(field, self._getter(field), _document_of(model, field)) for field in self.fields
@@ -462,55 +454,3 @@ def _json_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
 def _unquoted(document: str) -> str:
     """Give a JSON string as the text that it is."""
     return str(json.loads(document)) if document.startswith('"') else document
-
-
-# Validators
-
-
-def _validator(model: type) -> Validator:
-    return _Struct(model) if is_struct(model) else _Pydantic(model)
-
-
-class _Pydantic:
-    """For pydantic models and dataclasses."""
-
-    def __init__(self, model: type) -> None:
-        self._one: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(model)
-        self._many: pydantic.TypeAdapter[list[Any]] = pydantic.TypeAdapter(
-            list[model]  # type: ignore[valid-type]  # a variable
-        )
-
-    def many(self, rows: list[dict[str, Any]]) -> list[Any]:
-        return self._many.validate_python(rows, strict=False)
-
-    def one(self, row: dict[str, Any]) -> Any:
-        return self._one.validate_python(row, strict=False)
-
-    def one_of_json(self, text: bytes) -> Any:
-        return self._one.validate_json(text)
-
-    def to_json(self, event: Any) -> bytes:
-        return self._one.dump_json(event, by_alias=True)
-
-
-class _Struct:
-    """For msgspec."""
-
-    def __init__(self, model: type) -> None:
-        self._msgspec = msgspec = the_msgspec()
-        self._model, self._list = model, list[model]  # type: ignore[valid-type]  # a variable
-        self._decoder = msgspec.json.Decoder(model)
-
-    def many(self, rows: list[dict[str, Any]]) -> list[Any]:
-        found: list[Any] = self._msgspec.convert(rows, self._list, strict=False)
-        return found
-
-    def one(self, row: dict[str, Any]) -> Any:
-        return self._msgspec.convert(row, self._model, strict=False)
-
-    def one_of_json(self, text: bytes) -> Any:
-        return self._decoder.decode(text)
-
-    def to_json(self, event: Any) -> bytes:
-        document: bytes = self._msgspec.json.encode(event)
-        return document
