@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import redfloe
 from redfloe import NoGroupError, RedisConnection, StreamConsumer
+from support.cluster import Cluster
 from support.consumers import SHY, World
 from support.groups import ME, all_pending, pending
 from support.loops import Follow, following
@@ -330,6 +331,29 @@ def test_a_forked_child_is_told_that_it_needs_a_reader_of_its_own(
         process.communicate("\n")
         assert process.returncode == 0
     assert len(pending(client, "hot")) <= 1
+
+
+@pytest.mark.xdist_group("cluster")
+def test_each_slot_of_a_cluster_has_hot_streams_of_its_own(cluster: Cluster, world: World) -> None:
+    tags = cluster.key_of_each()[:2]
+    keys = [f"{{{tag}}}:{number:02}" for tag in tags for number in range(20)]
+    hot = [f"{{{tag}}}:07" for tag in tags]
+    with work(world, cluster.url, keys, block_ms=0) as consumer:
+        for number in range(1, 6):
+            with later(0.05 if number == 1 else 0, partial(cluster.fill, {hot[0]: [number]})):
+                assert rows_of([next(consumer).frame]) == {hot[0]: [number]}
+            cluster.fill({hot[1]: [number]})
+            assert rows_of([next(consumer).frame]) == {hot[1]: [number]}
+        cluster.fill({hot[1]: [6]})
+        assert rows_of([next(consumer).frame]) == {hot[1]: [6]}
+        for key in hot:
+            clients = cluster.client(key).client_list()
+            assert [one["cmd"] for one in clients].count("xreadgroup") == 2
+        quiet = [f"{{{tag}}}:11" for tag in tags]
+        cluster.fill({key: [1] for key in quiet})
+        with within(2):
+            assert take_rows((batch.frame for batch in consumer), 2) == {key: [1] for key in quiet}
+    assert all_pending(cluster, keys) == {}
 
 
 @settings(
