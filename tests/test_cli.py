@@ -88,6 +88,7 @@ HELP = [
         "dead",
         "dead list",
         "dead replay",
+        "run",
     ),
 ]
 COMPLETED = [

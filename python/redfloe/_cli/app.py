@@ -20,6 +20,7 @@ from redfloe._cli.commands import (
     lag,
     pending,
     processors,
+    run_,
     schema,
     sql,
     streams,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _INTERRUPTED = 130
-_LOOK, _DATA, _CHANGE = "Look", "Data", "Change"
+_LOOK, _DATA, _CHANGE, _WORK = "Look", "Data", "Change", "Work"
 
 
 class _ReaderHasGoneError(Exception):
@@ -70,6 +71,7 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
         *(export.export, import_.import_, demo.demo),
     ],
     _CHANGE: [trim.trim, processors.reset_processor, processors.delete_processor],
+    _WORK: [run_.run_],
 }
 for panel, commands in _COMMANDS.items():
     for command in commands:

@@ -49,8 +49,9 @@ class App(Router):
         The consumer group; by default that of the settings. Others that work on the streams have
         groups of their own, and each group gets all messages.
     consumer : str, optional
-        This worker's name in the group. ``{hostname}`` and ``{pid}`` are replaced, in `group` too.
-        By default ``"{hostname}-{pid}"``, and the name goes when the worker ends.
+        This worker's name in the group. ``{hostname}``, ``{pid}`` and ``{worker}``, the number that
+        ``redfloe run`` has given it, are replaced, in `group` too. By default
+        ``"{hostname}-{pid}"``, and the name goes when the worker ends.
     retry : Retry, optional
         What happens when a handler raises; by default it is called three times.
     dead_letter : str, optional

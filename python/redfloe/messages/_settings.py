@@ -149,9 +149,10 @@ def _read(file: Path, section: str | None) -> dict[str, Any]:
 
 
 def expanded(name: str, what: str) -> str:
-    """Replace ``{hostname}`` and ``{pid}`` in a name."""
+    """Replace ``{hostname}``, ``{pid}`` and ``{worker}`` in a name."""
+    worker = os.environ.get("REDFLOE_WORKER", "1")  # which `redfloe run` sets
     try:
-        return name.format(hostname=socket.gethostname(), pid=os.getpid())
+        return name.format(hostname=socket.gethostname(), pid=os.getpid(), worker=worker)
     except (KeyError, IndexError, ValueError) as error:
-        msg = f"{what} is {name!r}, in which only {{hostname}} and {{pid}} are replaced"
+        msg = f"{what} is {name!r}, in which only {{hostname}}, {{pid}} and {{worker}} are replaced"
         raise ValueError(msg) from error

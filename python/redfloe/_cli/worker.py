@@ -1,0 +1,79 @@
+"""One worker of ``redfloe run``: ``python -m redfloe._cli.worker MODULE:APP PIPE [GRACE]``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from redfloe._cli.supervisor import CANNOT_LOAD
+
+if TYPE_CHECKING:
+    from redfloe.messages import App
+
+
+class _LoadError(Exception):
+    """There is no such app."""
+
+
+def load(target: str) -> App:
+    """Give the app that a target names, with the working directory on the path."""
+    from redfloe.messages import App
+
+    module_name, _, name = target.partition(":")
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - as sys.path has it
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        msg = f"there is no module {error.name!r}, neither installed nor in this directory"
+        raise _LoadError(msg) from None
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        msg = f"the module {module_name!r} has no {name!r}"
+        raise _LoadError(msg) from None
+    if not isinstance(found, App):
+        msg = f"{target} is no App, but {type(found).__name__}"
+        raise _LoadError(msg)
+    if not found.handlers:
+        msg = f"{target} has no handlers: include a router"
+        raise _LoadError(msg)
+    return found
+
+
+def work(target: str, pipe: int, grace: float | None) -> int:
+    """Run an app until SIGTERM, or until the supervisor has died; give the exit code."""
+    try:
+        app = load(target)
+    except _LoadError as error:
+        print(f"redfloe: {error}", file=sys.stderr)
+        return CANNOT_LOAD
+    except Exception:  # noqa: BLE001 - the user's module raised it
+        traceback.print_exc()
+        return CANNOT_LOAD
+    if grace is not None:
+        app._grace = grace
+    with os.fdopen(pipe, "w") as telling:
+        json.dump({"consumer": app.consumer, "grace": app._grace}, telling)
+    threading.Thread(target=_stop_with_supervisor, args=[app], daemon=True).start()
+    app.run()
+    return 0
+
+
+def _stop_with_supervisor(app: App) -> None:
+    # Not sys.stdin, whose lock the end of the interpreter would wait for.
+    while os.read(0, 1):
+        pass
+    app.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(work(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) if sys.argv[3:] else None))
