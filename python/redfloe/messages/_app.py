@@ -313,7 +313,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
         Handlers that run have `grace` to return. Nobody has to await what it gives; in the event
         loop that awaited `start` the end can be awaited, and raises what ended the app. Before its
-        first run: that ends at once.
+        first run: that ends at once. A handler may call it, but must not await the end, which
+        waits for the handler.
         """
         self._stopped = self._loop is not None or not self._has_run
         for worker in self._workers:
