@@ -60,9 +60,9 @@ def work(target: str, pipe: int, grace: float | None) -> int:
         traceback.print_exc()
         return CANNOT_LOAD
     if grace is not None:
-        app._grace = grace
+        app._assembly.grace = grace
     with os.fdopen(pipe, "w") as telling:
-        json.dump({"consumer": app.consumer, "grace": app._grace}, telling)
+        json.dump({"consumer": app.consumer, "grace": app._assembly.grace}, telling)
     threading.Thread(target=_stop_with_supervisor, args=[app], daemon=True).start()
     app.run()
     return 0

@@ -64,7 +64,7 @@ class Assembly:
         self._concurrency = positive(concurrency, "concurrency") or 1
         self._middleware = tuple(middleware)
         self.codec = codec
-        self._grace = grace
+        self.grace = grace
         self._batch_size = batch_size
         self._options = options
         idle = optional_milliseconds(options["reclaim_min_idle_ms"], "reclaim_min_idle_ms")
@@ -133,7 +133,7 @@ class Assembly:
                 longest_delay=self._longest_delay,
                 lease=None if lease is None else lease / 1_000,
             ),
-            grace=self._grace,
+            grace=self.grace,
             threads=threads,
             record=record,
             on_ready=on_ready,
