@@ -528,7 +528,7 @@ def test_settings_that_cannot_be_right(tmp_path: Path, monkeypatch: pytest.Monke
     assert raised.value.__notes__ == [f"the settings are from {file} and the environment"]
     with pytest.raises(ValueError, match="an app needs a group"):
         App("redis://localhost")
-    with pytest.raises(ValueError, match=r"in which only \{hostname\} and \{pid\} are replaced"):
+    with pytest.raises(ValueError, match=r"in which only \{hostname\}, \{pid\} and \{worker\} are"):
         App("redis://localhost", group="{user}")
     for options, wrong in (
         ({"on_unknown": "no"}, "on_unknown"),

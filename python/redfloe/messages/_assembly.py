@@ -64,6 +64,7 @@ class Assembly:
         self._concurrency = positive(concurrency, "concurrency") or 1
         self._middleware = tuple(middleware)
         self.codec = codec
+        #: In seconds; whoever starts the app may have another.
         self.grace = grace
         self._batch_size = batch_size
         self._options = options
