@@ -22,6 +22,7 @@ import hot
 import latency
 import nodes
 import polars as pl
+import processor
 import redis
 import tables
 import writers
@@ -329,6 +330,14 @@ def keeping(server: Server, rounds: int) -> str:
     return table(title, head, tables.rows(server, rounds))
 
 
+def processing(server: Server, rounds: int, entries: int = 1_000_000) -> str:
+    """Compare a processor with a client that sends the same commands, and with a peer."""
+    title = f"{entries:,} entries of 2 fields, exactly once, in batches of {processor.BATCH:,}"
+    measures = ("time, ratio to the floor", "rate, ratio to at least once", "to the peer")
+    head = ("processor", "entries/s, median (best)", *measures)
+    return table(title, head, processor.rows(server, rounds, entries))
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -360,6 +369,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "calls": calling,
     "write": writing,
     "tables": keeping,
+    "process": processing,
     "import": importing,
 }
 
@@ -433,6 +443,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--section", choices=SECTIONS, action="append")
+    parser.add_argument("--entries", type=int, help="fewer for a quick look (process)")
     parser.add_argument("--no-page", action="store_true", help="print the tables only")
     arguments = parser.parse_args()
 
@@ -442,7 +453,12 @@ def main() -> None:
     subprocess.run(["cargo", "build", "--release", "--example", "drain"], check=True, cwd=ROOT)
     with Server("redis-7.0") as server:
         chosen = arguments.section or list(SECTIONS)
-        sections = [SECTIONS[name](server, arguments.rounds) for name in chosen]
+        sections = [
+            processing(server, arguments.rounds, arguments.entries)
+            if name == "process" and arguments.entries
+            else SECTIONS[name](server, arguments.rounds)
+            for name in chosen
+        ]
         text = "\n\n".join([describe_run(server, arguments.rounds), *sections])
     print(f"\n{text}")
     if not arguments.no_page:

@@ -11,6 +11,28 @@ from redfloe import table_key
 
 Name = str | bytes
 
+#: What a processor sends, in the order of its life.
+STEPS = ("acquire", "load", "page", "commit", "renew", "release")
+
+
+def step_of(command: tuple[bytes, ...]) -> str | None:
+    """Say which of the steps a command is, by how many keys and arguments its script has."""
+    match command[0].upper():
+        case b"XRANGE":
+            return "page"
+        case b"EVAL" | b"EVALSHA":
+            keys = int(command[2])
+            arguments = command[3 + keys :]
+            match keys, len(arguments):
+                case 1, 2:
+                    return "release"
+                case 1, 5:
+                    return "acquire" if arguments[2] in (b"0", b"1") else "renew"
+                case 2, 4:
+                    return "load"
+            return "commit"
+    return None
+
 
 def lane_key(stream: Name, name: Name, group: Name | None = None, consumer: Name = "") -> bytes:
     """Give the key of a lane, by that of a table."""

@@ -24,6 +24,8 @@ from typing import Any, Self
 HOST = "127.0.0.1"
 
 Command = tuple[bytes, ...]
+#: Which commands are meant: those of a name, those of which this is true, or all.
+Which = bytes | Callable[[Command], bool] | None
 
 #: What a client has sent at once arrives at once, up to this number of bytes.
 _AT_ONCE = 1024 * 1024
@@ -36,6 +38,7 @@ class _Kind(Enum):
     RESET = auto()
     STALL = auto()
     REPLACE = auto()
+    BREAK = auto()
 
 
 @dataclass
@@ -45,14 +48,21 @@ class Fault:
     kind: _Kind
     size: int
     data: bytes
-    command: bytes | None
+    which: Which
     skip: int
     times: int | None
+    #: Called when it strikes: of a command that is executed, once that is so.
+    then: Callable[[], object] | None = None
+    #: How much of the command still reaches the server.
+    part: float = 1.0
     hits: int = 0
 
     def strikes(self, command: Command) -> bool:
         """Whether this command is its next victim; counts it if so."""
-        if self.command is not None and command[0].upper() != self.command.upper():
+        if isinstance(self.which, bytes):
+            if command[0].upper() != self.which.upper():
+                return False
+        elif self.which is not None and not self.which(command):
             return False
         if self.skip > 0:
             self.skip -= 1
@@ -145,9 +155,9 @@ class Proxy(_Listener):
     """Forwards commands and replies between clients and the server at a port.
 
     Arm faults before or between uses. Of several that fit a command the first armed strikes. In
-    each method that arms one, `once_seen` names the command whose reply is hit (None: any),
-    `skip` lets that many such commands pass first, and `times` bounds how many are hit (None:
-    all). `size` counts the bytes of that reply that still reach the client.
+    each method that arms one, `once_seen` names the command that is hit, or says which it is
+    (None: any), `skip` lets that many such commands pass first, and `times` bounds how many are hit
+    (None: all). `size` counts the bytes of its reply that still reach the client.
     """
 
     def __init__(self, port: int) -> None:
@@ -164,19 +174,37 @@ class Proxy(_Listener):
         self.round_trips = 0
 
     def cut_after(
-        self, size: int, *, once_seen: bytes | None = None, skip: int = 0, times: int | None = 1
+        self,
+        size: int,
+        *,
+        once_seen: Which = None,
+        skip: int = 0,
+        times: int | None = 1,
+        then: Callable[[], object] | None = None,
     ) -> Fault:
         """Close the connection; `size=0` loses the reply to a command that was executed."""
-        return self._arm(_Kind.CUT, size, b"", once_seen, skip, times)
+        return self._arm(_Kind.CUT, size, b"", once_seen, skip, times, then)
+
+    def break_off(
+        self,
+        part: float,
+        *,
+        once_seen: Which = None,
+        skip: int = 0,
+        times: int | None = 1,
+        then: Callable[[], object] | None = None,
+    ) -> Fault:
+        """Close the connection once that part of the command, less than 1, is on its way."""
+        return self._arm(_Kind.BREAK, 0, b"", once_seen, skip, times, then, part)
 
     def reset_after(
-        self, size: int, *, once_seen: bytes | None = None, skip: int = 0, times: int | None = 1
+        self, size: int, *, once_seen: Which = None, skip: int = 0, times: int | None = 1
     ) -> Fault:
         """Reset the connection (RST), so that even bytes already sent may be lost."""
         return self._arm(_Kind.RESET, size, b"", once_seen, skip, times)
 
     def stall_after(
-        self, size: int, *, once_seen: bytes | None = None, skip: int = 0, times: int | None = 1
+        self, size: int, *, once_seen: Which = None, skip: int = 0, times: int | None = 1
     ) -> Fault:
         """Send nothing more on that connection, but keep it open."""
         return self._arm(_Kind.STALL, size, b"", once_seen, skip, times)
@@ -185,7 +213,7 @@ class Proxy(_Listener):
         self,
         data: bytes,
         *,
-        once_seen: bytes | None = None,
+        once_seen: Which = None,
         skip: int = 0,
         times: int | None = 1,
     ) -> Fault:
@@ -224,11 +252,13 @@ class Proxy(_Listener):
         kind: _Kind,
         size: int,
         data: bytes,
-        command: bytes | None,
+        which: Which,
         skip: int,
         times: int | None,
+        then: Callable[[], object] | None = None,
+        part: float = 1.0,
     ) -> Fault:
-        fault = Fault(kind, size, data, command, skip, times)
+        fault = Fault(kind, size, data, which, skip, times, then, part)
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -256,6 +286,13 @@ class Proxy(_Listener):
                         actions = [act for name, act in self._actions if name == command[0].upper()]
                     for act in actions:
                         act(self.count(command[0]))
+                    if fault is not None and fault.kind is _Kind.BREAK:
+                        server.sendall(raw[: int(len(raw) * fault.part)])
+                        _shut(server)
+                        if fault.then is not None:
+                            fault.then()
+                        _shut(client)
+                        break
                     if fault is None or fault.kind is not _Kind.REPLACE:
                         server.sendall(raw)
                     pending.put((fault,))
@@ -287,6 +324,8 @@ class Proxy(_Listener):
                 if fault is None:
                     self._send(client, reply)
                 else:
+                    if fault.then is not None:
+                        fault.then()
                     self._send(client, reply[: fault.size])
                     if fault.kind is _Kind.STALL:
                         return  # what the client still sends is executed and never answered
