@@ -1,7 +1,7 @@
 """What atomic-redis-streams takes for some entries; run by an interpreter that has it.
 
-``python benches/peer.py URL STREAM ENTRIES`` prints the seconds. It is GPL-3.0: it is used here as its
-README shows, runs in a process and an environment of its own, and nothing of redfloe needs it.
+``python benches/peer.py URL STREAM ENTRIES`` prints the entries and the seconds. It is GPL-3.0: it
+is used here as its README shows, in an environment of its own, and nothing of redfloe needs it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     started = time.perf_counter()
     consumer.start()
     assert handler.is_done.wait(600), "it stopped"
-    print(time.perf_counter() - started)
+    print(entries, time.perf_counter() - started)
     consumer.stop()
 
 

@@ -1,11 +1,13 @@
 """A processor beside what it is measured by; for `compare.py`, section ``process``.
 
-``python benches/processor.py CONTENDER URL ENTRIES`` runs one contender, and prints its seconds. The
-floor is a client that sends what a processor has sent, byte for byte, and drops what it is answered.
+``python benches/processor.py CONTENDER URL STREAM`` runs one contender on all of a stream, and
+prints its entries and seconds. The floor is a client that sends what a processor has sent, byte for
+byte, and drops what it is answered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -19,25 +21,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import redis
+    import redfloe
     from support.server import Server
 
 HERE = Path(__file__).resolve().parent
 STREAM = "sales"
 SCHEMA = {"sku": pl.String, "quantity": pl.Int64}
-OUTPUT = "{sales}:left"
-#: The rows of a batch, the keys of the table, and how many entries those get that go one by one.
+OUTPUT = "left"
+#: The rows of a batch, and the keys of the table.
 BATCH = 10_000
 KEYS = 10_000
+#: A stream for those that take entries one by one, and its length.
+SHORT = "few-sales"
 SINGLE = 5_000
 #: Its interpreter: `pip install atomic-redis-streams` in a virtual environment of its own.
 CACHE = Path(os.environ.get("REDFLOE_CACHE") or "~/.cache/redfloe").expanduser()
 PEER = Path(
-    os.environ.get("REDFLOE_BENCH_PEER", CACHE / "peers" / "atomic-redis-streams" / "bin" / "python")
+    os.environ.get(
+        "REDFLOE_BENCH_PEER", CACHE / "peers" / "atomic-redis-streams" / "bin" / "python"
+    )
 )
 
 FLOOR = "floor (the same bytes on a socket, drops every reply)"
@@ -51,75 +58,69 @@ ATOMIC = "atomic-redis-streams: a number of state, an output"
 # What is measured, each as a user would write it
 
 
-def make(url: str, **options: Any) -> Any:
+def make(url: str, stream: str, **options: Any) -> redfloe.StreamProcessor:
+    """Make a processor that drains a stream."""
     import redfloe
 
+    drains: dict[str, Any] = {"batch_size": BATCH, "on_idle": "stop", "block_ms": 1}
     return redfloe.StreamProcessor(
-        url,
-        STREAM,
-        **{"name": "bench", "schema": SCHEMA, "batch_size": BATCH, "on_idle": "stop", "block_ms": 1}
-        | options,
+        url, stream, **{"name": "bench", "schema": SCHEMA, **drains, **options}
     )
 
 
-def sell(tx: Any, *, publishes: bool) -> None:
-    """Keep what is left of each article; publish it for each sale."""
+def sell(tx: redfloe.Transaction) -> pl.DataFrame:
+    """Keep what is left of each article; give that for each sale."""
     stock = tx.table("stock", key="sku", schema={"left": pl.Int64})
     sold = tx.frame.group_by("sku").agg(pl.col("quantity").sum())
     left = stock.lookup(sold["sku"])["left"].fill_null(0)
     now = sold.select("sku", left=left - pl.col("quantity"))
     stock.upsert(now)
-    if publishes:
-        tx.publish(OUTPUT, tx.frame.select("sku", "quantity").join(now, on="sku", maintain_order="left"))
+    return now
 
 
-def with_outputs(url: str, entries: int) -> int:
-    with make(url) as processor:
+def with_outputs(url: str, stream: str) -> int:
+    with make(url, stream) as processor:
         for tx in processor:
-            sell(tx, publishes=True)
-    return int(processor.stats.entries)
+            sales = tx.frame.select("sku", "quantity")
+            tx.publish(OUTPUT, sales.join(sell(tx), on="sku", maintain_order="left"))
+    return processor.stats.entries
 
 
-def without_outputs(url: str, entries: int) -> int:
-    with make(url) as processor:
+def without_outputs(url: str, stream: str) -> int:
+    with make(url, stream) as processor:
         for tx in processor:
-            sell(tx, publishes=False)
-    return int(processor.stats.entries)
+            sell(tx)
+    return processor.stats.entries
 
 
-def one_by_one(url: str, entries: int) -> int:
-    done = 0
-    with make(url, batch_size=1) as processor:
+def one_by_one(url: str, stream: str) -> int:
+    with make(url, stream, batch_size=1) as processor:
         for tx in processor:
-            [(sku, quantity)] = tx.frame.select("sku", "quantity").iter_rows()
-            left = tx.state["stock"] = tx.state.get("stock", 0) - quantity
-            tx.publish(OUTPUT, {"sku": sku, "left": left})
-            done += 1
-            if done == entries:
-                break
-    return done
+            sale = tx.frame.row(0, named=True)
+            left = tx.state["stock"] = tx.state.get("stock", 0) - sale["quantity"]
+            tx.publish(OUTPUT, {"sku": sale["sku"], "left": left})
+    return processor.stats.entries
 
 
-def at_least_once(url: str, entries: int) -> int:
+def at_least_once(url: str, stream: str) -> int:
     import redfloe
 
     with redfloe.StreamConsumer(
         url,
-        STREAM,
+        stream,
         "bench",
         "worker",
         schema=SCHEMA,
         batch_size=BATCH,
         on_idle="stop",
         block_ms=1,
-        group_start_id="0",
     ) as consumer:
         for batch in consumer:
             batch.frame.group_by("sku").agg(pl.col("quantity").sum())
-    return int(consumer.stats.entries)
+    return consumer.stats.entries
 
 
-CONTENDERS: dict[str, Callable[[str, int], int]] = {
+CONTENDERS: dict[str, Callable[[str, str], int]] = {
     TABLE: with_outputs,
     QUIET: without_outputs,
     LOOP: at_least_once,
@@ -128,23 +129,22 @@ CONTENDERS: dict[str, Callable[[str, int], int]] = {
 
 
 def main() -> None:
-    """Run one of them, once its scripts and imports are loaded."""
-    name, url, entries = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    with make(url, name="warm", batch_size=10) as processor:
-        sell(next(processor), publishes=False)
+    """Run one of them, once imports are done and the server knows the scripts."""
+    name, url, stream = sys.argv[1:]
+    with make(url, stream, name="warm", batch_size=10) as processor:
+        sell(next(processor))
     started = time.perf_counter()
-    done = CONTENDERS[name](url, entries)
-    print(time.perf_counter() - started)
-    assert done == entries, f"{done} instead of {entries}"
+    entries = CONTENDERS[name](url, stream)
+    print(entries, time.perf_counter() - started)
 
 
 # The floor
 
 
 class Recorder:
-    """Stands before a server, and keeps what a client sends, in order, with the sizes of the replies.
+    """Stands before a server; keeps what a client sends, in order, with the sizes of the replies.
 
-    On each connection the client waits for a reply before it sends more: so nothing has to be parsed.
+    On each connection the client waits for a reply before it sends more, so nothing is parsed.
     """
 
     def __init__(self, port: int) -> None:
@@ -210,7 +210,7 @@ def replay(port: int, exchanges: list[tuple[bytes, int]]) -> float:
 # The comparison
 
 
-def fill(client: redis.Redis, entries: int) -> None:
+def fill(client: redis.Redis, stream: str, entries: int) -> None:
     """Add sales of all articles, in no order."""
     script = """
         for n = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
@@ -218,66 +218,69 @@ def fill(client: redis.Redis, entries: int) -> None:
                 'quantity', string.format('%d', n * 31 % 9 + 1))
         end
     """
-    client.delete(STREAM)
+    client.delete(stream)
     for first in range(0, entries, 100_000):
-        client.eval(script, 1, STREAM, first, min(first + 100_000, entries), KEYS)
-
-
-def run(name: str, url: str, entries: int) -> float:
-    """Run a contender in a process of its own; give the seconds."""
-    command = [sys.executable, str(HERE / "processor.py"), name, url, str(entries)]
-    if name == ATOMIC:
-        command = [str(PEER), str(HERE / "peer.py"), url, STREAM, str(entries)]
-    environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-    ).stdout
-    return float(done)
+        client.eval(script, 1, stream, first, min(first + 100_000, entries), KEYS)
 
 
 def clear(client: redis.Redis) -> None:
-    """Leave the input alone."""
+    """Leave the inputs alone."""
     for key in client.scan_iter(count=1_000):
-        if key != STREAM.encode():
+        if key not in (STREAM.encode(), SHORT.encode()):
             client.delete(key)
-    for group in client.xinfo_groups(STREAM):
-        client.xgroup_destroy(STREAM, group["name"])
+    with contextlib.suppress(redis.ResponseError):
+        client.xgroup_destroy(STREAM, "bench")
+
+
+def run(name: str, url: str, stream: str) -> float:
+    """Run a contender in a process of its own; give its entries per second."""
+    script = "peer.py" if name == ATOMIC else "processor.py"
+    command = [str(PEER) if name == ATOMIC else sys.executable, str(HERE / script)]
+    arguments = [url, stream, str(SINGLE)] if name == ATOMIC else [name, url, stream]
+    environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
+    output = subprocess.run(
+        [*command, *arguments], check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
+    entries, seconds = output.split()
+    return int(entries) / float(seconds)
 
 
 def rows(server: Server, rounds: int, entries: int) -> Iterator[tuple[str, ...]]:
     """Give a line for each contender."""
-    some = min(SINGLE, entries)
-    names = {FLOOR: entries, TABLE: entries, QUIET: entries, LOOP: entries, ONES: some}
+    from redfloe import table_key
+
+    names = {FLOOR: STREAM, TABLE: STREAM, QUIET: STREAM, LOOP: STREAM, ONES: SHORT}
     if PEER.exists():
-        names[ATOMIC] = some
+        names[ATOMIC] = SHORT
     rates: dict[str, list[float]] = {name: [] for name in names}
     with server.client() as client:
-        fill(client, entries)
+        fill(client, STREAM, entries)
+        fill(client, SHORT, SINGLE)
         clear(client)
         recorder = Recorder(server.port)
-        run(TABLE, server.url, entries)  # the scripts are loaded
+        run(TABLE, server.url, STREAM)  # the server knows the scripts
         clear(client)
-        run(TABLE, recorder.url, entries)
-        outputs, table = client.xlen(OUTPUT), client.hgetall("{sales}:redfloe:sales:bench:table:stock")
+        run(TABLE, recorder.url, STREAM)
+        table = client.hgetall(table_key(STREAM, "bench", "stock"))
         for number in range(rounds):
-            for name, these in names.items():
+            for name, stream in names.items():
                 clear(client)
                 if name == FLOOR:
-                    seconds = replay(server.port, recorder.exchanges())
-                    assert client.xlen(OUTPUT) == outputs == entries
-                    assert client.hgetall("{sales}:redfloe:sales:bench:table:stock") == table
+                    rate = entries / replay(server.port, recorder.exchanges())
+                    assert client.xlen(OUTPUT) == entries
+                    assert client.hgetall(table_key(STREAM, "bench", "stock")) == table
                 else:
-                    seconds = run(name, server.url, these)
-                rates[name].append(these / seconds)
-                print(f"process round {number + 1}: {name}: {these / seconds:,.0f}/s")
+                    rate = run(name, server.url, stream)
+                rates[name].append(rate)
+                print(f"process round {number + 1}: {name}: {rate:,.0f}/s", flush=True)
         clear(client)
-        client.delete(STREAM)
+        client.delete(STREAM, SHORT)
     for name, mine in rates.items():
         cells = [f"{statistics.median(mine):,.0f}/s ({max(mine):,.0f}/s)"]
         for other in (FLOOR, LOOP, ATOMIC):
-            ratios = [one / measure for one, measure in zip(mine, rates.get(other, []), strict=False)]
+            pairs = zip(mine, rates.get(other, []), strict=False)
             # As everywhere: how many times the floor's time.
-            ratios = [1 / ratio for ratio in ratios] if other == FLOOR else ratios
+            ratios = [b / a if other == FLOOR else a / b for a, b in pairs]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
         yield (name, *cells)
     if ATOMIC not in names:

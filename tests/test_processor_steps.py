@@ -106,11 +106,14 @@ def test_a_connection_that_is_lost(
 
 @pytest.mark.parametrize(
     ("step", "place"),
-    [(step, place) for step in STEPS for place in PLACES if step == "commit" or "half" not in place],
+    [
+        (step, place)
+        for step in STEPS
+        for place in PLACES
+        if step == "commit" or "half" not in place
+    ],
 )
-def test_a_process_that_is_killed(
-    warm: Server, client: redis.Redis, step: str, place: str
-) -> None:
+def test_a_process_that_is_killed(warm: Server, client: redis.Redis, step: str, place: str) -> None:
     """Another goes on where it was, once the lease has expired."""
     chance = random.Random(f"{step} {place}")
     options = json.dumps({"batch_size": 2, "lease_ms": LEASE})
