@@ -313,6 +313,8 @@ def _is_same(value: object, frame: pl.DataFrame) -> bool:
 
 def _to_bytes(value: object) -> bytes:
     """Give a value as it is saved: JSON with its format and version, and then a frame's bytes."""
+    if type(value) in values.PLAIN:
+        return values.dumps({"format": FORMAT, "value": value})
     match value:
         case pl.DataFrame():
             buffer = io.BytesIO()

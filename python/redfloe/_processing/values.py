@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: What JSON has as it is. By identity of the type: a subclass would not come back as one.
-_PLAIN = frozenset((str, int, bool, type(None)))
+PLAIN = frozenset((str, int, bool, type(None)))
 
 _MICROSECOND = timedelta(microseconds=1)
+
+#: Made once: `json.dumps` makes another for each value.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def encode(value: object, within: Callable[[object], object] | None = None) -> object:
@@ -40,7 +43,7 @@ def encode(value: object, within: Callable[[object], object] | None = None) -> o
         Asked about a value of another type: what to write in its place. It raises TypeError where
         it does not know either.
     """
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return value
     if type(value) is float:
         return value if isfinite(value) else {"$float": repr(value)}
@@ -68,7 +71,7 @@ def decode(text: bytes) -> Any:
 
 def dumps(encoded: object) -> bytes:
     """Give the JSON of what was encoded, compactly, and the same each time."""
-    return json.dumps(encoded, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _encode(encoded).encode()
 
 
 def _unwritable(value: object) -> str:

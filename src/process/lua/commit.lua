@@ -7,6 +7,10 @@
 local stream, before, after, from, to = KEYS[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local group, consumer, acknowledged, letters = ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11]
 local entries, took = ARGV[12], ARGV[13]
+local all = held[7] or ''
+if entries ~= '' then
+  all = text((tonumber(all) or 0) + entries)
+end
 local FIRST = 14
 -- Lua passes a function at most 8,000 arguments (LUAI_MAXCSTACK).
 local PART = 7000
@@ -90,13 +94,10 @@ local function write()
   for i = FIRST, last, PART do
     redis.call('XACK', stream, group, unpack(ARGV, i, math.min(i + PART - 1, last)))
   end
+  -- What comes last is for people: nothing is decided by it.
   redis.call('HSET', lane, 'commits', after, 'position', to, 'last', owner .. ' ' .. epoch,
-    'until', extended, 'lease', ARGV[7], 'committed', text(time), 'planned', '')
-  -- For people: nothing is decided by it.
-  if entries ~= '' then
-    local all = tonumber(redis.call('HGET', lane, 'entries') or '0') or 0
-    redis.call('HSET', lane, 'entries', text(all + entries), 'batch', entries, 'took', took)
-  end
+    'until', extended, 'lease', ARGV[7], 'committed', text(time), 'planned', '',
+    'entries', all, 'batch', entries, 'took', took)
 end
 local done, failure = pcall(write)
 if not done then

@@ -1,6 +1,7 @@
 -- All but acquire go on with this. ARGV: owner, epoch.
 local epoch = ARGV[2]
-local held = redis.call('HMGET', lane, 'owner', 'epoch', 'commits', 'position', 'last', 'planned')
+local held = redis.call('HMGET', lane, 'owner', 'epoch', 'commits', 'position', 'last', 'planned',
+  'entries')
 if not held[2] then
   return {'gone'}
 end
