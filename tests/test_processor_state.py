@@ -88,7 +88,7 @@ VALUES: list[Any] = [
     None, True, 0, -1, 2**63, 10**300, 0.1, -0.0, 5e-324, float("inf"), float("-inf"),
     "", 'é"\\\n\0', b"", b"\x00\xff", [], {}, (), set(), frozenset(), [1, [2, {"a": None}]],
     {"a": {"b": []}}, {1: "int", "1": "text", None: 0, (1, 2): 3, 1.5: 4}, {"$date": "a trap"},
-    {"$dict": 1, "b": 2}, {"": 1}, (1, (2,)), {1, "a", None}, frozenset({b"x"}),
+    {"$dict": 1, "b": 2}, {"": 1}, (1, (2,)), {"a"}, {1, 2, 3}, frozenset({b"x"}),
     datetime(2024, 1, 1, 1, 2, 3, 4, tzinfo=UTC), datetime(2024, 1, 1), # noqa: DTZ001
     datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=-3))),
     datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
