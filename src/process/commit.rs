@@ -33,6 +33,8 @@ pub struct Commit {
     max_bytes: usize,
     /// Keys have to be in the slot of this one.
     beside: Option<Vec<u8>>,
+    /// For a field and its value, of which there may be ten thousands.
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
@@ -111,6 +113,7 @@ impl Commit {
             bytes: 0,
             max_bytes: Self::MAX_BYTES,
             beside: None,
+            scratch: Vec::new(),
         }
     }
 
@@ -220,10 +223,13 @@ impl Commit {
     ///
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the commit gets too large.
     pub fn set(&mut self, hash: &[u8], field: &[u8], value: &[u8]) -> Result<()> {
-        let mut packed = Vec::with_capacity(field.len() + value.len() + 32);
+        let mut packed = std::mem::take(&mut self.scratch);
+        packed.clear();
         push_bulk(field, &mut packed);
         push_bulk(value, &mut packed);
-        self.push(Kind::Hash, "HSET", hash, 2, &packed)
+        let pushed = self.push(Kind::Hash, "HSET", hash, 2, &packed);
+        self.scratch = packed;
+        pushed
     }
 
     /// Removes a field of a hash (HDEL).

@@ -161,8 +161,9 @@ impl Real {
         for of_time in ["until", "lease", "acquired", "committed"] {
             lane.remove(of_time);
         }
-        // A commit writes it also where nothing was planned.
-        lane.retain(|name, value| name != "planned" || !value.is_empty());
+        // A commit writes them also where nothing was planned, or is known of the batch.
+        let may_be_empty = ["planned", "entries", "batch", "took"];
+        lane.retain(|name, value| !may_be_empty.contains(&name.as_str()) || !value.is_empty());
         (lane, self.command(&["XLEN", OUT]))
     }
 }
