@@ -110,7 +110,7 @@ async fn a_member_of_a_group_acknowledges_in_the_commit() -> Result<()> {
         commit.add(OUT.as_bytes(), [(&b"a"[..], &b"b"[..])]).map(|()| commit)
     };
     let foreign = lane.commit(&commit_of((8_990..9_010).map(id).collect())?).await.unwrap_err();
-    assert_eq!(foreign.kind(), ErrorKind::Fenced);
+    assert_eq!(foreign.kind(), ErrorKind::Claimed);
     assert!(foreign.to_string().contains("9 of the entries"), "{foreign}");
     assert!(foreign.to_string().contains("9001-0"), "{foreign}");
     assert_eq!(server.ask::<i64>(&["XLEN", OUT]), 0);

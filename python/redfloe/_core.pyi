@@ -521,6 +521,9 @@ class Processor:
         Says whether it is in; where it `settles`, rather than to be found out by acquiring anew.
         """
 
+    def leave(self, transaction: Transaction) -> None:
+        """Leave its entries pending in their group, instead of a commit."""
+
     def plan(self, transaction: Transaction) -> Operation[None]:
         """Have its batch be the same if it comes again."""
 

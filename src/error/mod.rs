@@ -42,6 +42,8 @@ pub enum ErrorKind {
     DataLoss,
     /// Another owner has taken over.
     Fenced,
+    /// Another consumer of the group has entries of a batch by now.
+    Claimed,
     /// Rows were not written; what became of each is known.
     Write,
     /// Nobody knows whether some rows were written.
@@ -60,7 +62,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, so that a test can prove that each is mapped and provoked.
-    pub const ALL: [ErrorKind; 19] = [
+    pub const ALL: [ErrorKind; 20] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Connection,
         ErrorKind::Timeout,
@@ -73,6 +75,7 @@ impl ErrorKind {
         ErrorKind::Decode,
         ErrorKind::DataLoss,
         ErrorKind::Fenced,
+        ErrorKind::Claimed,
         ErrorKind::Write,
         ErrorKind::OutcomeUnknown,
         ErrorKind::NotDurable,

@@ -139,10 +139,9 @@ impl Commit {
         self
     }
 
-    /// One that writes nothing so far, within the same bounds.
-    pub(super) fn emptied(&self, after: EntryId, to: EntryId) -> Self {
-        let (max_bytes, beside) = (self.max_bytes, self.beside.clone());
-        Commit { max_bytes, beside, ..Commit::between(after, to) }
+    /// The same within the bounds of another.
+    pub(super) fn bounded_as(self, other: &Commit) -> Self {
+        Commit { max_bytes: other.max_bytes, beside: other.beside.clone(), ..self }
     }
 
     /// Adds a batch's rows as entries of the request's stream or streams (XADD), with IDs from the server.

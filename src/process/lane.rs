@@ -223,9 +223,10 @@ impl Lane {
     ///
     /// [`InvalidArgument`](ErrorKind::InvalidArgument) where the commit does not begin at the lane's position
     /// or, in a cluster, writes to keys of another slot: then nothing is sent.
-    /// [`WrongType`](ErrorKind::WrongType) where a key holds something else, [`Fenced`](ErrorKind::Fenced)
-    /// where entries to acknowledge are not pending to the consumer any more, and what the server refuses:
-    /// then nothing is written, and the lane is held as before.
+    /// [`WrongType`](ErrorKind::WrongType) where a key holds something else, [`Claimed`](ErrorKind::Claimed)
+    /// where entries to acknowledge are not pending to the consumer any more, [`NoGroup`](ErrorKind::NoGroup)
+    /// where there is no such group, and what the server refuses: then nothing is written, and the lane is
+    /// held as before.
     ///
     /// [`NotDurable`](ErrorKind::NotDurable) where the commit is in, and the lane at its end, but it is not
     /// known to be [everywhere](Durability) where it has to be.
@@ -393,6 +394,12 @@ impl Lane {
         let hold = machine.held()?;
         let (epoch, position, commits) = (hold.grip.epoch, hold.position, hold.commits);
         Some(Held { epoch, position, commits, planned: hold.planned })
+    }
+
+    /// What says from anywhere whether the lane is held.
+    pub(super) fn watch(&self) -> impl Fn() -> bool + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.machine().held().is_some()
     }
 
     /// Why the lane was lost, once it is known: by the heartbeat, say.

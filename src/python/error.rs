@@ -35,6 +35,7 @@ pub(crate) fn class_name(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::Decode => Some("DecodeError"),
         ErrorKind::DataLoss => Some("DataLossError"),
         ErrorKind::Fenced => Some("FencedError"),
+        ErrorKind::Claimed => Some("ClaimedError"),
         ErrorKind::Write => Some("WriteError"),
         ErrorKind::OutcomeUnknown => Some("OutcomeUnknownError"),
         ErrorKind::NotDurable => Some("NotDurableError"),

@@ -154,6 +154,9 @@ impl Processor {
             let held = transaction.as_ref().map(|transaction| transaction.epoch());
             let held = held.or(processor.epoch()).filter(|held| Some(*held) != epoch);
             let Some(held) = held else { return Ok((None, transaction)) };
+            if processor.is_of_group() {
+                return Ok((Some((held, Vec::new())), transaction));
+            }
             let key = processor.state_key();
             let state: Vec<Pair> = processor.load(&key).await?.into_iter().collect();
             Ok((Some((held, state)), transaction))
@@ -210,6 +213,20 @@ impl Processor {
             }
         };
         Ok(self.operation(Operation::new(committing, |py, is_in: bool| is_in.into_py_any(py))))
+    }
+
+    /// Leaves the entries of a transaction pending, instead of a commit.
+    fn leave(&self, transaction: &Transaction) -> PyResult<()> {
+        // While it is in use, by a commit that is not waited for any more, they come again a little earlier.
+        if self.shared.is_own()
+            && let Ok(mut processor) = self.shared.processor.try_lock()
+        {
+            transaction.with(|transaction| {
+                processor.leave(transaction);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Has the batch of a transaction be the same if it comes again.

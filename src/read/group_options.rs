@@ -100,6 +100,16 @@ impl GroupOptions {
         }
     }
 
+    /// The group and the consumer.
+    pub(crate) fn names(&self) -> (&[u8], &[u8]) {
+        (&self.group, &self.consumer)
+    }
+
+    /// The stream for dead letters.
+    pub(crate) fn dead_letter(&self) -> Option<&[u8]> {
+        self.dead_letter.as_ref().map(|dead_letter| &*dead_letter.stream)
+    }
+
     /// Creates stream and group where they are missing, the group beginning there.
     pub fn with_creation(mut self, at: Option<GroupStart>) -> Self {
         self.create_at = at;

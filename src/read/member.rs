@@ -95,6 +95,12 @@ impl Member {
         Ok(acknowledged.pending)
     }
 
+    /// Entries were acknowledged by a script of which this was a part: they are done with.
+    pub(crate) fn acknowledged_with_others(&self, ids: &[EntryId]) {
+        let number = ids.len() as u64;
+        let _ = self.acknowledged(ids, Ok(Acknowledged { pending: number, own: number }));
+    }
+
     /// As [`acknowledge`](Member::acknowledge), of several streams that one reader has: in few round
     /// trips. An error does not keep others from it.
     #[cfg(feature = "python")]

@@ -302,6 +302,16 @@ impl ReadRequest {
         self.sample
     }
 
+    /// The group that it reads through.
+    pub(crate) fn group(&self) -> Option<&GroupOptions> {
+        self.group.as_ref()
+    }
+
+    /// Whether it is of several streams.
+    pub(crate) fn is_of_several(&self) -> bool {
+        self.many.is_some()
+    }
+
     /// Who reads, for the log.
     pub(crate) fn who(&self) -> Who {
         let who = match self.many {

@@ -55,7 +55,7 @@ impl Lane {
                      consumer any more: another has claimed them, or they were acknowledged; nothing has \
                      been written"
                 );
-                Error::new(ErrorKind::Fenced, message)
+                Error::new(ErrorKind::Claimed, message)
             }
             // The heartbeat has noticed it meanwhile.
             (Outcome::Stale, _) if self.lost().is_some() => {

@@ -62,7 +62,12 @@ end
 if group ~= '' then
   local missing = {}
   for i = FIRST, FIRST + acknowledged - 1 do
-    if #redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1, consumer) == 0 then
+    local found = redis.pcall('XPENDING', stream, group, ARGV[i], ARGV[i], 1, consumer)
+    -- As it is: before Redis 7.0 the error of a script has another code.
+    if found.err then
+      return found
+    end
+    if #found == 0 then
       missing[#missing + 1] = ARGV[i]
     end
   end

@@ -1,29 +1,35 @@
 //! A processor's loop: the lane is acquired, pages are read ahead, and each batch is committed once.
 
 mod ahead;
+mod group;
 mod options;
 mod rest;
+mod source;
 mod stop;
 mod transaction;
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::ahead::Ahead;
 pub use self::options::{ProcessorOptions, ProcessorStats};
+use self::source::{Source, pages};
 pub use self::stop::Stopper;
 pub use self::transaction::Transaction;
 use super::commit::Commit;
 use super::durability::evicting_policy;
 use super::keys::{check_slot, state_key, table_key};
 use super::lane::{Committed, Held, Lane};
-use super::page::PageReader;
 use crate::client::{Client, Session, spawn};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{OnDataLoss, ReadRequest, infer_schema, newest_up_to};
 
 /// Processes a stream exactly once, batch by batch.
+///
+/// With a request of a [group](ReadRequest::with_group) it is one of several that share the stream: batches
+/// are what the group gives to its consumer, or that claims from others, and a commit acknowledges them in
+/// the same step. It has no state and no tables then.
 ///
 /// ```no_run
 /// use redfloe::{
@@ -55,7 +61,7 @@ pub struct Processor {
     name: Vec<u8>,
     options: ProcessorOptions,
     lane: Lane,
-    ahead: Ahead,
+    source: Source,
     /// For questions beside.
     session: Session,
     /// It has had the lane.
@@ -63,6 +69,8 @@ pub struct Processor {
     /// That the lane was lost has been told: the next one to ask has it acquired anew.
     is_told: bool,
     stopper: Stopper,
+    /// Dead letters of its commits.
+    letters: u64,
     stats: Arc<Mutex<ProcessorStats>>,
 }
 
@@ -83,19 +91,16 @@ impl Processor {
         client: &Client,
         request: ReadRequest,
         name: &[u8],
-        options: ProcessorOptions,
+        mut options: ProcessorOptions,
     ) -> Result<Self> {
         let stream = request.stream().to_vec();
-        if options.lane.group.is_some() {
-            return Err(Error::invalid("a processor of a group is not one with a position"));
-        }
+        let source = Source::new(client, &request, &mut options)?;
         if let Some(dead_letter) = &options.dead_letter
             && client.is_cluster()
         {
             check_slot(&stream, dead_letter)?;
         }
         let lane = Lane::new(client, &stream, name, options.lane.clone())?;
-        let ahead = Processor::ahead(client, &request, &options);
         let session = client.keep_trying(request.who()).session_for(&stream);
         Ok(Processor {
             client: client.clone(),
@@ -103,20 +108,14 @@ impl Processor {
             name: name.to_vec(),
             options,
             lane,
-            ahead,
+            source,
             session,
             was_held: false,
             is_told: false,
             stopper: Stopper::default(),
+            letters: 0,
             stats: Arc::default(),
         })
-    }
-
-    fn ahead(client: &Client, request: &ReadRequest, options: &ProcessorOptions) -> Ahead {
-        let rows = request.batch_rows();
-        let page_rows = Ahead::page_rows(rows);
-        let reader = PageReader::new(client, request.clone(), page_rows, options.on_data_loss);
-        Ahead::new(reader, rows)
     }
 
     /// What ends the loop.
@@ -158,7 +157,14 @@ impl Processor {
                 }
                 continue;
             };
-            if let Some((batch, last)) = self.ahead.batch(held.position) {
+            let ahead = match &mut self.source {
+                Source::Pages(ahead) => ahead,
+                Source::Group(_) => match self.next_of_group(held).await? {
+                    ControlFlow::Break(next) => return Ok(next),
+                    ControlFlow::Continue(()) => continue,
+                },
+            };
+            if let Some((batch, last)) = ahead.batch(held.position) {
                 let commit = self.empty_commit(held.position, last);
                 let range = (held.position, last);
                 let transaction = Transaction::new(batch, range, commit, held.epoch);
@@ -178,7 +184,7 @@ impl Processor {
             let wait = left.unwrap_or(Self::LOOK).min(Self::LOOK);
             let since = *waiting.get_or_insert_with(Instant::now);
             let stopper = self.stopper.clone();
-            let reading = self.ahead.read(held.position, held.planned, wait);
+            let reading = ahead.read(held.position, held.planned, wait);
             match stopper.or(reading).await {
                 None => return Ok(None),
                 Some(read) => {
@@ -235,7 +241,11 @@ impl Processor {
         }
         let (stream, begun) = (self.request.stream().to_vec(), Instant::now());
         let dead_letter = self.options.dead_letter.as_deref();
-        let adding = transaction.add_letters(&mut self.session, &stream, dead_letter, &self.name);
+        let by = match &self.options.lane.group {
+            Some((group, consumer)) => (&group[..], &consumer[..]),
+            None => (&b""[..], &self.name[..]),
+        };
+        let adding = transaction.add_letters(&mut self.session, &stream, dead_letter, by);
         let letters = adding.await?;
         let (_, last) = transaction.range();
         let (entries, took) = (transaction.entries(), transaction.took());
@@ -246,31 +256,36 @@ impl Processor {
             Err(error) => error.kind() == ErrorKind::NotDurable,
         };
         if is_in {
-            self.ahead.committed(last);
+            self.source.committed(last, transaction.batch().ids());
             let mut stats = lock(&self.stats);
             stats.commits += 1;
             stats.entries += entries as u64;
             stats.bytes += transaction.commit().bytes() as u64;
-            stats.position = Some(last);
+            stats.position = self.source.position(last);
             stats.commit_time = Some(begun.elapsed());
             if let Some((number, first, reason)) = letters {
+                self.letters += number;
                 stats.dead_lettered += number;
                 drop(stats);
                 self.tell_of_letters(number, first, reason);
             }
         }
-        committed.inspect_err(|error| self.is_told = error.kind() == ErrorKind::DataLoss)
+        committed.inspect_err(|error| {
+            self.tell_if_claimed(error, entries);
+            self.is_told = error.kind() == ErrorKind::DataLoss;
+        })
     }
 
     /// What is to become of a commit's error where nobody waits for that commit alone: it is
-    /// given, unless the lane is to be acquired anew, which settles it.
+    /// given, unless the lane is to be acquired anew, which settles it, or another consumer of the group
+    /// has entries of the batch by now: the next one has those that are still this consumer's.
     ///
     /// # Errors
     ///
     /// The error.
     pub fn settled(&mut self, error: Error) -> Result<()> {
         match error.kind() {
-            ErrorKind::OutcomeUnknown => Ok(()),
+            ErrorKind::OutcomeUnknown | ErrorKind::Claimed => Ok(()),
             ErrorKind::DataLoss if self.options.on_data_loss == OnDataLoss::Continue => {
                 self.data_lost(&error);
                 Ok(())
@@ -289,6 +304,7 @@ impl Processor {
         &mut self,
         hash: &[u8],
     ) -> Result<std::collections::HashMap<Vec<u8>, Vec<u8>>> {
+        self.refuse_of_group("state and no tables")?;
         let loaded = self.lane.load(hash).await?;
         self.check_age(hash, loaded.is_empty())?;
         Ok(loaded)
@@ -302,6 +318,7 @@ impl Processor {
     /// As [`Lane::plan`]; [`InvalidArgument`](ErrorKind::InvalidArgument) where it is a part of a batch that
     /// was planned as a whole.
     pub async fn plan(&mut self, transaction: &Transaction) -> Result<()> {
+        self.refuse_of_group("batches that come again as they were")?;
         let (_, last) = transaction.range();
         let planned = self.lane.plan(last).await?;
         if planned == last {
@@ -319,7 +336,12 @@ impl Processor {
     ///
     /// As [`Lane::release`].
     pub async fn release(&mut self) -> Result<()> {
-        self.ahead.clear();
+        if let Source::Group(group) = &mut self.source
+            && self.lane.held().is_some()
+        {
+            group.finish().await;
+        }
+        self.source.clear();
         self.lane.release().await
     }
 
@@ -335,6 +357,7 @@ impl Processor {
         table: &[u8],
         spec: &Arc<super::table::Spec>,
     ) -> Result<super::table::Table> {
+        self.refuse_of_group("state and no tables")?;
         let key = self.table_key(table);
         let loaded = super::table::load(&mut self.lane, &key, spec).await?;
         self.check_age(&key, loaded.len() == 0)?;
@@ -360,7 +383,7 @@ impl Processor {
             }
             self.settled(error)?;
         }
-        self.ahead.clear();
+        self.source.clear();
         let stopper = self.stopper.clone();
         let Some(held) = stopper.or(self.wait_for_lane()).await else { return Ok(false) };
         let held = held?;
@@ -368,15 +391,14 @@ impl Processor {
         self.lane.waits();
         (self.was_held, self.is_told) = (true, false);
         let mut stats = lock(&self.stats);
-        (stats.epoch, stats.position) = (Some(held.epoch), Some(held.position));
+        (stats.epoch, stats.position) = (Some(held.epoch), self.source.position(held.position));
         drop(stats);
-        self.request
-            .who()
-            .event("lane_acquired")
-            .with("processor", self.shown_name())
-            .with("epoch", held.epoch)
-            .with("position", held.position.to_string())
-            .record();
+        let event = self.request.who().event(match self.source {
+            Source::Pages(_) => "lane_acquired",
+            Source::Group(_) => "consumer_acquired",
+        });
+        let event = event.with("processor", self.shown_name()).with("epoch", held.epoch);
+        event.with("position", held.position.to_string()).record();
         Ok(true)
     }
 
@@ -403,6 +425,20 @@ impl Processor {
 
     /// What is done once, before the lane is acquired the first time.
     async fn prepare(&mut self) -> Result<()> {
+        if matches!(self.source, Source::Pages(_)) {
+            self.prepare_pages().await?;
+        }
+        let stream = self.request.stream();
+        if let Some(policy) = evicting_policy(&self.client, stream).await? {
+            let event = self.request.who().event("may_be_evicted");
+            event.with("processor", self.shown_name()).with("policy", policy).record();
+        }
+        spawn(self.lane.heartbeat())?;
+        Ok(())
+    }
+
+    /// Where a new lane begins, and which dtypes the fields have. A group has a start of its own.
+    async fn prepare_pages(&mut self) -> Result<()> {
         let stream = self.request.stream().to_vec();
         let start = match self.request.start() {
             IdBound::Id(id) => id.predecessor().unwrap_or_default(),
@@ -419,14 +455,9 @@ impl Processor {
             // An empty stream says nothing: each page is typed by itself then.
             if !fields.is_empty() {
                 self.request = asked.with_schema(self.request.schema().with_fields_of(fields));
-                self.ahead = Processor::ahead(&self.client, &self.request, &self.options);
+                self.source = Source::Pages(pages(&self.client, &self.request, &self.options));
             }
         }
-        if let Some(policy) = evicting_policy(&self.client, &stream).await? {
-            let event = self.request.who().event("may_be_evicted");
-            event.with("processor", self.shown_name()).with("policy", policy).record();
-        }
-        spawn(self.lane.heartbeat())?;
         Ok(())
     }
 
@@ -440,11 +471,7 @@ impl Processor {
     }
 
     fn empty_commit(&self, after: EntryId, to: EntryId) -> Commit {
-        let commit = Commit::between(after, to).with_max_bytes(self.options.max_commit_bytes);
-        match self.client.is_cluster() {
-            true => commit.beside(self.request.stream()),
-            false => commit,
-        }
+        self.bounded(Commit::between(after, to))
     }
 
     /// What a lane holds that has had no commit is of another one, which is lost.

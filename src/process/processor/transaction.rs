@@ -46,7 +46,8 @@ impl Transaction {
         &self.batch
     }
 
-    /// The position before it, and the one after it.
+    /// The position before it, and the one after it. Of a group's consumer: the ID before that of the first
+    /// row, and that of the last, between which others may have entries.
     pub fn range(&self) -> (EntryId, EntryId) {
         (self.after, self.last)
     }
@@ -96,20 +97,35 @@ impl Transaction {
         let before = rows.start.checked_sub(1).and_then(|row| ids.get(row));
         let after = before.copied().unwrap_or(self.after);
         let (batch, last) = part(&self.batch, rows, self.last);
-        let commit = self.commit.emptied(after, last);
+        let commit = match self.commit.range() {
+            Some(_) => Commit::between(after, last),
+            None => Commit::acknowledging(batch.ids().to_vec()),
+        };
+        let commit = commit.bounded_as(&self.commit);
         Transaction::new(batch, (after, last), commit, self.epoch)
     }
 
     /// Which entries go to the dead letters, why, and how often they were tried: those that do not fit the
-    /// schema, and those that [failed](Transaction::fail).
+    /// schema, and those that [failed](Transaction::fail). A group knows how often it has delivered them.
     fn letters(&self) -> Vec<(EntryId, String, u64)> {
         let rejected = self.batch.rejected().iter();
         let mut all: Vec<_> = rejected
             .map(|entry| (entry.id, bounded_reason(&entry.error.to_string()), 1))
-            .chain(self.failed.iter().map(|(id, (reason, tried))| (*id, reason.clone(), *tried)))
+            .chain(self.failed.iter().map(|(id, (reason, tried))| {
+                (*id, reason.clone(), self.delivered(*id).unwrap_or(*tried))
+            }))
             .collect();
         all.sort_unstable_by_key(|(id, ..)| *id);
         all
+    }
+
+    /// How often a group has delivered a row, this time included.
+    fn delivered(&self, id: EntryId) -> Option<u64> {
+        if self.commit.range().is_some() {
+            return None;
+        }
+        let row = self.batch.ids().binary_search(&id).ok()?;
+        Some(self.batch.delivery_counts().get(row).copied().unwrap_or(1))
     }
 
     /// Adds the dead letters, whose entries are read for that; says how many, and what is said of the first.
@@ -118,7 +134,7 @@ impl Transaction {
         session: &mut Session,
         stream: &[u8],
         dead_letter: Option<&[u8]>,
-        name: &[u8],
+        (group, consumer): (&[u8], &[u8]),
     ) -> Result<Option<(u64, EntryId, String)>> {
         let letters = self.letters();
         let Some((first, reason, _)) = letters.first().cloned() else { return Ok(None) };
@@ -140,8 +156,8 @@ impl Transaction {
             let story: [(&[u8], &[u8]); 7] = [
                 (b"_dead_stream", stream),
                 (b"_dead_id", id.as_bytes()),
-                (b"_dead_group", b""),
-                (b"_dead_consumer", name),
+                (b"_dead_group", group),
+                (b"_dead_consumer", consumer),
                 (b"_dead_deliveries", tried.as_bytes()),
                 (b"_dead_reason", reason.as_bytes()),
                 (b"_dead_time", time.as_bytes()),
