@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use self::options::{ProcessorOptions, ProcessorStats};
-use self::source::{Source, pages};
+use self::source::Source;
 pub use self::stop::Stopper;
 pub use self::transaction::Transaction;
 use super::commit::Commit;
@@ -21,9 +21,9 @@ use super::durability::evicting_policy;
 use super::keys::{check_slot, state_key, table_key};
 use super::lane::{Committed, Held, Lane};
 use crate::client::{Client, Session, spawn};
-use crate::entry_id::{EntryId, IdBound};
+use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::read::{OnDataLoss, ReadRequest, infer_schema, newest_up_to};
+use crate::read::{OnDataLoss, ReadRequest};
 
 /// Processes a stream exactly once, batch by batch.
 ///
@@ -434,30 +434,6 @@ impl Processor {
             event.with("processor", self.shown_name()).with("policy", policy).record();
         }
         spawn(self.lane.heartbeat())?;
-        Ok(())
-    }
-
-    /// Where a new lane begins, and which dtypes the fields have. A group has a start of its own.
-    async fn prepare_pages(&mut self) -> Result<()> {
-        let stream = self.request.stream().to_vec();
-        let start = match self.request.start() {
-            IdBound::Id(id) => id.predecessor().unwrap_or_default(),
-            IdBound::Newest | IdBound::AfterNewest => {
-                let newest = newest_up_to(&mut self.session, &stream, EntryId::MAX).await;
-                newest.map_err(|error| self.request.about(error))?.unwrap_or_default()
-            }
-            IdBound::Nothing => EntryId::MAX,
-        };
-        self.lane.set_start(start);
-        if let Some(sample) = self.request.sample_size() {
-            let asked = self.request.clone().with_inference(None);
-            let fields = infer_schema(&self.client, asked.clone(), sample).await?;
-            // An empty stream says nothing: each page is typed by itself then.
-            if !fields.is_empty() {
-                self.request = asked.with_schema(self.request.schema().with_fields_of(fields));
-                self.source = Source::Pages(pages(&self.client, &self.request, &self.options));
-            }
-        }
         Ok(())
     }
 

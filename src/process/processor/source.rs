@@ -6,12 +6,12 @@ use super::ahead::Ahead;
 use super::group::{GroupSource, Next, refused};
 use super::{Processor, ProcessorOptions, Transaction};
 use crate::client::Client;
-use crate::entry_id::EntryId;
+use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::commit::Commit;
 use crate::process::lane::Held;
 use crate::process::page::PageReader;
-use crate::read::ReadRequest;
+use crate::read::{ReadRequest, infer_schema, newest_up_to};
 
 /// Where batches come from.
 pub(super) enum Source {
@@ -71,6 +71,30 @@ pub(super) fn pages(client: &Client, request: &ReadRequest, options: &ProcessorO
 }
 
 impl Processor {
+    /// Where a new lane begins, and which dtypes the fields have. A group has a start of its own.
+    pub(super) async fn prepare_pages(&mut self) -> Result<()> {
+        let stream = self.request.stream().to_vec();
+        let start = match self.request.start() {
+            IdBound::Id(id) => id.predecessor().unwrap_or_default(),
+            IdBound::Newest | IdBound::AfterNewest => {
+                let newest = newest_up_to(&mut self.session, &stream, EntryId::MAX).await;
+                newest.map_err(|error| self.request.about(error))?.unwrap_or_default()
+            }
+            IdBound::Nothing => EntryId::MAX,
+        };
+        self.lane.set_start(start);
+        if let Some(sample) = self.request.sample_size() {
+            let asked = self.request.clone().with_inference(None);
+            let fields = infer_schema(&self.client, asked.clone(), sample).await?;
+            // An empty stream says nothing: each page is typed by itself then.
+            if !fields.is_empty() {
+                self.request = asked.with_schema(self.request.schema().with_fields_of(fields));
+                self.source = Source::Pages(pages(&self.client, &self.request, &self.options));
+            }
+        }
+        Ok(())
+    }
+
     /// The next batch of a group's consumer, or the end; or else the lane is to be looked at.
     pub(super) async fn next_of_group(
         &mut self,
