@@ -14,6 +14,7 @@ import redfloe
 from redfloe import (
     AuthenticationError,
     CheckpointError,
+    ClaimedError,
     DataLossError,
     DecodeError,
     FencedError,
@@ -58,6 +59,7 @@ CLASSES: dict[str, type[Exception]] = {
     "Decode": DecodeError,
     "DataLoss": DataLossError,
     "Fenced": FencedError,
+    "Claimed": ClaimedError,
     "Write": WriteError,
     "OutcomeUnknown": OutcomeUnknownError,
     "NotDurable": NotDurableError,
@@ -81,6 +83,7 @@ BUILTINS: dict[type[RedfloeError], type[Exception]] = {
     CheckpointError: ValueError,
     DataLossError: Exception,
     FencedError: Exception,
+    ClaimedError: FencedError,
     WriteError: Exception,
     OutcomeUnknownError: Exception,
     NotDurableError: Exception,
@@ -249,7 +252,7 @@ CAUSES: dict[str, Callable[[Server], None]] = {
     "ProcessorRunning": processor_running,
 }
 #: Nothing can provoke these yet, but `raise_kind`.
-WITHOUT_CAUSE = {"DataLoss", "Fenced", "NotDurable", "Internal"}
+WITHOUT_CAUSE = {"DataLoss", "Fenced", "Claimed", "NotDurable", "Internal"}
 
 CODES = {
     "Authentication": "WRONGPASS",

@@ -63,6 +63,7 @@ from redfloe._core import RedisConnection, StreamReader, __version__
 from redfloe._errors import (
     AuthenticationError,
     CheckpointError,
+    ClaimedError,
     DataLossError,
     DecodeError,
     FencedError,
@@ -117,6 +118,7 @@ __all__ = [
     "BatchIterator",
     "CheckpointError",
     "CheckpointStore",
+    "ClaimedError",
     "ColumnOptions",
     "ConsumerStats",
     "DataLossError",

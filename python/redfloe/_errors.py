@@ -103,6 +103,13 @@ class FencedError(RedfloeError):
     """Another worker has taken over what this one owned."""
 
 
+class ClaimedError(FencedError):
+    """Another consumer of the group has claimed entries of a batch; nothing of it is written.
+
+    The processor goes on: its next batch has what is still its own.
+    """
+
+
 class NotDurableError(RedfloeError):
     """A commit is in, but not known to be on all the replicas and disks where it has to be."""
 
@@ -167,5 +174,5 @@ class OutcomeUnknownError(RedfloeError):
 
 
 # Where users find them, so that is what a traceback says.
-for _error in (RedfloeError, *RedfloeError.__subclasses__()):
+for _error in (RedfloeError, *RedfloeError.__subclasses__(), ClaimedError):
     _error.__module__ = "redfloe"

@@ -92,6 +92,14 @@ EVENTS: dict[str, tuple[int, str]] = {
         logging.INFO,
         _PROCESSOR + "it has the lane (epoch %(epoch)d), and goes on after %(position)s",
     ),
+    "consumer_acquired": (
+        logging.INFO,
+        _PROCESSOR + "it has the lane of %(consumer)s in the group %(group)s (epoch %(epoch)d)",
+    ),
+    "batch_claimed": (
+        logging.WARNING,
+        _PROCESSOR + "nothing of a batch of %(counted_entries)s is written: %(error)s",
+    ),
     "lane_awaited": (
         logging.INFO,
         _PROCESSOR + "another has the lane; standing by until it is left, or its lease expires",

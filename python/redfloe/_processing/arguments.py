@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from redfloe._arguments import Milliseconds, Request, as_key, milliseconds, natural, positive
+from redfloe._arguments import (
+    Group,
+    Milliseconds,
+    Request,
+    as_key,
+    milliseconds,
+    natural,
+    positive,
+)
+from redfloe._consuming.arguments import make_worker_group
 from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from redfloe._ids import EntryIdLike
 
 
 class ProcessorArguments(TypedDict):
@@ -63,6 +74,45 @@ def make_arguments(
         dead_letter=letters,
         outputs=[as_key(output, "outputs") for output in given],
         continue_after_loss=on_data_loss == "continue",
+    )
+
+
+def make_member(
+    group: str | bytes | None,
+    consumer: str | bytes | None,
+    *,
+    create_group: bool,
+    group_start_id: EntryIdLike,
+    reclaim_min_idle_ms: Milliseconds | None,
+    reclaim_interval_ms: Milliseconds,
+    auto_extend: bool,
+    max_processing_ms: Milliseconds | None,
+    max_deliveries: int | None,
+    dead_letter: str | bytes | None,
+) -> Group | None:
+    """Check how a processor is one of the workers of a group; None without one."""
+    if group is None:
+        if consumer is not None or max_deliveries is not None:
+            msg = "consumer and max_deliveries need a group"
+            raise ValueError(msg)
+        return None
+    return make_worker_group(
+        group,
+        consumer,
+        streams=[],
+        # What is done with, a commit acknowledges.
+        ack="manual",
+        create_group=create_group,
+        group_start_id=group_start_id,
+        reclaim_min_idle_ms=reclaim_min_idle_ms,
+        reclaim_interval_ms=reclaim_interval_ms,
+        auto_extend=auto_extend,
+        max_processing_ms=max_processing_ms,
+        max_deliveries=max_deliveries,
+        dead_letter=dead_letter,
+        on_group_lost="raise",
+        remove_consumer="never",
+        remove_idle_consumers_ms=None,
     )
 
 

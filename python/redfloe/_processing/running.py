@@ -16,6 +16,7 @@ from redfloe._consuming.handling import (
     without_waiting,
 )
 from redfloe._consuming.retry import ExceptionPolicy, Retry, reason_of
+from redfloe._errors import ClaimedError
 from redfloe._functions import is_async
 from redfloe._log import log, log_live
 from redfloe._processing.transaction import AsyncTransaction, Transaction
@@ -31,7 +32,7 @@ H = TypeVar("H", bound="Callable[..., object]")
 
 
 class BegunAnewError(Exception):
-    """Nobody knows whether a part is in: the loop goes on where the lane is once it is acquired."""
+    """A part is not in, as far as is known: the loop goes on with what has not been committed."""
 
 
 class Face(Generic[T]):
@@ -47,6 +48,8 @@ class Face(Generic[T]):
         part._tried += 1
         error: Exception | None = await self._inner.call(part)
         if self._session.current is not part:
+            if isinstance(error, ClaimedError):
+                raise BegunAnewError from error
             if error is not None:
                 raise error  # nothing of it can be tried again: it was committed
             return None
@@ -75,7 +78,8 @@ class Face(Generic[T]):
         return False
 
     def leave(self, part: T) -> None:
-        """Do nothing: no delivery counts here."""
+        """Have them delivered again, by their group, which counts that."""
+        self._session.core.leave(part._core)
 
     async def _commit(self, part: T) -> None:
         if not await self._session.commit(part, settles=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from redfloe._consuming.handling import without_waiting
 from redfloe._errors import NotDurableError
@@ -75,8 +75,10 @@ class Session(Generic[T]):
         known: dict[str, Any],
         has_dead_letter: bool,
         sinks: list[ParquetSink],
+        is_of_group: bool,
     ) -> None:
         self.core = core
+        self.is_of_group = is_of_group
         self.has_dead_letter = has_dead_letter
         #: The transaction in hand.
         self.current: T | None = None
@@ -109,6 +111,8 @@ class Session(Generic[T]):
 
     def state_of(self, transaction: T) -> ProcessorState:
         """Give the state to the transaction in hand."""
+        if self.is_of_group:
+            refuse_of_group("there is no state")
         self.check(transaction)
         return self._state
 
@@ -122,6 +126,8 @@ class Session(Generic[T]):
         expire_after: Milliseconds | None,
     ) -> Table:
         """Give a table, loaded once."""
+        if self.is_of_group:
+            refuse_of_group("there are no tables")
         self.check(transaction)
         columns = (key, schema, event_time, expire_after)
         known = name if isinstance(name, bytes) else str(name).encode()
@@ -148,6 +154,8 @@ class Session(Generic[T]):
 
     async def batch_id(self, transaction: T) -> str:
         """Fix where the batch ends, and give it a name."""
+        if self.is_of_group:
+            refuse_of_group("no batch comes again as it was, by which a batch_id would be known")
         self.check(transaction)
         after, last = transaction._core.range
         transaction._has_id = True
@@ -273,6 +281,17 @@ class Session(Generic[T]):
         self._epoch = None
 
 
+def refuse_of_group(what: str) -> NoReturn:
+    """Refuse what needs that no other worker processes the stream at the same time."""
+    msg = (
+        f"with a group {what}: other workers of the group process other entries at the same time, "
+        "and each would overwrite what the others have written; leave out group= (one processor "
+        "works at a time then, others stand by), or publish, and have a second processor without a "
+        "group keep the state of what was published"
+    )
+    raise ValueError(msg)
+
+
 def check_bound(model: object, name: str | None, bound: list[tuple[object, str | None]]) -> None:
     """Refuse what the state cannot keep under that name, beside those that are bound already."""
     state = ProcessorState()
@@ -281,4 +300,12 @@ def check_bound(model: object, name: str | None, bound: list[tuple[object, str |
     state.bind(model, name)
 
 
-__all__ = ["Session", "Waits", "at_once", "check_bound", "in_event_loop", "without_waiting"]
+__all__ = [
+    "Session",
+    "Waits",
+    "at_once",
+    "check_bound",
+    "in_event_loop",
+    "refuse_of_group",
+    "without_waiting",
+]
