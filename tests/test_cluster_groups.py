@@ -592,3 +592,26 @@ def test_leases_of_others_hold_while_a_node_hangs(cluster: Cluster) -> None:
                     found: Any = cluster.client(key).xpending_range(key, "g", "-", "+", 1)
                     assert found[0]["time_since_delivered"] < 600
                 time.sleep(0.02)
+
+
+def test_a_processor_of_a_group(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
+    """Its lane, its outputs and its dead letters are in the slot of the stream."""
+    (stream,) = cluster.keys(1)
+    cluster.fill({stream: [*range(1, 8)]})
+    out, dead = f"{{{stream}}}:out", f"{{{stream}}}:dead"
+    options = {**ME, **DRAIN, "name": "copy", "schema": NUMBER, "batch_size": 3}
+    other = "{elsewhere}"
+    made = redfloe.StreamProcessor(cluster_url, stream, outputs=[out], dead_letter=dead, **options)
+    with made:
+        for tx in made:
+            if 5 in tx.frame["n"]:
+                tx.fail("5-0", "five")
+            tx.publish(out, tx.frame.filter(pl.col("n") != 5))
+            with pytest.raises(ValueError, match="does not share"):
+                tx.publish(other, tx.frame)
+    client = cluster.client(stream)
+    entries: Any = client.xrange(out)
+    assert [int(fields[b"n"]) for _, fields in entries] == [1, 2, 3, 4, 6, 7]
+    assert client.xlen(dead) == 1
+    assert pending(client, stream) == []
+    assert redfloe.processor_info(cluster_url)["group"].to_list() == ["g"]

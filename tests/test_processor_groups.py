@@ -120,6 +120,9 @@ def test_a_batch_and_its_acknowledgement_are_one_step(
     assert (stats.entries, stats.commits, stats.position) == (10, commits, None)
     # Once in the script, and once to ask whether it may: nothing is acknowledged again.
     assert client.info("commandstats")["cmdstat_xack"]["calls"] == 2 * commits
+    assert repr(driven.processor).endswith(
+        f"stream='numbers', group='g', consumer='c1', name='sums', epoch=1)"
+    )
     # Another run finds nothing, and then what has come.
     with driven:
         assert [*driven] == []
@@ -286,7 +289,7 @@ def test_a_group_that_is_gone(server: Server, client: redis.Redis, world: World)
             world.do(tx.commit())
         assert outputs(client) == [1, 2]
         next(driven)
-    with pytest.raises(NoGroupError), driven:
+    with pytest.raises(NoGroupError, match="not created again; create it"), driven:
         next(driven)
     client.xgroup_create(STREAM, "g", "2-0")
     driven.run(copy)

@@ -267,10 +267,12 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         self._stopped = False
 
     def __repr__(self) -> str:
-        shown = target(self._connection, self._request["stream"])
+        shown = target(self._connection, self._request["stream"], self._request)
         so_far = "not started"
         if self._core is not None and (stats := self._core.stats).epoch is not None:
-            so_far = f"epoch={stats.epoch}, position={stats.position!r}"
+            so_far = f"epoch={stats.epoch}"
+            if stats.position is not None:
+                so_far += f", position={stats.position!r}"
         return f"{type(self).__name__}({shown}, name={self._where['processor']!r}, {so_far})"
 
     def stop(self) -> None:

@@ -70,6 +70,17 @@ pub(super) fn pages(client: &Client, request: &ReadRequest, options: &ProcessorO
     Ahead::new(reader, rows)
 }
 
+/// A group that is not there although there were commits is not created again.
+fn missing(error: Error, commits: u64) -> Error {
+    match error.kind() {
+        ErrorKind::NoGroup if commits > 0 => error.with_advice(
+            "there was a group when this consumer committed last, and it alone knew which entries are \
+             committed, so it is not created again; create it (create_group) after the last of them",
+        ),
+        _ => error,
+    }
+}
+
 impl Processor {
     /// Where a new lane begins, and which dtypes the fields have. A group has a start of its own.
     pub(super) async fn prepare_pages(&mut self) -> Result<()> {
@@ -107,7 +118,8 @@ impl Processor {
         let read = stopper.or(reading).await;
         let moved = group.dead_lettered();
         super::lock(&self.stats).dead_lettered = moved + self.letters;
-        Ok(match read.transpose()? {
+        let read = read.transpose().map_err(|error| missing(error, held.commits));
+        Ok(match read? {
             None | Some(Next::End) => ControlFlow::Break(None),
             Some(Next::Lost) => ControlFlow::Continue(()),
             Some(Next::Batch(batch)) => {
