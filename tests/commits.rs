@@ -119,7 +119,7 @@ async fn a_member_of_a_group_acknowledges_in_the_commit() -> Result<()> {
     assert_eq!(server.ask::<i64>(&["XLEN", OUT]), 1);
     assert_eq!(redfloe::group_info(&client, stream).await?[0].pending, 1_000);
     let error = lane.commit(&mine).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Fenced);
+    assert_eq!(error.kind(), ErrorKind::Claimed);
     let error = lane.commit(&Commit::between(EntryId::MIN, id(1))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     Ok(())

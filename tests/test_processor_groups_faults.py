@@ -234,10 +234,8 @@ def test_connections_that_are_cut_all_the_time(any_server: Server, client: redis
     add_numbers(client, STREAM, total)
     chance = random.Random(1)
     with Proxy(any_server.port) as proxy:
-        workers = [
-            worker(RedisConnection(proxy.url, **QUICK), f"c{number}", batch_size=5, **EAGER)
-            for number in range(3)
-        ]
+        url = RedisConnection(proxy.url, max_retries=1_000, **QUICK)
+        workers = [worker(url, f"c{number}", batch_size=5, **EAGER) for number in range(3)]
         ended = [made.start(copy) for made in workers]
         while not all(one.done() for one in ended):
             time.sleep(chance.uniform(0.01, 0.05))
