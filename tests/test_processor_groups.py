@@ -169,6 +169,7 @@ def test_what_several_workers_cannot_have(
             lambda: tx.state,
             lambda: world.do(tx.batch_id),
             lambda: driven.processor.bind(type("Counts", (redfloe.State,), {})()),
+            lambda: redfloe.ParquetSink(driven.processor, "lake"),
         ):
             with pytest.raises(ValueError, match=r"with a group .* leave out group="):
                 use()

@@ -340,6 +340,8 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
 
     def _keep(self, sink: ParquetSink) -> None:
         """Settle a sink whenever the lane is acquired."""
+        if self._request["group"] is not None:
+            refuse_of_group("no batch comes again as it was, by which a sink would know it")
         self._sinks.append(sink)
 
     # In a loop

@@ -86,7 +86,8 @@ class ParquetSink:
         again, because the server has lost commits or it was reset; or it lacks the batch that was
         committed last. The message says what to do.
     ValueError
-        From the processor's loop: the directory is another processor's, or holds other files.
+        At once, where the processor has a `group`: its batches do not come again as they were. From
+        the processor's loop: the directory is another processor's, or holds other files.
     OSError
         From `write`, and from the loop once a commit is in: the files cannot be written or moved.
 
