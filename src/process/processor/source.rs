@@ -15,7 +15,7 @@ use crate::read::{ReadRequest, infer_schema, newest_up_to};
 
 /// Where batches come from.
 pub(super) enum Source {
-    Pages(Ahead),
+    Pages(Box<Ahead>),
     Group(Box<GroupSource>),
 }
 
@@ -63,11 +63,11 @@ impl Source {
 }
 
 /// Pages after a position.
-pub(super) fn pages(client: &Client, request: &ReadRequest, options: &ProcessorOptions) -> Ahead {
+fn pages(client: &Client, request: &ReadRequest, options: &ProcessorOptions) -> Box<Ahead> {
     let rows = request.batch_rows();
     let page_rows = Ahead::page_rows(rows);
     let reader = PageReader::new(client, request.clone(), page_rows, options.on_data_loss);
-    Ahead::new(reader, rows)
+    Box::new(Ahead::new(reader, rows))
 }
 
 /// A group that is not there although there were commits is not created again.
