@@ -15,7 +15,10 @@ from polars.testing import assert_frame_equal
 import redfloe
 from redfloe import OutcomeUnknownError, WriteError, read_stream, write_stream
 from support.cluster import Cluster, Node, proxied
+from support.consumers import SHY
+from support.groups import DRAIN, ME, all_pending
 from support.running import Running
+from support.server import HOST
 from support.streams import NUMBER, add_numbers, numbers
 from support.timing import eventually
 
@@ -108,3 +111,35 @@ def test_a_replica_that_lags_has_lost_nothing(cluster: Cluster) -> None:
     finally:
         master.command("ACL SETUSER", "default", "allcommands")
     assert pl.concat(pl.DataFrame(batch) for batch in found)["n"].to_list() == [*range(1, 50_001)]
+
+
+def test_the_first_acknowledgement_of_a_process_reaches_the_nodes_that_answer(
+    cluster: Cluster,
+) -> None:
+    """Whoever acknowledges has not heard yet that its server is a node of a cluster."""
+    keys = cluster.keys(12)
+    cluster.fill({key: [1, 2] for key in keys})
+    seed, hanging = cluster.masters[0], cluster.masters[1]
+    answering = [key for key in keys if cluster.node(key) is not hanging]
+    quick: dict[str, Any] = {"response_timeout": 0.5, "connect_timeout": 0.5, "max_retries": 0}
+    options: dict[str, Any] = {"ack": "manual", "schema": NUMBER, **ME, **SHY, **DRAIN}
+    with proxied(cluster) as (_, proxies):
+        address_map = {f"{HOST}:{port}": f"{HOST}:{proxy.port}" for port, proxy in proxies.items()}
+        connection = redfloe.RedisConnection(
+            proxies[seed.port].url, address_map=address_map, **quick
+        )
+        with redfloe.StreamConsumer(connection, keys, **options) as consumer:
+            batches = [*consumer]
+            assert sum(map(len, batches)) == 24
+            assert all_pending(cluster, answering).keys() == {*answering}
+            stall = proxies[hanging.port].stall_after(0, times=None)
+            failed = 0
+            for batch in batches:
+                try:
+                    batch.ack()
+                except redfloe.RedisTimeoutError:
+                    failed += 1
+            assert failed > 0
+            assert stall.hits > 0
+            assert all_pending(cluster, answering) == {}
+            proxies[hanging.port].clear()

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::ack::{Acknowledged, IDS, acknowledge, commands};
 use super::watchers::report_acknowledged;
-use crate::client::{Client, Questions};
+use crate::client::{Client, Questions, slot_of};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp;
@@ -41,7 +41,16 @@ pub(super) async fn acknowledge_each(
     all: &[Entries<'_>],
 ) -> Vec<Result<Acknowledged>> {
     let keys: Vec<&[u8]> = all.iter().map(|(stream, _)| *stream).collect();
-    let lists = match client.split_by_node(&keys).await {
+    let splitting = async {
+        // A client that has not met a cluster yet would ask one node for all of them, and then each in
+        // turn; one that hangs would keep those after it from the others.
+        let slot = keys.first().map(|key| slot_of(key));
+        if keys.iter().any(|key| Some(slot_of(key)) != slot) {
+            client.looks_like_a_cluster().await?;
+        }
+        client.split_by_node(&keys).await
+    };
+    let lists = match splitting.await {
         Ok(lists) => lists,
         Err(error) => return all.iter().map(|_| Err(error.again())).collect(),
     };
