@@ -27,7 +27,8 @@ const SLACK: Duration = Duration::from_millis(200);
 /// number of deliveries, empty for the server's own. What that has moved counts as moved by this;
 /// its letters are among the newest. Gives how many were moved,
 /// how many had been deleted, the IDs of those that are too large for a script, the time, and where
-/// one could not be moved its ID and the error: it and those after it stay pending.
+/// one could not be moved its ID, the error, and whether that is of its own stream: it and those after it
+/// stay pending.
 ///
 /// A script is not rolled back. What is written comes first; where the user may not acknowledge, it
 /// is taken away again.
@@ -36,9 +37,9 @@ local key, dead, group, consumer, lost = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARG
 local now = redis.call('TIME')
 local ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 local moved, deleted, large = 0, 0, {}
-local function failed(id, reply)
+local function failed(id, reply, of)
   if type(reply) == 'table' and reply.err then
-    return {moved, deleted, large, ms, id, reply.err}
+    return {moved, deleted, large, ms, id, reply.err, of}
   end
 end
 local before = {}
@@ -55,12 +56,12 @@ end
 for i = 4, #ARGV, 3 do
   local id = ARGV[i]
   local found = redis.pcall('XPENDING', key, group, id, id, 1, consumer)
-  local failure = failed(id, found)
+  local failure = failed(id, found, 'source')
   if failure then return failure end
   local pending = found[1]
   if pending then
     local range = redis.pcall('XRANGE', key, id, id)
-    failure = failed(id, range)
+    failure = failed(id, range, 'source')
     if failure then return failure end
     local entry, written = range[1], nil
     if entry and #entry[2] > 7900 then
@@ -80,10 +81,10 @@ for i = 4, #ARGV, 3 do
           letter[#letter + 1] = part
         end
         written = redis.pcall(unpack(letter))
-        failure = failed(id, written)
+        failure = failed(id, written, 'dead')
         if failure then return failure end
       end
-      failure = failed(id, redis.pcall('XACK', key, group, id))
+      failure = failed(id, redis.pcall('XACK', key, group, id), 'source')
       if failure then
         if written then redis.pcall('XDEL', dead, written) end
         return failure
@@ -306,12 +307,16 @@ impl Mover<'_> {
         self.count(resp::number(moved).ok_or_else(unreadable)?);
         let large = large.as_sequence().unwrap_or_default();
         let large: Vec<EntryId> = large.iter().filter_map(resp::id).collect();
-        if let [id, message] = failure {
+        if let [id, message, of] = failure {
             let id = resp::id(id).ok_or_else(unreadable)?;
             let before = letters.iter().take_while(|letter| letter.id != id);
             self.settle(before.filter(|letter| !large.contains(&letter.id)));
             let message = resp::text(message).unwrap_or_default();
-            return Err(self.about(id, Error::from_server(message.trim_ascii_end())));
+            let error = Error::from_server(message.trim_ascii_end());
+            return Err(match resp::text(of) {
+                Some(b"source") => self.about_source(id, error),
+                _ => self.about(id, error),
+            });
         }
         Ok(Moved { large, time: resp::text(time).ok_or_else(unreadable)?.to_vec() })
     }
@@ -357,7 +362,8 @@ impl Mover<'_> {
             count: 1,
             consumer: Some(consumer),
         };
-        let pending = session.value(&question.packed()).await?;
+        let pending = session.value(&question.packed()).await;
+        let pending = pending.map_err(|error| self.about_source(id, error))?;
         let Some([_, _, _, delivered]) = first(&pending) else {
             if lost.is_some() {
                 // The script counts it if its reply is what was lost.
@@ -418,6 +424,24 @@ impl Mover<'_> {
     fn count(&self, moved: u64) {
         self.moved.fetch_add(moved, Ordering::Relaxed);
         self.member.watched.update(|stats| stats.dead_lettered += moved);
+    }
+
+    /// The same where it is not the dead-letter stream that refuses it. In what is no stream any more
+    /// nothing is pending, as where there is no group.
+    fn about_source(&self, id: EntryId, error: Error) -> Error {
+        if error.kind() != ErrorKind::WrongType {
+            return self.about(id, error);
+        }
+        let stream = shorten(&self.member.stream);
+        let message = format!(
+            "the entry {id} could not be moved to the dead-letter stream {}: {stream} is no stream any \
+             more, its key holds something else",
+            shorten(self.dead_letter),
+        );
+        match self.member.is_found {
+            true => Error::new(ErrorKind::NoGroup, message),
+            false => error.with_message(message),
+        }
     }
 
     /// The error of an entry that could not be moved: which it is, and what to do.

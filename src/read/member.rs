@@ -58,6 +58,10 @@ pub struct Member {
     pub(super) dead_letter: Option<Vec<u8>>,
     /// After how long others claim an entry, as far as this consumer's options say.
     pub(super) reclaim_min_idle: Option<Duration>,
+    /// The stream is one that a pattern matches; it may go.
+    pub(super) is_found: bool,
+    /// The reader goes on where the group is gone.
+    pub(super) outlives_group: bool,
     pub(super) watched: Arc<Watched>,
 }
 
@@ -259,7 +263,11 @@ impl Member {
         let session = &mut self.client.session_for(&self.stream);
         let (settled, moved) = self.move_to_dead_letter(session, &letters, true).await;
         self.watched.report(Report::Failed(settled));
-        moved.map_err(|error| self.about(error))
+        match moved {
+            // Nothing is pending any more, and the reader goes on without.
+            Err(error) if error.kind() == ErrorKind::NoGroup && self.outlives_group => Ok(0),
+            moved => moved.map_err(|error| self.about(error)),
+        }
     }
 
     /// Removes this consumer from its group where nothing is pending for it; says whether it is gone.

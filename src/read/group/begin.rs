@@ -1,5 +1,7 @@
 //! Where a group begins: it is read first, and created only where it is missing.
 
+use std::collections::HashSet;
+
 use super::lane::Lane;
 use redis::Value;
 
@@ -43,6 +45,33 @@ pub(super) async fn look_up_all(session: &mut Session, lanes: &[&Lane]) -> Resul
         }
     }
     Ok(all)
+}
+
+/// Remembers of those streams that may go what tells them from others that take their places (XINFO STREAM,
+/// Redis 5.0), as far as the user may ask.
+pub(super) async fn remember_all(
+    session: &mut Session,
+    lanes: &mut [Lane],
+    starting: &[usize],
+) -> Result<()> {
+    let starting: HashSet<usize> = starting.iter().copied().collect();
+    let may_go = |(stream, lane): &(usize, &mut Lane)| {
+        lane.member.is_found && !lane.options.recreates() && starting.contains(stream)
+    };
+    let may_go = lanes.iter_mut().enumerate().filter(may_go);
+    let mut may_go: Vec<&mut Lane> = may_go.map(|(_, lane)| lane).collect();
+    for lanes in may_go.chunks_mut(AT_ONCE) {
+        let mut questions = Questions::default();
+        lanes.iter().for_each(|lane| questions.add(&resp::stream_info(&lane.member.stream)));
+        for (lane, answer) in lanes.iter_mut().zip(questions.ask(session).await?) {
+            let Ok(info) = answer else { continue };
+            let info = Info(&info);
+            let last = info.id("last-generated-id");
+            last.into_iter().for_each(|last| lane.ledger.stream_had(last));
+            lane.added = info.number("entries-added").unwrap_or_default();
+        }
+    }
+    Ok(())
 }
 
 impl Lane {
@@ -215,8 +244,9 @@ impl Lane {
         Ok(resp::text(&kind) != Some(b"none"))
     }
 
-    /// Whether the stream was deleted, and written again: it lacks the latest entry that it had, though
-    /// none has ever been removed from it (XINFO STREAM; since Redis 7.0 it tells).
+    /// Whether the stream was deleted, and written again: it has had fewer entries than before, or lacks
+    /// the latest that it had, though none has ever been removed from it (XINFO STREAM; since Redis 7.0 it
+    /// tells).
     pub(super) async fn was_replaced(&self, session: &mut Session) -> Result<bool> {
         let command = resp::stream_info(&self.member.stream);
         let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
@@ -226,6 +256,9 @@ impl Lane {
             return Ok(true);
         }
         let all = info.number("entries-added");
+        if all.is_some_and(|all| all < self.added.max(self.delivered)) {
+            return Ok(true);
+        }
         if all.is_none() || all != info.number("length") {
             return Ok(false);
         }
@@ -272,7 +305,7 @@ impl Lane {
                 if self.must_exist && !self.found {
                     return Err(no_stream());
                 }
-                if self.is_found_stream {
+                if self.member.is_found {
                     self.vanished();
                     return Ok(None);
                 }

@@ -127,6 +127,7 @@ impl GroupReader {
             let Some(lane) = self.lanes.get_mut(*stream) else { continue };
             lane.ledger.ended();
             let is_full = lane.came >= count;
+            lane.delivered += if flight.is_new { lane.came } else { 0 };
             active.extend((lane.came > 0).then_some(*stream));
             full.extend(is_full.then_some(*stream));
             if flight.is_new && self.takes_all {

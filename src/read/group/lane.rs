@@ -28,12 +28,13 @@ pub(super) struct Lane {
     /// Where the group begins if it is missing.
     pub(super) create_at: Option<GroupStart>,
     pub(super) must_exist: bool,
-    /// The stream is one that was found, and is not created.
-    pub(super) is_found_stream: bool,
     /// The range of IDs that new entries have is known.
     pub(super) prepared: bool,
     /// The group is known to have been there.
     pub(super) found: bool,
+    /// The number of entries that the stream had had when it was found, and of those that have come since.
+    pub(super) added: u64,
+    pub(super) delivered: u64,
     /// Where the group began when this reader created or found it.
     pub(super) begins_after: Option<EntryId>,
     /// When to create a lost group again, and when to give up.
@@ -86,6 +87,8 @@ impl Lane {
                 consumer: options.consumer.clone(),
                 dead_letter: options.dead_letter.as_ref().map(|dead| dead.stream.clone()),
                 reclaim_min_idle: options.reclaim.map(|reclaim| reclaim.min_idle),
+                is_found: false,
+                outlives_group: options.recreates(),
                 watched,
             },
             create_at: options.create_at,
@@ -93,9 +96,10 @@ impl Lane {
             ledger,
             claimer,
             must_exist: false,
-            is_found_stream: false,
             prepared: false,
             found: false,
+            added: 0,
+            delivered: 0,
             begins_after: None,
             recreations,
             gone: false,
@@ -153,7 +157,7 @@ impl Lane {
     /// nothing pending, as one that is deleted.
     pub(super) fn acknowledgement(&self, answer: Result<Value>) -> Result<Value> {
         match answer {
-            Err(error) if self.is_found_stream && error.kind() == ErrorKind::WrongType => {
+            Err(error) if self.member.is_found && error.kind() == ErrorKind::WrongType => {
                 Ok(Value::Nil)
             }
             answer => answer.map_err(|error| self.member.about(error)),
@@ -173,6 +177,7 @@ impl Lane {
         self.watched().stream_replaced();
         self.gone = true;
         self.found = false;
+        (self.added, self.delivered) = (0, 0);
         self.begins_after = None;
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::GroupReader;
 use super::alone::Alone;
-use super::begin::{Found, look_up_all};
+use super::begin::{Found, look_up_all, remember_all};
 use super::joint::{Inbox, Joint, News};
 use super::lane::Lane;
 use crate::client::Client;
@@ -248,6 +248,7 @@ impl GroupReader {
         let GroupReader { lanes, feed, .. } = self;
         let asked: Vec<&Lane> = starting.iter().filter_map(|stream| lanes.get(*stream)).collect();
         let found = look_up_all(&mut feed.session, &asked).await?;
+        remember_all(&mut feed.session, lanes, &starting).await?;
         for (stream, found) in starting.into_iter().zip(found) {
             let Some(lane) = lanes.get_mut(stream) else { continue };
             if lane.gone
@@ -265,7 +266,7 @@ impl GroupReader {
                     lane.prepare_with(&mut feed.session, position).await?;
                 }
                 lane.prepared = true;
-                match (&found, lane.create_at, lane.is_found_stream) {
+                match (&found, lane.create_at, lane.member.is_found) {
                     // The others do not wait for its group.
                     (Found::Nothing, None, true) => lane.gone = true,
                     (Found::Nothing | Found::Unknown, None, _) => {}
@@ -437,16 +438,16 @@ impl GroupReader {
             let is_missing = |error| lane.member.about(error);
             match (lane.create_at, options.recreates()) {
                 (Some(_), _) if !lane.found => lane.create(&mut feed.session).await?,
-                (None, _) if lane.is_found_stream && !lane.found => lane.gone = true,
+                (None, _) if lane.member.is_found && !lane.found => lane.gone = true,
                 // Where it is only the group that is gone, creating it again says so.
-                _ if lane.is_found_stream && !lane.exists(&mut feed.session).await? => {
+                _ if lane.member.is_found && !lane.exists(&mut feed.session).await? => {
                     lane.vanished();
                 }
                 (_, true) => {
                     pause = pause.max(lane.is_lost(is_missing(error))?);
                     recreating.push(stream);
                 }
-                _ if lane.is_found_stream && lane.was_replaced(&mut feed.session).await? => {
+                _ if lane.member.is_found && lane.was_replaced(&mut feed.session).await? => {
                     lane.vanished();
                     fresh.push(stream);
                 }

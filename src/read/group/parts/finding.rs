@@ -55,7 +55,10 @@ impl Parts {
             let watched = Arc::new(self.watched.part());
             let mut lane = Lane::new(&self.client, key, &self.options, watched);
             lane.number = number;
-            lane.is_found_stream = self.pattern.is_some();
+            if self.pattern.is_some() {
+                lane.member.is_found = true;
+                lane.member.outlives_group = true;
+            }
             if self.planned && lane.create_at == Some(GroupStart::BehindNewest) {
                 // All that it has was added since the reading began.
                 lane.create_at = Some(GroupStart::Behind(EntryId::MIN));
