@@ -81,7 +81,9 @@ impl PageReader {
                 }
                 match lost {
                     // Its entries begin before the position.
-                    StreamLoss::BegunAnew { .. } => self.page(EntryId::MIN, None).await,
+                    StreamLoss::BegunAnew { .. } | StreamLoss::Gone => {
+                        self.page(EntryId::MIN, None).await
+                    }
                     StreamLoss::Diverged { .. } | StreamLoss::Trimmed { .. } => Ok(page),
                 }
             }

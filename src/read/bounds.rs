@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::Field;
 
-use super::request::OnDataLoss;
-use crate::client::{Session, Who};
+use crate::client::Session;
 use crate::decode::{Decoder, Reply, ReplyShape};
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
@@ -226,137 +225,6 @@ pub(crate) fn last_decoded(mut decoder: Decoder) -> Result<Option<EntryId>> {
     }
 }
 
-/// How entries that were still to be read got lost.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum StreamLoss {
-    /// The stream is not the one that was read before.
-    BegunAnew { newest: EntryId },
-    /// The entry that was read last is not in the stream, and was neither deleted nor trimmed.
-    Diverged { newest: EntryId },
-    /// The oldest entry that is there comes later; or none is, and there was one after it.
-    Trimmed { oldest: Option<EntryId>, newest: EntryId },
-}
-
-impl StreamLoss {
-    /// The error for who has read up to `seen`.
-    pub(crate) fn error(self, seen: EntryId) -> Error {
-        let message = match self {
-            StreamLoss::BegunAnew { newest } => format!(
-                "the stream was deleted and begun anew, or the server lost its end: it is at \
-                 {newest} now, but {seen} has been read already; start a new read at the ID from \
-                 which on its entries are wanted, such as start_id=\"-\""
-            ),
-            StreamLoss::Diverged { newest } => format!(
-                "the server lost the end of the stream, and has gone on without it: {seen} has been \
-                 read and is gone, though nobody has deleted it, and the stream is at {newest} now; \
-                 a failover to a replica that lagged does this; start a new read at the ID from \
-                 which on its entries are wanted, such as start_id=\"-\""
-            ),
-            StreamLoss::Trimmed { oldest: Some(oldest), .. } => format!(
-                "the stream was trimmed past {seen}, up to which it had been read: it begins at \
-                 {oldest} now, and what was between them, if anything, is lost; to go on with what \
-                 is there pass on_data_loss=\"continue\""
-            ),
-            StreamLoss::Trimmed { oldest: None, newest } => format!(
-                "the stream was trimmed past {seen}, up to which it had been read: it is empty now, \
-                 and what came after that, up to {newest}, is lost; to go on with what is added \
-                 pass on_data_loss=\"continue\""
-            ),
-        };
-        Error::new(ErrorKind::DataLoss, message)
-    }
-
-    /// The ID after which who has read up to `seen` goes on, where that is the policy.
-    ///
-    /// # Errors
-    ///
-    /// [`DataLoss`](ErrorKind::DataLoss) where it is not.
-    pub(super) fn go_on_after(
-        self,
-        seen: EntryId,
-        on_data_loss: OnDataLoss,
-        who: Who,
-    ) -> Result<EntryId> {
-        let error = self.error(seen);
-        if on_data_loss != OnDataLoss::Continue {
-            return Err(error);
-        }
-        who.event("data_lost").with("error", error.message().to_owned()).record();
-        Ok(match self {
-            StreamLoss::BegunAnew { .. } => EntryId::MIN,
-            StreamLoss::Trimmed { .. } | StreamLoss::Diverged { .. } => seen,
-        })
-    }
-}
-
-/// Whether the server has lost the end of a stream that had come up to `seen`: after a failover to a
-/// replica that lagged, or a restart with older data. XINFO STREAM (Redis 5.0); that the server has
-/// gone on without it can be told since 7.0, which remembers the greatest ID that was deleted.
-pub(crate) async fn lost_end(
-    session: &mut Session,
-    stream: &[u8],
-    seen: EntryId,
-) -> Result<Option<StreamLoss>> {
-    let Some(Known { newest, .. }) = known_of(session, stream).await? else {
-        return Ok(None);
-    };
-    if newest < seen {
-        return Ok(Some(StreamLoss::BegunAnew { newest }));
-    }
-    if newest == seen {
-        return Ok(None);
-    }
-    match if_permitted(id_of_first(session, stream, seen, seen).await)? {
-        None | Some(Some(_)) => return Ok(None),
-        Some(None) => {}
-    }
-    // Asked only now: whatever has deleted or trimmed it by then shows.
-    let known = known_of(session, stream).await?;
-    let Some(known) = known.filter(|known| known.deleted.is_some_and(|deleted| deleted < seen))
-    else {
-        return Ok(None);
-    };
-    // It was not trimmed where the one before it, or an older one, is there.
-    let oldest = id_of_first(session, stream, EntryId::MIN, EntryId::MAX).await?;
-    if oldest.is_none_or(|oldest| oldest >= seen) {
-        return Ok(None);
-    }
-    let is_spared = known.groups > 0 && spares_pending(session).await?;
-    Ok((!is_spared).then_some(StreamLoss::Diverged { newest }))
-}
-
-/// What the server knows of a stream (XINFO STREAM, Redis 5.0).
-struct Known {
-    /// The latest ID that it has had.
-    newest: EntryId,
-    /// The greatest ID that was deleted; Redis 7.0.
-    deleted: Option<EntryId>,
-    groups: u64,
-}
-
-/// `None` where there is no stream, or the user may not ask.
-async fn known_of(session: &mut Session, stream: &[u8]) -> Result<Option<Known>> {
-    let command = resp::stream_info(stream);
-    let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
-    let Some(info) = if_permitted(asking.await)? else { return Ok(None) };
-    let info = Info(&info);
-    Ok(info.id("last-generated-id").map(|newest| Known {
-        newest,
-        deleted: info.id("max-deleted-entry-id"),
-        groups: info.number("groups").unwrap_or_default(),
-    }))
-}
-
-/// Whether trimming may remove entries and leave older ones that are pending (ACKED), which came with
-/// XACKDEL, Redis 8.2. It may, where the user may not ask.
-async fn spares_pending(session: &mut Session) -> Result<bool> {
-    let told = if_permitted(session.value(&resp::command_info(b"XACKDEL")).await)?;
-    let is_known = |told: &redis::Value| {
-        told.as_sequence().is_some_and(|told| told.iter().any(|one| *one != redis::Value::Nil))
-    };
-    Ok(told.as_ref().is_none_or(is_known))
-}
-
 /// The first ID within these bounds.
 pub(super) async fn id_of_first(
     session: &mut Session,
@@ -366,30 +234,4 @@ pub(super) async fn id_of_first(
 ) -> Result<Option<EntryId>> {
     let command = resp::range(stream, first, last, 1);
     session.request(&command, || ids_only(ReplyShape::Entries), last_decoded).await
-}
-
-/// Whether entries behind `seen` may have been lost since it was read.
-///
-/// A server does not say what it has trimmed. Where `seen` is there, nothing behind it is; where it
-/// is not, and the stream begins later, entries between the two may have been.
-pub(crate) async fn lost_behind(
-    session: &mut Session,
-    stream: &[u8],
-    seen: EntryId,
-) -> Result<Option<StreamLoss>> {
-    if seen == EntryId::MIN {
-        return Ok(None); // nothing was
-    }
-    let Some(newest) = stream_end(session, stream).await?.filter(|newest| *newest != seen) else {
-        return Ok(None);
-    };
-    if newest < seen {
-        return Ok(Some(StreamLoss::BegunAnew { newest }));
-    }
-    // Up to the one that was read: is there anything?
-    if id_of_first(session, stream, EntryId::MIN, seen).await?.is_some() {
-        return Ok(None);
-    }
-    let oldest = id_of_first(session, stream, seen, EntryId::MAX).await?;
-    Ok(Some(StreamLoss::Trimmed { oldest, newest }))
 }

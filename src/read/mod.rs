@@ -15,6 +15,7 @@ mod group_options;
 mod in_flight;
 mod intake;
 mod keeper;
+mod lost;
 mod many;
 mod member;
 mod nack;
@@ -38,11 +39,12 @@ pub(crate) use ack_each::ack_entries_each;
 pub use batches::{Batches, BlockingBatches, batches, tail};
 #[cfg(feature = "python")]
 pub(crate) use bounds::no_match;
-pub(crate) use bounds::{StreamLoss, ids_only, last_decoded, lost_behind, lost_end, newest_up_to};
+pub(crate) use bounds::{ids_only, last_decoded, newest_up_to};
 pub(crate) use dead_letter::bounded_reason;
 #[cfg(feature = "python")]
 pub(crate) use dead_letter::check_slots;
 pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Reclaim, Removal};
+pub(crate) use lost::{StreamLoss, lost_behind, lost_end};
 pub use many::{OnSchemaMismatch, StreamOrder, pin_streams};
 pub use member::Member;
 pub use page::PageSize;

@@ -26,7 +26,12 @@ impl PageRequest {
 
     /// Asks for the newest entry first, in the same round trip.
     pub(super) fn with_newest(self, stream: &[u8]) -> Self {
-        let command = [resp::newest(stream), self.command].concat();
+        self.with_newest_by(resp::newest(stream))
+    }
+
+    /// The same by this question.
+    pub(super) fn with_newest_by(self, question: Packed) -> Self {
+        let command = [question, self.command].concat();
         PageRequest { command, asks_newest: true, ..self }
     }
 }

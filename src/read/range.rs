@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::bounds::{
-    can_come, check_exists, first_id, ids_only, last_decoded, last_generated, last_id, lost_end,
+    can_come, check_exists, first_id, ids_only, last_decoded, last_generated, last_id,
 };
 use super::deadline::{Deadline, block_ms};
 use super::feed::{Feed, Received};
 use super::group::Groups;
+use super::lost::lost_end;
 use super::many;
 use super::page_request::PageRequest;
 use super::pages::newest_range;
@@ -124,6 +125,9 @@ pub(super) struct RangeReader {
     /// The end is the newest entry, which is not known yet: the next page asks for it, unless there
     /// is no page after it.
     is_open: bool,
+    /// The newest entry within the bounds when the read began, and whether it is still to be asked for.
+    end: Option<EntryId>,
+    asks_end: bool,
     /// A page came short: nothing is behind it.
     exhausted: bool,
 }
@@ -135,7 +139,16 @@ impl RangeReader {
         let feed = Feed::new(client, session, schema, ReplyShape::Entries, request.bounds)?;
         let feed = feed.watch_fields(request.who());
         let client = client.clone();
-        Ok(RangeReader { client, feed, request, range: None, is_open: false, exhausted: false })
+        Ok(RangeReader {
+            client,
+            feed,
+            request,
+            range: None,
+            is_open: false,
+            end: None,
+            asks_end: true,
+            exhausted: false,
+        })
     }
 
     /// All entries, after waiting for the first where that is asked for.
@@ -238,6 +251,7 @@ impl RangeReader {
         }
         self.exhausted = false;
         self.range = Some((first, last));
+        (self.end, self.asks_end) = (None, true);
         Ok(())
     }
 
@@ -255,13 +269,17 @@ impl RangeReader {
         }
         let received = self.feed.receive().await;
         let newest = self.feed.take_newest();
+        self.asks_end &= newest.is_none();
         if let (Some(Ok(newest)), Some((_, last))) = (&newest, &mut self.range) {
-            *last = newest.unwrap_or(EntryId::MIN);
-            self.is_open = false;
+            self.end = *newest;
+            if std::mem::take(&mut self.is_open) {
+                *last = newest.unwrap_or(EntryId::MIN);
+            }
         }
         if let Received::End { request, entries } = received? {
             self.exhausted = entries < request.limit.count;
-            if let (Some(Err(error)), false) = (newest, self.exhausted) {
+            // Without an end there is no next page; with one it would have told of a loss.
+            if let (Some(Err(error)), false) = (newest, self.exhausted || !self.is_open) {
                 return Err(error);
             }
             if let Some(page) = self.next_page() {
@@ -279,8 +297,7 @@ impl RangeReader {
         if self.feed.session.is_connected() {
             return Ok(());
         }
-        let pinned = self.range.filter(|_| self.request.end.is_newest() && !self.is_open);
-        let Some(seen) = self.feed.last_id().max(pinned.map(|(_, last)| last)) else {
+        let Some(seen) = self.feed.last_id().max(self.end) else {
             return Ok(());
         };
         let stream = &self.request.stream;
@@ -290,7 +307,8 @@ impl RangeReader {
         {
             *session = self.client.session_for(stream);
         }
-        lost_end(session, stream, seen).await?.map_or(Ok(()), |lost| Err(lost.error(seen)))
+        let lost = lost_end(session, stream, seen).await?;
+        lost.map_or(Ok(()), |lost| Err(lost.error_of_bounded(seen)))
     }
 
     /// The page after the last whole entry, or `None` where nothing is left to read.
@@ -308,7 +326,14 @@ impl RangeReader {
         let stream = &self.request.stream;
         let command = resp::range(stream, next, last, count);
         let page = PageRequest::new(command, PageLimit::of_count(count));
-        Some(if self.is_open && count < missing { page.with_newest(stream) } else { page })
+        Some(match self.asks_end && count < missing {
+            true if self.is_open => page.with_newest(stream),
+            // A read that fits a page needs none.
+            true if self.feed.last_id().is_some() => {
+                page.with_newest_by(resp::range_backwards(stream, last, first, 1))
+            }
+            _ => page,
+        })
     }
 
     /// Waits until an entry is there, from the start on; says whether one is.

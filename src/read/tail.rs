@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::bounds::{
-    LastIdWatch, StreamLoss, check_exists, first_id, ids_only, last_decoded, lost_behind, lost_end,
-    newest,
-};
+use super::bounds::{LastIdWatch, check_exists, first_id, ids_only, last_decoded, newest};
 use super::deadline::block_ms;
 use super::feed::{Feed, Received};
+use super::lost::{StreamLoss, is_certain, lost_end, lost_since};
 use super::page_request::PageRequest;
 use super::poll::{Collecting, Pace, Polled};
 use super::request::ReadRequest;
@@ -108,7 +106,7 @@ impl TailReader {
             self.ended = true;
             return Ok(());
         }
-        let lost = lost_behind(&mut self.feed.session, &self.request.stream, seen).await?;
+        let lost = lost_since(&mut self.feed.session, &self.request.stream, seen).await?;
         let after = match lost {
             Some(lost) => self.go_on_after(lost, seen)?,
             None => seen,
@@ -133,10 +131,8 @@ impl TailReader {
         if self.feed.session.is_connected() || seen == EntryId::MIN {
             return Ok(());
         }
-        match lost_end(&mut self.feed.session, &self.request.stream, seen).await? {
-            Some(lost) => self.lost(lost, seen),
-            None => Ok(()),
-        }
+        let lost = lost_end(&mut self.feed.session, &self.request.stream, seen).await?;
+        lost.filter(is_certain).map_or(Ok(()), |lost| self.lost(lost, seen))
     }
 
     /// The stream has lost its end, or has been begun anew: goes on where that is the policy.
@@ -335,7 +331,7 @@ impl TailReader {
             return Ok(());
         };
         match self.watch.fetch(&mut self.feed.session, &self.request.stream).await? {
-            Some(newest) if newest < seen => {
+            Some(newest) if newest < seen && newest > EntryId::MIN => {
                 self.watch.hurry();
                 self.lost(StreamLoss::BegunAnew { newest }, seen)
             }

@@ -56,7 +56,7 @@ pub(super) async fn lost_ends(
                 newest_up_to(&mut session, key_of(&key), known.id).await?
             }
             // One that was only created again, for a group say, is like one that is not there.
-            Some(StreamLoss::BegunAnew { newest: EntryId::MIN }) => {
+            Some(StreamLoss::Gone) => {
                 if !known.is_of_this_write() {
                     continue;
                 }

@@ -14,6 +14,7 @@ use crate::error::{Error, Result, ServerCode};
 use crate::read::bounds::{ids_only, no_columns, no_stream};
 use crate::read::deadline::{Deadline, block_ms};
 use crate::read::feed::Feed;
+use crate::read::lost::first_of;
 use crate::read::page_request::PageRequest;
 use crate::read::pages::{From, take};
 use crate::read::poll::Pace;
@@ -99,17 +100,32 @@ pub(super) async fn ask_nodes(
     streams: &[usize],
     question: impl Fn(&[u8]) -> resp::Packed,
 ) -> Result<Vec<(usize, Result<redis::Value>)>> {
-    let mut all = Vec::with_capacity(streams.len());
-    for streams in streams.chunks(AT_ONCE) {
-        let asked: Vec<About<'_>> = streams
-            .iter()
-            .map(|stream| names.key(*stream))
-            .map(|key| About { key, questions: vec![question(key)] })
+    let all = streams.iter().map(|stream| (*stream, vec![question(names.key(*stream))]));
+    let answers = ask_nodes_more(client, session_for, names, all.collect()).await?;
+    Ok(answers.into_iter().filter_map(|(stream, mut all)| Some((stream, all.pop()?))).collect())
+}
+
+/// The same, with several questions about each stream.
+async fn ask_nodes_more(
+    client: &Client,
+    session_for: fn(&Client, &[u8]) -> Session,
+    names: &StreamNames,
+    mut questions: Vec<(usize, Vec<resp::Packed>)>,
+) -> Result<Vec<(usize, Vec<Result<redis::Value>>)>> {
+    let mut all = Vec::with_capacity(questions.len());
+    for some in questions.chunks_mut(AT_ONCE) {
+        let asked: Vec<About<'_>> = some
+            .iter_mut()
+            .map(|(stream, questions)| About {
+                key: names.key(*stream),
+                questions: std::mem::take(questions),
+            })
             .collect();
         let answers = client.ask_about_by(session_for, &asked).await?;
-        let answers = streams.iter().zip(answers.into_iter().map(|mut answers| answers.pop()));
-        all.extend(answers.filter_map(|(stream, answer)| {
-            Some((*stream, answer?.map_err(|error| about(error, names, *stream))))
+        all.extend(some.iter().zip(answers).map(|((stream, _), answers)| {
+            let named =
+                |answer: Result<redis::Value>| answer.map_err(|error| about(error, names, *stream));
+            (*stream, answers.into_iter().map(named).collect())
         }));
     }
     Ok(all)
@@ -135,7 +151,7 @@ pub(super) async fn parts(
     }
     let bounds = bounds(client, request, many).await?;
     let all = (0..).zip(bounds);
-    let all = all.map(|(stream, (first, last))| Part { stream, first, last, most: u64::MAX });
+    let all = all.map(|(stream, range)| Part::of(stream, range));
     let mut parts: Vec<Part> = all.filter(|part| part.first <= part.last).collect();
     count(client, names, &mut parts).await?;
     if let Some(wanted) = request.last {
@@ -170,8 +186,7 @@ pub(super) async fn bounds(
         IdBound::AfterNewest => true,
     };
     let (first, last) = (EntryId::MIN, EntryId::MAX);
-    let all: Vec<Part> =
-        (0..number).map(|stream| Part { stream, first, last, most: u64::MAX }).collect();
+    let all: Vec<Part> = (0..number).map(|stream| Part::of(stream, (first, last))).collect();
     let newest = newest(client, &many.names, &all, |_| 1).await?;
     let newest = newest.iter().map(|newest| newest.first().copied());
     Ok(newest
@@ -220,26 +235,29 @@ pub(in crate::read) async fn about_type(
     }
 }
 
-/// Sets how many entries the parts have at most, by the length of their streams (XLEN, Redis 5.0);
-/// those without any are left out. Where the user may not ask, the newest entry is the end.
+/// Sets how many entries the parts have at most, by the length of their streams (XLEN, Redis 5.0), and
+/// which is the newest of them (XREVRANGE, Redis 5.0); those without any are left out. Where the user may
+/// not ask for the length, the newest entry is the end.
 async fn count(client: &Client, names: &StreamNames, parts: &mut Vec<Part>) -> Result<()> {
-    let streams: Vec<usize> = parts.iter().map(|part| part.stream).collect();
-    let session_for = Client::reading_session;
-    let answers = ask_nodes(client, session_for, names, &streams, resp::length).await?;
-    let mut unknown = Vec::new();
-    for (part, (_, answer)) in parts.iter_mut().zip(answers) {
-        match answer {
-            Ok(length) => part.most = resp::number(&length).unwrap_or_default(),
-            Err(error) if error.server_code().is_some_and(|code| code.is_no_permission()) => {
-                unknown.push(*part);
+    let about = parts.iter().map(|part| {
+        let key = names.key(part.stream);
+        let newest = resp::range_backwards(key, part.last, part.first, 1);
+        (part.stream, vec![resp::length(key), newest])
+    });
+    let about = about.collect();
+    let answers = ask_nodes_more(client, Client::reading_session, names, about).await?;
+    for (part, (_, answers)) in parts.iter_mut().zip(answers) {
+        let mut answers = answers.into_iter();
+        let (length, newest) = (answers.next(), answers.next());
+        part.end = newest.as_ref().and_then(first_of);
+        match length {
+            Some(Ok(length)) => part.most = resp::number(&length).unwrap_or_default(),
+            Some(Err(error)) if error.server_code().is_some_and(|code| code.is_no_permission()) => {
+                newest.transpose()?;
+                part.last = part.end.unwrap_or(EntryId::MIN);
             }
-            Err(error) => return Err(error),
-        }
-    }
-    let newest = newest(client, names, &unknown, |_| 1).await?;
-    for (part, newest) in unknown.iter().zip(newest) {
-        if let Some(part) = parts.iter_mut().find(|other| other.stream == part.stream) {
-            part.last = newest.first().copied().unwrap_or(EntryId::MIN);
+            Some(Err(error)) => return Err(error),
+            None => part.most = 0,
         }
     }
     parts.retain(|part| part.most > 0 && part.first <= part.last);
@@ -424,8 +442,7 @@ async fn wait_for_nodes(
     const SHARE: u32 = 10;
     const LONGEST: Duration = Duration::from_millis(100);
     let all = (0..).zip(ranges);
-    let parts =
-        all.map(|(stream, (first, last))| Part { stream, first: *first, last: *last, most: 1 });
+    let parts = all.map(|(stream, range)| Part { most: 1, ..Part::of(stream, *range) });
     let parts: Vec<Part> = parts.filter(|part| part.first <= part.last).collect();
     if parts.is_empty() {
         return Ok(false);

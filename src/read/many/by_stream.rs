@@ -1,14 +1,16 @@
 //! Stream after stream: what is requested ahead is bounded, and answered in order.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::mismatch::FieldSets;
 use super::parts::{Ask, Part, Place, Plan};
 use crate::client::Client;
 use crate::decode::{Batch, Presence, ReplyShape, StreamNames, ends};
+use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
-use crate::read::bounds::{last_generated, lost_end};
 use crate::read::feed::{Feed, Received};
+use crate::read::lost::{Asked, lost_ends};
 use crate::read::page_request::PageRequest;
 use crate::read::request::ReadRequest;
 use crate::resp::{self, PageLimit};
@@ -33,6 +35,11 @@ pub(super) struct PartsReader {
     received: u64,
     /// How many entries are wanted in all.
     count: Option<u64>,
+    /// Something was requested.
+    is_begun: bool,
+    /// The connection is another one than before, perhaps to a server that lacks the ends of streams. Of
+    /// these it is known by now.
+    looked_at: Option<HashSet<usize>>,
 }
 
 impl PartsReader {
@@ -59,12 +66,19 @@ impl PartsReader {
             delivered: Plan::start(),
             received: 0,
             count: request.count,
+            is_begun: false,
+            looked_at: None,
         })
     }
 
     /// Which fields are missing is judged by who has several of them.
     pub(super) fn is_one_of_several(&mut self) {
         self.feed.is_one_of_several();
+    }
+
+    /// From now on what is read comes over other connections than before.
+    fn doubt(&mut self) {
+        self.looked_at = Some(HashSet::new());
     }
 
     /// What of the schema has come so far, while that is watched.
@@ -108,6 +122,7 @@ impl PartsReader {
                 Err(error) => {
                     let error = self.about(error);
                     self.feed.recover(error).await?;
+                    self.doubt();
                 }
             }
         }
@@ -130,7 +145,7 @@ impl PartsReader {
             if let Some(stream) = self.plan.next_stream() {
                 self.feed.session.aim(self.names.key(stream), self.from_replicas);
             }
-            self.check_end().await?;
+            self.check_ends().await?;
         }
         self.request_ahead().await?;
         if !self.plan.is_waiting() {
@@ -154,26 +169,54 @@ impl PartsReader {
         Ok(true)
     }
 
-    /// Before the rest of a stream comes on another connection: the server may have lost what was read.
-    async fn check_end(&mut self) -> Result<()> {
-        let Some((stream, seen)) = self.plan.halfway() else { return Ok(()) };
-        if self.feed.session.is_connected() {
+    /// Before more comes on another connection: the server may have lost what was read, or the ends that
+    /// the streams had when the read began.
+    async fn check_ends(&mut self) -> Result<()> {
+        /// Streams that are looked at together.
+        const AT_ONCE: usize = 500;
+        if self.is_begun && !self.feed.session.is_connected() {
+            // In a cluster, where that may only be another node, what fails says more.
+            if !self.client.is_cluster() {
+                self.looked_at = None;
+            }
+            self.looked_at.get_or_insert_default();
+        }
+        let Some(looked_at) = &mut self.looked_at else { return Ok(()) };
+        let halfway = self.plan.halfway();
+        let parts = self.plan.unrequested();
+        let Some(first) = parts.first() else { return Ok(()) };
+        if looked_at.contains(&first.stream) {
             return Ok(());
         }
-        let key = self.names.key(stream);
+        if std::mem::take(&mut self.from_replicas) {
+            // They may be behind. What the streams had when the read began their master has.
+            self.feed.session = self.client.session_for(self.names.key(first.stream));
+        }
         let session = &mut self.feed.session;
-        // A replica may be behind another, or not even have the stream yet: goes on with their master.
-        if self.from_replicas && last_generated(session, key).await? < Some(seen) {
-            self.from_replicas = false;
-            *session = self.client.session_for(key);
-        }
-        match lost_end(session, key, seen).await? {
-            Some(lost) => {
-                let error = lost.error(seen);
-                Err(error.with_context("stream", self.names.text(stream)))
+        let is_near = |part: &&Part| {
+            part.stream == first.stream || session.serves(self.names.key(part.stream))
+        };
+        let (mut streams, mut seen) = (Vec::new(), Vec::new());
+        for part in parts.iter().take(AT_ONCE).take_while(is_near) {
+            let read = halfway.filter(|(stream, _)| *stream == part.stream).map(|(_, read)| read);
+            if looked_at.insert(part.stream)
+                && let Some(end) = read.max(part.end)
+            {
+                streams.push(part.stream);
+                seen.push((self.names.key(part.stream), end));
             }
-            None => Ok(()),
         }
+        let asked = match self.client.is_cluster() {
+            true => Asked::Anywhere(&self.client),
+            false => Asked::By(session),
+        };
+        let looking = lost_ends(asked, &seen).await;
+        let lost = looking.inspect_err(|_| looked_at.clear())?;
+        let Some((at, loss)) = lost.first() else { return Ok(()) };
+        let end = seen.get(*at).map_or(EntryId::MIN, |(_, end)| *end);
+        let stream = streams.get(*at).map_or("", |stream| self.names.text(*stream));
+        looked_at.clear();
+        Err(loss.error_of_bounded(end).with_context("stream", stream.to_owned()))
     }
 
     /// Tells the plan what has come, also where nobody waited for the rest.
@@ -203,16 +246,21 @@ impl PartsReader {
             size += request.command.len();
             requests.push(request);
         }
+        self.is_begun |= !requests.is_empty();
         match requests.is_empty() {
             true => Ok(()),
             false => self.feed.send_more(requests).await,
         }
     }
 
-    /// Whether the stream that is requested next can be on this connection.
+    /// Whether the stream that is requested next can be on this connection, and it is known what has
+    /// become of it.
     fn serves_next(&mut self) -> bool {
         let next = self.plan.next_stream();
-        next.is_some_and(|stream| self.feed.session.serves(self.names.key(stream)))
+        next.is_some_and(|stream| {
+            self.looked_at.as_ref().is_none_or(|looked_at| looked_at.contains(&stream))
+                && self.feed.session.serves(self.names.key(stream))
+        })
     }
 
     fn page_of(&self, ask: &Ask) -> PageRequest {

@@ -10,7 +10,8 @@ use crate::client::{Client, Session};
 use crate::decode::StreamNames;
 use crate::entry_id::EntryId;
 use crate::error::{Result, ServerCode};
-use crate::read::bounds::{StreamLoss, id_of_first, if_permitted};
+use crate::read::bounds::{id_of_first, if_permitted};
+use crate::read::lost::{Asked, StreamLoss, is_certain, lost_ends};
 use crate::resp::{self, Info};
 
 /// The greatest ID that each of some streams ever had, of those that exist, as far as the user may
@@ -65,8 +66,8 @@ fn last_ids_of_infos(answers: Vec<(usize, Result<Value>)>) -> Result<Vec<(usize,
 }
 
 /// Of streams that were read up to these IDs: those of which entries after that may have been lost
-/// since. As [`lost_behind`](crate::read::bounds::lost_behind), for many streams in few round trips.
-pub(super) async fn lost_behind(
+/// since. As [`lost_since`](crate::read::lost::lost_since), for many streams in few round trips.
+pub(super) async fn lost_since(
     client: &Client,
     names: &StreamNames,
     seen: &[(usize, EntryId)],
@@ -76,7 +77,7 @@ pub(super) async fn lost_behind(
     let streams: Vec<usize> = seen.iter().map(|(stream, _)| *stream).collect();
     let mut ends: HashMap<usize, EntryId> =
         last_generated_everywhere(client, names, &streams).await?.into_iter().collect();
-    let whole = |stream| Part { stream, first: EntryId::MIN, last: EntryId::MAX, most: 1 };
+    let whole = |stream| Part { most: 1, ..Part::of(stream, (EntryId::MIN, EntryId::MAX)) };
     let unknown = streams.into_iter().filter(|stream| !ends.contains_key(stream));
     let unknown: Vec<Part> = unknown.map(whole).collect();
     let newest_of_unknown = newest(client, names, &unknown, |_| 1).await?;
@@ -86,6 +87,8 @@ pub(super) async fn lost_behind(
     let (mut lost, mut later) = (Vec::new(), Vec::new());
     for (stream, seen) in seen {
         match ends.get(&stream).copied() {
+            // As one that was deleted.
+            Some(EntryId::MIN) => {}
             Some(newest) if newest < seen => {
                 lost.push((stream, seen, StreamLoss::BegunAnew { newest }));
             }
@@ -96,12 +99,33 @@ pub(super) async fn lost_behind(
     // Up to the one that was read: is there anything?
     let before = later.iter().map(|(stream, seen, _)| Part { last: *seen, ..whole(*stream) });
     let before = newest(client, names, &before.collect::<Vec<_>>(), |_| 1).await?;
+    let mut there = Vec::new();
     for ((stream, seen, newest), before) in later.into_iter().zip(before) {
-        if before.is_empty() {
-            let key = names.key(stream);
-            let oldest = id_of_first(&mut client.session_for(key), key, seen, EntryId::MAX).await?;
-            lost.push((stream, seen, StreamLoss::Trimmed { oldest, newest }));
+        // Where it has the one that was read, nothing after that is lost.
+        match before.first() {
+            Some(last) if *last == seen => continue,
+            Some(_) => there.push((stream, seen)),
+            None => {
+                let key = names.key(stream);
+                let oldest =
+                    id_of_first(&mut client.session_for(key), key, seen, EntryId::MAX).await?;
+                lost.push((stream, seen, StreamLoss::Trimmed { oldest, newest }));
+            }
         }
     }
+    lost.extend(ends_lost(Asked::Anywhere(client), names, &there).await?);
     Ok(lost)
+}
+
+/// Of streams that were read up to these IDs: those whose end the server has lost.
+pub(super) async fn ends_lost(
+    asked: Asked<'_>,
+    names: &StreamNames,
+    seen: &[(usize, EntryId)],
+) -> Result<Vec<(usize, EntryId, StreamLoss)>> {
+    let keys: Vec<_> = seen.iter().map(|(stream, seen)| (names.key(*stream), *seen)).collect();
+    let lost = lost_ends(asked, &keys).await?.into_iter().filter(|(_, loss)| is_certain(loss));
+    let named =
+        |(at, loss): (usize, StreamLoss)| seen.get(at).map(|(stream, seen)| (*stream, *seen, loss));
+    Ok(lost.filter_map(named).collect())
 }

@@ -2,15 +2,20 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 
+use super::ends::ends_lost;
 use crate::client::{Client, Session};
+use crate::decode::StreamNames;
+use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::read::in_flight::InFlight;
 use crate::read::intake::{Intake, Received};
+use crate::read::lost::{Asked, StreamLoss};
 use crate::read::page_request::PageRequest;
 
 /// A session of its own, and what is done on it, which goes on while others are waited for. A follower
@@ -21,10 +26,12 @@ pub(super) struct Follower {
     key: Vec<u8>,
     line: Option<Line>,
     /// Connecting, sending and waiting for an answer, or the pause after a failure.
-    busy: Option<BoxFuture<'static, (Line, Result<()>)>>,
+    busy: Option<BoxFuture<'static, (Line, Result<Vec<Lost>>)>>,
     is_recovering: bool,
     /// What that came to.
-    done: Option<Result<()>>,
+    done: Option<Result<Vec<Lost>>>,
+    /// It was never asked.
+    is_new: bool,
     process: u32,
     /// When it was asked last.
     pub(super) asked: Instant,
@@ -44,10 +51,32 @@ pub(super) struct Follower {
     pub(super) first: usize,
 }
 
+/// A stream that was read up to an ID, and has lost its end.
+pub(super) type Lost = (usize, EntryId, StreamLoss);
+
+/// Streams that were read up to these IDs.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) names: Arc<StreamNames>,
+    pub(super) ends: Vec<(usize, EntryId)>,
+}
+
 /// A session and what it was asked for.
 struct Line {
     session: Session,
     in_flight: InFlight,
+}
+
+impl Line {
+    async fn ask(&mut self, request: PageRequest, seen: Seen) -> Result<Vec<Lost>> {
+        let Line { session, in_flight } = self;
+        let lost = ends_lost(Asked::By(session), &seen.names, &seen.ends).await?;
+        if lost.is_empty() {
+            in_flight.send(session, request).await?;
+            in_flight.listen().await?;
+        }
+        Ok(lost)
+    }
 }
 
 impl Follower {
@@ -59,6 +88,7 @@ impl Follower {
             busy: None,
             is_recovering: false,
             done: None,
+            is_new: true,
             process: std::process::id(),
             asked: Instant::now(),
             is_prompt: false,
@@ -73,7 +103,7 @@ impl Follower {
 
     /// Closes the connection if it owes an answer.
     pub(super) fn reset(&mut self) {
-        *self = Follower::new(&self.client, &self.key);
+        *self = Follower { is_new: false, ..Follower::new(&self.client, &self.key) };
     }
 
     fn line(&mut self) -> &mut Line {
@@ -114,9 +144,16 @@ impl Follower {
         self.line.as_ref().is_some_and(|line| line.in_flight.is_begun())
     }
 
-    /// Sends a request, which is to be while it is idle. What it waits for goes on where
-    /// [`Follower::poll`] is called.
-    pub(super) async fn ask(&mut self, request: PageRequest) {
+    /// Whether its next request goes over another connection than the latest, perhaps to a server that
+    /// has lost what was read last.
+    pub(super) fn is_in_doubt(&mut self) -> bool {
+        !self.is_new && !self.line().session.is_connected()
+    }
+
+    /// Sends a request, which is to be while it is idle, unless the server has lost the ends of streams
+    /// that were `seen`. What it waits for goes on where [`Follower::poll`] is called.
+    pub(super) async fn ask(&mut self, request: PageRequest, seen: Seen) {
+        self.is_new = false;
         self.line();
         let Some(mut line) = self.line.take() else { return };
         self.asked = Instant::now();
@@ -125,11 +162,7 @@ impl Follower {
         self.not_before = None;
         self.active.clear();
         self.busy = Some(Box::pin(async move {
-            let Line { session, in_flight } = &mut line;
-            let asked = match in_flight.send(session, request).await {
-                Ok(()) => in_flight.listen().await,
-                Err(error) => Err(error),
-            };
+            let asked = line.ask(request, seen).await;
             (line, asked)
         }));
         // The request is on its way before anything else is done.
@@ -150,7 +183,7 @@ impl Follower {
             // It belongs to the process that this one was forked from, down to the socket.
             std::mem::forget(self.busy.take());
             self.reset();
-            self.done = Some(Ok(()));
+            self.done = Some(Ok(Vec::new()));
             return Poll::Ready(());
         }
         let (line, result) = ready!(busy.as_mut().poll(context));
@@ -158,6 +191,14 @@ impl Follower {
         self.line = Some(line);
         self.done = Some(result);
         Poll::Ready(())
+    }
+
+    /// The streams whose end was found to be lost, where that is why nothing was requested.
+    pub(super) fn take_lost(&mut self) -> Vec<Lost> {
+        match &mut self.done {
+            Some(Ok(lost)) => std::mem::take(lost),
+            _ => Vec::new(),
+        }
     }
 
     /// Takes what has come; `None` where that is nothing, as after a pause.
@@ -185,7 +226,7 @@ impl Follower {
         self.process = std::process::id();
         self.busy = Some(Box::pin(async move {
             let recovered = line.session.recover(error).await;
-            (line, recovered)
+            (line, recovered.map(|()| Vec::new()))
         }));
         Ok(())
     }

@@ -44,7 +44,8 @@ async fn of_last_streams(
             let most = wanted.min(ids.len() as u64);
             let first = usize::try_from(most).ok().and_then(|most| ids.get(most.checked_sub(1)?));
             if let (Some(first), Some(last)) = (first, ids.first()) {
-                kept.push(Part { stream: part.stream, first: *first, last: *last, most });
+                let range = (*first, *last);
+                kept.push(Part { most, end: Some(*last), ..Part::of(part.stream, range) });
             }
             wanted -= most;
         }
@@ -74,7 +75,7 @@ async fn of_newest(client: &Client, many: &Many, parts: &[Part], wanted: u64) ->
     }
     let mut streams: BTreeMap<usize, Part> = BTreeMap::new();
     for (id, stream) in newest {
-        let new = Part { stream, first: id, last: id, most: 0 };
+        let new = Part { most: 0, end: Some(id), ..Part::of(stream, (id, id)) };
         let part = streams.entry(stream).or_insert(new);
         part.first = id; // the newest came first
         part.most += 1;

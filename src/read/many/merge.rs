@@ -267,10 +267,8 @@ mod tests {
             }
             expected.sort_unstable();
             let parts: Vec<Part> = (0..streams.len()).map(|stream| Part {
-                stream,
-                first: EntryId::MIN,
-                last: EntryId::MAX,
                 most: most[stream],
+                ..Part::of(stream, (EntryId::MIN, EntryId::MAX))
             }).collect();
             let mut merge = Merge::new(streams.len(), parts);
             let mut pages: BTreeMap<usize, Vec<(u64, usize)>> = BTreeMap::new();
@@ -343,10 +341,8 @@ mod tests {
     /// In how many round trips streams are merged that have so many entries, of these IDs.
     fn refills(lengths: &[u64], budget: u64, id: impl Fn(usize, u64) -> u64) -> usize {
         let part = |(stream, most): (usize, &u64)| Part {
-            stream,
-            first: EntryId::MIN,
-            last: EntryId::MAX,
             most: *most,
+            ..Part::of(stream, (EntryId::MIN, EntryId::MAX))
         };
         let parts: Vec<Part> = lengths.iter().enumerate().map(part).collect();
         let mut come = vec![0; lengths.len()];

@@ -14,6 +14,15 @@ pub(super) struct Part {
     /// Only so many of the oldest. As many as the stream had when it was asked make the read a
     /// snapshot: whatever was added since comes after them.
     pub(super) most: u64,
+    /// The newest of them when the read began, where that is known.
+    pub(super) end: Option<EntryId>,
+}
+
+impl Part {
+    /// All of a stream between these IDs.
+    pub(super) fn of(stream: usize, (first, last): (EntryId, EntryId)) -> Self {
+        Part { stream, first, last, most: u64::MAX, end: None }
+    }
 }
 
 /// How far the parts have been read.
@@ -87,6 +96,12 @@ impl Plan {
         let part = self.parts.get(self.come.part)?;
         let (next, left) = self.come.rest?;
         (left > 0).then_some((part.stream, next.predecessor()?))
+    }
+
+    /// The parts from the one on that is requested next.
+    pub(super) fn unrequested(&mut self) -> &[Part] {
+        let first = self.next().map(|_| self.asked.part);
+        first.and_then(|first| self.parts.get(first..)).unwrap_or_default()
     }
 
     /// The stream that is requested next.
@@ -224,10 +239,8 @@ mod tests {
     /// Streams of that many entries each, with IDs from 1 on.
     fn parts(lengths: &[u64]) -> Vec<Part> {
         let all = |(stream, length): (usize, &u64)| Part {
-            stream,
-            first: EntryId::MIN,
-            last: EntryId::MAX,
             most: *length,
+            ..Part::of(stream, (EntryId::MIN, EntryId::MAX))
         };
         lengths.iter().enumerate().map(all).collect()
     }

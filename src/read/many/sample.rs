@@ -41,7 +41,7 @@ pub(in crate::read) async fn infer_now(
 ) -> Result<Option<StreamSchema>> {
     let Some(many) = &request.many else { return Ok(None) };
     let (first, last) = (EntryId::MIN, EntryId::MAX);
-    let all = (0..many.names.len()).map(|stream| Part { stream, first, last, most: u64::MAX });
+    let all = (0..many.names.len()).map(|stream| Part::of(stream, (first, last)));
     let parts = ask::counted(client, &many.names, all.collect()).await?;
     with_inferred(client, request, &parts).await
 }

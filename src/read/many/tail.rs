@@ -339,6 +339,7 @@ impl ManyTail {
         self.turn = number + 1;
         let Some(follower) = self.followers.get_mut(number) else { return Ok(Polled::More) };
         let before = self.told;
+        let lost = follower.take_lost();
         let taken = follower.take(&mut self.intake).await;
         // Also where the reply did not come whole: none is left for the next to find.
         self.intake.take_beyond().into_iter().for_each(|stream| self.streams.close(stream));
@@ -360,6 +361,10 @@ impl ManyTail {
                 return Ok(Polled::More);
             }
         };
+        if !lost.is_empty() {
+            self.went_on_without(lost)?;
+            return Ok(Polled::More);
+        }
         follower.active.extend(self.intake.last_ids(before).into_keys());
         follower.has_more = matches!(received, Some(Received::Full));
         if self.request.sample.is_some() {
@@ -432,9 +437,8 @@ impl ManyTail {
         self.intake.discard()?;
         let after = self.streams.positions().iter().map(|after| after.successor());
         let last = self.end;
-        let part = |(stream, first): (usize, Option<EntryId>)| {
-            Some(Part { stream, first: first?, last, most: u64::MAX })
-        };
+        let part =
+            |(stream, first): (usize, Option<EntryId>)| Some(Part::of(stream, (first?, last)));
         let parts: Vec<Part> = after.enumerate().filter_map(part).collect();
         let parts = ask::counted(&self.client, &self.streams.names, parts).await?;
         if let Some(schema) = with_inferred(&self.client, &self.request, &parts).await? {

@@ -1,12 +1,14 @@
 //! What is asked for when, and for how long the server may wait.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::looking::is_to_come;
 use super::{ManyTail, side_of, until};
 use crate::entry_id::EntryId;
 use crate::error::Result;
 use crate::read::deadline::block_ms;
-use crate::read::many::follower::Follower;
+use crate::read::many::follower::{Follower, Seen};
 use crate::read::many::split::Side;
 use crate::read::page_request::PageRequest;
 use crate::read::poll::Pace;
@@ -142,11 +144,19 @@ impl ManyTail {
         };
         let limit = PageLimit::of_count(count);
         let names = &self.streams.names;
+        let mut seen = Seen::default();
+        if follower.is_in_doubt() {
+            let ends = asked.iter().map(|stream| (*stream, self.streams.position(*stream)));
+            let is_read =
+                |seen: EntryId| seen > EntryId::MIN && !is_to_come(self.request.start, seen);
+            seen.ends = ends.filter(|(_, seen)| is_read(*seen)).collect();
+            seen.names = Arc::clone(names);
+        }
         let asked: Vec<(&[u8], EntryId)> = asked
             .into_iter()
             .map(|stream| (names.key(stream), self.streams.position(stream)))
             .collect();
         let command = resp::read_many_after(&asked, limit, wait.map(block_ms));
-        follower.ask(PageRequest { wait, ..PageRequest::new(command, limit) }).await;
+        follower.ask(PageRequest { wait, ..PageRequest::new(command, limit) }, seen).await;
     }
 }

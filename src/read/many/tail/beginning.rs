@@ -5,8 +5,8 @@ use crate::client::Who;
 use crate::decode::StreamNames;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
-use crate::read::bounds::StreamLoss;
-use crate::read::many::ends::lost_behind;
+use crate::read::lost::StreamLoss;
+use crate::read::many::ends::lost_since;
 use crate::read::many::{Many, ask};
 use crate::read::request::Resume;
 
@@ -26,7 +26,7 @@ impl ManyTail {
         // Those that have come to the end are done with, whatever has become of them since.
         let to_come: Vec<(usize, EntryId)> =
             seen.into_iter().filter(|(_, seen)| *seen < self.end).collect();
-        for (stream, seen, loss) in lost_behind(&self.client, names, &to_come).await? {
+        for (stream, seen, loss) in lost_since(&self.client, names, &to_come).await? {
             let after = self.go_on_after(stream, loss, seen)?;
             set(stream, after);
             if after < seen {

@@ -7,10 +7,12 @@ use super::{ManyTail, until};
 use crate::admin::find_streams;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::Result;
-use crate::read::bounds::{StreamLoss, id_of_first};
+use crate::read::bounds::id_of_first;
+use crate::read::lost::StreamLoss;
 use crate::read::many::Pattern;
 use crate::read::many::discover::{LOOKING, discover};
 use crate::read::many::ends::last_generated;
+use crate::read::many::follower::Lost;
 
 impl ManyTail {
     /// How many streams are asked together for what they have come to, and the part of the time that
@@ -91,7 +93,8 @@ impl ManyTail {
         }
         for (stream, newest) in reached {
             let seen = self.streams.position(stream);
-            if newest < seen && !self.is_to_come(seen) {
+            // One that has never had an entry is like one that was deleted.
+            if newest < seen && newest > EntryId::MIN && !is_to_come(self.request.start, seen) {
                 let after = self.go_on_after(stream, StreamLoss::BegunAnew { newest }, seen)?;
                 self.go_back(stream, after);
             }
@@ -125,8 +128,17 @@ impl ManyTail {
         self.places.get(place).is_some_and(|place| until(place.look_due).is_zero())
     }
 
-    /// Whether a position is where the caller wants to begin, and not that of an entry.
-    fn is_to_come(&self, seen: EntryId) -> bool {
-        matches!(self.request.start, IdBound::Id(start) if start.predecessor() == Some(seen))
+    /// Goes on with streams of which the server has lost the ends, where that is the policy.
+    pub(super) fn went_on_without(&mut self, lost: Vec<Lost>) -> Result<()> {
+        for (stream, seen, loss) in lost {
+            let after = self.go_on_after(stream, loss, seen)?;
+            self.go_back(stream, after);
+        }
+        Ok(())
     }
+}
+
+/// Whether a position is where the caller wants to begin, and not that of an entry.
+pub(super) fn is_to_come(start: IdBound, seen: EntryId) -> bool {
+    matches!(start, IdBound::Id(start) if start.predecessor() == Some(seen))
 }
