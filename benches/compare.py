@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import calls
 import hot
 import latency
+import messages
 import nodes
 import polars as pl
 import processor
@@ -338,6 +339,19 @@ def processing(server: Server, rounds: int, entries: int = 1_000_000) -> str:
     return table(title, head, processor.rows(server, rounds, entries))
 
 
+def messaging(server: Server, rounds: int) -> str:
+    """Compare publishing and handling messages with what others do one by one."""
+    measured = messages.rows(server, rounds, run)
+    rates = {name: of_rounds for name, _, of_rounds in measured}
+    rows = []
+    for name, contender, mine in measured:
+        pairs = zip(mine, rates[contender.against], strict=True)
+        ratio = statistics.median(one / other for one, other in pairs)
+        rows.append((name, f"{statistics.median(mine):,.0f}/s", f"{ratio:.2f}"))
+    head = ("contender", "messages", "speed, ratio to redis-py's")
+    return table("Messages: models of 5 fields", head, rows)
+
+
 def importing(server: Server, rounds: int) -> str:
     """State what `import redfloe` costs beyond `import polars`."""
     del server
@@ -369,6 +383,7 @@ SECTIONS: dict[str, Callable[[Server, int], str]] = {
     "calls": calling,
     "write": writing,
     "tables": keeping,
+    "messages": messaging,
     "process": processing,
     "import": importing,
 }
