@@ -70,7 +70,7 @@ async def loop_async(made):
 
 while True:
     made = make(
-        connection, lease_ms={LEASE}, batch_size=chance.choice([1, 7, 50]), block_ms=50,
+        connection, lease_ms={LEASE}, batch_size=chance.choice([3, 20, 100]), block_ms=50,
         takeover=chance.random() < 0.1, handle_signals=True,
     )
     try:
@@ -233,6 +233,7 @@ def test_processors_in_the_fire(name: str) -> None:
     complaints = Counter(line.partition(",")[0] for line in crew.said() if line.startswith("["))
     print(f"{name}: {last} entries, {dict(done)}, deaths {dict(crew.deaths)}")
     print(f"{int(lanes[b'commits'])} commits in {int(lanes[b'epoch'])} epochs, {dict(complaints)}")
+    print(*sorted({line for line in crew.said() if "ResponseError" in line})[:5], sep="")
     strange = [line for line in crew.said() if "DataLoss" in line or "Traceback" in line]
     assert not strange, strange[:20]
     assert set(crew.deaths) <= {-signal.SIGKILL}
