@@ -251,6 +251,27 @@ def test_a_module_that_raises_shows_where(any_server: Server, directory: Path) -
     assert process.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
+def test_what_a_dead_worker_has_left_behind_holds_nothing_up(
+    any_server: Server, directory: Path
+) -> None:
+    (directory / "broken.py").write_text(
+        "import os, time\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os.closerange(0, 3)\n"
+        "    time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "open('child', 'w').write(str(child))\n"
+        "1 / 0\n"
+    )
+    try:
+        process = subprocess.run(
+            command("run", "broken:app"), check=False, stderr=subprocess.DEVNULL, timeout=5 * SLACK
+        )
+    finally:
+        os.kill(int((directory / "child").read_text()), signal.SIGKILL)
+    assert process.returncode == 1
+
+
 def test_a_target_without_an_app_is_no_target(any_server: Server) -> None:
     done = run("run", "shop", url=any_server.url, code=2)
     assert "names no app" in done.stderr

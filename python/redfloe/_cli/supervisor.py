@@ -19,6 +19,8 @@ _PAUSES = (0.1, 30.0)
 _HEALTHY = 10.0
 #: How much longer than its handlers a worker may take to give back what it has, in seconds.
 _LEAVING = 10.0
+#: How long to listen to a worker that has ended, in seconds.
+_LISTENING = 0.5
 #: What a worker ends with that cannot load its app.
 CANNOT_LOAD = 2
 
@@ -134,7 +136,9 @@ class Supervisor:
             return await process.wait()
         finally:
             killing.cancel()
-            await listening
+            # It has said what it had to; a process that it has left behind may keep the pipe open.
+            await asyncio.wait([listening], timeout=_LISTENING)
+            listening.cancel()
             del self._processes[worker]
 
     async def _listen(self, worker: int, pipe: int) -> None:
@@ -143,8 +147,10 @@ class Supervisor:
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb")
         )
-        line = await reader.readline()
-        transport.close()
+        try:
+            line = await reader.readline()
+        finally:
+            transport.close()
         if not line:
             return
         said = self._said[worker] = json.loads(line)
