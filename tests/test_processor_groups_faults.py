@@ -120,9 +120,9 @@ def test_workers_that_are_killed_at_any_time(
     any_server: Server, client: redis.Redis, seed: int
 ) -> None:
     chance = random.Random(seed)
-    total = 3_000
+    total = 6_000
     add_numbers(client, STREAM, total)
-    options = json.dumps({"batch_size": 10, "lease_ms": 50, **EAGER})
+    options = json.dumps({"batch_size": 1, "lease_ms": 50, **EAGER})
     killed = 0
     for _ in range(2):
         with (
