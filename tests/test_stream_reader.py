@@ -1088,11 +1088,7 @@ def test_a_lost_connection_is_replaced(
 ) -> None:
     add_numbers(client, stream, 2_000)
     with Proxy(any_server.port) as proxy:
-        # What comes first on another connection is whether the last entry is there.
-        cuts = [
-            proxy.cut_after(size, once_seen=b"XRANGE", skip=skip)
-            for skip, size in enumerate((0, 500, 5_000), 1)
-        ]
+        cuts = [proxy.cut_after(size, once_seen=b"XRANGE", skip=1) for size in (0, 500, 5_000)]
         rows = consume(make_reader(quick(proxy.url), stream, NUMBER, batch_size=500))
         assert [cut.hits for cut in cuts] == [1, 1, 1]
         assert proxy.connections == 4

@@ -3,12 +3,12 @@
 
 use redis::Value;
 
-use super::bounds::{id_of_first, stream_end};
+use super::bounds::{id_of_first, if_permitted, stream_end};
 use super::request::OnDataLoss;
 use crate::client::{About, Client, Questions, Session, Who};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, ServerCode};
-use crate::resp::{self, Info, Packed};
+use crate::resp::{self, Info, Outline, Packed};
 
 /// How entries that were still to be read got lost.
 #[derive(Debug, Clone, Copy)]
@@ -147,6 +147,13 @@ pub(crate) async fn lost_end(
     stream: &[u8],
     seen: EntryId,
 ) -> Result<Option<StreamLoss>> {
+    // Where nothing was added that is all that there is to ask.
+    let command = resp::stream_info(stream);
+    let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
+    let info = if_permitted(asking.await)?;
+    if info.and_then(|info| Info(&info).id("last-generated-id")) == Some(seen) {
+        return Ok(None);
+    }
     Ok(lost_ends(Asked::By(session), &[(stream, seen)]).await?.pop().map(|(_, loss)| loss))
 }
 
