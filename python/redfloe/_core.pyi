@@ -662,6 +662,7 @@ class Producer:
         batch_size: int,
         buffer_bytes: int,
         max_age_ms: int | None,
+        is_max_age_exact: bool,
     ) -> Producer: ...
     @property
     def rows_written(self) -> int: ...

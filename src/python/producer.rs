@@ -55,6 +55,7 @@ impl Producer {
         batch_size: usize,
         buffer_bytes: usize,
         max_age_ms: Option<u64>,
+        is_max_age_exact: bool,
     ) -> PyResult<Self> {
         let request = request.write_request().map_err(|error| exception(py, &error))?;
         let options = ProducerOptions {
@@ -62,6 +63,7 @@ impl Producer {
             batch_rows: batch_size,
             buffer_bytes,
             max_age: max_age_ms.map(Duration::from_millis),
+            is_max_age_exact,
         };
         let producer = write::Producer::new(server.client(py)?, request, options);
         spawn(producer.worker()).map_err(|error| exception(py, &error))?;

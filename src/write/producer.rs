@@ -29,6 +29,8 @@ pub struct ProducerOptions {
     pub buffer_bytes: usize,
     /// Entries older than this are trimmed (MINID), by this process's clock.
     pub max_age: Option<Duration>,
+    /// All of these at once, rather than about these, which is cheaper for the server.
+    pub is_max_age_exact: bool,
 }
 
 impl Default for ProducerOptions {
@@ -38,6 +40,7 @@ impl Default for ProducerOptions {
             batch_rows: 1_000,
             buffer_bytes: 16 * 1024 * 1024,
             max_age: None,
+            is_max_age_exact: false,
         }
     }
 }
@@ -345,7 +348,9 @@ impl Producer {
         let Inner { client, options, .. } = &*self.shared;
         let mut request = self.shared.request.clone();
         if let Some(id) = options.max_age.and_then(oldest) {
-            request = request.with_trim(Some(Trim::min_id(id)));
+            let trim = Trim::min_id(id);
+            let trim = if options.is_max_age_exact { trim.exactly() } else { trim };
+            request = request.with_trim(Some(trim));
         }
         let (first_row, rows_before) = {
             let state = self.state();

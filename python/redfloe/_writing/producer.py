@@ -78,7 +78,8 @@ class StreamProducer:
         Write one field of this name that holds a JSON object of what is sent, as `write_stream`
         does; values may then be lists and dicts too.
     max_age : float or timedelta, optional
-        Trim entries that are older, in seconds, by this machine's clock (MINID, Redis 6.2).
+        Trim entries that are older, in seconds, by this machine's clock (MINID, Redis 6.2); about
+        these, unless `approximate` is False.
 
     Raises
     ------
@@ -149,6 +150,7 @@ class StreamProducer:
             request["batch_size"],
             positive(buffer_bytes, "buffer_bytes") or 1,
             None if max_age is None else _max_age(max_age),
+            not approximate,
         )
 
     def __repr__(self) -> str:
