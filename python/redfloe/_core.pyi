@@ -661,8 +661,7 @@ class Producer:
         linger_ms: int,
         batch_size: int,
         buffer_bytes: int,
-        max_age_ms: int | None,
-        is_max_age_exact: bool,
+        max_age_ms: tuple[int, bool] | None,
     ) -> Producer: ...
     @property
     def rows_written(self) -> int: ...

@@ -54,16 +54,15 @@ impl Producer {
         linger_ms: u64,
         batch_size: usize,
         buffer_bytes: usize,
-        max_age_ms: Option<u64>,
-        is_max_age_exact: bool,
+        max_age_ms: Option<(u64, bool)>,
     ) -> PyResult<Self> {
         let request = request.write_request().map_err(|error| exception(py, &error))?;
         let options = ProducerOptions {
             linger: Duration::from_millis(linger_ms),
             batch_rows: batch_size,
             buffer_bytes,
-            max_age: max_age_ms.map(Duration::from_millis),
-            is_max_age_exact,
+            max_age: max_age_ms.map(|(age, _)| Duration::from_millis(age)),
+            is_max_age_exact: max_age_ms.is_some_and(|(_, exact)| exact),
         };
         let producer = write::Producer::new(server.client(py)?, request, options);
         spawn(producer.worker()).map_err(|error| exception(py, &error))?;

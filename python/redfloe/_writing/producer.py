@@ -149,8 +149,7 @@ class StreamProducer:
             milliseconds(linger_ms, "linger_ms"),
             request["batch_size"],
             positive(buffer_bytes, "buffer_bytes") or 1,
-            None if max_age is None else _max_age(max_age),
-            not approximate,
+            None if max_age is None else (_max_age(max_age), not approximate),
         )
 
     def __repr__(self) -> str:
