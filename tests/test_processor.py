@@ -366,6 +366,46 @@ def test_where_a_new_processor_begins(
         assert [n for tx in made for n in tx.frame["n"]] == [3]
 
 
+@pytest.mark.parametrize("start", ["2-0", "2000-01-01", "(1-5"])
+def test_a_start_before_the_first_entry_is_no_loss(
+    any_server: Server, client: redis.Redis, start: str
+) -> None:
+    numbers = range(1_000_000_000_000, 1_000_000_000_003)
+    for number in numbers:
+        client.xadd(STREAM, {"n": number}, id=f"{number}-0")
+    made = processor(any_server.url, start_id=start, batch_size=2)
+    with made:
+        assert [n for tx in made for n in tx.frame["n"]] == [*numbers]
+
+
+def test_a_start_in_the_future_is_waited_for(any_server: Server, client: redis.Redis) -> None:
+    add_numbers(client, STREAM, 3)
+    for _ in range(2):
+        with processor(any_server.url, start_id="7-0") as made:
+            assert [*made] == []
+    add_numbers(client, STREAM, 8, first=6)
+    with processor(any_server.url) as made:
+        assert [n for tx in made for n in tx.frame["n"]] == [7, 8]
+
+
+def test_a_processor_that_was_reset_goes_on_there(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    add_numbers(client, STREAM, 10, first=5)
+    drive(world, any_server.url).run(handler(world))
+    for to, numbers in (("7-0", [8, 9, 10]), ("2-0", [*range(5, 11)]), ("99-0", [])):
+        redfloe.reset_processor(any_server.url, STREAM, NAME, to=to, state="keep")
+        driven = drive(world, any_server.url)
+        with driven:
+            assert [n for tx in driven for n in tx.frame["n"]] == numbers
+    # What it kept stays, also where only the lane was lost.
+    client.delete(LANE)
+    redfloe.reset_processor(any_server.url, STREAM, NAME, to="9-0", state="keep")
+    driven = drive(world, any_server.url)
+    with driven:
+        assert next(driven).state["seen"] == 6
+
+
 def test_entries_that_do_not_fit_go_to_the_dead_letters(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:
@@ -429,6 +469,8 @@ def test_arguments_that_cannot_be_right(any_server: Server) -> None:
         ({"wait_replicas": -1}, ValueError, "wait_replicas"),
         ({"outputs": [7]}, TypeError, "outputs"),
         ({"max_commit_bytes": 0}, ValueError, "max_commit_bytes"),
+        ({"max_deliveries": 2}, ValueError, "dead_letter"),
+        ({"max_deliveries": 0, "dead_letter": "dead"}, ValueError, "max_deliveries"),
         ({"schema": {"_id": pl.String}}, redfloe.SchemaError, "_id"),
         ({"lease": 7}, TypeError, "lease"),
     ):

@@ -23,13 +23,23 @@ from redfloe import (
     RedisConnection,
     StreamProcessor,
 )
-from support.consumers import World
+from support.consumers import World, dead_ids, letters
 from support.processes import hear, python
-from support.processors import DRAIN, LANE, STREAM, check, outputs, processor, saved, work
+from support.processors import (
+    DRAIN,
+    LANE,
+    STREAM,
+    Driven,
+    check,
+    outputs,
+    processor,
+    saved,
+    work,
+)
 from support.proxy import Proxy
 from support.server import Server
 from support.streams import NUMBER, add_numbers
-from support.timing import SLACK, eventually, later, within
+from support.timing import SLACK, eventually, in_thread, later, within
 
 SYNC = World(None)
 QUICK: dict[str, Any] = {"retry_base_delay": 0.01, "retry_max_delay": 0.05}
@@ -40,7 +50,7 @@ WORKER = f"""
 import random, signal, polars as pl
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from support.processors import processor, work
-from support.consumers import World
+from support.consumers import World, dead_ids, letters
 
 url, step, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 options = json.loads(sys.argv[4])
@@ -107,6 +117,71 @@ def test_processes_that_are_killed_at_any_time(
         )
     drain(any_server.url, batch_size=1_000)
     check(client, total)
+
+
+#: A process that dies with every batch that has a poisonous number.
+POISONED = f"""
+import polars as pl
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from support.processors import processor, work
+from support.consumers import World, dead_ids, letters
+
+with processor(sys.argv[1], **json.loads(sys.argv[2])) as p:
+    for tx in p:
+        if tx.frame["n"].is_in([3, 13]).any():
+            os._exit(9)
+        work(World(None), tx)
+"""
+
+
+def test_an_entry_that_ends_the_process_is_put_aside(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """Whichever batch it is in: the batch is halved with each restart."""
+    add_numbers(client, STREAM, 20)
+    options = json.dumps(
+        {"batch_size": 8, "dead_letter": "dead", "max_deliveries": 2, "takeover": True}
+    )
+    deaths = 0
+    while True:
+        with python(POISONED, any_server.url, options) as process:
+            code = process.wait(20 * SLACK)
+        if code == 0:
+            break
+        assert code == 9
+        deaths += 1
+        assert deaths < 15
+    assert outputs(client) == [n for n in range(1, 21) if n not in (3, 13)]
+    assert dead_ids(client) == ["3-0", "13-0"]
+    [first, _] = letters(client)
+    assert first[b"_dead_deliveries"] == b"2"
+    assert b"max_deliveries" in first[b"_dead_reason"]
+
+
+def test_an_exception_that_nobody_handles_is_put_aside(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    add_numbers(client, STREAM, 6)
+    driven = Driven(world, processor(any_server.url, dead_letter="dead", max_deliveries=1))
+    failures = 0
+    for _ in range(10):
+        try:
+            with driven:
+                for tx in driven:
+                    assert 4 not in tx.frame["n"]
+                    work(world, tx)
+        except AssertionError:
+            failures += 1
+        else:
+            break
+    assert outputs(client) == [1, 2, 3, 5, 6]
+    assert dead_ids(client) == ["4-0"]
+    assert failures == 4  # 6, 3, 2 and 1 of them
+    # Without a note of it nothing is halved.
+    client.xadd(STREAM, {"n": 7})
+    client.xadd(STREAM, {"n": 8})
+    with driven:
+        assert len(next(driven)) == 2
 
 
 def test_two_processes_of_one_name(any_server: Server, client: redis.Redis) -> None:
@@ -258,6 +333,31 @@ def test_a_server_that_has_lost_commits(own: Server) -> None:
         for tx in made:
             work(SYNC, tx)
     check(own.client(), 8)
+
+
+def test_a_server_that_has_lost_who_has_the_lane(own: Server) -> None:
+    """Nobody has superseded the processor, and it is not told so."""
+    client = own.client()
+    add_numbers(client, STREAM, 4)
+    url = RedisConnection(own.url, **QUICK)
+    with processor(url, batch_size=2) as made:
+        work(SYNC, next(made))
+    client.save()
+    with processor(url, batch_size=2, on_data_loss="continue") as made:
+        work(SYNC, next(made))
+        own.kill()
+        own.start()
+        for tx in made:
+            work(SYNC, tx)
+    check(own.client(), 4)
+    client = own.client()
+    client.xadd(STREAM, {"n": 5})
+    client.save()
+    with pytest.raises(DataLossError, match="acquired its lane"), processor(url) as made:  # noqa: PT012
+        next(made)
+        own.kill()
+        own.start()
+        made.stop()
 
 
 def test_a_server_that_has_lost_commits_raises_by_default(own: Server) -> None:
@@ -417,8 +517,6 @@ def test_ctrl_c_ends_it_within_a_second(
 
 
 def test_another_thread_that_asks_for_the_next_batch(any_server: Server) -> None:
-    from support.timing import in_thread
-
     made = processor(any_server.url, on_idle="wait")
     with made, in_thread(lambda: [*made]) as result:
         time.sleep(0.1)
@@ -460,8 +558,6 @@ def test_a_batch_id_stays_the_same_across_replays(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:
     add_numbers(client, STREAM, 3)
-    from support.processors import Driven
-
     driven = Driven(world, processor(any_server.url, batch_size=10))
     with pytest.raises(ZeroDivisionError), driven:  # noqa: PT012
         first = world.do(next(driven).batch_id)

@@ -90,6 +90,7 @@ from redfloe._processing.processor import StreamProcessor
 from redfloe._processing.reading import read_table, read_table_async, scan_table, table_key
 from redfloe._processing.sink import ParquetSink
 from redfloe._processing.state import ProcessorState
+from redfloe._processing.stats import ProcessorStats
 from redfloe._processing.table import Table
 from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
@@ -137,6 +138,7 @@ __all__ = [
     "PendingEntriesError",
     "ProcessorRunningError",
     "ProcessorState",
+    "ProcessorStats",
     "ReadOptions",
     "RedfloeError",
     "RedisCheckpointStore",

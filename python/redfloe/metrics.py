@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from redfloe._consuming.stats import ConsumerStats
-    from redfloe._core import ProcessorStats, RedisConnection
+    from redfloe._core import RedisConnection
+    from redfloe._processing.stats import ProcessorStats
     from redfloe.messages import App
 
     _Family = CounterMetricFamily | GaugeMetricFamily
@@ -313,6 +314,7 @@ _OF_RUNS = {
     "entries": "Entries that they had",
     "dead_lettered": "Entries moved to the dead-letter stream",
     "bytes": "Bytes that they wrote",
+    "commit_seconds": "How long they took",
 }
 
 
@@ -471,9 +473,11 @@ def _all(watched: set[weakref.ref[T]]) -> list[T]:
     return [one for found in listed if (one := found()) is not None]
 
 
-def _summed(values: Iterable[tuple[Sequence[str], int]]) -> Iterator[tuple[Sequence[str], int]]:
+def _summed(
+    values: Iterable[tuple[Sequence[str], float]],
+) -> Iterator[tuple[Sequence[str], float]]:
     """Add up what has the same labels: a registry takes each once."""
-    sums: dict[tuple[str, ...], int] = {}
+    sums: dict[tuple[str, ...], float] = {}
     for where, value in values:
         sums[tuple(where)] = sums.get(tuple(where), 0) + value
     return iter(sums.items())

@@ -1,6 +1,7 @@
 //! What a processor has for one input stream: acquired, kept, committed to and released.
 
 mod asking;
+mod notes;
 mod reset;
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use self::asking::{What, send};
+pub(super) use self::notes::Notes;
 pub use self::reset::{ProcessorReset, delete_processor, reset_processor};
 use super::commit::Commit;
 use super::durability::Durability;

@@ -30,6 +30,10 @@ pub(super) enum Loss {
         epoch: u64,
         owner: Owner,
     },
+    /// The server knows only earlier acquisitions: it has lost this one.
+    Rewound {
+        epoch: u64,
+    },
     /// The lane is at another place: the server has lost commits, or somebody has written to it.
     Conflict {
         expected: EntryId,
@@ -222,7 +226,10 @@ impl Machine {
                 }
                 Outcome::Done
             }
-            Answer::Fenced { epoch, owner } => self.lost(Loss::Fenced { epoch, owner }),
+            Answer::Fenced { epoch, owner } => {
+                let loss = self.fenced(epoch, owner);
+                self.lost(loss)
+            }
             Answer::Gone => self.lost(Loss::Gone),
             Answer::Broken { error } => self.lost(Loss::Broken { error }),
             Answer::Conflict { position, .. } => {
@@ -269,7 +276,16 @@ impl Machine {
         }
     }
 
-    fn lost(&mut self, loss: Loss) -> Outcome {
+    /// Why a lane that is another's is not this processor's any more.
+    pub(super) fn fenced(&self, epoch: u64, owner: Owner) -> Loss {
+        match &self.phase {
+            Phase::Held(hold) if epoch < hold.grip.epoch => Loss::Rewound { epoch },
+            _ => Loss::Fenced { epoch, owner },
+        }
+    }
+
+    /// The lane is not held any more.
+    pub(super) fn lost(&mut self, loss: Loss) -> Outcome {
         self.lose(Some(loss.clone()));
         Outcome::Lost(loss)
     }

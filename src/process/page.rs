@@ -19,6 +19,8 @@ pub struct PageReader {
     on_data_loss: OnDataLoss,
     session: Session,
     stream: Vec<u8>,
+    /// A position that nobody has read up to.
+    begins: Option<EntryId>,
     /// Behind which entry the log has said that some are lost.
     told: Option<EntryId>,
 }
@@ -48,7 +50,22 @@ impl PageReader {
         let request = request.with_batch_size(rows);
         let client = client.keep_trying(request.who());
         let session = client.session_for(&stream);
-        PageReader { client, request, rows, on_data_loss, session, stream, told: None }
+        PageReader {
+            client,
+            request,
+            rows,
+            on_data_loss,
+            session,
+            stream,
+            begins: None,
+            told: None,
+        }
+    }
+
+    /// A position that nobody has read up to, such as a date: that there is no entry, and none before it, is
+    /// no loss.
+    pub(super) fn set_begins(&mut self, position: Option<EntryId>) {
+        self.begins = position;
     }
 
     /// The next entries after that one; `None` where there are none. With `until` all entries up to that one,
@@ -65,7 +82,7 @@ impl PageReader {
     /// or the stream was begun anew; and as [`read`](crate::read).
     pub async fn read(&mut self, after: EntryId, until: Option<EntryId>) -> Result<Option<Page>> {
         let page = self.page(after, until).await?;
-        if after == EntryId::MIN || self.is_there(after).await? {
+        if after == EntryId::MIN || self.begins == Some(after) || self.is_there(after).await? {
             return Ok(page);
         }
         let lost = lost_behind(&mut self.session, &self.stream, after).await;

@@ -38,6 +38,7 @@ static ACQUIRE: Script = script!("lane" "acquire");
 static COMMIT: Script = script!("lane" "held" "commit");
 static RENEW: Script = script!("lane" "held" "owned" "renew");
 static LOAD: Script = script!("lane" "held" "owned" "load");
+pub(super) static NOTE: Script = script!("lane" "held" "owned" "note");
 pub(super) static RESET: Script = script!("lane" "held" "owned" "reset");
 static RELEASE: Script = script!("lane" "held" "owned" "release");
 

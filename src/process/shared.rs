@@ -169,6 +169,15 @@ impl Shared {
                 );
                 Error::new(ErrorKind::Fenced, message)
             }
+            Some(Loss::Rewound { epoch }) => {
+                let message = format!(
+                    "the server has lost that this processor has acquired its lane (it is at epoch {epoch}), \
+                     and commits since, as a failover to a replica that lagged does, or a restart with older \
+                     data; nothing of this commit was written; start the processor again, and it goes on \
+                     from there"
+                );
+                Error::new(ErrorKind::DataLoss, message)
+            }
             Some(Loss::Conflict { expected, position }) => {
                 let position = position.map_or_else(|| "nowhere".to_owned(), |id| id.to_string());
                 let message = format!(

@@ -38,6 +38,7 @@ pub(crate) struct ProcessorArguments {
     wait_timeout_ms: u64,
     max_commit_bytes: usize,
     dead_letter: Option<Vec<u8>>,
+    max_deliveries: Option<u64>,
     outputs: Vec<Vec<u8>>,
     continue_after_loss: bool,
 }
@@ -68,6 +69,7 @@ impl ProcessorArguments {
             },
             max_commit_bytes: self.max_commit_bytes,
             dead_letter: self.dead_letter,
+            max_deliveries: self.max_deliveries,
         };
         process::Processor::new(client, request, &self.name, options)
     }
@@ -434,7 +436,8 @@ pub(crate) struct ProcessorStats {
     bytes: u64,
     epoch: Option<u64>,
     position: Option<String>,
-    commit_seconds: Option<f64>,
+    commit_seconds: f64,
+    last_commit_seconds: Option<f64>,
 }
 
 impl From<process::ProcessorStats> for ProcessorStats {
@@ -446,7 +449,8 @@ impl From<process::ProcessorStats> for ProcessorStats {
             bytes: stats.bytes,
             epoch: stats.epoch,
             position: stats.position.map(|position| position.to_string()),
-            commit_seconds: stats.commit_time.map(|time| time.as_secs_f64()),
+            commit_seconds: stats.commit_time.as_secs_f64(),
+            last_commit_seconds: stats.last_commit.map(|time| time.as_secs_f64()),
         }
     }
 }

@@ -36,6 +36,7 @@ class ProcessorArguments(TypedDict):
     wait_timeout_ms: int
     max_commit_bytes: int
     dead_letter: bytes | None
+    max_deliveries: int | None
     outputs: list[bytes]
     continue_after_loss: bool
 
@@ -46,6 +47,7 @@ def make_arguments(
     *,
     outputs: Iterable[str | bytes],
     dead_letter: str | bytes | None,
+    max_deliveries: int | None,
     lease_ms: Milliseconds,
     takeover: bool,
     wait_replicas: int,
@@ -61,6 +63,9 @@ def make_arguments(
     if letters == stream:
         msg = "dead_letter is the stream itself, which would never come to an end"
         raise ValueError(msg)
+    if letters is None and max_deliveries is not None:
+        msg = "max_deliveries needs a dead_letter stream"
+        raise ValueError(msg)
     return ProcessorArguments(
         name=as_key(name, "name"),
         label=_host(),
@@ -72,6 +77,7 @@ def make_arguments(
         wait_timeout_ms=milliseconds(wait_timeout_ms, "wait_timeout_ms"),
         max_commit_bytes=positive(max_commit_bytes, "max_commit_bytes") or 1,
         dead_letter=letters,
+        max_deliveries=positive(max_deliveries, "max_deliveries"),
         outputs=[as_key(output, "outputs") for output in given],
         continue_after_loss=on_data_loss == "continue",
     )

@@ -22,6 +22,7 @@ from redfloe._processing.session import (
     refuse_of_group,
     without_waiting,
 )
+from redfloe._processing.stats import ProcessorStats
 from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reprs import target
 
@@ -95,6 +96,12 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     dead_letter : str or bytes, optional
         The stream that takes entries which cannot be decoded, or failed (`Transaction.fail`), in
         the same commit. In a Redis Cluster it must be in the slot of `stream`.
+    max_deliveries : int, optional
+        How often an entry is handed out alone, and not committed, before it goes to the dead-letter
+        stream: one that ends the process itself, or a loop whose exceptions nobody handles. A batch
+        that was handed out and not committed when the next processor comes is halved, until such
+        an entry is alone. By default entries are handed out until they are committed; `run` puts
+        those aside whose handler raises, in any case.
     lease_ms : int or timedelta, default 3000
         For how long others wait for a processor that says nothing. Commits and a heartbeat in the
         background extend the lease. Nothing but waiting rests on it.
@@ -188,6 +195,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         on_idle: Literal["wait", "stop"] = "wait",
         outputs: Iterable[str | bytes] = (),
         dead_letter: str | bytes | None = None,
+        max_deliveries: int | None = None,
         lease_ms: Milliseconds = 3_000,
         takeover: bool = False,
         wait_replicas: int = 0,
@@ -239,6 +247,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             request["stream"],
             outputs=outputs,
             dead_letter=dead_letter,
+            max_deliveries=max_deliveries,
             lease_ms=lease_ms,
             takeover=takeover,
             wait_replicas=wait_replicas,
@@ -285,12 +294,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             self._core.stop()
 
     @property
-    def stats(self) -> _core.ProcessorStats:
+    def stats(self) -> ProcessorStats:
         """What the processor has done since it was entered."""
-        core = self._core
-        if core is None:
-            core = _core.Processor(self._connection, self._request, self._arguments)
-        return core.stats
+        return ProcessorStats() if self._core is None else ProcessorStats.of(self._core.stats)
 
     def bind(self, model: object, name: str | None = None) -> None:
         """Keep an object in the state: its attributes are loaded, and saved with each commit.

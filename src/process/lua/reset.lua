@@ -35,7 +35,7 @@ if #dropped > 0 then
   redis.call('UNLINK', unpack(dropped))
 end
 if position ~= '' then
-  redis.call('HSET', lane, 'position', position, 'planned', '')
+  redis.call('HSET', lane, 'position', position, 'planned', '', 'begins', position)
   -- A lane without a commit has no state. Where that stays, because somebody has said so, it counts as one.
   if redis.call('HGET', lane, 'commits') == '0' then
     redis.call('HSET', lane, 'commits', '1')

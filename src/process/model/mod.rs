@@ -346,6 +346,7 @@ impl Explorer {
         if let Outcome::Lost(loss) = outcome {
             self.seen.losses.insert(match loss {
                 Loss::Fenced { .. } => "fenced",
+                Loss::Rewound { .. } => "rewound",
                 Loss::Conflict { .. } => "conflict",
                 Loss::Gone => "gone",
                 Loss::Unknown { .. } => "unknown",

@@ -26,6 +26,8 @@ pub(super) struct Ahead {
     coming: Option<Coming>,
     /// The latest page was all that there was.
     is_drained: bool,
+    /// A position that nobody has read up to.
+    begins: Option<EntryId>,
 }
 
 /// A page that is being read. It is given up with this.
@@ -58,7 +60,14 @@ impl Ahead {
             rest: None,
             coming: None,
             is_drained: false,
+            begins: None,
         }
+    }
+
+    /// Forgets what was read; nobody has read up to that position, where one is given.
+    pub(super) fn begin(&mut self, begins: Option<EntryId>) {
+        self.clear();
+        self.begins = begins;
     }
 
     /// The batch that comes after this position, and where it ends, if it has been read.
@@ -115,10 +124,12 @@ impl Ahead {
     /// Reads on the process's runtime: it goes on while nobody waits for it.
     fn start(&self, after: EntryId, until: Option<EntryId>, wait: Duration) -> Result<Coming> {
         let reader = Arc::clone(&self.reader);
+        let begins = self.begins;
         let waits_first = self.is_drained && until.is_none();
         let (sender, read) = oneshot::channel();
         let task = spawn(async move {
             let mut reader = reader.lock().await;
+            reader.set_begins(begins);
             let reading = async {
                 if waits_first && !wait.is_zero() {
                     reader.wait(after, wait).await?;

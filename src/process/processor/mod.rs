@@ -1,8 +1,10 @@
 //! A processor's loop: the lane is acquired, pages are read ahead, and each batch is committed once.
 
+mod acquiring;
 mod ahead;
 mod group;
 mod options;
+mod poison;
 mod rest;
 mod source;
 mod stop;
@@ -13,14 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use self::options::{ProcessorOptions, ProcessorStats};
+use self::poison::{Step, Suspects};
+use self::rest::part;
 use self::source::Source;
 pub use self::stop::Stopper;
 pub use self::transaction::Transaction;
 use super::commit::Commit;
-use super::durability::evicting_policy;
 use super::keys::{check_slot, state_key, table_key};
 use super::lane::{Committed, Held, Lane};
-use crate::client::{Client, Session, spawn};
+use crate::client::{Client, Session};
+use crate::decode::Batch;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{OnDataLoss, ReadRequest};
@@ -62,10 +66,14 @@ pub struct Processor {
     options: ProcessorOptions,
     lane: Lane,
     source: Source,
+    /// Entries that may have ended an earlier process, where they are counted.
+    suspects: Option<Suspects>,
     /// For questions beside.
     session: Session,
-    /// It has had the lane.
-    was_held: bool,
+    /// The lane's epoch, once it is known what was noted in it.
+    begun: Option<u64>,
+    /// What is done once was done.
+    is_prepared: bool,
     /// That the lane was lost has been told: the next one to ask has it acquired anew.
     is_told: bool,
     stopper: Stopper,
@@ -77,8 +85,6 @@ pub struct Processor {
 impl Processor {
     /// A wait for entries is cut into parts of this length at most, between which the lane is looked at.
     const LOOK: Duration = Duration::from_secs(1);
-    /// How long a standby waits before it looks again, at most.
-    const STANDBY: Duration = Duration::from_millis(500);
 
     /// The processor `name` of the request's stream; nothing is sent yet. A batch is of the request's size,
     /// begins at its start where there is no lane yet, and is waited for as it says.
@@ -102,6 +108,10 @@ impl Processor {
         }
         let lane = Lane::new(client, &stream, name, options.lane.clone())?;
         let session = client.keep_trying(request.who()).session_for(&stream);
+        let suspects = options.max_deliveries.map(Suspects::new);
+        if suspects.is_some() && options.dead_letter.is_none() {
+            return Err(Error::invalid("max_deliveries needs a dead_letter stream"));
+        }
         Ok(Processor {
             client: client.clone(),
             request,
@@ -109,8 +119,10 @@ impl Processor {
             options,
             lane,
             source,
+            suspects,
             session,
-            was_held: false,
+            begun: None,
+            is_prepared: false,
             is_told: false,
             stopper: Stopper::default(),
             letters: 0,
@@ -151,7 +163,7 @@ impl Processor {
     pub async fn next(&mut self) -> Result<Option<Transaction>> {
         let mut waiting: Option<Instant> = None;
         while !self.stopper.is_stopped() {
-            let Some(held) = self.lane.held() else {
+            let Some(held) = self.held() else {
                 if !self.acquire().await? {
                     return Ok(None);
                 }
@@ -165,17 +177,10 @@ impl Processor {
                 },
             };
             if let Some((batch, last)) = ahead.batch(held.position) {
-                let commit = self.empty_commit(held.position, last);
-                let range = (held.position, last);
-                let transaction = Transaction::new(batch, range, commit, held.epoch);
-                if !transaction.batch().is_empty() {
-                    return Ok(Some(transaction));
+                match self.hand_out(held, batch, last).await? {
+                    Some(transaction) => return Ok(Some(transaction)),
+                    None => continue,
                 }
-                // Nobody has to see a batch without a row.
-                if let Err(error) = self.commit(transaction).await {
-                    self.settled(error)?;
-                }
-                continue;
             }
             let block = self.request.block_time();
             let left = block.map(|block| {
@@ -213,12 +218,70 @@ impl Processor {
     ///
     /// As [`next`](Self::next).
     pub async fn hold(&mut self) -> Result<bool> {
-        while self.lane.held().is_none() {
+        while self.held().is_none() {
             if self.stopper.is_stopped() || !self.acquire().await? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// A transaction of a batch, or of its first rows where the others are suspected. Without a row, and
+    /// where its entry is to be put aside, it is committed here: nobody has to see that.
+    async fn hand_out(
+        &mut self,
+        held: Held,
+        batch: Batch,
+        last: EntryId,
+    ) -> Result<Option<Transaction>> {
+        let (mut batch, mut last, mut tried) = (batch, last, None);
+        // A batch that was planned stays whole.
+        if let Some(suspects) = self.suspects.as_mut().filter(|_| held.planned.is_none())
+            && !batch.is_empty()
+        {
+            let rows = match suspects.next(held.position, batch.len(), last) {
+                Step::HandOut { rows, note } => {
+                    if let Some(attempt) = note {
+                        let note = attempt.to_string();
+                        let noting = self.lane.note_tried(&note);
+                        let Some(noted) = self.stopper.or(noting).await else { return Ok(None) };
+                        if let Err(error) = noted {
+                            return self.settled(error).map(|()| None);
+                        }
+                        suspects.noted(attempt);
+                    }
+                    rows
+                }
+                Step::PutAside { times } => {
+                    tried = Some(times);
+                    1
+                }
+            };
+            if rows < batch.len() {
+                (batch, last) = part(&batch, 0..rows, last);
+            }
+        }
+        let commit = self.empty_commit(held.position, last);
+        let mut transaction = Transaction::new(batch, (held.position, last), commit, held.epoch);
+        if let Some(times) = tried {
+            let ids = transaction.batch().ids().to_vec();
+            let reason = format!(
+                "it was handed out alone {times} times (max_deliveries), and never committed: it ends \
+                 whoever processes it"
+            );
+            transaction.fail(&ids, &reason, times)?;
+        } else if !transaction.batch().is_empty() {
+            return Ok(Some(transaction));
+        }
+        match self.commit(transaction).await {
+            Ok(_) => Ok(None),
+            Err(error) => self.settled(error).map(|()| None),
+        }
+    }
+
+    /// Where the lane is, once it is held and known what was noted in it.
+    fn held(&self) -> Option<Held> {
+        self.lane.held().filter(|held| self.begun == Some(held.epoch))
     }
 
     /// Writes what a transaction is to write, its dead letters, and the position after it, once: all of it
@@ -257,12 +320,16 @@ impl Processor {
         };
         if is_in {
             self.source.committed(last, transaction.batch().ids());
+            if let Some(suspects) = &mut self.suspects {
+                suspects.committed(last);
+            }
             let mut stats = lock(&self.stats);
             stats.commits += 1;
             stats.entries += entries as u64;
             stats.bytes += transaction.commit().bytes() as u64;
             stats.position = self.source.position(last);
-            stats.commit_time = Some(begun.elapsed());
+            stats.commit_time += begun.elapsed();
+            stats.last_commit = Some(begun.elapsed());
             if let Some((number, first, reason)) = letters {
                 self.letters += number;
                 stats.dead_lettered += number;
@@ -372,69 +439,6 @@ impl Processor {
     /// The hash of one of its tables.
     pub fn table_key(&self, table: &[u8]) -> Vec<u8> {
         table_key(self.request.stream(), &self.name, table)
-    }
-
-    /// Acquires the lane, if what became of it allows that; says whether, and not that the loop was stopped.
-    async fn acquire(&mut self) -> Result<bool> {
-        if let Some(error) = self.lane.lost().filter(|_| self.was_held && !self.is_told) {
-            if error.kind() == ErrorKind::DataLoss && self.options.on_data_loss == OnDataLoss::Raise
-            {
-                self.is_told = true;
-            }
-            self.settled(error)?;
-        }
-        self.source.clear();
-        let stopper = self.stopper.clone();
-        let Some(held) = stopper.or(self.wait_for_lane()).await else { return Ok(false) };
-        let held = held?;
-        // One that others have taken over since is waited for.
-        self.lane.waits();
-        (self.was_held, self.is_told) = (true, false);
-        let mut stats = lock(&self.stats);
-        (stats.epoch, stats.position) = (Some(held.epoch), self.source.position(held.position));
-        drop(stats);
-        let event = self.request.who().event(match self.source {
-            Source::Pages(_) => "lane_acquired",
-            Source::Group(_) => "consumer_acquired",
-        });
-        let event = event.with("processor", self.shown_name()).with("epoch", held.epoch);
-        event.with("position", held.position.to_string()).record();
-        Ok(true)
-    }
-
-    async fn wait_for_lane(&mut self) -> Result<Held> {
-        if !self.was_held {
-            self.prepare().await?;
-        }
-        let mut waits = false;
-        loop {
-            match self.lane.try_acquire().await? {
-                Ok(held) => return Ok(held),
-                Err(left) => {
-                    if !waits {
-                        waits = true;
-                        let event = self.request.who().event("lane_awaited");
-                        event.with("processor", self.shown_name()).record();
-                    }
-                    let pause = left.clamp(Duration::from_millis(1), Self::STANDBY);
-                    tokio::time::sleep(pause).await;
-                }
-            }
-        }
-    }
-
-    /// What is done once, before the lane is acquired the first time.
-    async fn prepare(&mut self) -> Result<()> {
-        if matches!(self.source, Source::Pages(_)) {
-            self.prepare_pages().await?;
-        }
-        let stream = self.request.stream();
-        if let Some(policy) = evicting_policy(&self.client, stream).await? {
-            let event = self.request.who().event("may_be_evicted");
-            event.with("processor", self.shown_name()).with("policy", policy).record();
-        }
-        spawn(self.lane.heartbeat())?;
-        Ok(())
     }
 
     /// Moves the position to the end of a batch of which no entry is left.

@@ -18,6 +18,10 @@ pub struct ProcessorOptions {
     pub max_commit_bytes: usize,
     /// The stream for entries that cannot be processed.
     pub dead_letter: Option<Vec<u8>>,
+    /// How often an entry is handed out alone, and not committed, before it becomes a dead letter: one that
+    /// ends the process, say. Batches that were handed out before are halved until such an entry is alone.
+    /// `None`: without end.
+    pub max_deliveries: Option<u64>,
 }
 
 impl Default for ProcessorOptions {
@@ -27,6 +31,7 @@ impl Default for ProcessorOptions {
             on_data_loss: OnDataLoss::default(),
             max_commit_bytes: Commit::MAX_BYTES,
             dead_letter: None,
+            max_deliveries: None,
         }
     }
 }
@@ -47,6 +52,8 @@ pub struct ProcessorStats {
     pub epoch: Option<u64>,
     /// Up to where all is committed.
     pub position: Option<EntryId>,
-    /// How long the latest commit took.
-    pub commit_time: Option<Duration>,
+    /// How long these commits took, from the request to the answer.
+    pub commit_time: Duration,
+    /// How long the latest one took.
+    pub last_commit: Option<Duration>,
 }

@@ -56,6 +56,14 @@ impl Source {
         }
     }
 
+    /// Forgets what was read; nobody has read up to that position, where one is given.
+    pub(super) fn begin(&mut self, begins: Option<EntryId>) {
+        match self {
+            Source::Pages(ahead) => ahead.begin(begins),
+            Source::Group(group) => group.clear(),
+        }
+    }
+
     /// A position is no word on what other consumers of a group have had.
     pub(super) fn position(&self, position: EntryId) -> Option<EntryId> {
         matches!(self, Source::Pages(_)).then_some(position)

@@ -1,0 +1,100 @@
+"""Processors in a cluster: all that is theirs is in the slot of the stream, wherever that goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import redfloe
+from redfloe import RedisConnection
+from support.cluster import Cluster
+from support.consumers import World, dead_ids
+from support.faults import Step, failover, killing, patient, restart
+from support.processors import STREAM, Driven, check, handler, outputs, processor, work
+from support.streams import add_numbers
+from support.timing import in_thread
+
+# One process of a test run starts the cluster.
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(60)]
+
+SYNC = World(None)
+
+
+def test_a_stream_is_processed_once(
+    cluster: Cluster, cluster_url: str | RedisConnection, world: World
+) -> None:
+    client = cluster.client(STREAM)
+    add_numbers(client, STREAM, 20)
+    Driven(world, processor(cluster_url, batch_size=3)).run(handler(world))
+    check(client, 20)
+
+
+def test_outputs_share_the_slot(cluster: Cluster) -> None:
+    """What is in another is refused before anything is sent, with a name that would do."""
+    client = cluster.client(STREAM)
+    add_numbers(client, STREAM, 2)
+    for options in ({"outputs": ["{numbers}:a", "alerts"]}, {"dead_letter": "alerts"}):
+        with pytest.raises(ValueError, match=r'name it "{numbers}:alerts"'):
+            processor(cluster.url, **options)
+    made = processor(cluster.url, outputs=["{numbers}:out"], dead_letter="{numbers}:dead")
+    with made:
+        tx = next(made)
+        for rows in (tx.frame, {"n": 1}):
+            with pytest.raises(
+                ValueError, match=r'name it "{numbers}:alerts".*nothing has been sent'
+            ):
+                tx.publish("alerts", rows)
+        tx.fail(tx.ids[0], "x")
+        tx.publish("{numbers}:out", tx.frame.tail(1))
+    assert outputs(client) == [2]
+    assert dead_ids(client, "{numbers}:dead") == ["1-0"]
+
+
+def test_a_cluster_that_is_known_by_one_node_only(cluster: Cluster) -> None:
+    client = cluster.client(STREAM)
+    add_numbers(client, STREAM, 2)
+    url = RedisConnection(cluster.node(STREAM).url, client_name="processor")
+    with pytest.raises((ValueError, redfloe.RedfloeError)), processor(url) as made:  # noqa: PT012
+        next(made).publish("alerts", {"n": 1})
+        next(made)
+    assert client.hget(f"{{{STREAM}}}:redfloe:{STREAM}:sums", "position") == b"0-0"
+
+
+def migration(cluster: Cluster, key: str) -> list[Step]:
+    """The steps by which a slot moves to another node with all of its keys."""
+    slot, target = cluster.slot(key), cluster.other(key)
+    source = cluster.node(key)
+
+    def move_some(number: int) -> None:
+        for name in source.command("CLUSTER GETKEYSINSLOT", slot, number):
+            cluster.move_key(name, target)
+
+    return [
+        lambda: cluster.begin_move(slot, target),
+        lambda: move_some(2),
+        lambda: move_some(100),
+        lambda: cluster.end_move(slot, target),
+    ]
+
+
+@pytest.mark.parametrize("fault", [migration, killing, failover, restart])
+def test_faults_lose_and_double_nothing(cluster: Cluster, fault: Any) -> None:
+    add_numbers(cluster.client(STREAM), STREAM, 60)
+    made = processor(patient(cluster), batch_size=1, on_data_loss="continue", lease_ms=30_000)
+
+    def process() -> None:
+        with made:
+            for tx in made:
+                work(SYNC, tx)
+
+    with made:
+        for _ in range(5):
+            work(SYNC, next(made))
+    with in_thread(process) as ended:
+        for step in fault(cluster, STREAM):
+            step()
+        ended()
+    # A server that was restarted may have lost the last commits, with the position.
+    process()
+    check(cluster.client(STREAM), 60)
