@@ -98,8 +98,8 @@ def make_member(
 ) -> Group | None:
     """Check how a processor is one of the workers of a group; None without one."""
     if group is None:
-        if consumer is not None or max_deliveries is not None:
-            msg = "consumer and max_deliveries need a group"
+        if consumer is not None:
+            msg = "consumer needs a group"
             raise ValueError(msg)
         return None
     return make_worker_group(

@@ -97,7 +97,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         The stream that takes entries which cannot be decoded, or failed (`Transaction.fail`), in
         the same commit. In a Redis Cluster it must be in the slot of `stream`.
     max_deliveries : int, optional
-        How often an entry is handed out alone, and not committed, before it goes to the dead-letter
+        With a group as for `StreamConsumer`. Without one how often an entry is handed out alone, and not committed, before it goes to the dead-letter
         stream: one that ends the process itself, or a loop whose exceptions nobody handles. A batch
         that was handed out and not committed when the next processor comes is halved, until such
         an entry is alone. By default entries are handed out until they are committed; `run` puts
@@ -129,7 +129,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     create_group, group_start_id, reclaim_min_idle_ms, reclaim_interval_ms
         With a group, as for `StreamConsumer`. A group that is lost after the first commit is not
         created again: `NoGroupError` says so, since it alone knew what was committed.
-    auto_extend, max_processing_ms, max_deliveries
+    auto_extend, max_processing_ms
         With a group, as for `StreamConsumer`.
     handle_signals : bool, default False
         Within ``with`` have SIGTERM and SIGINT call `stop`, as for `StreamConsumer`. In the main
@@ -195,7 +195,6 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         on_idle: Literal["wait", "stop"] = "wait",
         outputs: Iterable[str | bytes] = (),
         dead_letter: str | bytes | None = None,
-        max_deliveries: int | None = None,
         lease_ms: Milliseconds = 3_000,
         takeover: bool = False,
         wait_replicas: int = 0,
@@ -247,7 +246,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             request["stream"],
             outputs=outputs,
             dead_letter=dead_letter,
-            max_deliveries=max_deliveries,
+            max_deliveries=None if member is not None else max_deliveries,
             lease_ms=lease_ms,
             takeover=takeover,
             wait_replicas=wait_replicas,
@@ -265,7 +264,10 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         self._arguments = arguments
         self._where = where(request, arguments)
         self._failing = Failing(
-            dead_letter is not None, max_deliveries is not None, False, self._where
+            dead_letter is not None,
+            member is not None and max_deliveries is not None,
+            False,
+            self._where,
         )
         self._bound: list[tuple[object, str | None]] = []
         self._sinks: list[ParquetSink] = []
