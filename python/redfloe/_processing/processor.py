@@ -97,10 +97,11 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         The stream that takes entries which cannot be decoded, or failed (`Transaction.fail`), in
         the same commit. In a Redis Cluster it must be in the slot of `stream`.
     max_deliveries : int, optional
-        With a group as for `StreamConsumer`. Without one how often an entry is handed out alone, and not committed, before it goes to the dead-letter
-        stream: one that ends the process itself, or a loop whose exceptions nobody handles. A batch
-        that was handed out and not committed when the next processor comes is halved, until such
-        an entry is alone. By default entries are handed out until they are committed; `run` puts
+        With a group as for `StreamConsumer`. Without one how often an entry is handed out alone,
+        and not committed, before it goes to the dead-letter stream: one that ends the process
+        itself, or a loop whose exceptions nobody handles. A batch that was handed out and not
+        committed when the next processor comes is halved, until such an entry is alone. By default
+        entries are handed out until they are committed; without a group `run` puts
         those aside whose handler raises, in any case.
     lease_ms : int or timedelta, default 3000
         For how long others wait for a processor that says nothing. Commits and a heartbeat in the
