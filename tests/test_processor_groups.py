@@ -182,8 +182,8 @@ def test_what_several_workers_cannot_have(
     [
         ({"batch_size": 10_001}, "batches of 10000 entries at most"),
         ({"consumer": None}, "a group needs a consumer"),
-        ({"group": None}, "consumer and max_deliveries need a group"),
-        ({"group": None, "consumer": None, "max_deliveries": 2}, "need a group"),
+        ({"group": None}, "needs a group"),
+        ({"group": None, "consumer": None, "max_deliveries": 2}, "needs a dead_letter"),
         ({"max_deliveries": 2}, "max_deliveries needs a dead_letter"),
         ({"start_id": "5"}, "pass group_start_id"),
         ({"dead_letter": STREAM}, "the stream itself"),

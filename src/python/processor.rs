@@ -21,7 +21,8 @@ use super::write::WriteArguments;
 use crate::client::{Client, LentRuntime};
 use crate::decode::joined;
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{self, Durability, LaneOptions, ProcessorOptions, Stopper, check_slot, table};
+use crate::process::table::{self, Changes};
+use crate::process::{self, Durability, LaneOptions, ProcessorOptions, Stopper, check_slot};
 use crate::read::OnDataLoss;
 
 /// How a processor acquires its lane and commits, as `redfloe._processing.arguments` puts it together.
@@ -186,20 +187,30 @@ impl Processor {
     /// state. Says whether it is in; where it `settles`, it is not once the lane has to be acquired anew.
     fn commit(
         &self,
+        py: Python<'_>,
         transaction: &Transaction,
         tables: Vec<(Vec<u8>, Py<Table>)>,
         state: (Vec<Pair>, Vec<Vec<u8>>),
         settles: bool,
     ) -> PyResult<Operation> {
-        let mut transaction = transaction.take()?;
+        // Now, and not once the task runs: where the caller is cancelled meanwhile its tables are as they
+        // were saved again, while the commit goes on.
         let tables: Vec<(Vec<u8>, Arc<Mutex<table::Table>>)> =
             tables.into_iter().map(|(name, table)| (name, table.get().shared())).collect();
+        let changes: PyResult<Vec<(Vec<u8>, Changes)>> = no_panic(py, || {
+            let changes: Result<Vec<_>> = py.detach(|| {
+                let of_each = tables.into_iter();
+                of_each.map(|(name, table)| Ok((name, lock(&table).changes()?))).collect()
+            });
+            changes.map_err(|error| exception(py, &error))
+        });
+        let changes = changes?;
+        let mut transaction = transaction.take()?;
         let shared = Arc::clone(&self.shared);
         let committing = async move {
             let mut processor = shared.lock().await?;
-            for (name, table) in tables {
+            for (name, changes) in changes {
                 let key = processor.table_key(&name);
-                let changes = lock(&table).changes()?;
                 let commit = transaction.commit();
                 changes.sets().try_for_each(|(field, row)| commit.set(&key, field, row))?;
                 changes.deletes().try_for_each(|field| commit.unset(&key, field))?;
