@@ -593,7 +593,7 @@ def test_a_commit_whose_task_is_cancelled_is_whole(
 
     async def cancelled() -> None:
         made = processor(any_server.url, batch_size=5)
-        work = handler(world)
+        work: Any = handler(world)
         async with made:
             async for tx in made:
                 await work(tx)
