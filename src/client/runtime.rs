@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use super::per_process::PerProcess;
@@ -12,14 +12,13 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What belongs to one process. It lives as long as the process does.
 struct Process {
-    runtime: Runtime,
+    handle: Handle,
+    /// Always there, until it is dropped.
+    runtime: Option<Runtime>,
 }
 
-static PROCESS: PerProcess<Process> = PerProcess::new();
-
-/// This process's runtime.
-fn process() -> Result<&'static Process> {
-    PROCESS.get(|| {
+impl Process {
+    fn new() -> Result<Self> {
         // The threads that wait for batches need cores too; on a small machine a second worker
         // would do little but wake up.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -29,8 +28,25 @@ fn process() -> Result<&'static Process> {
             .enable_all()
             .build()
             .map_err(no_runtime)?;
-        Ok(Process { runtime })
-    })
+        Ok(Process { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Of two threads that make one at the same time one drops it, perhaps within a task of
+        // another runtime, where a drop that waits for its threads would panic.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+static PROCESS: PerProcess<Process> = PerProcess::new();
+
+/// This process's runtime.
+fn process() -> Result<&'static Process> {
+    PROCESS.get(Process::new)
 }
 
 pub(super) fn no_runtime(error: std::io::Error) -> Error {
@@ -51,7 +67,7 @@ pub(crate) fn panicked() -> Error {
 ///
 /// [`Internal`](ErrorKind::Internal) where the process cannot start threads.
 pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<AbortHandle> {
-    Ok(process()?.runtime.spawn(future).abort_handle())
+    Ok(process()?.handle.spawn(future).abort_handle())
 }
 
 /// Runs a future on the process's runtime and waits for it, asking `interrupted` at least every
@@ -72,7 +88,7 @@ where
     let (sender, receiver) = mpsc::sync_channel(1);
     // On a worker the future is woken by the thread that polls the socket; on this thread each
     // read would cost a switch between the two.
-    let task = process()?.runtime.spawn(async move {
+    let task = process()?.handle.spawn(async move {
         // The receiver is gone only when nobody waits any more.
         let _ = sender.send(future.await);
     });
@@ -120,6 +136,12 @@ mod tests {
         });
         assert_eq!(ids.len(), 8);
         assert!(ids.iter().all(|id| *id != 0 && Some(id) == ids.first()));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn one_that_came_too_late_is_dropped_within_a_task() -> Result<()> {
+        drop(Process::new()?);
         Ok(())
     }
 
