@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import redis
 
-from redfloe import iter_stream
+from redfloe import iter_stream, read_stream
 from support.groups import DRAIN, ME, deliver
 from support.proxy import Proxy
 from support.server import Server
@@ -80,3 +80,21 @@ def test_no_reply_is_larger_than_a_batch_and_one_entry(
             assert proxy.largest_reply <= 5.3 * MEGABYTE
         else:
             assert limited == server.refused_reads
+
+
+@pytest.mark.parametrize("refused", ["the end", "the page", "both", "both, twice"])
+def test_a_read_whose_first_page_is_refused_ends_where_the_stream_ended(
+    any_server: Server, client: redis.Redis, stream: str, refused: str
+) -> None:
+    """Its end is asked for with the first page, and again where that was not answered."""
+    add_numbers(client, stream, 25_000)
+    with Proxy(any_server.port) as proxy:
+        times = 2 if refused == "both, twice" else 1
+        if refused != "the page":
+            proxy.replace_reply(b"-LOADING wait\r\n", once_seen=b"XREVRANGE", times=times)
+        if refused != "the end":
+            proxy.replace_reply(b"-LOADING wait\r\n", once_seen=b"XRANGE", times=times)
+        # Whoever has a first page answered asks for those that follow of a stream that grows.
+        proxy.before(b"XRANGE", lambda n: n <= times + 1 or client.xadd(stream, {"n": "0"}))
+        rows = read_stream(proxy.url, stream, {"n": pl.Int64})["n"]
+        assert rows.to_list() == list(range(1, 25_001))

@@ -25,8 +25,8 @@ use crate::resp::{self, PageLimit};
 ///
 /// Pages of XRANGE (Redis 5.0), the next one requested before the columns of the current one are
 /// built. An open end is pinned to the newest entry at the start (XREVRANGE, sent with the first
-/// page), so that a read of a stream that grows comes to its end. After a lost connection the read goes on after the last
-/// whole entry.
+/// page), so that a read of a stream that grows comes to its end. After a lost connection the read
+/// goes on after the last whole entry.
 ///
 /// With a group: what there is for the consumer (XREADGROUP).
 ///
@@ -269,7 +269,12 @@ impl RangeReader {
         }
         let received = self.feed.receive().await;
         let newest = self.feed.take_newest();
-        self.asks_end &= newest.is_none();
+        self.asks_end &= match &newest {
+            None => true,
+            Some(Ok(_)) => false,
+            // An open end has to be known. Another is of use where it can be had: asked for once.
+            Some(Err(_)) => self.is_open || received.is_err(),
+        };
         if let (Some(Ok(newest)), Some((_, last))) = (&newest, &mut self.range) {
             self.end = *newest;
             if std::mem::take(&mut self.is_open) {
