@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import wraps
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from redfloe._consuming.handling import (
@@ -15,7 +16,7 @@ from redfloe._consuming.handling import (
     is_done,
     without_waiting,
 )
-from redfloe._consuming.retry import ExceptionPolicy, Retry, reason_of
+from redfloe._consuming.retry import ExceptionPolicy, Raise, Retry, reason_of
 from redfloe._errors import ClaimedError
 from redfloe._functions import is_async
 from redfloe._log import log, log_live
@@ -92,6 +93,8 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
     _failing: Failing
     _stopped: bool
     _handler: Callable[..., object] | None = None
+    #: What is raised at once, whatever a handler's user says.
+    _raised: ExceptionPolicy = MappingProxyType({})
 
     @abstractmethod
     def _blocking(self) -> Session[Transaction]:
@@ -152,18 +155,13 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         >>> redfloe.read_stream(url, "copies")["action"].to_list()
         ['click', 'view']
         """
-        retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
+        retry = Retry(
+            attempts, retry_base_delay, retry_max_delay, {**self._raised, **(on_exception or {})}
+        )
         inner = InLoop(self._chosen(handler), lambda: self._stopped)
         with self:
             session = self._blocking()
-            face = Face(session, inner)
-            while (batch := without_waiting(session.next(opens=False))) is not None:
-                try:
-                    done = is_done(without_waiting(handle(batch, retry, face, self._failing)))
-                except BegunAnewError:
-                    continue
-                if not done:  # stopped in a pause
-                    return
+            is_done(without_waiting(self._handle_all(session, Face(session, inner), retry)))
 
     async def run_async(
         self,
@@ -204,18 +202,24 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         >>> redfloe.read_stream(url, "copies")["action"].to_list()
         ['click', 'view']
         """
-        retry = Retry(attempts, retry_base_delay, retry_max_delay, on_exception)
+        retry = Retry(
+            attempts, retry_base_delay, retry_max_delay, {**self._raised, **(on_exception or {})}
+        )
         inner = InEventLoop(self._chosen(handler), lambda: self._stopped)
         async with self:
             session = self._awaiting()
-            face = Face(session, inner)
-            while (batch := await session.next(opens=False)) is not None:
-                try:
-                    done = is_done(await handle(batch, retry, face, self._failing))
-                except BegunAnewError:
-                    continue
-                if not done:
-                    return
+            is_done(await self._handle_all(session, Face(session, inner), retry))
+
+    async def _handle_all(self, session: Session[T], face: Face[T], retry: Retry) -> bool | Raise:
+        """Have all batches handled, until the processor ends; what is to be raised is given."""
+        while (batch := await session.next(opens=False)) is not None:
+            try:
+                done = await handle(batch, retry, face, self._failing)
+            except BegunAnewError:
+                continue
+            if done is not True:  # stopped in a pause, or by an exception
+                return done
+        return True
 
     def each(self, handler: H) -> H:
         """Have `run`, `run_async` and `start` call a function with each entry: a decorator.

@@ -15,7 +15,7 @@ from redfloe._log import log
 from redfloe.messages._assembly import Assembly
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._health import Drained, Health, Record
-from redfloe.messages._producer import Producer, StreamOf
+from redfloe.messages._producer import Producer
 from redfloe.messages._retry import Retry
 from redfloe.messages._router import Handler, Router
 from redfloe.messages._running import Stopping, in_new_loop, run_all
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from redfloe._consuming.consumer import StreamConsumer
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
+    from redfloe.messages._outgoing import StreamOf
     from redfloe.messages._plan import Middleware, StreamPlan
     from redfloe.messages._worker import StreamWorker
 

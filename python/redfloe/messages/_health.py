@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from redfloe._consuming.stats import ConsumerStats
     from redfloe.messages._frames import Part
-    from redfloe.messages._producer import Outgoing
+    from redfloe.messages._outgoing import Outgoing
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, as_key
@@ -15,10 +14,11 @@ from redfloe._writing.async_producer import AsyncStreamProducer
 from redfloe._writing.producer import StreamProducer
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._kinds import type_name
-from redfloe.messages._message import Message
+from redfloe.messages._outgoing import Outgoing, Outlet, StreamOf
 from redfloe.messages._schema_of import is_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import timedelta
     from types import TracebackType
 
@@ -26,22 +26,8 @@ if TYPE_CHECKING:
 
     from redfloe._core import RedisConnection
 
-#: Where messages go: a stream, one for each type by its name or model, or what a function says.
-StreamOf: TypeAlias = (
-    str | bytes | Mapping[Any, str | bytes] | Callable[[Message], str | bytes] | None
-)
-
 #: How many messages become a frame.
 _CHUNK = 10_000
-
-
-class Outgoing(NamedTuple):
-    """A message on its way."""
-
-    stream: bytes
-    type: str | None
-    payload: Any
-    metadata: Mapping[str, Any]
 
 
 class Producer:
@@ -103,7 +89,7 @@ class Producer:
     ) -> None:
         self._connection = _core.connect(url)
         self._codec = codec_of(codec)
-        self._stream = _router_of(stream)
+        self._outlet = Outlet(stream)
         self._options: dict[str, Any] = {
             "linger_ms": 0,  # whoever publishes one waits for it
             "maxlen": maxlen,
@@ -152,7 +138,7 @@ class Producer:
         WriteError, OutcomeUnknownError
             It could not be written, or nobody knows; as for `StreamProducer.send`.
         """
-        outgoing = self._outgoing(event, metadata, stream)
+        outgoing = self._outlet.outgoing(event, metadata, stream)
         fields = self._codec.fields(*outgoing[1:])
         with self._using() as producer:
             entry_id = producer.send(fields, stream=outgoing.stream).result()
@@ -230,44 +216,6 @@ class Producer:
 
     # What is published, and where
 
-    def _outgoing(
-        self, event: Any, metadata: Mapping[str, Any] | None, stream: str | bytes | None
-    ) -> Outgoing:
-        given = metadata or {}
-        if isinstance(event, Message):
-            payload, name = event.payload, event.type
-            given = {**event.metadata, **given}
-        else:
-            payload, name = event, None
-        model: type = type(payload)
-        if name is None and is_model(model):
-            name = type_name(model)
-        if stream is not None:
-            key = as_key(stream, "stream")
-        elif isinstance(self._stream, bytes):
-            key = self._stream
-        else:
-            key = self._key_of(event, name, payload, given)
-        return Outgoing(key, name, payload, given)
-
-    def _key_of(
-        self, event: Any, name: str | None, payload: Any, metadata: Mapping[str, Any]
-    ) -> bytes:
-        if self._stream is None:
-            msg = "name the stream: publish(..., stream=...), or a producer's stream"
-            raise ValueError(msg)
-        if callable(self._stream):
-            message = event if isinstance(event, Message) else Message(name, payload, metadata)
-            return as_key(self._stream(message), "what the function for the stream gives")
-        assert isinstance(self._stream, dict)
-        if name not in self._stream:
-            msg = (
-                f"the producer's mapping has no stream for the type {name!r}; add it, or name the "
-                "stream: publish(..., stream=...)"
-            )
-            raise ValueError(msg)
-        return self._stream[name]
-
     def _frames(
         self,
         events: Iterable[Any],
@@ -275,7 +223,7 @@ class Producer:
         stream: str | bytes | None,
     ) -> Iterator[tuple[bytes, pl.DataFrame]]:
         """Give the entries in runs for one stream."""
-        key = self._stream if stream is None else as_key(stream, "stream")
+        key = self._outlet.stream if stream is None else as_key(stream, "stream")
         remaining = iter(events)
         while chunk := [*islice(remaining, _CHUNK)]:
             model, *others = set(map(type, chunk))
@@ -285,7 +233,7 @@ class Producer:
                 columns = [type_name(model)] * count, chunk, [metadata or {}] * count
                 yield key, self._frame(key, *columns)
                 continue
-            outgoing = (self._outgoing(event, metadata, stream) for event in chunk)
+            outgoing = (self._outlet.outgoing(event, metadata, stream) for event in chunk)
             for of_run, run in groupby(outgoing, key=lambda one: one.stream):
                 _, types, payloads, given = zip(*run, strict=True)
                 yield of_run, self._frame(of_run, types, payloads, given)
@@ -375,7 +323,7 @@ class AsyncProducer:
     ) -> str:
         """Publish a message, and wait until it is in; as `Producer.publish`."""
         producer = self._producer
-        outgoing = producer._outgoing(event, metadata, stream)
+        outgoing = producer._outlet.outgoing(event, metadata, stream)
         fields = producer._codec.fields(*outgoing[1:])
         with producer._using() as core:
             sent = await AsyncStreamProducer(core).send(fields, stream=outgoing.stream)
@@ -405,16 +353,3 @@ class AsyncProducer:
         producer = self._producer._end()
         if producer is not None:
             await AsyncStreamProducer(producer).close(timeout_ms=timeout_ms)
-
-
-def _router_of(
-    stream: StreamOf,
-) -> bytes | dict[str, bytes] | Callable[[Message], str | bytes] | None:
-    if isinstance(stream, Mapping):
-        return {
-            type_name(kind) if isinstance(kind, type) else str(kind): as_key(key, "stream")
-            for kind, key in stream.items()
-        }
-    if stream is None or callable(stream):
-        return stream
-    return as_key(stream, "stream")
