@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from redfloe import (
 from redfloe._processing.staging import Staging
 from support.consumers import World
 from support.lakes import OUT, check, drain, lake, read, rows, work
+from support.loops import PATIENCE
 from support.processors import LANE, NAME, STREAM, Driven, processor
 from support.proxy import Proxy
 from support.server import Server
@@ -337,3 +340,130 @@ def test_a_fenced_commit_is_in_neither(
         world.do(tx.commit())
     drain(any_server.url, path)
     check(client, path, 4)
+
+
+class Held:
+    """Calls of something that wait until they may go on; the first ones, or those that come."""
+
+    def __init__(self, act: Any) -> None:
+        self.act = act
+        self.has_begun = threading.Event()
+        self.may_go_on = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.has_begun.set()
+        assert self.may_go_on.wait(PATIENCE)
+        try:
+            return self.act(*arguments)
+        finally:
+            self.ended.set()
+
+
+async def cancel_within(doing: Any, held: Held) -> None:
+    """Cancel something once it has come to what is held."""
+    task = asyncio.ensure_future(doing)
+    assert await asyncio.to_thread(held.has_begun.wait, PATIENCE)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("leaves", ["by an error", "by cancellation"])
+def test_files_of_a_commit_that_is_in_are_not_deleted(
+    any_server: Server,
+    client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    leaves: str,
+) -> None:
+    """Where the first of two directories fails, the second one's files were."""
+    add_numbers(client, STREAM, 2)
+
+    def make() -> tuple[redfloe.StreamProcessor, list[ParquetSink]]:
+        made = processor(any_server.url)
+        return made, [ParquetSink(made, tmp_path / name) for name in ("first", "second")]
+
+    async def left() -> None:
+        made, sinks = make()
+        held = Held(sinks[0]._staging.publish)
+        async with made:
+            tx = await anext(made)
+            for sink in sinks:
+                await sink.write(tx, tx.frame)
+            if leaves == "by an error":
+                (tmp_path / "first/0-0_2-0.parquet").mkdir()
+                with pytest.raises(OSError, match="0-0_2-0"):
+                    await tx.commit()
+                (tmp_path / "first/0-0_2-0.parquet").rmdir()
+            else:
+                monkeypatch.setattr(sinks[0]._staging, "publish", held)
+                await cancel_within(tx.commit(), held)
+                held.may_go_on.set()
+        assert not [*(tmp_path / "second").glob("*.parquet")]
+
+    asyncio.run(left())
+    assert client.hget(LANE, "position") == b"2-0"
+    made, _ = make()
+    made.run(print)  # which settles what was left
+    for name in ("first", "second"):
+        assert pl.read_parquet(tmp_path / name / "*.parquet")["n"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_write_that_is_cancelled_is_not_in_the_directory(
+    any_server: Server, client: redis.Redis, tmp_path: Path, again: bool
+) -> None:
+    """It was, and no commit had named it."""
+    add_numbers(client, STREAM, 4)
+    path = tmp_path / "lake"
+
+    async def cancelled() -> None:
+        made = processor(any_server.url, batch_size=2)
+        sink = ParquetSink(made, path)
+        write = sink._write_parquet
+        async with made:
+            tx = await anext(made)
+            sink._write_parquet = held = Held(write)  # type: ignore[assignment]
+            await cancel_within(sink.write(tx, tx.frame), held)
+            sink._write_parquet = write
+            held.may_go_on.set()
+            if again:
+                await sink.write(tx, tx.frame)
+            assert await asyncio.to_thread(held.ended.wait, PATIENCE)
+            tx = await anext(made)
+            await sink.write(tx, tx.frame)
+
+    asyncio.run(cancelled())
+    made = processor(any_server.url)
+    ParquetSink(made, path)
+    made.run(print)
+    found = pl.concat(map(pl.read_parquet, sorted(path.glob("*.parquet"))))["n"].to_list()
+    assert found == ([1, 2, 3, 4] if again else [3, 4])
+    assert len([*(path / "_redfloe").iterdir()]) == 2
+
+
+def test_writes_of_several_tasks(
+    any_server: Server, client: redis.Redis, tmp_path: Path, world: World
+) -> None:
+    """Each had taken a table of its own, and the directory named one batch of two."""
+    if world.runner is None:
+        pytest.skip("nothing is done at once there")
+    add_numbers(client, STREAM, 2)
+    made = processor(any_server.url)
+    sinks = [ParquetSink(made, tmp_path / name) for name in ("first", "second")]
+
+    async def several() -> None:
+        async with made:
+            tx = await anext(made)
+            writes = [sink.write(tx, tx.frame[row]) for sink in sinks for row in (0, 1)]
+            await asyncio.gather(*writes)
+
+    world.runner.run(several())
+    again = processor(any_server.url)
+    for name in ("first", "second"):
+        ParquetSink(again, tmp_path / name)
+    again.run(print)
+    for name in ("first", "second"):
+        found = pl.read_parquet(tmp_path / name / "*.parquet")["n"].sort().to_list()
+        assert found == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from threading import Lock, current_thread
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from redfloe import _core
@@ -13,7 +14,7 @@ from redfloe._consuming.signals import StopSignals
 from redfloe._core import RedisConnection, check_connection, connect
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._processing.arguments import make_arguments, make_member, where
-from redfloe._processing.running import RunsHandlers
+from redfloe._processing.running import Loop, RunsHandlers
 from redfloe._processing.session import (
     Session,
     at_once,
@@ -27,6 +28,7 @@ from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reprs import target
 
 if TYPE_CHECKING:
+    from threading import Thread
     from types import TracebackType
 
     from redfloe._ids import EntryIdLike
@@ -128,8 +130,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         move its entry to the dead-letter stream with the commit of its batch. By default the last
         where there is one, else the first.
     create_group, group_start_id, reclaim_min_idle_ms, reclaim_interval_ms
-        With a group, as for `StreamConsumer`. A group that is lost after the first commit is not
-        created again: `NoGroupError` says so, since it alone knew what was committed.
+        With a group, as for `StreamConsumer`. A group that is lost after a consumer's first commit
+        is not created again by it: `NoGroupError` says so, since it alone knew what was committed.
+        A consumer of a new name does create it again, at `group_start_id`.
     auto_extend, max_processing_ms
         With a group, as for `StreamConsumer`.
     handle_signals : bool, default False
@@ -274,6 +277,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         self._sinks: list[ParquetSink] = []
         self._handle_signals = handle_signals
         self._session: Session[Any] | None = None
+        #: The thread that is about to enter it; and two threads do so one after the other.
+        self._kept_for: Thread | None = None
+        self._entering = Lock()
         self._core: _core.Processor | None = None
         self._signals: StopSignals | None = None
         self._stopped = False
@@ -356,7 +362,13 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     # In a loop
 
     def _enter(self, wait: Any, make: Any) -> None:
-        self._refuse_entered()
+        with self._entering:
+            if self._kept_for is not current_thread():
+                self._refuse_entered()
+            self._make_session(wait, make)
+            self._kept_for = None
+
+    def _make_session(self, wait: Any, make: Any) -> None:
         core = _core.Processor(self._connection, self._request, self._arguments)
         has_dead_letter = self._arguments["dead_letter"] is not None
         known = dict(self._request["schema"] or {})
@@ -375,8 +387,18 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         if self._stopped:  # before there was anything to stop
             core.stop()
 
+    def _keep_for(self, thread: Thread) -> None:
+        with self._entering:
+            self._refuse_entered()
+            self._kept_for = thread
+
+    def _keep_no_more(self) -> None:
+        with self._entering:
+            if self._kept_for is current_thread():
+                self._kept_for = None
+
     def _refuse_entered(self) -> None:
-        if self._session is not None:
+        if self._session is not None or self._kept_for is not None:
             msg = "the processor is entered already; make another one for another loop"
             raise RuntimeError(msg)
 
@@ -423,7 +445,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         return transaction
 
     def __iter__(self) -> Iterator[Transaction]:
-        return _Loop(self, self._blocking())
+        return Loop(self, self._blocking())
 
     def _leave(self) -> None:
         """Be ready to be entered again."""
@@ -467,22 +489,4 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         return transaction
 
     def __aiter__(self) -> AsyncIterator[AsyncTransaction]:
-        return _Loop(self, self._awaiting())
-
-
-class _Loop(Iterator[Transaction], AsyncIterator[AsyncTransaction]):
-    """A loop that ends when its processor is left, also if that is entered again then."""
-
-    def __init__(self, processor: StreamProcessor, session: Session[Any]) -> None:
-        self._processor = processor
-        self._session = session
-
-    def __next__(self) -> Transaction:
-        if self._processor._session is not self._session:
-            raise StopIteration
-        return next(self._processor)
-
-    async def __anext__(self) -> AsyncTransaction:
-        if self._processor._session is not self._session:
-            raise StopAsyncIteration
-        return await anext(self._processor)
+        return Loop(self, self._awaiting())

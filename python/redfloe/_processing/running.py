@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import wraps
 from types import MappingProxyType
@@ -25,7 +26,9 @@ from redfloe._processing.transaction import AsyncTransaction, Transaction
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Future
+    from threading import Thread
 
+    from redfloe._processing.processor import StreamProcessor
     from redfloe._processing.session import Session
 
 T = TypeVar("T", Transaction, AsyncTransaction)
@@ -307,27 +310,35 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         import threading
         from concurrent.futures import Future
 
-        self._refuse_entered()
         chosen = self._chosen(handler)
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
-        log_live()
 
         def work() -> None:
             try:
-                self.run(chosen, **options)
+                try:
+                    self.run(chosen, **options)
+                finally:
+                    self._keep_no_more()  # where it was never entered
             except BaseException as error:  # noqa: BLE001 - whoever asks gets it
                 log("processor_failed", {**self._failing.where, "error": reason_of(error)}, error)
                 future.set_exception(error)
             else:
                 future.set_result(None)
 
-        threading.Thread(target=work, name="redfloe-processor", daemon=True).start()
+        thread = threading.Thread(target=work, name="redfloe-processor", daemon=True)
+        self._keep_for(thread)
+        log_live()
+        thread.start()
         return future
 
     @abstractmethod
-    def _refuse_entered(self) -> None:
-        """Refuse to be entered twice."""
+    def _keep_for(self, thread: Thread) -> None:
+        """Refuse to be entered by any other than a thread, which is about to."""
+
+    @abstractmethod
+    def _keep_no_more(self) -> None:
+        """Do so no more, if it is kept for this thread."""
 
     def _chosen(self, handler: Callable[..., object] | None) -> Callable[..., object]:
         chosen = handler or self._handler
@@ -335,3 +346,21 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
             msg = "there is no handler: pass one, or decorate one with `each`"
             raise TypeError(msg)
         return chosen
+
+
+class Loop(Iterator[Transaction], AsyncIterator[AsyncTransaction]):
+    """A loop that ends when its processor is left, also if that is entered again then."""
+
+    def __init__(self, processor: StreamProcessor, session: Session[Any]) -> None:
+        self._processor = processor
+        self._session = session
+
+    def __next__(self) -> Transaction:
+        if self._processor._session is not self._session:
+            raise StopIteration
+        return next(self._processor)
+
+    async def __anext__(self) -> AsyncTransaction:
+        if self._processor._session is not self._session:
+            raise StopAsyncIteration
+        return await anext(self._processor)

@@ -137,20 +137,21 @@ class Session(Generic[T]):
         request = table_request(
             key, schema, known=self._known, event_time=event_time, expire_after=expire_after
         )
-        if declared is not None:
-            if declared.table.request != request:
-                msg = (
-                    f"the table {declared.text!r} was taken with other columns before: "
-                    f"{declared.table.schema}"
-                )
-                raise ValueError(msg)
-            return declared.table
-        text = readable(known)
-        newest = self._state.newest_ms(text)
-        table = Table(await self.wait(self.core.load_table(known, request, newest)), request)
-        self.check(transaction)
-        self._tables[known] = _Declared(columns, known, text, table)
-        return table
+        if declared is None:
+            text = readable(known)
+            newest = self._state.newest_ms(text)
+            table = Table(await self.wait(self.core.load_table(known, request, newest)), request)
+            self.check(transaction)
+            # Another task of this transaction may have been quicker, and have changed its table.
+            mine = _Declared(columns, known, text, table)
+            declared = self._tables.setdefault(known, mine)
+        if declared.table.request != request:
+            msg = (
+                f"the table {declared.text!r} was taken with other columns before: "
+                f"{declared.table.schema}"
+            )
+            raise ValueError(msg)
+        return declared.table
 
     async def batch_id(self, transaction: T) -> str:
         """Fix where the batch ends, and give it a name."""
@@ -169,6 +170,8 @@ class Session(Generic[T]):
     async def commit(self, transaction: T, *, settles: bool = False) -> bool:
         """Commit; say whether it is in, rather than to be found out by acquiring the lane anew."""
         self.check(transaction)
+        await self.sinks.prepare()
+        self.check(transaction)
         for declared in self._tables.values():
             declared.table.core.expire()
             self._state.keep_newest(declared.text, declared.table.newest_ms())
@@ -176,18 +179,20 @@ class Session(Generic[T]):
         tables = [(declared.name, declared.table.core) for declared in self._tables.values()]
         committing = self.core.commit(transaction._core, tables, changes, settles)
         self._end()
+        # Whatever comes of it, none of these files is deleted from here on: the commit may be in.
+        staged = self.sinks.take()
         try:
             is_in = await self.wait(committing)
         except NotDurableError:
             self._saved()
-            await self.sinks.publish()
+            await self.sinks.publish(staged)
             raise
         except BaseException:
             self._forget()
             raise
         if is_in:
             self._saved()
-            await self.sinks.publish()
+            await self.sinks.publish(staged)
         else:
             self._forget()
         return is_in
@@ -277,7 +282,6 @@ class Session(Generic[T]):
     def _forget(self) -> None:
         """Know no more what was saved."""
         self._rollback()
-        self.sinks.forget()
         self._epoch = None
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import polars as pl
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from redfloe._processing.session import Session
     from redfloe._processing.transaction import AsyncTransaction, BaseTransaction, Transaction
 
+T = TypeVar("T")
+
 _COMPRESSIONS = ("zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed")
 
 #: The processor's table that has a row for each sink: the batch that was committed last. Names that
@@ -45,8 +47,13 @@ class _Staged:
     before: str | None
     #: How often there was something to write.
     writes: int = 0
-    #: Where the files belong that the commit is to name.
-    targets: list[Path] = field(default_factory=list)
+    #: How many files there are; those of a write that failed, or was cancelled, are no one's.
+    files: int = 0
+    #: Where the files belong that the commit is to name, by their numbers: those of whole writes.
+    #: It is replaced, and never changed: threads look at it.
+    targets: dict[int, Path] = field(default_factory=dict)
+    #: Of which there is a list on the disk.
+    listed: dict[int, Path] | None = None
     #: Files are written one after the other.
     lock: Lock = field(default_factory=Lock)
 
@@ -89,7 +96,8 @@ class ParquetSink:
         At once, where the processor has a `group`: its batches do not come again as they were. From
         the processor's loop: the directory is another processor's, or holds other files.
     OSError
-        From `write`, and from the loop once a commit is in: the files cannot be written or moved.
+        From `write`, and from the loop before a commit, or once it is in: the files cannot be
+        written, listed or moved.
 
     Examples
     --------
@@ -136,7 +144,8 @@ class ParquetSink:
 
         They are written to the disk at once, aside. A transaction may write several times; each
         time makes a file, or one for each partition. Without a row nothing is written. That of an
-        `AsyncTransaction` is to be awaited; a thread does the writing.
+        `AsyncTransaction` is to be awaited; a thread does the writing. Where the wait is cancelled
+        nothing of it will be in the directory.
 
         Parameters
         ----------
@@ -170,13 +179,23 @@ class ParquetSink:
         session: Session[Any] = tx._session
         return session.resolve(session.sinks.write(self, tx, as_frame(df)))
 
-    def _stage(self, staged: _Staged, name: str, frame: pl.DataFrame) -> None:
-        """Write rows aside, for files of this name."""
+    def _stage(self, staged: _Staged, name: str, frame: pl.DataFrame) -> dict[int, Path]:
+        """Write rows aside, for files of this name; say which files belong where."""
         parts = [(folder / name, rows) for folder, rows in self._parts(frame)]
         with staged.lock:
-            staged.targets = self._staging.stage(
-                staged.batch, staged.targets, parts, self._write_parquet
-            )
+            first = staged.files
+            staged.files += len(parts)
+            targets = dict(enumerate((target for target, _ in parts), first))
+            frames = [rows for _, rows in parts]
+            self._staging.stage(staged.batch, first, frames, self._write_parquet)
+        return targets
+
+    def _list(self, staged: _Staged) -> None:
+        """Have a list of all that the commit is to name."""
+        with staged.lock:
+            targets = staged.targets  # now: a list that comes late must not be an older one
+            self._staging.write_list(staged.batch, targets)
+            staged.listed = targets
 
     def _parts(self, frame: pl.DataFrame) -> list[tuple[Path, pl.DataFrame]]:
         """Divide rows into the folders of their partitions."""
@@ -202,35 +221,28 @@ class Sinks:
     def __init__(self, session: Session[Any], sinks: list[ParquetSink]) -> None:
         self._session = session
         self._sinks = sinks
-        #: Which are as Redis says, and the lane's epoch in which that was seen.
-        self._settled: list[ParquetSink] = []
-        self._epoch: int | None = None
+        #: The lane's epoch in which each was seen to be as Redis says. One that a commit changes is
+        #: none of them until that is done.
+        self._settled: dict[ParquetSink, int] = {}
 
     async def settle(self) -> None:
         """Have all directories be as after the last commit; the lane is held."""
         stats = self._session.core.stats
         epoch, position = stats.epoch, stats.position
-        if epoch is None or position is None:
-            return
-        if epoch != self._epoch:
-            self._settled, self._epoch = [], epoch
-        todo = [sink for sink in self._sinks if sink not in self._settled]
-        if not todo:
+        if epoch is None or position is None or not (todo := self._unsettled(epoch)):
             return
         batches = await self._load()
         for sink in todo:
-            try:
-                await self._apart(partial(_settle, sink, batches, epoch, position))
-            except Exception:
-                # Whoever has superseded this one has changed the directory meanwhile.
-                await self._load()
-                raise
-            self._settled.append(sink)
+            await self._on_disk(partial(_settle, sink, batches, epoch, position))
+            self._settled[sink] = epoch
+
+    def _unsettled(self, epoch: int | None) -> list[ParquetSink]:
+        return [sink for sink in self._sinks if epoch is None or self._settled.get(sink) != epoch]
 
     @property
     def is_settled(self) -> bool:
         """Whether there is nothing to settle, as long as the lane is not acquired anew."""
-        return len(self._settled) == len(self._sinks)
+        return not self._unsettled(self._session.core.stats.epoch)
 
     async def write(self, sink: ParquetSink, tx: BaseTransaction, frame: pl.DataFrame) -> None:
         """Write rows aside, and have the transaction's commit name them."""
@@ -251,25 +263,42 @@ class Sinks:
             staged = sink._staged = _Staged(tx, batch, before)
         number, staged.writes = staged.writes, staged.writes + 1
         file = "_".join(tx._core.range) + (f"-{number}" if number else "") + ".parquet"
-        try:
-            await self._apart(partial(sink._stage, staged, file, frame))
-        except Exception:
-            await self._load()  # whoever has superseded this one deletes what it writes
-            raise
+        targets = await self._on_disk(partial(sink._stage, staged, file, frame))
         session.check(tx)
+        # Not where the wait was cancelled: what is listed is what the commit names.
         table.upsert(pl.DataFrame({"sink": [name], "batch": [staged.batch]}))
+        staged.targets = staged.targets | targets
 
-    async def publish(self) -> None:
-        """Have readers see what the commit that is in has named."""
+    async def prepare(self) -> None:
+        """Have lists of what a commit is to name, just before it does."""
+        while todo := [
+            (sink, staged)
+            for sink in self._sinks
+            if (staged := sink._staged) is not None
+            and staged.targets
+            and staged.listed is not staged.targets
+        ]:
+            for sink, staged in todo:
+                await self._on_disk(partial(sink._list, staged))
+
+    def take(self) -> list[tuple[ParquetSink, _Staged]]:
+        """Give what a commit names that is on its way: from now on nothing of it is deleted here.
+
+        Until it was published, or settled, nobody knows how its directory is.
+        """
+        taken = []
         for sink in self._sinks:
             staged, sink._staged = sink._staged, None
-            if staged is None or not staged.targets:
-                continue
-            try:
-                await self._apart(partial(sink._staging.publish, staged.batch, staged.before))
-            except BaseException:
-                self._settled.clear()
-                raise
+            if staged is not None and staged.targets:
+                taken.append((sink, staged))
+                self._settled.pop(sink, None)
+        return taken
+
+    async def publish(self, taken: list[tuple[ParquetSink, _Staged]]) -> None:
+        """Have readers see what the commit that is in has named."""
+        for sink, staged in taken:
+            await self._apart(partial(sink._staging.publish, staged.batch, staged.before))
+            self._settled[sink] = staged.transaction._core.epoch
 
     def discard(self) -> None:
         """Delete what was written for a transaction that is not going to be committed."""
@@ -278,12 +307,6 @@ class Sinks:
             if staged is not None:
                 sink._staging.discard(staged.batch)
 
-    def forget(self) -> None:
-        """Leave what was written as it is: whether its commit is in has to be settled."""
-        self._settled.clear()
-        for sink in self._sinks:
-            sink._staged = None
-
     async def _load(self) -> dict[str, str]:
         """Give the batches that were committed last; it fails for one who has lost the lane."""
         session = self._session
@@ -291,12 +314,21 @@ class Sinks:
         core = await session.wait(session.core.load_table(_TABLE.encode(), request, None))
         return dict(Table(core, request).frame().select("sink", "batch").iter_rows())
 
-    async def _apart(self, act: Callable[[], None]) -> None:
+    async def _on_disk(self, act: Callable[[], T]) -> T:
+        """Use the disk for a transaction in hand.
+
+        Whoever has superseded this processor changes the directory, and deletes what it writes: a
+        failure is a `FencedError` then.
+        """
+        try:
+            return await self._apart(act)
+        except Exception:
+            await self._load()
+            raise
+
+    async def _apart(self, act: Callable[[], T]) -> T:
         """Use the disk, in a thread where there is an event loop."""
-        if self._session.is_async:
-            await in_thread(act)
-        else:
-            act()
+        return await in_thread(act) if self._session.is_async else act()
 
 
 def _settle(sink: ParquetSink, batches: dict[str, str], epoch: int, position: str) -> None:

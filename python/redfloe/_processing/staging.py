@@ -1,11 +1,11 @@
 """A directory of files that appear once a commit names them: files alone, without Redis.
 
-A batch's files are written aside, into the folder ``_redfloe``, with a list of where they belong,
-``<batch>.json``. The processor's commit names that batch; only then are its files moved to where
-readers look for them, and the list becomes a marker, ``<batch>.done``, in the place of the marker
-of the batch before. So the marker and what Redis names tell at any time what there is still to do:
-to move the files of a commit whose process has died, or nothing; anything else means that one of
-the two has gone back.
+A batch's files are written aside, into the folder ``_redfloe``, and then a list of where they
+belong, ``<batch>.json``. The processor's commit names that batch; only then are its files moved to
+where readers look for them, and the list becomes a marker, ``<batch>.done``, in the place of the
+marker of the batch before. So the marker and what Redis names tell at any time what there is still
+to do: to move the files of a commit whose process has died, or nothing; anything else means that
+one of the two has gone back.
 
 Everything may be done twice, at the same time, by a process that was superseded and does not know
 it: whoever comes second finds nothing left to move. It never deletes what one of a later epoch has.
@@ -25,7 +25,7 @@ from redfloe._errors import DataLossError
 from redfloe._files import OWN_FOLDER, make_directory, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import polars as pl
@@ -97,34 +97,36 @@ class Staging:
     def stage(
         self,
         batch: str,
-        targets: list[Path],
-        parts: Iterable[tuple[Path, pl.DataFrame]],
+        first: int,
+        frames: Iterable[pl.DataFrame],
         write: Callable[[pl.DataFrame, Path], object],
-    ) -> list[Path]:
-        """Write files aside, after those of `targets`, all or none; give the targets of all.
+    ) -> None:
+        """Write files aside, with numbers from `first` on, all or none.
 
         They outlast a loss of power then.
         """
-        targets = list(targets)
         written: list[Path] = []
         try:
-            for target, frame in parts:
-                file = self._part(batch, len(targets))
+            for number, frame in enumerate(frames, first):
+                file = self._part(batch, number)
                 written.append(file)
                 write(frame, file)
                 sync(file)
-                targets.append(target)
-            new = self._own / f"{batch}.new"
-            new.write_text(json.dumps([str(target) for target in targets]))
-            sync(new)
-            new.rename(self._own / f"{batch}.json")
         except BaseException:
             with suppress(OSError):
                 for file in written:
                     file.unlink(missing_ok=True)
             raise
         sync(self._own)
-        return targets
+
+    def write_list(self, batch: str, targets: Mapping[int, Path]) -> None:
+        """List where a batch's files belong, by their numbers; those without a place have none."""
+        places = [targets.get(number) for number in range(max(targets) + 1)]
+        new = self._own / f"{batch}.new"
+        new.write_text(json.dumps([None if place is None else str(place) for place in places]))
+        sync(new)
+        new.rename(self._own / f"{batch}.json")
+        sync(self._own)
 
     def _part(self, batch: str, number: int) -> Path:
         return self._own / f"{batch}.{number}.part"
@@ -140,6 +142,9 @@ class Staging:
             return
         folders = set()
         for number, name in enumerate(targets):
+            if name is None:  # of a write that was given up
+                self._part(batch, number).unlink(missing_ok=True)
+                continue
             target = self.path / name
             make_directory(target.parent)
             try:
