@@ -486,6 +486,12 @@ class AsyncBatch(_Rows):
         """Let the rows stay pending when the batch is done with; as `Batch.leave`."""
         self._batch.leave()
 
+    def _patiently(self) -> AsyncBatch:
+        """Give the same, all of whose operations outlast any outage that the reader does."""
+        batch, member = self._batch, self._member.patient()
+        make = batch._make_ids, batch._make_counts, batch._make_streams
+        return AsyncBatch(Batch(batch.frame, *make, batch._source, member, batch._position))
+
 
 def _needed(member: _core.Member | None) -> _core.Member:
     if member is None:

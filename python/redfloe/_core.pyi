@@ -416,8 +416,10 @@ class Member:
     `RecordBatch.streams` gives them. `nack` takes each entry with how often it has been delivered.
     `leave` sends nothing. `put_aside` is the loop's own `dead_letter`, as patient in an outage as
     its reader, and given up with its wait; it says whether it was done before the loop was ended.
+    `patient` gives the same member, all of whose operations are as patient, and given up so.
     """
 
+    def patient(self) -> Member: ...
     def acknowledge(self, ids: list[str], streams: list[int] = ...) -> Operation[int]: ...
     def nack(
         self, entries: list[tuple[str, int]], delay_ms: int | None, streams: list[int] = ...

@@ -25,6 +25,8 @@ pub(crate) struct Member {
     watched: Arc<Watched>,
     /// Whose end ends what the loop does of its own accord.
     reading: Weak<Reading>,
+    /// Its operations outlast any outage that the reader does, as long as they are waited for.
+    is_patient: bool,
 }
 
 /// What is done to some of a stream's entries.
@@ -35,7 +37,8 @@ impl Member {
     pub(super) fn of(reading: &Arc<Reading>) -> Option<Self> {
         let members = reading.members.clone()?;
         let watched = Arc::clone(&reading.watched);
-        Some(Member { members, watched, reading: Arc::downgrade(reading) })
+        let reading = Arc::downgrade(reading);
+        Some(Member { members, watched, reading, is_patient: false })
     }
 
     /// The entries by stream, each of which is of the stream of its number; of one stream without.
@@ -53,7 +56,10 @@ impl Member {
         if all.is_empty() {
             all.push((0, Vec::new())); // which is refused as entries would be
         }
-        let member = |(stream, entries)| Some((self.members.of(stream)?, entries));
+        let member = |(stream, entries)| {
+            let member = self.members.of(stream)?;
+            Some((if self.is_patient { member.patiently() } else { member }, entries))
+        };
         all.into_iter().filter_map(member).collect()
     }
 
@@ -86,12 +92,27 @@ impl Member {
             }
             Ok(number)
         };
-        Operation::new(future, |py, number: u64| number.into_py_any(py))
+        self.counting(future)
+    }
+
+    /// What says of how many entries it was.
+    fn counting(&self, future: impl Future<Output = Result<u64>> + Send + 'static) -> Operation {
+        let operation = Operation::new(future, |py, number: u64| number.into_py_any(py));
+        if self.is_patient { operation.only_while_waited_for() } else { operation }
     }
 }
 
 #[pymethods]
 impl Member {
+    fn patient(&self) -> Self {
+        Member {
+            members: self.members.clone(),
+            watched: Arc::clone(&self.watched),
+            reading: Weak::clone(&self.reading),
+            is_patient: true,
+        }
+    }
+
     #[pyo3(signature = (ids, streams=Vec::new()))]
     fn acknowledge(
         &self,
@@ -106,7 +127,7 @@ impl Member {
                 let _user = enter(&watched)?;
                 read::Member::acknowledge_each(&entries).await
             };
-            return Ok(Operation::new(acknowledging, |py, number: u64| number.into_py_any(py)));
+            return Ok(self.counting(acknowledging));
         }
         Ok(self.operation(entries, |member, ids| async move { member.acknowledge(&ids).await }))
     }

@@ -21,10 +21,11 @@ class Delivered:
     """A batch, whose messages are settled one by one, from any thread."""
 
     def __init__(self, batch: AsyncBatch, rows: Rows, stream: str, limits: Limits) -> None:
-        self.batch = batch
+        #: Which is told what has become of its rows however long an outage lasts.
+        self.batch = batch._patiently()
         self.rows = rows
         self.stream = stream
-        self.ids: list[str] = batch._ids
+        self.ids: list[str] = self.batch._ids
         self.limits = limits
         self._counts: list[int] | None = None
         #: Whether each row is settled.

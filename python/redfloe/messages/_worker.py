@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redfloe import _core
-from redfloe._errors import NoGroupError, RedisConnectionError, RedisTimeoutError
+from redfloe._errors import NoGroupError, RedfloeError, RedisConnectionError
 from redfloe._event_loop import completed
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 #: How long what is done waits for others to be told together, in seconds.
 _TELL_EVERY = 0.1
-#: The first pause and the longest of one who cannot tell the server, in seconds.
-_PAUSES = (0.1, 5.0)
 #: How many messages may wait for others of their key while the next batch is asked for.
 _MOST_QUEUED = 1_000
 #: How often one who waits for handlers to return looks whether it was stopped, in seconds.
@@ -112,8 +110,11 @@ class StreamWorker:
                 tasks += [telling, reading]
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 await self._finish(tasks)
-            finally:
-                await self._leave(tasks)
+            except BaseException:
+                with suppress(RedfloeError):  # the exception in flight says more
+                    await self._leave(tasks)
+                raise
+            await self._leave(tasks)
 
     async def _read(self) -> None:
         reader = self.consumer._reader
@@ -209,23 +210,15 @@ class StreamWorker:
     # What the server is told
 
     async def _tell_all(self) -> None:
-        pause, longest = _PAUSES
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TELL_EVERY if self._in_hand else None):
                     await self._to_tell.wait()
             self._to_tell.clear()
-            try:
-                await self._tell()
-            except (RedisConnectionError, RedisTimeoutError):
-                # The reader says that there is an outage; its entries stay in hand meanwhile.
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
-                self._to_tell.set()
-            else:
-                pause = _PAUSES[0]
+            await self._tell()
 
     async def _tell(self) -> None:
+        """Tell what has become of rows, as patiently as the reader goes on through an outage."""
         for delivered in [*self._in_hand]:
             delivered.keep_while_it_advances()
             try:
@@ -266,7 +259,7 @@ class StreamWorker:
         for delivered in self._in_hand:
             delivered.give_back()
         # What cannot be told is still pending, and comes again.
-        with suppress(RedisConnectionError, RedisTimeoutError, TimeoutError):
+        with suppress(RedisConnectionError, TimeoutError):
             async with asyncio.timeout(_LAST_TELL):
                 await self._tell()
 
