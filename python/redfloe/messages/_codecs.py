@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import polars as pl
 
-from redfloe.messages._envelopes import pack_texts, parse_envelope, unpack_texts
+from redfloe.messages._envelopes import loaded, pack_texts, parse_envelope, unpack_texts
 from redfloe.messages._kinds import DICT, DictKind, Kind, Misfit, kind_of
 from redfloe.messages._schema_of import METADATA, OF_READS, TYPE
 
@@ -41,6 +41,8 @@ class Codec(ABC):
 
     #: The field that says the type, where there is one.
     type_field: str | None = None
+    #: The field whose JSON document is the event, where that is read as columns.
+    document: str | None = None
 
     def __eq__(self, other: object) -> bool:
         """Say whether it is the same layout."""
@@ -211,6 +213,7 @@ class JsonCodec(Codec):
         metadata: str | None = "metadata",
     ) -> None:
         self.type_field, self._payload, self._metadata = type, payload, metadata
+        self.document = payload
         self._beside = {name: pl.String() for name in (type, metadata) if name is not None}
 
     def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
@@ -218,9 +221,7 @@ class JsonCodec(Codec):
         return {"schema": {**self._beside, self._payload: pl.Binary()}}
 
     def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:
-        if self._beside.keys() & schema.keys():
-            return None  # which of the two a column is could not be told
-        return {"schema": {**self._beside, **schema}, "payload": self._payload}
+        return _of_document(self._payload, self._beside, schema)
 
     def rows(self, frame: pl.DataFrame) -> Rows:
         return _DocumentRows(
@@ -259,15 +260,15 @@ class NatricineCodec(Codec):
     No field says the type: natricine has a stream for each.
     """
 
+    document = "payload"
+
     def options(self, kinds: Sequence[Kind], *, is_open: bool) -> dict[str, Any]:
         del kinds, is_open
         return {"schema": {"payload": pl.Binary(), "metadata": pl.Binary()}}
 
     def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:
         beside = {"_natricine_message_uuid": pl.String(), "metadata": pl.Binary()}
-        if beside.keys() & schema.keys():
-            return None
-        return {"schema": {**beside, **schema}, "payload": "payload"}
+        return _of_document("payload", beside, schema)
 
     def rows(self, frame: pl.DataFrame) -> Rows:
         metadata = [unpack_texts(packed) for packed in frame.get_column("metadata").to_list()]
@@ -344,11 +345,26 @@ class _DocumentRows(Rows):
         return self._metadata[row]
 
 
+def prefix_of(document: str | None) -> str:
+    """Give what the names of columns begin with that are of a document: fields have none."""
+    return "" if document is None else f"{document}."
+
+
+def _of_document(
+    document: str, beside: Mapping[str, pl.DataType], schema: Mapping[str, pl.DataType]
+) -> dict[str, Any] | None:
+    prefix = prefix_of(document)
+    columns = {prefix + name: dtype for name, dtype in schema.items()}
+    if beside.keys() & columns.keys():
+        return None  # which of the two a column is could not be told
+    return {"schema": {**beside, **columns}, "payload": document, "payload_prefix": prefix}
+
+
 def _document(text: bytes | None) -> Any:
     if text is None:
         return Misfit("has no payload")
     try:
-        return json.loads(text)
+        return loaded(text)
     except ValueError as error:
         return Misfit(f"has a payload that is no JSON: {error}")
 
@@ -368,7 +384,7 @@ def _object_of(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        found = json.loads(text)
+        found = loaded(text)
     except ValueError:
         found = text
     return found if isinstance(found, dict) else {METADATA: found}

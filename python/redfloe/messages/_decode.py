@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
 
+from redfloe._consuming.retry import reason_of
 from redfloe.messages._delivery import Delivered, Item
 from redfloe.messages._errors import MisfitError, UnknownTypeError
 from redfloe.messages._frames import Part, checked
 from redfloe.messages._kinds import Kind, Misfit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from redfloe.messages._plan import Route, StreamPlan
 
+
+#: The latest time that a column holds, in milliseconds.
+_LATEST = 2**63 - 1
 
 #: What is to be raised of which rows.
 Problems: TypeAlias = dict[int, Exception]
@@ -50,19 +54,23 @@ def decode(
             for row in rows:
                 _unknown(batch, row, name, policy, problems)
         elif plan.is_typed:
-            parts += _typed_parts(batch, route, rows, policy, problems)
+            parts += _typed_parts(batch, route, rows, plan.codec.document, policy, problems)
         else:
             events = batch.rows.events(route.kind, chosen)
             fitting = []
             for row, event in zip(rows, events, strict=True):
                 if event.__class__ is Misfit:
                     _misfit(batch, row, event, policy, problems)
-                    continue
-                fitting.append((row, event))
-                if route.calls:
-                    items[row] = Item(batch, row, name, event, route.calls)
+                else:
+                    fitting.append(Item(batch, row, name, event, route.calls))
+            if route.key is not None:
+                fitting = _with_keys(route.key, fitting, policy, problems)
             if route.frame_calls and fitting:
-                parts += _parts_of_events(batch, route, fitting)
+                columns, fitting = _columns(route, fitting, policy, problems)
+                parts += _parts_beside(batch, route, columns, fitting)
+            if route.calls:
+                for item in fitting:
+                    items[item.row] = item
     if problems:
         first = min(problems)
         return [item for item in items[:first] if item is not None], problems[first]
@@ -81,13 +89,18 @@ def _by_type(types: list[str | None]) -> list[tuple[str | None, list[int] | None
 
 
 def _typed_parts(
-    batch: Delivered, route: Route, rows: Sequence[int], policy: Policy, problems: Problems
+    batch: Delivered,
+    route: Route,
+    rows: Sequence[int],
+    document: str | None,
+    policy: Policy,
+    problems: Problems,
 ) -> list[Part]:
     assert isinstance(route.kind, Kind), "columns are of a model"
     frame = batch.batch.frame
     if len(rows) < frame.height:
         frame = frame[rows]
-    columns, misfits = checked(route.kind, frame)
+    columns, misfits = checked(route.kind, frame, document)
     for number, misfit in misfits.items():
         _misfit(batch, rows[number], misfit, policy, problems)
     if misfits:
@@ -98,14 +111,53 @@ def _typed_parts(
     return _parts(batch, route, columns, rows)
 
 
-def _parts_of_events(batch: Delivered, route: Route, fitting: list[tuple[int, Any]]) -> list[Part]:
+def _with_keys(
+    key: Callable[[Item], Hashable], items: list[Item], policy: Policy, problems: Problems
+) -> list[Item]:
+    """Give the messages whose key can be told."""
+    fitting = []
+    for item in items:
+        try:
+            found = key(item)
+            item.key_hash = None if found is None else hash(found)
+        except Exception as error:  # noqa: BLE001 - it is the user's, and of this message only
+            misfit = Misfit(f"has no key: {reason_of(error)}")
+            _misfit(item.batch, item.row, misfit, policy, problems)
+        else:
+            fitting.append(item)
+    return fitting
+
+
+def _columns(
+    route: Route, items: list[Item], policy: Policy, problems: Problems
+) -> tuple[pl.DataFrame, list[Item]]:
+    """Give messages as columns, and those that these can hold."""
     assert isinstance(route.kind, Kind), "columns are of a model"
-    rows = [row for row, _ in fitting]
-    ids = [batch.ids[row] for row in rows]
-    columns = pl.DataFrame(
-        {"_id": ids, "_ts": [int(one.partition("-")[0]) for one in ids]},
+    columns, misfits = route.kind.frame([item.event for item in items])
+    times = [int(item.id.partition("-")[0]) for item in items]
+    for number, time in enumerate(times):
+        if time > _LATEST:
+            misfits[number] = route.kind.misfit([f"the time {time} does not fit"])
+    for number, misfit in misfits.items():
+        _misfit(items[number].batch, items[number].row, misfit, policy, problems)
+    beside = pl.DataFrame(
+        {"_id": [item.id for item in items], "_ts": [min(time, _LATEST) for time in times]},
         schema={"_id": pl.String, "_ts": pl.Int64},
-    ).hstack(route.kind.frame([event for _, event in fitting]))
+    )
+    columns = beside.hstack(columns)
+    if misfits:
+        fitting = [number for number in range(len(items)) if number not in misfits]
+        columns, items = columns[fitting], [items[number] for number in fitting]
+    return columns, items
+
+
+def _parts_beside(
+    batch: Delivered, route: Route, columns: pl.DataFrame, items: list[Item]
+) -> list[Part]:
+    """Give the columns to handlers of columns, beside those of single messages."""
+    if not items:
+        return []
+    rows = [item.row for item in items]
     if route.calls:
         for row in rows:
             batch.wait_for(row)

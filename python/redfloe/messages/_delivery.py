@@ -7,6 +7,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from redfloe._schema import as_text
 from redfloe.messages._message import Message
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class Delivered:
     def fail(self, row: int, reason: str) -> None:
         """Move a row to the dead-letter stream."""
         if self._settle(row):
-            self._fails.append((self.ids[row], reason))
+            # What is quoted may have lone surrogates, which cannot be sent.
+            sent = reason.encode(errors="backslashreplace").decode()
+            self._fails.append((self.ids[row], sent))
 
     def extend(self) -> None:
         """Keep all rows that are not settled from others."""
@@ -167,7 +170,7 @@ class Limits:
 class Item:
     """A message in hand, and the calls that it is for."""
 
-    __slots__ = ("_message", "batch", "calls", "event", "row", "type")
+    __slots__ = ("_message", "batch", "calls", "event", "key_hash", "row", "type")
 
     def __init__(
         self,
@@ -182,6 +185,8 @@ class Item:
         self.type = type
         self.event = event
         self.calls = calls
+        #: Of what it shares with others that are handled in order.
+        self.key_hash: int | None = None
         self._message: Message | None = None
 
     @property
@@ -235,10 +240,7 @@ class Item:
         if not self.batch.limits.has_dead_letter:
             msg = "the app has no stream for this message: pass dead_letter"
             raise ValueError(msg)
-        if not isinstance(reason, str):
-            msg = f"reason must be str, not {type(reason).__name__}"
-            raise TypeError(msg)
-        self.batch.fail(self.row, reason)
+        self.batch.fail(self.row, as_text(reason, "reason"))
 
     def __len__(self) -> int:
         return 1

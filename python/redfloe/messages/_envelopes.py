@@ -1,4 +1,4 @@
-"""Envelopes of other libraries: natricine's metadata, and FastStream's messages."""
+"""JSON that anybody may have written, and the envelopes of natricine and FastStream."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+def loaded(text: str | bytes) -> Any:
+    """Give what a JSON document says; ValueError where it is none, or nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        msg = "it is nested too deep"
+        raise ValueError(msg) from None
+
 
 # MessagePack, as far as metadata goes: a map of texts.
 
@@ -84,7 +94,7 @@ def parse_envelope(data: bytes | None) -> tuple[bytes | None, dict[str, Any]]:
     try:
         if data.startswith(_IDENTITY):
             return _parsed(data)
-        envelope = json.loads(data)
+        envelope = loaded(data)
         return envelope["data"].encode(), dict(envelope["headers"])
     except (ValueError, struct.error, KeyError, TypeError, AttributeError):
         return data, {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from redfloe.messages._codecs import prefix_of
 from redfloe.messages._kinds import Kind, Misfit, column_of
 from redfloe.messages._plan import RESCUED
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 class Part:
     """Rows of a batch as a frame, for one handler."""
+
+    #: They are of many keys.
+    key_hash: int | None = None
 
     def __init__(
         self, batch: Delivered, frame: pl.DataFrame, rows: Sequence[int], call: Call
@@ -66,45 +70,66 @@ class Part:
         return f"{len(self)} rows of {self.batch!r}"
 
 
-def checked(kind: Kind, frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, Misfit]]:
-    """Give the columns of a kind, and which rows are no events of it, by their numbers."""
-    misfits = _misfits(kind, frame)
+def checked(
+    kind: Kind, frame: pl.DataFrame, document: str | None
+) -> tuple[pl.DataFrame, dict[int, Misfit]]:
+    """Give the columns of a kind, and which rows are no events of it, by their numbers.
+
+    Where events are documents, this is the field that holds them.
+    """
+    prefix = prefix_of(document)
+    misfits = _misfits(kind, frame, document)
     columns = []
     for field in kind.fields:
-        column = frame.get_column(field.name)
+        column = frame.get_column(prefix + field.name)
         if field.loses_none and column.null_count():
             values = [
                 field.fresh_default() if value is None else value for value in column.to_list()
             ]
-            column = column_of(field, values)
-        columns.append(column)
+            column, _ = column_of(field, values)
+        columns.append(column.alias(field.name))
     return pl.DataFrame([*frame.select("_id", "_ts").get_columns(), *columns]), misfits
 
 
-def _misfits(kind: Kind, frame: pl.DataFrame) -> dict[int, Misfit]:
+def _misfits(kind: Kind, frame: pl.DataFrame, document: str | None) -> dict[int, Misfit]:
+    prefix = prefix_of(document)
     reasons: dict[int, list[str]] = {}
     names = {field.name for field in kind.fields}
     rescued = frame.get_column(RESCUED)
+    broken: set[int] = set()
     if rescued.null_count() < frame.height:
         for row, text in enumerate(rescued.to_list()):
-            if text is not None:
-                reasons |= {row: wrong} if (wrong := _wrong(json.loads(text), names)) else {}
+            values = {} if text is None else json.loads(text)
+            if document in values:
+                broken.add(row)
+                reasons[row] = [f"it: {_shown(values[document])} is no JSON object"]
+            elif wrong := _wrong(values, names, prefix):
+                reasons[row] = wrong
     for field in kind.fields:
-        column = frame.get_column(field.name)
+        column = frame.get_column(prefix + field.name)
         if field.required and not field.nullable and column.null_count():
             for row in column.is_null().arg_true().to_list():
-                if not any(one.startswith(f"{field.name}:") for one in reasons.get(row, [])):
+                given = reasons.get(row, [])
+                if row not in broken and not any(one.startswith(f"{field.name}:") for one in given):
                     reasons.setdefault(row, []).append(f"{field.name}: Field required")
-    return {row: Misfit(f"is no {kind.name}: {'; '.join(why)}") for row, why in reasons.items()}
+    return {row: kind.misfit(why) for row, why in reasons.items()}
 
 
-def _wrong(rescued: dict[str, Any], names: set[str]) -> list[str]:
+def _wrong(rescued: dict[str, Any], names: set[str], prefix: str) -> list[str]:
     """Say which texts do not fit a kind's fields; others are fields of no interest."""
     wrong = []
-    for path, text in rescued.items():
+    for full, text in rescued.items():
+        if full == "_ts":
+            wrong.append(f"the time {_shown(text)} does not fit")
+        if not full.startswith(prefix):
+            continue
+        path = full.removeprefix(prefix)
         name = path if path in names else re.split(r"[.\[]", path)[0]
         if name in names:
-            wrong.append(
-                f"{name}: {str(text)[:100]!r} does not fit" + (f" ({path})" if path != name else "")
-            )
+            where = f" ({path})" if path != name else ""
+            wrong.append(f"{name}: {_shown(text)} does not fit{where}")
     return wrong
+
+
+def _shown(text: object) -> str:
+    return repr(str(text)[:100])

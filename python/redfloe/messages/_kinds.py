@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache, partial
@@ -16,12 +16,17 @@ from uuid import UUID
 import polars as pl
 import pydantic
 
+from redfloe._consuming.retry import reason_of
 from redfloe._payload import json_text
 from redfloe._writing.fields import as_pairs
+from redfloe.messages._columns import column_or_unfit, native
+from redfloe.messages._envelopes import loaded
 from redfloe.messages._schema_of import ModelField, fields_of, is_struct, the_msgspec
 from redfloe.messages._validators import validator_of
 
 _MICROSECOND = timedelta(microseconds=1)
+#: What no model takes for a duration.
+_TOO_LONG = "longer than a timedelta can be"
 _TEXTS = (pl.String, pl.Binary)
 
 
@@ -97,21 +102,30 @@ class Kind:
         try:
             return one(given)
         except pydantic.ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, detail['loc'])) or 'it'}: {detail['msg']}"
-                for detail in error.errors(include_url=False, include_context=False)
+            return self.misfit(
+                [
+                    f"{'.'.join(map(str, detail['loc'])) or 'it'}: {detail['msg']}"
+                    for detail in error.errors(include_url=False, include_context=False)
+                ]
             )
-            return Misfit(f"is no {self.name}: {wrong}")
         except Exception as error:  # noqa: BLE001 - a validator of the model's may raise anything
-            return Misfit(f"is no {self.name}: {type(error).__name__}: {error}")
+            return self.misfit([reason_of(error)])
 
-    def frame(self, events: Sequence[Any]) -> pl.DataFrame:
-        """Give events as the columns of `schema_of`."""
+    def frame(self, events: Sequence[Any]) -> tuple[pl.DataFrame, dict[int, Misfit]]:
+        """Give events as the columns of `schema_of`, and which do not fit them, by number."""
         columns = []
+        reasons: dict[int, list[str]] = {}
         for field in self.fields:
             get = attrgetter(field.attribute)
-            columns.append(column_of(field, [get(event) for event in events]))
-        return pl.DataFrame(columns)
+            column, unfit = column_of(field, [get(event) for event in events])
+            columns.append(column)
+            for number, reason in unfit.items():
+                reasons.setdefault(number, []).append(f"{field.name}: {reason}")
+        return pl.DataFrame(columns), {one: self.misfit(why) for one, why in reasons.items()}
+
+    def misfit(self, reasons: Sequence[str]) -> Misfit:
+        """Say what is wrong with an entry that is no event of this kind."""
+        return Misfit(f"is no {self.name}: {'; '.join(reasons)}")
 
     # Writing
 
@@ -245,7 +259,7 @@ def _loaded(text: str | None) -> Any:
     if text is None or text[:1] not in ("[", "{"):
         return text
     try:
-        return json.loads(text)
+        return loaded(text)
     except ValueError:
         return text
 
@@ -255,47 +269,31 @@ def _duration(text: str | None) -> Any:
         return None if text is None else timedelta(microseconds=int(text))
     except ValueError:
         return text  # in ISO 8601, which the model takes
+    except OverflowError:
+        return _TOO_LONG
 
 
-def column_of(field: ModelField, values: Sequence[Any]) -> pl.Series:
-    """Give values of a model's field as a column of its dtype."""
+def column_of(field: ModelField, values: Sequence[Any]) -> tuple[pl.Series, dict[int, str]]:
+    """Give values of a model's field as a column of its dtype, and what is wrong with which."""
+    to_native: Callable[[Any], Any] = partial(native, dtype=field.dtype)
     if field.is_document and field.dtype == pl.String:
-        document = _document_of(type(None), field)
-        given = [None if value is None else document(value) for value in values]
-    else:
-        given = [_native(value, field.dtype) for value in values]
-    return pl.Series(field.name, given, dtype=field.dtype, strict=False)
+        to_native = _document_of(type(None), field)
+    given: list[Any] = []
+    for value in values:
+        try:
+            given.append(None if value is None else to_native(value))
+        except Exception:  # noqa: BLE001 - a serialiser of the model's may raise anything
+            given.append(None)
+    column, nulls = column_or_unfit(field.name, given, field.dtype)
+    unfit = [number for number in nulls if values[number] is not None]
+    return column, {number: f"{_short(values[number])} does not fit" for number in unfit}
 
 
-def _native(value: Any, dtype: pl.DataType) -> Any:
-    """Give a value as Polars takes it."""
-    match value:
-        case Enum():
-            return value.value
-        case UUID():
-            return str(value)
-        case datetime() if value.tzinfo is not None and dtype == pl.Datetime("us"):
-            return value.astimezone(UTC).replace(tzinfo=None)
-        case list() | tuple() | set() | frozenset() if isinstance(dtype, pl.List):
-            return [_native(item, _instance(dtype.inner)) for item in value]
-        case None:
-            return None
-        case _ if isinstance(dtype, pl.Struct):
-            get = value.get if isinstance(value, dict) else partial(getattr, value)
-            names = (
-                {}
-                if isinstance(value, dict)
-                else {one.name: one.attribute for one in fields_of(value.__class__)}
-            )
-            return {
-                inner.name: _native(get(names.get(inner.name, inner.name)), _instance(inner.dtype))
-                for inner in dtype.fields
-            }
-    return value
-
-
-def _instance(dtype: Any) -> pl.DataType:
-    return dtype if isinstance(dtype, pl.DataType) else dtype()
+def _short(value: Any) -> str:
+    try:
+        return f"{value!s:.100}"
+    except Exception:  # noqa: BLE001 - it is the model's, and may do anything
+        return type(value).__name__
 
 
 # Values to texts

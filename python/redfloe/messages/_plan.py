@@ -137,10 +137,13 @@ class StreamPlan:
         if not all(handler.takes_frames for handler in self._handlers):
             return None
         schema: dict[str, pl.DataType] = {}
-        for kind in self.kinds.values():
+        kinds = self.kinds.values()
+        for kind in kinds:
             for field in kind.fields:
                 if schema.setdefault(field.name, field.dtype) != field.dtype:
                     return None
+        if self.codec.document is not None and not all(map(_has_required, kinds)):
+            return None  # no document at all would pass for an event of defaults
         return self.codec.typed_options(schema)
 
 
@@ -168,6 +171,10 @@ def _kinds(stream: str, handlers: Sequence[Handler]) -> dict[str, Kind]:
                 )
                 raise ValueError(msg)
     return kinds
+
+
+def _has_required(kind: Kind) -> bool:
+    return any(field.required and not field.nullable for field in kind.fields)
 
 
 def _key(key: Key) -> Callable[[Item], Hashable]:

@@ -13,7 +13,7 @@ from redfloe._schema import as_text
 from redfloe.messages._calls import Arguments, arguments_of
 from redfloe.messages._codecs import Codec, CodecLike, codec_of
 from redfloe.messages._kinds import Kind, kind_of_model
-from redfloe.messages._schema_of import is_model
+from redfloe.messages._schema_of import check_key, is_model
 from redfloe.messages._settings import expanded
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class Router:
             How the stream's messages are entries; by default the app's. One for each stream.
         key : str or callable, optional
             A field of the event, or a function of the `Message`: messages of the same key are
-            handled one after the other, in order, also with `concurrency`.
+            handled one after the other, in order, also with `concurrency`. A message whose key
+            cannot be told is a misfit.
         retry : Retry, optional
             By default the app's.
         timeout : float or timedelta, optional
@@ -136,7 +137,7 @@ class Router:
         Raises
         ------
         ValueError, TypeError
-            The function is no handler, or arguments exclude each other.
+            The function is no handler, arguments exclude each other, or a model has no such key.
         """
 
         def register(function: F) -> F:
@@ -245,6 +246,8 @@ class Router:
             raise ValueError(msg)
         kinds: dict[str, Kind] = {}
         for model in models:
+            if isinstance(key, str):
+                check_key(key, model)
             kind = kind_of_model(model)
             kinds |= dict.fromkeys(names or (kind.name,), kind)
         self._handlers.append(

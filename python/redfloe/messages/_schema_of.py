@@ -146,6 +146,25 @@ def fields_of(model: type) -> tuple[ModelField, ...]:
     return _remembered(model)
 
 
+def check_key(key: str, model: type) -> None:
+    """Refuse a key that no event of a model can have: the name of an attribute, perhaps dotted."""
+    name, _, inner = key.partition(".")
+    field = next((field for field in fields_of(model) if field.attribute == name), None)
+    if field is None:
+        takes_extra = getattr(model, "model_config", {}).get("extra") == "allow"
+        # A property, say, or what is left out of entries.
+        named = hasattr(model, name) or any(
+            name in vars(one).get("__annotations__", ()) for one in model.__mro__
+        )
+        if not (takes_extra or named):
+            msg = f"key is {key!r}, and {model.__name__} has no field {name!r}"
+            raise ValueError(msg)
+        return
+    bare, _, _ = _stripped(field.annotation)
+    if inner and is_model(bare):
+        check_key(inner, bare)
+
+
 def _checked_fields(model: type) -> tuple[ModelField, ...]:
     if not is_model(model):
         msg = (

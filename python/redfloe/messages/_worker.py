@@ -153,10 +153,9 @@ class StreamWorker:
     def _queue_by_key(self, items: list[Item | Part]) -> None:
         count = len(self._queues)
         for item in items:
-            route = self.plan.route(getattr(item, "type", None))
-            key = None if route is None or route.key is None else route.key(item)  # type: ignore[arg-type]  # a part has none
             shortest = min(range(count), key=lambda queue: len(self._queues[queue]))
-            self._queues[shortest if key is None else hash(key) % count].append(item)
+            key = item.key_hash
+            self._queues[shortest if key is None else key % count].append(item)
 
     # Lanes
 
