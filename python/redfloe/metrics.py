@@ -370,7 +370,7 @@ class WorkerCollector(Collector):
         self,
         *watched: StreamConsumer | StreamProcessor | StreamProducer | AsyncStreamProducer | App,
     ) -> None:
-        """Count what these do, from now on and what they have done; of an app its consumers."""
+        """Count what these do, from now on and what they have done; of an app what it runs."""
         given: tuple[object, ...] = watched
         for one in given:
             match one:
@@ -411,13 +411,17 @@ class WorkerCollector(Collector):
         ]
         runs = [
             (tuple(name or "" for name in one._where.values()), one.stats)
-            for one in _all(self._processors)
+            for one in (*_all(self._processors), *self._processors_of_apps())
         ]
         return self._families(workers, runs, written)
 
     def _of_apps(self) -> Iterator[StreamConsumer]:
         for app in _all(self._apps):
             yield from app.consumers.values()
+
+    def _processors_of_apps(self) -> Iterator[StreamProcessor]:
+        for app in _all(self._apps):
+            yield from app.processors.values()
 
     def _families(
         self,

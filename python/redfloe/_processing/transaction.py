@@ -49,9 +49,17 @@ class BaseTransaction:
         self.frame: pl.DataFrame = of_batch(self._rows)
 
     @cached_property
+    def _ids(self) -> list[str]:
+        return self._rows.ids()
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return self._rows.delivery_counts()
+
+    @cached_property
     def ids(self) -> pl.Series:
         """The entry ID of each row, as String, whether or not the frame has such a column."""
-        return pl.Series("_id", self._rows.ids(), dtype=pl.String)
+        return pl.Series("_id", self._ids, dtype=pl.String)
 
     @property
     def state(self) -> ProcessorState:

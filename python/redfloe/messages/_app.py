@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from redfloe import _core
+from redfloe._consuming.consumer import StreamConsumer
 from redfloe._consuming.handling import can_be_printed
 from redfloe._consuming.retry import reason_of
 from redfloe._consuming.signals import StopSignals
 from redfloe._log import log
+from redfloe._processing.processor import StreamProcessor
 from redfloe.messages._assembly import Assembly
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._health import Drained, Health, Record
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redfloe._arguments import Milliseconds
-    from redfloe._consuming.consumer import StreamConsumer
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
+    from redfloe.messages._exactly_once import ExactlyOnceWorker
     from redfloe.messages._outgoing import StreamOf
     from redfloe.messages._plan import Middleware, StreamPlan
     from redfloe.messages._worker import StreamWorker
@@ -170,8 +172,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
                 "remove_idle_consumers_ms": remove_idle_consumers_ms,
             },
         )
-        self._workers: list[StreamWorker] = []
-        self._consumers: dict[str, StreamConsumer] = {}
+        self._workers: list[StreamWorker | ExactlyOnceWorker] = []
+        self._sources: dict[str, StreamConsumer | StreamProcessor] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = self._has_run = False
@@ -246,7 +248,12 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
         That of a group of a handler's own is called ``"{stream} ({group})"``.
         """
-        return dict(self._consumers)
+        return {k: one for k, one in self._sources.items() if isinstance(one, StreamConsumer)}
+
+    @property
+    def processors(self) -> Mapping[str, StreamProcessor]:
+        """The processor of each stream whose handlers are `exactly_once`, as `consumers`."""
+        return {k: one for k, one in self._sources.items() if isinstance(one, StreamProcessor)}
 
     # Running
 
@@ -386,7 +393,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             ready=bool(workers) and all(worker.is_ready for worker in workers),
             in_hand=sum(worker.in_hand for worker in workers),
             error=None if self._error is None else f"{type(self._error).__name__}: {self._error}",
-            streams={stream: one.stats for stream, one in self._consumers.items()},
+            streams={stream: one.stats for stream, one in self.consumers.items()},
+            processors={stream: one.stats for stream, one in self.processors.items()},
         )
 
     async def _run(
@@ -406,18 +414,17 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             if not plans:
                 msg = "the app has no handlers: include a router"
                 raise ValueError(msg)
-            assembly = self._assembly
-            self._consumers = {self._name(one): assembly.consumer(one, on_idle) for one in plans}
             self._workers = [
-                assembly.worker(
+                self._assembly.worker(
                     plan,
-                    self._consumers[self._name(plan)],
+                    on_idle,
                     threads=threads,
                     record=self._record,
                     on_ready=self._look_ready,
                 )
                 for plan in plans
             ]
+            self._sources = {self._name(one.plan): one.source for one in self._workers}
             if self._stopped:
                 self._stop_workers()
             await run_all(self._workers)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from redfloe._arguments import not_negative, one_of, optional_milliseconds, positive
+from redfloe._arguments import not_negative, optional_milliseconds, positive
 from redfloe._consuming.consumer import StreamConsumer
-from redfloe.messages._decode import Policy
+from redfloe.messages._decode import policy_of
 from redfloe.messages._delivery import Limits
+from redfloe.messages._exactly_once import ExactlyOnceWorker
+from redfloe.messages._outgoing import Outlet
 from redfloe.messages._plan import Middleware, StreamPlan
+from redfloe.messages._processing import RAISED
+from redfloe.messages._processor import PlanProcessor
 from redfloe.messages._worker import StreamWorker
 
 if TYPE_CHECKING:
@@ -46,21 +51,14 @@ class Assembly:
         batch_size: int | None,
         options: dict[str, Any],
     ) -> None:
-        one_of(on_unknown, "on_unknown", "ack", "fail", "raise")
-        on_misfit = on_misfit or ("raise" if dead_letter is None else "dead_letter")
-        one_of(on_misfit, "on_misfit", "dead_letter", "raise")
-        if dead_letter is None and (on_unknown == "fail" or on_misfit == "dead_letter"):
-            msg = 'on_unknown="fail" and on_misfit="dead_letter" need a dead_letter stream'
-            raise ValueError(msg)
         for one in middleware:
             _check_middleware(one)
         not_negative(grace, "grace")
         self._connection = connection
-        self._consumer = consumer
+        self._consumer_name = consumer
         self._retry = retry
         self._dead_letter = dead_letter
-        self._on_unknown: Literal["ack", "fail", "raise"] = on_unknown
-        self._on_misfit: Literal["dead_letter", "raise"] = on_misfit
+        self._policy = policy_of(on_unknown, on_misfit, has_dead_letter=dead_letter is not None)
         self._concurrency = positive(concurrency, "concurrency") or 1
         self._middleware = tuple(middleware)
         self.codec = codec
@@ -84,51 +82,113 @@ class Assembly:
                 retry=self._retry,
                 middleware=self._middleware,
                 run_in_thread=threads.run,
+                exactly_once=self._is_exactly_once(stream, of_group),
             )
             for (stream, group), of_group in handlers.items()
         ]
 
-    def consumer(self, plan: StreamPlan, on_idle: Literal["wait", "stop"]) -> StreamConsumer:
+    def _is_exactly_once(self, stream: str, handlers: Sequence[Handler]) -> bool:
+        """Say whether a stream's handlers commit with their messages; refuse what does not fit."""
+        asked = {handler.exactly_once for handler in handlers}
+        if len(asked) > 1:
+            msg = (
+                f"some handlers of the stream {stream!r} are exactly_once and others are not, and "
+                "a message is acknowledged once: make all of them exactly_once, or give the others "
+                "a group of their own, on(..., group=...)"
+            )
+            raise ValueError(msg)
+        if True not in asked:
+            return False
+        if self._options["remove_consumer"] != "never":
+            msg = (
+                f"the handlers of the stream {stream!r} are exactly_once, for which a worker keeps "
+                'its name when it starts again: App(..., consumer="{hostname}-{worker}")'
+            )
+            raise ValueError(msg)
+        if self._options["on_group_lost"] != "raise":
+            msg = (
+                f"the handlers of the stream {stream!r} are exactly_once, and only its group knows "
+                'what is committed: on_group_lost="recreate" would have all of it committed again'
+            )
+            raise ValueError(msg)
+        return True
+
+    def _source_options(self, plan: StreamPlan, on_idle: Literal["wait", "stop"]) -> dict[str, Any]:
+        letters = self._dead_letter
+        return {
+            **self._options,
+            **({"block_ms": 1} if on_idle == "stop" else {}),
+            "on_idle": on_idle,
+            "batch_size": self._batch_size or (_FRAME if plan.is_typed else _BATCH),
+            "dead_letter": None if letters is None else letters.replace("{stream}", plan.stream),
+        }
+
+    def _consumer(self, plan: StreamPlan, on_idle: Literal["wait", "stop"]) -> StreamConsumer:
         """Give what reads a plan's messages."""
-        options = {**self._options, **plan.options}
-        if on_idle == "stop":
-            options["block_ms"] = 1
-        dead_letter = self._dead_letter
         consumer = StreamConsumer(
             self._connection,
             plan.stream,
             plan.group,
-            self._consumer,
+            self._consumer_name,
             ack="manual",
-            batch_size=self._batch_size or (_FRAME if plan.is_typed else _BATCH),
-            on_idle=on_idle,
-            dead_letter=(
-                None if dead_letter is None else dead_letter.replace("{stream}", plan.stream)
-            ),
-            on_error="dead_letter" if self._on_misfit == "dead_letter" else "raise",
-            **options,
+            on_error="dead_letter" if self._policy.on_misfit == "dead_letter" else "raise",
+            **self._source_options(plan, on_idle),
+            **plan.options,
         )
         # What is optional may never come; a model says what must.
         consumer._request["expects_fields"] = False
         return consumer
 
+    def _processor(
+        self, plan: StreamPlan, on_idle: Literal["wait", "stop"], threads: Threads
+    ) -> PlanProcessor:
+        """Give what reads a plan's messages, and commits what is done with them."""
+        options = self._source_options(plan, on_idle)
+        for name in ("on_group_lost", "remove_consumer", "remove_idle_consumers_ms"):
+            del options[name]  # a commit must find its group and its consumer
+        processor = PlanProcessor(
+            self._connection,
+            plan,
+            self._policy,
+            codec=self.codec,
+            outlet=Outlet(None),
+            threads=threads,
+            name=plan.group,
+            group=plan.group,
+            consumer=self._consumer_name,
+            **options,
+        )
+        # What a handler raises at last is put aside at once, as in the app's other groups.
+        processor._failing = replace(processor._failing, counts_deliveries=False)
+        return processor
+
     def worker(
         self,
         plan: StreamPlan,
-        consumer: StreamConsumer,
+        on_idle: Literal["wait", "stop"],
         *,
         threads: Threads,
         record: Record | None,
         on_ready: Callable[[], None],
-    ) -> StreamWorker:
+    ) -> StreamWorker | ExactlyOnceWorker:
         """Give what works on a plan's messages."""
+        if plan.exactly_once:
+            return ExactlyOnceWorker(
+                plan,
+                self._processor(plan, on_idle, threads),
+                retry=self._retry._steps(RAISED),
+                grace=self.grace,
+                record=record,
+                on_ready=on_ready,
+            )
+        consumer = self._consumer(plan, on_idle)
         member = consumer._request["group"]
         lease = None if member is None else member["max_processing_ms"]
         return StreamWorker(
             plan,
             consumer,
             concurrency=self._concurrency,
-            policy=Policy(self._on_unknown, self._on_misfit, record),
+            policy=replace(self._policy, record=record),
             limits=Limits(
                 has_dead_letter=self._dead_letter is not None,
                 longest_delay=self._longest_delay,

@@ -10,23 +10,26 @@ from typing import Any, Literal, TypeAlias
 from redfloe._functions import unwrapped
 from redfloe.messages._message import Message
 from redfloe.messages._schema_of import is_model
+from redfloe.messages._transaction import Transaction
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-Arguments: TypeAlias = tuple[Literal["event", "message", "frame"], ...]
+Argument: TypeAlias = Literal["event", "message", "frame", "tx"]
+Arguments: TypeAlias = tuple[Argument, ...]
 
 _MESSAGE_NAMES = ("message", "msg")
+_OURS = {"Message": Message, "Transaction": Transaction}
 
 
 def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames: bool) -> Arguments:
     """Say what each parameter of a handler gets."""
-    if takes_frames:
-        return ("frame",)
+    event: Argument = "frame" if takes_frames else "event"
+    only: Argument = event if has_model else "message"
     try:
         signature = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin
-        return ("event" if has_model else "message",)
+        return (only,)
     parameters = [*signature.values()]
     needed = [
         parameter
@@ -35,15 +38,18 @@ def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames:
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     if not needed and any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        return ("event" if has_model else "message",)  # which takes whatever it is given
+        return (only,)  # which takes whatever it is given
     hints = _hints(function)
-    arguments = tuple(_argument(one.name, hints.get(one.name)) for one in needed)
-    if not has_model and len(arguments) == 1 and needed[0].name not in hints:
-        return ("message",)
-    if not 1 <= len(arguments) <= 2 or len({*arguments}) < len(arguments):
+    if len(needed) <= 1 and takes_frames:
+        return ("frame",)
+    if len(needed) == 1 and needed[0].name not in hints:
+        return ("message" if needed[0].name in _MESSAGE_NAMES else only,)
+    arguments = tuple(_argument(one.name, hints.get(one.name), event) for one in needed)
+    if not {*arguments} - {"tx"} or len({*arguments}) < len(arguments):
         msg = (
             f"the handler {getattr(function, '__qualname__', function)!r} must take the event, the "
-            "message, or both: a parameter annotated Message, or called message, gets the message"
+            "message, or both: a parameter annotated Message, or called message, gets the message, "
+            "and one annotated Transaction, or called tx, what it is committed with"
         )
         raise TypeError(msg)
     return arguments
@@ -86,7 +92,11 @@ def check_result(name: str, result: Any) -> None:
         raise WrongHandlerError(msg)
 
 
-def _argument(name: str, hint: object) -> Literal["event", "message"]:
+def _argument(name: str, hint: object, event: Argument) -> Argument:
+    if hint is Transaction or (name == "tx" and not is_model(hint)):
+        return "tx"
+    if event == "frame":
+        return "frame"
     if hint is Message or (name in _MESSAGE_NAMES and not is_model(hint)):
         return "message"
     return "event"
@@ -98,6 +108,6 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     except Exception:  # noqa: BLE001 - annotations that name what is not there yet
         given = getattr(unwrapped(function), "__annotations__", {})
         return {
-            name: Message if hint in ("Message", "messages.Message") else hint
+            name: _OURS.get(str(hint).removeprefix("messages."), hint)
             for name, hint in given.items()
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
 
+from redfloe._arguments import one_of
 from redfloe._consuming.retry import reason_of
 from redfloe.messages._delivery import Delivered, Item
 from redfloe.messages._errors import MisfitError, UnknownTypeError
@@ -34,6 +35,22 @@ class Policy:
     on_misfit: Literal["dead_letter", "raise"]
     #: Told of those that fail, where an app drains.
     record: Any = None
+
+
+def policy_of(
+    on_unknown: Literal["ack", "fail", "raise"],
+    on_misfit: Literal["dead_letter", "raise"] | None,
+    *,
+    has_dead_letter: bool,
+) -> Policy:
+    """Check what becomes of messages that no handler is called with."""
+    one_of(on_unknown, "on_unknown", "ack", "fail", "raise")
+    on_misfit = on_misfit or ("dead_letter" if has_dead_letter else "raise")
+    one_of(on_misfit, "on_misfit", "dead_letter", "raise")
+    if not has_dead_letter and (on_unknown == "fail" or on_misfit == "dead_letter"):
+        msg = 'on_unknown="fail" and on_misfit="dead_letter" need a dead_letter stream'
+        raise ValueError(msg)
+    return Policy(on_unknown, on_misfit)
 
 
 def decode(
@@ -185,7 +202,7 @@ def _unknown(
         )
         problems[row] = UnknownTypeError(msg)
     elif policy.on_unknown == "ack":
-        batch.ack(row)
+        batch.skip(row)
     else:
         _fail(batch, row, f"no handler takes this entry, which {what}", policy)
 

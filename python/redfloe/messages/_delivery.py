@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from redfloe._batch import AsyncBatch
     from redfloe.messages._codecs import Rows
     from redfloe.messages._plan import Call
+    from redfloe.messages._transaction import Transaction
 
 
 class Delivered:
     """A batch, whose messages are settled one by one, from any thread."""
 
+    #: What the messages are committed with, where that is so.
+    tx: Transaction | None = None
+
     def __init__(self, batch: AsyncBatch, rows: Rows, stream: str, limits: Limits) -> None:
-        #: Which is told what has become of its rows however long an outage lasts.
-        self.batch = batch._patiently()
+        self.batch = batch
         self.rows = rows
         self.stream = stream
         self.ids: list[str] = self.batch._ids
@@ -90,6 +93,10 @@ class Delivered:
             self._settled[:] = bytes([1]) * len(self.ids)
         self._acks.extend(self.ids)
 
+    def skip(self, row: int) -> None:
+        """Be done with a row that is for no handler."""
+        self.ack(row)
+
     def ack(self, row: int) -> None:
         """Acknowledge a row."""
         if self._settle(row):
@@ -103,9 +110,7 @@ class Delivered:
     def fail(self, row: int, reason: str) -> None:
         """Move a row to the dead-letter stream."""
         if self._settle(row):
-            # What is quoted may have lone surrogates, which cannot be sent.
-            sent = reason.encode(errors="backslashreplace").decode()
-            self._fails.append((self.ids[row], sent))
+            self._fails.append((self.ids[row], sendable(reason)))
 
     def extend(self) -> None:
         """Keep all rows that are not settled from others."""
@@ -197,6 +202,11 @@ class Item:
         return self._message
 
     @property
+    def tx(self) -> Transaction | None:
+        """What the message is committed with."""
+        return self.batch.tx
+
+    @property
     def id(self) -> str:
         """The entry ID."""
         return self.batch.ids[self.row]
@@ -247,6 +257,11 @@ class Item:
 
     def __repr__(self) -> str:
         return repr(self.message)
+
+
+def sendable(reason: str) -> str:
+    """Give a reason without lone surrogates: what it quotes may have some."""
+    return reason.encode(errors="backslashreplace").decode()
 
 
 def _grouped(pairs: list[tuple[str, Any]]) -> dict[Any, list[str]]:

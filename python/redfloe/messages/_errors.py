@@ -9,3 +9,7 @@ class MisfitError(RedfloeError, ValueError):
 
 class UnknownTypeError(RedfloeError, LookupError):
     """No handler takes an entry's type, and the app is to raise that: ``on_unknown="raise"``."""
+
+
+class NotDoneError(RedfloeError, RuntimeError):
+    """A handler returned False, and its message is committed with others: it is tried again."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from redfloe.messages._delivery import Delivered
     from redfloe.messages._plan import Call
+    from redfloe.messages._transaction import Transaction
 
 
 class Part:
@@ -32,6 +33,11 @@ class Part:
         self.frame = frame
         self.rows = rows
         self.calls = (call,)
+
+    @property
+    def tx(self) -> Transaction | None:
+        """What the rows are committed with."""
+        return self.batch.tx
 
     @property
     def ids(self) -> list[str]:

@@ -55,7 +55,7 @@ class Handling:
             except Exception as error:  # noqa: BLE001 - the policy decides
                 raised = error
             except asyncio.CancelledError as error:
-                raised = _foreign(error)
+                raised = foreign(error)
             else:
                 if result is not False:
                     continue
@@ -141,7 +141,7 @@ class Handling:
         except Exception as error:  # noqa: BLE001 - the policy decides
             return None, error
         except asyncio.CancelledError as error:
-            return None, _foreign(error)
+            return None, foreign(error)
         return result, None
 
     async def _pause(self, seconds: float, *, in_thread: bool) -> bool:
@@ -156,21 +156,27 @@ class Handling:
         return True
 
     def _put_aside(self, part: Any, reason: str, error: Exception) -> None:
-        if can_be_printed(error):
-            trace = _from_handler(error.__traceback__)
-            reason += "\n\n" + "".join(traceback.format_exception(type(error), error, trace))
+        reason = with_traceback(reason, error)
         if self._record is not None:
             self._record.failed(part, reason)
         part.fail(reason)
 
 
-def _foreign(cancelled: asyncio.CancelledError) -> Exception:
+def foreign(cancelled: asyncio.CancelledError) -> Exception:
     """Give the failure of a handler that awaited what was cancelled; pass on a cancel of ours."""
     task = asyncio.current_task()
     if task is None or task.cancelling():
         raise cancelled
     error = RuntimeError("the handler awaited something that was cancelled")
     return error.with_traceback(cancelled.__traceback__)
+
+
+def with_traceback(reason: str, error: Exception) -> str:
+    """Give why a message is put aside, and where the handler raised that."""
+    if not can_be_printed(error):
+        return reason
+    trace = _from_handler(error.__traceback__)
+    return reason + "\n\n" + "".join(traceback.format_exception(type(error), error, trace))
 
 
 def _from_handler(trace: TracebackType | None) -> TracebackType | None:
@@ -180,4 +186,4 @@ def _from_handler(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-_OURS = str(Path(__file__).parent)
+_OURS = str(Path(__file__).parent.parent)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from redfloe._consuming.stats import ConsumerStats
+    from redfloe._processing.stats import ProcessorStats
     from redfloe.messages._frames import Part
     from redfloe.messages._outgoing import Outgoing
 
@@ -32,6 +33,8 @@ class Health:
         The exception that ended it.
     streams : mapping of str to ConsumerStats
         What has been done of each stream.
+    processors : mapping of str to ProcessorStats
+        The same of those whose handlers are `exactly_once`.
     """
 
     alive: bool
@@ -39,6 +42,7 @@ class Health:
     in_hand: int
     error: str | None
     streams: Mapping[str, ConsumerStats]
+    processors: Mapping[str, ProcessorStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)

@@ -58,9 +58,14 @@ class StreamPlan:
         retry: Retry,
         middleware: Sequence[Middleware],
         run_in_thread: Callable[..., Awaitable[Any]],
+        exactly_once: bool = False,
     ) -> None:
         self.stream = stream
         self.group = group
+        #: Whether handlers are called with transactions.
+        self.exactly_once = exactly_once
+        for handler in handlers:
+            _check_transaction(handler, exactly_once=exactly_once)
         self.codec = _codec(stream, handlers, codec)
         self._handlers = handlers
         wrapped = middleware and not all(handler.takes_frames for handler in handlers)
@@ -76,6 +81,11 @@ class StreamPlan:
         self._typed = self._typed_options()
         for name in self.kinds:
             self.route(name)  # which looks whether its handlers fit together
+
+    @property
+    def async_names(self) -> list[str]:
+        """The names of the handlers that are awaited."""
+        return [handler.name for handler in self._handlers if handler.is_async]
 
     @property
     def is_typed(self) -> bool:
@@ -152,6 +162,21 @@ RESCUED = "_redfloe_misfits"
 _MOST_TYPES = 10_000
 
 
+def _check_transaction(handler: Handler, *, exactly_once: bool) -> None:
+    if not exactly_once and "tx" in handler.arguments:
+        msg = (
+            f"the handler {handler.name} takes a transaction: register it by on(..., "
+            "exactly_once=True), or run it by a Processor"
+        )
+        raise ValueError(msg)
+    if exactly_once and handler.retry is not None:
+        msg = (
+            f"the handler {handler.name} has a retry of its own, but what is committed together is "
+            "tried again together: name it for all, App(retry=...) or Processor.run(attempts=...)"
+        )
+        raise ValueError(msg)
+
+
 def _codec(stream: str, handlers: Sequence[Handler], default: Codec) -> Codec:
     named = {handler.codec for handler in handlers if handler.codec is not None}
     if len(named) > 1:
@@ -218,7 +243,10 @@ def _invoke(handler: Handler) -> Callable[[Any], Any]:
             return lambda item: function(item.event, item.message)
         case ("message", "event"):
             return lambda item: function(item.message, item.event)
-    return lambda part: function(part.frame)
+        case ("frame",):
+            return lambda part: function(part.frame)
+    of_item: Any = attrgetter(*handler.arguments)
+    return lambda item: function(*of_item(item))
 
 
 def _limited(invoke: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from redfloe._consuming.retry import ExceptionPolicy
@@ -43,6 +44,6 @@ class Retry:
     def __post_init__(self) -> None:
         self._steps()  # which checks what it is given
 
-    def _steps(self) -> Steps:
-        on: Mapping[type[Exception], object] = self.on
+    def _steps(self, before: ExceptionPolicy = MappingProxyType({})) -> Steps:
+        on: Mapping[type[Exception], object] = {**before, **self.on}
         return Steps(self.attempts, self.base_delay, self.max_delay, on)  # type: ignore[arg-type]  # it looks

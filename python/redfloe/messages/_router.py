@@ -45,6 +45,7 @@ class Handler:
     takes_frames: bool
     #: None for the app's.
     group: str | None = None
+    exactly_once: bool = False
 
     @property
     def is_async(self) -> bool:
@@ -62,7 +63,8 @@ class Router:
 
     A handler is a function, async or not: async ones run on the app's event loop, others in
     threads. A parameter annotated as `Message`, or called ``message`` or ``msg``, gets the
-    `Message`, another the event. Without a model a single parameter gets the message.
+    `Message`, another the event. Without a model a single parameter gets the message. One annotated
+    as `Transaction`, or called ``tx``, gets what is committed with the message, exactly once.
 
     A message is done when all its handlers have returned. One that returns False says that it is
     not done, and comes again after a while. One that raises is called again, as `Retry` says;
@@ -107,6 +109,7 @@ class Router:
         retry: Retry | None = None,
         timeout: float | timedelta | None = None,
         group: str | None = None,
+        exactly_once: bool = False,
     ) -> Callable[[F], F]:
         """Register a handler of single messages, as a decorator.
 
@@ -133,6 +136,11 @@ class Router:
         group : str, optional
             A consumer group of the handler's own, in which ``{hostname}`` and ``{pid}`` are
             replaced: it gets all messages of the stream, whatever becomes of them in the app's.
+        exactly_once : bool, default False
+            Commit what the handler publishes by its `Transaction`, a parameter called ``tx``, in
+            one step with the acknowledgement: a script (EVALSHA). For all handlers of the stream in
+            its group, or none; they are called one after the other, and tried again together with
+            those of the batch's other messages. Needs an app with a `consumer` name that stays.
 
         Raises
         ------
@@ -152,6 +160,7 @@ class Router:
                 timeout,
                 takes_frames=False,
                 group=group,
+                exactly_once=exactly_once,
             )
             return function
 
@@ -165,6 +174,7 @@ class Router:
         codec: CodecLike | None = None,
         retry: Retry | None = None,
         group: str | None = None,
+        exactly_once: bool = False,
     ) -> Callable[[F], F]:
         """Register a handler of many events at once, as columns, as a decorator.
 
@@ -175,7 +185,7 @@ class Router:
 
         Parameters
         ----------
-        stream, types, codec, retry, group
+        stream, types, codec, retry, group, exactly_once
             As for `on`.
         *models : type
             The models of the events that it takes, one at least; each batch is of one.
@@ -201,6 +211,7 @@ class Router:
                 None,
                 takes_frames=True,
                 group=group,
+                exactly_once=exactly_once,
             )
             return function
 
@@ -230,6 +241,7 @@ class Router:
         *,
         takes_frames: bool,
         group: str | None = None,
+        exactly_once: bool = False,
     ) -> None:
         _check_handler(function)
         if is_model(stream):
@@ -263,6 +275,7 @@ class Router:
                 key,
                 takes_frames,
                 None if group is None else expanded(as_text(group, "group"), "group"),
+                exactly_once,
             )
         )
 

@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Coroutine, Generator, Sequence
 
     from redfloe.messages._app import App
+    from redfloe.messages._exactly_once import ExactlyOnceWorker
     from redfloe.messages._worker import StreamWorker
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class Stopping:
             await task
 
 
-async def run_all(workers: list[StreamWorker]) -> None:
+async def run_all(workers: Sequence[StreamWorker | ExactlyOnceWorker]) -> None:
     """Run workers; the first that fails ends the others, and is what is raised."""
     tasks = [asyncio.create_task(worker.run()) for worker in workers]
     try:

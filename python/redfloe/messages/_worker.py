@@ -60,7 +60,7 @@ class StreamWorker:
         on_ready: Callable[[], None],
     ) -> None:
         self.plan = plan
-        self.consumer = consumer
+        self.source = self.consumer = consumer
         self._policy = policy
         self._limits = limits
         self._grace = grace
@@ -128,7 +128,8 @@ class StreamWorker:
     async def _hand_out(self, batch: AsyncBatch) -> None:
         """Queue a batch's messages, and wait until there is room for more."""
         rows = self.plan.rows(batch.frame)
-        delivered = Delivered(batch, rows, self.plan.stream, self._limits)
+        # It is told what has become of its rows however long an outage lasts.
+        delivered = Delivered(batch._patiently(), rows, self.plan.stream, self._limits)
         items, problem = decode(self.plan, delivered, self._policy)
         self._in_hand.append(delivered)
         if self.plan.has_keys:

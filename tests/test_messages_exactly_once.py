@@ -1,0 +1,243 @@
+"""An app whose handlers commit with the acknowledgement of their messages, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import polars as pl
+import pytest
+import redis
+
+from redfloe.messages import (
+    App,
+    Message,
+    Producer,
+    Router,
+    Transaction,
+)
+from support.events import OrderPaid, OrderPlaced, orders, pending, until
+from support.paying import (
+    app_of,
+    dead,
+    numbers,
+    paying,
+    publish,
+)
+from support.server import Server
+from support.timing import SLACK, within
+
+KINDS = ("sync", "async", "both")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_app_publishes_and_acknowledges_in_one_step(
+    any_server: Server, client: redis.Redis, kind: str
+) -> None:
+    publish(any_server, *orders(250))
+    app = app_of(any_server, paying(kind=kind, exactly_once=True))
+    drained = app.drain()
+    times = 2 if kind == "both" else 1
+    assert numbers(any_server) == [n for n in range(1, 251) for _ in range(times)]
+    assert [one.event.order_id for one in drained.handled] == [*range(1, 251)]
+    assert [one.payload.order_id for one in drained.published] == numbers(any_server)
+    assert pending(client, "orders", "g") == 0
+    assert app.consumers == {}
+    assert app.processors["orders"].stats.commits == 0  # the second pass found nothing
+    assert {*app.health().processors} == {"orders"}
+
+
+def test_an_apps_poison_has_its_traceback(any_server: Server, client: redis.Redis) -> None:
+    publish(any_server, *orders(4))
+    app = app_of(
+        any_server,
+        paying(poison=3, exactly_once=True),
+        dead_letter="{stream}:dead",
+        max_deliveries=5,
+    )
+    drained = app.drain()
+    assert numbers(any_server) == [1, 2, 4]
+    assert dead(any_server) == [("3", "KeyError: 3")]
+    ((message, reason),) = drained.failed
+    assert message.event.order_id == 3
+    first_frame = reason.partition("Traceback (most recent call last):\n")[2].splitlines()[0]
+    assert "support/paying.py" in first_frame
+    assert len(drained.handled) == len(drained.published) == 3
+    assert pending(client, "orders", "g") == 0
+
+
+def test_misfits_of_an_app(any_server: Server) -> None:
+    publish(
+        any_server, *orders(1), Message("OrderPlaced", {"order_id": "x"}), OrderPaid(order_id=7)
+    )
+    app = app_of(any_server, paying(exactly_once=True), dead_letter="{stream}:dead")
+    drained = app.drain()
+    assert [message.payload["order_id"] for message, _ in drained.failed] == ["x"]
+    assert len(drained.handled) == 1
+    assert numbers(any_server) == [1]
+
+
+def test_state_is_refused_in_a_group(any_server: Server) -> None:
+    """Not a dead letter is made of that."""
+    publish(any_server, *orders(2))
+    for ask in (
+        lambda tx: tx.state,
+        lambda tx: tx.table("t", key="k", schema={"v": pl.Int64}),
+    ):
+        app = app_of(any_server, dead_letter="{stream}:dead")
+        app.on("orders", OrderPlaced, exactly_once=True)(lambda event, tx, ask=ask: ask(tx))
+        with pytest.raises(ValueError, match="shares its stream with a group's other workers"):
+            app.drain()
+    assert dead(any_server) == []
+
+
+def test_middleware_and_timeouts_go_around_handlers(any_server: Server) -> None:
+    publish(any_server, *orders(2))
+    around: list[Any] = []
+
+    async def middleware(message: Message, call_next: Any) -> Any:
+        around.append(message.event.order_id)
+        return await call_next(message)
+
+    app = app_of(any_server, middleware=[middleware], dead_letter="{stream}:dead")
+
+    @app.on("orders", OrderPlaced, exactly_once=True, timeout=0.01)
+    async def pay(event: OrderPlaced, tx: Transaction) -> None:
+        tx.publish(OrderPaid(order_id=event.order_id), stream="paid")
+        if event.order_id == 2:
+            await asyncio.sleep(10)
+
+    app.drain()
+    assert {*around} == {1, 2}
+    assert numbers(any_server) == [1]
+    assert dead(any_server) == [("2", "TimeoutError: ")]
+
+
+def test_other_groups_and_streams_of_the_app_go_on(any_server: Server) -> None:
+    publish(any_server, *orders(20))
+    got: list[int] = []
+    app = app_of(any_server, paying(exactly_once=True))
+
+    @app.on("orders", OrderPlaced, group="audit")
+    def audit(event: OrderPlaced) -> None:
+        got.append(event.order_id)
+
+    @app.on("paid", OrderPaid)
+    async def paid(event: OrderPaid) -> None:
+        got.append(event.order_id)
+
+    app.drain()
+    assert sorted(got) == sorted([*range(1, 21)] * 2)
+    assert {*app.consumers} == {"orders (audit)", "paid"}
+    assert {*app.processors} == {"orders"}
+
+
+def test_workers_of_one_group_share_the_messages(any_server: Server, client: redis.Redis) -> None:
+    apps = [
+        app_of(any_server, paying(kind=kind, exactly_once=True), consumer=name, batch_size=7)
+        for name, kind in (("c1", "sync"), ("c2", "async"))
+    ]
+
+    async def main() -> None:
+        async with apps[0], apps[1]:
+            assert all(app.health().ready for app in apps)
+            async with Producer(any_server.url, "orders") as producer:
+                for first in range(1, 301, 10):
+                    await producer.publish_many(orders(first + 9, first=first))
+            await until(lambda: client.xlen("paid") == 300)
+
+    asyncio.run(main())
+    assert sorted(numbers(any_server)) == [*range(1, 301)]
+    assert pending(client, "orders", "g") == 0
+    assert all(app.processors["orders"].stats.commits for app in apps)
+
+
+def test_stop_finishes_the_batch_in_hand(
+    any_server: Server, client: redis.Redis, runner: asyncio.Runner
+) -> None:
+    publish(any_server, *orders(40))
+    app = app_of(any_server, batch_size=5)
+    release = asyncio.Event()
+
+    @app.on("orders", OrderPlaced, exactly_once=True)
+    async def pay(event: OrderPlaced, tx: Transaction) -> None:
+        await release.wait()
+        tx.publish(OrderPaid(order_id=event.order_id), stream="paid")
+
+    async def main() -> None:
+        await app.start()
+        await until(lambda: app.health().in_hand == 5, app)
+        ending = app.stop()
+        await asyncio.sleep(0.02)
+        release.set()
+        await ending
+
+    runner.run(main())
+    assert numbers(any_server) == [1, 2, 3, 4, 5]
+    app.drain()
+    assert numbers(any_server) == [*range(1, 41)]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_handler_that_outlives_the_grace_commits_nothing(
+    any_server: Server, runner: asyncio.Runner, kind: str
+) -> None:
+    publish(any_server, *orders(2))
+    app = app_of(any_server, grace=0.05)
+    release, refused = threading.Event(), threading.Event()
+
+    def publish_late(event: OrderPlaced, tx: Transaction) -> None:
+        release.wait(10 * SLACK)
+        try:
+            tx.publish(OrderPaid(order_id=event.order_id), stream="paid")
+        except RuntimeError:
+            refused.set()
+
+    async def wait(event: OrderPlaced, tx: Transaction) -> None:
+        tx.publish(OrderPaid(order_id=event.order_id), stream="paid")
+        await asyncio.sleep(10 * SLACK)
+
+    app.on("orders", OrderPlaced, exactly_once=True)(publish_late if kind == "sync" else wait)
+
+    async def main() -> None:
+        await app.start()
+        await until(lambda: app.health().in_hand == 2, app)
+        await app.stop()
+
+    with within(5):
+        runner.run(main())
+    release.set()
+    if kind == "sync":
+        assert refused.wait(10 * SLACK)
+    assert numbers(any_server) == []
+    app_of(any_server, paying(exactly_once=True)).drain()
+    assert numbers(any_server) == [1, 2]
+
+
+def test_a_handler_that_awaits_what_was_cancelled(any_server: Server) -> None:
+    publish(any_server, *orders(1))
+    app = app_of(any_server, dead_letter="{stream}:dead")
+
+    @app.on("orders", OrderPlaced, exactly_once=True)
+    async def pay(event: OrderPlaced) -> None:
+        raise asyncio.CancelledError
+
+    assert len(app.drain().failed) == 1
+
+
+def test_apps_that_cannot_commit_are_refused(any_server: Server) -> None:
+    router, mixed, plain = paying(exactly_once=True), Router(), Router()
+    mixed.on("orders", OrderPlaced)(lambda event: None)
+    with pytest.raises(ValueError, match="some handlers of the stream 'orders' are exactly_once"):
+        app_of(any_server, router, mixed)
+    with pytest.raises(ValueError, match="a worker keeps its name"):
+        App(any_server.url, group="g").include(router)
+    with pytest.raises(ValueError, match="would have all of it committed again"):
+        app_of(any_server, router, on_group_lost="recreate")
+    plain.on("orders", OrderPlaced)(lambda event, tx: None)
+    with pytest.raises(ValueError, match="takes a transaction: register it by"):
+        app_of(any_server, plain)
+    own = Router()
+    own.on("orders", OrderPlaced, group="own")(lambda event: None)
+    app_of(any_server, router, own)
