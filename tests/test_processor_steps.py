@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import redis
 
 from redfloe import RedisConnection
 from support.consumers import World
-from support.lanes import STEPS, step_of
+from support.lanes import STEPS
 from support.processes import python
 from support.processors import LANE, STREAM, check, processor, work
-from support.proxy import Command, Fault, Proxy
+from support.proxy import Proxy
 from support.server import Server
+from support.steps import PLACES, strike
 from support.streams import add_numbers
 from support.timing import SLACK
 
@@ -30,14 +30,6 @@ QUICK: dict[str, Any] = {"retry_base_delay": 0.01, "retry_max_delay": 0.05}
 ENTRIES = 9
 #: So short that the heartbeat extends it within a batch.
 LEASE = 120
-
-#: What is lost of a command: as much of it as comes before that part, or only its reply.
-PLACES: dict[str, Callable[[random.Random], float | None]] = {
-    "before": lambda _: 0,
-    "in the first half": lambda chance: chance.uniform(0, 0.5),
-    "in the second half": lambda chance: chance.uniform(0.5, 0.999),
-    "after": lambda _: None,
-}
 
 #: A process that works until the stream is drained.
 WORKER = f"""
@@ -50,26 +42,6 @@ with processor(sys.argv[1], **json.loads(sys.argv[2])) as made:
         work(World(None), tx)
         time.sleep(float(sys.argv[3]))
 """
-
-
-def strike(
-    proxy: Proxy,
-    step: str,
-    place: str,
-    chance: random.Random,
-    then: Callable[[], object] | None = None,
-) -> Fault:
-    """Arm a fault at some time that a processor comes to the step."""
-    # It acquires the lane and leaves it once, and loads the state and a table.
-    times = {"acquire": 1, "release": 1, "load": 2, "page": 1, "commit": 4, "renew": 2}
-
-    def is_it(command: Command) -> bool:
-        return step_of(command) == step
-
-    part, skip = PLACES[place](chance), chance.randrange(times[step])
-    if part is None:
-        return proxy.cut_after(0, once_seen=is_it, skip=skip, then=then)
-    return proxy.break_off(part, once_seen=is_it, skip=skip, then=then)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -75,7 +76,7 @@ def processor(server: Server, router: Router, **options: Any) -> Processor:
 
 def app_of(server: Server, *routers: Router, **options: Any) -> App:
     given: dict[str, Any] = {"group": "g", "consumer": "c", "retry": Retry(attempts=1), **options}
-    app = App(server.url, **given)
+    app = App(given.pop("url", server.url), **given)
     app.include(*routers)
     return app
 
@@ -95,3 +96,23 @@ def state(server: Server) -> dict[str, Any]:
         for tx in made:
             found = dict(tx.state)
     return found
+
+
+def counting(told: Callable[[int], object] = lambda number: None) -> Router:
+    """Give a router whose handler publishes which order it is of those that it has had."""
+    router = Router()
+
+    @router.on("orders", OrderPlaced)
+    def count(event: OrderPlaced, tx: Transaction) -> None:
+        tx.state["seen"] = tx.state.get("seen", 0) + 1
+        tx.publish(OrderPaid(order_id=event.order_id, by=str(tx.state["seen"])), stream="paid")
+        told(event.order_id)
+
+    return router
+
+
+def check_counted(server: Server, last: int) -> None:
+    """Each order is paid once, as the one that it is."""
+    schema = {"order_id": pl.Int64, "by": pl.Int64}
+    paid = redfloe.read_stream(server.url, "paid", schema).select("order_id", "by").rows()
+    assert paid == [(number, number) for number in range(1, last + 1)]
