@@ -81,6 +81,36 @@ def xadd_one_by_one(url: str) -> float:
     return ONE_BY_ONE / (time.perf_counter() - start)
 
 
+def publish_in_a_loop(url: str) -> float:
+    from redfloe.messages import Producer
+
+    async def main() -> float:
+        chosen = events(ONE_BY_ONE)
+        async with Producer(url, STREAM) as producer:
+            await producer.publish(chosen[0])
+            start = time.perf_counter()
+            for event in chosen:
+                await producer.publish(event)
+            return ONE_BY_ONE / (time.perf_counter() - start)
+
+    return asyncio.run(main())
+
+
+def xadd_in_a_loop(url: str) -> float:
+    async def main() -> float:
+        client = redis.asyncio.Redis.from_url(url)
+        chosen = events(ONE_BY_ONE)
+        await client.xadd(STREAM, fields(chosen[0]))
+        start = time.perf_counter()
+        for event in chosen:
+            await client.xadd(STREAM, fields(event))
+        took = time.perf_counter() - start
+        await client.aclose()
+        return ONE_BY_ONE / took
+
+    return asyncio.run(main())
+
+
 def publish_many(url: str) -> float:
     from redfloe.messages import Producer
 
@@ -222,14 +252,17 @@ class Contender:
     publishes: bool = False
 
 
-_XADD, _PIPELINES, _NATRICINE = (
+_XADD, _AWAITED, _PIPELINES, _NATRICINE = (
     "redis-py `xadd`, one by one",
+    "redis.asyncio `xadd`, one by one",
     "redis-py, pipelines of 1,000",
     "natricine's loop, done with redis-py",
 )
 CONTENDERS = {
     _XADD: Contender(xadd_one_by_one, _XADD, publishes=True),
     "redfloe `publish`, one by one": Contender(publish_one_by_one, _XADD, publishes=True),
+    _AWAITED: Contender(xadd_in_a_loop, _AWAITED, publishes=True),
+    "redfloe `publish` in an event loop": Contender(publish_in_a_loop, _AWAITED, publishes=True),
     _PIPELINES: Contender(xadd_in_pipelines, _PIPELINES, publishes=True),
     "redfloe `publish_many`, 100,000": Contender(publish_many, _PIPELINES, publishes=True),
     _NATRICINE: Contender(natricine, _NATRICINE),
