@@ -18,29 +18,29 @@ def as_pairs(fields: object) -> list[tuple[bytes, bytes]]:
     if not isinstance(fields, Mapping):
         msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
         raise TypeError(msg)
-    return [
-        (as_key(name, "a field's name"), text)
-        for name, value in fields.items()
-        if (text := _text(name, value)) is not None
-    ]
+    pairs = []
+    for name, value in fields.items():
+        to_text = _OF_TYPE.get(type(value))
+        text = _text(name, value) if to_text is None else to_text(value)
+        if text is not None:
+            key = name.encode() if type(name) is str else as_key(name, "a field's name")
+            pairs.append((key, text))
+    return pairs
 
 
-#: The texts of what most values are, by their very type.
+#: The texts of what most values are, by their very type; made without Python code where possible.
 _OF_TYPE: dict[type, Callable[[Any], bytes | None]] = {
-    type(None): lambda _: None,
+    type(None): {None: None}.__getitem__,
     str: str.encode,
     bytes: bytes,
-    bool: lambda value: b"true" if value else b"false",
-    int: lambda value: repr(value).encode(),
-    float: lambda value: repr(value).encode(),
+    bool: (b"false", b"true").__getitem__,
+    int: b"%a".__mod__,  # the repr
+    float: b"%a".__mod__,
     Decimal: lambda value: str(value).encode(),
 }
 
 
 def _text(name: object, value: object) -> bytes | None:
-    to_text = _OF_TYPE.get(type(value))
-    if to_text is not None:
-        return to_text(value)
     match builtin(value):
         case None:
             return None

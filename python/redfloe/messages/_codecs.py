@@ -130,8 +130,8 @@ class RowCodec(Codec):
 
 def _refuse_metadata(fields: Mapping[str, Any]) -> None:
     """Refuse a payload that would pass for what is said about it."""
-    taken = next((name for name in fields if name in OF_READS), None)
-    if taken is not None:
+    if not OF_READS.isdisjoint(fields):
+        taken = next(name for name in fields if name in OF_READS)
         msg = f"the payload has a field {taken!r}, which is what entries and reads call metadata"
         raise ValueError(msg)
 

@@ -21,7 +21,13 @@ from redfloe._payload import json_text
 from redfloe._writing.fields import as_pairs
 from redfloe.messages._columns import column_or_unfit, native
 from redfloe.messages._envelopes import loaded
-from redfloe.messages._schema_of import ModelField, fields_of, is_struct, the_msgspec
+from redfloe.messages._schema_of import (
+    ModelField,
+    fields_of,
+    is_model,
+    is_struct,
+    the_msgspec,
+)
 from redfloe.messages._validators import validator_of
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -49,6 +55,14 @@ class Kind:
         self._writers = [
             _Writer(field, self._getter(field), _document_of(model, field)) for field in self.fields
         ]
+        # What takes all fields at once, where none is a document.
+        self._names = [field.name for field in self.fields]
+        is_flat = not any(field.is_document for field in self.fields)
+        self._all = (
+            attrgetter(*(field.attribute for field in self.fields))
+            if is_flat and self._dump is None and len(self.fields) > 1
+            else None
+        )
         self._takes_extra = getattr(model, "model_config", {}).get("extra") == "allow"
         self._refusing = [
             (field, attrgetter(field.attribute)) for field in self.fields if field.loses_none
@@ -153,8 +167,10 @@ class Kind:
 
     def values(self, event: Any) -> dict[str, Any]:
         """Give an event's fields, as values that have a text; None is left out there."""
-        given = event if self._dump is None else self._dump([event])[0]
         self.check(event)
+        if self._all is not None and _NATIVE.issuperset(map(type, values := self._all(event))):
+            return dict(zip(self._names, values, strict=True))
+        given = event if self._dump is None else self._dump([event])[0]
         return {writer.name: writer.value(given) for writer in self._writers}
 
     def columns(self, events: Sequence[Any]) -> dict[str, pl.Series]:
@@ -226,12 +242,20 @@ def type_name(model: type) -> str:
     return _remembered_name(model)
 
 
+def name_of_model(model: type) -> str | None:
+    """Give what entries call events of this class; None where it is no model."""
+    return _remembered_name_of_model(model)
+
+
 def _name(model: type) -> str:
     return str(getattr(model, "__message_type__", None) or model.__name__)
 
 
 # A pydantic model takes its time to say that it has no such attribute.
 _remembered_name = lru_cache(maxsize=1024)(_name)
+_remembered_name_of_model = lru_cache(maxsize=1024)(
+    lambda model: type_name(model) if is_model(model) else None
+)
 
 
 # Texts to values

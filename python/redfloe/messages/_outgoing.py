@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from redfloe._arguments import as_key
-from redfloe.messages._kinds import type_name
+from redfloe.messages._kinds import name_of_model, type_name
 from redfloe.messages._message import Message
-from redfloe.messages._schema_of import is_model
 
 #: Where messages go: a stream, one for each type by its name or model, or what a function says.
 StreamOf: TypeAlias = (
@@ -50,9 +49,8 @@ class Outlet:
             given = {**event.metadata, **given}
         else:
             payload, name = event, None
-        model: type = type(payload)
-        if name is None and is_model(model):
-            name = type_name(model)
+        if name is None:
+            name = name_of_model(type(payload))
         if stream is not None:
             key = as_key(stream, "stream")
         elif isinstance(self.stream, bytes):

@@ -278,7 +278,7 @@ class Producer:
             if self._closed:
                 msg = "the producer is closed"
                 raise ValueError(msg)
-            if self._producer is None or self._producer._failure() is not None:
+            if self._producer is None or self._producer._core.failure() is not None:
                 self._producer = self._make()
             return self._producer
 
