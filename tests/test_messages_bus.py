@@ -38,7 +38,7 @@ def test_a_command_is_handled_once_by_its_handler(any_server: Server, client: re
     @bus.handler(retry=Retry(attempts=2, base_delay=0))
     def rename(message: Message, command: RenameUser) -> None:
         got.append((command, message.metadata))
-        if len(got) < 3:
+        if got.count(got[-1]) == 1:
             raise OSError
 
     with bus:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from redfloe import _core
@@ -20,12 +22,12 @@ from redfloe.messages._health import Drained, Health, Record
 from redfloe.messages._producer import Producer
 from redfloe.messages._retry import Retry
 from redfloe.messages._router import Handler, Router
-from redfloe.messages._running import Stopping, in_new_loop, run_all
+from redfloe.messages._running import Stopping, drain_all, in_new_loop, run_all
 from redfloe.messages._settings import Settings, expanded
 from redfloe.messages._threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from redfloe._arguments import Milliseconds
@@ -177,7 +179,9 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = self._has_run = False
-        self._ready = asyncio.Event()
+        # Of the event loop that it runs in, as they are made there.
+        self._ready: asyncio.Event | None = None
+        self._stopping: asyncio.Event | None = None
         self._error: BaseException | None = None
         self._record: Record | None = None
         self._lock = threading.Lock()
@@ -302,7 +306,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             As `run`, where that comes before the groups are joined: the server cannot be reached.
         """
         self._refuse_running()
-        self._ready.clear()
+        self._ready = asyncio.Event()
         self._task = asyncio.create_task(self._run(handle_signals=False))
         self._task.add_done_callback(self._log_end)
         ready = asyncio.create_task(self._ready.wait())
@@ -347,6 +351,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     def drain(self, *, timeout: float | None = 30.0) -> Drained:
         """Handle what is there, and what its handlers publish meanwhile, until nothing is left.
 
+        What a handler gives back comes again after its delay. `stop` ends it early.
+
         Parameters
         ----------
         timeout : float or None, default 30
@@ -368,21 +374,17 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     async def drain_async(self, *, timeout: float | None = 30.0) -> Drained:  # noqa: ASYNC109 - as of drain
         """Handle what is there, in an event loop; as `drain`."""
-        self._refuse_running()
-        self._record = record = Record()
+        record = Record()
         try:
             async with asyncio.timeout(timeout):
-                before = -1
-                while (now := _done(record)) > before:
-                    before = now
-                    await self._run(handle_signals=False, on_idle="stop")
+                with self._running() as stopping:
+                    self._record = record
+                    await drain_all(record, stopping, partial(self._work, on_idle="stop"))
         except TimeoutError as error:
             if self._error is not None:  # it is the handler's or the server's
                 raise
             msg = f"after {timeout:g} s messages are still not done: {record.drained!r}"
             raise TimeoutError(msg) from error
-        finally:
-            self._record = None
         return record.drained
 
     def health(self) -> Health:
@@ -397,19 +399,38 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             processors={stream: one.stats for stream, one in self.processors.items()},
         )
 
-    async def _run(
-        self, *, handle_signals: bool, on_idle: Literal["wait", "stop"] = "wait"
-    ) -> None:
+    @contextmanager
+    def _running(self) -> Iterator[asyncio.Event]:
+        """Be running in this event loop; give what is set when the app is stopped."""
         with self._lock:
-            if self._loop is not None:
-                msg = "the app is running already"
-                raise RuntimeError(msg)
+            self._refuse_running()
             self._loop, self._has_run = asyncio.get_running_loop(), True
-        signals, threads = None, Threads(f"redfloe-{self.group}")
+        self._stopping, self._error = asyncio.Event(), None
+        if self._stopped:
+            self._stopping.set()
         try:
-            self._error = None
-            if handle_signals:
-                signals = StopSignals.install(self.stop, asyncio.current_task())
+            yield self._stopping
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._loop, self._stopped, self._record = None, False, None
+
+    async def _run(self, *, handle_signals: bool) -> None:
+        with self._running():
+            task = asyncio.current_task()
+            signals = StopSignals.install(self.stop, task) if handle_signals else None
+            try:
+                await self._work(on_idle="wait")
+            finally:
+                if signals is not None:
+                    signals.restore()
+        if signals is not None and signals.cancelled:
+            raise KeyboardInterrupt
+
+    async def _work(self, *, on_idle: Literal["wait", "stop"]) -> None:
+        threads = Threads(f"redfloe-{self.group}")
+        try:
             plans = self._plans(threads)
             if not plans:
                 msg = "the app has no handlers: include a router"
@@ -428,16 +449,9 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             if self._stopped:
                 self._stop_workers()
             await run_all(self._workers)
-        except Exception as error:
-            self._error = error
-            raise
         finally:
-            self._loop, self._workers, self._stopped = None, [], False
+            self._workers = []
             threads.close()
-            if signals is not None:
-                signals.restore()
-        if signals is not None and signals.cancelled:
-            raise KeyboardInterrupt
 
     def _name(self, plan: StreamPlan) -> str:
         return plan.stream if plan.group == self.group else f"{plan.stream} ({plan.group})"
@@ -460,7 +474,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         return self._assembly.plans(self._by_stream(), threads or Threads("redfloe"))
 
     def _look_ready(self) -> None:
-        if all(worker.is_ready for worker in self._workers):
+        if self._ready is not None and all(worker.is_ready for worker in self._workers):
             self._ready.set()
 
     def _log_end(self, task: asyncio.Task[None]) -> None:
@@ -471,6 +485,8 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         log("app_failed", fields, error if can_be_printed(error) else None)
 
     def _stop_workers(self) -> None:
+        if self._stopping is not None:
+            self._stopping.set()
         for worker in self._workers:
             worker.stop()
 
@@ -482,8 +498,3 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     def _published(self, outgoing: Any, entry_id: str | None) -> None:
         if self._record is not None:
             self._record.published(outgoing, entry_id)
-
-
-def _done(record: Record) -> int:
-    drained = record.drained
-    return len(drained.handled) + len(drained.published) + len(drained.failed)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from redfloe._batch import AsyncBatch
     from redfloe.messages._codecs import Rows
+    from redfloe.messages._health import Record
     from redfloe.messages._plan import Call
     from redfloe.messages._transaction import Transaction
 
@@ -24,6 +25,8 @@ class Delivered:
 
     #: What the messages are committed with, where that is so.
     tx: Transaction | None = None
+    #: Told what becomes of messages, where an app drains.
+    record: Record | None = None
 
     def __init__(self, batch: AsyncBatch, rows: Rows, stream: str, limits: Limits) -> None:
         self.batch = batch
@@ -73,44 +76,52 @@ class Delivered:
         """Whether it is known what becomes of a row."""
         return bool(self._settled[row])
 
-    def done(self, row: int) -> None:
-        """Say that a handler is done with a row, which is acknowledged if it was the last."""
+    def done(self, row: int) -> bool:
+        """Say that a handler is done with a row, which is acknowledged if it was the last.
+
+        This and the others say whether they have decided what becomes of it: the first word counts.
+        """
         if self._waiting:
             with self._lock:
                 left = self._waiting.get(row, 1) - 1
                 self._waiting[row] = left
             if left > 0:
-                return
-        self.ack(row)
+                return False
+        return self.ack(row)
 
-    def all_done(self, rows: Sequence[int]) -> None:
-        """Say that a handler is done with these rows."""
+    def all_done(self, rows: Sequence[int]) -> Sequence[int]:
+        """Say that a handler is done with these rows; give those that are acknowledged by it."""
         if self._waiting or len(rows) < len(self.ids) or any(self._settled):
-            for row in rows:
-                self.done(row)
-            return
+            return [row for row in rows if self.done(row)]
         with self._lock:
             self._settled[:] = bytes([1]) * len(self.ids)
         self._acks.extend(self.ids)
+        return rows
 
     def skip(self, row: int) -> None:
         """Be done with a row that is for no handler."""
         self.ack(row)
 
-    def ack(self, row: int) -> None:
+    def ack(self, row: int) -> bool:
         """Acknowledge a row."""
-        if self._settle(row):
-            self._acks.append(self.ids[row])
+        if not self._settle(row):
+            return False
+        self._acks.append(self.ids[row])
+        return True
 
-    def nack(self, row: int, delay: timedelta | None) -> None:
+    def nack(self, row: int, delay: timedelta | None) -> bool:
         """Give a row back."""
-        if self._settle(row):
-            self._nacks.append((self.ids[row], delay))
+        if not self._settle(row):
+            return False
+        self._nacks.append((self.ids[row], delay))
+        return True
 
-    def fail(self, row: int, reason: str) -> None:
+    def fail(self, row: int, reason: str) -> bool:
         """Move a row to the dead-letter stream."""
-        if self._settle(row):
-            self._fails.append((self.ids[row], sendable(reason)))
+        if not self._settle(row):
+            return False
+        self._fails.append((self.ids[row], sendable(reason)))
+        return True
 
     def extend(self) -> None:
         """Keep all rows that are not settled from others."""
@@ -228,11 +239,13 @@ class Item:
 
     def done(self) -> None:
         """Say that all its calls have returned."""
-        self.batch.done(self.row)
+        if self.batch.done(self.row) and self.batch.record is not None:
+            self.batch.record.handled(self)
 
     def ack(self) -> None:
         """As `Message.ack` says."""
-        self.batch.ack(self.row)
+        if self.batch.ack(self.row) and self.batch.record is not None:
+            self.batch.record.handled(self)
 
     def nack(self, delay: timedelta | None) -> None:
         """As `Message.nack` says."""
@@ -243,14 +256,17 @@ class Item:
             most = "" if longest is None else f" and at most {longest.total_seconds():g} s"
             msg = f"delay must not be negative{most}: then others take the message anyway"
             raise ValueError(msg)
-        self.batch.nack(self.row, delay)
+        if self.batch.nack(self.row, delay) and self.batch.record is not None:
+            self.batch.record.given_back(self, delay)
 
     def fail(self, reason: object) -> None:
         """As `Message.fail` says."""
         if not self.batch.limits.has_dead_letter:
             msg = "the app has no stream for this message: pass dead_letter"
             raise ValueError(msg)
-        self.batch.fail(self.row, as_text(reason, "reason"))
+        reason = as_text(reason, "reason")
+        if self.batch.fail(self.row, reason) and self.batch.record is not None:
+            self.batch.record.failed(self, reason)
 
     def __len__(self) -> int:
         return 1

@@ -60,17 +60,25 @@ class Part:
 
     def done(self) -> None:
         """Say that the handler is done with it."""
-        self.batch.all_done(self.rows)
+        done = self.batch.all_done(self.rows)
+        if self.batch.record is not None:
+            self.batch.record.handled(self._of(done))
 
     def nack(self, delay: Any) -> None:
         """Give all rows back."""
-        for row in self.rows:
-            self.batch.nack(row, delay)
+        given = [row for row in self.rows if self.batch.nack(row, delay)]
+        if self.batch.record is not None:
+            self.batch.record.given_back(self._of(given), delay)
 
     def fail(self, reason: str) -> None:
         """Move all rows to the dead-letter stream."""
-        for row in self.rows:
-            self.batch.fail(row, reason)
+        moved = [row for row in self.rows if self.batch.fail(row, reason)]
+        if self.batch.record is not None:
+            self.batch.record.failed(self._of(moved), reason)
+
+    def _of(self, rows: Sequence[int]) -> Part:
+        """Give some of the rows, to be written down."""
+        return Part(self.batch, self.frame, rows, self.calls[0])
 
     def __repr__(self) -> str:
         return f"{len(self)} rows of {self.batch!r}"

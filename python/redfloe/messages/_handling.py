@@ -30,13 +30,10 @@ _AT_ONCE = timedelta(0)
 class Handling:
     """Calls the handlers of items, in an event loop or in a thread, and settles the items."""
 
-    def __init__(
-        self, consumer: StreamConsumer, limits: Limits, threads: Threads, record: Any
-    ) -> None:
+    def __init__(self, consumer: StreamConsumer, limits: Limits, threads: Threads) -> None:
         self._where: Mapping[str, str | None] = consumer._where
         self._limits = limits
         self._threads = threads
-        self._record = record
         self.stopping = False
         self._stop = threading.Event()
         self._stop_in_loop = asyncio.Event()
@@ -63,7 +60,7 @@ class Handling:
                 return
             if not await self._failed(item, call, raised, in_thread=False):
                 return
-        self._done(item)
+        item.done()
 
     def handle_in_thread(self, item: Item | Part) -> None:
         """Do so in a thread."""
@@ -81,11 +78,6 @@ class Handling:
                 return
             if not without_waiting(self._failed(item, call, raised, in_thread=True)):
                 return
-        self._done(item)
-
-    def _done(self, item: Item | Part) -> None:
-        if self._record is not None and not item.is_settled:
-            self._record.handled(item)
         item.done()
 
     async def _failed(self, item: Any, call: Call, error: Exception, *, in_thread: bool) -> bool:
@@ -116,7 +108,7 @@ class Handling:
                         part.nack(None)
                         all_done = False
                     elif raised is None and part is not item:
-                        self._done(part)
+                        part.done()
                         all_done = False
                 case Wait(seconds):
                     if await self._pause(seconds, in_thread=in_thread):
@@ -157,8 +149,6 @@ class Handling:
 
     def _put_aside(self, part: Any, reason: str, error: Exception) -> None:
         reason = with_traceback(reason, error)
-        if self._record is not None:
-            self._record.failed(part, reason)
         part.fail(reason)
 
 

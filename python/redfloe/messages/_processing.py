@@ -152,11 +152,13 @@ class InTransaction(Delivered):
         """Do nothing for a row, which the commit takes with it."""
         self._settle(row)
 
-    def fail(self, row: int, reason: str) -> None:
+    def fail(self, row: int, reason: str) -> bool:
         """Have the commit move a row to the dead-letter stream."""
-        if self._settle(row):
-            self._transaction.fail(self.ids[row], sendable(reason))
-            self.reasons[row] = reason
+        if not self._settle(row):
+            return False
+        self._transaction.fail(self.ids[row], sendable(reason))
+        self.reasons[row] = reason
+        return True
 
     def put_aside(self, reason: str) -> None:
         """Know that somebody else moves all its rows to the dead-letter stream."""
@@ -164,12 +166,12 @@ class InTransaction(Delivered):
             self._settle(row)
             self.reasons[row] = reason
 
-    def ack(self, row: int) -> None:
+    def ack(self, row: int) -> NoReturn:
         """Refuse what the commit does."""
         del row
         _refuse("is acknowledged by the commit of its transaction: return from the handler")
 
-    def nack(self, row: int, delay: Any) -> None:
+    def nack(self, row: int, delay: Any) -> NoReturn:
         """Refuse what would keep a message out of the commit."""
         del row, delay
         _refuse("cannot be left out of the commit of its batch: raise an exception")

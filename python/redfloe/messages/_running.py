@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from redfloe.messages._app import App
     from redfloe.messages._exactly_once import ExactlyOnceWorker
+    from redfloe.messages._health import Record
     from redfloe.messages._worker import StreamWorker
 
 T = TypeVar("T")
@@ -46,6 +48,19 @@ async def run_all(workers: Sequence[StreamWorker | ExactlyOnceWorker]) -> None:
     errors = [error for task in tasks if (error := task.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+async def drain_all(
+    record: Record, stopping: asyncio.Event, work: Callable[[], Awaitable[None]]
+) -> None:
+    """Have all that is there worked on, again and again until nothing happens."""
+    before = -1
+    while (now := record.number) > before and not stopping.is_set():
+        before = now
+        await work()
+        with suppress(TimeoutError):  # until what was given back is to come again
+            async with asyncio.timeout(record.pause()):
+                await stopping.wait()
 
 
 def in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -77,7 +77,8 @@ class StreamWorker:
         self._in_hand: list[Delivered] = []
         self.is_ready = False
         self._on_ready = on_ready
-        self._handling = Handling(consumer, limits, threads, record)
+        self._record = record
+        self._handling = Handling(consumer, limits, threads)
 
     @property
     def in_hand(self) -> int:
@@ -130,6 +131,7 @@ class StreamWorker:
         rows = self.plan.rows(batch.frame)
         # It is told what has become of its rows however long an outage lasts.
         delivered = Delivered(batch._patiently(), rows, self.plan.stream, self._limits)
+        delivered.record = self._record
         items, problem = decode(self.plan, delivered, self._policy)
         self._in_hand.append(delivered)
         if self.plan.has_keys:
