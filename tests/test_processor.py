@@ -527,3 +527,23 @@ def test_the_options_of_columns(any_server: Server, client: redis.Redis) -> None
     made = processor(any_server.url, include_id=False, include_timestamp=False, schema=NUMBER)
     with made:
         assert next(made).frame.columns == ["n"]
+
+
+def test_frames_of_small_batches_are_nobody_elses(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """They are parts of one, of all that was read at once."""
+    add_numbers(client, STREAM, 7)
+    driven = drive(world, any_server.url, batch_size=3)
+    frames, ids = [], []
+    with driven:
+        for tx in driven:
+            frames.append(tx.frame.clone())
+            ids += tx.ids.to_list()
+            tx.frame[0, "n"] = 100
+            tx.frame.extend(tx.frame)
+            tx.frame.drop_in_place("_id")
+    assert [frame.height for frame in frames] == [3, 3, 1]
+    read = redfloe.read_stream(any_server.url, STREAM, schema=NUMBER)
+    assert pl.concat(frames).equals(read)
+    assert ids == read["_id"].to_list()

@@ -279,6 +279,9 @@ class RecordBatch:
     """Rows of a read, for any library that speaks Arrow's PyCapsule interface."""
 
     def __len__(self, /) -> int: ...
+    def is_same(self, other: RecordBatch) -> bool:
+        """Say whether it is the other one, which may be another object."""
+
     def ids(self) -> list[str]: ...
     def streams(self) -> list[int]: ...
     def delivery_counts(self) -> list[int]: ...
@@ -508,6 +511,9 @@ class Processor:
         With the lane's epoch and the fields of the state, where that is not the epoch given.
         """
 
+    def at_hand(self, epoch: int) -> Transaction | None:
+        """Give the next batch, where it is there already and the lane is held in that epoch."""
+
     def hold(self) -> Operation[bool]:
         """Wait for the lane, where it is not held; say whether it is, rather than stopped."""
 
@@ -565,6 +571,9 @@ class Transaction:
     """A batch of a processor, and what its commit is to write."""
 
     def rows(self) -> RecordBatch: ...
+    def page(self) -> tuple[RecordBatch, int] | None:
+        """Give all rows that were read with these and others, and where these begin there."""
+
     @property
     def range(self) -> tuple[str, str]:
         """The position before it, and the one after it."""

@@ -47,6 +47,11 @@ impl RecordBatch {
         self.batch.len()
     }
 
+    /// Whether it is the other one, for Python only.
+    fn is_same(&self, other: &RecordBatch) -> bool {
+        Arc::ptr_eq(&self.batch, &other.batch)
+    }
+
     /// The entry ID of each row.
     fn ids(&self) -> Vec<String> {
         self.batch.ids().iter().map(ToString::to_string).collect()

@@ -175,6 +175,15 @@ impl Processor {
         .only_while_waited_for()
     }
 
+    /// The next batch, where it is there already and the lane is held in that epoch.
+    fn at_hand(&self, epoch: u64) -> Option<Transaction> {
+        // While it is in use, whoever waits for its turn is told.
+        let mut processor =
+            self.shared.is_own().then(|| self.shared.processor.try_lock().ok())??;
+        let transaction = processor.at_hand().filter(|next| next.epoch() == epoch)?;
+        Some(Transaction::new(transaction))
+    }
+
     /// Waits for the lane, where it is not held; says whether it is, and not that the loop was stopped.
     fn hold(&self) -> Operation {
         let shared = Arc::clone(&self.shared);
@@ -348,6 +357,14 @@ fn has_ended() -> PyErr {
 impl Transaction {
     fn rows(&self) -> PyResult<RecordBatch> {
         self.with(|transaction| Ok(RecordBatch::new(transaction.batch().clone())))
+    }
+
+    /// All rows that were read with these, and where these begin among them, if there are more.
+    fn page(&self) -> PyResult<Option<(RecordBatch, usize)>> {
+        self.with(|transaction| {
+            let page = transaction.page();
+            Ok(page.map(|(page, start)| (RecordBatch::new(Arc::clone(page)), start)))
+        })
     }
 
     /// The position before it, and the one after it.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 from redfloe._consuming.handling import without_waiting
 from redfloe._errors import NotDurableError
 from redfloe._event_loop import completed
+from redfloe._frame import of_batch
 from redfloe._processing.sink import Sinks
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import Table, table_request
@@ -20,6 +21,8 @@ from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    import polars as pl
 
     from redfloe import _core
     from redfloe._arguments import Milliseconds
@@ -91,6 +94,8 @@ class Session(Generic[T]):
         self._tables: dict[bytes, _Declared] = {}
         self._bound: list[tuple[object, str | None]] = []
         self._in_use = Lock()
+        #: The page that the latest batch is a part of, and the frame of all its rows.
+        self._page: tuple[_core.RecordBatch, pl.DataFrame] | None = None
         self.sinks = Sinks(self, sinks)
 
     @property
@@ -108,6 +113,17 @@ class Session(Generic[T]):
         """Refuse a transaction that is not the one in hand."""
         if self.current is not transaction:
             raise RuntimeError(_ENDED)
+
+    def frame_of(self, core: _core.Transaction, rows: _core.RecordBatch) -> pl.DataFrame:
+        """Give a batch's rows as a frame: of a small batch, a part of that of its page."""
+        part = core.page()
+        if part is None:
+            self._page = None
+            return of_batch(rows)
+        page, start = part
+        if self._page is None or not page.is_same(self._page[0]):
+            self._page = page, of_batch(page)
+        return self._page[1].slice(start, len(rows))
 
     def state_of(self, transaction: T) -> ProcessorState:
         """Give the state to the transaction in hand."""
@@ -207,6 +223,10 @@ class Session(Generic[T]):
         try:
             if self.current is not None:
                 await self.commit(self.current, settles=True)
+            if self._epoch is not None and self.sinks.is_settled:
+                core = self.core.at_hand(self._epoch)
+                if core is not None:
+                    return self._made(core, opens=opens)
             if not self.sinks.is_settled:
                 if not await self.wait(self.core.hold()):
                     return None
@@ -217,10 +237,13 @@ class Session(Generic[T]):
                 await self.sinks.settle()
             if core is None:
                 return None
-            transaction = self._make(self, core)
-            return self.open(transaction) if opens else transaction
+            return self._made(core, opens=opens)
         finally:
             self._in_use.release()
+
+    def _made(self, core: _core.Transaction, *, opens: bool) -> T:
+        transaction = self._make(self, core)
+        return self.open(transaction) if opens else transaction
 
     def open(self, transaction: T) -> T:
         """Have a transaction in hand."""

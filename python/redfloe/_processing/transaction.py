@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import polars as pl
 
 from redfloe._arguments import as_key, natural, refuse_frame
-from redfloe._frame import ArrowStream, of_batch
+from redfloe._frame import ArrowStream
 from redfloe._processing.session import without_waiting
 from redfloe._schema import as_text
 from redfloe._words import counted
@@ -46,7 +46,7 @@ class BaseTransaction:
         #: What its handler has raised.
         self._failure: Exception | None = None
         #: The rows as a frame, as `read_stream` gives them.
-        self.frame: pl.DataFrame = of_batch(self._rows)
+        self.frame: pl.DataFrame = session.frame_of(core, self._rows)
 
     @cached_property
     def _ids(self) -> list[str]:

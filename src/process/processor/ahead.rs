@@ -76,6 +76,11 @@ impl Ahead {
         Some(rest.batch(self.rows))
     }
 
+    /// The page that is being handed out, and its first row that was not.
+    pub(super) fn page(&self) -> Option<(&Arc<Batch>, usize)> {
+        self.rest.as_ref().map(Rest::page)
+    }
+
     /// Reads what comes after this position, up to `planned`, where that is known; says whether there is
     /// something. It waits that long for an entry. May be dropped at any time.
     pub(super) async fn read(

@@ -3,6 +3,7 @@
 mod acquiring;
 mod ahead;
 mod group;
+mod handing;
 mod options;
 mod poison;
 mod rest;
@@ -15,8 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use self::options::{ProcessorOptions, ProcessorStats};
-use self::poison::{Step, Suspects};
-use self::rest::part;
+use self::poison::Suspects;
 use self::source::Source;
 pub use self::stop::Stopper;
 pub use self::transaction::Transaction;
@@ -24,7 +24,6 @@ use super::commit::Commit;
 use super::keys::{check_slot, state_key, table_key};
 use super::lane::{Committed, Held, Lane};
 use crate::client::{Client, Session};
-use crate::decode::Batch;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::{OnDataLoss, ReadRequest};
@@ -224,59 +223,6 @@ impl Processor {
             }
         }
         Ok(true)
-    }
-
-    /// A transaction of a batch, or of its first rows where the others are suspected. Without a row, and
-    /// where its entry is to be put aside, it is committed here: nobody has to see that.
-    async fn hand_out(
-        &mut self,
-        held: Held,
-        batch: Batch,
-        last: EntryId,
-    ) -> Result<Option<Transaction>> {
-        let (mut batch, mut last, mut tried) = (batch, last, None);
-        // A batch that was planned stays whole.
-        if let Some(suspects) = self.suspects.as_mut().filter(|_| held.planned.is_none())
-            && !batch.is_empty()
-        {
-            let rows = match suspects.next(held.position, batch.len(), last) {
-                Step::HandOut { rows, note } => {
-                    if let Some(attempt) = note {
-                        let note = attempt.to_string();
-                        let noting = self.lane.note_tried(&note);
-                        let Some(noted) = self.stopper.or(noting).await else { return Ok(None) };
-                        if let Err(error) = noted {
-                            return self.settled(error).map(|()| None);
-                        }
-                        suspects.noted(attempt);
-                    }
-                    rows
-                }
-                Step::PutAside { times } => {
-                    tried = Some(times);
-                    1
-                }
-            };
-            if rows < batch.len() {
-                (batch, last) = part(&batch, 0..rows, last);
-            }
-        }
-        let commit = self.empty_commit(held.position, last);
-        let mut transaction = Transaction::new(batch, (held.position, last), commit, held.epoch);
-        if let Some(times) = tried {
-            let ids = transaction.batch().ids().to_vec();
-            let reason = format!(
-                "it was handed out alone {times} times (max_deliveries), and never committed: it ends \
-                 whoever processes it"
-            );
-            transaction.fail(&ids, &reason, times)?;
-        } else if !transaction.batch().is_empty() {
-            return Ok(Some(transaction));
-        }
-        match self.commit(transaction).await {
-            Ok(_) => Ok(None),
-            Err(error) => self.settled(error).map(|()| None),
-        }
     }
 
     /// Where the lane is, once it is held and known what was noted in it.

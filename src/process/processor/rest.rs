@@ -1,6 +1,7 @@
 //! A page, as far as it is not committed: pure, without IO.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
@@ -9,7 +10,7 @@ use crate::process::page::Page;
 /// What is left of a page.
 #[derive(Debug)]
 pub(super) struct Rest {
-    batch: Batch,
+    page: Arc<Batch>,
     /// The position at which what is left begins.
     from: EntryId,
     /// The first row that is left.
@@ -22,7 +23,7 @@ pub(super) struct Rest {
 impl Rest {
     /// Of a page that was read from this position on.
     pub(super) fn of(page: Page, from: EntryId, is_whole: bool) -> Self {
-        Rest { batch: page.batch, from, row: 0, last: page.last, is_whole }
+        Rest { page: Arc::new(page.batch), from, row: 0, last: page.last, is_whole }
     }
 
     /// The position at which what is left begins.
@@ -35,10 +36,15 @@ impl Rest {
         self.last
     }
 
+    /// All rows of the page, and the first of them that is left.
+    pub(super) fn page(&self) -> (&Arc<Batch>, usize) {
+        (&self.page, self.row)
+    }
+
     /// The next batch, of no more than so many rows, and where it ends.
     pub(super) fn batch(&self, rows: usize) -> (Batch, EntryId) {
         let most = if self.is_whole { usize::MAX } else { rows.max(1) };
-        part(&self.batch, self.row..self.row.saturating_add(most), self.last)
+        part(&self.page, self.row..self.row.saturating_add(most), self.last)
     }
 
     /// What was committed up to there is left no more; `None` once nothing is.
@@ -46,7 +52,7 @@ impl Rest {
         if to == self.last {
             return None;
         }
-        self.row = self.batch.ids().partition_point(|id| *id <= to);
+        self.row = self.page.ids().partition_point(|id| *id <= to);
         self.from = to;
         Some(self)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -26,6 +27,8 @@ pub struct Transaction {
     last: EntryId,
     /// When it was handed out.
     since: Instant,
+    /// The page that its rows are a part of, and the first of them there.
+    page: Option<(Arc<Batch>, usize)>,
     /// Entries for the dead letters, why, and how often they were tried.
     failed: HashMap<EntryId, (String, u64)>,
 }
@@ -38,7 +41,20 @@ impl Transaction {
         epoch: u64,
     ) -> Self {
         let (since, failed) = (Instant::now(), HashMap::new());
-        Transaction { batch, commit, epoch, after, last, since, failed }
+        Transaction { batch, commit, epoch, after, last, since, page: None, failed }
+    }
+
+    /// The same as one of several of a page.
+    pub(super) fn of_page(mut self, page: Option<(&Arc<Batch>, usize)>) -> Self {
+        let page = page.filter(|(page, _)| page.len() > self.batch.len());
+        self.page = page.map(|(page, row)| (Arc::clone(page), row));
+        self
+    }
+
+    /// The page that its rows are a part of, and where they begin there. Of a small batch its neighbours are
+    /// parts of the same one, so what is made of that serves all of them.
+    pub fn page(&self) -> Option<(&Arc<Batch>, usize)> {
+        self.page.as_ref().map(|(page, row)| (page, *row))
     }
 
     /// The rows.
