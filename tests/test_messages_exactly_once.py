@@ -9,7 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 
+import redfloe
+from redfloe import FencedError
 from redfloe.messages import (
     App,
     Message,
@@ -17,8 +20,10 @@ from redfloe.messages import (
     Router,
     Transaction,
 )
+from redfloe.metrics import WorkerCollector
 from support.events import OrderPaid, OrderPlaced, orders, pending, until
 from support.paying import (
+    DRAIN,
     app_of,
     dead,
     numbers,
@@ -241,3 +246,64 @@ def test_apps_that_cannot_commit_are_refused(any_server: Server) -> None:
     own = Router()
     own.on("orders", OrderPlaced, group="own")(lambda event: None)
     app_of(any_server, router, own)
+
+
+def test_an_app_of_the_same_name_stands_by(
+    any_server: Server, client: redis.Redis, runner: asyncio.Runner
+) -> None:
+    publish(any_server, *orders(3))
+    first, second = (app_of(any_server, paying(exactly_once=True)) for _ in range(2))
+
+    async def main() -> None:
+        async with first:
+            await until(lambda: client.xlen("paid") == 3, first)
+            standing_by = asyncio.create_task(second.run_async())
+            await asyncio.sleep(0.05)
+            assert not second.health().ready
+        await until(lambda: second.health().ready, second)
+        await asyncio.to_thread(publish, any_server, *orders(6, first=4))
+        await until(lambda: client.xlen("paid") == 6, second)
+        second.stop()
+        await standing_by
+
+    runner.run(main())
+    assert numbers(any_server) == [*range(1, 7)]
+
+
+def test_an_app_that_is_fenced(any_server: Server, runner: asyncio.Runner) -> None:
+    publish(any_server, *orders(2))
+    options: dict[str, Any] = {"name": "g", "group": "g", "consumer": "c", **DRAIN}
+    app = app_of(any_server)
+
+    @app.on("orders", OrderPlaced, exactly_once=True)
+    def pay(event: OrderPlaced, tx: Transaction) -> None:
+        tx.publish(event, stream="never")
+        if event.order_id == 2:
+            return
+        with redfloe.StreamProcessor(any_server.url, "orders", takeover=True, **options) as other:
+            tx_of_other = next(other)
+            tx_of_other.publish("paid", tx_of_other.frame)
+
+    with pytest.raises(FencedError):
+        runner.run(app.run_async())
+    assert not app.health().alive
+    assert numbers(any_server) == [1, 2]
+    assert redfloe.read_stream(any_server.url, "never").is_empty()
+
+
+def test_metrics_are_of_an_apps_processors(any_server: Server) -> None:
+    publish(any_server, *orders(3))
+    app = app_of(any_server)
+    registry = CollectorRegistry()
+    WorkerCollector(registry).watch(app)
+    labels = {"stream": "orders", "processor": "g"}
+    seen: list[float | None] = []
+
+    @app.on("orders", OrderPlaced, exactly_once=True)
+    def look(event: OrderPlaced) -> None:
+        seen.append(registry.get_sample_value("redfloe_processor_commits_total", labels))
+        app.stop()
+
+    app.run()
+    assert seen == [0, 0, 0]
+    assert registry.get_sample_value("redfloe_processor_commits_total", labels) == 1

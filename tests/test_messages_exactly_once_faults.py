@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -121,21 +122,48 @@ def test_an_app_whose_commit_is_lost(any_server: Server, client: redis.Redis, pl
 
 def test_apps_that_are_killed_at_any_time(any_server: Server, client: redis.Redis) -> None:
     chance = random.Random(1)
-    total = 600
-    publish(any_server, *orders(total))
     options = [json.dumps({"batch_size": 5, "consumer": name, **EAGER}) for name in ("c1", "c2")]
+    published = 0
+    killed = threading.Event()
+
+    def publish_until_all_are_killed() -> None:
+        nonlocal published
+        while not killed.wait(0.005):
+            publish(any_server, *orders(published + 10, first=published + 1))
+            published += 10
+
+    publishing = threading.Thread(target=publish_until_all_are_killed)
     with (
         python(APP, any_server.url, options[0], "sync") as first,
         python(APP, any_server.url, options[1], "async") as second,
     ):
+        publishing.start()
         for process in chance.sample([first, second], 2):
             for _ in range(chance.randint(1, 60)):
                 hear(process)
             process.kill()
             process.wait()
-    assert len(numbers(any_server)) < total, "it was too slow to be killed"
+        killed.set()
+        publishing.join()
     # Another claims what they have left, and reads the rest.
     app = app_of(any_server, paying(exactly_once=True), consumer="last", **EAGER)
-    while pending(client, "orders", "g") or len(numbers(any_server)) < total:
+    while pending(client, "orders", "g") or len(numbers(any_server)) < published:
         app.drain()
-    assert Counter(numbers(any_server)) == Counter(range(1, total + 1))
+    assert Counter(numbers(any_server)) == Counter(range(1, published + 1))
+
+
+def test_sigterm_ends_an_app_after_the_batch_in_hand(
+    any_server: Server, client: redis.Redis
+) -> None:
+    publish(any_server, *orders(2_000))
+    options = json.dumps({"batch_size": 5, "consumer": "c"})
+    with python(APP, any_server.url, options, "both") as process:
+        hear(process)
+        process.terminate()
+        process.communicate(timeout=20 * SLACK)
+        assert process.returncode == 0
+    done = numbers(any_server)[::2]
+    assert done == [*range(1, len(done) + 1)]
+    assert len(done) % 5 == 0
+    assert 0 < len(done) < 2_000
+    assert pending(client, "orders", "g") % 5 == 0
