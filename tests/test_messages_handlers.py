@@ -593,6 +593,82 @@ def test_what_a_handler_awaits_may_be_cancelled(any_server: Server, stream: str)
     assert len(drained.handled) == 1
 
 
+@pytest.mark.parametrize("way", ["threads", "beside async", "async"])
+def test_a_handler_may_raise_what_passes_for_a_cancel(
+    any_server: Server, client: redis.Redis, stream: str, way: str
+) -> None:
+    publish(any_server, stream, *orders(3))
+    app = app_of(any_server, dead_letter="{stream}:dead", retry=Retry(attempts=2, base_delay=0.001))
+    calls: list[int] = []
+
+    def handle(event: OrderPlaced) -> None:
+        calls.append(event.order_id)
+        if event.order_id == 2:
+            raise asyncio.CancelledError
+
+    async def handle_async(event: OrderPlaced) -> None:
+        handle(event)
+
+    async def beside(event: OrderPlaced) -> None: ...
+
+    app.on(stream, OrderPlaced)(handle_async if way == "async" else handle)
+    if way == "beside async":
+        app.on(stream, OrderPlaced)(beside)
+    drained = app.drain()
+    assert calls == [1, 2, 2, 3]
+    assert [message.event.order_id for message in drained.handled] == [1, 3]
+    assert drained.failed[0][1].startswith("RuntimeError: the handler awaited something that was")
+    assert pending(client, stream, "g") == 0
+
+
+def test_an_exception_that_takes_no_notes(any_server: Server, stream: str) -> None:
+    class Bare(Exception):
+        def add_note(self, note: str) -> None:
+            raise TypeError
+
+    publish(any_server, stream, *orders(1))
+    app = app_of(any_server, retry=Retry(on={Bare: "raise"}))
+
+    @app.on(stream, OrderPlaced)
+    def handle(event: OrderPlaced) -> None:
+        raise Bare
+
+    with pytest.raises(Bare):
+        app.drain()
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["threads", "both"])
+def test_threads_that_have_nothing_to_do_end(
+    any_server: Server, stream: str, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr("redfloe.messages._threads.IDLE", 0.1)
+    app = app_of(any_server, concurrency=5)
+    together = threading.Barrier(5)
+    done: list[int] = []
+
+    def alive() -> int:
+        return sum(thread.name.startswith("redfloe-g-") for thread in threading.enumerate())
+
+    @app.on(stream, OrderPlaced)
+    def handle(event: OrderPlaced) -> None:
+        together.wait(10)
+        done.append(event.order_id)
+
+    if beside:
+
+        @app.on(stream, OrderPaid)
+        async def paid(event: OrderPaid) -> None: ...
+
+    async def main() -> None:
+        async with app, Producer(any_server.url, stream) as producer:
+            for number in (5, 10):
+                await producer.publish_many(orders(number, first=number - 4))
+                await until(lambda number=number: len(done) == number, app)
+                await until(lambda: alive() == 0, app)
+
+    asyncio.run(main())
+
+
 def test_a_middleware_may_replace_the_event(any_server: Server, stream: str) -> None:
     publish(any_server, stream, *orders(1))
     got: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import traceback
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ class Handling:
                     check_result(call.name, result)
             except Exception as error:  # noqa: BLE001 - the policy decides
                 raised = error
+            except asyncio.CancelledError as error:
+                raised = raised_by(error)
             else:
                 if result is not False:
                     continue
@@ -115,7 +118,8 @@ class Handling:
                         item.nack(_AT_ONCE)
                         return False
                 case Raise(given):
-                    given.add_note(f"while handling {item!r} by {call.name}")
+                    with suppress(Exception):  # it is the handler's, and may take no notes
+                        given.add_note(f"while handling {item!r} by {call.name}")
                     raise given
                 case Failed(part, reason):
                     self._put_aside(part, reason, last)
@@ -133,7 +137,7 @@ class Handling:
         except Exception as error:  # noqa: BLE001 - the policy decides
             return None, error
         except asyncio.CancelledError as error:
-            return None, foreign(error)
+            return None, raised_by(error) if in_thread else foreign(error)
         return result, None
 
     async def _pause(self, seconds: float, *, in_thread: bool) -> bool:
@@ -157,7 +161,12 @@ def foreign(cancelled: asyncio.CancelledError) -> Exception:
     task = asyncio.current_task()
     if task is None or task.cancelling():
         raise cancelled
-    error = RuntimeError("the handler awaited something that was cancelled")
+    return raised_by(cancelled)
+
+
+def raised_by(cancelled: asyncio.CancelledError) -> Exception:
+    """Give the failure of a handler that raises what would pass for a cancel of ours."""
+    error = RuntimeError("the handler awaited something that was cancelled, or raised as much")
     return error.with_traceback(cancelled.__traceback__)
 
 
