@@ -17,7 +17,7 @@ from redfloe.messages import Producer
 from support.commands import command, run
 from support.events import orders, pending
 from support.server import Server
-from support.timing import SLACK, eventually
+from support.timing import SLACK, eventually, within
 
 APP = """\
 import asyncio
@@ -72,6 +72,19 @@ def directory(tmp_path: Path, any_server: Server, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REDIS_URL", any_server.url)
     return tmp_path
+
+
+#: Leaves a process behind that keeps what the worker says open, and dies.
+LEAVES = """\
+import os
+if os.environ["REDFLOE_WORKER"] == "1":
+    if (child := os.fork()) == 0:
+        os.closerange(0, 3)
+        os.execlp("sleep", "sleep", "60")
+    with open("left", "w") as file:
+        file.write(f"{os.getpid()} {child}")
+    os._exit(3)
+"""
 
 
 @contextmanager
@@ -199,16 +212,7 @@ def test_workers_end_when_their_supervisor_is_killed(
     with running():
         eventually(lambda: len(done(directory)) > 5)
     _, worker = handled(directory)[0]
-
-    def has_ended() -> bool:
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return True
-        # One that nobody waits for.
-        return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-    eventually(has_ended)
+    eventually(lambda: has_ended(worker))
     numbers = [number for number, _ in handled(directory)]
     assert len(numbers) == 2 * len(done(directory)) < 400
 
@@ -270,6 +274,39 @@ def test_what_a_dead_worker_has_left_behind_holds_nothing_up(
     finally:
         os.kill(int((directory / "child").read_text()), signal.SIGKILL)
     assert process.returncode == 1
+
+
+def test_a_signal_reaches_all_workers_but_those_that_have_just_ended(
+    any_server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "shop.py").write_text(LEAVES + APP)
+    monkeypatch.setattr(
+        "support.commands.SCRIPT",
+        "from redfloe._cli import supervisor; supervisor._LISTENING = 2.0; "
+        "from redfloe.__main__ import main; import sys; sys.exit(main())",
+    )
+    publish(any_server, 1, 1)
+    left = directory / "left"
+    with running("--workers", "2") as process:
+        eventually(lambda: handled(directory) and left.exists() and left.read_text())
+        worker, child = map(int, left.read_text().split())
+        try:
+            eventually(lambda: has_ended(worker))
+            with within(5):  # not after the grace time, by force
+                code, err = end(process)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert (code, err) == (1, "")
+    assert done(directory) == [1]
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # One that nobody waits for.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_target_without_an_app_is_no_target(any_server: Server) -> None:

@@ -11,7 +11,7 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from redfloe.messages import App, CommandBus, EventBus, Marshaler, Message, Retry
+from redfloe.messages import App, CommandBus, EventBus, Marshaler, Message, Retry, Router
 from support.events import OrderPaid, OrderPlaced, orders, until
 from support.server import Server
 
@@ -69,6 +69,56 @@ def test_a_second_handler_of_a_command_is_refused(any_server: Server) -> None:
     assert len(app.handlers) == 1  # nor one for the other of its commands
     CommandBus(app, prefix="other.").handler(again)
     assert [one.stream for one in app.handlers[1:]] == ["other.RenameUser", "other.CreateUser"]
+
+
+def test_nobody_shares_a_stream_with_the_handler_of_a_bus(any_server: Server) -> None:
+    stream, second = "command.CreateUser", r"create handles the stream 'command.CreateUser' in the"
+
+    def app_with_bus() -> App:
+        app = App(any_server.url, group="users")
+
+        @CommandBus(app).handler
+        async def create(command: CreateUser) -> None: ...
+
+        return app
+
+    for group in (None, "users"):
+        router, outer = Router(), Router()
+        router.on("notes")(lambda message: None)
+        router.on(stream, CreateUser, group=group)(lambda command: None)
+        outer.include(router)
+        app = app_with_bus()
+        with pytest.raises(ValueError, match=second):
+            app.include(outer)
+        assert len(app.handlers) == 1  # of the router's none
+        with pytest.raises(ValueError, match=second):
+            app.on(stream, group=group)(lambda message: None)
+        app.on(stream, group="audit")(lambda message: None)  # which has them all
+        # Whoever comes first.
+        app = App(any_server.url, group="users")
+        app.include(router)
+        with pytest.raises(ValueError, match="the command 'CreateUser' has a handler already"):
+
+            @CommandBus(app).handler
+            async def create(command: CreateUser) -> None: ...
+
+    app = App(any_server.url, group="users")
+
+    @EventBus(app).handler
+    async def welcome(event: CreateUser) -> None: ...
+
+    with pytest.raises(ValueError, match=r"in the group 'users\.welcome'"):
+        app.on("event.CreateUser", group="users.welcome")(lambda message: None)
+
+
+def test_what_cannot_be_included_leaves_an_app_as_it_was(any_server: Server) -> None:
+    app = App(any_server.url, group="users")
+    router = Router()
+    router.on("s", CreateUser, codec="json")(lambda event: None)
+    router.on("s", RenameUser, codec="natricine")(lambda event: None)
+    with pytest.raises(ValueError, match="name different codecs"):
+        app.include(router)
+    assert app.handlers == ()
 
 
 def test_all_handlers_get_an_event_each_in_a_group_of_its_own(

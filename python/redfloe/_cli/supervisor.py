@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ class Supervisor:
         try:
             await asyncio.gather(*(self._keep(one) for one in range(1, self._workers + 1)))
         finally:
-            for process in self._processes.values():
-                process.kill()
+            self._send(signal.SIGKILL)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
         return 128 + signal.SIGKILL if self._was_killed else int(bool(self._failed))
@@ -77,13 +77,15 @@ class Supervisor:
         if not self._stopping.is_set():
             self._stop()
         elif number == signal.SIGINT:  # somebody at a keyboard who does not want to wait
-            for process in self._processes.values():
-                process.send_signal(signal.SIGINT)
+            self._send(signal.SIGINT)
 
     def _stop(self) -> None:
         self._stopping.set()
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
         for process in self._processes.values():
-            process.terminate()
+            _send(process, number)
 
     async def _keep(self, worker: int) -> None:
         """Run a worker, again and again unless it ends well."""
@@ -129,7 +131,7 @@ class Supervisor:
             os.close(writing)
         self._processes[worker] = process
         if self._stopping.is_set():
-            process.terminate()
+            _send(process, signal.SIGTERM)
         listening = asyncio.create_task(self._listen(worker, reading))
         killing = asyncio.create_task(self._kill_late(worker, process))
         try:
@@ -170,7 +172,13 @@ class Supervisor:
         await asyncio.sleep(grace + _LEAVING)
         self._report(f"worker {worker} took longer than {grace:g} s to end, and is killed")
         self._was_killed = True
-        process.kill()
+        _send(process, signal.SIGKILL)
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    """Send a signal to a worker, which may have ended a moment ago."""
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
 
 
 def _end(code: int) -> str:

@@ -16,7 +16,7 @@ from redfloe._consuming.retry import reason_of
 from redfloe._consuming.signals import StopSignals
 from redfloe._log import log
 from redfloe._processing.processor import StreamProcessor
-from redfloe.messages._assembly import Assembly
+from redfloe.messages._assembly import Assembly, by_place
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._health import Drained, Health, Record
 from redfloe.messages._producer import Producer
@@ -204,13 +204,18 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         RuntimeError
             The app is running.
         """
-        self._refuse_running()
+        before = len(self._handlers)
         super().include(*routers)
-        self._plans()
+        try:
+            self._plans()
+        except BaseException:
+            del self._handlers[before:]
+            raise
 
-    def _register(self, *args: Any, **options: Any) -> None:
+    def _add(self, handlers: Sequence[Handler]) -> None:
         self._refuse_running()
-        super()._register(*args, **options)
+        by_place([*self._handlers, *handlers], self._settings.stream, self.group)
+        super()._add(handlers)
 
     def producer(
         self,
@@ -456,22 +461,10 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
     def _name(self, plan: StreamPlan) -> str:
         return plan.stream if plan.group == self.group else f"{plan.stream} ({plan.group})"
 
-    def _by_stream(self) -> dict[tuple[str, str], list[Handler]]:
-        handlers: dict[tuple[str, str], list[Handler]] = {}
-        for handler in self.handlers:
-            stream = handler.stream or self._settings.stream
-            if stream is None:
-                msg = (
-                    f"the handler {handler.name} names no stream, and neither do the settings: "
-                    "on(stream, ...), STREAM_NAME or consumer.stream"
-                )
-                raise ValueError(msg)
-            handlers.setdefault((stream, handler.group or self.group), []).append(handler)
-        return handlers
-
     def _plans(self, threads: Threads | None = None) -> list[StreamPlan]:
         """Give what is done of each stream; which looks whether the handlers fit together."""
-        return self._assembly.plans(self._by_stream(), threads or Threads("redfloe"))
+        handlers = by_place(self._handlers, self._settings.stream, self.group)
+        return self._assembly.plans(handlers, threads or Threads("redfloe"))
 
     def _look_ready(self) -> None:
         if self._ready is not None and all(worker.is_ready for worker in self._workers):

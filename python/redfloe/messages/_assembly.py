@@ -19,7 +19,7 @@ from redfloe.messages._processor import PlanProcessor
 from redfloe.messages._worker import StreamWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from redfloe._core import RedisConnection
     from redfloe.messages._codecs import Codec
@@ -199,6 +199,36 @@ class Assembly:
             record=record,
             on_ready=on_ready,
         )
+
+
+def by_place(
+    handlers: Iterable[Handler], stream: str | None, group: str
+) -> dict[tuple[str, str], list[Handler]]:
+    """Give the handlers of each stream and group, where an app's own are these.
+
+    Raises
+    ------
+    ValueError
+        A handler has no stream, or shares its messages with one that has them alone.
+    """
+    places: dict[tuple[str, str], list[Handler]] = {}
+    for handler in handlers:
+        place = handler.stream or stream, handler.group or group
+        if place[0] is None:
+            msg = (
+                f"the handler {handler.name} names no stream, and neither do the settings: "
+                "on(stream, ...), STREAM_NAME or consumer.stream"
+            )
+            raise ValueError(msg)
+        others = places.setdefault((place[0], place[1]), [])
+        others.append(handler)
+        if len(others) > 1 and any(one.is_alone for one in others):
+            msg = (
+                f"{others[0].name} handles the stream {place[0]!r} in the group {place[1]!r}, as a "
+                f"bus has it by one handler alone, and {handler.name} would handle it too"
+            )
+            raise ValueError(msg)
+    return places
 
 
 def _check_middleware(middleware: object) -> None:

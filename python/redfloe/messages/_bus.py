@@ -126,16 +126,19 @@ class _Bus:
         for model in models:
             self._refuse_second(model, of_its_own)
         for model in models:
-            self._app.on(
+            self._app._register(
+                function,
                 self.stream(model),
-                model,
-                types=[self.marshaler.name(model)],
-                codec=self.marshaler.codec,
-                key=key,
-                retry=retry,
-                timeout=timeout,
+                [model],
+                [self.marshaler.name(model)],
+                self.marshaler.codec,
+                key,
+                retry,
+                timeout,
+                takes_frames=False,
                 group=of_its_own,
-            )(function)
+                is_alone=True,
+            )
         return function
 
     def _refuse_second(self, model: type, group: str | None) -> None:
@@ -143,7 +146,8 @@ class _Bus:
         assert self._app is not None
         stream = self.stream(model)
         for other in self._app.handlers:
-            if other.stream == stream and other.group == group:
+            of_other = other.group or self._group
+            if other.stream == stream and of_other == (group or self._group):
                 raise ValueError(self._problem(model, other.name, group))
 
     def _problem(self, model: type, other: str, group: str | None) -> str:

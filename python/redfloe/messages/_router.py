@@ -46,6 +46,8 @@ class Handler:
     #: None for the app's.
     group: str | None = None
     exactly_once: bool = False
+    #: Whether no other handler may take messages of its stream in its group.
+    is_alone: bool = False
 
     @property
     def is_async(self) -> bool:
@@ -225,8 +227,10 @@ class Router:
         *routers : Router
             As many as there are.
         """
-        for router in routers:
-            self._handlers += router._handlers
+        self._add([handler for router in routers for handler in router._handlers])
+
+    def _add(self, handlers: Sequence[Handler]) -> None:
+        self._handlers += handlers
 
     def _register(
         self,
@@ -242,6 +246,7 @@ class Router:
         takes_frames: bool,
         group: str | None = None,
         exactly_once: bool = False,
+        is_alone: bool = False,
     ) -> None:
         _check_handler(function)
         if is_model(stream):
@@ -262,22 +267,22 @@ class Router:
                 check_key(key, model)
             kind = kind_of_model(model)
             kinds |= dict.fromkeys(names or (kind.name,), kind)
-        self._handlers.append(
-            Handler(
-                function,
-                arguments_of(function, has_model=bool(models), takes_frames=takes_frames),
-                None if stream is None else as_text(stream, "stream"),
-                kinds,
-                frozenset(kinds) if models else names,
-                None if codec is None else codec_of(codec),
-                retry,
-                timeout,
-                key,
-                takes_frames,
-                None if group is None else expanded(as_text(group, "group"), "group"),
-                exactly_once,
-            )
+        handler = Handler(
+            function,
+            arguments_of(function, has_model=bool(models), takes_frames=takes_frames),
+            None if stream is None else as_text(stream, "stream"),
+            kinds,
+            frozenset(kinds) if models else names,
+            None if codec is None else codec_of(codec),
+            retry,
+            timeout,
+            key,
+            takes_frames,
+            None if group is None else expanded(as_text(group, "group"), "group"),
+            exactly_once,
+            is_alone,
         )
+        self._add([handler])
 
 
 def _names(types: Iterable[str]) -> Iterable[str]:
