@@ -1,5 +1,5 @@
-# Every task has a target; `make help` lists them. Only `make servers`, `make venv` and cargo's
-# first build need the network.
+# Every task has a target; `make help` lists them. Only `make servers`, `make peers`, `make venv` and
+# cargo's first build need the network.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -168,6 +168,16 @@ test-oldest: $(venv) build | $(oldest_polars) ## what touches Polars, with the o
 
 $(oldest_polars): | $(tools)
 	$(bin)/python -m pip install --quiet --no-deps --target $@ 'polars==$(oldest)'
+
+# Its licence is the GPL: it runs beside the bench, as a user's program, and nothing may need it.
+peer := $(REDFLOE_CACHE)/peers/atomic-redis-streams
+.PHONY: peers
+peers: $(peer)/.stamp ## what `make bench` stands beside where it is installed, in an environment of its own
+
+$(peer)/.stamp:
+	$(PYTHON) -m venv $(peer)
+	$(peer)/bin/python -m pip install --quiet atomic-redis-streams==0.1.0
+	@touch $@
 
 .PHONY: bench
 bench: $(venv) build ## side by side with the floor and with peers; writes docs/performance.md

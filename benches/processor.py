@@ -39,7 +39,7 @@ KEYS = 10_000
 #: A stream for those that take entries one by one, and its length.
 SHORT = "few-sales"
 SINGLE = 5_000
-#: Its interpreter: `pip install atomic-redis-streams` in a virtual environment of its own.
+#: Its interpreter, in a virtual environment of its own that `make peers` makes.
 CACHE = Path(os.environ.get("REDFLOE_CACHE") or "~/.cache/redfloe").expanduser()
 PEER = Path(
     os.environ.get(
@@ -284,7 +284,7 @@ def rows(server: Server, rounds: int, entries: int) -> Iterator[tuple[str, ...]]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
         yield (name, *cells)
     if ATOMIC not in names:
-        yield (f"{ATOMIC} (not installed)", "", "", "", "")
+        yield (f"{ATOMIC} (not installed: `make peers`)", "", "", "", "")
 
 
 if __name__ == "__main__":
