@@ -110,6 +110,8 @@ class Message:
         ------
         RuntimeError
             No handler was given this message.
+        ValueError
+            The message is committed with others: see `Transaction`.
         """
         self._delivered().ack()
 
@@ -128,6 +130,8 @@ class Message:
         ------
         RuntimeError
             No handler was given this message.
+        ValueError
+            The message is committed with others: see `Transaction`.
         """
         if delay is not None and not isinstance(delay, timedelta):
             delay = timedelta(seconds=delay)
@@ -159,6 +163,8 @@ class Message:
         ------
         RuntimeError
             No handler was given this message.
+        ValueError
+            The message is committed with others: see `Transaction`.
         """
         self._delivered().batch.extend()
 

@@ -11,6 +11,7 @@ from redfloe.messages._calls import WrongHandlerError, check_result
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Item, sendable
 from redfloe.messages._errors import MisfitError, NotDoneError, UnknownTypeError
+from redfloe.messages._frames import Part
 from redfloe.messages._handling import foreign
 from redfloe.messages._transaction import CannotCommitError, Transaction
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from redfloe.messages._codecs import Rows
     from redfloe.messages._decode import Policy
     from redfloe.messages._delivery import Limits
-    from redfloe.messages._frames import Part
     from redfloe.messages._health import Record
     from redfloe.messages._outgoing import Outgoing
     from redfloe.messages._plan import Call, StreamPlan
@@ -183,12 +183,14 @@ class InTransaction(Delivered):
     def write_down(self, record: Record) -> None:
         """Say what has become of its messages, once they are committed."""
         items = {item.row: item for item in self.items if isinstance(item, Item)}
-        for item in self.items:
-            if not item.is_settled:
-                record.handled(item)
+        of_parts = [row for item in self.items if isinstance(item, Part) for row in item.rows]
+        for row in (*of_parts, *self.reasons):
+            if row not in items:
+                items[row] = Item(self, row, self.rows.types[row], None, ())
+        for row in sorted(items.keys() - self.reasons.keys()):
+            record.handled(items[row])
         for row, reason in self.reasons.items():
-            bare = Item(self, row, self.rows.types[row], None, ())
-            record.failed(items.get(row, bare), reason)
+            record.failed(items[row], reason)
         for outgoing in self.published:
             record.published(outgoing, None)
 
