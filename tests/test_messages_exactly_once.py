@@ -220,15 +220,34 @@ def test_a_handler_that_outlives_the_grace_commits_nothing(
     assert numbers(any_server) == [1, 2]
 
 
-def test_a_handler_that_awaits_what_was_cancelled(any_server: Server) -> None:
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_handler_that_raises_what_passes_for_a_cancel(any_server: Server, kind: str) -> None:
     publish(any_server, *orders(1))
     app = app_of(any_server, dead_letter="{stream}:dead")
 
-    @app.on("orders", OrderPlaced, exactly_once=True)
-    async def pay(event: OrderPlaced) -> None:
+    def pay(event: OrderPlaced) -> None:
         raise asyncio.CancelledError
 
+    async def pay_async(event: OrderPlaced) -> None:
+        pay(event)
+
+    app.on("orders", OrderPlaced, exactly_once=True)(pay if kind == "sync" else pay_async)
     assert len(app.drain().failed) == 1
+
+
+def test_a_drain_counts_a_message_once(any_server: Server) -> None:
+    publish(any_server, *orders(3))
+    router = paying(kind="both", exactly_once=True)
+    rows: list[int] = []
+
+    @router.on_batch("orders", OrderPlaced, exactly_once=True)
+    def load(frame: pl.DataFrame) -> None:
+        rows.append(frame.height)
+
+    drained = app_of(any_server, router).drain()
+    assert rows == [3]
+    assert [one.event.order_id for one in drained.handled] == [1, 2, 3]
+    assert len(drained.published) == 6
 
 
 def test_apps_that_cannot_commit_are_refused(any_server: Server) -> None:

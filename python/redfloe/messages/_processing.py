@@ -12,7 +12,7 @@ from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Item, sendable
 from redfloe.messages._errors import MisfitError, NotDoneError, UnknownTypeError
 from redfloe.messages._frames import Part
-from redfloe.messages._handling import foreign
+from redfloe.messages._handling import foreign, raised_by
 from redfloe.messages._transaction import CannotCommitError, Transaction
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Processing:
                 result = call.invoke(item)
                 if result is not None:
                     check_result(call.name, result)
+            except asyncio.CancelledError as error:
+                raise raised_by(error) from error
             except Exception as error:
                 _note(error, call, item)
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -172,7 +171,6 @@ class Processor(PlanProcessor):
             outputs=[*outputs.values()] if isinstance(outputs, Mapping) else outputs,
             **options,
         )
-        weakref.finalize(self, threads.close)
 
 
 def _handlers(stream: str, routers: Iterable[Router]) -> Sequence[Handler]:
