@@ -26,7 +26,7 @@ from redfloe.messages import (
     UnknownTypeError,
 )
 from support.consumers import World
-from support.events import OrderPaid, OrderPlaced, orders
+from support.events import OrderPaid, OrderPlaced, orders, pending
 from support.paying import (
     AT_ONCE,
     Total,
@@ -39,7 +39,7 @@ from support.paying import (
     state,
 )
 from support.server import Server
-from support.timing import within
+from support.timing import SLACK, within
 
 
 def test_outputs_and_state_are_in_with_the_messages(any_server: Server, world: World) -> None:
@@ -343,3 +343,49 @@ def test_handlers_that_no_processor_can_call(any_server: Server) -> None:
         make(plain, schema={"a": pl.Int64})
     with pytest.raises(TypeError, match="must take the event"):
         plain.on("orders", OrderPlaced)(lambda a, tx, b: None)
+
+
+def test_processors_of_a_group_share_the_messages(any_server: Server, client: redis.Redis) -> None:
+    publish(any_server, *orders(200))
+    made = [
+        processor(
+            any_server,
+            paying(poison=7),
+            group="g",
+            consumer=f"c{number}",
+            batch_size=5,
+            dead_letter="orders:dead",
+            max_deliveries=2,
+            reclaim_min_idle_ms=20,
+            reclaim_interval_ms=5,
+        )
+        for number in range(2)
+    ]
+    for ended in [one.start(**AT_ONCE) for one in made]:
+        ended.result(10 * SLACK)
+    while pending(client, "orders", "g"):
+        made[0].run(**AT_ONCE)
+    assert sorted(numbers(any_server)) == [n for n in range(1, 201) if n != 7]
+    ((number, _),) = dead(any_server)
+    assert number == "7"
+
+
+def test_an_object_that_is_bound_is_saved_with_the_messages(any_server: Server) -> None:
+    class Counter(redfloe.State):
+        orders: int = 0
+
+        def count(self, event: OrderPlaced, tx: Transaction) -> None:
+            self.orders += 1
+            tx.publish(Total(orders=self.orders, ids=[event.order_id]), stream="totals")
+
+    publish(any_server, *orders(3))
+    for expected in (3, 4):
+        counter, router = Counter(), Router()
+        router.on("orders", OrderPlaced)(counter.count)
+        made = processor(any_server, router)
+        made.bind(counter)
+        made.run()
+        assert counter.orders == expected
+        publish(any_server, *orders(1))
+    totals = redfloe.read_stream(any_server.url, "totals")["orders"].to_list()
+    assert totals == ["1", "2", "3", "4"]
