@@ -130,6 +130,7 @@ class Processor(PlanProcessor):
     ...     url, "events", router, name="greeter", outputs=outputs, on_idle="stop", block_ms=1
     ... )
     >>> processor.run()
+    >>> import redfloe
     >>> redfloe.read_stream(url, "greetings")["text"].to_list()
     ['1. user_1', '2. user_2']
     """
