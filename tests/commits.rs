@@ -297,6 +297,31 @@ async fn a_commit_that_was_answered_is_in_whatever_comes_of_the_wait() -> Result
     Ok(())
 }
 
+/// No connection is given up while replicas are waited for: one command of that is a part of its patience.
+#[tokio::test]
+async fn replicas_are_waited_for_by_a_connection_of_little_patience() -> Result<()> {
+    let Some(server) = Server::start() else { return Ok(()) };
+    let options = ConnectionOptions::parse(&server.url())?;
+    let options = options.with_response_timeout(Duration::from_millis(300));
+    let timeout = Duration::from_secs(2);
+    let durability = Durability { replicas: 1, timeout, ..Durability::default() };
+    let lane_options = LaneOptions { durability, ..LaneOptions::default() };
+    let mut lane = lane_of(&Client::new(options), lane_options);
+    lane.acquire().await?;
+    let connections = || {
+        let info = server.ask::<String>(&["INFO", "stats"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.and_then(|number| number.parse::<u64>().ok()).unwrap()
+    };
+    let before = connections();
+    let error = lane.commit(&Commit::between(EntryId::MIN, id(1))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotDurable);
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    // The count's own one.
+    assert_eq!(connections(), before + 1);
+    Ok(())
+}
+
 /// What was made of other entries than those after the lane's position is not sent.
 #[tokio::test]
 async fn a_commit_begins_where_the_lane_is() -> Result<()> {

@@ -203,6 +203,11 @@ impl Connection {
         }
     }
 
+    /// How long a reply may take to come.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Sends packed commands.
     pub(crate) async fn send(&mut self, packed: &[u8]) -> Result<()> {
         self.check_process()?;

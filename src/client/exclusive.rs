@@ -1,5 +1,7 @@
 //! Connections that transactions run on.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::{Connection, Session, Sink};
@@ -28,6 +30,11 @@ impl<'s> Exclusive<'s> {
         sink: &mut S,
     ) -> Result<()> {
         self.connection.exchange_all(packed, sent, sink).await
+    }
+
+    /// How long a reply may take to come.
+    pub(crate) fn patience(&self) -> Duration {
+        self.connection.patience()
     }
 
     /// Sends that many commands, and gives their small replies, of which some may be errors.

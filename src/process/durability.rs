@@ -35,7 +35,7 @@ impl Default for Durability {
 }
 
 impl Durability {
-    /// How long one command waits: the connection is to be heard of now and then.
+    /// How long one command waits, at most: the connection is to be heard of now and then.
     const PART: Duration = Duration::from_secs(1);
 
     /// Whether the server answers what is asked after each commit, so that none is written before that is
@@ -88,10 +88,12 @@ impl Durability {
         places: &[&str],
     ) -> Result<Result<()>> {
         let begun = Instant::now();
+        // A connection that is silent for longer than its patience counts as lost.
+        let part = Self::PART.min(connection.patience() / 2);
         loop {
             let left = self.timeout.saturating_sub(begun.elapsed());
             // 0 would wait for ever.
-            let wait = u64::try_from(left.min(Self::PART).as_millis()).unwrap_or(1).max(1);
+            let wait = u64::try_from(left.min(part).as_millis()).unwrap_or(1).max(1);
             let mut asked = Cmd::new();
             asked.arg(command);
             wanted.iter().for_each(|number| {

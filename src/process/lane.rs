@@ -235,6 +235,10 @@ impl Lane {
     pub async fn commit(&mut self, commit: &Commit) -> Result<Committed> {
         self.check_process()?;
         self.check(commit)?;
+        // Nobody knows yet where the future of `acquire` was dropped.
+        if self.held().is_some() {
+            self.check_durability().await?;
+        }
         let position = self.held().map(|held| held.position);
         let to = match (commit.range(), position) {
             (Some((after, _)), Some(position)) if after != position => {

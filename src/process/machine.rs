@@ -171,10 +171,10 @@ impl Machine {
         }
     }
 
-    /// An attempt to extend the lease has failed: the next one is due after a while.
-    pub(super) fn renewal_failed(&mut self, now: Instant) {
+    /// An attempt to extend the lease has ended, however it did: the next one is due after a while.
+    pub(super) fn renewal_tried(&mut self, now: Instant) {
         if let Phase::Held(hold) = &mut self.phase {
-            hold.renewed = now;
+            hold.renewed = hold.renewed.max(now);
         }
     }
 
@@ -293,5 +293,31 @@ impl Machine {
     fn lose(&mut self, loss: Option<Loss>) -> Option<Loss> {
         self.phase = Phase::Out(loss.clone());
         loss
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its answer counts for nothing while a commit is open, and it is not asked for again at once.
+    #[test]
+    fn a_renewal_that_is_fenced_beside_a_commit_is_not_repeated_without_a_pause() {
+        let (lease, now) = (Duration::from_secs(3), Instant::now());
+        let mut machine = Machine::new(lease);
+        let asked = machine.acquire(Owner::new("one"), false, EntryId::MIN);
+        let (position, commits, planned) = (EntryId::MIN, 0, None);
+        let held = Answer::Held { epoch: 1, position, commits, planned };
+        assert_eq!(machine.answered(&asked, held, now), Outcome::Done);
+        assert!(machine.commit(EntryId::MAX).is_ok());
+        let due = now + lease;
+        let Renewal::Now(renewal) = machine.renewal(due) else { panic!("it is due") };
+        let fenced = Answer::Fenced { epoch: 2, owner: Owner::new("two") };
+        assert_eq!(machine.answered(&renewal, fenced, due), Outcome::Stale);
+        machine.renewal_tried(due);
+        assert_eq!(machine.renewal(due), Renewal::At(due + lease / Machine::PART));
+        // An attempt that ends late says nothing of what came after it.
+        machine.renewal_tried(now);
+        assert_eq!(machine.renewal(due), Renewal::At(due + lease / Machine::PART));
     }
 }

@@ -125,6 +125,8 @@ pub async fn delete_processor(
         // All of them are held before the first is deleted.
         for lane in lanes.iter_mut() {
             lane.acquire_for_change().await?;
+            // A group may have had any number of consumers: a connection for each would be too many.
+            lane.session.release();
         }
         for lane in lanes.iter_mut() {
             let mut hashes = Vec::new();
@@ -135,6 +137,7 @@ pub async fn delete_processor(
             let hashes: Vec<&[u8]> = hashes.iter().map(Vec::as_slice).collect();
             // Of one whose reply was lost the lane is gone when it is sent again.
             lane.change(&hashes, "").await?;
+            lane.session.release();
         }
         Ok(!lanes.is_empty())
     })
