@@ -115,15 +115,14 @@ class RowCodec(Codec):
         payloads: Sequence[Any],
         metadata: Sequence[Mapping[str, Any]],
     ) -> pl.DataFrame:
-        first = payloads[0].__class__
-        if all(payload.__class__ is first for payload in payloads):
+        if len(set(map(type, payloads))) == 1:
             columns = kind_of(payloads[0]).columns(payloads)
         else:
             columns = DICT.columns([kind_of(payload).values(payload) for payload in payloads])
         _refuse_metadata(columns)
         beside = [
             pl.Series(TYPE, types, dtype=pl.String),
-            pl.Series(METADATA, [*map(_text_of, metadata)], dtype=pl.String),
+            _metadata_column(METADATA, metadata),
         ]
         return pl.DataFrame([*beside, *columns.values()])
 
@@ -249,8 +248,7 @@ class JsonCodec(Codec):
         if self.type_field is not None:
             columns.append(pl.Series(self.type_field, types, dtype=pl.String))
         if self._metadata is not None:
-            texts = [*map(_text_of, metadata)]
-            columns.append(pl.Series(self._metadata, texts, dtype=pl.String))
+            columns.append(_metadata_column(self._metadata, metadata))
         return pl.DataFrame(columns)
 
 
@@ -373,6 +371,11 @@ def _texts(frame: pl.DataFrame, name: str | None) -> list[str | None]:
     if name is None or name not in frame.columns:
         return [None] * frame.height
     return frame.get_column(name).to_list()
+
+
+def _metadata_column(name: str, metadata: Sequence[Mapping[str, Any]]) -> pl.Series:
+    texts = [*map(_text_of, metadata)] if any(metadata) else [None] * len(metadata)
+    return pl.Series(name, texts, dtype=pl.String)
 
 
 def _text_of(metadata: Mapping[str, Any]) -> str | None:
