@@ -378,6 +378,7 @@ _POINTS = (
         for method in ("send", "send_frame")
         for producer in (StreamProducer, AsyncStreamProducer)
     ),
+    _Point(StreamProducer, "_write", _of_entry),
     *(
         _Point(producer, method, _of_flush)
         for method in ("flush", "_close")

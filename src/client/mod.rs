@@ -49,6 +49,8 @@ use pool::{Master, Pool};
 pub(crate) use questions::Questions;
 pub(crate) use retry::Retry;
 pub use runtime::block_on;
+#[cfg(feature = "python")]
+pub(crate) use runtime::no_runtime;
 pub(crate) use runtime::{panicked, spawn};
 pub(crate) use scatter::About;
 pub(crate) use secret::Secret;

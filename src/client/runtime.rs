@@ -49,7 +49,7 @@ fn process() -> Result<&'static Process> {
     PROCESS.get(Process::new)
 }
 
-pub(super) fn no_runtime(error: std::io::Error) -> Error {
+pub(crate) fn no_runtime(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Internal, "no runtime: threads cannot be started, or files not opened")
         .with_source(error)
 }

@@ -1,5 +1,6 @@
 //! `StreamProducer`'s core: entries in, one by one, for threads and for event loops.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -10,15 +11,17 @@ use super::completion::Task;
 use super::connection::Server;
 use super::error::{exception, no_panic};
 use super::events;
-use super::wait::{or_late_signal, wait, wait_stopping};
+use super::wait::{begin_on, or_late_signal, wait, wait_stopping};
 use super::write::{Outcome, WriteArguments};
-use crate::client::spawn;
+use crate::client::{LentRuntime, spawn};
 use crate::write::{self, ProducerOptions};
 
 /// Takes entries and writes them in the background. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct Producer {
     producer: write::Producer,
+    /// What callers write themselves is written on this runtime, and so over one connection.
+    runtime: OnceLock<Arc<LentRuntime>>,
     /// The process whose runtime writes; a forked child has no such worker.
     process: u32,
 }
@@ -66,7 +69,7 @@ impl Producer {
         };
         let producer = write::Producer::new(server.client(py)?, request, options);
         spawn(producer.worker()).map_err(|error| exception(py, &error))?;
-        Ok(Producer { producer, process: std::process::id() })
+        Ok(Producer { producer, runtime: OnceLock::new(), process: std::process::id() })
     }
 
     #[getter]
@@ -88,6 +91,34 @@ impl Producer {
             let sent = sent.map_err(|error| exception(py, &error))?;
             Ok(sent.map(|sent| Sent { sent, process: self.process }))
         })
+    }
+
+    /// Takes an entry, and waits until it is known what became of it: its ID in a tuple of one once it
+    /// is in; `None` where there was no room, and where the producer has failed. Giving up the wait
+    /// stops nothing.
+    fn write(
+        &self,
+        py: Python<'_>,
+        stream: Option<Vec<u8>>,
+        fields: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> PyResult<Option<(Option<String>,)>> {
+        let fields = fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+        let producer = self.get()?;
+        if producer.failed().is_some() {
+            return Ok(None);
+        }
+        let taken = no_panic(py, || {
+            let taken = producer.send_in_turn(stream.as_deref(), fields);
+            taken.map_err(|error| exception(py, &error))
+        })?;
+        let Some((sent, turn)) = taken else { return Ok(None) };
+        if let Some(turn) = turn {
+            let runtime = self.runtime.get_or_init(|| Arc::new(LentRuntime::new()));
+            begin_on(py, runtime, turn.write())?;
+        }
+        let sent = Sent { sent, process: self.process };
+        sent.wait(py, None)?;
+        sent.id()
     }
 
     /// Takes a frame's rows, for this stream or the producer's; says whether there was room.

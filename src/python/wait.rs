@@ -1,12 +1,13 @@
 //! Blocking calls: the GIL is released, and Ctrl-C is answered.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use super::error::exception;
 use super::events;
-use crate::client::{LentRuntime, OwnRuntime};
+use crate::client::{LentRuntime, OwnRuntime, no_runtime};
 use crate::error::{Error, Result};
 
 /// What ends a blocking call early.
@@ -66,6 +67,45 @@ pub(crate) fn wait_on<T: Send>(
     let waited = py.detach(|| runtime.block_on(future, || check_interrupts(while_waiting)));
     events::log(py)?;
     waited.map_err(|failure| failure.into_exception(py))
+}
+
+/// Why a future was left that ran on this thread.
+enum Left {
+    /// It takes long.
+    Slow,
+    Failed(Error),
+}
+
+impl From<Error> for Left {
+    fn from(error: Error) -> Self {
+        Left::Failed(error)
+    }
+}
+
+/// Runs a future on this thread, as long as there is no need to look for signals: what takes longer
+/// goes on in a thread of its own, with the runtime. Whoever wants to know its end waits for that in
+/// another way, which signals may end. So it is run to its end whatever they do.
+pub(crate) fn begin_on(
+    py: Python<'_>,
+    runtime: &Arc<LentRuntime>,
+    future: impl Future<Output = ()> + Send + 'static,
+) -> PyResult<()> {
+    let mut future = Box::pin(async move {
+        future.await;
+        Ok(())
+    });
+    let begun = py.detach(|| match runtime.block_on(&mut future, || Err(Left::Slow)) {
+        Ok(()) => Ok(()),
+        Err(Left::Failed(error)) => Err(error),
+        Err(Left::Slow) => {
+            let runtime = Arc::clone(runtime);
+            let go_on = move || runtime.block_on(future, || Ok::<(), Error>(()));
+            let thread = std::thread::Builder::new().name("redfloe".to_owned());
+            thread.spawn(go_on).map(drop).map_err(no_runtime)
+        }
+    });
+    events::log(py)?;
+    begun.map_err(|error| exception(py, &error))
 }
 
 /// What was raised, or else what a signal raises that came after the wait's last look for them:

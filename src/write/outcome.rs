@@ -127,7 +127,6 @@ impl WriteFailure {
     }
 
     /// Nobody waited for the end of the write, when that many rows were known to be in.
-    #[cfg(feature = "python")]
     pub(crate) fn unawaited(rows: u64, total: usize) -> Self {
         let rows = usize::try_from(rows).unwrap_or(total);
         let message = format!(

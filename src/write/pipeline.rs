@@ -85,6 +85,12 @@ impl<'r> Pipeline<'r> {
         }
     }
 
+    /// Over the connection of this session, which leads to the same stream.
+    pub(super) fn over(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+
     /// The server recognises rows that come again, as long as no more are in flight.
     pub(super) fn with_idmp_window(mut self, idmp_window: Option<IdmpWindow>) -> Self {
         if let Some(idmp_window) = idmp_window {

@@ -1,6 +1,8 @@
 //! Entries that come one by one, lingered into pipelines.
 
-use std::collections::VecDeque;
+mod state;
+mod turn;
+
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arrow_array::RecordBatch;
 use tokio::sync::Notify;
 
-use super::control::stopped_before_the_first;
+use self::state::{Item, Items, Plan, State};
+pub(crate) use self::turn::Turn;
 use super::outcome::{WriteFailure, Written};
 use super::request::{RowsBefore, Trim, WriteRequest};
 use super::rows::{Entry, Rows};
@@ -81,40 +84,6 @@ struct Inner {
     done: Notify,
 }
 
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Item>,
-    bytes: usize,
-    /// When the oldest of the queue came.
-    since: Option<Instant>,
-    /// Rows that were taken, and rows that are settled.
-    taken: usize,
-    settled: usize,
-    rows_written: usize,
-    /// Rows before this one are not to wait for others.
-    flushed: usize,
-    closed: bool,
-    failed: Option<Arc<ProducerFailure>>,
-}
-
-/// Batches, and whatever has to become of their memory when they are written.
-type Frame = Box<dyn Deref<Target = [RecordBatch]> + Send + Sync>;
-
-enum Item {
-    Entry(Entry, Slot),
-    /// With its stream, where it is not the request's, and its rows and bytes.
-    Frame(Frame, Option<Vec<u8>>, usize, usize),
-}
-
-impl Item {
-    fn rows(&self) -> usize {
-        match self {
-            Item::Entry(..) => 1,
-            Item::Frame(_, _, rows, _) => *rows,
-        }
-    }
-}
-
 /// What ended a producer. Rows are counted from its first on.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -170,9 +139,30 @@ impl Producer {
         fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<Option<Sent>> {
         let entry = Entry::new(stream, fields.into_iter())?;
+        Ok(self.take_entry(entry, false)?.map(|(sent, _)| sent))
+    }
+
+    /// As [`Producer::send_to`], for whoever waits for the entry: gives a turn with it where nothing else
+    /// is to be written before, and it is the caller's to write it, on a thread that waits for its
+    /// socket and for nobody else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::send`].
+    #[cfg(feature = "python")]
+    pub(crate) fn send_in_turn<'a>(
+        &self,
+        stream: Option<&[u8]>,
+        fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Option<(Sent, Option<Turn>)>> {
+        self.take_entry(Entry::new(stream, fields.into_iter())?, true)
+    }
+
+    fn take_entry(&self, entry: Entry, in_turn: bool) -> Result<Option<(Sent, Option<Turn>)>> {
         let (bytes, slot) = (entry.len(), Slot::default());
-        let number = self.take(Item::Entry(entry, Arc::clone(&slot)), 1, bytes)?;
-        Ok(number.map(|number| Sent::new(self.clone(), slot, number)))
+        let item = Item::Entry(entry, Arc::clone(&slot));
+        let taken = self.take(item, 1, bytes, in_turn)?;
+        Ok(taken.map(|(number, turn)| (Sent::new(self.clone(), slot, number), turn)))
     }
 
     /// Takes the rows of batches, for this stream or the request's; says whether there was room for
@@ -191,11 +181,17 @@ impl Producer {
         let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
         let bytes = bytes + stream.map_or(0, <[u8]>::len);
         let item = Item::Frame(Box::new(batches), stream.map(<[u8]>::to_vec), rows, bytes);
-        Ok(self.take(item, rows, bytes)?.is_some())
+        Ok(self.take(item, rows, bytes, false)?.is_some())
     }
 
-    /// The number of its first row.
-    fn take(&self, item: Item, rows: usize, bytes: usize) -> Result<Option<usize>> {
+    /// The number of its first row, and the caller's turn if it may have one and there is one.
+    fn take(
+        &self,
+        item: Item,
+        rows: usize,
+        bytes: usize,
+        in_turn: bool,
+    ) -> Result<Option<(usize, Option<Turn>)>> {
         let mut state = self.state();
         if state.closed {
             return Err(Error::invalid("the producer is closed"));
@@ -207,10 +203,16 @@ impl Producer {
         state.queue.push_back(item);
         state.bytes += bytes;
         state.taken += rows;
+        if state.has_turn(in_turn) {
+            let items = state.next(1);
+            state.by_turn = Some(true);
+            drop(state);
+            return Ok(Some((number, Some(Turn::new(self.clone(), items)))));
+        }
         state.since.get_or_insert_with(Instant::now);
         drop(state);
         self.shared.work.notify_one();
-        Ok(Some(number))
+        Ok(Some((number, None)))
     }
 
     /// Returns when it is known what became of that row, or the producer has failed.
@@ -314,24 +316,11 @@ impl Producer {
     /// What is to be written next; `None` when there is nothing more to come.
     async fn wait_for_work(&self) -> Option<Items> {
         loop {
-            let wait = {
-                let mut state = self.state();
-                if self.shared.request.control.is_stopped() {
-                    state.give_up();
-                    return None;
-                }
-                let full = state.queue.len() >= self.shared.options.batch_rows;
-                let age = state.since.map(|since| since.elapsed());
-                let due = age.is_some_and(|age| age >= self.shared.options.linger);
-                let pressed = state.flushed > state.settled || state.closed;
-                let holds_frame = matches!(state.queue.front(), Some(Item::Frame(..)));
-                if !state.queue.is_empty() && (full || due || pressed || holds_frame) {
-                    return Some(state.next(self.shared.options.batch_rows));
-                }
-                if state.queue.is_empty() && state.closed {
-                    return None;
-                }
-                age.map(|age| self.shared.options.linger.saturating_sub(age))
+            let is_stopped = self.shared.request.control.is_stopped();
+            let wait = match self.state().plan(is_stopped, &self.shared.options) {
+                Plan::Write(items) => return Some(items),
+                Plan::End => return None,
+                Plan::Wait(wait) => wait,
             };
             let work = self.shared.work.notified();
             match wait {
@@ -382,9 +371,19 @@ impl Producer {
                 false
             }
         };
+        self.end_turn(state);
+        is_in
+    }
+
+    /// What was taken out of the queue is settled.
+    fn end_turn(&self, mut state: MutexGuard<'_, State>) {
+        state.writing = false;
+        let has_work = !state.queue.is_empty() || state.closed;
         drop(state);
         self.shared.done.notify_waiters();
-        is_in
+        if has_work {
+            self.shared.work.notify_one();
+        }
     }
 }
 
@@ -393,61 +392,6 @@ fn oldest(age: Duration) -> Option<EntryId> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let ms = now.saturating_sub(age).as_millis();
     Some(EntryId::new(u64::try_from(ms).ok()?, 0))
-}
-
-/// What is written at once: a frame, or entries.
-struct Items {
-    frame: Option<(Frame, Option<Vec<u8>>)>,
-    entries: Vec<Entry>,
-    slots: Vec<Slot>,
-    rows: usize,
-    bytes: usize,
-}
-
-impl State {
-    fn fail(&mut self, failure: ProducerFailure) {
-        self.failed = Some(Arc::new(failure));
-        self.closed = true;
-        self.queue.clear();
-    }
-
-    /// What was not sent is not in.
-    fn give_up(&mut self) {
-        let rows = self.queue.iter().map(Item::rows).sum();
-        if rows > 0 {
-            let (first_row, rows_before) = (self.settled, self.rows_written);
-            let before = RowsBefore { rows: first_row, written: rows_before };
-            let error = stopped_before_the_first(rows, before);
-            let failure = Arc::new(WriteFailure::before_the_first(error, rows).after(before));
-            self.fail(ProducerFailure { failure, first_row, rows_before });
-        }
-    }
-
-    fn next(&mut self, most: usize) -> Items {
-        let (entries, slots) = (Vec::new(), Vec::new());
-        let mut items = Items { frame: None, entries, slots, rows: 0, bytes: 0 };
-        while items.rows < most {
-            match self.queue.pop_front() {
-                Some(Item::Entry(entry, slot)) => {
-                    items.rows += 1;
-                    items.bytes += entry.len();
-                    items.entries.push(entry);
-                    items.slots.push(slot);
-                }
-                Some(Item::Frame(frame, stream, rows, bytes)) if items.rows == 0 => {
-                    self.since = self.since.filter(|_| !self.queue.is_empty());
-                    return Items { frame: Some((frame, stream)), rows, bytes, ..items };
-                }
-                Some(frame) => {
-                    self.queue.push_front(frame);
-                    break;
-                }
-                None => break,
-            }
-        }
-        self.since = self.since.filter(|_| !self.queue.is_empty());
-        items
-    }
 }
 
 impl ProducerFailure {

@@ -67,7 +67,6 @@ async fn write_prepared(
     let answered =
         asking.await.unwrap_or_else(|| Err(stopped_before_the_first(total, request.before)));
     let preflight = answered.map_err(|error| WriteFailure::before_the_first(error, total))?;
-    drop(session);
     rows.sequences = preflight.sequences;
     if let (Some(_), Some(name)) = (preflight.idmp_window, &request.idmp_producer) {
         // No other write may use the same numbers, or the server would take its rows for ours.
@@ -79,12 +78,16 @@ async fn write_prepared(
     }
     let key = rows.keys.get(0).to_vec();
     let is_one = rows.keys.iter().len() == 1;
+    if request.atomic || !is_one {
+        // To be taken by those that write.
+        session.release();
+    }
     let written = match request.atomic {
         true => write_atomically(client, rows, request, preflight.idmp_window).await,
         false if !is_one => write_scattered(client, rows, request, preflight.idmp_window).await,
         false => {
             let ends = Ends::of_before(&rows, request);
-            let pipeline = Pipeline::new(client, rows, ends, request);
+            let pipeline = Pipeline::new(client, rows, ends, request).over(session);
             pipeline.with_idmp_window(preflight.idmp_window).run().await
         }
     };

@@ -310,6 +310,17 @@ class StreamProducer:
             raise ValueError(msg)
         return None
 
+    def _write(self, fields: Fields, *, stream: str | bytes | None = None) -> str | None:
+        """Take an entry, wait until it is in, and give its ID; as `send`, whatever it lingers.
+
+        Where nothing else is to be written, its thread does that itself and wakes no other.
+        """
+        key, pairs = self._key(stream), self._pairs(fields)
+        while (entry_id := self._core.write(key, pairs)) is None:
+            self._check()
+            self._wait("room")
+        return entry_id[0]
+
     def _pairs(self, fields: Fields) -> list[tuple[bytes, bytes]]:
         if self._payload is None:
             return as_pairs(fields)

@@ -140,8 +140,12 @@ class Producer:
         """
         outgoing = self._outlet.outgoing(event, metadata, stream)
         fields = self._codec.fields(*outgoing[1:])
-        with self._using() as producer:
-            entry_id = producer.send(fields, stream=outgoing.stream).result()
+        producer = self._current()
+        try:
+            entry_id = producer._write(fields, stream=outgoing.stream)
+        except RedfloeError:
+            self._forget(producer)
+            raise
         return self._published(outgoing, entry_id)
 
     def publish_many(
@@ -268,10 +272,13 @@ class Producer:
         try:
             yield producer
         except RedfloeError:
-            with self._lock:
-                if self._producer is producer:
-                    self._producer = None
+            self._forget(producer)
             raise
+
+    def _forget(self, producer: StreamProducer) -> None:
+        with self._lock:
+            if self._producer is producer:
+                self._producer = None
 
     def _current(self) -> StreamProducer:
         with self._lock:
