@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from redfloe import _core
 from redfloe._consuming.consumer import StreamConsumer
-from redfloe._consuming.handling import can_be_printed
-from redfloe._consuming.retry import reason_of
 from redfloe._consuming.signals import StopSignals
-from redfloe._log import log
 from redfloe._processing.processor import StreamProcessor
 from redfloe.messages._assembly import Assembly, by_place
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._health import Drained, Health, Record
+from redfloe.messages._names import WorkerName
 from redfloe.messages._producer import Producer
 from redfloe.messages._retry import Retry
 from redfloe.messages._router import Handler, Router
-from redfloe.messages._running import Stopping, drain_all, in_new_loop, run_all
-from redfloe.messages._settings import Settings, expanded
+from redfloe.messages._running import Stopping, drain_all, in_new_loop, log_end, run_all
+from redfloe.messages._settings import Settings, checked, expanded
 from redfloe.messages._threads import Threads
 
 if TYPE_CHECKING:
@@ -56,7 +54,8 @@ class App(Router):
     consumer : str, optional
         This worker's name in the group. ``{hostname}``, ``{pid}`` and ``{worker}``, the number that
         ``redfloe run`` has given it, are replaced, in `group` too. By default
-        ``"{hostname}-{pid}"``, and the name goes when the worker ends.
+        ``"{hostname}-{pid}"``, and the name goes when the worker ends. No two workers may have one
+        name: an app of this process, or of one forked from the same, is refused to run meanwhile.
     retry : Retry, optional
         What happens when a handler raises; by default it is called three times.
     dead_letter : str, optional
@@ -146,12 +145,12 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             msg = "an app needs a group: App(..., group=...), CONSUMER_GROUP or consumer.group"
             raise ValueError(msg)
         name = consumer or settings.consumer.consumer
-        self.group = expanded(group, "group")
-        self.consumer = expanded(name or "{hostname}-{pid}", "consumer")
+        self._group = checked(group, "group")
+        self._worker_name = WorkerName(name or "{hostname}-{pid}")
         given_block = settings.consumer.block_ms if block_ms is None else block_ms
         self._assembly = Assembly(
             self._connection,
-            self.consumer,
+            self._worker_name,
             retry=retry or Retry(),
             dead_letter=dead_letter,
             on_unknown=on_unknown,
@@ -191,6 +190,16 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         streams = ", ".join(map(str, named)) or "nothing"
         return f"<App {self.group!r} {self.consumer!r} on {streams}>"
 
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return expanded(self._group, "group")
+
+    @property
+    def consumer(self) -> str:
+        """The name of this worker in the group; another in each process, where it says so."""
+        return str(self._worker_name)
+
     # What it works on
 
     def include(self, *routers: Router) -> None:
@@ -214,7 +223,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     def _add(self, handlers: Sequence[Handler]) -> None:
         self._refuse_running()
-        by_place([*self._handlers, *handlers], self._settings.stream, self.group)
+        by_place([*self._handlers, *handlers], self._settings.stream, self._group)
         super()._add(handlers)
 
     def producer(
@@ -453,7 +462,9 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             self._sources = {self._name(one.plan): one.source for one in self._workers}
             if self._stopped:
                 self._stop_workers()
-            await run_all(self._workers)
+            server = repr(self._connection)
+            with self._worker_name.held((server, plan.stream, plan.group) for plan in plans):
+                await run_all(self._workers)
         finally:
             self._workers = []
             threads.close()
@@ -463,7 +474,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
 
     def _plans(self, threads: Threads | None = None) -> list[StreamPlan]:
         """Give what is done of each stream; which looks whether the handlers fit together."""
-        handlers = by_place(self._handlers, self._settings.stream, self.group)
+        handlers = by_place(self._handlers, self._settings.stream, self._group)
         return self._assembly.plans(handlers, threads or Threads("redfloe"))
 
     def _look_ready(self) -> None:
@@ -471,11 +482,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             self._ready.set()
 
     def _log_end(self, task: asyncio.Task[None]) -> None:
-        """Tell of what ends a started app at once: who awaits its stop may do so much later."""
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        fields = {"group": self.group, "consumer": self.consumer, "error": reason_of(error)}
-        log("app_failed", fields, error if can_be_printed(error) else None)
+        log_end(task, {"group": self.group, "consumer": self.consumer})
 
     def _stop_workers(self) -> None:
         if self._stopping is not None:

@@ -16,6 +16,7 @@ from redfloe.messages._outgoing import Outlet
 from redfloe.messages._plan import Middleware, StreamPlan
 from redfloe.messages._processing import RAISED
 from redfloe.messages._processor import PlanProcessor
+from redfloe.messages._settings import expanded
 from redfloe.messages._worker import StreamWorker
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
     from redfloe.messages._codecs import Codec
     from redfloe.messages._health import Record
+    from redfloe.messages._names import WorkerName
     from redfloe.messages._retry import Retry
     from redfloe.messages._router import Handler
     from redfloe.messages._threads import Threads
@@ -38,7 +40,7 @@ class Assembly:
     def __init__(
         self,
         connection: RedisConnection,
-        consumer: str,
+        consumer: WorkerName,
         *,
         retry: Retry,
         dead_letter: str | None,
@@ -129,7 +131,7 @@ class Assembly:
             self._connection,
             plan.stream,
             plan.group,
-            self._consumer_name,
+            str(self._consumer_name),
             ack="manual",
             on_error="dead_letter" if self._policy.on_misfit == "dead_letter" else "raise",
             **self._source_options(plan, on_idle),
@@ -155,7 +157,7 @@ class Assembly:
             threads=threads,
             name=plan.group,
             group=plan.group,
-            consumer=self._consumer_name,
+            consumer=str(self._consumer_name),
             **options,
         )
         # What a handler raises at last is put aside at once, as in the app's other groups.
@@ -213,7 +215,7 @@ def by_place(
     """
     places: dict[tuple[str, str], list[Handler]] = {}
     for handler in handlers:
-        place = handler.stream or stream, handler.group or group
+        place = handler.stream or stream, expanded(handler.group or group, "group")
         if place[0] is None:
             msg = (
                 f"the handler {handler.name} names no stream, and neither do the settings: "

@@ -73,7 +73,7 @@ class _Bus:
         self._prefix = as_text(prefix, "prefix")
         self.marshaler = marshaler if isinstance(marshaler, Marshaler) else Marshaler(marshaler)
         self._app = app if isinstance(app, App) else None
-        self._group = None if self._app is None else self._app.group
+        self._group = None if self._app is None else self._app._group
         options["codec"] = self.marshaler.codec
         if isinstance(app, App):
             self._producer = app.producer(self._stream_of, **options)

@@ -14,7 +14,7 @@ from redfloe.messages._calls import Arguments, arguments_of
 from redfloe.messages._codecs import Codec, CodecLike, codec_of
 from redfloe.messages._kinds import Kind, kind_of_model
 from redfloe.messages._schema_of import check_key, is_model
-from redfloe.messages._settings import expanded
+from redfloe.messages._settings import checked
 
 if TYPE_CHECKING:
     from redfloe.messages._message import Message
@@ -43,7 +43,7 @@ class Handler:
     timeout: float | None
     key: Key | None
     takes_frames: bool
-    #: None for the app's.
+    #: As it is given: what is replaced in it may be another process's. None for the app's.
     group: str | None = None
     exactly_once: bool = False
     #: Whether no other handler may take messages of its stream in its group.
@@ -278,7 +278,7 @@ class Router:
             timeout,
             key,
             takes_frames,
-            None if group is None else expanded(as_text(group, "group"), "group"),
+            None if group is None else checked(as_text(group, "group"), "group"),
             exactly_once,
             is_alone,
         )

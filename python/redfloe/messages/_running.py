@@ -6,8 +6,12 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redfloe._consuming.handling import can_be_printed
+from redfloe._consuming.retry import reason_of
+from redfloe._log import log
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 
     from redfloe.messages._app import App
     from redfloe.messages._exactly_once import ExactlyOnceWorker
@@ -48,6 +52,14 @@ async def run_all(workers: Sequence[StreamWorker | ExactlyOnceWorker]) -> None:
     errors = [error for task in tasks if (error := task.exception()) is not None]
     if errors:
         raise errors[0]
+
+
+def log_end(task: asyncio.Task[None], where: Mapping[str, str]) -> None:
+    """Tell of what ends a started app at once: who awaits its stop may do so much later."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    fields = {**where, "error": reason_of(error)}
+    log("app_failed", fields, error if can_be_printed(error) else None)
 
 
 async def drain_all(

@@ -148,6 +148,12 @@ def _read(file: Path, section: str | None) -> dict[str, Any]:
     }
 
 
+def checked(name: str, what: str) -> str:
+    """Give a name as it is, in which something may be replaced."""
+    expanded(name, what)
+    return name
+
+
 def expanded(name: str, what: str) -> str:
     """Replace ``{hostname}``, ``{pid}`` and ``{worker}`` in a name."""
     worker = os.environ.get("REDFLOE_WORKER", "1")  # which `redfloe run` sets

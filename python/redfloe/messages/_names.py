@@ -1,0 +1,76 @@
+"""Names of workers, which no two workers have at the same time."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from redfloe.messages._settings import checked, expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: What the workers of this process are: their process, server, stream, group and name. A child that
+#: is forked inherits this, and is another process.
+_IN_USE: dict[tuple[str | int, ...], WorkerName] = {}
+
+
+class WorkerName:
+    """The name of a worker, which is another one in each process where it says so.
+
+    Two workers of one name in a group take each other's messages: each begins with what is pending
+    for the name.
+    """
+
+    def __init__(self, template: str) -> None:
+        self._template = checked(template, "consumer")
+        # Its file is open in all processes that are forked from now on; a lock is one process's.
+        self._fd: int | None = None
+        if "{pid}" not in template:
+            with TemporaryFile() as file:
+                self._fd = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._fd)
+
+    def __str__(self) -> str:
+        """Give the name in this process."""
+        return expanded(self._template, "consumer")
+
+    @contextmanager
+    def held(self, places: Iterable[tuple[str, str, str]]) -> Iterator[None]:
+        """Have the name until the end of the block, on each server, stream and group.
+
+        Raises
+        ------
+        RuntimeError
+            Another worker has it: of this process, or of one that was forked from the same one.
+        """
+        name, pid = str(self), os.getpid()
+        held: list[tuple[str | int, ...]] = []
+        try:
+            for place in places:
+                mine = pid, *place, name
+                if _IN_USE.setdefault(mine, self) is not self:
+                    self._refuse(f"another app of this process works on {place[1]!r} as")
+                held.append(mine)
+            if self._fd is not None:
+                try:
+                    lockf(self._fd, LOCK_EX | LOCK_NB)
+                except BlockingIOError:
+                    self._refuse("a process that was forked from the same one as this works as")
+            yield
+        finally:
+            for one in held:
+                del _IN_USE[one]
+            if self._fd is not None:
+                lockf(self._fd, LOCK_UN)
+
+    def _refuse(self, who: str) -> None:
+        msg = (
+            f"{who} the consumer {str(self)!r}, and each would take the other's messages; give it "
+            "a name of its own, or '{hostname}-{pid}', as it has without one"
+        )
+        raise RuntimeError(msg)
