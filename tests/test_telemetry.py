@@ -22,9 +22,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import BaseModel
 
 import redfloe
 from redfloe import telemetry
+from redfloe.messages import App, Message, Producer, Retry
 from support.consumers import World
 from support.groups import DRAIN, ME, deliver
 from support.processes import finish, hear, python
@@ -779,6 +781,108 @@ def test_single_entries_are_children(any_server: Server, stream: str, carried: T
     for span in carried.spans("process"):
         assert span.parent == around.get_span_context()
         assert len(span.links) == 1
+
+
+class Parcel(BaseModel):
+    n: int
+
+
+def messages_app(server: Server) -> App:
+    retry = Retry(attempts=2, base_delay=0)
+    return App(server.url, group="g", dead_letter="{stream}:dead", retry=retry)
+
+
+@pytest.mark.parametrize("way", ["async", "threads", "both"])
+def test_handlers_of_messages(any_server: Server, stream: str, carried: Told, way: str) -> None:
+    with Producer(any_server.url, stream) as producer:
+        for n in range(3):
+            producer.publish(Parcel(n=n))
+    app = messages_app(any_server)
+    tracer = carried.tracers.get_tracer("the handler's")
+
+    def act(event: Parcel) -> None:
+        with tracer.start_as_current_span("work"):
+            pass
+        if event.n == 1:
+            raise KeyError
+
+    async def act_async(event: Parcel) -> None:
+        act(event)
+
+    async def beside(message: Message) -> None: ...
+
+    app.on(stream, Parcel)(act_async if way == "async" else act)
+    if way == "both":
+        app.on(stream, types=["other"])(beside)
+    drained = app.drain()
+    assert [message.payload for message in drained.handled] == [{"n": "0"}, {"n": "2"}]
+    spans, origins = carried.spans("process"), carried.spans("create")
+    told = [0, 1, 1, 2]  # which is called once more
+    ids = [message.id for message in (drained.handled[0], drained.failed[0][0], drained.handled[1])]
+    for span, n, work in zip(spans, told, carried.spans("work"), strict=True):
+        assert span.name == f"process {stream}"
+        assert span.kind is SpanKind.CONSUMER
+        assert span.parent is not None
+        assert (span.parent.trace_id, span.parent.span_id) == whose(origins[n])
+        assert linked(span) == [whose(origins[n])]
+        assert work.parent is not None
+        assert (work.parent.trace_id, work.parent.span_id) == whose(span)
+        found = attributes(span)
+        assert found["messaging.message.id"] == ids[n]
+        assert found["code.function.name"].endswith("act_async" if way == "async" else "act")
+        assert found["messaging.consumer.group.name"] == "g"
+        assert found.get("error.type") == ("KeyError" if n == 1 else None)
+        assert "messaging.batch.message_count" not in found
+    points = carried.points("process.duration", "process")
+    assert sum(point.count for point in points) == 4
+    assert all("messaging.message.id" not in point.attributes for point in points)
+    assert carried.errors("process") == {"KeyError": 2}
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside single"])
+def test_handlers_of_messages_as_columns(
+    any_server: Server, stream: str, carried: Told, beside: bool
+) -> None:
+    with Producer(any_server.url, stream) as producer:
+        for n in range(3):
+            producer.publish(Parcel(n=n))
+    app = messages_app(any_server)
+
+    @app.on_batch(stream, Parcel)
+    def load(frame: pl.DataFrame) -> None:
+        if 1 in frame["n"].to_list():
+            raise KeyError
+
+    if beside:
+        app.on(stream, Parcel)(lambda event: None)
+    app.drain()
+    origins = [whose(span) for span in carried.spans("create")]
+    spans = [
+        span for span in carried.spans("process") if "messaging.message.id" not in attributes(span)
+    ]
+    sizes = [attributes(span)["messaging.batch.message_count"] for span in spans]
+    assert sizes == [3, 3, 1, 2, 1, 1]
+    assert linked(spans[0]) == origins
+    assert [linked(span) for span in spans if len(span.links) == 1] == [[one] for one in origins]
+    assert all(span.parent is None for span in spans)
+    assert len(carried.spans("process")) - len(spans) == (3 if beside else 0)
+
+
+def test_handlers_of_messages_that_say_nothing_of_a_trace(
+    any_server: Server, client: redis.Redis, stream: str, told: Told
+) -> None:
+    client.xadd(stream, {"_type": "Parcel", "n": 1, "traceparent": "nonsense"})
+    app = messages_app(any_server)
+    app.on(stream, Parcel)(lambda event: None)
+    app.drain()
+    span = told.one("process")
+    assert span.parent is None
+    assert not span.links
+    telemetry.uninstrument()
+    client.xadd(stream, {"_type": "Parcel", "n": 1})
+    assert len(app.drain().handled) == 1
+    assert len(told.spans("process")) == 1
 
 
 def test_a_loop_of_ones_own(world: World, any_server: Server, stream: str, carried: Told) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -44,7 +44,7 @@ class Source:
     request: Request
     beside: pl.DataFrame | None
 
-    def part(self, rows: slice) -> Source:
+    def part(self, rows: slice | Sequence[int]) -> Source:
         """Give the same of some of the rows."""
         return self if self.beside is None else replace(self, beside=self.beside[rows])
 

@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Link, TracerProvider
 
-from redfloe import _beside, _core
+from redfloe import _beside, _calling, _core
 from redfloe._batch import AsyncBatch, Batch
 from redfloe._consuming import dead_letters
 from redfloe._consuming.handling import InEventLoop, InLoop
@@ -30,6 +30,7 @@ from redfloe._telemetry.operations import (
     Attributes,
     Finish,
     GiveBack,
+    Handle,
     Operation,
     Process,
     PutAside,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from redfloe._arguments import Request
+    from redfloe._batch import Source
     from redfloe._core import RedisConnection
     from redfloe._write_arguments import Write
 
@@ -309,7 +311,15 @@ def _inner(producer: StreamProducer | AsyncStreamProducer) -> StreamProducer:
 
 
 def _of_handler(telemetry: Telemetry, _face: object, batch: Batch | AsyncBatch) -> Operation:
-    return Process(telemetry, batch)
+    source = batch._source
+    return Process(telemetry, source, len(batch), is_alone=source.request["batch_size"] == 1)
+
+
+def _of_messages(telemetry: Telemetry, call: Any, item: Any) -> Operation:
+    source: Source = item.batch.batch._source
+    if hasattr(item, "rows"):
+        return Handle(telemetry, source.part(item.rows), call.name, len(item))
+    return Handle(telemetry, source.part([item.row]), call.name, item.id)
 
 
 def _of_acknowledgement(
@@ -362,6 +372,8 @@ _POINTS = (
     _Point(Sessions, "_finish_async", _of_end),
     _Point(InLoop, "call", _of_handler),
     _Point(InEventLoop, "call", _of_handler),
+    _Point(_calling, "call_and_await", _of_messages),
+    _Point(_calling, "call_in_thread", _of_messages),
     _Point(InLoop, "fail", _of_failed),
     _Point(InEventLoop, "fail", _of_failed),
     *(

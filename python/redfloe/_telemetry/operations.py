@@ -251,19 +251,19 @@ class Process(Operation):
     kind = SpanKind.CONSUMER
     is_current = True
 
-    def __init__(self, telemetry: Telemetry, batch: Batch | AsyncBatch) -> None:
-        source = batch._source
+    def __init__(
+        self, telemetry: Telemetry, source: Source, entries: int | None, *, is_alone: bool
+    ) -> None:
         links: list[Link] = []
         parent = None
         with CONTEXT:
             links = links_of(source)
-        is_alone = source.request["batch_size"] == 1
         if is_alone and links and not trace.get_current_span().get_span_context().is_valid:
             parent = trace.set_span_in_context(NonRecordingSpan(links[0].context))
         super().__init__(
             telemetry, of(source.connection, source.request), parent=parent, links=links
         )
-        self.entries = len(batch)
+        self.entries = entries
 
     def came_to(self, result: Exception | None) -> None:
         """Record what the handler raised."""
@@ -272,6 +272,26 @@ class Process(Operation):
     def measure(self, seconds: float) -> None:
         """Record it as processing."""
         self.telemetry.process_duration.record(seconds, self.counted_by, self._context)
+
+
+class Handle(Process):
+    """A call of a handler of messages, with one of them or with a number of them as columns."""
+
+    def __init__(self, telemetry: Telemetry, source: Source, name: str, of: str | int) -> None:
+        alone = isinstance(of, str)
+        super().__init__(telemetry, source, None if isinstance(of, str) else of, is_alone=alone)
+        #: Of the span only: metrics are of few series.
+        self._details = {"code.function.name": name}
+        if isinstance(of, str):
+            self._details["messaging.message.id"] = of
+
+    def came_to(self, result: Any) -> None:
+        """Leave out what the handler returned: what it raises is raised."""
+
+    def _describe(self, error: BaseException | None) -> None:
+        for key, value in self._details.items():
+            self.span.set_attribute(key, value)
+        super()._describe(error)
 
 
 class Settle(Operation):

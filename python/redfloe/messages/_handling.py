@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redfloe import _calling
 from redfloe._consuming.handling import can_be_printed, log_failure, without_waiting
 from redfloe._consuming.retry import Call as Attempt
 from redfloe._consuming.retry import Failed, Raise, Wait
@@ -49,7 +50,7 @@ class Handling:
         """Call an item's handlers one after the other."""
         for call in item.calls:
             try:
-                result = await call.invoke(item)
+                result = await _calling.call_and_await(call, item)
             except Exception as error:  # noqa: BLE001 - the policy decides
                 raised = error
             except asyncio.CancelledError as error:
@@ -67,7 +68,7 @@ class Handling:
         """Do so in a thread."""
         for call in item.calls:
             try:
-                result = call.invoke(item)
+                result = _calling.call_in_thread(call, item)
                 if result is not None:
                     check_result(call.name, result)
             except Exception as error:  # noqa: BLE001 - the policy decides
@@ -129,11 +130,11 @@ class Handling:
         self, part: Any, call: Call, *, in_thread: bool
     ) -> tuple[Any, Exception | None]:
         try:
-            result = call.invoke(part)
             if in_thread:
+                result = _calling.call_in_thread(call, part)
                 check_result(call.name, result)
             else:
-                result = await result
+                result = await _calling.call_and_await(call, part)
         except Exception as error:  # noqa: BLE001 - the policy decides
             return None, error
         except asyncio.CancelledError as error:
