@@ -462,8 +462,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             self._sources = {self._name(one.plan): one.source for one in self._workers}
             if self._stopped:
                 self._stop_workers()
-            server = repr(self._connection)
-            with self._worker_name.held((server, plan.stream, plan.group) for plan in plans):
+            with self._worker_name.held(self._connection, plans):
                 await run_all(self._workers)
         finally:
             self._workers = []

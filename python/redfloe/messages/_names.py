@@ -14,6 +14,9 @@ from redfloe.messages._settings import checked, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from redfloe._core import RedisConnection
+    from redfloe.messages._plan import StreamPlan
+
 #: What the workers of this process are: their process, server, stream, group and name. A child that
 #: is forked inherits this, and is another process.
 _IN_USE: dict[tuple[str | int, ...], WorkerName] = {}
@@ -40,33 +43,35 @@ class WorkerName:
         return expanded(self._template, "consumer")
 
     @contextmanager
-    def held(self, places: Iterable[tuple[str, str, str]]) -> Iterator[None]:
-        """Have the name until the end of the block, on each server, stream and group.
+    def held(self, server: RedisConnection, plans: Iterable[StreamPlan]) -> Iterator[None]:
+        """Have the name until the end of the block, for each stream and group.
 
         Raises
         ------
         RuntimeError
             Another worker has it: of this process, or of one that was forked from the same one.
         """
-        name, pid = str(self), os.getpid()
+        # One that commits stands by while another of its name works.
+        plans = [plan for plan in plans if not plan.exactly_once]
+        fd = self._fd if plans else None
         held: list[tuple[str | int, ...]] = []
         try:
-            for place in places:
-                mine = pid, *place, name
+            for plan in plans:
+                mine = os.getpid(), repr(server), plan.stream, plan.group, str(self)
                 if _IN_USE.setdefault(mine, self) is not self:
-                    self._refuse(f"another app of this process works on {place[1]!r} as")
+                    self._refuse(f"another app of this process works on {plan.stream!r} as")
                 held.append(mine)
-            if self._fd is not None:
+            if fd is not None:
                 try:
-                    lockf(self._fd, LOCK_EX | LOCK_NB)
+                    lockf(fd, LOCK_EX | LOCK_NB)
                 except BlockingIOError:
                     self._refuse("a process that was forked from the same one as this works as")
             yield
         finally:
             for one in held:
                 del _IN_USE[one]
-            if self._fd is not None:
-                lockf(self._fd, LOCK_UN)
+            if fd is not None:
+                lockf(fd, LOCK_UN)
 
     def _refuse(self, who: str) -> None:
         msg = (
