@@ -24,6 +24,7 @@ from redfloe import (
     OutcomeUnknownError,
     RedisConnection,
     StreamProcessor,
+    WrongTypeError,
 )
 from support.consumers import World, dead_ids, letters
 from support.processes import hear, python
@@ -259,12 +260,6 @@ def test_a_commit_that_is_cut_at_any_byte(any_server: Server, client: redis.Redi
         check(client, 4)
 
 
-def drop(proxy: Proxy) -> None:
-    """Have the command that is on its way not come to the server."""
-    proxy.cut_all()
-    proxy.clear()
-
-
 @pytest.mark.parametrize("is_in", [True, False])
 def test_an_unknown_outcome_is_settled_by_the_next_batch(
     any_server: Server, client: redis.Redis, is_in: bool
@@ -280,12 +275,29 @@ def test_an_unknown_outcome_is_settled_by_the_next_batch(
             if is_in:
                 proxy.cut_after(0, once_seen=b"EVALSHA")
             else:
-                proxy.replace_reply(b"", once_seen=b"EVALSHA")
-                proxy.before(b"EVALSHA", lambda _: drop(proxy))
+                proxy.lose(b"EVALSHA")
             for tx in made:
                 work(SYNC, tx)
         assert made.stats.epoch == 2
     check(client, 6)
+
+
+def test_a_refusal_after_an_attempt_that_was_lost(any_server: Server, client: redis.Redis) -> None:
+    """That attempt may still come, and be taken for the next commit, which has its number."""
+    add_numbers(client, STREAM, 2)
+    processor(any_server.url, name="warm").run(lambda tx: None)  # scripts are loaded
+    with Proxy(any_server.port) as proxy:
+        with processor(RedisConnection(proxy.url, **QUICK)) as made:
+            tx = next(made)
+            work(SYNC, tx)
+            client.set("{numbers}:out", "no stream")
+            proxy.lose(b"EVALSHA")
+            with pytest.raises(WrongTypeError, match="nothing has been written"):
+                tx.commit()
+            client.delete("{numbers}:out")
+            work(SYNC, next(made))
+        assert made.stats.epoch == 2
+    check(client, 2)
 
 
 def test_an_unknown_outcome_of_a_commit_that_is_waited_for(

@@ -12,7 +12,7 @@ import time
 import pytest
 import redis
 
-from redfloe import FencedError, NoGroupError, RedisConnection
+from redfloe import ClaimedError, FencedError, NoGroupError, RedisConnection
 from support.consumers import World
 from support.lanes import lane_key
 from support.processes import hear, python
@@ -27,6 +27,7 @@ from support.workers import (
     QUICK,
     WORKER,
     check,
+    claim,
     copy,
     drain,
     drive,
@@ -268,3 +269,25 @@ def test_threads_of_one_consumer(any_server: Server, client: redis.Redis) -> Non
     for thread in threads:
         thread.join(20 * SLACK)
     check(client, 100)
+
+
+def test_entries_that_are_claimed_while_an_attempt_is_lost(
+    any_server: Server, client: redis.Redis
+) -> None:
+    """That attempt may still come, and be taken for the next commit, which has its number."""
+    add_numbers(client, STREAM, 3)
+    drain(any_server.url, "warm")  # scripts are loaded
+    add_numbers(client, STREAM, 6, first=4)
+    with Proxy(any_server.port) as proxy:
+        with worker(RedisConnection(proxy.url, **QUICK), reclaim_min_idle_ms=None) as made:
+            tx = next(made)
+            copy(tx)
+            claim(client, 4)
+            proxy.lose(b"EVALSHA")
+            with pytest.raises(ClaimedError, match="1 of the entries to acknowledge"):
+                tx.commit()
+            tx = next(made)
+            assert tx.frame["n"].to_list() == [5, 6]
+            copy(tx)
+        assert made.stats.epoch == 2
+    assert outputs(client) == [1, 2, 3, 5, 6]

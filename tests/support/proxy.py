@@ -240,6 +240,16 @@ class Proxy(_Listener):
         with self._lock:
             self._actions.append((name.upper(), act))
 
+    def lose(self, name: bytes) -> None:
+        """Have the next command of that name not come to the server, and its connection cut."""
+
+        def drop(_: int) -> None:
+            self.cut_all()
+            self.clear()
+
+        self.replace_reply(b"", once_seen=name)
+        self.before(name, drop)
+
     def clear(self) -> None:
         """Disarm everything. Connections that stall go on stalling."""
         with self._lock:

@@ -95,10 +95,15 @@ pub(super) async fn send(
     loop {
         let sent = Instant::now();
         let attempt = Attempt { request, keys: &keys, arguments: &arguments, durability };
+        let may_be_open = fate == Fate::Open;
         let error = match attempt.run(shared, session, &mut fate).await {
             Ok((answer, durable)) => {
                 session.succeeded();
                 let outcome = shared.machine().answered(request, answer.clone(), sent);
+                // An earlier attempt may still come, and be taken then: in place of the next commit.
+                if may_be_open && matches!(outcome, Outcome::Refused(_)) {
+                    shared.machine().gave_up(request);
+                }
                 durable.map_err(|error| shared.about(error))?;
                 return Ok((answer, outcome));
             }

@@ -7,16 +7,19 @@
 //! number and the sum up to it: so what is written shows whether its state was the right one.
 
 mod agreement;
+mod groups;
+mod search;
 mod server;
+mod tests;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::machine::{Loss, Machine, Outcome};
 use super::protocol::{Answer, Owner, Request};
 use crate::entry_id::EntryId;
+use search::{Explore, Extent, explore, print};
 use server::Server;
 
 /// Something that the protocol needs is left out, which the explorer must find.
@@ -35,6 +38,12 @@ pub(super) enum Flaw {
     ReadsBlindly,
     /// An end is planned whatever batch it is of, and whether or not one was.
     PlansAnew,
+    /// Entries are acknowledged whether or not they are pending.
+    NoPending,
+    /// They are whoever they are pending to.
+    PendingToAnybody,
+    /// A commit that was refused is not fenced, although a copy of it may still be on its way.
+    TrustsRefusals,
 }
 
 /// How far is explored.
@@ -96,12 +105,10 @@ struct World {
 /// What was seen on the way, so that a test can tell that the worst was.
 #[derive(Debug, Default)]
 struct Seen {
-    worlds: usize,
     answers: BTreeSet<&'static str>,
     losses: BTreeSet<&'static str>,
     finished: bool,
-    /// Nothing within the bounds was left out for lack of time.
-    whole: bool,
+    extent: Extent,
 }
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -130,9 +137,8 @@ impl World {
                 *process = Process::new();
             }
         }
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        self.network.sort_by_cached_key(|sent| hasher.hash_one(sent));
-        self.processes.sort_by_cached_key(|process| hasher.hash_one(process));
+        self.network.sort_by_cached_key(print);
+        self.processes.sort_by_cached_key(print);
     }
 }
 
@@ -165,29 +171,16 @@ impl Explorer {
             handed_out: BTreeSet::new(),
         };
         let mut explorer = Explorer { bounds, flaw, now: Instant::now(), seen: Seen::default() };
-        // A hash of 64 bits stands for a world. That two of a million share one is a chance in ten million.
-        let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let print = |world: &World| hasher.hash_one(world);
-        let mut known = HashSet::from([print(&world)]);
-        let mut open = VecDeque::from([world]);
-        while let Some(world) = open.pop_front() {
-            if explorer.now.elapsed() > limit {
-                return Ok(explorer.seen);
-            }
-            explorer.seen.worlds += 1;
-            explorer.check(&world).map_err(|error| format!("{error}: {world:#?}"))?;
-            for mut next in explorer.next(&world) {
-                next.simplify();
-                if known.insert(print(&next)) {
-                    open.push_back(next);
-                }
-            }
-        }
-        explorer.seen.whole = true;
+        explorer.seen.extent = explore(&mut explorer, world, limit)?;
         Ok(explorer.seen)
     }
+}
 
-    /// Whether each batch that was handed out again was the same, and what the server has equals what one undisturbed processor would have written.
+impl Explore for Explorer {
+    type World = World;
+
+    /// Whether each batch that was handed out again was the same, and what the server has equals what one
+    /// undisturbed processor would have written.
     fn check(&mut self, world: &World) -> Result<(), &'static str> {
         let begins: BTreeSet<u64> = world.handed_out.iter().map(|(after, _)| *after).collect();
         if begins.len() < world.handed_out.len() {
@@ -243,9 +236,12 @@ impl Explorer {
             }
             all.push(next);
         }
+        all.iter_mut().for_each(World::simplify);
         all
     }
+}
 
+impl Explorer {
     /// What is sent arrives, and its answer comes back, or not.
     fn deliver(&mut self, world: &World, sent: &Rc<Sent>, expired: bool, all: &mut Vec<World>) {
         let mut next = world.clone();
@@ -449,81 +445,8 @@ fn send(world: &mut World, sent: &Rc<Sent>) {
     }
 }
 
-/// Nothing but losing and repeating what is sent, and leases that expire.
-const QUIET: Bounds = Bounds {
-    acquisitions: 2,
-    inputs: 2,
-    crashes: 0,
-    failovers: 0,
-    releases: 0,
-    renewals: 0,
-    plans: 0,
-};
-const FAILOVER: Bounds = Bounds { inputs: 1, failovers: 1, ..QUIET };
-
-fn holds(bounds: Bounds, answers: &[&str]) {
-    let seen = Explorer::explore(bounds, Flaw::None).unwrap();
-    assert!(seen.finished, "{seen:?}");
-    for answer in answers {
-        assert!(seen.answers.contains(answer), "{answer} was not seen: {seen:?}");
-    }
-}
-
-#[test]
-fn each_input_is_applied_once_through_crashes_and_lost_replies() {
-    let bounds = Bounds { inputs: 3, crashes: 1, ..QUIET };
-    holds(bounds, &["held", "busy", "applied", "again", "fenced", "conflict"]);
-}
-
-#[test]
-fn each_input_is_applied_once_through_releases_and_heartbeats() {
-    holds(Bounds { inputs: 1, releases: 1, renewals: 1, ..QUIET }, &["applied", "again", "fenced"]);
-}
-
-#[test]
-fn each_input_is_applied_once_through_a_failover_that_loses_commits() {
-    holds(FAILOVER, &["applied", "again", "fenced", "conflict"]);
-}
-
-#[test]
-fn a_batch_that_was_handed_out_stays_the_same() {
-    holds(Bounds { crashes: 1, plans: 3, ..QUIET }, &["applied", "again", "fenced"]);
-}
-
-/// As far as it comes in its time: what was explored says how far that was.
-#[test]
-#[ignore = "takes REDFLOE_TORTURE_SECONDS: make torture"]
-fn each_input_is_applied_once_through_everything() {
+/// How long a test may take that explores as far as it comes.
+fn torture() -> Duration {
     let seconds = std::env::var("REDFLOE_TORTURE_SECONDS").ok();
-    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(120);
-    let all = [
-        Bounds { acquisitions: 3, inputs: 1, crashes: 1, ..QUIET },
-        Bounds { acquisitions: 3, crashes: 1, ..QUIET },
-        Bounds { acquisitions: 3, inputs: 1, failovers: 1, ..QUIET },
-        Bounds { failovers: 1, releases: 1, renewals: 1, ..QUIET },
-        Bounds { inputs: 3, crashes: 1, plans: 4, ..QUIET },
-    ];
-    let limit = Duration::from_secs(seconds) / u32::try_from(all.len()).unwrap();
-    for bounds in all {
-        let seen = Explorer::explore_for(bounds, Flaw::None, limit).unwrap();
-        println!("{bounds:?}: {seen:?}");
-        assert!(seen.finished && seen.answers.contains("again"));
-    }
-}
-
-/// What the protocol has is needed: without any of it the explorer finds a history that goes wrong.
-#[test]
-fn each_flaw_is_found() {
-    for (flaw, bounds) in [
-        (Flaw::NoEpoch, QUIET),
-        (Flaw::NoSequence, QUIET),
-        (Flaw::GoesOn, QUIET),
-        (Flaw::ReadsEarly, QUIET),
-        (Flaw::ReadsBlindly, FAILOVER),
-        (Flaw::PlansAnew, Bounds { crashes: 1, plans: 2, ..QUIET }),
-    ] {
-        let error = Explorer::explore(bounds, flaw).expect_err(&format!("{flaw:?} was not found"));
-        let is_of_a_batch = error.starts_with("a batch was handed out again");
-        assert_eq!(is_of_a_batch, flaw == Flaw::PlansAnew, "{flaw:?}: {error}");
-    }
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(120))
 }
