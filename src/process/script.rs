@@ -58,7 +58,8 @@ impl Script {
     fn text(&self, has_flags: bool) -> &Text {
         let [plain, flagged] = self.texts.get_or_init(|| {
             // With the line a server looks before the first command whether a write is possible at all.
-            [self.source.to_owned(), format!("#!lua\n{}", self.source)].map(|source| {
+            ["local has_flags = false", "#!lua\nlocal has_flags = true"].map(|first| {
+                let source = format!("{first}\n{}", self.source);
                 let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());
                 let digits = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
                 Text { digest: digits.collect(), source }
@@ -68,8 +69,8 @@ impl Script {
     }
 
     #[cfg(test)]
-    pub(super) fn source(&self) -> &'static str {
-        self.source
+    pub(super) fn source(&self, has_flags: bool) -> &str {
+        &self.text(has_flags).source
     }
 }
 

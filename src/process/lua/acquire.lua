@@ -2,7 +2,10 @@
 -- lane begins, and the owner whom the asker was before, or ''. Gives {'held', epoch, position, commits,
 -- planned}, or {'busy', milliseconds, owner, epoch}.
 local lease, time = tonumber(ARGV[2]), now()
-local held = redis.call('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
+local held = redis.pcall('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
+if held.err then
+  return unreadable(held)
+end
 local epoch, position, commits = held[2] or '0', held[5] or ARGV[4], held[6] or '0'
 if held[1] ~= owner then
   if held[1] and held[1] ~= '' and held[1] ~= ARGV[5] and ARGV[3] ~= '1' then

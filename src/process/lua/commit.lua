@@ -17,11 +17,13 @@ local PART = 7000
 
 local time = now()
 local extended = text(time + ARGV[7])
--- Of a commit that is found again a WAIT on this connection waits for the write above, and so for the
--- commit, which another connection has sent.
+-- Of a commit that is found again a WAIT on this connection waits for this write, and so for the commit,
+-- which another connection has sent.
 if held[3] == after and held[5] == owner .. ' ' .. epoch then
   if is_owner then
     redis.call('HSET', lane, 'until', extended, 'lease', ARGV[7])
+  else
+    redis.call('HSET', lane, 'epoch', held[2])
   end
   return {'applied', 'again'}
 end

@@ -93,6 +93,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Real {
     process: Child,
     connection: redis::Connection,
+    /// As [`Caller`](super::super::script::Caller) would find out.
+    has_flags: bool,
 }
 
 impl Drop for Real {
@@ -129,7 +131,8 @@ impl Real {
             std::thread::sleep(Duration::from_millis(10));
         }
         let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-        Some(Real { process, connection: client.get_connection().unwrap() })
+        let connection = client.get_connection().unwrap();
+        Some(Real { process, connection, has_flags: name != "redis-6.2" })
     }
 
     fn command<T: redis::FromRedisValue>(&mut self, command: &[&str]) -> T {
@@ -138,7 +141,7 @@ impl Real {
 
     fn run(&mut self, request: &Request, lease: Duration) -> Answer {
         let mut command = redis::cmd("EVAL");
-        command.arg(Script::of(request).source());
+        command.arg(Script::of(request).source(self.has_flags));
         match request {
             Request::Commit { .. } => command.arg(3).arg(LANE).arg("s").arg(OUT),
             Request::Load { .. } => command.arg(2).arg(LANE).arg("{s}:state"),
