@@ -364,6 +364,28 @@ def test_state_with_declared_attributes(any_server: Server, client: redis.Redis)
     assert load(any_server).model(OrderCounter) == OrderCounter(count=1, by_shop={"a": 1})
 
 
+def test_what_its_own_class_would_not_take_again_is_refused() -> None:
+    """It was saved, and then nobody could load it."""
+
+    class Odd(State):
+        count: int = 0
+
+    state = ProcessorState()
+    odd = state.model(Odd)
+    odd.count = "seven"  # type: ignore[assignment]  # what is tested
+    with pytest.raises(ValueError, match=r"'Odd' cannot be saved: Odd would not take .*count"):
+        state.changes()
+    odd.count = 7
+    assert state.changes()[0] != []
+    state.commit()
+    # One that is kept is looked at as well.
+    state = ProcessorState()
+    state.bind(odd)
+    odd.count = None  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="Odd would not take"):
+        state.changes()
+
+
 def test_version_is_no_attribute() -> None:
     with pytest.raises(TypeError, match="write version = 2, without a type"):
 

@@ -218,6 +218,7 @@ class ProcessorState(MutableMapping[str, Any]):
                 continue
             written = self._write(name, value)
             if written != self._saved.get(name):
+                _check_readable(name, written, value)
                 self._pending[name] = written
                 sets.append((name.encode(), written))
         if self._newest != self._saved_newest:
@@ -291,6 +292,21 @@ class ProcessorState(MutableMapping[str, Any]):
             raise (
                 type(error)(msg) if type(error) in (TypeError, ValueError) else ValueError(msg)
             ) from error
+
+
+def _check_readable(name: str, written: bytes, value: object) -> None:
+    """Refuse an object that its own class could not make again: the state would be lost with it."""
+    kind = type(value)
+    if not models.is_model(kind):
+        return
+    try:
+        _of_bytes(written, kind)
+    except Exception as error:
+        msg = (
+            f"the state {name!r} cannot be saved: {kind.__name__} would not take again what it is "
+            f"saved as: {error}"
+        )
+        raise ValueError(msg) from error
 
 
 def _name(name: object) -> str:
