@@ -17,6 +17,7 @@ mod lent_schema;
 mod member;
 mod members;
 mod operation;
+mod partition;
 mod pin;
 mod processor;
 mod processors;
@@ -72,6 +73,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::replay_dead_letters, module)?)?;
     module.add_function(wrap_pyfunction!(read::check_streams, module)?)?;
     module.add_function(wrap_pyfunction!(read::empty_batch, module)?)?;
+    module.add_function(wrap_pyfunction!(partition::split_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(partition::stream_offsets, module)?)?;
+    module.add_function(wrap_pyfunction!(partition::advance_offsets, module)?)?;
+    module.add_function(wrap_pyfunction!(partition::check_offsets, module)?)?;
     module.add_function(wrap_pyfunction!(pin::pin, module)?)?;
     module.add_function(wrap_pyfunction!(pin::start_pin, module)?)?;
     module.add_function(wrap_pyfunction!(pin::pin_streams, module)?)?;
