@@ -836,11 +836,11 @@ def load_state_for_test(
 def empty_batch(request: Request) -> RecordBatch: ...
 
 #: The pieces of a partition, each with its stream's place and bounds, and how many entries it has.
-Split: TypeAlias = tuple[list[tuple[int, tuple[tuple[int, int], tuple[int, int]]]], int]
+_Split: TypeAlias = tuple[list[tuple[int, tuple[tuple[int, int], tuple[int, int]]]], int]
 
 def split_stream(
     server: str | RedisConnection, request: Request, number: int
-) -> Operation[list[Split]]: ...
+) -> Operation[list[_Split]]: ...
 def stream_offsets(
     server: str | RedisConnection, streams: list[bytes], start_id: str
 ) -> Operation[list[str]]: ...

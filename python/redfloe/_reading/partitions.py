@@ -193,7 +193,7 @@ def _text(entry: tuple[int, int]) -> str:
 
 
 def _made(
-    url: RedisConnection, request: Request, is_of_several: bool, split: list[_core.Split]
+    url: RedisConnection, request: Request, is_of_several: bool, split: list[_core._Split]
 ) -> list[StreamPartition]:
     """Make partitions of what the core has cut."""
     assert request["many"] is not None, "it was made of a list"
