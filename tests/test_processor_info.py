@@ -280,6 +280,49 @@ def test_a_reset(
     assert reset(url, "s", "p", to="$", state="keep")["position"].item() == "0-0"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epoch", "x"), ("epoch", "-1"), ("epoch", "9" * 19), ("commits", "x"), ("position", "x-1")],
+)
+def test_a_lane_that_is_damaged(
+    any_server: Server, client: redis.Redis, field: str, value: str
+) -> None:
+    """Somebody has written to it: no processor works with it, and a reset mends it."""
+    url = any_server.url
+    options: dict[str, Any] = {"name": "p", "on_idle": "stop", "block_ms": 1}
+    client.xadd("s", {"n": 1})
+    with redfloe.StreamProcessor(url, "s", **options) as made:
+        made.stop()
+        key = put_lane(client, "s", "p")
+        client.hset(key, field, value)
+    with (
+        pytest.raises(redfloe.DataLossError, match=f"the {field} .{value[:5]}.*reset_processor"),
+        redfloe.StreamProcessor(url, "s", **options) as made,
+    ):
+        next(made)
+    assert client.hget(key, field) == value.encode()
+    if field == "epoch":
+        client.hset(key, mapping={"until": "x", "lease": "y", "owner": "host:1:0"})
+    done = reset_processor(url, "s", "p", to="0", state="keep")
+    assert done["position"].item() == "0-0"
+    with redfloe.StreamProcessor(url, "s", **options) as made:
+        assert next(made).frame.height == 1
+    client.hset(key, field, value)
+    assert delete_processor(url, "s", "p", takeover=True)
+    assert processor_info(url).height == 0
+
+
+def test_a_lane_that_is_damaged_while_it_is_held(any_server: Server, client: redis.Redis) -> None:
+    client.xadd("s", {"n": 1})
+    with (
+        pytest.raises(redfloe.DataLossError, match="the epoch .x., which no processor writes"),
+        redfloe.StreamProcessor(any_server.url, "s", name="p") as made,
+    ):
+        next(made)
+        client.hset(lane_key("s", "p"), "epoch", "x")
+        made.stop()
+
+
 def test_what_is_not_there(any_server: Server, client: redis.Redis) -> None:
     url = any_server.url
     for to in ("0", "$"):

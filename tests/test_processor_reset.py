@@ -92,6 +92,56 @@ def test_a_run_after_a_reset(any_server: Server, client: redis.Redis, world: Wor
     assert sorted(table.rows()) == [(0, 240), (1, 225)]
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize("policy", ["raise", "continue"])
+def test_who_works_on_while_it_is_deleted_is_fenced(
+    any_server: Server, client: redis.Redis, world: World, policy: Any, group: bool
+) -> None:
+    """It was told of lost data, and began again at the start where it was to go on."""
+    url = any_server.url
+    options: dict[str, Any] = {"batch_size": 10, "on_data_loss": policy}
+    if group:
+        options |= {"group": "g", "consumer": "c"}
+    add_numbers(client, STREAM, 25)
+
+    def work_on() -> None:
+        with Driven(world, processor(url, **options)) as driven:
+            for tx in driven:
+                tx.publish("{numbers}:out", tx.frame)
+                if outputs(client):
+                    assert redfloe.delete_processor(url, STREAM, NAME, takeover=True)
+                    assert not redfloe.delete_processor(url, STREAM, NAME)
+                    assert processor_info(url).height == 0
+
+    with pytest.raises(FencedError):
+        work_on()
+    assert outputs(client) == [*range(1, 11)]
+    with pytest.raises(redfloe.NoProcessorError):
+        reset_processor(url, STREAM, NAME, to="0", state="drop")
+    with Driven(world, processor(url, **options)) as driven:
+        assert next(driven).frame["n"][0] == (11 if group else 1)
+    assert processor_info(url)["epoch"].item() > 1
+
+
+def test_what_is_read_again_after_a_reset_was_not_tried(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """Of the entries that are handed out alone, once each, a note says that it was done."""
+    url = any_server.url
+    alone: dict[str, Any] = {"batch_size": 1, "max_deliveries": 1, "dead_letter": "{numbers}:dead"}
+    add_numbers(client, STREAM, 4)
+    with Driven(world, processor(url, **alone)) as driven:
+        for tx in driven:
+            work(world, tx)
+    reset_processor(url, STREAM, NAME, to="0", state="drop")
+    client.delete("{numbers}:out")
+    with Driven(world, processor(url, **alone)) as driven:
+        for tx in driven:
+            work(world, tx)
+    check(client, 4)
+    assert client.exists("{numbers}:dead") == 0
+
+
 def test_a_standby_begins_where_the_reset_says(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:

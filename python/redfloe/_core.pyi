@@ -512,7 +512,8 @@ class Processor:
     ) -> Operation[tuple[tuple[int, list[tuple[bytes, bytes]]] | None, Transaction | None]]:
         """Wait for the lane, where it is not held, and for the next batch; None at the end.
 
-        With the lane's epoch and the fields of the state, where that is not the epoch given.
+        Where the lane's epoch is not the one given it is that and the fields of the state, before
+        there is a batch.
         """
 
     def at_hand(self, epoch: int) -> Transaction | None:
@@ -542,6 +543,11 @@ class Processor:
     def load_table(
         self, name: bytes, columns: TableRequest, newest_ms: int | None
     ) -> Operation[Table]: ...
+    def load_table_until_stopped(
+        self, name: bytes, columns: TableRequest
+    ) -> Operation[Table | None]:
+        """Do so for what the loop needs before its next batch; None where it is stopped first."""
+
     def stop(self) -> None: ...
     def finish(self, patience_ms: int) -> Operation[None]:
         """Stop, and leave the lane."""

@@ -197,6 +197,11 @@ impl Commit {
         added.inspect_err(|_| self.reset(before))
     }
 
+    /// Whether an entry of that many fields and bytes can be one of a commit at all.
+    pub(super) fn may_have(&self, fields: usize, bytes: usize) -> bool {
+        2 * fields <= Self::WIDTH && bytes <= self.max_bytes
+    }
+
     /// Trims a stream after what was added to it (XTRIM MAXLEN).
     ///
     /// # Errors

@@ -48,6 +48,11 @@ pub(super) enum Loss {
     Broken {
         error: String,
     },
+    /// Somebody has written to the lane what no processor writes.
+    Damaged {
+        field: String,
+        value: String,
+    },
 }
 
 /// What is known of a lane that is held.
@@ -99,8 +104,17 @@ impl Machine {
 
     /// Asks for the lane as `owner`, which nobody has been before. What was held is given up.
     pub(super) fn acquire(&mut self, owner: Owner, takeover: bool, start: EntryId) -> Request {
+        self.acquire_as(owner, takeover, start, false)
+    }
+
+    /// The same for whoever changes the lane, and mends it.
+    pub(super) fn acquire_to_mend(&mut self, owner: Owner, takeover: bool) -> Request {
+        self.acquire_as(owner, takeover, EntryId::MIN, true)
+    }
+
+    fn acquire_as(&mut self, owner: Owner, takeover: bool, start: EntryId, mends: bool) -> Request {
         let previous = self.previous.replace(owner.clone());
-        let request = Request::Acquire { owner, takeover, start, previous };
+        let request = Request::Acquire { owner, takeover, start, previous, mends };
         self.phase = Phase::Acquiring(request.clone());
         request
     }
@@ -232,6 +246,7 @@ impl Machine {
             }
             Answer::Gone => self.lost(Loss::Gone),
             Answer::Broken { error } => self.lost(Loss::Broken { error }),
+            Answer::Damaged { field, value } => self.lost(Loss::Damaged { field, value }),
             Answer::Conflict { position, .. } => {
                 let expected = match &self.phase {
                     Phase::Held(hold) => hold.position,

@@ -30,4 +30,6 @@ pub use lane::{
 };
 pub use looking::{LaneFilter, LaneInfo, processor_info};
 pub use page::{Page, PageReader};
+#[cfg(feature = "python")]
+pub(crate) use processor::{Came, Told};
 pub use processor::{Processor, ProcessorOptions, ProcessorStats, Stopper, Transaction};

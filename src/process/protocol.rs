@@ -45,8 +45,8 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Request {
     /// Take it: it is free, its lease has expired, it is still that of whom the asker was before, or
-    /// `takeover`. A new one begins after `start`.
-    Acquire { owner: Owner, takeover: bool, start: EntryId, previous: Option<Owner> },
+    /// `takeover`. A new one begins after `start`. It `mends` what no processor has written there.
+    Acquire { owner: Owner, takeover: bool, start: EntryId, previous: Option<Owner>, mends: bool },
     /// Extend the lease; say where the next batch is going to end.
     Renew { grip: Grip, plan: Option<Plan> },
     /// Read some of a hash's fields, if the lane is the asker's still.
@@ -73,13 +73,17 @@ impl Request {
     pub(super) fn arguments(&self, lease: Duration) -> Vec<String> {
         let lease = lease.as_millis().max(1).to_string();
         match self {
-            Request::Acquire { owner, takeover, start, previous } => vec![
-                owner.0.clone(),
-                lease,
-                u8::from(*takeover).to_string(),
-                start.to_string(),
-                previous.as_ref().map(|previous| previous.0.clone()).unwrap_or_default(),
-            ],
+            Request::Acquire { owner, takeover, start, previous, mends } => {
+                let mut arguments = vec![
+                    owner.0.clone(),
+                    lease,
+                    u8::from(*takeover).to_string(),
+                    start.to_string(),
+                    previous.as_ref().map(|previous| previous.0.clone()).unwrap_or_default(),
+                ];
+                arguments.extend(mends.then(|| "1".to_owned()));
+                arguments
+            }
             Request::Renew { grip: Grip { owner, epoch }, plan } => {
                 let text = |id: Option<EntryId>| id.map(|id| id.to_string()).unwrap_or_default();
                 let (end, after) = (plan.map(|plan| plan.end), plan.map(|plan| plan.after));
@@ -162,6 +166,11 @@ pub(super) enum Answer {
     Broken {
         error: String,
     },
+    /// A field of the lane has what no processor writes. Nothing is written.
+    Damaged {
+        field: String,
+        value: String,
+    },
 }
 
 impl Answer {
@@ -216,6 +225,9 @@ impl Answer {
                 Answer::NotPending { missing: missing.parse().ok()?, first: id(first)? }
             }
             ["broken", error] => Answer::Broken { error: error.to_owned() },
+            ["damaged", field, value] => {
+                Answer::Damaged { field: field.to_owned(), value: value.to_owned() }
+            }
             _ => return None,
         })
     }

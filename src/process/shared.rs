@@ -12,7 +12,7 @@ use super::machine::{Loss, Machine, Outcome, Renewal};
 use super::protocol::{Answer, Request};
 use super::script::{Arguments, Caller, Script};
 use crate::client::{Client, Exclusive, Session, Who};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, shorten};
 
 /// What a lane and its heartbeat have in common.
 pub(super) struct Shared {
@@ -194,6 +194,14 @@ impl Shared {
             Some(Loss::Gone) => {
                 let message = "the lane of this processor is gone: deleted, evicted (maxmemory-policy), or \
                                lost with the server's data; start the processor again";
+                Error::new(ErrorKind::DataLoss, message)
+            }
+            Some(Loss::Damaged { field, value }) => {
+                let message = format!(
+                    "the lane of this processor has the {field} {}, which no processor writes: say by \
+                     reset_processor where to go on, or delete it by delete_processor; nothing was written",
+                    shorten(value.as_bytes())
+                );
                 Error::new(ErrorKind::DataLoss, message)
             }
             Some(Loss::Unknown { to }) => {

@@ -22,7 +22,9 @@ use crate::client::{Client, LentRuntime};
 use crate::decode::joined;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::table::{self, Changes};
-use crate::process::{self, Durability, LaneOptions, ProcessorOptions, Stopper, check_slot};
+use crate::process::{
+    self, Came, Durability, LaneOptions, ProcessorOptions, Stopper, Told, check_slot,
+};
 use crate::read::OnDataLoss;
 
 /// How a processor acquires its lane and commits, as `redfloe._processing.arguments` puts it together.
@@ -95,6 +97,7 @@ pub(crate) struct Processor {
     shared: Arc<Shared>,
     stopper: Stopper,
     stats: Arc<Mutex<process::ProcessorStats>>,
+    told: Told,
     /// What the lane's connection belongs to, for those who wait without an event loop.
     runtime: Arc<LentRuntime>,
 }
@@ -138,6 +141,7 @@ impl Processor {
         Ok(Processor {
             stopper: processor.stopper(),
             stats: processor.watched(),
+            told: processor.told(),
             shared: Arc::new(Shared {
                 processor: tokio::sync::Mutex::new(processor),
                 process: std::process::id(),
@@ -146,26 +150,28 @@ impl Processor {
         })
     }
 
-    /// The next batch, `None` at the end; and where the lane has been acquired since the epoch that the
-    /// caller knows, the fields of the state, which is to be forgotten.
+    /// The next batch, `None` at the end. Where the lane has been acquired since the epoch that the caller
+    /// knows it is the epoch and the fields of the state instead, before there is a batch: what was known of
+    /// them is to be forgotten, and it is asked again.
     fn next(&self, epoch: Option<u64>) -> Operation {
         let shared = Arc::clone(&self.shared);
         let next = async move {
             let mut processor = shared.lock().await?;
-            let transaction = processor.next().await?;
-            // Also where no batch comes: objects that are bound are to have what was saved.
-            let held = transaction.as_ref().map(|transaction| transaction.epoch());
-            let held = held.or(processor.epoch()).filter(|held| Some(*held) != epoch);
-            let Some(held) = held else { return Ok((None, transaction)) };
+            let held = match processor.next_in(epoch).await? {
+                Came::End => return Ok((None, None)),
+                Came::Batch(transaction) => return Ok((None, Some(*transaction))),
+                Came::Lane(held) => held,
+            };
             if processor.is_of_group() {
-                return Ok((Some((held, Vec::new())), transaction));
+                return Ok((Some((held, Vec::new())), None));
             }
-            let key = processor.state_key();
-            let state: Vec<Pair> = processor.load(&key).await?.into_iter().collect();
-            Ok((Some((held, state)), transaction))
+            let (key, stopper) = (processor.state_key(), processor.stopper());
+            let loaded = stopper.or(processor.load(&key)).await.transpose()?;
+            let state = loaded.map(|state| (held, state.into_iter().collect::<Vec<Pair>>()));
+            Ok((state, None))
         };
         self.operation(Operation::new(next, |py, (state, transaction)| {
-            let state = state.map(|(epoch, state)| {
+            let state = state.map(|(epoch, state): (u64, Vec<Pair>)| {
                 let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
                 let pairs = state.iter().map(|(name, value)| (bytes(name), bytes(value)));
                 (epoch, pairs.collect::<Vec<_>>())
@@ -215,7 +221,7 @@ impl Processor {
         });
         let changes = changes?;
         let mut transaction = transaction.take()?;
-        let shared = Arc::clone(&self.shared);
+        let (epoch, shared) = (transaction.epoch(), Arc::clone(&self.shared));
         let committing = async move {
             let mut processor = shared.lock().await?;
             for (name, changes) in changes {
@@ -228,13 +234,20 @@ impl Processor {
             let commit = transaction.commit();
             sets.iter().try_for_each(|(name, value)| commit.set(&key, name, value))?;
             deletes.iter().try_for_each(|name| commit.unset(&key, name))?;
-            match processor.commit(transaction).await {
-                Ok(_) => Ok(true),
+            // Whether there is anybody to be told is known when the outcome is taken.
+            Ok(match processor.commit_untold(transaction).await {
                 Err(error) if settles => processor.settled(error).map(|()| false),
-                Err(error) => Err(error),
-            }
+                committed => committed.map(|_| true),
+            })
         };
-        Ok(self.operation(Operation::new(committing, |py, is_in: bool| is_in.into_py_any(py))))
+        let told = self.told.clone();
+        Ok(self.operation(Operation::new(committing, move |py, is_in: Result<bool>| match is_in {
+            Ok(is_in) => is_in.into_py_any(py),
+            Err(error) => {
+                told.tell(epoch, &error);
+                Err(exception(py, &error))
+            }
+        })))
     }
 
     /// Leaves the entries of a transaction pending, instead of a commit.
@@ -274,6 +287,25 @@ impl Processor {
             Ok(table)
         };
         let loading = Operation::new(loading, |py, table| Table::new(table).into_py_any(py));
+        Ok(self.operation(loading).only_while_waited_for())
+    }
+
+    /// The same for what the loop itself needs before its next batch: `None` where it is stopped first.
+    fn load_table_until_stopped(
+        &self,
+        py: Python<'_>,
+        name: Vec<u8>,
+        columns: TableColumns<'_>,
+    ) -> PyResult<Operation> {
+        let spec = Arc::new(columns.spec(py)?);
+        let (shared, stopper) = (Arc::clone(&self.shared), self.stopper.clone());
+        let loading = async move {
+            let loading = async { shared.lock().await?.load_table(&name, &spec).await };
+            stopper.or(loading).await.transpose()
+        };
+        let loading = Operation::new(loading, |py, table: Option<table::Table>| {
+            table.map(Table::new).into_py_any(py)
+        });
         Ok(self.operation(loading).only_while_waited_for())
     }
 

@@ -230,11 +230,15 @@ class Session(Generic[T]):
             if not self.sinks.is_settled:
                 if not await self.wait(self.core.hold()):
                     return None
-                await self.sinks.settle()
-            state, core = await self.wait(self.core.next(self._epoch))
-            if state is not None:
+                if not await self.sinks.settle(until_stopped=True):
+                    return None
+            while True:
+                state, core = await self.wait(self.core.next(self._epoch))
+                if state is None:
+                    break
                 self._load(*state)
-                await self.sinks.settle()
+                if not await self.sinks.settle(until_stopped=True):
+                    return None
             if core is None:
                 return None
             return self._made(core, opens=opens)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
+    from redfloe import _core
     from redfloe._processing.processor import StreamProcessor
     from redfloe._processing.session import Session
     from redfloe._processing.transaction import AsyncTransaction, BaseTransaction, Transaction
@@ -225,16 +226,23 @@ class Sinks:
         #: none of them until that is done.
         self._settled: dict[ParquetSink, int] = {}
 
-    async def settle(self) -> None:
-        """Have all directories be as after the last commit; the lane is held."""
+    async def settle(self, *, until_stopped: bool = False) -> bool:
+        """Have all directories be as after the last commit; the lane is held.
+
+        Says whether they are, rather than that the loop was stopped, where it is `until_stopped`.
+        """
         stats = self._session.core.stats
         epoch, position = stats.epoch, stats.position
         if epoch is None or position is None or not (todo := self._unsettled(epoch)):
-            return
-        batches = await self._load()
+            return True
+        batches = await self._load(until_stopped)
+        if batches is None:
+            return False
         for sink in todo:
-            await self._on_disk(partial(_settle, sink, batches, epoch, position))
+            act = partial(_settle, sink, batches, epoch, position)
+            await self._on_disk(act, until_stopped=until_stopped)
             self._settled[sink] = epoch
+        return True
 
     def _unsettled(self, epoch: int | None) -> list[ParquetSink]:
         return [sink for sink in self._sinks if epoch is None or self._settled.get(sink) != epoch]
@@ -307,14 +315,20 @@ class Sinks:
             if staged is not None:
                 sink._staging.discard(staged.batch)
 
-    async def _load(self) -> dict[str, str]:
+    async def _load(self, until_stopped: bool) -> dict[str, str] | None:
         """Give the batches that were committed last; it fails for one who has lost the lane."""
-        session = self._session
+        session, name = self._session, _TABLE.encode()
         request = table_request("sink", _COLUMNS, known={}, event_time=None, expire_after=None)
-        core = await session.wait(session.core.load_table(_TABLE.encode(), request, None))
+        core: _core.Table | None
+        if until_stopped:
+            core = await session.wait(session.core.load_table_until_stopped(name, request))
+        else:
+            core = await session.wait(session.core.load_table(name, request, None))
+        if core is None:
+            return None
         return dict(Table(core, request).frame().select("sink", "batch").iter_rows())
 
-    async def _on_disk(self, act: Callable[[], T]) -> T:
+    async def _on_disk(self, act: Callable[[], T], *, until_stopped: bool = False) -> T:
         """Use the disk for a transaction in hand.
 
         Whoever has superseded this processor changes the directory, and deletes what it writes: a
@@ -323,7 +337,7 @@ class Sinks:
         try:
             return await self._apart(act)
         except Exception:
-            await self._load()
+            await self._load(until_stopped)
             raise
 
     async def _apart(self, act: Callable[[], T]) -> T:

@@ -191,7 +191,11 @@ impl Lane {
         let asked =
             self.session.value(&resp::command(&[b"EXISTS", &self.shared.key, &state])).await;
         let number = asked.map_err(|error| self.shared.about(error))?;
-        Ok(resp::number(&number) != Some(0) || !self.tables().await?.is_empty())
+        // What a lane leaves that was deleted; one that is there has no text to give.
+        let left = resp::command(&[b"GETRANGE", &self.shared.key, b"0", b"15"]);
+        let left = self.session.value(&left).await;
+        let is_left = left.is_ok_and(|left| resp::text(&left) == Some(b"deleted in epoch"));
+        Ok(resp::number(&number) != Some(u64::from(is_left)) || !self.tables().await?.is_empty())
     }
 
     /// The keys of the processor's tables.
@@ -207,7 +211,7 @@ impl Lane {
     /// Acquires the lane, unless somebody has it.
     async fn acquire_for_change(&mut self) -> Result<()> {
         let owner = Owner::new(&self.options.label);
-        let request = self.shared.machine().acquire(owner, self.options.takeover, EntryId::MIN);
+        let request = self.shared.machine().acquire_to_mend(owner, self.options.takeover);
         let (answer, outcome) = self.ask(&request, What::Lane).await?;
         match answer {
             Answer::Held { .. } => Ok(()),
@@ -257,6 +261,10 @@ impl Lane {
         }
         Err(match Answer::parse(&answer)? {
             Answer::Gone if to.is_empty() => return Ok(None),
+            // It is this one that has deleted it: the reply was lost.
+            Answer::Fenced { epoch, .. } if to.is_empty() && epoch == grip.epoch => {
+                return Ok(None);
+            }
             Answer::WrongType { key, found } => {
                 let key = keys.get(key.saturating_sub(1)).copied().unwrap_or_default();
                 let message = format!(

@@ -1,21 +1,49 @@
 -- ARGV: owner, lease in milliseconds, '1' to take the lane from whoever has it, where a new
--- lane begins, and the owner whom the asker was before, or ''. Gives {'held', epoch, position, commits,
--- planned}, or {'busy', milliseconds, owner, epoch}.
+-- lane begins, and the owner whom the asker was before, or ''; and '1' to mend what no processor has
+-- written. Gives {'held', epoch, position, commits, planned}, or {'busy', milliseconds, owner, epoch}.
+if deleted then
+  redis.call('DEL', lane)
+end
 local lease, time = tonumber(ARGV[2]), now()
+<<<<<<< HEAD
 local held = redis.pcall('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
 if held.err then
   return unreadable(held)
 end
 local epoch, position, commits = held[2] or '0', held[5] or ARGV[4], held[6] or '0'
+=======
+local held = redis.call('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
+local epoch, position, commits = held[2] or deleted or '0', held[5] or ARGV[4], held[6] or '0'
+for field, value in pairs({epoch = epoch, position = position, commits = commits}) do
+  local is_right = is_count(value)
+  if field == 'position' then
+    is_right = string.find(value, '^%d+%-%d+$') ~= nil
+  end
+  if not is_right then
+    if ARGV[6] ~= '1' then
+      return {'damaged', field, value}
+    elseif field == 'epoch' then
+      epoch = text(time)  -- higher than any that was counted
+    elseif field == 'position' then
+      position = '0-0'
+    else
+      commits = '1'  -- a lane without a commit has no state
+    end
+  end
+end
+>>>>>>> 54c0f7c (Processors: what is loaded before an entry counts as tried, stops, losses and deletions that are told, commits that would be half in, lanes that are damaged)
 if held[1] ~= owner then
   if held[1] and held[1] ~= '' and held[1] ~= ARGV[5] and ARGV[3] ~= '1' then
-    local left = tonumber(held[3]) - time
+    local left = (tonumber(held[3]) or 0) - time
     -- More than it can be: the server's clock has gone back, and says nothing of this lease.
-    if left > 0 and left <= 2 * tonumber(held[4]) then
+    if left > 0 and left <= 2 * (tonumber(held[4]) or 0) then
       return {'busy', text(left), held[1], epoch}
     end
   end
   epoch = text(epoch + 1)
+  if ARGV[6] == '1' and held[1] and held[1] ~= '' then
+    redis.call('HSET', lane, 'displaced', held[1])
+  end
 end
 redis.call('HSET', lane, 'owner', owner, 'epoch', epoch, 'until', text(time + lease), 'lease', ARGV[2],
   'position', position, 'commits', commits, 'acquired', text(time))

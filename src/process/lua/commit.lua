@@ -42,6 +42,34 @@ for i = 3, #KEYS do
     return {'type', text(i), kind}
   end
 end
+-- A stream of which the last ID is used up takes no more entries: no server says so before the XADD. Those
+-- that the user may not look at are not looked at. Numbers so large are exact in steps of 2,048 alone.
+local LAST = '18446744073709551615'
+local function is_used_up(key, is_known)
+  local near = 18446744073709551616 - 4096 * math.ceil(#ARGV / 4096)
+  local found = redis.pcall('XRANGE', key, LAST .. '-' .. text(near), '+', 'COUNT', 1)
+  if not found.err and #found > 0 then
+    return true
+  elseif is_known then
+    return false
+  end
+  -- The entry may be gone. This one gives the first and the last entry with it, so not each time.
+  local info = redis.pcall('XINFO', 'STREAM', key)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      local ms, seq = string.match(info[i + 1], '^(%d+)%-(%d+)$')
+      return ms == LAST and tonumber(seq) >= near
+    end
+  end
+  return false
+end
+for i = 3, #KEYS do
+  local letter = string.sub(letters, i - 2, i - 2)
+  if letter ~= 'h' and letter ~= 'H' and is_used_up(KEYS[i], letter == 'x' or letter == 't') then
+    return {err = 'ERR the stream ' .. string.gsub(KEYS[i], '[\r\n]', ' ')
+      .. ' has used up its IDs (XINFO STREAM: last-generated-id) and takes no more entries'}
+  end
+end
 -- Whether the user may write is asked by commands that change nothing.
 for i = 3, #KEYS do
   local key, letter = KEYS[i], string.sub(letters, i - 2, i - 2)

@@ -27,6 +27,7 @@ for i = 3, #KEYS do
   answer[i] = text(redis.call('HLEN', KEYS[i]))
   dropped[i - 2] = KEYS[i]
 end
+local displaced = redis.call('HGET', lane, 'displaced')
 if position == '' then
   dropped[#dropped + 1] = lane
 end
@@ -34,8 +35,13 @@ end
 if #dropped > 0 then
   redis.call('UNLINK', unpack(dropped))
 end
-if position ~= '' then
-  redis.call('HSET', lane, 'position', position, 'planned', '', 'begins', position)
+if position == '' then
+  -- Whoever had it may work on. One who says nothing for more than a day is told that the lane is gone.
+  if displaced then
+    redis.pcall('SET', lane, 'deleted in epoch ' .. epoch, 'PX', '86400000')
+  end
+else
+  redis.call('HSET', lane, 'position', position, 'planned', '', 'begins', position, 'tried', '')
   -- A lane without a commit has no state. Where that stays, because somebody has said so, it counts as one.
   if redis.call('HGET', lane, 'commits') == '0' then
     redis.call('HSET', lane, 'commits', '1')

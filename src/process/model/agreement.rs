@@ -208,7 +208,8 @@ fn agree(real: &mut Real, steps: &[Step]) {
             Step::Acquire { owner, takeover, previous, short } => {
                 let name = |number: u8| Owner(format!("o:{number}"));
                 let (owner, previous) = (name(owner), previous.map(name));
-                (Request::Acquire { owner, takeover, start: id(7), previous }, Some(short))
+                let start = id(7);
+                (Request::Acquire { owner, takeover, start, previous, mends: false }, Some(short))
             }
             Step::Renew { back, off, plan, short } => {
                 let plan = plan.map(|(from, step)| Plan {

@@ -41,7 +41,7 @@ impl<C> Server<C> {
         flaw: Flaw,
     ) -> Answer {
         match request {
-            Request::Acquire { owner, takeover, start, previous } => {
+            Request::Acquire { owner, takeover, start, previous, .. } => {
                 let lane = self.lane.as_ref();
                 let was_theirs = previous.is_some()
                     && lane.is_some_and(|lane| lane.owner.as_ref() == previous.as_ref());

@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::source::Source;
 use super::{Processor, lock};
 use crate::client::spawn;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::process::durability::evicting_policy;
 use crate::process::lane::{Held, Notes};
-use crate::read::OnDataLoss;
 
 /// How long a standby waits before it looks again, at most.
 const STANDBY: Duration = Duration::from_millis(500);
@@ -16,11 +15,10 @@ const STANDBY: Duration = Duration::from_millis(500);
 impl Processor {
     /// Acquires the lane, if what became of it allows that; says whether, and not that the loop was stopped.
     pub(super) async fn acquire(&mut self) -> Result<bool> {
-        if let Some(error) = self.lane.lost().filter(|_| self.begun.is_some() && !self.is_told) {
-            if error.kind() == ErrorKind::DataLoss && self.options.on_data_loss == OnDataLoss::Raise
-            {
-                self.is_told = true;
-            }
+        if let Some(epoch) = self.begun.filter(|epoch| !self.told.is_told(*epoch))
+            && let Some(error) = self.lane.lost()
+        {
+            self.told.tell(epoch, &error);
             self.settled(error)?;
         }
         let stopper = self.stopper.clone();
@@ -32,7 +30,8 @@ impl Processor {
         }
         // One that others have taken over since is waited for.
         self.lane.waits();
-        (self.begun, self.is_told) = (Some(held.epoch), false);
+        self.begun = Some(held.epoch);
+        self.told.forget();
         let mut stats = lock(&self.stats);
         (stats.epoch, stats.position) = (Some(held.epoch), self.source.position(held.position));
         drop(stats);

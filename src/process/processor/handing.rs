@@ -74,10 +74,7 @@ impl Processor {
         } else if !transaction.batch().is_empty() {
             return Ok(Some(transaction));
         }
-        match self.commit(transaction).await {
-            Ok(_) => Ok(None),
-            Err(error) => self.settled(error).map(|()| None),
-        }
+        self.commit_unseen(transaction).await.map(|()| None)
     }
 
     /// A transaction of the next rows of what was read.

@@ -4,25 +4,29 @@ mod acquiring;
 mod ahead;
 mod group;
 mod handing;
+mod next;
 mod options;
 mod poison;
 mod rest;
 mod source;
 mod stop;
+mod told;
 mod transaction;
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+#[cfg(feature = "python")]
+pub(crate) use self::next::Came;
 pub use self::options::{ProcessorOptions, ProcessorStats};
 use self::poison::Suspects;
 use self::source::Source;
 pub use self::stop::Stopper;
+#[cfg(feature = "python")]
+pub(crate) use self::told::Told;
 pub use self::transaction::Transaction;
-use super::commit::Commit;
 use super::keys::{check_slot, state_key, table_key};
-use super::lane::{Committed, Held, Lane};
+use super::lane::{Committed, Lane};
 use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
@@ -73,8 +77,9 @@ pub struct Processor {
     begun: Option<u64>,
     /// What is done once was done.
     is_prepared: bool,
-    /// That the lane was lost has been told: the next one to ask has it acquired anew.
-    is_told: bool,
+    /// Where a new lane begins is known: `$` is what comes after the first look.
+    is_start_known: bool,
+    told: told::Told,
     stopper: Stopper,
     /// Dead letters of its commits.
     letters: u64,
@@ -82,9 +87,6 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// A wait for entries is cut into parts of this length at most, between which the lane is looked at.
-    const LOOK: Duration = Duration::from_secs(1);
-
     /// The processor `name` of the request's stream; nothing is sent yet. A batch is of the request's size,
     /// begins at its start where there is no lane yet, and is waited for as it says.
     ///
@@ -122,7 +124,8 @@ impl Processor {
             session,
             begun: None,
             is_prepared: false,
-            is_told: false,
+            is_start_known: false,
+            told: told::Told::default(),
             stopper: Stopper::default(),
             letters: 0,
             stats: Arc::default(),
@@ -145,91 +148,6 @@ impl Processor {
         Arc::clone(&self.stats)
     }
 
-    /// The next batch: that which begins at the lane's position, the same one again if it was not
-    /// committed. Waits until the lane is this processor's, and until there are entries. `None` once it is
-    /// stopped or, where the request says so, a wait found nothing. Its future may be dropped at any time.
-    ///
-    /// Another [epoch](Transaction::epoch) than before says that the lane was acquired: the first time, or
-    /// anew, because nobody knew whether a commit is in or the server had lost some and the
-    /// policy is to go on. State and tables are to be loaded again then.
-    ///
-    /// # Errors
-    ///
-    /// [`Fenced`](ErrorKind::Fenced) where another has acquired the lane since, from then on always;
-    /// [`DataLoss`](ErrorKind::DataLoss) where entries were trimmed before they were read, or the server has
-    /// lost commits or the lane, and the policy is not to go on; as [`Lane::acquire`] and
-    /// [`read`](crate::read).
-    pub async fn next(&mut self) -> Result<Option<Transaction>> {
-        let mut waiting: Option<Instant> = None;
-        while !self.stopper.is_stopped() {
-            let Some(held) = self.held() else {
-                if !self.acquire().await? {
-                    return Ok(None);
-                }
-                continue;
-            };
-            let ahead = match &mut self.source {
-                Source::Pages(ahead) => ahead,
-                Source::Group(_) => match self.next_of_group(held).await? {
-                    ControlFlow::Break(next) => return Ok(next),
-                    ControlFlow::Continue(()) => continue,
-                },
-            };
-            if let Some((batch, last)) = ahead.batch(held.position) {
-                match self.hand_out(held, batch, last).await? {
-                    Some(transaction) => return Ok(Some(transaction)),
-                    None => continue,
-                }
-            }
-            let block = self.request.block_time();
-            let left = block.map(|block| {
-                block.saturating_sub(waiting.map_or(Duration::ZERO, |since| since.elapsed()))
-            });
-            let wait = left.unwrap_or(Self::LOOK).min(Self::LOOK);
-            let since = *waiting.get_or_insert_with(Instant::now);
-            let stopper = self.stopper.clone();
-            let reading = ahead.read(held.position, held.planned, wait);
-            match stopper.or(reading).await {
-                None => return Ok(None),
-                Some(read) => {
-                    if read? {
-                        waiting = None;
-                    } else if let Some(planned) = held.planned {
-                        self.skip(held, planned).await?;
-                    } else if self.request.stops_idle()
-                        && block.is_some_and(|block| since.elapsed() >= block)
-                    {
-                        return Ok(None);
-                    } else if block.is_some_and(|block| since.elapsed() >= block) {
-                        waiting = None;
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Waits until the lane is this processor's, as [`next`](Self::next) does first: for whoever has something
-    /// to settle before there is a batch. Says whether it is, and not that the loop was stopped. Its future
-    /// may be dropped at any time.
-    ///
-    /// # Errors
-    ///
-    /// As [`next`](Self::next).
-    pub async fn hold(&mut self) -> Result<bool> {
-        while self.held().is_none() {
-            if self.stopper.is_stopped() || !self.acquire().await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Where the lane is, once it is held and known what was noted in it.
-    fn held(&self) -> Option<Held> {
-        self.lane.held().filter(|held| self.begun == Some(held.epoch))
-    }
-
     /// Writes what a transaction is to write, its dead letters, and the position after it, once: all of it
     /// or, with most errors, nothing. See [`Lane::commit`].
     ///
@@ -237,7 +155,18 @@ impl Processor {
     ///
     /// As [`Lane::commit`]; [`InvalidArgument`](ErrorKind::InvalidArgument) for a transaction of before the
     /// lane was acquired anew, and for dead letters without a stream for them.
-    pub async fn commit(&mut self, mut transaction: Transaction) -> Result<Committed> {
+    pub async fn commit(&mut self, transaction: Transaction) -> Result<Committed> {
+        let epoch = transaction.epoch();
+        let committed = self.commit_untold(transaction).await;
+        committed.inspect_err(|error| self.told.tell(epoch, error))
+    }
+
+    /// The same for a caller who may be gone when it ends: the error counts as told once somebody
+    /// [has it](Processor::told).
+    pub(crate) async fn commit_untold(
+        &mut self,
+        mut transaction: Transaction,
+    ) -> Result<Committed> {
         if let Some(held) = self.lane.held()
             && held.epoch != transaction.epoch()
         {
@@ -283,10 +212,7 @@ impl Processor {
                 self.tell_of_letters(number, first, reason);
             }
         }
-        committed.inspect_err(|error| {
-            self.tell_if_claimed(error, entries);
-            self.is_told = error.kind() == ErrorKind::DataLoss;
-        })
+        committed.inspect_err(|error| self.tell_if_claimed(error, entries))
     }
 
     /// What is to become of a commit's error where nobody waits for that commit alone: it is
@@ -343,6 +269,12 @@ impl Processor {
         )))
     }
 
+    /// Takes note of what has been told, from anywhere.
+    #[cfg(feature = "python")]
+    pub(crate) fn told(&self) -> Told {
+        self.told.clone()
+    }
+
     /// Leaves the lane to others, at once.
     ///
     /// # Errors
@@ -385,19 +317,6 @@ impl Processor {
     /// The hash of one of its tables.
     pub fn table_key(&self, table: &[u8]) -> Vec<u8> {
         table_key(self.request.stream(), &self.name, table)
-    }
-
-    /// Moves the position to the end of a batch of which no entry is left.
-    async fn skip(&mut self, held: Held, planned: EntryId) -> Result<()> {
-        let commit = self.empty_commit(held.position, planned);
-        match self.lane.commit(&commit).await {
-            Ok(_) => Ok(()),
-            Err(error) => self.settled(error),
-        }
-    }
-
-    fn empty_commit(&self, after: EntryId, to: EntryId) -> Commit {
-        self.bounded(Commit::between(after, to))
     }
 
     /// What a lane holds that has had no commit is of another one, which is lost.

@@ -92,16 +92,19 @@ fn missing(error: Error, commits: u64) -> Error {
 impl Processor {
     /// Where a new lane begins, and which dtypes the fields have. A group has a start of its own.
     pub(super) async fn prepare_pages(&mut self) -> Result<()> {
-        let stream = self.request.stream().to_vec();
-        let start = match self.request.start() {
-            IdBound::Id(id) => id.predecessor().unwrap_or_default(),
-            IdBound::Newest | IdBound::AfterNewest => {
-                let newest = newest_up_to(&mut self.session, &stream, EntryId::MAX).await;
-                newest.map_err(|error| self.request.about(error))?.unwrap_or_default()
-            }
-            IdBound::Nothing => EntryId::MAX,
-        };
-        self.lane.set_start(start);
+        if !self.is_start_known {
+            let start = match self.request.start() {
+                IdBound::Id(id) => id.predecessor().unwrap_or_default(),
+                IdBound::Newest | IdBound::AfterNewest => {
+                    let stream = self.request.stream().to_vec();
+                    let newest = newest_up_to(&mut self.session, &stream, EntryId::MAX).await;
+                    newest.map_err(|error| self.request.about(error))?.unwrap_or_default()
+                }
+                IdBound::Nothing => EntryId::MAX,
+            };
+            self.lane.set_start(start);
+            self.is_start_known = true;
+        }
         if let Some(sample) = self.request.sample_size() {
             let asked = self.request.clone().with_inference(None);
             let fields = infer_schema(&self.client, asked.clone(), sample).await?;

@@ -33,7 +33,7 @@ impl Stopper {
     }
 
     /// What a future gives, or `None` where the loop is stopped first: then the future is dropped.
-    pub(super) async fn or<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn or<T>(&self, doing: impl Future<Output = T>) -> Option<T> {
         let comes = pin!(async {
             let comes = self.inner.comes.notified();
             if !self.is_stopped() {

@@ -16,6 +16,9 @@ use crate::process::commit::Commit;
 use crate::read::bounded_reason;
 use crate::resp::{self, RawReply};
 
+/// The fields that a dead letter has beside those of its entry.
+const STORY: usize = 7;
+
 /// A batch of a [processor](crate::Processor), and what its commit is to write beside the position.
 #[derive(Debug, Clone)]
 pub struct Transaction {
@@ -169,7 +172,21 @@ impl Transaction {
             // One that was deleted meanwhile leaves nothing to keep.
             let Some(fields) = fields_of(&entry) else { continue };
             let (id, tried) = (id.to_string(), tried.to_string());
-            let story: [(&[u8], &[u8]); 7] = [
+            // An entry that no commit can move must not stop the processor.
+            let room = STORY * 64 + stream.len() + group.len() + consumer.len() + reason.len();
+            let bytes =
+                fields.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
+            let (fields, reason) = match self.commit.may_have(fields.len() + STORY, bytes + room) {
+                true => (fields, reason),
+                false => {
+                    let note = format!(
+                        " (its {} fields are more than a commit can move: they stay in the stream alone)",
+                        fields.len()
+                    );
+                    (Vec::new(), reason + &note)
+                }
+            };
+            let story: [(&[u8], &[u8]); STORY] = [
                 (b"_dead_stream", stream),
                 (b"_dead_id", id.as_bytes()),
                 (b"_dead_group", group),

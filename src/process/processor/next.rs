@@ -1,0 +1,159 @@
+//! A processor's next batch: the lane is acquired, and pages are read.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+
+use super::source::Source;
+use super::{Processor, Transaction};
+use crate::decode::Batch;
+use crate::entry_id::EntryId;
+use crate::error::Result;
+use crate::process::commit::Commit;
+use crate::process::lane::Held;
+
+/// A wait for entries is cut into parts of this length at most, between which the lane is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What comes next.
+pub(crate) enum Came {
+    /// The lane was acquired, in this epoch: state and tables are to be loaded.
+    Lane(u64),
+    Batch(Box<Transaction>),
+    /// It was stopped or, where the request says so, a wait found nothing.
+    End,
+}
+
+impl Came {
+    fn of(next: Option<Transaction>) -> Self {
+        next.map_or(Came::End, |transaction| Came::Batch(Box::new(transaction)))
+    }
+}
+
+impl Processor {
+    /// The next batch: that which begins at the lane's position, the same one again if it was not
+    /// committed. Waits until the lane is this processor's, and until there are entries. `None` once it is
+    /// stopped or, where the request says so, a wait found nothing. Its future may be dropped at any time.
+    ///
+    /// Another [epoch](Transaction::epoch) than before says that the lane was acquired: the first time, or
+    /// anew, because nobody knew whether a commit is in or the server had lost some and the
+    /// policy is to go on. State and tables are to be loaded again then.
+    ///
+    /// # Errors
+    ///
+    /// [`Fenced`](ErrorKind::Fenced) where another has acquired the lane since, from then on always;
+    /// [`DataLoss`](ErrorKind::DataLoss) where entries were trimmed before they were read, or the server has
+    /// lost commits or the lane, and the policy is not to go on; as [`Lane::acquire`] and
+    /// [`read`](crate::read).
+    pub async fn next(&mut self) -> Result<Option<Transaction>> {
+        let mut known = self.begun;
+        loop {
+            match self.next_in(known).await? {
+                Came::Lane(epoch) => known = Some(epoch),
+                Came::Batch(transaction) => return Ok(Some(*transaction)),
+                Came::End => return Ok(None),
+            }
+        }
+    }
+
+    /// The same for whoever loads state and tables first: a batch comes only in the epoch that the caller
+    /// knows. What cannot be loaded ends no entry, so before that none is noted as tried.
+    pub(crate) async fn next_in(&mut self, known: Option<u64>) -> Result<Came> {
+        let mut waiting: Option<Instant> = None;
+        while !self.stopper.is_stopped() {
+            let Some(held) = self.held() else {
+                if !self.acquire().await? {
+                    return Ok(Came::End);
+                }
+                continue;
+            };
+            if known != Some(held.epoch) {
+                return Ok(Came::Lane(held.epoch));
+            }
+            let ahead = match &mut self.source {
+                Source::Pages(ahead) => ahead,
+                Source::Group(_) => match self.next_of_group(held).await? {
+                    ControlFlow::Break(next) => return Ok(Came::of(next)),
+                    ControlFlow::Continue(()) => continue,
+                },
+            };
+            if let Some((batch, last)) = ahead.batch(held.position) {
+                match self.hand_out(held, batch, last).await? {
+                    Some(transaction) => return Ok(Came::of(Some(transaction))),
+                    None => continue,
+                }
+            }
+            let block = self.request.block_time();
+            let left = block.map(|block| {
+                block.saturating_sub(waiting.map_or(Duration::ZERO, |since| since.elapsed()))
+            });
+            let wait = left.unwrap_or(LOOK).min(LOOK);
+            let since = *waiting.get_or_insert_with(Instant::now);
+            let stopper = self.stopper.clone();
+            let reading = ahead.read(held.position, held.planned, wait);
+            match stopper.or(reading).await {
+                None => return Ok(Came::End),
+                Some(read) => {
+                    if read? {
+                        waiting = None;
+                    } else if let Some(planned) = held.planned {
+                        self.skip(held, planned).await?;
+                    } else if self.request.stops_idle()
+                        && block.is_some_and(|block| since.elapsed() >= block)
+                    {
+                        return Ok(Came::End);
+                    } else if block.is_some_and(|block| since.elapsed() >= block) {
+                        waiting = None;
+                    }
+                }
+            }
+        }
+        Ok(Came::End)
+    }
+
+    /// Waits until the lane is this processor's, as [`next`](Self::next) does first: for whoever has something
+    /// to settle before there is a batch. Says whether it is, and not that the loop was stopped. Its future
+    /// may be dropped at any time.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub async fn hold(&mut self) -> Result<bool> {
+        while self.held().is_none() {
+            if self.stopper.is_stopped() || !self.acquire().await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves the position to the end of a batch of which no entry is left.
+    async fn skip(&mut self, held: Held, planned: EntryId) -> Result<()> {
+        let commit = self.empty_commit(held.position, planned);
+        let rows = RecordBatch::new_empty(Arc::new(Schema::empty()));
+        let batch = Batch::new(rows, Vec::new(), Vec::new());
+        let range = (held.position, planned);
+        self.commit_unseen(Transaction::new(batch, range, commit, held.epoch)).await
+    }
+
+    /// Commits what nobody has had in hand, unless the loop is stopped first: then it may be in or not.
+    pub(super) async fn commit_unseen(&mut self, transaction: Transaction) -> Result<()> {
+        let stopper = self.stopper.clone();
+        match stopper.or(self.commit(transaction)).await {
+            Some(Err(error)) => self.settled(error),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn empty_commit(&self, after: EntryId, to: EntryId) -> Commit {
+        self.bounded(Commit::between(after, to))
+    }
+
+    /// Where the lane is, once it is held and known what was noted in it.
+    pub(super) fn held(&self) -> Option<Held> {
+        self.lane.held().filter(|held| self.begun == Some(held.epoch))
+    }
+}
