@@ -314,8 +314,8 @@ def test_a_lane_that_is_damaged(
 
 def test_a_lane_that_is_damaged_while_it_is_held(any_server: Server, client: redis.Redis) -> None:
     client.xadd("s", {"n": 1})
-    with (
-        pytest.raises(redfloe.DataLossError, match="the epoch .x., which no processor writes"),
+    with (  # noqa: PT012
+        pytest.raises(redfloe.DataLossError, match=r"the epoch .x., which no processor writes"),
         redfloe.StreamProcessor(any_server.url, "s", name="p") as made,
     ):
         next(made)
