@@ -347,6 +347,7 @@ impl Explorer {
                 Loss::Gone => "gone",
                 Loss::Unknown { .. } => "unknown",
                 Loss::Broken { .. } => "broken",
+                Loss::Damaged { .. } => "damaged",
             });
         }
     }
