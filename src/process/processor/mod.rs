@@ -162,7 +162,7 @@ impl Processor {
     }
 
     /// The same for a caller who may be gone when it ends: the error counts as told once somebody
-    /// [has it](Processor::told).
+    /// has it.
     pub(crate) async fn commit_untold(
         &mut self,
         mut transaction: Transaction,

@@ -44,9 +44,9 @@ impl Processor {
     ///
     /// # Errors
     ///
-    /// [`Fenced`](ErrorKind::Fenced) where another has acquired the lane since, from then on always;
-    /// [`DataLoss`](ErrorKind::DataLoss) where entries were trimmed before they were read, or the server has
-    /// lost commits or the lane, and the policy is not to go on; as [`Lane::acquire`] and
+    /// [`Fenced`](crate::ErrorKind::Fenced) where another has acquired the lane since, from then on always;
+    /// [`DataLoss`](crate::ErrorKind::DataLoss) where entries were trimmed before they were read, or the server has
+    /// lost commits or the lane, and the policy is not to go on; as [`Lane::acquire`](crate::Lane::acquire) and
     /// [`read`](crate::read).
     pub async fn next(&mut self) -> Result<Option<Transaction>> {
         let mut known = self.begun;
