@@ -122,22 +122,22 @@ impl Shared {
                     // Without an answer there is to be time for another, on another connection.
                     let limit = self.lease / Machine::PART;
                     let mut fate = Fate::Nothing;
-                    let tried = match timeout(limit, attempt.run(self, &mut session, &mut fate)).await
-                    {
-                        Ok(Ok((answer, _))) => {
-                            let outcome = self.machine().answered(&request, answer, now);
-                            if let Outcome::Lost(loss) = outcome {
-                                self.tell(&self.lost(Some(loss)));
+                    let tried =
+                        match timeout(limit, attempt.run(self, &mut session, &mut fate)).await {
+                            Ok(Ok((answer, _))) => {
+                                let outcome = self.machine().answered(&request, answer, now);
+                                if let Outcome::Lost(loss) = outcome {
+                                    self.tell(&self.lost(Some(loss)));
+                                }
+                                now
                             }
-                            now
-                        }
-                        Ok(Err(error)) => {
-                            // A node of a cluster that has moved is found by the next one.
-                            session.learn(&error);
-                            Instant::now()
-                        }
-                        Err(_) => now,
-                    };
+                            Ok(Err(error)) => {
+                                // A node of a cluster that has moved is found by the next one.
+                                session.learn(&error);
+                                Instant::now()
+                            }
+                            Err(_) => now,
+                        };
                     self.machine().renewal_tried(tried);
                 }
             }

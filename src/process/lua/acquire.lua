@@ -1,18 +1,15 @@
 -- ARGV: owner, lease in milliseconds, '1' to take the lane from whoever has it, where a new
 -- lane begins, and the owner whom the asker was before, or ''; and '1' to mend what no processor has
 -- written. Gives {'held', epoch, position, commits, planned}, or {'busy', milliseconds, owner, epoch}.
+local lease, time = tonumber(ARGV[2]), now()
+local held = redis.pcall('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
+local deleted = held.err and deleted_in()
 if deleted then
   redis.call('DEL', lane)
-end
-local lease, time = tonumber(ARGV[2]), now()
-<<<<<<< HEAD
-local held = redis.pcall('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
-if held.err then
+  held = {}
+elseif held.err then
   return unreadable(held)
 end
-local epoch, position, commits = held[2] or '0', held[5] or ARGV[4], held[6] or '0'
-=======
-local held = redis.call('HMGET', lane, 'owner', 'epoch', 'until', 'lease', 'position', 'commits', 'planned')
 local epoch, position, commits = held[2] or deleted or '0', held[5] or ARGV[4], held[6] or '0'
 for field, value in pairs({epoch = epoch, position = position, commits = commits}) do
   local is_right = is_count(value)
@@ -31,7 +28,6 @@ for field, value in pairs({epoch = epoch, position = position, commits = commits
     end
   end
 end
->>>>>>> 54c0f7c (Processors: what is loaded before an entry counts as tried, stops, losses and deletions that are told, commits that would be half in, lanes that are damaged)
 if held[1] ~= owner then
   if held[1] and held[1] ~= '' and held[1] ~= ARGV[5] and ARGV[3] ~= '1' then
     local left = (tonumber(held[3]) or 0) - time

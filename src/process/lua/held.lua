@@ -1,15 +1,12 @@
 -- All but acquire go on with this. ARGV: owner, epoch.
 local epoch = ARGV[2]
-<<<<<<< HEAD
 local held = redis.pcall('HMGET', lane, 'owner', 'epoch', 'commits', 'position', 'last', 'planned',
-=======
-if deleted then
-  return {'fenced', deleted, ''}
-end
-local held = redis.call('HMGET', lane, 'owner', 'epoch', 'commits', 'position', 'last', 'planned',
->>>>>>> 54c0f7c (Processors: what is loaded before an entry counts as tried, stops, losses and deletions that are told, commits that would be half in, lanes that are damaged)
   'entries')
 if held.err then
+  local deleted = deleted_in()
+  if deleted then
+    return {'fenced', deleted, ''}
+  end
   return unreadable(held)
 end
 if not held[2] then

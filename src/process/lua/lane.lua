@@ -1,7 +1,12 @@
 -- Every script begins with this. KEYS: lane. ARGV: owner.
 local lane, owner = KEYS[1], ARGV[1]
-<<<<<<< HEAD
 local kind
+-- The epoch in which the lane was deleted: it leaves a text for a while, so that whoever had it is fenced.
+local function deleted_in()
+  if redis.call('TYPE', lane).ok == 'string' then
+    return string.match(redis.call('GETRANGE', lane, 0, 63), '^deleted in epoch (%d+)$')
+  end
+end
 -- What to answer where the lane cannot be read.
 local function unreadable(refused)
   kind = redis.call('TYPE', lane).ok
@@ -10,14 +15,6 @@ local function unreadable(refused)
   end
   -- As it is: before Redis 7.0 the error of a script has another code.
   return refused
-=======
-local kind = redis.call('TYPE', lane).ok
--- A lane that was deleted leaves a text for a while, so that whoever had it is fenced.
-local deleted = kind == 'string'
-  and string.match(redis.call('GETRANGE', lane, 0, 63), '^deleted in epoch (%d+)$')
-if kind ~= 'hash' and kind ~= 'none' and not deleted then
-  return {'type', '1', kind}
->>>>>>> 54c0f7c (Processors: what is loaded before an entry counts as tried, stops, losses and deletions that are told, commits that would be half in, lanes that are damaged)
 end
 -- Whether a text is a count, of those that a Lua number is exact about.
 local function is_count(text)
