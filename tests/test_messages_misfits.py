@@ -339,3 +339,24 @@ def test_a_key_that_no_event_has_is_refused(any_server: Server) -> None:
 
     with pytest.raises(ValueError, match="OrderPlaced has no field 'typo'"):
         CommandBus(App(any_server.url, group="g")).handler(key="typo")(handle)
+
+
+@pytest.mark.parametrize("exactly_once", [False, True], ids=["at_least_once", "exactly_once"])
+def test_a_field_whose_name_is_no_text_is_a_misfit_without_a_model(
+    any_server: Server, client: redis.Redis, stream: str, exactly_once: bool
+) -> None:
+    """Also where none of a batch's entries can be read."""
+    got: list[Any] = []
+    for entry in ({b"_type": b"Shift", b"caf\xe9": b"1"}, {"_type": "Shift", "n": "1"}):
+        add_entries(client, stream, [("*", entry)])
+        got += drained(
+            any_server,
+            stream,
+            lambda app, stream, got: app.on(stream, exactly_once=exactly_once)(
+                lambda message: got.append(message.payload)
+            ),
+        )
+    assert got == [{"n": "1"}]
+    (reason,) = reasons(any_server, stream)
+    assert "is not UTF-8" in reason
+    assert pending(client, stream, "g") == 0

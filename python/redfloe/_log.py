@@ -79,6 +79,11 @@ EVENTS: dict[str, tuple[int, str]] = {
         _WHO + "failure %(failures)d with these entries: %(error)s, given %(first_id)s to "
         "%(last_id)s (%(entries)d in all)",
     ),
+    "handler_left": (
+        logging.WARNING,
+        _WHO + "a handler goes on although it was cancelled as the app ends: its messages "
+        "come again",
+    ),
     "slow_handler": (
         logging.WARNING,
         _WHERE + "%(consumer)s has had %(counted_entries)s in hand for %(seconds).1f s",

@@ -79,7 +79,8 @@ class App(Router):
         How messages are entries.
     grace : float or timedelta, default 30
         How many seconds handlers that run have to return when the app is stopped. After that async
-        ones are cancelled. What is not done is given back at once.
+        ones are cancelled, and left to themselves where they go on. What is not done is given back
+        at once.
     max_deliveries : int, optional
         How often a message is delivered before it goes to the dead-letter stream instead: for those
         that kill their workers. What comes again because a handler returned False counts too.

@@ -95,7 +95,8 @@ class RowCodec(Codec):
                     columns[name] = dtype
         if is_open:
             binary = {name: dtype for name, dtype in columns.items() if dtype == pl.Binary}
-            return {"schema_overrides": binary or None}
+            # A batch none of whose entries can be read has a column too.
+            return {"schema_overrides": {TYPE: pl.String(), **binary}}
         return {"schema": {TYPE: pl.String(), METADATA: pl.String(), **columns}}
 
     def typed_options(self, schema: Mapping[str, pl.DataType]) -> dict[str, Any] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redfloe._consuming.handling import InEventLoop, is_done
+from redfloe._errors import RedfloeError
 from redfloe._processing.running import Face
+from redfloe.messages._ending import LAST, abandon
 from redfloe.messages._handling import with_traceback
 
 if TYPE_CHECKING:
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
     from redfloe.messages._processing import Processing
     from redfloe.messages._processor import PlanProcessor
 
-#: How long a handler that was cancelled may take, in seconds.
-_LAST = 1.0
+#: How long the server may take to be told at the end, in seconds.
+_LAST_TELL = 5.0
 
 
 class ExactlyOnceWorker:
@@ -75,9 +78,20 @@ class ExactlyOnceWorker:
         finally:
             stopping.cancel()
             working.cancel()
-            await asyncio.wait({working}, timeout=_LAST)
+            self.source.stop()
+            await asyncio.wait({working}, timeout=LAST)
+            if not working.done():
+                self.source._processing.has_left = True
+                abandon({working}, self.source._where)
+                await self._leave()
         if working.done() and not working.cancelled():
             working.result()
+
+    async def _leave(self) -> None:
+        """Leave the processor to others, from below a handler that does not end."""
+        with suppress(RedfloeError, TimeoutError):
+            async with asyncio.timeout(_LAST_TELL):
+                await self.source.__aexit__(None, asyncio.CancelledError(), None)
 
     async def _work(self) -> None:
         processor = self.source

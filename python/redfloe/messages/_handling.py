@@ -37,6 +37,8 @@ class Handling:
         self._limits = limits
         self._threads = threads
         self.stopping = False
+        #: Whether the worker has ended, below a handler that has swallowed its cancel.
+        self.has_left = False
         self._stop = threading.Event()
         self._stop_in_loop = asyncio.Event()
 
@@ -57,6 +59,8 @@ class Handling:
                 raised = foreign(error)
             else:
                 if result is not False:
+                    if self.has_left:
+                        return
                     continue
                 item.nack(None)
                 return

@@ -51,6 +51,8 @@ class Processing:
         self._threads = threads
         #: What handlers were called with last.
         self.last: InTransaction | None = None
+        #: Whether the worker has ended, below a handler that has swallowed its cancel.
+        self.has_left = False
 
     @property
     def handler(self) -> Callable[[Any], Any]:
@@ -105,6 +107,8 @@ class Processing:
             except Exception as error:
                 _note(error, call, item)
                 raise
+            if self.has_left:
+                raise asyncio.CancelledError
             _look(result, call, item)
 
 

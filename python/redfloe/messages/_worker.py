@@ -13,6 +13,7 @@ from redfloe._errors import NoGroupError, RedfloeError, RedisConnectionError
 from redfloe._event_loop import completed
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
+from redfloe.messages._ending import LAST, abandon
 from redfloe.messages._handling import Handling
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ _TELL_EVERY = 0.1
 _MOST_QUEUED = 1_000
 #: How often one who waits for handlers to return looks whether it was stopped, in seconds.
 _LOOK = 0.05
-#: How long a handler that was cancelled may take, in seconds.
-_LAST = 1.0
 #: How long the server may take to be told at the end, in seconds.
 _LAST_TELL = 5.0
 
@@ -165,7 +164,8 @@ class StreamWorker:
     async def _lane(self, queue: deque[Item | Part]) -> None:
         handling = self._handling
         while True:
-            await self._wait_for_items(queue)
+            if not await self._wait_for_items(queue):
+                return
             try:
                 while queue and not handling.stopping:
                     item = queue.popleft()
@@ -177,7 +177,8 @@ class StreamWorker:
 
     async def _lane_of_threads(self, queue: deque[Item | Part]) -> None:
         while True:
-            await self._wait_for_items(queue)
+            if not await self._wait_for_items(queue):
+                return
             try:
                 loop = asyncio.get_running_loop()
                 await self._threads.run(self._work_in_thread, queue, loop)
@@ -195,12 +196,16 @@ class StreamWorker:
                 loop.call_soon_threadsafe(self._taken.set)
             handling.handle_in_thread(item)
 
-    async def _wait_for_items(self, queue: deque[Item | Part]) -> None:
+    async def _wait_for_items(self, queue: deque[Item | Part]) -> bool:
+        """Wait until there are some; False once the worker has left, whose cancel was swallowed."""
         while not queue or self._handling.stopping:
+            if self._handling.has_left:
+                return False
             self._filled.clear()
             await self._filled.wait()
         self._busy += 1
         self._quiet.clear()
+        return True
 
     def _rest(self) -> None:
         self._busy -= 1
@@ -253,11 +258,13 @@ class StreamWorker:
     async def _leave(self, tasks: list[asyncio.Task[None]]) -> None:
         """End all tasks, give back what is not done, and tell the server once more."""
         self._handling.stop()
+        self._handling.has_left = True
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=_LAST)
+            await asyncio.wait(tasks, timeout=LAST)
             _error_of(tasks)  # which says that somebody has looked
+            abandon(tasks, self.consumer._where)
         for delivered in self._in_hand:
             delivered.give_back()
         # What cannot be told is still pending, and comes again.

@@ -1,0 +1,52 @@
+"""What becomes of handlers that do not end when they are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from redfloe._log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: How long a handler that was cancelled may take, in seconds.
+LAST = 1.0
+
+#: Those that nobody waits for, kept by a thread: a coroutine that is thrown away is told to end, as
+#: by a cancel, and one that swallows that as well would keep the interpreter from ending.
+_left: set[asyncio.Task[None]] = set()
+_lock = threading.Lock()
+_keeping: list[threading.Thread] = []
+
+
+def abandon(tasks: Iterable[asyncio.Task[None]], where: Mapping[str, str | None]) -> None:
+    """Let tasks be that go on although they were cancelled: nobody waits for them any more."""
+    for task in tasks:
+        if task.done():
+            continue
+        # An event loop that ends waits for all tasks it knows, for ever.
+        asyncio.tasks._unregister_task(task)
+        _keep(task)
+        task.add_done_callback(_look)
+        log("handler_left", where)
+
+
+def _keep(task: asyncio.Task[None]) -> None:
+    with _lock:
+        _left.add(task)
+        if not _keeping:
+            forever = threading.Event()
+            thread = threading.Thread(
+                target=lambda kept: kept and forever.wait(), args=(_left,), daemon=True
+            )
+            thread.start()
+            _keeping.append(thread)
+
+
+def _look(task: asyncio.Task[None]) -> None:
+    """Take its exception, which says nothing new: its messages come again."""
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()
