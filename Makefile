@@ -22,6 +22,7 @@ export CARGO_TARGET_DIR ?= $(REDFLOE_CACHE)/target
 endif
 
 bin := $(abspath $(VENV))/bin
+engines := $(abspath $(VENV))/engines
 tools := $(VENV)/.tools
 venv := $(VENV)/.stamp
 built := $(VENV)/.built
@@ -68,7 +69,8 @@ lock: $(tools) ## the newest versions that fit together, into constraints.txt
 	@$(pip) --group lock
 	$(bin)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 		--custom-compile-command 'make lock' --no-annotate \
-		pyproject.toml --group dev --group lock --extra demo --output-file constraints.txt
+		pyproject.toml --group dev --group lock --group engines --extra demo --extra spark \
+		--output-file constraints.txt
 
 .PHONY: build
 build: $(built) ## the release wheel into dist/, and into the environment
@@ -129,6 +131,19 @@ test-rust: $(tools) ## cargo test, without and with the feature python
 .PHONY: test-python
 test-python: $(venv) build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
 	$(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+
+# Spark needs a JVM, and engines pin much that we do not: they have an environment of their own. There is
+# one JVM for all tests, so there is one process.
+.PHONY: test-engines
+test-engines: servers build ## tests on real engines (Spark; needs Java 17): at most eight minutes
+	@command -v java >/dev/null || { echo "Java is needed: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
+	@test -x $(engines)/bin/python || $(PYTHON) -m venv $(engines)
+	@echo "==> $(engines): Spark, 1 GB (a minute)"
+	@$(engines)/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	@$(engines)/bin/python -m pip install --quiet --constraint constraints.txt --group engines
+	@$(engines)/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	@$(engines)/bin/python -m pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[spark]"
+	$(engines)/bin/python -m pytest tests/engines $(PYTEST_ARGS)
 
 # One run that passes says little of races.
 .PHONY: test-faults

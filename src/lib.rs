@@ -67,9 +67,9 @@ pub use process::{
 };
 pub use read::{
     Batches, BlockingBatches, DeadLetter, GroupOptions, Member, OnDataLoss, OnGroupLost, OnIdle,
-    OnSchemaMismatch, OwnPending, PageSize, ReadRequest, Reclaim, Removal, Replayed, Resume, Stats,
-    StreamOrder, ack_entries, batches, infer_schema, pin, pin_streams, read, replay_dead_letters,
-    tail,
+    OnSchemaMismatch, OwnPending, PageSize, Partition, Piece, ReadRequest, Reclaim, Removal,
+    Replayed, Resume, Stats, StreamOrder, ack_entries, batches, check_offsets, infer_schema,
+    offsets, offsets_ahead, pin, pin_streams, read, replay_dead_letters, split, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
 pub use write::{

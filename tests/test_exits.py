@@ -67,6 +67,15 @@ HELD: dict[str, tuple[bytes, str]] = {
         b"XADD",
         "await redfloe.sink_stream_async(url, pl.LazyFrame({'a': [1, 2]}), 'out')",
     ),
+    "split_stream_async": (
+        b"XREVRANGE",
+        "await redfloe.split_stream_async(url, 's', 2)",
+    ),
+    "stream_offsets_async": (b"XREVRANGE", "await redfloe.stream_offsets_async(url, 's')"),
+    "advance_offsets_async": (
+        b"XRANGE",
+        "await redfloe.advance_offsets_async(url, {}, 2, up_to={'s': '2-0'})",
+    ),
     "ack_entries_async": (b"XACK", "await redfloe.ack_entries_async(url, 's', 'g', ['1-0'])"),
     "read_dead_letters_async": (b"XRANGE", "await redfloe.read_dead_letters_async(url, 's')"),
     "replay_dead_letters_async": (

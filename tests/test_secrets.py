@@ -38,6 +38,14 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "StreamConsumer": lambda url: next(redfloe.StreamConsumer(url, "s", *ME)),
     "StreamProcessor": lambda url: redfloe.StreamProcessor(url, "s", name="n").run(print),
     "StreamProducer": produce,
+    "split_stream": lambda url: redfloe.split_stream(url, "s", 2),
+    "split_stream_async": lambda url: asyncio.run(redfloe.split_stream_async(url, "s", 2)),
+    "stream_offsets": lambda url: redfloe.stream_offsets(url, "s"),
+    "stream_offsets_async": lambda url: asyncio.run(redfloe.stream_offsets_async(url, "s")),
+    "advance_offsets": lambda url: redfloe.advance_offsets(url, {}, 2, up_to={"s": "2-0"}),
+    "advance_offsets_async": lambda url: asyncio.run(
+        redfloe.advance_offsets_async(url, {}, 2, up_to={"s": "2-0"})
+    ),
     "ack_entries": lambda url: redfloe.ack_entries(url, "s", "g", ["1-0"]),
     "ack_entries_async": lambda url: asyncio.run(redfloe.ack_entries_async(url, "s", "g", ["1-0"])),
     "claim_entries": lambda url: redfloe.claim_entries(url, "s", *ME, ["1-0"]),

@@ -42,6 +42,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "read_stream": (),
     "read_streams": (),
     "stream_info": (),
+    "split_stream": (2,),
+    "stream_offsets": (),
     "list_streams": (),
     "list_groups": (),
     "group_info": (),

@@ -96,6 +96,15 @@ from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.many import read_streams, read_streams_async, scan_streams
+from redfloe._reading.partitions import (
+    StreamPartition,
+    advance_offsets,
+    advance_offsets_async,
+    split_stream,
+    split_stream_async,
+    stream_offsets,
+    stream_offsets_async,
+)
 from redfloe._reading.read import (
     ack_entries,
     ack_entries_async,
@@ -150,6 +159,7 @@ __all__ = [
     "SentEntry",
     "State",
     "StreamConsumer",
+    "StreamPartition",
     "StreamProcessor",
     "StreamProducer",
     "StreamReader",
@@ -160,6 +170,8 @@ __all__ = [
     "__version__",
     "ack_entries",
     "ack_entries_async",
+    "advance_offsets",
+    "advance_offsets_async",
     "claim_entries",
     "claim_entries_async",
     "consumer_info",
@@ -209,9 +221,13 @@ __all__ = [
     "scan_table",
     "sink_stream",
     "sink_stream_async",
+    "split_stream",
+    "split_stream_async",
     "stream_batches",
     "stream_info",
     "stream_info_async",
+    "stream_offsets",
+    "stream_offsets_async",
     "stream_reader",
     "table_key",
     "trim_stream",

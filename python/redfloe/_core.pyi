@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from os import PathLike
 from types import GenericAlias
-from typing import Any, Generic, Literal, TypeVar, final
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, final
 
 from redfloe._arguments import Request
 from redfloe._credentials import CredentialProvider
@@ -39,14 +39,17 @@ __all__ = [
     "Transaction",
     "__version__",
     "ack_entries",
+    "advance_offsets",
     "check_arrow_stream",
     "check_connection",
     "check_dead_letter",
+    "check_offsets",
     "check_processor",
     "check_streams",
     "check_table",
     "checked_arrow_stream",
     "claim_entries",
+    "commit_staged",
     "connect",
     "consumer_info",
     "create_group",
@@ -69,6 +72,7 @@ __all__ = [
     "pending_entries",
     "pin",
     "pin_streams",
+    "prepare_staging",
     "processor_info",
     "raise_kind",
     "read_fields",
@@ -78,11 +82,14 @@ __all__ = [
     "reset_processor",
     "server_address",
     "set_values",
+    "split_stream",
+    "staged_key",
     "start_pin",
     "start_read_stream",
     "start_write_hashes",
     "start_write_stream",
     "stream_info",
+    "stream_offsets",
     "table_key",
     "take_events",
     "trim_stream",
@@ -816,6 +823,38 @@ def load_state_for_test(
     """Load all fields of a hash in the same way."""
 
 def empty_batch(request: Request) -> RecordBatch: ...
+
+#: The pieces of a partition, each with its stream's place and bounds, and how many entries it has.
+Split: TypeAlias = tuple[list[tuple[int, tuple[tuple[int, int], tuple[int, int]]]], int]
+
+def split_stream(
+    server: str | RedisConnection, request: Request, number: int
+) -> Operation[list[Split]]: ...
+def stream_offsets(
+    server: str | RedisConnection, streams: list[bytes], start_id: str
+) -> Operation[list[str]]: ...
+def advance_offsets(
+    server: str | RedisConnection,
+    streams: list[bytes],
+    after: list[str],
+    up_to: list[str],
+    count: int,
+) -> Operation[list[str]]: ...
+def staged_key(stream: bytes, parts: list[bytes]) -> bytes: ...
+def prepare_staging(
+    server: str | RedisConnection, key: bytes, expiry_ms: int
+) -> Operation[None]: ...
+def commit_staged(
+    server: str | RedisConnection,
+    stream: bytes,
+    marker: bytes,
+    batch: int,
+    keys: list[bytes],
+    chunks: int | None = None,
+) -> Operation[int]: ...
+def check_offsets(
+    server: str | RedisConnection, streams: list[bytes], after: list[str]
+) -> Operation[None]: ...
 def pin(
     server: str | RedisConnection,
     request: Request,

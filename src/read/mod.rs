@@ -19,9 +19,11 @@ mod lost;
 mod many;
 mod member;
 mod nack;
+mod offsets;
 mod page;
 mod page_request;
 mod pages;
+mod partition;
 mod poll;
 mod portion;
 mod range;
@@ -47,7 +49,9 @@ pub use group_options::{DeadLetter, GroupOptions, OnGroupLost, OwnPending, Recla
 pub(crate) use lost::{StreamLoss, lost_behind, lost_end};
 pub use many::{OnSchemaMismatch, StreamOrder, pin_streams};
 pub use member::Member;
+pub use offsets::{check_offsets, offsets, offsets_ahead};
 pub use page::PageSize;
+pub use partition::{Partition, Piece, split};
 #[cfg(feature = "python")]
 pub(crate) use range::{check_streams, read_pieces};
 pub use range::{pin, read};

@@ -237,7 +237,7 @@ def stream_reader(
         batch_bytes=batch_bytes,
     )
     _check_stream(url, request)
-    return StreamReader(url, _with_fields(url, request, decoding["infer_schema_length"]))
+    return StreamReader(url, with_fields(url, request, decoding["infer_schema_length"]))
 
 
 def _check_stream(url: RedisConnection, request: Request) -> None:
@@ -396,10 +396,10 @@ def of_streams(request: Request, streams: list[bytes]) -> Request:
 
 
 def _with_fields_of(url: RedisConnection, found: _Once[Request], sample: int | None) -> Request:
-    return _with_fields(url, found(), sample)
+    return with_fields(url, found(), sample)
 
 
-def _with_fields(url: RedisConnection, request: Request, sample: int | None) -> Request:
+def with_fields(url: RedisConnection, request: Request, sample: int | None) -> Request:
     """Give the request a schema, by a sample of the entries where the caller gave none."""
     if request["schema"] is not None:
         return request

@@ -137,7 +137,7 @@ fn about(error: Error, names: &StreamNames, stream: usize) -> Error {
 
 /// What a request wants of its streams, as things are now: up to their newest entries, of which the
 /// number of entries tells where the end is left open.
-pub(super) async fn parts(
+pub(in crate::read) async fn parts(
     client: &Client,
     request: &ReadRequest,
     many: &Many,
@@ -282,7 +282,7 @@ pub(super) async fn pinned(
 }
 
 /// The newest IDs of each part, the newest first (XREVRANGE, Redis 5.0), as many as `number` says.
-pub(super) async fn newest(
+pub(in crate::read) async fn newest(
     client: &Client,
     names: &StreamNames,
     parts: &[Part],

@@ -26,14 +26,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::ask::{about_type, are_apart, check_exist};
+pub(super) use self::ask::{about_type, are_apart, check_exist, newest as newest_of_parts, parts};
 use self::by_id::ById;
 use self::by_stream::ByStream;
 pub(super) use self::columns::Columns;
 pub(super) use self::discover::discover;
 pub(super) use self::ends::last_generated;
 use self::nodes::Nodes;
-use self::parts::Part;
+pub(super) use self::parts::Part;
 use self::sample::with_inferred;
 pub(super) use self::sample::{infer, infer_now};
 pub(super) use self::split::{Side, Split};

@@ -6,21 +6,21 @@ use crate::entry_id::EntryId;
 
 /// Entries of one stream that are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+pub(in crate::read) struct Part {
     /// Its place in the list.
-    pub(super) stream: usize,
-    pub(super) first: EntryId,
-    pub(super) last: EntryId,
+    pub(in crate::read) stream: usize,
+    pub(in crate::read) first: EntryId,
+    pub(in crate::read) last: EntryId,
     /// Only so many of the oldest. As many as the stream had when it was asked make the read a
     /// snapshot: whatever was added since comes after them.
-    pub(super) most: u64,
+    pub(in crate::read) most: u64,
     /// The newest of them when the read began, where that is known.
-    pub(super) end: Option<EntryId>,
+    pub(in crate::read) end: Option<EntryId>,
 }
 
 impl Part {
     /// All of a stream between these IDs.
-    pub(super) fn of(stream: usize, (first, last): (EntryId, EntryId)) -> Self {
+    pub(in crate::read) fn of(stream: usize, (first, last): (EntryId, EntryId)) -> Self {
         Part { stream, first, last, most: u64::MAX, end: None }
     }
 }

@@ -1,0 +1,548 @@
+"""A read cut into partitions, and positions in streams: for programs of several processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Unpack
+
+from redfloe import _core
+from redfloe._arguments import (
+    Request,
+    Streams,
+    as_key,
+    make_request,
+    natural,
+    positive,
+)
+from redfloe._core import StreamReader
+from redfloe._event_loop import completed
+from redfloe._frame import of_batch
+from redfloe._ids import entry_id
+from redfloe._options import DEFAULTS, ReadOptions, complete, takes
+from redfloe._reading.scan import with_fields
+from redfloe._words import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import polars as pl
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
+    from redfloe._schema import SchemaLike
+
+#: The first and the last ID of a range.
+_Bounds = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, repr=False)
+class StreamPartition:
+    """A part of one or several streams, which `split_stream` has cut, to be read by whoever has it.
+
+    It can be pickled and read in another process or on another machine: the pickle holds how the
+    server is reached, **with the password**; its repr does not. Its end is fixed, so that each
+    read gives the same entries, until they are trimmed or deleted.
+
+    Attributes
+    ----------
+    ranges : dict of str to (str, str)
+        The first and the last ID of each stream, both inclusive.
+    rows : int
+        How many entries there are, about.
+    """
+
+    ranges: dict[str, tuple[str, str]]
+    rows: int
+    _url: RedisConnection
+    _pieces: list[tuple[bytes, _Bounds]] = field(compare=False)
+    #: Of several streams, even if this part is of one, so that all parts have the same columns.
+    _is_of_several: bool = field(compare=False)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{stream!r}: {first}..{last}" for stream, (first, last) in self.ranges.items()
+        )
+        return f"StreamPartition({self._url!r}, {shown}, rows={self.rows})"
+
+    @takes(ReadOptions)
+    def read(
+        self, schema: SchemaLike | None = None, **options: Unpack[ReadOptions]
+    ) -> pl.DataFrame:
+        """Read all entries into a DataFrame, as `read_stream` does.
+
+        Parameters
+        ----------
+        schema : mapping of str to polars dtype, or pl.Schema, optional
+            The fields to read. Without it each partition has the fields that occur in it.
+        **options : ReadOptions
+            How entries become columns, by keyword: see `redfloe.ReadOptions`.
+
+        Returns
+        -------
+        pl.DataFrame
+            As that of `read_stream`; of several streams with the stream's key as ``_stream``.
+
+        Examples
+        --------
+        >>> import redfloe
+        >>> [partition] = redfloe.split_stream(url, "events", 1)
+        >>> partition.read()["action"].to_list()
+        ['click', 'view']
+        """
+        request = self._request(schema, complete(options, StreamPartition.read))
+        return _core.read_stream(self._url, _core.PreparedRead(request), of_batch)
+
+    @takes(ReadOptions)
+    def read_batches(
+        self,
+        schema: SchemaLike | None = None,
+        *,
+        batch_size: int = 50_000,
+        batch_bytes: int = 64 * 1024 * 1024,
+        **options: Unpack[ReadOptions],
+    ) -> Iterator[pl.DataFrame]:
+        """Read the entries batch by batch, in bounded memory.
+
+        Parameters
+        ----------
+        schema : mapping of str to polars dtype, or pl.Schema, optional
+            As for `read`.
+        batch_size, batch_bytes : int
+            The most rows of a batch, and the most bytes of the server's reply, about.
+        **options : ReadOptions
+            How entries become columns, by keyword: see `redfloe.ReadOptions`.
+
+        Yields
+        ------
+        pl.DataFrame
+            One with rows or more; none where the partition is empty by now.
+
+        Examples
+        --------
+        >>> import redfloe
+        >>> [partition] = redfloe.split_stream(url, "events", 1)
+        >>> [batch.height for batch in partition.read_batches(batch_size=1)]
+        [1, 1]
+        """
+        complete_options = complete(options, StreamPartition.read_batches)
+        request = self._request(schema, complete_options, batch_size, batch_bytes)
+        reader = _core.BatchReader(self._url, request, follow=False)
+        return map(of_batch, iter(reader.next_batch, None))
+
+    @takes(ReadOptions)
+    def reader(
+        self,
+        schema: SchemaLike | None = None,
+        *,
+        batch_size: int = 50_000,
+        batch_bytes: int = 64 * 1024 * 1024,
+        **options: Unpack[ReadOptions],
+    ) -> StreamReader:
+        """Read the entries as an Arrow stream, as `stream_reader` does.
+
+        Parameters
+        ----------
+        schema : mapping of str to polars dtype, or pl.Schema, optional
+            As for `stream_reader`.
+        batch_size, batch_bytes : int
+            As for `read_batches`.
+        **options : ReadOptions
+            How entries become columns, by keyword: see `redfloe.ReadOptions`.
+
+        Returns
+        -------
+        StreamReader
+            With ``__arrow_c_stream__``, for pyarrow, DuckDB and others.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> import redfloe
+        >>> [partition] = redfloe.split_stream(url, "events", 1)
+        >>> pl.DataFrame(partition.reader({"value": pl.Int64}))["value"].to_list()
+        [10, None]
+        """
+        complete_options = complete(options, StreamPartition.reader)
+        request = self._request(schema, complete_options, batch_size, batch_bytes)
+        sample = complete_options["infer_schema_length"]
+        return StreamReader(self._url, with_fields(self._url, request, sample))
+
+    def _request(
+        self,
+        schema: SchemaLike | None,
+        options: ReadOptions,
+        batch_size: int | None = None,
+        batch_bytes: int | None = None,
+    ) -> Request:
+        streams = [stream for stream, _ in self._pieces]
+        bounds = [bounds for _, bounds in self._pieces]
+        sizes: dict[str, Any] = {"batch_size": batch_size, "batch_bytes": batch_bytes}
+        if not self._is_of_several:
+            start_id, end_id = map(_text, bounds[0])
+            return make_request(
+                *streams, schema=schema, start_id=start_id, end_id=end_id, options=options, **sizes
+            )
+        request = make_request(streams, takes_several=True, schema=schema, options=options, **sizes)
+        assert request["many"] is not None, "a list is of several streams"
+        request["many"]["ranges"] = bounds
+        return request
+
+
+def _text(entry: tuple[int, int]) -> str:
+    return f"{entry[0]}-{entry[1]}"
+
+
+def _made(
+    url: RedisConnection, request: Request, is_of_several: bool, split: list[_core.Split]
+) -> list[StreamPartition]:
+    """Make partitions of what the core has cut."""
+    assert request["many"] is not None, "it was made of a list"
+    streams = request["many"]["streams"]
+    partitions = []
+    for pieces, rows in split:
+        own = [(streams[stream], bounds) for stream, bounds in pieces]
+        ranges = {readable(key): (_text(first), _text(last)) for key, (first, last) in own}
+        partitions.append(StreamPartition(ranges, rows, url, own, is_of_several))
+    return partitions
+
+
+def _split_request(
+    stream: Streams,
+    n: int,
+    start_id: EntryIdLike,
+    end_id: EntryIdLike,
+    after: Mapping[str, str] | None,
+    up_to: Mapping[str, str] | None,
+    must_exist: bool,
+) -> tuple[Request, bool]:
+    positive(n, "n")
+    is_of_several = not isinstance(stream, str | bytes)
+    keys: Any = stream if is_of_several else [stream]
+    options = DEFAULTS | {"must_exist": must_exist}
+    request = make_request(
+        keys, takes_several=True, start_id=start_id, end_id=end_id, options=options
+    )
+    many = request["many"]
+    if many is None:
+        msg = f"stream must be str, bytes or several of them, not {type(stream).__name__}"
+        raise TypeError(msg)
+    if (after is None) != (up_to is None):
+        msg = "after and up_to belong together: a range of offsets has two ends"
+        raise TypeError(msg)
+    if after is not None and up_to is not None:
+        many["ranges"] = [
+            (_successor(_offset(after, key)), _parsed(_offset(up_to, key)))
+            for key in many["streams"]
+        ]
+    return request, is_of_several
+
+
+def _offset(offsets: Mapping[str, str], key: bytes) -> str:
+    """Give the position in a stream; the beginning where there is none, as of one that is new."""
+    return offsets.get(_name(key), "0-0")
+
+
+def _name(key: bytes) -> str:
+    """Give a key as the name that it has in JSON."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        msg = f"offsets are JSON, in which the key {key!r} has no name: it is not UTF-8"
+        raise ValueError(msg) from None
+
+
+def _parsed(offset: str) -> tuple[int, int]:
+    ms, _, seq = offset.partition("-")
+    try:
+        return int(ms), int(seq)
+    except ValueError:
+        msg = f"an offset is an entry ID, ms-seq, not {offset!r}"
+        raise ValueError(msg) from None
+
+
+def _successor(offset: str) -> tuple[int, int]:
+    ms, seq = _parsed(offset)
+    return (ms, seq + 1) if seq < 2**64 - 1 else (ms + 1, 0)
+
+
+def split_stream(
+    url: str | RedisConnection,
+    stream: Streams,
+    n: int,
+    *,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    after: Mapping[str, str] | None = None,
+    up_to: Mapping[str, str] | None = None,
+    must_exist: bool = False,
+) -> list[StreamPartition]:
+    """Cut what one or several streams hold into up to `n` partitions of about equal size.
+
+    The partitions are disjoint and complete, up to the newest entries now. Several processes may
+    read them at the same time: Spark, Ray and Daft do.
+
+    Redis cannot say how many entries there are between two IDs. XLEN gives the number in all, and
+    pages around some IDs (XRANGE and XREVRANGE, Redis 5.0) show how they are spread: a sample of
+    about two percent of the entries of streams that are cut, which the server sends and we skip. A
+    stream of up to 10,000 entries is counted; so is one of up to a million where the sample does
+    not account for its length, because there are bursts. Larger streams, and ranges of a stream,
+    are cut as the sample says, and a partition may be larger than others where it has missed a
+    burst. Streams that lie in one partition are not sampled.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str, bytes, or several of them
+        The stream's key, or those of several streams, which are laid one after the other and cut:
+        a partition may have parts of several.
+    n : int
+        How many partitions, at most; there are fewer where there are not as many entries.
+    start_id, end_id : str, int, date or datetime, default "-" and "+"
+        The first and last entry ID, as for `read_stream`.
+    after, up_to : mapping of str to str, optional
+        Offsets, as `stream_offsets` gives them: entries after those of the one, up to those of the
+        other, in place of `start_id` and `end_id`.
+    must_exist : bool, default False
+        Raise where a stream does not exist.
+
+    Returns
+    -------
+    list of StreamPartition
+        In the order of streams and IDs; empty where there are no entries.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, NoStreamError
+        As for `read_stream`.
+    ValueError, TypeError
+        An argument cannot be right; nothing has been sent.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> partitions = redfloe.split_stream(url, "events", 2)
+    >>> [partition.ranges["events"] for partition in partitions]
+    [('0-0', '1704067200000-0'), ('1704067200000-1', '1704067200001-0')]
+    >>> sum(partition.read().height for partition in partitions)
+    2
+    """
+    url = _core.connect(url)
+    request, is_of_several = _split_request(stream, n, start_id, end_id, after, up_to, must_exist)
+    return _made(url, request, is_of_several, _core.split_stream(url, request, n).wait())
+
+
+async def split_stream_async(
+    url: str | RedisConnection,
+    stream: Streams,
+    n: int,
+    *,
+    start_id: EntryIdLike = "-",
+    end_id: EntryIdLike = "+",
+    after: Mapping[str, str] | None = None,
+    up_to: Mapping[str, str] | None = None,
+    must_exist: bool = False,
+) -> list[StreamPartition]:
+    """Cut streams into partitions: the asynchronous twin of `split_stream`.
+
+    Parameters
+    ----------
+    url, stream, n, start_id, end_id, after, up_to, must_exist
+        As for `split_stream`.
+
+    Returns
+    -------
+    list of StreamPartition
+        As for `split_stream`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> len(asyncio.run(redfloe.split_stream_async(url, "events", 2)))
+    2
+    """
+    url = _core.connect(url)
+    request, is_of_several = _split_request(stream, n, start_id, end_id, after, up_to, must_exist)
+    split = await completed(_core.split_stream(url, request, n).start())
+    return _made(url, request, is_of_several, split)
+
+
+def _keys(stream: Streams) -> list[bytes]:
+    if isinstance(stream, str | bytes):
+        return [as_key(stream, "stream")]
+    return [as_key(key, "each of several streams") for key in stream]
+
+
+def stream_offsets(
+    url: str | RedisConnection, stream: Streams, at: EntryIdLike = "$"
+) -> dict[str, str]:
+    """Give the positions in streams from which a read would give the entries from `at` on.
+
+    A position is the ID of the last entry before that, ``0-0`` where there is none: what has been
+    read. The dict is JSON as it is, to be kept wherever a program keeps its progress. XREVRANGE
+    (Redis 5.0), of many streams in one round trip.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    stream : str, bytes, or several of them
+        The stream's key, or those of several streams.
+    at : str, int, date or datetime, default "$"
+        ``"$"`` is after the newest entries now, ``"-"`` before the oldest, and an ID or a time is
+        that of the first entry wanted.
+
+    Returns
+    -------
+    dict of str to str
+        An ID for each stream.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    ValueError, TypeError
+        An argument cannot be right; nothing has been sent.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> redfloe.stream_offsets(url, "events")
+    {'events': '1704067200001-0'}
+    >>> redfloe.stream_offsets(url, "events", "-")
+    {'events': '0-0'}
+    """
+    url = _core.connect(url)
+    keys = _keys(stream)
+    start_id = entry_id(at, "at", round_up=True)
+    return _named(keys, _core.stream_offsets(url, keys, start_id).wait())
+
+
+async def stream_offsets_async(
+    url: str | RedisConnection, stream: Streams, at: EntryIdLike = "$"
+) -> dict[str, str]:
+    """Give positions in streams: the asynchronous twin of `stream_offsets`.
+
+    Parameters
+    ----------
+    url, stream, at
+        As for `stream_offsets`.
+
+    Returns
+    -------
+    dict of str to str
+        As for `stream_offsets`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> asyncio.run(redfloe.stream_offsets_async(url, "events"))
+    {'events': '1704067200001-0'}
+    """
+    url = _core.connect(url)
+    keys = _keys(stream)
+    start_id = entry_id(at, "at", round_up=True)
+    return _named(keys, await completed(_core.stream_offsets(url, keys, start_id).start()))
+
+
+def _named(keys: list[bytes], offsets: list[str]) -> dict[str, str]:
+    return {_name(key): offset for key, offset in zip(keys, offsets, strict=True)}
+
+
+def _ends(
+    offsets: Mapping[str, str], up_to: Mapping[str, str]
+) -> tuple[list[bytes], list[str], list[str]]:
+    keys = [name.encode() for name in up_to]
+    return keys, [_offset(offsets, key) for key in keys], list(up_to.values())
+
+
+def advance_offsets(
+    url: str | RedisConnection,
+    offsets: Mapping[str, str],
+    count: int,
+    *,
+    up_to: Mapping[str, str],
+) -> dict[str, str]:
+    """Give the positions `count` entries in all after `offsets`, and none beyond `up_to`.
+
+    As many of each stream, and more of some where others have fewer. Redis has no index by rank:
+    the server sends these entries, by XRANGE (Redis 5.0), and we skip them; that takes about as
+    long as to read them into one column.
+
+    Parameters
+    ----------
+    url : str or RedisConnection
+        As for `read_stream`.
+    offsets : mapping of str to str
+        The positions from which to go on; a stream that is not among them begins at its oldest
+        entry.
+    count : int
+        How many entries, of all streams together.
+    up_to : mapping of str to str
+        The positions to stop at, such as the newest entries', by `stream_offsets`.
+
+    Returns
+    -------
+    dict of str to str
+        An ID for each stream of `up_to`; equal to `up_to` where there are no more entries.
+
+    Raises
+    ------
+    RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError
+        As for `read_stream`.
+    ValueError, TypeError
+        An argument cannot be right; nothing has been sent.
+
+    Examples
+    --------
+    >>> import redfloe
+    >>> end = redfloe.stream_offsets(url, "events")
+    >>> redfloe.advance_offsets(url, {}, 1, up_to=end)
+    {'events': '1704067200000-0'}
+    """
+    url = _core.connect(url)
+    keys, after, ends = _ends(offsets, up_to)
+    count = natural(count, "count")
+    return _named(keys, _core.advance_offsets(url, keys, after, ends, count).wait())
+
+
+async def advance_offsets_async(
+    url: str | RedisConnection,
+    offsets: Mapping[str, str],
+    count: int,
+    *,
+    up_to: Mapping[str, str],
+) -> dict[str, str]:
+    """Give positions some entries later: the asynchronous twin of `advance_offsets`.
+
+    Parameters
+    ----------
+    url, offsets, count, up_to
+        As for `advance_offsets`.
+
+    Returns
+    -------
+    dict of str to str
+        As for `advance_offsets`, and with its errors.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import redfloe
+    >>> end = redfloe.stream_offsets(url, "events")
+    >>> asyncio.run(redfloe.advance_offsets_async(url, end, 5, up_to=end)) == end
+    True
+    """
+    url = _core.connect(url)
+    keys, after, ends = _ends(offsets, up_to)
+    count = natural(count, "count")
+    advancing = _core.advance_offsets(url, keys, after, ends, count).start()
+    return _named(keys, await completed(advancing))
+
+
+def check_offsets(url: RedisConnection, offsets: Mapping[str, str]) -> None:
+    """Raise where entries after these positions may be lost: trimmed, or with the stream."""
+    keys = [name.encode() for name in offsets]
+    _core.check_offsets(url, keys, list(offsets.values())).wait()
