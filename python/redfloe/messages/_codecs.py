@@ -9,8 +9,9 @@ from uuid import uuid4
 
 import polars as pl
 
+from redfloe.messages._doubt import Misfit
 from redfloe.messages._envelopes import loaded, pack_texts, parse_envelope, unpack_texts
-from redfloe.messages._kinds import DICT, DictKind, Kind, Misfit, kind_of
+from redfloe.messages._kinds import DICT, DictKind, Kind, kind_of
 from redfloe.messages._schema_of import METADATA, OF_READS, TYPE
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import polars as pl
 from redfloe._arguments import one_of
 from redfloe._consuming.retry import reason_of
 from redfloe.messages._delivery import Delivered, Item
+from redfloe.messages._doubt import Misfit
 from redfloe.messages._errors import MisfitError, UnknownTypeError
 from redfloe.messages._frames import Part, checked
-from redfloe.messages._kinds import Kind, Misfit
+from redfloe.messages._kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence

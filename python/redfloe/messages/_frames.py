@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from redfloe.messages._codecs import prefix_of
-from redfloe.messages._kinds import Kind, Misfit, column_of
+from redfloe.messages._kinds import Kind, column_of
 from redfloe.messages._plan import RESCUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redfloe.messages._delivery import Delivered
+    from redfloe.messages._doubt import Misfit
     from redfloe.messages._plan import Call
     from redfloe.messages._transaction import Transaction
 

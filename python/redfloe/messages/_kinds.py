@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -20,6 +19,7 @@ from redfloe._consuming.retry import reason_of
 from redfloe._payload import json_text
 from redfloe._writing.fields import as_pairs
 from redfloe.messages._columns import column_or_unfit, native
+from redfloe.messages._doubt import Misfit, doubtful, frame_of, refuse_another
 from redfloe.messages._envelopes import loaded
 from redfloe.messages._schema_of import (
     ModelField,
@@ -36,13 +36,6 @@ _TOO_LONG = "longer than a timedelta can be"
 _TEXTS = (pl.String, pl.Binary)
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """What an entry is that is no event of its kind."""
-
-    reason: str
-
-
 class Kind:
     """A model: the events of a type."""
 
@@ -52,15 +45,18 @@ class Kind:
         self.fields = fields_of(model)
         self._validator = validator_of(model)
         self._dump = _dump_of(model)
+        self.writes_itself = self._dump is not None
         self._writers = [
             _Writer(field, self._getter(field), _document_of(model, field)) for field in self.fields
         ]
+        #: What is written is read again, before it is sent, where some types are not plain.
+        self.doubtful = doubtful(model)
         # What takes all fields at once, where none is a document.
         self._names = [field.name for field in self.fields]
         is_flat = not any(field.is_document for field in self.fields)
         self._all = (
             attrgetter(*(field.attribute for field in self.fields))
-            if is_flat and self._dump is None and len(self.fields) > 1
+            if is_flat and self._dump is None and not self.doubtful and len(self.fields) > 1
             else None
         )
         self._takes_extra = getattr(model, "model_config", {}).get("extra") == "allow"
@@ -171,13 +167,19 @@ class Kind:
         if self._all is not None and _NATIVE.issuperset(map(type, values := self._all(event))):
             return dict(zip(self._names, values, strict=True))
         given = event if self._dump is None else self._dump([event])[0]
-        return {writer.name: writer.value(given) for writer in self._writers}
+        written = {writer.name: writer.value(given) for writer in self._writers}
+        if self.doubtful:
+            refuse_another(self, event, self.of_texts(frame_of(written, self.text_columns))[0])
+        return written
 
     def columns(self, events: Sequence[Any]) -> dict[str, pl.Series]:
         """Give the fields of many events."""
         given = events if self._dump is None else self._dump(events)
         columns = {writer.name: writer.column(given) for writer in self._writers}
-        if self._takes_extra or any(
+        if self.doubtful:
+            for event in events:
+                self.values(event)
+        elif self._takes_extra or any(
             columns[field.name].null_count() for field, _ in self._refusing
         ):
             for event in events:
@@ -186,7 +188,10 @@ class Kind:
 
     def to_json(self, event: Any) -> bytes:
         """Give an event as a JSON document."""
-        return self._validator.to_json(event)
+        document = self._validator.to_json(event)
+        if self.doubtful:
+            refuse_another(self, event, self.of_json([document])[0])
+        return document
 
 
 class DictKind:

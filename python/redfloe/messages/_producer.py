@@ -134,8 +134,9 @@ class Producer:
         Raises
         ------
         ValueError, TypeError
-            A value has no text, or would be read as another one: None in a field whose default is
-            not None. Or no stream is named.
+            A value has no text, or would be read as another one, or as none: None in a field whose
+            default is not None, a number in an ``int | str``, an empty text in a Literal, several
+            flags. Or no stream is named.
         WriteError, OutcomeUnknownError
             It could not be written, or nobody knows; as for `StreamProducer.send`.
         """

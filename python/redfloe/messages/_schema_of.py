@@ -190,6 +190,7 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
     outer = (*outer, model)
     infos: Mapping[str, FieldInfo] | None = getattr(model, "__pydantic_fields__", None)
     if infos is not None:
+        _refuse_unset(model)
         return [
             _field(
                 _alias(model, name, info),
@@ -224,6 +225,7 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
             for field in msgspec.structs.fields(model)
         ]
     missing = dataclasses.MISSING
+    _refuse_unset(model)
     return [
         _field(
             field.name,
@@ -236,8 +238,18 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
             outer,
         )
         for field in dataclasses.fields(model)
-        if field.init
     ]
+
+
+def _refuse_unset(model: Any) -> None:
+    """Refuse a dataclass with fields that whoever reads an event cannot set."""
+    for field in dataclasses.fields(model) if dataclasses.is_dataclass(model) else ():
+        if not field.init:
+            msg = (
+                f"the field {field.name!r} of {model.__name__} is a field(init=False), which would "
+                "not be what it was when the event is read; make it a property"
+            )
+            raise SchemaError(msg)
 
 
 def _field(
