@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +20,10 @@ import hot
 import latency
 import messages
 import nodes
-import polars as pl
 import processor
-import redis
 import tables
 import writers
+from page import ROOT, describe_run, table, write_page
 from readers import (
     BOUNDED,
     CONSUMERS,
@@ -41,13 +38,11 @@ from readers import (
 from workloads import SPREAD, WORKLOADS, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from support.server import Server
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-PAGE = ROOT / "docs" / "performance.md"
 FLOOR = "floor (pages, drops every byte)"
 
 
@@ -415,44 +410,6 @@ def walls(times: list[float], measure: list[float]) -> tuple[str, str]:
     return wall, f"{statistics.median(ratios):.2f}"
 
 
-def table(title: str, head: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
-    """Lay a table out in Markdown, under its title."""
-    lines = [tuple(head), *rows]
-    drawn = [f"| {' | '.join(line)} |" for line in lines]
-    drawn.insert(1, "|" + "---|" * len(lines[0]))
-    return "\n".join([f"### {title}", "", *drawn])
-
-
-def describe_run(server: Server, rounds: int) -> str:
-    """Say where and how the tables were measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    ).stdout.strip()
-    cpu = next(
-        line.split(": ")[1]
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    version = ".".join(map(str, server.version))
-    return (
-        f"`make bench` on {datetime.now(UTC):%Y-%m-%d}, commit {commit}: {rounds} rounds in turns; "
-        f"Redis {version} on loopback; Python {platform.python_version()}, "
-        f"Polars {pl.__version__}, redis-py {redis.__version__}; {os.cpu_count()} cores, {cpu}."
-    )
-
-
-def write_page(text: str) -> None:
-    """Put the tables between their marks on the page."""
-    begin, end = "<!-- compare.py writes from here -->", "<!-- to here -->"
-    page = PAGE.read_text()
-    head, rest = page.split(begin)
-    PAGE.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
-
-
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -468,16 +425,16 @@ def main() -> None:
     subprocess.run(["cargo", "build", "--release", "--example", "drain"], check=True, cwd=ROOT)
     with Server("redis-7.0") as server:
         chosen = arguments.section or list(SECTIONS)
-        sections = [
-            processing(server, arguments.rounds, arguments.entries)
+        sections = {
+            name: processing(server, arguments.rounds, arguments.entries)
             if name == "process" and arguments.entries
             else SECTIONS[name](server, arguments.rounds)
             for name in chosen
-        ]
-        text = "\n\n".join([describe_run(server, arguments.rounds), *sections])
-    print(f"\n{text}")
+        }
+        run = describe_run(server, arguments.rounds)
+    print("\n\n".join(["", run, *sections.values()]))
     if not arguments.no_page:
-        write_page(text)
+        write_page(run, sections, SECTIONS)
 
 
 if __name__ == "__main__":
