@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import RedisConnection, StreamPartition, split_stream
-from redfloe._reading.partitions import check_offsets
+from redfloe._reading.offsets import check_offsets
 from support.cluster import Cluster
 from support.secrets import PASSWORD, with_password
 from support.sentinel import Deployment

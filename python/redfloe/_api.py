@@ -96,15 +96,13 @@ from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.many import read_streams, read_streams_async, scan_streams
-from redfloe._reading.partitions import (
-    StreamPartition,
+from redfloe._reading.offsets import (
     advance_offsets,
     advance_offsets_async,
-    split_stream,
-    split_stream_async,
     stream_offsets,
     stream_offsets_async,
 )
+from redfloe._reading.partitions import StreamPartition, split_stream, split_stream_async
 from redfloe._reading.read import (
     ack_entries,
     ack_entries_async,
