@@ -879,3 +879,38 @@ def test_work_goes_on_beside_the_event_loop(any_server: Server, stream: str) -> 
 
     asyncio.run(main())
     assert got == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"retry": 3},
+        {"max_deliveries": 3},
+        {"max_deliveries": 0, "dead_letter": "dead"},
+        {"dead_letter": ""},
+        {"batch_size": 0},
+        {"consumer": "{pid.x}"},
+        {"on_group_lost": "ignore"},
+    ],
+    ids=str,
+)
+def test_wrong_options_of_an_app_are_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        App("redis://127.0.0.1:1", group="g", **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"group": ""}, {"types": []}, {"retry": 3}, {"timeout": -1}], ids=str
+)
+def test_wrong_options_of_a_handler_are_refused_at_once(options: dict[str, Any]) -> None:
+    async def handle(message: Message) -> None: ...
+
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        Router().on("stream", **options)(handle)
+
+
+def test_a_parameter_by_keyword_only_is_refused() -> None:
+    def handle(event: OrderPlaced, *, message: Message) -> None: ...
+
+    with pytest.raises(TypeError, match="by keyword only"):
+        Router().on("stream", OrderPlaced)(handle)

@@ -360,3 +360,16 @@ def test_a_field_whose_name_is_no_text_is_a_misfit_without_a_model(
     (reason,) = reasons(any_server, stream)
     assert "is not UTF-8" in reason
     assert pending(client, stream, "g") == 0
+
+
+@pytest.mark.parametrize("exactly_once", [False, True], ids=["at_least_once", "exactly_once"])
+def test_what_is_no_text_is_a_misfit_also_without_a_dead_letter_stream(
+    any_server: Server, client: redis.Redis, stream: str, exactly_once: bool
+) -> None:
+    entry_id = client.xadd(stream, {b"_type": b"Shift", b"n": b"\xff"}).decode()  # type: ignore[union-attr]  # not async
+    app = App(any_server.url, group="g", consumer="c")
+    app.on(stream, Shift, exactly_once=exactly_once)(lambda event: None)
+    with pytest.raises(MisfitError, match=rf"the entry {entry_id} of '{stream}'") as raised:
+        app.drain()
+    assert "on_error" not in str(raised.value)
+    assert "dead_letter" in str(raised.value)

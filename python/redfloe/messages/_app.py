@@ -152,7 +152,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         self._assembly = Assembly(
             self._connection,
             self._worker_name,
-            retry=retry or Retry(),
+            retry=Retry() if retry is None else retry,
             dead_letter=dead_letter,
             on_unknown=on_unknown,
             on_misfit=on_misfit,
@@ -160,7 +160,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             middleware=middleware,
             codec=codec_of(codec),
             grace=grace.total_seconds() if isinstance(grace, timedelta) else grace,
-            batch_size=batch_size or settings.consumer.count,
+            batch_size=settings.consumer.count if batch_size is None else batch_size,
             options={
                 "block_ms": 1_000 if given_block is None else given_block,
                 "create_group": create_group,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from redfloe._arguments import not_negative, optional_milliseconds, positive
+from redfloe._arguments import not_negative, one_of, optional_milliseconds, positive
 from redfloe._consuming.consumer import StreamConsumer
 from redfloe.messages._decode import policy_of
 from redfloe.messages._delivery import Limits
@@ -16,6 +16,7 @@ from redfloe.messages._outgoing import Outlet
 from redfloe.messages._plan import Middleware, StreamPlan
 from redfloe.messages._processing import RAISED
 from redfloe.messages._processor import PlanProcessor
+from redfloe.messages._retry import check_retry
 from redfloe.messages._settings import expanded
 from redfloe.messages._worker import StreamWorker
 
@@ -56,6 +57,17 @@ class Assembly:
         for one in middleware:
             _check_middleware(one)
         not_negative(grace, "grace")
+        check_retry(retry)
+        if dead_letter is not None and not dead_letter:
+            msg = "dead_letter is empty: name a stream, or leave it out"
+            raise ValueError(msg)
+        one_of(options["on_group_lost"], "on_group_lost", "raise", "recreate")
+        if (
+            positive(options["max_deliveries"], "max_deliveries") is not None
+            and dead_letter is None
+        ):
+            msg = "max_deliveries needs a dead_letter stream, for what was delivered too often"
+            raise ValueError(msg)
         self._connection = connection
         self._consumer_name = consumer
         self._retry = retry
@@ -66,7 +78,7 @@ class Assembly:
         self.codec = codec
         #: In seconds; whoever starts the app may have another.
         self.grace = grace
-        self._batch_size = batch_size
+        self._batch_size = positive(batch_size, "batch_size")
         self._options = options
         idle = optional_milliseconds(options["reclaim_min_idle_ms"], "reclaim_min_idle_ms")
         self._longest_delay = None if idle is None else timedelta(milliseconds=idle)

@@ -38,6 +38,14 @@ def arguments_of(function: Callable[..., Any], *, has_model: bool, takes_frames:
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
+    if by_name := [
+        one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.default is one.empty
+    ]:
+        msg = (
+            f"the handler {getattr(function, '__qualname__', function)!r} takes {by_name[0]!r} by "
+            "keyword only, and handlers are called by position: leave out the *"
+        )
+        raise TypeError(msg)
     if not needed and any(one.kind is one.VAR_POSITIONAL for one in parameters):
         return (only,)  # which takes whatever it is given
     hints = _hints(function)

@@ -1,6 +1,6 @@
 """What goes wrong with messages."""
 
-from redfloe._errors import RedfloeError
+from redfloe._errors import DecodeError, RedfloeError
 
 
 class MisfitError(RedfloeError, ValueError):
@@ -13,3 +13,13 @@ class UnknownTypeError(RedfloeError, LookupError):
 
 class NotDoneError(RedfloeError, RuntimeError):
     """A handler returned False, and its message is committed with others: it is tried again."""
+
+
+def misfit_of(error: DecodeError, stream: str) -> MisfitError:
+    """Give what an entry is of which the reader could not make anything."""
+    what = str(error).partition(";")[0].partition(" (entry ID:")[0]
+    msg = (
+        f"the entry {error.entry_id} of {stream!r} cannot be read: {what}; with a dead_letter such "
+        "entries are put aside"
+    )
+    return MisfitError(msg)

@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redfloe._consuming.handling import InEventLoop, is_done
-from redfloe._errors import RedfloeError
+from redfloe._errors import DecodeError, RedfloeError
 from redfloe._processing.running import Face
 from redfloe.messages._ending import LAST, abandon
+from redfloe.messages._errors import misfit_of
 from redfloe.messages._handling import with_traceback
 
 if TYPE_CHECKING:
@@ -103,7 +104,12 @@ class ExactlyOnceWorker:
             self.is_ready = True
             self._on_ready()
             face = _Face(session, inner, processor._processing, self._record)
-            is_done(await processor._handle_all(session, face, self._retry))
+            try:
+                is_done(await processor._handle_all(session, face, self._retry))
+            except DecodeError as error:
+                if hasattr(error, "__notes__"):
+                    raise  # a handler's
+                raise misfit_of(error, self.plan.stream) from error
 
 
 class _Face(Face["AsyncTransaction"]):

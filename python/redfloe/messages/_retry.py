@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def check_retry(retry: object) -> None:
+    """Refuse a number, say."""
+    if retry is not None and not isinstance(retry, Retry):
+        msg = f"retry must be a Retry, as in Retry(attempts=3), not {retry!r}"
+        raise TypeError(msg)
+
+
 @dataclass(frozen=True)
 class Retry:
     """How often to call a handler that raises, and what to do with single exceptions.

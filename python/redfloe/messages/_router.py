@@ -13,6 +13,7 @@ from redfloe._schema import as_text
 from redfloe.messages._calls import Arguments, arguments_of
 from redfloe.messages._codecs import Codec, CodecLike, codec_of
 from redfloe.messages._kinds import Kind, kind_of_model
+from redfloe.messages._retry import check_retry
 from redfloe.messages._schema_of import check_key, is_model
 from redfloe.messages._settings import checked
 
@@ -253,6 +254,9 @@ class Router:
             msg = 'name the stream before the model: on("orders", OrderPlaced)'
             raise TypeError(msg)
         names = None if types is None else frozenset(_names(types))
+        if names is not None and not names:
+            msg = "types are none at all: name one, or leave them out"
+            raise ValueError(msg)
         if names is not None and len(models) > 1:
             msg = "types name those of one model; register the handler for each model"
             raise ValueError(msg)
@@ -261,6 +265,10 @@ class Router:
         if timeout is not None and not is_async(function):
             msg = "timeout needs an async handler: nothing can end a thread"
             raise ValueError(msg)
+        if timeout is not None and timeout <= 0:
+            msg = "timeout must be more than 0 seconds"
+            raise ValueError(msg)
+        check_retry(retry)
         kinds: dict[str, Kind] = {}
         for model in models:
             if isinstance(key, str):

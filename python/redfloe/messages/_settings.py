@@ -150,7 +150,9 @@ def _read(file: Path, section: str | None) -> dict[str, Any]:
 
 def checked(name: str, what: str) -> str:
     """Give a name as it is, in which something may be replaced."""
-    expanded(name, what)
+    if not expanded(name, what):
+        msg = f"{what} is empty"
+        raise ValueError(msg)
     return name
 
 
@@ -159,6 +161,6 @@ def expanded(name: str, what: str) -> str:
     worker = os.environ.get("REDFLOE_WORKER", "1")  # which `redfloe run` sets
     try:
         return name.format(hostname=socket.gethostname(), pid=os.getpid(), worker=worker)
-    except (KeyError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
         msg = f"{what} is {name!r}, in which only {{hostname}}, {{pid}} and {{worker}} are replaced"
         raise ValueError(msg) from error

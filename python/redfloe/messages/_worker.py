@@ -9,11 +9,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redfloe import _core
-from redfloe._errors import NoGroupError, RedfloeError, RedisConnectionError
+from redfloe._errors import DecodeError, NoGroupError, RedfloeError, RedisConnectionError
 from redfloe._event_loop import completed
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
 from redfloe.messages._ending import LAST, abandon
+from redfloe.messages._errors import misfit_of
 from redfloe.messages._handling import Handling
 
 if TYPE_CHECKING:
@@ -122,8 +123,11 @@ class StreamWorker:
             await completed(reader.start())  # which joins the group
         self.is_ready = True
         self._on_ready()
-        async for batch in self.consumer:
-            await self._hand_out(batch)
+        try:
+            async for batch in self.consumer:
+                await self._hand_out(batch)
+        except DecodeError as error:
+            raise misfit_of(error, self.plan.stream) from error
 
     async def _hand_out(self, batch: AsyncBatch) -> None:
         """Queue a batch's messages, and wait until there is room for more."""
