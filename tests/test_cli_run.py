@@ -58,6 +58,9 @@ async def bill(event):
         os.kill(os.getpid(), signal.SIGKILL)
     if KIND == "fail":
         raise ValueError
+    if KIND == "exit" and not os.path.exists("died"):
+        open("died", "w").close()
+        raise SystemExit(0)
     if KIND == "hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         time.sleep(600)
@@ -312,3 +315,23 @@ def has_ended(pid: int) -> bool:
 def test_a_target_without_an_app_is_no_target(any_server: Server) -> None:
     done = run("run", "shop", url=any_server.url, code=2)
     assert "names no app" in done.stderr
+
+
+def test_a_module_that_exits_is_no_app(any_server: Server, directory: Path) -> None:
+    (directory / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    process = subprocess.run(
+        command("run", "leaving:app"), check=False, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "leaving.py" in process.stderr
+    assert process.stderr.endswith("SystemExit: 0\n")
+
+
+def test_a_worker_whose_handler_exits_is_started_again(any_server: Server, directory: Path) -> None:
+    publish(any_server, 1, 5)
+    with running(KIND="exit") as process:
+        eventually(lambda: {*done(directory)} == {1, 2, 3, 4, 5})
+        code, err = end(process)
+    assert code == 0
+    assert "redfloe: a handler has called sys.exit(0)\n" in err
+    assert "worker 1 ended with exit code 1, and starts again in 0.1 s\n" in err

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from redfloe.messages import App
 
 
+#: What a worker ends with one of whose handlers has ended it.
+_EXITED = 1
+
+
 class _LoadError(Exception):
     """There is no such app."""
 
@@ -56,7 +60,7 @@ def work(target: str, pipe: int, grace: float | None) -> int:
     except _LoadError as error:
         print(f"redfloe: {error}", file=sys.stderr)
         return CANNOT_LOAD
-    except Exception:  # noqa: BLE001 - the user's module raised it
+    except (Exception, SystemExit):  # noqa: BLE001 - the user's module raised it
         traceback.print_exc()
         return CANNOT_LOAD
     if grace is not None:
@@ -64,7 +68,12 @@ def work(target: str, pipe: int, grace: float | None) -> int:
     with os.fdopen(pipe, "w") as telling:
         json.dump({"consumer": app.consumer, "grace": app._assembly.grace}, telling)
     threading.Thread(target=_stop_with_supervisor, args=[app], daemon=True).start()
-    app.run()
+    try:
+        app.run()
+    except SystemExit as error:  # who wants to end the app calls its stop
+        traceback.print_exc()
+        print(f"redfloe: a handler has called sys.exit({error.code!r})", file=sys.stderr)
+        return _EXITED
     return 0
 
 
