@@ -15,9 +15,8 @@ from redfloe.messages._transaction import Transaction
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    # At runtime it would be a class to stubtest.
-    Argument: TypeAlias = Literal["event", "message", "frame", "tx"]
-    Arguments: TypeAlias = tuple[Argument, ...]
+Argument: TypeAlias = Literal["event", "message", "frame", "tx"]
+Arguments: TypeAlias = tuple[Argument, ...]
 
 _MESSAGE_NAMES = ("message", "msg")
 _OURS = {"Message": Message, "Transaction": Transaction}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from redfloe._consuming.handling import _check_handler
 from redfloe._functions import is_async
 from redfloe._schema import as_text
-from redfloe.messages._calls import arguments_of
+from redfloe.messages._calls import Arguments, arguments_of
 from redfloe.messages._codecs import Codec, CodecLike, codec_of
 from redfloe.messages._kinds import Kind, kind_of_model
 from redfloe.messages._retry import check_retry
@@ -18,7 +18,6 @@ from redfloe.messages._schema_of import check_key, is_model
 from redfloe.messages._settings import checked
 
 if TYPE_CHECKING:
-    from redfloe.messages._calls import Arguments
     from redfloe.messages._message import Message
     from redfloe.messages._retry import Retry
 
