@@ -55,6 +55,9 @@ struct Page {
 impl Merge {
     /// So many streams are asked together, if not so many have run dry: those that will next.
     const AHEAD: usize = 64;
+    /// So many entries are asked of a stream that has run dry, however full it is: with one of each, all would
+    /// run dry one after the other.
+    const FEW: u64 = 2;
 
     /// Of `streams` streams, of which these parts are to be read.
     pub(super) fn new(streams: usize, parts: Vec<Part>) -> Self {
@@ -85,14 +88,18 @@ impl Merge {
     /// most of the entries, gets a large part of the room.
     pub(super) fn refill(&mut self, budget: u64) -> Vec<Part> {
         let active = self.streams.iter().filter(|stream| stream.rest.is_some()).count() as u64;
-        // With one of each, all would run dry one after the other.
-        let fair = (budget / 2).checked_div(active).unwrap_or_default().max(2);
+        let fair = (budget / 2).checked_div(active).unwrap_or_default().max(Self::FEW);
         let room = budget.saturating_sub(self.buffered);
         let is_low = |stream: &Stream| stream.buffered * 2 <= stream.page.max(fair);
         let asked = |(index, stream): (usize, &Stream)| {
             (stream.rest.is_some() && is_low(stream)).then_some(index)
         };
         let mut wanting: Vec<usize> = self.streams.iter().enumerate().filter_map(asked).collect();
+        if room < fair.saturating_mul(wanting.len() as u64) {
+            // What is buffered of others waits for those that have run dry, and for nothing else.
+            let is_dry = |index: &usize| self.streams.get(*index).is_some_and(|s| s.buffered == 0);
+            wanting.retain(is_dry);
+        }
         let share = (room / 4).checked_div(wanting.len() as u64).unwrap_or_default();
         for index in &wanting {
             let Some(stream) = self.streams.get_mut(*index) else { continue };
@@ -100,7 +107,7 @@ impl Merge {
                 0 => stream.page.saturating_mul(2).max(share),
                 _ => stream.page,
             };
-            stream.page = grown.max(fair);
+            stream.page = grown.min(budget).max(fair);
         }
         if wanting.len() < Self::AHEAD && self.buffered < budget / 4 * 3 {
             let enough = (room / 4 / Self::AHEAD as u64).max(fair);
@@ -114,7 +121,7 @@ impl Merge {
             wanting.sort_unstable();
             wanting.dedup();
         }
-        let most = room.checked_div(wanting.len() as u64).unwrap_or_default().max(fair);
+        let most = room.checked_div(wanting.len() as u64).unwrap_or_default().max(Self::FEW);
         let part = |index: usize| {
             let stream = self.streams.get(index)?;
             let rest = stream.rest?;
