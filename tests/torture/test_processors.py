@@ -133,7 +133,8 @@ class Crew:
             for kind in self.KINDS:
                 self.signal(kind, number)
         for process in self._alive.values():
-            assert process.wait(timeout=30) == 0, self.said()[-5:]
+            # One that was hired just now is still importing, and has no handler.
+            assert process.wait(timeout=30) in (0, -signal.SIGTERM), self.said()[-5:]
 
     def __enter__(self) -> Self:
         return self
