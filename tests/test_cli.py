@@ -204,7 +204,7 @@ def test_processors(any_server: Server, client: redis.Redis, stream: str) -> Non
     assert run(*delete, "--yes", url=url).stderr == f"{stream} has no mail\n"
     done = run("delete-processor", stream, "inventory", "--yes", url=url)
     assert done.stderr == f"inventory on {stream} deleted\n"
-    # Whom the reset has displaced is told for a day.
+    # The owner that the reset has displaced is told for a day.
     [lane] = {*client.keys()} - {stream.encode()}
     assert (client.type(lane), 0 < client.ttl(lane) <= 86_400) == (b"string", True)
     assert run("processors", url=url).stdout == ""

@@ -107,7 +107,7 @@ impl Machine {
         self.acquire_as(owner, takeover, start, false)
     }
 
-    /// The same for whoever changes the lane, and mends it.
+    /// The same for a caller that changes the lane, and mends it.
     pub(super) fn acquire_to_mend(&mut self, owner: Owner, takeover: bool) -> Request {
         self.acquire_as(owner, takeover, EntryId::MIN, true)
     }

@@ -331,8 +331,8 @@ class Sinks:
     async def _on_disk(self, act: Callable[[], T], *, until_stopped: bool = False) -> T:
         """Use the disk for a transaction in hand.
 
-        Whoever has superseded this processor changes the directory, and deletes what it writes: a
-        failure is a `FencedError` then.
+        A processor that has superseded this one changes the directory, and deletes what this one
+        writes: a failure is a `FencedError` then.
         """
         try:
             return await self._apart(act)

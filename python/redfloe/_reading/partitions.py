@@ -30,7 +30,7 @@ _Bounds = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True, repr=False)
 class StreamPartition:
-    """A part of one or several streams, which `split_stream` has cut, to be read by whoever has it.
+    """A part of one or several streams, cut by `split_stream`, to be read anywhere.
 
     It can be pickled and read in another process or on another machine: the pickle holds how the
     server is reached, **with the password**; its repr does not. Its end is fixed, so that each

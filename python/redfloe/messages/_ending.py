@@ -26,8 +26,11 @@ def abandon(tasks: Iterable[asyncio.Task[None]], where: Mapping[str, str | None]
     for task in tasks:
         if task.done():
             continue
-        # An event loop that ends waits for all tasks it knows, for ever.
-        asyncio.tasks._unregister_task(task)
+        # An event loop that ends waits for all tasks it knows, for ever. The function is asyncio's
+        # own: where a later Python lacks it, such a handler keeps its loop from ending.
+        unregister = getattr(asyncio.tasks, "_unregister_task", None)
+        if unregister is not None:
+            unregister(task)
         _keep(task)
         task.add_done_callback(_look)
         log("handler_left", where)

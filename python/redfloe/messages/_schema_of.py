@@ -242,7 +242,7 @@ def _fields(model: type, outer: tuple[type, ...] = ()) -> list[ModelField]:
 
 
 def _refuse_unset(model: Any) -> None:
-    """Refuse a dataclass with fields that whoever reads an event cannot set."""
+    """Refuse a dataclass with fields that cannot be set when an event is read."""
     for field in dataclasses.fields(model) if dataclasses.is_dataclass(model) else ():
         if not field.init:
             msg = (

@@ -40,7 +40,7 @@ pub(super) enum Flaw {
     PlansAnew,
     /// Entries are acknowledged whether or not they are pending.
     NoPending,
-    /// They are whoever they are pending to.
+    /// They are acknowledged where they are pending to another consumer as well.
     PendingToAnybody,
     /// A commit that was refused is not fenced, although a copy of it may still be on its way.
     TrustsRefusals,

@@ -59,7 +59,7 @@ impl Processor {
         }
     }
 
-    /// The same for whoever loads state and tables first: a batch comes only in the epoch that the caller
+    /// The same for a caller that loads state and tables first: a batch comes only in the epoch that the caller
     /// knows. What cannot be loaded ends no entry, so before that none is noted as tried.
     pub(crate) async fn next_in(&mut self, known: Option<u64>) -> Result<Came> {
         let mut waiting: Option<Instant> = None;
