@@ -89,16 +89,16 @@ def test_a_processor_that_is_killed_in_its_commit(any_server: Server, place: str
 
 def test_a_processor_that_is_killed_in_its_handlers(any_server: Server) -> None:
     chance = random.Random(1)
-    publish(any_server, *orders(400))
+    publish(any_server, *orders(4_000))
     options = json.dumps({"batch_size": 20, "lease_ms": LEASE})
     with python(PROCESSOR, any_server.url, options) as process:
         for _ in range(chance.randint(1, 100)):
             hear(process)
         process.kill()
         process.wait()
-    assert len(numbers(any_server)) < 400
+    assert len(numbers(any_server)) < 4_000
     processor(any_server, counting()).run()
-    check_counted(any_server, 400)
+    check_counted(any_server, 4_000)
 
 
 @pytest.mark.parametrize("place", ["in the second half", "after"])
