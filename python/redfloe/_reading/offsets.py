@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
 
+#: The largest number in an entry ID.
+_LARGEST = 2**64 - 1
+
 
 def _keys(stream: Streams) -> list[bytes]:
     if isinstance(stream, str | bytes):
@@ -214,13 +217,18 @@ def as_pair(offset: str) -> tuple[int, int]:
     """Give an offset as the two numbers of an ID."""
     ms, _, seq = offset.partition("-")
     try:
-        return int(ms), int(seq)
+        pair = int(ms), int(seq)
     except ValueError:
+        pair = (-1, -1)
+    if not all(0 <= number <= _LARGEST for number in pair):
         msg = f"an offset is an entry ID, ms-seq, not {offset!r}"
-        raise ValueError(msg) from None
+        raise ValueError(msg)
+    return pair
 
 
 def pair_after(offset: str) -> tuple[int, int]:
     """Give the ID after an offset."""
     ms, seq = as_pair(offset)
-    return (ms, seq + 1) if seq < 2**64 - 1 else (ms + 1, 0)
+    if seq < _LARGEST:
+        return ms, seq + 1
+    return (ms + 1, 0) if ms < _LARGEST else (ms, seq)

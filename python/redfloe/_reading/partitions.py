@@ -208,7 +208,9 @@ def _split_request(
     up_to: Mapping[str, str] | None,
     must_exist: bool,
 ) -> tuple[Request, bool]:
-    positive(n, "n")
+    if positive(n, "n") is None:
+        msg = "n must be int, not None"
+        raise TypeError(msg)
     is_of_several = not isinstance(stream, str | bytes)
     keys: Any = stream if is_of_several else [stream]
     options = DEFAULTS | {"must_exist": must_exist}

@@ -21,6 +21,12 @@ _lock = threading.Lock()
 _keeping: list[threading.Thread] = []
 
 
+def is_cancelled() -> bool:
+    """Say whether the running task was cancelled, and what it called has swallowed that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def abandon(tasks: Iterable[asyncio.Task[None]], where: Mapping[str, str | None]) -> None:
     """Let tasks be that go on although they were cancelled: nobody waits for them any more."""
     for task in tasks:
@@ -39,11 +45,9 @@ def abandon(tasks: Iterable[asyncio.Task[None]], where: Mapping[str, str | None]
 def _keep(task: asyncio.Task[None]) -> None:
     with _lock:
         _left.add(task)
-        if not _keeping:
+        if not (_keeping and _keeping[-1].is_alive()):  # a forked child has none
             forever = threading.Event()
-            thread = threading.Thread(
-                target=lambda kept: kept and forever.wait(), args=(_left,), daemon=True
-            )
+            thread = threading.Thread(target=lambda _: forever.wait(), args=(_left,), daemon=True)
             thread.start()
             _keeping.append(thread)
 

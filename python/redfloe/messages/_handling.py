@@ -15,6 +15,7 @@ from redfloe._consuming.handling import can_be_printed, log_failure, without_wai
 from redfloe._consuming.retry import Call as Attempt
 from redfloe._consuming.retry import Failed, Raise, Wait
 from redfloe.messages._calls import WrongHandlerError, check_result
+from redfloe.messages._ending import is_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +52,8 @@ class Handling:
     async def handle(self, item: Item | Part) -> None:
         """Call an item's handlers one after the other."""
         for call in item.calls:
+            if is_cancelled():
+                return
             try:
                 result = await _calling.call_and_await(call, item)
             except Exception as error:  # noqa: BLE001 - the policy decides

@@ -34,8 +34,11 @@ class WorkerName:
         # Its file is open in all processes that are forked from now on; a lock is one process's.
         self._fd: int | None = None
         if "{pid}" not in template:
-            with TemporaryFile() as file:
-                self._fd = os.dup(file.fileno())
+            try:
+                with TemporaryFile() as file:
+                    self._fd = os.dup(file.fileno())
+            except OSError:  # nothing can be written here: forked workers are not told apart
+                return
             weakref.finalize(self, os.close, self._fd)
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,6 +11,7 @@ from redfloe._processing.transaction import AsyncTransaction
 from redfloe.messages._calls import WrongHandlerError, check_result
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Item, sendable
+from redfloe.messages._ending import is_cancelled
 from redfloe.messages._errors import MisfitError, NotDoneError, UnknownTypeError
 from redfloe.messages._frames import Part
 from redfloe.messages._handling import foreign, raised_by
@@ -82,8 +84,15 @@ class Processing:
     def _handle(self, tx: BaseTransaction) -> Any:
         return self._in_thread(tx) if isinstance(tx, AsyncTransaction) else self._call(tx)
 
-    def _call(self, tx: BaseTransaction, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def _call(
+        self,
+        tx: BaseTransaction,
+        loop: asyncio.AbstractEventLoop | None = None,
+        left: threading.Event | None = None,
+    ) -> None:
         for call, item in _calls(self.open(tx, loop)):
+            if left is not None and left.is_set():
+                return
             try:
                 result = call.invoke(item)
                 if result is not None:
@@ -96,7 +105,11 @@ class Processing:
             _look(result, call, item)
 
     async def _in_thread(self, tx: AsyncTransaction) -> None:
-        await self._threads.run(self._call, tx, asyncio.get_running_loop())
+        left = threading.Event()
+        try:
+            await self._threads.run(self._call, tx, asyncio.get_running_loop(), left)
+        finally:  # where it was cancelled, the messages are others' from now on
+            left.set()
 
     async def _await(self, tx: AsyncTransaction) -> None:
         for call, item in _calls(self.open(tx, asyncio.get_running_loop())):
@@ -107,7 +120,7 @@ class Processing:
             except Exception as error:
                 _note(error, call, item)
                 raise
-            if self.has_left:
+            if self.has_left or is_cancelled():
                 raise asyncio.CancelledError
             _look(result, call, item)
 
