@@ -160,6 +160,9 @@ def test_offsets(any_server: Server, client: redis.Redis, stream: str) -> None:
     assert read(partitions)["n"].to_list() == [*range(51, 58)]
     with pytest.raises(ValueError, match="malformed"):
         redfloe.advance_offsets(url, {stream: "x"}, 1, up_to=end)
+    with pytest.raises(ValueError, match="an offset is an entry ID"):
+        split_stream(url, stream, 2, after={stream: f"{2**64}-0"}, up_to=end)
+    assert len(split_stream(url, stream, 10**12)) <= client.xlen(stream)
 
 
 def test_entries_ahead_are_of_all_streams(any_server: Server, client: redis.Redis) -> None:

@@ -63,6 +63,8 @@ pub async fn offsets_ahead(
             match ids.last() {
                 Some(last) if ids.len() as u64 == wanted => {
                     *place = *last;
+                    // Not a connection for each stream, of which there may be thousands.
+                    feed.session.release();
                     others.push((stream, up_to, feed));
                 }
                 // Whatever there was up to there.

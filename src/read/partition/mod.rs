@@ -42,6 +42,9 @@ pub async fn split(
         let parts = parts(client, request, many).await?;
         let parts: Vec<Range> = parts.iter().filter_map(Range::of).collect();
         let mut all: Vec<Whole> = parts.iter().map(Range::whole).collect();
+        // No more partitions than entries, whatever was asked for: each is thought of.
+        let entries = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.most));
+        let number = number.min(usize::try_from(entries).unwrap_or(usize::MAX)).max(1);
         if number > 1 {
             // Of a part of a stream XLEN does not tell the number of entries.
             let bounded = (0..).zip(&parts).filter(|(_, part)| part.total.is_none());
@@ -173,7 +176,10 @@ async fn count(feed: &mut Feed, stream: &[u8], part: &Range) -> Result<Profile> 
             some.last().into_iter().for_each(|last| profile.push(*last, some.len() as f64));
         }
         match ids.last().and_then(|last| last.successor()) {
-            Some(next) if ids.len() as u64 == PORTION && next <= part.last => first = next,
+            // A server that gives the same again and again is not asked for ever.
+            Some(next) if ids.len() as u64 == PORTION && next <= part.last && next > first => {
+                first = next
+            }
             _ => return Ok(profile),
         }
     }

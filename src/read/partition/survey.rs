@@ -310,7 +310,7 @@ const PER_MILLISECOND: f64 = 1.0 / (1_u128 << 64) as f64;
 fn density(ids: &[EntryId]) -> Option<f64> {
     match ids {
         [first, .., last] => {
-            Some(ids.len() as f64 / ((number(*last) - number(*first)) as f64 + 1.0))
+            Some(ids.len() as f64 / (number(*last).saturating_sub(number(*first)) as f64 + 1.0))
         }
         _ => None,
     }
