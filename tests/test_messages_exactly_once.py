@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
+from pydantic import BaseModel, field_validator
 
 import redfloe
 from redfloe import FencedError
@@ -18,6 +19,7 @@ from redfloe.messages import (
     App,
     Message,
     Producer,
+    Retry,
     Router,
     Transaction,
 )
@@ -225,6 +227,60 @@ def test_a_handler_that_outlives_the_grace_commits_nothing(
     assert numbers(any_server) == [1, 2]
 
 
+def test_health_counts_what_waits_for_its_next_attempt(
+    any_server: Server, runner: asyncio.Runner
+) -> None:
+    publish(any_server, *orders(3))
+    app = app_of(any_server, retry=Retry(attempts=2, base_delay=0.3))
+    called: list[int] = []
+
+    @app.on("orders", OrderPlaced, exactly_once=True)
+    async def pay(event: OrderPlaced) -> None:
+        called.append(event.order_id)
+        if called == [1]:
+            raise ValueError
+
+    async def main() -> None:
+        async with app:
+            await until(lambda: called, app)
+            for _ in range(10):
+                assert app.health().in_hand == 3
+                await asyncio.sleep(0.005)
+            await until(lambda: app.processors["orders"].stats.commits, app)
+            await until(lambda: app.health().in_hand == 0, app)
+
+    runner.run(main())
+    assert called == [1, 1, 2, 3]
+
+
+def test_what_is_put_aside_is_decoded_once(any_server: Server) -> None:
+    decoded: list[int] = []
+
+    class Parcel(BaseModel):
+        n: int
+
+        @field_validator("n")
+        @classmethod
+        def note(cls, n: int) -> int:
+            decoded.append(n)
+            return n
+
+    publish(any_server, Message("Parcel", {"n": 1}), stream="parcels")
+    app = app_of(any_server, dead_letter="{stream}:dead")
+
+    @app.on("parcels", Parcel, exactly_once=True)
+    def lose(event: Parcel, tx: Transaction) -> None:
+        tx.publish(OrderPaid(order_id=event.n), stream="paid")
+        raise KeyError
+
+    drained = app.drain()
+    ((message, reason),) = drained.failed
+    assert message.event == Parcel.model_construct(n=1)
+    assert "KeyError" in reason
+    assert (drained.handled, drained.published) == ([], [])
+    assert decoded == [1]
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_handler_that_raises_what_passes_for_a_cancel(any_server: Server, kind: str) -> None:
     publish(any_server, *orders(1))
@@ -273,8 +329,12 @@ def test_apps_that_cannot_commit_are_refused(any_server: Server) -> None:
 
 
 def test_an_app_of_the_same_name_stands_by(
-    any_server: Server, client: redis.Redis, runner: asyncio.Runner
+    any_server: Server,
+    client: redis.Redis,
+    runner: asyncio.Runner,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "redfloe")
     publish(any_server, *orders(3))
     first, second = (app_of(any_server, paying(exactly_once=True)) for _ in range(2))
 
@@ -282,7 +342,7 @@ def test_an_app_of_the_same_name_stands_by(
         async with first:
             await until(lambda: client.xlen("paid") == 3, first)
             standing_by = asyncio.create_task(second.run_async())
-            await asyncio.sleep(0.05)
+            await until(lambda: "standing by until it is left" in caplog.text, second)
             assert not second.health().ready
         await until(lambda: second.health().ready, second)
         await asyncio.to_thread(publish, any_server, *orders(6, first=4))

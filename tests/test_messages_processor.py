@@ -30,6 +30,7 @@ from support.events import OrderPaid, OrderPlaced, orders, pending
 from support.paying import (
     AT_ONCE,
     Total,
+    app_of,
     dead,
     numbers,
     paying,
@@ -243,6 +244,30 @@ def test_misfits_and_unknown_types(any_server: Server, client: redis.Redis) -> N
     assert reasons.keys() == {b"2", b"x", b"\xff"}
     assert reasons[b"2"] == b"no handler takes this entry, which is of the type 'OrderPaid'"
     assert reasons[b"x"].startswith(b"the entry is no OrderPlaced: order_id")
+
+
+@pytest.mark.parametrize("kind", ["processor", "app"])
+def test_an_entry_that_cannot_be_read_is_a_misfit(
+    any_server: Server, client: redis.Redis, world: World, kind: str
+) -> None:
+    client.xadd("orders", {"_type": "OrderPlaced", "order_id": b"\xff"}, id="1-1")
+    told = "entry 1-1 of 'orders' cannot be read: .* is not UTF-8; with a dead_letter such"
+    app = app_of(any_server, paying(exactly_once=True))
+    with pytest.raises(MisfitError, match=told) as raised:
+        app.drain() if kind == "app" else run(world, processor(any_server, paying()))
+    assert isinstance(raised.value.__cause__, redfloe.DecodeError)
+
+
+def test_what_a_handler_cannot_decode_is_its_own(any_server: Server, world: World) -> None:
+    publish(any_server, *orders(1))
+    router = Router()
+
+    @router.on("orders", OrderPlaced)
+    def read(event: OrderPlaced) -> None:
+        raise redfloe.DecodeError(str(event.order_id))
+
+    with pytest.raises(redfloe.DecodeError, match="1"):
+        run(world, processor(any_server, router), **AT_ONCE)
 
 
 def test_unknown_types_are_passed_over(any_server: Server) -> None:

@@ -123,3 +123,23 @@ def test_one_that_could_not_start_may_be_started_again(
         made.start(print, attempts=0).result(5)
     made.start(lambda tx: work(SYNC, tx)).result(5)
     check(client, 2)
+
+
+def test_one_whose_thread_cannot_be_started_may_be_started_again(
+    any_server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_numbers(client, STREAM, 2)
+    made, start = processor(any_server.url), threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "redfloe-processor":
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            made.start(print)
+    made.start(lambda tx: work(SYNC, tx)).result(5)
+    check(client, 2)

@@ -392,9 +392,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             self._refuse_entered()
             self._kept_for = thread
 
-    def _keep_no_more(self) -> None:
+    def _keep_no_more(self, thread: Thread) -> None:
         with self._entering:
-            if self._kept_for is current_thread():
+            if self._kept_for is thread:
                 self._kept_for = None
 
     def _refuse_entered(self) -> None:

@@ -158,9 +158,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         >>> redfloe.read_stream(url, "copies")["action"].to_list()
         ['click', 'view']
         """
-        retry = Retry(
-            attempts, retry_base_delay, retry_max_delay, {**self._raised, **(on_exception or {})}
-        )
+        retry = self._retry(attempts, retry_base_delay, retry_max_delay, on_exception)
         inner = InLoop(self._chosen(handler), lambda: self._stopped)
         with self:
             session = self._blocking()
@@ -205,9 +203,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         >>> redfloe.read_stream(url, "copies")["action"].to_list()
         ['click', 'view']
         """
-        retry = Retry(
-            attempts, retry_base_delay, retry_max_delay, {**self._raised, **(on_exception or {})}
-        )
+        retry = self._retry(attempts, retry_base_delay, retry_max_delay, on_exception)
         inner = InEventLoop(self._chosen(handler), lambda: self._stopped)
         async with self:
             session = self._awaiting()
@@ -215,7 +211,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
 
     async def _handle_all(self, session: Session[T], face: Face[T], retry: Retry) -> bool | Raise:
         """Have all batches handled, until the processor ends; what is to be raised is given."""
-        while (batch := await session.next(opens=False)) is not None:
+        while (batch := await self._next(session)) is not None:
             try:
                 done = await handle(batch, retry, face, self._failing)
             except BegunAnewError:
@@ -223,6 +219,20 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
             if done is not True:  # stopped in a pause, or by an exception
                 return done
         return True
+
+    async def _next(self, session: Session[T]) -> T | None:
+        """Give the next batch that a handler is called with, or None at the end."""
+        return await session.next(opens=False)
+
+    def _retry(
+        self,
+        attempts: int,
+        base_delay: float,
+        max_delay: float,
+        on_exception: ExceptionPolicy | None,
+    ) -> Retry:
+        on = {**self._raised, **(on_exception or {})}
+        return Retry(attempts, base_delay, max_delay, on)
 
     def each(self, handler: H) -> H:
         """Have `run`, `run_async` and `start` call a function with each entry: a decorator.
@@ -295,7 +305,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         Raises
         ------
         RuntimeError
-            It runs already.
+            It runs already, or no thread can be started.
 
         Examples
         --------
@@ -319,7 +329,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
                 try:
                     self.run(chosen, **options)
                 finally:
-                    self._keep_no_more()  # where it was never entered
+                    self._keep_no_more(thread)  # where it was never entered
             except BaseException as error:  # noqa: BLE001 - whoever asks gets it
                 log("processor_failed", {**self._failing.where, "error": reason_of(error)}, error)
                 future.set_exception(error)
@@ -329,7 +339,11 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         thread = threading.Thread(target=work, name="redfloe-processor", daemon=True)
         self._keep_for(thread)
         log_live()
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            self._keep_no_more(thread)
+            raise
         return future
 
     @abstractmethod
@@ -337,8 +351,8 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         """Refuse to be entered by any other than a thread, which is about to."""
 
     @abstractmethod
-    def _keep_no_more(self) -> None:
-        """Do so no more, if it is kept for this thread."""
+    def _keep_no_more(self, thread: Thread) -> None:
+        """Do so no more, if it is kept for that thread."""
 
     def _chosen(self, handler: Callable[..., object] | None) -> Callable[..., object]:
         chosen = handler or self._handler

@@ -13,7 +13,7 @@ from redfloe.messages._decode import policy_of
 from redfloe.messages._delivery import Limits
 from redfloe.messages._exactly_once import ExactlyOnceWorker
 from redfloe.messages._outgoing import Outlet
-from redfloe.messages._plan import Middleware, StreamPlan
+from redfloe.messages._plan import Middleware, StreamPlan, expect_no_fields
 from redfloe.messages._processing import RAISED
 from redfloe.messages._processor import PlanProcessor
 from redfloe.messages._retry import check_retry
@@ -149,8 +149,7 @@ class Assembly:
             **self._source_options(plan, on_idle),
             **plan.options,
         )
-        # What is optional may never come; a model says what must.
-        consumer._request["expects_fields"] = False
+        expect_no_fields(consumer._request)
         return consumer
 
     def _processor(

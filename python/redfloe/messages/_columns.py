@@ -13,7 +13,8 @@ import polars as pl
 
 from redfloe.messages._schema_of import fields_of
 
-_MICROSECOND = timedelta(microseconds=1)
+#: What columns of a duration count.
+MICROSECOND = timedelta(microseconds=1)
 #: What an Int64 holds, and a Duration.
 _INTEGERS = range(-(2**63), 2**63)
 
@@ -62,7 +63,7 @@ def _fits(value: Any, dtype: pl.DataType) -> bool:
         case int():
             return dtype != pl.Int64 or value in _INTEGERS
         case timedelta():
-            return value // _MICROSECOND in _INTEGERS
+            return value // MICROSECOND in _INTEGERS
         case Decimal() if isinstance(dtype, pl.Decimal):
             return value.is_finite() and _fits_decimal(value, dtype)
     return True

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: How long a handler that was cancelled may take, in seconds.
 LAST = 1.0
+#: How long the server may take to be told at the end, in seconds.
+LAST_TELL = 5.0
 
 #: Those that nobody waits for, kept by a thread: a coroutine that is thrown away is told to end, as
 #: by a cancel, and one that swallows that as well would keep the interpreter from ending.

@@ -7,10 +7,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redfloe._consuming.handling import InEventLoop, is_done
-from redfloe._errors import DecodeError, RedfloeError
+from redfloe._errors import RedfloeError
 from redfloe._processing.running import Face
-from redfloe.messages._ending import LAST, abandon
-from redfloe.messages._errors import misfit_of
+from redfloe.messages._ending import LAST, LAST_TELL, abandon
 from redfloe.messages._handling import with_traceback
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ if TYPE_CHECKING:
     from redfloe._processing.transaction import AsyncTransaction
     from redfloe.messages._health import Record
     from redfloe.messages._plan import StreamPlan
-    from redfloe.messages._processing import Processing
     from redfloe.messages._processor import PlanProcessor
-
-#: How long the server may take to be told at the end, in seconds.
-_LAST_TELL = 5.0
 
 
 class ExactlyOnceWorker:
@@ -56,9 +51,7 @@ class ExactlyOnceWorker:
     @property
     def in_hand(self) -> int:
         """How many messages are in hand."""
-        session = self.source._session
-        current = None if session is None else session.current
-        return 0 if current is None else len(current)
+        return self.source.in_hand
 
     def begin_no_more(self) -> None:
         """Have no further batch handled; from any thread, before `stop`."""
@@ -91,7 +84,7 @@ class ExactlyOnceWorker:
     async def _leave(self) -> None:
         """Leave the processor to others, from below a handler that does not end."""
         with suppress(RedfloeError, TimeoutError):
-            async with asyncio.timeout(_LAST_TELL):
+            async with asyncio.timeout(LAST_TELL):
                 await self.source.__aexit__(None, asyncio.CancelledError(), None)
 
     async def _work(self) -> None:
@@ -103,37 +96,33 @@ class ExactlyOnceWorker:
                 return  # stopped
             self.is_ready = True
             self._on_ready()
-            face = _Face(session, inner, processor._processing, self._record)
-            try:
-                is_done(await processor._handle_all(session, face, self._retry))
-            except DecodeError as error:
-                if hasattr(error, "__notes__"):
-                    raise  # a handler's
-                raise misfit_of(error, self.plan.stream) from error
+            face = _Face(session, inner, processor, self._record)
+            is_done(await processor._handle_all(session, face, self._retry))
 
 
 class _Face(Face["AsyncTransaction"]):
-    """Writes down what was committed, where somebody wants to know."""
+    """Counts what is in hand, and writes down what was committed, where somebody wants to know."""
 
     def __init__(
         self,
         session: Session[AsyncTransaction],
         inner: Any,
-        processing: Processing,
+        processor: PlanProcessor,
         record: Record | None,
     ) -> None:
         super().__init__(session, inner)
-        self._processing = processing
+        self._processor = processor
         self._record = record
 
     async def fail(self, part: AsyncTransaction, reason: str) -> bool:
         if part._failure is not None:
             reason = with_traceback(reason, part._failure)
-        if self._record is not None:
-            self._processing.open(part, None).put_aside(reason)
+        if self._record is not None and (called_with := self._processor._processing.last):
+            called_with.put_aside(reason)
         return await super().fail(part, reason)
 
     async def _commit(self, part: AsyncTransaction) -> None:
         await super()._commit(part)
-        if self._record is not None and self._processing.last is not None:
-            self._processing.last.write_down(self._record)
+        self._processor.in_hand -= len(part)
+        if self._record is not None and (called_with := self._processor._processing.last):
+            called_with.write_down(self._record)

@@ -61,7 +61,8 @@ class Drained:
         Those that were acknowledged as their handlers returned, or said so, in that order; in each
         group once.
     published : list of Message
-        Those that the app's producers have published meanwhile.
+        Those that the app's producers have published meanwhile, and those of transactions that
+        are committed (`Transaction.publish`).
     failed : list of (Message, str)
         Those that handlers, or what they got, have brought to the dead-letter stream, and why.
         Undecodable entries, and those delivered too often, never come that far: the stream has them

@@ -18,7 +18,7 @@ import pydantic
 from redfloe._consuming.retry import reason_of
 from redfloe._payload import json_text
 from redfloe._writing.fields import as_pairs
-from redfloe.messages._columns import column_or_unfit, native
+from redfloe.messages._columns import MICROSECOND, column_or_unfit, native
 from redfloe.messages._doubt import Misfit, doubtful, frame_of, refuse_another
 from redfloe.messages._envelopes import loaded
 from redfloe.messages._schema_of import (
@@ -30,7 +30,6 @@ from redfloe.messages._schema_of import (
 )
 from redfloe.messages._validators import validator_of
 
-_MICROSECOND = timedelta(microseconds=1)
 #: What no model takes for a duration.
 _TOO_LONG = "longer than a timedelta can be"
 _TEXTS = (pl.String, pl.Binary)
@@ -410,7 +409,7 @@ def _plain(value: Any) -> Any:
         case UUID():
             return str(value)
         case timedelta():
-            return value // _MICROSECOND
+            return value // MICROSECOND
         case Mapping() | list() | tuple() | set() | frozenset():
             return json_text(_in_json(value), "a field")
         case _ if is_struct(type(value)) or isinstance(value, pydantic.BaseModel):
@@ -430,7 +429,7 @@ def _in_json(value: Any) -> Any:
         case UUID():
             return str(value)
         case timedelta():
-            return value // _MICROSECOND
+            return value // MICROSECOND
         case pydantic.BaseModel():
             return value.model_dump(mode="json", by_alias=True)
     return value

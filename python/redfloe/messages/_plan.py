@@ -15,6 +15,7 @@ from redfloe.messages._kinds import DICT, DictKind, Kind
 if TYPE_CHECKING:
     import polars as pl
 
+    from redfloe._arguments import Request
     from redfloe._consuming.retry import Retry as Steps
     from redfloe.messages._codecs import Codec, Rows
     from redfloe.messages._delivery import Item
@@ -155,6 +156,11 @@ class StreamPlan:
         if self.codec.document is not None and not all(map(_has_required, kinds)):
             return None  # no document at all would pass for an event of defaults
         return self.codec.typed_options(schema)
+
+
+def expect_no_fields(request: Request) -> None:
+    """Have the core not warn of fields that never come: some are optional, a model says which."""
+    request["expects_fields"] = False
 
 
 #: The column of what does not fit.

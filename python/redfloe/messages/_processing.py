@@ -51,7 +51,7 @@ class Processing:
         self._limits = limits
         self._outputs = outputs
         self._threads = threads
-        #: What handlers were called with last.
+        #: What handlers were called with last; None where it could not be made of the batch.
         self.last: InTransaction | None = None
         #: Whether the worker has ended, below a handler that has swallowed its cancel.
         self.has_left = False
@@ -70,7 +70,7 @@ class Processing:
 
     def open(self, tx: BaseTransaction, loop: asyncio.AbstractEventLoop | None) -> InTransaction:
         """Give a transaction's messages."""
-        plan = self._plan
+        plan, self.last = self._plan, None
         batch = InTransaction(
             tx, plan.rows(tx.frame), plan.stream, self._limits, self._outputs, loop
         )
@@ -180,7 +180,8 @@ class InTransaction(Delivered):
         return True
 
     def put_aside(self, reason: str) -> None:
-        """Know that somebody else moves all its rows to the dead-letter stream."""
+        """Know that the commit moves all its rows to the dead-letter stream, and does no more."""
+        self.published.clear()
         for row in range(len(self.ids)):
             self._settle(row)
             self.reasons[row] = reason

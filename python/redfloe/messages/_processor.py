@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from redfloe import _core
+from redfloe._errors import DecodeError
 from redfloe._processing.processor import StreamProcessor
 from redfloe.messages._codecs import CodecLike, codec_of
 from redfloe.messages._decode import policy_of
 from redfloe.messages._delivery import Limits
+from redfloe.messages._errors import misfit_of
 from redfloe.messages._outgoing import Outlet
-from redfloe.messages._plan import StreamPlan
+from redfloe.messages._plan import StreamPlan, expect_no_fields
 from redfloe.messages._processing import RAISED, Processing
 from redfloe.messages._retry import Retry
 from redfloe.messages._threads import Threads
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from redfloe._core import RedisConnection
+    from redfloe._processing.running import T
+    from redfloe._processing.session import Session
     from redfloe.messages._codecs import Codec
     from redfloe.messages._decode import Policy
     from redfloe.messages._router import Handler, Router
@@ -49,13 +53,26 @@ class PlanProcessor(StreamProcessor):
             **plan.options,
             **options,
         )
-        # What is optional may never come; a model says what must.
-        self._request["expects_fields"] = False
+        expect_no_fields(self._request)
         self._raised = RAISED
+        #: How many messages of a batch are not committed, also in a pause between attempts.
+        self.in_hand = 0
         limits = Limits(has_dead_letter=dead_letter is not None, longest_delay=None, lease=None)
         outputs = Outputs(outlet, codec, self._check_output)
         self._processing = Processing(plan, policy, limits, outputs, threads)
         self._handler = self._processing.handler
+        self._read_from = plan.stream
+
+    async def _next(self, session: Session[T]) -> T | None:
+        self.in_hand = 0
+        try:
+            batch = await super()._next(session)
+        except DecodeError as error:
+            if error.entry_id is None:
+                raise  # what was saved is meant, and no entry
+            raise misfit_of(error, self._read_from) from error
+        self.in_hand = 0 if batch is None else len(batch)
+        return batch
 
     def _check_output(self, stream: bytes) -> None:
         arguments = self._arguments | {"outputs": [stream]}

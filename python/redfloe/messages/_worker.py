@@ -13,7 +13,7 @@ from redfloe._errors import DecodeError, NoGroupError, RedfloeError, RedisConnec
 from redfloe._event_loop import completed
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
-from redfloe.messages._ending import LAST, abandon
+from redfloe.messages._ending import LAST, LAST_TELL, abandon
 from redfloe.messages._errors import misfit_of
 from redfloe.messages._handling import Handling
 
@@ -34,8 +34,6 @@ _TELL_EVERY = 0.1
 _MOST_QUEUED = 1_000
 #: How often one who waits for handlers to return looks whether it was stopped, in seconds.
 _LOOK = 0.05
-#: How long the server may take to be told at the end, in seconds.
-_LAST_TELL = 5.0
 
 
 class StreamWorker:
@@ -273,7 +271,7 @@ class StreamWorker:
             delivered.give_back()
         # What cannot be told is still pending, and comes again.
         with suppress(RedisConnectionError, TimeoutError):
-            async with asyncio.timeout(_LAST_TELL):
+            async with asyncio.timeout(LAST_TELL):
                 await self._tell()
 
 
