@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 import redfloe
 from redfloe import telemetry
-from redfloe.messages import App, Message, Producer, Retry
+from redfloe.messages import App, Message, Processor, Producer, Retry, Router, Transaction
 from support.consumers import World
 from support.groups import DRAIN, ME, deliver
 from support.processes import finish, hear, python
@@ -883,6 +883,99 @@ def test_handlers_of_messages_that_say_nothing_of_a_trace(
     client.xadd(stream, {"_type": "Parcel", "n": 1})
     assert len(app.drain().handled) == 1
     assert len(told.spans("process")) == 1
+
+
+@pytest.mark.parametrize("way", ["threads", "async", "both", "processor"])
+def test_handlers_of_messages_that_commit(
+    any_server: Server, stream: str, carried: Told, way: str
+) -> None:
+    """They have the spans that others have, and no more."""
+    with Producer(any_server.url, stream) as producer:
+        for n in range(2):
+            producer.publish(Parcel(n=n))
+    router = Router()
+    got: list[int] = []
+
+    def act(event: Parcel, tx: Transaction) -> None:
+        with carried.tracers.get_tracer("the handler's").start_as_current_span("work"):
+            got.append(event.n)
+        if event.n == 1:
+            raise KeyError
+
+    async def act_async(event: Parcel, tx: Transaction) -> None:
+        act(event, tx)
+
+    async def beside(message: Message) -> None: ...
+
+    router.on(stream, Parcel, exactly_once=True)(act_async if way == "async" else act)
+    if way == "both":
+        router.on(stream, types=["other"], exactly_once=True)(beside)
+    if way == "processor":
+        options: dict[str, Any] = {"name": "g", "dead_letter": "dead", **DRAIN}
+        Processor(any_server.url, stream, router, **options).run(attempts=1)
+    else:
+        retry = Retry(attempts=1)
+        app = App(any_server.url, group="g", consumer="c", retry=retry, dead_letter="dead")
+        app.include(router)
+        app.drain()
+    assert got == [0, 1, 0, 1]  # both, and then each alone
+    spans, origins = carried.spans("process"), carried.spans("create")
+    ids = redfloe.read_stream(any_server.url, stream)["_id"]
+    for span, n, work in zip(spans, got, carried.spans("work"), strict=True):
+        assert (span.name, span.kind) == (f"process {stream}", SpanKind.CONSUMER)
+        assert span.parent is not None
+        assert (span.parent.trace_id, span.parent.span_id) == whose(origins[n])
+        assert linked(span) == [whose(origins[n])]
+        assert work.parent is not None
+        assert (work.parent.trace_id, work.parent.span_id) == whose(span)
+        found = attributes(span)
+        assert found["messaging.message.id"] == ids[n]
+        assert found["code.function.name"].endswith("act_async" if way == "async" else "act")
+        assert found.get("messaging.consumer.group.name") == (None if way == "processor" else "g")
+        assert found.get("error.type") == ("KeyError" if n == 1 else None)
+    assert carried.errors("process") == {"KeyError": 2}
+
+
+def test_the_handler_of_a_processor(
+    world: World, any_server: Server, stream: str, carried: Told
+) -> None:
+    entries(any_server.url, stream, None)
+    frames: list[pl.DataFrame] = []
+
+    def handle(tx: Any) -> None:
+        frames.append(tx.frame)
+        if len(tx) > 1:
+            raise ValueError
+
+    async def handle_async(tx: Any) -> None:
+        handle(tx)
+
+    options: dict[str, Any] = {"name": "p", "dead_letter": "dead", "schema": NUMBER, **DRAIN}
+    processor = redfloe.StreamProcessor(any_server.url, stream, **options)
+    if world.runner is None:
+        processor.run(handle, attempts=1)
+    else:
+        world.do(processor.run_async(handle_async, attempts=1))
+    assert {tuple(frame.columns) for frame in frames} == {("_id", "_ts", "n")}
+    origins = [whose(span) for span in carried.spans("create")]
+    spans = carried.spans("process")
+    assert linked(spans[0]) == origins
+    assert [linked(span) for span in spans if len(span.links) == 1] == [[one] for one in origins]
+    sizes = [attributes(span)["messaging.batch.message_count"] for span in spans]
+    assert sizes == [frame.height for frame in frames]
+    assert carried.errors("process") == {"ValueError": 2}
+
+
+def test_small_batches_of_a_processor_are_linked_to_their_own(
+    any_server: Server, stream: str, carried: Told
+) -> None:
+    entries(any_server.url, stream, None)
+    options: dict[str, Any] = {"name": "p", "batch_size": 1, **DRAIN}
+    redfloe.StreamProcessor(any_server.url, stream, **options).run(lambda tx: None)
+    for span, origin in zip(carried.spans("process"), carried.spans("create"), strict=True):
+        assert span.parent is not None
+        assert (span.parent.trace_id, span.parent.span_id) == whose(origin)
+        assert linked(span) == [whose(origin)]
 
 
 def test_a_loop_of_ones_own(world: World, any_server: Server, stream: str, carried: Told) -> None:

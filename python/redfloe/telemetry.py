@@ -83,9 +83,9 @@ def instrument(
         Makes the meter; by default the global one.
     trace_context : bool, default False
         Have writers add the context of their span to each entry, as the fields ``traceparent`` and
-        ``tracestate`` of W3C Trace Context, and each `StreamConsumer` that begins take them out
-        again: its frames do not have them, and the spans of its handlers are linked to the spans
-        that the entries come from.
+        ``tracestate`` of W3C Trace Context, and each `StreamConsumer` and `StreamProcessor` that
+        begins take them out again: its frames do not have them, and the spans of its handlers are
+        linked to the spans that the entries come from.
 
     Raises
     ------
@@ -129,8 +129,8 @@ def instrument(
 def uninstrument() -> None:
     """Observe nothing any more; what is under way is observed to its end. Does no harm twice.
 
-    A `StreamConsumer` that has begun while `trace_context` was on still takes the fields out of its
-    frames.
+    A `StreamConsumer` or `StreamProcessor` that has begun while `trace_context` was on still takes
+    the fields out of its frames.
     """
     with _LOCK:
         _beside.wanted = False
@@ -310,8 +310,10 @@ def _inner(producer: StreamProducer | AsyncStreamProducer) -> StreamProducer:
     return producer._producer if isinstance(producer, AsyncStreamProducer) else producer
 
 
-def _of_handler(telemetry: Telemetry, _face: object, batch: Batch | AsyncBatch) -> Operation:
-    source = batch._source
+def _of_handler(telemetry: Telemetry, face: Any, batch: Any) -> Operation | None:
+    if getattr(face._handler, "observes_calls", False):
+        return None
+    source: Source = batch._source
     return Process(telemetry, source, len(batch), is_alone=source.request["batch_size"] == 1)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, make_request, one_of
+from redfloe._batch import Source
+from redfloe._beside import with_fields
 from redfloe._consuming.arguments import decoding_errors, start_of
 from redfloe._consuming.handling import Failing
 from redfloe._consuming.signals import StopSignals
@@ -369,13 +371,15 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             self._kept_for = None
 
     def _make_session(self, wait: Any, make: Any) -> None:
-        core = _core.Processor(self._connection, self._request, self._arguments)
+        asked = with_fields(self._request)
+        core = _core.Processor(self._connection, asked, self._arguments)
         has_dead_letter = self._arguments["dead_letter"] is not None
         known = dict(self._request["schema"] or {})
         session: Session[Any] = Session(
             core,
             wait,
             make,
+            source=Source(self._connection, asked, None),
             known=known,
             has_dead_letter=has_dead_letter,
             is_of_group=self._request["group"] is not None,

@@ -6,10 +6,11 @@ they are run by `without_waiting`, because `at_once` never suspends them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
+from redfloe._beside import take_out
 from redfloe._consuming.handling import without_waiting
 from redfloe._errors import NotDurableError
 from redfloe._event_loop import completed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from redfloe import _core
     from redfloe._arguments import Milliseconds
+    from redfloe._batch import Source
     from redfloe._processing.sink import ParquetSink
     from redfloe._processing.transaction import BaseTransaction
     from redfloe._schema import SchemaLike
@@ -75,6 +77,7 @@ class Session(Generic[T]):
         wait: Waits,
         make: Callable[[Session[T], _core.Transaction], T],
         *,
+        source: Source,
         known: dict[str, Any],
         has_dead_letter: bool,
         sinks: list[ParquetSink],
@@ -87,6 +90,8 @@ class Session(Generic[T]):
         self.current: T | None = None
         self.wait = wait
         self._make = make
+        #: Where all rows come from.
+        self._source = source
         self._known = known
         #: The lane's epoch in which state and tables were loaded; None where they have to be.
         self._epoch: int | None = None
@@ -95,7 +100,7 @@ class Session(Generic[T]):
         self._bound: list[tuple[object, str | None]] = []
         self._in_use = Lock()
         #: The page that the latest batch is a part of, and the frame of all its rows.
-        self._page: tuple[_core.RecordBatch, pl.DataFrame] | None = None
+        self._page: tuple[_core.RecordBatch, tuple[pl.DataFrame, Source]] | None = None
         self.sinks = Sinks(self, sinks)
 
     @property
@@ -114,16 +119,23 @@ class Session(Generic[T]):
         if self.current is not transaction:
             raise RuntimeError(_ENDED)
 
-    def frame_of(self, core: _core.Transaction, rows: _core.RecordBatch) -> pl.DataFrame:
+    def rows_of(
+        self, core: _core.Transaction, rows: _core.RecordBatch
+    ) -> tuple[pl.DataFrame, Source]:
         """Give a batch's rows as a frame: of a small batch, a part of that of its page."""
         part = core.page()
         if part is None:
             self._page = None
-            return of_batch(rows)
+            return self._taken(rows)
         page, start = part
         if self._page is None or not page.is_same(self._page[0]):
-            self._page = page, of_batch(page)
-        return self._page[1].slice(start, len(rows))
+            self._page = page, self._taken(page)
+        frame, source = self._page[1]
+        return frame.slice(start, len(rows)), source.part(slice(start, start + len(rows)))
+
+    def _taken(self, rows: _core.RecordBatch) -> tuple[pl.DataFrame, Source]:
+        frame, beside = take_out(of_batch(rows), self._source.request)
+        return frame, self._source if beside is None else replace(self._source, beside=beside)
 
     def state_of(self, transaction: T) -> ProcessorState:
         """Give the state to the transaction in hand."""

@@ -45,8 +45,9 @@ class BaseTransaction:
         self._cannot_be_part: Exception | None = None
         #: What its handler has raised.
         self._failure: Exception | None = None
+        frame, self._source = session.rows_of(core, self._rows)
         #: The rows as a frame, as `read_stream` gives them.
-        self.frame: pl.DataFrame = session.frame_of(core, self._rows)
+        self.frame: pl.DataFrame = frame
 
     @cached_property
     def _ids(self) -> list[str]:

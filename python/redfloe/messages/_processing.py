@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from redfloe import _calling
 from redfloe._processing.transaction import AsyncTransaction
 from redfloe.messages._calls import WrongHandlerError, check_result
 from redfloe.messages._decode import decode
@@ -60,13 +62,13 @@ class Processing:
     def handler(self) -> Callable[[Any], Any]:
         """What a `StreamProcessor` runs: async where a handler is, or a middleware."""
         if self._plan.in_threads:
-            return self._handle
+            return _calling.observe_calls(partial(self._handle))
 
         async def handle(tx: AsyncTransaction) -> None:
             await self._await(tx)
 
         handle.__qualname__ = ", ".join(self._plan.async_names) or "of the middleware"
-        return handle
+        return _calling.observe_calls(handle)
 
     def open(self, tx: BaseTransaction, loop: asyncio.AbstractEventLoop | None) -> InTransaction:
         """Give a transaction's messages."""
@@ -94,7 +96,7 @@ class Processing:
             if left is not None and left.is_set():
                 return
             try:
-                result = call.invoke(item)
+                result = _calling.call_in_thread(call, item)
                 if result is not None:
                     check_result(call.name, result)
             except asyncio.CancelledError as error:
@@ -114,7 +116,7 @@ class Processing:
     async def _await(self, tx: AsyncTransaction) -> None:
         for call, item in _calls(self.open(tx, asyncio.get_running_loop())):
             try:
-                result = await call.invoke(item)
+                result = await _calling.call_and_await(call, item)
             except asyncio.CancelledError as error:
                 raise foreign(error) from error
             except Exception as error:
