@@ -11,7 +11,17 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from redfloe.messages import App, CommandBus, EventBus, Marshaler, Message, Retry, Router
+import redfloe
+from redfloe.messages import (
+    App,
+    CommandBus,
+    EventBus,
+    Marshaler,
+    Message,
+    Retry,
+    Router,
+    Transaction,
+)
 from support.events import OrderPaid, OrderPlaced, orders, until
 from support.server import Server
 
@@ -51,6 +61,40 @@ def test_a_command_is_handled_once_by_its_handler(any_server: Server, client: re
     entries: Any = client.xrange("command.CreateUser")
     assert entries == [(first.encode(), {b"_type": b"CreateUser", b"name": b"Ann"})]
     assert client.xinfo_groups("command.RenameUser")[0]["name"] == b"users"
+
+
+def test_handlers_of_buses_commit_with_their_messages(
+    any_server: Server, client: redis.Redis
+) -> None:
+    app = App(any_server.url, group="g", consumer="c", retry=Retry(attempts=1), dead_letter="dead")
+    commands, events = CommandBus(app), EventBus(app)
+    got: list[str] = []
+
+    @commands.handler(exactly_once=True)
+    async def create(command: CreateUser, tx: Transaction) -> None:
+        renamed = RenameUser("?", command.name)
+        tx.publish(renamed, stream=events.stream(RenameUser))
+        if command.name == "Eve":
+            raise KeyError
+
+    @events.handler(exactly_once=True)
+    def note(event: RenameUser, tx: Transaction) -> None:
+        tx.publish(CreateUser(name=event.to), stream="noted")
+
+    @events.handler
+    def beside(event: RenameUser) -> None:
+        got.append(event.to)
+
+    with commands, events:
+        for name in ("Ann", "Eve", "Bob"):
+            commands.send(CreateUser(name=name))
+        drained = app.drain()
+    assert got == ["Ann", "Bob"]
+    assert redfloe.read_stream(any_server.url, "noted")["name"].to_list() == got
+    assert len(drained.failed) == 1
+    assert {*app.processors} == {"command.CreateUser", "event.RenameUser (g.note)"}
+    with pytest.raises(ValueError, match="group is empty"):
+        events.handler(group="")(note)
 
 
 def test_a_second_handler_of_a_command_is_refused(any_server: Server) -> None:

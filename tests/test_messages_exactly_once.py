@@ -189,7 +189,7 @@ def test_stop_finishes_the_batch_in_hand(
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_handler_that_outlives_the_grace_commits_nothing(
-    any_server: Server, runner: asyncio.Runner, kind: str
+    any_server: Server, client: redis.Redis, runner: asyncio.Runner, kind: str
 ) -> None:
     publish(any_server, *orders(2))
     app = app_of(any_server, grace=0.05)
@@ -223,6 +223,8 @@ def test_a_handler_that_outlives_the_grace_commits_nothing(
     assert numbers(any_server) == []
     time.sleep(0.1)
     assert called in ([], [1]), "the other message is another worker's by now"
+    (waiting,) = client.xinfo_consumers("orders", "g")
+    assert (waiting["name"], waiting["pending"]) == (b"c", 2)
     app_of(any_server, paying(exactly_once=True)).drain()
     assert numbers(any_server) == [1, 2]
 

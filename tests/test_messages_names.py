@@ -22,10 +22,13 @@ from redfloe.messages import App
 class OrderPlaced(BaseModel):
     order_id: int
 
-app = App(sys.argv[1], group="g-{{pid}}" if {own_group} else "g", consumer={name!r})
+app = App(sys.argv[1], group="g-{{pid}}" if {own_group} else "g", consumer={name!r}, batch_size=1)
+handled = asyncio.Event()
 
 @app.on(sys.argv[2], OrderPlaced)
-async def handle(event: OrderPlaced) -> None: ...
+async def handle(event: OrderPlaced) -> None:
+    handled.set()
+    await asyncio.sleep(60)  # so that there are messages for others, too
 
 def work():
     async def main():
@@ -34,6 +37,7 @@ def work():
         except RuntimeError as error:
             say("refused", str(error))
         else:
+            await handled.wait()
             say("works", app.consumer)
         sys.stdin.readline()
 
@@ -54,7 +58,9 @@ sys.stdin.readline()
 
 
 def workers(server: Server, stream: str, name: str | None, *, own_group: bool = False) -> list[Any]:
-    """Have two processes that were forked from one work; give what they and that one say."""
+    """Have two processes that were forked from one at work; give what they and that one say."""
+    with Producer(server.url, stream) as producer:
+        producer.publish_many(orders(20))
     script = FORKS.format(name=name, own_group=own_group)
     with python(script, server.url, stream) as process:
         return sorted(hear(process) for _ in range(3))
@@ -64,8 +70,6 @@ def workers(server: Server, stream: str, name: str | None, *, own_group: bool = 
 def test_forked_workers_have_names_of_their_own(
     any_server: Server, client: redis.Redis, stream: str, name: str | None
 ) -> None:
-    with Producer(any_server.url, stream) as producer:
-        producer.publish_many(orders(10))
     (_, _, _, *children), *works = workers(any_server, stream, name)
     assert [pid for pid, *_ in works] == children
     names = {
@@ -73,11 +77,20 @@ def test_forked_workers_have_names_of_their_own(
         for pid in children
     }
     assert {name for *_, name in works} == names
-    assert {one["name"].decode() for one in client.xinfo_consumers(stream, "g")} <= names
+    assert {one["name"].decode() for one in client.xinfo_consumers(stream, "g")} == names
 
 
 def test_a_group_of_each_process(any_server: Server, client: redis.Redis, stream: str) -> None:
     (_, _, _, *children), *_ = workers(any_server, stream, None, own_group=True)
+    groups = {one["name"].decode() for one in client.xinfo_groups(stream)}
+    assert groups == {f"g-{pid}" for pid in children}
+
+
+def test_forked_workers_of_one_name_work_in_groups_of_their_own(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    (_, _, _, *children), *works = workers(any_server, stream, "worker-1", own_group=True)
+    assert works == [[pid, f"g-{pid}", "works", "worker-1"] for pid in children]
     groups = {one["name"].decode() for one in client.xinfo_groups(stream)}
     assert groups == {f"g-{pid}" for pid in children}
 
@@ -89,7 +102,8 @@ def test_forked_workers_of_one_name_are_refused(any_server: Server, stream: str)
     assert works == ["works", "worker-1"]
     assert refused[0] == "refused"
     assert refused[1].startswith(
-        "a process that was forked from the same one as this works as the consumer 'worker-1', and"
+        f"a process that was forked from the same one as this works on {stream!r} as the consumer "
+        "'worker-1', and each would"
     )
 
 

@@ -21,7 +21,7 @@ from redfloe.messages._producer import Producer
 from redfloe.messages._retry import Retry
 from redfloe.messages._router import Handler, Router
 from redfloe.messages._running import Stopping, drain_all, in_new_loop, log_end, run_all
-from redfloe.messages._settings import Settings, checked, expanded
+from redfloe.messages._settings import Settings, checked, chosen, expanded
 from redfloe.messages._threads import Threads
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class App(Router):
         The consumer group; by default that of the settings. Others that work on the streams have
         groups of their own, and each group gets all messages.
     consumer : str, optional
-        This worker's name in the group. ``{hostname}``, ``{pid}`` and ``{worker}``, the number that
-        ``redfloe run`` has given it, are replaced, in `group` too. By default
-        ``"{hostname}-{pid}"``, and the name goes when the worker ends. No two workers may have one
-        name: an app of this process, or of one forked from the same, is refused to run meanwhile.
+        This worker's name in the group, which no other worker may have: an app of this process, or
+        of one forked from the same, is refused to run meanwhile. ``{hostname}``, ``{pid}`` and
+        ``{worker}``, the number that ``redfloe run`` has given it, are replaced, in `group` too. By
+        default ``"{hostname}-{pid}"``, and the name goes when the worker ends.
     retry : Retry, optional
         What happens when a handler raises; by default it is called three times.
     dead_letter : str, optional
@@ -80,7 +80,8 @@ class App(Router):
     grace : float or timedelta, default 30
         How many seconds handlers that run have to return when the app is stopped. After that async
         ones are cancelled, and left to themselves where they go on. What is not done is given back
-        at once.
+        at once; that of `exactly_once` handlers comes again when this worker's name does, or to
+        others after `reclaim_min_idle_ms`.
     max_deliveries : int, optional
         How often a message is delivered before it goes to the dead-letter stream instead: for those
         that kill their workers. What comes again because a handler returned False counts too.
@@ -141,14 +142,13 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         else:
             self._connection = settings.connection
         self._settings = settings
-        group = group or settings.consumer.group
+        group = chosen(group, settings.consumer.group)
         if group is None:
             msg = "an app needs a group: App(..., group=...), CONSUMER_GROUP or consumer.group"
             raise ValueError(msg)
-        name = consumer or settings.consumer.consumer
+        name = chosen(consumer, settings.consumer.consumer)
         self._group = checked(group, "group")
-        self._worker_name = WorkerName(name or "{hostname}-{pid}")
-        given_block = settings.consumer.block_ms if block_ms is None else block_ms
+        self._worker_name = WorkerName(chosen(name, "{hostname}-{pid}"))
         self._assembly = Assembly(
             self._connection,
             self._worker_name,
@@ -160,9 +160,9 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
             middleware=middleware,
             codec=codec_of(codec),
             grace=grace.total_seconds() if isinstance(grace, timedelta) else grace,
-            batch_size=settings.consumer.count if batch_size is None else batch_size,
+            batch_size=chosen(batch_size, settings.consumer.count),
             options={
-                "block_ms": 1_000 if given_block is None else given_block,
+                "block_ms": chosen(block_ms, settings.consumer.block_ms, 1_000),
                 "create_group": create_group,
                 "group_start_id": group_start_id,
                 "reclaim_min_idle_ms": reclaim_min_idle_ms,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from redfloe._arguments import not_negative, one_of, optional_milliseconds, positive
+from redfloe._arguments import not_negative, optional_milliseconds, positive
 from redfloe._consuming.consumer import StreamConsumer
 from redfloe.messages._decode import policy_of
 from redfloe.messages._delivery import Limits
@@ -61,13 +61,14 @@ class Assembly:
         if dead_letter is not None and not dead_letter:
             msg = "dead_letter is empty: name a stream, or leave it out"
             raise ValueError(msg)
-        one_of(options["on_group_lost"], "on_group_lost", "raise", "recreate")
         if (
             positive(options["max_deliveries"], "max_deliveries") is not None
             and dead_letter is None
         ):
             msg = "max_deliveries needs a dead_letter stream, for what was delivered too often"
             raise ValueError(msg)
+        # Made for nothing else than to refuse now what each worker's would refuse.
+        StreamConsumer(connection, "any", "any", "any", **{**options, "max_deliveries": None})
         self._connection = connection
         self._consumer_name = consumer
         self._retry = retry

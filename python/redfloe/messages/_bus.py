@@ -115,6 +115,7 @@ class _Bus:
         retry: Retry | None,
         timeout: float | timedelta | None,
         key: Key | None,
+        exactly_once: bool,
     ) -> F:
         """Register a handler of the models that its parameter's annotation names."""
         if self._app is None:
@@ -137,6 +138,7 @@ class _Bus:
                 timeout,
                 takes_frames=False,
                 group=of_its_own,
+                exactly_once=exactly_once,
                 is_alone=True,
             )
         return function
@@ -146,8 +148,8 @@ class _Bus:
         assert self._app is not None
         stream = self.stream(model)
         for other in self._app.handlers:
-            of_other = other.group or self._group
-            if other.stream == stream and of_other == (group or self._group):
+            of_other = self._group if other.group is None else other.group
+            if other.stream == stream and of_other == (self._group if group is None else group):
                 raise ValueError(self._problem(model, other.name, group))
 
     def _problem(self, model: type, other: str, group: str | None) -> str:
@@ -251,6 +253,7 @@ class CommandBus(_Bus):
         retry: Retry | None = ...,
         timeout: float | timedelta | None = ...,
         key: Key | None = ...,
+        exactly_once: bool = ...,
     ) -> Callable[[F], F]: ...
     def handler(
         self,
@@ -260,6 +263,7 @@ class CommandBus(_Bus):
         retry: Retry | None = None,
         timeout: float | timedelta | None = None,
         key: Key | None = None,
+        exactly_once: bool = False,
     ) -> Any:
         """Register the handler of a command, as a decorator, with or without options.
 
@@ -268,7 +272,7 @@ class CommandBus(_Bus):
 
         Parameters
         ----------
-        retry, timeout, key
+        retry, timeout, key, exactly_once
             As for `Router.on`.
 
         Raises
@@ -280,7 +284,14 @@ class CommandBus(_Bus):
         """
 
         def register(function: F) -> F:
-            return self._handle(function, lambda _: None, retry=retry, timeout=timeout, key=key)
+            return self._handle(
+                function,
+                lambda _: None,
+                retry=retry,
+                timeout=timeout,
+                key=key,
+                exactly_once=exactly_once,
+            )
 
         return register if function is None else register(function)
 
@@ -395,6 +406,7 @@ class EventBus(_Bus):
         retry: Retry | None = ...,
         timeout: float | timedelta | None = ...,
         key: Key | None = ...,
+        exactly_once: bool = ...,
     ) -> Callable[[F], F]: ...
     def handler(
         self,
@@ -405,6 +417,7 @@ class EventBus(_Bus):
         retry: Retry | None = None,
         timeout: float | timedelta | None = None,
         key: Key | None = None,
+        exactly_once: bool = False,
     ) -> Any:
         """Register a handler of an event, as a decorator, with or without options.
 
@@ -415,7 +428,7 @@ class EventBus(_Bus):
         ----------
         group : str, optional
             The consumer group; by default the app's, a dot, and the function's name.
-        retry, timeout, key
+        retry, timeout, key, exactly_once
             As for `Router.on`.
 
         Raises
@@ -429,10 +442,11 @@ class EventBus(_Bus):
         def register(function: F) -> F:
             return self._handle(
                 function,
-                lambda name: group or f"{self._group}.{name}",
+                lambda name: f"{self._group}.{name}" if group is None else group,
                 retry=retry,
                 timeout=timeout,
                 key=key,
+                exactly_once=exactly_once,
             )
 
         return register if function is None else register(function)

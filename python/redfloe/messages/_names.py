@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
+from hashlib import blake2b
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from redfloe.messages._settings import checked, expanded
 
@@ -56,29 +57,43 @@ class WorkerName:
         """
         # One that commits stands by while another of its name works.
         plans = [plan for plan in plans if not plan.exactly_once]
-        fd = self._fd if plans else None
-        held: list[tuple[str | int, ...]] = []
-        try:
+        with ExitStack() as held:
             for plan in plans:
-                mine = os.getpid(), repr(server), plan.stream, plan.group, str(self)
-                if _IN_USE.setdefault(mine, self) is not self:
-                    self._refuse(f"another app of this process works on {plan.stream!r} as")
-                held.append(mine)
-            if fd is not None:
-                try:
-                    lockf(fd, LOCK_EX | LOCK_NB)
-                except BlockingIOError:
-                    self._refuse("a process that was forked from the same one as this works as")
+                where = repr(server), plan.stream, plan.group, str(self)
+                held.enter_context(self._held_in_process(plan, (os.getpid(), *where)))
+                if self._fd is not None:
+                    held.enter_context(self._held_among_forks(plan, self._fd, _place(where)))
+            yield
+
+    @contextmanager
+    def _held_in_process(self, plan: StreamPlan, mine: tuple[str | int, ...]) -> Iterator[None]:
+        if _IN_USE.setdefault(mine, self) is not self:
+            self._refuse("another app of this process", plan)
+        try:
             yield
         finally:
-            for one in held:
-                del _IN_USE[one]
-            if fd is not None:
-                lockf(fd, LOCK_UN)
+            del _IN_USE[mine]
 
-    def _refuse(self, who: str) -> None:
+    @contextmanager
+    def _held_among_forks(self, plan: StreamPlan, fd: int, place: int) -> Iterator[None]:
+        try:
+            lockf(fd, LOCK_EX | LOCK_NB, 1, place)
+        except BlockingIOError:
+            self._refuse("a process that was forked from the same one as this", plan)
+        try:
+            yield
+        finally:
+            lockf(fd, LOCK_UN, 1, place)
+
+    def _refuse(self, who: str, plan: StreamPlan) -> NoReturn:
         msg = (
-            f"{who} the consumer {str(self)!r}, and each would take the other's messages; give it "
-            "a name of its own, or '{hostname}-{pid}', as it has without one"
+            f"{who} works on {plan.stream!r} as the consumer {str(self)!r}, and each would take "
+            "the other's messages; give it a name of its own, or '{hostname}-{pid}', as it has "
+            "without one"
         )
         raise RuntimeError(msg)
+
+
+def _place(where: tuple[str, ...]) -> int:
+    """Give the byte of the file that is locked for a worker; it need not be there."""
+    return int.from_bytes(blake2b(repr(where).encode(), digest_size=7).digest())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from redfloe.messages._calls import check_result
+from redfloe.messages._calls import WrongHandlerError, check_result
 from redfloe.messages._codecs import ColumnRows
 from redfloe.messages._kinds import DICT, DictKind, Kind
 
@@ -277,18 +277,32 @@ def _in_thread(
 def _wrapped(
     invoke: Callable[[Any], Any], middleware: Sequence[Middleware]
 ) -> Callable[[Any], Any]:
-    async def innermost(message: Message) -> Any:
-        item = message._delivered()
-        item.event = message.event  # which a middleware may have replaced
-        return await invoke(item)
+    def call(item: Item) -> Awaitable[Any]:
+        given = item.message
 
-    call: Callable[[Message], Awaitable[Any]] = innermost
-    for one in reversed(middleware):
-        call = _around(one, call)
-    return lambda item: call(item.message)
+        async def innermost(message: Message) -> Any:
+            _check_given(message, given)
+            item.event = message.event  # which a middleware may have replaced
+            return await invoke(item)
+
+        call_next: Callable[[Message], Awaitable[Any]] = innermost
+        for one in reversed(middleware):
+            call_next = _around(one, call_next)
+        return call_next(given)
+
+    return call
 
 
 def _around(
     middleware: Middleware, call_next: Callable[[Message], Awaitable[Any]]
 ) -> Callable[[Message], Awaitable[Any]]:
     return lambda message: middleware(message, call_next)
+
+
+def _check_given(message: object, given: Message) -> None:
+    if message is not given:
+        msg = (
+            f"a middleware has called call_next with {message!r:.80}, and must pass on the message "
+            f"that it was given, {given!r}; assign message.event if the handler is to get another"
+        )
+        raise WrongHandlerError(msg)

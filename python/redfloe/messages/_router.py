@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from redfloe._arguments import not_negative
 from redfloe._consuming.handling import _check_handler
 from redfloe._functions import is_async
 from redfloe._schema import as_text
@@ -253,6 +254,9 @@ class Router:
         if is_model(stream):
             msg = 'name the stream before the model: on("orders", OrderPlaced)'
             raise TypeError(msg)
+        if stream is not None and not as_text(stream, "stream"):
+            msg = "stream is empty: name one, or leave it out for the app's"
+            raise ValueError(msg)
         names = None if types is None else frozenset(_names(types))
         if names is not None and not names:
             msg = "types are none at all: name one, or leave them out"
@@ -265,7 +269,9 @@ class Router:
         if timeout is not None and not is_async(function):
             msg = "timeout needs an async handler: nothing can end a thread"
             raise ValueError(msg)
-        if timeout is not None and timeout <= 0:
+        if timeout is not None:
+            not_negative(timeout, "timeout")
+        if timeout == 0:
             msg = "timeout must be more than 0 seconds"
             raise ValueError(msg)
         check_retry(retry)
@@ -278,7 +284,7 @@ class Router:
         handler = Handler(
             function,
             arguments_of(function, has_model=bool(models), takes_frames=takes_frames),
-            None if stream is None else as_text(stream, "stream"),
+            stream,
             kinds,
             frozenset(kinds) if models else names,
             None if codec is None else codec_of(codec),
@@ -286,7 +292,7 @@ class Router:
             timeout,
             key,
             takes_frames,
-            None if group is None else checked(as_text(group, "group"), "group"),
+            None if group is None else checked(group, "group"),
             exactly_once,
             is_alone,
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from redfloe._core import RedisConnection
+from redfloe._schema import as_text
+
+T = TypeVar("T")
 
 _VARIABLES = {
     "url": "REDIS_URL",
@@ -17,6 +20,8 @@ _VARIABLES = {
     "group": "CONSUMER_GROUP",
     "consumer": "CONSUMER_NAME",
 }
+
+_Name = Annotated[str, Field(min_length=1)] | None
 
 
 class ProducerSettings(BaseModel):
@@ -32,7 +37,7 @@ class ProducerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stream: str | None = None
+    stream: _Name = None
     max_length: int | None = Field(default=None, ge=0)
 
 
@@ -51,9 +56,9 @@ class ConsumerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stream: str | None = None
-    group: str | None = None
-    consumer: str | None = None
+    stream: _Name = None
+    group: _Name = None
+    consumer: _Name = None
     block_ms: int | None = Field(default=None, ge=0)
     count: int | None = Field(default=None, ge=1)
 
@@ -148,9 +153,18 @@ def _read(file: Path, section: str | None) -> dict[str, Any]:
     }
 
 
+@overload
+def chosen(first: T | None, last: T, /) -> T: ...
+@overload
+def chosen(*given: T | None) -> T | None: ...
+def chosen(*given: T | None) -> T | None:
+    """Give the first that is given."""
+    return next((one for one in given if one is not None), None)
+
+
 def checked(name: str, what: str) -> str:
     """Give a name as it is, in which something may be replaced."""
-    if not expanded(name, what):
+    if not expanded(as_text(name, what), what):
         msg = f"{what} is empty"
         raise ValueError(msg)
     return name
