@@ -22,10 +22,12 @@ export CARGO_TARGET_DIR ?= $(REDFLOE_CACHE)/target
 endif
 
 bin := $(abspath $(VENV))/bin
+engines := $(abspath $(VENV))/engines
 tools := $(VENV)/.tools
 venv := $(VENV)/.stamp
 built := $(VENV)/.built
 pip := $(bin)/python -m pip install --quiet --constraint constraints.txt
+engines_pip := $(engines)/bin/python -m pip install --quiet --constraint constraints-engines.txt
 oldest := $(shell sed -n 's/^dependencies = .*"polars>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 oldest_polars := $(abspath $(VENV))/polars-$(oldest)
 polars_tests := $(wildcard $(addprefix tests/test_, types*.py schema*.py inference*.py ids.py \
@@ -69,6 +71,9 @@ lock: $(tools) ## the newest versions that fit together, into constraints.txt
 	$(bin)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 		--custom-compile-command 'make lock' --no-annotate \
 		pyproject.toml --group dev --group lock --extra demo --output-file constraints.txt
+	$(bin)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--custom-compile-command 'make lock' --no-annotate \
+		pyproject.toml --group engines --output-file constraints-engines.txt
 
 .PHONY: build
 build: $(built) ## the release wheel into dist/, and into the environment
@@ -118,7 +123,7 @@ docs: $(venv) ## the documentation site, strictly, into site/
 	$(bin)/mkdocs build --strict
 
 .PHONY: test
-test: servers lint docs test-rust test-python test-oldest ## everything that CI runs
+test: servers lint docs test-rust test-python test-oldest ## everything that CI runs, but `test-engines`
 
 .PHONY: test-rust
 test-rust: $(tools) ## cargo test, without and with the feature python
@@ -129,6 +134,24 @@ test-rust: $(tools) ## cargo test, without and with the feature python
 .PHONY: test-python
 test-python: $(venv) build ## pytest against the servers that are there; PYTEST_ARGS="-k ..." selects
 	$(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+
+# Engines pin much that we do not, so they have an environment of their own, and constraints of their own.
+# One process runs all tests of an engine, because to start one takes longer than most of its tests.
+.PHONY: test-engines
+test-engines: servers $(engines)/.wheel ## pytest on real engines (Spark, which needs Java 17): eight minutes at most
+	@command -v java >/dev/null || { echo "Java is needed: apt-get install default-jre-headless" >&2; exit 1; }
+	$(engines)/bin/python -m pytest tests/engines $(PYTEST_ARGS)
+
+$(engines)/.stamp: pyproject.toml constraints-engines.txt | $(tools)
+	@echo "==> $(engines): the engines, 2 GB (two minutes)"
+	@test -x $(engines)/bin/python || $(PYTHON) -m venv $(engines)
+	@$(engines_pip) pip
+	@$(engines_pip) --group engines
+	@touch $@
+
+$(engines)/.wheel: $(engines)/.stamp $(built)
+	@$(engines_pip) --force-reinstall --no-deps dist/*.whl
+	@touch $@
 
 # One run that passes says little of races.
 .PHONY: test-faults

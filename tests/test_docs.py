@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import doctest
 import inspect
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import polars as pl
@@ -20,25 +17,19 @@ from nbclient import NotebookClient
 
 import redfloe
 from redfloe import _errors
+from support.pages import ENGINES, ROOT, page_id, python, run_page
 from support.server import Server
 
 pytestmark = pytest.mark.usefixtures("server_program")
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 #: Code in these is only shown; `python` is run, and what it prints is the `text` below it.
 SHOWN = {"bash", "console", "rust", "text"}
-#: What the pages call the reader's server, and how they start one for a reader who has none.
-READERS_URL = '"redis://localhost"'
+#: How pages start a server for a reader who has none.
 STARTED_URL = "url = server.start()"
 
 FENCE = re.compile(r"^( *)```(.*)$", re.MULTILINE)
-#: A block of Python, and the block of text that follows at once, if one does: its output.
-PYTHON = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```\n)?",
-    re.MULTILINE | re.DOTALL,
-)
 
 
 @pytest.fixture
@@ -62,19 +53,6 @@ def url(empty_url: str, client: redis.Redis) -> str:
     return empty_url
 
 
-def page_id(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-def python(page: Path) -> list[tuple[int, str, str]]:
-    """Each block of Python: the line before its code, the code, what it prints."""
-    text = page.read_text()
-    return [
-        (text.count("\n", 0, block.start("code")), block["code"], block["output"] or "")
-        for block in PYTHON.finditer(text)
-    ]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_blocks_are_of_known_languages(page: Path) -> None:
     fences = FENCE.findall(page.read_text())
@@ -88,30 +66,11 @@ def in_reading_order() -> list[Path]:
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2].partition("\n\n")[0]
     names = re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)
     pages = [ROOT / "README.md", *(ROOT / "docs" / name for name in names)]
-    return [page for page in pages if python(page)]
-
-
-def run_page(page: Path, url: str, replace: dict[str, str]) -> None:
-    """Run a page's code from top to bottom, and compare what it prints with what it shows."""
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    try:
-        for line, code, output in python(page):
-            source = "\n" * line + code  # so that a traceback names the page's line
-            for shown, run in {READERS_URL: repr(url), **replace}.items():
-                source = source.replace(shown, run)
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
-            where = f"{page_id(page)}: the block in line {line} printed otherwise"
-            assert printed.getvalue() == output, where
-    finally:
-        for value in list(namespace.values()):
-            if isinstance(value, redfloe.LocalServer):
-                value.stop()
+    return [page for page in pages if python(page) and page not in ENGINES]
 
 
 def test_all_code_is_in_the_reading_order() -> None:
-    assert set(in_reading_order()) == {page for page in PAGES if python(page)}
+    assert set(in_reading_order()) == {page for page in PAGES if python(page)} - {*ENGINES}
 
 
 @pytest.mark.parametrize("page", in_reading_order(), ids=page_id)

@@ -49,6 +49,7 @@ __all__ = [
     "check_table",
     "checked_arrow_stream",
     "claim_entries",
+    "commit_staged",
     "connect",
     "consumer_info",
     "create_group",
@@ -71,6 +72,7 @@ __all__ = [
     "pending_entries",
     "pin",
     "pin_streams",
+    "prepare_staging",
     "processor_info",
     "raise_kind",
     "read_fields",
@@ -81,6 +83,7 @@ __all__ = [
     "server_address",
     "set_values",
     "split_stream",
+    "staged_key",
     "start_pin",
     "start_read_stream",
     "start_write_hashes",
@@ -860,6 +863,20 @@ def advance_offsets(
 def check_offsets(
     server: str | RedisConnection, streams: list[bytes], after: list[str]
 ) -> Operation[None]: ...
+def staged_key(stream: bytes, parts: list[bytes]) -> bytes: ...
+def prepare_staging(
+    server: str | RedisConnection, key: bytes, expiry_ms: int
+) -> Operation[None]: ...
+def commit_staged(
+    server: str | RedisConnection,
+    stream: bytes,
+    marker: bytes,
+    batch: int,
+    keys: list[tuple[bytes, int]],
+    *,
+    is_last: bool = False,
+    chunks: int | None = None,
+) -> Operation[int]: ...
 def pin(
     server: str | RedisConnection,
     request: Request,

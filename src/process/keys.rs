@@ -111,7 +111,7 @@ pub fn output_name(stream: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// `{tag}:redfloe:stream:part:part`. Each part is escaped, so no two lists of parts make one key.
-fn key(stream: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn key(stream: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     let mut key = tag(stream);
     key.extend_from_slice(b":redfloe:");
     escape(stream, &mut key);

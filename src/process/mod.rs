@@ -24,6 +24,8 @@ pub use commit::Commit;
 pub use durability::{Durability, evicting_policy};
 #[cfg(feature = "python")]
 pub(crate) use keys::check_slot;
+#[cfg(feature = "python")]
+pub(crate) use keys::key as own_key;
 pub use keys::{output_name, shares_slot, state_key, table_key};
 pub use lane::{
     Committed, Held, Lane, LaneOptions, ProcessorReset, delete_processor, reset_processor,

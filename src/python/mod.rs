@@ -25,6 +25,7 @@ mod producer;
 mod progress;
 mod read;
 mod reading;
+mod staged;
 mod stream_reader;
 mod table;
 mod values;
@@ -77,6 +78,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(partition::stream_offsets, module)?)?;
     module.add_function(wrap_pyfunction!(partition::advance_offsets, module)?)?;
     module.add_function(wrap_pyfunction!(partition::check_offsets, module)?)?;
+    module.add_function(wrap_pyfunction!(staged::staged_key, module)?)?;
+    module.add_function(wrap_pyfunction!(staged::prepare_staging, module)?)?;
+    module.add_function(wrap_pyfunction!(staged::commit_staged, module)?)?;
     module.add_function(wrap_pyfunction!(pin::pin, module)?)?;
     module.add_function(wrap_pyfunction!(pin::start_pin, module)?)?;
     module.add_function(wrap_pyfunction!(pin::pin_streams, module)?)?;

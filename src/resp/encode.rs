@@ -297,6 +297,12 @@ pub(crate) fn set(key: &[u8], value: &[u8]) -> Packed {
     Cmd::new().arg("SET").arg(key).arg(value).get_packed_command()
 }
 
+/// DEL: a key goes. Redis 1.0.
+#[cfg(feature = "python")]
+pub(crate) fn delete(key: &[u8]) -> Packed {
+    Cmd::new().arg("DEL").arg(key).get_packed_command()
+}
+
 /// XINFO GROUPS: what the server knows of a stream's groups. Redis 5.0.
 pub(crate) fn groups_info(stream: &[u8]) -> Packed {
     Cmd::new().arg("XINFO").arg("GROUPS").arg(stream).get_packed_command()

@@ -17,7 +17,7 @@ pub(crate) use encode::{
     read_many_after, scan, script, stream_info, time, trim, type_of,
 };
 #[cfg(feature = "python")]
-pub(crate) use encode::{get, set};
+pub(crate) use encode::{delete, get, set};
 pub(crate) use info::{Info, id, number, text};
 pub(crate) use outline::{Outline, Outlines};
 pub(crate) use parse::{Event, Parser};

@@ -24,6 +24,8 @@ mod row_id;
 mod rows;
 mod scattered;
 mod sent;
+#[cfg(feature = "python")]
+mod staged;
 mod text;
 mod transaction;
 mod writer;
@@ -40,5 +42,7 @@ pub use outcome::{WriteFailure, Written};
 pub use producer::{Producer, ProducerFailure, ProducerOptions};
 pub use request::{NullTexts, RowsBefore, Trim, WriteRequest};
 pub use sent::Sent;
+#[cfg(feature = "python")]
+pub(crate) use staged::{Staged, commit_staged, prepare_staging};
 pub(crate) use text::push_json_string;
 pub use writer::write;

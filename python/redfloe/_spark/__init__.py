@@ -1,0 +1,1 @@
+"""What `redfloe.spark` is made of."""

@@ -1,0 +1,89 @@
+"""Spark's columns and ours: both speak Arrow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pyarrow as pa
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql.types import LongType, StringType, StructField, StructType, TimestampType
+
+from redfloe._reading.infer import infer_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redfloe._options import ReadOptions
+    from redfloe._reading.partitions import StreamPartition
+    from redfloe._spark.options import Options
+
+#: The columns that are no fields, and what Spark may take them as.
+_OURS: dict[str, tuple[type, ...]] = {
+    "_id": (StringType,),
+    "_ts": (TimestampType, LongType),
+    "_seq": (LongType,),
+    "_stream": (StringType,),
+}
+
+_MILLISECONDS = pl.Datetime("ms", "UTC")
+
+
+def inferred_type(options: Options) -> StructType:
+    """Give the columns of a read without a schema, by a sample of the entries."""
+    decoding: Any = options.decoding
+    rescue = decoding.pop("rescue_column", None)
+    decoding.pop("on_error", None)
+    fields = infer_schema(options.url, options.stream, **decoding)
+    columns = [StructField("_id", StringType()), StructField("_ts", TimestampType())]
+    if not isinstance(options.stream, str):
+        columns.insert(0, StructField("_stream", StringType()))
+    # Of as many dtypes as Spark has; a duration is a number to it.
+    arrow = pl.DataFrame(schema=fields).to_arrow().schema
+    columns += from_arrow_schema(arrow).fields
+    columns += [StructField(rescue, StringType())] if rescue else []
+    return StructType(columns)
+
+
+class Columns:
+    """How the entries of partitions become the record batches that Spark wants."""
+
+    def __init__(self, schema: StructType, options: Options) -> None:
+        self._arrow = to_arrow_schema(schema, timezone="UTC")
+        self._batch_size = options.number("batchSize", 10_000)
+        types = {column.name: column.dataType for column in schema.fields}
+        for name, allowed in _OURS.items():
+            if name in types and not isinstance(types[name], allowed):
+                names = " or ".join(kind().simpleString() for kind in allowed)
+                msg = f"the column {name} must be {names}, not {types[name].simpleString()}"
+                raise ValueError(msg)
+        decoding: Any = options.decoding
+        rescue = decoding.get("rescue_column")
+        fields = [name for name in types if name not in _OURS and name != rescue]
+        wanted = pa.schema([self._arrow.field(name) for name in fields])
+        empty = pl.DataFrame(wanted.empty_table())
+        self._fields = empty.schema
+        is_time = isinstance(types.get("_ts"), TimestampType)
+        self._options: ReadOptions = decoding | {
+            "include_id": "_id" in types,
+            "include_timestamp": "_ts" in types,
+            "include_sequence": "_seq" in types,
+            "include_stream": "_stream" in types,
+            "timestamp_dtype": _MILLISECONDS if is_time else pl.Int64(),
+        }
+
+    def batches(self, partition: StreamPartition) -> Iterator[pa.RecordBatch]:
+        """Read a partition."""
+        reader = partition.reader(self._fields, batch_size=self._batch_size, **self._options)
+        for batch in pa.RecordBatchReader.from_stream(reader):
+            columns = [
+                batch.column(column.name).cast(column.type, safe=False) for column in self._arrow
+            ]
+            # Also where there are no columns, of which only this tells the number of rows.
+            yield (
+                pa.RecordBatch.from_struct_array(
+                    pa.StructArray.from_arrays(columns, fields=[*self._arrow])
+                )
+                if columns
+                else batch
+            )

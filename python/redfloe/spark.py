@@ -1,0 +1,120 @@
+"""Redis Streams in Spark 4, as a Python data source: ``pip install 'redfloe[spark]'``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+try:
+    from pyspark.sql.datasource import (
+        DataSource,
+        DataSourceReader,
+        DataSourceStreamReader,
+        DataSourceStreamWriter,
+        DataSourceWriter,
+    )
+except ImportError as error:
+    msg = "redfloe.spark needs Spark 4.3: pip install 'redfloe[spark]'"
+    raise ImportError(msg) from error
+
+from redfloe._spark.columns import inferred_type
+from redfloe._spark.options import Options
+from redfloe._spark.reading import BoundedReader, FilteringReader, StreamReader
+from redfloe._spark.writing import StreamWriter, Writer
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructType
+
+__all__ = ["RedisStreamSource"]
+
+
+class RedisStreamSource(DataSource):
+    """The format ``redis_stream``: streams as Spark's DataFrames, bounded and continuous.
+
+    A read is divided into partitions of about equal size, by `redfloe.split_stream`; each is read
+    by a Python worker straight into Arrow record batches. A continuous query keeps its offsets, an
+    entry ID for each stream, in Spark's checkpoint; together with a sink that is idempotent each
+    entry counts once.
+
+    Written are a DataFrame's columns as fields, as by `redfloe.write_stream`, in the mode
+    ``append``: a bounded write all rows or none, a continuous query each batch once, also after a
+    crash and with rows in other partitions. Tasks write to streams beside the target, in its slot
+    of a cluster; the driver's commit moves the rows by scripts, a thousand at a time, behind a
+    marker for the query and the batch. So the rows are in the server twice for a moment, and in
+    the order of partitions. The marker stays, one small hash for each query.
+
+    The schema may have ``_id`` (string), ``_ts`` (timestamp, or bigint for milliseconds), ``_seq``
+    (bigint) and ``_stream`` (string) beside the fields. Without one, the fields of a sample of the
+    entries become columns, by `redfloe.infer_schema`, after ``_id`` and ``_ts``, and ``_stream``
+    where there are several streams.
+
+    Options, whose case does not matter:
+
+    ==================== =======================================================================
+    ``url``              as for `redfloe.read_stream`; Spark's plans and logs show it redacted
+    ``settingsFile``     in place of it: a file as for `RedisConnection.from_file`
+    ``settingsEnv``      in place of it: a prefix of variables, as for `RedisConnection.from_env`,
+                         which is also where the server is looked for without any of the three
+    ``username``,        the login, beside ``url``
+    ``password``
+    ``stream``           the stream's key, or a JSON array of several
+    ``partitions``       at most so many, by default as many as the driver's machine has cores
+    ``startingOffsets``  ``earliest``, ``latest``, the ID or the time of the first entry, or a JSON
+                         object as of `redfloe.stream_offsets`. By default a bounded read begins
+                         with the oldest entry, and a new continuous query after the newest
+    ``endingOffsets``    of a bounded read, likewise: the ID or time of the last entry
+    ``maxOffsetsPerTrigger`` of a continuous query: the most entries of a batch, of all streams
+                         together. To find where they end the driver has the server send them once
+                         more
+    ``failOnDataLoss``   ``true`` (default): a continuous query fails where entries that it has not
+                         read were trimmed, or their stream was deleted
+    ``filterPushdown``   ``true``: a bounded read asks for what filters of ``_ts`` and ``_id`` leave
+                         only. It needs ``spark.sql.python.filterPushdown.enabled``, without which
+                         Spark refuses the read
+    ``stagingExpiryMs``  of a write: when rows that nobody has committed are deleted, after a day
+                         by default
+    ``batchSize``        rows of a record batch, 10,000 by default
+    ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``
+                         as for `redfloe.ReadOptions`
+    ==================== =======================================================================
+
+    The Python workers must have redfloe: set ``PYSPARK_PYTHON``. What is shipped to them has the
+    password, where one is given as an option.
+    """
+
+    @classmethod
+    def name(cls) -> str:
+        """Give the name for `format`."""
+        return "redis_stream"
+
+    def schema(self) -> StructType:
+        """Give the schema of a read that has none, by a sample."""
+        return inferred_type(Options.of(self.options))
+
+    def reader(self, schema: StructType) -> DataSourceReader:
+        """Give the reader of a bounded read."""
+        options = Options.of(self.options)
+        options.refuse("maxOffsetsPerTrigger", "failOnDataLoss", "stagingExpiryMs")
+        reader = FilteringReader if options.flag("filterPushdown", default=False) else BoundedReader
+        return reader(options, schema)
+
+    def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802 - Spark's
+        """Give the reader of a continuous query."""
+        options = Options.of(self.options)
+        options.refuse("endingOffsets", "filterPushdown", "stagingExpiryMs")
+        return StreamReader(options, schema)
+
+    def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:
+        """Give the writer of a DataFrame."""
+        return Writer(self._write_options(overwrite=overwrite), schema)
+
+    def streamWriter(self, schema: StructType, overwrite: bool) -> DataSourceStreamWriter:  # noqa: N802
+        """Give the sink of a continuous query."""
+        return StreamWriter(self._write_options(overwrite=overwrite), schema)
+
+    def _write_options(self, *, overwrite: bool) -> Options:
+        if overwrite:
+            msg = 'a stream is only added to: use the mode "append"'
+            raise ValueError(msg)
+        options = Options.of(self.options)
+        options.allow("stagingExpiryMs")
+        return options
