@@ -61,6 +61,12 @@ async def bill(event):
     if KIND == "exit" and not os.path.exists("died"):
         open("died", "w").close()
         raise SystemExit(0)
+    if KIND == "leave" and not os.path.exists("died"):
+        open("died", "w").close()
+        os._exit(0)
+    if KIND == "leave at last":
+        await asyncio.sleep(0.3)
+        os._exit(0)
     if KIND == "hang":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         time.sleep(600)
@@ -335,3 +341,26 @@ def test_a_worker_whose_handler_exits_is_started_again(any_server: Server, direc
     assert code == 0
     assert "redfloe: a handler has called sys.exit(0)\n" in err
     assert "worker 1 ended with exit code 1, and starts again in 0.1 s\n" in err
+
+
+def test_a_worker_whose_handler_ends_the_process_is_started_again(
+    any_server: Server, directory: Path
+) -> None:
+    """Not even with exit code 0 does it pass for one that has ended well."""
+    publish(any_server, 1, 3)
+    with running(KIND="leave") as process:
+        eventually(lambda: done(directory) == [1, 2, 3])
+        code, err = end(process)
+    assert (code, err) == (
+        0,
+        "redfloe: worker 1 ended with exit code 0 before its app did, and starts again in 0.1 s\n",
+    )
+
+
+def test_a_worker_whose_handler_ends_the_process_at_last_has_failed(
+    any_server: Server, directory: Path
+) -> None:
+    publish(any_server, 1, 1)
+    with running(KIND="leave at last") as process:
+        eventually(lambda: handled(directory))
+        assert end(process) == (1, "")

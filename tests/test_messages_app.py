@@ -514,6 +514,38 @@ redis_streams:
     assert App(settings, group="named", consumer="c").group == "named"
 
 
+def test_what_a_quickstarts_file_says_beyond_ours_is_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        """
+redis_streams:
+  url: "redis://:secret@h"
+  max_retries: 5
+  producer:
+    stream: "events"
+    max_length: 10000
+    event_type: "price.update"
+  consumer:
+    group: "my-group"
+    count: 10
+    reclaim_enabled: true
+    reclaim_interval_ms: 30000
+    1: "one"
+"""
+    )
+    settings = Settings.load(file)
+    assert (settings.stream, settings.consumer.group) == ("events", "my-group")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{file}: ignored, because they have no counterpart here: ['max_retries', "
+        "'producer.event_type', 'consumer.reclaim_enabled', 'consumer.reclaim_interval_ms', "
+        "'consumer.1'] of redis_streams"
+    )
+    assert vars(record)["event"] == "settings_ignored"
+
+
 def test_settings_that_cannot_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "redfloe.yaml"
     with pytest.raises(FileNotFoundError, match="there is no file"):
@@ -521,11 +553,18 @@ def test_settings_that_cannot_be_right(tmp_path: Path, monkeypatch: pytest.Monke
     file.write_text("other: {}")
     with pytest.raises(ValueError, match="has no section 'redis_streams'; name another"):
         Settings.load(file)
-    file.write_text("redis_streams: {url: 'redis://:secret@h', typo: 1}")
-    with pytest.raises(ValidationError, match="typo") as raised:
-        Settings.load(file)
+    file.write_text("redfloe: {url: 'redis://:secret@h', consumer: {gruop: g}}")
+    with pytest.raises(ValidationError, match="gruop") as raised:
+        Settings.load(file, section="redfloe")
     assert "secret" not in str(raised.value)
     assert raised.value.__notes__ == [f"the settings are from {file} and the environment"]
+    file.write_text("redis_streams: {producer: events}")
+    with pytest.raises(ValueError, match=r"\.yaml must hold names and values in 'producer'"):
+        Settings.load(file)
+    for name in ("stream", "group", "consumer"):
+        file.write_text(f"redis_streams: {{consumer: {{{name}: ''}}}}")
+        with pytest.raises(ValidationError, match=f"consumer.{name}"):
+            Settings.load(file)
     with pytest.raises(ValueError, match="an app needs a group"):
         App("redis://localhost")
     with pytest.raises(ValueError, match=r"in which only \{hostname\}, \{pid\} and \{worker\} are"):

@@ -124,6 +124,10 @@ EVENTS: dict[str, tuple[int, str]] = {
         logging.ERROR,
         "group %(group)s: the app of %(consumer)s has ended, because: %(error)s",
     ),
+    "settings_ignored": (
+        logging.WARNING,
+        "%(path)s: ignored, because they have no counterpart here: %(ignored)s of %(section)s",
+    ),
     "processor_failed": (
         logging.ERROR,
         _PROCESSOR + "its thread has ended by %(error)s",

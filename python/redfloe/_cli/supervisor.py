@@ -52,6 +52,8 @@ class Supervisor:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         #: What workers have said of themselves, since their start.
         self._said: dict[int, dict[str, Any]] = {}
+        #: The workers whose app has ended well, as they have said: exit code 0 may be a handler's.
+        self._drained: set[int] = set()
         #: The workers whose last run failed.
         self._failed: set[int] = set()
         self._was_killed = False
@@ -94,8 +96,10 @@ class Supervisor:
             started = time.monotonic()
             code = await self._work(worker)
             self._failed.discard(worker)
-            if code == 0 or (self._stopping.is_set() and code == -signal.SIGTERM):
-                return  # or it was told to end before it had begun
+            if code == 0 and worker in self._drained:
+                return
+            if code == -signal.SIGTERM and self._stopping.is_set():
+                return  # it was told to end before it had begun
             self._failed.add(worker)
             if code == CANNOT_LOAD and worker not in self._said:
                 self._stop()
@@ -114,6 +118,7 @@ class Supervisor:
 
     async def _work(self, worker: int) -> int:
         """Run a worker once; give its exit code."""
+        self._drained.discard(worker)
         reading, writing = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -144,18 +149,21 @@ class Supervisor:
             del self._processes[worker]
 
     async def _listen(self, worker: int, pipe: int) -> None:
-        """Hear what a worker says of itself when it has loaded its app."""
+        """Hear what a worker says: of its app when that is loaded, and that it has ended well."""
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb")
         )
         try:
-            line = await reader.readline()
+            if line := await reader.readline():
+                self._begun(worker, json.loads(line))
+                if await reader.readline():
+                    self._drained.add(worker)
         finally:
             transport.close()
-        if not line:
-            return
-        said = self._said[worker] = json.loads(line)
+
+    def _begun(self, worker: int, said: dict[str, Any]) -> None:
+        self._said[worker] = said
         same = [other for other in self._processes if other != worker and other in self._said]
         if any(self._said[other]["consumer"] == said["consumer"] for other in same):
             self._report(
@@ -182,7 +190,9 @@ def _send(process: asyncio.subprocess.Process, number: int) -> None:
 
 
 def _end(code: int) -> str:
-    if code >= 0:
+    if code == 0:
+        return "ended with exit code 0 before its app did"
+    if code > 0:
         return f"ended with exit code {code}"
     try:
         return f"was ended by {signal.Signals(-code).name}"

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,8 @@ def work(target: str, pipe: int, grace: float | None) -> int:
         return CANNOT_LOAD
     if grace is not None:
         app._assembly.grace = grace
-    with os.fdopen(pipe, "w") as telling:
-        json.dump({"consumer": app.consumer, "grace": app._assembly.grace}, telling)
+    os.set_inheritable(pipe, False)
+    _tell(pipe, {"consumer": app.consumer, "grace": app._assembly.grace})
     threading.Thread(target=_stop_with_supervisor, args=[app], daemon=True).start()
     try:
         app.run()
@@ -74,7 +75,13 @@ def work(target: str, pipe: int, grace: float | None) -> int:
         traceback.print_exc()
         print(f"redfloe: a handler has called sys.exit({error.code!r})", file=sys.stderr)
         return _EXITED
+    with suppress(BrokenPipeError):  # by a supervisor that has died
+        _tell(pipe, "ended")
     return 0
+
+
+def _tell(pipe: int, what: object) -> None:
+    os.write(pipe, json.dumps(what).encode() + b"\n")
 
 
 def _stop_with_supervisor(app: App) -> None:

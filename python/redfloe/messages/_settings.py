@@ -10,10 +10,13 @@ from typing import Annotated, Any, Self, TypeVar, overload
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from redfloe._core import RedisConnection
+from redfloe._log import log
 from redfloe._schema import as_text
 
 T = TypeVar("T")
 
+#: The section of a library whose files are read as they are.
+_OF_OTHERS = "redis_streams"
 _VARIABLES = {
     "url": "REDIS_URL",
     "stream": "STREAM_NAME",
@@ -98,18 +101,28 @@ class Settings(BaseModel):
         path : path, optional
             The file; by default the environment alone counts.
         section : str or None, default "redis_streams"
-            The section of the file that holds them; None for its top level.
+            The section of the file that holds them; None for its top level. In ``redis_streams``,
+            which is that of the library of this name, what has no counterpart here is ignored, and
+            logged as ``settings_ignored``; in any other each name that is unknown is refused.
 
         Raises
         ------
         FileNotFoundError
             There is no such file.
         ValueError
-            It is no YAML, has no such section, or pydantic refuses a value
+            It is no YAML, has no such section, or pydantic refuses a name or a value
             (`pydantic.ValidationError`, which does not show the URL).
         """
         values, where = ({}, "") if path is None else (_read(Path(path), section), f"{path} and ")
-        producer, consumer = (dict(values.get(name) or {}) for name in ("producer", "consumer"))
+        producer, consumer = (_part(values, name, where) for name in ("producer", "consumer"))
+        if section == _OF_OTHERS and (
+            ignored := [
+                *_without_unknown(values, cls, ""),
+                *_without_unknown(producer, ProducerSettings, "producer."),
+                *_without_unknown(consumer, ConsumerSettings, "consumer."),
+            ]
+        ):
+            log("settings_ignored", {"path": str(path), "section": section, "ignored": ignored})
         variables = {name: os.environ.get(of) or None for name, of in _VARIABLES.items()}
         if variables["url"] is not None:
             values["url"] = variables["url"]
@@ -135,6 +148,22 @@ class Settings(BaseModel):
     def stream(self) -> str | None:
         """The stream that is worked on where nothing else is named."""
         return self.consumer.stream or self.producer.stream
+
+
+def _part(values: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    part = values.get(name, {})
+    if not isinstance(part, dict):
+        msg = f"{where.removesuffix(' and ')} must hold names and values in {name!r}"
+        raise ValueError(msg)
+    return {str(key): value for key, value in part.items()}
+
+
+def _without_unknown(values: dict[str, Any], model: type[BaseModel], prefix: str) -> list[str]:
+    """Take out what is no field of a model; give the names."""
+    unknown = [name for name in values if name not in model.model_fields]
+    for name in unknown:
+        del values[name]
+    return [prefix + name for name in unknown]
 
 
 def _read(file: Path, section: str | None) -> dict[str, Any]:
