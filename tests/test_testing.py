@@ -75,6 +75,39 @@ def test_after_one_that_was_killed(redfloe_url):
     import redfloe
 
     assert redfloe.read_stream(redfloe_url, "orders").is_empty()
+
+
+CHANGES = {
+    "users": ["ACL SETUSER ann on >secret ~* +@all"],
+    "the default user": ["ACL SETUSER default -xadd"],
+    "configuration": ["CONFIG SET maxmemory-policy allkeys-lru"],
+    "a password": ["CONFIG SET requirepass secret"],
+    "a replica": ["REPLICAOF 127.0.0.1 1"],
+    "a stopped one": [],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_is_changed(redfloe_server, change):
+    import redis
+
+    with redis.Redis.from_url(redfloe_server.url) as client:
+        assert client.acl_users() == ["default"]
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        client.xadd("orders", {"order_id": 1})
+        for command in CHANGES[change]:
+            client.execute_command(command)
+    if not CHANGES[change]:
+        redfloe_server.stop()
+        redfloe_server.start()
+
+
+def test_after_those_that_were_changed(redfloe_url):
+    import redis
+
+    with redis.Redis.from_url(redfloe_url) as client:
+        assert client.dbsize() == 0
+        assert client.acl_users() == ["default"]
 """
 
 UNUSED = """\
@@ -105,7 +138,7 @@ def test_args(redfloe_url):
 
 
 @pytest.mark.parametrize(
-    ("tests", "passed"), [(TESTS, 5), (UNUSED, 1), (ARGS, 1)], ids=["used", "unused", "args"]
+    ("tests", "passed"), [(TESTS, 12), (UNUSED, 1), (ARGS, 1)], ids=["used", "unused", "args"]
 )
 def test_a_user_has_the_fixtures(tmp_path: Path, tests: str, passed: int) -> None:
     """Where the package is installed, with the entry points that pyproject.toml names."""
