@@ -19,20 +19,15 @@ from pydantic import ValidationError
 import redfloe
 from redfloe.messages import App, Drained, Health, Message, Producer, Retry, Router, Settings
 from redfloe.metrics import WorkerCollector
-from support.events import OrderPaid, OrderPlaced, orders, pending, until, work
+from support.events import OrderPaid, OrderPlaced, orders, pending, publish, until, work
 from support.processes import hear, python
 from support.server import Server
 from support.timing import SLACK, later, within
 
 
-def publish(server: Server, stream: str, *events: Any) -> None:
-    with Producer(server.url, stream) as producer:
-        producer.publish_many(events)
-
-
 def test_several_routers_and_streams(any_server: Server, client: redis.Redis) -> None:
-    publish(any_server, "a", *orders(3))
-    publish(any_server, "b", OrderPaid(order_id=7))
+    publish(any_server, *orders(3), stream="a")
+    publish(any_server, OrderPaid(order_id=7), stream="b")
     got: list[Any] = []
     first, second, inner = Router(), Router(), Router()
     first.on("a", OrderPlaced)(got.append)
@@ -53,7 +48,7 @@ def test_several_routers_and_streams(any_server: Server, client: redis.Redis) ->
 
 
 def test_a_drain_says_what_was_handled_published_and_failed(any_server: Server) -> None:
-    publish(any_server, "orders", *orders(3))
+    publish(any_server, *orders(3))
     once = Retry(attempts=1)
     app = App(any_server.url, group="g", dead_letter="{stream}:dead", retry=once)
     producer = app.producer("paid")
@@ -127,7 +122,7 @@ def test_start_stop_and_health(any_server: Server, stream: str, runner: asyncio.
 
 
 def test_metrics_are_of_an_apps_consumers(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, *orders(3))
+    publish(any_server, *orders(3), stream=stream)
     app = App(any_server.url, group="g", consumer="c")
     app.on(stream, OrderPlaced)(lambda event: None)
     registry = CollectorRegistry()
@@ -147,7 +142,7 @@ def test_what_ends_a_started_app_is_logged_and_raised_where_it_is_stopped(
 ) -> None:
     app = App(any_server.url, group="g")
     app.on(stream, OrderPlaced)(lambda event: 1 / 0)
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
 
     async def main() -> None:
         await app.start()
@@ -195,7 +190,7 @@ def test_start_joins_the_group_or_says_why_not(
 def test_stop_finishes_what_runs_and_gives_back_the_rest(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    publish(any_server, stream, *orders(20))
+    publish(any_server, *orders(20), stream=stream)
     began: list[int] = []
     ended: list[int] = []
     app = App(any_server.url, group="g", concurrency=2)
@@ -230,7 +225,7 @@ def test_stop_finishes_what_runs_and_gives_back_the_rest(
 def test_what_takes_longer_than_the_grace_is_cancelled_and_given_back(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     app = App(any_server.url, group="g", grace=0.1, concurrency=2)
     began: list[int] = []
     cancelled: list[int] = []
@@ -253,7 +248,7 @@ def test_what_takes_longer_than_the_grace_is_cancelled_and_given_back(
 def test_a_thread_that_hangs_does_not_keep_the_app(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     app = App(any_server.url, group="g", grace=0.1)
     began, release = threading.Event(), threading.Event()
 
@@ -273,7 +268,7 @@ def test_a_thread_that_hangs_does_not_keep_the_app(
 def test_a_cancelled_app_gives_back_what_it_has(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     app = App(any_server.url, group="g")
     began = asyncio.Event()
 
@@ -298,7 +293,7 @@ def test_a_cancelled_app_gives_back_what_it_has(
 def test_a_handler_may_stop_its_app(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    publish(any_server, stream, *orders(3))
+    publish(any_server, *orders(3), stream=stream)
     app = App(any_server.url, group="g")
     got: list[int] = []
 
@@ -382,7 +377,7 @@ def numbers_until(process: Any, last: int) -> list[int]:
 def test_a_signal_under_load_loses_and_repeats_nothing(
     any_server: Server, client: redis.Redis, stream: str, kind: str, number: int
 ) -> None:
-    publish(any_server, stream, *orders(300))
+    publish(any_server, *orders(300), stream=stream)
     with python(WORKER, any_server.url, stream, kind, "c", '{"concurrency": 4}') as process:
         seen = numbers_until(process, 20)
         process.send_signal(number)
@@ -401,7 +396,7 @@ def test_a_signal_under_load_loses_and_repeats_nothing(
 def test_a_worker_that_is_killed_in_a_handler_loses_nothing(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(20))
+    publish(any_server, *orders(20), stream=stream)
     with python(WORKER, any_server.url, stream, "kill", "victim", "{}") as process:
         assert hear(process) == 1
         process.wait(10 * SLACK)
@@ -419,7 +414,7 @@ def test_a_worker_that_is_killed_in_a_handler_loses_nothing(
 def test_a_message_that_kills_its_workers_becomes_a_dead_letter(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
     options = '{"dead_letter": "dead", "max_deliveries": 2}'
     for _ in range(2):
         with python(WORKER, any_server.url, stream, "kill", "c", options) as process:
@@ -437,7 +432,7 @@ def test_a_message_that_kills_its_workers_becomes_a_dead_letter(
 def test_a_handler_may_take_longer_than_its_lease(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     lease: dict[str, Any] = {"reclaim_min_idle_ms": 200, "reclaim_interval_ms": 20}
     slow = App(any_server.url, group="g", consumer="slow", **lease)
     eager = App(any_server.url, group="g", consumer="eager", **lease)

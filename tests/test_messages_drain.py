@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import polars as pl
 import pytest
 import redis
 
 import redfloe
-from redfloe.messages import App, Message, Producer, Retry
-from support.events import OrderPlaced, orders, pending
+from redfloe.messages import App, Message, Retry
+from support.events import OrderPlaced, orders, pending, publish
 from support.server import Server
 from support.timing import Stopwatch, later, within
-
-
-def publish(server: Server, stream: str, *events: Any) -> None:
-    with Producer(server.url, stream) as producer:
-        producer.publish_many(events)
 
 
 @pytest.mark.parametrize("way", ["async", "sync", "columns"])
@@ -27,7 +21,7 @@ def test_a_drain_waits_for_what_a_slow_handler_gives_back(
     any_server: Server, client: redis.Redis, stream: str, way: str
 ) -> None:
     """The reader has found nothing more long before that."""
-    publish(any_server, stream, OrderPlaced(order_id=1))
+    publish(any_server, OrderPlaced(order_id=1), stream=stream)
     calls: list[float] = []
     app = App(any_server.url, group="g", consumer="c")
 
@@ -64,7 +58,7 @@ def test_a_drain_waits_for_what_a_slow_handler_gives_back(
 
 
 def test_a_drain_keeps_to_a_handlers_delay(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, OrderPlaced(order_id=1))
+    publish(any_server, OrderPlaced(order_id=1), stream=stream)
     app = App(any_server.url, group="g")
 
     @app.on(stream, OrderPlaced)
@@ -79,7 +73,7 @@ def test_a_drain_keeps_to_a_handlers_delay(any_server: Server, stream: str) -> N
 
 
 def test_a_handler_may_stop_a_drain(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, OrderPlaced(order_id=1))
+    publish(any_server, OrderPlaced(order_id=1), stream=stream)
     app = App(any_server.url, group="g")
     got: list[int] = []
 
@@ -102,7 +96,7 @@ def test_a_handler_may_stop_a_drain(any_server: Server, stream: str) -> None:
 def test_a_drain_that_waits_for_a_message_can_be_stopped(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, OrderPlaced(order_id=1))
+    publish(any_server, OrderPlaced(order_id=1), stream=stream)
     app = App(any_server.url, group="g", consumer="c")
 
     @app.on(stream, OrderPlaced)
@@ -116,7 +110,7 @@ def test_a_drain_that_waits_for_a_message_can_be_stopped(
 
 
 def test_each_message_counts_once(any_server: Server, client: redis.Redis, stream: str) -> None:
-    publish(any_server, stream, *orders(6))
+    publish(any_server, *orders(6), stream=stream)
     app = App(any_server.url, group="g", dead_letter="{stream}:dead", retry=Retry(attempts=1))
 
     @app.on(stream, OrderPlaced)
@@ -149,7 +143,7 @@ def test_each_message_counts_once(any_server: Server, client: redis.Redis, strea
 
 
 def test_an_app_starts_in_one_event_loop_after_another(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     app = App(any_server.url, group="g", consumer="c")
     got: list[int] = []
     app.on(stream, OrderPlaced)(lambda event: got.append(event.order_id))

@@ -24,14 +24,13 @@ from redfloe.messages import (
     Transaction,
 )
 from redfloe.metrics import WorkerCollector
-from support.events import OrderPaid, OrderPlaced, orders, pending, until
+from support.events import OrderPaid, OrderPlaced, orders, pending, publish, until
 from support.paying import (
     DRAIN,
     app_of,
     dead,
     numbers,
     paying,
-    publish,
 )
 from support.server import Server
 from support.timing import SLACK, within

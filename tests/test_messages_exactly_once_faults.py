@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import pytest
 import redis
 
 from redfloe import RedisConnection
-from support.events import orders, pending
-from support.paying import app_of, check_counted, counting, numbers, paying, processor, publish
+from support.events import orders, pending, publish
+from support.paying import app_of, check_counted, counting, numbers, paying, processor
 from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
 from support.steps import PLACES, strike
-from support.timing import SLACK
+from support.timing import SLACK, eventually, meanwhile
 
 #: What a worker that died has is claimed soon.
 EAGER: dict[str, Any] = {"reclaim_min_idle_ms": 50, "reclaim_interval_ms": 20}
@@ -124,31 +124,31 @@ def test_apps_that_are_killed_at_any_time(any_server: Server, client: redis.Redi
     chance = random.Random(1)
     options = [json.dumps({"batch_size": 5, "consumer": name, **EAGER}) for name in ("c1", "c2")]
     published = 0
-    killed = threading.Event()
 
-    def publish_until_all_are_killed() -> None:
+    def publish_ten() -> None:
         nonlocal published
-        while not killed.wait(0.005):
-            publish(any_server, *orders(published + 10, first=published + 1))
-            published += 10
+        publish(any_server, *orders(published + 10, first=published + 1))
+        published += 10
+        time.sleep(0.005)
 
-    publishing = threading.Thread(target=publish_until_all_are_killed)
     with (
         python(APP, any_server.url, options[0], "sync") as first,
         python(APP, any_server.url, options[1], "async") as second,
+        meanwhile(publish_ten),
     ):
-        publishing.start()
         for process in chance.sample([first, second], 2):
             for _ in range(chance.randint(1, 60)):
                 hear(process)
             process.kill()
             process.wait()
-        killed.set()
-        publishing.join()
     # Another claims what they have left, and reads the rest.
     app = app_of(any_server, paying(exactly_once=True), consumer="last", **EAGER)
-    while pending(client, "orders", "g") or len(numbers(any_server)) < published:
+
+    def all_is_done() -> bool:
         app.drain()
+        return not pending(client, "orders", "g") and len(numbers(any_server)) >= published
+
+    eventually(all_is_done, seconds=10)
     assert Counter(numbers(any_server)) == Counter(range(1, published + 1))
 
 

@@ -18,16 +18,11 @@ from pydantic import BaseModel
 
 import redfloe
 from redfloe.messages import App, Message, Producer, Retry, Router, UnknownTypeError
-from support.events import OrderPaid, OrderPlaced, orders, pending, until
+from support.events import OrderPaid, OrderPlaced, orders, pending, publish, until
 from support.server import Server
 from support.timing import within
 
 QUICK = Retry(attempts=3, base_delay=0.001)
-
-
-def publish(server: Server, stream: str, *events: Any) -> list[str]:
-    with Producer(server.url, stream) as producer:
-        return [producer.publish(event) for event in events]
 
 
 def app_of(server: Server, **options: Any) -> App:
@@ -74,7 +69,7 @@ def test_each_message_is_handled_and_acknowledged_once(
 
 
 def test_handlers_get_what_their_parameters_say(any_server: Server, stream: str) -> None:
-    (entry_id,) = publish(any_server, stream, OrderPlaced(order_id=1))
+    (entry_id,) = publish(any_server, OrderPlaced(order_id=1), stream=stream)
     app = app_of(any_server)
     got: dict[str, Any] = {}
 
@@ -193,11 +188,11 @@ def test_types_on_one_stream_are_told_apart(
 ) -> None:
     publish(
         any_server,
-        stream,
         OrderPlaced(order_id=1),
         OrderPaid(order_id=2, by="x"),
         Message("other", {"order_id": "not a number"}),
         OrderPlaced(order_id=3),
+        stream=stream,
     )
     got: list[Any] = []
     app = app_of(any_server)
@@ -223,7 +218,7 @@ def test_unknown_types(
     any_server: Server, client: redis.Redis, stream: str, policy: Any, columns: bool
 ) -> None:
     first, other = OrderPlaced(order_id=2), Message("other", {"order_id": "x"})
-    _, entry_id = publish(any_server, stream, first, other)
+    _, entry_id = publish(any_server, first, other, stream=stream)
     got: list[Any] = []
     app = app_of(any_server, on_unknown=policy, dead_letter="{stream}:dead")
     (app.on_batch if columns else app.on)(stream, OrderPlaced)(got.append)
@@ -259,7 +254,7 @@ def test_an_entry_without_a_type_is_the_streams_only_model(
 
 
 def test_a_catch_all_gets_what_no_model_names(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, Message("a", {"x": b"1"}), OrderPlaced(order_id=1))
+    publish(any_server, Message("a", {"x": b"1"}), OrderPlaced(order_id=1), stream=stream)
     got: list[Any] = []
     app = app_of(any_server)
     app.on(stream)(lambda message: got.append((message.type, message.payload)))
@@ -276,7 +271,7 @@ def test_a_catch_all_gets_what_no_model_names(any_server: Server, stream: str) -
 def test_retries_then_a_dead_letter_with_reason_and_traceback(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    publish(any_server, stream, *orders(3))
+    publish(any_server, *orders(3), stream=stream)
     calls: list[int] = []
     app = app_of(any_server, dead_letter="{stream}:dead")
 
@@ -312,7 +307,7 @@ def test_retries_then_a_dead_letter_with_reason_and_traceback(
 def test_exceptions_by_policy(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    ids = publish(any_server, stream, *orders(3))
+    ids = publish(any_server, *orders(3), stream=stream)
     calls: list[int] = []
     retry = Retry(attempts=5, base_delay=0.001, on={KeyError: "fail", ZeroDivisionError: "raise"})
     app = app_of(any_server, dead_letter="{stream}:dead", retry=retry)
@@ -339,7 +334,7 @@ def test_exceptions_by_policy(
 
 
 def test_without_a_dead_letter_stream_it_is_raised(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
     app = app_of(any_server)
     app.on(stream, OrderPlaced)(lambda event: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -349,7 +344,7 @@ def test_without_a_dead_letter_stream_it_is_raised(any_server: Server, stream: s
 
 
 def test_each_handler_has_a_retry_of_its_own(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
     calls: list[str] = []
     app = app_of(any_server, dead_letter="{stream}:dead")
 
@@ -374,7 +369,7 @@ def test_each_handler_has_a_retry_of_its_own(any_server: Server, stream: str) ->
 def test_false_means_not_done(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     counts: list[tuple[int, int]] = []
     app = app_of(any_server)
 
@@ -396,7 +391,7 @@ def test_false_means_not_done(
 def test_messages_are_settled_by_handlers(
     any_server: Server, client: redis.Redis, stream: str, is_async: bool
 ) -> None:
-    ids = publish(any_server, stream, *orders(4))
+    ids = publish(any_server, *orders(4), stream=stream)
     seen: list[tuple[int, int]] = []
     app = app_of(any_server, dead_letter="{stream}:dead")
 
@@ -431,7 +426,7 @@ def test_messages_are_settled_by_handlers(
 def test_an_early_ack_is_told_while_the_handler_runs(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
     app = app_of(any_server)
     told = []
 
@@ -449,7 +444,7 @@ def test_what_is_done_is_told_while_others_run(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
     """One slow handler does not leave the rest of its batch to be done twice after a crash."""
-    publish(any_server, stream, *orders(10))
+    publish(any_server, *orders(10), stream=stream)
     app = app_of(any_server)
     told = []
 
@@ -465,7 +460,7 @@ def test_what_is_done_is_told_while_others_run(
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 def test_concurrency_is_bounded_and_used(any_server: Server, stream: str, is_async: bool) -> None:
-    publish(any_server, stream, *orders(12))
+    publish(any_server, *orders(12), stream=stream)
     running, most = 0, 0
     lock = threading.Lock()
     app = app_of(any_server, concurrency=4)
@@ -523,7 +518,7 @@ def test_a_key_keeps_its_order(any_server: Server, stream: str, is_async: bool, 
 def test_a_slow_message_does_not_hold_up_the_next_batches(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(50))
+    publish(any_server, *orders(50), stream=stream)
     app = app_of(any_server, concurrency=2, batch_size=5)
     others: list[int] = []
 
@@ -541,7 +536,7 @@ def test_a_slow_message_does_not_hold_up_the_next_batches(
 def test_a_slow_key_does_not_hold_up_the_others(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(60))
+    publish(any_server, *orders(60), stream=stream)
     app = app_of(any_server, concurrency=3, batch_size=6)
     others: list[int] = []
     slow: list[int] = []
@@ -560,7 +555,7 @@ def test_a_slow_key_does_not_hold_up_the_others(
 
 
 def test_timeouts_are_failures(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     app = app_of(any_server, dead_letter="{stream}:dead", retry=Retry(attempts=1))
 
     @app.on(stream, OrderPlaced, timeout=0.05)
@@ -576,7 +571,7 @@ def test_timeouts_are_failures(any_server: Server, stream: str) -> None:
 
 def test_what_a_handler_awaits_may_be_cancelled(any_server: Server, stream: str) -> None:
     """By others: then the handler has failed, and the app goes on."""
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     app = app_of(any_server, dead_letter="{stream}:dead")
     calls: list[int] = []
 
@@ -598,7 +593,7 @@ def test_what_a_handler_awaits_may_be_cancelled(any_server: Server, stream: str)
 def test_a_handler_may_raise_what_passes_for_a_cancel(
     any_server: Server, client: redis.Redis, stream: str, way: str
 ) -> None:
-    publish(any_server, stream, *orders(3))
+    publish(any_server, *orders(3), stream=stream)
     app = app_of(any_server, dead_letter="{stream}:dead", retry=Retry(attempts=2, base_delay=0.001))
     calls: list[int] = []
 
@@ -627,7 +622,7 @@ def test_an_exception_that_takes_no_notes(any_server: Server, stream: str) -> No
         def add_note(self, note: str) -> None:
             raise TypeError
 
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
     app = app_of(any_server, retry=Retry(on={BareError: "raise"}))
 
     @app.on(stream, OrderPlaced)
@@ -672,7 +667,7 @@ def test_threads_that_have_nothing_to_do_end(
 
 
 def test_a_middleware_may_replace_the_event(any_server: Server, stream: str) -> None:
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
     got: list[Any] = []
 
     async def doubles(message: Message, call_next: Callable[[Message], Awaitable[Any]]) -> Any:
@@ -691,7 +686,7 @@ def test_a_middleware_passes_on_the_message_that_it_was_given(
     any_server: Server, client: redis.Redis, stream: str, kind: str, exactly_once: bool
 ) -> None:
     """Another one is the middleware's fault: it ends the app, and no message is put aside."""
-    publish(any_server, stream, *orders(2))
+    publish(any_server, *orders(2), stream=stream)
     seen: list[Message] = []
     got: list[OrderPlaced] = []
 
@@ -710,7 +705,7 @@ def test_a_middleware_passes_on_the_message_that_it_was_given(
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 def test_middleware_goes_around_handlers(any_server: Server, stream: str, is_async: bool) -> None:
-    publish(any_server, stream, *orders(3))
+    publish(any_server, *orders(3), stream=stream)
     log: list[str] = []
     user = contextvars.ContextVar[str]("user")
 
@@ -751,7 +746,7 @@ def test_middleware_goes_around_handlers(any_server: Server, stream: str, is_asy
 def test_a_batch_of_columns_is_halved_until_what_fails_is_alone(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    ids = publish(any_server, stream, *orders(10))
+    ids = publish(any_server, *orders(10), stream=stream)
     calls: list[list[int]] = []
     app = app_of(any_server, dead_letter="{stream}:dead", retry=Retry(attempts=2, base_delay=0.001))
 
@@ -774,7 +769,7 @@ def test_a_batch_of_columns_is_halved_until_what_fails_is_alone(
 def test_a_row_is_acknowledged_when_all_its_handlers_are_done(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
-    publish(any_server, stream, *orders(4))
+    publish(any_server, *orders(4), stream=stream)
     app = app_of(any_server, concurrency=2)
     order: list[str] = []
 
@@ -799,7 +794,7 @@ def test_a_row_is_acknowledged_when_all_its_handlers_are_done(
 def test_a_sync_handler_that_returns_a_coroutine(
     any_server: Server, stream: str, beside: bool
 ) -> None:
-    publish(any_server, stream, *orders(1))
+    publish(any_server, *orders(1), stream=stream)
 
     async def inner(event: OrderPlaced) -> None: ...
 

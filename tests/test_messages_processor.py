@@ -26,7 +26,7 @@ from redfloe.messages import (
     UnknownTypeError,
 )
 from support.consumers import World
-from support.events import OrderPaid, OrderPlaced, orders, pending
+from support.events import OrderPaid, OrderPlaced, orders, pending, publish
 from support.paying import (
     AT_ONCE,
     Total,
@@ -35,7 +35,6 @@ from support.paying import (
     numbers,
     paying,
     processor,
-    publish,
     run,
     state,
 )

@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from redfloe.messages import App
+import redfloe
+from redfloe.messages import App, Producer
+from support.server import Server
 from support.timing import SLACK
 
 
@@ -26,6 +28,13 @@ class OrderPaid(BaseModel):
 def orders(last: int, *, first: int = 1) -> list[OrderPlaced]:
     """Give orders of these numbers."""
     return [OrderPlaced(order_id=number) for number in range(first, last + 1)]
+
+
+def publish(server: Server, *events: Any, stream: str = "orders") -> list[str]:
+    """Publish events; give their IDs."""
+    with Producer(server.url, stream) as producer:
+        number = producer.publish_many(events)
+    return redfloe.read_stream(server.url, stream, {}, last=number)["_id"].to_list()
 
 
 async def until(happened: Callable[[], object], app: App | None = None) -> None:

@@ -14,13 +14,12 @@ from redfloe.messages import (
     App,
     Message,
     Processor,
-    Producer,
     Retry,
     Router,
     Transaction,
 )
 from support.consumers import World
-from support.events import OrderPaid, OrderPlaced
+from support.events import OrderPaid, OrderPlaced, publish
 from support.server import Server
 
 DRAIN: dict[str, Any] = {"on_idle": "stop", "block_ms": 1}
@@ -30,11 +29,6 @@ AT_ONCE: dict[str, Any] = {"attempts": 1}
 class Total(BaseModel):
     orders: int
     ids: list[int]
-
-
-def publish(server: Server, *events: Any, stream: str = "orders") -> None:
-    with Producer(server.url, stream) as producer:
-        producer.publish_many(events)
 
 
 def numbers(server: Server, stream: str = "paid") -> list[int]:
