@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from support.lanes import STEPS, step_of
-from support.processes import python
+from support.processes import ENDS_WELL, hear, python
 from support.proxy import Command, Proxy
 from support.server import BINARIES, Server
 from support.streams import add_numbers
@@ -39,8 +39,8 @@ LEASE = 400
 
 #: Processes until it is told to end, in a loop, in an event loop, or by a handler. One that fails
 #: begins anew, as a supervisor would have it.
-WORKER = f"""
-import random, signal
+WORKER = f"""{ENDS_WELL}
+import random
 logging.getLogger("redfloe").setLevel(logging.CRITICAL)
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from support.tortured import make, work, work_async
@@ -129,12 +129,13 @@ class Crew:
         return [*itertools.chain.from_iterable(self._said.values())]
 
     def dismiss(self) -> None:
-        for number in (signal.SIGCONT, signal.SIGTERM):
-            for kind in self.KINDS:
-                self.signal(kind, number)
+        for kind, process in self._alive.items():
+            self.signal(kind, signal.SIGCONT)
+            hear(process)  # it has begun
+        for kind in self.KINDS:
+            self.signal(kind, signal.SIGTERM)
         for process in self._alive.values():
-            # One that was hired just now is still importing, and has no handler.
-            assert process.wait(timeout=30) in (0, -signal.SIGTERM), self.said()[-5:]
+            assert process.wait(timeout=30) == 0, self.said()[-5:]
 
     def __enter__(self) -> Self:
         return self
