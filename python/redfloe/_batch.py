@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
 
 Ids: TypeAlias = str | Iterable[str] | pl.Series | pl.DataFrame
-Counts = Callable[[], list[int]]
 
 
 class Entries(NamedTuple):
@@ -49,32 +48,46 @@ class Source:
         return self if self.beside is None else replace(self, beside=self.beside[rows])
 
 
+class Part:
+    """Some rows of a batch, which say of themselves what the core says of all."""
+
+    def __init__(self, batch: _Rows, rows: slice) -> None:
+        self._batch = batch
+        self._chosen = rows
+
+    def ids(self) -> list[str]:
+        return self._batch._ids[self._chosen]
+
+    def delivery_counts(self) -> list[int]:
+        return self._batch._counts[self._chosen]
+
+    def streams(self) -> list[int]:
+        return self._batch._streams[self._chosen]
+
+
 class _Rows:
     """Rows of one delivery, and which entries they are."""
 
     def __init__(
         self,
         frame: pl.DataFrame,
-        ids: Callable[[], list[str]],
-        counts: Counts,
-        streams: Counts,
+        rows: _core.RecordBatch | Part,
         source: Source,
     ) -> None:
         self.frame = frame
         self._source = source
-        # Many a consumer never looks at them, and text takes time.
-        self._make_ids = ids
-        self._make_counts = counts
-        self._make_streams = streams
+        self._rows = rows
+
+    # Many a consumer never looks at them, and text takes time.
 
     @cached_property
     def _ids(self) -> list[str]:
-        return self._make_ids()
+        return self._rows.ids()
 
     @cached_property
     def _streams(self) -> list[int]:
         many = self._source.request["many"] is not None
-        return self._make_streams() if many else []
+        return self._rows.streams() if many else []
 
     @property
     def _all(self) -> Entries:
@@ -82,7 +95,7 @@ class _Rows:
 
     @cached_property
     def _counts(self) -> list[int]:
-        return self._make_counts()
+        return self._rows.delivery_counts()
 
     @cached_property
     def ids(self) -> pl.Series:
@@ -182,6 +195,12 @@ class _Rows:
             raise TypeError(msg)
         return self._own(ids)
 
+    def _acknowledging(self, member: _core.Member, ids: Ids | None) -> _core.Operation[int]:
+        """Give what acknowledges rows of a group's member; all of them need not be named."""
+        if ids is None and not isinstance(self._rows, Part):
+            return member.acknowledge_all(self._rows)
+        return member.acknowledge(*self._own(ids))
+
     def _done(self, named: Entries) -> tuple[Entries, Entries]:
         """Say which rows of which are done with; a stream's last represents all of its rows."""
         if named.ids is not self._ids or not named.ids:
@@ -224,14 +243,12 @@ class Batch(_Rows):
     def __init__(
         self,
         frame: pl.DataFrame,
-        ids: Callable[[], list[str]],
-        counts: Counts,
-        streams: Counts,
+        rows: _core.RecordBatch | Part,
         source: Source,
         member: _core.Member | None,
         position: Position,
     ) -> None:
-        super().__init__(frame, ids, counts, streams, source)
+        super().__init__(frame, rows, source)
         self._member = member
         self._position = position
 
@@ -273,14 +290,18 @@ class Batch(_Rows):
         ...         print(batch.ack(clicks["_id"]), "of", len(batch))
         1 of 2
         """
-        named = self._own(ids)
         if self._member is not None:
-            number = self._member.acknowledge(*named).wait()
+            number = self._acknowledging(self._member, ids).wait()
         else:
-            number = named.number()
-        self._position.acknowledged(*self._done(named))
+            number = self._done_without_group(ids)
         self._position.save()
         return number
+
+    def _done_without_group(self, ids: Ids | None) -> int:
+        """Be done with rows of which no server knows."""
+        named = self._own(ids)
+        self._position.acknowledged(*self._done(named))
+        return named.number()
 
     def nack(
         self,
@@ -395,9 +416,7 @@ class Batch(_Rows):
     def _part(self, rows: slice) -> Batch:
         return Batch(
             self.frame[rows],
-            lambda: self._ids[rows],
-            lambda: self._counts[rows],
-            lambda: self._streams[rows],
+            Part(self, rows),
             self._source.part(rows),
             self._member,
             self._position,
@@ -434,21 +453,17 @@ class AsyncBatch(_Rows):
     """
 
     def __init__(self, batch: Batch) -> None:
-        super().__init__(
-            batch.frame, batch._make_ids, batch._make_counts, batch._make_streams, batch._source
-        )
+        super().__init__(batch.frame, batch._rows, batch._source)
         self._batch = batch
 
     async def ack(self, ids: Ids | None = None) -> int:
         """Acknowledge rows now; as `Batch.ack`."""
-        member, named = self._batch._member, self._own(ids)
+        member = self._batch._member
         if member is not None:
-            number = await completed(member.acknowledge(*named).start())
+            number = await completed(self._acknowledging(member, ids).start())
         else:
-            number = named.number()
-        position = self._batch._position
-        position.acknowledged(*self._done(named))
-        await position.save_async()
+            number = self._batch._done_without_group(ids)
+        await self._batch._position.save_async()
         return number
 
     async def nack(
@@ -489,8 +504,7 @@ class AsyncBatch(_Rows):
     def _patiently(self) -> AsyncBatch:
         """Give the same, all of whose operations outlast any outage that the reader does."""
         batch, member = self._batch, self._member.patient()
-        make = batch._make_ids, batch._make_counts, batch._make_streams
-        return AsyncBatch(Batch(batch.frame, *make, batch._source, member, batch._position))
+        return AsyncBatch(Batch(batch.frame, batch._rows, batch._source, member, batch._position))
 
 
 def _needed(member: _core.Member | None) -> _core.Member:

@@ -39,6 +39,11 @@ impl RecordBatch {
     pub(crate) fn new(batch: impl Into<Arc<Batch>>) -> Self {
         RecordBatch { batch: batch.into() }
     }
+
+    /// The rows as the crate has them.
+    pub(super) fn batch(&self) -> &Batch {
+        &self.batch
+    }
 }
 
 #[pymethods]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
+use super::arrow::RecordBatch;
 use super::error::exception;
 use super::members::Members;
 use super::operation::Operation;
@@ -95,6 +96,18 @@ impl Member {
         self.counting(future)
     }
 
+    fn acknowledging(&self, entries: Vec<OfStream<EntryId>>) -> Operation {
+        if entries.len() > 1 {
+            let watched = Arc::clone(&self.watched);
+            let acknowledging = async move {
+                let _user = enter(&watched)?;
+                read::Member::acknowledge_each(&entries).await
+            };
+            return self.counting(acknowledging);
+        }
+        self.operation(entries, |member, ids| async move { member.acknowledge(&ids).await })
+    }
+
     /// What says of how many entries it was.
     fn counting(&self, future: impl Future<Output = Result<u64>> + Send + 'static) -> Operation {
         let operation = Operation::new(future, |py, number: u64| number.into_py_any(py));
@@ -120,16 +133,13 @@ impl Member {
         ids: Vec<String>,
         streams: Vec<usize>,
     ) -> PyResult<Operation> {
-        let entries = self.named(py, ids, &streams)?;
-        if entries.len() > 1 {
-            let watched = Arc::clone(&self.watched);
-            let acknowledging = async move {
-                let _user = enter(&watched)?;
-                read::Member::acknowledge_each(&entries).await
-            };
-            return Ok(self.counting(acknowledging));
-        }
-        Ok(self.operation(entries, |member, ids| async move { member.acknowledge(&ids).await }))
+        Ok(self.acknowledging(self.named(py, ids, &streams)?))
+    }
+
+    /// The same of all rows of a batch, whose IDs need not be made text and parsed.
+    fn acknowledge_all(&self, rows: &RecordBatch) -> Operation {
+        let batch = rows.batch();
+        self.acknowledging(self.by_stream(batch.ids().to_vec(), &batch.streams()))
     }
 
     #[pyo3(signature = (entries, delay_ms, streams=Vec::new()))]

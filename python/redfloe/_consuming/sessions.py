@@ -89,8 +89,7 @@ class Sessions(Entered):
     def _batch(self, rows: _core.RecordBatch) -> Batch:
         frame, beside = take_out(of_batch(rows), self._asked)
         source = Source(self._connection, self._request, beside)
-        counts, position = rows.delivery_counts, self._position
-        return Batch(frame, rows.ids, counts, rows.streams, source, self._member, position)
+        return Batch(frame, rows, source, self._member, self._position)
 
     def _async_batch(self, rows: _core.RecordBatch) -> AsyncBatch:
         return AsyncBatch(self._batch(rows))
@@ -226,3 +225,8 @@ class Sessions(Entered):
         if self._position.is_due():
             await self._position.save_async(in_loop=True)
         return await batches.next(self._async_batch)
+
+    def _ask_ahead(self) -> None:
+        """Have the next batch made ready in an event loop, while the one before is worked on."""
+        if self._batches is not None and not self._left:
+            self._batches.ask_ahead()

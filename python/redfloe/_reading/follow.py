@@ -91,15 +91,24 @@ class AsyncBatches:
 
     def __init__(self, reader: _core.AsyncBatchReader) -> None:
         self._reader: _core.AsyncBatchReader | None = reader
+        self._ahead: _core.Task[None] | None = None
         self._ended_at = ""
 
     def __repr__(self) -> str:
         reader = self._reader
         return f"{self._ended_at}, closed" if reader is None else position(reader)
 
+    def ask_ahead(self) -> None:
+        """Ask for the next batch, while the one before is worked on; `next` waits for it."""
+        if self._reader is not None and self._ahead is None:
+            self._ahead = self._reader.request()
+
     async def next(self, make: Callable[[_core.RecordBatch], T]) -> _core.Offer[T] | None:
         """Wait for the next batch, and offer what `make` makes of it; None at the end."""
         while self._reader is not None:
+            asked, self._ahead = self._ahead, None
+            if asked is not None:
+                await completed(asked)
             ready = self._reader.offer(make)
             if ready is None:
                 await completed(self._reader.request())
@@ -110,6 +119,9 @@ class AsyncBatches:
     def close(self) -> None:
         """End, also for a task that waits for a batch; give the connection up."""
         reader, self._reader = self._reader, None
+        asked, self._ahead = self._ahead, None
+        if asked is not None:
+            asked.cancel()
         if reader is not None:
             self._ended_at = position(reader)
             reader.close()

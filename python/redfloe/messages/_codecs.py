@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uuid import uuid4
 
@@ -22,7 +23,17 @@ class Rows(ABC):
     """The messages of a batch, as its entries say them."""
 
     #: The type of each; None where an entry does not say it.
-    types: list[str | None]
+    types: Sequence[str | None]
+
+    def by_type(self) -> list[tuple[str | None, list[int] | None]]:
+        """Give the rows of each type; None where all are of one."""
+        names = dict.fromkeys(self.types)
+        if len(names) == 1:
+            return [(self.types[0], None)]
+        rows: dict[str | None, list[int]] = {name: [] for name in names}
+        for row, name in enumerate(self.types):
+            rows[name].append(row)
+        return [*rows.items()]
 
     @abstractmethod
     def events(self, kind: Kind | DictKind, chosen: Sequence[int] | None) -> list[Any]:
@@ -142,7 +153,18 @@ class ColumnRows(Rows):
 
     def __init__(self, frame: pl.DataFrame, type_field: str | None) -> None:
         self._frame = frame
-        self.types = _texts(frame, type_field)
+        self._type_field = type_field
+
+    @cached_property
+    def types(self) -> Sequence[str | None]:  # type: ignore[override]  # made where it is asked for
+        return _texts(self._frame, self._type_field)
+
+    def by_type(self) -> list[tuple[str | None, list[int] | None]]:
+        name = self._type_field
+        if name is None or name not in self._frame.columns:
+            return [(None, None)]
+        column = self._frame.get_column(name)
+        return [(column[0], None)] if column.n_unique() == 1 else super().by_type()
 
     def events(self, kind: Kind | DictKind, chosen: Sequence[int] | None) -> list[Any]:
         del kind

@@ -61,13 +61,12 @@ def decode(
 
     Where one of them is to be raised, those before it are given, and the exception.
     """
-    types = batch.rows.types
     problems: Problems = {}
-    items: list[Any] = [None] * len(types)
+    items: list[Any] = [None] * len(batch)
     parts: list[Part] = []
-    for name, chosen in _by_type(types):
+    for name, chosen in batch.rows.by_type():
         route = plan.route(name)
-        rows = range(len(types)) if chosen is None else chosen
+        rows = range(len(batch)) if chosen is None else chosen
         if route is None:
             for row in rows:
                 _unknown(batch, row, name, policy, problems)
@@ -93,17 +92,6 @@ def decode(
         first = min(problems)
         return [item for item in items[:first] if item is not None], problems[first]
     return [item for item in items if item is not None] + parts, None
-
-
-def _by_type(types: list[str | None]) -> list[tuple[str | None, list[int] | None]]:
-    """Give the rows of each type; None where all are of one."""
-    names = dict.fromkeys(types)
-    if len(names) == 1:
-        return [(types[0], None)]
-    rows: dict[str | None, list[int]] = {name: [] for name in names}
-    for row, name in enumerate(types):
-        rows[name].append(row)
-    return [*rows.items()]
 
 
 def _typed_parts(

@@ -32,16 +32,18 @@ class Delivered:
         self.batch = batch
         self.rows = rows
         self.stream = stream
-        self.ids: list[str] = self.batch._ids
         self.limits = limits
         self._counts: list[int] | None = None
+        self._number = len(batch)
         #: Whether each row is settled.
-        self._settled = bytearray(len(self.ids))
+        self._settled = bytearray(self._number)
         #: How many handlers a row still waits for, where there may be several at a time.
         self._waiting: dict[int, int] = {}
         self._lock = threading.Lock()
         # What is to be told. Items are appended and taken by single steps of the interpreter.
         self._acks: list[str] = []
+        #: Whether all of them are acknowledged together, for which none need be named.
+        self._is_done = False
         self._nacks: list[tuple[str, timedelta | None]] = []
         self._fails: list[tuple[str, str]] = []
         self._extends: list[None] = []
@@ -51,17 +53,26 @@ class Delivered:
     def __repr__(self) -> str:
         return repr(self.batch)
 
+    def __len__(self) -> int:
+        return self._number
+
+    @property
+    def ids(self) -> list[str]:
+        """The entry IDs, made as text where one is asked for."""
+        return self.batch._ids
+
     @property
     def counts(self) -> list[int]:
         """How often each message has been delivered."""
         if self._counts is None:
-            self._counts = self.batch._counts or [1] * len(self.ids)
+            self._counts = self.batch._counts or [1] * self._number
         return self._counts
 
     @property
     def in_hand(self) -> int:
         """How many rows are not settled, or the server does not know of yet."""
-        return self._settled.count(0) + len(self._acks) + len(self._nacks) + len(self._fails)
+        acked = self._number if self._is_done else len(self._acks)
+        return self._settled.count(0) + acked + len(self._nacks) + len(self._fails)
 
     @property
     def is_complete(self) -> bool:
@@ -91,11 +102,11 @@ class Delivered:
 
     def all_done(self, rows: Sequence[int]) -> Sequence[int]:
         """Say that a handler is done with these rows; give those that are acknowledged by it."""
-        if self._waiting or len(rows) < len(self.ids) or any(self._settled):
+        if self._waiting or len(rows) < self._number or any(self._settled):
             return [row for row in rows if self.done(row)]
         with self._lock:
-            self._settled[:] = bytes([1]) * len(self.ids)
-        self._acks.extend(self.ids)
+            self._settled[:] = bytes([1]) * self._number
+            self._is_done = True
         return rows
 
     def skip(self, row: int) -> None:
@@ -136,12 +147,14 @@ class Delivered:
         if lease is None or time.monotonic() < self._kept_at + lease / 2:
             return
         settled = self._settled.count(1)
-        if self._settled_then < settled < len(self.ids):
+        if self._settled_then < settled < self._number:
             self._kept_at, self._settled_then = time.monotonic(), settled
             self.extend()
 
     def give_back(self) -> None:
         """Give back all that is not settled, to anybody at once."""
+        if 0 not in self._settled:
+            return
         for row, settled in enumerate(self._settled):
             if not settled:
                 self.nack(row, timedelta(0))
@@ -155,8 +168,11 @@ class Delivered:
 
     async def tell(self) -> None:
         """Tell the server what has become of rows; what it could not be told is kept."""
+        if self._is_done:
+            await self.batch.ack()
+            self._is_done = False
         if acks := self._acks[:]:
-            await self.batch.ack(None if len(acks) == len(self.ids) else acks)
+            await self.batch.ack(None if len(acks) == self._number else acks)
             del self._acks[: len(acks)]
         if fails := self._fails[:]:
             for reason, ids in _grouped(fails).items():

@@ -103,7 +103,8 @@ def checked(
             ]
             column, _ = column_of(field, values)
         columns.append(column.alias(field.name))
-    return pl.DataFrame([*frame.select("_id", "_ts").get_columns(), *columns]), misfits
+    beside = [frame.get_column(name) for name in ("_id", "_ts")]
+    return pl.DataFrame([*beside, *columns]), misfits
 
 
 def _misfits(kind: Kind, frame: pl.DataFrame, document: str | None) -> dict[int, Misfit]:

@@ -123,6 +123,9 @@ class StreamWorker:
         self._on_ready()
         try:
             async for batch in self.consumer:
+                if self.plan.is_typed and not (self._busy or self._queues[0]):
+                    # Its frame goes to a lane at once, and the server need not wait for that.
+                    self.consumer._ask_ahead()
                 await self._hand_out(batch)
         except DecodeError as error:
             raise misfit_of(error, self.plan.stream) from error
