@@ -94,7 +94,7 @@ def test_what_a_server_refuses_to_be_told_is_told_later(
 def test_an_app_stops_while_it_is_refused(
     any_server: Server, client: redis.Redis, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redfloe.messages._worker._LAST_TELL", 0.3)
+    monkeypatch.setattr("redfloe.messages._worker.LAST_TELL", 0.3)
     with Producer(any_server.url, stream) as producer:
         producer.publish(OrderPlaced(order_id=1))
     app = App(any_server.url, group="g", consumer="c")
