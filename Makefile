@@ -123,7 +123,7 @@ docs: $(venv) ## the documentation site, strictly, into site/
 	$(bin)/mkdocs build --strict
 
 .PHONY: test
-test: servers lint docs test-rust test-python test-oldest ## everything that CI runs, but `test-engines`
+test: servers lint docs test-rust test-python ## lint, docs, and all tests but the slow ones and those on engines
 
 .PHONY: test-rust
 test-rust: $(tools) ## cargo test, without and with the feature python
@@ -153,12 +153,17 @@ $(engines)/.wheel: $(engines)/.stamp $(built)
 	@$(engines_pip) --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
+# What waits, kills processes again and again, or moves much data.
+.PHONY: test-slow
+test-slow: $(venv) build ## the tests that take more than some seconds each
+	$(bin)/python -m pytest -m slow -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+
 # One run that passes says little of races.
 .PHONY: test-faults
 test-faults: $(venv) build ## the fault tests, REPEAT times in a row
 	for run in $$(seq $(REPEAT)); do echo "run $$run of $(REPEAT)" && \
 		$(bin)/python -m pytest -q -n $(PYTEST_WORKERS) tests/test_*faults.py \
-		tests/test_consumer_reclaim.py $(PYTEST_ARGS) || exit; done
+		tests/test_consumer_reclaim.py -m 'not torture' $(PYTEST_ARGS) || exit; done
 
 # How an interpreter ends differs between versions; abi3 has one wheel for all.
 .PHONY: test-exits
@@ -172,7 +177,7 @@ test-exits: $(venv) build ## the ends of the interpreter, on each Python from 3.
 		$$there/bin/python -m pip install --quiet -c constraints.txt hypothesis psutil pytest \
 			pytest-asyncio pytest-timeout redis trustme uvloop polars; \
 		$$there/bin/python -m pip install --quiet --force-reinstall --no-deps dist/*.whl; \
-		echo "Python $$version" && $$there/bin/python -m pytest -q tests/test_exits.py $(PYTEST_ARGS); \
+		echo "Python $$version" && $$there/bin/python -m pytest -q -m 'not torture' tests/test_exits.py $(PYTEST_ARGS); \
 	done
 
 # Minutes for each server: REDFLOE_TORTURE_SECONDS of fire, and then what the workers need to finish.

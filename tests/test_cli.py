@@ -100,6 +100,7 @@ COMPLETED = [
 ]
 
 
+@pytest.mark.slow
 def test_neither_help_nor_completion_imports_polars() -> None:
     """In one process for all: each import would stay."""
     script = f"""if True:
@@ -161,6 +162,7 @@ def test_groups_and_lag(server: Server, client: redis.Redis, stream: str) -> Non
     assert row["lag_seconds"] == 0
 
 
+@pytest.mark.slow
 def test_processors(any_server: Server, client: redis.Redis, stream: str) -> None:
     url = any_server.url
     nothing = run("processors", url=url)
@@ -434,6 +436,7 @@ def test_an_outage_does_not_end_what_goes_on(
 # Names and values that are no text
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8(any_server: Server, stream: str, tmp_path: Path) -> None:
     key = stream.encode() + b"\xff"
     with any_server.client() as client:
@@ -547,6 +550,7 @@ def test_tail_as_a_member_of_a_group(any_server: Server, orders: str, following:
         assert process.wait() == 130
 
 
+@pytest.mark.slow
 def test_tail_takes_some_as_a_member(any_server: Server, orders: str) -> None:
     member = ["--group", "billing", "--consumer", "w2", "--json"]
     some = rows(run("tail", orders, "-n", "3", *member, url=any_server.url))
@@ -625,6 +629,7 @@ def test_an_export_that_is_interrupted_leaves_nothing(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_an_export_to_standard_output_and_to_what_is_no_file(
     any_server: Server, orders: str, tmp_path: Path
 ) -> None:
@@ -745,6 +750,7 @@ def test_a_directory_of_somebody_else_s(any_server: Server, orders: str, tmp_pat
     assert [child.name for child in tmp_path.iterdir()] == ["precious"]
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_at_any_time(
     any_server: Server, stream: str, tmp_path: Path
 ) -> None:
@@ -1069,6 +1075,7 @@ def test_closed_standard_streams(
     assert len(done.stderr.splitlines()) <= 1
 
 
+@pytest.mark.slow
 def test_bounds_that_are_none_are_wrong_arguments(any_server: Server, orders: str) -> None:
     for option in ("--start", "--end"):
         for value in ("nope", "2024-13-01", "1-2-3", "-5"):

@@ -148,6 +148,7 @@ def test_a_directory_comes_in(
     assert "has no files of one format; give --format" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_what_is_empty_and_what_is_not_there(
     any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_what_is_empty_and_what_is_not_there(
             assert done.stderr == f"redfloe: {path} is empty, as no file of {suffix} is\n"
 
 
+@pytest.mark.slow
 def test_an_import_that_is_interrupted_says_how_to_go_on(
     any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
 ) -> None:
@@ -265,6 +267,7 @@ def test_partitions_of_a_file(
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_partitions_of_odd_names(
     any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[i
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_workers_share_the_messages_and_sigterm_drains_all(
     any_server: Server, client: redis.Redis, directory: Path
 ) -> None:
@@ -285,6 +286,7 @@ def test_what_a_dead_worker_has_left_behind_holds_nothing_up(
     assert process.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_all_workers_but_those_that_have_just_ended(
     any_server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def finish(child: Any, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.slow
 def test_tables_fit_the_terminal(orders: str, terminal: Any, columns: int) -> None:
     for arguments in (["streams", orders], ["groups", orders], ["lag", orders], ["head", orders]):
         shown = finish(terminal(*arguments, columns=columns))
@@ -123,6 +124,7 @@ def test_a_key_moves_no_cursor(any_server: Server, terminal: Any, stream: str) -
 
 
 @pytest.mark.parametrize("columns", [20, 40])
+@pytest.mark.slow
 def test_a_narrow_terminal_keeps_the_names(orders: str, terminal: Any, columns: int) -> None:
     for arguments in (["streams"], ["groups"], ["lag"], ["top", "--count", "1"]):
         shown = finish(terminal(arguments[0], orders, *arguments[1:], columns=columns))

@@ -112,6 +112,7 @@ def of_nodes(cluster: Cluster, length: int) -> tuple[list[str], pl.DataFrame]:
 
 @pytest.mark.parametrize("order", ["stream", "id"])
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_a_read_of_streams_of_several_nodes(cluster: Cluster, fault: Fault, order: Any) -> None:
     """At once, and in batches: whatever happens to one of them, each entry comes once, in order."""
     length = 20_000
@@ -406,6 +407,7 @@ def test_rows_for_many_streams_while_slots_move(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("entry", ["any node", "one node"])
 @pytest.mark.parametrize("is_cut", [False, True], ids=["whole", "cut"])
+@pytest.mark.slow
 def test_rows_for_two_streams_of_a_slot_that_is_half_moved(
     cluster: Cluster, is_cut: bool, entry: str
 ) -> None:

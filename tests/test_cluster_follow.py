@@ -151,6 +151,7 @@ def test_hot_streams_and_their_slot_moves(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_faults_lose_and_double_nothing(cluster: Cluster, fault: Fault) -> None:
     """Whatever happens to a node, its entries come, and those of the others meanwhile."""
     keys = cluster.key_of_each()

@@ -488,6 +488,7 @@ def test_faults_lose_and_double_nothing(cluster: Cluster, fault: Fault, ack: Any
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_faults_while_all_wait(cluster: Cluster, fault: Fault) -> None:
     keys = cluster.key_of_each()
     key, others = keys[0], keys[1:]

@@ -301,6 +301,7 @@ def redirections(cluster: Cluster) -> int:
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.slow
 def test_a_node_that_cannot_be_reached_is_said(cluster: Cluster, order: Any) -> None:
     keys = cluster.keys(3)
     for key in keys:

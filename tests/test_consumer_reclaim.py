@@ -481,6 +481,7 @@ def test_a_lost_group_raises(
 
 
 @LOSSES
+@pytest.mark.slow
 def test_a_group_lost_while_its_consumer_waits_raises(
     server: Server, client: redis.Redis, stream: str, world: World, how: str
 ) -> None:

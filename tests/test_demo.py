@@ -112,6 +112,7 @@ def test_on_the_users_server() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["publishing", "reading"])
+@pytest.mark.slow
 def test_interrupted(redis70: Server, number: signal.Signals, moment: str) -> None:
     with redis70.client() as client, Proxy(redis70.port) as proxy:
         client.set(BYSTANDER, "untouched")
@@ -141,6 +142,7 @@ def test_interrupted(redis70: Server, number: signal.Signals, moment: str) -> No
         (b"XRANGE", b"-NOPERM this user has no permissions\r\n", "NOPERM this user"),
     ],
 )
+@pytest.mark.slow
 def test_refused_by_the_server(redis70: Server, command: bytes, reply: bytes, message: str) -> None:
     with redis70.client() as client, Proxy(redis70.port) as proxy:
         proxy.replace_reply(reply, once_seen=command, skip=3 if command == b"XADD" else 0)
@@ -149,6 +151,7 @@ def test_refused_by_the_server(redis70: Server, command: bytes, reply: bytes, me
         assert client.keys() == []
 
 
+@pytest.mark.slow
 def test_connection_lost_while_publishing(redis70: Server) -> None:
     with redis70.client() as client, Proxy(redis70.port) as proxy:
         proxy.cut_after(5, once_seen=b"XADD", skip=1500)
@@ -156,6 +159,7 @@ def test_connection_lost_while_publishing(redis70: Server) -> None:
         assert client.keys() == []
 
 
+@pytest.mark.slow
 def test_a_key_that_cannot_be_removed_expires(redis70: Server) -> None:
     with redis70.client() as client, Proxy(redis70.port) as proxy:
         proxy.replace_reply(b"-NOPERM no\r\n", once_seen=b"UNLINK")

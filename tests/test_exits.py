@@ -25,6 +25,7 @@ RUNS = 5
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_many_scripts_that_write_and_end(any_server: Server, stream: str) -> None:
     """As users write them: the interpreter is finalized as soon as the reply is there.
 

@@ -123,6 +123,7 @@ def test_a_backlog_keeps_no_quiet_stream_waiting(
     assert max([*waits, batch - since]) < 60, waits
 
 
+@pytest.mark.slow
 def test_random_streams_lose_and_double_nothing(
     any_server: Server, client: redis.Redis, follow: Follow
 ) -> None:

@@ -435,6 +435,7 @@ def test_a_group_that_is_lost_while_it_is_waited_for(
 
 
 @pytest.mark.parametrize("loss", ["group", "stream"])
+@pytest.mark.slow
 def test_a_read_whose_group_is_lost_while_it_waits(
     server: Server, client: redis.Redis, stream: str, loss: str
 ) -> None:

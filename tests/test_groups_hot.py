@@ -369,6 +369,7 @@ def test_each_slot_of_a_cluster_has_hot_streams_of_its_own(cluster: Cluster, wor
     cuts=st.sampled_from([0, 30]),
     pause=st.sampled_from([0, 0.01]),
 )
+@pytest.mark.slow
 def test_random_streams_lose_and_double_nothing(
     any_server: Server,
     client: redis.Redis,

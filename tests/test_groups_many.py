@@ -823,6 +823,7 @@ KILLED = """
 
 
 @pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.slow
 def test_one_entry_that_ends_the_process_is_alone_in_the_dead_letters_of_several_streams(
     any_server: Server, client: redis.Redis, most: int
 ) -> None:

@@ -211,6 +211,7 @@ class InterruptError(Exception):
 
 
 @pytest.mark.parametrize("kind", ["iter_stream", "StreamConsumer"])
+@pytest.mark.slow
 def test_interrupts_at_any_moment_lose_nothing(
     any_server: Server, client: redis.Redis, stream: str, kind: str
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_stream_written_again_is_read_from_its_start_whatever_was_undone(
 
 
 @pytest.mark.parametrize("how", ["nack", "leave"])
+@pytest.mark.slow
 def test_what_was_given_back_survives_the_loss_of_two_groups(
     any_server: Server, client: redis.Redis, stream: str, how: str
 ) -> None:

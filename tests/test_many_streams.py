@@ -395,6 +395,7 @@ FILTERS = st.recursive(
     head=st.none() | st.integers(0, 50),
     head_first=st.booleans(),
 )
+@pytest.mark.slow
 def test_scans_are_plain_reads_filtered(
     any_server: Server,
     client: redis.Redis,
@@ -523,6 +524,7 @@ def test_a_read_of_growing_streams_ends_where_they_were(
 # Many, long, and faults
 
 
+@pytest.mark.slow
 def test_ten_thousand_streams_take_few_round_trips(any_server: Server, client: redis.Redis) -> None:
     script = """
     for stream = 0, 9999 do
@@ -545,6 +547,7 @@ def test_ten_thousand_streams_take_few_round_trips(any_server: Server, client: r
 
 
 @pytest.mark.parametrize("order", ["stream", "id"])
+@pytest.mark.slow
 def test_long_streams_are_read_page_by_page_up_to_where_they_were(
     any_server: Server, client: redis.Redis, order: Any
 ) -> None:
@@ -560,6 +563,7 @@ def test_long_streams_are_read_page_by_page_up_to_where_they_were(
 
 
 @pytest.mark.parametrize("order", ["stream", "id"])
+@pytest.mark.slow
 def test_a_lost_connection_loses_and_doubles_nothing(
     any_server: Server, client: redis.Redis, order: Any
 ) -> None:

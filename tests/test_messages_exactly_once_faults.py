@@ -120,6 +120,7 @@ def test_an_app_whose_commit_is_lost(any_server: Server, client: redis.Redis, pl
     assert pending(client, "orders", "g") == 0
 
 
+@pytest.mark.slow
 def test_apps_that_are_killed_at_any_time(any_server: Server, client: redis.Redis) -> None:
     chance = random.Random(1)
     options = [json.dumps({"batch_size": 5, "consumer": name, **EAGER}) for name in ("c1", "c2")]

@@ -111,6 +111,7 @@ def ask(url: str, method: str = "GET") -> Any:
         return json.loads(answer.read())
 
 
+@pytest.mark.slow
 def test_a_restart_under_load_loses_and_repeats_nothing(
     any_server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:

@@ -229,6 +229,7 @@ RANDOM = st.builds(
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(RANDOM, min_size=1, max_size=30))
+@pytest.mark.slow
 def test_random_events_come_back_as_they_were(any_server: Server, events: list[Random]) -> None:
     with any_server.client() as client:
         client.delete("random")

@@ -126,6 +126,7 @@ def test_a_process_that_is_killed_at_a_step(
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_processes_that_are_killed_at_any_time(
     any_server: Server, client: redis.Redis, tmp_path: Path, seed: int
 ) -> None:

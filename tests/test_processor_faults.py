@@ -138,6 +138,7 @@ with processor(sys.argv[1], **json.loads(sys.argv[2])) as p:
 """
 
 
+@pytest.mark.slow
 def test_an_entry_that_ends_the_process_is_put_aside(
     any_server: Server, client: redis.Redis
 ) -> None:

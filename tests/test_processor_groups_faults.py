@@ -117,6 +117,7 @@ def test_workers_in_threads(any_server: Server, client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_workers_that_are_killed_at_any_time(
     any_server: Server, client: redis.Redis, seed: int
 ) -> None:

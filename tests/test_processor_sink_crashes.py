@@ -157,6 +157,7 @@ def test_a_process_that_is_killed_when_the_reply_to_its_commit_is_lost(
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_processes_that_are_killed_at_any_time(
     any_server: Server, client: redis.Redis, tmp_path: Path, seed: int
 ) -> None:

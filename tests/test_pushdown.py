@@ -435,6 +435,7 @@ def predicates(dtype: pl.DataType) -> st.SearchStrategy[pl.Expr]:
 
 @settings(max_examples=200)
 @given(data=st.data(), dtype=st.sampled_from([INT, MS, US, NS]), ids=IDS)
+@pytest.mark.slow
 def test_every_row_lies_within_the_bounds(
     data: st.DataObject, dtype: pl.DataType, ids: list[EntryIdPair]
 ) -> None:

@@ -862,6 +862,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_sink_parquet_of_more_than_memory_may_take(
     any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
 ) -> None:

@@ -336,6 +336,7 @@ def test_a_failover_under_load(sentinels: Deployment, stream: str, world: World)
 # The old master comes back
 
 
+@pytest.mark.slow
 def test_a_former_master_that_comes_back_is_not_written_to(
     sentinels: Deployment, stream: str
 ) -> None:

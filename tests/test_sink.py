@@ -180,6 +180,7 @@ PEAK = """
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(any_server: Server, tmp_path: Path) -> None:
     """The frame would take 60 MB, and its IDs another 45."""
     path = tmp_path / "numbers.parquet"

@@ -140,6 +140,7 @@ def test_args(redfloe_url):
 @pytest.mark.parametrize(
     ("tests", "passed"), [(TESTS, 12), (UNUSED, 1), (ARGS, 1)], ids=["used", "unused", "args"]
 )
+@pytest.mark.slow
 def test_a_user_has_the_fixtures(tmp_path: Path, tests: str, passed: int) -> None:
     """Where the package is installed, with the entry points that pyproject.toml names."""
     installed = tmp_path / "installed" / "redfloe-0.dist-info"

@@ -132,6 +132,7 @@ def test_extreme_values_come_back(any_server: Server, stream: str, values: pl.Se
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
+@pytest.mark.slow
 def test_what_is_written_reads_the_same(server: Server, data: st.DataObject) -> None:
     frame: pl.DataFrame = data.draw(
         dataframes(allowed_dtypes=WRITABLE, min_cols=1, max_cols=6, max_size=8, allow_null=True)

@@ -241,6 +241,7 @@ def test_a_silent_server_recognises_a_producer_s_rows(redis810: Server, stream: 
         assert stored(client, stream) == [*range(ROWS)]
 
 
+@pytest.mark.slow
 def test_a_large_write_through_small_pieces(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
