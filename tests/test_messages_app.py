@@ -441,7 +441,7 @@ def test_a_handler_may_take_longer_than_its_lease(
     @slow.on(stream, OrderPlaced)
     async def handle(event: OrderPlaced) -> None:
         calls.append("slow")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.5)
 
     if not is_async:
         slow = App(any_server.url, group="g", consumer="slow", **lease)
@@ -449,7 +449,7 @@ def test_a_handler_may_take_longer_than_its_lease(
         @slow.on(stream, OrderPlaced)
         def handle_in_thread(event: OrderPlaced) -> None:
             calls.append("slow")
-            time.sleep(0.8)
+            time.sleep(0.5)
 
     eager.on(stream, OrderPlaced)(lambda event: calls.append("eager"))
 

@@ -779,7 +779,7 @@ def test_a_row_is_acknowledged_when_all_its_handlers_are_done(
 
     @app.on_batch(stream, OrderPlaced)
     async def columns(frame: pl.DataFrame) -> bool:
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.15)  # until the server has been told what there is to tell
         assert pending(client, stream, "g") == 4
         order.append("columns")
         return order.count("columns") == 2
