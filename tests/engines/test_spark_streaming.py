@@ -12,8 +12,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.streaming.query import StreamingQuery
 
+from support.secrets import PASSWORD, QUOTED, with_password
 from support.server import Server
+from support.spark import finish
 from support.streams import add, add_numbers
+from support.timing import eventually
 
 NUMBERS = "_id string, _ts timestamp, n bigint"
 
@@ -42,11 +45,7 @@ class Job:
         )
 
     def finish(self, **options: Any) -> list[int]:
-        query = self.run(**options)
-        try:
-            assert query.awaitTermination(60)
-        finally:
-            query.stop()
+        finish(self.run(**options))
         return sorted(n for batch in self.batches.values() for n in batch)
 
 
@@ -125,9 +124,41 @@ def test_a_windowed_aggregation_with_a_watermark(
         .trigger(availableNow=True)
         .start()
     )
-    try:
-        assert query.awaitTermination(60)
-    finally:
-        query.stop()
+    finish(query)
     # The last window is still open.
     assert sorted(found) == [(start, 100) for start in (0, 10, 20, 30, 40)]
+
+
+def test_a_query_that_goes_on_shows_no_password(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither in its plan nor its progress nor its checkpoint; and it reads what is new."""
+    with Server("redis-7.0", password=PASSWORD) as server, server.client() as client:
+        url = with_password(server.url.replace(f":{PASSWORD}@", ""))
+        add_numbers(client, "in", 10)
+        source = spark.readStream.format("redis_stream").schema("n bigint")
+        read = source.options(url=url, stream="in").load()
+        sink = read.writeStream.format("redis_stream")
+        query = sink.options(url=url, stream="out", checkpointLocation=str(tmp_path)).start()
+        try:
+            eventually(lambda: query.lastProgress, seconds=30)
+            add_numbers(client, "in", 20, first=11)
+            eventually(lambda: client.xlen("out") == 10, seconds=30)
+            eventually(lambda: any(one.numInputRows for one in query.recentProgress), seconds=30)
+            query.explain(extended=True)
+            shown = [one.json for one in query.recentProgress]
+        finally:
+            query.stop()
+        shown += [str(query.status), repr(read), capsys.readouterr().out]
+        bounded = spark.read.format("redis_stream").options(url=url, stream="in").load()
+        shown += [*bounded.inputFiles(), repr(bounded)]
+        shown += [path.read_text("latin1") for path in tmp_path.rglob("*") if path.is_file()]
+        with pytest.raises(Exception, match="no meaning") as raised:
+            spark.read.format("redis_stream").options(
+                url=url, stream="in", maxOffsetsPerTrigger="1"
+            ).load().count()
+        shown.append(str(raised.value))
+        assert '{"in":"20-0"}' in "".join(shown).replace("\\", "").replace(" ", "")
+        for text in shown:
+            assert PASSWORD not in text
+            assert QUOTED not in text

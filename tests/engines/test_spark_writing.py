@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import redis
-from pyspark.sql import SparkSession
-from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import LongType, StructField, StructType
 
 import redfloe
+from redfloe._spark.options import Options
+from redfloe._spark.writing import StreamWriter
+from support.proxy import Proxy
 from support.server import Server
+from support.spark import copying, finish, task_workers
 from support.streams import add_numbers
 
 
@@ -46,40 +50,62 @@ def test_a_bounded_write_that_fails_writes_nothing(
         ).save()
 
 
-class Copy:
-    """A query that copies a stream, and may be run again with its checkpoint."""
-
-    def __init__(self, spark: SparkSession, url: str, path: Path) -> None:
-        self._spark, self._url, self._path = spark, url, path
-
-    def start(self) -> StreamingQuery:
-        source = self._spark.readStream.format("redis_stream").schema("n bigint")
-        source = source.options(
-            url=self._url, stream="in", startingOffsets="earliest", maxOffsetsPerTrigger="1500"
-        )
-        sink = source.load().writeStream.format("redis_stream").trigger(availableNow=True)
-        return sink.options(url=self._url, stream="out", checkpointLocation=str(self._path)).start()
-
-    def run(self) -> None:
-        query = self.start()
-        try:
-            assert query.awaitTermination(100)
-        finally:
-            query.stop()
-
-
-@pytest.mark.timeout(200)
 def test_a_batch_that_is_repeated_is_in_the_stream_once(
     spark: SparkSession, any_server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:
     """Spark loses its notes of the last batch, as where the driver dies between two of them."""
-    add_numbers(client, "in", 3_000)
-    copy = Copy(spark, any_server.url, tmp_path)
-    copy.run()
-    assert numbers(any_server.url, "out") == [*range(1, 3_001)]
+    add_numbers(client, "in", 4_000)
+    finish(copying(spark, any_server.url, any_server.url, str(tmp_path)))
+    assert numbers(any_server.url, "out") == [*range(1, 4_001)]
     commits = tmp_path / "commits"
-    last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
-    (commits / str(last)).unlink()
-    (commits / f".{last}.crc").unlink(missing_ok=True)
-    copy.run()
-    assert numbers(any_server.url, "out") == [*range(1, 3_001)]
+    assert [path.name for path in commits.glob("[0-9]*")] == ["0", "1"]
+    (commits / "1").unlink()
+    (commits / ".1.crc").unlink(missing_ok=True)
+    finish(copying(spark, any_server.url, any_server.url, str(tmp_path)))
+    assert numbers(any_server.url, "out") == [*range(1, 4_001)]
+    # Nothing is left but the streams and the query's marker.
+    assert len(client.keys()) == 3
+
+
+@pytest.mark.timeout(120)
+def test_workers_killed_in_the_middle_of_a_batch(
+    spark: SparkSession, any_server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Spark runs their tasks again, and what they had written aside is never seen."""
+    add_numbers(client, "in", 4_000)
+    killed: list[int] = []
+
+    def kill(nth: int) -> None:
+        if nth in (500, 4_500):
+            for worker in task_workers():
+                worker.kill()
+                killed.append(worker.pid)
+
+    with Proxy(any_server.port) as proxy:
+        proxy.before(b"XADD", kill)
+        finish(copying(spark, any_server.url, proxy.url, str(tmp_path)))
+    assert len(killed) >= 2
+    assert numbers(any_server.url, "out") == [*range(1, 4_001)]
+    assert sum(client.pttl(key) > 0 for key in client.keys("*:spark:*")) >= 1
+
+
+def test_without_the_name_of_the_batch_nothing_is_written(any_server: Server) -> None:
+    """Another version of Spark may not tell it."""
+    options = Options.of({"url": any_server.url, "stream": "out"})
+    writer = StreamWriter(options, StructType([StructField("n", LongType())]))
+    with pytest.raises(RuntimeError, match="foreachBatch"):
+        writer.write(iter([]))
+
+
+def test_mistakes_in_writes(spark: SparkSession, any_server: Server) -> None:
+    def write(frame: DataFrame, **options: str) -> None:
+        writer = frame.write.format("redis_stream").mode("append")
+        writer.options(**{"url": any_server.url, "stream": "out", **options}).save()
+
+    with pytest.raises(Exception, match="no meaning"):
+        write(spark.range(1), partitions="2")
+    with pytest.raises(Exception, match="one stream"):
+        write(spark.range(1), stream='["a", "b"]')
+    wide = StructType([StructField(f"c{n}", LongType()) for n in range(3_501)])
+    with pytest.raises(ValueError, match="3,500 fields"):
+        StreamWriter(Options.of({"url": any_server.url, "stream": "out"}), wide)

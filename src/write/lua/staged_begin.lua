@@ -6,6 +6,12 @@
 local marker, batch = KEYS[1], ARGV[1]
 local known = redis.call('HMGET', marker, 'batch', 'done', 'rows', 'part', 'after')
 if known[1] and (known[2] == '0' or tonumber(known[1]) >= tonumber(batch)) then
+    if known[2] == '1' then
+        -- What was written aside for a batch that is done already.
+        for at = 3, #KEYS do
+            redis.call('DEL', KEYS[at])
+        end
+    end
     local key = redis.call('HGET', marker, 'key:' .. known[4])
     return {known[1], known[2], known[3], known[4], known[5], key or ''}
 end
