@@ -10,8 +10,7 @@ import pytest
 import redis
 
 from redfloe.messages import App, MisfitError
-from support.events import OrderPlaced, orders, pending
-from support.paying import publish
+from support.events import OrderPlaced, orders, pending, publish
 from support.server import Server
 from support.timing import eventually, in_thread
 

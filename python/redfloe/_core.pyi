@@ -423,10 +423,11 @@ class Member:
     """A member of a consumer group, for what it does to entries beside reading them.
 
     Where the reader has several streams, `streams` are the numbers of the entries' streams, as
-    `RecordBatch.streams` gives them. `acknowledge_all` takes a whole batch of the reader. `nack`
-    takes each entry with how often it has been delivered. `leave` sends nothing. `put_aside` is the loop's own `dead_letter`, as patient in an outage as
-    its reader, and given up with its wait; it says whether it was done before the loop was ended.
-    `patient` gives the same member, all of whose operations are as patient, and given up so.
+    `RecordBatch.streams` gives them. `acknowledge_all` takes a whole batch of the reader.
+    `nack` takes each entry with how often it has been delivered. `leave` sends nothing.
+    `put_aside` is the loop's own `dead_letter`, as patient in an outage as its reader, and
+    given up with its wait; it says whether it was done before the loop was ended. `patient`
+    gives the same member, all of whose operations are as patient, and given up so.
     """
 
     def patient(self) -> Member: ...
