@@ -23,7 +23,7 @@ import nodes
 import processor
 import tables
 import writers
-from page import ROOT, describe_run, table, write_page
+from page import describe_run, table, write_page
 from readers import (
     BOUNDED,
     CONSUMERS,
@@ -35,6 +35,7 @@ from readers import (
     Measurement,
     available,
 )
+from summary import ROOT
 from workloads import SPREAD, WORKLOADS, Workload
 
 if TYPE_CHECKING:

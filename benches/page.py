@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import redis
+from summary import PAGE, ROOT, write_summary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from support.server import Server
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "performance.md"
 
 
 def table(title: str, head: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
@@ -79,3 +77,4 @@ def write_page(run: str, sections: dict[str, str], order: Collection[str]) -> No
         above = run
     parts = [f"{_mark(name)}\n\n{sections[name]}" for name in order if name in sections]
     PAGE.write_text(f"{head}{begin}\n\n" + "\n\n".join([above, *parts]) + f"\n\n{end}{tail}")
+    write_summary()

@@ -80,11 +80,9 @@ def test_with_a_server_of_its_own() -> None:
         )
 
 
-def test_the_readme_shows_this_output() -> None:
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
-    [shown] = re.findall(
-        r"^```console\n\$ redfloe demo\n(.*?)^```", readme, re.MULTILINE | re.DOTALL
-    )
+def test_the_page_shows_this_output() -> None:
+    page = Path(__file__).parents[1].joinpath("docs/guide/demo.md").read_text()
+    [shown] = re.findall(r"^```console\n\$ redfloe demo\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     varies = re.compile(r"(?m)^(redfloe|server|published|read) .*$")
     assert varies.sub(r"\1", shown) == varies.sub(r"\1", run(*SCRIPT, "demo").stdout)
 

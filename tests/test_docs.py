@@ -6,6 +6,8 @@ import ast
 import doctest
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import nbformat
 import polars as pl
 import pytest
 import redis
+import yaml
 from nbclient import NotebookClient
 
 import redfloe
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("server_program")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 #: Code in these is only shown; `python` is run, and what it prints is the `text` below it.
-SHOWN = {"bash", "console", "rust", "text"}
+SHOWN = {"bash", "console", "rust", "text", "yaml"}
 #: How pages start a server for a reader who has none.
 STARTED_URL = "url = server.start()"
 
@@ -59,6 +62,18 @@ def test_blocks_are_of_known_languages(page: Path) -> None:
     assert not any(indent for indent, _ in fences)  # such a block would not be run
     assert {language for _, language in fences[::2]} <= SHOWN | {"python"}
     assert {rest for _, rest in fences[1::2]} <= {""}
+
+
+def test_yaml_is_yaml() -> None:
+    """The manifests are not applied to a cluster here; they are at least well-formed."""
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    documents = [document for block in blocks for document in yaml.safe_load_all(block)]
+    assert len(documents) >= 3
+    assert all(isinstance(document, dict) for document in documents)
 
 
 def in_reading_order() -> list[Path]:
@@ -151,6 +166,17 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(book, timeout=120, kernel_name="python3", resources=resources).execute()
+
+
+def test_readme_and_first_page_say_what_the_tables_say() -> None:
+    """The number and the chart are written from the tables of docs/performance.md."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benches" / "summary.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_tests_that_a_page_names_are_there() -> None:
