@@ -1,4 +1,4 @@
-"""One Spark for all tests: to start the JVM takes as long as twenty of them."""
+"""Engines, started once for all tests: that takes as long as twenty of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pyspark.sql import SparkSession
 
+from support.engines import ENGINES, Engine, running_ray
 from support.spark import start_spark
 
 
@@ -15,3 +16,17 @@ def spark() -> Iterator[SparkSession]:
     session = start_spark()
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    with running_ray():
+        yield
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Ray Data and Daft."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+    return ENGINES[request.param]

@@ -167,25 +167,26 @@ class StreamPartition:
         batch_size: int | None = None,
         batch_bytes: int | None = None,
     ) -> Request:
-        streams = [stream for stream, _ in self._pieces]
-        bounds = [bounds for _, bounds in self._pieces]
+        key: Streams = [b""] if self._is_of_several else self._pieces[0][0]
         sizes: dict[str, Any] = {"batch_size": batch_size, "batch_bytes": batch_bytes}
+        request = make_request(key, takes_several=True, schema=schema, options=options, **sizes)
+        return self._narrowed(request)
+
+    def _narrowed(self, request: Request) -> Request:
+        """Give the request of one stream, or of several, as one of what is in this partition."""
         if not self._is_of_several:
-            start_id, end_id = map(_text, bounds[0])
-            return make_request(
-                *streams, schema=schema, start_id=start_id, end_id=end_id, options=options, **sizes
-            )
-        request = make_request(streams, takes_several=True, schema=schema, options=options, **sizes)
+            start_id, end_id = map(_text, self._pieces[0][1])
+            return request | {"start_id": start_id, "end_id": end_id}
         assert request["many"] is not None, "a list is of several streams"
-        request["many"]["ranges"] = bounds
-        return request
+        streams, ranges = [key for key, _ in self._pieces], [bounds for _, bounds in self._pieces]
+        return request | {"many": request["many"] | {"streams": streams, "ranges": ranges}}
 
 
 def _text(entry: tuple[int, int]) -> str:
     return f"{entry[0]}-{entry[1]}"
 
 
-def _made(
+def partitions_of(
     url: RedisConnection, request: Request, is_of_several: bool, split: list[_core._Split]
 ) -> list[StreamPartition]:
     """Make partitions of what the core has cut."""
@@ -296,7 +297,7 @@ def split_stream(
     """
     url = _core.connect(url)
     request, is_of_several = _split_request(stream, n, start_id, end_id, after, up_to, must_exist)
-    return _made(url, request, is_of_several, _core.split_stream(url, request, n).wait())
+    return partitions_of(url, request, is_of_several, _core.split_stream(url, request, n).wait())
 
 
 async def split_stream_async(
@@ -332,4 +333,4 @@ async def split_stream_async(
     url = _core.connect(url)
     request, is_of_several = _split_request(stream, n, start_id, end_id, after, up_to, must_exist)
     split = await completed(_core.split_stream(url, request, n).start())
-    return _made(url, request, is_of_several, split)
+    return partitions_of(url, request, is_of_several, split)

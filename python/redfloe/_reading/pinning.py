@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Bounds: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 #: Those of a stream that is not read.
-_NOTHING: Bounds = ((1, 0), (0, 0))
+NOTHING: Bounds = ((1, 0), (0, 0))
 
 
 def look_for_interrupt() -> None:
@@ -97,9 +97,9 @@ class Ranges:
                 asked = request | {"many": many | {"streams": missing}, "count": None}
                 pinned = _core.pin_streams(self._url, asked, look_for_interrupt)
                 self._known.update(zip(missing, pinned, strict=True))
-            known = [self._known.get(key, _NOTHING) for key in streams]
+            known = [self._known.get(key, NOTHING) for key in streams]
         return [
-            bounds if is_wanted else _NOTHING
+            bounds if is_wanted else NOTHING
             for bounds, is_wanted in zip(known, wanted, strict=True)
         ]
 

@@ -27,7 +27,7 @@ from redfloe._reading.pinning import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from redfloe._ids import EntryIdLike
     from redfloe._schema import SchemaLike
@@ -289,7 +289,8 @@ class _Scan:
 
         if predicate is not None:
             predicate = without_dynamic(predicate)
-        request = self._projected(with_columns)
+        names = self.schema() if with_columns is None else with_columns
+        request = projected(self._request(), names)
         request["batch_size"] = batch_size or _BATCH_SIZE
         request["batch_bytes"] = _BATCH_BYTES
         if n_rows is not None:
@@ -343,20 +344,21 @@ class _Scan:
             refuse_microseconds(predicate, column)
         return predicate
 
-    def _projected(self, with_columns: list[str] | None) -> Request:
-        """Leave out what is not wanted."""
-        request = self._request().copy()
-        names = set(with_columns if with_columns is not None else self.schema())
-        schema = request["schema"]
-        if schema is None or request["rescue_column"] in names:
-            return request  # which keeps what did not fit in whatever column
-        if request["rescue_column"] is not None:
-            request["rescue_column"], request["on_error"] = None, "null"
-        request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in names})
-        for column in ("id_column", "timestamp_column", "sequence_column", "stream_column"):
-            if request[column] not in names:
-                request[column] = None
-        return request
+
+def projected(request: Request, names: Iterable[str]) -> Request:
+    """Leave out the columns that are not named."""
+    request = request.copy()
+    names = set(names)
+    schema = request["schema"]
+    if schema is None or request["rescue_column"] in names:
+        return request  # which keeps what did not fit in whatever column
+    if request["rescue_column"] is not None:
+        request["rescue_column"], request["on_error"] = None, "null"
+    request["schema"] = pl.Schema({n: dtype for n, dtype in schema.items() if n in names})
+    for column in ("id_column", "timestamp_column", "sequence_column", "stream_column"):
+        if request[column] not in names:
+            request[column] = None
+    return request
 
 
 class _Once(Generic[_T]):

@@ -1,0 +1,1 @@
+"""What the modules for engines have in common: plans of reads, their filters, and writes."""
