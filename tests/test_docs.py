@@ -19,7 +19,7 @@ import yaml
 from nbclient import NotebookClient
 
 import redfloe
-from redfloe import _errors
+from redfloe import _errors, messages
 from support.pages import ENGINES, ROOT, page_id, python, run_page
 from support.server import Server
 
@@ -158,6 +158,28 @@ def test_all_that_is_public_is_in_the_reference() -> None:
     assert missing == {"__version__"}
 
 
+def test_the_table_of_exceptions_is_complete() -> None:
+    """Each exception, and the builtin that it is as well."""
+    page = (ROOT / "docs/guide/types.md").read_text().partition("## Exceptions")[2]
+    shown = dict(re.findall(r"^\| `([\w.]+)` \| (?:`(\w+)` )?\|", page, re.MULTILINE))
+    errors = {name: value for name, value in vars(redfloe).items() if _is_error(value)}
+    errors |= {
+        f"messages.{name}": value for name, value in vars(messages).items() if _is_error(value)
+    }
+    del errors["RedfloeError"]
+    assert shown == {name: _builtin_of(value) for name, value in errors.items()}
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, redfloe.RedfloeError)
+
+
+def _builtin_of(error: type) -> str:
+    """The base beside `RedfloeError` that is shown."""
+    names = [base.__name__ for base in error.__bases__ if base is not redfloe.RedfloeError]
+    return "".join(names)
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=page_id)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path) -> None:
@@ -177,6 +199,16 @@ def test_readme_and_first_page_say_what_the_tables_say() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_text_on_performance_has_no_figures_of_its_own() -> None:
+    """The bench writes the tables: a figure in the text would contradict them one day."""
+    page = (ROOT / "docs/performance.md").read_text()
+    text = re.sub(r"^(\||#|`make bench`).*$", "", page, flags=re.MULTILINE)
+    figures = (
+        r"\d[\d.,]* ?(?:s|ms|µs|MB|times|x|%)(?![\w-])|[a-z]+ times as|an? (?:third|tenth|half)\b"
+    )
+    assert re.findall(figures, text) == []
 
 
 def test_the_tests_that_a_page_names_are_there() -> None:
