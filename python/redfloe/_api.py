@@ -83,6 +83,9 @@ from redfloe._errors import (
     WrongTypeError,
 )
 from redfloe._hashes import write_hashes, write_hashes_async
+from redfloe._lake.archive import archive, archive_async
+from redfloe._lake.job import ArchiveResult
+from redfloe._lake.scan import scan_archive_and_stream
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
 from redfloe._processing.models import State
@@ -117,6 +120,7 @@ from redfloe._writing.producer import StreamProducer
 from redfloe._writing.sent import SentEntry
 
 __all__ = [
+    "ArchiveResult",
     "AsyncBatch",
     "AsyncBatchIterator",
     "AsyncStreamProducer",
@@ -170,6 +174,8 @@ __all__ = [
     "ack_entries_async",
     "advance_offsets",
     "advance_offsets_async",
+    "archive",
+    "archive_async",
     "claim_entries",
     "claim_entries_async",
     "consumer_info",
@@ -214,6 +220,7 @@ __all__ = [
     "replay_dead_letters_async",
     "reset_processor",
     "reset_processor_async",
+    "scan_archive_and_stream",
     "scan_stream",
     "scan_streams",
     "scan_table",

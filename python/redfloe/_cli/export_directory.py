@@ -22,6 +22,7 @@ import polars as pl
 from redfloe._cli.formats import Format
 from redfloe._cli.texts import write
 from redfloe._files import OWN_FOLDER, hive_folders, sync
+from redfloe._lake.ranges import TIME_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,15 +179,16 @@ class ExportDirectory:
 
 def _partitions(state: ExportState, fields: pl.Schema) -> list[pl.Expr]:
     """Give the values of the partitions: those of fields, or a part of the entry's time."""
-    formats = {"year": "%Y", "month": "%Y-%m", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
     made = []
     for key in state.partition_by:
         if key in fields:
             made.append(pl.col(key))
-        elif key in formats:
-            made.append(pl.col(state.timestamp_column).dt.strftime(formats[key]).alias(key))
+        elif key in TIME_PARTS:
+            made.append(pl.col(state.timestamp_column).dt.strftime(TIME_PARTS[key]).alias(key))
         else:
-            msg = f"there is no column {key!r}, and no such part of the time: {', '.join(formats)}"
+            msg = (
+                f"there is no column {key!r}, and no such part of the time: {', '.join(TIME_PARTS)}"
+            )
             raise ValueError(msg)
     return made
 

@@ -150,10 +150,14 @@ def scan_of(
     progress: bool,
     detail: str,
     pattern: bytes | None = None,
+    check: Callable[[], object] | None = None,
 ) -> pl.LazyFrame:
-    """Make the lazy frame of a request; the streams of a pattern are found when it is read."""
+    """Make the lazy frame of a request; the streams of a pattern are found when it is read.
+
+    `check` may raise before a batch is given, and at the end.
+    """
     sample = options["infer_schema_length"]
-    scan = _Scan(url, request, sample=sample, progress=progress, pattern=pattern)
+    scan = _Scan(url, request, sample=sample, progress=progress, pattern=pattern, check=check)
     known = scan.schema if request["schema"] is None else scan.schema()
     return register(scan.batches, known, detail)
 
@@ -259,8 +263,10 @@ class _Scan:
         sample: int | None,
         progress: bool = False,
         pattern: bytes | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None:
         self._progress = progress
+        self._check = check
         self._url = url
         #: Its columns where the caller has named them, which needs no stream.
         self._columns = request if request["schema"] is not None else None
@@ -318,7 +324,10 @@ class _Scan:
         yield from map(frame, batches)
 
     def _next(self, reader: _core.BatchReader) -> RecordBatch | None:
-        return reader.next_batch(look_for_interrupt)
+        batch = reader.next_batch(look_for_interrupt)
+        if self._check is not None:
+            self._check()
+        return batch
 
     def _pin(self, request: Request, predicate: pl.Expr | None) -> Pinned | None:
         """Fix up to where to read; of several streams also what the predicate leaves of each."""
@@ -405,17 +414,27 @@ def with_fields(url: RedisConnection, request: Request, sample: int | None) -> R
     """Give the request a schema, by a sample of the entries where the caller gave none."""
     if request["schema"] is not None:
         return request
-    typed = request["infer_schema_length"] is not None
-    sampled = request | {"infer_schema_length": _LARGEST if sample is None else sample}
-    if request["many"] is not None:
-        sampled["many"] = request["many"] | {"compare_dtypes": typed}
-    fields = of_batch(_core.infer_schema(url, sampled).wait()).schema
-    overrides = request["schema_overrides"] or pl.Schema()
-    text = {name: overrides.get(name, pl.String()) for name in fields}
-    schema = fields if typed else pl.Schema(text)
+    fields = of_batch(_core.infer_schema(url, sampled(request, sample)).wait()).schema
     # The caller has named none of these fields, and need not hear that one does not come again.
-    request = request | {"schema": schema, "expects_fields": False}
+    request = request | {"schema": schema_of(request, fields), "expects_fields": False}
     return request | {"schema_overrides": None, "infer_schema_length": None}
+
+
+def sampled(request: Request, sample: int | None) -> Request:
+    """Give the request of a sample that tells the fields."""
+    typed = request["infer_schema_length"] is not None
+    request = request | {"infer_schema_length": _LARGEST if sample is None else sample}
+    if request["many"] is not None:
+        request["many"] = request["many"] | {"compare_dtypes": typed}
+    return request
+
+
+def schema_of(request: Request, fields: pl.Schema) -> pl.Schema:
+    """Give the schema that the fields of a sample make."""
+    if request["infer_schema_length"] is not None:
+        return fields
+    overrides = request["schema_overrides"] or pl.Schema()
+    return pl.Schema({name: overrides.get(name, pl.String()) for name in fields})
 
 
 def register(

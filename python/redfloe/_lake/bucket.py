@@ -1,0 +1,122 @@
+"""An archive's files in an object store, which has no rename and no lock.
+
+A put is atomic: a file is there whole or not at all. What keeps two archivers apart is a claim for
+each file, an object named after the position at which the file begins, that is put only if there is
+none: whoever puts it says which entries the file is going to have. So there is one file for each
+position, whoever writes it, and one that dies in between has its file written, with the same rows,
+by the next. An archiver that finds another's claim ends.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from redfloe._errors import FencedError
+from redfloe._files import OWN_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+#: Options that are the HTTP client's, which Polars and delta-rs take among those of the store.
+_OF_CLIENT = ("allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url")
+_PREFIXES = ("aws_", "azure_", "google_", "")
+
+
+class Bucket:
+    """A prefix of an object store, such as ``s3://bucket/lake``."""
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        try:
+            import obstore
+            from obstore.exceptions import AlreadyExistsError
+            from obstore.store import from_url
+        except ImportError:
+            msg = "archives in object stores need obstore: pip install 'redfloe[objects]'"
+            raise ModuleNotFoundError(msg) from None
+        self._url = url.rstrip("/")
+        #: What Polars needs to read a file.
+        self.storage_options: dict[str, Any] = {"storage_options": dict(storage_options)}
+        self._obstore = obstore
+        self._exists_error = AlreadyExistsError
+        config, client = _divided(storage_options)
+        self._store: Any = from_url(self._url, config=config, client_options=client)
+
+    def __str__(self) -> str:
+        return self._url
+
+    def open(self) -> None:
+        """Do nothing: each file is claimed."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def names(self) -> Iterator[str]:
+        """List the files that readers see, by their paths below the prefix."""
+        for page in self._obstore.list(self._store):
+            for entry in page:
+                name = str(entry["path"])
+                if name.endswith(".parquet") and not name.startswith(OWN_FOLDER + "/"):
+                    yield name
+
+    def source(self, name: str) -> str:
+        """Give what Polars reads a file by."""
+        return f"{self._url}/{name}"
+
+    def claimed(self, stream: bytes, after: str) -> str | None:
+        """Give the name of the file that somebody is to write from this position on, if one is."""
+        try:
+            content = self._obstore.get(self._store, self._claim(stream, after)).bytes()
+        except FileNotFoundError:
+            return None
+        return str(json.loads(bytes(content))["file"])
+
+    def commit(
+        self, stream: bytes, after: str, name: str, write: Callable[[io.BytesIO], object]
+    ) -> None:
+        """Have readers see a file, whole, unless it is there.
+
+        Raises
+        ------
+        FencedError
+            Another archiver writes the entries after this position.
+        """
+        file = io.BytesIO()
+        write(file)
+        content = json.dumps({"file": name}).encode()
+        is_ours = self._put(self._claim(stream, after), content)
+        # Ours, where the store had it and the answer was lost; or one that is finished here.
+        if not is_ours and self.claimed(stream, after) != name:
+            msg = f"another archiver writes to {self}"
+            raise FencedError(msg)
+        # Whoever was quicker has the same rows.
+        self._put(name, file.getvalue())
+
+    def _put(self, name: str, content: bytes) -> bool:
+        """Put an object where there is none; say whether."""
+        try:
+            self._obstore.put(self._store, name, content, mode="create", use_multipart=False)
+        except self._exists_error:
+            return False
+        return True
+
+    @staticmethod
+    def _claim(stream: bytes, after: str) -> str:
+        return f"{OWN_FOLDER}/claims/{quote(stream, safe='')}/{after}.json"
+
+
+def _divided(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Divide what Polars and delta-rs take as one into the store's and the HTTP client's."""
+    client = {prefix + name: name for prefix in _PREFIXES for name in _OF_CLIENT}
+    config: dict[str, str] = {}
+    of_client: dict[str, Any] = {}
+    for key, value in options.items():
+        name = client.get(key.lower())
+        if name is None:
+            config[key] = str(value)
+        else:
+            is_flag = name.startswith("allow")
+            of_client[name] = str(value).lower() in ("true", "1") if is_flag else value
+    return config, of_client

@@ -1,0 +1,101 @@
+"""An archive's files in a directory: written aside, and moved to their place.
+
+A file is written into the folder ``_redfloe``, under a name that readers who look for ``*.parquet``
+do not see, synced, and renamed: the rename is the commit, and the file's name says which entries
+are in. What a crash leaves is a file that nobody sees, which the next archiver deletes.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
+from typing import IO, TYPE_CHECKING, Any
+
+from redfloe._errors import FencedError
+from redfloe._files import OWN_FOLDER, make_directory, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: What is written aside.
+_ASIDE = ".part"
+
+
+class Folder:
+    """A directory of files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._own = path / OWN_FOLDER
+        #: What Polars needs to read a file.
+        self.storage_options: dict[str, Any] = {}
+        self._lock: IO[str] | None = None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def open(self) -> None:
+        """Be the only one who writes, until `close` or the end of the process, however it ends.
+
+        Raises
+        ------
+        FencedError
+            Another archiver writes there.
+        """
+        make_directory(self._own)
+        lock = (self._own / "lock").open("w")
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            msg = f"another archiver writes to {self}"
+            raise FencedError(msg) from None
+        except BaseException:
+            lock.close()
+            raise
+        self._lock = lock
+        for entry in self._own.iterdir():
+            if entry.suffix == _ASIDE:
+                entry.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let another one write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def names(self) -> Iterator[str]:
+        """List the files that readers see, by their paths in the directory."""
+        for file in self.path.rglob("*.parquet"):
+            if self._own not in file.parents:
+                yield file.relative_to(self.path).as_posix()
+
+    def source(self, name: str) -> str:
+        """Give what Polars reads a file by."""
+        return str(self.path / name)
+
+    def claimed(self, stream: bytes, after: str) -> str | None:  # noqa: ARG002 -- as Bucket's
+        """Give no name: what was not renamed is not there."""
+        return None
+
+    def commit(
+        self,
+        stream: bytes,  # noqa: ARG002 -- as Bucket's
+        after: str,  # noqa: ARG002
+        name: str,
+        write: Callable[[Path], object],
+    ) -> None:
+        """Have readers see a file, whole."""
+        target = self.path / name
+        aside = self._own / f"{target.stem}{_ASIDE}"
+        try:
+            write(aside)
+            sync(aside)
+            make_directory(target.parent)
+            aside.rename(target)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+        sync(target.parent)

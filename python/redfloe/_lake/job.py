@@ -1,0 +1,339 @@
+"""The work of an archive: entries come, go into files or a table, and are trimmed afterwards.
+
+It is written once, as coroutines, which an event loop awaits; without one they are run by
+`without_waiting`, because nothing suspends them then.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+import polars as pl
+
+from redfloe import _core
+from redfloe._arguments import Request, make_request
+from redfloe._errors import DataLossError
+from redfloe._event_loop import completed, in_thread
+from redfloe._frame import of_batch
+from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
+from redfloe._reading.offsets import as_pair
+from redfloe._reading.scan import sampled, schema_of
+from redfloe._words import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from redfloe._core import RedisConnection
+    from redfloe._ids import EntryIdLike
+    from redfloe._lake.columns import Columns
+    from redfloe._lake.ranges import Range
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ArchiveResult:
+    """What a call of `archive` has done, and where the archive is.
+
+    Attributes
+    ----------
+    entries : int
+        How many entries this call has archived.
+    offsets : dict of str to str
+        The last ID that is archived of each stream; one of which nothing is has none.
+    trimmed : int
+        How many entries this call has trimmed from the streams.
+    """
+
+    entries: int
+    offsets: dict[str, str]
+    trimmed: int
+
+
+class Loss(NamedTuple):
+    """What the server had, when entries after those that are archived were gone."""
+
+    error: DataLossError
+    #: The oldest entry that was there then.
+    oldest: tuple[int, int] | None
+
+
+class Target(Protocol):
+    """Files or a table, which say up to where each stream is in them."""
+
+    positions: dict[bytes, str]
+    schema: pl.Schema
+
+    def open(self) -> None:
+        """Look what there is, and keep others from writing."""
+
+    def look(self) -> None:
+        """Look what there is."""
+
+    def close(self) -> None:
+        """Let others write."""
+
+    def scan(self, stream: bytes) -> pl.LazyFrame | None:
+        """Scan what there is of a stream, as of `look`; None where nothing is."""
+
+    def partitions(self) -> list[pl.Expr]:
+        """Give the partitions of rows, as `scan` has them."""
+
+    def stored(self, dtype: Any) -> Any:
+        """Give the dtype that a dtype has once it is stored."""
+
+    def claimed(self) -> Iterable[tuple[bytes, str, Range]]:
+        """Give what was to be written and may not have been."""
+
+    def add_claimed(self, stream: bytes, name: str, range_: Range, rows: pl.DataFrame) -> None:
+        """Write that."""
+
+    def add(self, batch: Iterable[tuple[bytes, pl.DataFrame]]) -> None:
+        """Store rows of streams, each of which comes once; move the positions."""
+
+
+class World(Protocol):
+    """How to wait: in an event loop, or without one."""
+
+    async def wait(self, operation: _core.Operation[T], /) -> T:
+        """Give what an operation comes to."""
+
+    async def on_disk(self, act: Callable[[], T], /) -> T:
+        """Do something that takes its time, to its end."""
+
+    async def next(self, batches: Any, /) -> pl.DataFrame | None:
+        """Give the next batch, or None."""
+
+    async def close(self, batches: Any, /) -> None:
+        """End the reading."""
+
+    def batches(self, url: RedisConnection, request: Request, /, *, follow: bool) -> Any:
+        """Begin to read."""
+
+
+class Blocking:
+    """Without an event loop."""
+
+    async def wait(self, operation: _core.Operation[T]) -> T:
+        """Give what an operation comes to."""
+        return operation.wait()
+
+    async def on_disk(self, act: Callable[[], T]) -> T:
+        """Do something that takes its time."""
+        return act()
+
+    def batches(self, url: RedisConnection, request: Request, *, follow: bool) -> BatchIterator:
+        """Begin to read."""
+        return BatchIterator(_core.BatchReader(url, request, follow=follow), url, request)
+
+    async def next(self, batches: BatchIterator) -> pl.DataFrame | None:
+        """Give the next batch, or None."""
+        return next(batches, None)
+
+    async def close(self, batches: BatchIterator) -> None:
+        """End the reading."""
+        batches.close()
+
+
+class InEventLoop:
+    """In an event loop, which nothing holds up."""
+
+    async def wait(self, operation: _core.Operation[T]) -> T:
+        """Give what an operation comes to."""
+        return await completed(operation.start())
+
+    async def on_disk(self, act: Callable[[], T]) -> T:
+        """Do something that takes its time, in a thread; who is cancelled waits for its end."""
+        import asyncio
+
+        doing = asyncio.ensure_future(in_thread(act))
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            while not doing.done():
+                try:
+                    await asyncio.wait([doing])
+                except asyncio.CancelledError:
+                    continue
+            if not doing.cancelled():
+                doing.exception()  # of which nobody else asks
+            raise
+
+    def batches(
+        self, url: RedisConnection, request: Request, *, follow: bool
+    ) -> AsyncBatchIterator:
+        """Begin to read."""
+        return AsyncBatchIterator(_core.AsyncBatchReader(url, request, follow=follow), url, request)
+
+    async def next(self, batches: AsyncBatchIterator) -> pl.DataFrame | None:
+        """Give the next batch, or None."""
+        return await anext(batches, None)
+
+    async def close(self, batches: AsyncBatchIterator) -> None:
+        """End the reading."""
+        await batches.aclose()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is archived, where, and how."""
+
+    url: RedisConnection
+    streams: Sequence[bytes]
+    is_of_several: bool
+    target: Target
+    columns: Columns
+    start_id: EntryIdLike
+    until: EntryIdLike | None
+    trim_after: int | None
+    raises_loss: bool
+    #: `make_request`'s arguments about batches.
+    batches: dict[str, Any]
+
+    async def run(self, world: World) -> ArchiveResult:
+        """Archive until the end, if there is one."""
+        target = self.target
+        entries, trimmed = 0, 0
+        try:
+            await world.on_disk(target.open)
+            self.columns.begin(target.schema, target.stored)
+            if self.columns.is_to_be_inferred:
+                await self._infer(world)
+            for loss in (await self._lost(world)).values():
+                raise loss.error
+            entries += await self._finish(world)
+            trimmed += await self._trim(world)
+            batches = world.batches(self.url, await self._request(world), follow=True)
+            try:
+                while True:
+                    lost = await self._lost(world)
+                    frame = await world.next(batches)
+                    if frame is None:
+                        break
+                    batch = self._by_stream(self.columns.fit(frame))
+                    self._check(batch, lost)
+                    await world.on_disk(partial(target.add, batch))
+                    entries += frame.height
+                    trimmed += await self._trim(world)
+            finally:
+                await world.close(batches)
+        finally:
+            await world.on_disk(target.close)
+        offsets = {readable(stream): entry for stream, entry in target.positions.items()}
+        return ArchiveResult(entries, offsets, trimmed)
+
+    def check(self) -> None:
+        """Refuse what cannot be right."""
+        end: EntryIdLike = "+" if self.until in (None, "now") else self.until
+        request = self._made_request(start_id=self.start_id, end_id=end, **self.batches)
+        _core.empty_batch(request)
+        _core.check_connection(self.url)
+
+    def _made_request(self, *, infers: bool = False, **arguments: Any) -> Request:
+        schema, options = self.columns.inferring if infers else self.columns.reading
+        streams: Any = self.streams if self.is_of_several else self.streams[0]
+        request = make_request(
+            streams, takes_several=True, schema=schema, options=options, **arguments
+        )
+        request["expects_fields"] = False  # some of these are the archive's, and not the caller's
+        return request
+
+    async def _request(self, world: World) -> Request:
+        end: EntryIdLike = "+" if self.until is None else self.until
+        if end == "now":
+            asking = _core.stream_offsets(self.url, [*self.streams], "$")
+            newest = await world.wait(asking)
+            end = max(newest, key=as_pair)
+        request = self._made_request(
+            start_id=self.start_id,
+            end_id=end,
+            on_idle="stop" if self.until == "now" else "wait",
+            continue_after_loss=not self.raises_loss,
+            **self.batches,
+        )
+        request["resume_after"] = dict(self.target.positions)
+        return request
+
+    async def _infer(self, world: World) -> None:
+        """Type the fields by a sample, as the other readers do."""
+        sample = self.columns.options["infer_schema_length"]
+        request = self._made_request(infers=True)
+        asking = _core.infer_schema(self.url, sampled(request, sample))
+        self.columns.infer(schema_of(request, of_batch(await world.wait(asking)).schema))
+
+    async def _finish(self, world: World) -> int:
+        """Write what an archiver that has died was about to; say how many entries."""
+        entries = 0
+        for stream, name, range_ in await world.on_disk(lambda: [*self.target.claimed()]):
+            request = self._made_request(
+                start_id=range_.first, end_id=range_.last, batch_size=50_000
+            )
+            request["stream"], request["many"] = stream, None
+            frames = [of_batch(_core.empty_batch(request))]
+            batches = world.batches(self.url, request, follow=False)
+            while (frame := await world.next(batches)) is not None:
+                frames.append(frame)
+            rows = self.columns.fit(pl.concat(frames, how="diagonal"))
+            if self.is_of_several:
+                rows = rows.drop(self.columns.options["stream_column"])
+            await world.on_disk(partial(self.target.add_claimed, stream, name, range_, rows))
+            entries += rows.height
+        return entries
+
+    async def _lost(self, world: World) -> dict[bytes, Loss]:
+        """Look whether entries after those that are archived are gone.
+
+        They may have been read all the same, ahead of time: the next rows tell.
+        """
+        lost: dict[bytes, Loss] = {}
+        for stream, position in self.target.positions.items() if self.raises_loss else ():
+            try:
+                await world.wait(_core.check_offsets(self.url, [stream], [position]))
+            except DataLossError as error:
+                asking = _core.stream_info(self.url, stream)
+                info = of_batch(await world.wait(asking))
+                oldest = info["first_entry_id"].item()
+                lost[stream] = Loss(error, None if oldest is None else as_pair(oldest))
+        return lost
+
+    def _check(self, batch: list[tuple[bytes, pl.DataFrame]], lost: dict[bytes, Loss]) -> None:
+        """Raise where rows were read after what is before them was gone."""
+        for stream, rows in batch:
+            loss, position = lost.get(stream), self.target.positions.get(stream)
+            first = as_pair(rows[self.columns.options["id_column"]][0])
+            if loss is not None and loss.oldest is not None and first >= loss.oldest:
+                raise loss.error
+            if position is not None and first <= as_pair(position):
+                msg = (
+                    f"{readable(stream)!r} is archived up to {position} and was begun anew, with "
+                    "smaller IDs: archive it to another place"
+                )
+                raise DataLossError(msg)
+
+    def _by_stream(self, rows: pl.DataFrame) -> list[tuple[bytes, pl.DataFrame]]:
+        if not self.is_of_several:
+            return [(self.streams[0], rows)]
+        column = self.columns.options["stream_column"]
+        keys = {readable(key): key for key in self.streams}
+        parts = rows.partition_by(column, as_dict=True, maintain_order=True, include_key=False)
+        return [(keys[name], part) for (name,), part in parts.items()]
+
+    async def _trim(self, world: World) -> int:
+        """Trim what is archived and old enough, but for the last entry that is archived."""
+        if self.trim_after is None:
+            return 0
+        oldest = (max(0, int(time.time() * 1000) - self.trim_after), 0)
+        trimmed = 0
+        for stream, position in self.target.positions.items():
+            minid = "{}-{}".format(*min(oldest, as_pair(position)))
+            # As many as the server deletes in one go, again and again, so that it is not held up.
+            while deleted := await world.wait(
+                _core.trim_stream(
+                    self.url, stream, maxlen=None, minid=minid, approximate=True, limit=None
+                )
+            ):
+                trimmed += deleted
+        return trimmed

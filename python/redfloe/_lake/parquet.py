@@ -1,0 +1,252 @@
+"""An archive of Parquet files, whose names and footers say up to where it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from urllib.parse import unquote, unquote_to_bytes
+
+import polars as pl
+
+from redfloe._errors import SchemaError
+from redfloe._files import hive_folders
+from redfloe._lake.bucket import Bucket
+from redfloe._lake.folder import Folder
+from redfloe._lake.ranges import PART_DTYPES, TIME_PARTS, Range, cut, time_part
+from redfloe._reading.offsets import as_pair
+from redfloe._words import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Store: TypeAlias = Folder | Bucket
+
+#: What a footer's entry is called that says which stream the file is of.
+_METADATA = "redfloe"
+
+
+class File(NamedTuple):
+    """A file of an archive."""
+
+    name: str
+    range: Range
+
+
+def store_of(to: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Store:
+    """Give the place of an archive's files."""
+    text = os.fspath(to)
+    if text.startswith("file://"):
+        from urllib.request import url2pathname
+
+        return Folder(Path(url2pathname(text.removeprefix("file://"))))
+    if "://" in text:
+        return Bucket(text, storage_options or {})
+    return Folder(Path(text))
+
+
+class Layout(NamedTuple):
+    """In which folders the files are: those of a stream, where there are several, and of a time."""
+
+    stream_column: str | None
+    parts: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Give the names of the folders' values."""
+        stream = () if self.stream_column is None else (self.stream_column,)
+        return (*stream, *self.parts)
+
+
+class ParquetArchive:
+    """What is archived of streams, as Parquet files."""
+
+    def __init__(
+        self,
+        store: Store,
+        streams: Sequence[bytes],
+        layout: Layout,
+        *,
+        id_column: str = "_id",
+        compression: str = "zstd",
+    ) -> None:
+        self._store = store
+        self._streams = streams
+        self._layout = layout
+        self._id_column = id_column
+        self._compression = compression
+        self._files: dict[bytes, list[File]] = {}
+        #: Up to where each stream is archived.
+        self.positions: dict[bytes, str] = {}
+        #: The columns of the newest files.
+        self.schema = pl.Schema()
+
+    @staticmethod
+    def check_parts(parts: Sequence[str]) -> None:
+        """Refuse partitions that are no ranges of IDs: a rename is one file's."""
+        for part in parts:
+            if part not in TIME_PARTS:
+                msg = (
+                    f"partition_by takes {', '.join(TIME_PARTS)} for Parquet, not {part!r}: a file "
+                    'is a commit, and has a range of entries; use format="delta", or a '
+                    "StreamProcessor with a ParquetSink, which divide batches by any column"
+                )
+                raise ValueError(msg)
+
+    def open(self) -> None:
+        """Find out up to where the archive goes, and keep others from writing.
+
+        Raises
+        ------
+        ValueError
+            The files are another archive's, or not of one.
+        FencedError
+            Another archiver writes there.
+        """
+        self._store.open()
+        self.look()
+
+    def look(self) -> None:
+        """Find out up to where the archive goes."""
+        self._files = _listed(self._store, self._layout, self._streams)
+        for stream, files in self._files.items():
+            newest = files[-1]
+            self.positions[stream] = newest.range.last
+            self._check_newest(stream, newest)
+            schema = pl.scan_parquet(self._source(newest), **self._options).collect_schema()
+            for name, dtype in schema.items():
+                if self.schema.setdefault(name, dtype) != dtype:
+                    msg = (
+                        f"{self._store} has {name!r} as {dtype} and as {self.schema[name]}, of "
+                        "different streams; archive them apart"
+                    )
+                    raise SchemaError(msg)
+
+    def _check_newest(self, stream: bytes, newest: File) -> None:
+        source, options = self._source(newest), {**self._options}
+        options.pop("hive_partitioning")
+        metadata = pl.read_parquet_metadata(source, **options).get(_METADATA)
+        known = None if metadata is None else json.loads(metadata)["stream"]
+        if known != readable(stream):
+            what = "of no archive" if known is None else f"of the stream {known!r}"
+            msg = f"{source} is {what}: give the archive of {readable(stream)!r} a place of its own"
+            raise ValueError(msg)
+
+    def _source(self, file: File) -> str:
+        return self._store.source(file.name)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"hive_partitioning": False, **self._store.storage_options}
+
+    def close(self) -> None:
+        """Let another one write."""
+        self._store.close()
+
+    @staticmethod
+    def stored(dtype: Any) -> Any:
+        """Give the dtype that a dtype has once it is stored."""
+        return dtype
+
+    def claimed(self) -> Iterable[tuple[bytes, str, Range]]:
+        """Give the files that somebody was to write and has not, of a stream and with a name."""
+        for stream in self._streams:
+            name = self._store.claimed(stream, self._position(stream))
+            if name is not None:
+                range_ = Range.of_file(name.rpartition("/")[2])
+                assert range_ is not None, f"{name} is a file of ours"
+                yield stream, name, range_
+
+    def _position(self, stream: bytes) -> str:
+        return self.positions.get(stream, "0-0")
+
+    def add_claimed(self, stream: bytes, name: str, range_: Range, rows: pl.DataFrame) -> None:
+        """Write such a file, with the rows that there are in its range."""
+        self._commit(stream, name, range_, rows)
+
+    def add(self, batch: Iterable[tuple[bytes, pl.DataFrame]]) -> None:
+        """Archive rows of streams, in the order of their IDs, each of which comes once.
+
+        Each file is a commit of its own; where an error or a crash comes between two, those that
+        are there count.
+        """
+        for stream, frame in batch:
+            for values, rows in cut(frame, self._layout.parts, self._id_column):
+                ids = rows[self._id_column]
+                range_ = Range(ids[0], ids[-1])
+                of_stream = () if self._layout.stream_column is None else (stream,)
+                folders = hive_folders(self._layout.keys, (*of_stream, *values), "partition_by")
+                self._commit(stream, (folders / range_.file).as_posix(), range_, rows)
+
+    def _commit(self, stream: bytes, name: str, range_: Range, rows: pl.DataFrame) -> None:
+        metadata = json.dumps({"stream": readable(stream), **range_._asdict()})
+        write = partial(self._write, rows, {_METADATA: metadata})
+        self._store.commit(stream, self._position(stream), name, write)
+        self.positions[stream] = range_.last
+
+    def _write(self, rows: pl.DataFrame, metadata: dict[str, str], file: Path | IO[bytes]) -> None:
+        rows.write_parquet(file, compression=self._compression, metadata=metadata)  # type: ignore[arg-type]  # it is checked
+
+    # For readers
+
+    def scan(self, stream: bytes) -> pl.LazyFrame | None:
+        """Scan what is archived of a stream, as of `look`; None where nothing is."""
+        files = self._files.get(stream)
+        if files is None:
+            return None
+        newest = pl.scan_parquet(self._source(files[-1]), **self._options).collect_schema()
+        hive: dict[str, Any] = dict.fromkeys(self._layout.keys, pl.String())
+        hive |= {name: dtype for name, dtype in PART_DTYPES.items() if name in hive}
+        return pl.scan_parquet(
+            [self._source(file) for file in files],
+            schema=newest,
+            hive_schema=hive or None,
+            missing_columns="insert",
+            glob=False,
+            **(self._options | {"hive_partitioning": bool(hive)}),
+        )
+
+    def partitions(self) -> list[pl.Expr]:
+        """Give the partitions of rows, as those of the files are read."""
+        parts = self._layout.parts
+        return [time_part(part, self._id_column, PART_DTYPES.get(part)) for part in parts]
+
+
+def _listed(store: Store, layout: Layout, streams: Sequence[bytes]) -> dict[bytes, list[File]]:
+    """List the files of streams, in the order of their IDs."""
+    found: dict[bytes, list[File]] = {}
+    for name in store.names():
+        *folders, last = name.split("/")
+        range_ = Range.of_file(last)
+        if range_ is None:
+            msg = (
+                f"{store} holds {name}, no file of an archive: give the archive a place of its own"
+            )
+            raise ValueError(msg)
+        keys = tuple(unquote(folder.partition("=")[0]) for folder in folders)
+        if keys != layout.keys:
+            msg = (
+                f"{store} holds {name}, with folders by {list(keys)}, and not by "
+                f"{list(layout.keys)}: an archive keeps its partition_by, and is of one stream, "
+                "or of several"
+            )
+            raise ValueError(msg)
+        stream = streams[0]
+        if layout.stream_column is not None:
+            stream = unquote_to_bytes(folders[0].partition("=")[2])
+            if stream not in streams:
+                continue
+        found.setdefault(stream, []).append(File(name, range_))
+    for files in found.values():
+        files.sort(key=lambda file: as_pair(file.range.first))
+        for before, after in pairwise(files):
+            if as_pair(before.range.last) >= as_pair(after.range.first):
+                msg = (
+                    f"{store} has entries twice, in {before.name} and {after.name}: delete one of "
+                    "them, or the files that one was made of"
+                )
+                raise ValueError(msg)
+    return found
