@@ -77,6 +77,14 @@ HELD: dict[str, tuple[bytes, str]] = {
         b"XRANGE",
         "await redfloe.advance_offsets_async(url, {}, 2, up_to={'s': '2-0'})",
     ),
+    "archive_async": (
+        b"XREAD",
+        """
+        import tempfile
+        with tempfile.TemporaryDirectory() as lake:
+            await redfloe.archive_async(url, 's', to=lake)
+        """,
+    ),
     "ack_entries_async": (b"XACK", "await redfloe.ack_entries_async(url, 's', 'g', ['1-0'])"),
     "read_dead_letters_async": (b"XRANGE", "await redfloe.read_dead_letters_async(url, 's')"),
     "replay_dead_letters_async": (

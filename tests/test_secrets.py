@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,7 @@ FRAME = pl.DataFrame({"key": ["a"], "n": [1]})
 ME = ("g", "c")
 STOCK = ("s", "p", "t")
 COLUMNS = {"n": pl.Int64}
+LAKE = TemporaryDirectory()
 RESET: Any = {"to": "0", "state": "keep"}
 
 
@@ -46,6 +48,11 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "advance_offsets_async": lambda url: asyncio.run(
         redfloe.advance_offsets_async(url, {}, 2, up_to={"s": "2-0"})
     ),
+    "archive": lambda url: redfloe.archive(url, "s", to=LAKE.name),
+    "archive_async": lambda url: asyncio.run(redfloe.archive_async(url, "s", to=LAKE.name)),
+    "scan_archive_and_stream": lambda url: redfloe.scan_archive_and_stream(
+        url, "s", to=LAKE.name
+    ).collect(),
     "ack_entries": lambda url: redfloe.ack_entries(url, "s", "g", ["1-0"]),
     "ack_entries_async": lambda url: asyncio.run(redfloe.ack_entries_async(url, "s", "g", ["1-0"])),
     "claim_entries": lambda url: redfloe.claim_entries(url, "s", *ME, ["1-0"]),
@@ -127,6 +134,7 @@ REFUSED: dict[str, Callable[[str], object]] = {
     "StreamConsumer": lambda url: redfloe.StreamConsumer(url, "s", *ME, batch_size=-1),
     "StreamProcessor": lambda url: redfloe.StreamProcessor(url, "s", name="n", lease_ms=-1),
     "StreamProducer": lambda url: redfloe.StreamProducer(url, "s", linger_ms=-1),
+    "archive": lambda url: redfloe.archive(url, "s", to=LAKE.name, every="x"),
     "create_group": lambda url: redfloe.create_group(url, "s", "g", start_id="x"),
     "iter_stream": lambda url: redfloe.iter_stream(url, "s", count=-1),
     "pending_entries": lambda url: redfloe.pending_entries(url, "s", "g", count=-1),

@@ -20,7 +20,7 @@ TWINS = {name for name in FUNCTIONS if name.endswith("_async")}
 #: These make no call: what they return does, when it is used.
 LATER = {
     *("iter_stream", "stream_batches", "scan_stream", "scan_streams", "stream_reader"),
-    *("local_server", "scan_table", "table_key"),
+    *("local_server", "scan_archive_and_stream", "scan_table", "table_key"),
 }
 
 

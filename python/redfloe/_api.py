@@ -84,7 +84,7 @@ from redfloe._errors import (
 )
 from redfloe._hashes import write_hashes, write_hashes_async
 from redfloe._lake.archive import archive, archive_async
-from redfloe._lake.job import ArchiveResult
+from redfloe._lake.result import ArchiveResult
 from redfloe._lake.scan import scan_archive_and_stream
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions

@@ -7,11 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Streams, one_of
 from redfloe._consuming.handling import without_waiting
-from redfloe._lake.arguments import Span, keys_of, parts_of, span
-from redfloe._lake.columns import Columns, NewFields
-from redfloe._lake.delta import DeltaArchive
-from redfloe._lake.job import ArchiveResult, Blocking, InEventLoop, Job
-from redfloe._lake.parquet import Layout, ParquetArchive, store_of
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
 
 if TYPE_CHECKING:
@@ -20,7 +15,10 @@ if TYPE_CHECKING:
 
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
-    from redfloe._lake.job import Target
+    from redfloe._lake.arguments import Span
+    from redfloe._lake.columns import NewFields
+    from redfloe._lake.job import Job, Target
+    from redfloe._lake.result import ArchiveResult
     from redfloe._schema import SchemaLike
 
 _COMPRESSIONS = ("zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed")
@@ -162,6 +160,8 @@ def archive(
         storage_options=storage_options,
         options=complete(options, archive),
     )
+    from redfloe._lake.job import Blocking
+
     return without_waiting(job.run(Blocking()))
 
 
@@ -235,6 +235,8 @@ async def archive_async(
         storage_options=storage_options,
         options=complete(options, archive_async),
     )
+    from redfloe._lake.job import InEventLoop
+
     return await job.run(InEventLoop())
 
 
@@ -264,6 +266,11 @@ def _job(
     options: ReadOptions,
 ) -> Job:
     """Check what `archive` is asked for; `options` are complete."""
+    # Here and below, because few programs archive, and all import this.
+    from redfloe._lake.arguments import keys_of, parts_of, span
+    from redfloe._lake.columns import Columns
+    from redfloe._lake.job import Job
+
     one_of(format, "format", "parquet", "delta")
     one_of(on_new_fields, "on_new_fields", "add", "rescue", "raise", "ignore")
     one_of(on_data_loss, "on_data_loss", "raise", "continue")
@@ -314,8 +321,13 @@ def target_of(
     storage_options: Mapping[str, Any] | None,
 ) -> Target:
     """Give the place of an archive."""
+    from redfloe._lake.arguments import parts_of
+    from redfloe._lake.parquet import Layout, ParquetArchive, store_of
+
     parts = parts_of(partition_by)
     if format == "delta":
+        from redfloe._lake.delta import DeltaArchive
+
         return DeltaArchive(
             to,
             streams,

@@ -18,6 +18,7 @@ from redfloe._arguments import Request, make_request
 from redfloe._errors import DataLossError
 from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
+from redfloe._lake.result import ArchiveResult
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
 from redfloe._reading.offsets import as_pair
 from redfloe._reading.scan import sampled, schema_of
@@ -32,25 +33,6 @@ if TYPE_CHECKING:
     from redfloe._lake.ranges import Range
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ArchiveResult:
-    """What a call of `archive` has done, and where the archive is.
-
-    Attributes
-    ----------
-    entries : int
-        How many entries this call has archived.
-    offsets : dict of str to str
-        The last ID that is archived of each stream; one of which nothing is has none.
-    trimmed : int
-        How many entries this call has trimmed from the streams.
-    """
-
-    entries: int
-    offsets: dict[str, str]
-    trimmed: int
 
 
 class Loss(NamedTuple):

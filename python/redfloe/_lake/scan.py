@@ -11,8 +11,6 @@ from redfloe import _core
 from redfloe._arguments import Streams, make_request, one_of
 from redfloe._errors import DataLossError
 from redfloe._lake.archive import target_of
-from redfloe._lake.arguments import keys_of, parts_of
-from redfloe._lake.columns import Columns
 from redfloe._options import DecodeOptions, complete, takes
 from redfloe._reading.scan import scan_of
 from redfloe._words import readable
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from redfloe._core import RedisConnection
+    from redfloe._lake.columns import Columns
     from redfloe._lake.job import Target
     from redfloe._schema import SchemaLike
 
@@ -87,6 +86,9 @@ def scan_archive_and_stream(
     [('click', 10), ('view', None), ('buy', 5)]
     """
     url = _core.connect(url)
+    from redfloe._lake.arguments import keys_of, parts_of
+    from redfloe._lake.columns import Columns
+
     complete_options = complete(options, scan_archive_and_stream)
     one_of(format, "format", "parquet", "delta")
     one_of(on_new_fields, "on_new_fields", "add", "rescue", "ignore")
@@ -103,6 +105,7 @@ def scan_archive_and_stream(
         compression="zstd",
         storage_options=storage_options,
     )
+    _core.check_connection(url)
     target.look()
     columns.begin(target.schema, target.stored)
     scans = []
