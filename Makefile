@@ -70,7 +70,7 @@ lock: $(tools) ## the newest versions that fit together, into constraints.txt
 	@$(pip) --group lock
 	$(bin)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 		--custom-compile-command 'make lock' --no-annotate \
-		pyproject.toml --group dev --group lock --extra demo --output-file constraints.txt
+		pyproject.toml --group dev --group lock --group wheel --extra demo --output-file constraints.txt
 	$(bin)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 		--custom-compile-command 'make lock' --no-annotate \
 		pyproject.toml --group engines --output-file constraints-engines.txt
@@ -88,6 +88,16 @@ $(built): $(tools) $(sources)
 	@$(pip) --force-reinstall --no-deps dist/*.whl
 	@$(pip) "$$(echo dist/*.whl)[demo]"
 	@mv $@.new $@
+
+# zig links against an old C library, which this machine need not have.
+.PHONY: wheel
+wheel: export PATH := $(bin):$(PATH)
+wheel: $(venv) ## the wheel that is published, for any Linux since 2018, into dist/publish; looked through
+	@$(pip) --group wheel
+	@rm -rf dist/publish
+	$(bin)/maturin build --release --locked --strip --zig --compatibility manylinux_2_28 \
+		--target $$(rustc -vV | sed -n 's/^host: //p') --interpreter $(bin)/python --out dist/publish
+	$(bin)/python scripts/check_wheel.py dist/publish/*.whl
 
 .PHONY: servers
 servers: $(tools) ## the servers that the tests run against, into the cache
@@ -115,6 +125,9 @@ lint: $(venv) build ## formatting, clippy, rustdoc, ruff, mypy, stubtest; warnin
 	$(bin)/mypy
 	$(bin)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
 		--allowlist scripts/stubtest-allowlist.txt redfloe
+	$(bin)/python scripts/check_licences.py
+	$(bin)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(bin)/zizmor --offline --quiet .github/workflows
 
 # The warning is the theme's, about the future of MkDocs; mkdocs.yml makes all others errors.
 .PHONY: docs
