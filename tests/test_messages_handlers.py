@@ -907,6 +907,7 @@ def test_work_goes_on_beside_the_event_loop(any_server: Server, stream: str) -> 
         ({"max_deliveries": 3}, "ValueError: max_deliveries needs a dead_letter stream, for"),
         ({"max_deliveries": 0, "dead_letter": "d"}, "ValueError: max_deliveries must be at least"),
         ({"dead_letter": ""}, "ValueError: dead_letter is empty: name a stream"),
+        ({"dead_letter": b"d"}, "TypeError: dead_letter must be str, not bytes"),
         ({"batch_size": 0}, "ValueError: batch_size must be at least 1"),
         ({"concurrency": -1}, "ValueError: concurrency must not be negative, but is -1"),
         ({"group": ""}, "ValueError: group is empty"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redfloe._arguments import not_negative, optional_milliseconds, positive
 from redfloe._consuming.consumer import StreamConsumer
+from redfloe._schema import as_text
 from redfloe.messages._decode import policy_of
 from redfloe.messages._delivery import Limits
 from redfloe.messages._exactly_once import ExactlyOnceWorker
@@ -58,7 +59,7 @@ class Assembly:
             _check_middleware(one)
         not_negative(grace, "grace")
         check_retry(retry)
-        if dead_letter is not None and not dead_letter:
+        if dead_letter is not None and not as_text(dead_letter, "dead_letter"):
             msg = "dead_letter is empty: name a stream, or leave it out"
             raise ValueError(msg)
         if (
