@@ -172,6 +172,18 @@ def test_payloads(any_server: Server, client: redis.Redis, tmp_path: Path) -> No
     assert read(tmp_path).select("a", "c").rows() == [(1, None), (2, None), (3, "new")]
 
 
+def test_a_directory_whose_name_looks_like_a_pattern(
+    any_server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    to = tmp_path / "a [b]* %41"
+    add_numbers(client, "s", 3)
+    archive(any_server.url, to)
+    add_numbers(client, "s", 5, first=4)
+    assert archive(any_server.url, to).entries == 2
+    scan = redfloe.scan_archive_and_stream(any_server.url, "s", to=to)
+    assert scan.select("n").collect()["n"].to_list() == [1, 2, 3, 4, 5]
+
+
 class TestSeveralStreams:
     def test_each_has_its_folder_and_its_position(
         self, any_server: Server, client: redis.Redis, tmp_path: Path, world: World

@@ -126,9 +126,8 @@ class ParquetArchive:
                     raise SchemaError(msg)
 
     def _check_newest(self, stream: bytes, newest: File) -> None:
-        source, options = self._source(newest), {**self._options}
-        options.pop("hive_partitioning")
-        metadata = pl.read_parquet_metadata(source, **options).get(_METADATA)
+        source = self._source(newest)
+        metadata = pl.read_parquet_metadata(source, **self._store.storage_options).get(_METADATA)
         known = None if metadata is None else json.loads(metadata)["stream"]
         if known != readable(stream):
             what = "of no archive" if known is None else f"of the stream {known!r}"
@@ -140,7 +139,7 @@ class ParquetArchive:
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"hive_partitioning": False, **self._store.storage_options}
+        return {"hive_partitioning": False, "glob": False, **self._store.storage_options}
 
     def close(self) -> None:
         """Let another one write."""
@@ -205,7 +204,6 @@ class ParquetArchive:
             schema=newest,
             hive_schema=hive or None,
             missing_columns="insert",
-            glob=False,
             **(self._options | {"hive_partitioning": bool(hive)}),
         )
 
