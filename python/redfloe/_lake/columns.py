@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import polars as pl
 
 from redfloe._errors import SchemaError
+from redfloe._lake.ranges import TIME_PARTS
 from redfloe._schema import as_schema
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Columns:
         #: What the caller says of the fields.
         self._given = self._schema or as_schema({} if overrides is None else overrides)
         self._on_new_fields = on_new_fields
-        self._partitions = [*partitions]
+        #: The partitions that are no fields.
+        self._partitions = [part for part in partitions if part in TIME_PARTS]
         self._fields = pl.Schema(self._given)
         #: Whether it is settled which fields are new.
         self._is_known = self._schema is not None

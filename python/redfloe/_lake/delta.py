@@ -95,7 +95,8 @@ class DeltaArchive:
         if several != (self._stream_column is not None):
             msg = f"{self._to} is the archive of one stream, or of several; that stays as it is"
             raise ValueError(msg)
-        if not self.positions and self._stream_column is None:
+        # One that has no rows was created by an archiver that has died since.
+        if not self.positions and self._stream_column is None and self._table.file_uris():
             msg = f"{self._to} is no archive of {readable(self._streams[0])!r}"
             raise ValueError(msg)
 
@@ -168,27 +169,46 @@ class DeltaArchive:
         self.positions = positions
 
     def _write(self, frame: pl.DataFrame, transactions: list[Any]) -> None:
-        stored = pl.Schema({name: self.stored(dtype) for name, dtype in frame.schema.items()})
-        properties = self._delta.CommitProperties(app_transactions=transactions)
+        frame = frame.cast(
+            pl.Schema({name: self.stored(dtype) for name, dtype in frame.schema.items()})
+        )
+        if self._table is None:
+            self._create(frame)
+        before = self.positions
         try:
             self._delta.write_deltalake(
-                self._to if self._table is None else self._table,
-                frame.cast(stored),
-                mode="error" if self._table is None else "append",
-                partition_by=self._partition_by or None,
-                schema_mode=None if self._table is None else "merge",
-                storage_options=self._options or None,
-                commit_properties=properties,
+                self._table,
+                frame,
+                mode="append",
+                schema_mode="merge",
+                commit_properties=self._delta.CommitProperties(app_transactions=transactions),
             )
-            if self._table is None:
-                self._table = self._delta.DeltaTable(self._to, storage_options=self._options)
-        except (self._delta.exceptions.DeltaError, FileExistsError) as error:
-            before = self.positions
-            self._table = self._delta.DeltaTable(self._to, storage_options=self._options)
+        except self._delta.exceptions.DeltaError as error:
+            self._table.update_incremental()
             if self._positions() != before:
-                msg = f"another archiver writes to {self._to}"
-                raise FencedError(msg) from error
+                raise FencedError(self._fenced) from error
             raise
+
+    def _create(self, frame: pl.DataFrame) -> None:
+        """Create an empty table, unless another archiver does; only appends can be in conflict."""
+        try:
+            self._delta.write_deltalake(
+                self._to,
+                frame.clear(),
+                mode="ignore",
+                partition_by=self._partition_by or None,
+                storage_options=self._options or None,
+            )
+        except self._delta.exceptions.DeltaError:
+            if not self._delta.DeltaTable.is_deltatable(self._to, self._options or None):
+                raise
+        self._table = self._delta.DeltaTable(self._to, storage_options=self._options)
+        if self._positions() != self.positions:
+            raise FencedError(self._fenced)
+
+    @property
+    def _fenced(self) -> str:
+        return f"another archiver writes to {self._to}"
 
     def scan(self, stream: bytes) -> pl.LazyFrame | None:
         """Scan what is archived of a stream, as of `look`; None where nothing is."""
