@@ -83,6 +83,7 @@ HELP = [
         "table",
         "export",
         "import",
+        "archive",
         "demo",
         "trim",
         "dead",
@@ -710,7 +711,7 @@ def test_a_directory_goes_on_where_it_ended(
         ("2024-01-01T01", 10),
     ]
     other = run("export", orders, str(folder), url=any_server.url, code=1)
-    assert "holds an export with partition_by ['hour'], not []" in other.stderr
+    assert "holds an export with --partition-by ['hour'], not []" in other.stderr
 
 
 def test_one_export_at_a_time(any_server: Server, orders: str, tmp_path: Path) -> None:

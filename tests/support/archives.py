@@ -34,7 +34,7 @@ def archive_in(world: World, url: Any, to: Path, **options: Any) -> Any:
 def files(path: Path) -> list[str]:
     """List the files that a reader's pattern finds, in the order of their IDs."""
     found = [file.relative_to(path).as_posix() for file in path.glob("**/*.parquet")]
-    return sorted(found, key=lambda name: _first(name.rpartition("/")[2]))
+    return sorted(found, key=lambda name: (_first(name.rpartition("/")[2]), name))
 
 
 def _first(name: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from redfloe._cli.commands import (
+    archive,
     count,
     dead,
     demo,
@@ -68,7 +69,7 @@ _COMMANDS: dict[str, list[Callable[..., Any]]] = {
     ],
     _DATA: [
         *(head.head, tail.tail, schema.schema, count.count, sql.sql, table.table),
-        *(export.export, import_.import_, demo.demo),
+        *(export.export, import_.import_, archive.archive, demo.demo),
     ],
     _CHANGE: [trim.trim, processors.reset_processor, processors.delete_processor],
     _WORK: [run_.run_],
@@ -136,4 +137,7 @@ def _as_options(text: str) -> str:
     return _PARAMETERS.sub(lambda found: "--" + found[0].replace("_", "-"), text)
 
 
-_PARAMETERS = re.compile(r"\b(?:id_column|timestamp_column|rescue_column|max_columns|takeover)\b")
+_PARAMETERS = re.compile(
+    r"\b(?:id_column|timestamp_column|rescue_column|max_columns|takeover|partition_by|trim_after"
+    r"|on_new_fields|on_data_loss)\b"
+)

@@ -41,6 +41,11 @@ def _name(value: str | None) -> Any:
     return value
 
 
+def several(values: list[str]) -> Any:
+    """Give the bytes of each that is not UTF-8."""
+    return [_name(value) for value in values]
+
+
 _ID = re.compile(r"\(?\d+(-\d+)?|[-+$]")
 
 
