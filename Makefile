@@ -134,6 +134,7 @@ lint: $(venv) build ## formatting, clippy, rustdoc, ruff, mypy, stubtest; warnin
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(venv) ## the documentation site, strictly, into site/
 	$(bin)/mkdocs build --strict
+	! grep -rlE '<script[^>]* src="https?:|<link[^>]*"stylesheet"[^>]* href="https?:' site --include='*.html'
 
 .PHONY: test
 test: servers lint docs test-rust test-python ## lint, docs, and all tests but the slow ones and those on engines

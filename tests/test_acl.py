@@ -252,6 +252,18 @@ def test_each_function_has_a_row() -> None:
     assert takes_url <= named
 
 
+READING = PAGE.read_text().partition("### Reading")[2].partition("### ")[0]
+
+
+@pytest.mark.parametrize("row", [row for row in CALLS if f"| {row} |" in READING])
+def test_functions_that_read_need_keys_for_reading_only(row: str, users: Users) -> None:
+    users.prepare(row)
+    needs, _, keys = ROWS[row]
+    name = users.url(needs, []).partition("//")[2].partition(":")[0]
+    users.client.execute_command("ACL", "SETUSER", name, *(f"%R~{key}" for key in keys))
+    CALLS[row](f"redis://{name}:secret@{HOST}:{users.server.port}")
+
+
 @pytest.mark.parametrize("row", CALLS)
 def test_a_function_needs_what_its_row_says(row: str, users: Users) -> None:
     call, (needs, also, keys) = CALLS[row], ROWS[row]
