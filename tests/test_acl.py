@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -68,6 +69,11 @@ def follow(url: str, **options: Any) -> None:
         url, "events", N, on_idle="stop", block_ms=10, batch_size=1000, **options
     )
     assert sum(batch.height for batch in batches) in {0, ENTRIES}
+
+
+def archive(url: str, **options: Any) -> None:
+    shutil.rmtree("lake", ignore_errors=True)
+    redfloe.archive(url, "events", N, to="lake", until="now", block_ms=10, **options)
 
 
 def run_app(url: str) -> None:
@@ -143,6 +149,11 @@ CALLS: dict[str, Callable[[str], object]] = {
         url, "events", "p", to="0", state="keep"
     ),
     "`delete_processor`": lambda url: redfloe.delete_processor(url, "events", "p"),
+    '`archive(until="now")`': archive,
+    '`archive(until="now", trim_after=...)`': lambda url: archive(url, trim_after="1d"),
+    "`scan_archive_and_stream`": lambda url: redfloe.scan_archive_and_stream(
+        url, "events", to="lake"
+    ).collect(),
     "`read_dead_letters`": lambda url: redfloe.read_dead_letters(url, "events:dead", N),
     "`replay_dead_letters`": lambda url: redfloe.replay_dead_letters(url, "events:dead"),
     "`stream_info`": lambda url: redfloe.stream_info(url, "events"),
@@ -218,6 +229,9 @@ class Users:
             self.client.xreadgroup(*ME, {"events": ">"}, count=1)
         if "_processor`" in row or "processor_info" in row or "table`" in row:
             process(self.server.url)
+        if "scan_archive" in row:
+            archive(self.server.url)
+            self.client.xadd("events", {"n": 1})
         self.client.script_flush()
 
     def url(self, commands: list[str], keys: list[str]) -> str:
@@ -229,6 +243,11 @@ class Users:
             *(f"~{key}" for key in keys),
         )
         return f"redis://{name}:secret@{HOST}:{self.server.port}"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # an archive is written there
 
 
 @pytest.fixture(scope="module")
