@@ -225,6 +225,10 @@ $(peer)/.stamp:
 bench: $(venv) build ## side by side with the floor and with peers; writes docs/performance.md
 	$(bin)/python benches/compare.py $(BENCH_ARGS)
 
+.PHONY: bench-engines
+bench-engines: servers $(engines)/.wheel ## the same on engines: Spark; writes docs/performance.md
+	$(engines)/bin/python benches/engines.py $(BENCH_ARGS)
+
 .PHONY: fuzz
 fuzz: ## fuzz the decoder for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz
 	mkdir -p fuzz/corpus/$(FUZZ_TARGET)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import redis
-from summary import PAGE, ROOT, write_summary
+from summary import PAGE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -28,7 +28,7 @@ def table(title: str, head: Iterable[str], rows: Iterable[tuple[str, ...]]) -> s
     return "\n".join([f"### {title}", "", *drawn])
 
 
-def describe_run(server: Server, rounds: int) -> str:
+def describe_run(server: Server, rounds: int, target: str = "bench") -> str:
     """Say where and how the tables were measured."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
@@ -44,7 +44,8 @@ def describe_run(server: Server, rounds: int) -> str:
     )
     version = ".".join(map(str, server.version))
     return (
-        f"`make bench` on {datetime.now(UTC):%Y-%m-%d}, commit {commit}: {rounds} rounds in turns; "
+        f"`make {target}` on {datetime.now(UTC):%Y-%m-%d}, commit {commit}: "
+        f"{rounds} rounds in turns; "
         f"Redis {version} on loopback; Python {platform.python_version()}, "
         f"Polars {pl.__version__}, redis-py {redis.__version__}; {os.cpu_count()} cores, {cpu}."
     )
@@ -55,8 +56,15 @@ def _mark(section: str) -> str:
     return f"<!-- section {section} -->"
 
 
-def _sections_of(text: str) -> dict[str, str]:
+_BEGIN, _END = "<!-- compare.py writes from here -->", "<!-- to here -->"
+
+
+def sections_on_page() -> dict[str, str]:
     """Give the tables that the page has, by section."""
+    return _sections_of(PAGE.read_text().split(_BEGIN)[1].split(_END)[0])
+
+
+def _sections_of(text: str) -> dict[str, str]:
     _, *parts = re.split(r"<!-- section (\w+) -->", text)
     return {name: tables.strip() for name, tables in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -65,16 +73,18 @@ def write_page(run: str, sections: dict[str, str], order: Collection[str]) -> No
     """Put tables between their marks on the page: all of them, or those of some sections.
 
     Above all is how they were measured, and under tables with a run of their own how these were.
+    Sections that are not in the order, of another program, stay at the end.
     """
-    begin, end = "<!-- compare.py writes from here -->", "<!-- to here -->"
-    head, rest = PAGE.read_text().split(begin)
-    there, tail = rest.split(end)
+    head, rest = PAGE.read_text().split(_BEGIN)
+    there, tail = rest.split(_END)
+    known = _sections_of(there)
+    others = [name for name in known if name not in order]
     if len(sections) < len(order):
         above = there.split("<!-- section", 1)[0].strip()
         own = {name: f"{tables}\n\n{run}" for name, tables in sections.items()}
-        sections = _sections_of(there) | own
+        sections = known | own
     else:
         above = run
-    parts = [f"{_mark(name)}\n\n{sections[name]}" for name in order if name in sections]
-    PAGE.write_text(f"{head}{begin}\n\n" + "\n\n".join([above, *parts]) + f"\n\n{end}{tail}")
-    write_summary()
+        sections = sections | {name: known[name] for name in others}
+    parts = [f"{_mark(name)}\n\n{sections[name]}" for name in [*order, *others] if name in sections]
+    PAGE.write_text(f"{head}{_BEGIN}\n\n" + "\n\n".join([above, *parts]) + f"\n\n{_END}{tail}")

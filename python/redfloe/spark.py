@@ -36,11 +36,12 @@ class RedisStreamSource(DataSource):
     entry counts once.
 
     Written are a DataFrame's columns as fields, as by `redfloe.write_stream`, in the mode
-    ``append``: a bounded write all rows or none, a continuous query each batch once, also after a
-    crash and with rows in other partitions. Tasks write to streams beside the target, in its slot
-    of a cluster; the driver's commit moves the rows by scripts, a thousand at a time, behind a
-    marker for the query and the batch. So the rows are in the server twice for a moment, and in
-    the order of partitions. The marker stays, one small hash for each query.
+    ``append``. A bounded write adds no row where a task fails; one whose driver dies while it adds
+    them is broken off. A continuous query adds each batch once, also after a crash and with rows in
+    other partitions. Tasks write to streams beside the target, in its slot of a cluster; the
+    driver's commit moves the rows by scripts, a thousand at a time, behind a marker for the query
+    and the batch. So the rows are in the server twice for a moment, and in the order of
+    partitions. The marker stays, one small hash for each query.
 
     The schema may have ``_id`` (string), ``_ts`` (timestamp, or bigint for milliseconds), ``_seq``
     (bigint) and ``_stream`` (string) beside the fields. Without one, the fields of a sample of the
@@ -66,12 +67,12 @@ class RedisStreamSource(DataSource):
                          together. To find where they end the driver has the server send them once
                          more
     ``failOnDataLoss``   ``true`` (default): a continuous query fails where entries that it has not
-                         read were trimmed, or their stream was deleted
+                         read were trimmed, or their stream was deleted, before a batch is planned
     ``filterPushdown``   ``true``: a bounded read asks for what filters of ``_ts`` and ``_id`` leave
                          only. It needs ``spark.sql.python.filterPushdown.enabled``, without which
                          Spark refuses the read
-    ``stagingExpiryMs``  of a write: when rows that nobody has committed are deleted, after a day
-                         by default
+    ``stagingExpiryMs``  of a write: how long rows that nobody has committed are kept after a task's
+                         last write, a day by default
     ``batchSize``        rows of a record batch, 10,000 by default
     ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``
                          as for `redfloe.ReadOptions`

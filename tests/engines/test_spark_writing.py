@@ -104,6 +104,8 @@ def test_mistakes_in_writes(spark: SparkSession, any_server: Server) -> None:
 
     with pytest.raises(Exception, match="no meaning"):
         write(spark.range(1), partitions="2")
+    with pytest.raises(Exception, match="_ts is no field: drop"):
+        write(spark.range(1).withColumnRenamed("id", "_ts"))
     with pytest.raises(Exception, match="one stream"):
         write(spark.range(1), stream='["a", "b"]')
     wide = StructType([StructField(f"c{n}", LongType()) for n in range(3_501)])

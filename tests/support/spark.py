@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 from pyspark.sql import SparkSession
@@ -27,19 +29,22 @@ SETTINGS = {
     "spark.network.timeout": "300s",
     "spark.python.authenticate.socketTimeout": "120s",
     "spark.python.daemon.module": "support.spark_daemon",
+    # What a JVM that lives for seconds compiles at its best is not worth the time.
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
 }
-#: Of a JVM that lives for seconds: what to compile at once is not worth its time.
-JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
-def start_spark() -> SparkSession:
-    """Start the process's Spark. Its workers are of the same Python, with the same package."""
+def start_spark(settings: Mapping[str, str] = MappingProxyType({})) -> SparkSession:
+    """Start the process's Spark, with these settings beside those of tests.
+
+    Its workers are of the same Python, with the same package.
+    """
     paths = [Path(redfloe.__file__).parents[1], Path(__file__).parents[1]]
     os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    builder = SparkSession.builder.config("spark.driver.extraJavaOptions", JAVA)
-    for name, value in SETTINGS.items():
+    builder = SparkSession.builder
+    for name, value in {**SETTINGS, **settings}.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")

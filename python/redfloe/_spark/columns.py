@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from redfloe._spark.options import Options
 
 #: The columns that are no fields, and what Spark may take them as.
-_OURS: dict[str, tuple[type, ...]] = {
+OURS: dict[str, tuple[type, ...]] = {
     "_id": (StringType,),
     "_ts": (TimestampType, LongType),
     "_seq": (LongType,),
@@ -52,14 +52,14 @@ class Columns:
         self._arrow = to_arrow_schema(schema, timezone="UTC")
         self._batch_size = options.number("batchSize", 10_000)
         types = {column.name: column.dataType for column in schema.fields}
-        for name, allowed in _OURS.items():
+        for name, allowed in OURS.items():
             if name in types and not isinstance(types[name], allowed):
                 names = " or ".join(kind().simpleString() for kind in allowed)
                 msg = f"the column {name} must be {names}, not {types[name].simpleString()}"
                 raise ValueError(msg)
         decoding: Any = options.decoding
         rescue = decoding.get("rescue_column")
-        fields = [name for name in types if name not in _OURS and name != rescue]
+        fields = [name for name in types if name not in OURS and name != rescue]
         wanted = pa.schema([self._arrow.field(name) for name in fields])
         empty = pl.DataFrame(wanted.empty_table())
         self._fields = empty.schema

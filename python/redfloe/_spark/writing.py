@@ -15,6 +15,7 @@ from pyspark.sql.datasource import (
 )
 
 from redfloe import _core
+from redfloe._spark.columns import OURS
 from redfloe._write import write_stream
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class _Writer:
         if len(schema.fields) > _MOST_FIELDS:
             msg = f"an entry may have {_MOST_FIELDS:,} fields here, not {len(schema.fields):,}"
             raise ValueError(msg)
+        for name in OURS:
+            if name in schema.names:
+                msg = f"{name} is no field: drop the column, or rename it to make it one"
+                raise ValueError(msg)
         self._url = options.url
         self._stream = options.stream.encode()
         self._expiry_ms = options.number("stagingExpiryMs", _DAY_MS)
