@@ -222,8 +222,10 @@ class _StreamSource(DataSource):
         else:
             known = _Known(Filters(self._read.metadata)).predicate(pushdowns.filters)
             if columns is not None:
-                filtered = sorted(pushdowns.filter_required_column_names())
-                columns = [*dict.fromkeys([*columns, *filtered])]
+                columns = [*columns, *pushdowns.filter_required_column_names()]
+        if columns is not None:
+            # Daft knows columns by their places, in the order of the schema.
+            columns = [name for name in self._schema.column_names() if name in columns]
         # A few rows are the first ones of all.
         n = 1 if limit is not None and limit <= BATCH_SIZE else self._n
         for partition in await asyncio.to_thread(self._splits.of, n, known):

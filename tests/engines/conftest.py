@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import daft
 import pytest
 from pyspark.sql import SparkSession
 
@@ -22,6 +23,12 @@ def spark() -> Iterator[SparkSession]:
 def ray_cluster() -> Iterator[None]:
     with running_ray():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _daft() -> None:
+    """Have Daft not run on Ray, which it does where there is one in the process."""
+    daft.set_runner_native()
 
 
 @pytest.fixture(params=list(ENGINES))

@@ -21,7 +21,7 @@ from support.engines import ENGINES, sent
 from support.processes import hear, python
 from support.proxy import Proxy
 from support.server import Server
-from support.streams import NUMBER, add_numbers, numbers
+from support.streams import NUMBER, Fields, add, add_numbers, numbers
 
 LAST = 20_000
 
@@ -55,6 +55,24 @@ def test_the_plan_tells_what_is_pushed_down(
     assert "DataSource: redis stream" in shown
     assert "Filter pushdown = col(_ts) > lit(90)" in shown
     assert "Projection pushdown = [n]" in shown
+
+
+def test_columns_keep_their_places(any_server: Server, client: redis.Redis, stream: str) -> None:
+    """Daft knows columns by their places, and names those that it wants in another order."""
+    entries: list[tuple[str, Fields]] = [
+        (f"{n}-0", {"shop": "ab"[n % 2], "amount": n, "more": n}) for n in range(1, 9)
+    ]
+    add(client, stream, entries)
+    schema = {"shop": pl.String, "amount": pl.Int64, "more": pl.Int64}
+    frame = read_stream(any_server.url, stream, schema, partitions=2)
+    for rows in (frame, frame.where(col("_ts") > 0), frame.where(col("shop") != "c")):
+        sums = rows.groupby("shop").agg(col("amount").sum()).sort("shop")
+        assert sums.to_pydict() == {"shop": ["a", "b"], "amount": [20, 16]}
+        some = rows.select("amount", "shop").where(col("amount") < 3)
+        assert some.to_pydict() == {"amount": [1, 2], "shop": ["b", "a"]}
+        assert [*some.to_pydict()] == ["amount", "shop"]
+    only = frame.where((col("more") > 2) & (col("_ts") < 5)).select("amount")
+    assert only.to_pydict() == {"amount": [3, 4]}
 
 
 def test_operations(any_server: Server, client: redis.Redis, stream: str) -> None:

@@ -13,8 +13,11 @@ import redfloe
 ROOT = Path(__file__).parents[2]
 #: What the pages call the reader's server.
 READERS_URL = '"redis://localhost"'
-#: Pages whose code needs an engine: tests/engines runs them.
-ENGINES = [ROOT / "docs" / "guide" / "spark.md"]
+#: Pages whose code needs an engine, by its fixture: tests/engines runs them.
+ENGINES = {
+    ROOT / "docs" / "guide" / "spark.md": "spark",
+    ROOT / "docs" / "guide" / "ray-and-daft.md": "ray_cluster",
+}
 
 #: A block of Python, and the block of text that follows at once, if one does: its output.
 PYTHON = re.compile(
