@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 import redis
 
+import redfloe
 from redfloe.messages import App, MisfitError
+from redfloe.messages._codecs import RowCodec, Rows
 from support.events import OrderPlaced, orders, pending, publish
 from support.server import Server
 from support.timing import eventually, in_thread
@@ -79,3 +81,18 @@ def test_a_misfit_is_raised_though_the_next_batch_was_asked_for(
     assert sorted(got) == sorted([*range(1, 6), *range(1, 21)])
     assert client.xlen(f"{stream}:dead") == 1
     assert pending(client, stream, "g") == 0
+
+
+class Refusing(RowCodec):
+    """Cannot read what it reads."""
+
+    def rows(self, frame: pl.DataFrame) -> Rows:
+        raise redfloe.DecodeError(f"no rows in {frame.height}")
+
+
+def test_what_a_codec_cannot_decode_is_its_own(redis70: Server, stream: str) -> None:
+    publish(redis70, *orders(2), stream=stream)
+    app = App(redis70.url, group="g", consumer="c", codec=Refusing())
+    app.on(stream, OrderPlaced)(lambda event: None)
+    with pytest.raises(redfloe.DecodeError, match=r"^no rows in 2$"):
+        app.drain()

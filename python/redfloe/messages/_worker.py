@@ -18,7 +18,7 @@ from redfloe.messages._errors import misfit_of
 from redfloe.messages._handling import Handling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from redfloe._batch import AsyncBatch
     from redfloe._consuming.consumer import StreamConsumer
@@ -121,12 +121,17 @@ class StreamWorker:
             await completed(reader.start())  # which joins the group
         self.is_ready = True
         self._on_ready()
+        batches = aiter(self.consumer)
+        while (batch := await self._next(batches)) is not None:
+            if self.plan.is_typed and not (self._busy or self._queues[0]):
+                # Its frame goes to a lane at once, and the server need not wait for that.
+                self.consumer._ask_ahead()
+            await self._hand_out(batch)
+
+    async def _next(self, batches: AsyncIterator[AsyncBatch]) -> AsyncBatch | None:
+        """Wait for the next batch; what is raised after it is not the reader's, but a codec's."""
         try:
-            async for batch in self.consumer:
-                if self.plan.is_typed and not (self._busy or self._queues[0]):
-                    # Its frame goes to a lane at once, and the server need not wait for that.
-                    self.consumer._ask_ahead()
-                await self._hand_out(batch)
+            return await anext(batches, None)
         except DecodeError as error:
             raise misfit_of(error, self.plan.stream) from error
 
