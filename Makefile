@@ -226,7 +226,7 @@ bench: $(venv) build ## side by side with the floor and with peers; writes docs/
 	$(bin)/python benches/compare.py $(BENCH_ARGS)
 
 .PHONY: bench-engines
-bench-engines: servers $(engines)/.wheel ## the same on engines: Spark; writes docs/performance.md
+bench-engines: servers $(engines)/.wheel ## the same on engines: Spark, Daft, Ray; writes docs/performance.md
 	$(engines)/bin/python benches/engines.py $(BENCH_ARGS)
 
 .PHONY: fuzz

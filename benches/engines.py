@@ -16,6 +16,7 @@ from page import describe_run, sections_on_page, table, write_page
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import datasets
 import spark
 from workloads import WORKLOADS, Workload
 
@@ -76,9 +77,37 @@ def spark_following(server: Server, scale: Scale) -> str:
     return table(title, head, rows)
 
 
+def ray_reading(server: Server, scale: Scale) -> str:
+    """Compare Ray's read with that of one process."""
+    from support.engines import running_ray
+
+    with running_ray():
+        return _reading("Ray Data", datasets.RAY, server, scale)
+
+
+def daft_reading(server: Server, scale: Scale) -> str:
+    """Compare Daft's read with that of one process."""
+    return _reading("Daft", datasets.DAFT, server, scale)
+
+
+def _reading(engine: str, readers: dict[str, datasets.Reader], server: Server, scale: Scale) -> str:
+    workload = filled(server, scale)
+    took: dict[str, list[float]] = {name: [] for name in readers}
+    for number in range(scale.rounds + 1):
+        for name, reader in readers.items():
+            seconds = datasets.read(reader, server, workload)
+            print(f"{engine} round {number}: {name}: {seconds:.2f} s", flush=True)
+            if number:  # the first starts workers
+                took[name].append(seconds)
+    return compared("read", datasets.ONE, took, f"{engine}: {scale.entries:,} entries of 5 fields")
+
+
 SECTIONS: dict[str, Callable[[Server, Scale], str]] = {
     "spark": spark_reading,
     "spark_follow": spark_following,
+    # Before Ray is there, on which Daft would run.
+    "daft": daft_reading,
+    "ray": ray_reading,
 }
 
 
