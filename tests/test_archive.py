@@ -391,7 +391,9 @@ class TestLoss:
         add_numbers(client, "s", 2)
         with pytest.raises(DataLossError, match="begun anew"):
             archive(any_server.url, tmp_path)
-        with pytest.raises(DataLossError, match="was begun anew, with smaller IDs: archive it to"):
+        with pytest.raises(
+            DataLossError, match="was deleted and written again, with smaller IDs: archive it to"
+        ):
             archive(any_server.url, tmp_path, on_data_loss="continue", until="4-0", every="1ms")
 
 
@@ -481,7 +483,7 @@ def test_a_task_that_is_cancelled(
     ("options", "message"),
     [
         ({"every": "soon"}, 'every is a span of time, such as "30s"'),
-        ({"trim_after": "0s"}, "trim_after must be longer than nothing"),
+        ({"trim_after": "0s"}, "trim_after must be longer than 0 s"),
         ({"partition_by": "sku"}, "partition_by takes year, month, date, day, hour for Parquet"),
         ({"partition_by": ["day", "day"]}, "names a column twice"),
         ({"format": "iceberg"}, "format"),

@@ -731,7 +731,7 @@ def test_a_stream_that_was_begun_anew_is_no_continuation(
         client.delete(orders)
         client.xadd(orders, {"sku": "A"}, id="5-0")
     done = run(*arguments, url=any_server.url, code=1)
-    assert f"{orders} only to 5-0: it was begun anew" in done.stderr
+    assert f"{orders} only to 5-0: it was deleted and written again" in done.stderr
 
 
 def test_partitions_of_null_and_of_nothing(any_server: Server, stream: str, tmp_path: Path) -> None:

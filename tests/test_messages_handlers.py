@@ -939,7 +939,7 @@ def test_wrong_options_of_an_app_are_refused_at_once(options: dict[str, Any], to
         ({"stream": ""}, "ValueError: stream is empty"),
         ({"stream": b"s"}, "TypeError: stream must be str, not bytes"),
         ({"group": ""}, "ValueError: group is empty"),
-        ({"types": []}, "ValueError: types are none at all"),
+        ({"types": []}, "ValueError: types is empty"),
         ({"retry": 3}, "TypeError: retry must be a Retry, as in"),
         ({"timeout": -1}, "ValueError: timeout must not be negative, but is -1"),
         ({"timeout": 0}, "ValueError: timeout must be more than 0 seconds"),

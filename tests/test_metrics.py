@@ -205,7 +205,7 @@ def test_a_server_that_hangs(any_server: Server, caplog: pytest.LogCaptureFixtur
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
         with within(5):
             assert samples(StreamCollector(url, timeout=0.3)) == {"redis_up": {(): 0}}
-    assert "did not tell everything in time" in caplog.text
+    assert "did not answer everything in time" in caplog.text
     for timeout in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="timeout must be above 0 seconds"):
             StreamCollector(any_server.url, timeout=timeout)

@@ -133,9 +133,7 @@ def make_request(
         others = {"group": group, "count": count, "block_ms": block_ms}
         for name, value in others.items():
             if value is not None:
-                msg = (
-                    f"last reads the newest entries that are there, and has no meaning with {name}"
-                )
+                msg = f"last reads the newest entries, and cannot be combined with {name}"
                 raise ValueError(msg)
     if group is not None:
         _check_with_group(start_id, end_id)

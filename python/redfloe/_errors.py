@@ -92,7 +92,7 @@ class DecodeError(RedfloeError, ValueError):
 
 
 class CheckpointError(RedfloeError, ValueError):
-    """A checkpoint cannot be read or written, or is none; it is never taken for a missing one."""
+    """A checkpoint cannot be read or written, or is no entry ID; it never counts as missing."""
 
 
 class DataLossError(RedfloeError):

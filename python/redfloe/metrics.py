@@ -117,7 +117,7 @@ class StreamCollector(Collector):
         Series for each lane of a processor too, as `redfloe.processor_info` gives them, which takes
         another SCAN and scripts. ``group`` and ``consumer`` are empty but for members of a group.
     timeout : float or None, default 8.0
-        Seconds that a server has to tell everything, with all retries; after that ``redis_up`` is
+        Seconds that a server has to answer everything, with all retries; after that ``redis_up`` is
         0. Prometheus gives up after 10 by default. None leaves it to the timeouts and retries of
         the `RedisConnection`, which apply in any case.
 
@@ -279,7 +279,7 @@ def _waited(asking: _core.Operation[_core.RecordBatch], end: float | None) -> _c
         while not completions.take():
             left = end - time.monotonic()
             if left <= 0:
-                msg = "the server did not tell everything in time"
+                msg = "the server did not answer everything in time"
                 raise RedisTimeoutError(msg)
             poll.poll(left * 1_000)
             log_events()

@@ -58,8 +58,8 @@ class RedisStreamSource(DataSource):
     ``username``,        the login, beside ``url``
     ``password``
     ``stream``           the stream's key, or a JSON array of several
-    ``partitions``       at most so many, by default as many as the driver's machine has cores
-    ``startingOffsets``  ``earliest``, ``latest``, the ID or the time of the first entry, or a JSON
+    ``partitions`` at most that many, by default as many as the driver's machine has cores
+    ``startingOffsets`` ``earliest``, ``latest``, the ID or the time of the first entry, or a JSON
                          object as of `redfloe.stream_offsets`. By default a bounded read begins
                          with the oldest entry, and a new continuous query after the newest
     ``endingOffsets``    of a bounded read, likewise: the ID or time of the last entry
@@ -114,7 +114,7 @@ class RedisStreamSource(DataSource):
 
     def _write_options(self, *, overwrite: bool) -> Options:
         if overwrite:
-            msg = 'a stream is only added to: use the mode "append"'
+            msg = 'rows can only be appended to a stream: use the mode "append"'
             raise ValueError(msg)
         options = Options.of(self.options)
         options.allow("stagingExpiryMs")

@@ -72,8 +72,8 @@ def instrument(
     ``redfloe.telemetry`` has a warning, once a kind, and the rest goes on.
 
     Names and attributes are those of OpenTelemetry's conventions for messaging systems; the guide
-    has a table of them. Called again, it begins anew with what it is given then: nothing is
-    observed twice.
+    has a table of them. Called again, it starts again with its new arguments: nothing is observed
+    twice.
 
     Parameters
     ----------

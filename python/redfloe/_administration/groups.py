@@ -83,7 +83,7 @@ async def create_group_async(
 ) -> bool:
     """Create a consumer group: the asynchronous twin of `create_group`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ async def delete_group_async(
 ) -> bool:
     """Delete a consumer group: the asynchronous twin of `delete_group`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ async def delete_consumer_async(
 ) -> int:
     """Delete a consumer from its group: the asynchronous twin of `delete_consumer`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ async def claim_entries_async(
 ) -> pl.Series:
     """Make pending entries another consumer's: the asynchronous twin of `claim_entries`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def stream_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame
 async def stream_info_async(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
     """Describe a stream: the asynchronous twin of `stream_info`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def group_info(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
 async def group_info_async(url: str | RedisConnection, stream: str | bytes) -> pl.DataFrame:
     """Describe the groups of a stream: the asynchronous twin of `group_info`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ async def consumer_info_async(
 ) -> pl.DataFrame:
     """Describe the consumers of a group: the asynchronous twin of `consumer_info`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ async def pending_entries_async(
 ) -> pl.DataFrame:
     """List a group's pending entries: the asynchronous twin of `pending_entries`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------

@@ -156,12 +156,12 @@ def reset_processor(
     state: Literal["keep", "drop"],
     takeover: bool = False,
 ) -> pl.DataFrame:
-    """Have a processor begin anew elsewhere, with its state or without it.
+    """Move a processor to another position, with its state or without it.
 
     One script does it all at once (HLEN, UNLINK, HSET), so no processor ever sees a part of it. The
-    lane is acquired before, and its epoch incremented: whoever had it gets a `FencedError` and
-    writes nothing from then on. With ``state="drop"`` the processor's tables are found by SCAN TYPE
-    (Redis 6.0), which goes through all keys of the node.
+    lane is acquired before, and its epoch incremented: a process that had it gets a `FencedError`
+    and writes nothing from then on. With ``state="drop"`` the processor's tables are found by SCAN
+    TYPE (Redis 6.0), which goes through all keys of the node.
 
     Outputs that were published stay: a processor that reads entries again publishes again. The
     consumers of a group have no position, and so nothing to reset.
@@ -177,7 +177,7 @@ def reset_processor(
         reads all entries again, ``"$"`` only those added later, and a datetime those from that time
         on.
     state : {"keep", "drop"}
-        What becomes of its state and its tables: "keep" leaves both as they are, which counts
+        What happens to its state and its tables: "keep" leaves both as they are, which counts
         entries that are read again twice; "drop" deletes both.
     takeover : bool, default False
         Do it also while the processor runs, which is fenced. If it starts again by itself, as under
@@ -240,9 +240,9 @@ async def reset_processor_async(
     state: Literal["keep", "drop"],
     takeover: bool = False,
 ) -> pl.DataFrame:
-    """Have a processor begin anew elsewhere: the asynchronous twin of `reset_processor`.
+    """Move a processor to another position: the asynchronous twin of `reset_processor`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def delete_processor(
 ) -> bool:
     """Delete a processor: its position, its state and its tables (a script of UNLINK).
 
-    Its lanes are acquired before, all of them: whoever had one gets a `FencedError` and writes
+    All of its lanes are acquired before: a process that had one gets a `FencedError` and writes
     nothing from then on. A processor of that name that starts later is a new one. Its outputs and
     the input stream stay, and so do a group and what is pending in it. The keys are found by SCAN
     TYPE (Redis 6.0), which goes through all keys of the node.
@@ -334,7 +334,8 @@ def delete_processor(
     consumer : str or bytes, optional
         Only that of this consumer; needs `group`.
     takeover : bool, default False
-        Delete it also while it runs. One that starts again by itself begins anew.
+        Delete it also while it runs. One that starts again by itself begins at the start of the
+        stream.
 
     Returns
     -------
@@ -373,7 +374,7 @@ async def delete_processor_async(
 ) -> bool:
     """Delete a processor: the asynchronous twin of `delete_processor`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
 async def create_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
     """Create an empty stream: the asynchronous twin of `create_stream`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def delete_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
 async def delete_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
     """Delete a stream with its groups: the asynchronous twin of `delete_stream`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ async def delete_entries_async(
 ) -> int:
     """Delete entries by their IDs: the asynchronous twin of `delete_entries`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ async def trim_stream_async(
 ) -> int:
     """Delete the oldest entries of a stream: the asynchronous twin of `trim_stream`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------

@@ -126,7 +126,7 @@ def start_of(start_id: EntryIdLike, member: Group | None) -> EntryIdLike:
     """Give where a worker begins; a member of a group goes on where its group is."""
     if member is not None and start_id != "-":
         msg = (
-            f"start_id is {start_id!r}, but a group says itself what it has had: pass "
+            f"start_id is {start_id!r}, but a group keeps its own position: pass "
             "group_start_id, which counts when the group is created, or leave out the group"
         )
         raise ValueError(msg)

@@ -43,8 +43,8 @@ class StreamConsumer(Sessions, RunsHandlers):
 
     One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for`` under
     asyncio or uvloop, where waiting takes no thread. It may be entered again once it was left, and
-    begins anew then. A loop ends when the ``with`` around it does, by whichever thread or task;
-    what still waits for a batch ends at once.
+    starts again then. A loop ends when the ``with`` around it does, in whichever thread or task;
+    one that waits for a batch ends at once.
 
     With ``on_idle="wait"``, and neither an `end_id` nor a `max_retries` of the connection, it keeps
     trying through an outage of the server, once the server has answered, and logs when the outage
@@ -88,7 +88,7 @@ class StreamConsumer(Sessions, RunsHandlers):
     batch_timeout_ms : int or timedelta, optional
         Collect until the batch is full or that long has passed since its first entry came; with a
         group half of `reclaim_min_idle_ms` at most, so that nobody takes over what is being
-        collected. By default a batch is what is there, at once.
+        collected. By default a batch is returned at once, with the entries that there are.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again, or end, so that a job can drain a stream.
         ``"stop"`` also ends a batch that is being collected, before its `batch_timeout_ms`, when
@@ -150,8 +150,8 @@ class StreamConsumer(Sessions, RunsHandlers):
     on_data_loss : {"raise", "continue"}, default "raise"
         Without a group: what to do where the stream was trimmed past the checkpoint, or the server
         has lost the entries that were read last, after a failover to a replica that lagged: raise
-        `DataLossError`, or go on with what is there. A stream that ends before the position is then
-        read from its start.
+        `DataLossError`, or go on with the entries that are left. A stream that ends before the
+        position is then read from its start.
     on_error : {"raise", "null", "dead_letter"}, optional
         What to do with a text that does not fit its dtype: raise `DecodeError` (the entry stays
         pending, and in the way), make it null, or move its entry to the dead-letter stream. By

@@ -257,7 +257,7 @@ async def replay_dead_letters_async(
 ) -> pl.DataFrame:
     """Move dead letters back into their streams: the asynchronous twin of `replay_dead_letters`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ class BoundedRead:
         """Find the columns and the newest entries."""
         url = _core.connect(url)
         if options["order"] != "stream":
-            msg = 'order="id" is of one reader: sort the rows by the engine'
+            msg = 'order="id" needs a single reader: sort the rows in the engine'
             raise ValueError(msg)
         request = make_request(
             stream,
@@ -85,7 +85,7 @@ class BoundedRead:
         request = with_fields(url, request, options["infer_schema_length"])
         request["expects_fields"] = False
         if not of_batch(_core.empty_batch(request)).columns:
-            msg = "there is no column to read, and rows without columns are none to engines"
+            msg = "there is no column to read, and engines do not count rows without columns"
             raise SchemaError(msg)
         planning = request | {"many": many}
         return cls(url, request, planning, _core.pin_streams(url, planning))

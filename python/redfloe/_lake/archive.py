@@ -95,8 +95,8 @@ def archive(
         the `rescue_column`, by default ``_rescued``; raise `SchemaError`, with nothing lost; or
         leave it out.
     on_data_loss : {"raise", "continue"}, default "raise"
-        What to do where the stream was trimmed past the end of the archive, or begun anew: raise
-        `DataLossError`, or go on with what is there.
+        What to do where the stream was trimmed past the end of the archive, or deleted and written
+        again: raise `DataLossError`, or go on with the entries that are left.
     block_ms : int or timedelta, default 1000
         How many milliseconds one poll waits; ``until="now"`` ends when one finds nothing.
     compression : {"zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed"}, default "zstd"

@@ -41,7 +41,7 @@ def span(value: object, parameter: str) -> int:
         msg = f"{parameter} must be str or a timedelta, not {type(value).__name__}"
         raise TypeError(msg)
     if whole == 0:
-        msg = f"{parameter} must be longer than nothing"
+        msg = f"{parameter} must be longer than 0 s"
         raise ValueError(msg)
     return whole
 

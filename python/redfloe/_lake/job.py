@@ -290,8 +290,8 @@ class Job:
                 raise loss.error
             if position is not None and first <= as_pair(position):
                 msg = (
-                    f"{readable(stream)!r} is archived up to {position} and was begun anew, with "
-                    "smaller IDs: archive it to another place"
+                    f"{readable(stream)!r} is archived up to {position} and was deleted and "
+                    "written again, with smaller IDs: archive it to another place"
                 )
                 raise DataLossError(msg)
 

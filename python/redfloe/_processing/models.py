@@ -35,8 +35,8 @@ class State:
 
     A subclass names its attributes with their types and defaults. An attribute's default may be a
     list or a dict; each object has a copy of its own. Where attributes are renamed, removed or
-    change their types, raise `version`, and say in `migrate` what becomes of what an older version
-    has written. A new attribute with a default needs neither.
+    change their types, raise `version`, and convert in `migrate` what an older version has written.
+    A new attribute with a default needs neither.
 
     Attributes
     ----------

@@ -111,7 +111,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         For how long others wait for a processor that says nothing. Commits and a heartbeat in the
         background extend the lease. Nothing but waiting rests on it.
     takeover : bool, default False
-        Take the lane at once from whoever has it, who is fenced.
+        Take the lane at once from the process that has it, which is fenced.
     wait_replicas : int, default 0
         How many replicas must have a commit before it counts (WAIT, Redis 3.0). Without, a commit
         that no replica has is lost with its master.
@@ -124,9 +124,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     max_commit_bytes : int, default 64 MiB
         The size that a commit may have. A larger one is refused before anything is sent.
     on_data_loss : {"raise", "continue"}, default "raise"
-        What to do where entries were trimmed before they were read, the stream was begun anew, or
-        the server has lost commits in a failover: raise `DataLossError`, or go on with what is
-        there, with the state that belongs to it.
+        What to do where entries were trimmed before they were read, the stream was deleted and
+        written again, or the server has lost commits in a failover: raise `DataLossError`, or go on
+        with what is there, with the state that belongs to it.
     on_error : {"raise", "null", "dead_letter"}, optional
         What to do with a text that does not fit its dtype: raise `DecodeError`, make it null, or
         move its entry to the dead-letter stream with the commit of its batch. By default the last

@@ -66,8 +66,8 @@ class ParquetSink:
     written aside, the commit names it, and then its files are moved to their place. A crash at any
     instant, a commit whose reply was lost, or a second processor of the name leave no row twice,
     and none missing. Where a process dies after its commit and before its files are moved, the next
-    processor of the name moves them, as soon as it has the lane. A handler need not give the same
-    rows when a batch comes again.
+    processor of the name moves them, as soon as it has the lane. A handler does not have to give
+    the same rows when a batch comes again.
 
     A batch's files are called ``<begin>_<end>.parquet``, after the positions between which it is.
     They are never changed, so readers may scan the directory at any time, by

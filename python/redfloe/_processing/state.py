@@ -139,7 +139,7 @@ class ProcessorState(MutableMapping[str, Any]):
         Raises
         ------
         DecodeError
-            What was saved does not fit the class, and no `migrate` says what becomes of it.
+            What was saved does not fit the class, and no `migrate` converts it.
         TypeError
             It is another kind of class, or cannot be made without arguments, or its annotations do
             not say what its attributes are.

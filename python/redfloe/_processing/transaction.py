@@ -251,7 +251,7 @@ class Transaction(BaseTransaction):
         """Give one of the processor's tables, whose changes are saved with the commit.
 
         It is loaded once, through the processor's lane (HSCAN, Redis 2.8), and then kept; a
-        commit writes the rows that have changed. Take it from each transaction anew.
+        commit writes the rows that have changed. Take it from each transaction again.
 
         Parameters
         ----------

@@ -233,7 +233,7 @@ def iter_stream(
         so far, as String. `infer_schema` types those that are there when the first batch is read,
         which may be a single entry's.
     start_id : str, int, date or datetime, optional
-        The first entry ID, inclusive: ``"-"`` reads what is there first, then what comes. By
+        The first entry ID, inclusive: ``"-"`` reads all existing entries first, then new ones. By
         default, and with ``"$"``, only what comes after the newest entry.
     end_id : str, int, date or datetime, default "+"
         The last entry ID, inclusive; the iteration ends there, of several streams when all have
@@ -262,7 +262,7 @@ def iter_stream(
         a batch whatever its entries are.
     batch_timeout_ms : int or timedelta, optional
         Collect until the batch is full or this many milliseconds have passed since its first entry
-        came. By default a batch is what is there, at once.
+        came. By default a batch is returned at once, with the entries that there are.
     on_idle : {"wait", "stop"}, default "wait"
         What to do when a poll finds nothing: poll again without end, or end the iteration, so that
         a job can drain a stream and exit. ``"stop"`` also ends a batch that is being collected,

@@ -98,8 +98,8 @@ def read_stream(
     auto_ack : bool, default False
         Acknowledge the entries (XACK) once the frame is built, before it is returned; a crash or an
         exception before that leaves them pending. Where the connection is lost meanwhile, so that
-        nobody knows whether the server received it, the frame is returned all the same, and its
-        entries may come again. See `ack_entries`.
+        nobody knows whether the server received it, the frame is returned anyway, and its entries
+        may come again. See `ack_entries`.
     create_group : bool, default True
         Create stream and group where they are missing (XGROUP CREATE MKSTREAM).
     last : int, optional
@@ -111,8 +111,8 @@ def read_stream(
         and of one stream the share of the range of IDs. Not with `block_ms` or a group.
     group_start_id : str, int, date or datetime, default "0"
         Where a group that is created begins: after this ID, ``"ms-seq"`` or ``"ms"``; ``"0"``
-        delivers all entries that there are, ``"$"`` only those added later, and a datetime those
-        from that time on.
+        delivers all existing entries, ``"$"`` only those added later, and a datetime those from
+        that time on.
     noack : bool, default False
         Have the server acknowledge what it sends (NOACK): entries on a connection that breaks are
         lost.
@@ -427,7 +427,7 @@ async def ack_entries_async(
 ) -> int:
     """Acknowledge entries of a consumer group: the asynchronous twin of `ack_entries`.
 
-    If its task is cancelled, an operation that has begun is carried out all the same.
+    If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------

@@ -364,7 +364,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         await self.stop()
 
     def drain(self, *, timeout: float | None = 30.0) -> Drained:
-        """Handle what is there, and what its handlers publish meanwhile, until nothing is left.
+        """Handle all messages, and those that its handlers publish, until nothing is left.
 
         What a handler gives back comes again after its delay. `stop` ends it early.
 
@@ -388,7 +388,7 @@ max_processing_ms, on_group_lost, remove_idle_consumers_ms
         return in_new_loop(self.drain_async(timeout=timeout))
 
     async def drain_async(self, *, timeout: float | None = 30.0) -> Drained:  # noqa: ASYNC109 - as of drain
-        """Handle what is there, in an event loop; as `drain`."""
+        """Handle all messages, in an event loop; as `drain`."""
         record = Record()
         try:
             async with asyncio.timeout(timeout):

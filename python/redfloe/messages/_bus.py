@@ -333,8 +333,8 @@ class EventBus(_Bus):
 
     Each type of event has a stream, ``event.UserCreated`` say, and each handler a consumer group of
     its own: it gets all events, is retried without the others, and begins with those that it has
-    not seen. The group is called ``"{group of the app}.{name of the function}"``; whoever renames
-    the function gives the old name as `group`. A bus on a URL instead of an app publishes only.
+    not seen. The group is called ``"{group of the app}.{name of the function}"``; if you rename the
+    function, give the old name as `group`. A bus on a URL instead of an app publishes only.
 
     Parameters
     ----------

@@ -139,7 +139,7 @@ class Router:
             failed.
         group : str, optional
             A consumer group of the handler's own, in which ``{hostname}`` and ``{pid}`` are
-            replaced: it gets all messages of the stream, whatever becomes of them in the app's.
+            replaced: it gets all messages of the stream, whatever happens to them in the app's.
         exactly_once : bool, default False
             Commit what the handler publishes by its `Transaction`, a parameter called ``tx``, in
             one step with the acknowledgement: a script (EVALSHA). For all handlers of the stream in
@@ -259,7 +259,7 @@ class Router:
             raise ValueError(msg)
         names = None if types is None else frozenset(_names(types))
         if names is not None and not names:
-            msg = "types are none at all: name one, or leave them out"
+            msg = "types is empty: name one, or leave it out"
             raise ValueError(msg)
         if names is not None and len(models) > 1:
             msg = "types name those of one model; register the handler for each model"

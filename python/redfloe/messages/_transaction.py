@@ -186,6 +186,6 @@ class Transaction:
             msg = (
                 f"a handler that shares its stream with a group's other workers has {what}: each "
                 "would overwrite what the others have written. Publish, and have a Processor "
-                "without a group keep what that comes to"
+                "without a group keep the totals"
             )
             raise CannotCommitError(msg)

@@ -285,8 +285,8 @@ def to_directory(
         before, last = export.state.entries, export.state.last_id
         if last is not None and source.end == "+" and newest != last and _is_past(last, newest):
             msg = (
-                f"{path} goes up to {last}, and {source.stream} only to {newest}: it was begun "
-                "anew; export it into another directory"
+                f"{path} goes up to {last}, and {source.stream} only to {newest}: it was "
+                "deleted and written again; export it into another directory"
             )
             raise ValueError(msg)
         if last is not None:
