@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
 import inspect
 import re
@@ -20,6 +19,7 @@ from nbclient import NotebookClient
 
 import redfloe
 from redfloe import _errors, messages
+from support.docstrings import add_events, docstrings, run_examples
 from support.pages import ENGINES, ROOT, page_id, python, run_page
 from support.server import Server
 
@@ -49,10 +49,7 @@ def empty_url(
 @pytest.fixture
 def url(empty_url: str, client: redis.Redis) -> str:
     """A server with the stream `events`, which the examples in docstrings read."""
-    client.xadd(
-        "events", {"user_id": "user_1", "action": "click", "value": 10}, id="1704067200000-0"
-    )
-    client.xadd("events", {"user_id": "user_2", "action": "view"}, id="1704067200001-0")
+    add_events(client)
     return empty_url
 
 
@@ -112,33 +109,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def docstrings() -> Iterator[doctest.DocTest]:
-    """The examples in the package's sources: a stub's docstrings are nowhere at run time."""
-    parser = doctest.DocTestParser()
-    sources = [path for path in ROOT.glob("python/redfloe/**/*.py*") if path.suffix != ".pyc"]
-    for source in sorted(sources):
-        for node in ast.walk(ast.parse(source.read_text())):
-            if not isinstance(
-                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            ):
-                continue
-            name = getattr(node, "name", "module")
-            text = ast.get_docstring(node) or ""
-            test = parser.get_doctest(text, {}, f"{source.name}:{name}", str(source), 0)
-            if test.examples:
-                yield test
-
-
 EXAMPLES = list(docstrings())
 
 
 @pytest.mark.parametrize("test", EXAMPLES, ids=[test.name for test in EXAMPLES])
 def test_examples_in_docstrings(test: doctest.DocTest, url: str) -> None:
-    test.globs = {"url": url}
-    report: list[str] = []
-    results = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
-    assert results.attempted > 0
-    assert results.failed == 0, "".join(report)
+    run_examples(test, url)
 
 
 def test_what_users_call_has_an_example() -> None:

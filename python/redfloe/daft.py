@@ -64,6 +64,7 @@ def read_stream(
     The columns that a query needs are pushed down: other fields are skipped unparsed. So is what
     filters say of ``_id`` (equality), ``_ts`` and ``_stream``, which decides which entries the
     server is asked for; Daft applies all of it. So is a ``limit`` of rows that no filter precedes.
+    Rows come in Daft's order; sort the frame, in place of ``order="id"``, which is refused.
 
     Parameters
     ----------
@@ -83,8 +84,7 @@ def read_stream(
         Into how many parts to divide the streams, at most; by default as many as this machine has
         processors.
     **options : ReadOptions
-        How entries become columns, by keyword: see `redfloe.ReadOptions`. `order` has no meaning
-        here: sort the frame.
+        How entries become columns, by keyword: see `redfloe.ReadOptions`.
 
     Returns
     -------
@@ -97,6 +97,16 @@ def read_stream(
         At once, as for `redfloe.read_stream`; later as Daft raises what happens in a source.
     SchemaError, ValueError, TypeError
         At once, where an argument cannot be right.
+
+    Examples
+    --------
+    >>> import daft
+    >>> import polars as pl
+    >>> import redfloe.daft
+    >>> schema = {"action": pl.String, "value": pl.Int64}
+    >>> frame = redfloe.daft.read_stream(url, "events", schema)
+    >>> frame.where(daft.col("_ts") > 1704067200000).select("action").to_pydict()
+    {'action': ['view']}
     """
     n = positive(partitions, "partitions") or os.cpu_count() or 1
     read = BoundedRead.plan(url, stream, schema, start_id, end_id, complete(options, read_stream))
@@ -154,6 +164,16 @@ def write_stream(
         As for `redfloe.write_stream`. Of tasks Daft raises its own error, which names ours.
     ValueError, TypeError
         An argument cannot be right; nothing was executed.
+
+    Examples
+    --------
+    >>> import daft
+    >>> import redfloe.daft
+    >>> frame = daft.from_pydict({"user": ["ada", "bob"]})
+    >>> redfloe.daft.write_stream(frame, url, "users", job="2026-01-31")
+    2
+    >>> redfloe.read_stream(url, "users")["user"].to_list()
+    ['ada', 'bob']
     """
     if id_column is not None:
         if job is not None:

@@ -78,7 +78,8 @@ def read_stream(
 
     ``select_columns`` is pushed down: other fields are skipped unparsed. So is ``filter`` with an
     expression: what it says of ``_id`` (equality), ``_ts`` and ``_stream`` decides which entries
-    the server is asked for, and the tasks apply all of it. ``count`` reads no field.
+    the server is asked for, and the tasks apply all of it. ``count`` reads no field. Rows come in
+    Ray's order; sort the dataset, in place of ``order="id"``, which is refused.
 
     Parameters
     ----------
@@ -98,8 +99,7 @@ def read_stream(
         As for ``ray.data.read_datasource``: into how many parts to divide the streams, how many
         tasks run at a time, and what else Ray should know of them.
     **options : ReadOptions
-        How entries become columns, by keyword: see `redfloe.ReadOptions`. `order` has no meaning
-        here: sort the dataset.
+        How entries become columns, by keyword: see `redfloe.ReadOptions`.
 
     Returns
     -------
@@ -113,6 +113,16 @@ def read_stream(
         ours too.
     SchemaError, ValueError, TypeError
         At once, where an argument cannot be right.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe.ray
+    >>> from ray.data.expressions import col
+    >>> schema = {"action": pl.String, "value": pl.Int64}
+    >>> dataset = redfloe.ray.read_stream(url, "events", schema)
+    >>> dataset.filter(expr=col("_ts") > 1704067200000).select_columns(["action"]).take_all()
+    [{'action': 'view'}]
     """
     read = BoundedRead.plan(url, stream, schema, start_id, end_id, complete(options, read_stream))
     return ray.data.read_datasource(
@@ -182,6 +192,16 @@ def write_stream(
         instance of ours too.
     ValueError, TypeError
         An argument cannot be right; nothing was executed.
+
+    Examples
+    --------
+    >>> import ray.data
+    >>> import redfloe.ray
+    >>> dataset = ray.data.range(1_000)
+    >>> redfloe.ray.write_stream(dataset, url, "numbers", job="2026-01-31")
+    1000
+    >>> redfloe.read_stream(url, "numbers", {"id": int}, count=1)["id"].to_list()
+    [0]
     """
     if id_column is not None:
         if job is not None:

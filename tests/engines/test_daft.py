@@ -49,7 +49,11 @@ def test_the_plan_tells_what_is_pushed_down(
     any_server: Server, client: redis.Redis, stream: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_numbers(client, stream, 100)
-    frame = read_stream(any_server.url, stream, NUMBER)
+    frame = read_stream(any_server.url, stream, NUMBER, partitions=3)
+    frame.explain(show_all=True)
+    assert "Num Scan Tasks = 3" in capsys.readouterr().out
+    frame.limit(3).explain(show_all=True)
+    assert "Num Scan Tasks = 1" in capsys.readouterr().out
     frame.where(col("_ts") > 90).select("n").limit(3).explain(show_all=True)
     shown = capsys.readouterr().out
     assert "DataSource: redis stream" in shown

@@ -1,14 +1,30 @@
-"""The pages about engines run as they are shown."""
+"""The pages about engines run as they are shown, and so do the examples of their modules."""
 
 from __future__ import annotations
 
+import doctest
 from pathlib import Path
 
 import pytest
 import ray
+import redis
 from pyspark.sql import SparkSession
 
+from support.docstrings import add_events, docstrings, run_examples
 from support.pages import ENGINES, page_id, run_page
+from support.server import Server
+
+EXAMPLES = list(docstrings(of_engines=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("test", EXAMPLES, ids=[test.name for test in EXAMPLES])
+def test_examples_in_docstrings(
+    test: doctest.DocTest, any_server: Server, client: redis.Redis
+) -> None:
+    add_events(client)
+    run_examples(test, any_server.url)
 
 
 @pytest.mark.timeout(180)

@@ -80,6 +80,14 @@ def test_a_worker_that_is_killed_while_it_writes(
     assert all(client.pttl(key) > 0 for key in client.scan_iter() if key != stream.encode())
 
 
+def test_a_stream_is_read_in_parts(any_server: Server, client: redis.Redis, stream: str) -> None:
+    """As many as are asked for, or as Ray wants, which the size of the rows tells it."""
+    add_numbers(client, stream, 20_000)
+    dataset = read_stream(any_server.url, stream, NUMBER, override_num_blocks=5)
+    assert dataset.materialize().num_blocks() == 5
+    assert 1 < read_stream(any_server.url, stream, NUMBER).materialize().num_blocks() <= 8
+
+
 def test_tasks_have_many_rows(any_server: Server, client: redis.Redis, stream: str) -> None:
     """Ray starts one for each block of a few hundred otherwise."""
     rows = ray.data.range(6_000, override_num_blocks=20).rename_columns({"id": "n"})

@@ -153,6 +153,8 @@ def test_several_streams(engine: Engine, any_server: Server, client: redis.Redis
         size = sent(client, lambda: got.append(engine.frame(dataset)))  # noqa: B023
         assert_frame_equal(got[0].sort(by), whole.filter(left))
         assert size < 12_000
+    dataset = engine.limit(read(engine, any_server, [*streams]), 5)
+    assert engine.frame(dataset).height == 5
     # One in a list is one of several.
     assert engine.frame(read(engine, any_server, ["b"]))["_stream"].to_list() == ["b", "b"]
 
