@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
     from redfloe._lake.arguments import Span
-    from redfloe._lake.columns import NewFields
     from redfloe._lake.job import Job, Target
     from redfloe._lake.result import ArchiveResult
     from redfloe._schema import SchemaLike
@@ -39,7 +38,7 @@ def archive(
     max_bytes: int = 256 * 1024 * 1024,
     until: EntryIdLike | None = None,
     trim_after: Span | None = None,
-    on_new_fields: NewFields = "add",
+    on_new_fields: Literal["add", "rescue", "raise", "ignore"] = "add",
     on_data_loss: Literal["raise", "continue"] = "raise",
     block_ms: Milliseconds = 1000,
     compression: Literal["zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed"] = "zstd",
@@ -179,7 +178,7 @@ async def archive_async(
     max_bytes: int = 256 * 1024 * 1024,
     until: EntryIdLike | None = None,
     trim_after: Span | None = None,
-    on_new_fields: NewFields = "add",
+    on_new_fields: Literal["add", "rescue", "raise", "ignore"] = "add",
     on_data_loss: Literal["raise", "continue"] = "raise",
     block_ms: Milliseconds = 1000,
     compression: Literal["zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed"] = "zstd",
@@ -258,7 +257,7 @@ def _job(
     max_bytes: int,
     until: EntryIdLike | None,
     trim_after: Span | None,
-    on_new_fields: NewFields,
+    on_new_fields: str,
     on_data_loss: str,
     block_ms: Milliseconds,
     compression: str,

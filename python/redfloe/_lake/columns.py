@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from redfloe._options import ReadOptions
     from redfloe._schema import SchemaLike
 
-#: What to do with a field that the archive does not have.
-NewFields: TypeAlias = Literal["add", "rescue", "raise", "ignore"]
-
 
 class Columns:
     """The columns of an archive: those of entries, the fields, and the rescue column."""
@@ -27,7 +24,7 @@ class Columns:
         self,
         schema: SchemaLike | None,
         options: ReadOptions,
-        on_new_fields: NewFields,
+        on_new_fields: str,
         partitions: Iterable[str],
         *,
         is_of_several: bool,
@@ -147,9 +144,7 @@ class Columns:
             raise SchemaError(msg)
 
 
-def _completed(
-    options: ReadOptions, on_new_fields: NewFields, *, is_of_several: bool
-) -> ReadOptions:
+def _completed(options: ReadOptions, on_new_fields: str, *, is_of_several: bool) -> ReadOptions:
     for name in ("include_id", "include_timestamp"):
         if not options[name]:
             msg = f"{name} has to be True: an archive is divided by the entries' IDs"
