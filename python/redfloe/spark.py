@@ -35,7 +35,7 @@ class RedisStreamSource(DataSource):
     entry ID for each stream, in Spark's checkpoint; together with a sink that is idempotent each
     entry counts once.
 
-    Written are a DataFrame's columns as fields, as by `redfloe.write_stream`, in the mode
+    A DataFrame's columns are written as fields, as by `redfloe.write_stream`, in the mode
     ``append``. A bounded write adds no row where a task fails; one whose driver dies while it adds
     them is broken off. A continuous query adds each batch once, also after a crash and with rows in
     other partitions. Tasks write to streams beside the target, in its slot of a cluster; the
@@ -48,35 +48,37 @@ class RedisStreamSource(DataSource):
     entries become columns, by `redfloe.infer_schema`, after ``_id`` and ``_ts``, and ``_stream``
     where there are several streams.
 
-    Options, whose case does not matter:
+    Where the server is, as options whose case does not matter:
 
-    ==================== =======================================================================
-    ``url``              as for `redfloe.read_stream`; Spark's plans and logs show it redacted
-    ``settingsFile``     in place of it: a file as for `RedisConnection.from_file`
-    ``settingsEnv``      in place of it: a prefix of variables, as for `RedisConnection.from_env`,
-                         which is also where the server is looked for without any of the three
-    ``username``,        the login, beside ``url``
-    ``password``
-    ``stream``           the stream's key, or a JSON array of several
-    ``partitions`` at most that many, by default as many as the driver's machine has cores
-    ``startingOffsets`` ``earliest``, ``latest``, the ID or the time of the first entry, or a JSON
-                         object as of `redfloe.stream_offsets`. By default a bounded read begins
-                         with the oldest entry, and a new continuous query after the newest
-    ``endingOffsets``    of a bounded read, likewise: the ID or time of the last entry
-    ``maxOffsetsPerTrigger`` of a continuous query: the most entries of a batch, of all streams
-                         together. To find where they end the driver has the server send them once
-                         more
-    ``failOnDataLoss``   ``true`` (default): a continuous query fails where entries that it has not
-                         read were trimmed, or their stream was deleted, before a batch is planned
-    ``filterPushdown``   ``true``: a bounded read asks for what filters of ``_ts`` and ``_id`` leave
-                         only. It needs ``spark.sql.python.filterPushdown.enabled``, without which
-                         Spark refuses the read
-    ``stagingExpiryMs``  of a write: how long rows that nobody has committed are kept after a task's
-                         last write, a day by default
-    ``batchSize``        rows of a record batch, 10,000 by default
-    ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``
-                         as for `redfloe.ReadOptions`
-    ==================== =======================================================================
+    - ``url``: as for `redfloe.read_stream`, with ``username`` and ``password`` beside it if it has
+      none. Spark's plans and logs show it redacted.
+    - ``settingsFile``: in place of it, a file as for `RedisConnection.from_file`.
+    - ``settingsEnv``: in place of it, a prefix of variables as for `RedisConnection.from_env`.
+      Without any of the three, the variables that begin with ``REDIS_``.
+    - ``stream``: the stream's key, or of a read a JSON array of several.
+
+    Options of a read:
+
+    - ``partitions``: how many at most; by default as many as the driver's machine has cores.
+    - ``startingOffsets``: ``earliest``, ``latest``, the ID or the time of the first entry, or a
+      JSON object as from `redfloe.stream_offsets`. By default a bounded read begins with the oldest
+      entry, and a new continuous query after the newest.
+    - ``endingOffsets``: of a bounded read, likewise the ID or the time of the last entry.
+    - ``filterPushdown``: ``true`` has a bounded read ask the server only for the range that filters
+      of ``_ts`` and ``_id`` leave. Spark refuses such a read unless its setting
+      ``spark.sql.python.filterPushdown.enabled`` is ``true``.
+    - ``maxOffsetsPerTrigger``: the most entries of a continuous query's batch, of all streams
+      together. To find where they end, the driver has the server send them once more.
+    - ``failOnDataLoss``: ``true``, the default, fails a continuous query where entries that it has
+      not read were trimmed, or deleted with their stream, before their batch was planned.
+    - ``batchSize``: rows of a record batch, 10,000 by default.
+    - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``: as for
+      `redfloe.ReadOptions`.
+
+    An option of a write:
+
+    - ``stagingExpiryMs``: how long rows that nobody has committed are kept after a task's last
+      write; a day by default.
 
     The Python workers must have redfloe: set ``PYSPARK_PYTHON``. What is shipped to them has the
     password, where one is given as an option.
