@@ -1,9 +1,10 @@
-"""Ray Data and Daft beside one process that reads the same entries."""
+"""Ray Data, Daft and archives beside one process that reads the same entries."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import redfloe
 
@@ -41,9 +42,33 @@ def by_daft(server: Server, workload: Workload) -> int:
     return rows
 
 
+def by_archive(format: Literal["parquet", "delta"]) -> Reader:  # noqa: A002 -- as `archive` says
+    """Have all on the disk, in a new archive."""
+
+    def read(server: Server, workload: Workload) -> int:
+        with TemporaryDirectory() as lake:
+            result = redfloe.archive(
+                server.url,
+                workload.stream,
+                workload.schema,
+                to=lake,
+                format=format,
+                until="now",
+                block_ms=1,
+            )
+        return result.entries
+
+    return read
+
+
 ONE = "`redfloe.read_stream`, one process"
 RAY: dict[str, Reader] = {ONE: one_process, "Ray Data, `redfloe.ray.read_stream`": by_ray}
 DAFT: dict[str, Reader] = {ONE: one_process, "Daft, `redfloe.daft.read_stream`": by_daft}
+ARCHIVE: dict[str, Reader] = {
+    ONE: one_process,
+    "`redfloe.archive` to Parquet": by_archive("parquet"),
+    "`redfloe.archive` to Delta Lake": by_archive("delta"),
+}
 
 
 def read(reader: Reader, server: Server, workload: Workload) -> float:

@@ -85,6 +85,11 @@ def ray_reading(server: Server, scale: Scale) -> str:
         return _reading("Ray Data", datasets.RAY, server, scale)
 
 
+def archiving(server: Server, scale: Scale) -> str:
+    """Compare an archive of all entries with a read of them."""
+    return _reading("Archive", datasets.ARCHIVE, server, scale)
+
+
 def daft_reading(server: Server, scale: Scale) -> str:
     """Compare Daft's read with that of one process."""
     return _reading("Daft", datasets.DAFT, server, scale)
@@ -105,6 +110,7 @@ def _reading(engine: str, readers: dict[str, datasets.Reader], server: Server, s
 SECTIONS: dict[str, Callable[[Server, Scale], str]] = {
     "spark": spark_reading,
     "spark_follow": spark_following,
+    "archive": archiving,
     # Before Ray is there, on which Daft would run.
     "daft": daft_reading,
     "ray": ray_reading,
