@@ -187,6 +187,24 @@ def test_the_text_on_performance_has_no_figures_of_its_own() -> None:
     assert re.findall(figures, text) == []
 
 
+#: What read stiffly, and was rewritten: words carried over from another language.
+STIFF = re.compile(
+    r"\b(with its like|get over its|had come to\b|where it stands|behind the last|time may mend"
+    r"|better scanned|does? no harm|(?:needs?|need) not|to be had|hardly what|take note"
+    r"|begin(?:s|ning)? anew|whoever)\b"
+)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if not re.match("docs/dev|CHANGELOG", page_id(page))],
+    ids=page_id,
+)
+def test_a_page_is_in_plain_english(page: Path) -> None:
+    text = re.sub(r"^#.*$|`[^`]*`", "", page.read_text(), flags=re.MULTILINE)
+    assert [match[0] for match in STIFF.finditer(" ".join(text.split()))] == []
+
+
 def test_the_tests_that_a_page_names_are_there() -> None:
     """The table of what is shown where must not outlive what it names."""
     page = (ROOT / "docs/guide/coming-from.md").read_text()

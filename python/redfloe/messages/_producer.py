@@ -35,8 +35,8 @@ class Producer:
 
     `publish` waits until its message is in, and gives the entry ID; `publish_many` sends many in
     pipelines (XADD, Redis 5.0). What the server refuses is raised by the call whose message it was,
-    and by those of other threads whose messages were on their way after it, and are not in; calls
-    that come later begin anew. Through an outage of the server it keeps trying, as
+    and by those of other threads whose messages were on their way after it, and are not in; later
+    calls are not affected. Through an outage of the server it keeps trying, as
     `StreamProducer` says, unless the connection's `max_retries` bounds that.
 
     It is closed at the end of its ``with``; ``async with`` gives an `AsyncProducer`, of coroutines.
