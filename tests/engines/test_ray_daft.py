@@ -12,7 +12,13 @@ import redis
 from polars.testing import assert_frame_equal
 
 import redfloe
-from redfloe import NoStreamError, RedisConnection, SchemaError
+from redfloe import (
+    NoStreamError,
+    RedisConnection,
+    RedisConnectionError,
+    SchemaError,
+    WrongTypeError,
+)
 from support.engines import Engine, sent
 from support.secrets import PASSWORD, QUOTED
 from support.server import Server
@@ -232,7 +238,13 @@ def test_every_dtype(engine: Engine, any_server: Server, stream: str) -> None:
     assert_frame_equal(got.cast(whole.schema), whole)
 
 
-def test_arguments(engine: Engine, any_server: Server, filled: str) -> None:
+def test_arguments(engine: Engine, any_server: Server, client: redis.Redis, filled: str) -> None:
+    """They are refused at once, and so is what the server says of the stream."""
+    client.set("text", "no stream")
+    with pytest.raises(WrongTypeError):
+        read(engine, any_server, "text")
+    with pytest.raises(RedisConnectionError):
+        engine.module.read_stream(RedisConnection("redis://127.0.0.1:1", max_retries=0), "x")
     with pytest.raises(ValueError, match="order"):
         read(engine, any_server, [filled], order="id")
     with pytest.raises(TypeError, match="nonsense"):
