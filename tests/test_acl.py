@@ -183,10 +183,11 @@ class Row(NamedTuple):
 def rows() -> dict[str, Row]:
     """The rows of the page's tables with these columns."""
     found: dict[str, Row] = {}
-    for line in PAGE.read_text().splitlines():
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+    page = re.sub("</?code>", "`", PAGE.read_text())
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 4 and cells[1].startswith("`"):
-            names = [re.findall(r"`([^`]+)`", cell.replace("\\|", "|")) for cell in cells[1:]]
+            names = [re.findall(r"`([^`]+)`", cell.replace("&#124;", "|")) for cell in cells[1:]]
             found[cells[0]] = Row(*names)
     return found
 
