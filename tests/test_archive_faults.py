@@ -16,7 +16,8 @@ import redis
 import redfloe
 from redfloe._lake.folder import Folder
 from support.archives import DAY, HOUR, archive, files, numbers, read
-from support.processes import python
+from support.outages import outage
+from support.processes import hear, python
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
 from support.timing import SLACK
@@ -219,6 +220,41 @@ def test_a_disk_that_fails(
     assert [entry.name for entry in (tmp_path / "_redfloe").iterdir()] == ["lock"]
     assert archive(any_server.url, tmp_path).entries == 6
     assert numbers(tmp_path) == [*range(1, 10)]
+
+
+TELLING = """
+import polars as pl
+from redfloe._lake.folder import Folder
+
+commit = Folder.commit
+
+def committing(*arguments):
+    commit(*arguments)
+    print(json.dumps(arguments[3]), flush=True)
+    sys.stdin.readline()
+
+Folder.commit = committing
+url = redfloe.RedisConnection(sys.argv[1], retry_base_delay=0.005, retry_max_delay=0.02)
+options = {"to": sys.argv[2], "every": "1ms", "trim_after": "1h"}
+if sys.argv[3] == "sync":
+    redfloe.archive(url, "s", {"n": pl.Int64}, **options)
+else:
+    asyncio.run(redfloe.archive_async(url, "s", {"n": pl.Int64}, **options))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_server_that_is_away_after_a_file(own: Server, tmp_path: Path, kind: str) -> None:
+    """Longer than the retries of bounded calls take: an archive waits for it, as readers do."""
+    add_numbers(own.client(), "s", 3)
+    with python(TELLING, own.url, str(tmp_path), kind) as process:
+        assert hear(process) == "date=1970-01-01/1-0_3-0.parquet"
+        assert process.stdin is not None
+        with outage(own, 4):
+            process.stdin.write("\n")
+            process.stdin.flush()
+            hear(process)
+    assert numbers(tmp_path) == [1, 2, 3, 4]
 
 
 def test_a_lost_connection_and_a_restarted_archiver(

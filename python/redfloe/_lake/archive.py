@@ -113,7 +113,8 @@ def archive(
     Raises
     ------
     RedisConnectionError, RedisTimeoutError, AuthenticationError, WrongTypeError, DecodeError
-        As for `iter_stream`. What was archived before counts.
+        As for `iter_stream`: without an `until` it waits for the server through an outage. What was
+        archived before counts.
     FencedError
         Another archiver writes to the same place; it is the one that goes on.
     DataLossError

@@ -15,7 +15,7 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import Request, make_request
-from redfloe._errors import DataLossError
+from redfloe._errors import DataLossError, RedisConnectionError, RedisTimeoutError
 from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
 from redfloe._lake.result import ArchiveResult
@@ -25,7 +25,7 @@ from redfloe._reading.scan import sampled, schema_of
 from redfloe._words import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
@@ -159,6 +159,14 @@ class InEventLoop:
         await batches.aclose()
 
 
+async def _unless_away(asking: Awaitable[T], otherwise: T) -> T:
+    """Ask the server; where it does not answer the reader waits for it, and it is asked again."""
+    try:
+        return await asking
+    except (RedisConnectionError, RedisTimeoutError):
+        return otherwise
+
+
 @dataclass(frozen=True)
 class Job:
     """What is archived, where, and how."""
@@ -191,7 +199,7 @@ class Job:
             batches = world.batches(self.url, await self._request(world), follow=True)
             try:
                 while True:
-                    lost = await self._lost(world)
+                    lost = await _unless_away(self._lost(world), {})
                     frame = await world.next(batches)
                     if frame is None:
                         break
@@ -199,7 +207,7 @@ class Job:
                     self._check(batch, lost)
                     await world.on_disk(partial(target.add, batch))
                     entries += frame.height
-                    trimmed += await self._trim(world)
+                    trimmed += await _unless_away(self._trim(world), 0)
             finally:
                 await world.close(batches)
         finally:
