@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +186,13 @@ def test_the_text_on_performance_has_no_figures_of_its_own() -> None:
         r"\d[\d.,]* ?(?:s|ms|µs|MB|times|x|%)(?![\w-])|[a-z]+ times as|an? (?:third|tenth|half)\b"
     )
     assert re.findall(figures, text) == []
+
+
+def test_the_first_page_lists_the_extras() -> None:
+    page = (ROOT / "docs/index.md").read_text().partition("| extra |")[2].partition("\n\n")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    first_cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", "".join(first_cells))) == {*project["optional-dependencies"]}
 
 
 #: What read stiffly, and was rewritten: words carried over from another language.
