@@ -150,11 +150,13 @@ test-python: $(venv) build ## pytest against the servers that are there; PYTEST_
 	$(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
 
 # Engines pin much that we do not, so they have an environment of their own, and constraints of their own.
-# One process runs all tests of an engine, because to start one takes longer than most of its tests.
+# One process runs all tests of Spark, because to start it takes longer than most of them; another those of
+# the rest.
 .PHONY: test-engines
 test-engines: servers $(engines)/.wheel ## pytest on real engines (Spark, which needs Java 17): eight minutes at most
 	@command -v java >/dev/null || { echo "Java is needed: apt-get install default-jre-headless" >&2; exit 1; }
-	$(engines)/bin/python -m pytest tests/engines $(PYTEST_ARGS)
+	$(engines)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 \
+		tests/engines $(PYTEST_ARGS)
 
 $(engines)/.stamp: pyproject.toml constraints-engines.txt | $(tools)
 	@echo "==> $(engines): the engines, 2 GB (two minutes)"

@@ -9,7 +9,18 @@ import pytest
 from pyspark.sql import SparkSession
 
 from support.engines import ENGINES, Engine, running_ray
+from support.pages import ENGINES as PAGES
 from support.spark import start_spark
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one process run all tests of Spark, and another those of the rest."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        needed = [*getattr(item, "fixturenames", [])]
+        if "page" in parameters:
+            needed.append(PAGES[parameters["page"]])
+        item.add_marker(pytest.mark.xdist_group("spark" if "spark" in needed else "others"))
 
 
 @pytest.fixture(scope="session")
