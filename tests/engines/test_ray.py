@@ -28,6 +28,7 @@ from support.streams import NUMBER, add_numbers, numbers
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(120),  # to start Ray, and workers in place of killed ones, takes a while
 ]
 
 #: More than one batch in each of two parts.

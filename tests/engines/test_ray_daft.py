@@ -24,8 +24,10 @@ from support.secrets import PASSWORD, QUOTED
 from support.server import Server
 from support.streams import NUMBER, Fields, add, add_numbers, expected, fill, numbers
 
-# Ray warns of its own.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # of its own
+    pytest.mark.timeout(120),  # the first starts Ray
+]
 
 LAST = 20_000
 _NO_COLUMNS = {"include_id": False, "include_timestamp": False}

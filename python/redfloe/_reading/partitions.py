@@ -167,9 +167,10 @@ class StreamPartition:
         batch_size: int | None = None,
         batch_bytes: int | None = None,
     ) -> Request:
-        key: Streams = [b""] if self._is_of_several else self._pieces[0][0]
+        keys = [key for key, _ in self._pieces]
+        stream: Streams = keys if self._is_of_several else keys[0]
         sizes: dict[str, Any] = {"batch_size": batch_size, "batch_bytes": batch_bytes}
-        request = make_request(key, takes_several=True, schema=schema, options=options, **sizes)
+        request = make_request(stream, takes_several=True, schema=schema, options=options, **sizes)
         return self._narrowed(request)
 
     def _narrowed(self, request: Request) -> Request:
