@@ -72,6 +72,7 @@ def test_half_a_commit_is_finished_with_its_own_rows(sink: Sink, client: redis.R
     again = [sink.write_aside([*range(3_000)][::-1])]
     assert sink.commit(0, again) == 3_000
     assert sink.numbers() == [*range(3_000)]
+    assert len(client.keys()) == 2  # the stream and the marker
 
 
 def test_large_rows_are_moved_a_megabyte_at_a_time(sink: Sink, client: redis.Redis) -> None:
