@@ -207,6 +207,27 @@ def test_two_archivers(
     assert archive(any_server.url, tmp_path).entries == 1
 
 
+def test_a_table_that_somebody_changes_meanwhile(
+    any_server: Server, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_numbers(client, "s", 3)
+    archive(any_server.url, tmp_path)
+    add_numbers(client, "s", 6, first=4)
+    write, fields = (
+        deltalake.write_deltalake,
+        [deltalake.Field("mine", deltalake.schema.PrimitiveType("string"))],
+    )
+
+    def late(*arguments: Any, **options: Any) -> None:
+        if fields:
+            deltalake.DeltaTable(tmp_path).alter.add_columns([fields.pop()])
+        write(*arguments, **options)
+
+    monkeypatch.setattr(deltalake, "write_deltalake", late)
+    assert archive(any_server.url, tmp_path).entries == 3
+    assert numbers(tmp_path) == [*range(1, 7)]
+
+
 def test_two_at_once(any_server: Server, client: redis.Redis, tmp_path: Path) -> None:
     """Also where both want to create the table."""
 

@@ -34,6 +34,8 @@ _STORED: dict[Any, Any] = {
     pl.Enum: pl.String(),
 }
 _LARGEST = 2**63 - 1
+#: How often to commit, where others have changed the table meanwhile.
+_ATTEMPTS = 3
 
 
 class DeltaArchive:
@@ -175,19 +177,24 @@ class DeltaArchive:
         if self._table is None:
             self._create(frame)
         before = self.positions
-        try:
-            self._delta.write_deltalake(
-                self._table,
-                frame,
-                mode="append",
-                schema_mode="merge",
-                commit_properties=self._delta.CommitProperties(app_transactions=transactions),
-            )
-        except self._delta.exceptions.DeltaError as error:
-            self._table.update_incremental()
-            if self._positions() != before:
-                raise FencedError(self._fenced) from error
-            raise
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._delta.write_deltalake(
+                    self._table,
+                    frame,
+                    mode="append",
+                    schema_mode="merge",
+                    commit_properties=self._delta.CommitProperties(app_transactions=transactions),
+                )
+                return
+            except self._delta.exceptions.DeltaError as error:
+                self._table.update_incremental()
+                if self._positions() != before:
+                    raise FencedError(self._fenced) from error
+                # Somebody else has changed the table, by a column for instance: not its rows.
+                is_conflict = isinstance(error, self._delta.exceptions.CommitFailedError)
+                if not is_conflict or attempt == _ATTEMPTS - 1:
+                    raise
 
     def _create(self, frame: pl.DataFrame) -> None:
         """Create an empty table, unless another archiver does; only appends can be in conflict."""
