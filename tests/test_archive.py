@@ -18,7 +18,7 @@ from support.archives import DAY, HOUR, NOW, archive, archive_in, cancelled, fil
 from support.consumers import World
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
-from support.timing import eventually
+from support.timing import eventually, later
 
 
 def at(hours: float, n: int = 0) -> str:
@@ -326,6 +326,18 @@ class TestTrimming:
         assert archive(any_server.url, tmp_path, trim_after="1h").trimmed == 0
         assert archive(any_server.url, tmp_path, trim_after="1ms").trimmed == 200
 
+    def test_leaves_a_stream_that_was_begun_anew(
+        self, any_server: Server, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        """Of which nothing is archived, although its entries are older than the archive's end."""
+        add_numbers(client, "s", 1002, first=1000)
+        archive(any_server.url, tmp_path)
+        client.delete("s")
+        add_numbers(client, "s", 500)
+        result = archive(any_server.url, tmp_path, trim_after="1d", on_data_loss="continue")
+        assert result.trimmed == 0
+        assert client.xlen("s") == 500
+
     def test_keeps_the_last_entry(
         self, any_server: Server, client: redis.Redis, tmp_path: Path
     ) -> None:
@@ -382,6 +394,38 @@ class TestLoss:
                 archive(any_server.url, tmp_path, until="9-0", every="1ms")
             assert numbers(tmp_path) == [1, 2, 3]
 
+    def test_entries_that_come_and_are_trimmed_while_it_waits(
+        self, any_server: Server, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        add_numbers(client, "s", 3)
+
+        def burst() -> None:
+            with any_server.client() as other, other.pipeline(transaction=True) as pipeline:
+                for n in range(10, 300):
+                    pipeline.xadd("s", {"n": n}, f"{n}-0")
+                pipeline.xtrim("s", maxlen=10, approximate=False)
+                pipeline.execute()
+
+        archive(any_server.url, tmp_path)
+        with later(0.3, burst), pytest.raises(DataLossError, match="trimmed past 3-0"):
+            archive(any_server.url, tmp_path, until="299-0", every="1ms")
+        assert numbers(tmp_path) == [1, 2, 3]
+
+    def test_a_server_that_begins_empty_while_it_waits(
+        self, any_server: Server, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        add_numbers(client, "s", 3)
+        archive(any_server.url, tmp_path)
+
+        def begin_anew() -> None:
+            with any_server.client() as other:
+                other.flushall()
+                other.xadd("s", {"n": 50}, "50-0")
+
+        with later(0.3, begin_anew), pytest.raises(DataLossError, match=r"past 3-0|lost the end"):
+            archive(any_server.url, tmp_path, until="50-0", every="1ms")
+        assert numbers(tmp_path) == [1, 2, 3]
+
     def test_another_stream_of_the_name(
         self, any_server: Server, client: redis.Redis, tmp_path: Path
     ) -> None:
@@ -398,6 +442,75 @@ class TestLoss:
 
 
 class TestPlace:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"timestamp_dtype": pl.Datetime("us", "UTC")},
+            {"id_column": "n", "schema": {}},
+            {"include_sequence": True},
+        ],
+        ids=["times", "ids", "numbers"],
+    )
+    def test_with_other_columns_that_are_no_fields(
+        self, redis70: Server, client: redis.Redis, tmp_path: Path, options: dict[str, Any]
+    ) -> None:
+        add_numbers(client, "s", 3)
+        archive(redis70.url, tmp_path)
+        add_numbers(client, "s", 5, first=4)
+        with pytest.raises(SchemaError, match="or archive to another place"):
+            archive(redis70.url, tmp_path, **options)
+        assert numbers(tmp_path) == [1, 2, 3]
+
+    @pytest.mark.parametrize("on_new_fields", ["add", "rescue", "ignore"])
+    def test_a_field_called_as_the_partition_of_a_sample(
+        self, redis70: Server, client: redis.Redis, tmp_path: Path, on_new_fields: str
+    ) -> None:
+        client.xadd("s", {"date": "x"})
+        with pytest.raises(SchemaError, match="a field 'date', as the partitions are called"):
+            archive(redis70.url, tmp_path, schema=None, on_new_fields=on_new_fields)
+        assert files(tmp_path) == []
+
+    @pytest.mark.parametrize("streams", [[b"\xff", rb"\xff"], ["s", "s"]])
+    def test_streams_that_cannot_be_told_apart(
+        self, redis70: Server, tmp_path: Path, streams: list[Any]
+    ) -> None:
+        with pytest.raises(ValueError, match="two of the streams are called"):
+            archive(redis70.url, tmp_path, streams)
+        with pytest.raises(ValueError, match="two of the streams are called"):
+            redfloe.scan_archive_and_stream(redis70.url, streams, NUMBER, to=tmp_path)
+
+    def test_a_folder_that_is_a_link(
+        self, redis70: Server, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        add_numbers(client, "s", 3)
+        archive(redis70.url, tmp_path / "lake", ["s"])
+        (tmp_path / "lake" / "_stream=s").rename(tmp_path / "large")
+        (tmp_path / "lake" / "_stream=s").symlink_to(tmp_path / "large")
+        add_numbers(client, "s", 5, first=4)
+        assert archive(redis70.url, tmp_path / "lake", ["s"]).entries == 2
+
+    def test_a_stream_with_the_name_of_a_file(
+        self, redis70: Server, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        add_numbers(client, "orders.parquet", 3)
+        archive(redis70.url, tmp_path, ["orders.parquet"])
+        assert archive(redis70.url, tmp_path, ["orders.parquet"]).entries == 0
+
+    def test_a_listing_that_misses_what_is_put_meanwhile(
+        self,
+        redis70: Server,
+        client: redis.Redis,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        add_numbers(client, "s", 4)
+        archive(redis70.url, tmp_path, max_rows=1)
+        every = files(tmp_path)
+        given = iter([[every[0], every[2]], every])
+        monkeypatch.setattr(Folder, "names", lambda _: next(given))
+        scan = redfloe.scan_archive_and_stream(redis70.url, "s", NUMBER, to=tmp_path)
+        assert scan.collect()["n"].to_list() == [1, 2, 3, 4]
+
     def test_of_another_stream(
         self, any_server: Server, client: redis.Redis, tmp_path: Path
     ) -> None:

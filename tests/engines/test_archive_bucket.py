@@ -224,3 +224,26 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'redfloe\[objects\]'"):
         archive("redis://127.0.0.1:1", "s3://bucket/lake", {})
+
+
+def test_two_streams_in_one_place_at_once(
+    any_server: Server,
+    client: redis.Redis,
+    options: dict[str, str],
+    to: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files have the names of their entries, which both have."""
+    add_numbers(client, "a", 3)
+    add_numbers(client, "b", 3)
+    commit = Bucket.commit
+
+    def after_another(*arguments: Any) -> bool:
+        monkeypatch.setattr(Bucket, "commit", commit)
+        archive(any_server.url, to, options, "b")
+        return commit(*arguments)
+
+    monkeypatch.setattr(Bucket, "commit", after_another)
+    with pytest.raises(ValueError, match="is of the stream 'b': give the archive of 'a' a place"):
+        archive(any_server.url, to, options, "a")
+    assert numbers(to, options) == [1, 2, 3]

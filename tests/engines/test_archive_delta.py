@@ -312,3 +312,39 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "deltalake", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'redfloe\[delta\]'"):
         archive("redis://127.0.0.1:1", "lake")
+
+
+def test_with_another_dtype_of_times(
+    any_server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    add_numbers(client, "s", 2)
+    archive(any_server.url, tmp_path)
+    add_numbers(client, "s", 3, first=3)
+    with pytest.raises(SchemaError, match="keep its timestamp_dtype"):
+        archive(any_server.url, tmp_path, timestamp_dtype=pl.Datetime("us", "UTC"))
+    assert numbers(tmp_path) == [1, 2]
+
+
+def test_dtypes_within_others(any_server: Server, client: redis.Redis, tmp_path: Path) -> None:
+    schema = {
+        "list": pl.List(pl.UInt8),
+        "struct": pl.Struct({"a": pl.UInt64, "b": pl.List(pl.Datetime("ms"))}),
+        "array": pl.Array(pl.UInt16, 2),
+    }
+    fields = {"list": "[200]", "struct": '{"a": 1, "b": [0]}', "array": "[1, 65535]"}
+    for last in (1, 2):  # the second goes on with the columns that the first has made
+        add(client, "s", [(f"{last}-0", fields)])
+        assert archive(any_server.url, tmp_path, schema=schema).entries == 1
+    rows = pl.read_delta(str(tmp_path))
+    assert rows["list"].to_list() == [[200], [200]]
+    assert rows["array"].to_list() == [[1, 65535]] * 2
+    assert rows["struct"].struct.field("a").to_list() == [1, 1]
+
+
+def test_where_an_archive_of_files_is(
+    any_server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    add_numbers(client, "s", 2)
+    redfloe.archive(any_server.url, "s", NUMBER, to=tmp_path, **NOW)
+    with pytest.raises(ValueError, match='is an archive of Parquet files: pass format="parquet"'):
+        archive(any_server.url, tmp_path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from redfloe._arguments import as_key, milliseconds
 from redfloe._schema import as_text
+from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,12 @@ def keys_of(stream: Streams) -> list[bytes]:
     if not keys:
         msg = "stream names no stream"
         raise ValueError(msg)
+    names: set[str] = set()
+    for name in map(readable, keys):
+        if name in names:
+            msg = f"two of the streams are called {name!r}: an archive tells them apart by that"
+            raise ValueError(msg)
+        names.add(name)
     return keys
 
 

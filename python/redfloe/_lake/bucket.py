@@ -75,8 +75,8 @@ class Bucket:
 
     def commit(
         self, stream: bytes, after: str, name: str, write: Callable[[io.BytesIO], object]
-    ) -> None:
-        """Have readers see a file, whole, unless it is there.
+    ) -> bool:
+        """Have readers see a file, whole, unless it is there; say whether it was not.
 
         Raises
         ------
@@ -91,8 +91,7 @@ class Bucket:
         if not is_ours and self.claimed(stream, after) != name:
             msg = f"another archiver writes to {self}"
             raise FencedError(msg)
-        # Whoever was quicker has the same rows.
-        self._put(name, file.getvalue())
+        return self._put(name, file.getvalue())
 
     def _put(self, name: str, content: bytes) -> bool:
         """Put an object where there is none; say whether."""

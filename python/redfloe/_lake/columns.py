@@ -8,7 +8,7 @@ import polars as pl
 
 from redfloe._errors import SchemaError
 from redfloe._lake.ranges import TIME_PARTS
-from redfloe._schema import as_schema
+from redfloe._schema import as_schema, timestamp_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,6 +30,7 @@ class Columns:
         is_of_several: bool,
     ) -> None:
         self.options = _completed(options, on_new_fields, is_of_several=is_of_several)
+        self._is_of_several = is_of_several
         self._schema = None if schema is None else as_schema(schema)
         overrides = options["schema_overrides"]
         #: What the caller says of the fields.
@@ -58,7 +59,10 @@ class Columns:
         SchemaError
             The caller's dtypes are not those of the archive, whose `stored` they become.
         """
-        no_fields = {*self._own, self.options["rescue_column"], self.options["stream_column"]}
+        # Of several streams it is in the folders' names, or comes after the fields.
+        stream = self.options["stream_column"] if self._is_of_several else None
+        self._check_own([name for name in self._own if name != stream], archived, stored)
+        no_fields = {*self._own, self.options["rescue_column"], stream}
         fields = {name: dtype for name, dtype in archived.items() if name not in no_fields}
         for name, dtype in fields.items():
             given = self._given.get(name)
@@ -72,6 +76,27 @@ class Columns:
         self._is_known = self._is_known or bool(fields)
         for name in self._fields:
             self._check_partition(name)
+
+    def _check_own(self, own: list[str], archived: pl.Schema, stored: Callable[[Any], Any]) -> None:
+        """Refuse other names or dtypes of the columns that are no fields, and come first."""
+        if not archived:
+            return
+        there = [*archived][: len(own)]
+        if there != own:
+            msg = (
+                f"the archive begins with the columns {there}, and not with {own}: keep the names "
+                "that it has, or archive to another place"
+            )
+            raise SchemaError(msg)
+        times = self.options["timestamp_column"]
+        (dtype,) = timestamp_schema(self.options["timestamp_dtype"]).values()
+        given = stored(dtype)
+        if archived[times] != given:
+            msg = (
+                f"the archive has {times!r} as {archived[times]}, and not as {given}: keep its "
+                "timestamp_dtype, or archive to another place"
+            )
+            raise SchemaError(msg)
 
     @property
     def is_to_be_inferred(self) -> bool:
@@ -87,6 +112,8 @@ class Columns:
             )
             raise ValueError(msg)
         self._fields, self._is_known = pl.Schema({**fields, **self._fields}), True
+        for name in self._fields:
+            self._check_partition(name)
 
     @property
     def inferring(self) -> tuple[None, ReadOptions]:

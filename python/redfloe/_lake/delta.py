@@ -9,12 +9,14 @@ same name Delta refuses one, so two archivers never write the same rows.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import polars as pl
 
 from redfloe._errors import FencedError, SchemaError
+from redfloe._files import OWN_FOLDER
 from redfloe._lake.ranges import TIME_PARTS, time_part
 from redfloe._reading.offsets import as_pair
 from redfloe._words import readable
@@ -84,6 +86,9 @@ class DeltaArchive:
         try:
             self._table = self._delta.DeltaTable(self._to, storage_options=self._options)
         except self._delta.exceptions.TableNotFoundError:
+            if "://" not in self._to and Path(self._to, OWN_FOLDER).is_dir():
+                msg = f'{self._to} is an archive of Parquet files: pass format="parquet"'
+                raise ValueError(msg) from None
             return
         partitions = list(self._table.metadata().partition_columns)
         if partitions != self._partition_by:
@@ -123,8 +128,11 @@ class DeltaArchive:
         """Give the dtype that a dtype has once it is stored."""
         if isinstance(dtype, pl.Datetime):
             return pl.Datetime("us", None if dtype.time_zone is None else "UTC")
-        if isinstance(dtype, pl.Array):
-            return pl.List(dtype.inner)
+        if isinstance(dtype, pl.Array | pl.List):
+            return pl.List(DeltaArchive.stored(dtype.inner))
+        if isinstance(dtype, pl.Struct):
+            stored = DeltaArchive.stored
+            return pl.Struct([pl.Field(one.name, stored(one.dtype)) for one in dtype.fields])
         if dtype.base_type() in (pl.Time, pl.Duration, pl.Int128):
             msg = f"Delta has no {dtype}: read it as another dtype, pl.String for instance"
             raise SchemaError(msg)

@@ -7,8 +7,10 @@ are in. What a crash leaves is a file that nobody sees, which the next archiver 
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from redfloe._errors import FencedError
@@ -16,7 +18,6 @@ from redfloe._files import OWN_FOLDER, make_directory, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 #: What is written aside.
 _ASIDE = ".part"
@@ -67,9 +68,13 @@ class Folder:
 
     def names(self) -> Iterator[str]:
         """List the files that readers see, by their paths in the directory."""
-        for file in self.path.rglob("*.parquet"):
-            if self._own not in file.parents:
-                yield file.relative_to(self.path).as_posix()
+        # A folder may be a link to where there is more room.
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            if Path(folder) == self.path and OWN_FOLDER in folders:
+                folders.remove(OWN_FOLDER)
+            for file in files:
+                if file.endswith(".parquet"):
+                    yield Path(folder, file).relative_to(self.path).as_posix()
 
     def source(self, name: str) -> str:
         """Give what Polars reads a file by."""
@@ -85,8 +90,8 @@ class Folder:
         after: str,  # noqa: ARG002
         name: str,
         write: Callable[[Path], object],
-    ) -> None:
-        """Have readers see a file, whole."""
+    ) -> bool:
+        """Have readers see a file, whole; say that it was not there."""
         target = self.path / name
         aside = self._own / f"{target.stem}{_ASIDE}"
         try:
@@ -99,3 +104,4 @@ class Folder:
                 aside.unlink(missing_ok=True)
             raise
         sync(target.parent)
+        return True

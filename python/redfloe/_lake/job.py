@@ -9,13 +9,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import polars as pl
 
 from redfloe import _core
 from redfloe._arguments import Request, make_request
-from redfloe._errors import DataLossError, RedisConnectionError, RedisTimeoutError
+from redfloe._errors import (
+    DataLossError,
+    NoStreamError,
+    RedisConnectionError,
+    RedisTimeoutError,
+)
 from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
 from redfloe._lake.result import ArchiveResult
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
     from redfloe._lake.ranges import Range
 
 T = TypeVar("T")
+
+#: The rows of streams.
+Batch: TypeAlias = list[tuple[bytes, pl.DataFrame]]
 
 
 class Loss(NamedTuple):
@@ -205,6 +213,8 @@ class Job:
                         break
                     batch = self._by_stream(self.columns.fit(frame))
                     self._check(batch, lost)
+                    # What was lost while it was waited for.
+                    self._check(batch, await _unless_away(self._lost(world), {}))
                     await world.on_disk(partial(target.add, batch))
                     entries += frame.height
                     trimmed += await _unless_away(self._trim(world), 0)
@@ -283,13 +293,19 @@ class Job:
             try:
                 await world.wait(_core.check_offsets(self.url, [stream], [position]))
             except DataLossError as error:
-                asking = _core.stream_info(self.url, stream)
-                info = of_batch(await world.wait(asking))
-                oldest = info["first_entry_id"].item()
-                lost[stream] = Loss(error, None if oldest is None else as_pair(oldest))
+                lost[stream] = Loss(error, await self._oldest(world, stream))
         return lost
 
-    def _check(self, batch: list[tuple[bytes, pl.DataFrame]], lost: dict[bytes, Loss]) -> None:
+    async def _oldest(self, world: World, stream: bytes) -> tuple[int, int] | None:
+        """Give a stream's oldest entry, if there is one."""
+        try:
+            info = of_batch(await world.wait(_core.stream_info(self.url, stream)))
+        except NoStreamError:
+            return None
+        oldest = info["first_entry_id"].item()
+        return None if oldest is None else as_pair(oldest)
+
+    def _check(self, batch: Batch, lost: dict[bytes, Loss]) -> None:
         """Raise where rows were read after what is before them was gone."""
         for stream, rows in batch:
             loss, position = lost.get(stream), self.target.positions.get(stream)
@@ -303,7 +319,7 @@ class Job:
                 )
                 raise DataLossError(msg)
 
-    def _by_stream(self, rows: pl.DataFrame) -> list[tuple[bytes, pl.DataFrame]]:
+    def _by_stream(self, rows: pl.DataFrame) -> Batch:
         if not self.is_of_several:
             return [(self.streams[0], rows)]
         column = self.columns.options["stream_column"]
@@ -318,6 +334,10 @@ class Job:
         oldest = (max(0, int(time.time() * 1000) - self.trim_after), 0)
         trimmed = 0
         for stream, position in self.target.positions.items():
+            try:
+                await world.wait(_core.check_offsets(self.url, [stream], [position]))
+            except DataLossError:
+                continue  # it is another stream now, of which nothing is archived, or has gone
             minid = "{}-{}".format(*min(oldest, as_pair(position)))
             # As many as the server deletes in one go, again and again, so that it is not held up.
             while deleted := await world.wait(

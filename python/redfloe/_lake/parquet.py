@@ -111,11 +111,22 @@ class ParquetArchive:
 
     def look(self) -> None:
         """Find out up to where the archive goes."""
-        self._files = _listed(self._store, self._layout, self._streams)
+        before = _listed(self._store, self._layout, self._streams)
+        # A listing may miss a file that is put while it goes on, and have one that was put later:
+        # whatever is older than what the first has, the second has.
+        listed = _listed(self._store, self._layout, self._streams)
+        self._files = {
+            stream: [
+                file
+                for file in listed.get(stream, files)
+                if as_pair(file.range.last) <= as_pair(files[-1].range.last)
+            ]
+            for stream, files in before.items()
+        }
         for stream, files in self._files.items():
             newest = files[-1]
             self.positions[stream] = newest.range.last
-            self._check_newest(stream, newest)
+            self._check_stream(stream, newest)
             schema = pl.scan_parquet(self._source(newest), **self._options).collect_schema()
             for name, dtype in schema.items():
                 if self.schema.setdefault(name, dtype) != dtype:
@@ -125,8 +136,8 @@ class ParquetArchive:
                     )
                     raise SchemaError(msg)
 
-    def _check_newest(self, stream: bytes, newest: File) -> None:
-        source = self._source(newest)
+    def _check_stream(self, stream: bytes, file: File) -> None:
+        source = self._source(file)
         metadata = pl.read_parquet_metadata(source, **self._store.storage_options).get(_METADATA)
         known = None if metadata is None else json.loads(metadata)["stream"]
         if known != readable(stream):
@@ -183,7 +194,9 @@ class ParquetArchive:
     def _commit(self, stream: bytes, name: str, range_: Range, rows: pl.DataFrame) -> None:
         metadata = json.dumps({"stream": readable(stream), **range_._asdict()})
         write = partial(self._write, rows, {_METADATA: metadata})
-        self._store.commit(stream, self._position(stream), name, write)
+        if not self._store.commit(stream, self._position(stream), name, write):
+            # One who was quicker has the same rows, if they are of the same stream.
+            self._check_stream(stream, File(name, range_))
         self.positions[stream] = range_.last
 
     def _write(self, rows: pl.DataFrame, metadata: dict[str, str], file: Path | IO[bytes]) -> None:
