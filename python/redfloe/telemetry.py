@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from redfloe._arguments import Request
-    from redfloe._batch import Source
     from redfloe._core import RedisConnection
+    from redfloe._rows import Source
     from redfloe._write_arguments import Write
 
 __all__ = ["instrument", "links", "uninstrument"]

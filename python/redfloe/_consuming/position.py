@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redfloe._arguments import Request
-    from redfloe._batch import Entries
     from redfloe._consuming.names import CheckpointNames
     from redfloe._core import RedisConnection
+    from redfloe._rows import Entries
 
 #: What was loaded of some names.
 Loaded: TypeAlias = list[str | None]

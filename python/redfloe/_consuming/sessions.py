@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from redfloe import _core
-from redfloe._batch import AsyncBatch, Batch, Source
+from redfloe._batch import AsyncBatch, Batch
 from redfloe._beside import take_out, with_fields
 from redfloe._consuming.loop import Entered, Loop
 from redfloe._consuming.signals import StopSignals
@@ -15,6 +15,7 @@ from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._log import log_live
 from redfloe._reading.follow import AsyncBatches
+from redfloe._rows import Source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

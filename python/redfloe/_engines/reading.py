@@ -81,7 +81,7 @@ class BoundedRead:
         if request["must_exist"]:
             _core.check_streams(url, many["streams"])
             request["must_exist"] = False
-        # A schema's field may be missing in some parts, and need not be warned of.
+        # No warning where some parts lack a field of the schema.
         request = with_fields(url, request, options["infer_schema_length"])
         request["expects_fields"] = False
         if not of_batch(_core.empty_batch(request)).columns:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 24 * 60 * 60 * 1000
 #: Scripts move the rows, and what Lua passes to a command has a limit.
-_MOST_FIELDS = 3_500
+MOST_FIELDS = 3_500
 
 
 class RowOptions(TypedDict, total=False):
@@ -93,8 +93,8 @@ class StagedWrite:
     def _check_fields(self, frame: pl.DataFrame) -> None:
         fields = self._options.get("fields")
         number = frame.width if fields is None else len(fields)
-        if number > _MOST_FIELDS and self._options.get("payload") is None:
-            msg = f"an entry may have {_MOST_FIELDS:,} fields here, not {number:,}: try a payload"
+        if number > MOST_FIELDS and self._options.get("payload") is None:
+            msg = f"an entry may have {MOST_FIELDS:,} fields here, not {number:,}: try a payload"
             raise ValueError(msg)
 
     def _key(self, *parts: str) -> bytes:

@@ -2,9 +2,9 @@
 
 A put is atomic: a file is there whole or not at all. What keeps two archivers apart is a claim for
 each file, an object named after the position at which the file begins, that is put only if there is
-none: whoever puts it says which entries the file is going to have. So there is one file for each
-position, whoever writes it, and one that dies in between has its file written, with the same rows,
-by the next. An archiver that finds another's claim ends.
+none: it says which entries the file is going to have. So there is one file for each position. If
+its writer dies first, the next archiver writes that file, with the same rows. An archiver that
+finds another's claim ends.
 """
 
 from __future__ import annotations

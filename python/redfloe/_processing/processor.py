@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Request, make_request, one_of
-from redfloe._batch import Source
 from redfloe._beside import with_fields
 from redfloe._consuming.arguments import decoding_errors, start_of
 from redfloe._consuming.handling import Failing
@@ -28,6 +27,7 @@ from redfloe._processing.session import (
 from redfloe._processing.stats import ProcessorStats
 from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._reprs import target
+from redfloe._rows import Source
 
 if TYPE_CHECKING:
     from threading import Thread

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from redfloe import _core
     from redfloe._arguments import Milliseconds
-    from redfloe._batch import Source
     from redfloe._processing.sink import ParquetSink
     from redfloe._processing.transaction import BaseTransaction
+    from redfloe._rows import Source
     from redfloe._schema import SchemaLike
 
     T = TypeVar("T", bound=BaseTransaction)

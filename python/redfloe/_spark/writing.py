@@ -15,6 +15,7 @@ from pyspark.sql.datasource import (
 )
 
 from redfloe import _core
+from redfloe._engines.writing import DAY_MS, MOST_FIELDS
 from redfloe._spark.columns import OURS
 from redfloe._write import write_stream
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 #: What Spark's engine tells its tasks of the batch. The names are its own, not its interface's.
 _QUERY, _BATCH = "sql.streaming.queryId", "streaming.sql.batchId"
-_DAY_MS = 86_400_000
-#: Scripts move the rows, and what Lua passes to a command has a limit.
-_MOST_FIELDS = 3_500
 
 
 @dataclass
@@ -49,8 +47,8 @@ class _Writer:
         if not isinstance(options.stream, str):
             msg = "a write is to one stream; the option stream must be its key"
             raise ValueError(msg)
-        if len(schema.fields) > _MOST_FIELDS:
-            msg = f"an entry may have {_MOST_FIELDS:,} fields here, not {len(schema.fields):,}"
+        if len(schema.fields) > MOST_FIELDS:
+            msg = f"an entry may have {MOST_FIELDS:,} fields here, not {len(schema.fields):,}"
             raise ValueError(msg)
         for name in OURS:
             if name in schema.names:
@@ -58,7 +56,7 @@ class _Writer:
                 raise ValueError(msg)
         self._url = options.url
         self._stream = options.stream.encode()
-        self._expiry_ms = options.number("stagingExpiryMs", _DAY_MS)
+        self._expiry_ms = options.number("stagingExpiryMs", DAY_MS)
 
     def _write_aside(self, batches: Iterable[pa.RecordBatch], query: str, batch: int) -> Written:
         # Each attempt of a task has a key of its own: what one that failed has left expires.

@@ -16,7 +16,7 @@ from redfloe._beside import FIELDS
 from redfloe._telemetry.failures import CONTEXT
 
 if TYPE_CHECKING:
-    from redfloe._batch import Source
+    from redfloe._rows import Source
     from redfloe._write_arguments import Write, WriteRequest
 
 _PROPAGATOR = TraceContextTextMapPropagator()

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from redfloe._arguments import Request
-    from redfloe._batch import AsyncBatch, Batch, Source
+    from redfloe._batch import AsyncBatch, Batch
     from redfloe._core import RedisConnection
+    from redfloe._rows import Source
     from redfloe._write_arguments import Write
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
