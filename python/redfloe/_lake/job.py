@@ -200,21 +200,22 @@ class Job:
             self.columns.begin(target.schema, target.stored)
             if self.columns.is_to_be_inferred:
                 await self._infer(world)
-            for loss in (await self._lost(world)).values():
+            for loss in (await self._lost(world, self.streams)).values():
                 raise loss.error
             entries += await self._finish(world)
             trimmed += await self._trim(world)
             batches = world.batches(self.url, await self._request(world), follow=True)
             try:
                 while True:
-                    lost = await _unless_away(self._lost(world), {})
+                    lost = await _unless_away(self._lost(world, self.streams), {})
                     frame = await world.next(batches)
                     if frame is None:
                         break
                     batch = self._by_stream(self.columns.fit(frame))
                     self._check(batch, lost)
                     # What was lost while it was waited for.
-                    self._check(batch, await _unless_away(self._lost(world), {}))
+                    streams = [stream for stream, _ in batch]
+                    self._check(batch, await _unless_away(self._lost(world, streams), {}))
                     await world.on_disk(partial(target.add, batch))
                     entries += frame.height
                     trimmed += await _unless_away(self._trim(world), 0)
@@ -283,13 +284,16 @@ class Job:
             entries += rows.height
         return entries
 
-    async def _lost(self, world: World) -> dict[bytes, Loss]:
+    async def _lost(self, world: World, streams: Iterable[bytes]) -> dict[bytes, Loss]:
         """Look whether entries after those that are archived are gone.
 
         They may have been read all the same, ahead of time: the next rows tell.
         """
         lost: dict[bytes, Loss] = {}
-        for stream, position in self.target.positions.items() if self.raises_loss else ():
+        for stream in streams if self.raises_loss else ():
+            position = self.target.positions.get(stream)
+            if position is None:
+                continue
             try:
                 await world.wait(_core.check_offsets(self.url, [stream], [position]))
             except DataLossError as error:
