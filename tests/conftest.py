@@ -33,6 +33,9 @@ hypothesis.settings.load_profile("redfloe")
 # A shell ignores Ctrl-C for what it runs in the background, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Programs write whole lines: where two share a pipe, neither's line is cut in two by the other's.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 _numbers = itertools.count(1)
 
 
