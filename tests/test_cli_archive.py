@@ -71,6 +71,8 @@ def test_it_goes_on_until_a_signal(
         (["--every", "soon"], "every is a span of time"),
         (["--partition-by", "sku"], "--partition-by takes year, month"),
         (["--trim-after", "x"], "--trim-after is a span of time"),
+        (["--until", "yesterday"], 'until "yesterday" is malformed'),
+        (["--max-rows", "0"], "'--max-rows': Input should be greater than or equal to 1"),
         (["--storage-option", "x"], "'x' is no KEY=VALUE"),
         (["--on-new-fields", "drop"], "--on-new-fields"),
     ],
@@ -79,7 +81,7 @@ def test_what_is_refused(
     any_server: Server, client: redis.Redis, tmp_path: Path, options: list[str], message: str
 ) -> None:
     add_numbers(client, "s", 3)
-    code = 2 if options[0] in ("--storage-option", "--on-new-fields") else 1
+    code = 2 if options[0] in ("--storage-option", "--on-new-fields", "--max-rows") else 1
     done = run("archive", "s", str(tmp_path), *NOW, *options, url=any_server.url, code=code)
     assert message in done.stderr
     assert files(tmp_path) == []

@@ -23,6 +23,7 @@ from redfloe import (
 )
 from redfloe._processing.staging import Staging
 from support.consumers import World
+from support.disks import largest_file
 from support.lakes import OUT, check, drain, lake, read, rows, work
 from support.loops import PATIENCE
 from support.processors import LANE, NAME, STREAM, Driven, processor
@@ -181,6 +182,16 @@ def test_a_write_that_fails_leaves_nothing(
         tx.publish(OUT, frame)
     assert read(path)["n"].to_list() == [1, 2]
     assert len([*path.glob("**/*.parquet")]) == 2
+
+
+def test_a_disk_that_is_full(redis70: Server, client: redis.Redis, tmp_path: Path) -> None:
+    add_numbers(client, STREAM, 2)
+    made, sink = lake(redis70.url, tmp_path / "lake")
+    with made:
+        tx = next(made)
+        with largest_file(100), pytest.raises(OSError, match="File too large"):
+            sink.write(tx, rows(tx))
+    assert [*tmp_path.glob("**/*.parquet")] == []
 
 
 def test_a_sink_that_is_made_later_and_a_second_one(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 #: Of redfloe's own, in a directory of files that it writes.
 OWN_FOLDER = "_redfloe"
@@ -18,6 +20,24 @@ NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 #: The longest name of a folder that file systems take, in bytes.
 _LONGEST_NAME = 255
+
+#: How Rust's libraries show an error of the operating system, whatever they raise it as.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)|Os \{ code: (\d+)")
+
+
+@contextmanager
+def as_os_error(path: Path | str) -> Iterator[None]:
+    """Raise as OSError what Polars or delta-rs raise as something of theirs: a full disk, say."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1] or found[2])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def sync(path: Path) -> None:

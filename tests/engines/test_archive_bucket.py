@@ -247,3 +247,103 @@ def test_two_streams_in_one_place_at_once(
     with pytest.raises(ValueError, match="is of the stream 'b': give the archive of 'a' a place"):
         archive(any_server.url, to, options, "a")
     assert numbers(to, options) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", "%41", "a?b#c", "[x]*", "ü☃", "{x}", "date=1/n=7"])
+def test_a_place_with_an_odd_name(
+    redis70: Server, client: redis.Redis, options: dict[str, str], to: str, name: str
+) -> None:
+    """It is the same to obstore, which writes, and to Polars, which reads."""
+    to = f"{to}/{name}"
+    add_numbers(client, "s", 3)
+    archive(redis70.url, to, options)
+    add_numbers(client, "s", 5, first=4)
+    assert archive(redis70.url, to, options, until="4-0", every="1ms").entries == 1
+    both = scan_archive_and_stream(redis70.url, "s", NUMBER, to=to, storage_options=options)
+    found = both.collect()
+    assert found["n"].to_list() == [1, 2, 3, 4, 5]
+    assert found.columns == ["_id", "_ts", "n", "date"]
+
+
+def test_streams_with_odd_names(
+    redis70: Server, client: redis.Redis, options: dict[str, str], to: str
+) -> None:
+    streams: list[Any] = ["..", ".", "", "a b", "a%2Fb", "ü☃", b"\xff", "*", "x/y", "_redfloe"]
+    for last in (1, 2):
+        for stream in streams:
+            client.xadd(stream, {"n": last}, id=f"{last}-0")
+        assert archive(redis70.url, to, options, streams).entries == len(streams)
+    both = scan_archive_and_stream(redis70.url, streams, NUMBER, to=to, storage_options=options)
+    names = [stream if isinstance(stream, str) else "\\xff" for stream in streams]
+    assert both.collect()["_stream"].to_list() == [name for name in names for _ in (1, 2)]
+
+
+@pytest.mark.parametrize("stream", ["..", "", "x" * 2000])
+def test_one_stream_with_an_odd_name(
+    redis70: Server, client: redis.Redis, options: dict[str, str], to: str, stream: str
+) -> None:
+    """Whose name is in the claims, and no folder's."""
+    for last in (2, 4):
+        add_numbers(client, stream, last, first=last - 1)
+        assert archive(redis70.url, to, options, stream).entries == 2
+    assert numbers(to, options) == [1, 2, 3, 4]
+
+
+def test_files_that_readers_leave_out(
+    redis70: Server, client: redis.Redis, options: dict[str, str], to: str
+) -> None:
+    add_numbers(client, "s", 3)
+    archive(redis70.url, to, options)
+    store = Bucket(to, options)
+    for name in (".x.parquet", "_temporary/0/x.parquet", "date=1970-01-01/_x.parquet", "_SUCCESS"):
+        assert store._put(name, b"")
+    assert archive(redis70.url, to, options).entries == 0
+
+
+@pytest.mark.parametrize(
+    "changed", [{"partition_by": "hour"}, {"stream": ["s"]}, {"format": "delta"}], ids=str
+)
+@pytest.mark.parametrize("is_only_claimed", [True, False])
+def test_another_layout(
+    redis70: Server,
+    client: redis.Redis,
+    options: dict[str, str],
+    to: str,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    is_only_claimed: bool,
+) -> None:
+    """Also where the archiver has died between its first claim and its first file."""
+    to = to.replace(" ", "-")
+    add_numbers(client, "s", 3)
+    put = Bucket._put
+
+    def then_die(self: Bucket, name: str, content: bytes) -> bool:
+        if name.endswith(".parquet"):
+            raise KeyboardInterrupt
+        return put(self, name, content)
+
+    if is_only_claimed:
+        monkeypatch.setattr(Bucket, "_put", then_die)
+        with pytest.raises(KeyboardInterrupt):
+            archive(redis70.url, to, options)
+        monkeypatch.setattr(Bucket, "_put", put)
+    else:
+        archive(redis70.url, to, options)
+    before = names(to, options)
+    with pytest.raises(ValueError, match=r"with folders by \['date'\], and not by|pass format="):
+        archive(redis70.url, to, options, **changed)
+    assert names(to, options) == before
+    archive(redis70.url, to, options)
+    assert numbers(to, options) == [1, 2, 3]
+
+
+def test_where_a_table_is(
+    redis70: Server, client: redis.Redis, options: dict[str, str], to: str
+) -> None:
+    """One that has no rows yet."""
+    add_numbers(client, "s", 3)
+    assert Bucket(to, options)._put("_delta_log/00000000000000000000.json", b"{}")
+    with pytest.raises(ValueError, match='is a Delta table: pass format="delta"'):
+        archive(redis70.url, to, options)
+    assert names(to, options) == []

@@ -19,6 +19,7 @@ import redfloe
 from redfloe import DataLossError, FencedError, SchemaError, scan_archive_and_stream
 from support.archives import DAY, HOUR, NOW
 from support.buckets import BUCKET, bucket
+from support.disks import largest_file
 from support.processes import python
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
@@ -118,7 +119,9 @@ def test_dtypes(any_server: Server, client: redis.Redis, tmp_path: Path) -> None
     assert both.select(*schema, "_seq").equals(found)
 
 
-@pytest.mark.parametrize("dtype", [pl.Time, pl.Duration("ms"), pl.Int128])
+@pytest.mark.parametrize(
+    "dtype", [pl.Time, pl.Duration("ms"), pl.Int128, pl.Struct({"a": pl.List(pl.Duration)})]
+)
 def test_dtypes_that_delta_lacks(
     any_server: Server, client: redis.Redis, tmp_path: Path, dtype: Any
 ) -> None:
@@ -330,8 +333,14 @@ def test_dtypes_within_others(any_server: Server, client: redis.Redis, tmp_path:
         "list": pl.List(pl.UInt8),
         "struct": pl.Struct({"a": pl.UInt64, "b": pl.List(pl.Datetime("ms"))}),
         "array": pl.Array(pl.UInt16, 2),
+        "categories": pl.List(pl.Categorical),
     }
-    fields = {"list": "[200]", "struct": '{"a": 1, "b": [0]}', "array": "[1, 65535]"}
+    fields = {
+        "list": "[200]",
+        "struct": '{"a": 1, "b": [0]}',
+        "array": "[1, 65535]",
+        "categories": '["x"]',
+    }
     for last in (1, 2):  # the second goes on with the columns that the first has made
         add(client, "s", [(f"{last}-0", fields)])
         assert archive(any_server.url, tmp_path, schema=schema).entries == 1
@@ -348,3 +357,87 @@ def test_where_an_archive_of_files_is(
     redfloe.archive(any_server.url, "s", NUMBER, to=tmp_path, **NOW)
     with pytest.raises(ValueError, match='is an archive of Parquet files: pass format="parquet"'):
         archive(any_server.url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "50%", "a#b", "a?b", "[x]", "a|b", "{x}", "ü", "year=2024", "date=2024-01-01"]
+)
+def test_a_place_where_polars_finds_no_table(tmp_path: Path, name: str) -> None:
+    """delta-rs panics at some, and writes to others what Polars cannot read."""
+    for to in (tmp_path / name / "lake", f"s3://{BUCKET}/{name}/lake"):
+        for refused in (archive, scan):
+            with pytest.raises(ValueError, match="Polars does not find the files of a Delta"):
+                refused("redis://127.0.0.1:1", to)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_place_with_an_odd_name_that_is_none(
+    redis70: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    to = tmp_path / "a+b,c@d:e&f(g)-~!$';.x"
+    add_numbers(client, "s", 3)
+    archive(redis70.url, to, until="2-0", every="1ms")
+    assert sorted(scan(redis70.url, to).collect()["n"]) == [1, 2, 3]
+    assert [*tmp_path.iterdir()] == [to]
+
+
+def test_a_directory_that_is_not_absolute(
+    redis70: Server, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    add_numbers(client, "s", 4)
+    archive(redis70.url, Path("lake"))
+    both = scan(redis70.url, "lake")
+    monkeypatch.chdir("/")
+    assert both.collect()["n"].to_list() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_disk_that_is_full(
+    redis70: Server, client: redis.Redis, tmp_path: Path, is_begun: bool
+) -> None:
+    to = tmp_path / "table"
+    add_numbers(client, "s", 9)
+    if is_begun:
+        archive(redis70.url, to, until="3-0", every="1ms")
+    with largest_file(0), pytest.raises(OSError, match="File too large"):
+        archive(redis70.url, to)
+    assert archive(redis70.url, to).entries == (6 if is_begun else 9)
+    assert numbers(to) == [*range(1, 10)]
+
+
+def test_a_place_where_nothing_may_be_written(
+    redis70: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    add_numbers(client, "s", 3)
+    with pytest.raises(OSError, match="'/sys/lake'"):
+        archive(redis70.url, "/sys/lake")
+    (tmp_path / "file").touch()
+    for refused in (archive, scan):
+        with pytest.raises(NotADirectoryError, match="is a file"):
+            refused(redis70.url, tmp_path / "file")
+
+
+@pytest.mark.parametrize("when", ["first", "later"])
+def test_fields_that_differ_by_case(
+    redis70: Server, client: redis.Redis, tmp_path: Path, when: str
+) -> None:
+    client.xadd("s", {"n": 1}, id="1-0")
+    if when == "later":
+        archive(redis70.url, tmp_path)
+    client.xadd("s", {"n": 2, "N": "x"}, id="2-0")
+    with pytest.raises(SchemaError, match="Delta takes the fields 'n' and 'N' for one"):
+        archive(redis70.url, tmp_path)
+    archive(redis70.url, tmp_path, on_new_fields="rescue")
+    rows = pl.read_delta(str(tmp_path)).sort("_id").select("n", "_rescued").rows()
+    assert rows == [(1, None), (2, '{"N":"x"}')]
+
+
+@pytest.mark.parametrize("dtype", [pl.Binary, pl.List(pl.Int64)])
+def test_dtypes_that_are_no_partitions(
+    redis70: Server, client: redis.Redis, tmp_path: Path, dtype: Any
+) -> None:
+    client.xadd("s", {"x": "[1]"})
+    with pytest.raises(SchemaError, match=r"Delta has no partitions by .* as which 'x' is read"):
+        archive(redis70.url, tmp_path, schema={"x": dtype}, partition_by="x")
+    assert not (tmp_path / "_delta_log").exists()

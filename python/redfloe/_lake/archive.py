@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Streams, one_of
+from redfloe._arguments import Milliseconds, Streams, one_of, positive
 from redfloe._consuming.handling import without_waiting
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
 
@@ -97,7 +97,7 @@ def archive(
         What to do where the stream was trimmed past the end of the archive, or deleted and written
         again: raise `DataLossError`, or go on with the entries that are left.
     block_ms : int or timedelta, default 1000
-        How many milliseconds one poll waits; ``until="now"`` ends when one finds nothing.
+        How many milliseconds one poll waits.
     compression : {"zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed"}, default "zstd"
         Of Parquet files, as for `polars.DataFrame.write_parquet`.
     storage_options : mapping of str, optional
@@ -300,8 +300,8 @@ def _job(
         on_data_loss == "raise",
         {
             "block_ms": block_ms,
-            "batch_size": max_rows,
-            "batch_bytes": max_bytes,
+            "batch_size": positive(max_rows, "max_rows"),
+            "batch_bytes": positive(max_bytes, "max_bytes"),
             "batch_timeout_ms": span(every, "every"),
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -66,9 +67,13 @@ def keys_of(stream: Streams) -> list[bytes]:
 
 def parts_of(partition_by: str | Sequence[str] | None) -> tuple[str, ...]:
     """Give the names of the partitions' values."""
-    if partition_by is None:
+    given: Any = partition_by
+    if given is None:
         return ()
-    given: Any = [partition_by] if isinstance(partition_by, str) else partition_by
+    if not isinstance(given, Iterable):
+        msg = f"partition_by must be str, several of them or None, not {type(given).__name__}"
+        raise TypeError(msg)
+    given = [given] if isinstance(given, str) else given
     parts = tuple(as_text(part, "partition_by") for part in given)
     if len({*parts}) < len(parts):
         msg = f"partition_by names a column twice: {list(parts)}"

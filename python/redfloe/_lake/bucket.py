@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import io
 import json
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from redfloe._errors import FencedError
 from redfloe._files import OWN_FOLDER
+from redfloe._lake.ranges import is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 #: Options that are the HTTP client's, which Polars and delta-rs take among those of the store.
 _OF_CLIENT = ("allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url")
 _PREFIXES = ("aws_", "azure_", "google_", "")
+
+#: The longest name of a stream in a key, of which all stores take 1,024 bytes.
+_LONGEST_NAME = 255
 
 
 class Bucket:
@@ -42,7 +47,10 @@ class Bucket:
         self._obstore = obstore
         self._exists_error = AlreadyExistsError
         config, client = _divided(storage_options)
-        self._store: Any = from_url(self._url, config=config, client_options=client)
+        # In obstore's URLs some characters are quoted; Polars takes them as they are.
+        scheme, _, place = self._url.partition("://")
+        quoted = f"{scheme}://{quote(place, safe='/:@')}"
+        self._store: Any = from_url(quoted, config=config, client_options=client)
 
     def __str__(self) -> str:
         return self._url
@@ -58,8 +66,12 @@ class Bucket:
         for page in self._obstore.list(self._store):
             for entry in page:
                 name = str(entry["path"])
-                if name.endswith(".parquet") and not name.startswith(OWN_FOLDER + "/"):
+                if name.endswith(".parquet") and not any(map(is_hidden, name.split("/"))):
                     yield name
+
+    def has(self, folder: str) -> bool:
+        """Say whether there is a folder of this name."""
+        return any(page for page in self._obstore.list(self._store, folder, chunk_size=1))
 
     def source(self, name: str) -> str:
         """Give what Polars reads a file by."""
@@ -103,7 +115,10 @@ class Bucket:
 
     @staticmethod
     def _claim(stream: bytes, after: str) -> str:
-        return f"{OWN_FOLDER}/claims/{quote(stream, safe='')}/{after}.json"
+        name = quote(stream, safe="")
+        if len(name) > _LONGEST_NAME:
+            name = sha256(stream).hexdigest()
+        return f"{OWN_FOLDER}/claims/stream={name}/{after}.json"
 
 
 def _divided(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:

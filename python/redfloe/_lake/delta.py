@@ -8,7 +8,7 @@ same name Delta refuses one, so two archivers never write the same rows.
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,12 +16,14 @@ from urllib.parse import quote
 import polars as pl
 
 from redfloe._errors import FencedError, SchemaError
-from redfloe._files import OWN_FOLDER
+from redfloe._files import OWN_FOLDER, as_os_error
+from redfloe._lake.parquet import place_of, store_of
 from redfloe._lake.ranges import TIME_PARTS, time_part
 from redfloe._reading.offsets import as_pair
 from redfloe._words import readable
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Mapping, Sequence
 
     from redfloe._lake.ranges import Range
@@ -36,6 +38,8 @@ _STORED: dict[Any, Any] = {
     pl.Enum: pl.String(),
 }
 _LARGEST = 2**63 - 1
+#: What Polars cannot read a table by: it is quoted in URLs, or taken for a partition.
+_ODD = re.compile(r"[^\w./~+,@:&()!$';-]|=", re.ASCII)
 #: How often to commit, where others have changed the table meanwhile.
 _ATTEMPTS = 3
 
@@ -59,12 +63,19 @@ class DeltaArchive:
             msg = "Delta tables need deltalake: pip install 'redfloe[delta]'"
             raise ModuleNotFoundError(msg) from None
         self._delta = deltalake
-        self._to = os.fspath(to)
+        self._to = place_of(to)
+        if odd := _ODD.search(self._to):
+            msg = (
+                f"{self._to} has {odd[0]!r} in its name: Polars does not find the files of a Delta "
+                "table there; archive to another place"
+            )
+            raise ValueError(msg)
         self._streams = streams
         self._partition_by = [*partition_by]
         self._stream_column = stream_column
         self._id_column = id_column
         self._options = {key: str(value) for key, value in (storage_options or {}).items()}
+        self._storage_options = storage_options
         self._table: Any = None
         #: Up to where each stream is archived.
         self.positions: dict[bytes, str] = {}
@@ -83,10 +94,14 @@ class DeltaArchive:
 
     def look(self) -> None:
         """Find out up to where the archive goes."""
+        if "://" not in self._to and Path(self._to).is_file():
+            msg = f"{self._to} is a file"
+            raise NotADirectoryError(msg)
         try:
-            self._table = self._delta.DeltaTable(self._to, storage_options=self._options)
-        except self._delta.exceptions.TableNotFoundError:
-            if "://" not in self._to and Path(self._to, OWN_FOLDER).is_dir():
+            with as_os_error(self._to):
+                self._table = self._delta.DeltaTable(self._to, storage_options=self._options)
+        except (self._delta.exceptions.TableNotFoundError, FileNotFoundError):
+            if self._is_of_files():
                 msg = f'{self._to} is an archive of Parquet files: pass format="parquet"'
                 raise ValueError(msg) from None
             return
@@ -106,6 +121,13 @@ class DeltaArchive:
         if not self.positions and self._stream_column is None and self._table.file_uris():
             msg = f"{self._to} is no archive of {readable(self._streams[0])!r}"
             raise ValueError(msg)
+
+    def _is_of_files(self) -> bool:
+        try:
+            store = store_of(self._to, self._storage_options)
+        except ModuleNotFoundError:
+            return False  # without obstore, nothing here has archived files in an object store
+        return store.has(OWN_FOLDER)
 
     @property
     def _times(self) -> list[str]:
@@ -182,18 +204,22 @@ class DeltaArchive:
         frame = frame.cast(
             pl.Schema({name: self.stored(dtype) for name, dtype in frame.schema.items()})
         )
+        self._check_names(frame)
         if self._table is None:
             self._create(frame)
         before = self.positions
         for attempt in range(_ATTEMPTS):
             try:
-                self._delta.write_deltalake(
-                    self._table,
-                    frame,
-                    mode="append",
-                    schema_mode="merge",
-                    commit_properties=self._delta.CommitProperties(app_transactions=transactions),
-                )
+                with as_os_error(self._to):
+                    self._delta.write_deltalake(
+                        self._table,
+                        frame,
+                        mode="append",
+                        schema_mode="merge",
+                        commit_properties=self._delta.CommitProperties(
+                            app_transactions=transactions
+                        ),
+                    )
                 return
             except self._delta.exceptions.DeltaError as error:
                 self._table.update_incremental()
@@ -204,16 +230,34 @@ class DeltaArchive:
                 if not is_conflict or attempt == _ATTEMPTS - 1:
                     raise
 
+    def _check_names(self, frame: pl.DataFrame) -> None:
+        """Refuse columns that Delta does not tell apart, and those that cannot be partitions."""
+        names: dict[str, str] = {}
+        for name in frame.columns:
+            other = names.setdefault(name.lower(), name)
+            if other != name:
+                msg = (
+                    f"Delta takes the fields {other!r} and {name!r} for one: give a schema of one "
+                    'of them, with on_new_fields="rescue", or archive to Parquet'
+                )
+                raise SchemaError(msg)
+        for name in self._partition_by:
+            dtype = frame.schema[name]
+            if dtype.is_nested() or dtype == pl.Binary:
+                msg = f"Delta has no partitions by {dtype}, as which {name!r} is read"
+                raise SchemaError(msg)
+
     def _create(self, frame: pl.DataFrame) -> None:
         """Create an empty table, unless another archiver does; only appends can be in conflict."""
         try:
-            self._delta.write_deltalake(
-                self._to,
-                frame.clear(),
-                mode="ignore",
-                partition_by=self._partition_by or None,
-                storage_options=self._options or None,
-            )
+            with as_os_error(self._to):
+                self._delta.write_deltalake(
+                    self._to,
+                    frame.clear(),
+                    mode="ignore",
+                    partition_by=self._partition_by or None,
+                    storage_options=self._options or None,
+                )
         except self._delta.exceptions.DeltaError:
             if not self._delta.DeltaTable.is_deltatable(self._to, self._options or None):
                 raise

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from redfloe._errors import FencedError
-from redfloe._files import OWN_FOLDER, make_directory, sync
+from redfloe._files import OWN_FOLDER, as_os_error, make_directory, sync
+from redfloe._lake.ranges import is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,12 +70,15 @@ class Folder:
     def names(self) -> Iterator[str]:
         """List the files that readers see, by their paths in the directory."""
         # A folder may be a link to where there is more room.
-        for folder, folders, files in os.walk(self.path, followlinks=True):
-            if Path(folder) == self.path and OWN_FOLDER in folders:
-                folders.remove(OWN_FOLDER)
+        for folder, folders, files in os.walk(self.path, onerror=_unless_gone, followlinks=True):
+            folders[:] = [name for name in folders if not is_hidden(name)]
             for file in files:
-                if file.endswith(".parquet"):
+                if file.endswith(".parquet") and not is_hidden(file):
                     yield Path(folder, file).relative_to(self.path).as_posix()
+
+    def has(self, folder: str) -> bool:
+        """Say whether there is a folder of this name."""
+        return (self.path / folder).is_dir()
 
     def source(self, name: str) -> str:
         """Give what Polars reads a file by."""
@@ -95,7 +99,8 @@ class Folder:
         target = self.path / name
         aside = self._own / f"{target.stem}{_ASIDE}"
         try:
-            write(aside)
+            with as_os_error(aside):
+                write(aside)
             sync(aside)
             make_directory(target.parent)
             aside.rename(target)
@@ -105,3 +110,9 @@ class Folder:
             raise
         sync(target.parent)
         return True
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise where a folder cannot be looked into, whose files are there all the same."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -23,9 +23,10 @@ from redfloe._errors import (
 )
 from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
+from redfloe._ids import entry_id
 from redfloe._lake.result import ArchiveResult
 from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
-from redfloe._reading.offsets import as_pair
+from redfloe._reading.offsets import as_pair, pair_after
 from redfloe._reading.scan import sampled, schema_of
 from redfloe._words import readable
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from redfloe._lake.ranges import Range
 
 T = TypeVar("T")
+
+#: The bounds of a stream that has no entries to read.
+_NOTHING = ((0, 1), (0, 0))
 
 #: The rows of streams.
 Batch: TypeAlias = list[tuple[bytes, pl.DataFrame]]
@@ -204,7 +208,9 @@ class Job:
                 raise loss.error
             entries += await self._finish(world)
             trimmed += await self._trim(world)
-            batches = world.batches(self.url, await self._request(world), follow=True)
+            is_bounded = self.until == "now"
+            request = await self._bounded(world) if is_bounded else self._endless()
+            batches = world.batches(self.url, request, follow=not is_bounded)
             try:
                 while True:
                     lost = await _unless_away(self._lost(world, self.streams), {})
@@ -228,9 +234,16 @@ class Job:
 
     def check(self) -> None:
         """Refuse what cannot be right."""
-        end: EntryIdLike = "+" if self.until in (None, "now") else self.until
+        end = "+" if self.until in (None, "now") else entry_id(self.until, "until", round_up=False)
         request = self._made_request(start_id=self.start_id, end_id=end, **self.batches)
-        _core.empty_batch(request)
+        try:
+            _core.empty_batch(request)
+        except ValueError as error:
+            text = str(error)
+            if not text.startswith("end_id "):
+                raise
+            msg = f"until {text.removeprefix('end_id ')}"
+            raise ValueError(msg) from None
         _core.check_connection(self.url)
 
     def _made_request(self, *, infers: bool = False, **arguments: Any) -> Request:
@@ -242,20 +255,32 @@ class Job:
         request["expects_fields"] = False  # some of these are the archive's, and not the caller's
         return request
 
-    async def _request(self, world: World) -> Request:
-        end: EntryIdLike = "+" if self.until is None else self.until
-        if end == "now":
-            asking = _core.stream_offsets(self.url, [*self.streams], "$")
-            newest = await world.wait(asking)
-            end = max(newest, key=as_pair)
+    def _endless(self) -> Request:
+        """Ask for what is there and what comes, after what is archived."""
         request = self._made_request(
             start_id=self.start_id,
-            end_id=end,
-            on_idle="stop" if self.until == "now" else "wait",
+            end_id="+" if self.until is None else self.until,
             continue_after_loss=not self.raises_loss,
             **self.batches,
         )
         request["resume_after"] = dict(self.target.positions)
+        return request
+
+    async def _bounded(self, world: World) -> Request:
+        """Ask for what is there now and not archived: each stream has an end of its own."""
+        keys = [*self.streams]
+        start = entry_id(self.start_id, "start_id", round_up=True)
+        before = await world.wait(_core.stream_offsets(self.url, keys, start))
+        newest = await world.wait(_core.stream_offsets(self.url, keys, "$"))
+        after = [
+            self.target.positions.get(key, offset) for key, offset in zip(keys, before, strict=True)
+        ]
+        request = self._made_request(start_id=f"({after[0]}", end_id=newest[0], **self.batches)
+        if request["many"] is not None:
+            request["many"]["ranges"] = [
+                (pair_after(first), as_pair(last)) if as_pair(first) < as_pair(last) else _NOTHING
+                for first, last in zip(after, newest, strict=True)
+            ]
         return request
 
     async def _infer(self, world: World) -> None:
@@ -289,16 +314,28 @@ class Job:
 
         They may have been read all the same, ahead of time: the next rows tell.
         """
-        lost: dict[bytes, Loss] = {}
-        for stream in streams if self.raises_loss else ():
-            position = self.target.positions.get(stream)
-            if position is None:
-                continue
-            try:
-                await world.wait(_core.check_offsets(self.url, [stream], [position]))
-            except DataLossError as error:
-                lost[stream] = Loss(error, await self._oldest(world, stream))
-        return lost
+        errors = await self._losses(world, streams) if self.raises_loss else {}
+        return {
+            stream: Loss(error, await self._oldest(world, stream))
+            for stream, error in errors.items()
+        }
+
+    async def _losses(self, world: World, streams: Iterable[bytes]) -> dict[bytes, DataLossError]:
+        """Give the streams that have lost entries after those that are archived, and how."""
+        positions = self.target.positions
+        wanted = [stream for stream in streams if stream in positions]
+        try:
+            after = [positions[stream] for stream in wanted]
+            if wanted:
+                await world.wait(_core.check_offsets(self.url, wanted, after))
+        except DataLossError as error:
+            if len(wanted) == 1:
+                return {wanted[0]: error}
+        else:
+            return {}
+        # Which they are: one by one, as this is rare.
+        found = [await self._losses(world, [stream]) for stream in wanted]
+        return {stream: error for one in found for stream, error in one.items()}
 
     async def _oldest(self, world: World, stream: bytes) -> tuple[int, int] | None:
         """Give a stream's oldest entry, if there is one."""
@@ -337,11 +374,12 @@ class Job:
             return 0
         oldest = (max(0, int(time.time() * 1000) - self.trim_after), 0)
         trimmed = 0
-        for stream, position in self.target.positions.items():
-            try:
-                await world.wait(_core.check_offsets(self.url, [stream], [position]))
-            except DataLossError:
-                continue  # it is another stream now, of which nothing is archived, or has gone
+        positions = self.target.positions
+        # Another stream now, of which nothing is archived, or gone.
+        others = await self._losses(world, positions)
+        for stream, position in positions.items():
+            if stream in others:
+                continue
             minid = "{}-{}".format(*min(oldest, as_pair(position)))
             # As many as the server deletes in one go, again and again, so that it is not held up.
             while deleted := await world.wait(

@@ -8,12 +8,12 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 import polars as pl
 
 from redfloe._errors import SchemaError
-from redfloe._files import hive_folders
+from redfloe._files import NULL_FOLDER, hive_folders
 from redfloe._lake.bucket import Bucket
 from redfloe._lake.folder import Folder
 from redfloe._lake.ranges import PART_DTYPES, TIME_PARTS, Range, cut, time_part
@@ -38,14 +38,32 @@ class File(NamedTuple):
 
 def store_of(to: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Store:
     """Give the place of an archive's files."""
-    text = os.fspath(to)
+    if "://" in (place := place_of(to)):
+        return Bucket(place, storage_options or {})
+    return Folder(Path(place))
+
+
+def place_of(to: str | os.PathLike[str]) -> str:
+    """Give the URL of an object store, or the path of a directory, wherever the process goes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        It is neither.
+    """
+    given: Any = to
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(text, str):
+        msg = f"to must be a path or a URL, not {type(to).__name__}"
+        raise TypeError(msg)
+    if not text:
+        msg = 'to is empty: it is a directory, or a URL such as "s3://bucket/lake"'
+        raise ValueError(msg)
     if text.startswith("file://"):
         from urllib.request import url2pathname
 
-        return Folder(Path(url2pathname(text.removeprefix("file://"))))
-    if "://" in text:
-        return Bucket(text, storage_options or {})
-    return Folder(Path(text))
+        text = url2pathname(text.removeprefix("file://"))
+    return text if "://" in text else str(Path(text).absolute())
 
 
 class Layout(NamedTuple):
@@ -76,6 +94,8 @@ class ParquetArchive:
         self._store = store
         self._streams = streams
         self._layout = layout
+        for stream in streams if layout.stream_column is not None else ():
+            self._stream_folder(stream)  # which may be too long
         self._id_column = id_column
         self._compression = compression
         self._files: dict[bytes, list[File]] = {}
@@ -115,6 +135,9 @@ class ParquetArchive:
         # A listing may miss a file that is put while it goes on, and have one that was put later:
         # whatever is older than what the first has, the second has.
         listed = _listed(self._store, self._layout, self._streams)
+        if not listed and self._store.has("_delta_log"):
+            msg = f'{self._store} is a Delta table: pass format="delta"'
+            raise ValueError(msg)
         self._files = {
             stream: [
                 file
@@ -166,8 +189,7 @@ class ParquetArchive:
         for stream in self._streams:
             name = self._store.claimed(stream, self._position(stream))
             if name is not None:
-                range_ = Range.of_file(name.rpartition("/")[2])
-                assert range_ is not None, f"{name} is a file of ours"
+                range_, _ = _parsed(self._store, self._layout, name)
                 yield stream, name, range_
 
     def _position(self, stream: bytes) -> str:
@@ -187,9 +209,19 @@ class ParquetArchive:
             for values, rows in cut(frame, self._layout.parts, self._id_column):
                 ids = rows[self._id_column]
                 range_ = Range(ids[0], ids[-1])
-                of_stream = () if self._layout.stream_column is None else (stream,)
-                folders = hive_folders(self._layout.keys, (*of_stream, *values), "partition_by")
-                self._commit(stream, (folders / range_.file).as_posix(), range_, rows)
+                folders = hive_folders(self._layout.parts, values, "partition_by")
+                name = (self._stream_folder(stream) / folders / range_.file).as_posix()
+                self._commit(stream, name, range_, rows)
+
+    def _stream_folder(self, stream: bytes) -> Path:
+        """Give the folder of a stream, where there are several: named as its column is for all."""
+        column = self._layout.stream_column
+        if column is None:
+            return Path()
+        if readable(stream) == NULL_FOLDER:
+            msg = f"{NULL_FOLDER!r} is Hive's name for no value: archive that stream by itself"
+            raise ValueError(msg)
+        return hive_folders((column,), (readable(stream),), "the list of streams")
 
     def _commit(self, stream: bytes, name: str, range_: Range, rows: pl.DataFrame) -> None:
         metadata = json.dumps({"stream": readable(stream), **range_._asdict()})
@@ -212,13 +244,20 @@ class ParquetArchive:
         newest = pl.scan_parquet(self._source(files[-1]), **self._options).collect_schema()
         hive: dict[str, Any] = dict.fromkeys(self._layout.keys, pl.String())
         hive |= {name: dtype for name, dtype in PART_DTYPES.items() if name in hive}
-        return pl.scan_parquet(
+        # Polars takes the folders that the archive is in for partitions, too.
+        by_folders = bool(hive) and "=" not in str(self._store)
+        scan = pl.scan_parquet(
             [self._source(file) for file in files],
             schema=newest,
-            hive_schema=hive or None,
+            hive_schema=hive if by_folders else None,
             missing_columns="insert",
-            **(self._options | {"hive_partitioning": bool(hive)}),
+            **(self._options | {"hive_partitioning": by_folders}),
         )
+        if by_folders:
+            return scan
+        column = self._layout.stream_column
+        of_stream = [] if column is None else [pl.lit(readable(stream)).alias(column)]
+        return scan.with_columns(*of_stream, *self.partitions())
 
     def partitions(self) -> list[pl.Expr]:
         """Give the partitions of rows, as those of the files are read."""
@@ -229,28 +268,12 @@ class ParquetArchive:
 def _listed(store: Store, layout: Layout, streams: Sequence[bytes]) -> dict[bytes, list[File]]:
     """List the files of streams, in the order of their IDs."""
     found: dict[bytes, list[File]] = {}
+    by_name = {readable(stream): stream for stream in streams}
     for name in store.names():
-        *folders, last = name.split("/")
-        range_ = Range.of_file(last)
-        if range_ is None:
-            msg = (
-                f"{store} holds {name}, no file of an archive: give the archive a place of its own"
-            )
-            raise ValueError(msg)
-        keys = tuple(unquote(folder.partition("=")[0]) for folder in folders)
-        if keys != layout.keys:
-            msg = (
-                f"{store} holds {name}, with folders by {list(keys)}, and not by "
-                f"{list(layout.keys)}: an archive keeps its partition_by, and is of one stream, "
-                "or of several"
-            )
-            raise ValueError(msg)
-        stream = streams[0]
-        if layout.stream_column is not None:
-            stream = unquote_to_bytes(folders[0].partition("=")[2])
-            if stream not in streams:
-                continue
-        found.setdefault(stream, []).append(File(name, range_))
+        range_, of_stream = _parsed(store, layout, name)
+        stream = streams[0] if of_stream is None else by_name.get(of_stream)
+        if stream is not None:
+            found.setdefault(stream, []).append(File(name, range_))
     for files in found.values():
         files.sort(key=lambda file: as_pair(file.range.first))
         for before, after in pairwise(files):
@@ -261,3 +284,22 @@ def _listed(store: Store, layout: Layout, streams: Sequence[bytes]) -> dict[byte
                 )
                 raise ValueError(msg)
     return found
+
+
+def _parsed(store: Store, layout: Layout, name: str) -> tuple[Range, str | None]:
+    """Give a file's range, and the name of its stream where there are several."""
+    *folders, last = name.split("/")
+    range_ = Range.of_file(last)
+    if range_ is None:
+        msg = f"{store} holds {name}, no file of an archive: give the archive a place of its own"
+        raise ValueError(msg)
+    keys = tuple(unquote(folder.partition("=")[0]) for folder in folders)
+    if keys != layout.keys:
+        msg = (
+            f"{store} holds {name}, with folders by {list(keys)}, and not by "
+            f"{list(layout.keys)}: an archive keeps its partition_by, and is of one stream, "
+            "or of several"
+        )
+        raise ValueError(msg)
+    is_of_several = layout.stream_column is not None
+    return range_, unquote(folders[0].partition("=")[2]) if is_of_several else None

@@ -51,6 +51,14 @@ class Range(NamedTuple):
         return None if match is None else cls(match[1], match[2])
 
 
+def is_hidden(name: str) -> bool:
+    """Say whether readers leave out a file or folder of this name, such as ``.x`` or ``_tmp``.
+
+    As Hive and Spark do; ``_stream=orders`` is a partition's.
+    """
+    return name.startswith((".", "_")) and "=" not in name
+
+
 def time_part(part: str, id_column: str, dtype: Any = None) -> pl.Expr:
     """Give a part of the time of each row's ID; null where an ID tells no time."""
     ms = pl.col(id_column).str.split_exact("-", 1).struct.field("field_0").cast(pl.UInt64)

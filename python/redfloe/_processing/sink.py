@@ -161,7 +161,7 @@ class ParquetSink:
             The transaction is another processor's, or a value cannot be the name of a folder.
         SchemaError
             There is no such column to partition by.
-        OSError, polars.exceptions.ComputeError
+        OSError
             The files cannot be written.
         FencedError
             Another processor of this name has the lane.

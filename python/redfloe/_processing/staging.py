@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from redfloe._errors import DataLossError
-from redfloe._files import OWN_FOLDER, make_directory, sync
+from redfloe._files import OWN_FOLDER, as_os_error, make_directory, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -110,7 +110,8 @@ class Staging:
             for number, frame in enumerate(frames, first):
                 file = self._part(batch, number)
                 written.append(file)
-                write(frame, file)
+                with as_os_error(file):
+                    write(frame, file)
                 sync(file)
         except BaseException:
             with suppress(OSError):
