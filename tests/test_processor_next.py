@@ -148,6 +148,33 @@ def test_a_loss_that_a_cancelled_commit_has_found_is_told(
     assert outputs(client) == []
 
 
+def test_a_loss_that_a_cancelled_wait_has_found_is_told(
+    any_server: Server, client: redis.Redis, world: World
+) -> None:
+    """It counted as told, though whoever had asked for the next batch was gone."""
+    if world.runner is None:
+        pytest.skip("nothing is cancelled there")
+    add_numbers(client, STREAM, 4)
+    made = processor(any_server.url, batch_size=2, on_idle="wait", lease_ms=90)
+
+    async def cancelled() -> None:
+        async with made:
+            await (await anext(made)).commit()
+            client.delete(LANE)
+            await asyncio.sleep(0.3)  # its heartbeat has found out
+            waiting = asyncio.ensure_future(anext(made))
+            await asyncio.sleep(0)
+            time.sleep(0.05)  # noqa: ASYNC251 - the answer is there, and the event loop has not heard
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            with pytest.raises(DataLossError, match="gone"):
+                await anext(made)
+            assert (await anext(made)).frame["n"].to_list() == [1, 2]
+
+    world.runner.run(cancelled())
+
+
 def test_a_batch_that_is_skipped_counts(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:

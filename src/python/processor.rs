@@ -123,6 +123,27 @@ impl Shared {
     }
 }
 
+/// An error of a processor whose caller may be gone. A loss counts as told once somebody has it.
+struct Untold {
+    error: Error,
+    /// The epoch that it is about.
+    epoch: Option<u64>,
+}
+
+impl Untold {
+    fn of(error: Error, processor: &mut process::Processor) -> Self {
+        Untold { error, epoch: processor.giving() }
+    }
+
+    /// What its caller is given.
+    fn raised(&self, py: Python<'_>, told: &Told) -> PyErr {
+        if let Some(epoch) = self.epoch {
+            told.tell(epoch, self.error.kind());
+        }
+        exception(py, &self.error)
+    }
+}
+
 /// A field of a hash, and its value.
 type Pair = (Vec<u8>, Vec<u8>);
 
@@ -157,20 +178,23 @@ impl Processor {
         let shared = Arc::clone(&self.shared);
         let next = async move {
             let mut processor = shared.lock().await?;
-            let held = match processor.next_in(epoch).await? {
-                Came::End => return Ok((None, None)),
-                Came::Batch(transaction) => return Ok((None, Some(*transaction))),
-                Came::Lane(held) => held,
+            let held = match processor.next_in(epoch).await {
+                Ok(Came::End) => return Ok(Ok((None, None))),
+                Ok(Came::Batch(transaction)) => return Ok(Ok((None, Some(*transaction)))),
+                Ok(Came::Lane(held)) => held,
+                Err(error) => return Ok(Err(Untold::of(error, &mut processor))),
             };
             if processor.is_of_group() {
-                return Ok((Some((held, Vec::new())), None));
+                return Ok(Ok((Some((held, Vec::new())), None)));
             }
             let (key, stopper) = (processor.state_key(), processor.stopper());
             let loaded = stopper.or(processor.load(&key)).await.transpose()?;
             let state = loaded.map(|state| (held, state.into_iter().collect::<Vec<Pair>>()));
-            Ok((state, None))
+            Ok(Ok((state, None)))
         };
-        self.operation(Operation::new(next, |py, (state, transaction)| {
+        let told = self.told.clone();
+        self.operation(Operation::new(next, move |py, next: Result<_, Untold>| {
+            let (state, transaction) = next.map_err(|error| error.raised(py, &told))?;
             let state = state.map(|(epoch, state): (u64, Vec<Pair>)| {
                 let bytes = |text: &[u8]| PyBytes::new(py, text).unbind();
                 let pairs = state.iter().map(|(name, value)| (bytes(name), bytes(value)));
@@ -193,9 +217,16 @@ impl Processor {
     /// Waits for the lane, where it is not held; says whether it is, and not that the loop was stopped.
     fn hold(&self) -> Operation {
         let shared = Arc::clone(&self.shared);
-        let holding = async move { shared.lock().await?.hold().await };
-        self.operation(Operation::new(holding, |py, is_held: bool| is_held.into_py_any(py)))
-            .only_while_waited_for()
+        let holding = async move {
+            let mut processor = shared.lock().await?;
+            let held = processor.hold_untold().await;
+            Ok(held.map_err(|error| Untold::of(error, &mut processor)))
+        };
+        let told = self.told.clone();
+        self.operation(Operation::new(holding, move |py, held: Result<bool, Untold>| {
+            held.map_err(|error| error.raised(py, &told))?.into_py_any(py)
+        }))
+        .only_while_waited_for()
     }
 
     /// Commits a transaction: what it is to write, what has changed of tables, by their names, and of the
@@ -234,19 +265,15 @@ impl Processor {
             let commit = transaction.commit();
             sets.iter().try_for_each(|(name, value)| commit.set(&key, name, value))?;
             deletes.iter().try_for_each(|name| commit.unset(&key, name))?;
-            // Whether there is anybody to be told is known when the outcome is taken.
-            Ok(match processor.commit_untold(transaction).await {
+            let is_in = match processor.commit_untold(transaction).await {
                 Err(error) if settles => processor.settled(error).map(|()| false),
                 committed => committed.map(|_| true),
-            })
+            };
+            Ok(is_in.map_err(|error| Untold { error, epoch: Some(epoch) }))
         };
         let told = self.told.clone();
-        Ok(self.operation(Operation::new(committing, move |py, is_in: Result<bool>| match is_in {
-            Ok(is_in) => is_in.into_py_any(py),
-            Err(error) => {
-                told.tell(epoch, &error);
-                Err(exception(py, &error))
-            }
+        Ok(self.operation(Operation::new(committing, move |py, is_in: Result<bool, Untold>| {
+            is_in.map_err(|error| error.raised(py, &told))?.into_py_any(py)
         })))
     }
 

@@ -18,8 +18,7 @@ impl Processor {
         if let Some(epoch) = self.begun.filter(|epoch| !self.told.is_told(*epoch))
             && let Some(error) = self.lane.lost()
         {
-            self.told.tell(epoch, &error);
-            self.settled(error)?;
+            self.settled_in(epoch, error)?;
         }
         let stopper = self.stopper.clone();
         let Some(held) = stopper.or(self.wait_for_lane()).await else { return Ok(false) };

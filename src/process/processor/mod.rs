@@ -80,6 +80,8 @@ pub struct Processor {
     /// Where a new lane begins is known: `$` is what comes after the first look.
     is_start_known: bool,
     told: told::Told,
+    /// The epoch whose loss the latest call has given as its error.
+    giving: Option<u64>,
     stopper: Stopper,
     /// Dead letters of its commits.
     letters: u64,
@@ -126,6 +128,7 @@ impl Processor {
             is_prepared: false,
             is_start_known: false,
             told: told::Told::default(),
+            giving: None,
             stopper: Stopper::default(),
             letters: 0,
             stats: Arc::default(),
@@ -158,7 +161,7 @@ impl Processor {
     pub async fn commit(&mut self, transaction: Transaction) -> Result<Committed> {
         let epoch = transaction.epoch();
         let committed = self.commit_untold(transaction).await;
-        committed.inspect_err(|error| self.told.tell(epoch, error))
+        committed.inspect_err(|error| self.told.tell(epoch, error.kind()))
     }
 
     /// The same for a caller who may be gone when it ends: the error counts as told once somebody
@@ -230,6 +233,30 @@ impl Processor {
                 Ok(())
             }
             _ => Err(error),
+        }
+    }
+
+    /// The same for an error of that epoch that the loop itself has met. It counts as told where it is
+    /// settled, and otherwise once somebody has it.
+    fn settled_in(&mut self, epoch: u64, error: Error) -> Result<()> {
+        let kind = error.kind();
+        self.giving = Some(epoch);
+        self.settled(error)?;
+        self.giving = None;
+        self.told.tell(epoch, kind);
+        Ok(())
+    }
+
+    /// The epoch whose loss the error of the latest call is about: whoever passes the error on tells of it.
+    #[cfg(feature = "python")]
+    pub(crate) fn giving(&mut self) -> Option<u64> {
+        self.giving.take()
+    }
+
+    /// The caller of the latest call has its error.
+    fn given(&mut self, error: &Error) {
+        if let Some(epoch) = self.giving.take() {
+            self.told.tell(epoch, error.kind());
         }
     }
 

@@ -51,7 +51,7 @@ impl Processor {
     pub async fn next(&mut self) -> Result<Option<Transaction>> {
         let mut known = self.begun;
         loop {
-            match self.next_in(known).await? {
+            match self.next_in(known).await.inspect_err(|error| self.given(error))? {
                 Came::Lane(epoch) => known = Some(epoch),
                 Came::Batch(transaction) => return Ok(Some(*transaction)),
                 Came::End => return Ok(None),
@@ -60,8 +60,10 @@ impl Processor {
     }
 
     /// The same for a caller that loads state and tables first: a batch comes only in the epoch that the caller
-    /// knows. What cannot be loaded ends no entry, so before that none is noted as tried.
+    /// knows. What cannot be loaded ends no entry, so before that none is noted as tried. The loss of a lane
+    /// counts as told once somebody has the error; see [`giving`](Self::giving).
     pub(crate) async fn next_in(&mut self, known: Option<u64>) -> Result<Came> {
+        self.giving = None;
         let mut waiting: Option<Instant> = None;
         while !self.stopper.is_stopped() {
             let Some(held) = self.held() else {
@@ -122,6 +124,12 @@ impl Processor {
     ///
     /// As [`next`](Self::next).
     pub async fn hold(&mut self) -> Result<bool> {
+        self.hold_untold().await.inspect_err(|error| self.given(error))
+    }
+
+    /// The same for a caller who may be gone when it ends, as [`next_in`](Self::next_in).
+    pub(crate) async fn hold_untold(&mut self) -> Result<bool> {
+        self.giving = None;
         while self.held().is_none() {
             if self.stopper.is_stopped() || !self.acquire().await? {
                 return Ok(false);
@@ -142,8 +150,9 @@ impl Processor {
     /// Commits what nobody has had in hand, unless the loop is stopped first: then it may be in or not.
     pub(super) async fn commit_unseen(&mut self, transaction: Transaction) -> Result<()> {
         let stopper = self.stopper.clone();
-        match stopper.or(self.commit(transaction)).await {
-            Some(Err(error)) => self.settled(error),
+        let epoch = transaction.epoch();
+        match stopper.or(self.commit_untold(transaction)).await {
+            Some(Err(error)) => self.settled_in(epoch, error),
             Some(Ok(_)) | None => Ok(()),
         }
     }

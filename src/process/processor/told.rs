@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 
 /// In which epoch it has been told that the lane was lost with commits: the next one to ask has it acquired
 /// anew, rather than being told again.
@@ -14,9 +14,9 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Somebody has this error, of a transaction of that epoch.
-    pub(crate) fn tell(&self, epoch: u64, error: &Error) {
-        if error.kind() == ErrorKind::DataLoss {
+    /// Somebody has an error of this kind, which is about that epoch.
+    pub(crate) fn tell(&self, epoch: u64, kind: ErrorKind) {
+        if kind == ErrorKind::DataLoss {
             self.epoch.store(epoch, Ordering::Release);
         }
     }
