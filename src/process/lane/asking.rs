@@ -33,8 +33,17 @@ impl Lane {
 
     /// The error of an answer that is not what was asked for.
     pub(super) fn failed(&self, answer: Answer, outcome: Outcome, what: What<'_>) -> Error {
+        let written = match (&outcome, &answer) {
+            (
+                Outcome::Lost(Loss::Unknown { .. }),
+                Answer::WrongType { .. } | Answer::NotPending { .. },
+            ) => {
+                "an attempt before this one was not answered, and may still be taken: the lane is acquired \
+                 anew, which settles it"
+            }
+            _ => "nothing has been written",
+        };
         let error = match (outcome, answer) {
-            (Outcome::Lost(loss), _) => return self.shared.lost(Some(loss)),
             (_, Answer::WrongType { key, found }) => {
                 let (name, kind) = match (what, key) {
                     (What::Commit(commit), 3..) => commit.kind_of(key - 3),
@@ -43,8 +52,7 @@ impl Lane {
                 }
                 .unwrap_or((&self.shared.key, "hash"));
                 let message = format!(
-                    "the key {} holds a {found}, and a processor needs a {kind} there; nothing has been \
-                     written",
+                    "the key {} holds a {found}, and a processor needs a {kind} there; {written}",
                     shorten(name)
                 );
                 Error::new(ErrorKind::WrongType, message)
@@ -52,11 +60,11 @@ impl Lane {
             (_, Answer::NotPending { missing, first }) => {
                 let message = format!(
                     "{missing} of the entries to acknowledge, {first} among them, are not pending to this \
-                     consumer any more: another has claimed them, or they were acknowledged; nothing has \
-                     been written"
+                     consumer any more: another has claimed them, or they were acknowledged; {written}"
                 );
                 Error::new(ErrorKind::Claimed, message)
             }
+            (Outcome::Lost(loss), _) => return self.shared.lost(Some(loss)),
             // The heartbeat has noticed it meanwhile.
             (Outcome::Stale, _) if self.lost().is_some() => {
                 return self.shared.lost(self.shared.machine().loss());
@@ -99,11 +107,14 @@ pub(super) async fn send(
         let error = match attempt.run(shared, session, &mut fate).await {
             Ok((answer, durable)) => {
                 session.succeeded();
-                let outcome = shared.machine().answered(request, answer.clone(), sent);
+                let mut machine = shared.machine();
+                let mut outcome = machine.answered(request, answer.clone(), sent);
                 // An earlier attempt may still come, and be taken then: in place of the next commit.
                 if may_be_open && matches!(outcome, Outcome::Refused(_)) {
-                    shared.machine().gave_up(request);
+                    machine.gave_up(request);
+                    outcome = machine.loss().map_or(Outcome::Stale, Outcome::Lost);
                 }
+                drop(machine);
                 durable.map_err(|error| shared.about(error))?;
                 return Ok((answer, outcome));
             }
