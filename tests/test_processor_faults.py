@@ -293,7 +293,7 @@ def test_a_refusal_after_an_attempt_that_was_lost(any_server: Server, client: re
             work(SYNC, tx)
             client.set("{numbers}:out", "no stream")
             proxy.lose(b"EVALSHA")
-            with pytest.raises(WrongTypeError, match="holds a string.* may still be taken"):
+            with pytest.raises(WrongTypeError, match=r"holds a string.* may still be taken"):
                 tx.commit()
             client.delete("{numbers}:out")
             work(SYNC, next(made))
