@@ -7,6 +7,7 @@ It is written once, as coroutines, which an event loop awaits; without one they 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -51,8 +52,8 @@ class Loss(NamedTuple):
     """What the server had, when entries after those that are archived were gone."""
 
     error: DataLossError
-    #: The oldest entry that was there then.
-    oldest: tuple[int, int] | None
+    #: The oldest entry that was there then, or the ID after which one could come.
+    oldest: tuple[int, int]
 
 
 class Target(Protocol):
@@ -208,21 +209,25 @@ class Job:
                 raise loss.error
             entries += await self._finish(world)
             trimmed += await self._trim(world)
-            is_bounded = self.until == "now"
-            request = await self._bounded(world) if is_bounded else self._endless()
-            batches = world.batches(self.url, request, follow=not is_bounded)
+            ends = await self._newest(world) if self.until == "now" else None
+            request = self._endless() if ends is None else await self._bounded(world, ends)
+            batches = world.batches(self.url, request, follow=ends is None)
             try:
                 while True:
                     lost = await _unless_away(self._lost(world, self.streams), {})
                     frame = await world.next(batches)
                     if frame is None:
+                        self._check_ends(ends or {}, lost)
                         break
                     batch = self._by_stream(self.columns.fit(frame))
-                    self._check(batch, lost)
+                    batch, error = self._before_loss(batch, lost)
                     # What was lost while it was waited for.
                     streams = [stream for stream, _ in batch]
                     self._check(batch, await _unless_away(self._lost(world, streams), {}))
-                    await world.on_disk(partial(target.add, batch))
+                    if batch:
+                        await world.on_disk(partial(target.add, batch))
+                    if error is not None:
+                        raise error
                     entries += frame.height
                     trimmed += await _unless_away(self._trim(world), 0)
             finally:
@@ -266,20 +271,27 @@ class Job:
         request["resume_after"] = dict(self.target.positions)
         return request
 
-    async def _bounded(self, world: World) -> Request:
-        """Ask for what is there now and not archived: each stream has an end of its own."""
+    async def _newest(self, world: World) -> dict[bytes, str]:
+        """Give the newest entry of each stream."""
         keys = [*self.streams]
-        start = entry_id(self.start_id, "start_id", round_up=True)
-        before = await world.wait(_core.stream_offsets(self.url, keys, start))
         newest = await world.wait(_core.stream_offsets(self.url, keys, "$"))
-        after = [
-            self.target.positions.get(key, offset) for key, offset in zip(keys, before, strict=True)
-        ]
-        request = self._made_request(start_id=f"({after[0]}", end_id=newest[0], **self.batches)
+        return dict(zip(keys, newest, strict=True))
+
+    async def _bounded(self, world: World, ends: dict[bytes, str]) -> Request:
+        """Ask for what is there up to these ends and not archived."""
+        start = entry_id(self.start_id, "start_id", round_up=True)
+        before = await world.wait(_core.stream_offsets(self.url, [*ends], start))
+        after = {**dict(zip(ends, before, strict=True)), **self.target.positions}
+        first = self.streams[0]
+        request = self._made_request(
+            start_id=f"({after[first]}", end_id=ends[first], **self.batches
+        )
         if request["many"] is not None:
             request["many"]["ranges"] = [
-                (pair_after(first), as_pair(last)) if as_pair(first) < as_pair(last) else _NOTHING
-                for first, last in zip(after, newest, strict=True)
+                (pair_after(after[key]), as_pair(end))
+                if as_pair(after[key]) < as_pair(end)
+                else _NOTHING
+                for key, end in ends.items()
             ]
         return request
 
@@ -312,13 +324,16 @@ class Job:
     async def _lost(self, world: World, streams: Iterable[bytes]) -> dict[bytes, Loss]:
         """Look whether entries after those that are archived are gone.
 
-        They may have been read all the same, ahead of time: the next rows tell.
+        Some of them may have been read all the same, ahead of time.
         """
         errors = await self._losses(world, streams) if self.raises_loss else {}
-        return {
-            stream: Loss(error, await self._oldest(world, stream))
-            for stream, error in errors.items()
-        }
+        lost = {}
+        for stream, error in errors.items():
+            try:
+                lost[stream] = Loss(error, await self._oldest(world, stream))
+            except NoStreamError:
+                continue  # as one that was deleted
+        return lost
 
     async def _losses(self, world: World, streams: Iterable[bytes]) -> dict[bytes, DataLossError]:
         """Give the streams that have lost entries after those that are archived, and how."""
@@ -337,21 +352,43 @@ class Job:
         found = [await self._losses(world, [stream]) for stream in wanted]
         return {stream: error for one in found for stream, error in one.items()}
 
-    async def _oldest(self, world: World, stream: bytes) -> tuple[int, int] | None:
-        """Give a stream's oldest entry, if there is one."""
-        try:
-            info = of_batch(await world.wait(_core.stream_info(self.url, stream)))
-        except NoStreamError:
-            return None
+    async def _oldest(self, world: World, stream: bytes) -> tuple[int, int]:
+        """Give a stream's oldest entry, or the ID after which one could come."""
+        info = of_batch(await world.wait(_core.stream_info(self.url, stream)))
         oldest = info["first_entry_id"].item()
-        return None if oldest is None else as_pair(oldest)
+        return pair_after(info["last_generated_id"].item()) if oldest is None else as_pair(oldest)
+
+    def _before_loss(
+        self, batch: Batch, lost: dict[bytes, Loss]
+    ) -> tuple[Batch, DataLossError | None]:
+        """Give the rows that were read before what comes after them was gone; and how that is gone.
+
+        Those that are not there any more were. Others may have been read afterwards, with a gap.
+        """
+        kept, error = [], None
+        for stream, rows in batch:
+            loss, before = lost.get(stream), rows
+            if loss is not None:
+                ids = [as_pair(entry) for entry in rows[self.columns.options["id_column"]]]
+                before = rows[: bisect_left(ids, loss.oldest)]
+                error = error if before.height == rows.height else loss.error
+            if before.height > 0:
+                kept.append((stream, before))
+        return kept, error
+
+    def _check_ends(self, ends: dict[bytes, str], lost: dict[bytes, Loss]) -> None:
+        """Raise where entries up to an end were gone before they were read."""
+        for stream, loss in lost.items():
+            position = self.target.positions.get(stream, "0-0")
+            if as_pair(position) < as_pair(ends.get(stream, "0-0")):
+                raise loss.error
 
     def _check(self, batch: Batch, lost: dict[bytes, Loss]) -> None:
         """Raise where rows were read after what is before them was gone."""
         for stream, rows in batch:
             loss, position = lost.get(stream), self.target.positions.get(stream)
             first = as_pair(rows[self.columns.options["id_column"]][0])
-            if loss is not None and loss.oldest is not None and first >= loss.oldest:
+            if loss is not None and first >= loss.oldest:
                 raise loss.error
             if position is not None and first <= as_pair(position):
                 msg = (
