@@ -8,6 +8,7 @@ import daft
 import pytest
 from pyspark.sql import SparkSession
 
+from support.buckets import bucket
 from support.engines import ENGINES, Engine, running_ray
 from support.pages import ENGINES as PAGES
 from support.spark import start_spark
@@ -33,6 +34,15 @@ def spark() -> Iterator[SparkSession]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     with running_ray():
+        yield
+
+
+@pytest.fixture
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What pages call ``s3://bucket``, as who has set up his machine for a store reaches it."""
+    with bucket("bucket") as options:
+        for name, value in options.items():
+            monkeypatch.setenv(name.upper(), value)
         yield
 
 

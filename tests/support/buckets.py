@@ -12,7 +12,7 @@ BUCKET = "lake-bucket"
 
 
 @contextmanager
-def bucket() -> Iterator[dict[str, str]]:
+def bucket(name: str = BUCKET) -> Iterator[dict[str, str]]:
     """Start a server with an empty bucket; gives the options by which Polars reaches it."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
@@ -26,7 +26,7 @@ def bucket() -> Iterator[dict[str, str]]:
             aws_secret_access_key="secret",
             region_name="us-east-1",
         )
-        client.create_bucket(Bucket=BUCKET)
+        client.create_bucket(Bucket=name)
         yield {
             "aws_access_key_id": "key",
             "aws_secret_access_key": "secret",

@@ -17,6 +17,7 @@ READERS_URL = '"redis://localhost"'
 ENGINES = {
     ROOT / "docs" / "guide" / "spark.md": "spark",
     ROOT / "docs" / "guide" / "ray-and-daft.md": "ray_cluster",
+    ROOT / "docs" / "guide" / "archive.md": "object_store",
 }
 
 #: A block of Python, and the block of text that follows at once, if one does: its output.

@@ -59,7 +59,8 @@ def archive(
         As for `read_stream`.
     stream : str, bytes, or several of them
         The stream's key, or those of several streams. Those of a list have folders of their own,
-        ``_stream=orders``, or the column ``_stream`` of a Delta table.
+        ``_stream=orders``, or the column ``_stream`` of a Delta table. `list_streams` gives those
+        that match a pattern.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The dtypes of the fields. Without it those of the archive, and String where it has none yet;
         `infer_schema` types them by a sample.
@@ -67,7 +68,8 @@ def archive(
         The first entry ID, where nothing is archived yet; from the oldest entry on, by default.
     to : str or path
         A directory, which is made, or a URL such as ``s3://bucket/lake``, for Parquet with the
-        extra ``objects``. An archive has a place of its own.
+        extra ``objects``. An archive has a place of its own; the newest file of a stream has to
+        stay there as it is.
     format : {"parquet", "delta"}, default "parquet"
         Parquet files, called ``<first ID>_<last ID>.parquet``; or a Delta table, with the extra
         ``delta``.
@@ -82,7 +84,8 @@ def archive(
     max_bytes : int, default 256 MiB
         The most bytes of a file's entries in the server's reply, about; which bounds memory.
     until : "now", str, int, date or datetime, optional
-        Where to end: at the newest entry now, or once all streams are past this ID or time.
+        Where to end: at what is the newest entry of each stream now, or once all streams are past
+        this ID or time.
     trim_after : str or timedelta, optional
         After each file, trim entries from the streams that are archived and older than this,
         ``"7d"`` for instance, by this machine's clock (XTRIM MINID, Redis 6.2): whole nodes of the

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -124,9 +125,12 @@ class Bucket:
 def _divided(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Divide what Polars and delta-rs take as one into the store's and the HTTP client's."""
     client = {prefix + name: name for prefix in _PREFIXES for name in _OF_CLIENT}
+    # obstore takes the store's from the environment, and not the client's, as the others do.
+    named = {key for key in client if key not in _OF_CLIENT}
+    surroundings = {key: value for key, value in os.environ.items() if key.lower() in named}
     config: dict[str, str] = {}
     of_client: dict[str, Any] = {}
-    for key, value in options.items():
+    for key, value in (surroundings | dict(options)).items():
         name = client.get(key.lower())
         if name is None:
             config[key] = str(value)
