@@ -18,7 +18,8 @@ except ImportError as error:
 
 from redfloe._spark.columns import inferred_type
 from redfloe._spark.options import Options
-from redfloe._spark.reading import BoundedReader, FilteringReader, StreamReader
+from redfloe._spark.reading import BoundedReader, FilteringReader
+from redfloe._spark.streaming import Refused, StreamReader
 from redfloe._spark.writing import StreamWriter, Writer
 
 if TYPE_CHECKING:
@@ -54,29 +55,36 @@ class RedisStreamSource(DataSource):
       none. Spark's plans and logs show it redacted.
     - ``settingsFile``: in place of it, a file as for `RedisConnection.from_file`.
     - ``settingsEnv``: in place of it, a prefix of variables as for `RedisConnection.from_env`.
-      Without any of the three, the variables that begin with ``REDIS_``.
+      Without any of the three, the variables that begin with ``REDIS_``. Spark looks at the
+      driver's environment as it was when Spark started, and at the driver's files.
     - ``stream``: the stream's key, or of a read a JSON array of several.
 
     Options of a read:
 
     - ``partitions``: how many at most; by default as many as the driver's machine has cores.
     - ``startingOffsets``: ``earliest``, ``latest``, the ID or the time of the first entry, or a
-      JSON object as from `redfloe.stream_offsets`. By default a bounded read begins with the oldest
-      entry, and a new continuous query after the newest.
-    - ``endingOffsets``: of a bounded read, likewise the ID or the time of the last entry.
+      JSON object as from `redfloe.stream_offsets`; a stream that is not in it begins with its
+      oldest entry. By default a bounded read begins with the oldest entry, and a new continuous
+      query after the newest.
+    - ``endingOffsets``: of a bounded read, likewise the ID or the time of the last entry, or an
+      offset for each stream.
     - ``filterPushdown``: ``true`` has a bounded read ask the server only for the range that filters
       of ``_ts`` and ``_id`` leave. Spark refuses such a read unless its setting
       ``spark.sql.python.filterPushdown.enabled`` is ``true``.
     - ``maxOffsetsPerTrigger``: the most entries of a continuous query's batch, of all streams
       together. To find where they end, the driver has the server send them once more.
     - ``failOnDataLoss``: ``true``, the default, fails a continuous query where entries that it has
-      not read were trimmed, or deleted with their stream, before their batch was planned.
+      not read may be lost: trimmed, or deleted with their stream, before their batch was planned
+      or before it was read. ``false`` logs that, and goes on with what is there; a stream that was
+      begun anew is read from its oldest entry.
     - ``batchSize``: rows of a record batch, 10,000 by default.
     - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``: as for
       `redfloe.ReadOptions`.
 
-    An option of a write:
+    Options of a write:
 
+    - ``onEmptyRow``: ``skip`` leaves out rows without any value, which no entry can hold. By
+      default they fail the write.
     - ``stagingExpiryMs``: how long rows that nobody has committed are kept after a task's last
       write; a day by default.
 
@@ -96,15 +104,18 @@ class RedisStreamSource(DataSource):
     def reader(self, schema: StructType) -> DataSourceReader:
         """Give the reader of a bounded read."""
         options = Options.of(self.options)
-        options.refuse("maxOffsetsPerTrigger", "failOnDataLoss", "stagingExpiryMs")
+        options.refuse("maxOffsetsPerTrigger", "failOnDataLoss", "stagingExpiryMs", "onEmptyRow")
         reader = FilteringReader if options.flag("filterPushdown", default=False) else BoundedReader
         return reader(options, schema)
 
     def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802 - Spark's
         """Give the reader of a continuous query."""
-        options = Options.of(self.options)
-        options.refuse("endingOffsets", "filterPushdown", "stagingExpiryMs")
-        return StreamReader(options, schema)
+        try:
+            options = Options.of(self.options)
+            options.refuse("endingOffsets", "filterPushdown", "stagingExpiryMs", "onEmptyRow")
+            return StreamReader(options, schema)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised later
+            return Refused(error)
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:
         """Give the writer of a DataFrame."""
@@ -119,5 +130,5 @@ class RedisStreamSource(DataSource):
             msg = 'rows can only be appended to a stream: use the mode "append"'
             raise ValueError(msg)
         options = Options.of(self.options)
-        options.allow("stagingExpiryMs")
+        options.allow("stagingExpiryMs", "onEmptyRow")
         return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 import redfloe
+from redfloe._spark.options import Options
 from support.secrets import PASSWORD
 from support.server import Server
 from support.streams import add, add_numbers
@@ -121,8 +123,37 @@ def test_filters_narrow_the_range(
         assert whole.filter("_id = '7-0'").collect()[0].n == 7
         assert whole.filter("_id in ('7-0', '9-0')").count() == 2
         assert whole.filter("_id > '998'").count() == 2
+        for text in ("99999999999999999999-0", "9" * 5_000 + "-0"):
+            assert whole.filter(f"_id = '{text}'").count() == 0
     finally:
         spark.conf.unset("spark.sql.python.filterPushdown.enabled")
+
+
+def test_settings_of_a_file_and_of_the_environment(
+    spark: SparkSession,
+    any_server: Server,
+    client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are found by the driver, and shipped to the workers."""
+    add_numbers(client, "s", 3)
+    file = tmp_path / "redis.toml"
+    file.write_text(f'[redis]\nurl = "{any_server.url}"')
+    reader = spark.read.format("redis_stream").schema("n int").option("stream", "s")
+    assert reader.option("settingsFile", str(file)).load().count() == 3
+    # Spark's processes have the environment that there was when it started.
+    for prefix, options in (("REDIS_", {}), ("OTHER_", {"settingsEnv": "OTHER_"})):
+        with monkeypatch.context() as environment:
+            environment.setenv(f"{prefix}URL", any_server.url)
+            found = Options.of({"stream": "s", **options})
+        assert found.url == redfloe.RedisConnection(any_server.url)
+    writer = spark.range(1).write.format("redis_stream").mode("append")
+    writer.options(settingsFile=str(file), stream="out").save()
+    assert client.xlen("out") == 1
+    both = reader.options(url=any_server.url, settingsFile=str(file))
+    with pytest.raises(Exception, match="one of the options url and settingsFile"):
+        both.load().count()
 
 
 def test_no_plan_has_the_password(
@@ -150,8 +181,22 @@ def test_mistakes_say_what_to_do(
         ({"startingOffsets": "latest"}, "cannot begin at the latest"),
         ({"maxOffsetsPerTrigger": "1"}, "no meaning"),
         ({"onError": "x"}, "on_error"),
-    ):
+        ({"startingOffsets": "$"}, "must be earliest, latest, an entry's ID or time"),
+        ({"startingOffsets": "99999999999999999999"}, "must be earliest"),
+        ({"endingOffsets": "-1"}, "must be earliest"),
+        ({"startingOffsets": json.dumps({"typo": "1-0"})}, "'typo', a stream that is not read"),
+        ({"startingOffsets": json.dumps({stream: "5"})}, "an ID, ms-seq"),
+        ({"startingOffsets": json.dumps({stream: 5})}, "an ID, ms-seq"),
+        ({"stream": json.dumps([stream, "b"]), "endingOffsets": json.dumps({stream: "1-0"})},
+         "no offset of 'b'"),
+    ):  # fmt: skip
         with pytest.raises(Exception, match=message):
-            load(spark, any_server.url, stream, NUMBERS, **options).collect()
+            load(
+                spark, any_server.url, **{"stream": stream, "schema": NUMBERS, **options}
+            ).collect()
     with pytest.raises(Exception, match="_id must be string"):
         load(spark, any_server.url, stream, "_id bigint").collect()
+    with pytest.raises(Exception, match="m has the type map<string,int>: read it as string"):
+        load(spark, any_server.url, stream, "m map<string, int>").collect()
+    with pytest.raises(Exception, match="some entries have no x"):
+        load(spark, any_server.url, stream, "x int not null").collect()

@@ -88,6 +88,17 @@ def test_a_stream_under_load(
     assert job.finish() == added
 
 
+def test_mistakes_in_a_query_are_what_it_fails_with(job: Job) -> None:
+    """Spark 4.3 has an error of its own where a reader cannot be made."""
+    for options, message in (
+        ({"startingOffsets": '{"typo": "1-0"}'}, "ValueError: .*'typo', a stream that is not read"),
+        ({"endingOffsets": "5"}, "ValueError: the option endingOffsets has no meaning here"),
+    ):
+        with pytest.raises(Exception, match=message) as raised:
+            job.finish(**options)
+        assert "UnboundLocalError" not in str(raised.value)
+
+
 def test_trimmed_entries_fail_the_query(job: Job, client: redis.Redis, stream: str) -> None:
     add_numbers(client, stream, 10)
     assert job.finish() == [*range(1, 11)]

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import redis
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import LongType, StructField, StructType
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    LongType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+    VariantType,
+    YearMonthIntervalType,
+)
 
 import redfloe
 from redfloe._spark.options import Options
@@ -111,3 +121,23 @@ def test_mistakes_in_writes(spark: SparkSession, any_server: Server) -> None:
     wide = StructType([StructField(f"c{n}", LongType()) for n in range(3_501)])
     with pytest.raises(ValueError, match="3,500 fields"):
         StreamWriter(Options.of({"url": any_server.url, "stream": "out"}), wide)
+    nested = ArrayType(StructType([StructField("m", MapType(StringType(), LongType()))]))
+    kinds: list[DataType] = [VariantType(), YearMonthIntervalType(), nested]
+    for kind in kinds:  # before anything is computed
+        schema = StructType([StructField("c", kind)])
+        with pytest.raises(ValueError, match=r"the column c has the type .*: write it"):
+            StreamWriter(Options.of({"url": any_server.url, "stream": "out"}), schema)
+
+
+def test_rows_without_a_value(spark: SparkSession, any_server: Server, stream: str) -> None:
+    """One of them would fail a query for ever."""
+    frame = spark.range(3).selectExpr("nullif(id, 1) as n")
+    for empty in ("raise", "skip"):
+        writer = frame.write.format("redis_stream").mode("append")
+        writer = writer.options(url=any_server.url, stream=stream, onEmptyRow=empty)
+        if empty == "raise":
+            with pytest.raises(Exception, match="no field has a value"):
+                writer.save()
+        else:
+            writer.save()
+    assert numbers(any_server.url, stream) == [0, 2]

@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pyarrow as pa
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
-from pyspark.sql.types import LongType, StringType, StructField, StructType, TimestampType
+from pyspark.sql.types import (
+    ArrayType,
+    CalendarIntervalType,
+    DataType,
+    LongType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+    VariantType,
+    YearMonthIntervalType,
+)
 
+from redfloe._errors import SchemaError
 from redfloe._reading.infer import infer_schema
 
 if TYPE_CHECKING:
@@ -45,10 +58,31 @@ def inferred_type(options: Options) -> StructType:
     return StructType(columns)
 
 
+def refuse_types(schema: StructType, remedy: str) -> None:
+    """Refuse columns whose values have no text of their own."""
+    for column in schema.fields:
+        if (kind := _textless(column.dataType)) is not None:
+            within = "" if kind is column.dataType else f" within {column.dataType.simpleString()}"
+            msg = f"the column {column.name} has the type {kind.simpleString()}{within}: {remedy}"
+            raise ValueError(msg)
+
+
+def _textless(kind: DataType) -> DataType | None:
+    match kind:
+        case MapType() | VariantType() | YearMonthIntervalType() | CalendarIntervalType():
+            return kind
+        case ArrayType():
+            return _textless(kind.elementType)
+        case StructType():
+            return next(filter(None, (_textless(field.dataType) for field in kind.fields)), None)
+    return None
+
+
 class Columns:
     """How the entries of partitions become the record batches that Spark wants."""
 
     def __init__(self, schema: StructType, options: Options) -> None:
+        refuse_types(schema, "read it as string, and convert that by from_json or parse_json")
         self._arrow = to_arrow_schema(schema, timezone="UTC")
         self._batch_size = options.number("batchSize", 10_000)
         types = {column.name: column.dataType for column in schema.fields}
@@ -79,6 +113,13 @@ class Columns:
             columns = [
                 batch.column(column.name).cast(column.type, safe=False) for column in self._arrow
             ]
+            for column, values in zip(self._arrow, columns, strict=True):
+                if values.null_count and not column.nullable:
+                    msg = (
+                        f"some entries have no {column.name}, whose column may have no null by "
+                        "the schema"
+                    )
+                    raise SchemaError(msg)
             # Also where there are no columns, of which only this tells the number of rows.
             yield (
                 pa.RecordBatch.from_struct_array(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redfloe._core import RedisConnection
+from redfloe._engines.writing import RowOptions
 from redfloe._ids import entry_id
 from redfloe._options import DecodeOptions
 from redfloe._words import did_you_mean
@@ -21,7 +23,7 @@ _KNOWN = {
         *("url", "settingsFile", "settingsEnv", "username", "password", "stream", "partitions"),
         *("startingOffsets", "endingOffsets", "maxOffsetsPerTrigger", "failOnDataLoss"),
         *("filterPushdown", "batchSize", "onError", "rescueColumn"),
-        *("payload", "payloadPath", "payloadPrefix", "stagingExpiryMs"),
+        *("payload", "payloadPath", "payloadPrefix", "stagingExpiryMs", "onEmptyRow"),
     )
 }
 #: What `DataFrameReader.load` and Spark itself add.
@@ -39,6 +41,9 @@ _DECODING = {
 Id = tuple[int, int]
 
 LARGEST = 2**64 - 1
+
+#: As many digits as 64 bits have: of more `int` may refuse to make a number.
+_ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -110,46 +115,91 @@ class Options:
         given = {ours: self._texts[name] for name, ours in _DECODING.items() if name in self._texts}
         return DecodeOptions(**given)  # type: ignore[typeddict-item]  # its values are checked later
 
-    def position(self, name: str, default: str) -> Position:
-        """Give a place in the streams."""
-        return Position.of(self._texts.get(name, default), name)
+    @property
+    def rows(self) -> RowOptions:
+        """How rows become entries."""
+        empty: Any = self._texts.get("onEmptyRow", "raise")
+        return RowOptions(on_empty_row=empty)
+
+    def position(self, name: str, default: str, *, is_start: bool) -> Position:
+        """Give a place in the streams: that of their first or their last entry."""
+        return Position.of(self._texts.get(name, default), name, self.streams, is_start=is_start)
 
 
 @dataclass(frozen=True)
 class Position:
     """A place in the streams: one of all, or an offset for each."""
 
-    #: "earliest", "latest", or the ID or time of an entry.
-    at: str | None
+    #: "earliest", "latest", or an entry's ID.
+    at: str | Id | None
     offsets: dict[str, str] | None
 
     @classmethod
-    def of(cls, text: str, name: str) -> Position:
+    def of(cls, text: str, name: str, streams: list[str], *, is_start: bool) -> Position:
         """Understand what an option says."""
         if text.lower() in {"earliest", "latest"}:
             return cls(text.lower(), None)
-        if not text.startswith("{"):
-            entry_id(text, name, round_up=True)
-            return cls(text, None)
-        try:
-            offsets = json.loads(text)
-        except ValueError as error:
-            msg = f"the option {name} is neither an ID nor JSON: {error}"
-            raise ValueError(msg) from None
-        if not all(isinstance(offset, str) for offset in offsets.values()):
-            msg = f"the option {name} must give an ID for each stream, as text"
+        if text.startswith("{"):
+            return cls(None, _offsets(text, name, streams, is_start=is_start))
+        ms, seq = id_in(entry_id(text, name, round_up=is_start)) or (None, None)
+        if ms is None:
+            msg = (
+                f"the option {name} must be earliest, latest, an entry's ID or time, or offsets "
+                f"as JSON, not {text!r}"
+            )
             raise ValueError(msg)
-        return cls(None, offsets)
+        return cls((ms, (0 if is_start else LARGEST) if seq is None else seq), None)
 
-    def bound(self, name: str, *, is_start: bool) -> Id:
+    def bound(self) -> Id:
         """Give the first or the last ID of all streams; not where each has its own."""
         match self.at:
             case None | "earliest":
                 return (0, 0)
-            case "latest":
-                return (LARGEST, LARGEST)
-        ms, _, seq = entry_id(self.at, name, round_up=is_start).partition("-")
-        return int(ms), int(seq) if seq else 0 if is_start else LARGEST
+            case (int(), int()):
+                return self.at
+        return (LARGEST, LARGEST)
+
+
+def id_in(text: str) -> tuple[int, int | None] | None:
+    """Give the numbers of an ID, of which the second may be missing; None of any other text."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        return None
+    ms, seq = int(found[1]), None if found[2] is None else int(found[2])
+    return (ms, seq) if max(ms, seq or 0) <= LARGEST else None
+
+
+def as_text(entry: Id) -> str:
+    """Give the text of an ID."""
+    return f"{entry[0]}-{entry[1]}"
+
+
+def id_before(entry: Id) -> Id:
+    """Give the ID before, as a position from which on the entry is read."""
+    ms, seq = entry
+    if seq:
+        return ms, seq - 1
+    return (ms - 1, LARGEST) if ms else (0, 0)
+
+
+def _offsets(text: str, name: str, streams: list[str], *, is_start: bool) -> dict[str, str]:
+    try:
+        offsets: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        msg = f"the option {name} is neither an ID nor JSON: {error}"
+        raise ValueError(msg) from None
+    for stream, offset in offsets.items():
+        if stream not in streams:
+            msg = f"the option {name} has an offset of {stream!r}, a stream that is not read"
+            raise ValueError(msg + did_you_mean(stream, streams, "; {}"))
+        if not isinstance(offset, str) or None in (id_in(offset) or [None]):
+            msg = f"the option {name} must give an ID, ms-seq, for each stream, not {offset!r}"
+            raise ValueError(msg)
+    missing = [stream for stream in streams if stream not in offsets]
+    if missing and not is_start:
+        msg = f"the option {name} has no offset of {missing[0]!r}, up to which it is read"
+        raise ValueError(msg)
+    return offsets
 
 
 def _connection(texts: Mapping[str, str]) -> RedisConnection:

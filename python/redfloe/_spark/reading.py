@@ -1,4 +1,4 @@
-"""Spark's readers: plans by `split_stream` and offsets, which workers carry out."""
+"""Spark's readers of what there is: plans by `split_stream`, which workers carry out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql.datasource import (
     DataSourceReader,
-    DataSourceStreamReader,
     EqualTo,
     GreaterThan,
     GreaterThanOrEqual,
@@ -16,28 +15,20 @@ from pyspark.sql.datasource import (
     LessThan,
     LessThanOrEqual,
 )
-from pyspark.sql.streaming.datasource import (
-    ReadAllAvailable,
-    ReadMaxRows,
-    SupportsTriggerAvailableNow,
-)
 
-from redfloe._reading.offsets import advance_offsets, as_pair, check_offsets, stream_offsets
+from redfloe._reading.offsets import as_pair, stream_offsets
 from redfloe._reading.partitions import split_stream
 from redfloe._spark.columns import Columns
-from redfloe._spark.options import LARGEST, Id, Options
+from redfloe._spark.options import LARGEST, Id, Options, as_text, id_before, id_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
     from pyspark.sql.datasource import Filter
-    from pyspark.sql.streaming.datasource import ReadLimit
     from pyspark.sql.types import StructType
 
     from redfloe._reading.partitions import StreamPartition
-
-Offsets = dict[str, str]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -51,19 +42,14 @@ class Part(InputPartition):
         self.partition = partition
 
 
-def _read(columns: Columns, part: InputPartition) -> Iterator[pa.RecordBatch]:
-    # Where there is nothing to read Spark makes a partition of its own.
-    return columns.batches(part.partition) if isinstance(part, Part) else iter(())
-
-
 class BoundedReader(DataSourceReader):
     """Reads what there is between two positions."""
 
     def __init__(self, options: Options, schema: StructType) -> None:
         self._options = options
         self._columns = Columns(schema, options)
-        self._start = options.position("startingOffsets", "earliest")
-        self._end = options.position("endingOffsets", "latest")
+        self._start = options.position("startingOffsets", "earliest", is_start=True)
+        self._end = options.position("endingOffsets", "latest", is_start=False)
         if self._start.at == "latest" or self._end.at == "earliest":
             msg = "a bounded read cannot begin at the latest offsets or end at the earliest"
             raise ValueError(msg)
@@ -72,28 +58,32 @@ class BoundedReader(DataSourceReader):
     def partitions(self) -> list[InputPartition]:
         """Cut what there is now."""
         options = self._options
-        first = max(self._within[0], self._start.bound("startingOffsets", is_start=True))
+        first = max(self._within[0], self._start.bound())
         ends, last = self._end.offsets, self._within[1]
         if ends is None:
-            last = min(last, self._end.bound("endingOffsets", is_start=False))
+            last = min(last, self._end.bound())
             ends = stream_offsets(options.url, options.stream)
         starts = self._start.offsets or {}
         after = {
-            name: max(as_pair(starts.get(name, "0-0")), _before(first)) for name in options.streams
+            name: max(as_pair(starts.get(name, "0-0")), id_before(first))
+            for name in options.streams
         }
         up_to = {name: min(as_pair(ends.get(name, "0-0")), last) for name in options.streams}
         partitions = split_stream(
             options.url,
             options.stream,
             options.partitions,
-            after={name: _text(offset) for name, offset in after.items()},
-            up_to={name: _text(offset) for name, offset in up_to.items()},
+            after={name: as_text(offset) for name, offset in after.items()},
+            up_to={name: as_text(offset) for name, offset in up_to.items()},
         )
         return [Part(partition) for partition in partitions]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Read one of them, in a worker."""
-        return _read(self._columns, partition)
+        # Where there is nothing to read Spark makes a partition of its own.
+        return (
+            self._columns.batches(partition.partition) if isinstance(partition, Part) else iter(())
+        )
 
 
 class FilteringReader(BoundedReader):
@@ -151,81 +141,5 @@ def _milliseconds(value: object) -> int | None:
 
 
 def _entry(text: object) -> Id | None:
-    ms, _, seq = str(text).partition("-")
-    both = (ms, seq)
-    return (int(ms), int(seq)) if all(t.isascii() and t.isdigit() for t in both) else None
-
-
-def _before(entry: Id) -> Id:
-    """Give the ID before, as a position from which on the entry is read."""
-    ms, seq = entry
-    if seq:
-        return ms, seq - 1
-    return (ms - 1, LARGEST) if ms else (0, 0)
-
-
-def _text(entry: Id) -> str:
-    return f"{entry[0]}-{entry[1]}"
-
-
-class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
-    """Reads continuously; all methods but `read` are called in one process, by the driver."""
-
-    def __init__(self, options: Options, schema: StructType) -> None:
-        self._options = options
-        self._columns = Columns(schema, options)
-        self._start = options.position("startingOffsets", "latest")
-        self._fails_on_loss = options.flag("failOnDataLoss", default=True)
-        self._most = options.number("maxOffsetsPerTrigger", LARGEST)
-        #: Up to where a query with the trigger AvailableNow reads.
-        self._target: Offsets | None = None
-
-    def initialOffset(self) -> Offsets:  # noqa: N802 - Spark's, as the others
-        """Give where a new query begins."""
-        options = self._options
-        if self._start.offsets is not None:
-            return {name: self._start.offsets.get(name, "0-0") for name in options.streams}
-        at = {"earliest": "-", "latest": "$"}.get(str(self._start.at), str(self._start.at))
-        return stream_offsets(options.url, options.stream, at)
-
-    def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802
-        """Give how much a batch should have."""
-        return ReadAllAvailable() if self._most == LARGEST else ReadMaxRows(self._most)
-
-    def latestOffset(self, start: Offsets, limit: ReadLimit) -> Offsets:  # noqa: N802
-        """Give up to where the next batch goes."""
-        options = self._options
-        newest = self._target or stream_offsets(options.url, options.stream)
-        # Not back, where the newest entry was deleted.
-        end = {
-            name: max(newest.get(name, "0-0"), start.get(name, "0-0"), key=as_pair)
-            for name in options.streams
-        }
-        if isinstance(limit, ReadMaxRows):
-            return advance_offsets(options.url, start, limit.max_rows, up_to=end)
-        return end
-
-    def reportLatestOffset(self) -> Offsets:  # noqa: N802
-        """Give the newest offsets, for the query's progress."""
-        return stream_offsets(self._options.url, self._options.stream)
-
-    def prepareForTriggerAvailableNow(self) -> None:  # noqa: N802
-        """Read up to what there is now, and no farther."""
-        self._target = stream_offsets(self._options.url, self._options.stream)
-
-    def partitions(self, start: Offsets, end: Offsets) -> list[InputPartition]:
-        """Cut a batch; the same one again after a restart."""
-        options = self._options
-        if self._fails_on_loss:
-            check_offsets(
-                options.url,
-                {name: start[name] for name in end if name in start and start[name] != end[name]},
-            )
-        partitions = split_stream(
-            options.url, options.stream, options.partitions, after=start, up_to=end
-        )
-        return [Part(partition) for partition in partitions]
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """Read one of them, in a worker."""
-        return _read(self._columns, partition)
+    ms, seq = id_in(str(text)) or (0, None)
+    return None if seq is None else (ms, seq)

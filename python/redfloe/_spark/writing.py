@@ -15,8 +15,8 @@ from pyspark.sql.datasource import (
 )
 
 from redfloe import _core
-from redfloe._engines.writing import DAY_MS, MOST_FIELDS
-from redfloe._spark.columns import OURS
+from redfloe._engines.writing import DAY_MS, MOST_FIELDS, RowOptions, check_options
+from redfloe._spark.columns import OURS, refuse_types
 from redfloe._write import write_stream
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ class _Writer:
             if name in schema.names:
                 msg = f"{name} is no field: drop the column, or rename it to make it one"
                 raise ValueError(msg)
+        refuse_types(schema, "write it as string, by to_json or a cast")
+        self._rows: RowOptions = options.rows
+        check_options(self._rows)
         self._url = options.url
         self._stream = options.stream.encode()
         self._expiry_ms = options.number("stagingExpiryMs", DAY_MS)
@@ -68,7 +71,7 @@ class _Writer:
             if not records.num_rows:
                 continue
             _core.prepare_staging(self._url, key, self._expiry_ms).wait()
-            rows += write_stream(self._url, pl.DataFrame(records), key).len()
+            rows += write_stream(self._url, pl.DataFrame(records), key, **self._rows).count()
         return Written(query, key if rows else None, rows)
 
     def _commit(
