@@ -174,7 +174,7 @@ def test_a_write_that_fails_leaves_nothing(
                 msg = "no space left on device"
                 raise OSError(msg)
 
-        sink._write_parquet = fail_once  # type: ignore[assignment]
+        sink._write_parquet = fail_once
         with pytest.raises(OSError, match="no space"):
             sink.write(tx, frame)
         assert len(calls) == 2
@@ -435,7 +435,7 @@ def test_a_write_that_is_cancelled_is_not_in_the_directory(
         write = sink._write_parquet
         async with made:
             tx = await anext(made)
-            sink._write_parquet = held = Held(write)  # type: ignore[assignment]
+            sink._write_parquet = held = Held(write)
             await cancel_within(sink.write(tx, tx.frame), held)
             sink._write_parquet = write
             held.may_go_on.set()

@@ -213,7 +213,7 @@ def test_entries_that_are_gone_when_their_file_is_finished(
     archive(any_server.url, to, options, until="2-0", every="1ms")
     store = Bucket(to, options)
     claim = b'{"file": "date=1970-01-01/3-0_4-0.parquet"}'
-    assert store._put(store._claim(b"s", "2-0"), claim)
+    assert store.create(store._claim(b"s", "2-0"), claim)
     client.xdel("s", "3-0", "4-0")
     archive(any_server.url, to, options)
     assert numbers(to, options) == [1, 2, 5, 6]
@@ -296,7 +296,7 @@ def test_files_that_readers_leave_out(
     archive(redis70.url, to, options)
     store = Bucket(to, options)
     for name in (".x.parquet", "_temporary/0/x.parquet", "date=1970-01-01/_x.parquet", "_SUCCESS"):
-        assert store._put(name, b"")
+        assert store.create(name, b"")
     assert archive(redis70.url, to, options).entries == 0
 
 
@@ -316,7 +316,7 @@ def test_another_layout(
     """Also where the archiver has died between its first claim and its first file."""
     to = to.replace(" ", "-")
     add_numbers(client, "s", 3)
-    put = Bucket._put
+    put = Bucket.create
 
     def then_die(self: Bucket, name: str, content: bytes) -> bool:
         if name.endswith(".parquet"):
@@ -324,10 +324,10 @@ def test_another_layout(
         return put(self, name, content)
 
     if is_only_claimed:
-        monkeypatch.setattr(Bucket, "_put", then_die)
+        monkeypatch.setattr(Bucket, "create", then_die)
         with pytest.raises(KeyboardInterrupt):
             archive(redis70.url, to, options)
-        monkeypatch.setattr(Bucket, "_put", put)
+        monkeypatch.setattr(Bucket, "create", put)
     else:
         archive(redis70.url, to, options)
     before = names(to, options)
@@ -343,7 +343,7 @@ def test_where_a_table_is(
 ) -> None:
     """One that has no rows yet."""
     add_numbers(client, "s", 3)
-    assert Bucket(to, options)._put("_delta_log/00000000000000000000.json", b"{}")
+    assert Bucket(to, options).create("_delta_log/00000000000000000000.json", b"{}")
     with pytest.raises(ValueError, match='is a Delta table: pass format="delta"'):
         archive(redis70.url, to, options)
     assert names(to, options) == []

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import redis
 
-from redfloe import ParquetSink, StreamProcessor
+from redfloe import DeltaSink, ParquetSink, StreamProcessor
 from support.consumers import World
 from support.processors import processor
 
@@ -30,7 +30,7 @@ def rows(tx: Any) -> pl.DataFrame:
     return tx.frame.select("n", parity=pl.col("n") % 2, attempt=pl.lit(attempt, pl.Int64))  # type: ignore[no-any-return]
 
 
-def work(world: World, sink: ParquetSink, tx: Any) -> None:
+def work(world: World, sink: ParquetSink | DeltaSink, tx: Any) -> None:
     made = rows(tx)
     tx.publish(OUT, made)
     world.do(sink.write(tx, made))

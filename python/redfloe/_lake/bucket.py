@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -81,10 +82,10 @@ class Bucket:
     def claimed(self, stream: bytes, after: str) -> str | None:
         """Give the name of the file that somebody is to write from this position on, if one is."""
         try:
-            content = self._obstore.get(self._store, self._claim(stream, after)).bytes()
+            content = self.get(self._claim(stream, after))
         except FileNotFoundError:
             return None
-        return str(json.loads(bytes(content))["file"])
+        return str(json.loads(content)["file"])
 
     def commit(
         self, stream: bytes, after: str, name: str, write: Callable[[io.BytesIO], object]
@@ -99,14 +100,33 @@ class Bucket:
         file = io.BytesIO()
         write(file)
         content = json.dumps({"file": name}).encode()
-        is_ours = self._put(self._claim(stream, after), content)
+        is_ours = self.create(self._claim(stream, after), content)
         # Ours, where the store had it and the answer was lost; or one that is finished here.
         if not is_ours and self.claimed(stream, after) != name:
             msg = f"another archiver writes to {self}"
             raise FencedError(msg)
-        return self._put(name, file.getvalue())
+        return self.create(name, file.getvalue())
 
-    def _put(self, name: str, content: bytes) -> bool:
+    # Objects of any kind
+
+    def keys(self) -> list[str]:
+        """List all objects below the prefix."""
+        return [str(entry["path"]) for page in self._obstore.list(self._store) for entry in page]
+
+    def get(self, name: str) -> bytes:
+        """Give what an object has."""
+        return bytes(self._obstore.get(self._store, name).bytes())
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put an object, also in place of another."""
+        self._obstore.put(self._store, name, content)
+
+    def delete(self, name: str) -> None:
+        """Delete an object, if it is there."""
+        with suppress(FileNotFoundError):
+            self._obstore.delete(self._store, name)
+
+    def create(self, name: str, content: bytes) -> bool:
         """Put an object where there is none; say whether."""
         try:
             self._obstore.put(self._store, name, content, mode="create", use_multipart=False)

@@ -195,10 +195,13 @@ class DeltaTable:
                     partition_by=self._partition_by or None,
                     storage_options=self.options or None,
                 )
-        except self._delta.exceptions.DeltaError:
-            if not self._delta.DeltaTable.is_deltatable(self.place, self.options or None):
-                raise
-        self.known = self._delta.DeltaTable(self.place, storage_options=self.options)
+        except self._delta.exceptions.DeltaError as error:
+            try:
+                self.known = self._delta.DeltaTable(self.place, storage_options=self.options)
+            except self._delta.exceptions.TableNotFoundError:
+                raise error from None
+        else:
+            self.known = self._delta.DeltaTable(self.place, storage_options=self.options)
         if is_moved():
             raise FencedError(self._fenced)
 

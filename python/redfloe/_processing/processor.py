@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redfloe._ids import EntryIdLike
-    from redfloe._processing.sink import ParquetSink
+    from redfloe._processing.sinks import Sink
     from redfloe._schema import SchemaLike
 
 
@@ -276,7 +276,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             self._where,
         )
         self._bound: list[tuple[object, str | None]] = []
-        self._sinks: list[ParquetSink] = []
+        self._sinks: list[Sink] = []
         self._handle_signals = handle_signals
         self._session: Session[Any] | None = None
         #: The thread that is about to enter it; and two threads do so one after the other.
@@ -355,7 +355,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             self._session.bind(model, name)
         self._bound.append((model, name))
 
-    def _keep(self, sink: ParquetSink) -> None:
+    def _keep(self, sink: Sink) -> None:
         """Settle a sink whenever the lane is acquired."""
         if self._request["group"] is not None:
             refuse_of_group("no batch comes again as it was, by which a sink would know it")

@@ -15,7 +15,7 @@ from redfloe._consuming.handling import without_waiting
 from redfloe._errors import NotDurableError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._processing.sink import Sinks
+from redfloe._processing.sinks import Sinks
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import Table, table_request
 from redfloe._words import readable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from redfloe import _core
     from redfloe._arguments import Milliseconds
-    from redfloe._processing.sink import ParquetSink
+    from redfloe._processing.sinks import Sink
     from redfloe._processing.transaction import BaseTransaction
     from redfloe._rows import Source
     from redfloe._schema import SchemaLike
@@ -80,7 +80,7 @@ class Session(Generic[T]):
         source: Source,
         known: dict[str, Any],
         has_dead_letter: bool,
-        sinks: list[ParquetSink],
+        sinks: list[Sink],
         is_of_group: bool,
     ) -> None:
         self.core = core

@@ -176,8 +176,8 @@ class Staging:
         if batch is None:
             is_ahead = bool(markers) or any(self._after(position))
         else:
-            end = _id(_range(batch)[1])
-            is_ahead = _id(position) < end or any(_id(_range(one)[1]) > end for one in markers)
+            end = _id(batch_range(batch)[1])
+            is_ahead = _id(position) < end or any(_id(batch_range(one)[1]) > end for one in markers)
             if not is_ahead and batch not in markers:
                 if batch not in listed:
                     raise DataLossError(self._lacks(batch))
@@ -223,7 +223,7 @@ class Staging:
     def _lacks(self, batch: str) -> str:
         return (
             f"{self.path} lacks the rows of the batch that was committed last, "
-            f"{'_'.join(_range(batch))}: they are in the directory of another machine, or were "
+            f"{'_'.join(batch_range(batch))}: they are in the directory of another machine, or were "
             "deleted. Restore the directory, or give the sink a new one"
         )
 
@@ -233,6 +233,7 @@ def _id(text: str) -> tuple[int, int]:
     return int(ms), int(seq)
 
 
-def _range(batch: str) -> tuple[str, str]:
+def batch_range(batch: str) -> tuple[str, str]:
+    """Give the positions between which a batch is."""
     after, _, last = batch.partition(".")[0].partition("_")
     return after, last

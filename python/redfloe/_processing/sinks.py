@@ -1,27 +1,22 @@
-"""Sinks outside of Redis: files that appear with a processor's commits."""
+"""Sinks outside of Redis: rows that appear with a processor's commits, and not without them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import polars as pl
 
-from redfloe._arguments import one_of
-from redfloe._errors import SchemaError
 from redfloe._event_loop import in_thread
-from redfloe._files import hive_folders
 from redfloe._frame import ArrowStream, as_frame
-from redfloe._processing.staging import Staging, batch_name
+from redfloe._processing.staging import batch_name
 from redfloe._processing.table import Table, table_request
-from redfloe._schema import as_text
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from redfloe import _core
     from redfloe._processing.processor import StreamProcessor
@@ -30,8 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COMPRESSIONS = ("zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed")
-
 #: The processor's table that has a row for each sink: the batch that was committed last. Names that
 #: begin with a zero byte are redfloe's own.
 _TABLE = "\0sinks"
@@ -39,7 +32,7 @@ _COLUMNS: dict[str, Any] = {"sink": pl.String, "batch": pl.String}
 
 
 @dataclass
-class _Staged:
+class Staged:
     """What was written aside for the transaction in hand."""
 
     transaction: BaseTransaction
@@ -59,94 +52,50 @@ class _Staged:
     lock: Lock = field(default_factory=Lock)
 
 
-class ParquetSink:
-    """A directory of Parquet files that a `StreamProcessor` writes, each row exactly once.
+class Place(Protocol):
+    """Where the rows of a processor appear once a commit has named their batch."""
 
-    What `write` is given appears with the commit of the transaction, and not without it: it is
-    written aside, the commit names it, and then its files are moved to their place. A crash at any
-    instant, a commit whose reply was lost, or a second processor of the name leave no row twice,
-    and none missing. Where a process dies after its commit and before its files are moved, the next
-    processor of the name moves them, as soon as it has the lane. A handler does not have to give
-    the same rows when a batch comes again.
+    #: What the processor's table knows it by, once it was opened.
+    name: str
 
-    A batch's files are called ``<begin>_<end>.parquet``, after the positions between which it is.
-    They are never changed, so readers may scan the directory at any time, by
-    ``pl.scan_parquet("sales/**/*.parquet")``, and move or delete what they are done with. The
-    folder ``_redfloe`` in it is the sink's own. All processors of the name have to see the same
-    directory, which needs one file system with atomic renames and links: a disk, or NFS.
+    def open(self) -> str: ...
+    def stage(
+        self,
+        batch: str,
+        first: int,
+        frames: Iterable[pl.DataFrame],
+        write: Callable[[pl.DataFrame, Any], object],
+    ) -> None: ...
+    def write_list(self, batch: str, targets: Mapping[int, Path]) -> None: ...
+    def publish(self, batch: str, before: str | None = None) -> None: ...
+    def settle(self, batch: str | None, epoch: int, position: str) -> None: ...
+    def discard(self, batch: str) -> None: ...
 
-    Parameters
-    ----------
-    processor : StreamProcessor
-        Whose batches are written. It settles what is left to do when it acquires its lane.
-    path : str or path
-        The directory. It is made if it is missing; one that holds other files is refused.
-    partition_by : str or sequence of str, default ()
-        Columns by whose values rows are divided into folders, ``day=2026-11-26``, as Hive does. The
-        files do not have these columns; readers take them from the path.
-    compression : {"zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed"}, default "zstd"
-        As for `polars.DataFrame.write_parquet`.
 
-    Raises
-    ------
-    DataLossError
-        From the processor's loop: the directory holds rows of entries that the processor is to read
-        again, because the server has lost commits or it was reset; or it lacks the batch that was
-        committed last. The message says what to do.
-    ValueError
-        At once, where the processor has a `group`: its batches do not come again as they were. From
-        the processor's loop: the directory is another processor's, or holds other files.
-    OSError
-        From `write`, and from the loop before a commit, or once it is in: the files cannot be
-        written, listed or moved.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> import redfloe
-    >>> processor = redfloe.StreamProcessor(
-    ...     url, "events", name="lake", on_idle="stop", block_ms=1
-    ... )
-    >>> sink = redfloe.ParquetSink(processor, "lake", partition_by="action")
-    >>> with processor:
-    ...     for tx in processor:
-    ...         sink.write(tx, tx.frame)
-    >>> found = pl.scan_parquet("lake/**/*.parquet", hive_partitioning=True)
-    >>> found.select("action", "user_id").sort("action").collect().rows()
-    [('click', 'user_1'), ('view', 'user_2')]
-    """
+class Sink:
+    """Something outside of Redis, in which rows appear with a processor's commits."""
 
     def __init__(
         self,
         processor: StreamProcessor,
-        path: str | os.PathLike[str],
-        *,
-        partition_by: str | Sequence[str] = (),
-        compression: Literal["zstd", "lz4", "snappy", "gzip", "brotli", "uncompressed"] = "zstd",
+        staging: Place,
+        write_parquet: Callable[[pl.DataFrame, Any], object],
     ) -> None:
-        one_of(compression, "compression", *_COMPRESSIONS)
-        keys = [partition_by] if isinstance(partition_by, str) else list(partition_by)
-        self._partition_by = [as_text(key, "partition_by") for key in keys]
-        self._write_parquet = partial(pl.DataFrame.write_parquet, compression=compression)
-        self._staging = Staging(Path(path), processor._where)
-        self._staged: _Staged | None = None
+        self._staging = staging
+        self._write_parquet = write_parquet
+        self._staged: Staged | None = None
         processor._keep(self)
-
-    def __repr__(self) -> str:
-        by = f", partition_by={self._partition_by}" if self._partition_by else ""
-        return f"{type(self).__name__}({str(self._staging.path)!r}{by})"
 
     @overload
     def write(self, tx: Transaction, df: pl.DataFrame | ArrowStream) -> None: ...
     @overload
     def write(self, tx: AsyncTransaction, df: pl.DataFrame | ArrowStream) -> Awaitable[None]: ...
     def write(self, tx: Any, df: pl.DataFrame | ArrowStream) -> Awaitable[None] | None:
-        """Have rows be in the directory once the transaction is committed.
+        """Have rows appear once the transaction is committed.
 
-        They are written to the disk at once, aside. A transaction may write several times; each
-        time makes a file, or one for each partition. Without a row nothing is written. That of an
-        `AsyncTransaction` is to be awaited; a thread does the writing. Where the wait is cancelled
-        nothing of it will be in the directory.
+        They are written at once, aside. A transaction may write several times. Without a row
+        nothing is written. That of an `AsyncTransaction` is to be awaited; a thread does the
+        writing. Where the wait is cancelled nothing of it will appear.
 
         Parameters
         ----------
@@ -160,9 +109,9 @@ class ParquetSink:
         ValueError
             The transaction is another processor's, or a value cannot be the name of a folder.
         SchemaError
-            There is no such column to partition by.
+            There is no such column to partition by, or the rows do not fit a Delta table.
         OSError
-            The files cannot be written.
+            The rows cannot be written.
         FencedError
             Another processor of this name has the lane.
         RuntimeError
@@ -180,9 +129,9 @@ class ParquetSink:
         session: Session[Any] = tx._session
         return session.resolve(session.sinks.write(self, tx, as_frame(df)))
 
-    def _stage(self, staged: _Staged, name: str, frame: pl.DataFrame) -> dict[int, Path]:
+    def _stage(self, staged: Staged, name: str, frame: pl.DataFrame) -> dict[int, Path]:
         """Write rows aside, for files of this name; say which files belong where."""
-        parts = [(folder / name, rows) for folder, rows in self._parts(frame)]
+        parts = [(folder / name, rows) for folder, rows in self._parts(staged.batch, frame)]
         with staged.lock:
             first = staged.files
             staged.files += len(parts)
@@ -191,40 +140,27 @@ class ParquetSink:
             self._staging.stage(staged.batch, first, frames, self._write_parquet)
         return targets
 
-    def _list(self, staged: _Staged) -> None:
+    def _list(self, staged: Staged) -> None:
         """Have a list of all that the commit is to name."""
         with staged.lock:
             targets = staged.targets  # now: a list that comes late must not be an older one
             self._staging.write_list(staged.batch, targets)
             staged.listed = targets
 
-    def _parts(self, frame: pl.DataFrame) -> list[tuple[Path, pl.DataFrame]]:
-        """Divide rows into the folders of their partitions."""
-        keys = self._partition_by
-        if not keys:
-            return [(Path(), frame)]
-        for key in keys:
-            if key not in frame.columns:
-                msg = f"there is no column {key!r} to partition by; the frame has {frame.columns}"
-                raise SchemaError(msg)
-        if not set(frame.columns) - set(keys):
-            msg = f"partition_by leaves no column for the files: the frame has {frame.columns}"
-            raise ValueError(msg)
-        parts = frame.partition_by(keys, as_dict=True, maintain_order=True, include_key=False)
-        return [
-            (hive_folders(keys, values, "partition_by"), rows) for values, rows in parts.items()
-        ]
+    def _parts(self, batch: str, frame: pl.DataFrame) -> Sequence[tuple[Path, pl.DataFrame]]:
+        """Divide rows into those of each folder."""
+        raise NotImplementedError
 
 
 class Sinks:
     """What the sinks of a processor do from the time that it is entered until it is left."""
 
-    def __init__(self, session: Session[Any], sinks: list[ParquetSink]) -> None:
+    def __init__(self, session: Session[Any], sinks: list[Sink]) -> None:
         self._session = session
         self._sinks = sinks
         #: The lane's epoch in which each was seen to be as Redis says. One that a commit changes is
         #: none of them until that is done.
-        self._settled: dict[ParquetSink, int] = {}
+        self._settled: dict[Sink, int] = {}
 
     async def settle(self, *, until_stopped: bool = False) -> bool:
         """Have all directories be as after the last commit; the lane is held.
@@ -244,7 +180,7 @@ class Sinks:
             self._settled[sink] = epoch
         return True
 
-    def _unsettled(self, epoch: int | None) -> list[ParquetSink]:
+    def _unsettled(self, epoch: int | None) -> list[Sink]:
         return [sink for sink in self._sinks if epoch is None or self._settled.get(sink) != epoch]
 
     @property
@@ -252,7 +188,7 @@ class Sinks:
         """Whether there is nothing to settle, as long as the lane is not acquired anew."""
         return not self._unsettled(self._session.core.stats.epoch)
 
-    async def write(self, sink: ParquetSink, tx: BaseTransaction, frame: pl.DataFrame) -> None:
+    async def write(self, sink: Sink, tx: BaseTransaction, frame: pl.DataFrame) -> None:
         """Write rows aside, and have the transaction's commit name them."""
         session = self._session
         session.check(tx)
@@ -268,7 +204,7 @@ class Sinks:
         if staged is None or staged.transaction is not tx:
             batch = batch_name(tx._core.range, tx._core.epoch)
             before = table.lookup([name])["batch"][0]
-            staged = sink._staged = _Staged(tx, batch, before)
+            staged = sink._staged = Staged(tx, batch, before)
         number, staged.writes = staged.writes, staged.writes + 1
         file = "_".join(tx._core.range) + (f"-{number}" if number else "") + ".parquet"
         targets = await self._on_disk(partial(sink._stage, staged, file, frame))
@@ -289,7 +225,7 @@ class Sinks:
             for sink, staged in todo:
                 await self._on_disk(partial(sink._list, staged))
 
-    def take(self) -> list[tuple[ParquetSink, _Staged]]:
+    def take(self) -> list[tuple[Sink, Staged]]:
         """Give what a commit names that is on its way: from now on nothing of it is deleted here.
 
         Until it was published, or settled, nobody knows how its directory is.
@@ -302,7 +238,7 @@ class Sinks:
                 self._settled.pop(sink, None)
         return taken
 
-    async def publish(self, taken: list[tuple[ParquetSink, _Staged]]) -> None:
+    async def publish(self, taken: list[tuple[Sink, Staged]]) -> None:
         """Have readers see what the commit that is in has named."""
         for sink, staged in taken:
             await self._apart(partial(sink._staging.publish, staged.batch, staged.before))
@@ -345,5 +281,5 @@ class Sinks:
         return await in_thread(act) if self._session.is_async else act()
 
 
-def _settle(sink: ParquetSink, batches: dict[str, str], epoch: int, position: str) -> None:
+def _settle(sink: Sink, batches: dict[str, str], epoch: int, position: str) -> None:
     sink._staging.settle(batches.get(sink._staging.open()), epoch, position)
