@@ -279,7 +279,9 @@ def test_a_server_that_has_lost_commits(own: Server, tmp_path: Path) -> None:
         work(SYNC, sink, tx)
     own.kill()
     own.start()
-    with pytest.raises(DataLossError, match="has rows of entries after 2-0, .*give the sink a new"):
+    with pytest.raises(
+        DataLossError, match=r"has rows of entries after 2-0, .*give the sink a new"
+    ):
         drain(own.url, tmp_path)
 
 

@@ -11,7 +11,10 @@ import redis
 from support.pages import ROOT
 
 #: Modules whose examples need an engine: tests/engines runs them.
-ENGINES = {ROOT / "python" / "redfloe" / f"{name}.py" for name in ("daft", "ray", "spark")}
+ENGINES = {
+    ROOT / "python" / "redfloe" / f"{name}.py"
+    for name in ("daft", "ray", "spark", "_processing/delta_sink")
+}
 
 
 def docstrings(*, of_engines: bool = False) -> Iterator[doctest.DocTest]:

@@ -18,6 +18,7 @@ ENGINES = {
     ROOT / "docs" / "guide" / "spark.md": "spark",
     ROOT / "docs" / "guide" / "ray-and-daft.md": "ray_cluster",
     ROOT / "docs" / "guide" / "archive.md": "object_store",
+    ROOT / "docs" / "guide" / "delta.md": "server_program",
 }
 
 #: A block of Python, and the block of text that follows at once, if one does: its output.

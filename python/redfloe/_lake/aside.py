@@ -27,7 +27,7 @@ class LocalFiles:
     def names(self) -> list[str]:
         """List the files."""
         try:
-            return os.listdir(self._path)
+            return [entry.name for entry in self._path.iterdir()]
         except FileNotFoundError:
             return []
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from redfloe._processing.delta_staging import DeltaStaging
 from redfloe._processing.sinks import Sink
 from redfloe._schema import as_text
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from redfloe._processing.delta_staging import DeltaStaging
     from redfloe._processing.processor import StreamProcessor
 
 
@@ -69,11 +69,11 @@ class DeltaSink(Sink):
     >>> processor = redfloe.StreamProcessor(
     ...     url, "events", name="lake", on_idle="stop", block_ms=1
     ... )
-    >>> sink = redfloe.DeltaSink(processor, "sales", partition_by="action")  # doctest: +SKIP
-    >>> with processor:  # doctest: +SKIP
+    >>> sink = redfloe.DeltaSink(processor, "sales", partition_by="action")
+    >>> with processor:
     ...     for tx in processor:
     ...         sink.write(tx, tx.frame)
-    >>> pl.read_delta("sales").select("action", "user_id").sort("action").rows()  # doctest: +SKIP
+    >>> pl.read_delta("sales").select("action", "user_id").sort("action").rows()
     [('click', 'user_1'), ('view', 'user_2')]
     """
 
@@ -87,6 +87,8 @@ class DeltaSink(Sink):
         partition_by: str | Sequence[str] = (),
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
+        from redfloe._processing.delta_staging import DeltaStaging
+
         keys = [partition_by] if isinstance(partition_by, str) else list(partition_by)
         self._partition_by = [as_text(key, "partition_by") for key in keys]
         staging = DeltaStaging(to, self._partition_by, storage_options, processor._where)

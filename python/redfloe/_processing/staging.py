@@ -223,8 +223,8 @@ class Staging:
     def _lacks(self, batch: str) -> str:
         return (
             f"{self.path} lacks the rows of the batch that was committed last, "
-            f"{'_'.join(batch_range(batch))}: they are in the directory of another machine, or were "
-            "deleted. Restore the directory, or give the sink a new one"
+            f"{'_'.join(batch_range(batch))}: they are in the directory of another machine, or "
+            "were deleted. Restore the directory, or give the sink a new one"
         )
 
 
