@@ -383,7 +383,11 @@ class TestPlace:
         pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "mine.parquet")
         with pytest.raises(ValueError, match=r"holds mine\.parquet, no file of an archive"):
             archive(any_server.url, tmp_path)
-        (tmp_path / "mine.parquet").rename(tmp_path / "1-0_2-0.parquet")
+        (tmp_path / "1-0_2-0.parquet").touch()
+        (tmp_path / "mine.parquet").rename(tmp_path / "mine")
+        with pytest.raises(ValueError, match="is no whole Parquet file: delete it"):
+            archive(any_server.url, tmp_path, partition_by=None)
+        (tmp_path / "mine").rename(tmp_path / "1-0_2-0.parquet")
         with pytest.raises(ValueError, match="is of no archive"):
             archive(any_server.url, tmp_path, partition_by=None)
 

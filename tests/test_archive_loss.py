@@ -189,6 +189,20 @@ class TestLoss:
             archive(any_server.url, tmp_path, until="50-0", every="1ms")
         assert numbers(tmp_path) == [1, 2, 3]
 
+    @pytest.mark.parametrize("until", ["now", "4-0"])
+    def test_a_server_that_has_lost_the_end_and_gone_on(
+        self, redis70: Server, client: redis.Redis, tmp_path: Path, until: str
+    ) -> None:
+        """As after a failover; what else it has had instead of that, nobody knows."""
+        add_numbers(client, "s", 3)
+        archive(redis70.url, tmp_path)
+        client.delete("s")
+        add_numbers(client, "s", 2)
+        add_numbers(client, "s", 4, first=4)
+        with pytest.raises(DataLossError, match="has gone on without it: 3-0 has been read and is"):
+            archive(redis70.url, tmp_path, until=until)
+        assert archive(redis70.url, tmp_path, until=until, on_data_loss="continue").entries == 1
+
     def test_another_stream_of_the_name(
         self, any_server: Server, client: redis.Redis, tmp_path: Path
     ) -> None:

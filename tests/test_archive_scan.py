@@ -14,6 +14,7 @@ import redis
 
 import redfloe
 from redfloe import DataLossError, scan_archive_and_stream
+from redfloe._lake.parquet import ParquetArchive
 from support.archives import DAY, HOUR, archive, files, numbers
 from support.server import Server
 from support.streams import NUMBER, add, add_numbers
@@ -64,6 +65,39 @@ def test_what_is_archived_after_the_call_comes_from_the_stream(
     with pytest.raises((DataLossError, pl.exceptions.ComputeError), match="call scan_archive_and_"):
         both.select("n").collect()
     assert scan(any_server.url, tmp_path).collect()["n"].to_list() == [*range(1, 7)]
+
+
+def test_what_is_archived_and_trimmed_before_the_query(
+    redis70: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Although nothing was archived when it was made, so that there was no position."""
+    add_numbers(client, "s", 3)
+    both = scan(redis70.url, tmp_path)
+    add_numbers(client, "s", 6, first=4)
+    assert both.collect().height == 6
+    archive(redis70.url, tmp_path)
+    assert both.collect().height == 6
+    client.xtrim("s", minid="5-0", approximate=False)
+    with pytest.raises((DataLossError, pl.exceptions.ComputeError), match="call scan_archive_and_"):
+        both.collect()
+    assert scan(redis70.url, tmp_path).collect()["n"].to_list() == [*range(1, 7)]
+
+
+def test_what_is_archived_and_trimmed_while_it_is_made(
+    redis70: Server, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_numbers(client, "s", 300)
+    look = ParquetArchive.look
+
+    def then_archive(self: ParquetArchive) -> None:
+        look(self)
+        monkeypatch.undo()
+        archive(redis70.url, tmp_path, trim_after="1h")
+
+    monkeypatch.setattr(ParquetArchive, "look", then_archive)
+    both = scan(redis70.url, tmp_path)
+    assert client.xlen("s") == 100
+    assert both.collect()["n"].to_list() == [*range(1, 301)]
 
 
 def test_filters_and_columns_reach_both(

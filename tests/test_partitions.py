@@ -16,6 +16,7 @@ import redfloe
 from redfloe import RedisConnection, StreamPartition, split_stream
 from redfloe._reading.offsets import check_offsets
 from support.cluster import Cluster
+from support.proxy import Proxy
 from support.secrets import PASSWORD, with_password
 from support.sentinel import Deployment
 from support.server import Server
@@ -186,3 +187,23 @@ def test_lost_entries_show(any_server: Server, client: redis.Redis, stream: str)
     check_offsets(url, {stream: "95-0"})
     with pytest.raises(redfloe.DataLossError, match="trimmed past 50-0"):
         check_offsets(url, {stream: "50-0"})
+
+
+def test_lost_entries_of_many_streams_are_looked_up_together(
+    redis70: Server, client: redis.Redis
+) -> None:
+    """However many there are; the error is of the first that has lost some."""
+    streams = [f"s{number}" for number in range(40)]
+    for stream in streams:
+        add_numbers(client, stream, 9)
+    offsets = dict.fromkeys(streams, "3-0")
+    with Proxy(redis70.port) as proxy:
+        url = RedisConnection(proxy.url)
+        check_offsets(url, offsets)
+        before = proxy.round_trips
+        check_offsets(url, offsets)
+        assert proxy.round_trips - before <= 3
+        for stream in ("s30", "s20"):
+            client.xtrim(stream, minid="5-0", approximate=False)
+        with pytest.raises(redfloe.DataLossError, match=r"trimmed past 3-0.*stream: s20\)"):
+            check_offsets(url, offsets)

@@ -161,7 +161,12 @@ class ParquetArchive:
 
     def _check_stream(self, stream: bytes, file: File) -> None:
         source = self._source(file)
-        metadata = pl.read_parquet_metadata(source, **self._store.storage_options).get(_METADATA)
+        try:
+            footer = pl.read_parquet_metadata(source, **self._store.storage_options)
+        except pl.exceptions.ComputeError as error:
+            msg = f"{source} is no whole Parquet file: delete it, or have it restored"
+            raise ValueError(msg) from error
+        metadata = footer.get(_METADATA)
         known = None if metadata is None else json.loads(metadata)["stream"]
         if known != readable(stream):
             what = "of no archive" if known is None else f"of the stream {known!r}"

@@ -12,6 +12,7 @@ from redfloe._arguments import Streams, make_request, one_of
 from redfloe._errors import DataLossError
 from redfloe._lake.archive import target_of
 from redfloe._options import DecodeOptions, complete, takes
+from redfloe._reading.read import read_stream
 from redfloe._reading.scan import scan_of
 from redfloe._words import readable
 
@@ -107,18 +108,33 @@ def scan_archive_and_stream(
     )
     _core.check_connection(url)
     target.look()
+    oldest = _oldest(url, [key for key in streams if key not in target.positions])
+    if oldest:
+        target.look()  # what has been archived, and trimmed, before its oldest entry was looked up
     columns.begin(target.schema, target.stored)
     scans = []
     for key in streams:
         archived = target.scan(key)
         if archived is not None:
             scans.append(archived)
-        scans.append(_beyond(url, key, target, columns))
+        scans.append(_beyond(url, key, target, columns, oldest.get(key)))
     return pl.concat(scans, how="diagonal")
 
 
-def _beyond(url: RedisConnection, key: bytes, target: Target, columns: Columns) -> pl.LazyFrame:
-    """Scan what a stream holds beyond its archive."""
+def _oldest(url: RedisConnection, streams: Sequence[bytes]) -> dict[bytes, str]:
+    """Give the oldest entry of each stream that has one."""
+    found = {}
+    for key in streams:
+        ids = read_stream(url, key, {}, count=1, include_timestamp=False)["_id"]
+        if len(ids) > 0:
+            found[key] = ids[0]
+    return found
+
+
+def _beyond(
+    url: RedisConnection, key: bytes, target: Target, columns: Columns, oldest: str | None
+) -> pl.LazyFrame:
+    """Scan what a stream holds beyond its archive, which has had this as its oldest entry."""
     position = target.positions.get(key)
     schema, options = columns.reading
     request = make_request(
@@ -128,7 +144,9 @@ def _beyond(url: RedisConnection, key: bytes, target: Target, columns: Columns) 
         options=options,
     )
     request["expects_fields"] = False  # some of these are the archive's, and not the caller's
-    check = None if position is None else partial(_check, url, key, position)
+    # Where nothing was archived, all is there as long as the oldest entry is.
+    known = position or oldest
+    check = None if known is None else partial(_check, url, key, known)
     detail = f"stream {readable(key)!r} after {position}"
     scan = scan_of(url, request, options, progress=False, detail=detail, check=check)
     # Filters reach the server all the same, but for those of columns that are changed here.
@@ -146,8 +164,8 @@ def _check(url: RedisConnection, key: bytes, position: str) -> None:
         _core.check_offsets(url, [key], [position]).wait()
     except DataLossError as error:
         msg = (
-            f"the archive went up to {position} of {readable(key)!r} when the scan was made, and "
-            "entries after that may be gone from the stream; call scan_archive_and_stream again, "
-            "which finds what has been archived since"
+            f"the scan was made to read {readable(key)!r} from {position} on; entries after that "
+            "may be gone from the stream; call scan_archive_and_stream again, which finds what has "
+            "been archived since"
         )
         raise DataLossError(msg) from error

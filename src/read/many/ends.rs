@@ -67,7 +67,7 @@ fn last_ids_of_infos(answers: Vec<(usize, Result<Value>)>) -> Result<Vec<(usize,
 
 /// Of streams that were read up to these IDs: those of which entries after that may have been lost
 /// since. As [`lost_since`](crate::read::lost::lost_since), for many streams in few round trips.
-pub(super) async fn lost_since(
+pub(in crate::read) async fn lost_since(
     client: &Client,
     names: &StreamNames,
     seen: &[(usize, EntryId)],

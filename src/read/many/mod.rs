@@ -32,6 +32,7 @@ use self::by_stream::ByStream;
 pub(super) use self::columns::Columns;
 pub(super) use self::discover::discover;
 pub(super) use self::ends::last_generated;
+pub(super) use self::ends::lost_since;
 use self::nodes::Nodes;
 pub(super) use self::parts::Part;
 use self::sample::with_inferred;
