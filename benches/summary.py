@@ -15,9 +15,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- summary.py writes from here -->", "<!-- to here -->"
-#: The pages with the sentence, and what leads from each to the tables.
+#: The pages with the sentence, and what leads from each to the tables: PyPI shows README alone.
 READERS = {
-    ROOT / "README.md": "docs/performance.md",
+    ROOT / "README.md": "https://github.com/redfloe/redfloe/blob/main/docs/performance.md",
     ROOT / "docs" / "index.md": "performance.md",
 }
 CHARTS = ROOT / "docs" / "assets"
@@ -101,7 +101,7 @@ def chart(page: str, colours: Colours) -> str:
     """Draw the bars: the time of each contender, as a multiple of the floor's."""
     longest = max(ratio(page, section, row) for _, section, *rows, _ in GROUPS for row in rows)
     left, unit, bar = 150, 250 / longest, 18
-    title = "Time for 1,000,000 entries, relative to the floor"
+    title = "Time for 1,000,000 entries; shorter is better"
     drawn = [f'<text x="0" y="16" font-weight="600">{title}</text>']
     y = 34
     for group, section, ours, peers, peer in GROUPS:

@@ -99,6 +99,24 @@ def test_the_pages_run_one_after_the_other_on_one_server(empty_url: str) -> None
         run_page(page, empty_url, {STARTED_URL: f"url = {empty_url!r}"})
 
 
+def test_the_readme_works_outside_of_the_repository() -> None:
+    """PyPI shows it alone, so its links and pictures are addresses, of files that are here."""
+    page = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", page)
+    addresses = [link or picture for link, picture in targets]
+    assert [target for target in addresses if not re.match(r"https://|#", target)] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    repository = project["urls"]["Repository"]
+    raw = repository.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    ours = re.compile(f"(?:{re.escape(repository)}/blob|{re.escape(raw)})/main/([^#]+)")
+    files = [match[1] for target in addresses if (match := ours.match(target))]
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    pictures = [picture for _, picture in targets if picture]
+    assert len(pictures) == 2
+    assert all(picture.startswith(f"{raw}/main/docs/assets/") for picture in pictures)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
     missing = [
