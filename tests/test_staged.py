@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import polars as pl
@@ -11,6 +12,7 @@ import redis
 
 import redfloe
 from redfloe import RedisConnection, _core
+from support.proxy import Proxy
 from support.server import Server
 
 #: A staging key, and how many rows were written to it.
@@ -104,6 +106,46 @@ def test_histories_of_crashes(any_server: Server, stream: str) -> None:
             sink.commit(batch, aside, chunks=rng.randrange(4) if attempt < 3 else None)
         written += len(rows)
     assert sorted(sink.numbers()) == [*range(written)]
+
+
+def test_drivers_that_commit_the_same_batch_at_the_same_time(
+    any_server: Server, stream: str
+) -> None:
+    """As two with one checkpoint do, of which one was believed dead."""
+    sink = Sink(any_server.url, stream)
+    with ThreadPoolExecutor(3) as drivers:
+        for batch in range(5):
+            rows = [*range(batch * 2_500, batch * 2_500 + 2_500)]
+            asides = [[sink.write_aside(rows[:cut]), sink.write_aside(rows[cut:])]
+                      for cut in (1, 1_200, 2_499)]  # fmt: skip
+            commits = [drivers.submit(sink.commit, batch, parts) for parts in asides]
+            assert [commit.result() for commit in commits] == [2_500] * 3
+    assert sorted(sink.numbers()) == [*range(12_500)]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_replies_that_are_lost(
+    any_server: Server, client: redis.Redis, stream: str, is_last: bool
+) -> None:
+    """Each script's in turn, and the one to what removes the marker."""
+    sink, rows = Sink(any_server.url, stream), 0
+    with Proxy(any_server.port) as proxy:
+        near, sink.url = sink.url, RedisConnection(proxy.url, retry_base_delay=0.001)
+        for lost in range(6):
+            far, sink.url = sink.url, near
+            parts = [sink.write_aside([*range(rows, rows + 1_500)])]
+            rows, sink.url = rows + 1_500, far
+            fault = proxy.cut_after(0, once_seen=_is_script, skip=lost)
+            assert sink.commit(lost, parts, is_last=is_last) == 1_500
+            assert fault.hits == (lost < (5 + is_last))
+            proxy.clear()
+    sink.url = near
+    assert sink.numbers() == [*range(rows)]
+    assert len(client.keys()) == (1 if is_last else 2)
+
+
+def _is_script(command: tuple[bytes, ...]) -> bool:
+    return command[0].upper() in {b"EVAL", b"EVALSHA", b"DEL", b"UNLINK"}
 
 
 def test_rows_that_have_expired(sink: Sink, client: redis.Redis) -> None:

@@ -63,7 +63,10 @@ def test_a_bounded_write_that_fails_writes_nothing(
 def test_a_batch_that_is_repeated_is_in_the_stream_once(
     spark: SparkSession, any_server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Spark loses its notes of the last batch, as where the driver dies between two of them."""
+    """Spark loses its notes of the last batch, as where the driver dies between two of them.
+
+    It repeats the batch in other partitions.
+    """
     add_numbers(client, "in", 4_000)
     finish(copying(spark, any_server.url, any_server.url, str(tmp_path)))
     assert numbers(any_server.url, "out") == [*range(1, 4_001)]
@@ -71,7 +74,7 @@ def test_a_batch_that_is_repeated_is_in_the_stream_once(
     assert [path.name for path in commits.glob("[0-9]*")] == ["0", "1"]
     (commits / "1").unlink()
     (commits / ".1.crc").unlink(missing_ok=True)
-    finish(copying(spark, any_server.url, any_server.url, str(tmp_path)))
+    finish(copying(spark, any_server.url, any_server.url, str(tmp_path), partitions=3))
     assert numbers(any_server.url, "out") == [*range(1, 4_001)]
     # Nothing is left but the streams and the query's marker.
     assert len(client.keys()) == 3
@@ -107,7 +110,7 @@ def test_without_the_name_of_the_batch_nothing_is_written(any_server: Server) ->
         writer.write(iter([]))
 
 
-def test_mistakes_in_writes(spark: SparkSession, any_server: Server) -> None:
+def test_mistakes_in_writes(spark: SparkSession, any_server: Server, tmp_path: Path) -> None:
     def write(frame: DataFrame, **options: str) -> None:
         writer = frame.write.format("redis_stream").mode("append")
         writer.options(**{"url": any_server.url, "stream": "out", **options}).save()
@@ -116,6 +119,11 @@ def test_mistakes_in_writes(spark: SparkSession, any_server: Server) -> None:
         write(spark.range(1), partitions="2")
     with pytest.raises(Exception, match="_ts is no field: drop"):
         write(spark.range(1).withColumnRenamed("id", "_ts"))
+    complete = spark.readStream.format("rate").load().groupBy().count()
+    sink = complete.writeStream.format("redis_stream").outputMode("complete")
+    sink = sink.options(url=any_server.url, stream="out", checkpointLocation=str(tmp_path))
+    with pytest.raises(Exception, match='use the mode "append"'):
+        finish(sink.start())
     with pytest.raises(Exception, match="one stream"):
         write(spark.range(1), stream='["a", "b"]')
     wide = StructType([StructField(f"c{n}", LongType()) for n in range(3_501)])

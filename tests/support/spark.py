@@ -52,12 +52,15 @@ def start_spark(settings: Mapping[str, str] = MappingProxyType({})) -> SparkSess
     return session
 
 
-def copying(spark: SparkSession, url: str, sink_url: str, checkpoint: str) -> StreamingQuery:
+def copying(
+    spark: SparkSession, url: str, sink_url: str, checkpoint: str, partitions: int = 2
+) -> StreamingQuery:
     """Copy the numbers of the stream `in` that are there now to `out`, 3,000 in a batch."""
     source = spark.readStream.format("redis_stream").schema("n bigint")
     source = source.options(
-        url=url, stream="in", startingOffsets="earliest", maxOffsetsPerTrigger="3000"
-    )
+        url=url, stream="in", startingOffsets="earliest", maxOffsetsPerTrigger="3000",
+        partitions=partitions,
+    )  # fmt: skip
     sink = source.load().writeStream.format("redis_stream").trigger(availableNow=True)
     return sink.options(url=sink_url, stream="out", checkpointLocation=checkpoint).start()
 
