@@ -103,6 +103,22 @@ def test_a_planned_batch_whose_stream_is_gone(
             assert "does not exist any more" in caplog.text
 
 
+def test_a_planned_first_batch_that_was_trimmed(
+    any_server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that was restarted plans it again."""
+    add_numbers(client, stream, 10)
+    strict, lenient = (Query(any_server, stream, fails=fails) for fails in (True, False))
+    start = strict.at
+    strict.plan()
+    add(client, stream, [(f"{number}-0", {"n": number}) for number in range(11, 21)])
+    client.xtrim(stream, maxlen=5, approximate=False)
+    with pytest.raises(redfloe.DataLossError, match="trimmed past 10-0: it begins at 16-0"):
+        strict.reader.partitions(start, strict.at)
+    assert lenient.reader.partitions(start, strict.at) == []
+    assert "trimmed past 10-0" in caplog.text
+
+
 @pytest.mark.parametrize("most", [None, 2])
 def test_a_stream_that_was_begun_anew(
     any_server: Server, client: redis.Redis, stream: str, most: int | None

@@ -16,6 +16,7 @@ from pyspark.sql import functions as f
 
 import redfloe
 from redfloe._spark.options import Options
+from support.certs import Certificates
 from support.secrets import PASSWORD
 from support.server import Server
 from support.streams import add, add_numbers
@@ -131,29 +132,30 @@ def test_filters_narrow_the_range(
 
 def test_settings_of_a_file_and_of_the_environment(
     spark: SparkSession,
-    any_server: Server,
-    client: redis.Redis,
+    certificates: Certificates,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They are found by the driver, and shipped to the workers."""
-    add_numbers(client, "s", 3)
+    """They are found by the driver, and shipped to the workers; a file may have more than a URL."""
     file = tmp_path / "redis.toml"
-    file.write_text(f'[redis]\nurl = "{any_server.url}"')
-    reader = spark.read.format("redis_stream").schema("n int").option("stream", "s")
-    assert reader.option("settingsFile", str(file)).load().count() == 3
+    with Server("redis-7.0", tls=certificates.server) as server, server.client() as client:
+        file.write_text(f'[redis]\nurl = "{server.tls_url}"\ntls_ca = "{certificates.ca}"\n')
+        add_numbers(client, "s", 3)
+        reader = spark.read.format("redis_stream").schema("n int").option("stream", "s")
+        reader = reader.option("settingsFile", str(file))
+        assert reader.load().count() == 3
+        writer = spark.range(1).write.format("redis_stream").mode("append")
+        writer.options(settingsFile=str(file), stream="out").save()
+        assert client.xlen("out") == 1
+    with pytest.raises(Exception, match="one of the options url and settingsFile"):
+        reader.options(url=server.url).load().count()
     # Spark's processes have the environment that there was when it started.
+    url = "redis://elsewhere:7000"
     for prefix, options in (("REDIS_", {}), ("OTHER_", {"settingsEnv": "OTHER_"})):
         with monkeypatch.context() as environment:
-            environment.setenv(f"{prefix}URL", any_server.url)
+            environment.setenv(f"{prefix}URL", url)
             found = Options.of({"stream": "s", **options})
-        assert found.url == redfloe.RedisConnection(any_server.url)
-    writer = spark.range(1).write.format("redis_stream").mode("append")
-    writer.options(settingsFile=str(file), stream="out").save()
-    assert client.xlen("out") == 1
-    both = reader.options(url=any_server.url, settingsFile=str(file))
-    with pytest.raises(Exception, match="one of the options url and settingsFile"):
-        both.load().count()
+        assert found.url == redfloe.RedisConnection(url)
 
 
 def test_no_plan_has_the_password(

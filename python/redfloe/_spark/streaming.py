@@ -113,8 +113,11 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         """Give the entry after which those of a batch come; where there is none its first."""
         if not self._is_lost(name, start, end) and start != _BEGIN:
             return start
-        first = read_stream(self._options.url, name, {}, count=1, include_timestamp=False)["_id"]
-        return first[0] if len(first) else _BEGIN
+        oldest = read_stream(self._options.url, name, {}, count=1, include_timestamp=False)["_id"]
+        first = oldest[0] if len(oldest) else _BEGIN
+        if start == _BEGIN and as_pair(first) > as_pair(end):  # of a batch that is planned again
+            self._lose(f"the stream was trimmed past {end}: it begins at {first} (stream: {name})")
+        return first
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Read one of them, in a worker."""
@@ -139,9 +142,13 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         except DataLossError as error:
             # What to do about it the error says in the words of other readers.
             what = re.sub("; (to go on|start a new read).*?(?= \\(stream: |$)", "", str(error))
+        self._lose(what)
+        return True
+
+    def _lose(self, what: str) -> None:
         if not self._fails_on_loss:
             _LOGGER.warning("entries that were not read may be lost: %s", what)
-            return True
+            return
         msg = (
             f"{what}: entries that this query has not read may be lost; the option "
             "failOnDataLoss=false goes on with those that are there"
