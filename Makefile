@@ -91,13 +91,14 @@ $(built): $(tools) $(sources)
 
 # zig links against an old C library, which this machine need not have.
 .PHONY: wheel
-wheel: export PATH := $(bin):$(PATH)
-wheel: $(venv) ## the wheel that is published, for any Linux since 2018, into dist/publish; looked through
+wheel: export PATH := $(bin):$(PATH):$(REDFLOE_CACHE)/servers/redis-8.10/bin
+wheel: $(venv) servers ## the wheel that is published, for any Linux since 2018, into dist/publish; looked through and tried
 	@$(pip) --group wheel
 	@rm -rf dist/publish
 	$(bin)/maturin build --release --locked --strip --zig --compatibility manylinux_2_28 \
 		--target $$(rustc -vV | sed -n 's/^host: //p') --interpreter $(bin)/python --out dist/publish
 	$(bin)/python scripts/check_wheel.py dist/publish/*.whl
+	$(bin)/python scripts/try_wheel.py dist/publish/*.whl
 
 .PHONY: servers
 servers: $(tools) ## the servers that the tests run against, into the cache

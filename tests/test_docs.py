@@ -60,6 +60,8 @@ def test_blocks_are_of_known_languages(page: Path) -> None:
     assert not any(indent for indent, _ in fences)  # such a block would not be run
     assert {language for _, language in fences[::2]} <= SHOWN | {"python"}
     assert {rest for _, rest in fences[1::2]} <= {""}
+    # An admonition would be shown as it is written, and its text as code.
+    assert not re.search(r"^(?:!!!|\?\?\?)", page.read_text(), re.MULTILINE)
 
 
 def test_yaml_is_yaml() -> None:

