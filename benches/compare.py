@@ -269,7 +269,7 @@ def following(server: Server, rounds: int) -> str:
             cells += [f"{statistics.median(mine):.0f} µs", f"{statistics.median(ratios):.2f}"]
         rows.append((name, *cells))
     return table(
-        f"From XADD to whoever follows, at {latency.PER_SECOND:,} entries/s",
+        f"From XADD to a reader that follows, at {latency.PER_SECOND:,} entries/s",
         ("follower", "p50", "ratio to redis-py", "p99", "ratio to redis-py"),
         rows,
     )

@@ -1,4 +1,4 @@
-"""How long an entry takes from XADD to whoever follows its stream.
+"""How long an entry takes from XADD to a reader that follows its stream.
 
 ``python benches/latency.py NAME PORT`` follows the stream and prints the microseconds, sorted, as
 JSON; the ``writer`` adds entries at a steady rate, each with the time at which it was sent.

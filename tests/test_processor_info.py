@@ -1,4 +1,4 @@
-"""Processors as others see them: their lanes, begun anew, deleted."""
+"""Processors as others see them: their lanes, reset, deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processors as others see them: their lanes, and beginning anew."""
+"""Processors as others see them: their lanes, and resetting them."""
 
 from __future__ import annotations
 
