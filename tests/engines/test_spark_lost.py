@@ -46,7 +46,7 @@ class Query:
 
 @pytest.mark.parametrize("seen", [0, 10])
 def test_trimmed_between_planning_and_reading(
-    any_server: Server,
+    server: Server,
     client: redis.Redis,
     stream: str,
     seen: int,
@@ -54,7 +54,7 @@ def test_trimmed_between_planning_and_reading(
 ) -> None:
     """Also in a query's first batch, before which nothing was read."""
     add_numbers(client, stream, 100)
-    strict, lenient = (Query(any_server, stream, fails=fails) for fails in (True, False))
+    strict, lenient = (Query(server, stream, fails=fails) for fails in (True, False))
     for query in (strict, lenient):
         assert seen == 0 or query.next(seen) == [*range(1, seen + 1)]
         query.plan()
@@ -71,10 +71,10 @@ def test_trimmed_between_planning_and_reading(
 
 
 def test_what_was_read_may_be_trimmed(
-    any_server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
+    server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_numbers(client, stream, 100)
-    query = Query(any_server, stream, fails=True)
+    query = Query(server, stream, fails=True)
     assert query.next(50) == [*range(1, 51)]
     query.plan()
     client.xtrim(stream, minid="50-0", approximate=False)
@@ -83,12 +83,12 @@ def test_what_was_read_may_be_trimmed(
 
 
 def test_a_planned_batch_whose_stream_is_gone(
-    any_server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
+    server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Before it is read, and before it is planned again by a driver that was restarted."""
     for fails in (True, False):
         add_numbers(client, stream, 10)
-        query = Query(any_server, stream, fails=fails)
+        query = Query(server, stream, fails=fails)
         start = query.at
         query.plan()
         client.delete(stream)
@@ -104,11 +104,11 @@ def test_a_planned_batch_whose_stream_is_gone(
 
 
 def test_a_planned_first_batch_that_was_trimmed(
-    any_server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
+    server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A driver that was restarted plans it again."""
     add_numbers(client, stream, 10)
-    strict, lenient = (Query(any_server, stream, fails=fails) for fails in (True, False))
+    strict, lenient = (Query(server, stream, fails=fails) for fails in (True, False))
     start = strict.at
     strict.plan()
     add(client, stream, [(f"{number}-0", {"n": number}) for number in range(11, 21)])
@@ -121,11 +121,11 @@ def test_a_planned_first_batch_that_was_trimmed(
 
 @pytest.mark.parametrize("most", [None, 2])
 def test_a_stream_that_was_begun_anew(
-    any_server: Server, client: redis.Redis, stream: str, most: int | None
+    server: Server, client: redis.Redis, stream: str, most: int | None
 ) -> None:
     """With smaller IDs: they would never come after what was read."""
     add_numbers(client, stream, 10)
-    strict, lenient = (Query(any_server, stream, fails=fails) for fails in (True, False))
+    strict, lenient = (Query(server, stream, fails=fails) for fails in (True, False))
     assert strict.next() == lenient.next() == [*range(1, 11)]
     client.delete(stream)
     assert strict.next() == lenient.next() == []
@@ -139,10 +139,10 @@ def test_a_stream_that_was_begun_anew(
 
 
 def test_a_deleted_newest_entry_is_no_loss(
-    any_server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
+    server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_numbers(client, stream, 10)
-    query = Query(any_server, stream, fails=True)
+    query = Query(server, stream, fails=True)
     assert query.next() == [*range(1, 11)]
     client.xdel(stream, "10-0")
     assert query.next() == []
