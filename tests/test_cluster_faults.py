@@ -357,6 +357,50 @@ def test_a_write_says_which_of_its_rows_the_new_master_lacks(
     assert raised.value.rows_written == said.height
 
 
+def test_a_write_says_what_else_the_cluster_lacks(cluster: Cluster) -> None:
+    """Also of a stream to which nothing more is written when another one's loss is noticed."""
+    first, other = cluster.keys(2)
+    rows = 300_000
+    frame = pl.DataFrame({"stream": [other] * 10 + [first] * rows, "n": range(rows + 10)})
+    frame = frame.with_columns(id=pl.format("{}-1", "n"))
+
+    def take_over(key: str) -> None:
+        master, replica = masters[key], replicas[key]
+        replica.command("CLUSTER", "FAILOVER", "TAKEOVER")
+        eventually(lambda: master.role[0] == "slave", seconds=10)
+
+    masters = {key: cluster.node(key) for key in (first, other)}
+    replicas = {key: cluster.replica(key) for key in (first, other)}
+    with ExitStack() as stack:
+        stack.enter_context(lagging(masters[other]))
+        steps = [
+            lambda: stack.enter_context(lagging(masters[first])),
+            lambda: take_over(other),
+            lambda: take_over(first),
+        ]
+
+        def progress(written: int) -> None:
+            if written > 10 and steps:
+                steps.pop(0)()
+
+        with pytest.raises(WriteError, match="lost the end") as raised:
+            write_stream(
+                patient(cluster),
+                frame,
+                pl.col("stream"),
+                fields=["n"],
+                id_column="id",
+                batch_size=200,
+                progress=progress,
+            )
+    assert raised.value.ids is not None
+    said = frame.with_columns(id=raised.value.ids).filter(pl.col("id").is_not_null())
+    for key in (first, other):
+        assert said.filter(stream=key)["n"].to_list() == written(cluster, key)
+    assert written(cluster, other) == []
+    assert raised.value.rows_written == said.height
+
+
 @pytest.mark.parametrize("fault", [migration, failover])
 def test_a_producer(cluster: Cluster, key: str, fault: Fault) -> None:
     steps = fault(cluster, key)

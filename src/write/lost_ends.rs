@@ -21,6 +21,11 @@ pub(super) struct LostEnd {
 }
 
 impl LostEnd {
+    /// Whether it is that of this stream.
+    pub(super) fn is_of(&self, key: usize) -> bool {
+        self.key == key
+    }
+
     /// Whether this is the ID of a lost entry, of a row for that key.
     fn has(&self, key: usize, id: EntryId) -> bool {
         key == self.key && self.left.is_none_or(|left| id > left)

@@ -13,7 +13,7 @@ use super::ends::Ends;
 use super::failed::{Failed, Fatal};
 use super::idmp_window::IdmpWindow;
 use super::in_flight::SentBefore;
-use super::lost_ends::{LostEnd, forget};
+use super::lost_ends::{LostEnd, forget, lost_ends};
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::{PartEnd, Pipeline};
 use super::request::WriteRequest;
@@ -116,10 +116,29 @@ pub(super) async fn write_scattered(
             }
         }
         if !failed.is_empty() || was_halted {
+            look_for_more(client, &rows, request, &ends, &mut failed).await;
             return Err(failure(failed, ids, &rests, request, &rows));
         }
     }
     Ok(together(ids, total).finish(total))
+}
+
+/// Where a stream has lost its end, others may have: in parts that have ended, or that were halted before
+/// they came to look. The failure says what is known where they cannot be asked.
+async fn look_for_more(
+    client: &Client,
+    rows: &Rows,
+    request: &WriteRequest,
+    ends: &Ends,
+    failed: &mut [Failed],
+) {
+    let known = |key: usize| failed.iter().flat_map(|part| &part.lost).any(|lost| lost.is_of(key));
+    let others: Vec<_> = ends.known().filter(|(key, _)| !known(*key)).collect();
+    let Some(part) = failed.iter_mut().find(|part| !part.lost.is_empty()) else { return };
+    let looking = lost_ends(client, rows, &others);
+    if let Some(Ok(more)) = request.control.unless_stopped(looking).await {
+        part.lost.extend(more);
+    }
 }
 
 /// The first row that is not in.
