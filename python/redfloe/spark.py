@@ -37,12 +37,12 @@ class RedisStreamSource(DataSource):
     entry counts once.
 
     A DataFrame's columns are written as fields, as by `redfloe.write_stream`, in the mode
-    ``append``. A bounded write adds no row where a task fails; one whose driver dies while it adds
-    them is broken off. A continuous query adds each batch once, also after a crash and with rows in
-    other partitions. Tasks write to streams beside the target, in its slot of a cluster; the
-    driver's commit moves the rows by scripts, a thousand at a time, behind a marker for the query
-    and the batch. So the rows are in the server twice for a moment, and in the order of
-    partitions. The marker stays, one small hash for each query.
+    ``append``. A bounded write adds no row if a task fails; if the driver dies while it adds them,
+    only the first of them are in the stream. A continuous query adds each batch once, also after a
+    crash and with rows in other partitions. Tasks write to streams beside the target, in its slot
+    of a cluster; the driver's commit moves the rows by scripts, a thousand at a time, with a marker
+    for the query and the batch. So the rows are in the server twice for a moment, and in the order
+    of partitions. The marker stays, one small hash for each query.
 
     The schema may have ``_id`` (string), ``_ts`` (timestamp, or bigint for milliseconds), ``_seq``
     (bigint) and ``_stream`` (string) beside the fields. Without one, the fields of a sample of the

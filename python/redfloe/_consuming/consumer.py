@@ -41,7 +41,7 @@ class StreamConsumer(Sessions, RunsHandlers):
     is taken over by the others. Each entry is processed at least once. Without a group it reads the
     whole stream (XREAD), and a checkpoint store keeps its position.
 
-    One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for`` under
+    Use it with ``with`` and ``for``, or with ``async with`` and ``async for`` under
     asyncio or uvloop, where waiting takes no thread. It may be entered again once it was left, and
     starts again then. A loop ends when the ``with`` around it does, in whichever thread or task;
     one that waits for a batch ends at once.
@@ -105,8 +105,8 @@ class StreamConsumer(Sessions, RunsHandlers):
         the start of a stream that appears later.
     reclaim_min_idle_ms : int, timedelta or None, default 30000
         Take over entries that have been pending for that many milliseconds (XAUTOCLAIM in Redis
-        6.2, else XPENDING and XCLAIM). They come in batches of their own, in turns with new
-        entries; their `Batch.delivery_counts` are greater than 1. None: never.
+        6.2, else XPENDING and XCLAIM). They come in batches of their own that alternate with
+        new entries; their `Batch.delivery_counts` are greater than 1. None: never.
     reclaim_interval_ms : int or timedelta, default 30000
         How often to look for such entries; no more often than every 10 ms.
     auto_extend : bool, default True

@@ -48,8 +48,8 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     leave the outputs of one undisturbed run.
 
     A name has one processor at a time. It holds a *lane*, a hash beside the stream; others of the
-    name stand by until it is released, or its lease has expired without a word. Then the next one
-    goes on where the last commit is, and whatever the former still tries raises `FencedError`.
+    name stand by until the lane is released or its lease expires. Then the next one continues
+    after the last commit, and every commit of the former one raises `FencedError`.
 
     With a `group` several processors of the name share the stream, one for each `consumer`: see
     below.
@@ -58,8 +58,8 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     exception leaves it, or by `Transaction.commit`. After an exception nothing of it is in, and it
     comes again with the next ``with``.
 
-    One class serves both worlds: ``with`` and ``for``, or ``async with`` and ``async for``. It may
-    be entered again once it was left. It keeps trying through an outage of the server, once that
+    Use it with ``with`` and ``for``, or with ``async with`` and ``async for``. It may be entered
+    again after it was left. It keeps trying through an outage of the server, once that
     has answered, unless the connection has a `max_retries`.
 
     Parameters
@@ -73,11 +73,11 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     group, consumer : str or bytes, optional
         Share the stream with other workers, by a consumer group (XREADGROUP, Redis 5.0), as
         `StreamConsumer` does. A batch is what the group gives to this consumer, or what it claims
-        of another that has died, and the commit acknowledges its entries in the same step: if one
+        from another that has died, and the commit acknowledges its entries in the same step: if one
         of them is not pending to this consumer any more, the whole commit is refused, and nothing
-        is written (`ClaimedError`). A loop goes on with the next batch then. For outputs alone:
-        there is no state and no table, since workers would overwrite each other's. A lane is then
-        of one consumer; its name should be the same when the worker starts again.
+        is written (`ClaimedError`). A loop goes on with the next batch then. There is no
+        state and no table, only outputs: workers would overwrite each other's. Each consumer has a
+        lane of its own; its name should be the same when the worker starts again.
     schema : mapping of str to polars dtype, or pl.Schema, optional
         The fields to read, as for `read_stream`.
     start_id : str, int, date or datetime, default "-"
