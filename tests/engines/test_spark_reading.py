@@ -13,9 +13,11 @@ import redis
 from polars.testing import assert_frame_equal
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
+from pyspark.sql.types import DataType, LongType, MapType, StringType, StructField, StructType
 
 import redfloe
 from redfloe._spark.options import Options
+from redfloe._spark.reading import BoundedReader
 from support.certs import Certificates
 from support.secrets import PASSWORD
 from support.server import Server
@@ -183,22 +185,37 @@ def test_mistakes_say_what_to_do(
         ({"startingOffsets": "latest"}, "cannot begin at the latest"),
         ({"maxOffsetsPerTrigger": "1"}, "no meaning"),
         ({"onError": "x"}, "on_error"),
-        ({"startingOffsets": "$"}, "must be earliest, latest, an entry's ID or time"),
-        ({"startingOffsets": "99999999999999999999"}, "must be earliest"),
-        ({"endingOffsets": "-1"}, "must be earliest"),
-        ({"startingOffsets": json.dumps({"typo": "1-0"})}, "'typo', a stream that is not read"),
-        ({"startingOffsets": json.dumps({stream: "5"})}, "an ID, ms-seq"),
-        ({"startingOffsets": json.dumps({stream: 5})}, "an ID, ms-seq"),
-        ({"stream": json.dumps([stream, "b"]), "endingOffsets": json.dumps({stream: "1-0"})},
-         "no offset of 'b'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(Exception, match=message):
             load(
                 spark, any_server.url, **{"stream": stream, "schema": NUMBERS, **options}
             ).collect()
     with pytest.raises(Exception, match="_id must be string"):
         load(spark, any_server.url, stream, "_id bigint").collect()
-    with pytest.raises(Exception, match="m has the type map<string,int>: read it as string"):
-        load(spark, any_server.url, stream, "m map<string, int>").collect()
-    with pytest.raises(Exception, match="some entries have no x"):
-        load(spark, any_server.url, stream, "x int not null").collect()
+
+
+def test_mistakes_that_need_no_spark(any_server: Server, client: redis.Redis) -> None:
+    add_numbers(client, "s", 3)
+
+    def read(kind: DataType | None = None, **options: str) -> None:
+        given = Options.of({"url": any_server.url, "stream": "s", **options})
+        column = StructField("x", kind or LongType(), nullable=kind is not None)
+        reader = BoundedReader(given, StructType([column]))
+        for part in reader.partitions():
+            list(reader.read(part))
+
+    both = json.dumps(["s", "b"])
+    for options, message in (
+        ({"startingOffsets": "$"}, "must be earliest, latest, an entry's ID or time"),
+        ({"startingOffsets": "99999999999999999999"}, "must be earliest"),
+        ({"endingOffsets": "-1"}, "must be earliest"),
+        ({"startingOffsets": '{"typo": "1-0"}'}, "'typo', a stream that is not read"),
+        ({"startingOffsets": '{"s": "5"}'}, "an ID, ms-seq"),
+        ({"startingOffsets": '{"s": 5}'}, "an ID, ms-seq"),
+        ({"stream": both, "endingOffsets": '{"s": "1-0"}'}, "no offset of 'b'"),
+        ({}, "some entries have no x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(**options)
+    with pytest.raises(ValueError, match="x has the type map<string,bigint>: read it as string"):
+        read(MapType(StringType(), LongType()))
