@@ -281,7 +281,7 @@ def test_the_commands_of_the_guide(tmp_path: Path) -> None:
     page: dict[str, Any] = {}
     exec(compile(blocks[0], str(PAGE), "exec", dont_inherit=True), page)
     environment = {**os.environ, "REDIS_URL": page["url"]}
-    ran = 0
+    ran = shown = 0
     for line in re.findall(r"^\$ redfloe (.*)$", text, re.MULTILINE):
         endless = re.search(r" -f\b| --follow| --watch|^top", line)
         process = subprocess.Popen(
@@ -298,11 +298,13 @@ def test_the_commands_of_the_guide(tmp_path: Path) -> None:
                 assert process.stdout.readline(), line
                 process.kill()
             else:
-                _, error = process.communicate(timeout=60)
+                output, error = process.communicate(timeout=60)
                 assert process.returncode == 0, (line, error)
+                shown += f"```text\n{output}```\n" in text
         ran += 1
     page["server"].stop()
     assert ran > 15
+    assert shown == 2  # the output of `head` and of `sql`; that of `streams` depends on the time
 
 
 def test_a_server_that_does_not_answer(any_server: Server, orders: str, terminal: Any) -> None:
