@@ -56,8 +56,8 @@ class StreamConsumer(Sessions, RunsHandlers):
         As for `read_stream`.
     stream : str, bytes, or several of them
         The stream's key, or those of several streams, each of which has a group of this name: one
-        XREADGROUP asks for all. A batch may hold rows of several, and ``_stream`` says which a row
-        is of; acknowledgement, claims, dead letters and delivery counts are by stream. One that has
+        XREADGROUP asks for all. A batch may hold rows of several, and ``_stream`` names the stream
+        of each; acknowledgement, claims, dead letters and delivery counts are by stream. One with
         many entries does not keep the others waiting. In a Redis Cluster they may have up to 256
         slots.
     pattern : str or bytes, optional

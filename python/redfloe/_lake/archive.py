@@ -47,8 +47,8 @@ def archive(
 ) -> ArchiveResult:
     """Archive streams to Parquet files or a Delta table, continuously, each entry exactly once.
 
-    Call it again after anything, and it goes on where the archive ends: the files, or the table's
-    transactions, say up to where that is. So a crash at any instant, a full disk or a lost
+    After any interruption call it again: it goes on where the archive ends. The files, or the
+    table's transactions, say up to where that is. So a crash at any instant, a full disk or a lost
     connection leaves no entry twice, and none missing, and no reader sees half a file. It does not
     end by itself, unless there is an `until`; Ctrl-C, SIGTERM or a cancelled task end it, and what
     it had read for the next file is read again the next time. XREAD (Redis 5.0).

@@ -109,18 +109,19 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         those aside whose handler raises, in any case.
     lease_ms : int or timedelta, default 3000
         For how long others wait for a processor that says nothing. Commits and a heartbeat in the
-        background extend the lease. Nothing but waiting rests on it.
+        background extend the lease. Safety does not depend on it.
     takeover : bool, default False
         Take the lane at once from the process that has it, which is fenced.
     wait_replicas : int, default 0
-        How many replicas must have a commit before it counts (WAIT, Redis 3.0). Without, a commit
-        that no replica has is lost with its master.
+        How many replicas must have a commit before it counts (WAIT, Redis 3.0). Without it, a
+        commit that no replica has is lost with its master.
     wait_aof : bool, default False
         Whether the master must have written it to disk (WAITAOF, Redis 7.2).
     wait_aof_replicas : int, default 0
         How many replicas must have written it to disk (WAITAOF).
     wait_timeout_ms : int or timedelta, default 5000
-        How long that may take. `NotDurableError` then says that the commit is in, and not there.
+        How long that may take. `NotDurableError` then says that the commit is in Redis, but not yet
+        safe.
     max_commit_bytes : int, default 64 MiB
         The size that a commit may have. A larger one is refused before anything is sent.
     on_data_loss : {"raise", "continue"}, default "raise"

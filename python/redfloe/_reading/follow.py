@@ -214,7 +214,7 @@ def iter_stream(
         As for `read_stream`.
     stream : str, bytes, or several of them
         The stream's key, or those of several streams: an XREAD waits for all, a batch may hold
-        rows of several, and ``_stream`` says which a row is of. Each stream's entries come in
+        rows of several, and ``_stream`` names the stream of each. Each stream's entries come in
         order; one that has many does not keep the others waiting. Of more than 16, those that have
         entries all the time are followed on a second connection. A missing stream is waited for;
         with a group it is created, where `create_group` says so. A key that holds something else

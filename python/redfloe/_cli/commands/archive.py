@@ -125,8 +125,8 @@ def archive(
 ) -> None:
     """Archive streams to Parquet files or a Delta table, each entry once, until Ctrl-C.
 
-    Run again after anything, it goes on where the archive ends. Values are typed as ten thousand
-    entries say when it is begun.
+    After any interruption run it again: it goes on where the archive ends. Values are typed as ten
+    thousand entries say when it is begun.
     """
     import redfloe
 

@@ -91,8 +91,8 @@ def export(
 ) -> None:
     """Export a stream to a file, or into a directory that the next run goes on with.
 
-    A file is there whole or not at all. A directory gets parts; run again after anything, it goes
-    on with the entries that came since, and each entry is in one part, once.
+    A file is there whole or not at all. A directory gets parts; after any interruption run it
+    again: it goes on with the entries that came since, and each entry is in one part, once.
     """
     kind = _file_format(path, format, partition_by)
     server = connect(url)

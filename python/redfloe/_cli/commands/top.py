@@ -86,7 +86,7 @@ class Activity:
             history = self._history.setdefault(name, deque(maxlen=_WIDTH))
             rate = None
             if self._before is not None and now > self._at:
-                # A stream that was begun anew has fewer; one that is new has only what came since.
+                # A stream that was created again has fewer; a new one has only what came since.
                 rate = max(0, total - self._before.get(name, 0)) / (now - self._at)
                 history.append(rate)
             seen[name] = total
