@@ -151,7 +151,7 @@ async fn what_was_trimmed_or_begun_anew_is_noticed() -> Result<()> {
     assert!(!reader.wait(id(500), Duration::from_millis(20)).await?);
     let error = reader.read(id(500), None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataLoss);
-    assert!(error.to_string().contains("begun anew"), "{error}");
+    assert!(error.to_string().contains("created again"), "{error}");
     assert_eq!(going_on.read(id(500), None).await?.unwrap().last, id(5));
     assert!(reader.wait(id(4), Duration::from_secs(5)).await?);
     Ok(())

@@ -210,7 +210,7 @@ class TestLoss:
         archive(any_server.url, tmp_path)
         client.delete("s")
         add_numbers(client, "s", 2)
-        with pytest.raises(DataLossError, match="begun anew"):
+        with pytest.raises(DataLossError, match="created again"):
             archive(any_server.url, tmp_path)
         with pytest.raises(
             DataLossError, match="was deleted and written again, with smaller IDs: archive it to"

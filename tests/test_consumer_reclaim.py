@@ -535,7 +535,7 @@ def test_a_lost_group_is_created_where_its_consumer_stood(
 def test_a_lost_group_of_a_new_stream_begins_at_its_start(
     any_server: Server, client: redis.Redis, stream: str, world: World
 ) -> None:
-    """IDs may be smaller than before where a stream is begun anew."""
+    """IDs may be smaller than before where a stream is created again."""
     add_numbers(client, stream, 200, first=101)
     options: dict[str, Any] = {"on_group_lost": "recreate", "batch_size": 50, **SHY, **ME}
     consumer = world.consumer(any_server.url, stream, **options)

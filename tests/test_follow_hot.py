@@ -205,7 +205,7 @@ def test_a_quiet_stream_that_is_begun_anew_beside_a_hot_one(
         with (
             meanwhile(write),
             within(10),
-            pytest.raises(DataLossError, match=rf"begun anew.*stream: {QUIET[5]}\b"),
+            pytest.raises(DataLossError, match=rf"created again.*stream: {QUIET[5]}\b"),
         ):
             list(batches)
 

@@ -175,7 +175,7 @@ def test_a_stream_that_is_begun_anew_is_noticed_and_named(
         take_rows(batches, 2)
         client.delete("b")
         fill(client, {"b": [3]})
-        with within(10), pytest.raises(DataLossError, match=r"begun anew.*stream: b\b"):
+        with within(10), pytest.raises(DataLossError, match=r"created again.*stream: b\b"):
             next(batches)
 
 
@@ -199,7 +199,7 @@ def test_a_busy_stream_hides_none_that_is_begun_anew(
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
         try:
-            with within(10), pytest.raises(DataLossError, match=r"begun anew.*stream: b\b"):
+            with within(10), pytest.raises(DataLossError, match=r"created again.*stream: b\b"):
                 got.extend(batches)
         finally:
             ended.set()

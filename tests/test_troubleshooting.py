@@ -182,7 +182,7 @@ PROVOKED: dict[str, Callable[[Case], object]] = {
         case.url, schema={"n": pl.Object}
     ),
     "Polars compares it with an integer in microseconds": compare_with_a_datetime,
-    "the stream was deleted and begun anew, or the server lost its end": follow_what_is_deleted,
+    "the stream was deleted and created again, or the server lost its end": follow_what_is_deleted,
     "NOGROUP No such key": lambda case: read(
         case.url, group="none", consumer="c", create_group=False
     ),

@@ -76,7 +76,7 @@ class RedisStreamSource(DataSource):
     - ``failOnDataLoss``: ``true``, the default, fails a continuous query where entries that it has
       not read may be lost: trimmed, or deleted with their stream, before their batch was planned
       or before it was read. ``false`` logs that, and goes on with what is there; a stream that was
-      begun anew is read from its oldest entry.
+      created again is read from its oldest entry.
     - ``batchSize``: rows of a record batch, 10,000 by default.
     - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``: as for
       `redfloe.ReadOptions`.

@@ -89,7 +89,7 @@ impl Commit {
     pub const MAX_BYTES: usize = 64 * 1024 * 1024;
 
     /// What came of the entries after `after` up to `to`: the lane has to be at `after`, and is at `to` then.
-    /// Where no entry came they are the same; of a stream that was begun anew `to` is smaller.
+    /// Where no entry came they are the same; of a stream that was created again `to` is smaller.
     pub fn between(after: EntryId, to: EntryId) -> Self {
         Commit::new(Some((after, to)), Vec::new())
     }

@@ -79,7 +79,7 @@ impl PageReader {
     /// # Errors
     ///
     /// [`DataLoss`](crate::ErrorKind::DataLoss) where entries may have been trimmed before they were read,
-    /// or the stream was begun anew; and as [`read`](crate::read).
+    /// or the stream was created again; and as [`read`](crate::read).
     pub async fn read(&mut self, after: EntryId, until: Option<EntryId>) -> Result<Option<Page>> {
         let page = self.page(after, until).await?;
         if after == EntryId::MIN || self.begins == Some(after) || self.is_there(after).await? {

@@ -143,7 +143,7 @@ impl Batches {
     /// # Errors
     ///
     /// As [`read`](crate::read); and for [`tail`] [`DataLoss`](crate::ErrorKind::DataLoss) where
-    /// the stream was deleted and begun anew with smaller IDs.
+    /// the stream was deleted and created again with smaller IDs.
     pub async fn next(&mut self) -> Result<Option<Batch>> {
         let Some((batch, handing)) = self.ready().await? else { return Ok(None) };
         if let Some(handing) = handing {

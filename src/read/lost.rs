@@ -28,7 +28,7 @@ impl StreamLoss {
     pub(crate) fn error(self, seen: EntryId) -> Error {
         let message = match self {
             StreamLoss::BegunAnew { newest } => format!(
-                "the stream was deleted and begun anew, or the server lost its end: it is at \
+                "the stream was deleted and created again, or the server lost its end: it is at \
                  {newest} now, but {seen} has been read already; start a new read at the ID from \
                  which on its entries are wanted, such as start_id=\"-\""
             ),
@@ -60,7 +60,8 @@ impl StreamLoss {
     pub(super) fn error_of_bounded(self, end: EntryId) -> Error {
         let what = match self {
             StreamLoss::BegunAnew { newest } => format!(
-                "lost the end of the stream, or it was deleted and begun anew: it is at {newest} now"
+                "lost the end of the stream, or it was deleted and created again: it is at \
+                 {newest} now"
             ),
             StreamLoss::Diverged { newest } => format!(
                 "lost the end of the stream, and has gone on without it: nobody has deleted that, and \

@@ -135,7 +135,7 @@ impl TailReader {
         lost.filter(is_certain).map_or(Ok(()), |lost| self.lost(lost, seen))
     }
 
-    /// The stream has lost its end, or has been begun anew: goes on where that is the policy.
+    /// The stream has lost its end, or has been created again: goes on where that is the policy.
     fn lost(&mut self, lost: StreamLoss, seen: EntryId) -> Result<()> {
         let after = self.go_on_after(lost, seen)?;
         if after < seen {
@@ -323,7 +323,7 @@ impl TailReader {
         Ok(reached.is_some_and(|reached| reached >= end))
     }
 
-    /// Makes sure that the stream has not been begun anew with smaller IDs, which no read behind
+    /// Makes sure that the stream has not been created again with smaller IDs, which no read behind
     /// the last one would ever see.
     async fn look_after(&mut self) -> Result<()> {
         let Some(seen) = self.feed.last_id().max(self.reached).filter(|_| self.watch.is_due())

@@ -130,7 +130,7 @@ def test_a_stream_that_was_begun_anew(
     client.delete(stream)
     assert strict.next() == lenient.next() == []
     add_numbers(client, stream, 3)
-    with pytest.raises(redfloe.DataLossError, match="begun anew"):
+    with pytest.raises(redfloe.DataLossError, match="created again"):
         strict.next(most)
     assert lenient.next(most) == [1, 2, 3][:most]
     assert lenient.next() == [1, 2, 3][most or 3 :]

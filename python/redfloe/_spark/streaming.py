@@ -183,7 +183,7 @@ class Refused(DataSourceStreamReader):
 
 
 def _after(start: Offsets, end: Offsets) -> Offsets:
-    """Give where a batch begins: at the oldest entry of a stream that was begun anew."""
+    """Give where a batch begins: at the oldest entry of a stream that was created again."""
     return {
         name: offset
         for name, offset in start.items()

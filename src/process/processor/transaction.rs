@@ -99,7 +99,7 @@ impl Transaction {
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for an entry that is not of this batch.
     pub fn fail(&mut self, ids: &[EntryId], reason: &str, deliveries: u64) -> Result<()> {
         let own = self.batch.ids();
-        // In the order of the stream, unless that was begun anew and holds others.
+        // In the order of the stream, unless that was created again and holds others.
         let stranger = ids.iter().find(|id| own.binary_search(id).is_err());
         if let Some(id) = stranger {
             return Err(Error::invalid(format!("{id} is no entry of this batch")));

@@ -57,7 +57,7 @@ impl ManyTail {
         Ok(())
     }
 
-    /// Makes sure that some streams of a place have not been begun anew with smaller IDs, which no read
+    /// Makes sure that some streams of a place have not been created again with smaller IDs, which no read
     /// after the last one would ever see.
     pub(super) async fn look_after(&mut self, number: usize) -> Result<()> {
         let are_others = self.places.len() > 1;
