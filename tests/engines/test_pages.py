@@ -21,8 +21,13 @@ EXAMPLES = list(docstrings(of_engines=True))
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("test", EXAMPLES, ids=[test.name for test in EXAMPLES])
 def test_examples_in_docstrings(
-    test: doctest.DocTest, any_server: Server, client: redis.Redis
+    test: doctest.DocTest,
+    any_server: Server,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     add_events(client)
     run_examples(test, any_server.url)
 
