@@ -136,6 +136,7 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(venv) ## the documentation site, strictly, into site/
 	$(bin)/mkdocs build --strict
 	! grep -rlE '<script[^>]* src="https?:|<link[^>]*"stylesheet"[^>]* href="https?:' site --include='*.html'
+	test -s site/search/search_index.js # a browser loads it from disk, unlike the JSON beside it
 
 .PHONY: test
 test: servers lint docs test-rust test-python ## lint, docs, and all tests but the slow ones and those on engines
