@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
+import polars as pl
 
-from redfloe import scan_archive_and_stream
+from redfloe import scan_archive_and_stream, write_stream
 from support.archives import archive
 from support.cluster import Cluster
 from support.sentinel import Deployment
@@ -27,8 +27,9 @@ def test_streams_of_several_nodes(cluster: Cluster, tmp_path: Path) -> None:
         add_numbers(cluster.client(key), key, 20)
     assert archive(cluster.url, tmp_path, keys, max_rows=15).entries == 60
     cluster.fail_over(keys[0])
+    more = pl.DataFrame({"id": [f"{n}-0" for n in range(21, 31)], "n": range(21, 31)})
     for key in keys:
-        add_numbers(cluster.client(key), key, 30, first=21)
+        write_stream(cluster.url, more, key, id_column="id")
     assert numbers(cluster.url, tmp_path, keys) == {key: [*range(1, 31)] for key in keys}
     result = archive(cluster.url, tmp_path, keys, trim_after="1s")
     assert result.entries == 30
