@@ -230,9 +230,9 @@ def test_streams_are_looked_after_together(
         calls: list[list[bytes]] = []
         check = redfloe._core.check_offsets
 
-        def counted(url: Any, keys: list[bytes], after: list[str]) -> Any:
+        def counted(url: Any, keys: list[bytes], *arguments: Any) -> Any:
             calls.append(keys)  # noqa: B023
-            return check(url, keys, after)  # noqa: B023
+            return check(url, keys, *arguments)  # noqa: B023
 
         with monkeypatch.context() as patched:
             patched.setattr("redfloe._core.check_offsets", counted)

@@ -863,7 +863,10 @@ def advance_offsets(
     count: int,
 ) -> Operation[list[str]]: ...
 def check_offsets(
-    server: str | RedisConnection, streams: list[bytes], after: list[str]
+    server: str | RedisConnection,
+    streams: list[bytes],
+    after: list[str],
+    are_entries: bool,
 ) -> Operation[None]: ...
 def staged_key(stream: bytes, parts: list[bytes]) -> bytes: ...
 def prepare_staging(

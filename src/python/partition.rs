@@ -79,10 +79,11 @@ pub(crate) fn check_offsets(
     server: Server,
     streams: Vec<Vec<u8>>,
     after: Vec<String>,
+    are_entries: bool,
 ) -> PyResult<Operation> {
     let after = parsed(py, after)?;
     let client = server.client(py)?;
-    let asking = async move { read::check_offsets(&client, &streams, &after).await };
+    let asking = async move { read::check_offsets(&client, &streams, &after, are_entries).await };
     Ok(operation(asking).only_while_waited_for())
 }
 

@@ -2,7 +2,7 @@
 
 use super::bounds::no_columns;
 use super::feed::Feed;
-use super::lost::lost_since;
+use super::lost::{lost_behind, lost_since};
 use super::many::{Part, lost_since as lost_since_of_many, newest_of_parts};
 use super::partition::portion;
 use super::request::BatchBounds;
@@ -77,14 +77,30 @@ pub async fn offsets_ahead(
 }
 
 /// Makes sure that no entries after these positions are lost: trimmed, or with the stream. XINFO STREAM and
-/// XREVRANGE (Redis 5.0), for many streams in few round trips.
+/// XREVRANGE (Redis 5.0), for many streams in few round trips. Where the positions `are_entries` that have
+/// been read, that the server has lost the end of a stream shows as well; others are looked at one by one.
 ///
 /// # Errors
 ///
 /// [`DataLoss`](crate::ErrorKind::DataLoss) where some may be, and as [`read`](crate::read).
-pub async fn check_offsets(client: &Client, streams: &[Vec<u8>], after: &[EntryId]) -> Result<()> {
+pub async fn check_offsets(
+    client: &Client,
+    streams: &[Vec<u8>],
+    after: &[EntryId],
+    are_entries: bool,
+) -> Result<()> {
     let names = &StreamNames::new(streams.to_vec());
     let about = |error: Error, stream| error.with_context("stream", names.text(stream));
+    if !are_entries {
+        for (stream, seen) in after.iter().enumerate() {
+            let key = names.key(stream);
+            let lost = lost_behind(&mut client.session_for(key), key, *seen).await;
+            if let Some(loss) = lost.map_err(|error| about(error, stream))? {
+                return Err(about(loss.error(*seen), stream));
+            }
+        }
+        return Ok(());
+    }
     let lost = match after {
         [seen] => {
             let key = names.key(0);

@@ -297,6 +297,17 @@ def test_ids_of_their_own(
         engine.module.write_stream(dataset, any_server.url, "copy", id_column="_id", job="x")
 
 
+@pytest.mark.parametrize("entry_id", ["5", "05-0", "5-*", "bad", "+"])
+def test_ids_that_are_not_whole(
+    engine: Engine, any_server: Server, client: redis.Redis, stream: str, entry_id: str
+) -> None:
+    """A second run would not know them by the text that the server gives them."""
+    rows = engine.of(pl.DataFrame({"id": ["4-0", entry_id], "n": [1, 2]}))
+    with pytest.raises(ValueError, match="is no whole entry ID"):
+        engine.module.write_stream(rows, any_server.url, stream, id_column="id")
+    assert not client.exists(stream)
+
+
 def test_a_write_that_fails_leaves_nothing(
     engine: Engine, any_server: Server, client: redis.Redis, stream: str
 ) -> None:

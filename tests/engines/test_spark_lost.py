@@ -70,6 +70,17 @@ def test_trimmed_between_planning_and_reading(
     assert strict.next() == lenient.next() == [101]
 
 
+def test_a_query_that_begins_where_there_is_no_entry(
+    server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As batches of large streams are cut: nothing is lost there."""
+    add(client, stream, [(f"{7 * n}-3", {"n": n}) for n in range(1, 101)])
+    query = Query(server, stream, fails=True)
+    query.at = {stream: "40-1"}
+    assert query.next() == [*range(6, 101)]
+    assert not caplog.text
+
+
 def test_what_was_read_may_be_trimmed(
     server: Server, client: redis.Redis, stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:

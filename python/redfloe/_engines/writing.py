@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DAY_MS = 24 * 60 * 60 * 1000
 #: Scripts move the rows, and what Lua passes to a command has a limit.
 MOST_FIELDS = 3_500
+#: As the server writes IDs.
+_WHOLE_ID = r"^(0|[1-9]\d*)-(0|[1-9]\d*)$"
 
 
 class RowOptions(TypedDict, total=False):
@@ -56,6 +58,9 @@ class StagedWrite:
     ) -> None:
         self._url = _core.connect(url)
         self._stream = as_key(stream, "stream")
+        if job == "":
+            msg = "job is empty: all jobs without a name would be one; leave it out, or name it"
+            raise ValueError(msg)
         self._is_named = job is not None
         self._job = uuid.uuid4().hex if job is None else as_text(job, "job")
         self._staging_ms = positive(staging_ms, "staging_ms") or DAY_MS
@@ -118,11 +123,22 @@ def write_with_ids(
         if frame.is_empty():
             continue
         [name] = known(frame, [as_text(id_column, "id_column")])
+        _check_ids(frame[name])
         there = _ids_between(url, key, frame[name][0], frame[name][-1])
-        missing = frame.filter(~pl.col(name).is_in(there))
+        missing = frame.filter(~pl.col(name).is_in(there.implode()))
         if not missing.is_empty():
             rows += write_stream(url, missing, key, id_column=name, **options).count()
     return rows
+
+
+def _check_ids(ids: pl.Series) -> None:
+    """Refuse what would be another text when it is read: such rows would be taken for missing."""
+    if ids.dtype != pl.String:
+        return  # which the write refuses
+    odd = ids.filter(~ids.str.contains(_WHOLE_ID))
+    if not odd.is_empty():
+        msg = f'{odd[0][:100]!r} is no whole entry ID; write "ms-seq", without leading zeros'
+        raise ValueError(msg)
 
 
 def _ids_between(url: RedisConnection, key: bytes, first: object, last: object) -> pl.Series:

@@ -342,7 +342,7 @@ class Job:
         try:
             after = [positions[stream] for stream in wanted]
             if wanted:
-                await world.wait(_core.check_offsets(self.url, wanted, after))
+                await world.wait(_core.check_offsets(self.url, wanted, after, True))
         except DataLossError as error:
             if len(wanted) == 1:
                 return {wanted[0]: error}

@@ -161,7 +161,7 @@ def _beyond(
 def _check(url: RedisConnection, key: bytes, position: str) -> None:
     """Raise where entries after a position may be gone."""
     try:
-        _core.check_offsets(url, [key], [position]).wait()
+        _core.check_offsets(url, [key], [position], True).wait()
     except DataLossError as error:
         msg = (
             f"the scan was made to read {readable(key)!r} from {position} on; entries after that "

@@ -193,10 +193,16 @@ async def advance_offsets_async(
     return _named(keys, await completed(advancing))
 
 
-def check_offsets(url: RedisConnection, offsets: Mapping[str, str]) -> None:
-    """Raise where entries after these positions may be lost: trimmed, or with the stream."""
+def check_offsets(
+    url: RedisConnection, offsets: Mapping[str, str], *, are_entries: bool = True
+) -> None:
+    """Raise where entries after these positions may be lost: trimmed, or with the stream.
+
+    Also where the server has lost the end of a stream, if the positions `are_entries` that have
+    been read, rather than places between entries.
+    """
     keys = [name.encode() for name in offsets]
-    _core.check_offsets(url, keys, list(offsets.values())).wait()
+    _core.check_offsets(url, keys, list(offsets.values()), are_entries).wait()
 
 
 def offset_in(offsets: Mapping[str, str], key: bytes) -> str:

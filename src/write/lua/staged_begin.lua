@@ -17,7 +17,7 @@ if known[1] and (known[2] == '0' or tonumber(known[1]) >= tonumber(batch)) then
 end
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'stream' and kind ~= 'none' then
-    return redis.error_reply('WRONGTYPE the sink is no stream')
+    return redis.error_reply('WRONGTYPE the key to write to holds no stream')
 end
 for at = 3, #KEYS do
     -- One that expired while it was written is there again, with the rows that came later.
