@@ -295,6 +295,8 @@ def test_ids_of_their_own(
     assert engine.module.write_stream(dataset, any_server.url, "copy", id_column="_id") == 0
     with pytest.raises(ValueError, match="job"):
         engine.module.write_stream(dataset, any_server.url, "copy", id_column="_id", job="x")
+    with pytest.raises(ValueError, match="job is empty"):
+        engine.module.write_stream(dataset, any_server.url, "copy", job="")
 
 
 @pytest.mark.parametrize("entry_id", ["5", "05-0", "5-*", "bad", "+"])
