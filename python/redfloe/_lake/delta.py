@@ -98,7 +98,10 @@ class DeltaArchive:
     def close(self) -> None:
         """Do nothing."""
 
-    stored = staticmethod(DeltaTable.stored)
+    @staticmethod
+    def stored(dtype: Any) -> Any:
+        """Give the dtype that a dtype has once it is stored."""
+        return DeltaTable.stored(dtype)
 
     def claimed(self) -> Iterable[tuple[bytes, str, Range]]:
         """Give nothing: a transaction is in, or it is not."""
