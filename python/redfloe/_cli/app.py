@@ -57,7 +57,7 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 app = typer.Typer(
     help="Redis Streams at the command line: look, read, export, watch.",
-    epilog="Without --url and REDIS_URL the server is redis://localhost:6379.",
+    epilog="Each command takes --url. Without it and REDIS_URL the server is redis://localhost:6379.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
