@@ -42,7 +42,7 @@ def test_two_drivers_killed(
                     kill_all(tree)
 
             proxy.before(b"EVAL", kill)
-            assert driver.wait(90 * SLACK) < 0
+            assert driver.wait(90 * SLACK) < 0, driver.communicate()[1][-5_000:]
         assert entries <= client.xlen("out") <= 3_000
         assert not [*(tmp_path / "commits").glob("[0-9]*")]
     finish(copying(spark, any_server.url, any_server.url, str(tmp_path)))
