@@ -151,7 +151,7 @@ def test_a_loss_that_a_cancelled_commit_has_found_is_told(
 def test_a_loss_that_a_cancelled_wait_has_found_is_told(
     any_server: Server, client: redis.Redis, world: World
 ) -> None:
-    """It counted as told, though whoever had asked for the next batch was gone."""
+    """It counted as told, though nobody waited for the next batch any more."""
     if world.runner is None:
         pytest.skip("nothing is cancelled there")
     add_numbers(client, STREAM, 4)

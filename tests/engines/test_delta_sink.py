@@ -34,6 +34,7 @@ QUICK: dict[str, Any] = {"retry_base_delay": 0.01, "retry_max_delay": 0.05}
 WORKER = f"""
 import signal
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from pathlib import Path
 from redfloe._lake.aside import LocalFiles
 from redfloe._lake.delta_table import DeltaTable
 from redfloe._processing.delta_staging import DeltaStaging
@@ -53,15 +54,16 @@ def at(name):
 
 def before_and_after(cls, name):
     act = getattr(cls, name)
-    def wrapped(*arguments):
+    def wrapped(*arguments, **keywords):
         at(f"before {{name}}")
-        result = act(*arguments)
+        result = act(*arguments, **keywords)
         at(f"after {{name}}")
         return result
     setattr(cls, name, wrapped)
 
 for cls, names in (
     (LocalFiles, ["put", "create", "delete"]),
+    (Path, ["rename"]),
     (DeltaTable, ["append", "_create"]),
     (DeltaStaging, ["settle"]),
 ):
@@ -285,6 +287,32 @@ def test_a_server_that_has_lost_commits(own: Server, tmp_path: Path) -> None:
         drain(own.url, tmp_path)
 
 
+def test_a_stream_that_was_created_again(
+    redis70: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Its entries come before those that the table has."""
+    for entry, number in (("500-0", 1), ("5-0", 2), ("6-0", 3), ("500-0", 4)):
+        if number != 3:
+            client.delete(STREAM)
+        client.xadd(STREAM, {"n": number}, id=entry)
+        drain(redis70.url, tmp_path, on_data_loss="continue")
+        check(client, tmp_path, number)
+
+
+def test_what_a_crash_left_of_a_file_is_deleted(
+    redis70: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    add_numbers(client, STREAM, 2)
+    step = ("before rename", 1)
+    with start(redis70.url, tmp_path, step, "SIGKILL") as process:
+        assert hear(process) == step[0]
+        assert process.wait(20 * SLACK) == -signal.SIGKILL
+    assert [*tmp_path.glob("_redfloe/sinks/*/*.new")]
+    drain(redis70.url, tmp_path, takeover=True)
+    check(client, tmp_path, 2)
+    assert [file.name for file in tmp_path.glob("_redfloe/sinks/*/*")] == ["sink.json"]
+
+
 def test_a_processor_that_was_reset(redis70: Server, client: redis.Redis, tmp_path: Path) -> None:
     add_numbers(client, STREAM, 4)
     drain(redis70.url, tmp_path)
@@ -323,16 +351,16 @@ def test_what_cannot_be_right_is_refused(
 
 @pytest.mark.parametrize("killed", ["before append", "after append"])
 def test_an_object_store(redis70: Server, client: redis.Redis, killed: str) -> None:
-    """Whoever comes next settles it there, wherever it runs."""
+    """The next process settles it there, wherever it runs."""
     add_numbers(client, STREAM, 6)
     to = f"s3://{BUCKET}/{killed.replace(' ', '-')}/sales"
     with bucket() as options:
         made, sink = delta(redis70.url, to, options, batch_size=2)
         append = sink._staging._table.append
 
-        def fails(*arguments: Any) -> None:
+        def fails(*arguments: Any, **keywords: Any) -> None:
             if killed == "after append":
-                append(*arguments)
+                append(*arguments, **keywords)
             msg = "the network is gone"
             raise OSError(msg)
 
@@ -340,7 +368,7 @@ def test_an_object_store(redis70: Server, client: redis.Redis, killed: str) -> N
             work(SYNC, sink, next(made))
             tx = next(made)
             work(SYNC, sink, tx)
-            sink._staging._table.append = fails  # type: ignore[method-assign, assignment]
+            sink._staging._table.append = fails  # type: ignore[method-assign]
             tx.commit()
         assert client.hget(LANE, "position") == b"4-0"
         drain(redis70.url, to, options)

@@ -93,6 +93,8 @@ def test_filters_that_are_no_ranges(engine: Engine, any_server: Server, filled: 
         ((ts < 3) | (n < 3), [1, 2]),
         # As texts.
         ((entry_id < "1000-0") & (ts < 1100), [1, 10, 100]),
+        # Which has no order.
+        (ts.is_in([float("nan"), 5.0]), [5]),
     ):
         dataset = engine.where(read(engine, any_server, filled), condition)
         assert sorted(engine.frame(dataset)["n"].to_list()) == ns, condition

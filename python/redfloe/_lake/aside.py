@@ -14,7 +14,7 @@ from redfloe._lake.bucket import Bucket
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: What a crash leaves of a file that was being written.
+#: What a crash may leave of a file that was being written, after its name.
 _NEW = ".new"
 
 
@@ -37,13 +37,13 @@ class LocalFiles:
 
     def put(self, name: str, content: bytes) -> None:
         """Have a file, whole."""
-        aside = self._write(content)
+        aside = self._write(f"{name}{_NEW}", content)
         aside.rename(self._path / name)
         sync(self._path)
 
     def create(self, name: str, content: bytes) -> None:
         """Have a file, unless there is one."""
-        aside = self._write(content)
+        aside = self._write(f"{name}.{uuid4().hex}{_NEW}", content)
         with suppress(FileExistsError):
             os.link(aside, self._path / name)
         aside.unlink(missing_ok=True)
@@ -53,9 +53,9 @@ class LocalFiles:
         """Delete a file, if it is there."""
         (self._path / name).unlink(missing_ok=True)
 
-    def _write(self, content: bytes) -> Path:
+    def _write(self, name: str, content: bytes) -> Path:
         make_directory(self._path)
-        aside = self._path / f"{uuid4().hex}{_NEW}"
+        aside = self._path / name
         try:
             with as_os_error(aside):
                 aside.write_bytes(content)

@@ -92,10 +92,12 @@ class DeltaTable:
 
     def position(self, name: str) -> str | None:
         """Give the position that the table has under a name."""
-        if self.known is None:
-            return None
-        numbers = [self.known.transaction_version(one) for one in _names(name)]
+        numbers = [self.number(one) for one in _names(name)]
         return None if None in numbers else "{}-{}".format(*numbers)
+
+    def number(self, name: str) -> int | None:
+        """Give the number that the table has under a name."""
+        return None if self.known is None else self.known.transaction_version(name)
 
     @staticmethod
     def stored(dtype: Any) -> Any:
@@ -142,16 +144,22 @@ class DeltaTable:
         return frame
 
     def append(
-        self, frame: pl.DataFrame, positions: Mapping[str, str], is_moved: Callable[[], bool]
+        self,
+        frame: pl.DataFrame,
+        positions: Mapping[str, str],
+        is_moved: Callable[[], bool],
+        *,
+        numbers: Mapping[str, int] | None = None,
     ) -> None:
-        """Add rows, as they are stored, and move positions, by their names: all of it or nothing.
+        """Add rows, as they are stored, and set positions and numbers: all of it or nothing.
 
         Raises
         ------
         FencedError
             Where `is_moved`: another process has moved them, after the table was looked at.
         """
-        transactions = []
+        named = (numbers or {}).items()
+        transactions = [self._delta.Transaction(name, number) for name, number in named]
         for name, position in positions.items():
             for one, number in zip(_names(name), as_pair(position), strict=True):
                 if number > _LARGEST:

@@ -2,11 +2,11 @@
 
 A batch's rows are written aside as Parquet files, below the table's folder ``_redfloe``, and then a
 list of those that count, ``<batch>.json``. The processor's commit names that batch; only then are
-its rows added to the table, in one transaction that moves the processor's position in the table's
-log. So that position and what Redis names tell at any time what there is still to do: to add the
-rows of a commit whose process has died, or nothing; anything else means that one of the two has
-gone back. Rows are never added twice, whoever comes second: the position is there already, and of
-two transactions at the same time Delta refuses one.
+its rows added to the table, in one transaction that also has the batch's number, made of its name,
+and its last entry. So that number and what Redis names tell at any time what there is still to do:
+to add the rows of a commit whose process has died, or nothing; anything else means that one of the
+two has gone back. Rows are never added twice: they are only added after the batch that the list
+says, and of two transactions at the same time Delta refuses one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: What was written aside for a batch: its epoch, what no other has, and what it is.
-_OWN = re.compile(r"(\d+-\d+_\d+-\d+\.(\d+)-[0-9a-f]{32})(\.\d+\.part|\.json)")
+_OWN = re.compile(r"(\d+-\d+_\d+-\d+\.(\d+)-[0-9a-f]{32})(\.\d+\.part|\.json)(\.new)?")
 _IDENTITY = "sink.json"
 
 
@@ -57,9 +57,13 @@ class DeltaStaging:
         whose = ":".join(quote(str(part), safe="") for part in owner.values())
         #: What the table's log has the processor's position under.
         self._position = f"redfloe:sink:{whose}"
+        #: And the number of the batch that it has last.
+        self._batch = f"{self._position}:batch"
         folder = f"{OWN_FOLDER}/sinks/{sha256(whose.encode()).hexdigest()[:32]}"
         self._aside = files_at(self.place, folder, storage_options)
         self.name = ""
+        #: The number that the table had, when it was as Redis says.
+        self._after: int | None = None
         #: The columns of the batch in hand, as far as they are known, and which batch that is.
         self._fitted: tuple[str, dict[str, Any]] = ("", {})
         self._lock = Lock()
@@ -136,33 +140,50 @@ class DeltaStaging:
 
     def write_list(self, batch: str, targets: Mapping[int, Path]) -> None:
         """List a batch's files, by their numbers; others are of writes that were given up."""
-        self._aside.put(f"{batch}.json", json.dumps(sorted(targets)).encode())
+        content = {"parts": sorted(targets), "after": self._after}
+        self._aside.put(f"{batch}.json", json.dumps(content).encode())
 
     def publish(self, batch: str, before: str | None = None) -> None:  # noqa: ARG002 -- as files'
-        """Have readers see a batch's rows, unless they do already."""
+        """Have readers see a batch's rows, unless they do already.
+
+        Raises
+        ------
+        FencedError
+            Another process has added rows after those of another batch.
+        """
         self._table.look()
-        if not self._has(batch):
-            try:
-                rows = self._rows(batch)
-            except FileNotFoundError:
-                self._table.look()
-                if not self._has(batch):
-                    raise
-            else:
-                end = batch_range(batch)[1]
-                # Another process that has added them was quicker.
-                with suppress(FencedError):
-                    self._table.append(rows, {self._position: end}, lambda: self._has(batch))
+        if not self._has(batch) and not self._added(batch):
+            self._table.look()
+            if not self._has(batch):
+                msg = f"another process of this processor has changed {self.place}"
+                raise FencedError(msg)
+        self._after = _number(batch)
         self._clear(batch)
 
     def _has(self, batch: str) -> bool:
-        position = self._table.position(self._position)
-        return position is not None and as_pair(position) >= as_pair(batch_range(batch)[1])
+        """Whether the table has the rows of this batch, as the last one."""
+        return self._table.number(self._batch) == _number(batch)
 
-    def _rows(self, batch: str) -> pl.DataFrame:
-        numbers = json.loads(self._aside.get(f"{batch}.json"))
-        parts = [self._aside.get(_part(batch, number)) for number in numbers]
-        return pl.concat([pl.read_parquet(io.BytesIO(part)) for part in parts], how="diagonal")
+    def _added(self, batch: str) -> bool:
+        """Add a batch's rows, if it comes next and all was written aside; say whether."""
+        try:
+            listed = json.loads(self._aside.get(f"{batch}.json"))
+            if self._table.number(self._batch) != listed["after"]:
+                return False
+            parts = [self._aside.get(_part(batch, number)) for number in listed["parts"]]
+        except FileNotFoundError:  # another process was quicker
+            return False
+        rows = pl.concat([pl.read_parquet(io.BytesIO(part)) for part in parts], how="diagonal")
+        try:
+            self._table.append(
+                rows,
+                {self._position: batch_range(batch)[1]},
+                lambda: self._table.number(self._batch) != listed["after"],
+                numbers={self._batch: _number(batch)},
+            )
+        except FencedError:
+            return False
+        return True
 
     def settle(self, batch: str | None, epoch: int, position: str) -> None:
         """Have the table be as after the batch that was committed last.
@@ -174,31 +195,36 @@ class DeltaStaging:
             to read entries again whose rows are there.
         """
         self._table.look()
-        reached = self._table.position(self._position)
+        if batch is not None and as_pair(position) >= as_pair(batch_range(batch)[1]):
+            is_settled = self._has(batch) or self._added(batch)
+        else:
+            reached = self._table.position(self._position)
+            is_settled = batch is None and (
+                reached is None or as_pair(reached) <= as_pair(position)
+            )
+        if not is_settled:
+            raise DataLossError(self._gone_back(batch, position))
+        self._after = self._table.number(self._batch) if batch is None else _number(batch)
+        for match in filter(None, map(_OWN.fullmatch, self._aside.names())):
+            # One of a later epoch belongs to the process that has superseded this one.
+            if match[1] == batch or int(match[2]) < epoch:
+                self._aside.delete(match[0])
+
+    def _gone_back(self, batch: str | None, position: str) -> str:
+        """Say whether the table or the server has, and what to do."""
         end = position if batch is None else batch_range(batch)[1]
-        if as_pair(position) < as_pair(end) or (
-            reached is not None and as_pair(reached) > as_pair(end)
-        ):
-            msg = (
+        reached = self._table.position(self._position) or "0-0"
+        if as_pair(position) < as_pair(end) or as_pair(reached) > as_pair(end):
+            return (
                 f"{self.place} has rows of entries after {position}, where the processor is: the "
                 "server has lost commits, or the processor was reset or deleted. These rows would "
                 "be written again: give the sink a new table"
             )
-            raise DataLossError(msg)
-        names = self._aside.names()
-        if batch is not None and not self._has(batch):
-            if f"{batch}.json" not in names:
-                msg = (
-                    f"{self.place} lacks the rows of the batch that was committed last, "
-                    f"{'_'.join(batch_range(batch))}: they are in a table elsewhere, or were "
-                    "deleted. Restore the table, or give the sink a new one"
-                )
-                raise DataLossError(msg)
-            self.publish(batch)
-        for match in filter(None, map(_OWN.fullmatch, names)):
-            # One of a later epoch belongs to whoever has superseded this process.
-            if match[1] == batch or int(match[2]) < epoch:
-                self._aside.delete(match[0])
+        return (
+            f"{self.place} lacks the rows of the batch that was committed last, "
+            f"{'_'.join(batch_range(batch or ''))}: they are in a table elsewhere, or were "
+            "deleted. Restore the table, or give the sink a new one"
+        )
 
     def discard(self, batch: str) -> None:
         """Delete what was written aside, as far as that is possible: the next to settle does it."""
@@ -216,6 +242,11 @@ def _fits(dtype: Any, known: Any) -> bool:
     wider = (pl.Float32, pl.Float64)
     integers = dtype.is_integer() and (known.is_integer() or known == pl.Decimal)
     return bool(dtype == known or integers or (dtype, known) == wider)
+
+
+def _number(batch: str) -> int:
+    """Give a batch's number, which no other has: Delta's are of 64 bits, with a sign."""
+    return int.from_bytes(sha256(batch.encode()).digest()[:8]) >> 1
 
 
 def _part(batch: str, number: int) -> str:

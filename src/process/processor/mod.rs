@@ -247,7 +247,7 @@ impl Processor {
         Ok(())
     }
 
-    /// The epoch whose loss the error of the latest call is about: whoever passes the error on tells of it.
+    /// The epoch whose loss the error of the latest call is about. The caller who passes it on tells of it.
     #[cfg(feature = "python")]
     pub(crate) fn giving(&mut self) -> Option<u64> {
         self.giving.take()
