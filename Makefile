@@ -32,7 +32,7 @@ oldest := $(shell sed -n 's/^dependencies = .*"polars>=\([0-9.]*\)".*/\1/p' pypr
 oldest_polars := $(abspath $(VENV))/polars-$(oldest)
 polars_tests := $(wildcard $(addprefix tests/test_, types*.py schema*.py inference*.py ids.py \
 	exports.py payloads*.py frames*.py read*.py last.py scan*.py pushdown*.py stream_reader*.py \
-	write.py write_ids.py odd_fields.py replay.py progress.py many_streams.py))
+	write.py write_ids.py odd_fields.py replay.py progress.py many_streams.py windows.py))
 sources := Cargo.toml Cargo.lock pyproject.toml README.md \
 	$(shell find src python -type f -not -name '*.so' -not -path '*/__pycache__/*')
 

@@ -262,6 +262,16 @@ HELD: dict[str, tuple[bytes, str]] = {
         b"EVALSHA",
         PROCESSING.replace("WORK", "await tx.table('t', key='a', schema={'b': str})"),
     ),
+    "AsyncTransaction.window": (
+        b"EVALSHA",
+        PROCESSING.replace("WORK", "await tx.window('w', every='1m', aggs={'n': pl.len()})"),
+    ),
+    "AsyncTransaction.lookup": (
+        b"HMGET",
+        PROCESSING.replace(
+            "WORK", "await tx.lookup('s', 'x', 't', ['k'], key='k', schema={'v': str})"
+        ),
+    ),
     # The time of the dead letters is asked for first.
     "AsyncTransaction.commit": (
         b"TIME",

@@ -69,6 +69,7 @@ __all__ = [
     "list_streams",
     "load_state_for_test",
     "load_table_for_test",
+    "lookup_table",
     "pending_entries",
     "pin",
     "pin_streams",
@@ -513,12 +514,13 @@ class Processor:
         cls, server: str | RedisConnection, request: Request, options: ProcessorArguments
     ) -> Processor: ...
     def next(
-        self, epoch: int | None
+        self, epoch: int | None, alarms: tuple[list[tuple[int, int]], bool]
     ) -> Operation[tuple[tuple[int, list[tuple[bytes, bytes]]] | None, Transaction | None]]:
         """Wait for the lane, where it is not held, and for the next batch; None at the end.
 
         Where the lane's epoch is not the one given it is that and the fields of the state, before
-        there is a batch.
+        there is a batch. An alarm, of milliseconds without entries and a time of the server's
+        clock, has a batch come without entries; so has the end of the loop, where that is asked.
         """
 
     def at_hand(self, epoch: int) -> Transaction | None:
@@ -595,6 +597,10 @@ class Transaction:
 
     @property
     def epoch(self) -> int: ...
+    @property
+    def turn(self) -> tuple[int, int, bool] | None:
+        """Of one without entries: the server's time, how long none has come, if it is last."""
+
     def publish(
         self, frame: ArrowStream, request: WriteRequest, trim: tuple[int, bool] | None
     ) -> None: ...
@@ -829,6 +835,15 @@ def read_table(
     server: str | RedisConnection, key: bytes, columns: TableRequest
 ) -> Operation[Table]:
     """Read a table as anybody may; it may come from a replica."""
+
+def lookup_table(
+    server: str | RedisConnection,
+    stream: bytes,
+    key: bytes,
+    columns: TableRequest,
+    keys: ArrowStream,
+) -> Operation[Table]:
+    """Read the rows of some keys of a table in a stream's slot, as anybody may."""
 
 def load_table_for_test(
     server: str | RedisConnection,

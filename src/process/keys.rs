@@ -96,6 +96,22 @@ pub(crate) fn check_slot(stream: &[u8], key: &[u8]) -> Result<()> {
     )))
 }
 
+/// Refuses to look into a table that is in another slot of a cluster than the stream: another server's, at
+/// any time.
+#[cfg(feature = "python")]
+pub(crate) fn check_same_slot(stream: &[u8], table: &[u8]) -> Result<()> {
+    if shares_slot(stream, table) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "in a cluster a processor looks into tables in the slot of its own stream, and {} does not share \
+         that of {}; give both streams the same tag, as in {}, or read the table with read_table",
+        shorten(table),
+        shorten(stream),
+        shorten(&output_name(stream, b"other")),
+    )))
+}
+
 /// A name like `name` for an output, in the slot of `stream`, and never `stream` itself, whose processor
 /// would read what it writes.
 pub fn output_name(stream: &[u8], name: &[u8]) -> Vec<u8> {

@@ -197,7 +197,9 @@ impl Machine {
         match &mut self.phase {
             Phase::Acquiring(asked) if asked == request => {}
             Phase::Held(hold) if hold.grip.owner == *request.owner() => match request {
-                Request::Commit { to, .. } if hold.committing == Some(*to) => {}
+                // Commits without entries end where the one before has ended.
+                Request::Commit { to, commits, .. }
+                    if hold.committing == Some(*to) && hold.commits == *commits => {}
                 // While a commit is open its own answer says how it ended.
                 Request::Renew { .. } if matches!(answer, Answer::Renewed { .. }) => {}
                 Request::Renew { plan: None, .. } | Request::Load { .. }

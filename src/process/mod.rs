@@ -23,9 +23,9 @@ pub(crate) mod table;
 pub use commit::Commit;
 pub use durability::{Durability, evicting_policy};
 #[cfg(feature = "python")]
-pub(crate) use keys::check_slot;
-#[cfg(feature = "python")]
 pub(crate) use keys::key as own_key;
+#[cfg(feature = "python")]
+pub(crate) use keys::{check_same_slot, check_slot};
 pub use keys::{output_name, shares_slot, state_key, table_key};
 pub use lane::{
     Committed, Held, Lane, LaneOptions, ProcessorReset, delete_processor, reset_processor,
@@ -33,5 +33,5 @@ pub use lane::{
 pub use looking::{LaneFilter, LaneInfo, processor_info};
 pub use page::{Page, PageReader};
 #[cfg(feature = "python")]
-pub(crate) use processor::{Came, Told};
+pub(crate) use processor::{Alarm, Alarms, Came, Told, Turn};
 pub use processor::{Processor, ProcessorOptions, ProcessorStats, Stopper, Transaction};

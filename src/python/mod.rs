@@ -109,6 +109,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(processors::read_fields, module)?)?;
     module.add_function(wrap_pyfunction!(processors::table_key, module)?)?;
     module.add_function(wrap_pyfunction!(table::read_table, module)?)?;
+    module.add_function(wrap_pyfunction!(table::lookup_table, module)?)?;
     module.add_function(wrap_pyfunction!(table::load_table_for_test, module)?)?;
     module.add_function(wrap_pyfunction!(table::load_state_for_test, module)?)?;
     module.add_function(wrap_pyfunction!(foreign::check_arrow_stream, module)?)?;

@@ -23,7 +23,8 @@ use crate::decode::joined;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::table::{self, Changes};
 use crate::process::{
-    self, Came, Durability, LaneOptions, ProcessorOptions, Stopper, Told, check_slot,
+    self, Alarm, Alarms, Came, Durability, LaneOptions, ProcessorOptions, Stopper, Told, Turn,
+    check_slot,
 };
 use crate::read::OnDataLoss;
 
@@ -174,11 +175,16 @@ impl Processor {
     /// The next batch, `None` at the end. Where the lane has been acquired since the epoch that the caller
     /// knows it is the epoch and the fields of the state instead, before there is a batch: what was known of
     /// them is to be forgotten, and it is asked again.
-    fn next(&self, epoch: Option<u64>) -> Operation {
+    /// Alarms, of a quiet time and a time of the server's clock, and of the loop's end, may have a batch come
+    /// without entries.
+    fn next(&self, epoch: Option<u64>, alarms: (Vec<(i64, i64)>, bool)) -> Operation {
         let shared = Arc::clone(&self.shared);
+        let (quiet, at_end) = alarms;
+        let quiet = quiet.into_iter().map(|(after_ms, due_ms)| Alarm { after_ms, due_ms });
+        let alarms = Alarms { quiet: quiet.collect(), at_end };
         let next = async move {
             let mut processor = shared.lock().await?;
-            let held = match processor.next_in(epoch).await {
+            let held = match processor.next_in(epoch, &alarms).await {
                 Ok(Came::End) => return Ok(Ok((None, None))),
                 Ok(Came::Batch(transaction)) => return Ok(Ok((None, Some(*transaction)))),
                 Ok(Came::Lane(held)) => held,
@@ -387,6 +393,7 @@ pub(crate) struct Transaction {
     transaction: Mutex<Option<process::Transaction>>,
     range: (String, String),
     epoch: u64,
+    turn: Option<Turn>,
 }
 
 impl Transaction {
@@ -395,6 +402,7 @@ impl Transaction {
         Transaction {
             range: (after.to_string(), last.to_string()),
             epoch: transaction.epoch(),
+            turn: transaction.turn(),
             transaction: Mutex::new(Some(transaction)),
         }
     }
@@ -435,6 +443,13 @@ impl Transaction {
     #[getter]
     fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Without entries, on a quiet stream: the server's time and for how long no entry has come, in
+    /// milliseconds, and whether the loop ends after it.
+    #[getter]
+    fn turn(&self) -> Option<(i64, i64, bool)> {
+        self.turn.map(|turn| (turn.now_ms, turn.quiet_ms, turn.is_last))
     }
 
     /// Adds a frame's rows to a stream, or several, and then trims it to so many, about or exactly.

@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::decode::{Batch, internal, joined};
 use crate::error::Result;
 use crate::process::table::{self, Changes, Expiry, Spec};
-use crate::process::{Lane, LaneOptions};
+use crate::process::{Lane, LaneOptions, check_same_slot};
 
 /// The columns of a table, as `redfloe._processing.table` puts them together.
 #[derive(FromPyObject)]
@@ -26,6 +26,7 @@ pub(crate) struct TableColumns<'py> {
     schema: Bound<'py, PyAny>,
     event_time: Option<String>,
     expire_after_ms: Option<i64>,
+    null_keys: bool,
 }
 
 impl TableColumns<'_> {
@@ -33,7 +34,8 @@ impl TableColumns<'_> {
         let (keys, values) = (import_fields(&self.key)?, import_fields(&self.schema)?);
         let expiry = self.event_time.clone().zip(self.expire_after_ms);
         let expiry = expiry.map(|(column, after_millis)| Expiry { column, after_millis });
-        Spec::new(keys, values, expiry).map_err(|error| exception(py, &error))
+        let spec = Spec::new(keys, values, expiry).map_err(|error| exception(py, &error))?;
+        Ok(spec.with_null_keys(self.null_keys))
     }
 }
 
@@ -175,6 +177,31 @@ pub(crate) fn read_table(
     let spec = Arc::new(columns.spec(py)?);
     let client = server.client(py)?;
     let reading = async move { table::read(&client, &key, &spec).await };
+    Ok(Operation::new(reading, |py, table| Table::new(table).into_py_any(py))
+        .only_while_waited_for())
+}
+
+/// Reads the rows of some keys, as anybody may, of a table in the slot of a stream.
+#[pyfunction]
+pub(crate) fn lookup_table(
+    server: Server,
+    stream: Vec<u8>,
+    key: Vec<u8>,
+    columns: TableColumns<'_>,
+    keys: &Bound<'_, PyAny>,
+) -> PyResult<Operation> {
+    let py = keys.py();
+    let raised = |error| exception(py, &error);
+    let spec = Arc::new(columns.spec(py)?);
+    let client = server.client(py)?;
+    if client.is_cluster() {
+        check_same_slot(&stream, &key).map_err(raised)?;
+    }
+    let keys = no_panic(py, || {
+        let (fields, batches) = batches_of(keys)?;
+        joined(&Arc::new(Schema::new(fields)), &batches.iter().collect::<Vec<_>>()).map_err(raised)
+    })?;
+    let reading = async move { table::read_keys(&client, &key, &spec, &keys).await };
     Ok(Operation::new(reading, |py, table| Table::new(table).into_py_any(py))
         .only_while_waited_for())
 }

@@ -120,8 +120,8 @@ def log_failure(
     fields = {
         **where,
         "entries": len(ids),
-        "first_id": ids[0],
-        "last_id": ids[-1],
+        "first_id": ids[0] if len(ids) else None,
+        "last_id": ids[-1] if len(ids) else None,
         "failures": failures,
         "error": reason_of(error),
     }

@@ -91,7 +91,8 @@ class Retry:
                 if policy == "retry" and attempt + 1 < attempts:
                     yield Wait(self._delay(attempt))
                     continue
-                if not may_fail:
+                # What has no entry has none to put aside.
+                if not may_fail or len(part) == 0:
                     yield Raise(error)
                 if len(part) == 1:
                     yield Failed(part, reason_of(error))

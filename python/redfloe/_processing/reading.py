@@ -107,7 +107,7 @@ def read_table(
     [('user_1', 10), ('user_2', None)]
     """
     url = _core.connect(url)
-    request = table_request(key, schema)
+    request = table_request(key, schema, null_keys=True)
     return _frame(url, table_key(stream, name, table), request)
 
 
@@ -144,7 +144,7 @@ async def read_table_async(
     0
     """
     url = _core.connect(url)
-    request = table_request(key, schema)
+    request = table_request(key, schema, null_keys=True)
     reading = _core.read_table(url, table_key(stream, name, table), request)
     return Table(await completed(reading.start()), request).frame()
 
@@ -195,7 +195,8 @@ def scan_table(
 
     url = _core.connect(url)
     _core.check_connection(url)
-    request, hash_key = table_request(key, schema), table_key(stream, name, table)
+    request = table_request(key, schema, null_keys=True)
+    hash_key = table_key(stream, name, table)
     columns = pl.Schema({**request["key"], **request["schema"]})
 
     def batches(

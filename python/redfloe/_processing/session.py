@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
+from redfloe import _core
 from redfloe._beside import take_out
 from redfloe._consuming.handling import without_waiting
 from redfloe._errors import NotDurableError
@@ -17,7 +18,8 @@ from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._processing.sinks import Sinks
 from redfloe._processing.state import ProcessorState
-from redfloe._processing.table import Table, table_request
+from redfloe._processing.table import Table, TableRequest, key_frame, sent, table_request
+from redfloe._processing.windows.window import Windows
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from redfloe import _core
     from redfloe._arguments import Milliseconds
+    from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.sinks import Sink
-    from redfloe._processing.transaction import BaseTransaction
+    from redfloe._processing.windows.definition import Declared
+    from redfloe._processing.windows.window import Window
     from redfloe._rows import Source
     from redfloe._schema import SchemaLike
 
@@ -102,6 +105,7 @@ class Session(Generic[T]):
         #: The page that the latest batch is a part of, and the frame of all its rows.
         self._page: tuple[_core.RecordBatch, tuple[pl.DataFrame, Source]] | None = None
         self.sinks = Sinks(self, sinks)
+        self.windows = Windows(self)
 
     @property
     def is_async(self) -> bool:
@@ -166,13 +170,7 @@ class Session(Generic[T]):
             key, schema, known=self._known, event_time=event_time, expire_after=expire_after
         )
         if declared is None:
-            text = readable(known)
-            newest = self._state.newest_ms(text)
-            table = Table(await self.wait(self.core.load_table(known, request, newest)), request)
-            self.check(transaction)
-            # Another task of this transaction may have been quicker, and have changed its table.
-            mine = _Declared(columns, known, text, table)
-            declared = self._tables.setdefault(known, mine)
+            declared = await self._load_table(transaction, known, request, columns)
         if declared.table.request != request:
             msg = (
                 f"the table {declared.text!r} was taken with other columns before: "
@@ -181,12 +179,59 @@ class Session(Generic[T]):
             raise ValueError(msg)
         return declared.table
 
+    async def table_of_window(self, transaction: T, name: bytes, request: TableRequest) -> Table:
+        """Give the table of a window's open windows, loaded once."""
+        declared = self._tables.get(name)
+        if declared is None or declared.columns != (request,):
+            # Another definition than before has no open windows to begin with.
+            self._tables.pop(name, None)
+            declared = await self._load_table(transaction, name, request, (request,))
+        return declared.table
+
+    async def window(
+        self, transaction: T, name: str | bytes, declared: Declared, rows: Any
+    ) -> Window:
+        """Have a window take a transaction's rows."""
+        if self.is_of_group:
+            refuse_of_group("there are no windows")
+        self.check(transaction)
+        return await self.windows.window(transaction, name, declared, rows)
+
+    async def _load_table(
+        self, transaction: T, name: bytes, request: TableRequest, columns: tuple[object, ...]
+    ) -> _Declared:
+        text = readable(name)
+        newest = self._state.newest_ms(text)
+        table = Table(await self.wait(self.core.load_table(name, request, newest)), request)
+        self.check(transaction)
+        # Another task of this transaction may have been quicker, and have changed its table.
+        return self._tables.setdefault(name, _Declared(columns, name, text, table))
+
+    async def lookup(
+        self, transaction: T, hash_key: bytes, keys: object, request: TableRequest
+    ) -> pl.DataFrame:
+        """Look into a table of another processor."""
+        self.check(transaction)
+        wanted = key_frame(request["key"], keys)
+        source = self._source
+        stream = source.request["stream"]
+        asked = sent(wanted, request["key"])
+        reading = _core.lookup_table(source.connection, stream, hash_key, request, asked)
+        return Table(await self.wait(reading), request).lookup(wanted)
+
     async def batch_id(self, transaction: T) -> str:
         """Fix where the batch ends, and give it a name."""
         if self.is_of_group:
             refuse_of_group("no batch comes again as it was, by which a batch_id would be known")
         self.check(transaction)
         after, last = transaction._core.range
+        if transaction._core.turn is not None:
+            msg = (
+                "a transaction without entries, in which windows close on a quiet stream, does not "
+                "come again as it was, and has no batch_id: publish what it closes, and have that "
+                "stream processed"
+            )
+            raise ValueError(msg)
         transaction._has_id = True
         try:
             await self.wait(self.core.plan(transaction._core))
@@ -225,6 +270,11 @@ class Session(Generic[T]):
             self._forget()
         return is_in
 
+    @property
+    def saved(self) -> ProcessorState:
+        """The state, also where no transaction is in hand."""
+        return self._state
+
     # What loops ask for
 
     async def next(self, *, opens: bool = True) -> T | None:
@@ -245,7 +295,7 @@ class Session(Generic[T]):
                 if not await self.sinks.settle(until_stopped=True):
                     return None
             while True:
-                state, core = await self.wait(self.core.next(self._epoch))
+                state, core = await self.wait(self.core.next(self._epoch, self.windows.alarms()))
                 if state is None:
                     break
                 self._load(*state)
@@ -297,6 +347,7 @@ class Session(Generic[T]):
         """Have the state as it was saved; tables are loaded when they are asked for."""
         self._rollback()
         self._tables.clear()
+        self.windows.forget()
         state = ProcessorState(fields)
         for model, name in self._bound:
             state.bind(model, name)
@@ -304,6 +355,7 @@ class Session(Generic[T]):
 
     def _end(self) -> None:
         self.current = None
+        self.windows.end()
         self._state.is_open = False
         for declared in self._tables.values():
             declared.table.is_open = False

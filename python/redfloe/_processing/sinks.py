@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from redfloe import _core
+    from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.processor import StreamProcessor
     from redfloe._processing.session import Session
-    from redfloe._processing.transaction import AsyncTransaction, BaseTransaction, Transaction
+    from redfloe._processing.transaction import AsyncTransaction, Transaction
 
 T = TypeVar("T")
 
@@ -206,6 +207,9 @@ class Sinks:
             before = table.lookup([name])["batch"][0]
             staged = sink._staged = Staged(tx, batch, before)
         number, staged.writes = staged.writes, staged.writes + 1
+        if (turn := tx._core.turn) is not None:
+            # There may be several at one place of the stream, of which none is another's.
+            number += turn[0] * 1_000
         file = "_".join(tx._core.range) + (f"-{number}" if number else "") + ".parquet"
         targets = await self._on_disk(partial(sink._stage, staged, file, frame))
         session.check(tx)

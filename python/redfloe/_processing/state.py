@@ -18,9 +18,10 @@ M = TypeVar("M")
 FORMAT = 1
 
 #: Names that begin with a zero byte are redfloe's own: this and a table's name is a field with the
-#: newest time that the table has seen.
+#: newest time that the table has seen, and that and a window's name one with what is known of it.
 _OWN = "\0"
 _NEWEST = b"\0newest:"
+_WINDOW = b"\0window:"
 
 
 class ProcessorState(MutableMapping[str, Any]):
@@ -39,16 +40,16 @@ class ProcessorState(MutableMapping[str, Any]):
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._saved: dict[str, bytes] = {}
-        #: The newest time of tables, by their names: as saved, and as to be saved.
-        self._saved_newest: dict[str, int] = {}
+        #: redfloe's own fields, as saved, and as to be saved.
+        self._saved_own: dict[bytes, bytes] = {}
         for field, value in fields:
-            is_own = field.startswith(_NEWEST)
-            name = field.removeprefix(_NEWEST)
             try:
-                if is_own:
-                    self._saved_newest[name.decode()] = int(value)
+                if field.startswith(_OWN.encode()):
+                    if field.startswith(_NEWEST):
+                        int(value)
+                    self._saved_own[field] = value
                     continue
-                self._saved[name.decode()] = value
+                self._saved[field.decode()] = value
             except UnicodeDecodeError:
                 msg = f"the state has the name {field!r}, which is no text; delete that field"
                 raise DecodeError(msg) from None
@@ -57,7 +58,7 @@ class ProcessorState(MutableMapping[str, Any]):
                     f"the state's field {field!r} is {value!r:.40}, and no time; delete that field"
                 )
                 raise DecodeError(msg) from None
-        self._newest, self._pending_newest = dict(self._saved_newest), self._saved_newest
+        self._own, self._pending_own = dict(self._saved_own), self._saved_own
         #: What was taken or set, and stays as an object.
         self._values: dict[str, Any] = {}
         #: Frames as they were saved. Polars copies what is changed in place.
@@ -187,14 +188,34 @@ class ProcessorState(MutableMapping[str, Any]):
 
     def newest_ms(self, table: str) -> int | None:
         """Give the newest time of a table that a commit has saved, in milliseconds."""
-        return self._newest.get(table)
+        newest = self._own.get(_NEWEST + table.encode())
+        return None if newest is None else int(newest)
 
     def keep_newest(self, table: str, newest_ms: int | None) -> None:
         """Have the next commit save the newest time of a table; None forgets it."""
-        if newest_ms is None:
-            self._newest.pop(table, None)
+        self._keep(_NEWEST + table.encode(), None if newest_ms is None else b"%d" % newest_ms)
+
+    def window(self, name: bytes) -> bytes | None:
+        """Give what is known of a window."""
+        return self._own.get(_WINDOW + name)
+
+    def windows(self) -> dict[bytes, bytes]:
+        """Give what is known of all windows, by their names."""
+        return {
+            field.removeprefix(_WINDOW): value
+            for field, value in self._own.items()
+            if field.startswith(_WINDOW)
+        }
+
+    def keep_window(self, name: bytes, known: bytes) -> None:
+        """Have the next commit save what is known of a window."""
+        self._keep(_WINDOW + name, known)
+
+    def _keep(self, field: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._own.pop(field, None)
         else:
-            self._newest[table] = newest_ms
+            self._own[field] = value
 
     def changes(self) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
         """Give what a commit writes: fields to set, with their values, and fields to delete.
@@ -221,12 +242,10 @@ class ProcessorState(MutableMapping[str, Any]):
                 _check_readable(name, written, value)
                 self._pending[name] = written
                 sets.append((name.encode(), written))
-        if self._newest != self._saved_newest:
-            times = self._newest.items() - self._saved_newest.items()
-            gone = self._saved_newest.keys() - self._newest.keys()
-            sets += [(_NEWEST + table.encode(), b"%d" % time) for table, time in sorted(times)]
-            deletes += [_NEWEST + table.encode() for table in sorted(gone)]
-        self._pending_newest = dict(self._newest)
+        if self._own != self._saved_own:
+            sets += sorted(self._own.items() - self._saved_own.items())
+            deletes += sorted(self._saved_own.keys() - self._own.keys())
+        self._pending_own = dict(self._own)
         return sets, deletes
 
     def commit(self) -> None:
@@ -240,12 +259,12 @@ class ProcessorState(MutableMapping[str, Any]):
             self._keep_frame(name)
         for name in self._bound:
             self._bound[name] = self._saved[name]
-        self._saved_newest = self._pending_newest
+        self._saved_own = self._pending_own
         self._begin()
 
     def rollback(self) -> None:
         """Be as it was saved."""
-        self._newest = dict(self._saved_newest)
+        self._own = dict(self._saved_own)
         bound = {name: self._values[name] for name in self._bound}
         self._values.clear()
         self._frames.clear()

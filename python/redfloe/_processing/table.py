@@ -28,6 +28,8 @@ class TableRequest(TypedDict):
     schema: pl.Schema
     event_time: str | None
     expire_after_ms: int | None
+    #: Whether some columns of a key may be null, where others are not.
+    null_keys: bool
 
 
 def table_request(
@@ -37,6 +39,7 @@ def table_request(
     known: Mapping[str, Dtype] | None = None,
     event_time: str | None = None,
     expire_after: Milliseconds | None = None,
+    null_keys: bool = False,
 ) -> TableRequest:
     """Check and normalise what a table is made of.
 
@@ -58,6 +61,7 @@ def table_request(
         expire_after_ms=None
         if expire_after is None
         else milliseconds(expire_after, "expire_after"),
+        null_keys=null_keys,
     )
     _core.check_table(request)
     return request
@@ -221,30 +225,10 @@ class Table:
 
     def _keys(self, keys: object) -> pl.DataFrame:
         """Give keys as a frame of the key's columns, in the table's dtypes."""
-        if isinstance(keys, pl.Series) and keys.dtype == pl.Struct:
-            keys = keys.struct.unnest()
-        if isinstance(keys, pl.Series) or (
-            isinstance(keys, Sequence) and not isinstance(keys, str | bytes)
-        ):
-            if len(self._key) > 1:
-                msg = f"the key has the columns {[*self._key]}: pass a frame that has them"
-                raise TypeError(msg)
-            ((name, dtype),) = self._key.items()
-            column = keys.alias(name) if isinstance(keys, pl.Series) else _series(name, keys, dtype)
-            return pl.DataFrame([_cast(column, dtype)])
-        if isinstance(keys, str | bytes | int):
-            msg = f"keys must be several: pass [{keys!r}]"
-            raise TypeError(msg)
-        frame = as_frame(keys)
-        return pl.DataFrame(
-            [_cast(_column(frame, name), dtype) for name, dtype in self._key.items()]
-        )
+        return key_frame(self._key, keys)
 
     def _sent(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Give columns as the core keeps them: categories as text."""
-        return frame.with_columns(
-            frame[name].cast(pl.String) for name in self._categories if name in frame.columns
-        )
+        return sent(frame, self._columns)
 
     def _given(self, rows: _core.RecordBatch) -> pl.DataFrame:
         frame = of_batch(rows)
@@ -253,6 +237,35 @@ class Table:
             for name, dtype in self._categories.items()
             if name in frame.columns
         )
+
+
+def key_frame(key: Mapping[str, Dtype], keys: object) -> pl.DataFrame:
+    """Give keys as a frame of the key's columns, in the table's dtypes."""
+    if isinstance(keys, pl.Series) and keys.dtype == pl.Struct:
+        keys = keys.struct.unnest()
+    if isinstance(keys, pl.Series) or (
+        isinstance(keys, Sequence) and not isinstance(keys, str | bytes)
+    ):
+        if len(key) > 1:
+            msg = f"the key has the columns {[*key]}: pass a frame that has them"
+            raise TypeError(msg)
+        ((name, dtype),) = key.items()
+        column = keys.alias(name) if isinstance(keys, pl.Series) else _series(name, keys, dtype)
+        return pl.DataFrame([_cast(column, dtype)])
+    if isinstance(keys, str | bytes | int):
+        msg = f"keys must be several: pass [{keys!r}]"
+        raise TypeError(msg)
+    frame = as_frame(keys)
+    return pl.DataFrame([_cast(_column(frame, name), dtype) for name, dtype in key.items()])
+
+
+def sent(frame: pl.DataFrame, columns: Mapping[str, Dtype]) -> pl.DataFrame:
+    """Give columns as the core keeps them: categories as text."""
+    return frame.with_columns(
+        frame[name].cast(pl.String)
+        for name, dtype in columns.items()
+        if _is_category(dtype) and name in frame.columns
+    )
 
 
 def _column(frame: pl.DataFrame, name: str) -> pl.Series:

@@ -1,225 +1,25 @@
-"""A batch of a processor, and what is to be committed with it."""
+"""A batch of a processor, and all that is written with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from redfloe._arguments import as_key, natural, refuse_frame
-from redfloe._frame import ArrowStream
+from redfloe._processing.base_transaction import BaseTransaction
+from redfloe._processing.reading import table_key
 from redfloe._processing.session import without_waiting
-from redfloe._schema import as_text
-from redfloe._words import counted
-from redfloe._write_arguments import NullTexts, make_write
-from redfloe._writing.fields import Fields, as_pairs
+from redfloe._processing.table import table_request
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
-    from redfloe import _core
+    import polars as pl
+
     from redfloe._arguments import Milliseconds
+    from redfloe._frame import ArrowStream
     from redfloe._processing.session import Session
-    from redfloe._processing.state import ProcessorState
-    from redfloe._processing.table import Table
+    from redfloe._processing.table import Keys, Table
+    from redfloe._processing.windows.window import Window
     from redfloe._schema import SchemaLike
-
-#: What can be published: a frame, or entries as mappings of their fields.
-Rows: TypeAlias = pl.DataFrame | ArrowStream | Fields | Iterable[Fields]
-
-
-class BaseTransaction:
-    """What transactions of both worlds have in common."""
-
-    def __init__(self, session: Session[Any], core: _core.Transaction) -> None:
-        self._session = session
-        self._core = core
-        self._rows = core.rows()
-        #: How often a handler was called with these rows, or with others and these.
-        self._tried = 0
-        #: It was given an ID, so something outside of Redis may have it as a whole.
-        self._has_id = False
-        #: It is a part of a batch that was given one before.
-        self._cannot_be_part: Exception | None = None
-        #: What its handler has raised.
-        self._failure: Exception | None = None
-        frame, self._source = session.rows_of(core, self._rows)
-        #: The rows as a frame, as `read_stream` gives them.
-        self.frame: pl.DataFrame = frame
-
-    @cached_property
-    def _ids(self) -> list[str]:
-        return self._rows.ids()
-
-    @cached_property
-    def _counts(self) -> list[int]:
-        return self._rows.delivery_counts()
-
-    @cached_property
-    def ids(self) -> pl.Series:
-        """The entry ID of each row, as String, whether or not the frame has such a column."""
-        return pl.Series("_id", self._ids, dtype=pl.String)
-
-    @property
-    def state(self) -> ProcessorState:
-        """The processor's state, a dict that is saved with the commit: see `ProcessorState`."""
-        return self._session.state_of(self)
-
-    def publish(
-        self,
-        stream: str | bytes | pl.Expr,
-        rows: Rows,
-        *,
-        fields: Sequence[str] | None = None,
-        null_values: NullTexts | None = None,
-        payload: str | None = None,
-        on_empty_row: Literal["raise", "skip"] = "raise",
-        maxlen: int | None = None,
-        approximate: bool = True,
-    ) -> None:
-        """Have the commit add rows to a stream (XADD, Redis 5.0), one entry per row, in order.
-
-        Values are written as the text that `write_stream` writes, the IDs are the server's. What
-        cannot be written is refused here; nothing is sent before the commit.
-
-        Parameters
-        ----------
-        stream : str, bytes or pl.Expr
-            The stream's key; or an expression that gives each row's. In a Redis Cluster it has to
-            share the slot of the processor's stream: ``"{sales}:alerts"`` does that of ``"sales"``.
-        rows : pl.DataFrame, object with ``__arrow_c_stream__``, mapping, or iterable of mappings
-            The entries: a frame, or the fields of one entry, or those of several. Without a row
-            nothing is added.
-        fields, null_values, payload, on_empty_row
-            As for `write_stream`, for frames.
-        maxlen : int, optional
-            Have the commit shorten the stream to about *n* entries, after all was added (XTRIM). By
-            default it is never shortened.
-        approximate : bool, default True
-            Whether *about* is meant, which is much cheaper for the server (``~``).
-
-        Raises
-        ------
-        ValueError
-            The stream is in another slot of the cluster; the message has a name that would do. Or
-            the commit gets too large: process smaller batches, by `batch_size`.
-        SchemaError, TypeError
-            A column or value has no text form.
-        RuntimeError
-            The transaction has ended.
-        """
-        self._session.check(self)
-        trim = None if maxlen is None else (natural(maxlen, "maxlen"), bool(approximate))
-        given: object = rows
-        if isinstance(given, Mapping):
-            self._add(stream, [given], trim)
-        elif isinstance(given, pl.DataFrame | pl.LazyFrame | pl.Series) or hasattr(
-            given, "__arrow_c_stream__"
-        ):
-            self._publish(stream, given, trim, fields, null_values, payload, on_empty_row)
-        elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
-            self._add(stream, list(given), trim)
-        else:
-            msg = (
-                "rows must be a DataFrame, a mapping of names to values, or several of these, not "
-                f"{type(given).__name__}"
-            )
-            raise TypeError(msg)
-
-    def _publish(
-        self,
-        stream: str | bytes | pl.Expr,
-        rows: object,
-        trim: tuple[int, bool] | None,
-        fields: Sequence[str] | None,
-        null_values: NullTexts | None,
-        payload: str | None,
-        on_empty_row: Literal["raise", "skip"],
-    ) -> None:
-        if trim is not None and isinstance(stream, pl.Expr):
-            msg = "maxlen needs one stream, not an expression for each row's"
-            raise ValueError(msg)
-        write = make_write(
-            rows,
-            stream,
-            fields=fields,
-            null_values=null_values,
-            payload=payload,
-            on_empty_row=on_empty_row,
-        )
-        self._core.publish(write.frame, write.request, trim)
-
-    def _add(
-        self,
-        stream: str | bytes | pl.Expr,
-        entries: list[Fields],
-        trim: tuple[int, bool] | None,
-    ) -> None:
-        key = as_key(stream, "stream")
-        pairs = [as_pairs(entry) for entry in entries]
-        self._core.add(key, pairs, trim)
-
-    def fail(self, ids: str | Iterable[str] | pl.Series, reason: str) -> None:
-        """Have the commit move entries of this batch to the dead-letter stream as well.
-
-        Parameters
-        ----------
-        ids : str, iterable of str or pl.Series
-            The entries' IDs. Their rows stay in `frame`: leave them out of what you make of it.
-        reason : str
-            Why, as ``_dead_reason``.
-
-        Raises
-        ------
-        ValueError
-            One of them is no entry of this batch, or the processor has no `dead_letter`.
-        RuntimeError
-            The transaction has ended.
-        """
-        self._session.check(self)
-        if not self._session.has_dead_letter:
-            msg = "there is no dead-letter stream; name one: dead_letter=..."
-            raise ValueError(msg)
-        refuse_frame(ids, "ids")
-        named = [ids] if isinstance(ids, str) else [as_text(one, "ids") for one in ids]
-        self._core.fail(named, as_text(reason, "reason"), max(self._tried, 1))
-
-    def halves(self) -> tuple[Self, Self]:
-        """Give the first rows and the rest, each to be committed by itself.
-
-        A batch that has an ID may be outside of Redis already, as a whole: what the handler raised
-        is raised then.
-        """
-        if self._has_id and self._failure is not None:
-            raise self._failure
-        middle = (len(self) + 1) // 2
-        return self._part(0, middle), self._part(middle, len(self))
-
-    def _part(self, start: int, end: int) -> Self:
-        part = type(self)(self._session, self._core.part(start, end))
-        part._tried = self._tried
-        return part
-
-    def _again(self) -> None:
-        """Have nothing to write, as at first."""
-        self._core = self._core.part(0, len(self))
-
-    def __len__(self) -> int:
-        return self.frame.height
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Give the frame to any library that speaks Arrow's PyCapsule interface."""
-        return self.frame.__arrow_c_stream__(requested_schema)
-
-    def __repr__(self) -> str:
-        _, last = self._core.range
-        return f"{type(self).__name__}({counted(len(self), 'entry', 'entries')}, up to {last})"
-
-    def _repr_html_(self) -> str:
-        """Show the frame in a notebook, as it shows itself there."""
-        return f"<p>{self!r}</p>{self.frame._repr_html_()}"
 
 
 class Transaction(BaseTransaction):
@@ -283,6 +83,171 @@ class Transaction(BaseTransaction):
         """
         columns = (key, schema, event_time, expire_after)
         return without_waiting(self._session.table(self, name, *columns))
+
+    def window(
+        self,
+        name: str | bytes,
+        *,
+        every: str | Milliseconds | None = None,
+        period: str | Milliseconds | None = None,
+        gap: str | Milliseconds | None = None,
+        by: str | Sequence[str] = (),
+        aggs: Mapping[str, pl.Expr],
+        time: str = "_ts",
+        lateness: str | Milliseconds | None = "30s",
+        idle_close: str | Milliseconds | None = None,
+        close_at_end: bool = False,
+        rows: pl.DataFrame | ArrowStream | None = None,
+    ) -> Window:
+        """Group rows into windows of event time, whose aggregates are kept until they close.
+
+        A window takes rows in batch after batch; what it has so far is in the processor's state, a
+        row for each open window and key, of which a commit writes those that have changed. It
+        closes once the *watermark* has come to its end: the newest time that was seen, minus
+        `lateness`. Then it is in `Window.closed`, once, and leaves the state with the commit. Rows
+        that come later are in `Window.late`. None of it depends on how the stream is divided into
+        batches.
+
+        Take each window once in each transaction, also in one without rows: see `idle_close`.
+
+        Parameters
+        ----------
+        name : str or bytes
+            Its name. Windows of different names have nothing to do with each other.
+        every : str, timedelta or int, optional
+            Begin a window that often: ``"1m"``, ``"1h30m"``, ``"1mo"``, as Polars'
+            `group_by_dynamic` has it, or milliseconds. Windows begin at multiples of that length,
+            weeks on Mondays, days and months in the zone of the time.
+        period : str, timedelta or int, optional
+            How long each window is, by default `every`. A longer one has windows overlap, and rows
+            be in several.
+        gap : str, timedelta or int, optional
+            In place of `every`: a window for each *session*, which ends where no row has come for
+            that long. `_upper_boundary` is the time of its last row plus the gap.
+        by : str or sequence of str, default ()
+            Columns whose values have windows of their own. Null is a value like others.
+        aggs : mapping of str to pl.Expr
+            What is kept of the rows, by name: len, count, null_count, sum, min, max, mean, std,
+            var, first and last (by time, then by the order of the stream), any and all; of
+            expressions that look at single rows, also filtered ones, and arithmetic with them.
+            Others cannot be put together from parts of a window and are refused.
+        time : str, default "_ts"
+            The column of event times: a Datetime, or Int64 milliseconds. Without a zone it is taken
+            for UTC. Rows without a time are late.
+        lateness : str, timedelta, int or None, default "30s"
+            How far a row may be behind the newest before. None: no row is late, and nothing closes
+            by the watermark.
+        idle_close : str, timedelta or int, optional
+            Where no entry has come for that long, have the server's clock close windows: those that
+            end `lateness` before its time. The loop then gives a transaction without rows.
+        close_at_end : bool, default False
+            Close all windows where the loop ends because the stream is drained
+            (``on_idle="stop"``), in a last transaction without rows.
+        rows : pl.DataFrame or object with ``__arrow_c_stream__``, optional
+            The rows, if not `frame`: filtered, say, or with columns added. In the order of the
+            stream.
+
+        Returns
+        -------
+        Window
+            With `closed`, `late`, `open` and `watermark`.
+
+        Raises
+        ------
+        ValueError
+            An aggregate cannot be put together from parts; or the window has open windows that were
+            begun with another definition; or it was taken in this transaction before; or there is a
+            `group`, or an argument cannot be right.
+        SchemaError
+            The rows lack a column, or it has a dtype that does not do.
+        TypeError
+            An argument is of the wrong type.
+        DecodeError, WrongTypeError, FencedError
+            As for `table`.
+        RuntimeError
+            The transaction has ended.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> import redfloe
+        >>> processor = redfloe.StreamProcessor(
+        ...     url,
+        ...     "events",
+        ...     name="per-minute",
+        ...     schema={"action": pl.String, "value": pl.Int64},
+        ...     on_idle="stop",
+        ...     block_ms=1,
+        ... )
+        >>> def count(tx):
+        ...     minutes = tx.window(
+        ...         "minutes",
+        ...         every="1m",
+        ...         by="action",
+        ...         aggs={"n": pl.len(), "total": pl.col("value").sum()},
+        ...         close_at_end=True,
+        ...     )
+        ...     tx.publish("per-minute", minutes.closed)
+        >>> processor.run(count)
+        >>> redfloe.read_stream(url, "per-minute").select("action", "n", "total").rows()
+        [('click', '1', '10'), ('view', '1', '0')]
+        """
+        from redfloe._processing.windows.definition import declare
+
+        declared = declare(every, period, gap, by, aggs, time, lateness, idle_close, close_at_end)
+        return without_waiting(self._session.window(self, name, declared, rows))
+
+    def lookup(
+        self,
+        stream: str | bytes,
+        name: str | bytes,
+        table: str | bytes,
+        keys: Keys,
+        *,
+        key: str | Sequence[str],
+        schema: SchemaLike,
+    ) -> pl.DataFrame:
+        """Look up rows of another processor's table, by their keys (HMGET, Redis 2.0): a join.
+
+        Nothing of it is kept: each call asks the server. What the other processor has committed by
+        then is what comes, so a batch that is processed again may find other rows.
+
+        Parameters
+        ----------
+        stream, name, table : str or bytes
+            The other processor's input stream, its name, and its table's name, as for `read_table`.
+            In a Redis Cluster the stream must share the slot of this processor's.
+        keys : pl.Series, sequence or pl.DataFrame
+            The keys; for a key of several columns a frame that has them, among others. They may
+            repeat.
+        key : str or sequence of str
+            The columns of the key, as the other processor names them.
+        schema : mapping of str to dtype
+            The columns to read, and their dtypes, as for `read_table`.
+
+        Returns
+        -------
+        pl.DataFrame
+            A row for each key, in the order of the keys; nulls where there is none.
+
+        Raises
+        ------
+        ValueError
+            The table is in another slot of the cluster.
+        DecodeError
+            A value does not fit its dtype.
+        SchemaError
+            The keys have another dtype than the key.
+        WrongTypeError
+            It is no hash.
+        RedisConnectionError, RedisTimeoutError, AuthenticationError
+            As for `read_stream`.
+        RuntimeError
+            The transaction has ended.
+        """
+        request = table_request(key, schema, null_keys=True)
+        hash_key = table_key(stream, name, table)
+        return without_waiting(self._session.lookup(self, hash_key, keys, request))
 
     @property
     def batch_id(self) -> str:
@@ -368,6 +333,66 @@ class AsyncTransaction(BaseTransaction):
         """
         columns = (key, schema, event_time, expire_after)
         return await self._session.table(self, name, *columns)
+
+    async def window(
+        self,
+        name: str | bytes,
+        *,
+        every: str | Milliseconds | None = None,
+        period: str | Milliseconds | None = None,
+        gap: str | Milliseconds | None = None,
+        by: str | Sequence[str] = (),
+        aggs: Mapping[str, pl.Expr],
+        time: str = "_ts",
+        lateness: str | Milliseconds | None = "30s",
+        idle_close: str | Milliseconds | None = None,
+        close_at_end: bool = False,
+        rows: pl.DataFrame | ArrowStream | None = None,
+    ) -> Window:
+        """Group the batch's rows into windows: the asynchronous twin of `Transaction.window`.
+
+        Parameters
+        ----------
+        name, every, period, gap, by, aggs, time, lateness, idle_close, close_at_end, rows
+            As for `Transaction.window`.
+
+        Raises
+        ------
+        ValueError, SchemaError, TypeError, DecodeError, WrongTypeError, FencedError, RuntimeError
+            As for `Transaction.window`.
+        """
+        from redfloe._processing.windows.definition import declare
+
+        declared = declare(every, period, gap, by, aggs, time, lateness, idle_close, close_at_end)
+        return await self._session.window(self, name, declared, rows)
+
+    async def lookup(
+        self,
+        stream: str | bytes,
+        name: str | bytes,
+        table: str | bytes,
+        keys: Keys,
+        *,
+        key: str | Sequence[str],
+        schema: SchemaLike,
+    ) -> pl.DataFrame:
+        """Look up rows of another processor's table: the asynchronous `Transaction.lookup`.
+
+        Parameters
+        ----------
+        stream, name, table, keys, key, schema
+            As for `Transaction.lookup`.
+
+        Raises
+        ------
+        ValueError, DecodeError, SchemaError, WrongTypeError, RuntimeError
+            As for `Transaction.lookup`.
+        RedisConnectionError, RedisTimeoutError, AuthenticationError
+            As for `Transaction.lookup`.
+        """
+        request = table_request(key, schema, null_keys=True)
+        hash_key = table_key(stream, name, table)
+        return await self._session.lookup(self, hash_key, keys, request)
 
     @property
     def batch_id(self) -> Awaitable[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from redfloe._consuming.retry import ExceptionPolicy
-    from redfloe._processing.transaction import BaseTransaction
+    from redfloe._processing.base_transaction import BaseTransaction
     from redfloe.messages._codecs import Rows
     from redfloe.messages._decode import Policy
     from redfloe.messages._delivery import Limits

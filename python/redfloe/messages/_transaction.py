@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from redfloe._arguments import Milliseconds
+    from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.state import ProcessorState
-    from redfloe._processing.transaction import BaseTransaction
     from redfloe._schema import SchemaLike
     from redfloe.messages._codecs import Codec
     from redfloe.messages._outgoing import Outgoing, Outlet

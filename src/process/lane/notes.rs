@@ -16,6 +16,8 @@ pub(crate) struct Notes {
     pub(crate) begins: Option<EntryId>,
     /// A batch that was handed out, and may not have been committed.
     pub(crate) tried: Option<String>,
+    /// When the latest commit was, by the server's clock.
+    pub(crate) committed_ms: Option<i64>,
 }
 
 impl Lane {
@@ -31,6 +33,7 @@ impl Lane {
         Ok(Notes {
             begins: text(b"begins").and_then(|id| id.parse().ok()),
             tried: text(b"tried").map(str::to_owned),
+            committed_ms: text(b"committed").and_then(|time| time.parse().ok()),
         })
     }
 

@@ -59,13 +59,16 @@ struct Bounds {
     renewals: usize,
     /// Ends of batches that are planned; where there are any, no other batch is handed out.
     plans: usize,
+    /// Commits without an input.
+    idles: usize,
 }
 
-/// What a commit writes: the sum, and a row for each input.
+/// What a commit writes: the sum, and a row for each input; or, without one, a number that it counts up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Content {
     sum: u64,
     rows: Vec<(u64, u64)>,
+    idles: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -79,6 +82,8 @@ struct Process {
     machine: Machine,
     /// The sum that it has read, or made.
     sum: Option<u64>,
+    /// How many commits without an input there were, read with the sum.
+    idles: u64,
     /// What it waits for, and the answer once that is on its way.
     waits: Option<(Rc<Sent>, Option<Answer>)>,
     /// The same of its heartbeat, which goes its own way.
@@ -98,6 +103,7 @@ struct World {
     releases: usize,
     renewals: usize,
     plans: usize,
+    idles: usize,
     /// After which input a batch that was handed out begins, and with which it ends.
     handed_out: BTreeSet<(u64, u64)>,
 }
@@ -108,6 +114,8 @@ struct Seen {
     answers: BTreeSet<&'static str>,
     losses: BTreeSet<&'static str>,
     finished: bool,
+    /// There was a commit without an input.
+    idle: bool,
     extent: Extent,
 }
 
@@ -123,7 +131,7 @@ fn sum_to(number: u64) -> u64 {
 
 impl Process {
     fn new() -> Self {
-        Process { machine: Machine::new(LEASE), sum: None, waits: None, beats: None }
+        Process { machine: Machine::new(LEASE), sum: None, idles: 0, waits: None, beats: None }
     }
 }
 
@@ -168,6 +176,7 @@ impl Explorer {
             releases: 0,
             renewals: 0,
             plans: 0,
+            idles: 0,
             handed_out: BTreeSet::new(),
         };
         let mut explorer = Explorer { bounds, flaw, now: Instant::now(), seen: Seen::default() };
@@ -195,6 +204,11 @@ impl Explore for Explorer {
         if world.server.contents.last().map_or(0, |content| content.sum) != sum_to(at) {
             return Err("the state is not that of a serial run");
         }
+        let idles = world.server.contents.iter().filter(|content| content.rows.is_empty());
+        if !idles.map(|content| content.idles).eq(1..=last_idles(&world.server)) {
+            return Err("commits without an input are not those of a serial run");
+        }
+        self.seen.idle |= last_idles(&world.server) > 0;
         self.seen.finished |= at == self.bounds.inputs;
         for process in &world.processes {
             let Some(hold) = process.machine.held() else { continue };
@@ -331,7 +345,9 @@ impl Explorer {
         let outcome = process.machine.answered(&sent.request, answer, self.now);
         self.note(&outcome);
         match (outcome, &sent.content) {
-            (Outcome::Done, Some(content)) => process.sum = Some(content.sum),
+            (Outcome::Done, Some(content)) => {
+                (process.sum, process.idles) = (Some(content.sum), content.idles);
+            }
             // The lane is asked for again later, as another owner.
             (Outcome::Wait(_), _) => process.machine.gave_up(&sent.request),
             _ => {}
@@ -364,6 +380,7 @@ impl Explorer {
                 let owner = Owner(next.acquisitions.to_string());
                 let process = &mut next.processes[index];
                 process.sum = (self.flaw == Flaw::ReadsEarly).then(stored);
+                process.idles = last_idles(&world.server);
                 let request = process.machine.acquire(owner, false, EntryId::MIN);
                 let sent = Rc::new(Sent { request, content: None });
                 process.waits = Some((Rc::clone(&sent), None));
@@ -381,7 +398,10 @@ impl Explorer {
             let outcome = process.machine.answered(&request, answer, self.now);
             self.note(&outcome);
             match outcome {
-                Outcome::Done => process.sum = Some(stored()),
+                Outcome::Done => {
+                    process.sum = Some(stored());
+                    process.idles = last_idles(&world.server);
+                }
                 Outcome::Lost(_) => {}
                 outcome => panic!("a load was answered, and what came of it is {outcome:?}"),
             }
@@ -420,11 +440,25 @@ impl Explorer {
                 total += number;
                 rows.push((number, total));
             }
+            let idles = process.idles;
             let Ok(request) = process.machine.commit(id(to)) else { continue };
-            let sent = Rc::new(Sent { request, content: Some(Content { sum: total, rows }) });
+            let content = Some(Content { sum: total, rows, idles });
+            let sent = Rc::new(Sent { request, content });
             process.waits = Some((Rc::clone(&sent), None));
             send(&mut next, &sent);
             all.push(next);
+        }
+        if world.idles < self.bounds.idles {
+            let mut next = world.clone();
+            next.idles += 1;
+            let process = &mut next.processes[index];
+            let content = Content { sum, rows: Vec::new(), idles: process.idles + 1 };
+            if let Ok(request) = process.machine.commit(id(from)) {
+                let sent = Rc::new(Sent { request, content: Some(content) });
+                process.waits = Some((Rc::clone(&sent), None));
+                send(&mut next, &sent);
+                all.push(next);
+            }
         }
         if world.releases < self.bounds.releases {
             let mut next = world.clone();
@@ -437,6 +471,10 @@ impl Explorer {
             all.push(next);
         }
     }
+}
+
+fn last_idles(server: &Server<Content>) -> u64 {
+    server.contents.last().map_or(0, |content| content.idles)
 }
 
 /// Puts it on the network, where it stays.

@@ -11,6 +11,7 @@ const QUIET: Bounds = Bounds {
     releases: 0,
     renewals: 0,
     plans: 0,
+    idles: 0,
 };
 const FAILOVER: Bounds = Bounds { inputs: 1, failovers: 1, ..QUIET };
 
@@ -41,6 +42,17 @@ fn each_input_is_applied_once_through_a_failover_that_loses_commits() {
 #[test]
 fn a_batch_that_was_handed_out_stays_the_same() {
     holds(Bounds { crashes: 1, plans: 3, ..QUIET }, &["applied", "again", "fenced"]);
+}
+
+#[test]
+fn a_commit_without_an_input_is_applied_once() {
+    let bounds = Bounds { inputs: 1, crashes: 1, idles: 2, ..QUIET };
+    holds(bounds, &["held", "busy", "applied", "again", "fenced", "conflict"]);
+    assert!(Explorer::explore(Bounds { idles: 1, ..FAILOVER }, Flaw::None).unwrap().idle);
+    for flaw in [Flaw::NoSequence, Flaw::GoesOn, Flaw::ReadsEarly] {
+        let bounds = Bounds { inputs: 1, idles: 1, ..QUIET };
+        Explorer::explore(bounds, flaw).expect_err(&format!("{flaw:?} was not found"));
+    }
 }
 
 /// As far as it comes in its time: what was explored says how far that was.

@@ -24,6 +24,7 @@ impl Processor {
         let Some(held) = stopper.or(self.wait_for_lane()).await else { return Ok(false) };
         let (held, notes) = held?;
         self.source.begin(notes.begins);
+        self.quiet.acquired(notes.committed_ms);
         if let Some(suspects) = &mut self.suspects {
             suspects.acquired(held.position, notes.tried.and_then(|note| note.parse().ok()));
         }

@@ -4,6 +4,7 @@ mod acquiring;
 mod ahead;
 mod group;
 mod handing;
+mod idle;
 mod next;
 mod options;
 mod poison;
@@ -16,6 +17,9 @@ mod transaction;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use self::idle::Quiet;
+#[cfg(feature = "python")]
+pub(crate) use self::idle::{Alarm, Alarms, Turn};
 #[cfg(feature = "python")]
 pub(crate) use self::next::Came;
 pub use self::options::{ProcessorOptions, ProcessorStats};
@@ -83,6 +87,7 @@ pub struct Processor {
     /// The epoch whose loss the latest call has given as its error.
     giving: Option<u64>,
     stopper: Stopper,
+    quiet: Quiet,
     /// Dead letters of its commits.
     letters: u64,
     stats: Arc<Mutex<ProcessorStats>>,
@@ -130,6 +135,7 @@ impl Processor {
             told: told::Told::default(),
             giving: None,
             stopper: Stopper::default(),
+            quiet: Quiet::default(),
             letters: 0,
             stats: Arc::default(),
         })
@@ -197,9 +203,15 @@ impl Processor {
             Err(error) => error.kind() == ErrorKind::NotDurable,
         };
         if is_in {
-            self.source.committed(last, transaction.batch().ids());
-            if let Some(suspects) = &mut self.suspects {
-                suspects.committed(last);
+            match transaction.turn() {
+                Some(turn) => self.quiet.taken(turn, last),
+                None => {
+                    self.source.committed(last, transaction.batch().ids());
+                    if let Some(suspects) = &mut self.suspects {
+                        suspects.committed(last);
+                    }
+                    self.quiet.stirred();
+                }
             }
             let mut stats = lock(&self.stats);
             stats.commits += 1;
@@ -285,6 +297,10 @@ impl Processor {
     /// was planned as a whole.
     pub async fn plan(&mut self, transaction: &Transaction) -> Result<()> {
         self.refuse_of_group("batches that come again as they were")?;
+        if transaction.turn().is_some() {
+            let message = "a transaction without entries does not come again as it was";
+            return Err(Error::invalid(message));
+        }
         let (_, last) = transaction.range();
         let planned = self.lane.plan(last).await?;
         if planned == last {

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 
+use super::idle::{Alarms, Turn};
 use super::source::Source;
+use super::transaction::server_time;
 use super::{Processor, Transaction};
 use crate::decode::Batch;
 use crate::entry_id::EntryId;
@@ -49,9 +51,10 @@ impl Processor {
     /// lost commits or the lane, and the policy is not to go on; as [`Lane::acquire`](crate::Lane::acquire) and
     /// [`read`](crate::read).
     pub async fn next(&mut self) -> Result<Option<Transaction>> {
-        let mut known = self.begun;
+        let (mut known, alarms) = (self.begun, Alarms::default());
         loop {
-            match self.next_in(known).await.inspect_err(|error| self.given(error))? {
+            let next = self.next_in(known, &alarms);
+            match next.await.inspect_err(|error| self.given(error))? {
                 Came::Lane(epoch) => known = Some(epoch),
                 Came::Batch(transaction) => return Ok(Some(*transaction)),
                 Came::End => return Ok(None),
@@ -61,8 +64,9 @@ impl Processor {
 
     /// The same for a caller that loads state and tables first: a batch comes only in the epoch that the caller
     /// knows. What cannot be loaded ends no entry, so before that none is noted as tried. The loss of a lane
-    /// counts as told once somebody has the error; see [`giving`](Self::giving).
-    pub(crate) async fn next_in(&mut self, known: Option<u64>) -> Result<Came> {
+    /// counts as told once somebody has the error; see [`giving`](Self::giving). With alarms a batch may be one
+    /// without entries.
+    pub(crate) async fn next_in(&mut self, known: Option<u64>, alarms: &Alarms) -> Result<Came> {
         self.giving = None;
         let mut waiting: Option<Instant> = None;
         while !self.stopper.is_stopped() {
@@ -92,7 +96,7 @@ impl Processor {
             let left = block.map(|block| {
                 block.saturating_sub(waiting.map_or(Duration::ZERO, |since| since.elapsed()))
             });
-            let wait = left.unwrap_or(LOOK).min(LOOK);
+            let wait = self.quiet.wait(left.unwrap_or(LOOK).min(LOOK), alarms);
             let since = *waiting.get_or_insert_with(Instant::now);
             let stopper = self.stopper.clone();
             let reading = ahead.read(held.position, held.planned, wait);
@@ -101,13 +105,18 @@ impl Processor {
                 Some(read) => {
                     if read? {
                         waiting = None;
+                        continue;
                     } else if let Some(planned) = held.planned {
                         self.skip(held, planned).await?;
-                    } else if self.request.stops_idle()
-                        && block.is_some_and(|block| since.elapsed() >= block)
-                    {
+                        continue;
+                    }
+                    let is_over = block.is_some_and(|block| since.elapsed() >= block);
+                    let ends = is_over && self.request.stops_idle();
+                    if let Some(turn) = self.turn(held, alarms, ends).await? {
+                        return Ok(Came::of(Some(turn)));
+                    } else if ends {
                         return Ok(Came::End);
-                    } else if block.is_some_and(|block| since.elapsed() >= block) {
+                    } else if is_over {
                         waiting = None;
                     }
                 }
@@ -136,6 +145,32 @@ impl Processor {
             }
         }
         Ok(true)
+    }
+
+    /// What is to be done without entries, on a stream where there is none after the position.
+    async fn turn(
+        &mut self,
+        held: Held,
+        alarms: &Alarms,
+        ends: bool,
+    ) -> Result<Option<Transaction>> {
+        if alarms.is_empty() || (alarms.quiet.is_empty() && !ends) {
+            return Ok(None);
+        }
+        let stopper = self.stopper.clone();
+        let Some(now) = stopper.or(server_time(&mut self.session)).await else { return Ok(None) };
+        let now = now.map_err(|error| self.request.about(error))?;
+        let turn = self.quiet.looked(now, alarms, held.position, ends);
+        turn.map(|turn| self.transaction_of(held, turn)).transpose()
+    }
+
+    /// A transaction without entries, at the position where the lane is.
+    fn transaction_of(&self, held: Held, turn: Turn) -> Result<Transaction> {
+        let rows = RecordBatch::new_empty(self.request.schema().arrow()?);
+        let batch = Batch::new(rows, Vec::new(), Vec::new());
+        let range = (held.position, held.position);
+        let commit = self.empty_commit(held.position, held.position);
+        Ok(Transaction::new(batch, range, commit, held.epoch).of_turn(Some(turn)))
     }
 
     /// Moves the position to the end of a batch of which no entry is left.

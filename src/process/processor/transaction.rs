@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::idle::Turn;
 use super::rest::part;
 use crate::client::Session;
 use crate::decode::Batch;
@@ -32,6 +33,8 @@ pub struct Transaction {
     since: Instant,
     /// The page that its rows are a part of, and the first of them there.
     page: Option<(Arc<Batch>, usize)>,
+    /// It is one without entries, on a quiet stream.
+    turn: Option<Turn>,
     /// Entries for the dead letters, why, and how often they were tried.
     failed: HashMap<EntryId, (String, u64)>,
 }
@@ -44,7 +47,17 @@ impl Transaction {
         epoch: u64,
     ) -> Self {
         let (since, failed) = (Instant::now(), HashMap::new());
-        Transaction { batch, commit, epoch, after, last, since, page: None, failed }
+        Transaction { batch, commit, epoch, after, last, since, page: None, turn: None, failed }
+    }
+
+    /// The same as one without entries, on a quiet stream.
+    pub(super) fn of_turn(self, turn: Option<Turn>) -> Self {
+        Transaction { turn, ..self }
+    }
+
+    /// What is known of the time, where it has no entries because none has come.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        self.turn
     }
 
     /// The same as one of several of a page.
@@ -121,7 +134,7 @@ impl Transaction {
             None => Commit::acknowledging(batch.ids().to_vec()),
         };
         let commit = commit.bounded_as(&self.commit);
-        Transaction::new(batch, (after, last), commit, self.epoch)
+        Transaction::new(batch, (after, last), commit, self.epoch).of_turn(self.turn)
     }
 
     /// Which entries go to the dead letters, why, and how often they were tried: those that do not fit the
@@ -161,9 +174,7 @@ impl Transaction {
             let message = "there is no dead-letter stream; name one: dead_letter=...";
             return Err(Error::invalid(message));
         };
-        let time = resp::command(&[b"TIME"]);
-        let time = millis(&session.value(&time).await?)
-            .ok_or_else(|| Error::protocol("what came for TIME is no time"))?;
+        let time = server_time(session).await?.to_string();
         let mut number = 0;
         for (id, reason, tried) in letters {
             let command = resp::range(stream, id, id, 1);
@@ -211,10 +222,16 @@ fn fields_of(reply: &Value) -> Option<Vec<(&[u8], &[u8])>> {
     Some(pairs.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
 }
 
+/// The server's time, in milliseconds.
+pub(super) async fn server_time(session: &mut Session) -> Result<i64> {
+    let time = session.value(&resp::command(&[b"TIME"])).await?;
+    millis(&time).ok_or_else(|| Error::protocol("what came for TIME is no time"))
+}
+
 /// A reply to TIME, in milliseconds.
-fn millis(reply: &Value) -> Option<String> {
-    let number = |part: &Value| std::str::from_utf8(resp::text(part)?).ok()?.parse::<u64>().ok();
+fn millis(reply: &Value) -> Option<i64> {
+    let number = |part: &Value| std::str::from_utf8(resp::text(part)?).ok()?.parse::<i64>().ok();
     let parts = reply.as_sequence()?;
     let (seconds, micros) = (number(parts.first()?)?, number(parts.get(1)?)?);
-    Some((seconds * 1_000 + micros / 1_000).to_string())
+    seconds.checked_mul(1_000)?.checked_add(micros / 1_000)
 }

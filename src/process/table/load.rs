@@ -1,5 +1,6 @@
 //! Loads a table: its hash, in one step where it is small, otherwise page by page.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::dtype::dtype_name;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::payload::Payload;
 use crate::process::Lane;
-use crate::resp::{Event, ReplyEvent, ReplyEvents, command};
+use crate::resp::{self, Event, ReplyEvent, ReplyEvents, command};
 use crate::schema::StreamSchema;
 
 /// A hash of no more fields comes in one reply, which blocks the server for some milliseconds.
@@ -64,6 +65,41 @@ pub(crate) async fn read_fields(client: &Client, key: &[u8]) -> Result<Vec<(Vec<
         Ok(())
     };
     read_with(client, key, || Ok(Vec::new()), push, Ok).await
+}
+
+/// Reads the rows of some keys as anybody may (HMGET, Redis 2.0): a table of those that there are.
+///
+/// # Errors
+///
+/// As [`read`]; [`Schema`](ErrorKind::Schema) for keys of another dtype.
+pub(crate) async fn read_keys(
+    client: &Client,
+    key: &[u8],
+    spec: &Arc<Spec>,
+    keys: &RecordBatch,
+) -> Result<Table> {
+    /// In one reply, which keeps the server busy for a millisecond.
+    const FIELDS: usize = 1_000;
+    let texts = spec.key_texts(&spec.conform(keys)?)?;
+    let mut seen = HashSet::new();
+    let wanted: Vec<&[u8]> = (0..keys.num_rows())
+        .filter_map(|row| texts.get(row))
+        .filter(|text| seen.insert(*text))
+        .collect();
+    let mut session = client.reading_session(key);
+    let mut loader = Loader::new(spec)?;
+    for fields in wanted.chunks(FIELDS) {
+        let command: Vec<&[u8]> =
+            [b"HMGET", key].into_iter().chain(fields.iter().copied()).collect();
+        let reply = session.value(&resp::command(&command)).await;
+        let reply = reply.map_err(|error| about(error, key))?;
+        for (field, row) in fields.iter().zip(reply.as_sequence().unwrap_or_default()) {
+            if let Some(row) = resp::text(row) {
+                loader.push(field, row)?;
+            }
+        }
+    }
+    loader.finish().map_err(|error| about(error, key))
 }
 
 /// Has something made of a hash's fields and values, where a field may come twice.

@@ -23,7 +23,7 @@ use arrow_select::take::take_record_batch;
 pub(crate) use self::changes::Changes;
 use self::expiry::{Expiring, in_unit_of, millis_of, time_at};
 use self::index::{Index, NO_SLOT, Texts};
-pub(crate) use self::load::{load, read, read_fields};
+pub(crate) use self::load::{load, read, read_fields, read_keys};
 use self::rows::{Rows, without_garbage};
 use self::spec::KeyTexts;
 pub(crate) use self::spec::{Expiry, Spec};

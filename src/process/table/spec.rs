@@ -29,6 +29,8 @@ pub(crate) struct Spec {
     pub(super) stored: SchemaRef,
     /// The number of the column of times, and the milliseconds after which rows expire.
     pub(super) expiry: Option<(usize, i64)>,
+    /// Some columns of a key may be null, where others are not.
+    has_null_keys: bool,
 }
 
 impl Spec {
@@ -87,7 +89,13 @@ impl Spec {
             }
         };
         let stored: Vec<FieldRef> = fields.iter().map(without_categories).collect();
-        Ok(Spec { stored: Arc::new(Schema::new(stored)), fields, keys: count, expiry })
+        let stored = Arc::new(Schema::new(stored));
+        Ok(Spec { stored, fields, keys: count, expiry, has_null_keys: false })
+    }
+
+    /// The same where some columns of a key may be null, as long as one is not: a JSON array has nulls.
+    pub(crate) fn with_null_keys(self, has_null_keys: bool) -> Self {
+        Spec { has_null_keys: has_null_keys && self.keys > 1, ..self }
     }
 
     pub(super) fn key_fields(&self) -> &[FieldRef] {
@@ -148,7 +156,11 @@ impl Spec {
         let mut nulls = Vec::new();
         let mut scratch = Vec::new();
         for row in 0..batch.num_rows() {
-            if columns.iter().any(|column| column.is_null(row)) {
+            let mut nulls_of = columns.iter().map(|column| column.is_null(row));
+            if match self.has_null_keys {
+                true => nulls_of.all(|is_null| is_null),
+                false => nulls_of.any(|is_null| is_null),
+            } {
                 nulls.push(row);
                 texts.push(b"");
                 continue;
@@ -158,7 +170,10 @@ impl Spec {
                 several => texts.push_with(|out| {
                     for (number, column) in several.iter().enumerate() {
                         out.push(if number == 0 { b'[' } else { b',' });
-                        column.json(row, out);
+                        match column.is_null(row) {
+                            true => out.extend_from_slice(b"null"),
+                            false => column.json(row, out),
+                        }
                     }
                     out.push(b']');
                 }),

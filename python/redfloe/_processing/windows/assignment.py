@@ -1,0 +1,116 @@
+"""Which windows rows are in, and which rows are late for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from redfloe._processing.windows.definition import LOWER, TIME, UPPER, Definition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: How far the watermark was before a row.
+_BEFORE = "\0before"
+#: Which row it is.
+_ROW = "\0row"
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Rows, each once for each of its windows."""
+
+    #: With the columns `LOWER` and `TIME`, and for sessions `UPPER`; None where there is none.
+    rows: pl.LazyFrame | None
+    #: Those that no window takes, as they were.
+    late: pl.DataFrame
+    #: How far time has come with them, in units of the time's column.
+    watermark: int | None
+
+
+def assign(definition: Definition, rows: pl.DataFrame, watermark: int | None) -> Assigned:
+    """Give rows their windows.
+
+    A row is late for a window that ended before what the rows before it, and batches before them,
+    have moved the watermark to: so it does not matter how a stream is divided into batches. With
+    sessions, which have no end before, it is late if it is before that itself. Rows without a time
+    count as late.
+    """
+    declared = definition.declared
+    time = rows[declared.time].cast(definition.boundary).alias(TIME)
+    late: list[pl.DataFrame] = []
+    timed = rows.hstack([time])
+    if time.null_count():
+        late.append(rows.filter(time.is_null()))
+        timed = timed.filter(time.is_not_null())
+    if timed.is_empty():
+        return Assigned(None, _together(late, rows), watermark)
+    times = timed[TIME].cast(pl.Int64)
+    lateness = None if declared.lateness is None else declared.lateness // definition.ns
+    after = watermark
+    if lateness is not None:
+        newest = at(times, pl.Series.max) - lateness
+        after = newest if watermark is None else max(watermark, newest)
+    # In their order rows are late for what was before them alone.
+    is_sorted = times.is_sorted()
+    oldest = times[0] if is_sorted else at(times, pl.Series.min)
+    furthest = watermark if is_sorted else after
+    if furthest is None or oldest >= furthest:
+        return Assigned(_of_windows(timed.lazy(), definition), _together(late, rows), after)
+    before = pl.lit(watermark, pl.Int64)
+    if lateness is not None:
+        seen = pl.col(TIME).cast(pl.Int64).cum_max().shift(1) - lateness
+        before = pl.max_horizontal(seen, before)
+    # Nothing is before everything.
+    before = before.fill_null(-(2**63)).cast(definition.boundary)
+    timed = timed.with_columns(before.alias(_BEFORE)).with_row_index(_ROW)
+    assigned = _of_windows(timed.lazy(), definition).with_columns(_upper(definition)).collect()
+    is_taken = pl.col(UPPER) > pl.col(_BEFORE)
+    if declared.gap is not None:
+        is_taken = pl.col(TIME) >= pl.col(_BEFORE)
+    taken = assigned.filter(is_taken)
+    # Of a row that is in no window, as with a period shorter than every, nobody asks that.
+    lost = assigned.select(_ROW).unique().join(taken.select(_ROW), on=_ROW, how="anti")
+    late.append(timed.join(lost, on=_ROW, how="semi").sort(_ROW).select(rows.columns))
+    return Assigned(taken.lazy(), _together(late, rows), after)
+
+
+def _together(late: list[pl.DataFrame], rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat(late) if late else rows.clear()
+
+
+def at(times: pl.Series, pick: Callable[[pl.Series], object]) -> int:
+    """Give one of some integers, of which none is null."""
+    time = pick(times)
+    assert isinstance(time, int)
+    return time
+
+
+def upper(definition: Definition) -> pl.Expr:
+    """Give the end of a window by its beginning."""
+    period = definition.declared.period
+    return pl.col(UPPER) if period is None else pl.col(LOWER).dt.offset_by(period.text)
+
+
+def _upper(definition: Definition) -> pl.Expr:
+    return upper(definition).alias(UPPER)
+
+
+def _of_windows(timed: pl.LazyFrame, definition: Definition) -> pl.LazyFrame:
+    """Give rows that have a time, once for each window that they are in."""
+    declared, dtype = definition.declared, definition.boundary
+    every = declared.every
+    if every is None:
+        gap = (declared.gap or 0) // definition.ns
+        end = (pl.col(TIME).cast(pl.Int64) + gap).cast(dtype)
+        return timed.with_columns(pl.col(TIME).alias(LOWER), end.alias(UPPER))
+    first = timed.with_columns(pl.col(TIME).dt.truncate(every.text).alias(LOWER))
+    if every == declared.period:
+        return first
+    shifted = [
+        first.with_columns(pl.col(LOWER).dt.offset_by(every.times(-number)))
+        for number in range(definition.hops)
+    ]
+    return pl.concat(shifted).filter(pl.col(TIME) < upper(definition))
