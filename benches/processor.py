@@ -50,6 +50,8 @@ PEER = Path(
 FLOOR = "floor (the same bytes on a socket, drops every reply)"
 TABLE = "`StreamProcessor`, a table and an output for each row"
 QUIET = "`StreamProcessor`, a table, no outputs"
+PLAIN = "`StreamProcessor`, positions alone"
+WINDOWS = "`StreamProcessor`, windows of a minute, 1,000 keys"
 LOOP = "`StreamConsumer`, at least once, no table, no outputs"
 ONES = "`StreamProcessor`, batches of 1: a number of state, an output"
 ATOMIC = "atomic-redis-streams: a number of state, an output"
@@ -93,6 +95,22 @@ def without_outputs(url: str, stream: str) -> int:
     return processor.stats.entries
 
 
+def alone(url: str, stream: str) -> int:
+    with make(url, stream) as processor:
+        for _ in processor:
+            pass
+    return processor.stats.entries
+
+
+def with_windows(url: str, stream: str) -> int:
+    with make(url, stream) as processor:
+        for tx in processor:
+            kinds = tx.frame.with_columns(kind=pl.col("sku").str.head(-1))
+            aggs = {"sales": pl.len(), "sold": pl.col("quantity").sum()}
+            tx.window("minutes", every="1m", by="kind", aggs=aggs, rows=kinds)
+    return processor.stats.entries
+
+
 def one_by_one(url: str, stream: str) -> int:
     with make(url, stream, batch_size=1) as processor:
         for tx in processor:
@@ -123,6 +141,8 @@ def at_least_once(url: str, stream: str) -> int:
 CONTENDERS: dict[str, Callable[[str, str], int]] = {
     TABLE: with_outputs,
     QUIET: without_outputs,
+    PLAIN: alone,
+    WINDOWS: with_windows,
     LOOP: at_least_once,
     ONES: one_by_one,
 }
@@ -249,7 +269,8 @@ def rows(server: Server, rounds: int, entries: int) -> Iterator[tuple[str, ...]]
     """Give a line for each contender."""
     from redfloe import table_key
 
-    names = {FLOOR: STREAM, TABLE: STREAM, QUIET: STREAM, LOOP: STREAM, ONES: SHORT}
+    names = {FLOOR: STREAM, TABLE: STREAM, QUIET: STREAM, PLAIN: STREAM}
+    names |= {WINDOWS: STREAM, LOOP: STREAM, ONES: SHORT}
     if PEER.exists():
         names[ATOMIC] = SHORT
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -277,14 +298,14 @@ def rows(server: Server, rounds: int, entries: int) -> Iterator[tuple[str, ...]]
         client.delete(STREAM, SHORT)
     for name, mine in rates.items():
         cells = [f"{statistics.median(mine):,.0f}/s ({max(mine):,.0f}/s)"]
-        for other in (FLOOR, LOOP, ATOMIC):
+        for other in (FLOOR, LOOP, ATOMIC, PLAIN):
             pairs = zip(mine, rates.get(other, []), strict=False)
             # As everywhere: how many times the floor's time.
             ratios = [b / a if other == FLOOR else a / b for a, b in pairs]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
         yield (name, *cells)
     if ATOMIC not in names:
-        yield (f"{ATOMIC} (not installed: `make peers`)", "", "", "", "")
+        yield (f"{ATOMIC} (not installed: `make peers`)", "", "", "", "", "")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 
 import redfloe
@@ -11,7 +12,7 @@ from redfloe import RedisConnection
 from support.cluster import Cluster
 from support.consumers import World, dead_ids
 from support.faults import Step, failover, killing, patient, restart
-from support.processors import STREAM, Driven, check, handler, outputs, processor, work
+from support.processors import STREAM, TOTALS, Driven, check, handler, outputs, processor, work
 from support.streams import add_numbers
 from support.timing import in_thread
 
@@ -49,6 +50,24 @@ def test_outputs_share_the_slot(cluster: Cluster) -> None:
         tx.publish("{numbers}:out", tx.frame.tail(1))
     assert outputs(client) == [2]
     assert dead_ids(client, "{numbers}:dead") == ["1-0"]
+
+
+def test_a_lookup_is_of_a_table_in_the_slot(cluster: Cluster, world: World) -> None:
+    add_numbers(cluster.client(STREAM), STREAM, 2)
+    add_numbers(cluster.client(STREAM), "{numbers}:more", 2)
+    key: dict[str, Any] = {"key": "parity", "schema": TOTALS["schema"]}
+    Driven(world, processor(cluster.url, "{numbers}:more")).run(handler(world))
+    driven = Driven(world, processor(cluster.url))
+    with driven:
+        tx = next(driven)
+        # Also a turn without entries commits to the slot's server.
+        window = {"every": "1m", "aggs": {"n": pl.len()}, "close_at_end": True}
+        world.do(tx.window("w", **window))
+        found = world.do(tx.lookup("{numbers}:more", "sums", "totals", [0, 1], **key))
+        assert found.rows() == [(0, 2), (1, 1)]
+        with pytest.raises(ValueError, match=r"does not share that of "numbers"; .*{numbers}:other"):
+            world.do(tx.lookup("another", "sums", "totals", [0, 1], **key))
+        assert world.do(next(driven).window("w", **window)).closed["n"].to_list() == [2]
 
 
 def test_a_cluster_that_is_known_by_one_node_only(cluster: Cluster) -> None:

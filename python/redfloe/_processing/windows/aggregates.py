@@ -70,6 +70,8 @@ class Partial:
     new: pl.Expr
     #: Of partial rows, in the order in which they came.
     merged: pl.Expr
+    #: Whether they are merged by adding them, which is quick.
+    adds: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class _Parts:
         self, kind: str, new: pl.Expr, merged: Callable[[pl.Expr], pl.Expr]
     ) -> tuple[pl.Expr, str]:
         column = pl.col(name := self._name(kind))
-        self.partials.append(Partial(name, new, merged(column)))
+        self.partials.append(Partial(name, new, merged(column), adds=merged is pl.Expr.sum))
         return column, kind
 
     def _name(self, kind: str) -> str:

@@ -159,6 +159,11 @@ class Definition:
         return any(name.endswith(":at") for name in self.partials)
 
     @cached_property
+    def adds(self) -> bool:
+        """Whether partial rows are merged by adding them."""
+        return all(part.adds for one in self.aggregates for part in one.partials)
+
+    @cached_property
     def ns(self) -> int:
         """The nanoseconds of a unit of time."""
         return NS_PER[self.boundary.time_unit]

@@ -11,6 +11,8 @@ from redfloe._processing.windows.assignment import assign, at, upper
 from redfloe._processing.windows.definition import LOWER, NS_PER, TIME, UPPER, Definition
 
 _CLUSTER = "\0cluster"
+#: What there was before of a partial column.
+_OLD = "\0old:"
 
 
 class Open(Protocol):
@@ -142,6 +144,13 @@ def _merge(definition: Definition, new: pl.DataFrame, open_: Open) -> pl.DataFra
         old = open_.lookup(new.select(key)).select(new.columns)
         if old[UPPER].null_count() == len(old):
             return new
+        if definition.adds:
+            sums = [
+                pl.coalesce(pl.col(name) + pl.col(_OLD + name), name).cast(dtype)
+                for name, dtype in definition.partials.items()
+            ]
+            before = old.select(pl.col([*definition.partials]).name.prefix(_OLD))
+            return new.hstack(before).select(*key, UPPER, *sums)
         both = pl.concat([old.lazy().filter(pl.col(UPPER).is_not_null()), new.lazy()])
         return both.group_by(key).agg(pl.col(UPPER).first(), *merged).collect()
     # Those of the same keys: which of them a session joins is not known before.
