@@ -65,7 +65,9 @@ def test_a_lookup_is_of_a_table_in_the_slot(cluster: Cluster, world: World) -> N
         world.do(tx.window("w", **window))
         found = world.do(tx.lookup("{numbers}:more", "sums", "totals", [0, 1], **key))
         assert found.rows() == [(0, 2), (1, 1)]
-        with pytest.raises(ValueError, match=r"does not share that of "numbers"; .*{numbers}:other"):
+        with pytest.raises(
+            ValueError, match=r'does not share that of "numbers"; .*{numbers}:other'
+        ):
             world.do(tx.lookup("another", "sums", "totals", [0, 1], **key))
         assert world.do(next(driven).window("w", **window)).closed["n"].to_list() == [2]
 
