@@ -1,14 +1,20 @@
 """Writes the inputs that the fuzz target `decode` begins with: `python fuzz/make_seeds.py`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import msgpack
 
 SEEDS = Path(__file__).parent / "seeds" / "decode"
 
 # The low bit of the first byte: the reply of XREAD. The next two: the dtypes' schema, `_seq`.
-# Above them the policy: raise, null, rescue, reject. Above it the payload `data`, and a path in it.
+# Above them the policy: raise, null, rescue, reject. Above it the payload `data`, and a path in it;
+# the path alone stands for MessagePack, with the last bit in arrays as well.
 ENTRIES, STREAMS = 0, 1
 TYPED, SEQUENCE, NULL, RESCUE, REJECT = 2, 4, 8, 16, 24
 PAYLOAD, PATH = 32, 64
+PACKED, POSITIONS = 64, 192
 
 
 def bulk(text: str | bytes) -> bytes:
@@ -78,6 +84,37 @@ DOCUMENTS = [
     entry("6-1", {"data": '{"after":{"i":6,"_id":"\\ud800"},"before":null}'}),
     b"*2\r\n$3\r\n7-1\r\n*4\r\n" + 2 * (bulk("data") + bulk('{"i":"x","new":1}')),
 ]
+#: The same as MessagePack, with what only that has.
+VALUES: dict[str, Any] = {
+    **TYPES,
+    "i": -42,
+    "u": 255,
+    "wide": 2**63,
+    "f": float("inf"),
+    "dec": 12.5,
+    "flag": True,
+    "at": datetime(2024, 7, 1, 12, 0, 0, 1, UTC),
+    "span": 1500,
+    "list": [["a", None], []],
+    "pair": [1, -32],
+    "point": {"x": 1.5, "y": "2024-01-31", "z": [{}]},
+}
+PACKED_DOCUMENTS = [
+    entry(f"{n}-1", {"data": document})
+    for n, document in enumerate(
+        [
+            msgpack.packb({**VALUES, "other": {"deep": [[{b"\xff": {}}]]}, 7: 8}, datetime=True),
+            msgpack.packb([*VALUES.values(), "beyond"], datetime=True),
+            msgpack.packb(VALUES, datetime=True)[:80],
+            msgpack.packb({name: [value] for name, value in VALUES.items()}, datetime=True),
+            b"\x82\xa1i\x01\xa1i\xc0",
+            b"\xc0",
+            b"\x81\xa4list\xdd\xff\xff\xff\xff",
+            b"\x81\xa4list" + b"\x91" * 130 + b"\xc0",
+        ],
+        1,
+    )
+]
 #: More names than the schema takes.
 MANY_EVENTS = [entry(f"{n}-1", {f"name {n}": str(n)}) for n in range(1, 25)]
 
@@ -100,6 +137,16 @@ SEEDS_BY_NAME = {
         for policy, bits in {"raise": 0, "null": NULL, "rescue": RESCUE, "reject": REJECT}.items()
         for name, dtypes in {"typed": TYPED, "text": 0}.items()
     },
+    **{
+        f"xrange_packed_{name}": (bits | RESCUE, array(PACKED_DOCUMENTS))
+        for name, bits in {
+            "typed": TYPED | PACKED,
+            "text": PACKED,
+            "typed_positions": TYPED | POSITIONS,
+            "text_positions": POSITIONS,
+        }.items()
+    },
+    "xrange_packed_raise": (TYPED | PACKED, array(PACKED_DOCUMENTS[:1])),
     "xrange_payload_path": (RESCUE | PAYLOAD | PATH, array(DOCUMENTS[5:])),
     "xread": (STREAMS, array([array([bulk("a"), array(EVENTS)]), array([bulk("b"), b"*0\r\n"])])),
     "xread_resp3": (STREAMS, b"%2\r\n" + bulk("a") + array(EVENTS) + bulk("b") + b"*0\r\n"),

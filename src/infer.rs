@@ -65,9 +65,9 @@ pub(crate) fn infer_fields(
             fields.push(Field::new(field.name(), field.data_type().clone(), true));
             continue;
         };
-        let texts = values.iter().flatten().map(std::str::from_utf8);
         match payload.filter(|payload| payload.field == *field.name()) {
             None => {
+                let texts = values.iter().flatten().map(std::str::from_utf8);
                 let data_type = match texts.clone().all(|text| text.is_ok()) {
                     true => infer(texts.flatten()),
                     false => DataType::BinaryView,
@@ -76,8 +76,7 @@ pub(crate) fn infer_fields(
             }
             Some(payload) => {
                 let mut keys = Document::new(payload, schema);
-                // A document that is no text says no more than one that is no JSON.
-                texts.flatten().try_for_each(|text| keys.look_at(text))?;
+                values.iter().flatten().try_for_each(|document| keys.look_at(document))?;
                 fields.extend(keys.fields());
             }
         }

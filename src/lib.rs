@@ -58,7 +58,7 @@ pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use events::{Event, EventValue, take_events};
-pub use payload::Payload;
+pub use payload::{Payload, PayloadFormat};
 pub use process::{
     Commit, Committed, Durability, Held, Lane, LaneFilter, LaneInfo, LaneOptions, Page, PageReader,
     Processor, ProcessorOptions, ProcessorReset, ProcessorStats, Stopper, Transaction,

@@ -1,8 +1,33 @@
-//! Which field holds a JSON document, and what becomes of its keys.
+//! Which field holds a document, of which format, and what becomes of its keys.
 
 use crate::error::{Error, Result, shorten};
 
-/// A field whose value is a JSON object: its keys become columns, as if each was a field. Made by
+/// How a payload is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PayloadFormat {
+    /// A JSON object.
+    #[default]
+    Json,
+    /// A MessagePack map; or an array, where [`Payload::with_positions`] names its values.
+    MessagePack,
+}
+
+impl std::str::FromStr for PayloadFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "json" => Ok(PayloadFormat::Json),
+            "msgpack" => Ok(PayloadFormat::MessagePack),
+            other => Err(Error::invalid(format!(
+                "payload_format must be \"json\" or \"msgpack\", not {other:?}"
+            ))),
+        }
+    }
+}
+
+/// A field whose value is an object, such as one of JSON: its keys become columns, as if each was a field. Made by
 /// [`Payload::new`] and changed by its `with_` methods.
 ///
 /// ```
@@ -17,12 +42,20 @@ pub struct Payload {
     pub(crate) field: String,
     pub(crate) path: Vec<String>,
     pub(crate) prefix: String,
+    pub(crate) format: PayloadFormat,
+    pub(crate) positions: Vec<String>,
 }
 
 impl Payload {
     /// The document in this field; its keys are columns of their own names.
     pub fn new(field: impl Into<String>) -> Self {
-        Payload { field: field.into(), path: Vec::new(), prefix: String::new() }
+        Payload {
+            field: field.into(),
+            path: Vec::new(),
+            prefix: String::new(),
+            format: PayloadFormat::default(),
+            positions: Vec::new(),
+        }
     }
 
     /// Takes the keys of an object inside the document: `$.after`, `$.a.b`, `$["a key"]`; `$` is
@@ -44,6 +77,19 @@ impl Payload {
     /// Puts this before the name of each key's column, so that it is not taken for a field's.
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
+        self
+    }
+
+    /// How the document is written; as JSON by default.
+    pub fn with_format(mut self, format: PayloadFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// The names of the values of an array that stands in place of the object, as if they were its
+    /// keys. Those at its end may be missing.
+    pub fn with_positions(mut self, names: Vec<String>) -> Self {
+        self.positions = names;
         self
     }
 

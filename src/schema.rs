@@ -228,7 +228,7 @@ impl StreamSchema {
         self
     }
 
-    /// Takes the keys of a JSON document in one field for fields of their own, in place of that
+    /// Takes the keys of a document in one field for fields of their own, in place of that
     /// field. All that holds for fields holds for them: those of the schema, those that an open one
     /// finds, values that do not fit. A document that is none is a misfit of its field.
     pub fn with_payload(mut self, payload: Option<Payload>) -> Self {

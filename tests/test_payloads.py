@@ -26,7 +26,7 @@ from redfloe import (
 )
 from support.consumers import SHY, World, dead_ids, letters
 from support.groups import DRAIN, ME, pending
-from support.payloads import BARE, FRAME, PAYLOAD, SCHEMA
+from support.payloads import BARE, FORMATS, FRAME, PACKED, PAYLOAD, SCHEMA, to_json
 from support.server import Server
 from support.streams import add
 
@@ -38,11 +38,11 @@ ORDERS: list[dict[str, Any]] = [
 ]
 
 
-def add_orders(client: redis.Redis, stream: str) -> None:
-    entries = [
-        (f"{n}-0", {"src": "web", "data": json.dumps(order)}) for n, order in enumerate(ORDERS, 1)
-    ]
-    add(client, stream, entries)
+def add_orders(
+    client: redis.Redis, stream: str, write: Callable[[object], bytes] = to_json
+) -> None:
+    for n, order in enumerate(ORDERS, 1):
+        add(client, stream, [(f"{n}-0", {"src": "web", "data": write(order)})])
 
 
 # Every reader
@@ -93,12 +93,19 @@ READERS: list[Reader] = [
 ]
 
 
+@pytest.mark.parametrize(("options", "write", "_"), FORMATS)
 @pytest.mark.parametrize("reader", READERS)
 def test_keys_are_columns(
-    any_server: Server, client: redis.Redis, stream: str, reader: Reader
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    reader: Reader,
+    options: dict[str, Any],
+    write: Callable[[object], bytes],
+    _: object,
 ) -> None:
-    add_orders(client, stream)
-    assert_frame_equal(reader(any_server.url, stream, SCHEMA, **PAYLOAD, **BARE), FRAME)
+    add_orders(client, stream, write)
+    assert_frame_equal(reader(any_server.url, stream, SCHEMA, **options, **BARE), FRAME)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -417,6 +424,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"payload": "data", "payload_prefix": "a\0"}, SchemaError, "NUL"),
     ({"payload_path": "$.after"}, ValueError, "need a payload"),
     ({"payload_prefix": "p_"}, ValueError, "need a payload"),
+    ({"payload": "data", "payload_format": "yaml"}, ValueError, 'must be "json" or "msgpack"'),
+    ({"payload_format": "msgpack"}, ValueError, "payload_format needs a payload"),
+    ({"payload": "data", "payload_fields": ["a"]}, ValueError, "payload_fields needs payload_f"),
+    ({**PACKED, "payload_fields": "a"}, TypeError, "must be several names, not str"),
+    ({**PACKED, "payload_fields": ["a", "a"]}, ValueError, "names 'a' twice"),
 ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -19,7 +18,7 @@ from polars.testing.parametric import dataframes
 
 import redfloe
 from redfloe import read_stream, sink_stream, write_stream, write_stream_async
-from support.payloads import BARE, FRAME, PAYLOAD, SCHEMA
+from support.payloads import BARE, FORMATS, FRAME, PACKED, PAYLOAD, SCHEMA, from_msgpack, to_msgpack
 from support.server import Server
 from support.versions import needs_batches
 from support.writes import WRITABLE, entries
@@ -72,14 +71,21 @@ WRITERS = [
 ]
 
 
+@pytest.mark.parametrize(("options", "_", "load"), FORMATS)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_columns_are_keys(
-    any_server: Server, client: redis.Redis, stream: str, writer: Callable[..., None]
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    writer: Callable[..., None],
+    options: dict[str, Any],
+    _: object,
+    load: Callable[[bytes], Any],
 ) -> None:
-    writer(any_server.url, FRAME, stream, **PAYLOAD)
+    writer(any_server.url, FRAME, stream, **options)
     written = entries(client, stream)
     assert [list(fields) for fields in written] == [[b"data"]] * 3
-    assert json.loads(written[1][b"data"]) == {
+    assert load(written[1][b"data"]) == {
         "src": "web",
         "sku": "a-2",
         "total": 3.0,
@@ -87,15 +93,18 @@ def test_columns_are_keys(
         "tags": [],
         "gift": True,
     }
-    assert_frame_equal(read_stream(any_server.url, stream, SCHEMA, **PAYLOAD, **BARE), FRAME)
+    assert_frame_equal(read_stream(any_server.url, stream, SCHEMA, **options, **BARE), FRAME)
 
 
+@pytest.mark.parametrize("options", [PAYLOAD, PACKED])
 @settings(
     max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_what_is_written_reads_the_same(any_server: Server, data: st.DataObject) -> None:
+def test_what_is_written_reads_the_same(
+    any_server: Server, options: dict[str, Any], data: st.DataObject
+) -> None:
     frame: pl.DataFrame = data.draw(
         dataframes(allowed_dtypes=WRITABLE, min_cols=1, max_cols=6, max_size=8, allow_null=True)
     )
@@ -115,8 +124,8 @@ def test_what_is_written_reads_the_same(any_server: Server, data: st.DataObject)
     )
     with any_server.client() as client:
         client.delete("property")
-    write_stream(any_server.url, frame, "property", **PAYLOAD)
-    back = read_stream(any_server.url, "property", dict(frame.schema), **PAYLOAD, **BARE)
+    write_stream(any_server.url, frame, "property", **options)
+    back = read_stream(any_server.url, "property", dict(frame.schema), **options, **BARE)
     assert_frame_equal(back, frame, categorical_as_str=True)
 
 
@@ -136,8 +145,14 @@ def test_ids_fields_and_nulls_of_a_written_payload(
     assert entries(client, f"{stream}-copy")[0] == {b"data": b'{"a":1}'}
 
 
+@pytest.mark.parametrize(("options", "_", "load"), FORMATS)
 def test_a_producer_writes_values_by_the_table_of_texts(
-    any_server: Server, client: redis.Redis, stream: str
+    any_server: Server,
+    client: redis.Redis,
+    stream: str,
+    options: dict[str, Any],
+    _: object,
+    load: Callable[[bytes], Any],
 ) -> None:
     row: dict[str, Any] = {
         "text": 'ä"\n',
@@ -152,7 +167,7 @@ def test_a_producer_writes_values_by_the_table_of_texts(
         "nested": {"list": [1, None, ("a", {})]},
         "none": None,
     }
-    with redfloe.StreamProducer(any_server.url, stream, **PAYLOAD) as producer:
+    with redfloe.StreamProducer(any_server.url, stream, **options) as producer:
         producer.send(row)
         producer.send({"none": None})
         for wrong, match in [
@@ -162,7 +177,7 @@ def test_a_producer_writes_values_by_the_table_of_texts(
         ]:
             with pytest.raises(TypeError, match=match):
                 producer.send(wrong)  # type: ignore[arg-type]
-    assert [fields[b"data"] for fields in entries(client, stream)][1] == b"{}"
+    assert load(entries(client, stream)[1][b"data"]) == {}
     schema: dict[str, Any] = {
         "text": pl.String,
         "raw": pl.Binary,
@@ -176,7 +191,7 @@ def test_a_producer_writes_values_by_the_table_of_texts(
         "nested": pl.Struct({"list": pl.List(pl.String)}),
         "none": pl.String,
     }
-    df = read_stream(any_server.url, stream, schema, **PAYLOAD, **BARE)
+    df = read_stream(any_server.url, stream, schema, **options, **BARE)
     expected = row | {"nested": {"list": ["1", None, '["a",{}]']}, "odd": "NaN"}
     seen = df.row(0, named=True)
     assert seen | {"odd": str(seen["odd"]).replace("nan", "NaN")} == expected
@@ -186,3 +201,74 @@ def test_a_producer_writes_values_by_the_table_of_texts(
 def test_a_payload_to_write_is_a_name(writer: Callable[..., None]) -> None:
     with pytest.raises(TypeError, match="payload must be str"):
         writer("redis://localhost:1", FRAME, "s", payload=b"data")
+
+
+def test_a_format_that_is_not_there_is_refused() -> None:
+    for options in ({"payload": "data", "payload_format": "avro"}, {"payload_format": "msgpack"}):
+        for writer in (write_blocking, write_async, sink, produce_frame):
+            with pytest.raises(ValueError, match="payload_format"):
+                writer("redis://localhost:1", FRAME, "s", **options)
+
+
+def test_each_size_of_messagepack(any_server: Server, client: redis.Redis, stream: str) -> None:
+    """What the library reads is what was written, by a frame and by a producer."""
+    ends = [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1]
+    rows: list[dict[str, Any]] = [{"n": n} for n in [*ends, *(-n - 1 for n in ends), -32, -33]]
+    rows += [{"u": 2**64 - 1}, {"f": -0.5}, {"s": ""}, {"raw": b""}, {"l": []}]
+    for size in [31, 32, 255, 256, 65_536]:
+        rows += [{"s": "x" * size}, {"raw": b"\xff" * size}, {"l": [True] * size}]
+    instants = ["1969-12-31T23:59:59.5", "2024-01-01T00:00:00", "2024-01-01T00:00:00.000001"]
+    instants += ["2500-01-01T00:00:00", "9999-12-31T23:59:59.999999", "0001-01-01T00:00:00"]
+    rows += [{"at": dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)} for text in instants]
+    schema: dict[str, Any] = {
+        "n": pl.Int64,
+        "u": pl.UInt64,
+        "f": pl.Float64,
+        "s": pl.String,
+        "raw": pl.Binary,
+        "l": pl.List(pl.Boolean),
+        "at": pl.Datetime("us", "UTC"),
+    }
+    frame = pl.DataFrame(rows, schema=schema)
+    write_stream(any_server.url, frame, stream, **PACKED)
+    produce_rows(any_server.url, pl.DataFrame(rows[:1], schema=schema), stream, **PACKED)
+    with redfloe.StreamProducer(any_server.url, stream, **PACKED) as producer:
+        for row in rows[1:]:
+            producer.send(row)
+    documents = [fields[b"data"] for fields in entries(client, stream)]
+    assert [from_msgpack(document) for document in documents] == rows * 2
+    assert_frame_equal(
+        read_stream(any_server.url, stream, schema, **PACKED, **BARE), pl.concat([frame, frame])
+    )
+
+
+def test_positions_in_place_of_names(any_server: Server, client: redis.Redis, stream: str) -> None:
+    for values in (["a-1", 19.5], ["b-7"], ["c-2", 1, "new"]):
+        client.xadd(stream, {"data": to_msgpack(values)})
+    options: dict[str, Any] = {**PACKED, "payload_fields": ["sku", "total"], **BARE}
+    df = read_stream(any_server.url, stream, infer_schema=True, **options)
+    assert df.schema == {"sku": pl.String, "total": pl.Float64}
+    assert df.rows() == [("a-1", 19.5), ("b-7", None), ("c-2", 1.0)]
+    df = read_stream(any_server.url, stream, df.schema, rescue_column="rest", **options)
+    assert df["rest"].to_list() == [None, None, '{"[2]":"new"}']
+    with pytest.raises(redfloe.DecodeError, match="is not a MessagePack map"):
+        read_stream(any_server.url, stream, **PACKED)
+
+
+def test_hostile_messagepack_does_not_fit(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    for document in (
+        b"\x81\xa1n" + b"\x91" * 100_000 + b"\xc0",
+        b"\x81" + b"\x81\xa1n" * 100_000 + b"\xc0",
+        b"\x81\xa1n\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\x81\xa1n\xc6\xff\xff\xff\xff",
+    ):
+        client.xadd(stream, {"data": document})
+    client.xadd(stream, {"data": to_msgpack({"n": 1})})
+    df = read_stream(any_server.url, stream, {"n": pl.List(pl.Int64)}, on_error="null", **PACKED)
+    assert df["n"].to_list() == [None] * 6
+    assert redfloe.infer_schema(any_server.url, stream, **PACKED) == {"n": pl.Int64}
+    with pytest.raises(redfloe.DecodeError, match=r"is not a MessagePack map.*entry ID"):
+        read_stream(any_server.url, stream, **PACKED)

@@ -7,10 +7,12 @@ from typing import Any
 import polars as pl
 import pytest
 import redis
+from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import DataLossError, FencedError, StreamProcessor, WrongTypeError
 from support.consumers import World, dead_ids, letters
+from support.payloads import BARE, PACKED
 from support.processors import (
     DRAIN,
     LANE,
@@ -220,6 +222,7 @@ def test_what_is_published_is_written_as_write_stream_writes_it(
         tx.publish("published", frame)
         tx.publish(pl.lit("by:") + pl.col("truth").cast(pl.String), frame)
         tx.publish("payload", frame, payload="data", fields=["text", "list"])
+        tx.publish("packed", frame, **PACKED)
         tx.publish("one", {"n": 1, "none": None, "truth": True})
         tx.publish("several", [{"n": 1}, {"n": 2.5}])
         tx.publish("none", frame.clear())
@@ -230,6 +233,8 @@ def test_what_is_published_is_written_as_write_stream_writes_it(
     assert [fields for _, fields in published] == [fields for _, fields in written]
     assert (client.xlen("by:true"), client.xlen("by:false")) == (1, 1)
     assert redfloe.read_stream(any_server.url, "payload", payload="data").height == 2
+    packed = redfloe.read_stream(any_server.url, "packed", frame.schema, **PACKED, **BARE)
+    assert_frame_equal(packed, frame)
     one: Any = client.xrange("one")
     assert one[0][1] == {b"n": b"1", b"truth": b"true"}
     several: Any = client.xrange("several")

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, TimeUnit};
 use libfuzzer_sys::fuzz_target;
 use redfloe::{
-    Batch, Decoder, ENUM_METADATA, INT128_METADATA, OnError, Payload, ReplyShape, Result, StreamSchema,
+    Batch, Decoder, ENUM_METADATA, INT128_METADATA, OnError, Payload, PayloadFormat, ReplyShape,
+    Result, StreamSchema,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -84,9 +85,15 @@ fn schema(choice: u8) -> StreamSchema {
         _ => StreamSchema::closed(every_dtype()),
     };
     let schema = schema.with_sequence_column((choice & 2 != 0).then_some("_seq"));
-    let payload = match (choice >> 4) % 4 {
-        0 | 2 => None,
-        1 => Some(Payload::new("data")),
+    let packed = || Payload::new("data").with_format(PayloadFormat::MessagePack);
+    let payload = match (choice >> 4) % 8 {
+        0 | 4 => None,
+        1 | 5 => Some(Payload::new("data")),
+        2 => Some(packed()),
+        6 => {
+            let names = every_dtype().iter().map(|field| field.name().clone()).collect();
+            Some(packed().with_positions(names))
+        }
         _ => Some(Payload::new("data").with_path("$.after").expect("a path")),
     };
     let schema = schema.with_payload(payload);

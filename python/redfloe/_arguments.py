@@ -1,7 +1,7 @@
 """Python's arguments to the request that the core reads."""
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import index
 from typing import Literal, TypeAlias, TypedDict
@@ -52,6 +52,17 @@ class Many(TypedDict):
     ranges: list[tuple[tuple[int, int], tuple[int, int]]] | None
 
 
+class PayloadArguments(TypedDict):
+    """A field that holds a document; the twin of `PayloadArguments` in `read.rs`."""
+
+    field: str
+    path: str
+    prefix: str
+    format: str
+    #: The names of an array's values.
+    fields: list[str]
+
+
 class Decoding(TypedDict):
     """How entries become columns; a part of `Request`."""
 
@@ -64,7 +75,7 @@ class Decoding(TypedDict):
     timestamp_type: pl.Schema
     rescue_column: str | None
     max_columns: int
-    payload: tuple[str, str, str] | None
+    payload: PayloadArguments | None
     on_error: str
     null_values: list[str]
     null_values_by_field: dict[str, list[str]]
@@ -342,16 +353,49 @@ def as_key(value: object, parameter: str) -> bytes:
     raise TypeError(msg)
 
 
-def _payload(options: DecodeOptions) -> tuple[str, str, str] | None:
-    """Give the payload's field, the path in it and the prefix of its keys."""
+def check_format(payload_format: object, payload: object) -> str:
+    """Give the format of a payload, which is none without one."""
+    one_of(payload_format, "payload_format", "json", "msgpack")
+    if payload is None and payload_format != "json":
+        msg = "payload_format needs a payload, the field that holds the document"
+        raise ValueError(msg)
+    return as_text(payload_format, "payload_format")
+
+
+def _payload(options: DecodeOptions) -> PayloadArguments | None:
+    """Give the payload's field, and how its keys become columns."""
     path = as_text(options["payload_path"], "payload_path")
     prefix = check_name(options["payload_prefix"], "payload_prefix")
-    if options["payload"] is not None:
-        return as_text(options["payload"], "payload"), path, prefix
+    payload = options["payload"]
+    payload_format = check_format(options["payload_format"], payload)
+    names = options["payload_fields"]
+    if names is not None and payload_format != "msgpack":
+        msg = 'payload_fields needs payload_format="msgpack"'
+        raise ValueError(msg)
+    if payload is not None:
+        return PayloadArguments(
+            field=as_text(payload, "payload"),
+            path=path,
+            prefix=prefix,
+            format=payload_format,
+            fields=[] if names is None else _field_names(names),
+        )
     if (path, prefix) != ("$", ""):
         msg = "payload_path and payload_prefix need a payload, the field that holds JSON"
         raise ValueError(msg)
     return None
+
+
+def _field_names(given: object) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        msg = f"payload_fields must be several names, not {type(given).__name__}"
+        raise TypeError(msg)
+    names = [check_name(name, "payload_fields") for name in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        msg = f"payload_fields names {twice!r} twice"
+        raise ValueError(msg)
+    return names
 
 
 def _null_values(values: NullValues | None) -> tuple[list[str], dict[str, list[str]]]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from redfloe._schema import SchemaLike
 
+#: How a payload is written.
+PayloadFormat: TypeAlias = Literal["json", "msgpack"]
+
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -68,6 +71,12 @@ class ColumnOptions(TypedDict, total=False):
         The field that holds a JSON object, in streams whose producers write one document per entry.
         Its keys become columns in place of that field, and all these options apply to them as to
         fields; see the guide's page on JSON payloads.
+    payload_format : {"json", "msgpack"}, default "json"
+        How the payload is written: as JSON, or as a MessagePack map; see the guide's page on
+        payload formats.
+    payload_fields : sequence of str, optional
+        With MessagePack: the names of the values where a payload is an array in place of a map, in
+        their order. Values at its end may be missing; further ones have no name, and no column.
     payload_path : str, default "$"
         The path in the document to the object whose keys become columns: ``"$.after"``,
         ``"$.a.b"``, or ``'$["a key"]'``. An entry without it has nulls.
@@ -98,6 +107,8 @@ class ColumnOptions(TypedDict, total=False):
     payload: str | None
     payload_path: str
     payload_prefix: str
+    payload_format: PayloadFormat
+    payload_fields: Sequence[str] | None
     must_exist: bool
 
 
@@ -160,6 +171,8 @@ _EVERY = ReadOptions(
     payload=None,
     payload_path="$",
     payload_prefix="",
+    payload_format="json",
+    payload_fields=None,
     must_exist=False,
     on_error="raise",
     order="stream",

@@ -1,4 +1,4 @@
-"""Python's values as a JSON object, by the same texts as a frame's."""
+"""Python's values as a payload's object, by the same texts as a frame's."""
 
 from __future__ import annotations
 
@@ -13,19 +13,44 @@ from redfloe._frame import DEEPEST
 from redfloe._values import builtin
 
 
-def document(fields: object) -> bytes:
+def document(fields: object, payload_format: str) -> bytes:
     """Give the object of an entry's values; a None is a key that it lacks."""
     if not isinstance(fields, Mapping):
         msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
         raise TypeError(msg)
     present = {name: value for name, value in fields.items() if builtin(value) is not None}
+    if payload_format == "msgpack":
+        from redfloe._msgpack import packed
+
+        return packed(present, "the payload")
     return json_text(present, "the payload").encode()
 
 
-def json_text(given: object, where: str, depth: int = 0) -> str:
+def check_depth(given: object, depth: int) -> None:
+    """Refuse what nobody could read again."""
     if depth > DEEPEST and isinstance(given, list | tuple | Mapping):
         msg = f"the payload has a value nested more than {DEEPEST} levels deep, beyond reading"
         raise ValueError(msg)
+
+
+def no_text(value: object, where: str, what: str) -> TypeError:
+    """Give the error for a value that the format does not have."""
+    return TypeError(
+        f"{where} has a {type(value).__name__}, for which there is no one {what}; make it a str, a "
+        "number, a list or a dict"
+    )
+
+
+def check_member(name: object, where: str) -> str:
+    """Give a member's name."""
+    if not isinstance(name, str):
+        msg = f"the keys of {where} must be str, not {type(name).__name__}"
+        raise TypeError(msg)
+    return name
+
+
+def json_text(given: object, where: str, depth: int = 0) -> str:
+    check_depth(given, depth)
     value = builtin(given)
     match value:
         case None:
@@ -54,16 +79,10 @@ def json_text(given: object, where: str, depth: int = 0) -> str:
         case Mapping():
             members = (_member(name, item, where, depth) for name, item in value.items())
             return f"{{{','.join(members)}}}"
-    msg = (
-        f"{where} has a {type(value).__name__}, for which there is no one text in JSON; make it a "
-        "str, a number, a list or a dict"
-    )
-    raise TypeError(msg)
+    raise no_text(value, where, "text in JSON")
 
 
 def _member(name: object, value: object, where: str, depth: int) -> str:
-    if not isinstance(name, str):
-        msg = f"the keys of {where} must be str, not {type(name).__name__}"
-        raise TypeError(msg)
+    key = check_member(name, where)
     text = json_text(value, f"{where}[{name!r}]", depth + 1)
-    return f"{json.dumps(name, ensure_ascii=False)}:{text}"
+    return f"{json.dumps(key, ensure_ascii=False)}:{text}"

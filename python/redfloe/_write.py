@@ -10,6 +10,7 @@ from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._frame import ArrowStream
 from redfloe._ids import EntryIdLike
+from redfloe._options import PayloadFormat
 from redfloe._progress import bar_or, check_progress, shown
 from redfloe._write_arguments import NullTexts, make_write
 from redfloe._writing import sending
@@ -34,6 +35,7 @@ def write_stream(
     fields: Sequence[str] | None = None,
     null_values: NullTexts | None = None,
     payload: str | None = None,
+    payload_format: PayloadFormat = "json",
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
@@ -84,6 +86,9 @@ def write_stream(
     payload : str, optional
         Write one field of this name that holds a JSON object, whose keys are the columns; a null is
         a key that it lacks. `read_stream` takes the same, and reads the frame again.
+    payload_format : {"json", "msgpack"}, default "json"
+        How that object is written: as JSON, or as a MessagePack map, where Binary is bytes and a
+        Datetime with a time zone is a timestamp.
     on_empty_row : {"raise", "skip"}, default "raise"
         What to do with a row of nulls only, which no entry can be: refuse the frame, or leave the
         row out; its ID is null then. With a `payload` such a row is an entry, of an empty object.
@@ -145,6 +150,7 @@ def write_stream(
         fields=fields,
         null_values=null_values,
         payload=payload,
+        payload_format=payload_format,
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,
@@ -174,6 +180,7 @@ async def write_stream_async(
     fields: Sequence[str] | None = None,
     null_values: NullTexts | None = None,
     payload: str | None = None,
+    payload_format: PayloadFormat = "json",
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
@@ -191,7 +198,7 @@ async def write_stream_async(
     ----------
     url, df, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, payload, on_empty_row, atomic, idempotent
+    batch_size, fields, null_values, payload, payload_format, on_empty_row, atomic, idempotent
         As for `write_stream`.
     progress : callable or bool, optional
         As for `write_stream`; it is called in the event loop.
@@ -235,6 +242,7 @@ async def write_stream_async(
         fields=fields,
         null_values=null_values,
         payload=payload,
+        payload_format=payload_format,
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,

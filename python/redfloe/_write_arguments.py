@@ -7,10 +7,11 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, natural, one_of, positive
+from redfloe._arguments import as_key, check_format, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
+from redfloe._options import PayloadFormat
 from redfloe._schema import as_text
 from redfloe._words import counted
 
@@ -31,6 +32,7 @@ class WriteRequest(TypedDict):
     null_text: str | None
     null_text_by_field: dict[str, str]
     payload: str | None
+    payload_format: str
     #: Columns that are fields of their own beside a payload.
     beside: list[str]
     maxlen: int | None
@@ -69,6 +71,7 @@ class WriteOptions(TypedDict, total=False):
     batch_size: int
     null_values: NullTexts | None
     payload: str | None
+    payload_format: PayloadFormat
     on_empty_row: Literal["raise", "skip"]
     atomic: bool
     idempotent: str | bytes | None
@@ -134,6 +137,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
     approximate = options.get("approximate", True)
     idempotent = options.get("idempotent")
     payload = options.get("payload")
+    payload_format = check_format(options.get("payload_format", "json"), payload)
     on_empty_row = options.get("on_empty_row", "raise")
     if id_column is not None and timestamp_column is not None:
         msg = "id_column and timestamp_column exclude each other"
@@ -163,6 +167,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         null_text=text,
         null_text_by_field=by_field,
         payload=None if payload is None else as_text(payload, "payload"),
+        payload_format=payload_format,
         beside=[],
         maxlen=None if maxlen is None else natural(maxlen, "maxlen"),
         minid=None if minid is None else entry_id(minid, "minid", round_up=True),

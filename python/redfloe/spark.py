@@ -78,8 +78,8 @@ class RedisStreamSource(DataSource):
       or before it was read. ``false`` logs that, and goes on with what is there; a stream that was
       created again is read from its oldest entry.
     - ``batchSize``: rows of a record batch, 10,000 by default.
-    - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``: as for
-      `redfloe.ReadOptions`.
+    - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``,
+      ``payloadFormat``: as for `redfloe.ReadOptions`.
 
     Options of a write:
 

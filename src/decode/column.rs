@@ -1,14 +1,16 @@
 //! What every column builder does: read its slots off the tape, one after the other.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use arrow_schema::Field;
 
-use super::json::Kind;
 use super::misfit::{Leaves, Misfit, Refused};
 use super::number::integer_text;
+use super::packed::Packed;
 use super::tape::{Slot, Tape};
+use super::value::Notation;
 use crate::error::Result;
 
 /// A value's bytes, whether they are already known to be UTF-8, and where they come from.
@@ -28,24 +30,34 @@ pub(crate) enum Origin {
     JsonString,
     /// Another value of JSON, as it is written there.
     Json,
-    /// JSON's null.
-    JsonNull,
+    /// A string, or bytes, of a binary format: as in a field, there is no base64.
+    Bytes,
+    /// Another value of such a format, which has no text yet: as MessagePack has it.
+    Packed,
+    /// A format's null.
+    Null,
 }
 
 impl<'a> Text<'a> {
     pub(crate) fn of(text: &'a str) -> Self {
         Text { bytes: text.as_bytes(), is_utf8: true, origin: Origin::Field }
     }
-}
 
-impl Origin {
-    pub(crate) fn of(kind: Kind) -> Origin {
-        match kind {
-            Kind::Null => Origin::JsonNull,
-            Kind::String { .. } => Origin::JsonString,
-            Kind::Boolean | Kind::Number | Kind::Array | Kind::Object => Origin::Json,
+    /// What is shown of it, and kept of it, where it does not fit.
+    pub(crate) fn shown(&self) -> Cow<'a, [u8]> {
+        match self.origin {
+            Origin::Packed => packed_text(self.bytes).into(),
+            _ => self.bytes.into(),
         }
     }
+}
+
+/// The text of a value that has none yet.
+#[cold]
+pub(crate) fn packed_text(packed: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    Packed::push_other(packed, &mut text);
+    text
 }
 
 /// Which texts of a column are null.
@@ -58,6 +70,16 @@ pub(crate) struct NullRules {
 }
 
 impl NullRules {
+    /// Whether a value of a payload is null.
+    #[inline(always)]
+    pub(crate) fn make_null(&self, text: Text<'_>) -> bool {
+        match text.origin {
+            Origin::Null => true,
+            Origin::Packed => !self.values.is_empty() && self.is_null(&text.shown()),
+            _ => self.is_null(text.bytes),
+        }
+    }
+
     #[inline]
     pub(crate) fn is_null(&self, text: &[u8]) -> bool {
         match text.is_empty() && self.empty {
@@ -87,6 +109,15 @@ pub(crate) trait ColumnBuilder: Send {
     /// Appends the value that `text` stands for. Values inside it that do not fit are null, and
     /// added to `leaves`.
     fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> std::result::Result<(), Misfit>;
+
+    /// Appends a value of a binary format that has no text yet, as MessagePack has it.
+    fn append_packed(
+        &mut self,
+        packed: &[u8],
+        leaves: &mut Leaves,
+    ) -> std::result::Result<(), Misfit> {
+        append_as_text(self, packed, leaves)
+    }
 
     /// Appends a number of nulls.
     fn append_nulls(&mut self, count: usize);
@@ -118,9 +149,9 @@ pub(crate) trait ColumnBuilder: Send {
     }
 }
 
-/// The loop over a column's values. Where no text can come from JSON, it does not look.
+/// The loop over a column's values. Where none can come from a payload, it does not look.
 #[inline(always)]
-fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
+fn read_slots<const PAYLOAD: bool, B: ColumnBuilder + ?Sized>(
     builder: &mut B,
     Slots { tape, buffer_is_utf8, field, slots }: Slots<'_>,
     nulls: &NullRules,
@@ -131,34 +162,56 @@ fn read_slots<const JSON: bool, B: ColumnBuilder + ?Sized>(
     let bytes = tape.bytes();
     for slot in slots {
         builder.fill(base + slot.row as usize);
-        let origin = if JSON { slot.origin() } else { Origin::Field };
-        let slot = &if JSON { slot.without_origin() } else { *slot };
-        let text = slot.of(bytes);
-        if nulls.is_null(text) || (JSON && origin == Origin::JsonNull) {
+        let origin = if PAYLOAD { slot.origin() } else { Origin::Field };
+        let slot = &if PAYLOAD { slot.without_origin() } else { *slot };
+        let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
+        let text = Text { bytes: slot.of(bytes), is_utf8, origin };
+        if if PAYLOAD { nulls.make_null(text) } else { nulls.is_null(text.bytes) } {
             builder.append_nulls(1);
             continue;
         }
-        let is_utf8 = buffer_is_utf8 && slot.is_on_boundaries(bytes);
-        let text = Text { bytes: text, is_utf8, origin };
-        let appended = match JSON {
-            true => append_json(builder, text, &mut leaves),
+        let appended = match PAYLOAD {
+            true => append_value(builder, text, &mut leaves),
             false => builder.append(text, &mut leaves),
         };
         if let Err(misfit) = appended {
-            on_misfit(slot, Refused::whole(field, text.bytes, misfit));
+            on_misfit(slot, Refused::whole(field, &text.shown(), misfit));
             builder.append_nulls(1);
         }
         if !leaves.is_empty() {
-            leaves.drain(field, text.bytes, |refused| on_misfit(slot, refused));
+            leaves.drain(field, &text.shown(), |refused| on_misfit(slot, refused));
         }
     }
     builder.fill(base + tape.ids().len());
 }
 
+/// Appends a value that may come from a payload.
+#[inline(always)]
+pub(crate) fn append_value<B: ColumnBuilder + ?Sized>(
+    builder: &mut B,
+    value: Text<'_>,
+    leaves: &mut Leaves,
+) -> std::result::Result<(), Misfit> {
+    match value.origin {
+        Origin::Packed => builder.append_packed(value.bytes, leaves),
+        _ => append_text(builder, value, leaves),
+    }
+}
+
+/// Appends the text of a value that has none yet.
+pub(crate) fn append_as_text<B: ColumnBuilder + ?Sized>(
+    builder: &mut B,
+    packed: &[u8],
+    leaves: &mut Leaves,
+) -> std::result::Result<(), Misfit> {
+    let text = packed_text(packed);
+    append_text(builder, Text { bytes: &text, is_utf8: false, origin: Origin::Json }, leaves)
+}
+
 /// Appends a text that may come from JSON, which has one type for all numbers: `1.0` is an integer
 /// there.
 #[inline(always)]
-pub(crate) fn append_json<B: ColumnBuilder + ?Sized>(
+fn append_text<B: ColumnBuilder + ?Sized>(
     builder: &mut B,
     text: Text<'_>,
     leaves: &mut Leaves,

@@ -6,63 +6,62 @@
 
 use std::ops::Range;
 
-/// What kind of value a text is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Null,
-    /// Its text is what stands between the quotes.
-    String {
-        /// Whether that has escapes.
-        escaped: bool,
-    },
-    Boolean,
-    Number,
-    Array,
-    Object,
+use super::column::Origin;
+use super::value::{Kind, Malformed, Notation, Value};
+
+/// JSON documents.
+pub(crate) enum Json {}
+
+impl Notation for Json {
+    const NO_OBJECT: &'static str = "is not a JSON object";
+    const NO_ARRAY: &'static str = "is not a JSON array";
+
+    #[inline]
+    fn split_object(text: &[u8], member: impl FnMut(Value, Value)) -> Result<(), Malformed> {
+        split_object(text, member)
+    }
+
+    #[inline]
+    fn split_array(text: &[u8], element: impl FnMut(Value)) -> Result<(), Malformed> {
+        split_array(text, element)
+    }
+
+    #[inline]
+    fn is_null(text: &[u8]) -> bool {
+        text.trim_ascii() == b"null"
+    }
+
+    #[inline]
+    fn is_array(text: &[u8]) -> bool {
+        text.trim_ascii_start().starts_with(b"[")
+    }
+
+    #[inline]
+    fn push_string(content: &[u8], out: &mut Vec<u8>) {
+        unescape(content, out);
+    }
+
+    #[inline]
+    fn push_other(value: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(value);
+    }
+
+    #[inline(always)]
+    fn origin(kind: Kind) -> Origin {
+        match kind {
+            Kind::Null => Origin::Null,
+            Kind::String { .. } => Origin::JsonString,
+            _ => Origin::Json,
+        }
+    }
 }
-
-/// A value's kind, and its place in the text that was split. Small enough for two registers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Value {
-    pub(crate) kind: Kind,
-    start: u32,
-    end: u32,
-}
-
-impl Value {
-    /// The value's text, as it is written there.
-    #[inline]
-    pub(crate) fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
-        text.get(self.start as usize..self.end as usize).unwrap_or_default()
-    }
-
-    /// Where that begins.
-    #[inline]
-    pub(crate) fn start(&self) -> usize {
-        self.start as usize
-    }
-
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    #[inline]
-    pub(crate) fn is_escaped(&self) -> bool {
-        self.kind == Kind::String { escaped: true }
-    }
-}
-
-/// The text is not JSON, or not of the kind that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotJson;
 
 /// Gives an object's keys and values, in order, one that is repeated each time.
 #[inline]
 pub(crate) fn split_object(
     text: &[u8],
     mut member: impl FnMut(Value, Value),
-) -> Result<(), NotJson> {
+) -> Result<(), Malformed> {
     let mut cursor = Cursor::begin(text, b'{')?;
     if cursor.peek() == Some(b'}') {
         cursor.at += 1;
@@ -79,7 +78,7 @@ pub(crate) fn split_object(
 }
 
 /// Gives an array's elements, in order.
-pub(crate) fn split_array(text: &[u8], mut element: impl FnMut(Value)) -> Result<(), NotJson> {
+pub(crate) fn split_array(text: &[u8], mut element: impl FnMut(Value)) -> Result<(), Malformed> {
     let mut cursor = Cursor::begin(text, b'[')?;
     if cursor.peek() == Some(b']') {
         cursor.at += 1;
@@ -91,11 +90,6 @@ pub(crate) fn split_array(text: &[u8], mut element: impl FnMut(Value)) -> Result
             return cursor.end();
         }
     }
-}
-
-/// Whether the text is JSON's null.
-pub(crate) fn is_null(text: &[u8]) -> bool {
-    text.trim_ascii() == b"null"
 }
 
 /// Appends what a string's text stands for. The half of a surrogate pair, which no text can have,
@@ -164,7 +158,7 @@ fn unescape_unicode<'t>(text: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
 }
 
 /// The deepest that arrays and objects may be nested in each other.
-const DEEPEST: u32 = 128;
+pub(super) const DEEPEST: u32 = 128;
 
 struct Cursor<'t> {
     text: &'t [u8],
@@ -174,7 +168,7 @@ struct Cursor<'t> {
 impl<'t> Cursor<'t> {
     /// After the bracket that opens the whole text.
     #[inline]
-    fn begin(text: &'t [u8], open: u8) -> Result<Self, NotJson> {
+    fn begin(text: &'t [u8], open: u8) -> Result<Self, Malformed> {
         let mut cursor = Cursor { text, at: 0 };
         cursor.skip_space();
         cursor.take(open)?;
@@ -184,9 +178,9 @@ impl<'t> Cursor<'t> {
 
     /// Nothing comes after the value but space.
     #[inline]
-    fn end(mut self) -> Result<(), NotJson> {
+    fn end(mut self) -> Result<(), Malformed> {
         self.skip_space();
-        if self.at == self.text.len() { Ok(()) } else { Err(NotJson) }
+        if self.at == self.text.len() { Ok(()) } else { Err(Malformed) }
     }
 
     #[inline]
@@ -195,9 +189,9 @@ impl<'t> Cursor<'t> {
     }
 
     #[inline]
-    fn take(&mut self, byte: u8) -> Result<(), NotJson> {
+    fn take(&mut self, byte: u8) -> Result<(), Malformed> {
         if self.peek() != Some(byte) {
-            return Err(NotJson);
+            return Err(Malformed);
         }
         self.at += 1;
         Ok(())
@@ -212,9 +206,9 @@ impl<'t> Cursor<'t> {
 
     /// After a value: whether another one follows before the bracket that closes.
     #[inline]
-    fn has_next(&mut self, close: u8) -> Result<bool, NotJson> {
+    fn has_next(&mut self, close: u8) -> Result<bool, Malformed> {
         self.skip_space();
-        let byte = self.peek().ok_or(NotJson)?;
+        let byte = self.peek().ok_or(Malformed)?;
         self.at += 1;
         match byte {
             b',' => {
@@ -222,13 +216,13 @@ impl<'t> Cursor<'t> {
                 Ok(true)
             }
             byte if byte == close => Ok(false),
-            _ => Err(NotJson),
+            _ => Err(Malformed),
         }
     }
 
     /// A key and its colon.
     #[inline]
-    fn key(&mut self) -> Result<Value, NotJson> {
+    fn key(&mut self) -> Result<Value, Malformed> {
         self.take(b'"')?;
         let key = self.string()?;
         self.skip_space();
@@ -238,7 +232,7 @@ impl<'t> Cursor<'t> {
     }
 
     #[inline]
-    fn value(&mut self) -> Result<Value, NotJson> {
+    fn value(&mut self) -> Result<Value, Malformed> {
         match self.peek() {
             Some(b'{' | b'[') => self.nested(),
             _ => self.scalar(),
@@ -246,9 +240,9 @@ impl<'t> Cursor<'t> {
     }
 
     #[inline]
-    fn scalar(&mut self) -> Result<Value, NotJson> {
+    fn scalar(&mut self) -> Result<Value, Malformed> {
         let start = self.at;
-        let kind = match self.peek().ok_or(NotJson)? {
+        let kind = match self.peek().ok_or(Malformed)? {
             b'"' => {
                 self.at += 1;
                 return self.string();
@@ -262,29 +256,28 @@ impl<'t> Cursor<'t> {
             b'n' => self.word(b"null", Kind::Null)?,
             b'N' => self.word(b"NaN", Kind::Number)?,
             b'I' => self.word(b"Infinity", Kind::Number)?,
-            _ => return Err(NotJson),
+            _ => return Err(Malformed),
         };
         Ok(self.value_from(start, kind))
     }
 
-    /// What begins at `start` and ends here. No text of four gigabytes comes so far: a slot's length
-    /// has 32 bits as well.
+    /// What begins at `start` and ends here.
     #[inline(always)]
     fn value_from(&self, start: usize, kind: Kind) -> Value {
-        Value { kind, start: start as u32, end: self.at as u32 }
+        Value::new(kind, start, self.at)
     }
 
     #[inline]
-    fn word(&mut self, word: &[u8], kind: Kind) -> Result<Kind, NotJson> {
+    fn word(&mut self, word: &[u8], kind: Kind) -> Result<Kind, Malformed> {
         if !self.text.get(self.at..).unwrap_or_default().starts_with(word) {
-            return Err(NotJson);
+            return Err(Malformed);
         }
         self.at += word.len();
         Ok(kind)
     }
 
     #[inline]
-    fn number(&mut self) -> Result<(), NotJson> {
+    fn number(&mut self) -> Result<(), Malformed> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -309,17 +302,17 @@ impl<'t> Cursor<'t> {
 
     /// At least one digit.
     #[inline]
-    fn digits(&mut self) -> Result<(), NotJson> {
+    fn digits(&mut self) -> Result<(), Malformed> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.peek() {
             self.at += 1;
         }
-        if self.at > start { Ok(()) } else { Err(NotJson) }
+        if self.at > start { Ok(()) } else { Err(Malformed) }
     }
 
     /// A string whose opening quote has been taken.
     #[inline]
-    fn string(&mut self) -> Result<Value, NotJson> {
+    fn string(&mut self) -> Result<Value, Malformed> {
         let start = self.at;
         let mut escaped = false;
         loop {
@@ -335,14 +328,14 @@ impl<'t> Cursor<'t> {
                     self.escape()?;
                 }
                 // The end, or a control character.
-                _ => return Err(NotJson),
+                _ => return Err(Malformed),
             }
         }
     }
 
     #[cold]
-    fn escape(&mut self) -> Result<(), NotJson> {
-        let (_, escape) = self.text.split_at_checked(self.at + 1).ok_or(NotJson)?;
+    fn escape(&mut self) -> Result<(), Malformed> {
+        let (_, escape) = self.text.split_at_checked(self.at + 1).ok_or(Malformed)?;
         match escape {
             [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => self.at += 2,
             [b'u', a, b, c, d, ..]
@@ -350,14 +343,14 @@ impl<'t> Cursor<'t> {
             {
                 self.at += 6;
             }
-            _ => return Err(NotJson),
+            _ => return Err(Malformed),
         }
         Ok(())
     }
 
     /// An array or object with all that is in it. Without recursion, so that no text exhausts the
     /// stack.
-    fn nested(&mut self) -> Result<Value, NotJson> {
+    fn nested(&mut self) -> Result<Value, Malformed> {
         let start = self.at;
         let kind = if self.peek() == Some(b'{') { Kind::Object } else { Kind::Array };
         // A bit for each level, the lowest for the innermost: whether it is an object.
@@ -366,7 +359,7 @@ impl<'t> Cursor<'t> {
             match self.peek() {
                 Some(open @ (b'{' | b'[')) => {
                     if depth == DEEPEST {
-                        return Err(NotJson);
+                        return Err(Malformed);
                     }
                     depth += 1;
                     objects = (objects << 1) | u128::from(open == b'{');

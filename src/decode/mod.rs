@@ -12,6 +12,7 @@ mod misfit;
 mod names;
 mod nested;
 mod number;
+pub(crate) mod packed;
 mod presence;
 mod primitive;
 mod reply;
@@ -20,6 +21,7 @@ mod sources;
 mod tape;
 mod text;
 mod time;
+pub(crate) mod value;
 
 use std::sync::Arc;
 
@@ -48,8 +50,8 @@ use sources::Sources;
 #[cfg(feature = "python")]
 pub(crate) use sources::readable;
 pub(crate) use sources::{Run, StreamNames, ends, stream_at};
-pub(crate) use tape::payload_object;
 use tape::{Limits, Slot, Tape, Unreadable};
+pub(crate) use tape::{Member, split_payload};
 use text::{Content, ViewColumn};
 
 /// Decodes the replies of commands that send entries.

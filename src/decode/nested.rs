@@ -1,7 +1,7 @@
-//! Lists, arrays and structs from JSON.
+//! Lists, arrays and structs from JSON, and from what a payload of another format has in their place.
 //!
-//! A value is split into the texts of its elements, and each goes to the builder of its own dtype:
-//! inside JSON, `"2024-01-31"` is a date by the same rule as outside, and `""` is null.
+//! A value is split into its elements, and each goes to the builder of its own dtype: inside JSON,
+//! `"2024-01-31"` is a date by the same rule as outside, and `""` is null.
 
 use std::sync::Arc;
 
@@ -9,43 +9,50 @@ use arrow_array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, Struc
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{FieldRef, Fields};
 
-use super::column::{ColumnBuilder, Origin, Text, append_json};
-use super::json::{self, Kind, Value};
+use super::column::{ColumnBuilder, Origin, Text, append_value};
+use super::json::Json;
 use super::make::Made;
 use super::misfit::{Leaves, Misfit, Step};
+use super::packed::Packed;
 use super::primitive::internal;
+use super::value::{Kind, Notation, Value};
 use crate::error::{Result, counted};
 
-/// Appends a value of JSON to the builder of its dtype; null where it does not fit.
-fn append_value(
+/// Appends a value inside another to the builder of its dtype; null where it does not fit.
+fn append_inner<N: Notation>(
     child: &mut Made,
     field: &FieldRef,
-    (value, json): (Value, Text<'_>),
+    (value, outer): (Value, Text<'_>),
     leaves: &mut Leaves,
     step: impl Fn() -> Step,
 ) {
-    let raw = value.of(json.bytes);
+    let raw = value.of(outer.bytes);
     let unescaped: Vec<u8>;
     let (bytes, is_utf8) = match value.is_escaped() {
-        false => (raw, json.is_utf8),
+        false => (raw, outer.is_utf8),
         true => {
             let mut text = Vec::with_capacity(raw.len());
-            json::unescape(raw, &mut text);
+            N::push_string(raw, &mut text);
             unescaped = text;
             (unescaped.as_slice(), false)
         }
     };
-    if value.kind == Kind::Null || child.nulls.is_null(bytes) {
+    let text = Text { bytes, is_utf8, origin: N::origin(value.kind) };
+    if child.nulls.make_null(text) {
         child.builder.append_nulls(1);
         return;
     }
     let known = leaves.len();
-    let text = Text { bytes, is_utf8, origin: Origin::of(value.kind) };
-    if let Err(misfit) = append_json(&mut *child.builder, text, leaves) {
+    if let Err(misfit) = append_value(&mut *child.builder, text, leaves) {
         child.builder.append_nulls(1);
-        leaves.add(field, bytes, misfit);
+        leaves.add(field, &text.shown(), misfit);
     }
     leaves.lie_in(known, step);
+}
+
+/// As MessagePack has it.
+fn packed(bytes: &[u8]) -> Text<'_> {
+    Text { bytes, is_utf8: false, origin: Origin::Packed }
 }
 
 /// How a list column delimits its lists.
@@ -78,36 +85,22 @@ impl ListColumn {
         let shape = ListShape::Fixed { size, rows: 0 };
         ListColumn { item, child, shape, nulls: NullBufferBuilder::new(0) }
     }
-}
-
-/// The number of elements in a number of lists of a fixed size.
-fn fixed_len(size: i32, rows: usize) -> usize {
-    usize::try_from(size).unwrap_or(0) * rows
-}
-
-impl ColumnBuilder for ListColumn {
-    fn len(&self) -> usize {
-        match &self.shape {
-            ListShape::Variable { offsets, .. } => offsets.len() - 1,
-            ListShape::Fixed { rows, .. } => *rows,
-        }
-    }
 
     /// An element that does not fit is null; a value that is no such list is refused.
-    fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
-        if json::is_null(text.bytes) {
+    fn read<N: Notation>(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
+        if N::is_null(text.bytes) {
             self.append_nulls(1);
             return Ok(());
         }
         let (start, known) = (self.child.builder.len(), leaves.len());
         let mut index = 0;
-        let split = json::split_array(text.bytes, |value| {
+        let split = N::split_array(text.bytes, |value| {
             let step = || Step::Index(index);
-            append_value(&mut self.child, &self.item, (value, text), leaves, step);
+            append_inner::<N>(&mut self.child, &self.item, (value, text), leaves, step);
             index += 1;
         });
         let refused = match (split, &self.shape) {
-            (Err(_), _) => Some("is not a JSON array".into()),
+            (Err(_), _) => Some(N::NO_ARRAY.into()),
             (_, ListShape::Fixed { size, .. }) if index != fixed_len(*size, 1) => {
                 Some(format!("has {}, not {size}", counted(index, "element", "elements")).into())
             }
@@ -134,6 +127,28 @@ impl ColumnBuilder for ListColumn {
         }
         self.nulls.append_non_null();
         Ok(())
+    }
+}
+
+/// The number of elements in a number of lists of a fixed size.
+fn fixed_len(size: i32, rows: usize) -> usize {
+    usize::try_from(size).unwrap_or(0) * rows
+}
+
+impl ColumnBuilder for ListColumn {
+    fn len(&self) -> usize {
+        match &self.shape {
+            ListShape::Variable { offsets, .. } => offsets.len() - 1,
+            ListShape::Fixed { rows, .. } => *rows,
+        }
+    }
+
+    fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
+        self.read::<Json>(text, leaves)
+    }
+
+    fn append_packed(&mut self, bytes: &[u8], leaves: &mut Leaves) -> Result<(), Misfit> {
+        self.read::<Packed>(packed(bytes), leaves)
     }
 
     fn append_nulls(&mut self, count: usize) {
@@ -207,17 +222,17 @@ impl StructColumn {
     }
 
     /// Finds the members of an object that are fields.
-    fn split(&mut self, text: Text<'_>) -> Result<(), Misfit> {
+    fn split<N: Notation>(&mut self, text: Text<'_>) -> Result<(), Misfit> {
         let StructColumn { fields, members, .. } = self;
         members.clear();
         members.resize(fields.len(), None);
         let mut next = 0;
         let mut name = Vec::new();
-        let split = json::split_object(text.bytes, |key, value| {
+        let split = N::split_object(text.bytes, |key, value| {
             let mut wanted = key.of(text.bytes);
-            if key.is_escaped() {
+            if !matches!(key.kind, Kind::String { escaped: false }) {
                 name.clear();
-                json::unescape(wanted, &mut name);
+                N::push_text(key, text.bytes, &mut name);
                 wanted = &name;
             }
             let is_it = |field: &FieldRef| field.name().as_bytes() == wanted;
@@ -234,7 +249,29 @@ impl StructColumn {
                 next = index + 1;
             }
         });
-        split.map_err(|_| "is not a JSON object".into())
+        split.map_err(|_| N::NO_OBJECT.into())
+    }
+
+    /// A key that is missing is null, as is one whose value does not fit; one that the dtype does not
+    /// know is left out.
+    fn read<N: Notation>(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
+        if N::is_null(text.bytes) {
+            self.append_nulls(1);
+            return Ok(());
+        }
+        self.split::<N>(text)?;
+        let children = self.fields.iter().zip(&mut self.children);
+        for ((field, child), member) in children.zip(&self.members) {
+            match member {
+                Some(value) => {
+                    let step = || Step::Key(Arc::clone(field));
+                    append_inner::<N>(child, field, (*value, text), leaves, step);
+                }
+                None => child.builder.append_nulls(1),
+            }
+        }
+        self.nulls.append_non_null();
+        Ok(())
     }
 }
 
@@ -243,26 +280,12 @@ impl ColumnBuilder for StructColumn {
         self.nulls.len()
     }
 
-    /// A key that is missing is null, as is one whose value does not fit; one that the dtype does not
-    /// know is left out.
     fn append(&mut self, text: Text<'_>, leaves: &mut Leaves) -> Result<(), Misfit> {
-        if json::is_null(text.bytes) {
-            self.append_nulls(1);
-            return Ok(());
-        }
-        self.split(text)?;
-        let children = self.fields.iter().zip(&mut self.children);
-        for ((field, child), member) in children.zip(&self.members) {
-            match member {
-                Some(value) => {
-                    let step = || Step::Key(Arc::clone(field));
-                    append_value(child, field, (*value, text), leaves, step);
-                }
-                None => child.builder.append_nulls(1),
-            }
-        }
-        self.nulls.append_non_null();
-        Ok(())
+        self.read::<Json>(text, leaves)
+    }
+
+    fn append_packed(&mut self, bytes: &[u8], leaves: &mut Leaves) -> Result<(), Misfit> {
+        self.read::<Packed>(packed(bytes), leaves)
     }
 
     fn append_nulls(&mut self, count: usize) {

@@ -6,8 +6,10 @@ use std::marker::PhantomData;
 use arrow_array::ArrowPrimitiveType;
 use arrow_array::types::Decimal128Type;
 use lexical_core::FromLexical;
+use num_traits::AsPrimitive;
 
 use super::misfit::{Misfit, TOO_MANY_DECIMALS};
+use super::packed::Scalar;
 use super::primitive::Parse;
 
 /// An integer in decimal, with or without a sign, in range.
@@ -53,7 +55,7 @@ fn integer<N: FromLexical>(text: &[u8]) -> Result<N, Misfit> {
 
 impl<T: ArrowPrimitiveType + Send> Parse for Integer<T>
 where
-    T::Native: FromLexical,
+    T::Native: FromLexical + TryFrom<i64>,
 {
     type Type = T;
 
@@ -61,11 +63,21 @@ where
     fn parse(&self, text: &[u8]) -> Result<T::Native, Misfit> {
         integer(text)
     }
+
+    #[inline]
+    fn convert(&self, scalar: Scalar) -> Option<T::Native> {
+        match scalar {
+            Scalar::Integer(number) => number.try_into().ok(),
+            _ => None,
+        }
+    }
 }
 
 impl<T: ArrowPrimitiveType + Send> Parse for Float<T>
 where
-    T::Native: FromLexical + Into<f64>,
+    T::Native: FromLexical + Into<f64> + Copy + 'static,
+    f64: AsPrimitive<T::Native>,
+    i64: AsPrimitive<T::Native>,
 {
     type Type = T;
 
@@ -78,6 +90,19 @@ where
             false => Ok(number),
         }
     }
+
+    #[inline]
+    fn convert(&self, scalar: Scalar) -> Option<T::Native> {
+        match scalar {
+            Scalar::Integer(number) => Some(number.as_()),
+            Scalar::Float(wide) => {
+                let number: T::Native = wide.as_();
+                // A finite one may be too large for the dtype.
+                (number.into().is_infinite() == wide.is_infinite()).then_some(number)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Parse for Int128 {
@@ -86,6 +111,14 @@ impl Parse for Int128 {
     #[inline]
     fn parse(&self, text: &[u8]) -> Result<i128, Misfit> {
         integer(text)
+    }
+
+    #[inline]
+    fn convert(&self, scalar: Scalar) -> Option<i128> {
+        match scalar {
+            Scalar::Integer(number) => Some(number.into()),
+            _ => None,
+        }
     }
 }
 

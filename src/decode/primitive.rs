@@ -6,8 +6,9 @@ use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveAr
 use arrow_buffer::{BooleanBufferBuilder, NullBufferBuilder, ScalarBuffer};
 use arrow_schema::DataType;
 
-use super::column::{ColumnBuilder, Text};
+use super::column::{ColumnBuilder, Text, append_as_text};
 use super::misfit::{Leaves, Misfit};
+use super::packed::Scalar;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Text to the value of one dtype.
@@ -15,6 +16,13 @@ pub(crate) trait Parse: Send {
     type Type: ArrowPrimitiveType;
 
     fn parse(&self, text: &[u8]) -> Result<<Self::Type as ArrowPrimitiveType>::Native, Misfit>;
+
+    /// What a value that has no text yet is without making one; the same as by its text. Where that
+    /// says more, or knows why it is none, there is nothing here.
+    #[inline]
+    fn convert(&self, _: Scalar) -> Option<<Self::Type as ArrowPrimitiveType>::Native> {
+        None
+    }
 }
 
 pub(crate) struct PrimitiveColumn<P: Parse> {
@@ -38,6 +46,16 @@ impl<P: Parse> ColumnBuilder for PrimitiveColumn<P> {
     #[inline(always)]
     fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
         self.values.push(self.parser.parse(text.bytes)?);
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    #[inline]
+    fn append_packed(&mut self, packed: &[u8], leaves: &mut Leaves) -> Result<(), Misfit> {
+        let Some(value) = Scalar::of(packed).and_then(|scalar| self.parser.convert(scalar)) else {
+            return append_as_text(self, packed, leaves);
+        };
+        self.values.push(value);
         self.nulls.append_non_null();
         Ok(())
     }
@@ -98,6 +116,16 @@ impl ColumnBuilder for BooleanColumn {
     #[inline(always)]
     fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
         self.values.append(parse_boolean(text.bytes)?);
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    #[inline]
+    fn append_packed(&mut self, packed: &[u8], leaves: &mut Leaves) -> Result<(), Misfit> {
+        let Some(Scalar::Boolean(value)) = Scalar::of(packed) else {
+            return append_as_text(self, packed, leaves);
+        };
+        self.values.append(value);
         self.nulls.append_non_null();
         Ok(())
     }

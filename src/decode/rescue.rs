@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::column::{ColumnBuilder, Origin, Text};
+use super::column::{ColumnBuilder, Origin, Text, packed_text};
 use super::tape::{Repeat, Slot, Tape};
 use super::text::{Content, ViewColumn};
 use crate::error::Result;
@@ -71,7 +71,8 @@ impl RescueColumn {
             let last = last.and_then(|index| slots.get(index));
             let values = same.iter().map(|repeat| &repeat.slot).chain(last);
             let values = values.map(|slot| match slot.origin() {
-                Origin::JsonNull => Value::Null,
+                Origin::Null => Value::Null,
+                Origin::Packed => value_json(&packed_text(slot.without_origin().of(tape.bytes()))),
                 _ => value_json(slot.without_origin().of(tape.bytes())),
             });
             let values = values.collect();

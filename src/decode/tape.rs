@@ -20,7 +20,7 @@ use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::StreamSchema;
 use payload::Documents;
-pub(crate) use payload::{Unreadable, payload_object};
+pub(crate) use payload::{Member, Unreadable, split_payload};
 pub(crate) use slot::Slot;
 pub(super) use target::Target;
 

@@ -12,7 +12,7 @@ use arrow_schema::DataType;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::column::{ColumnBuilder, Origin, Text};
+use super::column::{ColumnBuilder, Origin, Text, append_as_text};
 use super::dictionaries::Members;
 use super::misfit::{Leaves, Misfit};
 use super::primitive::internal;
@@ -103,7 +103,7 @@ impl Views {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     Utf8,
-    /// Inside JSON, which has no bytes of its own, as base64.
+    /// Inside JSON, which has no bytes of its own, as base64; other formats have them.
     Binary,
 }
 
@@ -133,7 +133,9 @@ impl ViewColumn {
                 check_utf8(text)?;
                 self.views.push(text.bytes)?;
             }
-            Content::Binary if text.origin == Origin::Field => self.views.push(text.bytes)?,
+            Content::Binary if matches!(text.origin, Origin::Field | Origin::Bytes) => {
+                self.views.push(text.bytes)?;
+            }
             Content::Binary => {
                 let bytes = BASE64_STANDARD
                     .decode(text.bytes)
@@ -150,7 +152,10 @@ impl ViewColumn {
 fn check_utf8(text: Text<'_>) -> Result<(), Misfit> {
     match text.is_utf8 || simdutf8::basic::from_utf8(text.bytes).is_ok() {
         true => Ok(()),
-        false if text.origin != Origin::Field => Err("is not UTF-8, as JSON must be".into()),
+        false if matches!(text.origin, Origin::JsonString | Origin::Json) => {
+            Err("is not UTF-8, as JSON must be".into())
+        }
+        false if text.origin == Origin::Bytes => Err("is not UTF-8; read it as Binary".into()),
         false => Err("is not UTF-8; read the field as Binary".into()),
     }
 }
@@ -163,6 +168,13 @@ impl ColumnBuilder for ViewColumn {
     #[inline(always)]
     fn append(&mut self, text: Text<'_>, _: &mut Leaves) -> Result<(), Misfit> {
         self.push(text)
+    }
+
+    fn append_packed(&mut self, packed: &[u8], leaves: &mut Leaves) -> Result<(), Misfit> {
+        match self.content {
+            Content::Utf8 => append_as_text(self, packed, leaves),
+            Content::Binary => Err("is neither bytes nor text".into()),
+        }
     }
 
     fn append_nulls(&mut self, count: usize) {

@@ -15,6 +15,7 @@ use chrono::{TimeZone, Utc};
 use jiff::{Span, SpanRelativeTo};
 
 use super::misfit::Misfit;
+use super::packed::Scalar;
 use super::primitive::Parse;
 
 /// `2024-01-31`.
@@ -151,6 +152,19 @@ impl<T: ArrowTimestampType + Send> Parse for Timestamp<T> {
         let instant = instant.map_err(|_| no_instant(self.zone.as_ref(), &text))?;
         T::from_datetime(instant).ok_or_else(|| "is out of the datetime's range".into())
     }
+
+    #[inline]
+    fn convert(&self, scalar: Scalar) -> Option<i64> {
+        match scalar {
+            Scalar::Integer(epoch) => Some(epoch),
+            Scalar::Instant(seconds, nanos) => {
+                let unit = i64::try_from(nanoseconds(T::UNIT)).ok()?;
+                let within = i64::from(nanos) / unit;
+                seconds.checked_mul(1_000_000_000 / unit)?.checked_add(within)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl<T> Duration<T> {
@@ -177,6 +191,14 @@ impl<T: ArrowPrimitiveType<Native = i64> + Send> Parse for Duration<T> {
             })?;
         let count = nanos / nanoseconds(self.unit);
         i64::try_from(count).map_err(|_| "is out of the duration's range".into())
+    }
+
+    #[inline]
+    fn convert(&self, scalar: Scalar) -> Option<i64> {
+        match scalar {
+            Scalar::Integer(count) => Some(count),
+            _ => None,
+        }
     }
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field};
 
 use super::Inference;
-use crate::decode::json::{Kind, Value, split_array, split_object, unescape};
-use crate::decode::{Names, payload_object};
+use crate::decode::json::Json;
+use crate::decode::packed::Packed;
+use crate::decode::value::{Kind, Notation, Value};
+use crate::decode::{Member, Names, split_payload};
 use crate::error::Result;
-use crate::payload::Payload;
+use crate::payload::{Payload, PayloadFormat};
 use crate::schema::{NoColumn, StreamSchema};
 
 /// The keys of a payload's documents.
@@ -23,20 +25,33 @@ impl<'s> Document<'s> {
         Document { payload, schema, keys: Keys::default() }
     }
 
-    /// Takes a document into account; text that is none says nothing.
-    pub(super) fn look_at(&mut self, text: &str) -> Result<()> {
-        let Ok(Some(place)) = payload_object(self.payload, text.as_bytes()) else {
+    /// Takes a document into account; what is none says nothing.
+    pub(super) fn look_at(&mut self, document: &[u8]) -> Result<()> {
+        match self.payload.format {
+            // JSON that is no text says no more than what is no JSON.
+            PayloadFormat::Json if std::str::from_utf8(document).is_err() => Ok(()),
+            PayloadFormat::Json => self.look_at_members::<Json>(document),
+            PayloadFormat::MessagePack => self.look_at_members::<Packed>(document),
+        }
+    }
+
+    fn look_at_members<N: Notation>(&mut self, document: &[u8]) -> Result<()> {
+        let mut members = Vec::new();
+        // What broke off is not read either.
+        let Ok(start) = split_payload::<N>(self.payload, document, &mut members) else {
             return Ok(());
         };
-        let object = text.as_bytes().get(place).unwrap_or_default();
-        let mut members = Vec::new();
-        let split = split_object(object, |key, value| members.push((key, value)));
+        let object = document.get(start..).unwrap_or_default();
         let mut name = Vec::new();
-        // What broke off is not read either.
-        for (key, value) in members.into_iter().filter(|_| split.is_ok()) {
+        for (place, Member { key, value }) in members.into_iter().enumerate() {
             name.clear();
             name.extend_from_slice(self.payload.prefix.as_bytes());
-            unescape(key.of(object), &mut name);
+            match (key, self.payload.positions.get(place)) {
+                (Some(key), _) => N::push_text(key, object, &mut name),
+                (None, Some(position)) => name.extend_from_slice(position.as_bytes()),
+                // Nobody has named it.
+                (None, None) => continue,
+            }
             let index = match self.keys.names.find(&name) {
                 Some(index) => index,
                 None => match self.schema.column_name(&name, self.keys.names.weight()) {
@@ -47,7 +62,7 @@ impl<'s> Document<'s> {
             };
             let nulls = self.schema.null_values.of(self.keys.names.get(index));
             if let Some(seen) = self.keys.seen.get_mut(index) {
-                seen.look_at(value, object, &nulls, self.schema.max_columns);
+                seen.look_at::<N>(value, object, &nulls, self.schema.max_columns);
             }
         }
         Ok(())
@@ -82,6 +97,9 @@ impl Keys {
 #[derive(Default)]
 struct Seen {
     texts: Option<Inference>,
+    /// Some are bytes; and some neither these nor strings.
+    has_bytes: bool,
+    has_others: bool,
     elements: Option<Box<Seen>>,
     members: Option<Box<Keys>>,
     /// Objects have more keys than a struct may have fields.
@@ -89,42 +107,53 @@ struct Seen {
 }
 
 impl Seen {
-    fn look_at(&mut self, value: Value, json: &[u8], nulls: &[Box<[u8]>], widest: usize) {
-        let raw = value.of(json);
+    fn look_at<N: Notation>(
+        &mut self,
+        value: Value,
+        document: &[u8],
+        nulls: &[Box<[u8]>],
+        widest: usize,
+    ) {
+        let raw = value.of(document);
+        let mut text = Vec::new();
         match value.kind {
-            Kind::Null => {}
+            Kind::Null => return,
             Kind::Array => {
                 let elements = self.elements.get_or_insert_default();
                 // It has been split before, as part of its document.
-                let _ = split_array(raw, |element| elements.look_at(element, raw, nulls, widest));
+                let _ = N::split_array(raw, |element| {
+                    elements.look_at::<N>(element, raw, nulls, widest);
+                });
+                return;
             }
-            Kind::Object => self.look_at_object(raw, nulls, widest),
-            Kind::Boolean | Kind::Number | Kind::String { .. } => {
-                let mut text = Vec::new();
-                match value.is_escaped() {
-                    true => unescape(raw, &mut text),
-                    false => text.extend_from_slice(raw),
-                }
-                if nulls.iter().any(|null| **null == *text) {
-                    return;
-                }
-                let is_string = matches!(value.kind, Kind::String { .. });
-                let texts = self.texts.get_or_insert_default();
-                let text = String::from_utf8_lossy(&text);
-                texts.look_at(&text, |candidate| candidate.is_string == is_string);
-                // NaN is a number here, and no word.
-                texts.has_digit |= value.kind == Kind::Number;
-            }
+            Kind::Object => return self.look_at_object::<N>(raw, nulls, widest),
+            _ => N::push_text(value, document, &mut text),
         }
+        if nulls.iter().any(|null| **null == *text) {
+            return;
+        }
+        let is_string = matches!(value.kind, Kind::String { .. });
+        // Old writers of MessagePack have no other place for bytes than a string.
+        if value.kind == Kind::Bytes || (is_string && std::str::from_utf8(raw).is_err()) {
+            self.has_bytes = true;
+            return;
+        }
+        self.has_others |= !is_string;
+        let is_quoted = is_string || value.kind == Kind::Time;
+        let texts = self.texts.get_or_insert_default();
+        let text = String::from_utf8_lossy(&text);
+        texts.look_at(&text, |candidate| candidate.is_string == is_quoted);
+        // NaN is a number here, and no word.
+        texts.has_digit |= value.kind == Kind::Number;
     }
 
-    fn look_at_object(&mut self, object: &[u8], nulls: &[Box<[u8]>], widest: usize) {
+    fn look_at_object<N: Notation>(&mut self, object: &[u8], nulls: &[Box<[u8]>], widest: usize) {
         let keys = self.members.get_or_insert_default();
         let mut name = Vec::new();
         // As above.
-        let _ = split_object(object, |key, value| {
+        let _ = N::split_object(object, |key, value| {
             name.clear();
-            unescape(key.of(object), &mut name);
+            N::push_text(key, object, &mut name);
             let index = match (keys.names.find(&name), std::str::from_utf8(&name)) {
                 (Some(index), _) => index,
                 (None, Ok(new)) if !new.contains('\0') => {
@@ -138,19 +167,22 @@ impl Seen {
                 _ => return,
             };
             if let Some(seen) = keys.seen.get_mut(index) {
-                seen.look_at(value, object, nulls, widest);
+                seen.look_at::<N>(value, object, nulls, widest);
             }
         });
     }
 
-    /// A struct, a list, or what all texts say; JSON's text where the values are of several kinds.
+    /// A struct, a list, bytes, or what all texts say; text where the values are of several kinds.
     fn data_type(&self) -> DataType {
         match (&self.texts, &self.elements, &self.members) {
-            (Some(texts), None, None) => texts.data_type(),
-            (None, Some(elements), None) => {
+            (_, None, None) if self.has_bytes && !self.has_others => DataType::BinaryView,
+            (Some(texts), None, None) if !self.has_bytes => texts.data_type(),
+            (None, Some(elements), None) if !self.has_bytes => {
                 DataType::LargeList(Arc::new(Field::new("item", elements.data_type(), true)))
             }
-            (None, None, Some(keys)) if !self.is_too_wide && keys.names.len() > 0 => {
+            (None, None, Some(keys))
+                if !self.has_bytes && !self.is_too_wide && keys.names.len() > 0 =>
+            {
                 DataType::Struct(keys.fields().into())
             }
             _ => DataType::Utf8View,
@@ -166,7 +198,7 @@ mod tests {
         let payload = Payload::new("data");
         let schema = StreamSchema::default().with_max_columns(10);
         let mut document = Document::new(&payload, &schema);
-        documents.iter().try_for_each(|text| document.look_at(text)).unwrap();
+        documents.iter().try_for_each(|text| document.look_at(text.as_bytes())).unwrap();
         let fields = document.fields().into_iter();
         fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
     }

@@ -59,8 +59,7 @@ pub(crate) struct Request<'py> {
     timestamp_type: Bound<'py, PyAny>,
     rescue_column: Option<String>,
     max_columns: usize,
-    /// The field of a JSON document, the path in it, and what comes before its keys.
-    payload: Option<(String, String, String)>,
+    payload: Option<PayloadArguments>,
     on_error: String,
     null_values: Vec<String>,
     null_values_by_field: HashMap<String, Vec<String>>,
@@ -126,6 +125,26 @@ impl Many {
             .with_compared_dtypes(self.compare_dtypes)
             .with_pattern(pattern, every)
             .with_ranges(ranges))
+    }
+}
+
+/// A field that holds a document, and how its keys become columns.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct PayloadArguments {
+    field: String,
+    path: String,
+    prefix: String,
+    format: String,
+    fields: Vec<String>,
+}
+
+impl PayloadArguments {
+    fn payload(&self) -> Result<Payload> {
+        let payload = Payload::new(&self.field).with_path(&self.path)?;
+        let format = self.format.parse()?;
+        let positions = self.fields.clone();
+        Ok(payload.with_prefix(&self.prefix).with_format(format).with_positions(positions))
     }
 }
 
@@ -211,9 +230,7 @@ impl Request<'_> {
             Some(field) => schema.with_timestamp_type(field.data_type().clone()),
             None => schema,
         };
-        let payload = self.payload.as_ref().map(|(field, path, prefix)| {
-            Payload::new(field).with_path(path).map(|payload| payload.with_prefix(prefix))
-        });
+        let payload = self.payload.as_ref().map(PayloadArguments::payload);
         let payload = payload.transpose().map_err(|error| exception(py, &error))?;
         let overrides = self.schema_overrides.as_ref().map(import_fields).transpose()?;
         Ok(schema

@@ -34,8 +34,9 @@ pub(crate) struct WriteArguments {
     timestamp_column: Option<String>,
     null_text: Option<String>,
     null_text_by_field: HashMap<String, String>,
-    /// The field for a JSON object of all others.
+    /// The field for an object of all others.
     payload: Option<String>,
+    payload_format: String,
     /// Columns that are fields of their own beside the payload.
     beside: Vec<String>,
     maxlen: Option<u64>,
@@ -95,6 +96,7 @@ impl WriteArguments {
             .with_fields(self.fields)
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
             .with_payload(self.payload)
+            .with_payload_format(self.payload_format.parse()?)
             .with_beside(self.beside)
             .with_trim(trim)
             .with_no_make_stream(self.nomkstream)

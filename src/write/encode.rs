@@ -1,4 +1,4 @@
-//! An encoder for each dtype: Arrow arrays to the text of their values.
+//! An encoder for each dtype: Arrow arrays to the text of their values, or to MessagePack.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -11,11 +11,13 @@ use arrow_buffer::{ArrowNativeType, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use lexical_core::ToLexical;
+use num_traits::ToPrimitive;
 
 use super::encoders::*;
-use super::text::push_json_string;
+use super::packed::pack_null;
 use crate::dtype::{dtype_name, is_int128};
 use crate::error::{Error, ErrorKind, Result};
+use crate::payload::PayloadFormat;
 
 /// Gives the text of an array's values. Rows are those of the array, and never null.
 pub(super) trait Encode: Send + Sync {
@@ -25,7 +27,11 @@ pub(super) trait Encode: Send + Sync {
     /// Appends the value as JSON.
     fn json(&self, row: usize, out: &mut Vec<u8>);
 
-    /// No value of these rows has a longer text, and all together none as JSON. Rows may be null.
+    /// Appends the value as MessagePack.
+    fn pack(&self, row: usize, out: &mut Vec<u8>);
+
+    /// No value of these rows has a longer text, and all together none as JSON or MessagePack. Rows
+    /// may be null.
     fn at_most(&self, rows: Range<usize>) -> usize;
 
     /// Whether a value may have more bytes than that, as far as its type tells.
@@ -54,9 +60,13 @@ impl Column {
         make_column(field, array)
     }
 
-    /// A JSON object in each row.
-    pub(super) fn of_documents(members: Vec<Member>) -> Column {
-        Column { nulls: None, encoder: Box::new(Documents(members)), empty_is_value: true }
+    /// An object in each row.
+    pub(super) fn of_documents(members: Vec<Member>, format: PayloadFormat) -> Column {
+        let encoder: Box<dyn Encode> = match format {
+            PayloadFormat::Json => Box::new(Documents(members)),
+            PayloadFormat::MessagePack => Box::new(PackedDocuments(members)),
+        };
+        Column { nulls: None, encoder, empty_is_value: true }
     }
 
     /// A JSON object for each row; a null is a key that it lacks.
@@ -65,7 +75,7 @@ impl Column {
         for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
             members.push(Member::new(field.name(), Column::new(field, array)?, None));
         }
-        Ok(Column::of_documents(members))
+        Ok(Column::of_documents(members, PayloadFormat::Json))
     }
 
     #[inline]
@@ -111,6 +121,13 @@ impl Column {
         match self.is_null(row) {
             true => out.extend_from_slice(b"null"),
             false => self.encoder.json(row, out),
+        }
+    }
+
+    pub(super) fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        match self.is_null(row) {
+            true => pack_null(out),
+            false => self.encoder.pack(row, out),
         }
     }
 }
@@ -191,16 +208,13 @@ fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
             let mut members = Vec::with_capacity(fields.len());
             let mut names = HashSet::with_capacity(fields.len());
             for (child, values) in fields.iter().zip(array.columns()) {
-                let mut name = Vec::new();
-                push_json_string(child.name(), &mut name);
-                name.push(b':');
                 if !names.insert(child.name()) {
                     return Err(Error::new(
                         ErrorKind::Schema,
                         format!("the field {:?} names {:?} twice", field.name(), child.name()),
                     ));
                 }
-                members.push((name, inside(child, values)?));
+                members.push((Name::new(child.name()), inside(child, values)?));
             }
             Box::new(Structs(members))
         }
@@ -251,7 +265,7 @@ fn unwritable(field: &Field) -> Error {
 
 fn numbers<T: ArrowPrimitiveType>(array: &ArrayRef) -> Box<dyn Encode>
 where
-    T::Native: ToLexical,
+    T::Native: ToLexical + ToPrimitive,
 {
     Box::new(Numbers::<T>(array.as_primitive().clone()))
 }
@@ -334,6 +348,9 @@ mod tests {
             let mut json = Vec::new();
             column.json(row, &mut json);
             let most = column.at_most(row..row + 1);
+            let mut packed = Vec::new();
+            column.pack(row, &mut packed);
+            assert!(packed.len() <= most, "{} > {most}: {:?}", packed.len(), field.data_type());
             assert!(json.len() <= most, "{} > {most}: {:?}", json.len(), field.data_type());
             if !column.is_null(row) {
                 assert!(column.text(row, &mut Vec::new()).len() <= most);

@@ -1,4 +1,4 @@
-//! How the values of each kind of column are written.
+//! How the values of each kind of column are written: as the text of a field, as JSON, and as MessagePack.
 
 use std::ops::Range;
 
@@ -9,8 +9,10 @@ use arrow_schema::TimeUnit;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use lexical_core::ToLexical;
+use num_traits::ToPrimitive;
 
 use super::encode::{Column, Encode};
+use super::packed::*;
 use super::text::{
     push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
 };
@@ -34,6 +36,10 @@ impl Encode for Nothing {
 
     fn json(&self, _: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(b"null");
+    }
+
+    fn pack(&self, _: usize, out: &mut Vec<u8>) {
+        pack_null(out);
     }
 
     fn at_most(&self, _: Range<usize>) -> usize {
@@ -60,6 +66,10 @@ where
         push_json_string((&self.0).value(row), out);
     }
 
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        pack_text((&self.0).value(row).as_bytes(), out);
+    }
+
     fn at_most(&self, rows: Range<usize>) -> usize {
         quoted_at_most(&self.0, rows)
     }
@@ -81,6 +91,10 @@ where
         push_json_string(&BASE64_STANDARD.encode((&self.0).value(row)), out);
     }
 
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        pack_bytes((&self.0).value(row), out);
+    }
+
     fn at_most(&self, rows: Range<usize>) -> usize {
         quoted_at_most(&self.0, rows)
     }
@@ -99,6 +113,10 @@ impl Encode for Booleans {
         out.extend_from_slice(&text);
     }
 
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        pack_boolean(self.0.value(row), out);
+    }
+
     fn at_most(&self, rows: Range<usize>) -> usize {
         b"false".len() * rows.len()
     }
@@ -114,6 +132,13 @@ pub(super) trait WriteText: Send + Sync {
     const NESTED: bool = false;
 
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool;
+
+    /// As in [`Encode`]; text, where MessagePack has nothing else for it.
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        let mut text = Vec::new();
+        self.write(row, &mut text);
+        pack_text(&text, out);
+    }
 
     /// As in [`Encode`]. The longest number has 40 digits, and the longest timestamp is not longer.
     fn at_most(&self, rows: Range<usize>) -> usize {
@@ -137,6 +162,10 @@ impl<W: WriteText> Encode for W {
         }
     }
 
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        WriteText::pack(self, row, out);
+    }
+
     fn at_most(&self, rows: Range<usize>) -> usize {
         WriteText::at_most(self, rows)
     }
@@ -150,12 +179,16 @@ pub(super) struct Numbers<T: ArrowPrimitiveType>(pub(super) PrimitiveArray<T>);
 
 impl<T: ArrowPrimitiveType> WriteText for Numbers<T>
 where
-    T::Native: ToLexical,
+    T::Native: ToLexical + ToPrimitive,
 {
     #[inline]
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         push_number(self.0.value(row), out);
         false
+    }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        pack_integer(&self.0.value(row), out);
     }
 }
 
@@ -172,6 +205,16 @@ where
         push_number(value, out);
         !value.into().is_finite()
     }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(row).into();
+        // Which it was before.
+        let single = (size_of::<T::Native>() == size_of::<f32>()).then_some(value as f32);
+        match single {
+            Some(value) => pack_single(value, out),
+            None => pack_float(value, out),
+        }
+    }
 }
 
 pub(super) struct Decimals {
@@ -183,6 +226,15 @@ impl WriteText for Decimals {
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         push_decimal(self.values.value(row), self.scale, out);
         false
+    }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        let value = self.values.value(row);
+        if self.scale != 0 || !pack_integer(&value, out) {
+            let mut text = Vec::new();
+            self.write(row, &mut text);
+            pack_text(&text, out);
+        }
     }
 
     fn at_most(&self, rows: Range<usize>) -> usize {
@@ -219,6 +271,17 @@ impl WriteText for Timestamps {
         let epoch = self.values.get(row).copied().unwrap_or_default();
         push_timestamp(epoch, self.unit, self.zoned, out)
     }
+
+    /// An instant as such, a datetime without a zone as text; beyond ISO 8601 both as an integer.
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        let epoch = self.values.get(row).copied().unwrap_or_default();
+        let mut text = Vec::new();
+        match push_timestamp(epoch, self.unit, self.zoned, &mut text) {
+            true if self.zoned => pack_instant(epoch, self.unit, out),
+            true => pack_text(&text, out),
+            false => drop(pack_integer(&epoch, out)),
+        }
+    }
 }
 
 pub(super) struct Durations(pub(super) ScalarBuffer<i64>);
@@ -227,6 +290,10 @@ impl WriteText for Durations {
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         push_number(self.0.get(row).copied().unwrap_or_default(), out);
         false
+    }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        pack_integer(&self.0.get(row).copied().unwrap_or_default(), out);
     }
 }
 
@@ -245,6 +312,10 @@ impl Encode for Dictionary {
 
     fn json(&self, row: usize, out: &mut Vec<u8>) {
         self.members.json((self.member)(row), out);
+    }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        self.members.pack((self.member)(row), out);
     }
 
     fn at_most(&self, rows: Range<usize>) -> usize {
@@ -294,17 +365,58 @@ impl WriteText for Lists {
         out.push(b']');
         false
     }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        let range = self.items_of(row..row + 1);
+        pack_array(range.len(), out);
+        range.for_each(|index| self.items.pack(index, out));
+    }
 }
 
-/// JSON objects: each member's name, quoted and with its colon, and its values.
-pub(super) struct Structs(pub(super) Vec<(Vec<u8>, Column)>);
+/// A member's name.
+pub(super) struct Name {
+    /// Quoted, and with its colon.
+    json: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl Name {
+    pub(super) fn new(name: &str) -> Self {
+        let Texts { mut json, packed } = Texts::new(name);
+        json.push(b':');
+        Name { json, packed }
+    }
+
+    /// More than it takes, with what parts it from other members.
+    fn at_most(&self) -> usize {
+        self.json.len().max(self.packed.len()) + 1
+    }
+}
+
+/// A text as JSON and as MessagePack.
+struct Texts {
+    json: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl Texts {
+    fn new(text: &str) -> Self {
+        let (mut json, mut packed) = (Vec::new(), Vec::new());
+        push_json_string(text, &mut json);
+        pack_text(text.as_bytes(), &mut packed);
+        Texts { json, packed }
+    }
+}
+
+/// Objects: each member's name, and its values.
+pub(super) struct Structs(pub(super) Vec<(Name, Column)>);
 
 impl WriteText for Structs {
     const NESTED: bool = true;
 
     fn at_most(&self, rows: Range<usize>) -> usize {
         let members = self.0.iter().map(|(name, values)| {
-            values.at_most(rows.clone()).saturating_add((name.len() + 1) * rows.len())
+            values.at_most(rows.clone()).saturating_add(name.at_most() * rows.len())
         });
         members.fold(2 * rows.len(), usize::saturating_add)
     }
@@ -315,36 +427,49 @@ impl WriteText for Structs {
             if index > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(name);
+            out.extend_from_slice(&name.json);
             values.json(row, out);
         }
         out.push(b'}');
         false
+    }
+
+    fn pack(&self, row: usize, out: &mut Vec<u8>) {
+        pack_map(self.0.len(), out);
+        for (name, values) in &self.0 {
+            out.extend_from_slice(&name.packed);
+            values.pack(row, out);
+        }
     }
 }
 
 /// Payloads: JSON objects that lack what is null.
 pub(super) struct Documents(pub(super) Vec<Member>);
 
+/// The same as MessagePack.
+pub(super) struct PackedDocuments(pub(super) Vec<Member>);
+
 /// A column whose values are members of payloads.
 pub(super) struct Member {
-    /// Quoted, and with its colon.
-    name: Vec<u8>,
+    name: Name,
     values: Column,
     /// What stands for a null, if anything does.
-    null: Option<Vec<u8>>,
+    null: Option<Texts>,
 }
 
 impl Member {
     pub(super) fn new(name: &str, values: Column, null: Option<&String>) -> Self {
-        let quoted = |text: &str| {
-            let mut out = Vec::new();
-            push_json_string(text, &mut out);
-            out
-        };
-        let mut name = quoted(name);
-        name.push(b':');
-        Member { name, values, null: null.map(|text| quoted(text)) }
+        Member { name: Name::new(name), values, null: null.map(|text| Texts::new(text)) }
+    }
+
+    fn is_written(&self, row: usize) -> bool {
+        self.null.is_some() || !self.values.is_null(row)
+    }
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let null = self.null.as_ref().map_or(0, |null| null.json.len().max(null.packed.len()));
+        let around = self.name.at_most() + null;
+        self.values.at_most(rows.clone()).saturating_add(around * rows.len())
     }
 }
 
@@ -352,31 +477,46 @@ impl WriteText for Documents {
     const NESTED: bool = true;
 
     fn at_most(&self, rows: Range<usize>) -> usize {
-        let members = self.0.iter().map(|Member { name, values, null }| {
-            let around = name.len() + 1 + null.as_ref().map_or(0, Vec::len);
-            values.at_most(rows.clone()).saturating_add(around * rows.len())
-        });
+        let members = self.0.iter().map(|member| member.at_most(rows.clone()));
         members.fold(2 * rows.len(), usize::saturating_add)
     }
 
     fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
         out.push(b'{');
         let start = out.len();
-        for Member { name, values, null } in &self.0 {
-            let is_null = values.is_null(row);
-            if is_null && null.is_none() {
-                continue;
-            }
+        for Member { name, values, null } in self.0.iter().filter(|one| one.is_written(row)) {
             if out.len() > start {
                 out.push(b',');
             }
-            out.extend_from_slice(name);
+            out.extend_from_slice(&name.json);
             match null {
-                Some(null) if is_null => out.extend_from_slice(null),
+                Some(null) if values.is_null(row) => out.extend_from_slice(&null.json),
                 _ => values.json(row, out),
             }
         }
         out.push(b'}');
+        false
+    }
+}
+
+impl WriteText for PackedDocuments {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let members = self.0.iter().map(|member| member.at_most(rows.clone()));
+        members.fold(2 * rows.len(), usize::saturating_add)
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let written = || self.0.iter().filter(|member| member.is_written(row));
+        pack_map(written().count(), out);
+        for Member { name, values, null } in written() {
+            out.extend_from_slice(&name.packed);
+            match null {
+                Some(null) if values.is_null(row) => out.extend_from_slice(&null.packed),
+                _ => values.pack(row, out),
+            }
+        }
         false
     }
 }

@@ -112,7 +112,11 @@ impl Frame {
             }
         }
         if let Some(name) = &request.payload {
-            fields.push(FieldColumn::new(name, Column::of_documents(members), None));
+            fields.push(FieldColumn::new(
+                name,
+                Column::of_documents(members, request.payload_format),
+                None,
+            ));
         }
         let ids = match &request.ids {
             IdSource::Server => RowIds::Server,

@@ -14,6 +14,7 @@ mod in_flight;
 mod known_streams;
 mod lost_ends;
 mod outcome;
+mod packed;
 mod pipeline;
 mod preflight;
 mod producer;
@@ -44,5 +45,5 @@ pub use request::{NullTexts, RowsBefore, Trim, WriteRequest};
 pub use sent::Sent;
 #[cfg(feature = "python")]
 pub(crate) use staged::{Staged, commit_staged, prepare_staging};
-pub(crate) use text::push_json_string;
+pub(crate) use text::{push_json_string, push_number, push_seconds};
 pub use writer::write;

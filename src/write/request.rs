@@ -6,6 +6,7 @@ use super::control::WriteControl;
 use super::known_streams::KnownStreams;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
+use crate::payload::PayloadFormat;
 
 /// How rows become entries of streams. Made by [`WriteRequest::new`] or
 /// [`WriteRequest::to_streams_of`] and changed by its `with_` methods.
@@ -24,6 +25,7 @@ pub struct WriteRequest {
     pub(super) fields: Option<Vec<String>>,
     pub(super) null_texts: NullTexts,
     pub(super) payload: Option<String>,
+    pub(super) payload_format: PayloadFormat,
     pub(super) beside: Vec<String>,
     pub(super) trim: Option<Trim>,
     pub(super) no_make_stream: bool,
@@ -165,6 +167,7 @@ impl WriteRequest {
             fields: None,
             null_texts: NullTexts::default(),
             payload: None,
+            payload_format: PayloadFormat::default(),
             beside: Vec::new(),
             trim: None,
             no_make_stream: false,
@@ -205,10 +208,17 @@ impl WriteRequest {
         self
     }
 
-    /// Writes all fields of a row into this one, as the members of a JSON object that lacks those that
-    /// are null. A read with a [`Payload`](crate::Payload) takes it apart again.
+    /// Writes all fields of a row into this one, as the members of an object, of JSON unless
+    /// [`with_payload_format`](Self::with_payload_format) says otherwise, that lacks those that are
+    /// null. A read with a [`Payload`](crate::Payload) takes it apart again.
     pub fn with_payload(mut self, field: Option<String>) -> Self {
         self.payload = field;
+        self
+    }
+
+    /// How the payload is written.
+    pub fn with_payload_format(mut self, format: PayloadFormat) -> Self {
+        self.payload_format = format;
         self
     }
 

@@ -10,7 +10,7 @@ use lexical_core::ToLexical;
 /// More than any number has characters.
 const LONGEST: usize = 64;
 
-pub(super) fn push_number<N: ToLexical>(number: N, out: &mut Vec<u8>) {
+pub(crate) fn push_number<N: ToLexical>(number: N, out: &mut Vec<u8>) {
     let mut buffer = [0; LONGEST];
     out.extend_from_slice(lexical_core::write(number, &mut buffer));
 }
@@ -54,6 +54,11 @@ pub(super) fn push_time(nanos: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&minutes);
     out.push(b':');
     out.extend_from_slice(&seconds);
+    push_places(nanos, out);
+}
+
+/// A second's nanoseconds, as three, six or nine decimal places, or none.
+fn push_places(nanos: i64, out: &mut Vec<u8>) {
     let places = match nanos {
         0 => return,
         _ if nanos % 1_000_000 == 0 => 3,
@@ -95,6 +100,19 @@ pub(super) fn push_timestamp(epoch: i64, unit: TimeUnit, zoned: bool, out: &mut 
         out.push(b'Z');
     }
     true
+}
+
+/// The instant of that many seconds since 1970, and nanoseconds, as text of ISO 8601; beyond its years
+/// what no datetime is taken for.
+pub(crate) fn push_seconds(seconds: i64, nanos: u32, out: &mut Vec<u8>) {
+    let start = out.len();
+    if !push_timestamp(seconds, TimeUnit::Second, false, out) {
+        out.insert(start, b'@');
+    }
+    push_places(nanos.into(), out);
+    if out.get(start) != Some(&b'@') {
+        out.push(b'Z');
+    }
 }
 
 fn push_days(days: i64, out: &mut Vec<u8>) {

@@ -13,6 +13,7 @@ mod fields;
 mod ids;
 mod misfits;
 mod nested;
+mod packed;
 mod payloads;
 mod replies;
 mod streams;

@@ -1,12 +1,16 @@
-"""A frame of which most columns are in one JSON document of each entry."""
+"""A frame of which most columns are in one document of each entry."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import polars as pl
 
 PAYLOAD: dict[str, Any] = {"payload": "data"}
+PACKED: dict[str, Any] = {**PAYLOAD, "payload_format": "msgpack"}
 BARE: dict[str, Any] = {"include_id": False, "include_timestamp": False}
 
 SCHEMA: dict[str, Any] = {
@@ -30,3 +34,23 @@ FRAME = pl.DataFrame(
     },
     schema=SCHEMA,
 )
+
+
+def to_json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def to_msgpack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, datetime=True)
+    return packed
+
+
+def from_msgpack(document: bytes) -> Any:
+    return msgpack.unpackb(document, timestamp=3)
+
+
+#: The options of a format, and how the library that everybody uses writes and reads it.
+FORMATS: list[tuple[dict[str, Any], Callable[[object], bytes], Callable[[bytes], Any]]] = [
+    (PAYLOAD, to_json, json.loads),
+    (PACKED, to_msgpack, from_msgpack),
+]

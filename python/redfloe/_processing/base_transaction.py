@@ -12,13 +12,14 @@ from redfloe._arguments import as_key, natural, refuse_frame
 from redfloe._frame import ArrowStream
 from redfloe._schema import as_text
 from redfloe._words import counted
-from redfloe._write_arguments import NullTexts, make_write
+from redfloe._write_arguments import NullTexts, Write, make_write
 from redfloe._writing.fields import Fields, as_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redfloe import _core
+    from redfloe._options import PayloadFormat
     from redfloe._processing.session import Session
     from redfloe._processing.state import ProcessorState
 
@@ -71,6 +72,7 @@ class BaseTransaction:
         fields: Sequence[str] | None = None,
         null_values: NullTexts | None = None,
         payload: str | None = None,
+        payload_format: PayloadFormat = "json",
         on_empty_row: Literal["raise", "skip"] = "raise",
         maxlen: int | None = None,
         approximate: bool = True,
@@ -88,7 +90,7 @@ class BaseTransaction:
         rows : pl.DataFrame, object with ``__arrow_c_stream__``, mapping, or iterable of mappings
             The entries: a frame, or the fields of one entry, or those of several. Without a row
             nothing is added.
-        fields, null_values, payload, on_empty_row
+        fields, null_values, payload, payload_format, on_empty_row
             As for `write_stream`, for frames.
         maxlen : int, optional
             Have the commit shorten the stream to about *n* entries, after all was added (XTRIM). By
@@ -114,7 +116,16 @@ class BaseTransaction:
         elif isinstance(given, pl.DataFrame | pl.LazyFrame | pl.Series) or hasattr(
             given, "__arrow_c_stream__"
         ):
-            self._publish(stream, given, trim, fields, null_values, payload, on_empty_row)
+            write = make_write(
+                given,
+                stream,
+                fields=fields,
+                null_values=null_values,
+                payload=payload,
+                payload_format=payload_format,
+                on_empty_row=on_empty_row,
+            )
+            self._publish(stream, write, trim)
         elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
             self._add(stream, list(given), trim)
         else:
@@ -127,24 +138,12 @@ class BaseTransaction:
     def _publish(
         self,
         stream: str | bytes | pl.Expr,
-        rows: object,
+        write: Write,
         trim: tuple[int, bool] | None,
-        fields: Sequence[str] | None,
-        null_values: NullTexts | None,
-        payload: str | None,
-        on_empty_row: Literal["raise", "skip"],
     ) -> None:
         if trim is not None and isinstance(stream, pl.Expr):
             msg = "maxlen needs one stream, not an expression for each row's"
             raise ValueError(msg)
-        write = make_write(
-            rows,
-            stream,
-            fields=fields,
-            null_values=null_values,
-            payload=payload,
-            on_empty_row=on_empty_row,
-        )
         self._core.publish(write.frame, write.request, trim)
 
     def _add(

@@ -8,9 +8,11 @@ from redfloe import _core
 from redfloe._arguments import Streams, make_request
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import DEFAULTS, NullValues
+from redfloe._options import DEFAULTS, NullValues, PayloadFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
 
     from redfloe._core import RedisConnection
@@ -31,6 +33,8 @@ def infer_schema(
     payload: str | None = None,
     payload_path: str = "$",
     payload_prefix: str = "",
+    payload_format: PayloadFormat = "json",
+    payload_fields: Sequence[str] | None = None,
     must_exist: bool = False,
     on_schema_mismatch: Literal["union", "raise"] = "union",
 ) -> pl.Schema:
@@ -63,6 +67,9 @@ def infer_schema(
         The field that holds a JSON object, as for `read_stream`. Its keys come in place of it, with
         the dtypes that JSON says: what is quoted is String or a date, never a number; arrays are
         Lists and objects are Structs, to any depth; values of several kinds are String.
+    payload_format, payload_fields
+        As for `read_stream`. MessagePack tells bytes, which are Binary, and timestamps, which are
+        Datetime in UTC, too.
     must_exist : bool, default False
         Raise where the stream does not exist, instead of giving an empty schema.
     on_schema_mismatch : {"union", "raise"}, default "union"
@@ -106,6 +113,8 @@ def infer_schema(
             "payload": payload,
             "payload_path": payload_path,
             "payload_prefix": payload_prefix,
+            "payload_format": payload_format,
+            "payload_fields": payload_fields,
             "must_exist": must_exist,
             "on_schema_mismatch": on_schema_mismatch,
         },
@@ -126,6 +135,8 @@ async def infer_schema_async(
     payload: str | None = None,
     payload_path: str = "$",
     payload_prefix: str = "",
+    payload_format: PayloadFormat = "json",
+    payload_fields: Sequence[str] | None = None,
     must_exist: bool = False,
     on_schema_mismatch: Literal["union", "raise"] = "union",
 ) -> pl.Schema:
@@ -135,7 +146,9 @@ async def infer_schema_async(
     ----------
     url, stream, start_id, end_id, infer_schema_length, schema_overrides
         As for `infer_schema`.
-    null_values, max_columns, payload, payload_path, payload_prefix, must_exist, on_schema_mismatch
+    null_values, max_columns, payload, payload_path, payload_prefix, payload_format, payload_fields
+        As for `infer_schema`.
+    must_exist, on_schema_mismatch
         As for `infer_schema`.
 
     Returns
@@ -166,6 +179,8 @@ async def infer_schema_async(
             "payload": payload,
             "payload_path": payload_path,
             "payload_prefix": payload_prefix,
+            "payload_format": payload_format,
+            "payload_fields": payload_fields,
             "must_exist": must_exist,
             "on_schema_mismatch": on_schema_mismatch,
         },

@@ -23,7 +23,8 @@ _KNOWN = {
         *("url", "settingsFile", "settingsEnv", "username", "password", "stream", "partitions"),
         *("startingOffsets", "endingOffsets", "maxOffsetsPerTrigger", "failOnDataLoss"),
         *("filterPushdown", "batchSize", "onError", "rescueColumn"),
-        *("payload", "payloadPath", "payloadPrefix", "stagingExpiryMs", "onEmptyRow"),
+        *("payload", "payloadPath", "payloadPrefix", "payloadFormat"),
+        *("stagingExpiryMs", "onEmptyRow"),
     )
 }
 #: What `DataFrameReader.load` and Spark itself add.
@@ -35,6 +36,7 @@ _DECODING = {
     "payload": "payload",
     "payloadPath": "payload_path",
     "payloadPrefix": "payload_prefix",
+    "payloadFormat": "payload_format",
 }
 
 #: An ID as two numbers.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
     from redfloe._frame import ArrowStream
     from redfloe._ids import EntryIdLike
+    from redfloe._options import PayloadFormat
     from redfloe._writing.fields import Fields
 
 #: How long a producer whose block is left by an exception writes what is left.
@@ -77,6 +78,9 @@ class StreamProducer:
     payload : str, optional
         Write one field of this name that holds a JSON object of what is sent, as `write_stream`
         does; values may then be lists and dicts too.
+    payload_format : {"json", "msgpack"}, default "json"
+        How that object is written, as for `write_stream`. A datetime with a time zone is a
+        MessagePack timestamp.
     max_age : float or timedelta, optional
         Trim entries that are older, in seconds, by this machine's clock (MINID, Redis 6.2); about
         these, unless `approximate` is False.
@@ -121,6 +125,7 @@ class StreamProducer:
         nomkstream: bool = False,
         idempotent: str | bytes | None = None,
         payload: str | None = None,
+        payload_format: PayloadFormat = "json",
     ) -> None:
         self._connection = url = _core.connect(url)
         self._reported = False
@@ -137,8 +142,9 @@ class StreamProducer:
             batch_size=batch_size,
             idempotent=idempotent,
             payload=payload,
+            payload_format=payload_format,
         )
-        self._payload = payload
+        self._payload, self._format = payload, payload_format
         request["beside"] = self._beside = [*_beside.FIELDS] if _beside.wanted else []
         request["stream"] = b"" if stream is None else as_key(stream, "stream")
         self._stream = None if stream is None else request["stream"]
@@ -326,7 +332,7 @@ class StreamProducer:
             return as_pairs(fields)
         from redfloe._payload import document
 
-        return [(self._payload.encode(), document(fields))]
+        return [(self._payload.encode(), document(fields, self._format))]
 
     def _frame(self, df: pl.DataFrame | ArrowStream, key: bytes | None) -> pl.DataFrame:
         return make_write(df, key or self._stream or b"").frame

@@ -1,19 +1,19 @@
-//! Payloads: a field whose value is a JSON document, and whose keys become columns.
+//! Payloads: a field whose value is a document, and whose keys become columns.
 //!
 //! A document is read once it is whole, where it lies in the tape's buffer, and the slots of its
 //! values point into it. Its members are found first, and only then does the tape hear of them, as
 //! if they were fields; so a document that breaks off leaves nothing behind. A member that no column
 //! wants is passed over.
 
-use std::ops::Range;
-
 use super::{Slot, Stray, Tape, Target};
-use crate::decode::column::{NullRules, Origin};
-use crate::decode::json::{self, Kind, Value};
+use crate::decode::column::{NullRules, Origin, packed_text};
+use crate::decode::json::{Json, unescape_within};
 use crate::decode::layout::Layout;
 use crate::decode::misfit::Misfit;
+use crate::decode::packed::Packed;
+use crate::decode::value::{Kind, Notation, Value};
 use crate::error::Result;
-use crate::payload::Payload;
+use crate::payload::{Payload, PayloadFormat};
 use crate::schema::StreamSchema;
 
 /// A payload that is no document: its text, and why.
@@ -23,12 +23,21 @@ pub(crate) struct Unreadable {
     pub(crate) misfit: Misfit,
 }
 
+/// A value of a document, and its key; without one it has the name that its place has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) key: Option<Value>,
+    pub(crate) value: Value,
+}
+
 /// What is needed to read documents.
 #[derive(Debug, Default)]
 pub(super) struct Documents {
     /// Which payloads are null as a whole.
     nulls: NullRules,
-    members: Vec<(Value, Value)>,
+    members: Vec<Member>,
+    /// The names of places in arrays.
+    positions: Vec<String>,
     /// By the keys as they are written.
     layout: Layout,
     /// A key's column.
@@ -45,13 +54,15 @@ impl Documents {
     pub(super) fn new(schema: &StreamSchema) -> Self {
         let values = schema.payload.as_ref().map(|payload| schema.null_values.of(&payload.field));
         let nulls = NullRules { empty: true, values: values.unwrap_or_default() };
-        Documents { nulls, ..Documents::default() }
+        let positions = schema.payload.as_ref().map(|payload| payload.positions.clone());
+        let positions = positions.unwrap_or_default();
+        Documents { nulls, positions, ..Documents::default() }
     }
 
     /// Another batch begins.
     pub(super) fn bound(&mut self) {
         self.layout.bound();
-        self.members.shrink_to(Self::KEPT / size_of::<(Value, Value)>());
+        self.members.shrink_to(Self::KEPT / size_of::<Member>());
         self.name.shrink_to(Self::KEPT);
     }
 
@@ -76,7 +87,7 @@ impl Documents {
 }
 
 impl Tape {
-    /// Whether slots may hold texts of JSON.
+    /// Whether slots may hold values of a payload.
     #[inline]
     pub(crate) fn has_payload(&self) -> bool {
         self.schema.payload.is_some()
@@ -98,10 +109,16 @@ impl Tape {
     pub(crate) fn latest_names(&self) -> Vec<String> {
         let fields = self.layout.names(self.latest);
         let fields = fields.map(|name| String::from_utf8_lossy(name).into_owned());
-        let prefix = self.schema.payload.as_ref().map_or("", |payload| &payload.prefix);
+        let Some(payload) = &self.schema.payload else {
+            return fields.collect();
+        };
+        let push_string = match payload.format {
+            PayloadFormat::Json => Json::push_string,
+            PayloadFormat::MessagePack => Packed::push_string,
+        };
         let keys = self.documents.layout.names(self.documents.members.len()).map(|key| {
-            let mut name = prefix.as_bytes().to_vec();
-            json::unescape(key, &mut name);
+            let mut name = payload.prefix.as_bytes().to_vec();
+            push_string(key, &mut name);
             String::from_utf8_lossy(&name).into_owned()
         });
         fields.chain(keys).collect()
@@ -117,13 +134,20 @@ impl Tape {
 
     /// A whole payload, at the end of the buffer.
     pub(super) fn document(&mut self, payload: Slot) -> Result<()> {
+        match self.schema.payload.as_ref().map(|payload| payload.format) {
+            None | Some(PayloadFormat::Json) => self.read_document::<Json>(payload),
+            Some(PayloadFormat::MessagePack) => self.read_document::<Packed>(payload),
+        }
+    }
+
+    fn read_document<N: Notation>(&mut self, payload: Slot) -> Result<()> {
         let mut members = std::mem::take(&mut self.documents.members);
         // Its texts are looked at while the tape changes.
         let mut bytes = std::mem::take(&mut self.bytes);
         members.clear();
         self.documents.came = true;
-        let read = match self.split(payload.of(&bytes), &mut members) {
-            Ok(at) => self.keys(payload.start() + at, &members, &mut bytes),
+        let read = match self.split::<N>(payload.of(&bytes), &mut members) {
+            Ok(at) => self.keys::<N>(payload.start() + at, &members, &mut bytes),
             Err(misfit) => {
                 self.documents.unreadable.push(Unreadable { slot: payload, misfit });
                 Ok(())
@@ -136,35 +160,37 @@ impl Tape {
 
     /// Finds the members of the object that is meant; says where it begins.
     #[inline]
-    fn split(&self, text: &[u8], members: &mut Vec<(Value, Value)>) -> Result<usize, Misfit> {
-        let Some(payload) = &self.schema.payload else {
-            return Ok(0);
-        };
-        if self.documents.nulls.is_null(text) {
-            return Ok(0);
+    fn split<N: Notation>(&self, text: &[u8], members: &mut Vec<Member>) -> Result<usize, Misfit> {
+        match &self.schema.payload {
+            Some(payload) if !self.documents.nulls.is_null(text) => {
+                split_payload::<N>(payload, text, members)
+            }
+            _ => Ok(0),
         }
-        let Some(place) = payload_object(payload, text)? else {
-            return Ok(0);
-        };
-        let object = text.get(place.clone()).unwrap_or_default();
-        let split = json::split_object(object, |key, value| members.push((key, value)));
-        split.map_err(|_| Misfit::from("is not a JSON object"))?;
-        Ok(place.start)
     }
 
     /// The members of an object that begins at `start`, as if they were fields. Where an entry
     /// repeats the payload, its documents are read as one.
-    fn keys(
+    fn keys<N: Notation>(
         &mut self,
         start: usize,
-        members: &[(Value, Value)],
+        members: &[Member],
         bytes: &mut Vec<u8>,
     ) -> Result<()> {
-        for (place, (key, value)) in members.iter().enumerate() {
+        for (place, member) in members.iter().enumerate() {
+            let Member { key, value } = *member;
             let object = bytes.get(start..).unwrap_or_default();
-            let target = match self.documents.layout.get(place, key.of(object)) {
+            let name = match key {
+                Some(key) => key.of(object),
+                None => self.documents.positions.get(place).map_or(&[][..], |name| name.as_bytes()),
+            };
+            let known = match is_name(key) {
+                true => self.documents.layout.get(place, name),
+                false => None,
+            };
+            let target = match known {
                 Some(target) => target,
-                None => self.look_up_key(place, *key, object)?,
+                None => self.look_up_key::<N>(place, key, object)?,
             };
             match target {
                 Target::Column(column) => {
@@ -172,15 +198,20 @@ impl Tape {
                     if value.kind == Kind::Null && !self.is_in_entry(column) {
                         continue;
                     }
-                    let slot = self.text(*value, start, bytes)?;
+                    let slot = self.text::<N>(value, start, bytes)?;
                     self.put(column, slot)?;
                 }
                 Target::Stray if value.kind != Kind::Null => {
-                    self.name_key(*key, object);
+                    self.name_key::<N>(place, key, object);
                     let name = self.slot_of(bytes.len(), self.documents.name.len())?;
                     bytes.extend_from_slice(&self.documents.name);
-                    let value = self.text(*value, start, bytes)?;
-                    self.strays.push(Stray { name, value });
+                    let mut slot = self.text::<N>(value, start, bytes)?;
+                    if slot.origin() == Origin::Packed {
+                        let mut text = packed_text(slot.without_origin().of(bytes));
+                        slot = self.slot_of(bytes.len(), text.len())?;
+                        bytes.append(&mut text);
+                    }
+                    self.strays.push(Stray { name, value: slot });
                 }
                 Target::Stray | Target::Nowhere | Target::Payload => {}
             }
@@ -196,68 +227,101 @@ impl Tape {
 
     /// The slot of a value, whose text is written anew only where it has escapes.
     #[inline]
-    fn text(&self, value: Value, start: usize, bytes: &mut Vec<u8>) -> Result<Slot> {
+    fn text<N: Notation>(&self, value: Value, start: usize, bytes: &mut Vec<u8>) -> Result<Slot> {
         let slot = match value.is_escaped() {
             false => self.slot_of(start + value.start(), value.len())?,
             true => {
                 let offset = bytes.len();
                 let raw = start + value.start();
-                json::unescape_within(bytes, raw..raw + value.len());
+                unescape_within(bytes, raw..raw + value.len());
                 self.slot_of(offset, bytes.len() - offset)?
             }
         };
-        Ok(slot.with_origin(Origin::of(value.kind)))
+        Ok(slot.with_origin(N::origin(value.kind)))
     }
 
     /// Finds or makes the target of a key that is not where it was in the latest document.
     #[cold]
-    fn look_up_key(&mut self, place: usize, key: Value, object: &[u8]) -> Result<Target> {
-        self.name_key(key, object);
+    fn look_up_key<N: Notation>(
+        &mut self,
+        place: usize,
+        key: Option<Value>,
+        object: &[u8],
+    ) -> Result<Target> {
+        self.name_key::<N>(place, key, object);
         let name = std::mem::take(&mut self.documents.name);
-        let target = match self.schema.is_beside(&name) {
+        let target = match self.schema.is_beside(&name) || self.is_beyond(place, key) {
             true if self.schema.rescue_column.is_some() => Ok(Target::Stray),
             true => Ok(Target::Nowhere),
             false => self.target_of(&name),
         };
         self.documents.name = name;
         let target = target?;
-        self.documents.layout.remember(place, key.of(object), target);
+        let Documents { layout, positions, .. } = &mut self.documents;
+        match (key, positions.get(place)) {
+            (Some(key), _) if is_name(Some(key)) => {
+                layout.remember(place, key.of(object), target);
+            }
+            (None, Some(name)) => layout.remember(place, name.as_bytes(), target),
+            _ => {}
+        }
         Ok(target)
     }
 
+    /// Whether a value's place in an array has no name.
+    fn is_beyond(&self, place: usize, key: Option<Value>) -> bool {
+        key.is_none() && place >= self.documents.positions.len()
+    }
+
     /// Writes down what the key's column is called.
-    fn name_key(&mut self, key: Value, object: &[u8]) {
-        let name = &mut self.documents.name;
+    fn name_key<N: Notation>(&mut self, place: usize, key: Option<Value>, object: &[u8]) {
+        let Documents { name, positions, .. } = &mut self.documents;
         name.clear();
         if let Some(payload) = &self.schema.payload {
             name.extend_from_slice(payload.prefix.as_bytes());
         }
-        json::unescape(key.of(object), name);
+        match (key, positions.get(place)) {
+            (Some(key), _) => N::push_text(key, object, name),
+            (None, Some(position)) => name.extend_from_slice(position.as_bytes()),
+            (None, None) => name.extend_from_slice(format!("[{place}]").as_bytes()),
+        }
     }
 }
 
-/// Where in a payload's text the object is that its path leads to; `None` where it is missing or
-/// null.
-pub(crate) fn payload_object(
+/// Whether what is written there for a key is a name; it may be a number, whose bytes could be those
+/// of a name too.
+#[inline(always)]
+fn is_name(key: Option<Value>) -> bool {
+    key.is_none_or(|key| matches!(key.kind, Kind::String { .. } | Kind::Bytes))
+}
+
+/// Finds the members of the object that a payload's path leads to, and says where in its text that
+/// begins; there are none where it is missing or null.
+pub(crate) fn split_payload<N: Notation>(
     payload: &Payload,
     text: &[u8],
-) -> Result<Option<Range<usize>>, Misfit> {
+    members: &mut Vec<Member>,
+) -> Result<usize, Misfit> {
     let mut place = 0..text.len();
     for (depth, wanted) in payload.path.iter().enumerate() {
         let object = text.get(place.clone()).unwrap_or_default();
         let mut found = None;
         let mut name = Vec::new();
-        let split = json::split_object(object, |key, value| {
+        let split = N::split_object(object, |key, value| {
             name.clear();
-            json::unescape(key.of(object), &mut name);
+            N::push_text(key, object, &mut name);
             if name == wanted.as_bytes() {
                 found = Some(value);
             }
         });
-        split.map_err(|_| Misfit::from("is not a JSON object"))?;
+        split.map_err(|_| Misfit::from(N::NO_OBJECT))?;
+        let is_last = depth + 1 == payload.path.len();
         match found {
-            None | Some(Value { kind: Kind::Null, .. }) => return Ok(None),
-            Some(value) if value.kind == Kind::Object => {
+            None | Some(Value { kind: Kind::Null, .. }) => return Ok(0),
+            Some(value)
+                if value.kind == Kind::Object
+                    || is_last && value.kind == Kind::Array && !payload.positions.is_empty() =>
+            {
                 let start = place.start + value.start();
                 place = start..start + value.len();
             }
@@ -267,6 +331,16 @@ pub(crate) fn payload_object(
             }
         }
     }
-    let is_null = payload.path.is_empty() && json::is_null(text);
-    Ok((!is_null).then_some(place))
+    let object = text.get(place.clone()).unwrap_or_default();
+    if payload.path.is_empty() && N::is_null(object) {
+        return Ok(0);
+    }
+    let split = match !payload.positions.is_empty() && N::is_array(object) {
+        true => N::split_array(object, |value| members.push(Member { key: None, value })),
+        false => N::split_object(object, |key, value| {
+            members.push(Member { key: Some(key), value });
+        }),
+    };
+    split.map_err(|_| Misfit::from(N::NO_OBJECT))?;
+    Ok(place.start)
 }

@@ -7,12 +7,12 @@ use crate::decode::column::Origin;
 pub(crate) struct Slot {
     pub(crate) row: u32,
     pub(super) len: u32,
-    /// The offset; above it, in two bits that no offset reaches, where the text comes from.
+    /// The offset; above it, in three bits that no offset reaches, where the value comes from.
     pub(super) place: u64,
 }
 
 impl Slot {
-    const ORIGIN: u32 = u64::BITS - 2;
+    const ORIGIN: u32 = u64::BITS - 3;
 
     /// The slot once this number of rows and bytes before it is gone, if it is not among them.
     pub(super) fn moved(self, rows: usize, bytes: usize) -> Option<Slot> {
@@ -41,14 +41,16 @@ impl Slot {
             0 => Origin::Field,
             1 => Origin::JsonString,
             2 => Origin::Json,
-            _ => Origin::JsonNull,
+            3 => Origin::Bytes,
+            4 => Origin::Packed,
+            _ => Origin::Null,
         }
     }
 
     /// The same with its offset alone, which its bytes are found by.
     #[inline]
     pub(crate) fn without_origin(self) -> Slot {
-        Slot { place: self.place & (u64::MAX >> 2), ..self }
+        Slot { place: self.place & (u64::MAX >> 3), ..self }
     }
 
     /// The value's bytes in the tape's buffer.

@@ -12,6 +12,7 @@ use super::index::Texts;
 use super::spec::conform;
 use super::{Spec, Table};
 use crate::client::{Client, Session, Sink};
+use crate::decode::value::Kind;
 use crate::decode::{Decoder, ReplyShape, json};
 use crate::dtype::dtype_name;
 use crate::error::{Error, ErrorKind, Result, shorten};
@@ -329,7 +330,7 @@ fn object_of(key: &[u8], fields: &[FieldRef], object: &mut Vec<u8>) -> Option<()
         object.push(if object.is_empty() { b'{' } else { b',' });
         crate::write::push_json_string(field.name(), object);
         object.push(b':');
-        let is_text = matches!(value.kind, json::Kind::String { .. });
+        let is_text = matches!(value.kind, Kind::String { .. });
         let quote = if is_text { &b"\""[..] } else { b"" };
         [quote, value.of(key), quote].iter().for_each(|part| object.extend_from_slice(part));
     })
