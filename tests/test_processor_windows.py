@@ -236,6 +236,22 @@ def test_a_turn_without_entries_has_no_batch_id(
     assert len(pl.read_parquet(tmp_path / "*.parquet")) == 4
 
 
+def test_a_turn_of_a_stream_without_a_schema(any_server: Server, client: redis.Redis) -> None:
+    add(client, 1)
+    made = processor(any_server.url, schema=None)
+    made.run(lambda tx: count(SYNC, tx, aggs={"clicks": pl.col("n").len()}, by="who"))
+    found = []
+
+    def handle(tx: Any) -> None:
+        aggs = {"clicks": pl.col("n").len()}
+        window = tx.window("minutes", every="1m", by="who", aggs=aggs, close_at_end=True)
+        found.extend(window.closed.select("who", "clicks").rows())
+
+    add(client, 2)
+    made.run(handle)
+    assert found == [("a", 2)]
+
+
 def test_a_changed_window_is_refused_while_it_is_open(
     any_server: Server, client: redis.Redis
 ) -> None:

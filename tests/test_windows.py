@@ -152,6 +152,20 @@ def test_rows_without_a_time_are_late() -> None:
     assert window.take(rows[1:2]).late.height == 1
 
 
+@pytest.mark.parametrize("how", [{"every": "1m"}, {"every": "1mo", "period": "1y"}, {"gap": "9w"}])
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_times_that_no_calendar_has_are_late(how: dict[str, Any], unit: Any) -> None:
+    """Polars panics at them, and one of the far future would close everything."""
+    sane = 10**15 if unit == "ns" else 10**12
+    odd = [2**63 - 1, -(2**63) + 1, 2**62 + 1, -(2**62) - 1]
+    schema = pl.Schema({"at": pl.Datetime(unit, "Europe/Berlin")})
+    frame = pl.DataFrame({"at": [*odd, sane, None]}, {"at": pl.Int64}).cast(schema)
+    window = Windowed(schema, aggs={"n": pl.len()}, lateness="1s", **how)
+    assert window.take(frame).late["at"].to_physical().to_list() == [*odd, None]
+    assert window.take(frame[:1]).closed.is_empty()
+    assert window.standing.watermark == sane - 10 ** {"ms": 3, "us": 6, "ns": 9}[unit]
+
+
 def test_the_clock_closes_windows_of_a_quiet_stream() -> None:
     """No sooner than the watermark would: at the end of the window and the lateness after it."""
     window = minutes(lateness="30s", idle_close="10s", close_at_end=False)
@@ -268,6 +282,12 @@ def test_what_cannot_be_declared(
 ) -> None:
     with pytest.raises(error, match=match):
         minutes(**options)
+
+
+def test_columns_that_are_kept_have_names_of_their_own() -> None:
+    schema = pl.Schema({"at": SCHEMA["at"], "a:len": pl.String()})
+    with pytest.raises(ValueError, match="'a:len'; rename it"):
+        Windowed(schema, every="1m", by="a:len", aggs={"a": pl.len()})
 
 
 def test_a_definition_is_told_from_another_and_from_itself_made_anew() -> None:

@@ -133,7 +133,7 @@ class Transaction(BaseTransaction):
             Others cannot be put together from parts of a window and are refused.
         time : str, default "_ts"
             The column of event times: a Datetime, or Int64 milliseconds. Without a zone it is taken
-            for UTC. Rows without a time are late.
+            for UTC. Rows without a time, or with one that no calendar has, are late.
         lateness : str, timedelta, int or None, default "30s"
             How far a row may be behind the newest before. None: no row is late, and nothing closes
             by the watermark.

@@ -12,6 +12,13 @@ from redfloe._processing.windows.definition import LOWER, TIME, UPPER, Definitio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: The times that can be counted with, a window's length before and after them too: Polars panics
+#: beyond its calendar. They are the years 500 to 9500, and of nanoseconds 1823 to 2116.
+_CALENDAR = {
+    "ms": (-46_388_678_400_000, 237_644_064_000_000),
+    "us": (-46_388_678_400_000_000, 237_644_064_000_000_000),
+    "ns": (-(2**62), 2**62),
+}
 #: How far the watermark was before a row.
 _BEFORE = "\0before"
 #: Which row it is.
@@ -35,19 +42,22 @@ def assign(definition: Definition, rows: pl.DataFrame, watermark: int | None) ->
 
     A row is late for a window that ended before what the rows before it, and batches before them,
     have moved the watermark to: so it does not matter how a stream is divided into batches. With
-    sessions, which have no end before, it is late if it is before that itself. Rows without a time
-    count as late.
+    sessions, which have no end before, it is late if it is before that itself. Rows without a time,
+    or with one that has no place in a calendar, count as late, and move nothing.
     """
     declared = definition.declared
     time = rows[declared.time].cast(definition.boundary).alias(TIME)
     late: list[pl.DataFrame] = []
     timed = rows.hstack([time])
-    if time.null_count():
-        late.append(rows.filter(time.is_null()))
-        timed = timed.filter(time.is_not_null())
+    times = time.cast(pl.Int64)
+    first, last = _CALENDAR[definition.boundary.time_unit]
+    least, most = at(times, pl.Series.min), at(times, pl.Series.max)
+    if time.null_count() or not first <= least <= most <= last:
+        is_time = times.is_between(first, last).fill_null(value=False)
+        late.append(rows.filter(~is_time))
+        timed, times = timed.filter(is_time), times.filter(is_time)
     if timed.is_empty():
         return Assigned(None, _together(late, rows), watermark)
-    times = timed[TIME].cast(pl.Int64)
     lateness = None if declared.lateness is None else declared.lateness // definition.ns
     after = watermark
     if lateness is not None:
@@ -81,11 +91,10 @@ def _together(late: list[pl.DataFrame], rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(late) if late else rows.clear()
 
 
-def at(times: pl.Series, pick: Callable[[pl.Series], object]) -> int:
-    """Give one of some integers, of which none is null."""
+def at(times: pl.Series, pick: Callable[[pl.Series], object], default: int = 0) -> int:
+    """Give one of some integers, or what there is where all are null."""
     time = pick(times)
-    assert isinstance(time, int)
-    return time
+    return time if isinstance(time, int) else default
 
 
 def upper(definition: Definition) -> pl.Expr:

@@ -47,6 +47,11 @@ class Declared:
     idle_close: int | None
     close_at_end: bool
 
+    def columns(self) -> list[str]:
+        """Name the columns of rows that it looks at."""
+        roots = [name for one in self.aggs.values() for name in one.meta.root_names()]
+        return [*dict.fromkeys([self.time, *self.by, *roots])]
+
     def is_like(self, other: Declared) -> bool:
         """Whether the two say the same."""
         mine, others = self.__dict__, other.__dict__
@@ -228,12 +233,16 @@ def define(declared: Declared, schema: pl.Schema) -> Definition:
     boundary = _boundary(declared.time, schema[declared.time])
     timed = frame.with_columns(pl.lit(None, boundary).alias(TIME))
     new = {part.name: part.new for one in made for part in one.partials}
+    if taken := {*new} & {*declared.by}:
+        msg = f"a column of `by` has the name of one that is kept: {taken.pop()!r}; rename it"
+        raise ValueError(msg)
     partials = dtypes_of(timed, [*declared.by], new)
     for name in declared.by:
         del partials[name]
     wanted = dtypes_of(frame, [*declared.by], declared.aggs)
     finals = tuple(one.final.cast(wanted[one.name]).alias(one.name) for one in made)
-    return Definition(declared, schema, boundary, partials, made, finals)
+    needed = pl.Schema({name: schema[name] for name in declared.columns() if name in schema})
+    return Definition(declared, needed, boundary, partials, made, finals)
 
 
 def _boundary(name: str, dtype: Dtype) -> pl.Datetime:

@@ -111,7 +111,7 @@ class Windows:
                 from redfloe._processing.windows.definition import NS_PER
 
                 due = next_end * NS_PER[known["unit"]] + (known["lateness"] or 0)
-                quiet.append((idle_ms, -(-due // NS_PER["ms"])))
+                quiet.append((idle_ms, min(-(-due // NS_PER["ms"]), 2**63 - 1)))
         return quiet, at_end
 
     async def window(
@@ -134,6 +134,10 @@ class Windows:
             )
             raise ValueError(msg)
         frame = transaction.frame if rows is None else as_frame(rows)
+        if transaction._core.turn is not None and frame.is_empty():
+            # Without a schema it has no fields, which are text then.
+            lacking = [column for column in declared.columns() if column not in frame.columns]
+            frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
         definition = self._definitions.get(known_as)
         if (
             definition is None
