@@ -36,6 +36,9 @@ OUTPUT = "left"
 #: The rows of a batch, and the keys of the table.
 BATCH = 10_000
 KEYS = 10_000
+#: A stream of as many sales of fewer articles, for windows, and how many.
+FEW_SKUS = "sales-of-few"
+WINDOW_KEYS = 1_000
 #: A stream for those that take entries one by one, and its length.
 SHORT = "few-sales"
 SINGLE = 5_000
@@ -105,9 +108,8 @@ def alone(url: str, stream: str) -> int:
 def with_windows(url: str, stream: str) -> int:
     with make(url, stream) as processor:
         for tx in processor:
-            kinds = tx.frame.with_columns(kind=pl.col("sku").str.head(-1))
             aggs = {"sales": pl.len(), "sold": pl.col("quantity").sum()}
-            tx.window("minutes", every="1m", by="kind", aggs=aggs, rows=kinds)
+            tx.window("minutes", every="1m", by="sku", aggs=aggs)
     return processor.stats.entries
 
 
@@ -230,7 +232,7 @@ def replay(port: int, exchanges: list[tuple[bytes, int]]) -> float:
 # The comparison
 
 
-def fill(client: redis.Redis, stream: str, entries: int) -> None:
+def fill(client: redis.Redis, stream: str, entries: int, keys: int = KEYS) -> None:
     """Add sales of all articles, in no order."""
     script = """
         for n = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
@@ -240,13 +242,13 @@ def fill(client: redis.Redis, stream: str, entries: int) -> None:
     """
     client.delete(stream)
     for first in range(0, entries, 100_000):
-        client.eval(script, 1, stream, first, min(first + 100_000, entries), KEYS)
+        client.eval(script, 1, stream, first, min(first + 100_000, entries), keys)
 
 
 def clear(client: redis.Redis) -> None:
     """Leave the inputs alone."""
     for key in client.scan_iter(count=1_000):
-        if key not in (STREAM.encode(), SHORT.encode()):
+        if key not in (STREAM.encode(), SHORT.encode(), FEW_SKUS.encode()):
             client.delete(key)
     with contextlib.suppress(redis.ResponseError):
         client.xgroup_destroy(STREAM, "bench")
@@ -269,14 +271,15 @@ def rows(server: Server, rounds: int, entries: int) -> Iterator[tuple[str, ...]]
     """Give a line for each contender."""
     from redfloe import table_key
 
-    names = {FLOOR: STREAM, TABLE: STREAM, QUIET: STREAM, PLAIN: STREAM}
-    names |= {WINDOWS: STREAM, LOOP: STREAM, ONES: SHORT}
+    names = {FLOOR: STREAM, TABLE: STREAM, QUIET: STREAM, PLAIN: FEW_SKUS}
+    names |= {WINDOWS: FEW_SKUS, LOOP: STREAM, ONES: SHORT}
     if PEER.exists():
         names[ATOMIC] = SHORT
     rates: dict[str, list[float]] = {name: [] for name in names}
     with server.client() as client:
         fill(client, STREAM, entries)
         fill(client, SHORT, SINGLE)
+        fill(client, FEW_SKUS, entries, WINDOW_KEYS)
         clear(client)
         recorder = Recorder(server.port)
         run(TABLE, server.url, STREAM)  # the server knows the scripts
@@ -295,7 +298,7 @@ def rows(server: Server, rounds: int, entries: int) -> Iterator[tuple[str, ...]]
                 rates[name].append(rate)
                 print(f"process round {number + 1}: {name}: {rate:,.0f}/s", flush=True)
         clear(client)
-        client.delete(STREAM, SHORT)
+        client.delete(STREAM, SHORT, FEW_SKUS)
     for name, mine in rates.items():
         cells = [f"{statistics.median(mine):,.0f}/s ({max(mine):,.0f}/s)"]
         for other in (FLOOR, LOOP, ATOMIC, PLAIN):

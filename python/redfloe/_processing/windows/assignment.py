@@ -30,7 +30,7 @@ class Assigned:
     """Rows, each once for each of its windows."""
 
     #: With the columns `LOWER` and `TIME`, and for sessions `UPPER`; None where there is none.
-    rows: pl.LazyFrame | None
+    rows: pl.DataFrame | None
     #: Those that no window takes, as they were.
     late: pl.DataFrame
     #: How far time has come with them, in units of the time's column.
@@ -47,15 +47,16 @@ def assign(definition: Definition, rows: pl.DataFrame, watermark: int | None) ->
     """
     declared = definition.declared
     time = rows[declared.time].cast(definition.boundary).alias(TIME)
-    late: list[pl.DataFrame] = []
-    timed = rows.hstack([time])
+    timed = pl.DataFrame([time, *(rows[name] for name in definition.rows)])
     times = time.cast(pl.Int64)
     first, last = _CALENDAR[definition.boundary.time_unit]
     least, most = at(times, pl.Series.min), at(times, pl.Series.max)
+    late: list[pl.DataFrame] = []
     if time.null_count() or not first <= least <= most <= last:
         is_time = times.is_between(first, last).fill_null(value=False)
         late.append(rows.filter(~is_time))
-        timed, times = timed.filter(is_time), times.filter(is_time)
+        rows, timed = rows.filter(is_time), timed.filter(is_time)
+        times = times.filter(is_time)
     if timed.is_empty():
         return Assigned(None, _together(late, rows), watermark)
     lateness = None if declared.lateness is None else declared.lateness // definition.ns
@@ -68,7 +69,7 @@ def assign(definition: Definition, rows: pl.DataFrame, watermark: int | None) ->
     oldest = times[0] if is_sorted else at(times, pl.Series.min)
     furthest = watermark if is_sorted else after
     if furthest is None or oldest >= furthest:
-        return Assigned(_of_windows(timed.lazy(), definition), _together(late, rows), after)
+        return Assigned(_of_windows(timed, definition), _together(late, rows), after)
     before = pl.lit(watermark, pl.Int64)
     if lateness is not None:
         seen = pl.col(TIME).cast(pl.Int64).cum_max().shift(1) - lateness
@@ -76,15 +77,15 @@ def assign(definition: Definition, rows: pl.DataFrame, watermark: int | None) ->
     # Nothing is before everything.
     before = before.fill_null(-(2**63)).cast(definition.boundary)
     timed = timed.with_columns(before.alias(_BEFORE)).with_row_index(_ROW)
-    assigned = _of_windows(timed.lazy(), definition).with_columns(_upper(definition)).collect()
+    assigned = _of_windows(timed, definition).with_columns(upper(definition).alias(UPPER))
     is_taken = pl.col(UPPER) > pl.col(_BEFORE)
     if declared.gap is not None:
         is_taken = pl.col(TIME) >= pl.col(_BEFORE)
     taken = assigned.filter(is_taken)
     # Of a row that is in no window, as with a period shorter than every, nobody asks that.
     lost = assigned.select(_ROW).unique().join(taken.select(_ROW), on=_ROW, how="anti")
-    late.append(timed.join(lost, on=_ROW, how="semi").sort(_ROW).select(rows.columns))
-    return Assigned(taken.lazy(), _together(late, rows), after)
+    late.append(rows[lost[_ROW].sort()])
+    return Assigned(taken, _together(late, rows), after)
 
 
 def _together(late: list[pl.DataFrame], rows: pl.DataFrame) -> pl.DataFrame:
@@ -103,11 +104,7 @@ def upper(definition: Definition) -> pl.Expr:
     return pl.col(UPPER) if period is None else pl.col(LOWER).dt.offset_by(period.text)
 
 
-def _upper(definition: Definition) -> pl.Expr:
-    return upper(definition).alias(UPPER)
-
-
-def _of_windows(timed: pl.LazyFrame, definition: Definition) -> pl.LazyFrame:
+def _of_windows(timed: pl.DataFrame, definition: Definition) -> pl.DataFrame:
     """Give rows that have a time, once for each window that they are in."""
     declared, dtype = definition.declared, definition.boundary
     every = declared.every

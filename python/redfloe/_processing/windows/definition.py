@@ -142,6 +142,8 @@ class Definition:
     aggregates: tuple[Aggregate, ...]
     #: What is given of windows.
     finals: tuple[pl.Expr, ...]
+    #: No windows, as they are given.
+    nothing: pl.DataFrame
 
     @cached_property
     def by(self) -> list[str]:
@@ -242,7 +244,11 @@ def define(declared: Declared, schema: pl.Schema) -> Definition:
     wanted = dtypes_of(frame, [*declared.by], declared.aggs)
     finals = tuple(one.final.cast(wanted[one.name]).alias(one.name) for one in made)
     needed = pl.Schema({name: schema[name] for name in declared.columns() if name in schema})
-    return Definition(declared, needed, boundary, partials, made, finals)
+    given = {name: needed[name] for name in declared.by} | {
+        name: wanted[name] for name in declared.aggs
+    }
+    nothing = pl.DataFrame(schema={LOWER: boundary, UPPER: boundary, **given})
+    return Definition(declared, needed, boundary, partials, made, finals, nothing)
 
 
 def _boundary(name: str, dtype: Dtype) -> pl.Datetime:

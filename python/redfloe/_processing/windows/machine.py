@@ -96,7 +96,7 @@ def step(
             open_.delete(over.select(definition.key))
             kept = kept.filter(~is_over)
         next_end = None if kept.is_empty() else _first_end(kept)
-    closed = given(definition, pl.concat(parts) if parts else empty(definition))
+    closed = given(definition, pl.concat(parts)) if parts else definition.nothing
     return Stepped(Standing(watermark, next_end), closed, assigned.late)
 
 
@@ -108,7 +108,7 @@ def _passed(definition: Definition, turn: Turn) -> int | None:
     return (turn.now_ms * NS_PER["ms"] - (declared.lateness or 0)) // definition.ns
 
 
-def partials_of(definition: Definition, rows: pl.LazyFrame) -> pl.DataFrame:
+def partials_of(definition: Definition, rows: pl.DataFrame) -> pl.DataFrame:
     """Aggregate rows to partial rows, one for each key; sessions of a key are not merged yet."""
     gap = definition.declared.gap
     if definition.is_ordered or gap is not None:
@@ -124,7 +124,7 @@ def partials_of(definition: Definition, rows: pl.LazyFrame) -> pl.DataFrame:
             .group_by(*definition.by, _CLUSTER)
             .agg(pl.col(LOWER).first(), pl.col(UPPER).last(), *new)
         )
-    return made.select(columns).collect()
+    return made.select(columns)
 
 
 def _cluster(definition: Definition) -> pl.Expr:
@@ -151,8 +151,8 @@ def _merge(definition: Definition, new: pl.DataFrame, open_: Open) -> pl.DataFra
             ]
             before = old.select(pl.col([*definition.partials]).name.prefix(_OLD))
             return new.hstack(before).select(*key, UPPER, *sums)
-        both = pl.concat([old.lazy().filter(pl.col(UPPER).is_not_null()), new.lazy()])
-        return both.group_by(key).agg(pl.col(UPPER).first(), *merged).collect()
+        both = pl.concat([old.filter(pl.col(UPPER).is_not_null()), new])
+        return both.group_by(key).agg(pl.col(UPPER).first(), *merged)
     # Those of the same keys: which of them a session joins is not known before.
     old = open_.frame()
     if old.is_empty():
