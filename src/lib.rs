@@ -41,6 +41,7 @@ mod python;
 mod read;
 mod resp;
 mod schema;
+mod shard;
 mod write;
 
 pub use admin::{
@@ -72,6 +73,7 @@ pub use read::{
     offsets, offsets_ahead, pin, pin_streams, read, replay_dead_letters, split, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
+pub use shard::{MOST_SHARDS, ShardedStream, sharded_stream};
 pub use write::{
     HashRequest, IfExists, NullTexts, Producer, ProducerFailure, ProducerOptions, RowsBefore, Sent,
     Trim, WriteControl, WriteFailure, WriteRequest, Written, write, write_hashes,

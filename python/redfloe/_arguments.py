@@ -39,6 +39,8 @@ class Group(TypedDict):
     count_deliveries: bool
     remove_on_close: bool
     remove_idle_ms: int | None
+    #: The streams are shards, and so are those of dead letters.
+    by_shard: bool
 
 
 class Many(TypedDict):
@@ -105,6 +107,9 @@ class Request(Decoding):
     expects_fields: bool
     #: Fields that are read beside those that were asked for: see `_beside`.
     beside: list[str]
+    #: How the shards of the stream become one result, where it is a sharded one.
+    order: str
+    on_schema_mismatch: str
 
 
 def make_request(
@@ -172,6 +177,8 @@ def make_request(
         "continue_after_loss": continue_after_loss,
         "expects_fields": True,
         "beside": [],
+        "order": options["order"],
+        "on_schema_mismatch": options["on_schema_mismatch"],
         **decoding,
     }
 
@@ -277,6 +284,7 @@ def make_group(
         count_deliveries=False,
         remove_on_close=False,
         remove_idle_ms=None,
+        by_shard=False,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from os import PathLike
 from types import GenericAlias
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, final
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, final
 
 from redfloe._arguments import Request
 from redfloe._credentials import CredentialProvider
@@ -662,6 +662,19 @@ class Checkpoints:
     def stop(self) -> None: ...
 
 @final
+class Shards:
+    """A stream over several keys, as the hash at its name says."""
+
+    def __new__(cls, name: bytes, shards: int, by: str) -> Shards: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # as a class has that defines __eq__ alone
+    @property
+    def by(self) -> str: ...
+    @property
+    def keys(self) -> list[bytes]: ...
+    def shard_of(self, text: bytes) -> int: ...
+
+@final
 class KnownStreams:
     """What several writes to the same streams know of them."""
 
@@ -755,6 +768,9 @@ def group_info(server: str | RedisConnection, stream: bytes) -> Operation[Record
 def find_streams(
     server: str | RedisConnection, pattern: bytes, must_exist: bool
 ) -> Operation[list[bytes]]: ...
+def find_shards(
+    server: str | RedisConnection, name: bytes, dead_letter: bytes | None = None
+) -> Operation[Shards | None]: ...
 def list_streams(server: str | RedisConnection, pattern: bytes) -> Operation[RecordBatch]: ...
 def list_groups(server: str | RedisConnection, pattern: bytes) -> Operation[RecordBatch]: ...
 def consumer_info(

@@ -39,6 +39,8 @@ def write_stream(
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
+    shards: int | None = None,
+    shard_by: str | None = None,
     progress: Progress | bool | None = None,
 ) -> pl.Series:
     """Add the rows of a DataFrame to a Redis stream, one entry per row, in order.
@@ -98,6 +100,14 @@ def write_stream(
         The name of this producer, for one writer at a time: the server recognises rows that a lost
         connection had brought it already, so that they can be sent again (XADD IDMP, Redis 8.6; no
         effect before). Rows with their own IDs do not need it.
+    shards : int, optional
+        Divide the rows among that many streams, up to 256, of which `stream` is the name they are
+        read by: one may outgrow a server of a Redis Cluster. The first write creates it (a script
+        of HSET, Redis 4.0); later ones find it, and need neither `shards` nor `shard_by`. See the
+        guide's page "Sharded streams".
+    shard_by : str, optional
+        With `shards`: the column whose value says which shard a row goes to. Rows of one value stay
+        in order.
     progress : callable or bool, optional
         Called with the number of rows that are in, about 20 times a second and at the end; True
         shows a bar of them, by tqdm (``pip install tqdm``).
@@ -154,6 +164,8 @@ def write_stream(
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,
+        shards=shards,
+        shard_by=shard_by,
     )
     title = f"write_stream to {shown(stream)}"
     with bar_or(progress, title, total=write.frame.height) as tell:
@@ -184,6 +196,8 @@ async def write_stream_async(
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
+    shards: int | None = None,
+    shard_by: str | None = None,
     progress: Progress | bool | None = None,
 ) -> pl.Series:
     """Add the rows of a DataFrame to a Redis stream: the asynchronous twin of `write_stream`.
@@ -199,6 +213,8 @@ async def write_stream_async(
     url, df, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
     batch_size, fields, null_values, payload, payload_format, on_empty_row, atomic, idempotent
+        As for `write_stream`.
+    shards, shard_by
         As for `write_stream`.
     progress : callable or bool, optional
         As for `write_stream`; it is called in the event loop.
@@ -246,6 +262,8 @@ async def write_stream_async(
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,
+        shards=shards,
+        shard_by=shard_by,
     )
     title = f"write_stream to {shown(stream)}"
     with bar_or(progress, title, total=write.frame.height) as tell:

@@ -13,7 +13,7 @@ from redfloe._frame import as_frame, check_column, field_names, known, without_n
 from redfloe._ids import EntryIdLike, entry_id
 from redfloe._options import PayloadFormat
 from redfloe._schema import as_text
-from redfloe._words import counted
+from redfloe._words import counted, did_you_mean
 
 NullTexts: TypeAlias = str | Mapping[str, str]
 
@@ -26,6 +26,8 @@ class WriteRequest(TypedDict):
 
     stream: bytes | None
     stream_column: str | None
+    #: Over how many shards, and the field by which entries are divided.
+    shards: tuple[int, str] | None
     fields: list[str] | None
     id_column: str | None
     timestamp_column: str | None
@@ -75,6 +77,8 @@ class WriteOptions(TypedDict, total=False):
     on_empty_row: Literal["raise", "skip"]
     atomic: bool
     idempotent: str | bytes | None
+    shards: int | None
+    shard_by: str | None
 
 
 def make_write(
@@ -104,7 +108,31 @@ def make_write(
         request["stream_column"] = stream_column
     else:
         request["stream"] = as_key(stream, "stream")
+    _check_shards(request, columns)
     return Write(columns, request)
+
+
+def _check_shards(request: WriteRequest, columns: pl.DataFrame) -> None:
+    if request["shards"] is None:
+        return
+    shards, by = request["shards"]
+    if request["stream"] is None:
+        msg = "shards needs the name of one stream, not an expression for each row's"
+        raise ValueError(msg)
+    if by not in columns.columns:
+        msg = f"shard_by names {by!r}, which is none of the columns that are written"
+        raise SchemaError(msg + did_you_mean(by, columns.columns))
+    _core.Shards(request["stream"], shards, by)  # refuses what cannot be
+
+
+def _shards(shards: object, by: object) -> tuple[int, str] | None:
+    if (shards is None) != (by is None):
+        msg = (
+            "shards and shard_by go together: how many shards the stream has, and the column that "
+            "says which one a row goes to"
+        )
+        raise TypeError(msg)
+    return None if shards is None else (natural(shards, "shards"), as_text(by, "shard_by"))
 
 
 def _check_left_out(frame: pl.DataFrame, special: list[str]) -> None:
@@ -179,6 +207,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         atomic=bool(options.get("atomic", False)),
         skip_empty=on_empty_row == "skip",
         rows_before=(0, 0),
+        shards=_shards(options.get("shards"), options.get("shard_by")),
         known_streams=None,
     )
 

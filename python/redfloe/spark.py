@@ -99,21 +99,21 @@ class RedisStreamSource(DataSource):
 
     def schema(self) -> StructType:
         """Give the schema of a read that has none, by a sample."""
-        return inferred_type(Options.of(self.options))
+        return inferred_type(Options.of(self.options).over_shards())
 
     def reader(self, schema: StructType) -> DataSourceReader:
         """Give the reader of a bounded read."""
         options = Options.of(self.options)
         options.refuse("maxOffsetsPerTrigger", "failOnDataLoss", "stagingExpiryMs", "onEmptyRow")
         reader = FilteringReader if options.flag("filterPushdown", default=False) else BoundedReader
-        return reader(options, schema)
+        return reader(options.over_shards(), schema)
 
     def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802 - Spark's
         """Give the reader of a continuous query."""
         try:
             options = Options.of(self.options)
             options.refuse("endingOffsets", "filterPushdown", "stagingExpiryMs", "onEmptyRow")
-            return StreamReader(options, schema)
+            return StreamReader(options.over_shards(), schema)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is raised later
             return Refused(error)
 

@@ -25,6 +25,7 @@ mod producer;
 mod progress;
 mod read;
 mod reading;
+mod shards;
 mod staged;
 mod stream_reader;
 mod table;
@@ -56,6 +57,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<stream_reader::StreamReader>()?;
     module.add_class::<producer::Producer>()?;
     module.add_class::<producer::Sent>()?;
+    module.add_class::<shards::Shards>()?;
     module.add_class::<write::KnownStreams>()?;
     module.add_class::<write::Outcome>()?;
     module.add_class::<table::Table>()?;
@@ -78,6 +80,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(partition::stream_offsets, module)?)?;
     module.add_function(wrap_pyfunction!(partition::advance_offsets, module)?)?;
     module.add_function(wrap_pyfunction!(partition::check_offsets, module)?)?;
+    module.add_function(wrap_pyfunction!(shards::find_shards, module)?)?;
     module.add_function(wrap_pyfunction!(staged::staged_key, module)?)?;
     module.add_function(wrap_pyfunction!(staged::prepare_staging, module)?)?;
     module.add_function(wrap_pyfunction!(staged::commit_staged, module)?)?;

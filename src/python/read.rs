@@ -76,6 +76,9 @@ pub(crate) struct Request<'py> {
     must_exist: bool,
     /// Whether it is worth a word if fields of the schema do not occur.
     expects_fields: bool,
+    /// How the shards of the stream become one result, where it is a sharded one.
+    order: String,
+    on_schema_mismatch: String,
     /// Fields of the schema or its overrides that are no payload's keys, and that nobody misses.
     beside: Vec<String>,
 }
@@ -96,23 +99,6 @@ struct Many {
 
 impl Many {
     fn request(&self, schema: StreamSchema) -> PyResult<ReadRequest> {
-        let order = match self.order.as_str() {
-            "stream" => StreamOrder::ByStream,
-            "id" => StreamOrder::ById,
-            other => {
-                let message = format!("order must be \"stream\" or \"id\", not {other:?}");
-                return Err(PyValueError::new_err(message));
-            }
-        };
-        let on_mismatch = match self.on_schema_mismatch.as_str() {
-            "union" => OnSchemaMismatch::Union,
-            "raise" => OnSchemaMismatch::Raise,
-            other => {
-                let message =
-                    format!("on_schema_mismatch must be \"union\" or \"raise\", not {other:?}");
-                return Err(PyValueError::new_err(message));
-            }
-        };
         let (pattern, every) = self.pattern.clone().unzip();
         let every = Duration::from_millis(every.unwrap_or_default());
         let id = |(ms, seq)| EntryId { ms, seq };
@@ -120,8 +106,8 @@ impl Many {
         let ranges =
             ranges.map(|all| all.iter().map(|(first, last)| (id(*first), id(*last))).collect());
         Ok(ReadRequest::of_streams(self.streams.iter().cloned(), schema)
-            .with_order(order)
-            .with_on_schema_mismatch(on_mismatch)
+            .with_order(order_of(&self.order)?)
+            .with_on_schema_mismatch(mismatch_of(&self.on_schema_mismatch)?)
             .with_compared_dtypes(self.compare_dtypes)
             .with_pattern(pattern, every)
             .with_ranges(ranges))
@@ -148,6 +134,29 @@ impl PayloadArguments {
     }
 }
 
+fn order_of(text: &str) -> PyResult<StreamOrder> {
+    match text {
+        "stream" => Ok(StreamOrder::ByStream),
+        "id" => Ok(StreamOrder::ById),
+        other => {
+            let message = format!("order must be \"stream\" or \"id\", not {other:?}");
+            Err(PyValueError::new_err(message))
+        }
+    }
+}
+
+fn mismatch_of(text: &str) -> PyResult<OnSchemaMismatch> {
+    match text {
+        "union" => Ok(OnSchemaMismatch::Union),
+        "raise" => Ok(OnSchemaMismatch::Raise),
+        other => {
+            let message =
+                format!("on_schema_mismatch must be \"union\" or \"raise\", not {other:?}");
+            Err(PyValueError::new_err(message))
+        }
+    }
+}
+
 /// How to read through a consumer group.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -169,6 +178,8 @@ struct Group {
     count_deliveries: bool,
     remove_on_close: bool,
     remove_idle_ms: Option<u64>,
+    /// The streams are shards, and so are those of dead letters.
+    by_shard: bool,
 }
 
 impl Group {
@@ -200,6 +211,7 @@ impl Group {
                     .clone()
                     .map(|stream| DeadLetter { stream, max_deliveries: self.max_deliveries }),
             )
+            .with_shards(self.by_shard)
             .with_on_lost(if self.recreate { OnGroupLost::Recreate } else { OnGroupLost::Raise })
             .with_done_up_to(done_up_to)
             .with_delivery_counts(self.count_deliveries)
@@ -282,7 +294,9 @@ impl Request<'_> {
         let group = group.transpose()?;
         let request = match &self.many {
             Some(many) => many.request(schema)?,
-            None => ReadRequest::new(self.stream.clone(), schema),
+            None => ReadRequest::new(self.stream.clone(), schema)
+                .with_order(order_of(&self.order)?)
+                .with_on_schema_mismatch(mismatch_of(&self.on_schema_mismatch)?),
         };
         Ok(request
             .with_range(start, end)

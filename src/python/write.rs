@@ -17,6 +17,7 @@ use super::wait::{or_late_signal, wait_stopping};
 use crate::client::Client;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
+use crate::shard::ShardedStream;
 use crate::write::{
     self, HashRequest, IfExists, NullTexts, RowsBefore, Trim, WriteControl, WriteFailure,
     WriteRequest, Written,
@@ -28,6 +29,8 @@ use crate::write::{
 pub(crate) struct WriteArguments {
     stream: Option<Vec<u8>>,
     stream_column: Option<String>,
+    /// Over how many shards the stream is, and the field by which its entries are divided.
+    shards: Option<(usize, String)>,
     /// `None`: all columns.
     fields: Option<Vec<String>>,
     id_column: Option<String>,
@@ -74,7 +77,12 @@ impl WriteArguments {
 
     pub(super) fn write_request(self) -> Result<WriteRequest> {
         let request = match (self.stream, &self.stream_column) {
-            (Some(stream), _) => WriteRequest::new(stream),
+            (Some(stream), _) => match self.shards {
+                Some((shards, by)) => {
+                    WriteRequest::to_shards(ShardedStream::new(stream, shards, by)?)
+                }
+                None => WriteRequest::new(stream),
+            },
             (None, Some(column)) => WriteRequest::to_streams_of(column),
             (None, None) => return Err(Error::invalid("a write needs a stream")),
         };

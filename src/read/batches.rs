@@ -20,7 +20,7 @@ use crate::decode::Batch;
 use crate::decode::StreamNames;
 #[cfg(feature = "python")]
 use crate::entry_id::EntryId;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The entries that a stream holds when the first batch is asked for, batch by batch: as
 /// [`read`](crate::read), in bounded memory.
@@ -41,13 +41,14 @@ use crate::error::{Error, Result};
 /// [`Schema`](crate::ErrorKind::Schema) where the schema contradicts itself.
 pub fn batches(client: &Client, request: ReadRequest) -> Result<Batches> {
     let (stream, is_many) = (request.stream_name(), request.many.is_some());
+    let asked = (!is_many).then(|| Box::new((client.clone(), request.clone())));
     let source = match is_many {
         true => Ok(Source::Many(Box::new(ManyReader::new(client, request)))),
         false => RangeReader::new(client, request).map(|reader| Source::Range(Box::new(reader))),
     };
     let source = source.map_err(|error| about(error, is_many, &stream))?;
     let (watched, removal) = (Arc::default(), Removal::default());
-    Ok(Batches { stream, source, is_many, watched, removal })
+    Ok(Batches { stream, source, is_many, watched, removal, asked })
 }
 
 /// Follows a stream: the entries from the request's start on, and then what is added, batch by
@@ -108,7 +109,7 @@ pub fn tail(client: &Client, request: ReadRequest) -> Result<Batches> {
     let source = source.map_err(|error| about(error, is_many, &stream))?;
     #[cfg(feature = "python")]
     watched.set_names(&names);
-    Ok(Batches { stream, source, is_many, watched, removal })
+    Ok(Batches { stream, source, is_many, watched, removal, asked: None })
 }
 
 /// The batches of [`batches`] or [`tail`]: asked for one by one ([`next`](Batches::next)), as a
@@ -124,6 +125,8 @@ pub struct Batches {
     is_many: bool,
     watched: Arc<Watched>,
     removal: Removal,
+    /// What was asked for, until it is known to be one stream and not a sharded one.
+    asked: Option<Box<(Client, ReadRequest)>>,
 }
 
 enum Source {
@@ -154,6 +157,23 @@ impl Batches {
 
     /// The next batch, for a caller that reports by [`Watched::hand_out`] when it has it in hand.
     pub(crate) async fn ready(&mut self) -> Result<Option<(Batch, Option<Handing>)>> {
+        match self.ready_as_asked().await {
+            Err(error) if error.kind() == ErrorKind::WrongType => {
+                let Some(asked) = &self.asked else { return Err(error) };
+                let (client, request) = &**asked;
+                let request = Box::pin(request.over_shards(client, error)).await?;
+                *self = batches(client, request)?;
+                Box::pin(self.ready_as_asked()).await
+            }
+            Err(error) => Err(error),
+            ready => {
+                self.asked = None;
+                ready
+            }
+        }
+    }
+
+    async fn ready_as_asked(&mut self) -> Result<Option<(Batch, Option<Handing>)>> {
         let outcome = match &mut self.source {
             Source::Many(reader) => reader.next().await.map(|batch| Some((batch?, None))),
             Source::Range(reader) => reader.next().await.map(|batch| Some((batch?, None))),

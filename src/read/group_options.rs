@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::entry_id::{EntryId, GroupStart};
 use crate::ledger::LeaseTerms;
+use crate::shard::beside_shard;
 
 /// How a consumer reads through a consumer group.
 ///
@@ -23,6 +24,7 @@ pub struct GroupOptions {
     pub(super) noack: bool,
     pub(super) reclaim: Option<Reclaim>,
     pub(super) dead_letter: Option<DeadLetter>,
+    pub(super) of_shards: bool,
     pub(super) on_lost: OnGroupLost,
     pub(super) done_up_to: HashMap<Vec<u8>, EntryId>,
     pub(super) count_deliveries: bool,
@@ -92,6 +94,7 @@ impl GroupOptions {
             noack: false,
             reclaim: None,
             dead_letter: None,
+            of_shards: false,
             on_lost: OnGroupLost::default(),
             done_up_to: HashMap::new(),
             count_deliveries: false,
@@ -159,6 +162,22 @@ impl GroupOptions {
     pub fn with_dead_letter(mut self, dead_letter: Option<DeadLetter>) -> Self {
         self.dead_letter = dead_letter;
         self
+    }
+
+    /// Whether the streams are the shards of a [sharded stream](crate::ShardedStream): then the dead
+    /// letters are one, too, and those of a shard go to the shard that shares its slot.
+    pub fn with_shards(mut self, of_shards: bool) -> Self {
+        self.of_shards = of_shards;
+        self
+    }
+
+    /// The key of a stream's dead letters, where there are some.
+    pub(super) fn dead_letter_of(&self, stream: &[u8]) -> Option<Vec<u8>> {
+        let dead = self.dead_letter.as_ref()?;
+        Some(match self.of_shards {
+            true => beside_shard(stream, &dead.stream),
+            false => dead.stream.clone(),
+        })
     }
 
     /// What to do when the group is gone.

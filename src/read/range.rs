@@ -28,7 +28,8 @@ use crate::resp::{self, PageLimit};
 /// page), so that a read of a stream that grows comes to its end. After a lost connection the read
 /// goes on after the last whole entry.
 ///
-/// With a group: what there is for the consumer (XREADGROUP).
+/// With a group: what there is for the consumer (XREADGROUP). Without one the name of a
+/// [sharded stream](crate::ShardedStream) stands for its shards.
 ///
 /// # Errors
 ///
@@ -41,6 +42,17 @@ pub async fn read(client: &Client, request: ReadRequest) -> Result<Batch> {
 /// The same in several batches where one would be a copy of all rows, but at least one, which all have
 /// the same columns.
 pub(crate) async fn read_pieces(client: &Client, request: ReadRequest) -> Result<Vec<Batch>> {
+    match read_as_asked(client, request.clone()).await {
+        Err(error) => {
+            let request = Box::pin(request.over_shards(client, error)).await?;
+            Box::pin(read_as_asked(client, request)).await
+        }
+        pieces => pieces,
+    }
+}
+
+/// The same of streams alone.
+async fn read_as_asked(client: &Client, request: ReadRequest) -> Result<Vec<Batch>> {
     let (name, is_many) = (request.stream_name(), request.many.is_some());
     let reading = async {
         if is_many && request.group.is_none() {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::group_options::{GroupOptions, OwnPending};
 use super::many::{Many, OnSchemaMismatch, Pattern, StreamOrder};
-use crate::client::Who;
+use crate::client::{Client, Who};
 use crate::decode::StreamNames;
 use crate::entry_id::{EntryId, IdBound};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Result};
 use crate::schema::StreamSchema;
+use crate::shard::{ShardedStream, sharded_stream};
 
 /// What to read. Made by [`ReadRequest::new`] and changed by its `with_` methods.
 ///
@@ -40,6 +41,9 @@ pub struct ReadRequest {
     pub(super) must_exist: bool,
     /// The streams, where there are several.
     pub(super) many: Option<Arc<Many>>,
+    /// How several become one result, also where one turns out to be several.
+    pub(super) order: StreamOrder,
+    pub(super) on_mismatch: OnSchemaMismatch,
 }
 
 /// Where an earlier run of [`tail`](crate::tail) had come to.
@@ -112,6 +116,8 @@ impl ReadRequest {
             resume: None,
             must_exist: false,
             many: None,
+            order: StreamOrder::default(),
+            on_mismatch: OnSchemaMismatch::default(),
         }
     }
 
@@ -133,14 +139,16 @@ impl ReadRequest {
         self
     }
 
-    /// In which order the rows of several streams come.
+    /// In which order the rows of several streams come, or those of a sharded one.
     pub fn with_order(mut self, order: StreamOrder) -> Self {
+        self.order = order;
         self.change_many(|many| many.order = order);
         self
     }
 
     /// What to do where several streams do not have the same fields.
     pub fn with_on_schema_mismatch(mut self, on_mismatch: OnSchemaMismatch) -> Self {
+        self.on_mismatch = on_mismatch;
         self.change_many(|many| many.on_mismatch = on_mismatch);
         self
     }
@@ -157,6 +165,33 @@ impl ReadRequest {
     pub fn with_ranges(mut self, ranges: Option<Vec<(EntryId, EntryId)>>) -> Self {
         self.change_many(|many| many.ranges = ranges);
         self
+    }
+
+    /// The same of a sharded stream, in place of its name.
+    fn over(&self, stream: &ShardedStream) -> Self {
+        let schema = StreamSchema::clone(&self.schema).with_streams(stream.keys());
+        let names = schema.sources.clone().unwrap_or_default();
+        let request = ReadRequest {
+            schema: Arc::new(schema),
+            many: Some(Arc::new(Many::new(names))),
+            ..self.clone()
+        };
+        request.with_order(self.order).with_on_schema_mismatch(self.on_mismatch)
+    }
+
+    /// After an error: the same of the shards, where the stream turned out to be a sharded one.
+    ///
+    /// # Errors
+    ///
+    /// That one, in all other cases.
+    pub(super) async fn over_shards(&self, client: &Client, error: Error) -> Result<Self> {
+        if error.kind() != ErrorKind::WrongType || self.many.is_some() || self.group.is_some() {
+            return Err(error);
+        }
+        match sharded_stream(client, &self.stream).await? {
+            Some(stream) => Ok(self.over(&stream)),
+            None => Err(error),
+        }
     }
 
     fn change_many(&mut self, change: impl FnOnce(&mut Many)) {

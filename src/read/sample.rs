@@ -25,6 +25,17 @@ pub async fn infer_schema(
     request: ReadRequest,
     sample: u64,
 ) -> Result<Vec<Field>> {
+    match infer_as_asked(client, request.clone(), sample).await {
+        Err(error) => {
+            let request = request.over_shards(client, error).await?;
+            infer_as_asked(client, request, sample).await
+        }
+        fields => fields,
+    }
+}
+
+/// The same of streams alone.
+async fn infer_as_asked(client: &Client, request: ReadRequest, sample: u64) -> Result<Vec<Field>> {
     if let Some(many) = &request.many {
         let request = ReadRequest { sample: Some(sample), ..request.clone() };
         let inferring = many::infer(client, &request, many);

@@ -41,14 +41,14 @@ impl Worker {
         options: GroupOptions,
         watched: Arc<Watched>,
     ) -> Result<Self> {
-        let dead_letter = options.dead_letter.as_ref().map(|dead| &*dead.stream);
         let first = request.many.as_ref().and_then(|many| many.names.keys().first());
         let stream = first.unwrap_or(&request.stream);
+        let dead_letter = options.dead_letter_of(stream);
         let has_dead_letter = dead_letter.is_some();
         let in_cluster = match (dead_letter, &request.many) {
             // Which streams there are is not known yet.
             (Some(_), Some(many)) if many.pattern.is_some() => Ok(()),
-            (Some(dead), _) => check_slots(stream, dead),
+            (Some(dead), _) => check_slots(stream, &dead),
             (None, _) => Ok(()),
         };
         let asks = match in_cluster {

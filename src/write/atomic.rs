@@ -209,7 +209,7 @@ impl<'r> Transaction<'r> {
 
     /// Whether a row can be refused for something that may change between a look and EXEC.
     fn needs_watch(&self) -> bool {
-        self.request.ids != IdSource::Server || matches!(self.request.stream, Target::Column(_))
+        self.request.ids != IdSource::Server || !matches!(self.request.stream, Target::One(_))
     }
 
     /// Opens the transaction, and sends the rows only once the server has said that it is open.

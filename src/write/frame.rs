@@ -13,6 +13,7 @@ use crate::dtype::is_text;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::resp::push_bulk;
+use crate::shard::ShardedStream;
 
 pub(super) fn at_row(row: usize, reason: &str) -> Error {
     Error::invalid(reason.to_owned()).with_context("row", row.to_string())
@@ -132,6 +133,7 @@ impl Frame {
         let keys = match &request.stream {
             Target::One(_) => Vec::new(),
             Target::Column(name) => key_indices(&columns, name, first, keys)?,
+            Target::Shards(stream) => shard_indices(&columns, stream, keys)?,
         };
         Ok(Frame { fields, ids, keys, rows: batch.num_rows(), first })
     }
@@ -234,7 +236,7 @@ fn field_names(batch: &RecordBatch, request: &WriteRequest) -> Vec<String> {
         IdSource::Column(name) | IdSource::Timestamp(name) => Some(name),
     };
     let key = match &request.stream {
-        Target::One(_) => None,
+        Target::One(_) | Target::Shards(_) => None,
         Target::Column(name) => Some(name),
     };
     let schema = batch.schema();
@@ -323,4 +325,36 @@ fn key_indices(
             u32::try_from(index).map_err(|_| Error::invalid("there are too many streams"))
         })
         .collect()
+}
+
+/// The index of each row's key, which is that of a shard. A null counts as the empty text, as a field does
+/// that an entry lacks.
+fn shard_indices(
+    columns: &Columns<'_>,
+    stream: &ShardedStream,
+    keys: &mut Keys,
+) -> Result<Vec<u32>> {
+    let (field, array) = columns.get(stream.by()).map_err(|_| {
+        let message = format!(
+            "there is no column {:?}, by which the stream's entries are divided among its shards",
+            stream.by()
+        );
+        Error::new(ErrorKind::Schema, message)
+    })?;
+    let column = Column::new(field, array)?;
+    let mut scratch = Vec::new();
+    let mut known: Vec<Option<u32>> = vec![None; stream.shards()];
+    let index = |row| {
+        let text = match column.is_null(row) {
+            true => &[],
+            false => column.text(row, &mut scratch),
+        };
+        let shard = stream.shard_of(text);
+        let known = known.get_mut(shard).ok_or_else(|| Error::invalid("there is no such shard"))?;
+        let index = known.map_or_else(|| u32::try_from(keys.add(&stream.key(shard))), Ok);
+        let index = index.map_err(|_| Error::invalid("there are too many streams"))?;
+        *known = Some(index);
+        Ok(index)
+    };
+    (0..array.len()).map(index).collect()
 }

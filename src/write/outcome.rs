@@ -5,7 +5,7 @@ use std::ops::Range;
 use arrow_array::builder::StringViewBuilder;
 use arrow_array::{Array, StringViewArray};
 
-use super::request::RowsBefore;
+use super::request::{RowsBefore, WriteRequest};
 use crate::client::Client;
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, counted};
@@ -111,6 +111,17 @@ impl WriteFailure {
             _ => self.error = self.error.with_context("rows in", before.written.to_string()),
         }
         self
+    }
+
+    /// The failure as the caller of a write is told of it.
+    pub(super) fn told(self, client: &Client, request: &WriteRequest) -> Self {
+        self.without_password(client).after(request.before)
+    }
+
+    /// Whether nothing is in because a key holds no stream.
+    pub(super) fn is_of_a_wrong_type(&self) -> bool {
+        let nothing_is_in = self.written.rows == 0 && self.unknown.is_empty();
+        nothing_is_in && self.error.kind() == ErrorKind::WrongType
     }
 
     /// How many rows were to be written.

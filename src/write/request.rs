@@ -7,6 +7,7 @@ use super::known_streams::KnownStreams;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::payload::PayloadFormat;
+use crate::shard::ShardedStream;
 
 /// How rows become entries of streams. Made by [`WriteRequest::new`] or
 /// [`WriteRequest::to_streams_of`] and changed by its `with_` methods.
@@ -54,6 +55,8 @@ pub(super) enum Target {
     One(Vec<u8>),
     /// The one that this column names.
     Column(String),
+    /// The shard of this stream that the text of a column says.
+    Shards(ShardedStream),
 }
 
 /// Where entry IDs come from.
@@ -137,6 +140,17 @@ impl WriteRequest {
     /// [`with_fields`](Self::with_fields) says so.
     pub fn to_streams_of(column: &str) -> Self {
         WriteRequest::to(Target::Column(column.to_owned()))
+    }
+
+    /// Each row into the shard that its column of the name [`by`](ShardedStream::by) says, which is a
+    /// field too. The stream is created where nothing is at its name.
+    pub fn to_shards(stream: ShardedStream) -> Self {
+        WriteRequest::to(Target::Shards(stream))
+    }
+
+    /// The same into the shards of a stream.
+    pub(super) fn into_shards(self, stream: ShardedStream) -> Self {
+        WriteRequest { stream: Target::Shards(stream), ..self }
     }
 
     /// The same for another stream.
@@ -284,6 +298,7 @@ impl WriteRequest {
     pub(super) fn stream_name(&self) -> Option<String> {
         match &self.stream {
             Target::One(key) => Some(String::from_utf8_lossy(key).into_owned()),
+            Target::Shards(stream) => Some(String::from_utf8_lossy(stream.name()).into_owned()),
             Target::Column(_) => None,
         }
     }

@@ -166,7 +166,7 @@ impl Rows {
             let key = match (entry.stream.take(), &request.stream) {
                 (Some(stream), _) => keys.add(&stream),
                 (None, Target::One(stream)) => keys.add(stream),
-                (None, Target::Column(_)) => 0,
+                (None, Target::Column(_) | Target::Shards(_)) => 0,
             };
             (key, entry)
         };

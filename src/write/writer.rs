@@ -10,12 +10,13 @@ use super::ends::Ends;
 use super::outcome::{Ids, WriteFailure, Written};
 use super::pipeline::Pipeline;
 use super::preflight::{check_type, preflight};
-use super::request::WriteRequest;
+use super::request::{Target, WriteRequest};
 use super::rows::{IdmpProducer, Rows};
 use super::scattered::write_scattered;
 use crate::client::{Client, Questions, slot_of, tagged};
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::resp::type_of;
+use crate::shard::{claim, sharded_stream};
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
 ///
@@ -37,10 +38,29 @@ pub async fn write(
     request: &WriteRequest,
 ) -> Result<Written, WriteFailure> {
     let total = batches.iter().map(RecordBatch::num_rows).sum();
-    match Rows::new(batches, request) {
-        Ok(rows) => write_rows(client, rows, request).await,
-        Err(error) => Err(WriteFailure::before_the_first(error, total).after(request.before)),
+    let unsent = |error| WriteFailure::before_the_first(error, total).after(request.before);
+    let rows = Rows::new(batches, request).map_err(unsent)?;
+    if let Target::Shards(stream) = &request.stream
+        && !request.known_streams.contains(stream.name())
+    {
+        let claimed = request.control.unless_stopped(claim(client, stream)).await;
+        claimed
+            .unwrap_or_else(|| Err(stopped_before_the_first(total, request.before)))
+            .map_err(|error| unsent(error).without_password(client))?;
+        request.known_streams.add(stream.name());
     }
+    let mut written = write_prepared(client, rows, request).await;
+    if let (Err(failure), Target::One(name)) = (&written, &request.stream)
+        && failure.is_of_a_wrong_type()
+        // What is no stream may be one over several keys.
+        && let Some(Ok(Some(stream))) =
+            request.control.unless_stopped(sharded_stream(client, name)).await
+    {
+        let request = request.clone().into_shards(stream);
+        let rows = Rows::new(batches, &request).map_err(unsent)?;
+        written = write_prepared(client, rows, &request).await;
+    }
+    written.map_err(|failure| failure.told(client, request))
 }
 
 pub(super) async fn write_rows(
@@ -49,7 +69,7 @@ pub(super) async fn write_rows(
     request: &WriteRequest,
 ) -> Result<Written, WriteFailure> {
     let written = write_prepared(client, rows, request).await;
-    written.map_err(|failure| failure.without_password(client).after(request.before))
+    written.map_err(|failure| failure.told(client, request))
 }
 
 async fn write_prepared(

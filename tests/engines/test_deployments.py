@@ -29,3 +29,6 @@ def test_streams_elsewhere(engine: Engine, deployment: str, request: pytest.Fixt
         assert sorted(rows.filter(_stream=stream)["n"]) == [*range(1_000)]
     engine.module.write_stream(engine.of(rows.select("n")), url, "out")
     assert sorted(redfloe.read_stream(url, "out", {"n": int})["n"]) == sorted([*range(1_000)] * 4)
+    redfloe.write_stream(url, pl.DataFrame({"n": range(1_000)}), "many", shards=8, shard_by="n")
+    rows = engine.frame(engine.module.read_stream(url, "many", {"n": pl.Int64}, **options))
+    assert sorted(rows["n"]) == [*range(1_000)]

@@ -23,7 +23,9 @@ from redfloe._consuming.running import RunsHandlers
 from redfloe._consuming.sessions import Sessions
 from redfloe._consuming.stats import ConsumerStats
 from redfloe._core import RedisConnection, check_connection, connect
+from redfloe._errors import RedfloeError
 from redfloe._options import ColumnOptions, complete, takes
+from redfloe._reading.shards import found_over_shards
 from redfloe._reprs import position, target
 
 if TYPE_CHECKING:
@@ -280,8 +282,18 @@ class StreamConsumer(Sessions, RunsHandlers):
         _core.empty_batch(request)  # the schema and the options are checked there
         check_connection(url)
         if member is not None and member["dead_letter"] is not None:
-            for key in streams if isinstance(streams, list) else [streams]:
-                _core.check_dead_letter(url, key, member["dead_letter"])
+            try:
+                for key in streams if isinstance(streams, list) else [streams]:
+                    _core.check_dead_letter(url, key, member["dead_letter"])
+            except ValueError:
+                # Those of a sharded stream are in the shards' slots.
+                try:
+                    found = found_over_shards(url, request)
+                except RedfloeError:  # which the loop would raise
+                    found = None
+                if found is None:
+                    raise
+                request = found
         names = CheckpointNames(checkpoint_name, request)
         super().__init__(
             url,

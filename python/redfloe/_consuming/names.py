@@ -19,6 +19,10 @@ class CheckpointNames:
         self._many = request["many"]
         self._member = request["group"]
 
+    def over_shards(self, request: Request) -> None:
+        """Name the checkpoints of a sharded stream's shards from now on."""
+        self._many = request["many"]
+
     def of(self, key: bytes) -> str:
         """Give the name of a stream's checkpoint."""
         if self._name is not None:

@@ -62,6 +62,11 @@ class Position:
         if type(self._store) is RedisCheckpointStore:  # a subclass may do more
             self._of_loop = LoopCheckpoints(self._store, reader, request)
 
+    def over_shards(self, request: Request) -> None:
+        """Serve the shards of the stream from now on."""
+        self._names.over_shards(request)
+        self._progress = None
+
     def stop(self) -> None:
         """Have the loop wait for its store no longer than a second; from any thread."""
         self._begins_now = False  # perhaps without the checkpoints, which it must not replace

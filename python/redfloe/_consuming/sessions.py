@@ -10,11 +10,12 @@ from redfloe._batch import AsyncBatch, Batch
 from redfloe._beside import take_out, with_fields
 from redfloe._consuming.loop import Entered, Loop
 from redfloe._consuming.signals import StopSignals
-from redfloe._errors import RedfloeError
+from redfloe._errors import RedfloeError, WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._log import log_live
 from redfloe._reading.follow import AsyncBatches
+from redfloe._reading.shards import found_over_shards, found_over_shards_async
 from redfloe._rows import Source
 
 if TYPE_CHECKING:
@@ -155,9 +156,29 @@ class Sessions(Entered):
         if self._left:
             return None
         reader = self._blocking()
-        self._position.start(reader)
-        self._position.done(in_loop=True)
-        return reader.next_offer(self._batch)
+        try:
+            self._position.start(reader)
+            self._position.done(in_loop=True)
+            return reader.next_offer(self._batch)
+        except WrongTypeError:
+            found = found_over_shards(self._connection, self._request)
+            if not self._begins_over(found, reader):
+                raise
+        return self._offer()
+
+    def _begins_over(
+        self, found: Request | None, reader: _core.BatchReader | _core.AsyncBatchReader
+    ) -> bool:
+        """Begin the session again where the stream turned out to be a sharded one, if it did."""
+        if self._reader is not reader:  # another thread or task was quicker
+            return True
+        if found is None:
+            return False
+        self._request = found
+        self._position.over_shards(found)
+        self._open, self._batches = False, None
+        self._sessions -= 1
+        return True
 
     # In an event loop
 
@@ -222,10 +243,16 @@ class Sessions(Entered):
         if self._left:
             return None
         reader, batches = await self._awaiting()
-        await self._position.start_async(reader)
-        if self._position.is_due():
-            await self._position.save_async(in_loop=True)
-        return await batches.next(self._async_batch)
+        try:
+            await self._position.start_async(reader)
+            if self._position.is_due():
+                await self._position.save_async(in_loop=True)
+            return await batches.next(self._async_batch)
+        except WrongTypeError:
+            found = await found_over_shards_async(self._connection, self._request)
+            if not self._begins_over(found, reader):
+                raise
+        return await self._offer_async()
 
     def _ask_ahead(self) -> None:
         """Have the next batch made ready in an event loop, while the one before is worked on."""

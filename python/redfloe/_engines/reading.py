@@ -12,11 +12,12 @@ import pyarrow as pa
 from redfloe import _core, _errors
 from redfloe._arguments import Many, Request, Streams, as_key, make_request
 from redfloe._core import StreamReader
-from redfloe._errors import RedfloeError, SchemaError
+from redfloe._errors import RedfloeError, SchemaError, WrongTypeError
 from redfloe._frame import of_batch
 from redfloe._reading.partitions import partitions_of
 from redfloe._reading.pinning import NOTHING, narrowed, wanted
 from redfloe._reading.scan import projected, with_fields
+from redfloe._reading.shards import found_over_shards
 from redfloe._words import counted
 
 if TYPE_CHECKING:
@@ -88,7 +89,13 @@ class BoundedRead:
             msg = "there is no column to read, and engines do not count rows without columns"
             raise SchemaError(msg)
         planning = request | {"many": many}
-        return cls(url, request, planning, _core.pin_streams(url, planning))
+        try:
+            return cls(url, request, planning, _core.pin_streams(url, planning))
+        except WrongTypeError:
+            found = found_over_shards(url, request)
+            if found is None:
+                raise
+        return cls(url, found, found, _core.pin_streams(url, found))
 
     def __repr__(self) -> str:
         streams = len(self._bounds)

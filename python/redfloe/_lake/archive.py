@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from redfloe import _core
 from redfloe._arguments import Milliseconds, Streams, one_of, positive
 from redfloe._consuming.handling import without_waiting
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
+from redfloe._reading.shards import shards_of, shards_of_async
 
 if TYPE_CHECKING:
     import os
@@ -143,11 +145,11 @@ def archive(
     [('click', 10, datetime.date(2024, 1, 1)), ('view', None, datetime.date(2024, 1, 1))]
     """
     url = _core.connect(url)
-    job = _job(
+    make = partial(
+        _job,
         url,
-        stream,
-        schema,
-        start_id,
+        schema=schema,
+        start_id=start_id,
         to=to,
         format=format,
         partition_by=partition_by,
@@ -165,6 +167,9 @@ def archive(
     )
     from redfloe._lake.job import Blocking
 
+    job = make(stream)
+    if shards := shards_of(url, stream):  # now, since the place of an archive depends on it
+        job = make(shards)
     return without_waiting(job.run(Blocking()))
 
 
@@ -218,11 +223,11 @@ async def archive_async(
     2
     """
     url = _core.connect(url)
-    job = _job(
+    make = partial(
+        _job,
         url,
-        stream,
-        schema,
-        start_id,
+        schema=schema,
+        start_id=start_id,
         to=to,
         format=format,
         partition_by=partition_by,
@@ -240,6 +245,9 @@ async def archive_async(
     )
     from redfloe._lake.job import InEventLoop
 
+    job = make(stream)
+    if shards := await shards_of_async(url, stream):
+        job = make(shards)
     return await job.run(InEventLoop())
 
 

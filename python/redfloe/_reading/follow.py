@@ -17,9 +17,11 @@ from redfloe._arguments import (
     make_group,
     make_request,
 )
+from redfloe._errors import WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
+from redfloe._reading.shards import found_over_shards, found_over_shards_async
 from redfloe._reprs import position, target
 
 if TYPE_CHECKING:
@@ -56,7 +58,36 @@ class BatchIterator(Iterator[pl.DataFrame]):
 
     def _offer(self) -> _core.Offer[pl.DataFrame] | None:
         reader = self._reader
-        return None if reader is None else reader.next_offer(of_batch)
+        if reader is None:
+            return None
+        try:
+            return reader.next_offer(of_batch)
+        except WrongTypeError:
+            if not self._begin_over_shards(reader):
+                raise
+        return self._offer()
+
+    def _start(self) -> None:
+        """Resolve what the reading starts with now, rather than with the first batch."""
+        reader = self._reader
+        if reader is None:
+            return
+        try:
+            reader.start()
+        except WrongTypeError:
+            if not self._begin_over_shards(reader):
+                raise
+            self._start()
+
+    def _begin_over_shards(self, reader: _core.BatchReader) -> bool:
+        """Begin again where the stream turned out to be a sharded one, if it did."""
+        if self._reader is reader:  # no other thread was quicker
+            found = found_over_shards(self._connection, self._request)
+            if found is None:
+                return False
+            self._request = found
+            self._reader = _core.BatchReader(self._connection, found, follow=True)
+        return True
 
     def __next__(self) -> pl.DataFrame:
         offer = self._offer()
@@ -148,7 +179,24 @@ class AsyncBatchIterator(AsyncIterator[pl.DataFrame]):
         return f"{type(self).__name__}({where}, {self._batches!r})"
 
     async def _offer(self) -> _core.Offer[pl.DataFrame] | None:
-        return await self._batches.next(of_batch)
+        batches = self._batches
+        try:
+            return await batches.next(of_batch)
+        except WrongTypeError:
+            if not await self._begin_over_shards(batches):
+                raise
+        return await self._offer()
+
+    async def _begin_over_shards(self, batches: AsyncBatches) -> bool:
+        """Begin again where the stream turned out to be a sharded one, if it did."""
+        found = await found_over_shards_async(self._connection, self._request)
+        if self._batches is not batches:  # another task was quicker
+            return True
+        if found is None:
+            return False
+        self._request = found
+        self._batches = AsyncBatches(_core.AsyncBatchReader(self._connection, found, follow=True))
+        return True
 
     async def __anext__(self) -> pl.DataFrame:
         offer = await self._offer()
@@ -324,10 +372,10 @@ def iter_stream(
         on_idle=on_idle,
         options=complete(options, iter_stream),
     )
-    reader = _core.BatchReader(url, request, follow=True)
+    batches = BatchIterator(_core.BatchReader(url, request, follow=True), url, request)
     if request["group"] is not None or request["start_id"] == "$" or request["must_exist"]:
-        reader.start()
-    return BatchIterator(reader, url, request)
+        batches._start()
+    return batches
 
 
 @takes(DecodeOptions)

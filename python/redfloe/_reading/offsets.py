@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from redfloe import _core
 from redfloe._arguments import Streams, as_key, natural
+from redfloe._errors import WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._ids import entry_id
+from redfloe._reading.shards import shards_of, shards_of_async
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +41,8 @@ def stream_offsets(
     url : str or RedisConnection
         As for `read_stream`.
     stream : str, bytes, or several of them
-        The stream's key, or those of several streams.
+        The stream's key, or those of several streams. Of a sharded stream the result has its
+        shards.
     at : str, int, date or datetime, default "$"
         ``"$"`` is after the newest entries now, ``"-"`` before the oldest, and an ID or a time is
         that of the first entry wanted.
@@ -67,6 +70,12 @@ def stream_offsets(
     url = _core.connect(url)
     keys = _keys(stream)
     start_id = entry_id(at, "at", round_up=True)
+    try:
+        return _named(keys, _core.stream_offsets(url, keys, start_id).wait())
+    except WrongTypeError:
+        keys = shards_of(url, stream)
+        if not keys:
+            raise
     return _named(keys, _core.stream_offsets(url, keys, start_id).wait())
 
 
@@ -95,6 +104,12 @@ async def stream_offsets_async(
     url = _core.connect(url)
     keys = _keys(stream)
     start_id = entry_id(at, "at", round_up=True)
+    try:
+        return _named(keys, await completed(_core.stream_offsets(url, keys, start_id).start()))
+    except WrongTypeError:
+        keys = await shards_of_async(url, stream)
+        if not keys:
+            raise
     return _named(keys, await completed(_core.stream_offsets(url, keys, start_id).start()))
 
 

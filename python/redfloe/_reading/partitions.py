@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Request, Streams, make_request, positive
+from redfloe._arguments import Request, Streams, as_key, make_request, positive
 from redfloe._core import StreamReader
+from redfloe._errors import WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DEFAULTS, ReadOptions, complete, takes
 from redfloe._reading.offsets import as_pair, offset_in, pair_after
 from redfloe._reading.scan import with_fields
+from redfloe._reading.shards import shards_of, shards_of_async
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -234,6 +236,15 @@ def _split_request(
     return request, is_of_several
 
 
+def _are_of_others(stream: Streams, up_to: Mapping[str, str] | None) -> bool:
+    """Tell whether offsets are given, and none of the one stream."""
+    return (
+        bool(up_to)
+        and isinstance(stream, str | bytes)
+        and readable(as_key(stream, "stream")) not in (up_to or {})
+    )
+
+
 def split_stream(
     url: str | RedisConnection,
     stream: Streams,
@@ -264,7 +275,7 @@ def split_stream(
         As for `read_stream`.
     stream : str, bytes, or several of them
         The stream's key, or those of several streams, which are laid one after the other and cut:
-        a partition may have parts of several.
+        a partition may have parts of several. A sharded stream is cut as the list of its shards is.
     n : int
         How many partitions, at most; there are fewer where there are not as many entries.
     start_id, end_id : str, int, date or datetime, default "-" and "+"
@@ -297,8 +308,21 @@ def split_stream(
     2
     """
     url = _core.connect(url)
-    request, is_of_several = _split_request(stream, n, start_id, end_id, after, up_to, must_exist)
-    return partitions_of(url, request, is_of_several, _core.split_stream(url, request, n).wait())
+    asked: tuple[Any, ...] = (n, start_id, end_id, after, up_to, must_exist)
+    request, is_of_several = _split_request(stream, *asked)
+    try:
+        split = _core.split_stream(url, request, n).wait()
+    except WrongTypeError:
+        shards = shards_of(url, stream)
+        if not shards:
+            raise
+    else:
+        # Offsets of shards leave nothing of the name to be asked for.
+        shards = shards_of(url, stream) if _are_of_others(stream, up_to) else []
+    if shards:
+        request, is_of_several = _split_request(shards, *asked)
+        split = _core.split_stream(url, request, n).wait()
+    return partitions_of(url, request, is_of_several, split)
 
 
 async def split_stream_async(
@@ -332,6 +356,17 @@ async def split_stream_async(
     2
     """
     url = _core.connect(url)
-    request, is_of_several = _split_request(stream, n, start_id, end_id, after, up_to, must_exist)
-    split = await completed(_core.split_stream(url, request, n).start())
+    asked: tuple[Any, ...] = (n, start_id, end_id, after, up_to, must_exist)
+    request, is_of_several = _split_request(stream, *asked)
+    try:
+        split = await completed(_core.split_stream(url, request, n).start())
+    except WrongTypeError:
+        shards = await shards_of_async(url, stream)
+        if not shards:
+            raise
+    else:
+        shards = await shards_of_async(url, stream) if _are_of_others(stream, up_to) else []
+    if shards:
+        request, is_of_several = _split_request(shards, *asked)
+        split = await completed(_core.split_stream(url, request, n).start())
     return partitions_of(url, request, is_of_several, split)

@@ -22,6 +22,7 @@ from redfloe._frame import of_batch
 from redfloe._options import DEFAULTS, ReadOptions, complete, takes
 from redfloe._progress import Bar, check_bar, shown_of, with_bar
 from redfloe._reading.follow import AsyncBatches
+from redfloe._reading.shards import over_shards, over_shards_async
 from redfloe._schema import as_schema
 
 if TYPE_CHECKING:
@@ -183,11 +184,25 @@ class _Prepared(NamedTuple):
 
 
 def _read(url: RedisConnection, prepared: _Prepared) -> pl.DataFrame:
+    if prepared.request["group"] is not None:  # others look at shards in the core
+        return over_shards(
+            url,
+            prepared.request,
+            lambda request: _core.read_stream(url, _core.PreparedRead(request), of_batch),
+        )
     return _core.read_stream(url, prepared.checked, of_batch)
 
 
 async def _read_async(url: RedisConnection, prepared: _Prepared) -> pl.DataFrame:
-    frame, rest = await completed(_core.start_read_stream(url, prepared.checked, of_batch))
+    if prepared.request["group"] is not None:
+        return await over_shards_async(
+            url, prepared.request, lambda request: _checked_async(url, _core.PreparedRead(request))
+        )
+    return await _checked_async(url, prepared.checked)
+
+
+async def _checked_async(url: RedisConnection, checked: _core.PreparedRead) -> pl.DataFrame:
+    frame, rest = await completed(_core.start_read_stream(url, checked, of_batch))
     if rest is not None:
         await completed(rest.start())
     return frame
@@ -269,6 +284,15 @@ _remembered = lru_cache(maxsize=256, typed=True)(_prepared_by_default)
 
 def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     """Read in batches, so that there is something to tell between them; None without an entry."""
+    return over_shards(url, request, lambda asked: _of_batches(url, asked))
+
+
+async def _read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
+    """Do the same in an event loop."""
+    return await over_shards_async(url, request, lambda asked: _of_batches_async(url, asked))
+
+
+def _of_batches(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     bounds = None
     if request["many"] is None and (bounds := _core.pin(url, request)) is None:
         return None
@@ -277,8 +301,7 @@ def _read_with_bar(url: RedisConnection, request: Request) -> pl.DataFrame | Non
     return _whole([of_batch(batch) for batch in batches])
 
 
-async def _read_with_bar_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
-    """Do the same in an event loop."""
+async def _of_batches_async(url: RedisConnection, request: Request) -> pl.DataFrame | None:
     bounds = None
     if request["many"] is None:
         bounds = await completed(_core.start_pin(url, request))

@@ -13,6 +13,7 @@ from polars.io.plugins import register_io_source
 from redfloe import _core
 from redfloe._arguments import Request, Streams, make_request
 from redfloe._core import RecordBatch, RedisConnection, StreamReader
+from redfloe._errors import WrongTypeError
 from redfloe._frame import of_batch
 from redfloe._options import ReadOptions, complete, takes
 from redfloe._progress import check_bar, shown_of, with_bar
@@ -25,6 +26,7 @@ from redfloe._reading.pinning import (
     pin,
     wanted,
 )
+from redfloe._reading.shards import found_over_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -295,6 +297,33 @@ class _Scan:
 
         if predicate is not None:
             predicate = without_dynamic(predicate)
+        frames = self._frames(with_columns, predicate, n_rows, batch_size)
+        try:
+            first = next(frames)
+        except WrongTypeError:
+            if not self._is_sharded():
+                raise
+            frames = self._frames(with_columns, predicate, n_rows, batch_size)
+            first = next(frames)
+        yield first
+        yield from frames
+
+    def _is_sharded(self) -> bool:
+        """Look whether the stream is a sharded one, and read its shards from now on."""
+        request = self._request()
+        found = found_over_shards(self._url, request)
+        if found is not None:
+            self._request = _Once(partial(_same, found))
+        # Another thread may have found it before.
+        return found is not None or request["many"] is not None
+
+    def _frames(
+        self,
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
         names = self.schema() if with_columns is None else with_columns
         request = projected(self._request(), names)
         request["batch_size"] = batch_size or _BATCH_SIZE
@@ -390,6 +419,10 @@ class _Once(Generic[_T]):
     def __setstate__(self, state: tuple[Callable[[], _T], list[_T]]) -> None:
         self._compute, self._values = state
         self._lock = Lock()
+
+
+def _same(request: Request) -> Request:
+    return request
 
 
 def _found(url: RedisConnection, request: Request, pattern: bytes | None) -> Request:

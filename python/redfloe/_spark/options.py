@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from redfloe._core import RedisConnection
 from redfloe._engines.writing import RowOptions
 from redfloe._ids import entry_id
 from redfloe._options import DecodeOptions
+from redfloe._reading.shards import shards_of
 from redfloe._words import did_you_mean
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ class Options:
             msg = f"the option {name} must be true or false, not {text!r}"
             raise ValueError(msg)
         return text == "true"
+
+    def over_shards(self) -> Options:
+        """Give the same of a sharded stream's shards."""
+        shards = shards_of(self.url, self.stream)
+        return replace(self, stream=[key.decode() for key in shards]) if shards else self
 
     @property
     def streams(self) -> list[str]:

@@ -77,6 +77,7 @@ impl Lane {
         if options.own_pending != OwnPending::Skip {
             ledger.read_own_pending();
         }
+        let dead_letter = options.dead_letter_of(&stream);
         Lane {
             number: 0,
             member: Member {
@@ -85,7 +86,7 @@ impl Lane {
                 stream,
                 group: options.group.clone(),
                 consumer: options.consumer.clone(),
-                dead_letter: options.dead_letter.as_ref().map(|dead| dead.stream.clone()),
+                dead_letter,
                 reclaim_min_idle: options.reclaim.map(|reclaim| reclaim.min_idle),
                 is_found: false,
                 outlives_group: options.recreates(),

@@ -125,9 +125,11 @@ impl Parts {
 
     /// Refuses dead letters that are, in a cluster, in another slot than one of the streams.
     fn check_dead_letters(&self) -> Result<()> {
-        let Some(dead) = &self.options.dead_letter else { return Ok(()) };
-        let mut streams = self.unplaced.iter().map(|lane| &lane.member.stream);
-        streams.try_for_each(|stream| check_slots(stream, &dead.stream))
+        let mut members = self.unplaced.iter().map(|lane| &lane.member);
+        members.try_for_each(|member| match &member.dead_letter {
+            Some(dead) => check_slots(&member.stream, dead),
+            None => Ok(()),
+        })
     }
 
     /// These match the pattern now, and the one that takes the dead letters, which is none of the

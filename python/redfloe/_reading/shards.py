@@ -1,0 +1,104 @@
+"""Streams that turn out to be sharded ones: what was asked of the name is asked of the shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from redfloe import _core
+from redfloe._arguments import Many, as_key
+from redfloe._errors import AuthenticationError, WrongTypeError
+from redfloe._event_loop import completed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redfloe._arguments import Request, Streams
+    from redfloe._core import RedisConnection
+
+T = TypeVar("T")
+
+
+def over_shards(url: RedisConnection, request: Request, ask: Callable[[Request], T]) -> T:
+    """Ask for what a request says; where its stream is a sharded one, of its shards.
+
+    Only a server that answers WRONGTYPE is asked what the stream is (HGETALL).
+    """
+    try:
+        return ask(request)
+    except WrongTypeError:
+        found = found_over_shards(url, request)
+        if found is None:
+            raise
+    return ask(found)
+
+
+async def over_shards_async(
+    url: RedisConnection, request: Request, ask: Callable[[Request], Awaitable[T]]
+) -> T:
+    """Do the same in an event loop."""
+    try:
+        return await ask(request)
+    except WrongTypeError:
+        found = await found_over_shards_async(url, request)
+        if found is None:
+            raise
+    return await ask(found)
+
+
+def found_over_shards(url: RedisConnection, request: Request) -> Request | None:
+    """Give the request of a stream's shards, where it is a sharded one."""
+    if request["many"] is not None:
+        return None
+    return _of(request, _finding(url, request).wait())
+
+
+async def found_over_shards_async(url: RedisConnection, request: Request) -> Request | None:
+    """Do the same in an event loop."""
+    if request["many"] is not None:
+        return None
+    return _of(request, await completed(_finding(url, request).start()))
+
+
+def shards_of(url: RedisConnection, stream: Streams) -> list[bytes]:
+    """Give the keys of the shards, where a single stream is a sharded one; else nothing."""
+    if not isinstance(stream, str | bytes):
+        return []
+    try:
+        found = _core.find_shards(url, as_key(stream, "stream")).wait()
+    except AuthenticationError:  # who may not ask is taken to read a plain stream
+        return []
+    return [] if found is None else found.keys
+
+
+async def shards_of_async(url: RedisConnection, stream: Streams) -> list[bytes]:
+    """Give the same in an event loop."""
+    if not isinstance(stream, str | bytes):
+        return []
+    try:
+        found = await completed(_core.find_shards(url, as_key(stream, "stream")).start())
+    except AuthenticationError:
+        return []
+    return [] if found is None else found.keys
+
+
+def _of(request: Request, shards: _core.Shards | None) -> Request | None:
+    if shards is None:
+        return None
+    many = Many(
+        streams=shards.keys,
+        order=request["order"],
+        on_schema_mismatch=request["on_schema_mismatch"],
+        compare_dtypes=True,
+        pattern=None,
+        ranges=None,
+    )
+    group = request["group"]
+    if group is not None:
+        group = group | {"by_shard": True}
+    return request | {"many": many, "group": group}
+
+
+def _finding(url: RedisConnection, request: Request) -> _core.Operation[_core.Shards | None]:
+    group = request["group"]
+    dead_letter = None if group is None else group["dead_letter"]
+    return _core.find_shards(url, request["stream"], dead_letter)

@@ -1,0 +1,88 @@
+//! Asks a server what is at a sharded stream's name, and writes it there.
+
+use redis::Value;
+
+use super::layout::ShardedStream;
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::{cmd, command, text};
+
+/// Writes the hash unless something is there, and gives what is there then, in one step.
+const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
+                     redis.call('HSET', KEYS[1], unpack(ARGV)) end \
+                     return redis.call('HGETALL', KEYS[1])";
+
+/// The sharded stream of that name (HGETALL, Redis 2.0); `None` where the key holds no such thing.
+///
+/// # Errors
+///
+/// Every kind that connecting or the server can raise;
+/// [`Response`](ErrorKind::Response) where another version has written what this one cannot read.
+pub async fn sharded_stream(client: &Client, name: &[u8]) -> Result<Option<ShardedStream>> {
+    let asked = client.session_for(name).value(&command(&[b"HGETALL", name])).await;
+    match asked {
+        Ok(value) => ShardedStream::parse(name, &pairs(&value)),
+        Err(error) if error.kind() == ErrorKind::WrongType => Ok(None),
+        Err(error) => Err(about(error, name)),
+    }
+}
+
+/// Makes sure that the sharded stream is there as it is wanted: creates it (a script of HSET, Redis 4.0)
+/// where nothing is at its name.
+///
+/// # Errors
+///
+/// [`InvalidArgument`](ErrorKind::InvalidArgument) where it has other shards,
+/// [`WrongType`](ErrorKind::WrongType) where something else is at its name; and as [`sharded_stream`].
+pub(crate) async fn claim(client: &Client, wanted: &ShardedStream) -> Result<()> {
+    let name = wanted.name();
+    let mut session = client.session_for(name);
+    let asking = command(&[b"HGETALL", name]);
+    let mut found = session.value(&asking).await;
+    if matches!(&found, Ok(value) if pairs(value).is_empty()) {
+        let mut script = cmd("EVAL");
+        script.arg(CLAIM).arg(1_u32).arg(name);
+        for (field, value) in wanted.fields() {
+            script.arg(field).arg(value.as_str());
+        }
+        found = session.value(&script.get_packed_command()).await;
+    }
+    let stream = match found {
+        Ok(value) => ShardedStream::parse(name, &pairs(&value))?,
+        Err(error) if error.kind() == ErrorKind::WrongType => None,
+        Err(error) => return Err(about(error, name)),
+    };
+    match stream {
+        Some(stream) => stream.check(wanted),
+        None => Err(about(
+            Error::new(
+                ErrorKind::WrongType,
+                "the key holds something else than a sharded stream, which needs a name of its own; \
+                 nothing has been sent",
+            )
+            .with_code("WRONGTYPE"),
+            name,
+        )),
+    }
+}
+
+fn about(error: Error, name: &[u8]) -> Error {
+    error.with_context("stream", String::from_utf8_lossy(name).into_owned())
+}
+
+/// The fields of a reply to HGETALL, which is a map or a list by turns.
+fn pairs(value: &Value) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let bytes = |value: &Value| text(value).map(<[u8]>::to_vec);
+    let pair = |(field, value): (&Value, &Value)| Some((bytes(field)?, bytes(value)?));
+    match value {
+        Value::Map(pairs) => pairs.iter().filter_map(|(f, v)| pair((f, v))).collect(),
+        value => {
+            let items = value.as_sequence().unwrap_or_default().chunks_exact(2);
+            let both = |items: &[Value]| match items {
+                [field, value] => pair((field, value)),
+                _ => None,
+            };
+            items.filter_map(both).collect()
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Sharded streams: one logical stream over several keys, so that it outgrows one server.
+//!
+//! The rows of `events` are in `events:{0-dnh}`, `events:{1-cep}` and so on, each in the one that the hash
+//! of a column's text says. The key `events` itself is a hash that says how: see [`ShardedStream`].
+
+mod layout;
+mod lookup;
+mod tags;
+
+pub use layout::ShardedStream;
+pub(crate) use layout::beside_shard;
+pub(crate) use lookup::claim;
+pub use lookup::sharded_stream;
+pub use tags::MOST_SHARDS;
