@@ -46,9 +46,12 @@ fn a_batch_that_was_handed_out_stays_the_same() {
 
 #[test]
 fn a_commit_without_an_input_is_applied_once() {
-    let bounds = Bounds { inputs: 1, crashes: 1, idles: 2, ..QUIET };
+    let bounds = Bounds { inputs: 1, crashes: 1, idles: 1, ..QUIET };
     holds(bounds, &["held", "busy", "applied", "again", "fenced", "conflict"]);
-    assert!(Explorer::explore(Bounds { idles: 1, ..FAILOVER }, Flaw::None).unwrap().idle);
+    for bounds in [Bounds { crashes: 1, idles: 2, ..QUIET }, Bounds { idles: 1, ..FAILOVER }] {
+        let bounds = Bounds { inputs: 0, ..bounds };
+        assert!(Explorer::explore(bounds, Flaw::None).unwrap().idle);
+    }
     for flaw in [Flaw::NoSequence, Flaw::GoesOn, Flaw::ReadsEarly] {
         let bounds = Bounds { inputs: 1, idles: 1, ..QUIET };
         Explorer::explore(bounds, flaw).expect_err(&format!("{flaw:?} was not found"));
@@ -65,6 +68,7 @@ fn each_input_is_applied_once_through_everything() {
         Bounds { acquisitions: 3, inputs: 1, failovers: 1, ..QUIET },
         Bounds { failovers: 1, releases: 1, renewals: 1, ..QUIET },
         Bounds { inputs: 3, crashes: 1, plans: 4, ..QUIET },
+        Bounds { acquisitions: 3, inputs: 1, crashes: 1, idles: 1, ..QUIET },
     ];
     let limit = torture() / u32::try_from(all.len()).unwrap();
     for bounds in all {
