@@ -69,6 +69,36 @@ def read_and_decode(url: str, workload: Workload) -> pl.DataFrame:
     return frame.with_columns(document).unnest("data")
 
 
+def read_packed(url: str, workload: Workload) -> pl.DataFrame:
+    """MessagePack maps whose keys are columns."""
+    import redfloe
+
+    return redfloe.read_stream(
+        url, workload.stream, schema=workload.schema, payload="data", payload_format="msgpack"
+    )
+
+
+def read_and_unpack(url: str, workload: Workload) -> pl.DataFrame:
+    """The same by redis-py and msgpack, whose dicts become a frame."""
+    import msgpack
+    import redis
+
+    ids: list[str] = []
+    rows: list[object] = []
+    start = "-"
+    with redis.Redis.from_url(url) as client:
+        while page := client.xrange(workload.stream, min=start, count=10_000):
+            for entry_id, fields in page:
+                ids.append(entry_id.decode())
+                rows.append(msgpack.unpackb(fields[b"data"]))
+            start = f"({ids[-1]}"
+    columns = pl.DataFrame(rows, schema=workload.schema)
+    ids_and_times = pl.DataFrame({"_id": ids}).with_columns(
+        pl.col("_id").str.split("-").list.first().cast(pl.Int64).alias("_ts")
+    )
+    return pl.concat([ids_and_times, columns], how="horizontal")
+
+
 def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
     """redis-py with hiredis, paged, into lists by column, into a frame that Polars casts."""
     import redis
@@ -293,6 +323,14 @@ PAYLOADS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     '`payload="data"`': read_payload,
     '`payload="data"`, one of the five keys': read_one_key,
     "text, then Polars' `str.json_decode`": read_and_decode,
+    '`payload_format="msgpack"`': read_packed,
+    "redis-py[hiredis], `msgpack.unpackb`, then a frame": read_and_unpack,
+}
+#: The streams that they read, where it is not the documents.
+PAYLOAD_STREAMS = {
+    "flat fields": "events",
+    '`payload_format="msgpack"`': "packed",
+    "redis-py[hiredis], `msgpack.unpackb`, then a frame": "packed",
 }
 CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redfloe `StreamConsumer`": consume,

@@ -50,6 +50,21 @@ for number = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
 end
 """
 
+#: The same, each as one MessagePack map.
+_PACKED = """
+local actions = {'click', 'view', 'purchase'}
+for number = tonumber(ARGV[1]), tonumber(ARGV[2]) - 1 do
+    redis.call('XADD', KEYS[1], string.format('%d-0', 1704067200000 + number), 'data',
+        cmsgpack.pack({
+            user = string.format('user_%06d_name', number * 7919 % 50000),
+            action = actions[number % 3 + 1],
+            amount = number * 31 % 100000,
+            score = number * 0.37,
+            valid = number % 2 == 1,
+        }))
+end
+"""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -72,6 +87,11 @@ def fill_with_events(client: redis.Redis, workload: Workload, script: str = _EVE
 def fill_with_documents(client: redis.Redis, workload: Workload) -> None:
     """Add the same as JSON, as producers write it."""
     fill_with_events(client, workload, _DOCUMENTS)
+
+
+def fill_with_packed(client: redis.Redis, workload: Workload) -> None:
+    """Add the same as MessagePack."""
+    fill_with_events(client, workload, _PACKED)
 
 
 #: In how many streams the same events are spread.
@@ -127,6 +147,13 @@ WORKLOADS = {
             1_000_000,
             EVENTS,
             fill_with_documents,
+        ),
+        Workload(
+            "packed",
+            "1,000,000 MessagePack maps of 5 keys",
+            1_000_000,
+            EVENTS,
+            fill_with_packed,
         ),
         Workload(
             "flights", "27,004 flights of 19 fields", 27_004, _flight_schema(), fill_with_flights

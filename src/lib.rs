@@ -26,6 +26,7 @@
 
 mod admin;
 mod client;
+mod compression;
 mod decode;
 mod dtype;
 mod entry_id;
@@ -54,6 +55,7 @@ pub use client::{
     AddressFuture, AddressMapper, Client, ConnectionOptions, Credentials, CredentialsFuture,
     CredentialsProvider, ReadFrom, TlsOptions, block_on, shared_client,
 };
+pub use compression::PayloadCompression;
 pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
 pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};

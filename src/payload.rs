@@ -1,5 +1,6 @@
 //! Which field holds a document, of which format, and what becomes of its keys.
 
+use crate::compression::{Inflater, PayloadCompression};
 use crate::error::{Error, Result, shorten};
 
 /// How a payload is written.
@@ -44,9 +45,15 @@ pub struct Payload {
     pub(crate) prefix: String,
     pub(crate) format: PayloadFormat,
     pub(crate) positions: Vec<String>,
+    pub(crate) compression: Option<PayloadCompression>,
+    pub(crate) max_bytes: usize,
 }
 
 impl Payload {
+    /// What a compressed payload may become, unless [`with_max_bytes`](Self::with_max_bytes) says
+    /// otherwise.
+    pub const MAX_BYTES: usize = 16 * 1024 * 1024;
+
     /// The document in this field; its keys are columns of their own names.
     pub fn new(field: impl Into<String>) -> Self {
         Payload {
@@ -55,6 +62,8 @@ impl Payload {
             prefix: String::new(),
             format: PayloadFormat::default(),
             positions: Vec::new(),
+            compression: None,
+            max_bytes: Self::MAX_BYTES,
         }
     }
 
@@ -91,6 +100,23 @@ impl Payload {
     pub fn with_positions(mut self, names: Vec<String>) -> Self {
         self.positions = names;
         self
+    }
+
+    /// How each payload is compressed, if it is.
+    pub fn with_compression(mut self, compression: Option<PayloadCompression>) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// How many bytes a payload may have once it is decompressed; one that has more does not fit.
+    pub fn with_max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// What decompresses the payloads, where they are compressed.
+    pub(crate) fn inflater(&self) -> Option<Inflater> {
+        self.compression.map(|compression| Inflater::new(compression, self.max_bytes))
     }
 
     /// The path up to its key at `depth`.

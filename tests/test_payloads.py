@@ -427,6 +427,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"payload": "data", "payload_format": "yaml"}, ValueError, 'must be "json" or "msgpack"'),
     ({"payload_format": "msgpack"}, ValueError, "payload_format needs a payload"),
     ({"payload": "data", "payload_fields": ["a"]}, ValueError, "payload_fields needs payload_f"),
+    ({"payload": "data", "payload_compression": "lz4"}, ValueError, 'must be "zstd" or "gzip"'),
+    ({"payload_compression": "zstd"}, ValueError, "payload_compression needs a payload"),
+    ({"payload": "data", "payload_max_bytes": -1}, ValueError, "payload_max_bytes"),
     ({**PACKED, "payload_fields": "a"}, TypeError, "must be several names, not str"),
     ({**PACKED, "payload_fields": ["a", "a"]}, ValueError, "names 'a' twice"),
 ]

@@ -63,6 +63,8 @@ class PayloadArguments(TypedDict):
     format: str
     #: The names of an array's values.
     fields: list[str]
+    compression: str | None
+    max_bytes: int
 
 
 class Decoding(TypedDict):
@@ -370,12 +372,24 @@ def check_format(payload_format: object, payload: object) -> str:
     return as_text(payload_format, "payload_format")
 
 
+def check_compression(compression: object, payload: object) -> str | None:
+    """Give how a payload is compressed, which it may be where there is one."""
+    if compression is None:
+        return None
+    one_of(compression, "payload_compression", "zstd", "gzip")
+    if payload is None:
+        msg = "payload_compression needs a payload, the field that is compressed"
+        raise ValueError(msg)
+    return as_text(compression, "payload_compression")
+
+
 def _payload(options: DecodeOptions) -> PayloadArguments | None:
     """Give the payload's field, and how its keys become columns."""
     path = as_text(options["payload_path"], "payload_path")
     prefix = check_name(options["payload_prefix"], "payload_prefix")
     payload = options["payload"]
     payload_format = check_format(options["payload_format"], payload)
+    compression = check_compression(options["payload_compression"], payload)
     names = options["payload_fields"]
     if names is not None and payload_format != "msgpack":
         msg = 'payload_fields needs payload_format="msgpack"'
@@ -387,6 +401,8 @@ def _payload(options: DecodeOptions) -> PayloadArguments | None:
             prefix=prefix,
             format=payload_format,
             fields=[] if names is None else _field_names(names),
+            compression=compression,
+            max_bytes=natural(options["payload_max_bytes"], "payload_max_bytes"),
         )
     if (path, prefix) != ("$", ""):
         msg = "payload_path and payload_prefix need a payload, the field that holds JSON"

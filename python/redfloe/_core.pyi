@@ -50,6 +50,7 @@ __all__ = [
     "checked_arrow_stream",
     "claim_entries",
     "commit_staged",
+    "compress",
     "connect",
     "consumer_info",
     "create_group",
@@ -899,6 +900,7 @@ def check_offsets(
     after: list[str],
     are_entries: bool,
 ) -> Operation[None]: ...
+def compress(payload: bytes, compression: str) -> bytes: ...
 def staged_key(stream: bytes, parts: list[bytes]) -> bytes: ...
 def prepare_staging(
     server: str | RedisConnection, key: bytes, expiry_ms: int

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 #: How a payload is written.
 PayloadFormat: TypeAlias = Literal["json", "msgpack"]
+PayloadCompression: TypeAlias = Literal["zstd", "gzip"]
+
+#: What a compressed payload may become.
+MAX_BYTES = 16 * 1024 * 1024
 
 NullValues: TypeAlias = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
@@ -77,6 +81,10 @@ class ColumnOptions(TypedDict, total=False):
     payload_fields : sequence of str, optional
         With MessagePack: the names of the values where a payload is an array in place of a map, in
         their order. Values at its end may be missing; further ones have no name, and no column.
+    payload_compression : {"zstd", "gzip"}, optional
+        How each payload is compressed, by itself.
+    payload_max_bytes : int, default 16 MiB
+        How many bytes a payload may have once it is decompressed. One that has more does not fit.
     payload_path : str, default "$"
         The path in the document to the object whose keys become columns: ``"$.after"``,
         ``"$.a.b"``, or ``'$["a key"]'``. An entry without it has nulls.
@@ -109,6 +117,8 @@ class ColumnOptions(TypedDict, total=False):
     payload_prefix: str
     payload_format: PayloadFormat
     payload_fields: Sequence[str] | None
+    payload_compression: PayloadCompression | None
+    payload_max_bytes: int
     must_exist: bool
 
 
@@ -173,6 +183,8 @@ _EVERY = ReadOptions(
     payload_prefix="",
     payload_format="json",
     payload_fields=None,
+    payload_compression=None,
+    payload_max_bytes=MAX_BYTES,
     must_exist=False,
     on_error="raise",
     order="stream",

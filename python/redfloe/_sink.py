@@ -13,7 +13,7 @@ from redfloe._core import RedisConnection
 from redfloe._errors import DataLossError, OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._event_loop import in_thread
 from redfloe._ids import EntryIdLike
-from redfloe._options import PayloadFormat
+from redfloe._options import PayloadCompression, PayloadFormat
 from redfloe._progress import bar_or, check_progress, shown
 from redfloe._words import counted
 from redfloe._write import Progress, error_of
@@ -38,6 +38,7 @@ def sink_stream(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
     chunk_size: int = 50_000,
@@ -57,7 +58,9 @@ def sink_stream(
         The query.
     stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, payload, payload_format, on_empty_row, idempotent
+    batch_size, fields, null_values, payload, payload_format, payload_compression, on_empty_row
+        As for `write_stream`.
+    idempotent
         As for `write_stream`.
     chunk_size : int, default 50_000
         How many rows the engine gives at a time.
@@ -112,6 +115,7 @@ def sink_stream(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         idempotent=idempotent,
     )
@@ -161,6 +165,7 @@ async def sink_stream_async(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
     chunk_size: int = 50_000,
@@ -178,7 +183,9 @@ async def sink_stream_async(
     ----------
     url, lf, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `sink_stream`.
-    batch_size, fields, null_values, payload, payload_format, on_empty_row, idempotent, chunk_size
+    batch_size, fields, null_values, payload, payload_format, payload_compression, on_empty_row
+        As for `sink_stream`.
+    idempotent, chunk_size
         As for `sink_stream`.
     progress : callable or bool, optional
         As for `sink_stream`; it is called in the event loop.
@@ -226,6 +233,7 @@ async def sink_stream_async(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         idempotent=idempotent,
     )

@@ -10,7 +10,7 @@ from redfloe._core import RedisConnection
 from redfloe._errors import OutcomeUnknownError, WriteError
 from redfloe._frame import ArrowStream
 from redfloe._ids import EntryIdLike
-from redfloe._options import PayloadFormat
+from redfloe._options import PayloadCompression, PayloadFormat
 from redfloe._progress import bar_or, check_progress, shown
 from redfloe._write_arguments import NullTexts, make_write
 from redfloe._writing import sending
@@ -36,6 +36,7 @@ def write_stream(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
@@ -91,6 +92,8 @@ def write_stream(
     payload_format : {"json", "msgpack"}, default "json"
         How that object is written: as JSON, or as a MessagePack map, where Binary is bytes and a
         Datetime with a time zone is a timestamp.
+    payload_compression : {"zstd", "gzip"}, optional
+        Compress each payload by itself.
     on_empty_row : {"raise", "skip"}, default "raise"
         What to do with a row of nulls only, which no entry can be: refuse the frame, or leave the
         row out; its ID is null then. With a `payload` such a row is an entry, of an empty object.
@@ -161,6 +164,7 @@ def write_stream(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,
@@ -193,6 +197,7 @@ async def write_stream_async(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
     idempotent: str | bytes | None = None,
@@ -212,7 +217,9 @@ async def write_stream_async(
     ----------
     url, df, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, payload, payload_format, on_empty_row, atomic, idempotent
+    batch_size, fields, null_values, payload, payload_format, payload_compression, on_empty_row
+        As for `write_stream`.
+    atomic, idempotent
         As for `write_stream`.
     shards, shard_by
         As for `write_stream`.
@@ -259,6 +266,7 @@ async def write_stream_async(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         atomic=atomic,
         idempotent=idempotent,

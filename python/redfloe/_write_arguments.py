@@ -7,11 +7,11 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, check_format, natural, one_of, positive
+from redfloe._arguments import as_key, check_compression, check_format, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
-from redfloe._options import PayloadFormat
+from redfloe._options import PayloadCompression, PayloadFormat
 from redfloe._schema import as_text
 from redfloe._words import counted, did_you_mean
 
@@ -35,6 +35,7 @@ class WriteRequest(TypedDict):
     null_text_by_field: dict[str, str]
     payload: str | None
     payload_format: str
+    payload_compression: str | None
     #: Columns that are fields of their own beside a payload.
     beside: list[str]
     maxlen: int | None
@@ -74,6 +75,7 @@ class WriteOptions(TypedDict, total=False):
     null_values: NullTexts | None
     payload: str | None
     payload_format: PayloadFormat
+    payload_compression: PayloadCompression | None
     on_empty_row: Literal["raise", "skip"]
     atomic: bool
     idempotent: str | bytes | None
@@ -165,6 +167,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
     approximate = options.get("approximate", True)
     idempotent = options.get("idempotent")
     payload = options.get("payload")
+    payload_compression = check_compression(options.get("payload_compression"), payload)
     payload_format = check_format(options.get("payload_format", "json"), payload)
     on_empty_row = options.get("on_empty_row", "raise")
     if id_column is not None and timestamp_column is not None:
@@ -196,6 +199,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         null_text_by_field=by_field,
         payload=None if payload is None else as_text(payload, "payload"),
         payload_format=payload_format,
+        payload_compression=payload_compression,
         beside=[],
         maxlen=None if maxlen is None else natural(maxlen, "maxlen"),
         minid=None if minid is None else entry_id(minid, "minid", round_up=True),

@@ -151,8 +151,8 @@ def write_stream(
     staging_ms : int, default a day
         When rows that were written aside and are not moved expire.
     **options : RowOptions
-        `fields`, `null_values`, `payload`, `payload_format` and `on_empty_row`, as for
-        `redfloe.write_stream`.
+        `fields`, `null_values`, `payload`, `payload_format`, `payload_compression` and
+        `on_empty_row`, as for `redfloe.write_stream`.
 
     Returns
     -------

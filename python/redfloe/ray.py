@@ -178,8 +178,8 @@ def write_stream(
     concurrency, ray_remote_args
         As for ``Dataset.write_datasink``.
     **options : RowOptions
-        `fields`, `null_values`, `payload`, `payload_format` and `on_empty_row`, as for
-        `redfloe.write_stream`.
+        `fields`, `null_values`, `payload`, `payload_format`, `payload_compression` and
+        `on_empty_row`, as for `redfloe.write_stream`.
 
     Returns
     -------

@@ -79,7 +79,7 @@ class RedisStreamSource(DataSource):
       created again is read from its oldest entry.
     - ``batchSize``: rows of a record batch, 10,000 by default.
     - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``,
-      ``payloadFormat``: as for `redfloe.ReadOptions`.
+      ``payloadFormat``, ``payloadCompression``: as for `redfloe.ReadOptions`.
 
     Options of a write:
 

@@ -194,12 +194,14 @@ impl Decoder {
     }
 
     /// The same for the bytes that the columns of an open schema take, at 16 a cell: entries with
-    /// ever new fields make a batch large that is small as a reply. One row may exceed it.
+    /// ever new fields make a batch large that is small as a reply. And for the bytes of payloads once
+    /// they are decompressed. One row may exceed it.
     pub fn with_cell_bytes(mut self, bytes: u64) -> Self {
         /// What a text takes in a view array, a null as well.
         const CELL: u64 = 16;
         let cells = usize::try_from(bytes / CELL).unwrap_or(usize::MAX);
-        self.tape.set_limits(Limits { cells, ..self.tape.limits() });
+        let inflated = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.tape.set_limits(Limits { cells, inflated, ..self.tape.limits() });
         self
     }
 
@@ -238,7 +240,7 @@ impl Decoder {
             // Nothing after it will be read.
             return Ok(buf.len());
         }
-        let taken = match self.reader.decode(&mut self.tape, buf) {
+        let taken = match self.read(buf) {
             Ok(taken) => taken,
             Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Decode) => {
                 self.tape.drop_open_entry();
@@ -249,6 +251,22 @@ impl Decoder {
         };
         self.last_id = self.tape.ids().last().copied().or(self.last_id);
         Ok(taken)
+    }
+
+    /// Takes bytes as far as there is room, and makes some where the tape alone is full.
+    fn read(&mut self, buf: &[u8]) -> Result<usize> {
+        let mut taken = 0;
+        loop {
+            let rest = buf.get(taken..).unwrap_or_default();
+            taken += self.reader.decode(&mut self.tape, rest)?;
+            if !self.tape.is_heavy() {
+                return Ok(taken);
+            }
+            self.build();
+            if self.failure.is_some() {
+                return Ok(buf.len());
+            }
+        }
     }
 
     /// Takes an entry of one field that no reply brought: a row of a table.

@@ -44,6 +44,17 @@ pub(crate) struct Limits {
     pub(crate) rows: usize,
     /// Columns times rows of an open schema, whose entries decide how many columns there are.
     pub(crate) cells: usize,
+    /// What the batch's payloads may come to, where they are compressed: few bytes of a reply may
+    /// become many.
+    pub(crate) inflated: usize,
+}
+
+/// The bytes of payloads that were decompressed: those on the tape, and those of the batch that have
+/// left it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Inflated {
+    on_tape: usize,
+    built: usize,
 }
 
 /// The streams whose rows are told apart; one without a name where a column wants it all the same.
@@ -76,6 +87,7 @@ pub(crate) struct Tape {
     /// Where it matters which stream a row is of.
     sources: Option<Sources>,
     entry: OpenEntry,
+    inflated: Inflated,
     limits: Limits,
     /// The rows of the batch that have left the tape, and how many there may be on it.
     built: usize,
@@ -97,6 +109,9 @@ struct OpenEntry {
 impl Tape {
     /// The buffer that is kept between pages; a larger one held a rare giant and is given back.
     const KEPT: usize = 8 * 1024 * 1024;
+
+    /// How much is decompressed before columns are built of it.
+    const HEAVY: usize = 64 * 1024 * 1024;
 
     /// An empty tape. The names are those of the schema's fields, and others of an earlier tape of
     /// the same schema.
@@ -130,7 +145,8 @@ impl Tape {
                 value_start: 0,
                 refused: None,
             },
-            limits: Limits { rows: usize::MAX, cells: usize::MAX },
+            inflated: Inflated::default(),
+            limits: Limits { rows: usize::MAX, cells: usize::MAX, inflated: usize::MAX },
             built: 0,
             room: usize::MAX,
             schema,
@@ -153,6 +169,23 @@ impl Tape {
             false => self.limits.rows,
         };
         self.room = rows.max(1).saturating_sub(self.built);
+        let Inflated { on_tape, built } = self.inflated;
+        if on_tape >= Self::HEAVY || on_tape.saturating_add(built) >= self.limits.inflated {
+            // An entry that is open comes to its end, and no other begins.
+            self.room = self.room.min(self.ids.len());
+        }
+    }
+
+    /// A payload was decompressed.
+    fn add_inflated(&mut self, bytes: usize) {
+        self.inflated.on_tape += bytes;
+        self.make_room();
+    }
+
+    /// Whether there is so much on the tape that columns should be built of it first, though the
+    /// batch is to go on.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.inflated.on_tape >= Self::HEAVY
     }
 
     /// Whether the batch is to take no more entries.
@@ -217,6 +250,7 @@ impl Tape {
     /// Another batch begins with what is on the tape. Gives the streams of the rows of this one.
     pub(crate) fn begin_batch(&mut self) -> Vec<Run> {
         self.built = 0;
+        self.inflated.built = 0;
         if self.schema.open {
             self.names.shrink();
             self.columns.shrink_to_fit();
@@ -337,6 +371,8 @@ impl Tape {
         self.bytes.shrink_to(Self::KEPT);
         self.whole_bytes = 0;
         self.built += rows;
+        self.inflated.built = self.inflated.built.saturating_add(self.inflated.on_tape);
+        self.inflated.on_tape = 0;
         self.make_room();
     }
 
@@ -379,6 +415,9 @@ impl Tape {
         self.columns.truncate(self.whole_names);
         self.names.truncate(self.whole_names);
         self.entry.refused = None;
+        if rows == 0 {
+            self.inflated.on_tape = 0;
+        }
         self.documents.drop_open(rows);
         // It may point at a column that has just gone.
         self.layout.clear();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field};
 
 use super::Inference;
+use crate::compression::Inflater;
 use crate::decode::json::Json;
 use crate::decode::packed::Packed;
 use crate::decode::value::{Kind, Notation, Value};
@@ -18,15 +19,24 @@ pub(super) struct Document<'s> {
     payload: &'s Payload,
     schema: &'s StreamSchema,
     keys: Keys,
+    inflater: Option<Inflater>,
 }
 
 impl<'s> Document<'s> {
     pub(super) fn new(payload: &'s Payload, schema: &'s StreamSchema) -> Self {
-        Document { payload, schema, keys: Keys::default() }
+        Document { payload, schema, keys: Keys::default(), inflater: payload.inflater() }
     }
 
     /// Takes a document into account; what is none says nothing.
     pub(super) fn look_at(&mut self, document: &[u8]) -> Result<()> {
+        let mut inflated = Vec::new();
+        let document = match &mut self.inflater {
+            Some(inflater) => match inflater.inflate(document, &mut inflated) {
+                Ok(()) => inflated.as_slice(),
+                Err(_) => return Ok(()),
+            },
+            None => document,
+        };
         match self.payload.format {
             // JSON that is no text says no more than what is no JSON.
             PayloadFormat::Json if std::str::from_utf8(document).is_err() => Ok(()),

@@ -123,14 +123,21 @@ struct PayloadArguments {
     prefix: String,
     format: String,
     fields: Vec<String>,
+    compression: Option<String>,
+    max_bytes: usize,
 }
 
 impl PayloadArguments {
     fn payload(&self) -> Result<Payload> {
         let payload = Payload::new(&self.field).with_path(&self.path)?;
         let format = self.format.parse()?;
-        let positions = self.fields.clone();
-        Ok(payload.with_prefix(&self.prefix).with_format(format).with_positions(positions))
+        let compression = self.compression.as_deref().map(str::parse).transpose()?;
+        Ok(payload
+            .with_prefix(&self.prefix)
+            .with_format(format)
+            .with_positions(self.fields.clone())
+            .with_compression(compression)
+            .with_max_bytes(self.max_bytes))
     }
 }
 

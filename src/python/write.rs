@@ -7,14 +7,15 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyCapsule, PyList, PyTuple};
 
 use super::arrow::{Imported, export_ids, import_batches, release_imported};
 use super::completion::Task;
 use super::connection::Server;
-use super::error::exception;
+use super::error::{exception, no_panic};
 use super::wait::{or_late_signal, wait_stopping};
 use crate::client::Client;
+use crate::compression::PayloadCompression;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, Result};
 use crate::shard::ShardedStream;
@@ -40,6 +41,7 @@ pub(crate) struct WriteArguments {
     /// The field for an object of all others.
     payload: Option<String>,
     payload_format: String,
+    payload_compression: Option<String>,
     /// Columns that are fields of their own beside the payload.
     beside: Vec<String>,
     maxlen: Option<u64>,
@@ -100,11 +102,13 @@ impl WriteArguments {
             Some(name) => request.with_timestamp_column(Some(name)),
             None => request.with_id_column(self.id_column.as_deref()),
         };
+        let compression = self.payload_compression.as_deref().map(str::parse).transpose()?;
         Ok(request
             .with_fields(self.fields)
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
             .with_payload(self.payload)
             .with_payload_format(self.payload_format.parse()?)
+            .with_payload_compression(compression)
             .with_beside(self.beside)
             .with_trim(trim)
             .with_no_make_stream(self.nomkstream)
@@ -122,6 +126,23 @@ fn min_id(text: &str) -> Result<EntryId> {
         Ok(IdBound::Id(id)) => Ok(id),
         _ => Err(Error::invalid(format!("minid must be an entry ID or a time, not {text:?}"))),
     }
+}
+
+/// A payload, compressed.
+#[pyfunction]
+pub(crate) fn compress<'py>(
+    py: Python<'py>,
+    payload: &[u8],
+    compression: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let compression: PayloadCompression =
+        compression.parse().map_err(|error| exception(py, &error))?;
+    let mut compressed = Vec::new();
+    no_panic(py, || {
+        compression.compress(payload, &mut compressed);
+        Ok(())
+    })?;
+    Ok(PyBytes::new(py, &compressed))
 }
 
 /// What became of the rows of a write. Documented in `_core.pyi`.

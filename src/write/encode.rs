@@ -15,6 +15,7 @@ use num_traits::ToPrimitive;
 
 use super::encoders::*;
 use super::packed::pack_null;
+use crate::compression::PayloadCompression;
 use crate::dtype::{dtype_name, is_int128};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::PayloadFormat;
@@ -67,6 +68,17 @@ impl Column {
             PayloadFormat::MessagePack => Box::new(PackedDocuments(members)),
         };
         Column { nulls: None, encoder, empty_is_value: true }
+    }
+
+    /// The same values, each compressed.
+    pub(super) fn compressed(self, compression: Option<PayloadCompression>) -> Column {
+        match compression {
+            Some(compression) => {
+                let encoder = Box::new(Compressed { values: self.encoder, compression });
+                Column { encoder, ..self }
+            }
+            None => self,
+        }
     }
 
     /// A JSON object for each row; a null is a key that it lacks.

@@ -16,6 +16,7 @@ use super::packed::*;
 use super::text::{
     push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
 };
+use crate::compression::PayloadCompression;
 
 /// What quoted texts take at most, of which JSON may write each byte as six.
 fn quoted_at_most<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(
@@ -517,6 +518,28 @@ impl WriteText for PackedDocuments {
                 _ => values.pack(row, out),
             }
         }
+        false
+    }
+}
+
+/// Payloads that are compressed.
+pub(super) struct Compressed {
+    pub(super) values: Box<dyn Encode>,
+    pub(super) compression: PayloadCompression,
+}
+
+impl WriteText for Compressed {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let values = self.values.at_most(rows.clone());
+        rows.len()
+            .saturating_mul(PayloadCompression::at_most(0))
+            .saturating_add(PayloadCompression::at_most(values))
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        self.compression.compress(self.values.text(row, &mut Vec::new()), out);
         false
     }
 }

@@ -113,11 +113,9 @@ impl Frame {
             }
         }
         if let Some(name) = &request.payload {
-            fields.push(FieldColumn::new(
-                name,
-                Column::of_documents(members, request.payload_format),
-                None,
-            ));
+            let documents = Column::of_documents(members, request.payload_format)
+                .compressed(request.payload_compression);
+            fields.push(FieldColumn::new(name, documents, None));
         }
         let ids = match &request.ids {
             IdSource::Server => RowIds::Server,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::control::WriteControl;
 use super::known_streams::KnownStreams;
+use crate::compression::PayloadCompression;
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::payload::PayloadFormat;
@@ -27,6 +28,7 @@ pub struct WriteRequest {
     pub(super) null_texts: NullTexts,
     pub(super) payload: Option<String>,
     pub(super) payload_format: PayloadFormat,
+    pub(super) payload_compression: Option<PayloadCompression>,
     pub(super) beside: Vec<String>,
     pub(super) trim: Option<Trim>,
     pub(super) no_make_stream: bool,
@@ -182,6 +184,7 @@ impl WriteRequest {
             null_texts: NullTexts::default(),
             payload: None,
             payload_format: PayloadFormat::default(),
+            payload_compression: None,
             beside: Vec::new(),
             trim: None,
             no_make_stream: false,
@@ -233,6 +236,12 @@ impl WriteRequest {
     /// How the payload is written.
     pub fn with_payload_format(mut self, format: PayloadFormat) -> Self {
         self.payload_format = format;
+        self
+    }
+
+    /// How each payload is compressed, if it is.
+    pub fn with_payload_compression(mut self, compression: Option<PayloadCompression>) -> Self {
+        self.payload_compression = compression;
         self
     }
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from redfloe._core import RedisConnection
     from redfloe._frame import ArrowStream
-    from redfloe._options import PayloadFormat
+    from redfloe._options import PayloadCompression, PayloadFormat
 
 DAY_MS = 24 * 60 * 60 * 1000
 #: Scripts move the rows, and what Lua passes to a command has a limit.
@@ -37,6 +37,7 @@ class RowOptions(TypedDict, total=False):
     null_values: NullTexts | None
     payload: str | None
     payload_format: PayloadFormat
+    payload_compression: PayloadCompression | None
     on_empty_row: Literal["raise", "skip"]
 
 

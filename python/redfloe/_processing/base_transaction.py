@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redfloe import _core
-    from redfloe._options import PayloadFormat
+    from redfloe._options import PayloadCompression, PayloadFormat
     from redfloe._processing.session import Session
     from redfloe._processing.state import ProcessorState
 
@@ -73,6 +73,7 @@ class BaseTransaction:
         null_values: NullTexts | None = None,
         payload: str | None = None,
         payload_format: PayloadFormat = "json",
+        payload_compression: PayloadCompression | None = None,
         on_empty_row: Literal["raise", "skip"] = "raise",
         maxlen: int | None = None,
         approximate: bool = True,
@@ -90,7 +91,7 @@ class BaseTransaction:
         rows : pl.DataFrame, object with ``__arrow_c_stream__``, mapping, or iterable of mappings
             The entries: a frame, or the fields of one entry, or those of several. Without a row
             nothing is added.
-        fields, null_values, payload, payload_format, on_empty_row
+        fields, null_values, payload, payload_format, payload_compression, on_empty_row
             As for `write_stream`, for frames.
         maxlen : int, optional
             Have the commit shorten the stream to about *n* entries, after all was added (XTRIM). By
@@ -123,6 +124,7 @@ class BaseTransaction:
                 null_values=null_values,
                 payload=payload,
                 payload_format=payload_format,
+                payload_compression=payload_compression,
                 on_empty_row=on_empty_row,
             )
             self._publish(stream, write, trim)

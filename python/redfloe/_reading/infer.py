@@ -8,7 +8,13 @@ from redfloe import _core
 from redfloe._arguments import Streams, make_request
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
-from redfloe._options import DEFAULTS, NullValues, PayloadFormat
+from redfloe._options import (
+    DEFAULTS,
+    MAX_BYTES,
+    NullValues,
+    PayloadCompression,
+    PayloadFormat,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +41,8 @@ def infer_schema(
     payload_prefix: str = "",
     payload_format: PayloadFormat = "json",
     payload_fields: Sequence[str] | None = None,
+    payload_compression: PayloadCompression | None = None,
+    payload_max_bytes: int = MAX_BYTES,
     must_exist: bool = False,
     on_schema_mismatch: Literal["union", "raise"] = "union",
 ) -> pl.Schema:
@@ -67,7 +75,7 @@ def infer_schema(
         The field that holds a JSON object, as for `read_stream`. Its keys come in place of it, with
         the dtypes that JSON says: what is quoted is String or a date, never a number; arrays are
         Lists and objects are Structs, to any depth; values of several kinds are String.
-    payload_format, payload_fields
+    payload_format, payload_fields, payload_compression, payload_max_bytes
         As for `read_stream`. MessagePack tells bytes, which are Binary, and timestamps, which are
         Datetime in UTC, too.
     must_exist : bool, default False
@@ -115,6 +123,8 @@ def infer_schema(
             "payload_prefix": payload_prefix,
             "payload_format": payload_format,
             "payload_fields": payload_fields,
+            "payload_compression": payload_compression,
+            "payload_max_bytes": payload_max_bytes,
             "must_exist": must_exist,
             "on_schema_mismatch": on_schema_mismatch,
         },
@@ -137,6 +147,8 @@ async def infer_schema_async(
     payload_prefix: str = "",
     payload_format: PayloadFormat = "json",
     payload_fields: Sequence[str] | None = None,
+    payload_compression: PayloadCompression | None = None,
+    payload_max_bytes: int = MAX_BYTES,
     must_exist: bool = False,
     on_schema_mismatch: Literal["union", "raise"] = "union",
 ) -> pl.Schema:
@@ -148,7 +160,7 @@ async def infer_schema_async(
         As for `infer_schema`.
     null_values, max_columns, payload, payload_path, payload_prefix, payload_format, payload_fields
         As for `infer_schema`.
-    must_exist, on_schema_mismatch
+    payload_compression, payload_max_bytes, must_exist, on_schema_mismatch
         As for `infer_schema`.
 
     Returns
@@ -181,6 +193,8 @@ async def infer_schema_async(
             "payload_prefix": payload_prefix,
             "payload_format": payload_format,
             "payload_fields": payload_fields,
+            "payload_compression": payload_compression,
+            "payload_max_bytes": payload_max_bytes,
             "must_exist": must_exist,
             "on_schema_mismatch": on_schema_mismatch,
         },

@@ -24,7 +24,7 @@ _KNOWN = {
         *("url", "settingsFile", "settingsEnv", "username", "password", "stream", "partitions"),
         *("startingOffsets", "endingOffsets", "maxOffsetsPerTrigger", "failOnDataLoss"),
         *("filterPushdown", "batchSize", "onError", "rescueColumn"),
-        *("payload", "payloadPath", "payloadPrefix", "payloadFormat"),
+        *("payload", "payloadPath", "payloadPrefix", "payloadFormat", "payloadCompression"),
         *("stagingExpiryMs", "onEmptyRow"),
     )
 }
@@ -38,6 +38,7 @@ _DECODING = {
     "payloadPath": "payload_path",
     "payloadPrefix": "payload_prefix",
     "payloadFormat": "payload_format",
+    "payloadCompression": "payload_compression",
 }
 
 #: An ID as two numbers.

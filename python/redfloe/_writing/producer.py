@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from redfloe._core import RedisConnection
     from redfloe._frame import ArrowStream
     from redfloe._ids import EntryIdLike
-    from redfloe._options import PayloadFormat
+    from redfloe._options import PayloadCompression, PayloadFormat
     from redfloe._writing.fields import Fields
 
 #: How long a producer whose block is left by an exception writes what is left.
@@ -81,6 +81,8 @@ class StreamProducer:
     payload_format : {"json", "msgpack"}, default "json"
         How that object is written, as for `write_stream`. A datetime with a time zone is a
         MessagePack timestamp.
+    payload_compression : {"zstd", "gzip"}, optional
+        Compress each payload by itself.
     max_age : float or timedelta, optional
         Trim entries that are older, in seconds, by this machine's clock (MINID, Redis 6.2); about
         these, unless `approximate` is False.
@@ -126,6 +128,7 @@ class StreamProducer:
         idempotent: str | bytes | None = None,
         payload: str | None = None,
         payload_format: PayloadFormat = "json",
+        payload_compression: PayloadCompression | None = None,
     ) -> None:
         self._connection = url = _core.connect(url)
         self._reported = False
@@ -143,8 +146,10 @@ class StreamProducer:
             idempotent=idempotent,
             payload=payload,
             payload_format=payload_format,
+            payload_compression=payload_compression,
         )
         self._payload, self._format = payload, payload_format
+        self._compression = payload_compression
         request["beside"] = self._beside = [*_beside.FIELDS] if _beside.wanted else []
         request["stream"] = b"" if stream is None else as_key(stream, "stream")
         self._stream = None if stream is None else request["stream"]
@@ -332,7 +337,10 @@ class StreamProducer:
             return as_pairs(fields)
         from redfloe._payload import document
 
-        return [(self._payload.encode(), document(fields, self._format))]
+        text = document(fields, self._format)
+        if self._compression is not None:
+            text = _core.compress(text, self._compression)
+        return [(self._payload.encode(), text)]
 
     def _frame(self, df: pl.DataFrame | ArrowStream, key: bytes | None) -> pl.DataFrame:
         return make_write(df, key or self._stream or b"").frame

@@ -6,6 +6,7 @@
 //! wants is passed over.
 
 use super::{Slot, Stray, Tape, Target};
+use crate::compression::{Inflater, NotInflated, PayloadCompression};
 use crate::decode::column::{NullRules, Origin, packed_text};
 use crate::decode::json::{Json, unescape_within};
 use crate::decode::layout::Layout;
@@ -38,6 +39,9 @@ pub(super) struct Documents {
     members: Vec<Member>,
     /// The names of places in arrays.
     positions: Vec<String>,
+    inflater: Option<Inflater>,
+    /// What a payload was before it was compressed.
+    inflated: Vec<u8>,
     /// By the keys as they are written.
     layout: Layout,
     /// A key's column.
@@ -56,7 +60,8 @@ impl Documents {
         let nulls = NullRules { empty: true, values: values.unwrap_or_default() };
         let positions = schema.payload.as_ref().map(|payload| payload.positions.clone());
         let positions = positions.unwrap_or_default();
-        Documents { nulls, positions, ..Documents::default() }
+        let inflater = schema.payload.as_ref().and_then(Payload::inflater);
+        Documents { nulls, positions, inflater, ..Documents::default() }
     }
 
     /// Another batch begins.
@@ -64,6 +69,7 @@ impl Documents {
         self.layout.bound();
         self.members.shrink_to(Self::KEPT / size_of::<Member>());
         self.name.shrink_to(Self::KEPT);
+        self.inflated = Vec::new();
     }
 
     /// The whole entries leave the tape.
@@ -134,9 +140,39 @@ impl Tape {
 
     /// A whole payload, at the end of the buffer.
     pub(super) fn document(&mut self, payload: Slot) -> Result<()> {
+        let payload = match self.inflate(payload)? {
+            Some(payload) => payload,
+            None => return Ok(()),
+        };
         match self.schema.payload.as_ref().map(|payload| payload.format) {
             None | Some(PayloadFormat::Json) => self.read_document::<Json>(payload),
             Some(PayloadFormat::MessagePack) => self.read_document::<Packed>(payload),
+        }
+    }
+
+    /// Puts in a compressed payload's place what it was before. One that cannot be decompressed is
+    /// kept as it is, and does not fit.
+    #[inline]
+    fn inflate(&mut self, payload: Slot) -> Result<Option<Slot>> {
+        if self.documents.inflater.is_none() || payload.len == 0 {
+            return Ok(Some(payload));
+        }
+        let Documents { inflater: Some(inflater), inflated, .. } = &mut self.documents else {
+            return Ok(Some(payload));
+        };
+        match inflater.inflate(payload.of(&self.bytes), inflated) {
+            Ok(()) => {
+                self.bytes.truncate(payload.start());
+                self.bytes.extend_from_slice(inflated);
+                self.add_inflated(self.documents.inflated.len());
+                self.slot(payload.start()).map(Some)
+            }
+            Err(error) => {
+                let misfit = inflater.misfit(error);
+                self.documents.came = true;
+                self.documents.unreadable.push(Unreadable { slot: payload, misfit });
+                Ok(None)
+            }
         }
     }
 
@@ -343,4 +379,18 @@ pub(crate) fn split_payload<N: Notation>(
     };
     split.map_err(|_| Misfit::from(N::NO_OBJECT))?;
     Ok(place.start)
+}
+
+impl Inflater {
+    #[cold]
+    fn misfit(&self, error: NotInflated) -> Misfit {
+        match (error, self.compression()) {
+            (NotInflated::Malformed, PayloadCompression::Zstd) => "is not zstd".into(),
+            (NotInflated::Malformed, PayloadCompression::Gzip) => "is not gzip".into(),
+            (NotInflated::TooLarge, _) => {
+                let most = self.most();
+                format!("is more than payload_max_bytes={most} once it is decompressed").into()
+            }
+        }
+    }
 }
