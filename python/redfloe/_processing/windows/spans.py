@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 
 import polars as pl
 
@@ -123,11 +123,20 @@ def _span(value: object, parameter: str) -> Span:
     return made
 
 
-@cache
 def check_every(span: Span) -> None:
     """Refuse what Polars does not truncate times to."""
+    if (why := _remembered(span.text)) is not None:
+        msg = f"every is no length to which Polars truncates: {why}"
+        raise ValueError(msg)
+
+
+def _refusal(every: str) -> str | None:
     try:
-        pl.Series([datetime(2024, 1, 1, tzinfo=UTC)]).dt.truncate(span.text)
+        pl.Series([datetime(2024, 1, 1, tzinfo=UTC)]).dt.truncate(every)
     except pl.exceptions.PolarsError as error:
-        msg = f"every is no length to which Polars truncates: {error}"
-        raise ValueError(msg) from error
+        return str(error)
+    return None
+
+
+#: A window is declared anew with each batch.
+_remembered = lru_cache(maxsize=256)(_refusal)
