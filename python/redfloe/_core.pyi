@@ -512,7 +512,11 @@ class Processor:
     """
 
     def __new__(
-        cls, server: str | RedisConnection, request: Request, options: ProcessorArguments
+        cls,
+        server: str | RedisConnection,
+        request: Request,
+        options: ProcessorArguments,
+        runtime: Runtime | None = None,
     ) -> Processor: ...
     def next(
         self, epoch: int | None, alarms: tuple[list[tuple[int, int]], bool]
@@ -526,6 +530,12 @@ class Processor:
 
     def at_hand(self, epoch: int) -> Transaction | None:
         """Give the next batch, where it is there already and the lane is held in that epoch."""
+
+    def try_hold(self) -> Operation[bool]:
+        """Acquire the lane, if nobody else has it; say whether it is held."""
+
+    def release(self) -> Operation[None]:
+        """Leave the lane to others, to be acquired again later."""
 
     def hold(self) -> Operation[bool]:
         """Wait for the lane, where it is not held; say whether it is, rather than stopped."""
@@ -769,6 +779,43 @@ def group_info(server: str | RedisConnection, stream: bytes) -> Operation[Record
 def find_streams(
     server: str | RedisConnection, pattern: bytes, must_exist: bool
 ) -> Operation[list[bytes]]: ...
+@final
+class Runtime:
+    """What the connections of several lanes belong to."""
+
+    def __new__(cls) -> Runtime: ...
+
+@final
+class Selection:
+    """Operations that are waited for together."""
+
+    def __new__(cls, runtime: Runtime) -> Selection: ...
+    def add(self, number: int, operation: Operation[Any]) -> None: ...
+    def remove(self, number: int) -> None: ...
+    def numbers(self) -> list[int]: ...
+    def first(self, patience_ms: int) -> Operation[tuple[int, Any, BaseException | None] | None]:
+        """Give the number of the first to end, what it gives and what it raises."""
+
+@final
+class LaneMember:
+    """One of those who share the lanes of a processor."""
+
+    def __new__(
+        cls,
+        server: str | RedisConnection,
+        stream: bytes,
+        name: bytes,
+        own: bytes,
+        counts: tuple[int, int],
+        runtime: Runtime,
+    ) -> LaneMember: ...
+    def beat(self, held: int) -> Operation[tuple[int, bool]]:
+        """Give how many lanes to acquire, or to leave where negative; whether it is alone."""
+    def leave(self) -> Operation[None]: ...
+
+def claim_shards(
+    server: str | RedisConnection, name: bytes, shards: int, by: str
+) -> Operation[None]: ...
 def find_shards(
     server: str | RedisConnection, name: bytes, dead_letter: bytes | None = None
 ) -> Operation[Shards | None]: ...

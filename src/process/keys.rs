@@ -72,6 +72,12 @@ pub fn state_key(stream: &[u8], name: &[u8]) -> Vec<u8> {
     key(stream, &[name, b"state"])
 }
 
+/// The hash of those who process a sharded stream, in the slot of its first shard.
+#[cfg(feature = "python")]
+pub(super) fn members_key(stream: &[u8], name: &[u8]) -> Vec<u8> {
+    key(stream, &[name, b"members", b"lanes"])
+}
+
 /// The hash of one of a processor's tables: a field for each key.
 pub fn table_key(stream: &[u8], name: &[u8], table: &[u8]) -> Vec<u8> {
     key(stream, &[name, b"table", table])

@@ -5,7 +5,8 @@ use std::time::Duration;
 use redis::Value;
 
 use super::keys::members_key;
-use super::shares::Members;
+pub(crate) use super::shares::Step;
+use super::shares::{Members, step};
 use crate::client::{Client, Session, Who};
 use crate::error::Result;
 use crate::resp::{self, text};
@@ -14,7 +15,7 @@ const MEMBERS: &str = include_str!("lua/members.lua");
 
 /// What a member says of itself, and hears of the others. It decides who should have which lane, and no more:
 /// who has one says the lane.
-pub(super) struct Membership {
+pub(crate) struct Membership {
     session: Session,
     key: Vec<u8>,
     own: Vec<u8>,
@@ -23,7 +24,7 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Of the processor `name`, whose first lane is on that stream; by a name that no other one has.
-    pub(super) fn new(
+    pub(crate) fn new(
         client: &Client,
         stream: &[u8],
         name: &[u8],
@@ -34,18 +35,15 @@ impl Membership {
         Membership { session, key: members_key(stream, name), own, counts_for }
     }
 
-    pub(super) fn own(&self) -> &[u8] {
-        &self.own
-    }
-
-    /// Says that this one is there and has so many lanes, and gives all that are; a script of TIME, HSET,
-    /// HGETALL and PEXPIRE.
-    pub(super) async fn beat(&mut self, lanes: usize) -> Result<Members> {
-        self.say(lanes.to_string().into_bytes()).await
+    /// Says that this one is there and has `held` of the lanes, and gives what it is to do about them, and
+    /// whether it is alone; a script of TIME, HSET, HGETALL and PEXPIRE.
+    pub(crate) async fn beat(&mut self, held: usize, lanes: usize) -> Result<(Step, bool)> {
+        let members = self.say(held.to_string().into_bytes()).await?;
+        Ok((step(lanes, &self.own, &members), members.len() <= 1))
     }
 
     /// Says that this one is there no more.
-    pub(super) async fn leave(&mut self) -> Result<()> {
+    pub(crate) async fn leave(&mut self) -> Result<()> {
         self.say(Vec::new()).await.map(drop)
     }
 

@@ -11,6 +11,8 @@ mod keys;
 mod lane;
 mod looking;
 mod machine;
+#[cfg(feature = "python")]
+mod members;
 #[cfg(test)]
 mod model;
 mod page;
@@ -18,6 +20,8 @@ mod processor;
 mod protocol;
 mod script;
 mod shared;
+#[cfg(any(feature = "python", test))]
+mod shares;
 pub(crate) mod table;
 
 pub use commit::Commit;
@@ -32,6 +36,8 @@ pub use lane::{
 };
 pub use looking::{LaneFilter, LaneInfo, processor_info};
 pub use page::{Page, PageReader};
+#[cfg(feature = "python")]
+pub(crate) use members::{Membership, Step};
 #[cfg(feature = "python")]
 pub(crate) use processor::{Alarm, Alarms, Came, Told, Turn};
 pub use processor::{Processor, ProcessorOptions, ProcessorStats, Stopper, Transaction};

@@ -10,7 +10,7 @@ pub(super) type Members = BTreeMap<Vec<u8>, usize>;
 
 /// What a member is to do about its lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Stay,
     /// Leave so many of them to others.
     GiveUp(usize),

@@ -13,6 +13,7 @@ mod ending;
 mod error;
 mod events;
 mod foreign;
+mod lanes;
 mod lent_schema;
 mod member;
 mod members;
@@ -58,6 +59,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<producer::Producer>()?;
     module.add_class::<producer::Sent>()?;
     module.add_class::<shards::Shards>()?;
+    module.add_class::<lanes::Runtime>()?;
+    module.add_class::<lanes::Selection>()?;
+    module.add_class::<lanes::LaneMember>()?;
     module.add_class::<write::KnownStreams>()?;
     module.add_class::<write::Outcome>()?;
     module.add_class::<table::Table>()?;
@@ -82,6 +86,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(partition::check_offsets, module)?)?;
     module.add_function(wrap_pyfunction!(shards::find_shards, module)?)?;
     module.add_function(wrap_pyfunction!(write::compress, module)?)?;
+    module.add_function(wrap_pyfunction!(shards::claim_shards, module)?)?;
     module.add_function(wrap_pyfunction!(staged::staged_key, module)?)?;
     module.add_function(wrap_pyfunction!(staged::prepare_staging, module)?)?;
     module.add_function(wrap_pyfunction!(staged::commit_staged, module)?)?;

@@ -14,11 +14,11 @@ use crate::client::LentRuntime;
 use crate::error::Result;
 
 /// What it came to, made into Python's terms by the thread that asks for it.
-type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
+pub(super) type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
 type Note = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
-type Running = Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>;
+pub(super) type Running = Pin<Box<dyn Future<Output = Result<Outcome>> + Send>>;
 
 /// Something that is to be done, once. Documented in `_core.pyi`.
 #[pyclass(frozen, generic, module = "redfloe._core")]
@@ -64,7 +64,7 @@ impl Operation {
         Operation { note: Some(Box::new(note)), ..self }
     }
 
-    fn take(&self) -> PyResult<Running> {
+    pub(super) fn take(&self) -> PyResult<Running> {
         // Where another thread holds the lock, or held it when the process was forked, it starts it.
         let future = self.future.try_lock().ok().and_then(|mut future| future.take());
         future.ok_or_else(|| PyRuntimeError::new_err("the operation was started before"))

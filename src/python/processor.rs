@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::arrow::{RecordBatch, batches_of};
 use super::connection::Server;
 use super::error::{exception, no_panic};
+use super::lanes::Runtime;
 use super::member::parsed;
 use super::operation::Operation;
 use super::read::Request;
@@ -151,11 +152,13 @@ type Pair = (Vec<u8>, Vec<u8>);
 #[pymethods]
 impl Processor {
     #[new]
+    #[pyo3(signature = (server, request, options, runtime=None))]
     fn new(
         py: Python<'_>,
         server: Server,
         request: Request<'_>,
         options: ProcessorArguments,
+        runtime: Option<&Runtime>,
     ) -> PyResult<Self> {
         let request = request.read_request(py)?;
         let made = options.processor(&server.client(py)?, request);
@@ -168,7 +171,7 @@ impl Processor {
                 processor: tokio::sync::Mutex::new(processor),
                 process: std::process::id(),
             }),
-            runtime: Arc::new(LentRuntime::new()),
+            runtime: runtime.map_or_else(|| Arc::new(LentRuntime::new()), |own| Arc::clone(own.lent())),
         })
     }
 
@@ -233,6 +236,20 @@ impl Processor {
             held.map_err(|error| error.raised(py, &told))?.into_py_any(py)
         }))
         .only_while_waited_for()
+    }
+
+    /// Acquires the lane, if nobody else has it; says whether it is held.
+    fn try_hold(&self) -> Operation {
+        let shared = Arc::clone(&self.shared);
+        let trying = async move { shared.lock().await?.try_hold().await };
+        self.operation(Operation::new(trying, |py, held| held.into_py_any(py)))
+    }
+
+    /// Leaves the lane to others, to be acquired again later.
+    fn release(&self) -> Operation {
+        let shared = Arc::clone(&self.shared);
+        let releasing = async move { shared.lock().await?.release().await };
+        self.operation(Operation::new(releasing, |py, ()| Ok(py.None())))
     }
 
     /// Commits a transaction: what it is to write, what has changed of tables, by their names, and of the

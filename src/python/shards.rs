@@ -60,3 +60,18 @@ pub(crate) fn find_shards(
         found.map(Shards).into_py_any(py)
     }))
 }
+
+/// Makes sure that there is such a sharded stream.
+#[pyfunction]
+pub(crate) fn claim_shards(
+    py: Python<'_>,
+    server: Server,
+    name: Vec<u8>,
+    shards: usize,
+    by: String,
+) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    let stream = ShardedStream::new(name, shards, by).map_err(|error| exception(py, &error))?;
+    let claiming = async move { shard::claim(&client, &stream).await };
+    Ok(Operation::new(claiming, |py, ()| Ok(py.None())))
+}

@@ -40,6 +40,8 @@ class BaseTransaction:
         self._has_id = False
         #: It is a part of a batch that was given one before.
         self._cannot_be_part: Exception | None = None
+        #: Outputs that are sharded streams, and the fields by which they are divided.
+        self._sharded_outputs: list[tuple[bytes, str]] = []
         #: What its handler has raised.
         self._failure: Exception | None = None
         frame, self._source = session.rows_of(core, self._rows)
@@ -77,6 +79,7 @@ class BaseTransaction:
         on_empty_row: Literal["raise", "skip"] = "raise",
         maxlen: int | None = None,
         approximate: bool = True,
+        shard_by: str | None = None,
     ) -> None:
         """Have the commit add rows to a stream (XADD, Redis 5.0), one entry per row, in order.
 
@@ -99,6 +102,11 @@ class BaseTransaction:
         approximate : bool, default True
             Whether *about* is meant, which is much cheaper for the server (``~``).
 
+        shard_by : str, optional
+            In a processor of a sharded stream: `stream` is one as well, of as many shards, and each
+            row goes to that which this column says. In a cluster it has to be the shard of the
+            batch, as it is where the column has the values by which the input is divided.
+
         Raises
         ------
         ValueError
@@ -112,7 +120,8 @@ class BaseTransaction:
         self._session.check(self)
         trim = None if maxlen is None else (natural(maxlen, "maxlen"), bool(approximate))
         given: object = rows
-        if isinstance(given, Mapping):
+        shards = None if shard_by is None else self._shards(stream, shard_by, trim)
+        if isinstance(given, Mapping) and shards is None:
             self._add(stream, [given], trim)
         elif isinstance(given, pl.DataFrame | pl.LazyFrame | pl.Series) or hasattr(
             given, "__arrow_c_stream__"
@@ -126,9 +135,11 @@ class BaseTransaction:
                 payload_format=payload_format,
                 payload_compression=payload_compression,
                 on_empty_row=on_empty_row,
+                shards=shards,
+                shard_by=shard_by,
             )
             self._publish(stream, write, trim)
-        elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        elif isinstance(given, Iterable) and shards is None and not isinstance(given, str | bytes):
             self._add(stream, list(given), trim)
         else:
             msg = (
@@ -136,6 +147,18 @@ class BaseTransaction:
                 f"{type(given).__name__}"
             )
             raise TypeError(msg)
+
+    def _shards(self, stream: object, by: str, trim: object) -> int:
+        """Give the number of shards that an output has."""
+        shard = self._session.shard
+        if shard is None:
+            msg = "shard_by needs a processor of a sharded stream: only its lanes share their slots"
+            raise ValueError(msg)
+        if trim is not None:
+            msg = "maxlen needs one stream, and shard_by names several"
+            raise ValueError(msg)
+        self._sharded_outputs.append((as_key(stream, "stream"), by))
+        return len(shard.shards.keys)
 
     def _publish(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from functools import partial
 from threading import Lock, current_thread
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
@@ -13,11 +14,14 @@ from redfloe._consuming.arguments import decoding_errors, start_of
 from redfloe._consuming.handling import Failing
 from redfloe._consuming.signals import StopSignals
 from redfloe._core import RedisConnection, check_connection, connect
+from redfloe._errors import AuthenticationError
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._processing.arguments import make_arguments, make_member, where
+from redfloe._processing.lanes import Lanes
 from redfloe._processing.running import Loop, RunsHandlers
 from redfloe._processing.session import (
     Session,
+    Shard,
     at_once,
     check_bound,
     in_event_loop,
@@ -36,6 +40,11 @@ if TYPE_CHECKING:
     from redfloe._ids import EntryIdLike
     from redfloe._processing.sinks import Sink
     from redfloe._schema import SchemaLike
+
+
+def _beside(key: bytes, name: bytes) -> bytes:
+    """Give the shard of another stream that shares the slot of a shard."""
+    return name + key[key.rindex(b":{") :]
 
 
 @takes(ColumnOptions)
@@ -302,12 +311,14 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         The batch in hand is finished and committed first. Before the loop begins: it ends at once.
         """
         self._stopped = True
-        if self._core is not None:
-            self._core.stop()
+        if self._session is not None:
+            self._session.stop()
 
     @property
     def stats(self) -> ProcessorStats:
         """What the processor has done since it was entered."""
+        if self._session is not None and self._session.lanes is not None:
+            return ProcessorStats.of_lanes(self._session.lanes.stats())
         return ProcessorStats() if self._core is None else ProcessorStats.of(self._core.stats)
 
     def bind(self, model: object, name: str | None = None) -> None:
@@ -385,12 +396,76 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             has_dead_letter=has_dead_letter,
             is_of_group=self._request["group"] is not None,
             sinks=self._sinks,
+            look=None if self._request["group"] is not None else partial(self._look, wait, make),
         )
         for model, name in self._bound:
             session.bind(model, name)
         self._session, self._core = session, core
         if self._stopped:  # before there was anything to stop
             core.stop()
+
+    async def _look(self, wait: Any, make: Any) -> Lanes[Any] | None:
+        """Give the lanes, where the stream turns out to be a sharded one."""
+        asked, arguments = with_fields(self._request), self._arguments
+        try:
+            shards = await wait(
+                _core.find_shards(self._connection, asked["stream"], arguments["dead_letter"])
+            )
+        except AuthenticationError:  # who may not ask has a plain stream
+            return None
+        if shards is None:
+            return None
+        self._check_sharded()
+        keys, known = shards.keys, dict(self._request["schema"] or {})
+        claimed: set[Any] = set()
+
+        def lane(key: bytes, runtime: _core.Runtime) -> Session[Any]:
+            request = asked | {"stream": key}
+            dead_letter = arguments["dead_letter"]
+            own = arguments | {
+                "dead_letter": None if dead_letter is None else _beside(key, dead_letter),
+                "outputs": [],
+            }
+            shard = Shard(self._connection, keys.index(key), shards, wait, claimed)
+            return Session(
+                _core.Processor(self._connection, request, own, runtime),
+                wait,
+                make,
+                source=Source(self._connection, request, None),
+                known=known,
+                has_dead_letter=dead_letter is not None,
+                is_of_group=False,
+                sinks=[],
+                shard=shard,
+            )
+
+        def member(own: bytes, runtime: _core.Runtime) -> _core.LaneMember:
+            counts = len(keys), 3 * arguments["lease_ms"]
+            name = arguments["name"]
+            return _core.LaneMember(self._connection, keys[0], name, own, counts, runtime)
+
+        lanes: Lanes[Any] = Lanes(
+            keys,
+            lane,
+            member,
+            wait,
+            lease_ms=arguments["lease_ms"],
+            drains=self._request["on_idle"] == "stop",
+        )
+        if self._stopped:
+            lanes.stop()
+        return lanes
+
+    def _check_sharded(self) -> None:
+        for given, what in (
+            (self._sinks, "sinks"),
+            (self._bound, "objects that are bound"),
+            (self._arguments["takeover"], "takeover"),
+            (self._arguments["outputs"], "outputs"),
+        ):
+            if given:
+                msg = f"{what} cannot be used with a sharded stream, which has a lane for each shard"
+                raise ValueError(msg)
 
     def _keep_for(self, thread: Thread) -> None:
         with self._entering:

@@ -42,16 +42,15 @@ class BegunAnewError(Exception):
 class Face(Generic[T]):
     """Calls a handler with parts of a batch, each of which is committed by itself."""
 
-    def __init__(self, session: Session[T], inner: Any) -> None:
-        self._session: Session[T] = session
+    def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     async def call(self, part: T) -> Exception | None:
         """Call the handler and commit, or give what it raised."""
-        self._session.open(part)
+        part._session.open(part)
         part._tried += 1
         error: Exception | None = await self._inner.call(part)
-        if self._session.current is not part:
+        if part._session.current is not part:
             if isinstance(error, ClaimedError):
                 raise BegunAnewError from error
             if error is not None:
@@ -59,7 +58,7 @@ class Face(Generic[T]):
             return None
         if error is not None:
             part._again()
-            self._session.put_down()
+            part._session.put_down()
             if part._cannot_be_part is not None:
                 raise part._cannot_be_part
             part._failure = error
@@ -76,17 +75,17 @@ class Face(Generic[T]):
         """Commit nothing of the part but its dead letters."""
         if part._has_id and part._failure is not None:
             raise part._failure  # as where it would be halved
-        self._session.open(part)
+        part._session.open(part)
         part.fail(part.ids, reason)
         await self._commit(part)
         return False
 
     def leave(self, part: T) -> None:
         """Have them delivered again, by their group, which counts that."""
-        self._session.core.leave(part._core)
+        part._session.core.leave(part._core)
 
     async def _commit(self, part: T) -> None:
-        if not await self._session.commit(part, settles=True):
+        if not await part._session.commit(part, settles=True):
             raise BegunAnewError
 
 
@@ -162,7 +161,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         inner = InLoop(self._chosen(handler), lambda: self._stopped)
         with self:
             session = self._blocking()
-            is_done(without_waiting(self._handle_all(session, Face(session, inner), retry)))
+            is_done(without_waiting(self._handle_all(session, Face(inner), retry)))
 
     async def run_async(
         self,
@@ -207,7 +206,7 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         inner = InEventLoop(self._chosen(handler), lambda: self._stopped)
         async with self:
             session = self._awaiting()
-            is_done(await self._handle_all(session, Face(session, inner), retry))
+            is_done(await self._handle_all(session, Face(inner), retry))
 
     async def _handle_all(self, session: Session[T], face: Face[T], retry: Retry) -> bool | Raise:
         """Have all batches handled, until the processor ends; what is to be raised is given."""

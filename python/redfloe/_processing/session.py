@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from redfloe._arguments import Milliseconds
+    from redfloe._core import RedisConnection
     from redfloe._processing.base_transaction import BaseTransaction
+    from redfloe._processing.lanes import Lanes
     from redfloe._processing.sinks import Sink
     from redfloe._processing.windows.definition import Declared
     from redfloe._processing.windows.window import Window
@@ -71,6 +73,37 @@ class _Declared:
     table: Table
 
 
+class Shard:
+    """Which shard a session is of, and what holds for all of them."""
+
+    def __init__(
+        self, url: RedisConnection, number: int, shards: _core.Shards, wait: Waits, claimed: set[Any]
+    ) -> None:
+        self.number = number
+        self.shards = shards
+        self._url = url
+        self._wait = wait
+        #: The names of sharded outputs that are there, and the fields by which they are divided.
+        self._claimed = claimed
+
+    def check_key(self, names: Sequence[str], what: str) -> None:
+        """Refuse what would be kept in several lanes, and be whole in none."""
+        by = self.shards.by
+        if by not in names:
+            msg = (
+                f"{what} must have {by!r}, by which the stream is divided among its shards: each "
+                f"lane has rows of its own, and {[*names]} may be those of several"
+            )
+            raise ValueError(msg)
+
+    async def claim(self, name: bytes, by: str) -> None:
+        """Make sure of an output that is a sharded stream as well."""
+        if (name, by) not in self._claimed:
+            number = len(self.shards.keys)
+            await self._wait(_core.claim_shards(self._url, name, number, by))
+            self._claimed.add((name, by))
+
+
 class Session(Generic[T]):
     """A processor from the time that it is entered until it is left."""
 
@@ -85,8 +118,15 @@ class Session(Generic[T]):
         has_dead_letter: bool,
         sinks: list[Sink],
         is_of_group: bool,
+        look: Callable[[], Coroutine[Any, Any, Lanes[T] | None]] | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.core = core
+        #: Finds out whether the stream is a sharded one, which then has these lanes.
+        self._look = look
+        self.lanes: Lanes[T] | None = None
+        #: Which of them this is the session of.
+        self.shard = shard
         self.is_of_group = is_of_group
         self.has_dead_letter = has_dead_letter
         #: The transaction in hand.
@@ -161,6 +201,8 @@ class Session(Generic[T]):
         if self.is_of_group:
             refuse_of_group("there are no tables")
         self.check(transaction)
+        if self.shard is not None:
+            self.shard.check_key([key] if isinstance(key, str) else [*key], "a table's key")
         columns = (key, schema, event_time, expire_after)
         known = name if isinstance(name, bytes) else str(name).encode()
         declared = self._tables.get(known)
@@ -195,6 +237,8 @@ class Session(Generic[T]):
         if self.is_of_group:
             refuse_of_group("there are no windows")
         self.check(transaction)
+        if self.shard is not None:
+            self.shard.check_key(declared.by, "a window's by")
         return await self.windows.window(transaction, name, declared, rows)
 
     async def _load_table(
@@ -238,12 +282,15 @@ class Session(Generic[T]):
         except ValueError as error:
             transaction._cannot_be_part = error
             raise
-        return f"{after}_{last}"
+        return f"{after}_{last}" if self.shard is None else f"{self.shard.number}:{after}_{last}"
 
     async def commit(self, transaction: T, *, settles: bool = False) -> bool:
         """Commit; say whether it is in, rather than to be found out by acquiring the lane anew."""
         self.check(transaction)
         await self.sinks.prepare()
+        if self.shard is not None:
+            for name, by in transaction._sharded_outputs:
+                await self.shard.claim(name, by)
         self.check(transaction)
         for declared in self._tables.values():
             declared.table.core.expire()
@@ -283,6 +330,11 @@ class Session(Generic[T]):
             msg = "another thread or task waits for this processor's next batch already"
             raise RuntimeError(msg)
         try:
+            if self._look is not None:
+                self.lanes = await self._look()
+                self._look = None
+            if self.lanes is not None:
+                return await self.lanes.next(opens=opens)
             if self.current is not None:
                 await self.commit(self.current, settles=True)
             if self._epoch is not None and self.sinks.is_settled:
@@ -307,6 +359,22 @@ class Session(Generic[T]):
         finally:
             self._in_use.release()
 
+    def asking(self) -> _core.Operation[Any]:
+        """Give what waits for the next batch of this lane, or for the lane."""
+        return self.core.next(self._epoch, self.windows.alarms())
+
+    def come(self, state: Any, core: _core.Transaction | None, *, opens: bool) -> T | None:
+        """Take what that has come to; give the batch, if it is one."""
+        if state is not None:
+            self._load(*state)
+        return None if core is None else self._made(core, opens=opens)
+
+    def stop(self) -> None:
+        """End the loop before its next batch."""
+        self.core.stop()
+        if self.lanes is not None:
+            self.lanes.stop()
+
     def _made(self, core: _core.Transaction, *, opens: bool) -> T:
         transaction = self._make(self, core)
         return self.open(transaction) if opens else transaction
@@ -327,6 +395,9 @@ class Session(Generic[T]):
 
     async def finish(self, *, success: bool) -> None:
         """Commit what is in hand, unless there was an exception; leave the lane."""
+        if self.lanes is not None:
+            await self.lanes.finish(success=success)
+            return
         try:
             if success and self.current is not None:
                 await self.commit(self.current)

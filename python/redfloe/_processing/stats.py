@@ -56,3 +56,16 @@ class ProcessorStats:
             epoch=stats.epoch,
             position=stats.position,
         )
+
+    @classmethod
+    def of_lanes(cls, lanes: list[_core.ProcessorStats]) -> Self:
+        """Give the same of several lanes, which have no position in common."""
+        lasts = [one.last_commit_seconds for one in lanes if one.last_commit_seconds is not None]
+        return cls(
+            commits=sum(one.commits for one in lanes),
+            entries=sum(one.entries for one in lanes),
+            dead_lettered=sum(one.dead_lettered for one in lanes),
+            bytes=sum(one.bytes for one in lanes),
+            commit_seconds=sum(one.commit_seconds for one in lanes),
+            last_commit_seconds=max(lasts, default=None),
+        )

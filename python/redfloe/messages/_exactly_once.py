@@ -96,7 +96,7 @@ class ExactlyOnceWorker:
                 return  # stopped
             self.is_ready = True
             self._on_ready()
-            face = _Face(session, inner, processor, self._record)
+            face = _Face(inner, processor, self._record)
             is_done(await processor._handle_all(session, face, self._retry))
 
 
@@ -105,12 +105,11 @@ class _Face(Face["AsyncTransaction"]):
 
     def __init__(
         self,
-        session: Session[AsyncTransaction],
         inner: Any,
         processor: PlanProcessor,
         record: Record | None,
     ) -> None:
-        super().__init__(session, inner)
+        super().__init__(inner)
         self._processor = processor
         self._record = record
 

@@ -44,6 +44,19 @@ impl Processor {
         Ok(true)
     }
 
+    /// Acquires the lane, if nobody else has it; says whether it is held now.
+    #[cfg(feature = "python")]
+    pub(crate) async fn try_hold(&mut self) -> Result<bool> {
+        if !self.is_prepared {
+            self.prepare().await?;
+            self.is_prepared = true;
+        }
+        match self.lane.held() {
+            Some(_) => Ok(true),
+            None => Ok(self.lane.try_acquire().await?.is_ok()),
+        }
+    }
+
     async fn wait_for_lane(&mut self) -> Result<(Held, Notes)> {
         if !self.is_prepared {
             self.prepare().await?;

@@ -1,0 +1,172 @@
+"""The lanes of a sharded stream's processor: one session each, shared with others of its name.
+
+Nobody coordinates. Each process says how many lanes it has, hears the same of the others, and gives
+some up or acquires some that nobody has. Who has a lane says its lease, and whose commit counts its
+epoch: what two of them decide at once may collide, and costs a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from redfloe import _core
+from redfloe._errors import FencedError
+from redfloe._log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redfloe._processing.session import Session, Waits
+    from redfloe._processing.transaction import BaseTransaction
+
+    T = TypeVar("T", bound=BaseTransaction)
+else:
+    T = TypeVar("T")
+
+#: How often a process says that it is there, while it waits: so often in the time for which it counts.
+_BEATS = 6
+
+
+class Lanes(Generic[T]):
+    """The sessions of the lanes that this process has, as one."""
+
+    def __init__(
+        self,
+        keys: list[bytes],
+        make: Callable[[bytes, _core.Runtime], Session[T]],
+        member: Callable[[bytes, _core.Runtime], _core.LaneMember],
+        wait: Waits,
+        *,
+        lease_ms: int,
+        drains: bool,
+    ) -> None:
+        self._keys = keys
+        self._runtime = _core.Runtime()
+        self._make = lambda number: make(keys[number], self._runtime)
+        self._selection = _core.Selection(self._runtime)
+        # By a name of its own: of two threads of one process each has its lanes.
+        self._member = member(os.urandom(8).hex().encode(), self._runtime)
+        self._wait = wait
+        self._pause = max(lease_ms // _BEATS, 1)
+        self._drains = drains
+        self._sessions: dict[int, Session[T]] = {}
+        self._held: set[int] = set()
+        #: Those in which there was nothing left.
+        self._done: set[int] = set()
+        self._due = 0.0
+        self._is_alone = False
+        self._in_hand: Session[T] | None = None
+        self._stopped = False
+
+    def stats(self) -> list[_core.ProcessorStats]:
+        """Give what was done in each lane that this process has had."""
+        return [session.core.stats for session in [*self._sessions.values()]]
+
+    def stop(self) -> None:
+        """End the loop before its next batch."""
+        self._stopped = True
+        for session in [*self._sessions.values()]:
+            session.core.stop()
+
+    async def next(self, *, opens: bool) -> T | None:
+        """Commit what is in hand, and give the next batch of any lane, or None at the end."""
+        await self._commit()
+        while not self._stopped:
+            if time.monotonic() >= self._due:
+                await self._share()
+            for number in self._held - self._done - {*self._selection.numbers()}:
+                session = self._sessions[number]
+                self._selection.add(number, session.asking())
+            if not self._selection.numbers() and self._drains and not await self._take_all():
+                return None
+            first = await self._wait(self._selection.first(self._left()))
+            if first is None:
+                continue
+            number, come, error = first
+            session = self._sessions[number]
+            if isinstance(error, FencedError):
+                self._lose(number)
+            elif error is not None:
+                raise error
+            elif (made := session.come(*come, opens=opens)) is not None:
+                self._in_hand = session
+                return made
+            elif come == (None, None):
+                self._done.add(number)
+        return None
+
+    async def _commit(self) -> None:
+        session, self._in_hand = self._in_hand, None
+        if session is None or session.current is None:
+            return
+        try:
+            await session.commit(session.current, settles=True)
+        except FencedError:
+            # The batch is another's by now, as its lane is.
+            self._lose(next(n for n, own in self._sessions.items() if own is session))
+
+    async def _share(self) -> None:
+        """Say how many lanes there are, and acquire some or give some up."""
+        change, self._is_alone = await self._wait(self._member.beat(len(self._held)))
+        for number in [*self._held][: -change if change < 0 else 0]:
+            await self._give_up(number)
+        if change > 0:
+            change -= await self._take(change)
+        # What has changed is said soon, and what was not there is looked for soon.
+        self._due = time.monotonic() + self._pause / 1000 / (1 if change == 0 else 4)
+
+    async def _take(self, most: int) -> int:
+        """Acquire lanes that nobody has; say how many."""
+        taken = 0
+        for number in range(len(self._keys)):
+            if taken == most or self._stopped:
+                break
+            if number in self._held or number in self._done:
+                continue
+            session = self._sessions.get(number)
+            if session is None:
+                session = self._sessions[number] = self._make(number)
+            if await self._wait(session.core.try_hold()):
+                self._held.add(number)
+                taken += 1
+        return taken
+
+    async def _take_all(self) -> bool:
+        """Before the end: acquire what is left; say whether there may be something to do."""
+        left = len(self._keys) - len(self._done)
+        if await self._take(left):
+            return True
+        # What others have is theirs; the lanes of those that are gone become free.
+        return left > 0 and self._is_alone
+
+    async def _give_up(self, number: int) -> None:
+        self._selection.remove(number)
+        self._held.discard(number)
+        self._done.discard(number)
+        await self._wait(self._sessions[number].core.release())
+
+    def _lose(self, number: int) -> None:
+        """Have a lane no more, which another has acquired."""
+        session = self._sessions.pop(number)
+        session.put_down()
+        self._held.discard(number)
+        log.info("another processor has acquired the lane of the shard %s", self._keys[number])
+
+    def _left(self) -> int:
+        return max(int((self._due - time.monotonic()) * 1000), 1)
+
+    async def finish(self, *, success: bool) -> None:
+        """Commit what is in hand, unless there was an exception; leave the lanes."""
+        try:
+            if success:
+                await self._commit()
+        finally:
+            self.stop()
+            for number in self._selection.numbers():
+                self._selection.remove(number)
+            for session in self._sessions.values():
+                await session.finish(success=False)
+            await self._wait(self._member.leave())
+
