@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import threading
-import time
 from typing import Any
 
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import StreamProcessor
+from support.processes import hear, python
 from support.server import Server
-from support.shards import SCHEMA, TAGS, frame
+from support.sharded_processors import check, drain, held, processor, totals, work
+from support.shards import SCHEMA, frame
 from support.timing import eventually
+
+MORE = frame().with_columns(pl.col("n") + 500)
 
 
 @pytest.fixture
@@ -23,92 +28,173 @@ def events(any_server: Server, stream: str) -> str:
     return stream
 
 
-def total(tx: Any) -> None:
-    table = tx.table("totals", key="user", schema={"n": pl.Int64})
-    new = tx.frame.group_by("user").agg(pl.col("n").sum())
-    old = table.lookup(new["user"])["n"].fill_null(0)
-    table.upsert(new.with_columns(pl.col("n") + old))
-    tx.publish(f"{tx.test_out}", tx.frame.select("user", "n"), shard_by="user")
+def start(made: StreamProcessor, out: str) -> threading.Thread:
+    def run() -> None:
+        with made:
+            for tx in made:
+                work(tx, out)
 
-
-def totals(url: str, stream: str) -> pl.DataFrame:
-    tables = [
-        redfloe.read_table(
-            url, f"{stream}:{{{tag}}}", "p", "totals", key="user", schema={"n": pl.Int64}
-        )
-        for tag in TAGS
-    ]
-    return pl.concat(tables).sort("user")
-
-
-def expected(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.group_by("user").agg(pl.col("n").sum()).sort("user")
-
-
-def processor(url: str, stream: str, **options: Any) -> StreamProcessor:
-    given: Any = {"on_idle": "stop", "block_ms": 1, "lease_ms": 300, "batch_size": 20} | options
-    return StreamProcessor(url, stream, name="p", schema=SCHEMA, **given)
-
-
-def work(url: str, stream: str, out: str, **options: Any) -> StreamProcessor:
-    p = processor(url, stream, **options)
-    with p:
-        for tx in p:
-            tx.test_out = out
-            total(tx)
-    return p
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
 def test_one_processor_has_all_lanes(any_server: Server, events: str) -> None:
     url, out = any_server.url, f"{events}:out"
-    work(url, events, out)
-    assert_frame_equal(totals(url, events), expected(frame()))
-    written = redfloe.read_stream(url, out, SCHEMA, include_stream=True)
-    assert_frame_equal(written.select("user", "n").sort("n"), frame())
-    # Each is in the shard of its own.
-    there = redfloe.read_stream(url, events, SCHEMA, include_stream=True)
-    shards = {row["n"]: row["_stream"].rpartition(":")[2] for row in there.iter_rows(named=True)}
-    assert {row["n"]: row["_stream"].rpartition(":")[2] for row in written.iter_rows(named=True)} == shards
-    work(url, events, out)
-    assert redfloe.read_stream(url, out).height == 500
+    made = drain(url, events, out)
+    check(url, events, out, [frame()])
+    drain(url, events, out)
+    redfloe.write_stream(url, MORE, events)
+    drain(url, events, out)
+    check(url, events, out, [frame(), MORE])
+    assert repr(made).startswith("StreamProcessor(")
+    info = redfloe.processor_info(url, pattern=f"{events}:*")
+    assert info.height == 8
+
+
+def test_in_an_event_loop(any_server: Server, events: str) -> None:
+    url, out = any_server.url, f"{events}:out"
+
+    async def drained() -> int:
+        async with processor(url, events) as made:
+            async for tx in made:
+                table = await tx.table("totals", key="user", schema={"n": pl.Int64})
+                new = tx.frame.group_by("user").agg(pl.col("n").sum())
+                old = table.lookup(new["user"])["n"].fill_null(0)
+                table.upsert(new.with_columns(pl.col("n") + old))
+                tx.publish(out, tx.frame.select("user", "n"), shard_by="user")
+            return made.stats.entries
+
+    assert asyncio.run(drained()) == 500
+    check(url, events, out, [frame()])
+    reading = redfloe.read_table_async(
+        url, events, "totals", "totals", key="user", schema={"n": pl.Int64}
+    )
+    assert asyncio.run(reading).height == 41
 
 
 def test_several_share_the_lanes(any_server: Server, events: str) -> None:
     url, out = any_server.url, f"{events}:out"
-    processors = [processor(url, events, on_idle="wait", block_ms=50) for _ in range(3)]
-
-    def run(p: StreamProcessor) -> None:
-        with p:
-            for tx in p:
-                tx.test_out = out
-                total(tx)
-
-    def held() -> list[int]:
-        return [len(p._session.lanes._held) if p._session and p._session.lanes else 0 for p in processors]
-
-    threads = [threading.Thread(target=run, args=(p,), daemon=True) for p in processors]
-    threads[0].start()
-    eventually(lambda: held() == [8, 0, 0])
-    threads[1].start()
-    eventually(lambda: held() == [4, 4, 0])
-    threads[2].start()
-    eventually(lambda: sorted(held()) == [2, 3, 3])
-    redfloe.write_stream(url, frame().with_columns(pl.col("n") + 500), events)
-    both = pl.concat([frame(), frame().with_columns(pl.col("n") + 500)])
-    eventually(lambda: totals(url, events).equals(expected(both)))
-    processors[0].stop()
+    made = [processor(url, events, on_idle="wait", block_ms=50) for _ in range(3)]
+    threads = [start(made[0], out)]
+    eventually(lambda: held(made) == [8, 0, 0])
+    threads.append(start(made[1], out))
+    eventually(lambda: held(made) == [4, 4, 0])
+    threads.append(start(made[2], out))
+    eventually(lambda: sorted(held(made)) == [2, 3, 3])
+    redfloe.write_stream(url, MORE, events)
+    wanted = pl.concat([frame(), MORE]).group_by("user").agg(pl.col("n").sum()).sort("user")
+    eventually(lambda: totals(url, events).equals(wanted))
+    made[0].stop()
     threads[0].join(5)
-    eventually(lambda: held()[1:] == [4, 4])
-    for p in processors[1:]:
-        p.stop()
-    for thread in threads[1:]:
+    eventually(lambda: held(made)[1:] == [4, 4])
+    for one in made:
+        one.stop()
+    for thread in threads:
         thread.join(5)
-    assert sorted(redfloe.read_stream(url, out, SCHEMA)["n"]) == sorted(both["n"])
-    assert time.monotonic() > 0
+        assert not thread.is_alive()
+    check(url, events, out, [frame(), MORE])
 
 
-def test_tables_are_by_what_divides_the_stream(any_server: Server, events: str) -> None:
-    with processor(any_server.url, events) as p:
-        tx = next(p)
-        with pytest.raises(ValueError, match="user"):
-            tx.table("t", key="n", schema={"user": pl.String})
+WORKER = """
+import sys
+from support.sharded_processors import processor, work
+url, stream, out = sys.argv[1:]
+made = processor(url, stream, on_idle="wait", block_ms=50, batch_size=5)
+with made:
+    for tx in made:
+        work(tx, out)
+        print(1, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_what_a_dead_one_had_is_taken_over(any_server: Server, events: str, how: int) -> None:
+    url, out = any_server.url, f"{events}:out"
+    with python(WORKER, url, events, out) as process:
+        for _ in range(10):
+            hear(process)
+        os.kill(process.pid, how)
+        drain(url, events, out)
+        check(url, events, out, [frame()])
+        if how == signal.SIGSTOP:
+            # It finds its lanes taken, and what it had in hand is in once.
+            os.kill(process.pid, signal.SIGCONT)
+            redfloe.write_stream(url, MORE, events)
+            wanted = pl.concat([frame(), MORE]).group_by("user").agg(pl.col("n").sum()).sort("user")
+            eventually(lambda: totals(url, events).equals(wanted))
+            check(url, events, out, [frame(), MORE])
+        process.kill()
+
+
+def test_handlers_failures_and_dead_letters(any_server: Server, events: str) -> None:
+    url, dead, seen = any_server.url, f"{events}:dead", []
+    redfloe.write_stream(url, pl.DataFrame({"user": ["user_1", "user_9"], "n": ["x", "y"]}), events)
+
+    def handle(tx: Any) -> None:
+        if 7 in tx.frame["n"]:
+            msg = "seven"
+            raise ValueError(msg)
+        seen.extend(tx.frame["n"].to_list())
+        tx.state["n"] = 1
+
+    made = processor(url, events, dead_letter=dead)
+    made.run(handle, attempts=1)
+    assert sorted(seen) == [n for n in range(500) if n != 7]
+    assert sorted(redfloe.read_dead_letters(url, dead)["n"]) == ["7", "x", "y"]
+    assert made.stats.commits == 0  # it was left
+
+
+def test_an_exception_leaves_nothing_of_the_batch(any_server: Server, events: str) -> None:
+    url, out = any_server.url, f"{events}:out"
+    with pytest.raises(KeyError), processor(url, events) as made:
+        for tx in made:
+            work(tx, out)
+            raise KeyError
+    drain(url, events, out)
+    check(url, events, out, [frame()])
+
+
+def test_windows_are_those_of_each_lane(any_server: Server, events: str) -> None:
+    rows = []
+    with processor(any_server.url, events) as made:
+        for tx in made:
+            window = tx.window("w", every="1h", by="user", aggs={"n": pl.len()}, close_at_end=True)
+            rows.append(window.closed)
+    by_user = pl.concat(rows).group_by("user").agg(pl.col("n").sum()).sort("user")
+    assert by_user["n"].to_list() == frame().group_by("user").len().sort("user")["len"].to_list()
+
+
+def test_what_would_be_in_several_lanes_is_refused(any_server: Server, events: str) -> None:
+    url = any_server.url
+    with processor(url, events) as made:
+        tx = next(made)
+        for use in (
+            lambda: tx.table("t", key="n", schema={"user": pl.String}),
+            lambda: tx.window("w", every="1h", by="n", aggs={"n": pl.len()}),
+        ):
+            with pytest.raises(ValueError, match="user"):
+                use()
+        with pytest.raises(ValueError, match="maxlen"):
+            tx.publish("out", tx.frame, shard_by="user", maxlen=5)
+        assert ":" in tx.batch_id
+    with pytest.raises(ValueError, match="takeover"), processor(url, events, takeover=True) as made:
+        next(made)
+    redfloe.write_stream(url, frame(), f"{events}:plain")
+    with processor(url, f"{events}:plain") as made:
+        tx = next(made)
+        with pytest.raises(ValueError, match="sharded"):
+            tx.publish("out", tx.frame, shard_by="user")
+
+
+def test_a_processor_may_be_entered_again_and_stopped(any_server: Server, events: str) -> None:
+    made = processor(any_server.url, events, on_idle="wait", block_ms=50)
+    with made:
+        first = next(made)
+        assert first.frame.height == 20
+    made.stop()
+    with made:
+        assert list(made) == []
+    with made:
+        assert len(next(made)) > 0
+    assert SCHEMA

@@ -14,7 +14,7 @@ from redfloe._consuming.arguments import decoding_errors, start_of
 from redfloe._consuming.handling import Failing
 from redfloe._consuming.signals import StopSignals
 from redfloe._core import RedisConnection, check_connection, connect
-from redfloe._errors import AuthenticationError
+from redfloe._errors import AuthenticationError, RedfloeError
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._processing.arguments import make_arguments, make_member, where
 from redfloe._processing.lanes import Lanes
@@ -30,6 +30,7 @@ from redfloe._processing.session import (
 )
 from redfloe._processing.stats import ProcessorStats
 from redfloe._processing.transaction import AsyncTransaction, Transaction
+from redfloe._reading.shards import shards_of
 from redfloe._reprs import target
 from redfloe._rows import Source
 
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from redfloe._ids import EntryIdLike
     from redfloe._processing.sinks import Sink
     from redfloe._schema import SchemaLike
+
+
+def _is_sharded(url: RedisConnection, stream: bytes) -> bool:
+    try:
+        return bool(shards_of(url, stream))
+    except RedfloeError:  # which the loop would raise
+        return False
 
 
 def _beside(key: bytes, name: bytes) -> bytes:
@@ -59,6 +67,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
     A name has one processor at a time. It holds a *lane*, a hash beside the stream; others of the
     name stand by until the lane is released or its lease expires. Then the next one continues
     after the last commit, and every commit of the former one raises `FencedError`.
+
+    Of a sharded stream each shard has a lane, with a state and tables of its own. Processes of one
+    name share the lanes among them: see the guide's page "Sharded streams".
 
     With a `group` several processors of the name share the stream, one for each `consumer`: see
     below.
@@ -274,7 +285,15 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         )
         _core.empty_batch(request)  # the schema and the options are checked there
         check_connection(url)
-        _core.check_processor(url, request, arguments)
+        #: Of the name itself, which has no dead letters where it is a sharded stream's.
+        self._of_name = arguments
+        try:
+            _core.check_processor(url, request, arguments)
+        except ValueError:
+            if dead_letter is None or not _is_sharded(url, request["stream"]):
+                raise
+            self._of_name = arguments | {"dead_letter": None, "max_deliveries": None}
+            _core.check_processor(url, request, self._of_name)
         self._connection = url
         self._request = request
         self._arguments = arguments
@@ -384,7 +403,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
 
     def _make_session(self, wait: Any, make: Any) -> None:
         asked = with_fields(self._request)
-        core = _core.Processor(self._connection, asked, self._arguments)
+        core = _core.Processor(self._connection, asked, self._of_name)
         has_dead_letter = self._arguments["dead_letter"] is not None
         known = dict(self._request["schema"] or {})
         session: Session[Any] = Session(

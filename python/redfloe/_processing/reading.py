@@ -10,6 +10,7 @@ from redfloe import _core
 from redfloe._arguments import as_key
 from redfloe._event_loop import completed
 from redfloe._processing.table import Table, TableRequest, table_request
+from redfloe._reading.shards import shards_of, shards_of_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,8 @@ def read_table(
     url : str or RedisConnection
         As for `read_stream`.
     stream, name : str or bytes
-        The processor's input stream, and its name.
+        The processor's input stream, and its name. Of a sharded stream the tables of all lanes are
+        one frame.
     table : str or bytes
         The table's name, as in ``tx.table("stock", ...)``.
     key : str or sequence of str
@@ -108,7 +110,7 @@ def read_table(
     """
     url = _core.connect(url)
     request = table_request(key, schema, null_keys=True)
-    return _frame(url, table_key(stream, name, table), request)
+    return _frame(url, (stream, name, table), request)
 
 
 async def read_table_async(
@@ -146,7 +148,13 @@ async def read_table_async(
     url = _core.connect(url)
     request = table_request(key, schema, null_keys=True)
     reading = _core.read_table(url, table_key(stream, name, table), request)
-    return Table(await completed(reading.start()), request).frame()
+    frame = Table(await completed(reading.start()), request).frame()
+    shards = await shards_of_async(url, stream) if frame.is_empty() else []
+    frames = []
+    for shard in shards:
+        reading = _core.read_table(url, table_key(shard, name, table), request)
+        frames.append(Table(await completed(reading.start()), request).frame())
+    return pl.concat(frames) if frames else frame
 
 
 def scan_table(
@@ -196,7 +204,8 @@ def scan_table(
     url = _core.connect(url)
     _core.check_connection(url)
     request = table_request(key, schema, null_keys=True)
-    hash_key = table_key(stream, name, table)
+    named = (stream, name, table)
+    table_key(*named)  # so that what cannot be a name raises now
     columns = pl.Schema({**request["key"], **request["schema"]})
 
     def batches(
@@ -213,7 +222,7 @@ def scan_table(
         # A table has a column beside its key.
         names = wanted or [*request["schema"]][:1]
         projected = request | {"schema": pl.Schema({n: request["schema"][n] for n in names})}
-        frame = _frame(url, hash_key, projected)
+        frame = _frame(url, named, projected)
         # In this order: Polars passes both for a filter after a `head`.
         if n_rows is not None:
             frame = frame.head(n_rows)
@@ -225,5 +234,18 @@ def scan_table(
     return register(batches, columns, f"table {table!r}")
 
 
-def _frame(url: RedisConnection, hash_key: bytes, request: TableRequest) -> pl.DataFrame:
-    return Table(_core.read_table(url, hash_key, request).wait(), request).frame()
+def _frame(
+    url: RedisConnection,
+    named: tuple[str | bytes, str | bytes, str | bytes],
+    request: TableRequest,
+) -> pl.DataFrame:
+    """Read a table; where there is none, and the stream is a sharded one, those of its lanes."""
+    stream, name, table = named
+
+    def of(stream: str | bytes) -> pl.DataFrame:
+        reading = _core.read_table(url, table_key(stream, name, table), request)
+        return Table(reading.wait(), request).frame()
+
+    frame = of(stream)
+    shards = shards_of(url, stream) if frame.is_empty() else []
+    return pl.concat(map(of, shards)) if shards else frame

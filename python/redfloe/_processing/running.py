@@ -18,7 +18,7 @@ from redfloe._consuming.handling import (
     without_waiting,
 )
 from redfloe._consuming.retry import ExceptionPolicy, Raise, Retry, reason_of
-from redfloe._errors import ClaimedError
+from redfloe._errors import ClaimedError, FencedError
 from redfloe._functions import is_async
 from redfloe._log import log, log_live
 from redfloe._processing.transaction import AsyncTransaction, Transaction
@@ -85,8 +85,13 @@ class Face(Generic[T]):
         part._session.core.leave(part._core)
 
     async def _commit(self, part: T) -> None:
-        if not await part._session.commit(part, settles=True):
-            raise BegunAnewError
+        try:
+            if not await part._session.commit(part, settles=True):
+                raise BegunAnewError
+        except FencedError as error:
+            if part._session.shard is None:
+                raise
+            raise BegunAnewError from error  # the lane is another's now, and the loop goes on
 
 
 class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]):
