@@ -779,6 +779,7 @@ def group_info(server: str | RedisConnection, stream: bytes) -> Operation[Record
 def find_streams(
     server: str | RedisConnection, pattern: bytes, must_exist: bool
 ) -> Operation[list[bytes]]: ...
+
 @final
 class Runtime:
     """What the connections of several lanes belong to."""
@@ -809,8 +810,8 @@ class LaneMember:
         counts: tuple[int, int],
         runtime: Runtime,
     ) -> LaneMember: ...
-    def beat(self, held: int) -> Operation[tuple[int, bool]]:
-        """Give how many lanes to acquire, or to leave where negative; whether it is alone."""
+    def beat(self, held: int) -> Operation[int]:
+        """Give how many lanes to acquire, or to leave to others where negative."""
     def leave(self) -> Operation[None]: ...
 
 def claim_shards(

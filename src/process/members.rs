@@ -35,11 +35,11 @@ impl Membership {
         Membership { session, key: members_key(stream, name), own, counts_for }
     }
 
-    /// Says that this one is there and has `held` of the lanes, and gives what it is to do about them, and
-    /// whether it is alone; a script of TIME, HSET, HGETALL and PEXPIRE.
-    pub(crate) async fn beat(&mut self, held: usize, lanes: usize) -> Result<(Step, bool)> {
+    /// Says that this one is there and has `held` of the lanes, and gives what it is to do about them;
+    /// a script of TIME, HSET, HGETALL and PEXPIRE.
+    pub(crate) async fn beat(&mut self, held: usize, lanes: usize) -> Result<Step> {
         let members = self.say(held.to_string().into_bytes()).await?;
-        Ok((step(lanes, &self.own, &members), members.len() <= 1))
+        Ok(step(lanes, &self.own, &members))
     }
 
     /// Says that this one is there no more.

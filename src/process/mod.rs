@@ -35,9 +35,9 @@ pub use lane::{
     Committed, Held, Lane, LaneOptions, ProcessorReset, delete_processor, reset_processor,
 };
 pub use looking::{LaneFilter, LaneInfo, processor_info};
-pub use page::{Page, PageReader};
 #[cfg(feature = "python")]
 pub(crate) use members::{Membership, Step};
+pub use page::{Page, PageReader};
 #[cfg(feature = "python")]
 pub(crate) use processor::{Alarm, Alarms, Came, Told, Turn};
 pub use processor::{Processor, ProcessorOptions, ProcessorStats, Stopper, Transaction};

@@ -58,7 +58,10 @@ mod tests {
     use super::*;
 
     fn members(held: &[usize]) -> Members {
-        held.iter().enumerate().map(|(name, held)| (vec![u8::try_from(name).unwrap()], *held)).collect()
+        held.iter()
+            .enumerate()
+            .map(|(name, held)| (vec![u8::try_from(name).unwrap()], *held))
+            .collect()
     }
 
     fn step_of(lanes: usize, held: &[usize], own: u8) -> Step {

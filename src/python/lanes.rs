@@ -163,20 +163,19 @@ impl LaneMember {
     }
 
     /// Says how many lanes this one has, and gives how many it is to acquire, or, where that is negative, to
-    /// leave to others; and whether it is alone.
+    /// leave to others.
     fn beat(&self, held: usize) -> Operation {
         let (membership, lanes) = (Arc::clone(&self.membership), self.lanes);
         let beating = async move {
-            let (step, is_alone) = membership.lock().await.beat(held, lanes).await?;
+            let step = membership.lock().await.beat(held, lanes).await?;
             let number = |number: usize| i64::try_from(number).map_err(|_| Error::invalid("lanes"));
-            let change = match step {
-                Step::Stay => 0,
-                Step::Take(lanes) => number(lanes)?,
-                Step::GiveUp(lanes) => -number(lanes)?,
-            };
-            Ok((change, is_alone))
+            match step {
+                Step::Stay => Ok(0),
+                Step::Take(lanes) => number(lanes),
+                Step::GiveUp(lanes) => number(lanes).map(|lanes| -lanes),
+            }
         };
-        Operation::new(beating, |py, step: (i64, bool)| step.into_py_any(py))
+        Operation::new(beating, |py, step: i64| step.into_py_any(py))
             .on(self.runtime.lent())
             .only_while_waited_for()
     }

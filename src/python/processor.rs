@@ -171,7 +171,8 @@ impl Processor {
                 processor: tokio::sync::Mutex::new(processor),
                 process: std::process::id(),
             }),
-            runtime: runtime.map_or_else(|| Arc::new(LentRuntime::new()), |own| Arc::clone(own.lent())),
+            runtime: runtime
+                .map_or_else(|| Arc::new(LentRuntime::new()), |own| Arc::clone(own.lent())),
         })
     }
 

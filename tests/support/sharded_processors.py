@@ -61,4 +61,6 @@ def check(url: Any, stream: str, out: str, rows: Sequence[pl.DataFrame]) -> None
 def held(processors: Sequence[StreamProcessor]) -> list[int]:
     """Count the lanes that each of them has."""
     sessions = [one._session for one in processors]
-    return [len(one.lanes._held) if one is not None and one.lanes is not None else 0 for one in sessions]
+    return [
+        len(one.lanes._held) if one is not None and one.lanes is not None else 0 for one in sessions
+    ]

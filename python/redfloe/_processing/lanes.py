@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redfloe import _core
 from redfloe._errors import FencedError
-from redfloe._log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.session import Session, Waits
-    from redfloe._processing.transaction import BaseTransaction
 
     T = TypeVar("T", bound=BaseTransaction)
 else:
     T = TypeVar("T")
 
-#: How often a process says that it is there, while it waits: so often in the time for which it counts.
+#: How often a process that waits says that it is there, in the time of a lease.
 _BEATS = 6
 
 
@@ -44,19 +43,21 @@ class Lanes(Generic[T]):
     ) -> None:
         self._keys = keys
         self._runtime = _core.Runtime()
-        self._make = lambda number: make(keys[number], self._runtime)
+        self._make = make
         self._selection = _core.Selection(self._runtime)
         # By a name of its own: of two threads of one process each has its lanes.
         self._member = member(os.urandom(8).hex().encode(), self._runtime)
         self._wait = wait
         self._pause = max(lease_ms // _BEATS, 1)
+        self._lease = 1.2 * lease_ms / 1000
         self._drains = drains
         self._sessions: dict[int, Session[T]] = {}
         self._held: set[int] = set()
         #: Those in which there was nothing left.
         self._done: set[int] = set()
         self._due = 0.0
-        self._is_alone = False
+        #: When there was nothing to do for so long that others' lanes are theirs.
+        self._ends_at: float | None = None
         self._in_hand: Session[T] | None = None
         self._stopped = False
 
@@ -109,13 +110,12 @@ class Lanes(Generic[T]):
 
     async def _share(self) -> None:
         """Say how many lanes there are, and acquire some or give some up."""
-        change, self._is_alone = await self._wait(self._member.beat(len(self._held)))
+        change = await self._wait(self._member.beat(len(self._held)))
         for number in [*self._held][: -change if change < 0 else 0]:
             await self._give_up(number)
-        if change > 0:
-            change -= await self._take(change)
-        # What has changed is said soon, and what was not there is looked for soon.
-        self._due = time.monotonic() + self._pause / 1000 / (1 if change == 0 else 4)
+        has_changed = change < 0 or (change > 0 and await self._take(change) > 0)
+        # Others are told soon of what has changed.
+        self._due = time.monotonic() + self._pause / 1000 / (4 if has_changed else 1)
 
     async def _take(self, most: int) -> int:
         """Acquire lanes that nobody has; say how many."""
@@ -127,7 +127,7 @@ class Lanes(Generic[T]):
                 continue
             session = self._sessions.get(number)
             if session is None:
-                session = self._sessions[number] = self._make(number)
+                session = self._sessions[number] = self._make(self._keys[number], self._runtime)
             if await self._wait(session.core.try_hold()):
                 self._held.add(number)
                 taken += 1
@@ -137,9 +137,12 @@ class Lanes(Generic[T]):
         """Before the end: acquire what is left; say whether there may be something to do."""
         left = len(self._keys) - len(self._done)
         if await self._take(left):
+            self._ends_at = None
             return True
-        # What others have is theirs; the lanes of those that are gone become free.
-        return left > 0 and self._is_alone
+        # What others have is theirs; those that are gone leave their lanes when the leases expire.
+        now = time.monotonic()
+        self._ends_at = self._ends_at or now + self._lease
+        return left > 0 and now < self._ends_at
 
     async def _give_up(self, number: int) -> None:
         self._selection.remove(number)
@@ -152,7 +155,6 @@ class Lanes(Generic[T]):
         session = self._sessions.pop(number)
         session.put_down()
         self._held.discard(number)
-        log.info("another processor has acquired the lane of the shard %s", self._keys[number])
 
     def _left(self) -> int:
         return max(int((self._due - time.monotonic()) * 1000), 1)
@@ -169,4 +171,3 @@ class Lanes(Generic[T]):
             for session in self._sessions.values():
                 await session.finish(success=False)
             await self._wait(self._member.leave())
-

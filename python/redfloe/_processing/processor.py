@@ -483,7 +483,9 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             (self._arguments["outputs"], "outputs"),
         ):
             if given:
-                msg = f"{what} cannot be used with a sharded stream, which has a lane for each shard"
+                msg = (
+                    f"{what} cannot be used with a sharded stream, which has a lane for each shard"
+                )
                 raise ValueError(msg)
 
     def _keep_for(self, thread: Thread) -> None:

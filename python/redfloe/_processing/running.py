@@ -166,7 +166,8 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         inner = InLoop(self._chosen(handler), lambda: self._stopped)
         with self:
             session = self._blocking()
-            is_done(without_waiting(self._handle_all(session, Face(inner), retry)))
+            face: Face[Transaction] = Face(inner)
+            is_done(without_waiting(self._handle_all(session, face, retry)))
 
     async def run_async(
         self,
@@ -211,7 +212,8 @@ class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]
         inner = InEventLoop(self._chosen(handler), lambda: self._stopped)
         async with self:
             session = self._awaiting()
-            is_done(await self._handle_all(session, Face(inner), retry))
+            face: Face[AsyncTransaction] = Face(inner)
+            is_done(await self._handle_all(session, face, retry))
 
     async def _handle_all(self, session: Session[T], face: Face[T], retry: Retry) -> bool | Raise:
         """Have all batches handled, until the processor ends; what is to be raised is given."""

@@ -77,7 +77,12 @@ class Shard:
     """Which shard a session is of, and what holds for all of them."""
 
     def __init__(
-        self, url: RedisConnection, number: int, shards: _core.Shards, wait: Waits, claimed: set[Any]
+        self,
+        url: RedisConnection,
+        number: int,
+        shards: _core.Shards,
+        wait: Waits,
+        claimed: set[Any],
     ) -> None:
         self.number = number
         self.shards = shards

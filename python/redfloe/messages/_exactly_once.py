@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redfloe._consuming.retry import Retry
-    from redfloe._processing.session import Session
     from redfloe._processing.transaction import AsyncTransaction
     from redfloe.messages._health import Record
     from redfloe.messages._plan import StreamPlan
