@@ -300,3 +300,37 @@ def test_an_archive_of_a_sharded_stream(any_server: Server, events: str, tmp_pat
     assert again.entries == 3
     stored = pl.read_parquet(tmp_path / "**" / "*.parquet")
     assert without_ids(stored).height == 503
+
+
+def produce(url: str, name: str) -> None:
+    with redfloe.StreamProducer(url, name) as producer:
+        producer.send({"user": "a", "n": 1})
+
+
+def process(url: str, name: str, to: str) -> None:
+    processor = redfloe.StreamProcessor(
+        url, name, schema=SCHEMA, name="p", on_idle="stop", block_ms=1
+    )
+    processor.run(lambda tx: tx.publish(to, tx.frame))
+
+
+TAKE_ONE: dict[str, Any] = {
+    "stream_info": redfloe.stream_info,
+    "create_group": lambda url, name: asyncio.run(redfloe.create_group_async(url, name, "g")),
+    "trim_stream": lambda url, name: redfloe.trim_stream(url, name, maxlen=1),
+    "create_stream": redfloe.create_stream,
+    "delete_stream": redfloe.delete_stream,
+    "pending_entries": lambda url, name: redfloe.pending_entries(url, name, "g"),
+    "a list": lambda url, name: redfloe.read_stream(url, [f"{name}:{{0-dnh}}", name], SCHEMA),
+    "a schema of a list": lambda url, name: redfloe.infer_schema(url, [name, f"{name}:x"]),
+    "StreamProducer": produce,
+    "publish": lambda url, name: process(url, f"{name}:{{0-dnh}}", name),
+}
+
+
+@pytest.mark.parametrize("use", TAKE_ONE)
+def test_what_takes_one_key_says_that_the_stream_is_sharded(
+    any_server: Server, events: str, use: str
+) -> None:
+    with pytest.raises(WrongTypeError, match=r"sharded stream.* one of its .*shards.*\{0-dnh\}"):
+        TAKE_ONE[use](any_server.url, events)

@@ -19,15 +19,17 @@ use super::error::id_exception;
 use super::member::parsed;
 use super::operation::Operation;
 use crate::admin::{self, IfPending, PendingFilter, TrimTo};
+use crate::client::Client;
 use crate::decode::{Batch, readable};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result};
 use crate::read::no_match;
+use crate::shard;
 
 #[pyfunction]
 pub(crate) fn stream_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let infos = admin::stream_info(&client, &stream).await?;
         let infos = infos.as_slice();
         let first = || infos.iter().map(|info| info.first_entry_id);
@@ -51,7 +53,7 @@ pub(crate) fn stream_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> Py
 #[pyfunction]
 pub(crate) fn group_info(py: Python<'_>, server: Server, stream: Vec<u8>) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let infos = admin::group_info(&client, &stream).await?;
         batch(vec![
             ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
@@ -72,7 +74,7 @@ pub(crate) fn consumer_info(
     group: Vec<u8>,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let infos = admin::consumer_info(&client, &stream, &group).await?;
         batch(vec![
             ("name", names(infos.iter().map(|info| Some(info.name.as_slice())))),
@@ -112,7 +114,7 @@ pub(crate) fn list_streams(
     pattern: Vec<u8>,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let streams = admin::list_streams(&client, &pattern).await?;
         let infos = || streams.iter().map(|stream| &stream.info);
         batch(vec![
@@ -132,7 +134,7 @@ pub(crate) fn list_streams(
 #[pyfunction]
 pub(crate) fn list_groups(py: Python<'_>, server: Server, pattern: Vec<u8>) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let groups = admin::list_groups(&client, &pattern).await?;
         let infos = || groups.iter().map(|group| &group.info);
         batch(vec![
@@ -171,7 +173,7 @@ pub(crate) fn pending_entries(
         count,
     };
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let entries = admin::pending_entries(&client, &stream, &group, &filter).await?;
         batch(vec![
             ("id", ids(entries.iter().map(|entry| Some(entry.id)))),
@@ -189,7 +191,7 @@ pub(crate) fn create_stream(
     stream: Vec<u8>,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move { admin::create_stream(&client, &stream).await }))
+    Ok(operation(client.clone(), async move { admin::create_stream(&client, &stream).await }))
 }
 
 #[pyfunction]
@@ -199,7 +201,7 @@ pub(crate) fn delete_stream(
     stream: Vec<u8>,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move { admin::delete_stream(&client, &stream).await }))
+    Ok(operation(client.clone(), async move { admin::delete_stream(&client, &stream).await }))
 }
 
 #[pyfunction]
@@ -211,7 +213,10 @@ pub(crate) fn delete_entries(
 ) -> PyResult<Operation> {
     let ids = parsed(py, entry_ids)?;
     let client = server.client(py)?;
-    Ok(operation(async move { admin::delete_entries(&client, &stream, &ids).await }))
+    Ok(operation(
+        client.clone(),
+        async move { admin::delete_entries(&client, &stream, &ids).await },
+    ))
 }
 
 #[pyfunction]
@@ -227,7 +232,7 @@ pub(crate) fn claim_entries(
     let ids = parsed(py, entry_ids)?;
     let min_idle = Duration::from_millis(min_idle_ms);
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let claiming =
             admin::claim_entries(&client, &stream, &group, &consumer, &ids, min_idle).await?;
         Ok(claiming.iter().map(EntryId::to_string).collect::<Vec<_>>())
@@ -245,9 +250,9 @@ pub(crate) fn create_group(
 ) -> PyResult<Operation> {
     let start = GroupStart::parse(start_id).map_err(|error| id_exception(py, &error))?;
     let client = server.client(py)?;
-    Ok(operation(
-        async move { admin::create_group(&client, &stream, &group, start, make_stream).await },
-    ))
+    Ok(operation(client.clone(), async move {
+        admin::create_group(&client, &stream, &group, start, make_stream).await
+    }))
 }
 
 #[pyfunction]
@@ -258,7 +263,10 @@ pub(crate) fn delete_group(
     group: Vec<u8>,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move { admin::delete_group(&client, &stream, &group).await }))
+    Ok(operation(
+        client.clone(),
+        async move { admin::delete_group(&client, &stream, &group).await },
+    ))
 }
 
 #[pyfunction]
@@ -272,7 +280,7 @@ pub(crate) fn delete_consumer(
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
     let if_pending = if discard { IfPending::Discard } else { IfPending::Fail };
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         admin::delete_consumer(&client, &stream, &group, &consumer, if_pending).await
     }))
 }
@@ -295,13 +303,25 @@ pub(crate) fn trim_stream(
         _ => return Err(PyValueError::new_err("give either maxlen or minid")),
     };
     let client = server.client(py)?;
-    Ok(operation(async move { admin::trim_stream(&client, &stream, to, approximate, limit).await }))
+    Ok(operation(client.clone(), async move {
+        admin::trim_stream(&client, &stream, to, approximate, limit).await
+    }))
 }
 
-pub(super) fn operation<T>(future: impl Future<Output = Result<T>> + Send + 'static) -> Operation
+/// What is done about streams of one key each; its error says so where one is a sharded stream.
+pub(super) fn operation<T>(
+    client: Client,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> Operation
 where
     T: for<'py> IntoPyObject<'py> + Send + 'static,
 {
+    let future = async move {
+        match future.await {
+            Err(error) => Err(shard::told(&client, error).await),
+            done => done,
+        }
+    };
     Operation::new(future, |py, value| value.into_py_any(py))
 }
 

@@ -24,11 +24,12 @@ pub(crate) fn split_stream(
 ) -> PyResult<Operation> {
     let request = request.read_request(py)?;
     let client = server.client(py)?;
+    let asked = client.clone();
     let splitting = async move {
         let partitions = read::split(&client, &request, number).await?;
         Ok(partitions.into_iter().map(parts).collect::<Vec<Split>>())
     };
-    Ok(operation(splitting).only_while_waited_for())
+    Ok(operation(asked, splitting).only_while_waited_for())
 }
 
 fn parts(partition: Partition) -> Split {
@@ -50,8 +51,9 @@ pub(crate) fn stream_offsets(
         IdBound::Newest | IdBound::AfterNewest | IdBound::Nothing => EntryId::MAX,
     };
     let client = server.client(py)?;
+    let asked = client.clone();
     let asking = async move { Ok(texts(&read::offsets(&client, &streams, last).await?)) };
-    Ok(operation(asking).only_while_waited_for())
+    Ok(operation(asked, asking).only_while_waited_for())
 }
 
 /// The positions `count` entries in all after `after`, none of which is beyond `up_to`.
@@ -67,9 +69,10 @@ pub(crate) fn advance_offsets(
     let ranges = parsed(py, after)?.into_iter().zip(parsed(py, up_to)?);
     let ranges: Vec<(EntryId, EntryId)> = ranges.collect();
     let client = server.client(py)?;
+    let asked = client.clone();
     let asking =
         async move { Ok(texts(&read::offsets_ahead(&client, &streams, &ranges, count).await?)) };
-    Ok(operation(asking).only_while_waited_for())
+    Ok(operation(asked, asking).only_while_waited_for())
 }
 
 /// Raises where entries after these positions may be lost.
@@ -83,8 +86,9 @@ pub(crate) fn check_offsets(
 ) -> PyResult<Operation> {
     let after = parsed(py, after)?;
     let client = server.client(py)?;
+    let asked = client.clone();
     let asking = async move { read::check_offsets(&client, &streams, &after, are_entries).await };
-    Ok(operation(asking).only_while_waited_for())
+    Ok(operation(asked, asking).only_while_waited_for())
 }
 
 fn texts(ids: &[EntryId]) -> Vec<String> {

@@ -25,7 +25,7 @@ pub(crate) fn processor_info(
 ) -> PyResult<Operation> {
     let filter = LaneFilter { stream, pattern, name };
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let lanes = process::processor_info(&client, &filter).await?;
         let lanes = lanes.as_slice();
         let group = || lanes.iter().map(|lane| lane.group.as_ref());
@@ -91,7 +91,7 @@ pub(crate) fn delete_processor(
     takeover: bool,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move {
+    Ok(operation(client.clone(), async move {
         let of_group = group.as_deref().map(|group| (group, consumer.as_deref()));
         process::delete_processor(&client, &stream, &name, of_group, takeover).await
     }))

@@ -24,7 +24,10 @@ pub(crate) fn prepare_staging(
     expiry_ms: u64,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    Ok(operation(async move { write::prepare_staging(&client, &key, expiry_ms).await }))
+    Ok(operation(
+        client.clone(),
+        async move { write::prepare_staging(&client, &key, expiry_ms).await },
+    ))
 }
 
 /// Moves the rows of a batch to the stream, where that was not done before; says how many they are. The keys
@@ -46,5 +49,8 @@ pub(crate) fn commit_staged(
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
     let staged = Staged { stream, marker, batch, keys, is_last };
-    Ok(operation(async move { write::commit_staged(&client, &staged, chunks).await }))
+    Ok(operation(
+        client.clone(),
+        async move { write::commit_staged(&client, &staged, chunks).await },
+    ))
 }

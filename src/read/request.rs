@@ -11,7 +11,7 @@ use crate::decode::StreamNames;
 use crate::entry_id::{EntryId, IdBound};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::StreamSchema;
-use crate::shard::{ShardedStream, sharded_stream};
+use crate::shard::{ShardedStream, sharded_stream, told};
 
 /// What to read. Made by [`ReadRequest::new`] and changed by its `with_` methods.
 ///
@@ -183,9 +183,12 @@ impl ReadRequest {
     ///
     /// # Errors
     ///
-    /// That one, in all other cases.
+    /// That one, in all other cases; of several streams it says which is a sharded one.
     pub(super) async fn over_shards(&self, client: &Client, error: Error) -> Result<Self> {
-        if error.kind() != ErrorKind::WrongType || self.many.is_some() || self.group.is_some() {
+        if self.many.is_some() {
+            return Err(told(client, error).await);
+        }
+        if error.kind() != ErrorKind::WrongType || self.group.is_some() {
             return Err(error);
         }
         match sharded_stream(client, &self.stream).await? {

@@ -4,7 +4,7 @@ use redis::Value;
 
 use super::layout::ShardedStream;
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, counted, shorten};
 use crate::resp::{cmd, command, text};
 
 /// Writes the hash unless something is there, and gives what is there then, in one step.
@@ -64,6 +64,31 @@ pub(crate) async fn claim(client: &Client, wanted: &ShardedStream) -> Result<()>
             name,
         )),
     }
+}
+
+/// The error of what takes the key of a single stream; it says what to do where that is the name of a sharded
+/// one.
+pub(crate) async fn told(client: &Client, error: Error) -> Error {
+    match misnamed(client, &error).await {
+        Some(message) => error.with_message(message),
+        None => error,
+    }
+}
+
+/// What to say in place of an error's message, where it is that its stream is a sharded one.
+pub(crate) async fn misnamed(client: &Client, error: &Error) -> Option<String> {
+    if error.kind() != ErrorKind::WrongType {
+        return None;
+    }
+    let (_, name) = error.context().iter().find(|(name, _)| *name == "stream")?;
+    // The error says more than one of looking for more.
+    let stream = sharded_stream(client, name.as_bytes()).await.ok()??;
+    Some(format!(
+        "{} is a sharded stream, and this takes the key of a single one: name one of its {}, such as {}",
+        shorten(name.as_bytes()),
+        counted(stream.shards(), "shard", "shards"),
+        shorten(&stream.key(0)),
+    ))
 }
 
 fn about(error: Error, name: &[u8]) -> Error {

@@ -9,6 +9,6 @@ mod tags;
 
 pub use layout::ShardedStream;
 pub(crate) use layout::beside_shard;
-pub(crate) use lookup::claim;
 pub use lookup::sharded_stream;
+pub(crate) use lookup::{claim, misnamed, told};
 pub use tags::MOST_SHARDS;

@@ -16,7 +16,7 @@ use super::scattered::write_scattered;
 use crate::client::{Client, Questions, slot_of, tagged};
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::resp::type_of;
-use crate::shard::{claim, sharded_stream};
+use crate::shard::{claim, misnamed, sharded_stream};
 
 /// Adds an entry for each row (XADD, Redis 5.0), in order, and gives the entry IDs.
 ///
@@ -68,7 +68,16 @@ pub(super) async fn write_rows(
     rows: Rows,
     request: &WriteRequest,
 ) -> Result<Written, WriteFailure> {
-    let written = write_prepared(client, rows, request).await;
+    let written = match write_prepared(client, rows, request).await {
+        Err(mut failure) if failure.is_of_a_wrong_type() => {
+            let asking = request.control.unless_stopped(misnamed(client, &failure.error));
+            if let Some(Some(message)) = asking.await {
+                failure.error = failure.error.with_message(message);
+            }
+            Err(failure)
+        }
+        written => written,
+    };
     written.map_err(|failure| failure.told(client, request))
 }
 

@@ -55,7 +55,13 @@ impl Lane {
                     "the key {} holds a {found}, and a processor needs a {kind} there; {written}",
                     shorten(name)
                 );
-                Error::new(ErrorKind::WrongType, message)
+                let error = Error::new(ErrorKind::WrongType, message);
+                match (kind, found.as_str()) {
+                    ("stream", "hash") => error.with_advice(
+                        "if it is the name of a sharded stream, name one of its shards, such as \"events:{0-dnh}\"",
+                    ),
+                    _ => error,
+                }
             }
             (_, Answer::NotPending { missing, first }) => {
                 let message = format!(
