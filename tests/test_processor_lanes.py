@@ -18,7 +18,7 @@ from support.processes import hear, python
 from support.server import Server
 from support.sharded_processors import check, drain, held, processor, totals, work
 from support.shards import SCHEMA, frame
-from support.timing import eventually
+from support.timing import eventually, within
 
 MORE = frame().with_columns(pl.col("n") + 500)
 
@@ -204,3 +204,13 @@ def test_a_processor_may_be_entered_again_and_stopped(any_server: Server, events
     with made:
         assert len(next(made)) > 0
     assert SCHEMA
+
+
+def test_the_end_does_not_wait_for_a_server_that_is_gone(own: Server) -> None:
+    redfloe.write_stream(own.url, frame(), "events", shards=8, shard_by="user")
+    made = processor(own.url, "events")
+    made.__enter__()
+    assert len(next(made)) > 0
+    own.stop()
+    with within(3):
+        made.__exit__(KeyError, KeyError(), None)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::Server;
 use super::operation::{Operation, Outcome, Running};
@@ -180,10 +180,16 @@ impl LaneMember {
             .only_while_waited_for()
     }
 
-    /// Says that this one is there no more.
-    fn leave(&self) -> Operation {
+    /// Says that this one is there no more, as far as that takes no longer than so many milliseconds: it
+    /// counts for a while only.
+    fn leave(&self, patience_ms: u64) -> Operation {
         let membership = Arc::clone(&self.membership);
-        let leaving = async move { membership.lock().await.leave().await };
+        let leaving = async move {
+            let leaving = async { membership.lock().await.leave().await };
+            // Nothing depends on it.
+            let _ = timeout(Duration::from_millis(patience_ms), leaving).await;
+            Ok(())
+        };
         Operation::new(leaving, |py, ()| Ok(py.None())).on(self.runtime.lent())
     }
 }

@@ -26,6 +26,8 @@ else:
 
 #: How often a process that waits says that it is there, in the time of a lease.
 _BEATS = 6
+#: How long the end may take, after an exception and without one.
+_PATIENCE = {False: 0.5, True: 1.0}
 
 
 class Lanes(Generic[T]):
@@ -82,7 +84,7 @@ class Lanes(Generic[T]):
                 self._selection.add(number, session.asking())
             if not self._selection.numbers() and self._drains and not await self._take_all():
                 return None
-            first = await self._wait(self._selection.first(self._left()))
+            first = await self._wait(self._selection.first(_milliseconds_to(self._due)))
             if first is None:
                 continue
             number, come, error = first
@@ -156,9 +158,6 @@ class Lanes(Generic[T]):
         session.put_down()
         self._held.discard(number)
 
-    def _left(self) -> int:
-        return max(int((self._due - time.monotonic()) * 1000), 1)
-
     async def finish(self, *, success: bool) -> None:
         """Commit what is in hand, unless there was an exception; leave the lanes."""
         try:
@@ -168,6 +167,13 @@ class Lanes(Generic[T]):
             self.stop()
             for number in self._selection.numbers():
                 self._selection.remove(number)
+            # All of them together take no longer than one: the leases expire by themselves.
+            ends = time.monotonic() + _PATIENCE[success]
             for session in self._sessions.values():
-                await session.finish(success=False)
-            await self._wait(self._member.leave())
+                session.put_down()
+                await self._wait(session.core.finish(_milliseconds_to(ends)))
+            await self._wait(self._member.leave(_milliseconds_to(ends)))
+
+
+def _milliseconds_to(at: float) -> int:
+    return max(int((at - time.monotonic()) * 1000), 1)
