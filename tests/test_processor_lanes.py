@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ import polars as pl
 import pytest
 
 import redfloe
-from redfloe import StreamProcessor
+from redfloe import FencedError, StreamProcessor
 from support.processes import hear, python
 from support.server import Server
 from support.sharded_processors import check, drain, held, processor, totals, work
-from support.shards import SCHEMA, frame
+from support.shards import SCHEMA, TAGS, frame
 from support.timing import eventually, within
 
 MORE = frame().with_columns(pl.col("n") + 500)
@@ -42,13 +44,12 @@ def start(made: StreamProcessor, out: str) -> threading.Thread:
 
 def test_one_processor_has_all_lanes(any_server: Server, events: str) -> None:
     url, out = any_server.url, f"{events}:out"
-    made = drain(url, events, out)
+    assert drain(url, events, out).stats.entries == 0  # it was left
     check(url, events, out, [frame()])
     drain(url, events, out)
     redfloe.write_stream(url, MORE, events)
     drain(url, events, out)
     check(url, events, out, [frame(), MORE])
-    assert repr(made).startswith("StreamProcessor(")
     info = redfloe.processor_info(url, pattern=f"{events}:*")
     assert info.height == 8
 
@@ -103,10 +104,10 @@ sys.path.insert(0, sys.argv.pop(1))
 from support.sharded_processors import processor, work
 url, stream, out = sys.argv[1:]
 made = processor(url, stream, on_idle="wait", block_ms=50, batch_size=5)
-with made:
-    for tx in made:
-        work(tx, out)
-        print(1, flush=True)
+def handle(tx):
+    work(tx, out)
+    print(1, flush=True)
+made.run(handle)
 """
 
 
@@ -144,7 +145,6 @@ def test_handlers_failures_and_dead_letters(any_server: Server, events: str) -> 
     made.run(handle, attempts=1)
     assert sorted(seen) == [n for n in range(500) if n != 7]
     assert sorted(redfloe.read_dead_letters(url, dead)["n"]) == ["7", "x", "y"]
-    assert made.stats.commits == 0  # it was left
 
 
 def test_an_exception_leaves_nothing_of_the_batch(any_server: Server, events: str) -> None:
@@ -203,7 +203,6 @@ def test_a_processor_may_be_entered_again_and_stopped(any_server: Server, events
         assert list(made) == []
     with made:
         assert len(next(made)) > 0
-    assert SCHEMA
 
 
 def test_the_end_does_not_wait_for_a_server_that_is_gone(own: Server) -> None:
@@ -214,3 +213,85 @@ def test_the_end_does_not_wait_for_a_server_that_is_gone(own: Server) -> None:
     own.stop()
     with within(3):
         made.__exit__(KeyError, KeyError(), None)
+
+
+@pytest.mark.parametrize("when", ["before the commit", "before the work", "in a commit", "caught"])
+def test_a_lane_that_another_has_taken_is_left(any_server: Server, events: str, when: str) -> None:
+    """Its batch is the other's; the loop goes on with the others, and takes it again."""
+    url, out = any_server.url, f"{events}:out"
+    stolen: list[str] = []
+
+    def steal(tx: Any) -> None:
+        if not stolen:
+            stolen.extend(f"{events}:{{{t}}}" for t in TAGS if t.startswith(tx.batch_id[:1]))
+            thief = StreamProcessor(url, stolen[0], name="totals", schema=SCHEMA, takeover=True)
+            with contextlib.suppress(KeyError), thief:
+                next(thief)
+                raise KeyError  # it commits nothing
+
+    def handle(tx: Any) -> None:
+        if when in {"before the work", "caught"}:
+            steal(tx)
+        work(tx, out)
+        steal(tx)
+        if when == "in a commit" and tx.ids.len():
+            tx.commit()
+
+    made = processor(url, events)
+    if when in {"before the commit", "caught"}:
+        with made:
+            for tx in made:
+                with contextlib.suppress(*([FencedError] if when == "caught" else [])):
+                    handle(tx)
+    else:
+        made.run(handle)
+    assert len(stolen) == 1
+    check(url, events, out, [frame()])
+
+
+@pytest.mark.parametrize("lease_ms", [10, 2**40, 2**62])
+def test_leases_of_any_length(any_server: Server, events: str, lease_ms: int) -> None:
+    out = f"{events}:out"
+    drain(any_server.url, events, out, lease_ms=lease_ms)
+    check(any_server.url, events, out, [frame()])
+
+
+def test_stop_ends_the_wait_for_a_server_that_is_gone(own: Server) -> None:
+    redfloe.write_stream(own.url, frame(), "events", shards=8, shard_by="user")
+    made = processor(own.url, "events", on_idle="wait", block_ms=50)
+    thread = start(made, "out")
+    eventually(lambda: held([made]) == [8])
+    eventually(lambda: made.stats.entries == 500)
+    own.stop()
+    time.sleep(0.5)  # it has noticed, and waits
+    with within(3):
+        made.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_task_that_is_cancelled_leaves_the_lanes(any_server: Server, events: str) -> None:
+    url, out = any_server.url, f"{events}:out"
+
+    async def cancelled() -> None:
+        async with processor(url, events, on_idle="wait", block_ms=1_000) as made:
+            async for tx in made:
+                tx.publish(out, tx.frame.select("user", "n"), shard_by="user")
+
+    async def run() -> None:
+        for seconds in (0.05, 0.2, 0.5):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(cancelled(), seconds)
+        # They were left at once, and not when the leases expired.
+        made = processor(url, events)
+        async with made:
+            assert await anext(made, None) is None or held([made]) == [8]
+
+    asyncio.run(run())
+    assert redfloe.read_stream(url, out, SCHEMA).select("user", "n").sort("n").equals(frame())
+
+
+def test_a_group_is_refused(any_server: Server, events: str) -> None:
+    made = processor(any_server.url, events, group="g", consumer="c")
+    with pytest.raises(ValueError, match="group cannot be used with a sharded stream"), made:
+        next(made)

@@ -98,7 +98,8 @@ from redfloe._processing.stats import ProcessorStats
 from redfloe._processing.table import Table
 from redfloe._processing.transaction import AsyncTransaction, Transaction
 from redfloe._processing.windows.window import Window
-from redfloe._reading.follow import AsyncBatchIterator, BatchIterator, iter_stream, stream_batches
+from redfloe._reading.batches import AsyncBatchIterator, BatchIterator
+from redfloe._reading.follow import iter_stream, stream_batches
 from redfloe._reading.infer import infer_schema, infer_schema_async
 from redfloe._reading.many import read_streams, read_streams_async, scan_streams
 from redfloe._reading.offsets import (

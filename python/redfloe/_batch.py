@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redfloe._arguments import Milliseconds, optional_milliseconds
+from redfloe._checks import Milliseconds, optional_milliseconds
 from redfloe._event_loop import completed
 from redfloe._rows import BatchRows, Ids, Part, Source
 from redfloe._schema import as_text

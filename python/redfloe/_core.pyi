@@ -540,6 +540,9 @@ class Processor:
     def try_hold(self) -> Operation[bool]:
         """Acquire the lane, if nobody else has it; say whether it is held."""
 
+    def find_shards(self, dead_letter: bytes | None = None) -> Operation[Shards | None]:
+        """Give what the stream is, if it is a sharded one; see the function of that name."""
+
     def release(self) -> Operation[None]:
         """Leave the lane to others, to be acquired again later."""
 
@@ -818,6 +821,8 @@ class LaneMember:
     ) -> LaneMember: ...
     def beat(self, held: int) -> Operation[int]:
         """Give how many lanes to acquire, or to leave to others where negative."""
+    def stop(self) -> None:
+        """Have nobody wait for a server that is silent any more."""
     def leave(self, patience_ms: int) -> Operation[None]: ...
 
 def claim_shards(

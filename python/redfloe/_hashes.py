@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, milliseconds_of_seconds, one_of, positive
+from redfloe._checks import as_key, milliseconds_of_seconds, one_of, positive
 from redfloe._core import RedisConnection
 from redfloe._errors import SchemaError
 from redfloe._frame import ArrowStream, as_frame, check_column, field_names, without_null_dtypes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import polars as pl
 
-from redfloe._arguments import refuse_frame
+from redfloe._checks import refuse_frame
 from redfloe._schema import as_text
 from redfloe._words import counted
 

@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import positive
+from redfloe._checks import positive
 from redfloe._core import RedisConnection
 from redfloe._errors import DataLossError, OutcomeUnknownError, RedfloeError, WriteError
 from redfloe._event_loop import in_thread

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, check_compression, check_format, natural, one_of, positive
+from redfloe._arguments import check_compression, check_format
+from redfloe._checks import as_key, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id

@@ -19,7 +19,7 @@ except ImportError as error:
     needed = missing("daft", "0.7.26")
     raise needed from error
 
-from redfloe._arguments import positive
+from redfloe._checks import positive
 from redfloe._engines.filters import Column, Filters, Literal, both, either
 from redfloe._engines.reading import BATCH_SIZE, BoundedRead, Splits
 from redfloe._engines.writing import DAY_MS, Aside, RowOptions, StagedWrite, write_with_ids

@@ -27,7 +27,7 @@ from redfloe._api import (
     StreamProcessor,
     StreamProducer,
 )
-from redfloe._arguments import as_key
+from redfloe._checks import as_key
 from redfloe._errors import NoGroupError, RedfloeError, RedisTimeoutError
 from redfloe._log import log_events
 from redfloe._words import readable

@@ -22,7 +22,7 @@ from redfloe._consuming import dead_letters
 from redfloe._consuming.handling import InEventLoop, InLoop
 from redfloe._consuming.sessions import Sessions
 from redfloe._reading import read, scan
-from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
+from redfloe._reading.batches import AsyncBatchIterator, BatchIterator
 from redfloe._telemetry.carrying import beside_columns, beside_pairs, links_of
 from redfloe._telemetry.failures import CONTEXT, OPERATION, forget
 from redfloe._telemetry.operations import (

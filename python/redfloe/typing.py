@@ -4,7 +4,8 @@ A type checker infers ``dict[str, object]`` for a dict of dtypes of several kind
 a schema: ``schema: SchemaLike = {"total": pl.Decimal(10, 2), "paid": pl.Boolean}``.
 """
 
-from redfloe._arguments import Milliseconds, Streams
+from redfloe._arguments import Streams
+from redfloe._checks import Milliseconds
 from redfloe._consuming.retry import ExceptionPolicy
 from redfloe._ids import EntryIdLike
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions

@@ -12,9 +12,9 @@ pub(super) type Members = BTreeMap<Vec<u8>, usize>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Stay,
-    /// Leave so many of them to others.
+    /// Leave that many of them to others.
     GiveUp(usize),
-    /// Acquire up to so many that nobody has.
+    /// Acquire that many, at most, of those that nobody has.
     Take(usize),
 }
 

@@ -10,7 +10,7 @@ use redis::Value;
 use super::connection::Server;
 use super::ending::{Ending, STOPPED};
 use super::operation::Operation;
-use super::read::Request;
+use super::request::Request;
 use crate::client::{About, Client};
 use crate::error::{Error, Result};
 use crate::resp;

@@ -1,22 +1,22 @@
 //! Several lanes in one loop: waits for whichever has something, and shares the lanes with others.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::ops::Bound;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::connection::Server;
 use super::operation::{Operation, Outcome, Running};
 use crate::client::LentRuntime;
 use crate::error::{Error, Result};
-use crate::process::{Membership, Step};
+use crate::process::{Membership, Step, Stopper};
 
 /// What the connections of several lanes belong to, for those who wait without an event loop.
 #[pyclass(frozen, skip_from_py_object, module = "redfloe._core")]
@@ -43,34 +43,34 @@ impl Runtime {
 pub(crate) struct Selection {
     asked: Arc<Mutex<Asked>>,
     runtime: Runtime,
+    /// The process that made it. In a forked child the lock may be held by a thread that is not there.
+    process: u32,
 }
 
 #[derive(Default)]
 struct Asked {
-    running: HashMap<usize, Running>,
-    /// Which of them was the last to come to its end: the others come first.
+    running: BTreeMap<usize, Running>,
+    /// Which of them was the last to come to its end: those after it are looked at first.
     last: usize,
 }
 
 impl Asked {
-    /// Waits for the first of them.
-    async fn first(&mut self) -> (usize, Result<Outcome>) {
-        let ended = poll_fn(|context| {
-            let mut numbers: Vec<usize> = self.running.keys().copied().collect();
-            numbers.sort_unstable_by_key(|number| (*number <= self.last, *number));
-            for number in numbers {
-                if let Some(running) = self.running.get_mut(&number)
-                    && let Poll::Ready(outcome) = Pin::new(running).poll(context)
-                {
-                    return Poll::Ready((number, outcome));
-                }
+    /// Looks whether one of them has come to its end.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, Result<Outcome>)> {
+        let last = self.last;
+        let after = (Bound::Excluded(last), Bound::Unbounded);
+        let numbers = self.running.range(after).chain(self.running.range(..=last));
+        let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
+        for number in numbers {
+            if let Some(running) = self.running.get_mut(&number)
+                && let Poll::Ready(outcome) = Pin::new(running).poll(context)
+            {
+                self.running.remove(&number);
+                self.last = number;
+                return Poll::Ready((number, outcome));
             }
-            Poll::Pending
-        });
-        let (number, outcome) = ended.await;
-        self.running.remove(&number);
-        self.last = number;
-        (number, outcome)
+        }
+        Poll::Pending
     }
 }
 
@@ -78,35 +78,35 @@ impl Asked {
 impl Selection {
     #[new]
     fn new(runtime: &Runtime) -> Self {
-        Selection { asked: Arc::default(), runtime: runtime.clone() }
+        let process = std::process::id();
+        Selection { asked: Arc::default(), runtime: runtime.clone(), process }
     }
 
     /// Another one to wait for, which is started with the next wait.
     fn add(&self, number: usize, operation: &Operation) -> PyResult<()> {
         let running = operation.take()?;
-        self.with(|asked| drop(asked.running.insert(number, running)))
+        self.with(|asked| drop(asked.running.insert(number, running)));
+        Ok(())
     }
 
     /// Gives one up, if it has not come to its end.
-    fn remove(&self, number: usize) -> PyResult<()> {
-        self.with(|asked| drop(asked.running.remove(&number)))
+    fn remove(&self, number: usize) {
+        self.with(|asked| drop(asked.running.remove(&number)));
     }
 
     /// The numbers of those that are waited for.
-    fn numbers(&self) -> PyResult<Vec<usize>> {
-        self.with(|asked| asked.running.keys().copied().collect())
+    fn numbers(&self) -> Vec<usize> {
+        self.with(|asked| asked.running.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Waits that long for the first that comes to its end, and gives its number and what it has come to.
     fn first(&self, patience_ms: u64) -> Operation {
         let asked = Arc::clone(&self.asked);
+        // The lock is held while one looks and not while one waits: others add and remove meanwhile.
+        let first = poll_fn(move |context| lock(&asked).poll(context));
         let waiting = async move {
-            let until = Instant::now() + Duration::from_millis(patience_ms);
-            let mut asked = asked.lock().await;
-            tokio::select! {
-                first = asked.first() => Ok(Some(first)),
-                () = sleep_until(until) => Ok(None),
-            }
+            // Their own errors are told with their numbers.
+            Ok(timeout(Duration::from_millis(patience_ms), first).await.ok())
         };
         Operation::new(waiting, |py, first: Option<(usize, Result<Outcome>)>| {
             let Some((number, outcome)) = first else { return Ok(py.None()) };
@@ -116,7 +116,6 @@ impl Selection {
             };
             match come {
                 Ok(value) => (number, value, py.None()).into_py_any(py),
-                // Its caller has to know of which.
                 Err(error) => (number, py.None(), error.into_value(py)).into_py_any(py),
             }
         })
@@ -126,20 +125,23 @@ impl Selection {
 }
 
 impl Selection {
-    fn with<T>(&self, change: impl FnOnce(&mut Asked) -> T) -> PyResult<T> {
-        let Ok(mut asked) = self.asked.try_lock() else {
-            let message = "another thread or task waits for these lanes";
-            return Err(pyo3::exceptions::PyRuntimeError::new_err(message));
-        };
-        Ok(change(&mut asked))
+    /// Looks at what is asked, in the process that asks it.
+    fn with<T>(&self, look: impl FnOnce(&mut Asked) -> T) -> Option<T> {
+        (self.process == std::process::id()).then(|| look(&mut lock(&self.asked)))
     }
+}
+
+fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
+    // An operation that panicked is one that never ends.
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One of those who share the lanes. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core")]
 pub(crate) struct LaneMember {
-    membership: Arc<Mutex<Membership>>,
+    membership: Arc<tokio::sync::Mutex<Membership>>,
     lanes: usize,
+    stopper: Stopper,
     runtime: Runtime,
 }
 
@@ -158,16 +160,19 @@ impl LaneMember {
         let (lanes, counts_for_ms) = counts;
         let counts_for = Duration::from_millis(counts_for_ms);
         let membership = Membership::new(&server.client(py)?, stream, name, own, counts_for);
-        let membership = Arc::new(Mutex::new(membership));
-        Ok(LaneMember { membership, lanes, runtime: runtime.clone() })
+        let membership = Arc::new(tokio::sync::Mutex::new(membership));
+        let stopper = Stopper::default();
+        Ok(LaneMember { membership, lanes, stopper, runtime: runtime.clone() })
     }
 
     /// Says how many lanes this one has, and gives how many it is to acquire, or, where that is negative, to
     /// leave to others.
     fn beat(&self, held: usize) -> Operation {
         let (membership, lanes) = (Arc::clone(&self.membership), self.lanes);
+        let stopper = self.stopper.clone();
         let beating = async move {
-            let step = membership.lock().await.beat(held, lanes).await?;
+            let beating = async { membership.lock().await.beat(held, lanes).await };
+            let step = stopper.or(beating).await.unwrap_or(Ok(Step::Stay))?;
             let number = |number: usize| i64::try_from(number).map_err(|_| Error::invalid("lanes"));
             match step {
                 Step::Stay => Ok(0),
@@ -178,6 +183,11 @@ impl LaneMember {
         Operation::new(beating, |py, step: i64| step.into_py_any(py))
             .on(self.runtime.lent())
             .only_while_waited_for()
+    }
+
+    /// Has nobody wait for a server that is silent any more.
+    fn stop(&self) {
+        self.stopper.stop();
     }
 
     /// Says that this one is there no more, as far as that takes no longer than so many milliseconds: it

@@ -8,7 +8,7 @@ use super::error::id_exception;
 use super::member::parsed;
 use super::operation::Operation;
 use super::pin::Bounds;
-use super::read::Request;
+use super::request::Request;
 use crate::entry_id::{EntryId, IdBound};
 use crate::read::{self, Partition};
 

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 
 use super::completion::Task;
 use super::connection::Server;
-use super::read::Request;
+use super::request::Request;
 use super::wait::wait_on;
 use crate::client::LentRuntime;
 use crate::entry_id::EntryId;

@@ -12,7 +12,7 @@ use crate::shard::{self, ShardedStream};
 /// A stream over several keys. Documented in `_core.pyi`.
 #[pyclass(frozen, eq, module = "redfloe._core")]
 #[derive(PartialEq)]
-pub(crate) struct Shards(ShardedStream);
+pub(crate) struct Shards(pub(super) ShardedStream);
 
 #[pymethods]
 impl Shards {
@@ -49,13 +49,7 @@ pub(crate) fn find_shards(
     dead_letter: Option<Vec<u8>>,
 ) -> PyResult<Operation> {
     let client = server.client(py)?;
-    let finding = async move {
-        let found = shard::sharded_stream(&client, &name).await?;
-        if let (Some(stream), Some(dead)) = (&found, dead_letter) {
-            shard::claim(&client, &ShardedStream::new(dead, stream.shards(), stream.by())?).await?;
-        }
-        Ok(found)
-    };
+    let finding = async move { shard::find_shards(&client, &name, dead_letter).await };
     Ok(Operation::new(finding, |py, found: Option<ShardedStream>| {
         found.map(Shards).into_py_any(py)
     }))

@@ -12,7 +12,7 @@ use pyo3::types::PyCapsule;
 
 use super::connection::Server;
 use super::error::{class_name, exception};
-use super::read::Request;
+use super::request::Request;
 use crate::client::panicked;
 use crate::decode::Batch;
 use crate::dtype::{without_int128, without_views};

@@ -27,6 +27,24 @@ pub async fn sharded_stream(client: &Client, name: &[u8]) -> Result<Option<Shard
     }
 }
 
+/// The same; where there is one, another is made sure of that is like it, and is for its dead letters.
+///
+/// # Errors
+///
+/// As [`sharded_stream`] and [`claim`].
+#[cfg(feature = "python")]
+pub(crate) async fn find_shards(
+    client: &Client,
+    name: &[u8],
+    dead_letter: Option<Vec<u8>>,
+) -> Result<Option<ShardedStream>> {
+    let found = sharded_stream(client, name).await?;
+    if let (Some(stream), Some(dead)) = (&found, dead_letter) {
+        claim(client, &ShardedStream::new(dead, stream.shards(), stream.by())?).await?;
+    }
+    Ok(found)
+}
+
 /// Makes sure that the sharded stream is there as it is wanted: creates it (a script of HSET, Redis 4.0)
 /// where nothing is at its name.
 ///

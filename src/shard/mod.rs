@@ -9,6 +9,8 @@ mod tags;
 
 pub use layout::ShardedStream;
 pub(crate) use layout::beside_shard;
+#[cfg(feature = "python")]
+pub(crate) use lookup::find_shards;
 pub use lookup::sharded_stream;
 pub(crate) use lookup::{claim, misnamed, told};
 pub use tags::MOST_SHARDS;

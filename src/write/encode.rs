@@ -13,6 +13,7 @@ use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use lexical_core::ToLexical;
 use num_traits::ToPrimitive;
 
+use super::documents::*;
 use super::encoders::*;
 use super::packed::pack_null;
 use crate::compression::PayloadCompression;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, TimeUnit};
 
+use super::documents::Member;
 use super::encode::Column;
-use super::encoders::Member;
 use super::request::{IdSource, Target, WriteRequest};
 use super::row_id::RowId;
 use crate::dtype::is_text;

@@ -2,6 +2,7 @@
 
 mod atomic;
 mod control;
+mod documents;
 mod encode;
 mod encoders;
 mod ends;

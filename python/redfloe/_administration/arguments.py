@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-from redfloe._arguments import Milliseconds, as_key, optional, optional_milliseconds
+from redfloe._checks import Milliseconds, as_key, optional, optional_milliseconds
 from redfloe._ids import EntryIdLike, entry_id
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, as_ids, as_key, milliseconds, one_of
+from redfloe._checks import Milliseconds, as_ids, as_key, milliseconds, one_of
 from redfloe._core import RedisConnection
 from redfloe._errors import ResponseError
 from redfloe._event_loop import completed

@@ -3,7 +3,7 @@
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key
+from redfloe._checks import as_key
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 

@@ -4,7 +4,7 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._administration.arguments import make_pending_filter
-from redfloe._arguments import Milliseconds, as_key
+from redfloe._checks import Milliseconds, as_key
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._ids import EntryIdLike

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key, one_of
+from redfloe._checks import as_key, one_of
 from redfloe._event_loop import completed
 from redfloe._ids import EntryIdLike, group_start
 

@@ -6,7 +6,7 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._administration.arguments import make_trim
-from redfloe._arguments import as_ids, as_key
+from redfloe._checks import as_ids, as_key
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._ids import EntryIdLike

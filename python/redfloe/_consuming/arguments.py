@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from redfloe._arguments import (
-    Group,
+from redfloe._arguments import Group, Request, Streams, make_group
+from redfloe._checks import (
     Milliseconds,
-    Request,
-    Streams,
     as_key,
-    make_group,
     milliseconds,
     one_of,
     optional_milliseconds,

@@ -6,15 +6,8 @@ import time
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from redfloe import _core
-from redfloe._arguments import (
-    Milliseconds,
-    Request,
-    Streams,
-    either,
-    follow_pattern,
-    make_request,
-    one_of,
-)
+from redfloe._arguments import Request, Streams, either, follow_pattern, make_request
+from redfloe._checks import Milliseconds, one_of
 from redfloe._consuming import arguments
 from redfloe._consuming.handling import Failing
 from redfloe._consuming.names import CheckpointNames

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Request, as_key, make_request, repr_of
+from redfloe._arguments import Request, make_request
+from redfloe._checks import as_key, repr_of
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import ColumnOptions, ReadOptions, complete, takes
-from redfloe._reading.follow import AsyncBatches
+from redfloe._reading.batches import AsyncBatches
 from redfloe._schema import SchemaLike, as_text
 from redfloe._words import counted
 

@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
-from redfloe._arguments import not_negative, one_of, positive
+from redfloe._checks import not_negative, one_of, positive
 
 ExceptionPolicy: TypeAlias = Mapping[type[Exception], Literal["retry", "fail", "raise"]]
 

@@ -14,7 +14,7 @@ from redfloe._errors import RedfloeError, WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._log import log_live
-from redfloe._reading.follow import AsyncBatches
+from redfloe._reading.batches import AsyncBatches
 from redfloe._reading.shards import found_over_shards, found_over_shards_async
 from redfloe._rows import Source
 

@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from redfloe import _core, _errors
-from redfloe._arguments import Many, Request, Streams, as_key, make_request
+from redfloe._arguments import Many, Request, Streams, make_request
+from redfloe._checks import as_key
 from redfloe._core import StreamReader
 from redfloe._errors import RedfloeError, SchemaError, WrongTypeError
 from redfloe._frame import of_batch

@@ -9,7 +9,7 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._administration.streams import delete_stream
-from redfloe._arguments import as_key, positive
+from redfloe._checks import as_key, positive
 from redfloe._frame import as_frame, known
 from redfloe._reading.read import read_stream
 from redfloe._schema import as_text

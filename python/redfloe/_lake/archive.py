@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Streams, one_of, positive
+from redfloe._checks import Milliseconds, one_of, positive
 from redfloe._consuming.handling import without_waiting
 from redfloe._options import DecodeOptions, ReadOptions, complete, takes
 from redfloe._reading.shards import shards_of, shards_of_async
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from redfloe._arguments import Streams
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
     from redfloe._lake.arguments import Span

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from redfloe._arguments import as_key, milliseconds
+from redfloe._checks import as_key, milliseconds
 from redfloe._schema import as_text
 from redfloe._words import readable
 

@@ -26,7 +26,7 @@ from redfloe._event_loop import completed, in_thread
 from redfloe._frame import of_batch
 from redfloe._ids import entry_id
 from redfloe._lake.result import ArchiveResult
-from redfloe._reading.follow import AsyncBatchIterator, BatchIterator
+from redfloe._reading.batches import AsyncBatchIterator, BatchIterator
 from redfloe._reading.offsets import as_pair, pair_after
 from redfloe._reading.scan import sampled, schema_of
 from redfloe._words import readable

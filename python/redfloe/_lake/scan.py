@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Streams, make_request, one_of
+from redfloe._arguments import Streams, make_request
+from redfloe._checks import one_of
 from redfloe._errors import DataLossError
 from redfloe._lake.archive import target_of
 from redfloe._options import DecodeOptions, complete, takes

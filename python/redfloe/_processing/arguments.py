@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from redfloe._arguments import (
-    Group,
-    Milliseconds,
-    Request,
-    as_key,
-    milliseconds,
-    natural,
-    positive,
-)
+from redfloe._checks import Milliseconds, as_key, milliseconds, natural, positive
 from redfloe._consuming.arguments import make_worker_group
 from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from redfloe._arguments import Group, Request
     from redfloe._ids import EntryIdLike
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import polars as pl
 
-from redfloe._arguments import as_key, natural, refuse_frame
+from redfloe._checks import as_key, natural, refuse_frame
 from redfloe._frame import ArrowStream
 from redfloe._schema import as_text
 from redfloe._words import counted

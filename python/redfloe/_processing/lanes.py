@@ -26,6 +26,8 @@ else:
 
 #: How often a process that waits says that it is there, in the time of a lease.
 _BEATS = 6
+#: Others are not to wait for that, however long a lease is.
+_LONGEST_PAUSE = 1_000
 #: How long the end may take, after an exception and without one.
 _PATIENCE = {False: 0.5, True: 1.0}
 
@@ -50,33 +52,40 @@ class Lanes(Generic[T]):
         # By a name of its own: of two threads of one process each has its lanes.
         self._member = member(os.urandom(8).hex().encode(), self._runtime)
         self._wait = wait
-        self._pause = max(lease_ms // _BEATS, 1)
+        self._pause = min(max(lease_ms // _BEATS, 1), _LONGEST_PAUSE)
         self._lease = 1.2 * lease_ms / 1000
         self._drains = drains
         self._sessions: dict[int, Session[T]] = {}
+        #: What was done in lanes that others have taken.
+        self._past: list[_core.ProcessorStats] = []
         self._held: set[int] = set()
         #: Those in which there was nothing left.
         self._done: set[int] = set()
         self._due = 0.0
-        #: When there was nothing to do for so long that others' lanes are theirs.
+        #: When to end, as nothing is left but lanes that others have.
         self._ends_at: float | None = None
         self._in_hand: Session[T] | None = None
+        # No Event: a signal's handler that sets it may find its lock taken by this thread.
         self._stopped = False
 
     def stats(self) -> list[_core.ProcessorStats]:
         """Give what was done in each lane that this process has had."""
-        return [session.core.stats for session in [*self._sessions.values()]]
+        return [*self._past, *(session.core.stats for session in [*self._sessions.values()])]
 
     def stop(self) -> None:
         """End the loop before its next batch."""
         self._stopped = True
+        self._member.stop()
         for session in [*self._sessions.values()]:
             session.core.stop()
+
+    def _is_stopped(self) -> bool:
+        return self._stopped
 
     async def next(self, *, opens: bool) -> T | None:
         """Commit what is in hand, and give the next batch of any lane, or None at the end."""
         await self._commit()
-        while not self._stopped:
+        while not self._is_stopped():
             if time.monotonic() >= self._due:
                 await self._share()
             for number in self._held - self._done - {*self._selection.numbers()}:
@@ -123,13 +132,15 @@ class Lanes(Generic[T]):
         """Acquire lanes that nobody has; say how many."""
         taken = 0
         for number in range(len(self._keys)):
-            if taken == most or self._stopped:
+            if taken == most or self._is_stopped():
                 break
             if number in self._held or number in self._done:
                 continue
             session = self._sessions.get(number)
             if session is None:
                 session = self._sessions[number] = self._make(self._keys[number], self._runtime)
+                if self._is_stopped():  # by another thread, which has not seen this one
+                    session.core.stop()
             if await self._wait(session.core.try_hold()):
                 self._held.add(number)
                 taken += 1
@@ -156,6 +167,7 @@ class Lanes(Generic[T]):
         """Have a lane no more, which another has acquired."""
         session = self._sessions.pop(number)
         session.put_down()
+        self._past.append(session.core.stats)
         self._held.discard(number)
 
     async def finish(self, *, success: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from redfloe._arguments import one_of
+from redfloe._checks import one_of
 from redfloe._errors import SchemaError
 from redfloe._files import hive_folders
 from redfloe._processing.sinks import Sink

@@ -8,29 +8,32 @@ from threading import Lock, current_thread
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, Request, make_request, one_of
+from redfloe._arguments import Request, make_request
 from redfloe._beside import with_fields
+from redfloe._checks import Milliseconds, one_of
 from redfloe._consuming.arguments import decoding_errors, start_of
 from redfloe._consuming.handling import Failing
 from redfloe._consuming.signals import StopSignals
 from redfloe._core import RedisConnection, check_connection, connect
-from redfloe._errors import AuthenticationError, RedfloeError
 from redfloe._options import ColumnOptions, complete, takes
 from redfloe._processing.arguments import make_arguments, make_member, where
-from redfloe._processing.lanes import Lanes
 from redfloe._processing.running import Loop, RunsHandlers
 from redfloe._processing.session import (
     Session,
-    Shard,
     at_once,
     check_bound,
     in_event_loop,
     refuse_of_group,
     without_waiting,
 )
+from redfloe._processing.sharding import (
+    find_shards,
+    is_sharded,
+    make_lanes,
+    refuse_with_lanes,
+)
 from redfloe._processing.stats import ProcessorStats
 from redfloe._processing.transaction import AsyncTransaction, Transaction
-from redfloe._reading.shards import shards_of
 from redfloe._reprs import target
 from redfloe._rows import Source
 
@@ -39,20 +42,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from redfloe._ids import EntryIdLike
+    from redfloe._processing.lanes import Lanes
     from redfloe._processing.sinks import Sink
     from redfloe._schema import SchemaLike
-
-
-def _is_sharded(url: RedisConnection, stream: bytes) -> bool:
-    try:
-        return bool(shards_of(url, stream))
-    except RedfloeError:  # which the loop would raise
-        return False
-
-
-def _beside(key: bytes, name: bytes) -> bytes:
-    """Give the shard of another stream that shares the slot of a shard."""
-    return name + key[key.rindex(b":{") :]
 
 
 @takes(ColumnOptions)
@@ -290,7 +282,7 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
         try:
             _core.check_processor(url, request, arguments)
         except ValueError:
-            if dead_letter is None or not _is_sharded(url, request["stream"]):
+            if dead_letter is None or not is_sharded(url, request["stream"]):
                 raise
             self._of_name = arguments | {"dead_letter": None, "max_deliveries": None}
             _core.check_processor(url, request, self._of_name)
@@ -415,78 +407,33 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             has_dead_letter=has_dead_letter,
             is_of_group=self._request["group"] is not None,
             sinks=self._sinks,
-            look=None if self._request["group"] is not None else partial(self._look, wait, make),
+            look=partial(self._look, core, wait, make),
         )
         for model, name in self._bound:
             session.bind(model, name)
         self._session, self._core = session, core
         if self._stopped:  # before there was anything to stop
-            core.stop()
+            session.stop()
 
-    async def _look(self, wait: Any, make: Any) -> Lanes[Any] | None:
+    async def _look(self, core: _core.Processor, wait: Any, make: Any) -> Lanes[Any] | None:
         """Give the lanes, where the stream turns out to be a sharded one."""
-        asked, arguments = with_fields(self._request), self._arguments
-        try:
-            shards = await wait(
-                _core.find_shards(self._connection, asked["stream"], arguments["dead_letter"])
-            )
-        except AuthenticationError:  # who may not ask has a plain stream
-            return None
+        arguments = self._arguments
+        shards = await find_shards(core, wait)
         if shards is None:
             return None
-        self._check_sharded()
-        keys, known = shards.keys, dict(self._request["schema"] or {})
-        claimed: set[Any] = set()
-
-        def lane(key: bytes, runtime: _core.Runtime) -> Session[Any]:
-            request = asked | {"stream": key}
-            dead_letter = arguments["dead_letter"]
-            own = arguments | {
-                "dead_letter": None if dead_letter is None else _beside(key, dead_letter),
-                "outputs": [],
+        refuse_with_lanes(
+            {
+                "group": self._request["group"],
+                "sinks": self._sinks,
+                "objects that are bound": self._bound,
+                "takeover": arguments["takeover"],
+                "outputs": arguments["outputs"],
             }
-            shard = Shard(self._connection, keys.index(key), shards, wait, claimed)
-            return Session(
-                _core.Processor(self._connection, request, own, runtime),
-                wait,
-                make,
-                source=Source(self._connection, request, None),
-                known=known,
-                has_dead_letter=dead_letter is not None,
-                is_of_group=False,
-                sinks=[],
-                shard=shard,
-            )
-
-        def member(own: bytes, runtime: _core.Runtime) -> _core.LaneMember:
-            counts = len(keys), 3 * arguments["lease_ms"]
-            name = arguments["name"]
-            return _core.LaneMember(self._connection, keys[0], name, own, counts, runtime)
-
-        lanes: Lanes[Any] = Lanes(
-            keys,
-            lane,
-            member,
-            wait,
-            lease_ms=arguments["lease_ms"],
-            drains=self._request["on_idle"] == "stop",
         )
-        if self._stopped:
-            lanes.stop()
-        return lanes
-
-    def _check_sharded(self) -> None:
-        for given, what in (
-            (self._sinks, "sinks"),
-            (self._bound, "objects that are bound"),
-            (self._arguments["takeover"], "takeover"),
-            (self._arguments["outputs"], "outputs"),
-        ):
-            if given:
-                msg = (
-                    f"{what} cannot be used with a sharded stream, which has a lane for each shard"
-                )
-                raise ValueError(msg)
+        if arguments["dead_letter"] is not None:
+            await find_shards(core, wait, arguments["dead_letter"])
+        asked = with_fields(self._request)
+        return make_lanes(self._connection, asked, arguments, shards, wait, make)
 
     def _keep_for(self, thread: Thread) -> None:
         with self._entering:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import as_key
+from redfloe._checks import as_key
 from redfloe._event_loop import completed
 from redfloe._processing.table import Table, TableRequest, table_request
 from redfloe._reading.shards import shards_of, shards_of_async

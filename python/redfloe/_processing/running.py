@@ -50,8 +50,11 @@ class Face(Generic[T]):
         part._session.open(part)
         part._tried += 1
         error: Exception | None = await self._inner.call(part)
+        is_lost = isinstance(error, FencedError) and part._session.shard is not None
+        if is_lost:  # the lane is another's now, and the loop goes on with its others
+            part._session.put_down()
         if part._session.current is not part:
-            if isinstance(error, ClaimedError):
+            if is_lost or isinstance(error, ClaimedError):
                 raise BegunAnewError from error
             if error is not None:
                 raise error  # nothing of it can be tried again: it was committed
@@ -91,7 +94,7 @@ class Face(Generic[T]):
         except FencedError as error:
             if part._session.shard is None:
                 raise
-            raise BegunAnewError from error  # the lane is another's now, and the loop goes on
+            raise BegunAnewError from error
 
 
 class RunsHandlers(AbstractContextManager[Any], AbstractAsyncContextManager[Any]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 from redfloe import _core
 from redfloe._beside import take_out
 from redfloe._consuming.handling import without_waiting
-from redfloe._errors import NotDurableError
+from redfloe._errors import NotDurableError, WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._processing.sinks import Sinks
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from redfloe._arguments import Milliseconds
-    from redfloe._core import RedisConnection
+    from redfloe._checks import Milliseconds
     from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.lanes import Lanes
+    from redfloe._processing.sharding import Shard
     from redfloe._processing.sinks import Sink
     from redfloe._processing.windows.definition import Declared
     from redfloe._processing.windows.window import Window
@@ -73,42 +73,6 @@ class _Declared:
     table: Table
 
 
-class Shard:
-    """Which shard a session is of, and what holds for all of them."""
-
-    def __init__(
-        self,
-        url: RedisConnection,
-        number: int,
-        shards: _core.Shards,
-        wait: Waits,
-        claimed: set[Any],
-    ) -> None:
-        self.number = number
-        self.shards = shards
-        self._url = url
-        self._wait = wait
-        #: The names of sharded outputs that are there, and the fields by which they are divided.
-        self._claimed = claimed
-
-    def check_key(self, names: Sequence[str], what: str) -> None:
-        """Refuse what would be kept in several lanes, and be whole in none."""
-        by = self.shards.by
-        if by not in names:
-            msg = (
-                f"{what} must have {by!r}, by which the stream is divided among its shards: each "
-                f"lane has rows of its own, and {[*names]} may be those of several"
-            )
-            raise ValueError(msg)
-
-    async def claim(self, name: bytes, by: str) -> None:
-        """Make sure of an output that is a sharded stream as well."""
-        if (name, by) not in self._claimed:
-            number = len(self.shards.keys)
-            await self._wait(_core.claim_shards(self._url, name, number, by))
-            self._claimed.add((name, by))
-
-
 class Session(Generic[T]):
     """A processor from the time that it is entered until it is left."""
 
@@ -130,6 +94,7 @@ class Session(Generic[T]):
         #: Finds out whether the stream is a sharded one, which then has these lanes.
         self._look = look
         self.lanes: Lanes[T] | None = None
+        self._stopped = False
         #: Which of them this is the session of.
         self.shard = shard
         self.is_of_group = is_of_group
@@ -335,9 +300,11 @@ class Session(Generic[T]):
             msg = "another thread or task waits for this processor's next batch already"
             raise RuntimeError(msg)
         try:
-            if self._look is not None:
+            if self._look is not None and not self.is_of_group:
                 self.lanes = await self._look()
                 self._look = None
+                if self._stopped:  # while nobody had the lanes
+                    self.stop()
             if self.lanes is not None:
                 return await self.lanes.next(opens=opens)
             if self.current is not None:
@@ -352,7 +319,7 @@ class Session(Generic[T]):
                 if not await self.sinks.settle(until_stopped=True):
                     return None
             while True:
-                state, core = await self.wait(self.core.next(self._epoch, self.windows.alarms()))
+                state, core = await self._come()
                 if state is None:
                     break
                 self._load(*state)
@@ -364,7 +331,15 @@ class Session(Generic[T]):
         finally:
             self._in_use.release()
 
-    def asking(self) -> _core.Operation[Any]:
+    async def _come(self) -> tuple[Any, _core.Transaction | None]:
+        try:
+            return await self.wait(self.asking())
+        except WrongTypeError:
+            if self._look is not None:  # a group's: the lanes of a sharded stream are refused
+                await self._look()
+            raise
+
+    def asking(self) -> _core.Operation[tuple[Any, _core.Transaction | None]]:
         """Give what waits for the next batch of this lane, or for the lane."""
         return self.core.next(self._epoch, self.windows.alarms())
 
@@ -376,6 +351,7 @@ class Session(Generic[T]):
 
     def stop(self) -> None:
         """End the loop before its next batch."""
+        self._stopped = True
         self.core.stop()
         if self.lanes is not None:
             self.lanes.stop()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, milliseconds
+from redfloe._checks import Milliseconds, milliseconds
 from redfloe._errors import SchemaError
 from redfloe._frame import ArrowStream, as_frame, of_batch
 from redfloe._schema import Dtype, SchemaLike, as_schema, as_text

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from redfloe._arguments import Milliseconds
+    from redfloe._checks import Milliseconds
     from redfloe._frame import ArrowStream
     from redfloe._processing.session import Session
     from redfloe._processing.table import Keys, Table

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Request, as_key, make_request
+from redfloe._arguments import Request, make_request
+from redfloe._checks import as_key
 from redfloe._event_loop import completed
 from redfloe._options import ReadOptions, complete, takes
 from redfloe._progress import check_bar

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redfloe import _core
-from redfloe._arguments import Streams, as_key, natural
+from redfloe._checks import as_key, natural
 from redfloe._errors import WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._ids import entry_id
@@ -14,6 +14,7 @@ from redfloe._reading.shards import shards_of, shards_of_async
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from redfloe._arguments import Streams
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
 

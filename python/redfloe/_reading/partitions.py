@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 from redfloe import _core
-from redfloe._arguments import Request, Streams, as_key, make_request, positive
+from redfloe._arguments import Request, Streams, make_request
+from redfloe._checks import as_key, positive
 from redfloe._core import StreamReader
 from redfloe._errors import WrongTypeError
 from redfloe._event_loop import completed

@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import (
-    Milliseconds,
-    Request,
-    Streams,
-    as_ids,
-    as_key,
-    make_group,
-    make_request,
-)
+from redfloe._arguments import Request, Streams, make_group, make_request
+from redfloe._checks import Milliseconds, as_ids, as_key
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._options import DEFAULTS, ReadOptions, complete, takes
 from redfloe._progress import Bar, check_bar, shown_of, with_bar
-from redfloe._reading.follow import AsyncBatches
+from redfloe._reading.batches import AsyncBatches
 from redfloe._reading.shards import over_shards, over_shards_async
 from redfloe._schema import as_schema
 

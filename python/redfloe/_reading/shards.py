@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from redfloe import _core
-from redfloe._arguments import Many, as_key
+from redfloe._arguments import Many
+from redfloe._checks import as_key
 from redfloe._errors import AuthenticationError, WrongTypeError
 from redfloe._event_loop import completed
 

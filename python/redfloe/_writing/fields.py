@@ -5,7 +5,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from redfloe._arguments import as_key
+from redfloe._checks import as_key
 from redfloe._values import builtin
 
 #: Values are str, bytes, bool, int, float, Decimal, datetime, date, time or None, and in a JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from redfloe import _beside, _core
-from redfloe._arguments import (
+from redfloe._checks import (
     Milliseconds,
     as_key,
     milliseconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redfloe._arguments import milliseconds_of_seconds
+from redfloe._checks import milliseconds_of_seconds
 from redfloe._event_loop import completed
 
 if TYPE_CHECKING:

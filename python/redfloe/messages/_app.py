@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from redfloe._arguments import Milliseconds
+    from redfloe._checks import Milliseconds
     from redfloe._core import RedisConnection
     from redfloe._ids import EntryIdLike
     from redfloe.messages._exactly_once import ExactlyOnceWorker

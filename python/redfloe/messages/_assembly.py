@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from redfloe._arguments import not_negative, optional_milliseconds, positive
+from redfloe._checks import not_negative, optional_milliseconds, positive
 from redfloe._consuming.consumer import StreamConsumer
 from redfloe._schema import as_text
 from redfloe.messages._decode import policy_of

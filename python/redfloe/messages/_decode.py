@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
 
-from redfloe._arguments import one_of
+from redfloe._checks import one_of
 from redfloe._consuming.retry import reason_of
 from redfloe.messages._delivery import Delivered, Item
 from redfloe.messages._doubt import Misfit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from redfloe._arguments import as_key
+from redfloe._checks import as_key
 from redfloe.messages._kinds import name_of_model, type_name
 from redfloe.messages._message import Message
 

@@ -8,7 +8,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Self
 
 from redfloe import _core
-from redfloe._arguments import Milliseconds, as_key
+from redfloe._checks import Milliseconds, as_key
 from redfloe._errors import RedfloeError
 from redfloe._writing.async_producer import AsyncStreamProducer
 from redfloe._writing.producer import StreamProducer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redfloe._arguments import not_negative
+from redfloe._checks import not_negative
 from redfloe._consuming.handling import _check_handler
 from redfloe._functions import is_async
 from redfloe._schema import as_text

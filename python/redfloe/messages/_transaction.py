@@ -10,7 +10,7 @@ from redfloe._processing.transaction import AsyncTransaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from redfloe._arguments import Milliseconds
+    from redfloe._checks import Milliseconds
     from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.state import ProcessorState
     from redfloe._schema import SchemaLike

@@ -8,6 +8,8 @@ use crate::client::spawn;
 use crate::error::Result;
 use crate::process::durability::evicting_policy;
 use crate::process::lane::{Held, Notes};
+#[cfg(feature = "python")]
+use crate::shard::{ShardedStream, find_shards};
 
 /// How long a standby waits before it looks again, at most.
 const STANDBY: Duration = Duration::from_millis(500);
@@ -44,17 +46,34 @@ impl Processor {
         Ok(true)
     }
 
-    /// Acquires the lane, if nobody else has it; says whether it is held now.
+    /// Acquires the lane, if nobody else has it; says whether it is held now, and not that the loop was
+    /// stopped.
     #[cfg(feature = "python")]
     pub(crate) async fn try_hold(&mut self) -> Result<bool> {
-        if !self.is_prepared {
-            self.prepare().await?;
-            self.is_prepared = true;
-        }
-        match self.lane.held() {
-            Some(_) => Ok(true),
-            None => Ok(self.lane.try_acquire().await?.is_ok()),
-        }
+        let stopper = self.stopper.clone();
+        let trying = async {
+            if !self.is_prepared {
+                self.prepare().await?;
+                self.is_prepared = true;
+            }
+            match self.lane.held() {
+                Some(_) => Ok(true),
+                None => Ok(self.lane.try_acquire().await?.is_ok()),
+            }
+        };
+        stopper.or(trying).await.unwrap_or(Ok(false))
+    }
+
+    /// The sharded stream, where the stream's name is that of one; `None` also where the loop was
+    /// stopped. Another one is made sure of that is like it, and is for its dead letters.
+    #[cfg(feature = "python")]
+    pub(crate) async fn find_shards(
+        &mut self,
+        dead_letter: Option<Vec<u8>>,
+    ) -> Result<Option<ShardedStream>> {
+        let client = self.client.keep_trying(self.request.who());
+        let finding = find_shards(&client, self.request.stream(), dead_letter);
+        self.stopper.or(finding).await.unwrap_or(Ok(None))
     }
 
     async fn wait_for_lane(&mut self) -> Result<(Held, Notes)> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::entry_id::EntryId;
 
-/// What is to be done on a quiet stream: once no entry has come for so long, and the server's clock is so far.
+/// When something is to be done on a quiet stream: no entry has come for that long, and it is that time by
+/// the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Alarm {
     pub(crate) after_ms: i64,

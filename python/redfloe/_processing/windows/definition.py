@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOWER, UPPER = "_lower_boundary", "_upper_boundary"
 #: The column of event times where it has been prepared; no name that a field would have.
 TIME = "\0time"
-#: So many windows may a row be in.
+#: In how many windows a row may be.
 _MOST = 1_000
 _MS = 1_000_000
 NS_PER = {"ms": 1_000_000, "us": 1_000, "ns": 1}

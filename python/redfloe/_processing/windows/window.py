@@ -90,7 +90,7 @@ class Windows:
         self._definitions.clear()
 
     def end(self) -> None:
-        """Take note that the transaction in hand has ended."""
+        """Know that the transaction in hand has ended."""
         self._taken.clear()
 
     def alarms(self) -> tuple[list[tuple[int, int]], bool]:

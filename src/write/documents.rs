@@ -1,0 +1,108 @@
+//! Payloads: all members of a row as one document, which may be compressed.
+
+use std::ops::Range;
+
+use super::encode::{Column, Encode};
+use super::encoders::{Name, Texts, WriteText};
+use super::packed::pack_map;
+use crate::compression::PayloadCompression;
+
+/// Payloads: JSON objects that lack what is null.
+pub(super) struct Documents(pub(super) Vec<Member>);
+
+/// The same as MessagePack.
+pub(super) struct PackedDocuments(pub(super) Vec<Member>);
+
+/// A column whose values are members of payloads.
+pub(super) struct Member {
+    name: Name,
+    values: Column,
+    /// What stands for a null, if anything does.
+    null: Option<Texts>,
+}
+
+impl Member {
+    pub(super) fn new(name: &str, values: Column, null: Option<&String>) -> Self {
+        Member { name: Name::new(name), values, null: null.map(|text| Texts::new(text)) }
+    }
+
+    fn is_written(&self, row: usize) -> bool {
+        self.null.is_some() || !self.values.is_null(row)
+    }
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let null = self.null.as_ref().map_or(0, |null| null.json.len().max(null.packed.len()));
+        let around = self.name.at_most() + null;
+        self.values.at_most(rows.clone()).saturating_add(around * rows.len())
+    }
+}
+
+impl WriteText for Documents {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let members = self.0.iter().map(|member| member.at_most(rows.clone()));
+        members.fold(2 * rows.len(), usize::saturating_add)
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        out.push(b'{');
+        let start = out.len();
+        for Member { name, values, null } in self.0.iter().filter(|one| one.is_written(row)) {
+            if out.len() > start {
+                out.push(b',');
+            }
+            out.extend_from_slice(&name.json);
+            match null {
+                Some(null) if values.is_null(row) => out.extend_from_slice(&null.json),
+                _ => values.json(row, out),
+            }
+        }
+        out.push(b'}');
+        false
+    }
+}
+
+impl WriteText for PackedDocuments {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let members = self.0.iter().map(|member| member.at_most(rows.clone()));
+        members.fold(2 * rows.len(), usize::saturating_add)
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let written = || self.0.iter().filter(|member| member.is_written(row));
+        pack_map(written().count(), out);
+        for Member { name, values, null } in written() {
+            out.extend_from_slice(&name.packed);
+            match null {
+                Some(null) if values.is_null(row) => out.extend_from_slice(&null.packed),
+                _ => values.pack(row, out),
+            }
+        }
+        false
+    }
+}
+
+/// Payloads that are compressed.
+pub(super) struct Compressed {
+    pub(super) values: Box<dyn Encode>,
+    pub(super) compression: PayloadCompression,
+}
+
+impl WriteText for Compressed {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let values = self.values.at_most(rows.clone());
+        rows.len()
+            .saturating_mul(PayloadCompression::at_most(0))
+            .saturating_add(PayloadCompression::at_most(values))
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        self.compression.compress(self.values.text(row, &mut Vec::new()), out);
+        false
+    }
+}
