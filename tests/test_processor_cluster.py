@@ -43,13 +43,28 @@ def test_outputs_share_the_slot(cluster: Cluster) -> None:
         tx = next(made)
         for rows in (tx.frame, {"n": 1}):
             with pytest.raises(
-                ValueError, match=r'name it "{numbers}:alerts".*nothing has been sent'
+                ValueError, match=r'name it "{numbers}:alerts".*nothing has been written'
             ):
                 tx.publish("alerts", rows)
         tx.fail(tx.ids[0], "x")
         tx.publish("{numbers}:out", tx.frame.tail(1))
     assert outputs(client) == [2]
     assert dead_ids(client, "{numbers}:dead") == ["1-0"]
+
+
+def test_keys_of_several_slots_where_no_cluster_is_known(cluster: Cluster) -> None:
+    """The node that serves the stream is a server like others, until a key is not its own."""
+    add_numbers(cluster.client(STREAM), STREAM, 2)
+    made = processor(RedisConnection(cluster.node(STREAM).url, client_name="of-one-node"))
+    with pytest.raises(ValueError, match=r'name it "{numbers}:alerts".*nothing has been written'):
+        with made:
+            tx = next(made)
+            tx.publish("alerts", tx.frame)
+    with made:
+        tx = next(made)
+        assert tx.frame.height == 2
+        with pytest.raises(ValueError, match="does not share that of"):
+            tx.lookup("more", "sums", "totals", [0, 1], key="parity", schema=TOTALS["schema"])
 
 
 def test_a_lookup_is_of_a_table_in_the_slot(cluster: Cluster, world: World) -> None:

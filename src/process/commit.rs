@@ -363,6 +363,11 @@ impl Commit {
         }
     }
 
+    /// Refuses what is not in the slot of a stream, for a cluster.
+    pub(super) fn check_slots(&self, stream: &[u8]) -> Result<()> {
+        self.keys().try_for_each(|key| check_slot(stream, key))
+    }
+
     /// The keys that are written.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.keys.iter().map(|key| key.name.as_slice())

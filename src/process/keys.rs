@@ -95,7 +95,7 @@ pub(crate) fn check_slot(stream: &[u8], key: &[u8]) -> Result<()> {
     }
     Err(Error::invalid(format!(
         "in a cluster a commit writes to keys in the slot of its stream, and {} does not share that of {}; \
-         name it {}, for example; nothing has been sent",
+         name it {}, for example; nothing has been written",
         shorten(key),
         shorten(stream),
         shorten(&output_name(stream, key)),

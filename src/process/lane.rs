@@ -17,7 +17,7 @@ pub(super) use self::notes::Notes;
 pub use self::reset::{ProcessorReset, delete_processor, reset_processor};
 use super::commit::Commit;
 use super::durability::Durability;
-use super::keys::{check_slot, lane_key};
+use super::keys::lane_key;
 use super::machine::{Machine, Outcome};
 use super::protocol::{Answer, Owner, Request};
 use super::script::Caller;
@@ -432,7 +432,7 @@ impl Lane {
             }));
         }
         match self.shared.client.is_cluster() {
-            true => commit.keys().try_for_each(|key| check_slot(stream, key)),
+            true => commit.check_slots(stream),
             false => Ok(()),
         }
     }

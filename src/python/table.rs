@@ -194,14 +194,18 @@ pub(crate) fn lookup_table(
     let raised = |error| exception(py, &error);
     let spec = Arc::new(columns.spec(py)?);
     let client = server.client(py)?;
-    if client.is_cluster() {
-        check_same_slot(&stream, &key).map_err(raised)?;
-    }
     let keys = no_panic(py, || {
         let (fields, batches) = batches_of(keys)?;
         joined(&Arc::new(Schema::new(fields)), &batches.iter().collect::<Vec<_>>()).map_err(raised)
     })?;
-    let reading = async move { table::read_keys(&client, &key, &spec, &keys).await };
+    let reading = async move {
+        if let Err(error) = check_same_slot(&stream, &key)
+            && client.looks_like_a_cluster().await?
+        {
+            return Err(error);
+        }
+        table::read_keys(&client, &key, &spec, &keys).await
+    };
     Ok(Operation::new(reading, |py, table| Table::new(table).into_py_any(py))
         .only_while_waited_for())
 }

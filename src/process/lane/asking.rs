@@ -10,7 +10,7 @@ use super::super::protocol::{Answer, Request};
 use super::super::shared::{Attempt, Fate, Shared, UNKNOWN};
 use super::{Lane, LaneOptions};
 use crate::client::Session;
-use crate::error::{Error, ErrorKind, Result, shorten};
+use crate::error::{Error, ErrorKind, Result, ServerCode, shorten};
 
 /// What a request is about, beside the lane.
 #[derive(Clone, Copy)]
@@ -132,7 +132,7 @@ pub(super) async fn send(
             return Err(match (fate, what) {
                 (Fate::Nothing, _) => {
                     machine.refused(request);
-                    error
+                    explained(shared, what, error)
                 }
                 // Where it is lost since, the next commit is refused.
                 (Fate::In, _) => {
@@ -149,5 +149,15 @@ pub(super) async fn send(
                 }
             });
         }
+    }
+}
+
+/// A server that nobody knew to be a node of a cluster refuses keys of several slots, and does not name them.
+fn explained(shared: &Shared, what: What<'_>, error: Error) -> Error {
+    match what {
+        What::Commit(commit) if error.server_code() == Some(ServerCode::CrossSlot) => {
+            commit.check_slots(&shared.stream).map_or_else(|named| shared.about(named), |()| error)
+        }
+        _ => error,
     }
 }
