@@ -318,6 +318,7 @@ def scattering(server: Server, rounds: int) -> str:
     """Compare streams of several nodes with as many plain clients."""
     head = ("on", "what", "wall, median (best)", "ratio to the clients")
     title = f"Streams of several nodes at the same time, {nodes.ROWS:,} entries on each"
+    title += f" ({nodes.SHARDED_ROWS:,} in all shards)"
     return table(title, head, nodes.rows(server, rounds))
 
 

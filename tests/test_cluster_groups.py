@@ -597,7 +597,7 @@ def test_leases_of_others_hold_while_a_node_hangs(cluster: Cluster) -> None:
 
 def test_a_processor_of_a_group(cluster: Cluster, cluster_url: str | RedisConnection) -> None:
     """Its lane, its outputs and its dead letters are in the slot of the stream."""
-    # A client of the node that serves the stream does not learn that there is a cluster before it commits.
+    # A client of the node that serves the stream learns of the cluster when it commits.
     stream = next(key for key in cluster.keys(2) if cluster.node(key) is not cluster.nodes[0])
     cluster.fill({stream: [*range(1, 8)]})
     out, dead = f"{{{stream}}}:out", f"{{{stream}}}:dead"
