@@ -269,12 +269,17 @@ def test_what_cannot_be_put_together_is_refused_by_name(expression: pl.Expr, nam
         ({"lateness": "1mo"}, ValueError, "lateness cannot be in months"),
         ({"idle_close": 0}, ValueError, "at least a millisecond"),
         ({"by": ["key", "key"]}, ValueError, "twice"),
+        ({"by": "^key$"}, ValueError, "a pattern"),
         ({"aggs": {}}, ValueError, "at least one"),
         ({"aggs": {"key": pl.len()}, "by": "key"}, ValueError, "another column"),
         ({"aggs": {"n": "len"}}, TypeError, "an expression"),
         ({"by": "nothing"}, SchemaError, "no column 'nothing'"),
         ({"time": "key"}, SchemaError, "must be a Datetime"),
         ({"aggs": {"n": pl.col("nothing").sum()}}, SchemaError, "nothing"),
+        ({"every": "1us"}, ValueError, r"every must be whole milliseconds.*Datetime\('us'\)"),
+        ({"period": "1m1500ns"}, ValueError, r"period must be whole.*Datetime\('ns'\)"),
+        ({"every": None, "gap": "1500us"}, ValueError, "gap must be whole milliseconds"),
+        ({"lateness": "1us"}, ValueError, "lateness must be whole milliseconds"),
     ],
 )
 def test_what_cannot_be_declared(
@@ -288,6 +293,17 @@ def test_columns_that_are_kept_have_names_of_their_own() -> None:
     schema = pl.Schema({"at": SCHEMA["at"], "a:len": pl.String()})
     with pytest.raises(ValueError, match="'a:len'; rename it"):
         Windowed(schema, every="1m", by="a:len", aggs={"a": pl.len()})
+
+
+def test_a_column_without_a_name() -> None:
+    schema = pl.Schema({"at": SCHEMA["at"], "": pl.String()})
+    window = Windowed(schema, every="1m", by="", aggs={"n": pl.len(), "last": pl.col("").last()})
+    rows = pl.DataFrame({"at": [0, 1, 2], "": ["a", "b", "a"]}).cast({"at": SCHEMA["at"]})
+    window.take_all(rows, [1])
+    assert sorted(pl.concat(window.closed)[["", "n", "last"]].rows()) == [
+        ("a", 2, "a"),
+        ("b", 1, "b"),
+    ]
 
 
 def test_a_definition_is_told_from_another_and_from_itself_made_anew() -> None:

@@ -235,6 +235,17 @@ def test_fields_are_chosen(any_server: Server, client: redis.Redis, stream: str)
         write_stream(any_server.url, frame, stream, fields=["a", "a"])
 
 
+@pytest.mark.parametrize("name", ["^a$", "^n$", "*", ""])
+def test_names_that_polars_takes_for_patterns(any_server: Server, stream: str, name: str) -> None:
+    frame = pl.DataFrame({name: ["x"], "n": ["y"]})
+    write_stream(any_server.url, frame, stream)
+    redfloe.write_hashes(any_server.url, frame, key_column="n", key_prefix=f"{stream}:")
+    scanned = redfloe.scan_stream(any_server.url, stream, frame.schema).collect()
+    assert_frame_equal(scanned[[name, "n"]], frame)
+    with any_server.client() as client:
+        assert client.hgetall(f"{stream}:y") == {name.encode(): b"x"}
+
+
 @pytest.mark.parametrize(
     ("columns", "named"),
     [({"_ts": [1], "n": [2]}, "_ts"), ({"_id": ["1-0"], "n": [2], "_dead_reason": ["x"]}, "_dead")],

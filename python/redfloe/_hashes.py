@@ -210,7 +210,7 @@ def _make(
     one_of(if_exists, "if_exists", "replace", "merge", "fail")
     check_column(key_column, frame.schema[key_column])
     names = field_names(frame, fields, without={key_column})
-    columns = without_null_dtypes(frame.select([*dict.fromkeys([key_column, *names])]))
+    columns = without_null_dtypes(frame[[*dict.fromkeys([key_column, *names])]])
     if if_exists != "merge" and columns[key_column].is_duplicated().any():
         row = columns[key_column].is_duplicated().arg_true()[0]
         msg = (

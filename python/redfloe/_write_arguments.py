@@ -102,7 +102,8 @@ def make_write(
     names = field_names(frame, fields, without={*_METADATA, *special})
     for name in known(frame, special):
         check_column(name, frame.schema[name])
-    columns = without_null_dtypes(frame.select(known(frame, [*dict.fromkeys([*names, *special])])))
+    # By name, and not by an expression: `^a$` and `*` are names here, and no patterns.
+    columns = without_null_dtypes(frame[known(frame, [*dict.fromkeys([*names, *special])])])
     request["fields"] = names
     if isinstance(stream, pl.Expr):
         stream_column = _unused(columns)

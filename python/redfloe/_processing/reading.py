@@ -229,7 +229,7 @@ def scan_table(
         if predicate is not None and (predicate := without_dynamic(predicate)) is not None:
             frame = frame.filter(predicate)
         # To select nothing would lose the height.
-        yield frame.select(with_columns or (names if with_columns is not None else columns.names()))
+        yield frame[with_columns or (names if with_columns is not None else columns.names())]
 
     return register(batches, columns, f"table {table!r}")
 

@@ -251,12 +251,12 @@ def key_frame(key: Mapping[str, Dtype], keys: object) -> pl.DataFrame:
             raise TypeError(msg)
         ((name, dtype),) = key.items()
         column = keys.alias(name) if isinstance(keys, pl.Series) else _series(name, keys, dtype)
-        return pl.DataFrame([_cast(column, dtype)])
+        return pl.DataFrame({column.name: _cast(column, dtype)})
     if isinstance(keys, str | bytes | int):
         msg = f"keys must be several: pass [{keys!r}]"
         raise TypeError(msg)
     frame = as_frame(keys)
-    return pl.DataFrame([_cast(_column(frame, name), dtype) for name, dtype in key.items()])
+    return pl.DataFrame({name: _cast(_column(frame, name), dtype) for name, dtype in key.items()})
 
 
 def sent(frame: pl.DataFrame, columns: Mapping[str, Dtype]) -> pl.DataFrame:

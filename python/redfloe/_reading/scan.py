@@ -338,7 +338,7 @@ class _Scan:
                 # Whatever was pushed down: bounds of IDs hold more than the rows that match.
                 frame = frame.filter(predicate)
             # To select nothing would lose the height, which a batch of no columns has.
-            return frame.select(with_columns) if with_columns else frame
+            return frame[with_columns] if with_columns else frame
 
         pinned = self._pin(request, predicate)
         if predicate is not None:

@@ -47,7 +47,7 @@ def assign(definition: Definition, rows: pl.DataFrame, watermark: int | None) ->
     """
     declared = definition.declared
     time = rows[declared.time].cast(definition.boundary).alias(TIME)
-    timed = pl.DataFrame([time, *(rows[name] for name in definition.rows)])
+    timed = pl.DataFrame({TIME: time, **{name: rows[name] for name in definition.rows}})
     times = time.cast(pl.Int64)
     first, last = _CALENDAR[definition.boundary.time_unit]
     least, most = at(times, pl.Series.min), at(times, pl.Series.max)

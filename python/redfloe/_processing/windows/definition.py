@@ -28,6 +28,7 @@ TIME = "\0time"
 _MOST = 1_000
 _MS = 1_000_000
 NS_PER = {"ms": 1_000_000, "us": 1_000, "ns": 1}
+_UNITS = {"ms": "milliseconds", "us": "microseconds"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ def declare(
     if len({*names}) < len(names):
         msg = f"by names a column twice: {[*names]}"
         raise ValueError(msg)
+    for name in names:
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            msg = f"by names a column that Polars takes for a pattern: {name!r}; rename it"
+            raise ValueError(msg)
     if not aggs:
         msg = "aggs must be a mapping of names to expressions, at least one: {'n': pl.len()}"
         raise ValueError(msg)
@@ -233,6 +238,7 @@ def define(declared: Declared, schema: pl.Schema) -> Definition:
         aggregate(name, expression, time, dtype_of) for name, expression in declared.aggs.items()
     )
     boundary = _boundary(declared.time, schema[declared.time])
+    _check_lengths(declared, boundary)
     timed = frame.with_columns(pl.lit(None, boundary).alias(TIME))
     new = {part.name: part.new for one in made for part in one.partials}
     if taken := {*new} & {*declared.by}:
@@ -262,6 +268,28 @@ def _boundary(name: str, dtype: Dtype) -> pl.Datetime:
         "cast it"
     )
     raise SchemaError(msg)
+
+
+def _check_lengths(declared: Declared, boundary: pl.Datetime) -> None:
+    """Refuse lengths of which the times, and so the boundaries, cannot tell a part."""
+    lengths = {
+        "every": declared.every and declared.every.ns,
+        "period": declared.period and declared.period.ns,
+        "gap": declared.gap,
+        "lateness": declared.lateness,
+    }
+    for parameter, ns in lengths.items():
+        if ns and ns % NS_PER[boundary.time_unit]:
+            unit = _UNITS[boundary.time_unit]
+            msg = (
+                f"{parameter} must be whole {unit}, as the times of {declared.time!r} are: cast "
+                f"them to pl.Datetime({_finer(ns)!r})"
+            )
+            raise ValueError(msg)
+
+
+def _finer(ns: int) -> str:
+    return "ns" if ns % NS_PER["us"] else "us"
 
 
 def _shown(dtype: Dtype) -> str:
