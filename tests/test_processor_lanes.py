@@ -205,6 +205,28 @@ def test_a_processor_may_be_entered_again_and_stopped(any_server: Server, events
         assert len(next(made)) > 0
 
 
+def test_a_forked_child_refuses(any_server: Server, events: str) -> None:
+    """And says nothing in the parent's name."""
+    url, out = any_server.url, f"{events}:out"
+    made = processor(url, events)
+    with made:
+        work(next(made), out)
+        for use in (lambda: next(made), lambda: made.__exit__(None, None, None)):
+            child = os.fork()
+            if child == 0:
+                told = 1
+                try:
+                    use()
+                except FencedError as error:
+                    told = int("forked" not in str(error))
+                finally:
+                    os._exit(told)
+            assert os.waitpid(child, 0)[1] == 0
+        for tx in made:
+            work(tx, out)
+    check(url, events, out, [frame()])
+
+
 def test_the_end_does_not_wait_for_a_server_that_is_gone(own: Server) -> None:
     redfloe.write_stream(own.url, frame(), "events", shards=8, shard_by="user")
     made = processor(own.url, "events")
@@ -247,6 +269,24 @@ def test_a_lane_that_another_has_taken_is_left(any_server: Server, events: str, 
         made.run(handle)
     assert len(stolen) == 1
     check(url, events, out, [frame()])
+
+
+@pytest.mark.parametrize("error", [FencedError, KeyError])
+def test_a_handlers_own_error_is_none_of_the_lane(
+    any_server: Server, events: str, error: type[Exception]
+) -> None:
+    """A FencedError of another processor, say, does not have the batch tried for ever."""
+    seen = []
+
+    def handle(tx: Any) -> None:
+        seen.append(len(tx))
+        assert len(seen) < 10
+        msg = "of another"
+        raise error(msg)
+
+    with pytest.raises(error, match="of another"):
+        processor(any_server.url, events).run(handle, attempts=2, retry_base_delay=0)
+    assert seen == [20, 20]
 
 
 @pytest.mark.parametrize("lease_ms", [10, 2**40, 2**62])

@@ -67,6 +67,7 @@ class Lanes(Generic[T]):
         self._in_hand: Session[T] | None = None
         # No Event: a signal's handler that sets it may find its lock taken by this thread.
         self._stopped = False
+        self._process = os.getpid()
 
     def stats(self) -> list[_core.ProcessorStats]:
         """Give what was done in each lane that this process has had."""
@@ -84,6 +85,7 @@ class Lanes(Generic[T]):
 
     async def next(self, *, opens: bool) -> T | None:
         """Commit what is in hand, and give the next batch of any lane, or None at the end."""
+        self._check_process()
         await self._commit()
         while not self._is_stopped():
             if time.monotonic() >= self._due:
@@ -108,6 +110,15 @@ class Lanes(Generic[T]):
             elif come == (None, None):
                 self._done.add(number)
         return None
+
+    def _check_process(self) -> None:
+        """Refuse to work in a forked child, to which each lane would seem to be lost."""
+        if os.getpid() != self._process:
+            msg = (
+                "this processor was started before the process forked, and belongs to the parent; "
+                "make one in the child"
+            )
+            raise FencedError(msg)
 
     async def _commit(self) -> None:
         session, self._in_hand = self._in_hand, None
@@ -172,6 +183,10 @@ class Lanes(Generic[T]):
 
     async def finish(self, *, success: bool) -> None:
         """Commit what is in hand, unless there was an exception; leave the lanes."""
+        if success:
+            self._check_process()
+        if os.getpid() != self._process:
+            return
         try:
             if success:
                 await self._commit()

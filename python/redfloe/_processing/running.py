@@ -50,7 +50,7 @@ class Face(Generic[T]):
         part._session.open(part)
         part._tried += 1
         error: Exception | None = await self._inner.call(part)
-        is_lost = isinstance(error, FencedError) and part._session.shard is not None
+        is_lost = error is not None and part._session.shard is not None and part._session.is_fenced
         if is_lost:  # the lane is another's now, and the loop goes on with its others
             part._session.put_down()
         if part._session.current is not part:

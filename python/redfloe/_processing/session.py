@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 from redfloe import _core
 from redfloe._beside import take_out
 from redfloe._consuming.handling import without_waiting
-from redfloe._errors import NotDurableError, WrongTypeError
+from redfloe._errors import FencedError, NotDurableError, WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
 from redfloe._processing.sinks import Sinks
@@ -102,6 +102,8 @@ class Session(Generic[T]):
         #: The transaction in hand.
         self.current: T | None = None
         self.wait = wait
+        #: Whether the server has said that the lane is another's.
+        self.is_fenced = False
         self._make = make
         #: Where all rows come from.
         self._source = source
@@ -216,7 +218,7 @@ class Session(Generic[T]):
     ) -> _Declared:
         text = readable(name)
         newest = self._state.newest_ms(text)
-        table = Table(await self.wait(self.core.load_table(name, request, newest)), request)
+        table = Table(await self._of_lane(self.core.load_table(name, request, newest)), request)
         self.check(transaction)
         # Another task of this transaction may have been quicker, and have changed its table.
         return self._tables.setdefault(name, _Declared(columns, name, text, table))
@@ -248,7 +250,7 @@ class Session(Generic[T]):
             raise ValueError(msg)
         transaction._has_id = True
         try:
-            await self.wait(self.core.plan(transaction._core))
+            await self._of_lane(self.core.plan(transaction._core))
         except ValueError as error:
             transaction._cannot_be_part = error
             raise
@@ -272,7 +274,7 @@ class Session(Generic[T]):
         # Whatever comes of it, none of these files is deleted from here on: the commit may be in.
         staged = self.sinks.take()
         try:
-            is_in = await self.wait(committing)
+            is_in = await self._of_lane(committing)
         except NotDurableError:
             self._saved()
             await self.sinks.publish(staged)
@@ -286,6 +288,14 @@ class Session(Generic[T]):
         else:
             self._forget()
         return is_in
+
+    async def _of_lane(self, operation: _core.Operation[V]) -> V:
+        """Wait for what is refused where the lane is another's by now."""
+        try:
+            return await self.wait(operation)
+        except FencedError:
+            self.is_fenced = True
+            raise
 
     @property
     def saved(self) -> ProcessorState:
@@ -403,7 +413,7 @@ class Session(Generic[T]):
         state = ProcessorState(fields)
         for model, name in self._bound:
             state.bind(model, name)
-        self._state, self._epoch = state, epoch
+        self._state, self._epoch, self.is_fenced = state, epoch, False
 
     def _end(self) -> None:
         self.current = None
