@@ -25,6 +25,7 @@
 )]
 
 mod admin;
+mod c_data;
 mod client;
 mod compression;
 mod decode;
@@ -51,12 +52,13 @@ pub use admin::{
     delete_entries, delete_group, delete_stream, find_streams, group_info, list_groups,
     list_streams, pending_entries, stream_info, trim_stream,
 };
+pub use c_data::{export_field, import_field};
 pub use client::{
     AddressFuture, AddressMapper, Client, ConnectionOptions, Credentials, CredentialsFuture,
     CredentialsProvider, ReadFrom, TlsOptions, block_on, shared_client,
 };
 pub use compression::PayloadCompression;
-pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape};
+pub use decode::{Batch, Decoder, Rejected, Reply, ReplyShape, decode_payloads};
 pub use dtype::{ENUM_METADATA, INT128_METADATA};
 pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
@@ -78,5 +80,5 @@ pub use schema::{NullValues, OnError, StreamSchema};
 pub use shard::{MOST_SHARDS, ShardedStream, sharded_stream};
 pub use write::{
     HashRequest, IfExists, NullTexts, Producer, ProducerFailure, ProducerOptions, RowsBefore, Sent,
-    Trim, WriteControl, WriteFailure, WriteRequest, Written, write, write_hashes,
+    Trim, WriteControl, WriteFailure, WriteRequest, Written, encode_payloads, write, write_hashes,
 };

@@ -2,6 +2,7 @@
 
 mod batch;
 mod column;
+mod columns;
 mod dictionaries;
 mod flush;
 pub(crate) mod json;
@@ -29,6 +30,7 @@ use arrow_array::ArrayRef;
 use arrow_schema::{DataType, Field, FieldRef, Fields};
 
 pub use batch::{Batch, Rejected};
+pub use columns::decode_payloads;
 pub use reply::{Reply, ReplyShape};
 
 use crate::entry_id::EntryId;
@@ -269,13 +271,16 @@ impl Decoder {
         }
     }
 
-    /// Takes an entry of one field that no reply brought: a row of a table.
-    pub(crate) fn push_entry(&mut self, name: &[u8], value: &[u8]) -> Result<()> {
+    /// Takes an entry of one field, or of none, that no reply brought: a row of a table or a column.
+    pub(crate) fn push_entry(&mut self, id: EntryId, field: Option<(&[u8], &[u8])>) -> Result<()> {
         if self.failure.is_some() {
             return Ok(());
         }
-        self.tape.open_entry(EntryId::MIN);
-        match self.tape.name(name).and_then(|()| self.tape.value(value, true)) {
+        self.tape.open_entry(id);
+        let taken = field.map_or(Ok(()), |(name, value)| {
+            self.tape.name(name).and_then(|()| self.tape.value(value, true))
+        });
+        match taken {
             Ok(()) => self.tape.close_entry(),
             Err(error) if matches!(error.kind(), ErrorKind::Schema | ErrorKind::Decode) => {
                 self.tape.drop_open_entry();

@@ -168,6 +168,14 @@ impl Error {
         self
     }
 
+    /// Gives the context of that name another name.
+    pub(crate) fn rename_context(mut self, name: &str, new: &'static str) -> Self {
+        for (known, _) in self.inner.context.iter_mut().filter(|(known, _)| *known == name) {
+            *known = new;
+        }
+        self
+    }
+
     /// Keeps the error that caused this one.
     pub fn with_source(
         mut self,

@@ -1,10 +1,5 @@
 //! Schemas in and batches out, over Arrow's PyCapsule interface.
-//!
-//! Arrow has no 128-bit integer; Polars passes its own as the format `_pli128`, which arrow-rs
-//! cannot read. Inside the crate such a field is a marked `Decimal128(38, 0)` of the same layout,
-//! and only here the two are exchanged.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::mem;
 use std::ops::Deref;
@@ -14,20 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow_array::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{Array, RecordBatch as ArrowBatch, StringViewArray, StructArray};
-use arrow_schema::ffi::{FFI_ArrowSchema, Flags};
-use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields};
+use arrow_schema::ffi::FFI_ArrowSchema;
+use arrow_schema::{ArrowError, DataType, Field, Fields};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
 use super::error::{exception, no_panic};
 use super::lent_schema::lend_schema;
+use crate::c_data::{export_field, import_field};
 use crate::client::PerProcess;
 use crate::decode::Batch;
-use crate::dtype::{INT128_METADATA, children, is_int128};
 use crate::error::{Error, ErrorKind};
-
-const POLARS_INT128: &str = "_pli128";
 
 #[doc = include_str!(concat!(env!("OUT_DIR"), "/RecordBatch.txt"))]
 #[pyclass(frozen, module = "redfloe._core")]
@@ -233,56 +226,6 @@ fn unimportable(py: Python<'_>, error: ArrowError) -> PyErr {
 fn internal(py: Python<'_>, error: ArrowError) -> PyErr {
     let message = "a schema could not be exported; please report this";
     exception(py, &Error::new(ErrorKind::Internal, message).with_source(error))
-}
-
-/// A field for the C data interface, its 128-bit integers as Polars knows them.
-pub(super) fn export_field(field: &Field) -> Result<FFI_ArrowSchema, ArrowError> {
-    let nested = children(field.data_type());
-    let schema = if is_int128(field) {
-        FFI_ArrowSchema::try_new(POLARS_INT128, vec![], None)?
-    } else if nested.is_empty() {
-        FFI_ArrowSchema::try_from(field.data_type())?
-    } else {
-        let format = FFI_ArrowSchema::try_from(field.data_type())?.format().to_owned();
-        let nested: Result<Vec<_>, _> = nested.iter().map(|child| export_field(child)).collect();
-        FFI_ArrowSchema::try_new(&format, nested?, None)?
-    };
-    let metadata = field.metadata().iter().filter(|(name, _)| *name != INT128_METADATA);
-    schema
-        .with_name(field.name())?
-        .with_flags(if field.is_nullable() { Flags::NULLABLE } else { Flags::empty() })?
-        .with_metadata(metadata.collect::<Vec<_>>())
-}
-
-/// A field from the C data interface.
-fn import_field(schema: &FFI_ArrowSchema) -> Result<Field, ArrowError> {
-    let metadata = schema.metadata()?;
-    let name = schema.name().unwrap_or_default();
-    if schema.format() == POLARS_INT128 {
-        let metadata = HashMap::from([(INT128_METADATA.to_owned(), String::new())]);
-        return Ok(Field::new(name, DataType::Decimal128(38, 0), true).with_metadata(metadata));
-    }
-    let children = || -> Result<Vec<FieldRef>, ArrowError> {
-        schema.children().map(|child| import_field(child).map(Arc::new)).collect()
-    };
-    let item = || -> Result<FieldRef, ArrowError> {
-        children()?.pop().ok_or_else(|| ArrowError::CDataInterface("a list has no item".to_owned()))
-    };
-    let data_type = match schema.format() {
-        "+l" => DataType::List(item()?),
-        "+L" => DataType::LargeList(item()?),
-        "+s" => DataType::Struct(Fields::from(children()?)),
-        format => match format.strip_prefix("+w:") {
-            Some(size) => {
-                let size = size.parse().map_err(|_| {
-                    ArrowError::CDataInterface(format!("{size} is no size of a list"))
-                })?;
-                DataType::FixedSizeList(item()?, size)
-            }
-            None => DataType::try_from(schema)?,
-        },
-    };
-    Ok(Field::new(name, data_type, true).with_metadata(metadata))
 }
 
 /// The fields of an object with `__arrow_c_schema__`, such as a `polars.Schema`.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_schema::ffi::FFI_ArrowSchema;
 use arrow_schema::{ArrowError, Field, SchemaRef};
 
-use super::arrow::export_field;
+use crate::c_data::export_field;
 use crate::client::PerProcess;
 
 /// A schema that owns its texts; those that it is lent to refer to them.

@@ -1,6 +1,7 @@
 //! Writes: rows to entries of streams.
 
 mod atomic;
+mod columns;
 mod control;
 mod documents;
 mod encode;
@@ -32,6 +33,7 @@ mod text;
 mod transaction;
 mod writer;
 
+pub use columns::encode_payloads;
 pub use control::WriteControl;
 pub(crate) use encode::Column;
 #[cfg(feature = "python")]

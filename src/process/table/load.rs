@@ -15,6 +15,7 @@ use crate::client::{Client, Session, Sink};
 use crate::decode::value::Kind;
 use crate::decode::{Decoder, ReplyShape, json};
 use crate::dtype::dtype_name;
+use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::payload::Payload;
 use crate::process::Lane;
@@ -280,13 +281,13 @@ impl Loader {
         match (&self.composite, fields) {
             (Some(name), _) => {
                 object_of(key, fields, &mut self.object).ok_or_else(|| no_key(&self.spec, key))?;
-                self.keys.push_entry(name.as_bytes(), &self.object)?;
+                add(&mut self.keys, name, &self.object)?;
             }
-            (None, [field]) => self.keys.push_entry(field.name().as_bytes(), key)?,
+            (None, [field]) => add(&mut self.keys, field.name(), key)?,
             (None, _) => return Err(Error::new(ErrorKind::Internal, "a table has no key")),
         }
         self.texts.push(key);
-        self.values.push_entry(self.row.as_bytes(), row)?;
+        add(&mut self.values, &self.row, row)?;
         if self.texts.len().is_multiple_of(ROWS) {
             self.keys.build();
             self.values.build();
@@ -385,6 +386,11 @@ fn check_keys(spec: &Spec, rows: &RecordBatch, texts: &Texts) -> Result<()> {
             })
         }
     }
+}
+
+/// Adds an entry of one field.
+fn add(decoder: &mut Decoder, name: &str, value: &[u8]) -> Result<()> {
+    decoder.push_entry(EntryId::MIN, Some((name.as_bytes(), value)))
 }
 
 fn no_key(spec: &Spec, key: &[u8]) -> Error {
