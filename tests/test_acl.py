@@ -22,10 +22,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "guide" / "security.md"
 N = {"n": pl.Int64}
 FRAME = pl.DataFrame({"key": ["a", "b"], "n": [1, 2]})
 ENTRIES = 700  # more than the first page has, so that a read asks where the stream ends
+SHARDED = 2 * ENTRIES + 100  # of two shards, each with more than the first page has
 ME = ("billing", "worker-1")
 #: What the server says; where a script lacks a permission Redis 7.0 has the second.
-NO_PERMISSION = "NOPERM|ACL failure in script"
-REFUSED = (redfloe.AuthenticationError, pl.exceptions.ComputeError)
+NO_PERMISSION = "NOPERM|ACL failure in script|WRONGTYPE"
+#: The last where nobody may ask whether the hash is a sharded stream's.
+REFUSED = (redfloe.AuthenticationError, pl.exceptions.ComputeError, redfloe.WrongTypeError)
 
 
 def consume(url: str, *, nack: bool = False, fail: bool = False, **options: Any) -> None:
@@ -90,6 +92,22 @@ async def first_batch(url: str) -> None:
         await anext(batches)
 
 
+def process_shards(url: str) -> None:
+    def handle(tx: redfloe.Transaction) -> None:
+        tx.publish("seen", tx.frame.select("n"), shard_by="n")
+        tx.table("t", key="n", schema={"m": pl.Int64}).upsert(tx.frame.select("n", m="n"))
+        tx.window("w", every="1h", by="n", aggs={"m": pl.len()}, lateness=None)
+
+    redfloe.StreamProcessor(
+        url, "hits", name="p", schema=N, on_idle="stop", block_ms=10, batch_size=700
+    ).run(handle)
+
+
+def consume_shards(url: str) -> None:
+    with redfloe.StreamConsumer(url, "hits", *ME, on_idle="stop", block_ms=10) as worker:
+        assert sum(len(batch) for batch in worker) == SHARDED
+
+
 def write_with_ids(url: str) -> object:
     frame = pl.DataFrame({"id": ["9999-0"], "n": [1]})
     return redfloe.write_stream(url, frame, "events", id_column="id")
@@ -144,6 +162,13 @@ CALLS: dict[str, Callable[[str], object]] = {
     "`read_table`, `scan_table`": lambda url: redfloe.read_table(
         url, "events", "p", "t", key="n", schema={"m": pl.Int64}
     ),
+    "`read_stream` of one": lambda url: redfloe.read_stream(url, "hits", N),
+    "`write_stream` to one": lambda url: redfloe.write_stream(url, FRAME, "hits"),
+    "`write_stream(shards=...)`, which creates it": lambda url: redfloe.write_stream(
+        url, FRAME, "new", shards=2, shard_by="n"
+    ),
+    "`StreamConsumer` of one": consume_shards,
+    "`StreamProcessor` of one": process_shards,
     "`processor_info`": lambda url: redfloe.processor_info(url, "events"),
     "`reset_processor`": lambda url: redfloe.reset_processor(
         url, "events", "p", to="0", state="keep"
@@ -224,6 +249,11 @@ class Users:
         """Lay the data anew; no script is known."""
         self.client.flushall()
         self.client.restore("events", 0, self.dump)
+        if "one" in row.split():
+            frame = pl.DataFrame({"n": range(SHARDED)})
+            redfloe.write_stream(self.server.url, frame, "hits", shards=2, shard_by="n")
+            for shard in redfloe.stream_offsets(self.server.url, "hits"):
+                self.client.xgroup_create(shard, "billing", id="0")
         if "dead_letters" in row:
             consume(self.server.url, fail=True, dead_letter="events:dead")
         if "claim" in row or "ack_entries" in row:
