@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import SchemaError, WrongTypeError
+from redfloe.messages import App, Message
 from support.consumers import World
 from support.server import Server
 from support.shards import SCHEMA, TAGS, frame, without_ids
@@ -314,6 +315,15 @@ def process(url: str, name: str, to: str) -> None:
     processor.run(lambda tx: tx.publish(to, tx.frame))
 
 
+def run_app(url: str, name: str) -> None:
+    app = App(url, group="g", consumer="c")
+
+    @app.on(name, types=None)
+    def handle(message: Message) -> None: ...
+
+    app.drain()
+
+
 TAKE_ONE: dict[str, Any] = {
     "stream_info": redfloe.stream_info,
     "create_group": lambda url, name: asyncio.run(redfloe.create_group_async(url, name, "g")),
@@ -324,6 +334,7 @@ TAKE_ONE: dict[str, Any] = {
     "a list": lambda url, name: redfloe.read_stream(url, [f"{name}:{{0-dnh}}", name], SCHEMA),
     "a schema of a list": lambda url, name: redfloe.infer_schema(url, [name, f"{name}:x"]),
     "StreamProducer": produce,
+    "App": run_app,
     "publish": lambda url, name: process(url, f"{name}:{{0-dnh}}", name),
 }
 

@@ -9,8 +9,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from redfloe import _core
-from redfloe._errors import DecodeError, NoGroupError, RedfloeError, RedisConnectionError
+from redfloe._errors import (
+    DecodeError,
+    NoGroupError,
+    RedfloeError,
+    RedisConnectionError,
+    WrongTypeError,
+)
 from redfloe._event_loop import completed
+from redfloe._reading.shards import shards_of_async
+from redfloe._words import readable
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
 from redfloe.messages._ending import LAST, LAST_TELL, abandon
@@ -118,7 +126,7 @@ class StreamWorker:
     async def _read(self) -> None:
         reader = self.consumer._reader
         if isinstance(reader, _core.AsyncBatchReader):
-            await completed(reader.start())  # which joins the group
+            await self._join(reader)
         self.is_ready = True
         self._on_ready()
         batches = aiter(self.consumer)
@@ -127,6 +135,20 @@ class StreamWorker:
                 # Its frame goes to a lane at once, and the server need not wait for that.
                 self.consumer._ask_ahead()
             await self._hand_out(batch)
+
+    async def _join(self, reader: _core.AsyncBatchReader) -> None:
+        try:
+            await completed(reader.start())  # which joins the group
+        except WrongTypeError as error:
+            stream = self.plan.stream
+            shards = await shards_of_async(self.consumer._connection, stream)
+            if not shards:
+                raise
+            msg = (
+                f"{stream!r} is a sharded stream, and an app works on single ones: have a "
+                f"handler name each one of its {len(shards)} shards, such as {readable(shards[0])}"
+            )
+            raise WrongTypeError(msg) from error
 
     async def _next(self, batches: AsyncIterator[AsyncBatch]) -> AsyncBatch | None:
         """Wait for the next batch; what is raised after it is not the reader's, but a codec's."""
