@@ -300,6 +300,8 @@ def test_what_windows_do_not_go_with(any_server: Server, client: redis.Redis) ->
     client.delete(STREAM)
     add(client, 1)
     made = processor(any_server.url)
+    with made, pytest.raises(ValueError, match="those of windows"):
+        next(made).table("window:minutes", key="action", schema={"n": pl.Int64})
     made.run(lambda tx: count(SYNC, tx))
     client.hset(f"{LANE}:state", "\0window:minutes", "{}")
     with pytest.raises(DecodeError, match="'minutes' is not what redfloe writes"):

@@ -19,7 +19,7 @@ from redfloe._frame import of_batch
 from redfloe._processing.sinks import Sinks
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.table import Table, TableRequest, key_frame, sent, table_request
-from redfloe._processing.windows.window import Windows
+from redfloe._processing.windows.window import PREFIX, Windows
 from redfloe._words import readable
 
 if TYPE_CHECKING:
@@ -177,6 +177,12 @@ class Session(Generic[T]):
             self.shard.check_key([key] if isinstance(key, str) else [*key], "a table's key")
         columns = (key, schema, event_time, expire_after)
         known = name if isinstance(name, bytes) else str(name).encode()
+        if known.startswith(PREFIX):
+            msg = (
+                f"the tables whose names begin with {PREFIX.decode()!r} are those of windows: call "
+                f"the table {readable(known)!r} otherwise (`read_table` reads open windows)"
+            )
+            raise ValueError(msg)
         declared = self._tables.get(known)
         if declared is not None and declared.columns == columns:
             return declared.table
