@@ -36,7 +36,9 @@ mod events;
 mod glob;
 mod infer;
 mod ledger;
+mod msgpack;
 mod payload;
+mod payload_schema;
 mod process;
 #[cfg(feature = "python")]
 mod python;
@@ -64,6 +66,7 @@ pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use events::{Event, EventValue, take_events};
 pub use payload::{Payload, PayloadFormat};
+pub use payload_schema::PayloadSchema;
 pub use process::{
     Commit, Committed, Durability, Held, Lane, LaneFilter, LaneInfo, LaneOptions, Page, PageReader,
     Processor, ProcessorOptions, ProcessorReset, ProcessorStats, Stopper, Transaction,

@@ -1,10 +1,13 @@
 //! Which field holds a document, of which format, and what becomes of its keys.
 
+use arrow_schema::{Field, FieldRef};
+
 use crate::compression::{Inflater, PayloadCompression};
 use crate::error::{Error, Result, shorten};
+use crate::payload_schema::PayloadSchema;
 
 /// How a payload is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PayloadFormat {
     /// A JSON object.
@@ -12,6 +15,8 @@ pub enum PayloadFormat {
     Json,
     /// A MessagePack map; or an array, where [`Payload::with_positions`] names its values.
     MessagePack,
+    /// What a [`PayloadSchema`] says.
+    Schema(PayloadSchema),
 }
 
 impl std::str::FromStr for PayloadFormat {
@@ -112,6 +117,16 @@ impl Payload {
     pub fn with_max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
+    }
+
+    /// The columns that hold all that the payloads have, where their schema tells.
+    pub(crate) fn columns(&self) -> Vec<Field> {
+        let PayloadFormat::Schema(schema) = &self.format else {
+            return Vec::new();
+        };
+        let fields = schema.fields_at(&self.path);
+        let named = |field: &FieldRef| format!("{}{}", self.prefix, field.name());
+        fields.iter().map(|field| field.as_ref().clone().with_name(named(field))).collect()
     }
 
     /// What decompresses the payloads, where they are compressed.

@@ -138,7 +138,7 @@ impl StreamSchema {
         fields: impl IntoIterator<Item = F>,
     ) -> Self {
         self.overrides = fields.into_iter().map(Into::into).collect();
-        self
+        self.with_columns_of_payload()
     }
 
     /// The field of that name that an open schema has found.
@@ -233,6 +233,16 @@ impl StreamSchema {
     /// finds, values that do not fit. A document that is none is a misfit of its field.
     pub fn with_payload(mut self, payload: Option<Payload>) -> Self {
         self.payload = payload;
+        self.with_columns_of_payload()
+    }
+
+    /// An open schema takes the dtypes that a payload's own schema has, where none is given.
+    fn with_columns_of_payload(mut self) -> Self {
+        let columns = self.payload.as_ref().filter(|_| self.open).map(Payload::columns);
+        let is_new =
+            |field: &Field| self.overrides.iter().all(|other| other.name() != field.name());
+        let new: Vec<_> = columns.into_iter().flatten().filter(is_new).map(Arc::new).collect();
+        self.overrides.extend(new);
         self
     }
 

@@ -158,7 +158,7 @@ fn unescape_unicode<'t>(text: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
 }
 
 /// The deepest that arrays and objects may be nested in each other.
-pub(super) const DEEPEST: u32 = 128;
+pub(crate) const DEEPEST: u32 = 128;
 
 struct Cursor<'t> {
     text: &'t [u8],

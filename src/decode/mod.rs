@@ -40,8 +40,10 @@ use column::{NullRules, Slots, Text};
 #[cfg(feature = "python")]
 pub(crate) use dictionaries::joined;
 pub(crate) use dictionaries::{Enums, with_one_dictionary};
+pub(crate) use json::DEEPEST;
 use make::{Made, make_builder};
 use metadata::MetadataColumns;
+pub(crate) use misfit::Misfit;
 use misfit::{Leaves, Refused};
 pub(crate) use names::Names;
 pub(crate) use presence::{Missing, Presence};

@@ -12,6 +12,7 @@ use crate::decode::value::{Kind, Notation, Value};
 use crate::decode::{Member, Names, split_payload};
 use crate::error::Result;
 use crate::payload::{Payload, PayloadFormat};
+use crate::payload_schema::{Packer, Wanted};
 use crate::schema::{NoColumn, StreamSchema};
 
 /// The keys of a payload's documents.
@@ -37,11 +38,18 @@ impl<'s> Document<'s> {
             },
             None => document,
         };
-        match self.payload.format {
+        match &self.payload.format {
             // JSON that is no text says no more than what is no JSON.
             PayloadFormat::Json if std::str::from_utf8(document).is_err() => Ok(()),
             PayloadFormat::Json => self.look_at_members::<Json>(document),
             PayloadFormat::MessagePack => self.look_at_members::<Packed>(document),
+            PayloadFormat::Schema(schema) => {
+                let mut packer = Packer::new(self.payload.max_bytes);
+                match schema.unpacker(Wanted::All).unpack(document, &mut packer) {
+                    Ok(()) => self.look_at_members::<Packed>(packer.bytes()),
+                    Err(_) => Ok(()),
+                }
+            }
         }
     }
 

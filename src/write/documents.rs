@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
+use arrow_array::LargeBinaryArray;
+use arrow_array::builder::LargeBinaryBuilder;
+
 use super::encode::{Column, Encode};
 use super::encoders::{Name, Texts, WriteText};
-use super::packed::pack_map;
 use crate::compression::PayloadCompression;
+use crate::msgpack::pack_map;
+use crate::payload_schema::PayloadSchema;
 
 /// Payloads: JSON objects that lack what is null.
 pub(super) struct Documents(pub(super) Vec<Member>);
@@ -82,6 +86,27 @@ impl WriteText for PackedDocuments {
             }
         }
         false
+    }
+}
+
+impl PackedDocuments {
+    /// The payloads that a schema makes of the first rows, all at once: they may not fit it.
+    pub(super) fn by_schema(
+        &self,
+        schema: &PayloadSchema,
+        rows: usize,
+    ) -> Result<LargeBinaryArray, (usize, String)> {
+        let mut packer = schema.packer();
+        let (mut document, mut payload) = (Vec::new(), Vec::new());
+        let mut payloads = LargeBinaryBuilder::new();
+        for row in 0..rows {
+            document.clear();
+            payload.clear();
+            self.write(row, &mut document);
+            packer.pack(&document, &mut payload).map_err(|misfit| (row, misfit))?;
+            payloads.append_value(&payload);
+        }
+        Ok(payloads.finish())
     }
 }
 

@@ -15,10 +15,10 @@ use num_traits::ToPrimitive;
 
 use super::documents::*;
 use super::encoders::*;
-use super::packed::pack_null;
 use crate::compression::PayloadCompression;
 use crate::dtype::{dtype_name, is_int128};
 use crate::error::{Error, ErrorKind, Result};
+use crate::msgpack::pack_null;
 use crate::payload::PayloadFormat;
 
 /// Gives the text of an array's values. Rows are those of the array, and never null.
@@ -62,13 +62,20 @@ impl Column {
         make_column(field, array)
     }
 
-    /// An object in each row.
-    pub(super) fn of_documents(members: Vec<Member>, format: PayloadFormat) -> Column {
+    /// An object in each row. What a schema has no place for is an error with its row.
+    pub(super) fn of_documents(
+        members: Vec<Member>,
+        format: &PayloadFormat,
+        rows: usize,
+    ) -> Result<Column, (usize, String)> {
         let encoder: Box<dyn Encode> = match format {
             PayloadFormat::Json => Box::new(Documents(members)),
             PayloadFormat::MessagePack => Box::new(PackedDocuments(members)),
+            PayloadFormat::Schema(schema) => {
+                Box::new(Binaries(PackedDocuments(members).by_schema(schema, rows)?))
+            }
         };
-        Column { nulls: None, encoder, empty_is_value: true }
+        Ok(Column { nulls: None, encoder, empty_is_value: true })
     }
 
     /// The same values, each compressed.
@@ -88,7 +95,8 @@ impl Column {
         for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
             members.push(Member::new(field.name(), Column::new(field, array)?, None));
         }
-        Ok(Column::of_documents(members, PayloadFormat::Json))
+        let encoder = Box::new(Documents(members));
+        Ok(Column { nulls: None, encoder, empty_is_value: true })
     }
 
     #[inline]

@@ -12,10 +12,10 @@ use lexical_core::ToLexical;
 use num_traits::ToPrimitive;
 
 use super::encode::{Column, Encode};
-use super::packed::*;
 use super::text::{
     push_date, push_decimal, push_json_string, push_number, push_time, push_timestamp,
 };
+use crate::msgpack::*;
 
 /// What quoted texts take at most, of which JSON may write each byte as six.
 fn quoted_at_most<'a, A: ArrayAccessor<Item = &'a V>, V: AsRef<[u8]> + ?Sized + 'a>(

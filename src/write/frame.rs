@@ -113,8 +113,11 @@ impl Frame {
             }
         }
         if let Some(name) = &request.payload {
-            let documents = Column::of_documents(members, request.payload_format)
-                .compressed(request.payload_compression);
+            let rows = batch.num_rows();
+            let documents = Column::of_documents(members, &request.payload_format, rows).map_err(
+                |(row, misfit)| at_row(first + row, &format!("{misfit}; nothing has been sent")),
+            )?;
+            let documents = documents.compressed(request.payload_compression);
             fields.push(FieldColumn::new(name, documents, None));
         }
         let ids = match &request.ids {

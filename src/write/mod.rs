@@ -16,7 +16,6 @@ mod in_flight;
 mod known_streams;
 mod lost_ends;
 mod outcome;
-mod packed;
 mod pipeline;
 mod preflight;
 mod producer;

@@ -15,6 +15,7 @@ use crate::decode::packed::Packed;
 use crate::decode::value::{Kind, Notation, Value};
 use crate::error::Result;
 use crate::payload::{Payload, PayloadFormat};
+use crate::payload_schema::{Packer, Unpack, Wanted};
 use crate::schema::StreamSchema;
 
 /// A payload that is no document: its text, and why.
@@ -42,6 +43,8 @@ pub(super) struct Documents {
     inflater: Option<Inflater>,
     /// What a payload was before it was compressed.
     inflated: Vec<u8>,
+    /// What reads payloads that have a schema.
+    unpacking: Option<(Box<dyn Unpack>, Packer)>,
     /// By the keys as they are written.
     layout: Layout,
     /// A key's column.
@@ -61,7 +64,13 @@ impl Documents {
         let positions = schema.payload.as_ref().map(|payload| payload.positions.clone());
         let positions = positions.unwrap_or_default();
         let inflater = schema.payload.as_ref().and_then(Payload::inflater);
-        Documents { nulls, positions, inflater, ..Documents::default() }
+        let unpacking = schema.payload.as_ref().and_then(|payload| match &payload.format {
+            PayloadFormat::Schema(by) => {
+                Some((by.unpacker(wanted(payload, schema)), Packer::new(payload.max_bytes)))
+            }
+            PayloadFormat::Json | PayloadFormat::MessagePack => None,
+        });
+        Documents { nulls, positions, inflater, unpacking, ..Documents::default() }
     }
 
     /// Another batch begins.
@@ -70,6 +79,9 @@ impl Documents {
         self.members.shrink_to(Self::KEPT / size_of::<Member>());
         self.name.shrink_to(Self::KEPT);
         self.inflated = Vec::new();
+        if let Some((_, packer)) = &mut self.unpacking {
+            packer.shrink_to(Self::KEPT);
+        }
     }
 
     /// The whole entries leave the tape.
@@ -120,7 +132,7 @@ impl Tape {
         };
         let push_string = match payload.format {
             PayloadFormat::Json => Json::push_string,
-            PayloadFormat::MessagePack => Packed::push_string,
+            PayloadFormat::MessagePack | PayloadFormat::Schema(_) => Packed::push_string,
         };
         let keys = self.documents.layout.names(self.documents.members.len()).map(|key| {
             let mut name = payload.prefix.as_bytes().to_vec();
@@ -144,9 +156,43 @@ impl Tape {
             Some(payload) => payload,
             None => return Ok(()),
         };
-        match self.schema.payload.as_ref().map(|payload| payload.format) {
+        match self.schema.payload.as_ref().map(|payload| &payload.format) {
             None | Some(PayloadFormat::Json) => self.read_document::<Json>(payload),
             Some(PayloadFormat::MessagePack) => self.read_document::<Packed>(payload),
+            Some(PayloadFormat::Schema(_)) => match self.unpack(payload)? {
+                Some(payload) => self.read_document::<Packed>(payload),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Puts in a payload's place what its schema makes of it. One that does not follow the schema is
+    /// kept as it is, and does not fit.
+    fn unpack(&mut self, payload: Slot) -> Result<Option<Slot>> {
+        let Documents { unpacking: Some((unpacker, packer)), nulls, .. } = &mut self.documents
+        else {
+            return Ok(Some(payload));
+        };
+        let bytes = payload.of(&self.bytes);
+        if !bytes.is_empty() && nulls.is_null(bytes) {
+            return Ok(Some(payload));
+        }
+        packer.clear();
+        match unpacker.unpack(bytes, packer) {
+            Ok(()) => {
+                let packed = packer.bytes();
+                self.bytes.truncate(payload.start());
+                self.bytes.extend_from_slice(packed);
+                // What it was has been counted as it came.
+                let grown = packed.len().saturating_sub(payload.len as usize);
+                self.add_inflated(grown);
+                self.slot(payload.start()).map(Some)
+            }
+            Err(misfit) => {
+                self.documents.came = true;
+                self.documents.unreadable.push(Unreadable { slot: payload, misfit });
+                Ok(None)
+            }
         }
     }
 
@@ -322,6 +368,18 @@ impl Tape {
             (None, None) => name.extend_from_slice(format!("[{place}]").as_bytes()),
         }
     }
+}
+
+/// The members of documents that somebody may ask for.
+fn wanted(payload: &Payload, schema: &StreamSchema) -> Wanted {
+    if let Some(first) = payload.path.first() {
+        return Wanted::Only([first.clone()].into());
+    }
+    if schema.open || schema.rescue_column.is_some() {
+        return Wanted::All;
+    }
+    let names = schema.fields.iter().filter_map(|field| field.name().strip_prefix(&payload.prefix));
+    Wanted::Only(names.map(str::to_owned).collect())
 }
 
 /// Whether what is written there for a key is a name; it may be a number, whose bytes could be those

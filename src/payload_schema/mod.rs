@@ -1,0 +1,104 @@
+//! Payloads of formats whose bytes tell neither names nor, in part, types: a schema does.
+//!
+//! Such a payload is turned into MessagePack by its schema where it lies on the tape, and goes on as
+//! one of that format does; and a writer's MessagePack is turned into a payload.
+
+mod packer;
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Fields};
+
+use crate::decode::Misfit;
+use crate::error::Result;
+pub(crate) use packer::Packer;
+
+/// What the payloads of a stream are by. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PayloadSchema {
+    schema: Arc<dyn Schema>,
+}
+
+/// A format that has schemas.
+pub(crate) trait Schema: Debug + Send + Sync {
+    /// The format, as `payload_format` has it.
+    fn format(&self) -> &'static str;
+
+    /// What its documents have, as the columns that hold all of it. What has no dtype, such as what
+    /// contains itself, is text that holds JSON.
+    fn fields(&self) -> Fields;
+
+    /// What reads payloads of which only some members are wanted.
+    fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack>;
+
+    /// What writes them.
+    fn packer(&self) -> Box<dyn Pack>;
+}
+
+/// Turns payloads into MessagePack.
+pub(crate) trait Unpack: Debug + Send {
+    /// Appends the map that a payload is. Where it fails, what has been appended is left out.
+    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), Misfit>;
+}
+
+/// Turns MessagePack into payloads.
+pub(crate) trait Pack: Debug + Send {
+    /// Appends the payload that a map is. An error says what does not fit, and where.
+    fn pack(&mut self, document: &[u8], out: &mut Vec<u8>) -> Result<(), String>;
+}
+
+/// Which members of documents are wanted; others need not be in what is unpacked.
+#[derive(Debug, Clone)]
+pub(crate) enum Wanted {
+    All,
+    Only(HashSet<String>),
+}
+
+impl Wanted {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match self {
+            Wanted::All => true,
+            Wanted::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// Schemas are the same where they are one.
+impl PartialEq for PayloadSchema {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.schema, &other.schema)
+    }
+}
+
+impl Eq for PayloadSchema {}
+
+impl PayloadSchema {
+    /// The columns that hold all that the payloads have, at the end of a path of names.
+    pub(crate) fn fields_at(&self, path: &[String]) -> Fields {
+        path.iter().fold(self.schema.fields(), |fields, name| {
+            match fields.find(name).map(|(_, field)| field.data_type()) {
+                Some(DataType::Struct(fields)) => fields.clone(),
+                _ => Fields::empty(),
+            }
+        })
+    }
+
+    /// The columns that hold all that the payloads have.
+    pub fn fields(&self) -> Fields {
+        self.schema.fields()
+    }
+
+    pub(crate) fn format(&self) -> &'static str {
+        self.schema.format()
+    }
+
+    pub(crate) fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack> {
+        self.schema.unpacker(wanted)
+    }
+
+    pub(crate) fn packer(&self) -> Box<dyn Pack> {
+        self.schema.packer()
+    }
+}

@@ -1,0 +1,135 @@
+//! MessagePack of what payloads turn out to be, within bounds.
+
+use crate::decode::DEEPEST;
+use crate::decode::Misfit;
+use crate::msgpack;
+
+/// MessagePack that is written within bounds. What is beyond them does not fit.
+#[derive(Debug)]
+pub(crate) struct Packer {
+    out: Vec<u8>,
+    most: usize,
+    /// In how many arrays and maps what is written is.
+    depth: u32,
+}
+
+impl Packer {
+    /// At most so many bytes.
+    pub(crate) fn new(most: usize) -> Self {
+        Packer { out: Vec::new(), most, depth: 0 }
+    }
+
+    /// Begins anew.
+    pub(crate) fn clear(&mut self) {
+        self.out.clear();
+        self.depth = 0;
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Keeps no more memory than that.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        self.out.clear();
+        self.out.shrink_to(bytes);
+    }
+
+    pub(crate) fn null(&mut self) {
+        msgpack::pack_null(&mut self.out);
+    }
+
+    pub(crate) fn boolean(&mut self, value: bool) {
+        msgpack::pack_boolean(value, &mut self.out);
+    }
+
+    pub(crate) fn signed(&mut self, value: i64) {
+        let _ = rmp::encode::write_sint(&mut self.out, value);
+    }
+
+    pub(crate) fn unsigned(&mut self, value: u64) {
+        let _ = rmp::encode::write_uint(&mut self.out, value);
+    }
+
+    pub(crate) fn single(&mut self, value: f32) {
+        msgpack::pack_single(value, &mut self.out);
+    }
+
+    pub(crate) fn float(&mut self, value: f64) {
+        msgpack::pack_float(value, &mut self.out);
+    }
+
+    /// Text, which need not be UTF-8: the column that takes it looks.
+    pub(crate) fn text(&mut self, text: &[u8]) {
+        msgpack::pack_text(text, &mut self.out);
+    }
+
+    pub(crate) fn bytes_value(&mut self, bytes: &[u8]) {
+        msgpack::pack_bytes(bytes, &mut self.out);
+    }
+
+    /// An instant: seconds since 1970, and up to a second more.
+    pub(crate) fn instant(&mut self, seconds: i64, nanos: u32) {
+        msgpack::pack_timestamp(seconds, nanos, &mut self.out);
+    }
+
+    /// What is packed already, such as a name.
+    pub(crate) fn packed(&mut self, packed: &[u8]) {
+        self.out.extend_from_slice(packed);
+    }
+
+    /// An array of that many values, which `values` writes.
+    pub(crate) fn array(
+        &mut self,
+        len: usize,
+        values: impl FnOnce(&mut Self) -> Result<(), Misfit>,
+    ) -> Result<(), Misfit> {
+        self.deeper()?;
+        msgpack::pack_array(len, &mut self.out);
+        values(self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// A map of that many names and values, which `members` writes by turns.
+    pub(crate) fn map(
+        &mut self,
+        len: usize,
+        members: impl FnOnce(&mut Self) -> Result<(), Misfit>,
+    ) -> Result<(), Misfit> {
+        self.deeper()?;
+        msgpack::pack_map(len, &mut self.out);
+        members(self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn deeper(&mut self) -> Result<(), Misfit> {
+        if self.depth >= DEEPEST {
+            return Err("is nested more than 128 levels deep".into());
+        }
+        self.depth += 1;
+        self.check()
+    }
+
+    /// Whether there is room for more. Between two arrays or maps no more is written than is read,
+    /// but for lists of numbers, which ask at each.
+    pub(crate) fn check(&self) -> Result<(), Misfit> {
+        match self.out.len() <= self.most {
+            true => Ok(()),
+            false => Err(self.too_large()),
+        }
+    }
+
+    #[cold]
+    fn too_large(&self) -> Misfit {
+        format!("is more than payload_max_bytes={} once it is decoded", self.most).into()
+    }
+}
+
+/// A name, or another text that does not change, as it is written each time.
+pub(crate) fn packed_name(name: &str) -> Box<[u8]> {
+    let mut packed = Vec::new();
+    msgpack::pack_text(name.as_bytes(), &mut packed);
+    packed.into()
+}
