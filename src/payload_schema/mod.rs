@@ -4,6 +4,7 @@
 //! one of that format does; and a writer's MessagePack is turned into a payload.
 
 mod packer;
+mod protobuf;
 
 use std::collections::HashSet;
 use std::fmt::Debug;

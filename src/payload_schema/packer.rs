@@ -29,6 +29,10 @@ impl Packer {
         &self.out
     }
 
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+
     /// Keeps no more memory than that.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         self.out.clear();
@@ -79,11 +83,11 @@ impl Packer {
     }
 
     /// An array of that many values, which `values` writes.
-    pub(crate) fn array(
+    pub(crate) fn array<E: From<Misfit>>(
         &mut self,
         len: usize,
-        values: impl FnOnce(&mut Self) -> Result<(), Misfit>,
-    ) -> Result<(), Misfit> {
+        values: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.deeper()?;
         msgpack::pack_array(len, &mut self.out);
         values(self)?;
@@ -92,11 +96,11 @@ impl Packer {
     }
 
     /// A map of that many names and values, which `members` writes by turns.
-    pub(crate) fn map(
+    pub(crate) fn map<E: From<Misfit>>(
         &mut self,
         len: usize,
-        members: impl FnOnce(&mut Self) -> Result<(), Misfit>,
-    ) -> Result<(), Misfit> {
+        members: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.deeper()?;
         msgpack::pack_map(len, &mut self.out);
         members(self)?;

@@ -1,0 +1,83 @@
+//! Protobuf: a message's descriptor says what its bytes are. `prost-reflect` reads descriptors;
+//! messages are read here, without a tree of their values.
+
+mod pack;
+mod plan;
+mod unpack;
+mod well_known;
+mod wire;
+
+use std::sync::Arc;
+
+use arrow_schema::Fields;
+use prost_reflect::DescriptorPool;
+
+use super::{Pack, PayloadSchema, Schema, Unpack, Wanted};
+use crate::error::{Error, Result};
+use pack::Packing;
+use plan::Plan;
+use unpack::Unpacker;
+
+impl PayloadSchema {
+    /// Payloads that are Protobuf messages, of proto2 or proto3: a serialised `FileDescriptorSet`, as
+    /// `protoc --include_imports --descriptor_set_out=shop.binpb shop.proto` writes it, and the
+    /// message's full name, such as `shop.Order`.
+    ///
+    /// A field is null where it is not written and its absence can be told: it is `optional`, one of a
+    /// `oneof`, a message or of proto2. Others have the value that stands for it. Enums are Enums, by
+    /// their names; maps are lists of structs of `key` and `value`; `Timestamp`, `Duration` and the
+    /// wrappers are what they mean; `Struct`, `Value`, `ListValue`, and a message inside itself, are text
+    /// that holds JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is no descriptor set, or lacks
+    /// the message or what it imports.
+    pub fn protobuf(descriptor_set: &[u8], message: &str) -> Result<Self> {
+        let pool = DescriptorPool::decode(descriptor_set).map_err(|error| {
+            Error::invalid(format!(
+                "the descriptor is not a FileDescriptorSet with all that it imports, as protoc \
+                 --include_imports --descriptor_set_out writes it: {error}"
+            ))
+        })?;
+        let Some(described) = pool.get_message_by_name(message) else {
+            let mut names: Vec<_> = pool
+                .all_messages()
+                .filter(|one| !one.is_map_entry())
+                .map(|one| one.full_name().to_owned())
+                .collect();
+            names.truncate(10);
+            return Err(Error::invalid(format!(
+                "the descriptor has no message {message:?}; it has {}",
+                names.join(", ")
+            )));
+        };
+        Ok(PayloadSchema { schema: Arc::new(Protobuf { plan: Arc::new(Plan::new(&described)?) }) })
+    }
+}
+
+#[derive(Debug)]
+struct Protobuf {
+    plan: Arc<Plan>,
+}
+
+impl Schema for Protobuf {
+    fn format(&self) -> &'static str {
+        "protobuf"
+    }
+
+    fn fields(&self) -> Fields {
+        self.plan.columns.clone()
+    }
+
+    fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack> {
+        Box::new(Unpacker::new(Arc::clone(&self.plan), &wanted))
+    }
+
+    fn packer(&self) -> Box<dyn Pack> {
+        Box::new(Packing::new(Arc::clone(&self.plan)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

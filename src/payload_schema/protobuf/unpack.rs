@@ -1,0 +1,514 @@
+//! Messages to MessagePack.
+//!
+//! The fields of a message are found first, since they may come in any order, repeated ones in
+//! several places, and a message in pieces that are to be read as one; then they are written by
+//! their numbers. All of them are found on one stack, so that a message costs no allocation.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::plan::{Field, Key, Kind, Message, Names, Number, Plan, Shape, Wire};
+use super::well_known::{push_duration, push_list, push_struct, push_timestamp, push_value};
+use super::wire::{Cursor, Malformed, Place, Raw};
+use crate::decode::Misfit;
+use crate::payload_schema::{Packer, Unpack, Wanted};
+
+#[derive(Debug)]
+pub(super) struct Unpacker {
+    plan: Arc<Plan>,
+    /// Which of the first message's fields are wanted.
+    wanted: Vec<bool>,
+    found: Vec<Found>,
+}
+
+/// A field of a message that is being read, by its place among all of them.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    field: usize,
+    raw: Raw,
+}
+
+impl Unpacker {
+    pub(super) fn new(plan: Arc<Plan>, wanted: &Wanted) -> Self {
+        let fields = plan.message(0).map(|root| root.fields.as_slice()).unwrap_or_default();
+        let wanted = fields.iter().map(|field| wanted.has(&field.name)).collect();
+        Unpacker { plan, wanted, found: Vec::new() }
+    }
+}
+
+impl Unpack for Unpacker {
+    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), Misfit> {
+        // Places have 32 bits.
+        let Ok(end) = u32::try_from(payload.len()) else {
+            return Err("is more than four gigabytes".into());
+        };
+        let Some(root) = self.plan.message(0) else {
+            return Err("has no descriptor".into());
+        };
+        self.found.clear();
+        let mut walk = Walk { plan: &self.plan, payload, found: &mut self.found };
+        let whole = Pieces::One(Place { start: 0, end: end as usize });
+        walk.message(root, whole, Some(&self.wanted), out).map_err(|fault| match fault {
+            Fault::Malformed => format!("is not a message {}", root.name).into(),
+            Fault::Misfit(misfit) => misfit,
+        })
+    }
+}
+
+/// Why a payload cannot be read.
+pub(super) enum Fault {
+    Malformed,
+    Misfit(Misfit),
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Fault::Malformed
+    }
+}
+
+impl From<Misfit> for Fault {
+    fn from(misfit: Misfit) -> Self {
+        Fault::Misfit(misfit)
+    }
+}
+
+/// Where a message is: in one place, or in those of several fields that were found.
+#[derive(Debug, Clone)]
+enum Pieces {
+    One(Place),
+    Found(Range<usize>),
+}
+
+/// Whether fields come by their numbers so far.
+struct Order {
+    latest: usize,
+    is_sorted: bool,
+}
+
+struct Walk<'w> {
+    plan: &'w Plan,
+    payload: &'w [u8],
+    found: &'w mut Vec<Found>,
+}
+
+impl<'w> Walk<'w> {
+    fn message(
+        &mut self,
+        of: &'w Message,
+        pieces: Pieces,
+        wanted: Option<&[bool]>,
+        out: &mut Packer,
+    ) -> Result<(), Fault> {
+        let base = self.found.len();
+        let mut order = Order { latest: 0, is_sorted: true };
+        match pieces {
+            Pieces::One(place) => self.find(of, place, wanted, &mut order)?,
+            Pieces::Found(places) => {
+                for at in places {
+                    if let Some(found) = self.found.get(at).copied() {
+                        self.find(of, found.raw.place(), wanted, &mut order)?;
+                    }
+                }
+            }
+        }
+        if of.has_oneofs {
+            self.settle_oneofs(of, base);
+        }
+        if !order.is_sorted
+            && let Some(own) = self.found.get_mut(base..)
+        {
+            own.sort_by_key(|found| found.field);
+        }
+        let end = self.found.len();
+        let is_wanted = |at: usize| wanted.is_none_or(|wanted| wanted.get(at) == Some(&true));
+        let is_written = |at: usize, field: &Field, found: &[Found]| {
+            is_wanted(at)
+                && (field.shape != Shape::Optional
+                    || found.first().is_some_and(|one| one.field == at))
+        };
+        let mut count = 0;
+        let mut rest = self.found.get(base..end).unwrap_or_default();
+        for (at, field) in of.fields.iter().enumerate() {
+            count += usize::from(is_written(at, field, rest));
+            rest = rest.get(run(rest, at)..).unwrap_or_default();
+        }
+        out.map(count, |out| {
+            let mut next = base;
+            for (at, field) in of.fields.iter().enumerate() {
+                let rest = self.found.get(next..end).unwrap_or_default();
+                let run = next..next + run(rest, at);
+                let is_written = is_written(at, field, rest);
+                next = run.end;
+                if is_written {
+                    out.packed(&field.packed_name);
+                    self.field(field, run, out)?;
+                }
+            }
+            Ok::<_, Fault>(())
+        })?;
+        self.found.truncate(base);
+        Ok(())
+    }
+
+    /// Finds the fields in a piece of a message. One that is written as another kind is one that
+    /// nobody knows.
+    #[inline]
+    fn find(
+        &mut self,
+        of: &Message,
+        place: Place,
+        wanted: Option<&[bool]>,
+        order: &mut Order,
+    ) -> Result<(), Malformed> {
+        let mut cursor = Cursor::new(self.payload, place);
+        let mut hint = 0;
+        while !cursor.is_at_end() {
+            let (number, raw) = cursor.field()?;
+            let Some(at) = of.find(number, hint) else { continue };
+            hint = at + 1;
+            let Some(field) = of.fields.get(at) else { continue };
+            let fits = match field.shape {
+                Shape::Map(_) => raw.wire == Wire::Bytes,
+                Shape::Repeated => {
+                    raw.wire == field.kind.wire()
+                        || raw.wire == Wire::Bytes && is_packable(&field.kind)
+                }
+                Shape::Plain | Shape::Optional => raw.wire == field.kind.wire(),
+            };
+            if !fits || wanted.is_some_and(|wanted| wanted.get(at) != Some(&true)) {
+                continue;
+            }
+            if field.shape == Shape::Repeated {
+                // Most of these come one after another.
+                hint = at;
+            }
+            order.is_sorted &= at >= order.latest;
+            order.latest = at;
+            self.found.push(Found { field: at, raw });
+        }
+        Ok(())
+    }
+
+    /// Of the members of a oneof the one that came last has a value.
+    #[cold]
+    fn settle_oneofs(&mut self, of: &Message, base: usize) {
+        let oneof = |found: &Found| of.fields.get(found.field).and_then(|field| field.oneof);
+        // By oneof: its member, and whether another came before it.
+        let mut last: Vec<(u32, usize, bool)> = Vec::new();
+        let mut keep: Vec<bool> = Vec::new();
+        for found in self.found.get(base..).unwrap_or_default().iter().rev() {
+            let Some(oneof) = oneof(found) else {
+                keep.push(true);
+                continue;
+            };
+            match last.iter_mut().find(|(other, _, _)| *other == oneof) {
+                None => {
+                    last.push((oneof, found.field, false));
+                    keep.push(true);
+                }
+                Some((_, field, is_over)) => {
+                    *is_over |= *field != found.field;
+                    keep.push(!*is_over);
+                }
+            }
+        }
+        if keep.contains(&false) {
+            let mut keep = keep.into_iter().rev();
+            let own = self.found.split_off(base);
+            self.found.extend(own.into_iter().filter(|_| keep.next() == Some(true)));
+        }
+    }
+
+    /// Writes a field's value, by what was found of it.
+    fn field(
+        &mut self,
+        field: &'w Field,
+        run: Range<usize>,
+        out: &mut Packer,
+    ) -> Result<(), Fault> {
+        match field.shape {
+            Shape::Plain | Shape::Optional => self.single(&field.kind, run, out),
+            Shape::Repeated => self.repeated(&field.kind, run, out),
+            Shape::Map(key) => self.map(key, &field.kind, run, out),
+        }
+    }
+
+    /// Writes the value that is last, or all pieces of a message; without any, what stands for it.
+    fn single(&mut self, kind: &'w Kind, run: Range<usize>, out: &mut Packer) -> Result<(), Fault> {
+        match (kind, run.len()) {
+            (Kind::Message(place) | Kind::Group(place), 1..) => match self.plan.message(*place) {
+                Some(of) => self.message(of, Pieces::Found(run), None, out),
+                None => Err(Fault::Malformed),
+            },
+            (Kind::Message(_) | Kind::Group(_), 0) => {
+                out.null();
+                Ok(())
+            }
+            (
+                Kind::Timestamp | Kind::Duration | Kind::Wrapper(_) | Kind::Struct | Kind::List,
+                2..,
+            ) => {
+                let pieces: Vec<u8> = (run.filter_map(|at| self.found.get(at)))
+                    .flat_map(|found| found.raw.place().of(self.payload))
+                    .copied()
+                    .collect();
+                let place = Place { start: 0, end: pieces.len() };
+                leaf(kind, &pieces, place, out)
+            }
+            (_, 0) => push_default(kind, out),
+            _ => {
+                let last = run.end.checked_sub(1).and_then(|at| self.found.get(at)).copied();
+                self.value(kind, last.ok_or(Fault::Malformed)?.raw, out)
+            }
+        }
+    }
+
+    /// Writes one value.
+    #[inline]
+    fn value(&mut self, kind: &'w Kind, raw: Raw, out: &mut Packer) -> Result<(), Fault> {
+        match kind {
+            Kind::Number(number) => push_number(*number, raw.number(), out),
+            Kind::Text => out.text(raw.place().of(self.payload)),
+            Kind::Bytes => out.bytes_value(raw.place().of(self.payload)),
+            Kind::Enum(names) => push_name(names, raw.number(), out),
+            Kind::Message(place) | Kind::Group(place) => {
+                let of = self.plan.message(*place).ok_or(Fault::Malformed)?;
+                return self.message(of, Pieces::One(raw.place()), None, out);
+            }
+            _ => return leaf(kind, self.payload, raw.place(), out),
+        }
+        Ok(())
+    }
+
+    fn repeated(
+        &mut self,
+        kind: &'w Kind,
+        run: Range<usize>,
+        out: &mut Packer,
+    ) -> Result<(), Fault> {
+        let mut len = 0;
+        for found in self.found.get(run.clone()).unwrap_or_default() {
+            len += match is_packed(kind, found.raw) {
+                true => count(kind, found.raw.place().of(self.payload))?,
+                false => 1,
+            };
+        }
+        out.array(len, |out| {
+            for at in run {
+                let Some(Found { raw, .. }) = self.found.get(at).copied() else { continue };
+                match is_packed(kind, raw) {
+                    true => push_packed(kind, self.payload, raw.place(), out)?,
+                    false => self.value(kind, raw, out)?,
+                }
+                // A name may be longer than the number that stands for it.
+                out.check()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A map is a list of its keys and values, as Polars has it. Of those with the same key the last
+    /// one counts.
+    fn map(
+        &mut self,
+        key: Key,
+        kind: &'w Kind,
+        run: Range<usize>,
+        out: &mut Packer,
+    ) -> Result<(), Fault> {
+        let mut entries = Vec::with_capacity(run.len());
+        for found in self.found.get(run).unwrap_or_default() {
+            entries.push(self.entry(key, kind, found.raw.place())?);
+        }
+        if entries.len() > 1 {
+            let mut seen = HashSet::with_capacity(entries.len());
+            let mut keep: Vec<bool> =
+                entries.iter().rev().map(|(key, _)| seen.insert(key.as_slice())).collect();
+            if keep.contains(&false) {
+                keep.reverse();
+                let mut keep = keep.into_iter();
+                entries.retain(|_| keep.next() == Some(true));
+            }
+        }
+        out.array(entries.len(), |out| {
+            for (key, values) in entries {
+                out.map(2, |out| {
+                    out.packed(KEY);
+                    out.packed(&key);
+                    out.packed(VALUE);
+                    self.value_of_entry(kind, values, out)
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the value of a map's entry: one that is not written is its kind's.
+    fn value_of_entry(
+        &mut self,
+        kind: &'w Kind,
+        values: Vec<Raw>,
+        out: &mut Packer,
+    ) -> Result<(), Fault> {
+        let base = self.found.len();
+        self.found.extend(values.into_iter().map(|raw| Found { field: 0, raw }));
+        let end = self.found.len();
+        match kind {
+            Kind::Message(place) if end == base => {
+                let of = self.plan.message(*place).ok_or(Fault::Malformed)?;
+                self.message(of, Pieces::One(Place { start: 0, end: 0 }), None, out)?;
+            }
+            _ => self.single(kind, base..end, out)?,
+        }
+        self.found.truncate(base);
+        Ok(())
+    }
+
+    /// The packed key of an entry, and the pieces of its value.
+    fn entry(&self, key: Key, kind: &Kind, place: Place) -> Result<(Vec<u8>, Vec<Raw>), Fault> {
+        let mut cursor = Cursor::new(self.payload, place);
+        let wire = match key {
+            Key::Text => Wire::Bytes,
+            Key::Number(number) => number.wire(),
+        };
+        let (mut name, mut values) = (None, Vec::new());
+        while !cursor.is_at_end() {
+            match cursor.field()? {
+                (1, raw) if raw.wire == wire => name = Some(raw),
+                (2, raw) if raw.wire == kind.wire() => values.push(raw),
+                _ => {}
+            }
+        }
+        let mut packed = Packer::new(usize::MAX);
+        match key {
+            Key::Text => {
+                packed.text(name.map(|raw| raw.place().of(self.payload)).unwrap_or_default());
+            }
+            Key::Number(number) => push_number(number, name.map_or(0, Raw::number), &mut packed),
+        }
+        Ok((packed.into_bytes(), values))
+    }
+}
+
+/// The names of what an entry of a map has, packed.
+const KEY: &[u8] = b"\xa3key";
+const VALUE: &[u8] = b"\xa5value";
+
+/// How many at the beginning of these are of a field.
+#[inline]
+fn run(found: &[Found], field: usize) -> usize {
+    found.iter().take_while(|one| one.field == field).count()
+}
+
+/// Whether repeated values of a kind may be written as one.
+fn is_packable(kind: &Kind) -> bool {
+    matches!(kind, Kind::Number(_) | Kind::Enum(_))
+}
+
+fn is_packed(kind: &Kind, raw: Raw) -> bool {
+    raw.wire == Wire::Bytes && is_packable(kind)
+}
+
+/// How many numbers are in it.
+fn count(kind: &Kind, packed: &[u8]) -> Result<usize, Malformed> {
+    let of_size = |size: usize| match packed.len() % size {
+        0 => Ok(packed.len() / size),
+        _ => Err(Malformed),
+    };
+    match kind.wire() {
+        Wire::Fixed32 => of_size(4),
+        Wire::Fixed64 => of_size(8),
+        _ => Ok(packed.iter().filter(|byte| **byte < 0x80).count()),
+    }
+}
+
+/// Writes numbers that are written as one.
+fn push_packed(kind: &Kind, payload: &[u8], place: Place, out: &mut Packer) -> Result<(), Fault> {
+    let mut cursor = Cursor::new(payload, place);
+    while !cursor.is_at_end() {
+        let number = match kind.wire() {
+            Wire::Fixed32 => cursor.fixed32()?,
+            Wire::Fixed64 => cursor.fixed64()?,
+            _ => cursor.varint()?,
+        };
+        match kind {
+            Kind::Number(kind) => push_number(*kind, number, out),
+            Kind::Enum(names) => push_name(names, number, out),
+            _ => return Err(Fault::Malformed),
+        }
+    }
+    Ok(())
+}
+
+/// Writes an enum's name; a number that has none as it is.
+fn push_name(names: &Names, number: u64, out: &mut Packer) {
+    let number = number as i32;
+    match names.packed(number) {
+        Some(name) => out.packed(name),
+        None => out.signed(number.into()),
+    }
+}
+
+#[inline]
+fn push_number(kind: Number, number: u64, out: &mut Packer) {
+    match kind {
+        Number::Boolean => out.boolean(number != 0),
+        Number::Int32 | Number::Sfixed32 => out.signed((number as i32).into()),
+        Number::Int64 | Number::Sfixed64 => out.signed(number as i64),
+        Number::Uint32 | Number::Fixed32 => out.unsigned((number as u32).into()),
+        Number::Uint64 | Number::Fixed64 => out.unsigned(number),
+        Number::Sint32 => out.signed(zigzag(u64::from(number as u32)).into()),
+        Number::Sint64 => out.signed(zigzag(number)),
+        Number::Single => out.single(f32::from_bits(number as u32)),
+        Number::Float => out.float(f64::from_bits(number)),
+    }
+}
+
+fn zigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
+/// Writes what has nothing of the plan in it.
+fn leaf(kind: &Kind, payload: &[u8], place: Place, out: &mut Packer) -> Result<(), Fault> {
+    match kind {
+        Kind::Timestamp => push_timestamp(payload, place, out),
+        Kind::Duration => push_duration(payload, place, out),
+        Kind::Struct => push_struct(payload, place, out),
+        Kind::List => push_list(payload, place, out),
+        Kind::Value => push_value(payload, place, out),
+        Kind::Wrapper(inner) => push_wrapped(inner, payload, place, out),
+        _ => Err(Fault::Malformed),
+    }
+}
+
+fn push_wrapped(kind: &Kind, payload: &[u8], place: Place, out: &mut Packer) -> Result<(), Fault> {
+    let mut cursor = Cursor::new(payload, place);
+    let mut value = None;
+    while !cursor.is_at_end() {
+        match cursor.field()? {
+            (1, raw) if raw.wire == kind.wire() => value = Some(raw),
+            _ => {}
+        }
+    }
+    match (kind, value) {
+        (_, None) => push_default(kind, out)?,
+        (Kind::Number(number), Some(raw)) => push_number(*number, raw.number(), out),
+        (Kind::Text, Some(raw)) => out.text(raw.place().of(payload)),
+        (_, Some(raw)) => out.bytes_value(raw.place().of(payload)),
+    }
+    Ok(())
+}
+
+/// Writes what stands for a value that is not written.
+fn push_default(kind: &Kind, out: &mut Packer) -> Result<(), Fault> {
+    match kind {
+        Kind::Number(number) => push_number(*number, 0, out),
+        Kind::Text => out.text(b""),
+        Kind::Bytes => out.bytes_value(b""),
+        Kind::Enum(names) => push_name(names, names.first as u64, out),
+        _ => return leaf(kind, b"", Place { start: 0, end: 0 }, out),
+    }
+    Ok(())
+}
