@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+from formats import paged, read_and_parse, read_messages
 from workloads import FIRST_EVENT, WORKLOADS, Workload
 
 if TYPE_CHECKING:
@@ -81,22 +82,8 @@ def read_packed(url: str, workload: Workload) -> pl.DataFrame:
 def read_and_unpack(url: str, workload: Workload) -> pl.DataFrame:
     """The same by redis-py and msgpack, whose dicts become a frame."""
     import msgpack
-    import redis
 
-    ids: list[str] = []
-    rows: list[object] = []
-    start = "-"
-    with redis.Redis.from_url(url) as client:
-        while page := client.xrange(workload.stream, min=start, count=10_000):
-            for entry_id, fields in page:
-                ids.append(entry_id.decode())
-                rows.append(msgpack.unpackb(fields[b"data"]))
-            start = f"({ids[-1]}"
-    columns = pl.DataFrame(rows, schema=workload.schema)
-    ids_and_times = pl.DataFrame({"_id": ids}).with_columns(
-        pl.col("_id").str.split("-").list.first().cast(pl.Int64).alias("_ts")
-    )
-    return pl.concat([ids_and_times, columns], how="horizontal")
+    return paged(url, workload, msgpack.unpackb)
 
 
 def read_with_redis_py(url: str, workload: Workload) -> pl.DataFrame:
@@ -325,12 +312,16 @@ PAYLOADS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "text, then Polars' `str.json_decode`": read_and_decode,
     '`payload_format="msgpack"`': read_packed,
     "redis-py[hiredis], `msgpack.unpackb`, then a frame": read_and_unpack,
+    "`payload_format=ProtobufSchema(...)`": read_messages,
+    "redis-py[hiredis], `protobuf`, then a frame": read_and_parse,
 }
 #: The streams that they read, where it is not the documents.
 PAYLOAD_STREAMS = {
     "flat fields": "events",
     '`payload_format="msgpack"`': "packed",
     "redis-py[hiredis], `msgpack.unpackb`, then a frame": "packed",
+    "`payload_format=ProtobufSchema(...)`": "messages",
+    "redis-py[hiredis], `protobuf`, then a frame": "messages",
 }
 CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redfloe `StreamConsumer`": consume,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from formats import fill_with_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +155,13 @@ WORKLOADS = {
             1_000_000,
             EVENTS,
             fill_with_packed,
+        ),
+        Workload(
+            "messages",
+            "1,000,000 Protobuf messages of 5 fields",
+            1_000_000,
+            EVENTS,
+            fill_with_messages,
         ),
         Workload(
             "flights", "27,004 flights of 19 fields", 27_004, _flight_schema(), fill_with_flights

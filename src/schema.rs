@@ -138,7 +138,7 @@ impl StreamSchema {
         fields: impl IntoIterator<Item = F>,
     ) -> Self {
         self.overrides = fields.into_iter().map(Into::into).collect();
-        self.with_columns_of_payload()
+        self
     }
 
     /// The field of that name that an open schema has found.
@@ -149,17 +149,18 @@ impl StreamSchema {
         }
     }
 
-    /// The same with these fields first, which were inferred, and those that are overridden.
-    pub(crate) fn with_fields_of(&self, inferred: Vec<Field>) -> Self {
+    /// The same with these fields behind its own, which were inferred, and those that are overridden.
+    pub(crate) fn with_fields_of(&self, mut inferred: Vec<Field>) -> Self {
+        inferred.retain(|field| self.fields.iter().all(|own| own.name() != field.name()));
         let is_overridden =
             |field: &Field| self.overrides.iter().any(|other| other.name() == field.name());
         let is_inferred = |name: &String| inferred.iter().any(|field| field.name() == name);
-        let missing = self.overrides.iter().filter(|field| !is_inferred(field.name()));
+        let missing = self.missing_overrides().filter(|field| !is_inferred(field.name()));
         let fields = inferred.iter().map(|field| match is_overridden(field) {
             true => self.found_field(field.name()),
             false => Arc::new(field.clone()),
         });
-        let fields = fields.chain(missing.cloned()).collect();
+        let fields = self.fields.iter().cloned().chain(fields).chain(missing).collect();
         StreamSchema { fields, ..self.clone() }
     }
 
@@ -231,18 +232,19 @@ impl StreamSchema {
     /// Takes the keys of a document in one field for fields of their own, in place of that
     /// field. All that holds for fields holds for them: those of the schema, those that an open one
     /// finds, values that do not fit. A document that is none is a misfit of its field.
+    ///
+    /// Where the payload has a schema of its own, an open schema has all its fields, with the dtypes that
+    /// it says, but for those that are overridden by then.
     pub fn with_payload(mut self, payload: Option<Payload>) -> Self {
+        let columns = payload.as_ref().filter(|_| self.open).map(Payload::columns);
+        for column in columns.into_iter().flatten() {
+            if self.fields.iter().all(|field| field.name() != column.name()) {
+                let is_same = |field: &&FieldRef| field.name() == column.name();
+                let overridden = self.overrides.iter().find(is_same).cloned();
+                self.fields.push(overridden.unwrap_or_else(|| Arc::new(column)));
+            }
+        }
         self.payload = payload;
-        self.with_columns_of_payload()
-    }
-
-    /// An open schema takes the dtypes that a payload's own schema has, where none is given.
-    fn with_columns_of_payload(mut self) -> Self {
-        let columns = self.payload.as_ref().filter(|_| self.open).map(Payload::columns);
-        let is_new =
-            |field: &Field| self.overrides.iter().all(|other| other.name() != field.name());
-        let new: Vec<_> = columns.into_iter().flatten().filter(is_new).map(Arc::new).collect();
-        self.overrides.extend(new);
         self
     }
 

@@ -92,6 +92,7 @@ from redfloe._processing.delta_sink import DeltaSink
 from redfloe._processing.models import State
 from redfloe._processing.parquet_sink import ParquetSink
 from redfloe._processing.processor import StreamProcessor
+from redfloe._payload_schema import PayloadSchema, ProtobufSchema
 from redfloe._processing.reading import read_table, read_table_async, scan_table, table_key
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.stats import ProcessorStats
@@ -150,10 +151,12 @@ __all__ = [
     "NotDurableError",
     "OutcomeUnknownError",
     "ParquetSink",
+    "PayloadSchema",
     "PendingEntriesError",
     "ProcessorRunningError",
     "ProcessorState",
     "ProcessorStats",
+    "ProtobufSchema",
     "ReadOptions",
     "RedfloeError",
     "RedisCheckpointStore",

@@ -19,6 +19,7 @@ from redfloe._checks import (
 )
 from redfloe._ids import EntryIdLike, entry_id, group_start
 from redfloe._options import DEFAULTS, DecodeOptions, NullValues, ReadOptions
+from redfloe._payload_schema import PayloadSchema, check_format
 from redfloe._schema import SchemaLike, as_schema, as_text, check_name, timestamp_schema
 from redfloe._words import did_you_mean, readable
 
@@ -64,7 +65,7 @@ class PayloadArguments(TypedDict):
     field: str
     path: str
     prefix: str
-    format: str
+    format: str | PayloadSchema
     #: The names of an array's values.
     fields: list[str]
     compression: str | None
@@ -354,15 +355,6 @@ def either(stream: Streams | None, pattern: str | bytes | None) -> Streams:
         msg = "give either stream or pattern"
         raise TypeError(msg)
     return [] if stream is None else stream
-
-
-def check_format(payload_format: object, payload: object) -> str:
-    """Give the format of a payload, which is none without one."""
-    one_of(payload_format, "payload_format", "json", "msgpack")
-    if payload is None and payload_format != "json":
-        msg = "payload_format needs a payload, the field that holds the document"
-        raise ValueError(msg)
-    return as_text(payload_format, "payload_format")
 
 
 def check_compression(compression: object, payload: object) -> str | None:

@@ -25,6 +25,7 @@ __all__ = [
     "Offer",
     "Operation",
     "Outcome",
+    "PayloadSchema",
     "PreparedRead",
     "Processor",
     "ProcessorStats",
@@ -288,6 +289,18 @@ class RedisConnection:
     def __eq__(self, value: object, /) -> bool: ...
     def __ne__(self, value: object, /) -> bool: ...
     def __hash__(self, /) -> int: ...
+
+@final
+class PayloadSchema:
+    """What payloads are by, made ready to read and to write them."""
+
+    @staticmethod
+    def protobuf(descriptor_set: bytes, message: str) -> PayloadSchema: ...
+    def columns(self) -> RecordBatch:
+        """Give no rows, with a column for each field."""
+
+    def pack(self, document: bytes) -> bytes:
+        """Give the payload that a MessagePack map is."""
 
 @final
 class RecordBatch:

@@ -8,22 +8,27 @@ from base64 import b64encode
 from collections.abc import Mapping
 from datetime import date, time
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from redfloe._frame import DEEPEST
 from redfloe._values import builtin
 
+if TYPE_CHECKING:
+    from redfloe._payload_schema import PayloadSchema
 
-def document(fields: object, payload_format: str) -> bytes:
+
+def document(fields: object, payload_format: str | PayloadSchema) -> bytes:
     """Give the object of an entry's values; a None is a key that it lacks."""
     if not isinstance(fields, Mapping):
         msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
         raise TypeError(msg)
     present = {name: value for name, value in fields.items() if builtin(value) is not None}
-    if payload_format == "msgpack":
-        from redfloe._msgpack import packed
+    if payload_format == "json":
+        return json_text(present, "the payload").encode()
+    from redfloe._msgpack import packed
 
-        return packed(present, "the payload")
-    return json_text(present, "the payload").encode()
+    text = packed(present, "the payload")
+    return text if isinstance(payload_format, str) else payload_format._compiled.pack(text)
 
 
 def check_depth(given: object, depth: int) -> None:

@@ -7,12 +7,13 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import check_compression, check_format
+from redfloe._arguments import check_compression
 from redfloe._checks import as_key, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
 from redfloe._ids import EntryIdLike, entry_id
 from redfloe._options import PayloadCompression, PayloadFormat
+from redfloe._payload_schema import PayloadSchema, check_format
 from redfloe._schema import as_text
 from redfloe._words import counted, did_you_mean
 
@@ -35,7 +36,7 @@ class WriteRequest(TypedDict):
     null_text: str | None
     null_text_by_field: dict[str, str]
     payload: str | None
-    payload_format: str
+    payload_format: str | PayloadSchema
     payload_compression: str | None
     #: Columns that are fields of their own beside a payload.
     beside: list[str]

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Fields};
+use arrow_schema::{DataType, Fields, TimeUnit};
 
 use crate::decode::Misfit;
 use crate::error::Result;
@@ -24,12 +24,15 @@ pub struct PayloadSchema {
 
 /// A format that has schemas.
 pub(crate) trait Schema: Debug + Send + Sync {
-    /// The format, as `payload_format` has it.
-    fn format(&self) -> &'static str;
-
     /// What its documents have, as the columns that hold all of it. What has no dtype, such as what
     /// contains itself, is text that holds JSON.
     fn fields(&self) -> Fields;
+
+    /// The unit in which its packer takes durations, if it has durations; else they are counts of
+    /// whichever unit their columns have.
+    fn duration_unit(&self) -> Option<TimeUnit> {
+        None
+    }
 
     /// What reads payloads of which only some members are wanted.
     fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack>;
@@ -91,8 +94,8 @@ impl PayloadSchema {
         self.schema.fields()
     }
 
-    pub(crate) fn format(&self) -> &'static str {
-        self.schema.format()
+    pub(crate) fn duration_unit(&self) -> Option<TimeUnit> {
+        self.schema.duration_unit()
     }
 
     pub(crate) fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack> {

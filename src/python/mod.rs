@@ -19,6 +19,7 @@ mod member;
 mod members;
 mod operation;
 mod partition;
+mod payload_schema;
 mod pin;
 mod processor;
 mod processors;
@@ -46,6 +47,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<connection::RedisConnection>()?;
     module.add_class::<credentials::CredentialsDesk>()?;
     module.add_class::<arrow::RecordBatch>()?;
+    module.add_class::<payload_schema::Compiled>()?;
     module.add_class::<batches::AsyncBatchReader>()?;
     module.add_class::<batches::BatchReader>()?;
     module.add_class::<checkpoints::Checkpoints>()?;

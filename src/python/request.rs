@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::arrow::import_fields;
 use super::error::{exception, id_exception, no_panic};
+use super::payload_schema::Format;
 use super::pin::Bounds;
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::Result;
@@ -108,7 +109,7 @@ struct PayloadArguments {
     field: String,
     path: String,
     prefix: String,
-    format: String,
+    format: Format,
     fields: Vec<String>,
     compression: Option<String>,
     max_bytes: usize,
@@ -117,11 +118,10 @@ struct PayloadArguments {
 impl PayloadArguments {
     fn payload(&self) -> Result<Payload> {
         let payload = Payload::new(&self.field).with_path(&self.path)?;
-        let format = self.format.parse()?;
         let compression = self.compression.as_deref().map(str::parse).transpose()?;
         Ok(payload
             .with_prefix(&self.prefix)
-            .with_format(format)
+            .with_format(self.format.0.clone())
             .with_positions(self.fields.clone())
             .with_compression(compression)
             .with_max_bytes(self.max_bytes))
@@ -259,8 +259,8 @@ impl Request<'_> {
         let payload = payload.transpose().map_err(|error| exception(py, &error))?;
         let overrides = self.schema_overrides.as_ref().map(import_fields).transpose()?;
         Ok(schema
-            .with_payload(payload)
             .with_overrides(overrides.unwrap_or_default())
+            .with_payload(payload)
             .with_id_column(self.id_column.as_deref())
             .with_timestamp_column(self.timestamp_column.as_deref())
             .with_sequence_column(self.sequence_column.as_deref())

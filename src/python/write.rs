@@ -13,6 +13,7 @@ use super::arrow::{Imported, export_ids, import_batches, release_imported};
 use super::completion::Task;
 use super::connection::Server;
 use super::error::{exception, no_panic};
+use super::payload_schema::Format;
 use super::wait::{or_late_signal, wait_stopping};
 use crate::client::Client;
 use crate::compression::PayloadCompression;
@@ -40,7 +41,7 @@ pub(crate) struct WriteArguments {
     null_text_by_field: HashMap<String, String>,
     /// The field for an object of all others.
     payload: Option<String>,
-    payload_format: String,
+    payload_format: Format,
     payload_compression: Option<String>,
     /// Columns that are fields of their own beside the payload.
     beside: Vec<String>,
@@ -107,7 +108,7 @@ impl WriteArguments {
             .with_fields(self.fields)
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
             .with_payload(self.payload)
-            .with_payload_format(self.payload_format.parse()?)
+            .with_payload_format(self.payload_format.0)
             .with_payload_compression(compression)
             .with_beside(self.beside)
             .with_trim(trim)

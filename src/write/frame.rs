@@ -6,7 +6,7 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, TimeUnit};
 
 use super::documents::Member;
-use super::encode::Column;
+use super::encode::{Column, with_durations_in};
 use super::request::{IdSource, Target, WriteRequest};
 use super::row_id::RowId;
 use crate::dtype::is_text;
@@ -90,7 +90,13 @@ impl Frame {
         let mut members = Vec::new();
         for name in names {
             let (field, array) = columns.get(&name)?;
-            let column = Column::new(field, array)?;
+            let column = match request.duration_unit().filter(|_| !request.beside.contains(&name)) {
+                Some(unit) => {
+                    let (field, array) = with_durations_in(unit, field, array)?;
+                    Column::new(&field, &array)?
+                }
+                None => Column::new(field, array)?,
+            };
             if !column.empty_is_value
                 && let Some(row) = (0..batch.num_rows()).find(|row| {
                     !column.is_null(*row) && column.text(*row, &mut Vec::new()).is_empty()

@@ -9,7 +9,7 @@ mod wire;
 
 use std::sync::Arc;
 
-use arrow_schema::Fields;
+use arrow_schema::{Fields, TimeUnit};
 use prost_reflect::DescriptorPool;
 
 use super::{Pack, PayloadSchema, Schema, Unpack, Wanted};
@@ -45,6 +45,7 @@ impl PayloadSchema {
                 .all_messages()
                 .filter(|one| !one.is_map_entry())
                 .map(|one| one.full_name().to_owned())
+                .filter(|name| !name.starts_with("google.protobuf."))
                 .collect();
             names.truncate(10);
             return Err(Error::invalid(format!(
@@ -62,12 +63,12 @@ struct Protobuf {
 }
 
 impl Schema for Protobuf {
-    fn format(&self) -> &'static str {
-        "protobuf"
-    }
-
     fn fields(&self) -> Fields {
         self.plan.columns.clone()
+    }
+
+    fn duration_unit(&self) -> Option<TimeUnit> {
+        Some(TimeUnit::Nanosecond)
     }
 
     fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack> {

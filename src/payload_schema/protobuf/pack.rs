@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::types::DurationNanosecondType;
-use arrow_schema::TimeUnit;
-
 use super::plan::{Field, Key, Kind, Message, Number, Plan, Shape, Wire};
 use crate::decode::json::Json;
 use crate::decode::packed::{Packed, Scalar};
 use crate::decode::value::{Kind as Written, Notation, Value};
-use crate::decode::{DurationParser, Parse};
 use crate::error::shorten;
 use crate::payload_schema::Pack;
 
@@ -376,10 +372,10 @@ fn timestamp(given: Given<'_>, out: &mut Vec<u8>) -> Fits {
 }
 
 fn duration(given: Given<'_>, out: &mut Vec<u8>) -> Fits {
-    let is_text = matches!(given.value.kind, Written::String { .. });
-    let parser = DurationParser::<DurationNanosecondType>::new(TimeUnit::Nanosecond);
-    let nanos = is_text.then(|| parser.parse(given.raw()).ok()).flatten();
-    let nanos = nanos.ok_or_else(|| format!("is {}, which is no Duration", given.shown()))?;
+    let nanos = match Scalar::of(given.raw()).filter(|_| given.value.kind == Written::Number) {
+        Some(Scalar::Integer(nanos)) => nanos,
+        _ => return Err(format!("is {}, which is no Duration", given.shown()).into()),
+    };
     seconds_and_nanos(nanos / 1_000_000_000, (nanos % 1_000_000_000) as i32, out);
     Ok(())
 }

@@ -44,11 +44,6 @@ impl Place {
     pub(super) fn of(self, payload: &[u8]) -> &[u8] {
         payload.get(self.start..self.end).unwrap_or_default()
     }
-
-    #[inline]
-    pub(super) fn len(self) -> usize {
-        self.end.saturating_sub(self.start)
-    }
 }
 
 /// Reads a part of a payload.

@@ -1,0 +1,58 @@
+//! Formats of payloads that have a schema, and how Python names a format.
+
+use arrow_array::RecordBatch as ArrowBatch;
+use arrow_schema::Schema;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::arrow::RecordBatch;
+use super::error::exception;
+use crate::decode::Batch;
+use crate::payload::PayloadFormat;
+use crate::payload_schema::PayloadSchema;
+
+/// What payloads are by. Documented in `_core.pyi`.
+#[pyclass(frozen, module = "redfloe._core", name = "PayloadSchema")]
+pub(crate) struct Compiled(PayloadSchema);
+
+#[pymethods]
+impl Compiled {
+    #[staticmethod]
+    fn protobuf(py: Python<'_>, descriptor_set: &[u8], message: &str) -> PyResult<Self> {
+        let schema = py.detach(|| PayloadSchema::protobuf(descriptor_set, message));
+        schema.map(Compiled).map_err(|error| exception(py, &error))
+    }
+
+    /// No rows, with a column for each field.
+    fn columns(&self) -> RecordBatch {
+        let records = ArrowBatch::new_empty(Schema::new(self.0.fields()).into());
+        RecordBatch::new(Batch::new(records, Vec::new(), Vec::new()))
+    }
+
+    /// The payload that a MessagePack map is.
+    fn pack<'py>(&self, py: Python<'py>, document: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let mut payload = Vec::new();
+        match self.0.packer().pack(document, &mut payload) {
+            Ok(()) => Ok(PyBytes::new(py, &payload)),
+            Err(misfit) => Err(PyValueError::new_err(misfit)),
+        }
+    }
+}
+
+/// A format by its name, or what Python's object for a schema has.
+pub(crate) struct Format(pub(crate) PayloadFormat);
+
+impl<'py> FromPyObject<'_, 'py> for Format {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(name) = given.extract::<&str>() {
+            let format = name.parse().map_err(|error| exception(given.py(), &error));
+            return format.map(Format);
+        }
+        let compiled = given.getattr("_compiled")?;
+        let compiled = compiled.cast::<Compiled>()?;
+        Ok(Format(PayloadFormat::Schema(compiled.get().0.clone())))
+    }
+}
