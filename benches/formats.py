@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
     from google.protobuf.message import Message
-
     from workloads import Workload
 
 
@@ -41,7 +41,8 @@ def event_file() -> bytes:
     }
     for number, (name, kind) in enumerate(kinds.items(), 1):
         message.field.add(name=name, number=number, type=kind, label=field.LABEL_OPTIONAL)
-    return descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+    files: bytes = descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+    return files
 
 
 def event_class() -> type[Message]:
@@ -51,7 +52,9 @@ def event_class() -> type[Message]:
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(event_file()).file:
         pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("b.Event"))
+    described = pool.FindMessageTypeByName("b.Event")
+    made: type[Message] = message_factory.GetMessageClass(described)
+    return made
 
 
 def fill_with_messages(client: redis.Redis, workload: Workload) -> None:

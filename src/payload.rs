@@ -1,6 +1,6 @@
 //! Which field holds a document, of which format, and what becomes of its keys.
 
-use arrow_schema::{Field, FieldRef};
+use arrow_schema::{Field, FieldRef, TimeUnit};
 
 use crate::compression::{Inflater, PayloadCompression};
 use crate::error::{Error, Result, shorten};
@@ -17,6 +17,16 @@ pub enum PayloadFormat {
     MessagePack,
     /// What a [`PayloadSchema`] says.
     Schema(PayloadSchema),
+}
+
+impl PayloadFormat {
+    /// The unit that writers of the format want durations in, if it is not that of their columns.
+    pub(crate) fn duration_unit(&self) -> Option<TimeUnit> {
+        match self {
+            PayloadFormat::Schema(schema) => schema.duration_unit(),
+            PayloadFormat::Json | PayloadFormat::MessagePack => None,
+        }
+    }
 }
 
 impl std::str::FromStr for PayloadFormat {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import pickle
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,14 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 import redfloe
-from redfloe import DecodeError, ProtobufSchema, infer_schema, read_stream, scan_stream, write_stream
+from redfloe import (
+    DecodeError,
+    ProtobufSchema,
+    infer_schema,
+    read_stream,
+    scan_stream,
+    write_stream,
+)
 from support.consumers import SHY, dead_ids
 from support.groups import DRAIN, ME
 from support.payloads import BARE
@@ -76,7 +84,7 @@ ORDER = ProtobufSchema(DESCRIPTOR, "shop.Order")
 OPTIONS: dict[str, Any] = {"payload": "data", "payload_format": ORDER}
 LINE = pl.Struct({"sku": pl.String, "count": pl.Int32})
 STATE = pl.Enum(["UNKNOWN", "OPEN", "PAID"])
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "id": pl.Int64,
     "customer": pl.String,
     "total": pl.Float64,
@@ -188,7 +196,12 @@ FULL: dict[str, Any] = {
 #: What an empty message is: what has no presence has a value.
 EMPTY: dict[str, Any] = {
     **dict.fromkeys(SCHEMA),
-    **{"id": 0, "customer": "", "total": 0.0, "state": "UNKNOWN", "ok": False, "raw": b""},
+    "id": 0,
+    "customer": "",
+    "total": 0.0,
+    "state": "UNKNOWN",
+    "ok": False,
+    "raw": b"",
     **{name: [] for name, dtype in SCHEMA.items() if isinstance(dtype, pl.List)},
     **dict.fromkeys(["ratio", "u32", "u64", "s64", "f32", "sf32", "sf64"], 0),
 }
@@ -196,6 +209,10 @@ EMPTY: dict[str, Any] = {
 
 def put(client: redis.Redis, stream: str, *payloads: bytes) -> None:
     add(client, stream, [(f"{n}-0", {"data": payload}) for n, payload in enumerate(payloads, 1)])
+
+
+def xrange(client: redis.Redis, stream: str) -> Any:
+    return client.xrange(stream)
 
 
 def sorted_maps(row: dict[str, Any]) -> dict[str, Any]:
@@ -225,8 +242,7 @@ def test_what_the_reference_library_writes_is_read(
     row = sorted_maps(df.row(0, named=True))
     assert {name: row[name] for name in FULL} == sorted_maps(FULL)
     assert math.isclose(row["ratio"], 0.1, rel_tol=1e-6)
-    texts = {name: pl.Series([row[name]]).str.json_decode(pl.Struct({"a": pl.Float64, "b": pl.List(pl.String)})) for name in ["extra"]}
-    assert texts["extra"].to_list() == [{"a": 1.5, "b": ["true", None, "x"]}]
+    assert json.loads(row["extra"]) == {"a": 1.5, "b": [True, None, "x"]}
     assert row["list"] == '[1.0,"b"]'
     assert '"id":9' in row["parent"]
     assert df.row(1, named=True) == EMPTY
@@ -245,8 +261,8 @@ def test_what_is_written_the_reference_library_reads(
 ) -> None:
     put(client, stream, full().SerializeToString(), b"")
     df = read_stream(any_server.url, stream, **OPTIONS, **BARE).drop("any", "parent")
-    assert write_stream(any_server.url, df, f"{stream}-2", **OPTIONS) == 2
-    written: Any = client.xrange(f"{stream}-2")
+    assert write_stream(any_server.url, df, f"{stream}-2", **OPTIONS).len() == 2
+    written = xrange(client, f"{stream}-2")
     first, second = (SHOP.Order.FromString(fields[b"data"]) for _, fields in written)
     expected = full()
     expected.ClearField("any")
@@ -257,7 +273,7 @@ def test_what_is_written_the_reference_library_reads(
         producer.send({"id": 1, "lines": [{"sku": "x"}], "at": datetime(2024, 1, 1, tzinfo=UTC)})
         with pytest.raises(ValueError, match=r"id in shop\.Order is \"x\", which is no int64"):
             producer.send({"id": "x"})
-    ((_, fields),) = client.xrange(f"{stream}-3")  # type: ignore[misc]  # not awaited here
+    ((_, fields),) = xrange(client, f"{stream}-3")
     sent = SHOP.Order.FromString(fields[b"data"])
     assert (sent.id, sent.lines[0].sku, sent.at.seconds) == (1, "x", 1_704_067_200)
 
@@ -300,7 +316,7 @@ def test_rows_go_round(
         found["prices"].sort()
         assert found == given
     write_stream(any_server.url, df, f"{stream}-2", **OPTIONS)
-    written: Any = client.xrange(f"{stream}-2")
+    written = xrange(client, f"{stream}-2")
     assert [SHOP.Order.FromString(fields[b"data"]) for _, fields in written] == messages
 
 
@@ -330,7 +346,7 @@ def test_what_is_no_message_spoils_its_row(
 def test_one_misfit_spoils_one_value(any_server: Server, client: redis.Redis, stream: str) -> None:
     """A name that the reader's enum lacks, text that is no UTF-8, a number beyond its dtype."""
     put(client, stream, b"\x08\x05\x28\x63\x12\x01\xff")
-    schema = {"id": pl.Int8, "state": STATE, "customer": pl.String}
+    schema: dict[str, Any] = {"id": pl.Int8, "state": STATE, "customer": pl.String}
     with pytest.raises(DecodeError, match=r"field: (customer|state)"):
         read_stream(any_server.url, stream, schema, **OPTIONS)
     df = read_stream(any_server.url, stream, schema, **OPTIONS, on_error="null", **BARE)
@@ -344,7 +360,7 @@ def test_a_path_leads_to_a_message_inside(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
     put(client, stream, full().SerializeToString(), b"")
-    options = {**OPTIONS, "payload_path": "$.first", "payload_prefix": "line_"}
+    options: dict[str, Any] = {**OPTIONS, "payload_path": "$.first", "payload_prefix": "line_"}
     df = read_stream(any_server.url, stream, **options, **BARE)
     assert df.schema == {"line_sku": pl.String, "line_count": pl.Int32}
     assert df.rows() == [("x", -3), (None, None)]
@@ -384,17 +400,20 @@ message Node { optional Node left = 1; optional Empty nothing = 2; }
 
 
 def test_proto2(any_server: Server, client: redis.Redis, stream: str) -> None:
-    """Groups; what is not written is null, also where it has a default; extensions are passed over."""
+    """Groups; what is not written is null, defaults or not; extensions are passed over."""
     descriptor, old = compiled(OLD)
     message = old.Old(id=3, part=old.Old.Part(name="p", counts=[1, 2]), plain=[4, 5])
     message.Extensions[old.more] = "more"
     put(client, stream, message.SerializeToString())
-    options = {"payload": "data", "payload_format": ProtobufSchema(descriptor, "old.Old")}
+    options: dict[str, Any] = {
+        "payload": "data",
+        "payload_format": ProtobufSchema(descriptor, "old.Old"),
+    }
     df = read_stream(any_server.url, stream, **options, **BARE)
     part = {"name": "p", "counts": [1, 2]}
     assert df.rows(named=True) == [{"id": 3, "size": None, "part": part, "plain": [4, 5]}]
     write_stream(any_server.url, df, f"{stream}-2", **options)
-    ((_, fields),) = client.xrange(f"{stream}-2")  # type: ignore[misc]  # not awaited here
+    ((_, fields),) = xrange(client, f"{stream}-2")
     message.ClearExtension(old.more)
     assert old.Old.FromString(fields[b"data"]) == message
     node = ProtobufSchema(descriptor, "old.Node")
@@ -410,12 +429,21 @@ def test_hostile_messages(any_server: Server, client: redis.Redis, stream: str) 
     # Each of these four bytes becomes a struct of two names.
     wide = b"\x5a\x00" * 200_000
     put(client, stream, deep, wide, b"\x3a\x7f", b"\x3b" * 10_000)
-    options = {**OPTIONS, "on_error": "null", "payload_max_bytes": 1_000_000, **BARE}
+    options: dict[str, Any] = {
+        **OPTIONS,
+        "on_error": "null",
+        "payload_max_bytes": 1_000_000,
+        **BARE,
+    }
     df = read_stream(any_server.url, stream, {"lines": SCHEMA["lines"]}, **options)
     assert df["lines"].to_list()[1] is None
-    for number, reason in [(1, "128 levels"), (2, "payload_max_bytes=1000000"), (3, "not a message")]:
+    for number, reason in [
+        (1, "128 levels"),
+        (2, "payload_max_bytes=1000000"),
+        (3, "not a message"),
+    ]:
+        one: dict[str, Any] = {"start_id": f"{number}-0", "count": 1}
         with pytest.raises(DecodeError, match=reason):
-            one = {"start_id": f"{number}-0", "count": 1}
             read_stream(any_server.url, stream, **OPTIONS, payload_max_bytes=1_000_000, **one)
 
 
@@ -425,7 +453,11 @@ def test_hostile_messages(any_server: Server, client: redis.Redis, stream: str) 
 def test_schemas_are_checked(tmp_path: Path) -> None:
     for descriptor, message, error in [
         (b"no set", "shop.Order", "is not a FileDescriptorSet"),
-        (DESCRIPTOR, "shop.Nothing", r"no message \"shop.Nothing\"; it has shop\.Line, shop\.Order"),
+        (
+            DESCRIPTOR,
+            "shop.Nothing",
+            r"no message \"shop.Nothing\"; it has shop\.Line, shop\.Order",
+        ),
     ]:
         with pytest.raises(ValueError, match=error):
             ProtobufSchema(descriptor, message)

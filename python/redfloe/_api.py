@@ -88,11 +88,11 @@ from redfloe._lake.result import ArchiveResult
 from redfloe._lake.scan import scan_archive_and_stream
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
+from redfloe._payload_schema import ProtobufSchema
 from redfloe._processing.delta_sink import DeltaSink
 from redfloe._processing.models import State
 from redfloe._processing.parquet_sink import ParquetSink
 from redfloe._processing.processor import StreamProcessor
-from redfloe._payload_schema import PayloadSchema, ProtobufSchema
 from redfloe._processing.reading import read_table, read_table_async, scan_table, table_key
 from redfloe._processing.state import ProcessorState
 from redfloe._processing.stats import ProcessorStats
@@ -151,7 +151,6 @@ __all__ = [
     "NotDurableError",
     "OutcomeUnknownError",
     "ParquetSink",
-    "PayloadSchema",
     "PendingEntriesError",
     "ProcessorRunningError",
     "ProcessorState",

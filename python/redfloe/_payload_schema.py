@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Self
-
-import polars as pl
+from typing import TYPE_CHECKING, Self
 
 from redfloe import _core
 from redfloe._checks import one_of
 from redfloe._frame import of_batch
 from redfloe._schema import as_text
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class PayloadSchema(ABC):
@@ -46,9 +47,9 @@ class ProtobufSchema(PayloadSchema):
     Parameters
     ----------
     descriptor : bytes, str or path
-        A serialised ``FileDescriptorSet`` with all that it imports, or the file that holds it. `protoc
-        --include_imports --descriptor_set_out=shop.binpb shop.proto` writes one; so does `buf build
-        -o shop.binpb`. Of proto2 or proto3.
+        A serialised ``FileDescriptorSet`` of proto2 or proto3, with all that it imports, or the
+        file that holds it. ``protoc --include_imports --descriptor_set_out=shop.binpb shop.proto``
+        writes one; so does ``buf build -o shop.binpb``.
     message : str
         The message's full name, with its package: ``"shop.Order"``.
 
@@ -65,39 +66,55 @@ class ProtobufSchema(PayloadSchema):
     ``oneof``, a message, or of proto2. Others have the value that stands for it, such as 0 or an
     empty list. A repeated field is a List, a message a Struct, an enum an Enum of its names, and a
     map a List of Structs of ``key`` and ``value``. A ``Timestamp`` is a Datetime of microseconds in
-    UTC, a ``Duration`` a Duration, a wrapper its value or null. ``Struct``, ``Value``, ``ListValue``,
-    a message inside itself, and one without fields are String, which holds JSON. Each may be read
-    as another dtype, as JSON's may: an enum as String, for example, which takes new names too.
+    UTC, a ``Duration`` a Duration, a wrapper its value or null. ``Struct``, ``Value`` and
+    ``ListValue``, a message inside itself, and one without fields are String, which holds JSON.
+    Each may be read as another dtype, as JSON's may: an enum as String, for example, which takes
+    new names too.
 
     Fields that the message does not have are passed over, and so are extensions. A payload is
     refused that is nested more than 128 levels deep, or comes to more than `payload_max_bytes`.
 
     Examples
     --------
+    Google's own files are compiled into its library; one of them has a message of one field:
+
+    >>> import polars as pl
     >>> import redfloe
-    >>> orders = redfloe.ProtobufSchema(shop, "shop.Order")
-    >>> orders.schema
-    Schema({'id': Int64, 'customer': String, 'total': Float64})
-    >>> redfloe.write_stream(url, frame, "orders", payload="data", payload_format=orders)
-    2
-    >>> redfloe.read_stream(url, "orders", payload="data", payload_format=orders)["customer"].to_list()
-    ['ada', 'bob']
+    >>> from google.protobuf import descriptor_pb2, source_context_pb2
+    >>> file = descriptor_pb2.FileDescriptorProto()
+    >>> source_context_pb2.DESCRIPTOR.CopyToProto(file)
+    >>> files = descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+    >>> contexts = redfloe.ProtobufSchema(files, "google.protobuf.SourceContext")
+    >>> dict(contexts.schema)
+    {'file_name': String}
+    >>> options = {"payload": "data", "payload_format": contexts}
+    >>> df = pl.DataFrame({"file_name": ["shop.proto"]})
+    >>> ids = redfloe.write_stream(url, df, "contexts", **options)
+    >>> redfloe.read_stream(url, "contexts", **options)["file_name"].to_list()
+    ['shop.proto']
     """
 
     def __init__(self, descriptor: bytes | str | os.PathLike[str], message: str) -> None:
-        if isinstance(descriptor, str | os.PathLike):
-            descriptor = Path(descriptor).read_bytes()
-        if not isinstance(descriptor, bytes):
-            msg = f"descriptor must be bytes or a path, not {type(descriptor).__name__}"
-            raise TypeError(msg)
-        self._descriptor, self._message = descriptor, as_text(message, "message")
-        super().__init__(_core.PayloadSchema.protobuf(descriptor, self._message))
+        self._descriptor = _contents(descriptor, "descriptor")
+        self._message = as_text(message, "message")
+        super().__init__(_core.PayloadSchema.protobuf(self._descriptor, self._message))
 
     def _arguments(self) -> tuple[bytes, str]:
         return self._descriptor, self._message
 
     def __repr__(self) -> str:
         return f"ProtobufSchema({self._message!r})"
+
+
+def _contents(given: object, parameter: str) -> bytes:
+    """Give bytes, or what is in a file."""
+    match given:
+        case bytes():
+            return given
+        case str() | os.PathLike():
+            return Path(given).read_bytes()
+    msg = f"{parameter} must be bytes or a path, not {type(given).__name__}"
+    raise TypeError(msg)
 
 
 #: The formats that a name does not suffice for.

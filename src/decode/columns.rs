@@ -249,13 +249,14 @@ mod tests {
         let text = [Some(r#"{"n": 1, "list": [1, null]}"#), None, Some("{}"), Some(r#"{"n":-5}"#)];
         let rows = decode_payloads([&*texts(&text)], schema())?;
         for format in [PayloadFormat::Json, PayloadFormat::MessagePack] {
-            let payload = Payload::new("").with_format(format);
+            let payload = Payload::new("").with_format(format.clone());
             let written = encode_payloads(&rows, &payload)?;
             assert_eq!(written.null_count(), 1);
             let again = schema().with_payload(Some(payload));
             assert_eq!(decode_payloads([&*written], again)?, rows);
             // A part of the rows has its own payloads.
-            let part = encode_payloads(&rows.slice(2, 2), &Payload::new("").with_format(format))?;
+            let part =
+                encode_payloads(&rows.slice(2, 2), &Payload::new("").with_format(format.clone()))?;
             assert_eq!(&part, &written.slice(2, 2));
         }
         let none = StructArray::new_empty_fields(2, None);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow_array::builder::BinaryViewBuilder;
 use arrow_array::{Array, ArrayRef, StructArray};
 
-use super::documents::Member;
+use super::documents::{Member, Rows};
 use super::encode::Column;
+use super::frame::at_row;
 use crate::decode::internal;
 use crate::error::{Error, Result};
 use crate::payload::{Payload, PayloadFormat};
@@ -35,16 +36,23 @@ use crate::payload::{Payload, PayloadFormat};
 ///
 /// [`Schema`](crate::ErrorKind::Schema) for a field that has no text form;
 /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a payload with a path, a prefix or
-/// positions, which are for reading alone.
+/// positions, which are for reading alone, and for a row that the payload's schema has no place for.
 pub fn encode_payloads(rows: &StructArray, payload: &Payload) -> Result<ArrayRef> {
     if !(payload.path.is_empty() && payload.prefix.is_empty() && payload.positions.is_empty()) {
         return Err(Error::invalid("payloads with a path, a prefix or positions are only read"));
     }
     let mut members = Vec::with_capacity(rows.num_columns());
     for (field, array) in rows.fields().iter().zip(rows.columns()) {
-        members.push(Member::new(field.name(), Column::new(field, array)?, None));
+        members.push(Member::new(
+            field.name(),
+            Column::of_member(field, array, &payload.format)?,
+            None,
+        ));
     }
-    let documents = Column::of_documents(members, payload.format).compressed(payload.compression);
+    let count = Rows { count: rows.len(), nulls: rows.nulls() };
+    let documents = Column::of_documents(members, &payload.format, count)
+        .map_err(|(row, misfit)| at_row(row, &misfit))?
+        .compressed(payload.compression);
     let mut payloads = BinaryViewBuilder::with_capacity(rows.len());
     let mut scratch = Vec::new();
     for row in 0..rows.len() {
@@ -57,7 +65,7 @@ pub fn encode_payloads(rows: &StructArray, payload: &Payload) -> Result<ArrayRef
         }
     }
     let payloads = payloads.finish();
-    Ok(match (payload.format, payload.compression) {
+    Ok(match (&payload.format, payload.compression) {
         (PayloadFormat::Json, None) => Arc::new(payloads.to_string_view().map_err(internal)?),
         _ => Arc::new(payloads),
     })

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use arrow_array::LargeBinaryArray;
 use arrow_array::builder::LargeBinaryBuilder;
+use arrow_buffer::NullBuffer;
 
 use super::encode::{Column, Encode};
 use super::encoders::{Name, Texts, WriteText};
@@ -16,6 +17,12 @@ pub(super) struct Documents(pub(super) Vec<Member>);
 
 /// The same as MessagePack.
 pub(super) struct PackedDocuments(pub(super) Vec<Member>);
+
+/// How many rows there are, and which of them have no payload.
+pub(super) struct Rows<'r> {
+    pub(super) count: usize,
+    pub(super) nulls: Option<&'r NullBuffer>,
+}
 
 /// A column whose values are members of payloads.
 pub(super) struct Member {
@@ -94,16 +101,18 @@ impl PackedDocuments {
     pub(super) fn by_schema(
         &self,
         schema: &PayloadSchema,
-        rows: usize,
+        rows: Rows<'_>,
     ) -> Result<LargeBinaryArray, (usize, String)> {
         let mut packer = schema.packer();
         let (mut document, mut payload) = (Vec::new(), Vec::new());
         let mut payloads = LargeBinaryBuilder::new();
-        for row in 0..rows {
+        for row in 0..rows.count {
             document.clear();
             payload.clear();
-            self.write(row, &mut document);
-            packer.pack(&document, &mut payload).map_err(|misfit| (row, misfit))?;
+            if rows.nulls.is_none_or(|nulls| nulls.is_valid(row)) {
+                self.write(row, &mut document);
+                packer.pack(&document, &mut payload).map_err(|misfit| (row, misfit))?;
+            }
             payloads.append_value(&payload);
         }
         Ok(payloads.finish())

@@ -62,11 +62,26 @@ impl Column {
         make_column(field, array)
     }
 
+    /// A column of values that are members of payloads.
+    pub(super) fn of_member(
+        field: &Field,
+        array: &ArrayRef,
+        format: &PayloadFormat,
+    ) -> Result<Column> {
+        match format.duration_unit() {
+            Some(unit) => {
+                let (field, array) = with_durations_in(unit, field, array)?;
+                Column::new(&field, &array)
+            }
+            None => Column::new(field, array),
+        }
+    }
+
     /// An object in each row. What a schema has no place for is an error with its row.
     pub(super) fn of_documents(
         members: Vec<Member>,
         format: &PayloadFormat,
-        rows: usize,
+        rows: Rows<'_>,
     ) -> Result<Column, (usize, String)> {
         let encoder: Box<dyn Encode> = match format {
             PayloadFormat::Json => Box::new(Documents(members)),
@@ -154,11 +169,7 @@ impl Column {
 }
 
 /// A column whose durations, at any depth, are of one unit.
-pub(super) fn with_durations_in(
-    unit: TimeUnit,
-    field: &Field,
-    array: &ArrayRef,
-) -> Result<(Field, ArrayRef)> {
+fn with_durations_in(unit: TimeUnit, field: &Field, array: &ArrayRef) -> Result<(Field, ArrayRef)> {
     let data_type = durations_in(unit, field.data_type());
     if data_type == *field.data_type() {
         return Ok((field.clone(), Arc::clone(array)));

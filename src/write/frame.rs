@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, TimeUnit};
 
-use super::documents::Member;
-use super::encode::{Column, with_durations_in};
+use super::documents::{Member, Rows};
+use super::encode::Column;
 use super::request::{IdSource, Target, WriteRequest};
 use super::row_id::RowId;
 use crate::dtype::is_text;
@@ -90,12 +90,10 @@ impl Frame {
         let mut members = Vec::new();
         for name in names {
             let (field, array) = columns.get(&name)?;
-            let column = match request.duration_unit().filter(|_| !request.beside.contains(&name)) {
-                Some(unit) => {
-                    let (field, array) = with_durations_in(unit, field, array)?;
-                    Column::new(&field, &array)?
-                }
-                None => Column::new(field, array)?,
+            let is_member = request.payload.is_some() && !request.beside.contains(&name);
+            let column = match is_member {
+                true => Column::of_member(field, array, &request.payload_format)?,
+                false => Column::new(field, array)?,
             };
             if !column.empty_is_value
                 && let Some(row) = (0..batch.num_rows()).find(|row| {
@@ -111,15 +109,13 @@ impl Frame {
                 ));
             }
             let null = request.null_texts.of(&name);
-            match &request.payload {
-                Some(_) if !request.beside.contains(&name) => {
-                    members.push(Member::new(&name, column, null));
-                }
-                _ => fields.push(FieldColumn::new(&name, column, null)),
+            match is_member {
+                true => members.push(Member::new(&name, column, null)),
+                false => fields.push(FieldColumn::new(&name, column, null)),
             }
         }
         if let Some(name) = &request.payload {
-            let rows = batch.num_rows();
+            let rows = Rows { count: batch.num_rows(), nulls: None };
             let documents = Column::of_documents(members, &request.payload_format, rows).map_err(
                 |(row, misfit)| at_row(first + row, &format!("{misfit}; nothing has been sent")),
             )?;

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use arrow_schema::TimeUnit;
-
 use super::control::WriteControl;
 use super::known_streams::KnownStreams;
 use crate::compression::PayloadCompression;
@@ -239,14 +237,6 @@ impl WriteRequest {
     pub fn with_payload_format(mut self, format: PayloadFormat) -> Self {
         self.payload_format = format;
         self
-    }
-
-    /// The unit that the payloads' format wants durations in, if it is not that of their columns.
-    pub(super) fn duration_unit(&self) -> Option<TimeUnit> {
-        match &self.payload_format {
-            PayloadFormat::Schema(schema) => schema.duration_unit(),
-            PayloadFormat::Json | PayloadFormat::MessagePack => None,
-        }
     }
 
     /// How each payload is compressed, if it is.
