@@ -82,7 +82,7 @@ class ProtobufSchema(PayloadSchema):
     >>> import redfloe
     >>> from google.protobuf import descriptor_pb2, source_context_pb2
     >>> file = descriptor_pb2.FileDescriptorProto()
-    >>> source_context_pb2.DESCRIPTOR.CopyToProto(file)
+    >>> _ = source_context_pb2.DESCRIPTOR.CopyToProto(file)
     >>> files = descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
     >>> contexts = redfloe.ProtobufSchema(files, "google.protobuf.SourceContext")
     >>> dict(contexts.schema)
