@@ -16,11 +16,13 @@ import pytest
 
 import redfloe
 from redfloe import FencedError, StreamProcessor
+from support.consumers import World
 from support.processes import hear, python
+from support.processors import Driven
 from support.server import Server
-from support.sharded_processors import check, drain, held, processor, totals, work
+from support.sharded_processors import TABLE, check, drain, held, processor, totals, work
 from support.shards import SCHEMA, TAGS, frame
-from support.timing import eventually, within
+from support.timing import eventually, later, within
 
 MORE = frame().with_columns(pl.col("n") + 500)
 
@@ -169,6 +171,41 @@ def test_windows_are_those_of_each_lane(any_server: Server, events: str) -> None
             rows.append(window.closed)
     by_user = pl.concat(rows).group_by("user").agg(pl.col("n").sum()).sort("user")
     assert by_user["n"].to_list() == frame().group_by("user").len().sort("user")["len"].to_list()
+
+
+def test_a_lane_looks_into_the_tables_of_its_shard(any_server: Server, events: str) -> None:
+    url, found, where = any_server.url, [], (events, "totals", "totals")
+    drain(url, events, f"{events}:out")
+
+    def look(tx: Any) -> None:
+        found.append(tx.lookup(*where, tx.frame["user"], **TABLE))
+
+    with processor(url, f"{events}:out", lease_ms=3_000) as made:
+        for tx in made:
+            look(tx)
+    assert pl.concat(found).unique().sort("user").equals(totals(url, events))
+    redfloe.write_stream(url, frame(), f"{events}:2", shards=2, shard_by="user")
+    redfloe.write_stream(url, frame(), f"{events}:plain")
+    for other in (f"{events}:2", f"{events}:plain"):
+        with processor(url, other) as made:
+            tx = next(made)
+            with pytest.raises(ValueError, match=r"name a shard, such as .*\{0-dnh\}"):
+                look(tx)
+
+
+def test_the_stream_may_become_a_sharded_one(any_server: Server, stream: str, world: World) -> None:
+    """It is not there yet when a processor starts."""
+    url, out = any_server.url, f"{stream}:out"
+    driven = Driven(world, processor(url, stream, on_idle="wait", block_ms=20))
+    seen = 0
+    options: Any = {"shards": 8, "shard_by": "user"}
+    with driven, later(0.2, lambda: redfloe.write_stream(url, frame(), stream, **options)):
+        for tx in driven:
+            tx.publish(out, tx.frame.select("user", "n"), shard_by="user")
+            seen += len(tx)
+            if seen == 500:
+                driven.processor.stop()
+    assert redfloe.read_stream(url, out, SCHEMA).select("user", "n").sort("n").equals(frame())
 
 
 def test_what_would_be_in_several_lanes_is_refused(any_server: Server, events: str) -> None:

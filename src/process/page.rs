@@ -141,7 +141,7 @@ impl PageReader {
             // Beyond that nothing is asked for, so that the connection serves the next page, too.
             None => request.with_count(Some(u64::try_from(self.rows).unwrap_or(u64::MAX))),
         };
-        let mut batches = batches(&self.client, request)?;
+        let mut batches = batches(&self.client, request)?.of_one_key();
         let Some(batch) = batches.next().await? else { return Ok(None) };
         let rejected = batch.rejected().iter().map(|rejected| rejected.id);
         let last = batch.ids().last().copied().into_iter().chain(rejected).max();

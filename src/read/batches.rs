@@ -138,6 +138,13 @@ enum Source {
 }
 
 impl Batches {
+    /// Those of the key alone: the name of a sharded stream is one of the wrong type, as for whoever keeps one
+    /// position.
+    pub(crate) fn of_one_key(mut self) -> Self {
+        self.asked = None;
+        self
+    }
+
     /// The next batch, or `None` at the end.
     ///
     /// Its future may be dropped at any time, such as by a timeout: no entry is lost or repeated

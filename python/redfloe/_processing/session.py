@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
-from redfloe import _core
 from redfloe._beside import take_out
 from redfloe._consuming.handling import without_waiting
 from redfloe._errors import FencedError, NotDurableError, WrongTypeError
 from redfloe._event_loop import completed
 from redfloe._frame import of_batch
+from redfloe._processing.lookups import Lookups
 from redfloe._processing.sinks import Sinks
 from redfloe._processing.state import ProcessorState
-from redfloe._processing.table import Table, TableRequest, key_frame, sent, table_request
+from redfloe._processing.table import Table, TableRequest, table_request
 from redfloe._processing.windows.window import PREFIX, Windows
 from redfloe._words import readable
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from redfloe import _core
     from redfloe._checks import Milliseconds
     from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.lanes import Lanes
@@ -94,6 +95,7 @@ class Session(Generic[T]):
         #: Finds out whether the stream is a sharded one, which then has these lanes.
         self._look = look
         self.lanes: Lanes[T] | None = None
+        self._has_looked = False
         self._stopped = False
         #: Which of them this is the session of.
         self.shard = shard
@@ -106,7 +108,7 @@ class Session(Generic[T]):
         self.is_fenced = False
         self._make = make
         #: Where all rows come from.
-        self._source = source
+        self.source = source
         self._known = known
         #: The lane's epoch in which state and tables were loaded; None where they have to be.
         self._epoch: int | None = None
@@ -118,6 +120,7 @@ class Session(Generic[T]):
         self._page: tuple[_core.RecordBatch, tuple[pl.DataFrame, Source]] | None = None
         self.sinks = Sinks(self, sinks)
         self.windows = Windows(self)
+        self.lookups = Lookups(self)
 
     @property
     def is_async(self) -> bool:
@@ -150,8 +153,8 @@ class Session(Generic[T]):
         return frame.slice(start, len(rows)), source.part(slice(start, start + len(rows)))
 
     def _taken(self, rows: _core.RecordBatch) -> tuple[pl.DataFrame, Source]:
-        frame, beside = take_out(of_batch(rows), self._source.request)
-        return frame, self._source if beside is None else replace(self._source, beside=beside)
+        frame, beside = take_out(of_batch(rows), self.source.request)
+        return frame, self.source if beside is None else replace(self.source, beside=beside)
 
     def state_of(self, transaction: T) -> ProcessorState:
         """Give the state to the transaction in hand."""
@@ -229,18 +232,6 @@ class Session(Generic[T]):
         # Another task of this transaction may have been quicker, and have changed its table.
         return self._tables.setdefault(name, _Declared(columns, name, text, table))
 
-    async def lookup(
-        self, transaction: T, hash_key: bytes, keys: object, request: TableRequest
-    ) -> pl.DataFrame:
-        """Look into a table of another processor."""
-        self.check(transaction)
-        wanted = key_frame(request["key"], keys)
-        source = self._source
-        stream = source.request["stream"]
-        asked = sent(wanted, request["key"])
-        reading = _core.lookup_table(source.connection, stream, hash_key, request, asked)
-        return Table(await self.wait(reading), request).lookup(wanted)
-
     async def batch_id(self, transaction: T) -> str:
         """Fix where the batch ends, and give it a name."""
         if self.is_of_group:
@@ -316,11 +307,9 @@ class Session(Generic[T]):
             msg = "another thread or task waits for this processor's next batch already"
             raise RuntimeError(msg)
         try:
-            if self._look is not None and not self.is_of_group:
-                self.lanes = await self._look()
-                self._look = None
-                if self._stopped:  # while nobody had the lanes
-                    self.stop()
+            if not (self._has_looked or self.is_of_group):
+                await self._find_lanes()
+                self._has_looked = True
             if self.lanes is not None:
                 return await self.lanes.next(opens=opens)
             if self.current is not None:
@@ -335,7 +324,15 @@ class Session(Generic[T]):
                 if not await self.sinks.settle(until_stopped=True):
                     return None
             while True:
-                state, core = await self._come()
+                try:
+                    state, core = await self.wait(self.asking())
+                except WrongTypeError:
+                    # It may have become one since; the lanes of a group are refused.
+                    lanes = await self._find_lanes()
+                    if lanes is None:
+                        raise
+                    await self.wait(self.core.finish(500))
+                    return await lanes.next(opens=opens)
                 if state is None:
                     break
                 self._load(*state)
@@ -347,13 +344,13 @@ class Session(Generic[T]):
         finally:
             self._in_use.release()
 
-    async def _come(self) -> tuple[Any, _core.Transaction | None]:
-        try:
-            return await self.wait(self.asking())
-        except WrongTypeError:
-            if self._look is not None:  # a group's: the lanes of a sharded stream are refused
-                await self._look()
-            raise
+    async def _find_lanes(self) -> Lanes[T] | None:
+        """Have the lanes of the stream, if it is a sharded one."""
+        if self._look is not None:
+            self.lanes = await self._look()
+        if self.lanes is not None and self._stopped:  # while nobody had the lanes
+            self.stop()
+        return self.lanes
 
     def asking(self) -> _core.Operation[tuple[Any, _core.Transaction | None]]:
         """Give what waits for the next batch of this lane, or for the lane."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from redfloe._processing.base_transaction import BaseTransaction
-from redfloe._processing.reading import table_key
 from redfloe._processing.session import without_waiting
 from redfloe._processing.table import table_request
 
@@ -216,7 +215,9 @@ class Transaction(BaseTransaction):
         ----------
         stream, name, table : str or bytes
             The other processor's input stream, its name, and its table's name, as for `read_table`.
-            In a Redis Cluster the stream must share the slot of this processor's.
+            In a Redis Cluster the stream must share the slot of this processor's. Of two sharded
+            streams of as many shards, which are divided by the same values, a lane looks into the
+            table of the lane that shares its slot.
         keys : pl.Series, sequence or pl.DataFrame
             The keys; for a key of several columns a frame that has them, among others. They may
             repeat.
@@ -233,7 +234,8 @@ class Transaction(BaseTransaction):
         Raises
         ------
         ValueError
-            The table is in another slot of the cluster.
+            The table is in another slot of the cluster, or has a part for each lane of a sharded
+            stream, and this processor has not as many.
         DecodeError
             A value does not fit its dtype.
         SchemaError
@@ -246,8 +248,8 @@ class Transaction(BaseTransaction):
             The transaction has ended.
         """
         request = table_request(key, schema, null_keys=True)
-        hash_key = table_key(stream, name, table)
-        return without_waiting(self._session.lookup(self, hash_key, keys, request))
+        where = stream, name, table
+        return without_waiting(self._session.lookups.lookup(self, where, keys, request))
 
     @property
     def batch_id(self) -> str:
@@ -391,8 +393,8 @@ class AsyncTransaction(BaseTransaction):
             As for `Transaction.lookup`.
         """
         request = table_request(key, schema, null_keys=True)
-        hash_key = table_key(stream, name, table)
-        return await self._session.lookup(self, hash_key, keys, request)
+        where = stream, name, table
+        return await self._session.lookups.lookup(self, where, keys, request)
 
     @property
     def batch_id(self) -> Awaitable[str]:

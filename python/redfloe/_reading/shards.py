@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from redfloe._arguments import Request, Streams
     from redfloe._core import RedisConnection
+    from redfloe._processing.session import Waits
 
 T = TypeVar("T")
 
@@ -58,6 +59,14 @@ async def found_over_shards_async(url: RedisConnection, request: Request) -> Req
     if request["many"] is not None:
         return None
     return _of(request, await completed(_finding(url, request).start()))
+
+
+async def find_shards(url: RedisConnection, stream: bytes, wait: Waits) -> _core.Shards | None:
+    """Give what a stream is, if it is a sharded one and one may ask that."""
+    try:
+        return await wait(_core.find_shards(url, stream))
+    except AuthenticationError:  # who may not ask is taken to read a plain stream
+        return None
 
 
 def shards_of(url: RedisConnection, stream: Streams) -> list[bytes]:
