@@ -79,7 +79,10 @@ class RedisStreamSource(DataSource):
       created again is read from its oldest entry.
     - ``batchSize``: rows of a record batch, 10,000 by default.
     - ``onError``, ``rescueColumn``, ``payload``, ``payloadPath``, ``payloadPrefix``,
-      ``payloadFormat``, ``payloadCompression``: as for `redfloe.ReadOptions`.
+      ``payloadFormat``, ``payloadFields`` (with commas), ``payloadCompression``,
+      ``payloadMaxBytes``: as for `redfloe.ReadOptions`.
+    - ``payloadDescriptor``, ``payloadMessage``: with the ``payloadFormat`` ``protobuf``, the path
+      of a descriptor set, on the driver, and the message; as for `redfloe.ProtobufSchema`.
 
     Options of a write:
 

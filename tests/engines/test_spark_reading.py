@@ -49,6 +49,32 @@ def test_a_read_is_that_of_read_stream(
     assert read.count() == 1_000
 
 
+def test_payloads_by_a_descriptor(
+    spark: SparkSession, any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    from google.protobuf import descriptor_pb2, source_context_pb2
+
+    file = descriptor_pb2.FileDescriptorProto()
+    source_context_pb2.DESCRIPTOR.CopyToProto(file)
+    descriptor = tmp_path / "google.binpb"
+    descriptor.write_bytes(descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString())
+    message = source_context_pb2.SourceContext(file_name="a.proto")
+    add(client, stream, [("1-0", {"data": message.SerializeToString()})])
+    options = {"payload": "data", "payloadFormat": "protobuf"}
+    named = {
+        "payloadDescriptor": str(descriptor),
+        "payloadMessage": type(message).DESCRIPTOR.full_name,
+    }
+    read = load(spark, any_server.url, stream, "file_name string", **options, **named)
+    assert [row["file_name"] for row in read.collect()] == ["a.proto"]
+    for given, error in [
+        (options, "needs payloadDescriptor"),
+        ({**named, "payload": "data"}, 'need payloadFormat "protobuf"'),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            Options.of({"url": any_server.url, "stream": stream, **given})
+
+
 def test_all_types(
     spark: SparkSession, any_server: Server, client: redis.Redis, stream: str
 ) -> None:

@@ -12,6 +12,7 @@ from redfloe._core import RedisConnection
 from redfloe._engines.writing import RowOptions
 from redfloe._ids import entry_id
 from redfloe._options import DecodeOptions
+from redfloe._payload_schema import PayloadSchema, ProtobufSchema
 from redfloe._reading.shards import shards_of
 from redfloe._words import did_you_mean
 
@@ -25,6 +26,7 @@ _KNOWN = {
         *("startingOffsets", "endingOffsets", "maxOffsetsPerTrigger", "failOnDataLoss"),
         *("filterPushdown", "batchSize", "onError", "rescueColumn"),
         *("payload", "payloadPath", "payloadPrefix", "payloadFormat", "payloadCompression"),
+        *("payloadFields", "payloadMaxBytes", "payloadDescriptor", "payloadMessage"),
         *("stagingExpiryMs", "onEmptyRow"),
     )
 }
@@ -40,6 +42,25 @@ _DECODING = {
     "payloadFormat": "payload_format",
     "payloadCompression": "payload_compression",
 }
+
+
+def _payload_schema(texts: Mapping[str, str]) -> PayloadSchema | None:
+    """Give what a payload is by, which must be said of some formats."""
+    given = [texts.get(name) for name in ("payloadDescriptor", "payloadMessage")]
+    if texts.get("payloadFormat") != "protobuf":
+        if any(text is not None for text in given):
+            msg = 'payloadDescriptor and payloadMessage need payloadFormat "protobuf"'
+            raise ValueError(msg)
+        return None
+    descriptor, message = given
+    if descriptor is None or message is None:
+        msg = (
+            'payloadFormat "protobuf" needs payloadDescriptor, the path of a FileDescriptorSet, '
+            "and payloadMessage"
+        )
+        raise ValueError(msg)
+    return ProtobufSchema(descriptor, message)
+
 
 #: An ID as two numbers.
 Id = tuple[int, int]
@@ -58,6 +79,8 @@ class Options:
     #: The stream's key, or those of several.
     stream: str | list[str]
     _texts: dict[str, str] = field(repr=False)
+    #: What a payload is by, read on the driver: workers need not have its file.
+    _payload_schema: PayloadSchema | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> Options:
@@ -69,7 +92,8 @@ class Options:
                 msg = f"there is no option {key!r}" + did_you_mean(key, known, "; {}")
                 raise ValueError(msg)
         texts = {_KNOWN[key]: text for key, text in texts.items() if key in _KNOWN}
-        return cls(_connection(texts), _streams(texts.get("stream")), texts)
+        schema = _payload_schema(texts)
+        return cls(_connection(texts), _streams(texts.get("stream")), texts, schema)
 
     def allow(self, *names: str) -> None:
         """Refuse all but these and what says where the server and the stream are."""
@@ -121,7 +145,17 @@ class Options:
     @property
     def decoding(self) -> DecodeOptions:
         """How entries become columns."""
-        given = {ours: self._texts[name] for name, ours in _DECODING.items() if name in self._texts}
+        given: dict[str, object] = {
+            ours: self._texts[name] for name, ours in _DECODING.items() if name in self._texts
+        }
+        if "payloadFields" in self._texts:
+            given["payload_fields"] = [
+                name.strip() for name in self._texts["payloadFields"].split(",")
+            ]
+        if "payloadMaxBytes" in self._texts:
+            given["payload_max_bytes"] = self.number("payloadMaxBytes", 1)
+        if self._payload_schema is not None:
+            given["payload_format"] = self._payload_schema
         return DecodeOptions(**given)  # type: ignore[typeddict-item]  # its values are checked later
 
     @property
