@@ -54,6 +54,8 @@ def test_one_processor_has_all_lanes(any_server: Server, events: str) -> None:
     check(url, events, out, [frame(), MORE])
     info = redfloe.processor_info(url, pattern=f"{events}:*")
     assert info.height == 8
+    assert redfloe.processor_info(url, events).equals(info)
+    assert asyncio.run(redfloe.processor_info_async(url, events)).equals(info)
 
 
 def test_in_an_event_loop(any_server: Server, events: str) -> None:

@@ -335,6 +335,12 @@ TAKE_ONE: dict[str, Any] = {
     "a schema of a list": lambda url, name: redfloe.infer_schema(url, [name, f"{name}:x"]),
     "StreamProducer": produce,
     "App": run_app,
+    "reset_processor": lambda url, name: redfloe.reset_processor(
+        url, name, "p", to="0", state="keep"
+    ),
+    "delete_processor": lambda url, name: asyncio.run(
+        redfloe.delete_processor_async(url, name, "p")
+    ),
     "publish": lambda url, name: process(url, f"{name}:{{0-dnh}}", name),
 }
 

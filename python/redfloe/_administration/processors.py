@@ -8,8 +8,10 @@ import polars as pl
 
 from redfloe import _core
 from redfloe._checks import as_key, one_of
+from redfloe._errors import NoProcessorError
 from redfloe._event_loop import completed
 from redfloe._ids import EntryIdLike, group_start
+from redfloe._reading.shards import refuse_name, shards_of, shards_of_async
 
 if TYPE_CHECKING:
     from redfloe._core import Operation, RecordBatch, RedisConnection
@@ -36,7 +38,7 @@ def processor_info(
     url : str or RedisConnection
         As for `read_stream`.
     stream : str or bytes, optional
-        Only lanes on this input stream.
+        Only lanes on this input stream; of a sharded stream those on its shards.
     pattern : str or bytes, optional
         Only lanes on streams whose key matches, as for `list_streams`. Not with `stream`.
     name : str or bytes, optional
@@ -94,7 +96,10 @@ def processor_info(
     [('totals', False, 0, 1)]
     """
     url = _core.connect(url)
-    return pl.DataFrame(_looking(url, stream, pattern, name).wait())
+    found = pl.DataFrame(_looking(url, stream, pattern, name).wait())
+    shards = shards_of(url, stream) if found.is_empty() else []
+    lanes = [pl.DataFrame(_looking(url, shard, None, name).wait()) for shard in shards]
+    return pl.concat([found, *lanes])
 
 
 async def processor_info_async(
@@ -127,7 +132,10 @@ async def processor_info_async(
     """
     url = _core.connect(url)
     columns = await completed(_looking(url, stream, pattern, name).start())
-    return pl.DataFrame(columns)
+    found = pl.DataFrame(columns)
+    shards = await shards_of_async(url, stream) if found.is_empty() else []
+    lanes = [await completed(_looking(url, shard, None, name).start()) for shard in shards]
+    return pl.concat([found, *map(pl.DataFrame, lanes)])
 
 
 def _looking(
@@ -228,7 +236,12 @@ def reset_processor(
     ('1704067200001-0', '0-0', 2, 1)
     """
     url = _core.connect(url)
-    return _of_reset(_resetting(url, stream, name, to, state, takeover).wait())
+    asking = _resetting(url, stream, name, to, state, takeover)
+    try:
+        return _of_reset(asking.wait())
+    except NoProcessorError as error:
+        refuse_name(stream, shards_of(url, stream), error)
+        raise
 
 
 async def reset_processor_async(
@@ -267,7 +280,11 @@ async def reset_processor_async(
     """
     url = _core.connect(url)
     asking = _resetting(url, stream, name, to, state, takeover)
-    return _of_reset(await completed(asking.start()))
+    try:
+        return _of_reset(await completed(asking.start()))
+    except NoProcessorError as error:
+        refuse_name(stream, await shards_of_async(url, stream), error)
+        raise
 
 
 def _resetting(
@@ -360,7 +377,10 @@ def delete_processor(
     False
     """
     url = _core.connect(url)
-    return _deleting(url, stream, name, group, consumer, takeover).wait()
+    is_deleted = _deleting(url, stream, name, group, consumer, takeover).wait()
+    if not is_deleted:
+        refuse_name(stream, shards_of(url, stream))
+    return is_deleted
 
 
 async def delete_processor_async(
@@ -394,7 +414,11 @@ async def delete_processor_async(
     False
     """
     url = _core.connect(url)
-    return await completed(_deleting(url, stream, name, group, consumer, takeover).start())
+    asking = _deleting(url, stream, name, group, consumer, takeover)
+    is_deleted = await completed(asking.start())
+    if not is_deleted:
+        refuse_name(stream, await shards_of_async(url, stream))
+    return is_deleted
 
 
 def _deleting(

@@ -9,6 +9,7 @@ from redfloe._arguments import Many
 from redfloe._checks import as_key
 from redfloe._errors import AuthenticationError, WrongTypeError
 from redfloe._event_loop import completed
+from redfloe._words import readable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -69,7 +70,7 @@ async def find_shards(url: RedisConnection, stream: bytes, wait: Waits) -> _core
         return None
 
 
-def shards_of(url: RedisConnection, stream: Streams) -> list[bytes]:
+def shards_of(url: RedisConnection, stream: Streams | None) -> list[bytes]:
     """Give the keys of the shards, where a single stream is a sharded one; else nothing."""
     if not isinstance(stream, str | bytes):
         return []
@@ -80,7 +81,7 @@ def shards_of(url: RedisConnection, stream: Streams) -> list[bytes]:
     return [] if found is None else found.keys
 
 
-async def shards_of_async(url: RedisConnection, stream: Streams) -> list[bytes]:
+async def shards_of_async(url: RedisConnection, stream: Streams | None) -> list[bytes]:
     """Give the same in an event loop."""
     if not isinstance(stream, str | bytes):
         return []
@@ -89,6 +90,19 @@ async def shards_of_async(url: RedisConnection, stream: Streams) -> list[bytes]:
     except AuthenticationError:
         return []
     return [] if found is None else found.keys
+
+
+def refuse_name(
+    stream: str | bytes, shards: list[bytes], because: BaseException | None = None
+) -> None:
+    """Refuse the name of a sharded stream, of which these are the shards, if it is one."""
+    if shards:
+        msg = (
+            f"{readable(as_key(stream, 'stream'))!r} is a sharded stream, and this takes the key "
+            f"of a single one: name one of its {len(shards)} shards, such as "
+            f"{readable(shards[0])!r}"
+        )
+        raise WrongTypeError(msg) from because
 
 
 def _of(request: Request, shards: _core.Shards | None) -> Request | None:

@@ -17,8 +17,7 @@ from redfloe._errors import (
     WrongTypeError,
 )
 from redfloe._event_loop import completed
-from redfloe._reading.shards import shards_of_async
-from redfloe._words import readable
+from redfloe._reading.shards import refuse_name, shards_of_async
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
 from redfloe.messages._ending import LAST, LAST_TELL, abandon
@@ -141,14 +140,8 @@ class StreamWorker:
             await completed(reader.start())  # which joins the group
         except WrongTypeError as error:
             stream = self.plan.stream
-            shards = await shards_of_async(self.consumer._connection, stream)
-            if not shards:
-                raise
-            msg = (
-                f"{stream!r} is a sharded stream, and an app works on single ones: have a "
-                f"handler name each one of its {len(shards)} shards, such as {readable(shards[0])}"
-            )
-            raise WrongTypeError(msg) from error
+            refuse_name(stream, await shards_of_async(self.consumer._connection, stream), error)
+            raise
 
     async def _next(self, batches: AsyncIterator[AsyncBatch]) -> AsyncBatch | None:
         """Wait for the next batch; what is raised after it is not the reader's, but a codec's."""
