@@ -295,6 +295,21 @@ def test_columns_that_are_kept_have_names_of_their_own() -> None:
         Windowed(schema, every="1m", by="a:len", aggs={"a": pl.len()})
 
 
+@pytest.mark.parametrize("every", ["30m", "1h", "2h", "5h", "12h", "1d"])
+@pytest.mark.parametrize("month", [3, 10])
+def test_windows_are_one_after_the_other_where_clocks_are_changed(every: str, month: int) -> None:
+    zone = pl.Datetime("ms", "Europe/Berlin")
+    begin, end = (
+        datetime(2024, month, 26, 12, tzinfo=UTC),
+        datetime(2024, month, 31, 12, tzinfo=UTC),
+    )
+    rows = pl.DataFrame({"at": pl.datetime_range(begin, end, "30m", eager=True).cast(zone)})
+    window = Windowed(pl.Schema({"at": zone}), every=every, aggs={"n": pl.len()}, lateness="0s")
+    closed = pl.concat(window.take_all(rows, [7] * 10).closed).sort("_lower_boundary")
+    assert closed["n"].sum() == len(rows)
+    assert closed["_upper_boundary"][:-1].equals(closed["_lower_boundary"][1:])
+
+
 def test_a_column_without_a_name() -> None:
     schema = pl.Schema({"at": SCHEMA["at"], "": pl.String()})
     window = Windowed(schema, every="1m", by="", aggs={"n": pl.len(), "last": pl.col("").last()})

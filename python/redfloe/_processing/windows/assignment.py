@@ -100,8 +100,17 @@ def at(times: pl.Series, pick: Callable[[pl.Series], object], default: int = 0) 
 
 def upper(definition: Definition) -> pl.Expr:
     """Give the end of a window by its beginning."""
-    period = definition.declared.period
-    return pl.col(UPPER) if period is None else pl.col(LOWER).dt.offset_by(period.text)
+    every, period = definition.declared.every, definition.declared.period
+    if every is None or period is None:
+        return pl.col(UPPER)
+    end = pl.col(LOWER).dt.offset_by(period.text)
+    if every != period or definition.boundary.time_zone in (None, "UTC") or every.ns == 0:
+        return end
+    # Hours are those of the zone's clock: where it is changed, the next window begins sooner or
+    # later.
+    begins = end.dt.truncate(every.text)
+    after_it = end.dt.offset_by(every.text).dt.truncate(every.text)
+    return pl.when(begins > pl.col(LOWER)).then(begins).otherwise(after_it)
 
 
 def _of_windows(timed: pl.DataFrame, definition: Definition) -> pl.DataFrame:
