@@ -66,7 +66,7 @@ pub use entry_id::{EntryId, GroupStart, IdBound};
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use events::{Event, EventValue, take_events};
 pub use payload::{Payload, PayloadFormat};
-pub use payload_schema::PayloadSchema;
+pub use payload_schema::{AvroFraming, AvroLookup, AvroOptions, PayloadSchema};
 pub use process::{
     Commit, Committed, Durability, Held, Lane, LaneFilter, LaneInfo, LaneOptions, Page, PageReader,
     Processor, ProcessorOptions, ProcessorReset, ProcessorStats, Stopper, Transaction,

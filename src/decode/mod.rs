@@ -47,7 +47,7 @@ pub(crate) use misfit::Misfit;
 use misfit::{Leaves, Refused};
 pub(crate) use names::Names;
 pub(crate) use presence::{Missing, Presence};
-pub(crate) use primitive::internal;
+pub(crate) use primitive::{Parse, internal};
 use reply::ReplyReader;
 use rescue::RescueColumn;
 use sources::Sources;
@@ -57,6 +57,7 @@ pub(crate) use sources::{Run, StreamNames, ends, stream_at};
 use tape::{Limits, Slot, Tape, Unreadable};
 pub(crate) use tape::{Member, split_payload};
 use text::{Content, ViewColumn};
+pub(crate) use time::{Date, Time, Timestamp};
 
 /// Decodes the replies of commands that send entries.
 ///

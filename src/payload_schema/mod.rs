@@ -3,6 +3,7 @@
 //! Such a payload is turned into MessagePack by its schema where it lies on the tape, and goes on as
 //! one of that format does; and a writer's MessagePack is turned into a payload.
 
+mod avro;
 mod packer;
 mod protobuf;
 
@@ -14,6 +15,7 @@ use arrow_schema::{DataType, Fields, TimeUnit};
 
 use crate::decode::Misfit;
 use crate::error::Result;
+pub use avro::{AvroFraming, AvroLookup, AvroOptions};
 pub(crate) use packer::Packer;
 
 /// What the payloads of a stream are by. Cheap to clone.

@@ -25,6 +25,11 @@ impl Packer {
         self.depth = 0;
     }
 
+    /// How many bytes there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.out
     }
@@ -91,6 +96,24 @@ impl Packer {
         self.deeper()?;
         msgpack::pack_array(len, &mut self.out);
         values(self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// An array whose length is known only once its values are written: `values` returns it.
+    pub(crate) fn array_of_any_length(
+        &mut self,
+        values: impl FnOnce(&mut Self) -> Result<usize, Misfit>,
+    ) -> Result<(), Misfit> {
+        self.deeper()?;
+        // The longest beginning, which is long enough for each.
+        let start = self.out.len();
+        msgpack::pack_array(u32::MAX as usize, &mut self.out);
+        let len = values(self)?;
+        let len = u32::try_from(len).map_err(|_| self.too_large())?;
+        if let Some(place) = self.out.get_mut(start + 1..start + 5) {
+            place.copy_from_slice(&len.to_be_bytes());
+        }
         self.depth -= 1;
         Ok(())
     }

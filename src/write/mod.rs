@@ -47,5 +47,7 @@ pub use request::{NullTexts, RowsBefore, Trim, WriteRequest};
 pub use sent::Sent;
 #[cfg(feature = "python")]
 pub(crate) use staged::{Staged, commit_staged, prepare_staging};
-pub(crate) use text::{push_json_string, push_number, push_seconds};
+pub(crate) use text::{
+    push_date, push_digits, push_json_string, push_number, push_seconds, push_time, push_timestamp,
+};
 pub use writer::write;

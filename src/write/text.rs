@@ -19,33 +19,37 @@ pub(crate) fn push_number<N: ToLexical>(number: N, out: &mut Vec<u8>) {
 pub(super) fn push_decimal(unscaled: i128, scale: i8, out: &mut Vec<u8>) {
     let mut buffer = [0; LONGEST];
     let digits = &*lexical_core::write(unscaled.unsigned_abs(), &mut buffer);
-    if unscaled < 0 {
-        out.push(b'-');
-    }
     match usize::try_from(scale) {
-        Ok(0) => out.extend_from_slice(digits),
-        Ok(scale) => {
-            let (whole, places) = digits.split_at(digits.len().saturating_sub(scale));
-            out.extend_from_slice(if whole.is_empty() { b"0" } else { whole });
-            out.push(b'.');
-            out.resize(out.len() + scale - places.len(), b'0');
-            out.extend_from_slice(places);
-        }
+        Ok(scale) => push_digits(unscaled < 0, digits, scale, out),
         Err(_) => {
-            out.extend_from_slice(digits);
+            push_digits(unscaled < 0, digits, 0, out);
             out.push(b'e');
             push_number(scale.unsigned_abs(), out);
         }
     }
 }
 
+/// A number's digits, with the last of them as decimal places.
+pub(crate) fn push_digits(is_negative: bool, digits: &[u8], scale: usize, out: &mut Vec<u8>) {
+    if is_negative {
+        out.push(b'-');
+    }
+    let (whole, places) = digits.split_at(digits.len().saturating_sub(scale));
+    out.extend_from_slice(if whole.is_empty() { b"0" } else { whole });
+    if scale > 0 {
+        out.push(b'.');
+        out.resize(out.len() + scale - places.len(), b'0');
+        out.extend_from_slice(places);
+    }
+}
+
 /// `2024-01-31`; years that have no four digits bear a sign.
-pub(super) fn push_date(days: i32, out: &mut Vec<u8>) {
+pub(crate) fn push_date(days: i32, out: &mut Vec<u8>) {
     push_days(days.into(), out);
 }
 
 /// `12:30:15`, with as many decimal places as it takes: none, three, six or nine.
-pub(super) fn push_time(nanos: i64, out: &mut Vec<u8>) {
+pub(crate) fn push_time(nanos: i64, out: &mut Vec<u8>) {
     let (seconds, nanos) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
     let [hours, minutes, seconds] =
         [seconds / 3600, seconds / 60 % 60, seconds % 60].map(two_digits);
@@ -79,7 +83,7 @@ fn push_places(nanos: i64, out: &mut Vec<u8>) {
 /// to 9999, which ISO 8601 does not reach without an agreement, it is the epoch in the unit.
 ///
 /// Returns whether it is text that JSON must quote.
-pub(super) fn push_timestamp(epoch: i64, unit: TimeUnit, zoned: bool, out: &mut Vec<u8>) -> bool {
+pub(crate) fn push_timestamp(epoch: i64, unit: TimeUnit, zoned: bool, out: &mut Vec<u8>) -> bool {
     /// 0000-01-01 and 10000-01-01.
     const DAYS: std::ops::Range<i64> = -719_528..2_932_897;
     let per_day = match unit {
