@@ -1,12 +1,13 @@
-"""Writes the inputs that the fuzz target `decode` begins with: `python fuzz/make_seeds.py`."""
+"""Writes the inputs that the fuzz targets begin with: `python fuzz/make_seeds.py`."""
 
+import gzip
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
-SEEDS = Path(__file__).parent / "seeds" / "decode"
+SEEDS = Path(__file__).parent / "seeds"
 
 # The low bit of the first byte: the reply of XREAD. The next two: the dtypes' schema, `_seq`.
 # Above them the policy: raise, null, rescue, reject. Above it the payload `data`, and a path in it;
@@ -163,7 +164,44 @@ SEEDS_BY_NAME = {
     ),
 }
 
-SEEDS.mkdir(parents=True, exist_ok=True)
-for name, (choice, reply) in SEEDS_BY_NAME.items():
+#: The low bit of the first byte: the schema of every type. Above it the framing, and one column.
+NODE, EVERY = 0, 1
+SINGLE_OBJECT, CONFLUENT, CONTAINER, ONE_COLUMN = 2, 4, 6, 8
+#: As fastavro writes them.
+NODE_DATUM = bytes.fromhex("02020400000400")
+EVERY_DATUM = bytes.fromhex(
+    "0102140000c03f000000000000f83f0400ff027802020261020000026162636404cfc78cb50288e3"
+    "c3de1b0280a0c9a2be63"
+)
+CONTAINER_FILE = bytes.fromhex(
+    "4f626a0104146176726f2e636f6465630e6465666c617465166176726f2e736368656d61a0017b22"
+    "74797065223a20227265636f7264222c20226e616d65223a20224e6f6465222c20226669656c6473"
+    "223a205b7b226e616d65223a202276616c7565222c202274797065223a2022696e74227d5d7d0000"
+    "000000000000000000000000000000020c63020000030000000000000000000000000000000000"
+)
+AVRO_BY_NAME = {
+    "node": bytes([NODE]) + NODE_DATUM,
+    "node_confluent": bytes([NODE | CONFLUENT]) + bytes(5) + NODE_DATUM,
+    "node_single_object": bytes([NODE | SINGLE_OBJECT]) + b"\xc3\x01" + bytes(8) + NODE_DATUM,
+    "every": bytes([EVERY]) + EVERY_DATUM,
+    "every_one_column": bytes([EVERY | ONE_COLUMN]) + EVERY_DATUM,
+    "container": bytes([NODE | CONTAINER]) + CONTAINER_FILE,
+}
+ZSTD, GZIP = 0, 1
+COMPRESSED_BY_NAME = {
+    "zstd": bytes([ZSTD]) + bytes.fromhex("28b52ffd2007390000") + b'{"a":1}',
+    "gzip": bytes([GZIP]) + gzip.compress(b'{"a":1}', mtime=0),
+}
+
+targets = {
     # Three sizes of pieces, to be cycled through.
-    (SEEDS / name).write_bytes(bytes([choice, 3, 7, 1, 40]) + reply)
+    "decode": {
+        name: bytes([bits, 3, 7, 1, 40]) + reply for name, (bits, reply) in SEEDS_BY_NAME.items()
+    },
+    "avro": AVRO_BY_NAME,
+    "compression": COMPRESSED_BY_NAME,
+}
+for target, seeds in targets.items():
+    (SEEDS / target).mkdir(parents=True, exist_ok=True)
+    for name, seed in seeds.items():
+        (SEEDS / target / name).write_bytes(seed)

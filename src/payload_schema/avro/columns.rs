@@ -12,19 +12,33 @@ use crate::dtype::{ENUM_METADATA, most_categories};
 impl Parsed {
     /// Those of its record.
     pub(super) fn columns(&self) -> Fields {
-        let around = &mut vec![self.root];
         let fields = self.record().map(|record| record.fields.as_slice()).unwrap_or_default();
-        fields.iter().map(|field| self.column(&field.name, field.node, around)).collect()
+        let mut columns = Columns { schema: self, around: vec![self.root], left: MOST };
+        fields.iter().map(|field| columns.column(&field.name, field.node)).collect()
     }
+}
 
+/// How many columns there are, with those within others. A record that is twice in another, which is
+/// twice in another, and so on, would have more than anybody can hold.
+const MOST: usize = 10_000;
+
+struct Columns<'s> {
+    schema: &'s Parsed,
+    /// The types that are around what comes next.
+    around: Vec<NodeId>,
+    left: usize,
+}
+
+impl Columns<'_> {
     /// What contains itself is text, and so is what may be of several types.
-    fn column(&self, name: &str, id: NodeId, around: &mut Vec<NodeId>) -> Field {
+    fn column(&mut self, name: &str, id: NodeId) -> Field {
         let text = || Field::new(name, DataType::Utf8View, true);
-        if around.contains(&id) || around.len() > DEEPEST as usize {
+        if self.around.contains(&id) || self.around.len() > DEEPEST as usize || self.left == 0 {
             return text();
         }
-        let node = self.node(id);
-        around.push(id);
+        self.left -= 1;
+        let node = self.schema.node(id);
+        self.around.push(id);
         let data_type = match (&node.kind, node.logical) {
             (_, Some(logical)) => logical.data_type(),
             (Kind::Null | Kind::String, None) => DataType::Utf8View,
@@ -34,31 +48,28 @@ impl Parsed {
             (Kind::Float, None) => DataType::Float32,
             (Kind::Double, None) => DataType::Float64,
             (Kind::Bytes | Kind::Fixed(..), None) => DataType::BinaryView,
-            (Kind::Array(item), None) => {
-                DataType::LargeList(Arc::new(self.column("item", *item, around)))
-            }
+            (Kind::Array(item), None) => DataType::LargeList(Arc::new(self.column("item", *item))),
             (Kind::Map(value), None) => {
                 let key = Field::new("key", DataType::Utf8View, true);
-                let both = Fields::from(vec![key, self.column("value", *value, around)]);
+                let both = Fields::from(vec![key, self.column("value", *value)]);
                 DataType::LargeList(Arc::new(Field::new("item", DataType::Struct(both), true)))
             }
             (Kind::Record(record), None) if record.fields.is_empty() => DataType::Utf8View,
             (Kind::Record(record), None) => {
                 let fields = record.fields.iter();
-                DataType::Struct(
-                    fields.map(|field| self.column(&field.name, field.node, around)).collect(),
-                )
+                DataType::Struct(fields.map(|field| self.column(&field.name, field.node)).collect())
             }
             (Kind::Enum(of), None) => {
-                around.pop();
+                self.around.pop();
                 return text()
                     .with_data_type(categories(of.symbols.len()))
                     .with_metadata([(ENUM_METADATA[0].to_owned(), members(&of.symbols))].into());
             }
             (Kind::Union(branches), None) => {
-                let branches = branches.iter().filter(|id| !matches!(self.kind(**id), Kind::Null));
-                let fields: Vec<_> = branches.map(|id| self.column(name, *id, around)).collect();
-                around.pop();
+                let branches =
+                    branches.iter().filter(|id| !matches!(self.schema.kind(**id), Kind::Null));
+                let fields: Vec<_> = branches.map(|id| self.column(name, *id)).collect();
+                self.around.pop();
                 return match fields.split_first() {
                     Some((first, others)) if others.iter().all(|other| other == first) => {
                         first.clone()
@@ -67,7 +78,7 @@ impl Parsed {
                 };
             }
         };
-        around.pop();
+        self.around.pop();
         Field::new(name, data_type, true)
     }
 }

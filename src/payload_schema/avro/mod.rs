@@ -147,10 +147,6 @@ struct Avro {
 }
 
 impl Schema for Avro {
-    fn format(&self) -> &'static str {
-        "avro"
-    }
-
     fn fields(&self) -> Fields {
         self.columns.clone()
     }

@@ -214,7 +214,10 @@ impl Packing<'_> {
                 Wrong::new(format!("is {shown}, and must be {}{why}", schema.describe(id)))
             });
         }
-        let scalar = if is_text { None } else { Scalar::of(content) };
+        let scalar = match value.kind {
+            value::Kind::Boolean | value::Kind::Number => Scalar::of(content),
+            _ => None,
+        };
         match (&node.kind, scalar) {
             (Kind::Boolean, Some(Scalar::Boolean(value))) => out.push(value.into()),
             (Kind::Int, Some(Scalar::Integer(value))) if i32::try_from(value).is_ok() => {
