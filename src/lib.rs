@@ -54,7 +54,7 @@ pub use admin::{
     delete_entries, delete_group, delete_stream, find_streams, group_info, list_groups,
     list_streams, pending_entries, stream_info, trim_stream,
 };
-pub use c_data::{export_field, import_field};
+pub use c_data::{export_field, import_array, import_field};
 pub use client::{
     AddressFuture, AddressMapper, Client, ConnectionOptions, Credentials, CredentialsFuture,
     CredentialsProvider, ReadFrom, TlsOptions, block_on, shared_client,

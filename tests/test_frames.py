@@ -16,12 +16,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import redis
+from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import SchemaError, StreamProducer, write_hashes, write_stream, write_stream_async
 from support.server import Server
 from support.timing import within
 from support.versions import POLARS
+from support.writes import read_back
 
 
 def extension(dtype: Any, values: list[Any], storage: Any) -> Any:
@@ -399,6 +401,27 @@ def test_an_expression_of_one_value_is_every_rows_stream(any_server: Server, str
         redfloe.write_stream(any_server.url, KEYED, keys)
         redfloe.write_stream(any_server.url, KEYED.clear(), keys)
     assert redfloe.read_stream(any_server.url, stream).height == 12
+
+
+def test_slices_of_nested_columns_with_nulls_are_written(any_server: Server, stream: str) -> None:
+    """Older versions of Polars export them otherwise than Arrow's interface has it."""
+    pairs = [{"a": n, "b": None if n % 2 else "b"} if n % 3 else None for n in range(12)]
+    pair = pl.Struct({"a": pl.Int64, "b": pl.String})
+    schema: dict[str, Any] = {
+        "n": pl.Int64,
+        "struct": pair,
+        "list": pl.List(pair),
+        "array": pl.Array(pair, 2),
+    }
+    rows = [
+        (n, pairs[n], pairs[:n] if n % 4 else None, [pairs[n], None] if n % 5 else None)
+        for n in range(12)
+    ]
+    frame = pl.DataFrame(rows, schema, orient="row")
+    for start, length in [(1, 11), (3, 2), (9, 3), (0, 12)]:
+        part = frame.slice(start, length)
+        write_stream(any_server.url, part, f"{stream}:{start}")
+        assert_frame_equal(read_back(any_server.url, f"{stream}:{start}", part), part)
 
 
 def test_a_series_is_no_frame(any_server: Server, stream: str) -> None:

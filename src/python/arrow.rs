@@ -6,7 +6,8 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow_array::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
+use arrow_array::cast::AsArray;
+use arrow_array::ffi::FFI_ArrowArray;
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{Array, RecordBatch as ArrowBatch, StringViewArray, StructArray};
 use arrow_schema::ffi::FFI_ArrowSchema;
@@ -17,7 +18,7 @@ use pyo3::types::{PyCapsule, PyTuple};
 
 use super::error::{exception, no_panic};
 use super::lent_schema::lend_schema;
-use crate::c_data::{export_field, import_field};
+use crate::c_data::{export_field, import_array, import_field};
 use crate::client::PerProcess;
 use crate::decode::Batch;
 use crate::error::{Error, ErrorKind};
@@ -207,7 +208,7 @@ pub(super) fn batches_of(frame: &Bound<'_, PyAny>) -> PyResult<(Fields, Vec<Arro
         // What does not keep to the interface may have arrow-rs panic, which is not for Python.
         let rows = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the array is of this type; only 128-bit integers are called decimals.
-            unsafe { from_ffi_and_data_type(array, data_type) }.map(StructArray::from)
+            unsafe { import_array(array, &data_type) }.map(|rows| rows.as_struct().clone())
         }));
         let rows = rows.map_err(|_| unreadable("next batch"))?;
         let rows = rows.map_err(|error| unimportable(py, error))?;

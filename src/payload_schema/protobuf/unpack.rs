@@ -459,7 +459,7 @@ fn push_number(kind: Number, number: u64, out: &mut Packer) {
         Number::Int64 | Number::Sfixed64 => out.signed(number as i64),
         Number::Uint32 | Number::Fixed32 => out.unsigned((number as u32).into()),
         Number::Uint64 | Number::Fixed64 => out.unsigned(number),
-        Number::Sint32 => out.signed(zigzag(u64::from(number as u32)).into()),
+        Number::Sint32 => out.signed(zigzag(u64::from(number as u32))),
         Number::Sint64 => out.signed(zigzag(number)),
         Number::Single => out.single(f32::from_bits(number as u32)),
         Number::Float => out.float(f64::from_bits(number)),
