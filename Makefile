@@ -29,12 +29,16 @@ built := $(VENV)/.built
 pip := $(bin)/python -m pip install --quiet --constraint constraints.txt
 engines_pip := $(engines)/bin/python -m pip install --quiet --constraint constraints-engines.txt
 oldest := $(shell sed -n 's/^dependencies = .*"polars>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+expressions := $(abspath $(VENV))/expressions
 oldest_polars := $(abspath $(VENV))/polars-$(oldest)
 polars_tests := $(wildcard $(addprefix tests/test_, types*.py schema*.py inference*.py ids.py \
 	exports.py payloads*.py frames*.py read*.py last.py scan*.py pushdown*.py stream_reader*.py \
 	write.py write_ids.py odd_fields.py replay.py progress.py many_streams.py windows.py))
 sources := Cargo.toml Cargo.lock pyproject.toml README.md \
 	$(shell find src python -type f -not -name '*.so' -not -path '*/__pycache__/*')
+expressions_target := $(REDFLOE_CACHE)/expressions-target
+expression_sources := Cargo.toml build.rs $(shell find src expressions -type f -not -name '*.so' \
+	-not -path '*/target/*' -not -path '*/__pycache__/*')
 
 # With the variable set PyO3 does not link libpython, which a machine may not have. maturin sets it
 # too. So `cargo test --features python` compiles the bindings but cannot call Python: pytest does.
@@ -112,6 +116,7 @@ demo: build ## 27,004 real flights into a stream and back; DEMO_ARGS="--url redi
 .PHONY: fmt
 fmt: $(venv) ## format Rust and Python, and mend what ruff can
 	cargo fmt
+	cargo fmt --manifest-path expressions/Cargo.toml
 	$(bin)/ruff check --fix-only .
 	$(bin)/ruff format .
 
@@ -170,6 +175,28 @@ $(engines)/.stamp: pyproject.toml constraints-engines.txt | $(tools)
 $(engines)/.wheel: $(engines)/.stamp $(built)
 	@$(engines_pip) --force-reinstall --no-deps dist/*.whl
 	@touch $@
+
+# A crate with a lockfile and a target of its own, and a package in a folder of its own: other builds and
+# other tests see nothing of it.
+.PHONY: expressions
+expressions: $(expressions)/.wheel ## the wheel of redfloe-expressions, into dist/expressions
+
+$(expressions)/.wheel: $(tools) $(expression_sources)
+	@mkdir -p $(expressions) && touch $@.new
+	@rm -rf dist/expressions
+	@echo "==> the wheel of redfloe-expressions: 180 crates are compiled (3 to 8 minutes the first time)"
+	$(bin)/maturin build --release --locked --manifest-path expressions/Cargo.toml \
+		--target-dir $(expressions_target) --interpreter $(bin)/python --out dist/expressions
+	@$(pip) --upgrade --no-deps --target $(expressions) dist/expressions/*.whl
+	@mv $@.new $@
+
+.PHONY: test-expressions
+test-expressions: $(venv) servers build expressions | $(oldest_polars) ## its Rust, and pytest on the newest and the oldest Polars
+	cargo fmt --check --manifest-path expressions/Cargo.toml
+	cargo clippy --locked --release --manifest-path expressions/Cargo.toml \
+		--target-dir $(expressions_target) -- -D warnings
+	for path in $(expressions) $(expressions):$(oldest_polars); do \
+		PYTHONPATH=$$path $(bin)/python -m pytest tests/expressions $(PYTEST_ARGS) || exit; done
 
 # What waits, kills processes again and again, or moves much data.
 .PHONY: test-slow

@@ -59,10 +59,14 @@ def is_allowed(expression: str) -> bool:
     return holds(parsed)
 
 
-def crates() -> dict[str, str]:
-    """Give the licence of each crate that the extension module contains."""
+#: What chooses a crate that has a wheel: redfloe, and redfloe-expressions.
+CRATES = ("--features=python", "--manifest-path=expressions/Cargo.toml")
+
+
+def crates(which: str = CRATES[0]) -> dict[str, str]:
+    """Give the licence of each crate that an extension module contains."""
     command = [
-        "cargo", "metadata", "--locked", "--format-version=1", "--features=python",
+        "cargo", "metadata", "--locked", "--format-version=1", which,
         "--filter-platform=x86_64-unknown-linux-gnu",
     ]  # fmt: skip
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -127,7 +131,7 @@ def licence_of(about: metadata.PackageMetadata) -> str:
 def main() -> int:
     """Print what may not be used; say whether there is any."""
     wrong = 0
-    all_of_them = {**crates(), **packages()}
+    all_of_them = {**crates(CRATES[0]), **crates(CRATES[1]), **packages()}
     for name, licence in sorted(all_of_them.items()):
         if EXCEPTIONS.get(name) == licence:
             continue

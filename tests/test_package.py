@@ -59,6 +59,21 @@ def test_the_import_needs_no_polars() -> None:
             exec(f"import redfloe; {statement}")
 
 
+def test_expressions_cost_nothing_and_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import time, polars as pl; start = time.process_time(); import redfloe; "
+        "print(time.process_time() - start); pl.col('a').redfloe"
+    )
+    best = min(float(run(script)) for _ in range(3))
+    assert best < 0.005 * SLACK, f"importing redfloe takes {1000 * best:.1f} ms beyond polars"
+    monkeypatch.setitem(sys.modules, "redfloe_expressions", None)
+    missing: Any = pl.col("data")
+    calls: dict[str, Any] = {"decode": ("json", {}), "encode": ("json",), "entry_id": ()}
+    for name, arguments in calls.items():
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'redfloe\[expressions\]'"):
+            getattr(missing.redfloe, name)(*arguments)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_the_import_starts_no_threads() -> None:
     script = """if True:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from redfloe._api import __all__ as __all__
     from redfloe._api import __version__ as __version__
 else:
+    import sys
+
+    # Who has Polars has expressions, and gives them the namespace `redfloe`. So does `_api`.
+    if hasattr(sys.modules.get("polars"), "Expr"):
+        from redfloe import _expressions as _expressions
 
     def __getattr__(name: str) -> object:
         if not name.startswith("_") or name in {"__all__", "__version__"}:

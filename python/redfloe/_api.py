@@ -1,5 +1,6 @@
 """Everything that is public; `redfloe` gives it when it is first asked for."""
 
+from redfloe import _expressions  # noqa: F401 - gives Polars' expressions their namespace
 from redfloe._administration.groups import (
     claim_entries,
     claim_entries_async,

@@ -20,6 +20,8 @@ ENGINES = {
     ROOT / "docs" / "guide" / "archive.md": "object_store",
     ROOT / "docs" / "guide" / "delta.md": "server_program",
 }
+#: The page whose code needs redfloe_expressions: tests/expressions runs it.
+EXPRESSIONS = ROOT / "docs" / "guide" / "expressions.md"
 
 #: A block of Python, and the block of text that follows at once, if one does: its output.
 PYTHON = re.compile(
