@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -57,15 +58,46 @@ def event_class() -> type[Message]:
     return made
 
 
+EVENT = {
+    "type": "record",
+    "name": "Event",
+    "fields": [
+        {"name": "user", "type": "string"},
+        {"name": "action", "type": "string"},
+        {"name": "amount", "type": "long"},
+        {"name": "score", "type": "double"},
+        {"name": "valid", "type": "boolean"},
+    ],
+}
+
+
 def fill_with_messages(client: redis.Redis, workload: Workload) -> None:
     """Add the same events as Protobuf messages, which Google's library writes."""
     make = event_class()
+    fill(client, workload, lambda number: make(**event(number)).SerializeToString())
+
+
+def fill_with_records(client: redis.Redis, workload: Workload) -> None:
+    """Add the same events as Avro records, which fastavro writes."""
+    import fastavro
+
+    schema = fastavro.parse_schema(EVENT)
+
+    def payload(number: int) -> bytes:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, schema, event(number))
+        return out.getvalue()
+
+    fill(client, workload, payload)
+
+
+def fill(client: redis.Redis, workload: Workload, payload: Callable[[int], bytes]) -> None:
+    """Add an entry with each payload."""
     for first in range(0, workload.entries, 10_000):
         pipeline = client.pipeline(transaction=False)
         for number in range(first, min(first + 10_000, workload.entries)):
             entry_id = f"{1704067200000 + number}-0"
-            payload = make(**event(number)).SerializeToString()
-            pipeline.xadd(workload.stream, {"data": payload}, id=entry_id)
+            pipeline.xadd(workload.stream, {"data": payload(number)}, id=entry_id)
         pipeline.execute()
 
 
@@ -89,6 +121,29 @@ def read_and_parse(url: str, workload: Workload) -> pl.DataFrame:
         return [getattr(message, name) for name in names]
 
     return paged(url, workload, row)
+
+
+def read_records(url: str, workload: Workload) -> pl.DataFrame:
+    """Avro records whose fields are columns."""
+    import redfloe
+
+    return redfloe.read_stream(
+        url,
+        workload.stream,
+        schema=workload.schema,
+        payload="data",
+        payload_format=redfloe.AvroSchema(EVENT),
+    )
+
+
+def read_and_decode_records(url: str, workload: Workload) -> pl.DataFrame:
+    """The same by redis-py and fastavro, whose dicts become a frame."""
+    import fastavro
+
+    schema = fastavro.parse_schema(EVENT)
+    return paged(
+        url, workload, lambda data: fastavro.schemaless_reader(io.BytesIO(data), schema, None)
+    )
 
 
 def paged(url: str, workload: Workload, row: Callable[[bytes], object]) -> pl.DataFrame:

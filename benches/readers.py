@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from formats import paged, read_and_parse, read_messages
+from formats import (
+    paged,
+    read_and_decode_records,
+    read_and_parse,
+    read_messages,
+    read_records,
+)
 from workloads import FIRST_EVENT, WORKLOADS, Workload
 
 if TYPE_CHECKING:
@@ -314,6 +320,8 @@ PAYLOADS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redis-py[hiredis], `msgpack.unpackb`, then a frame": read_and_unpack,
     "`payload_format=ProtobufSchema(...)`": read_messages,
     "redis-py[hiredis], `protobuf`, then a frame": read_and_parse,
+    "`payload_format=AvroSchema(...)`": read_records,
+    "redis-py[hiredis], `fastavro`, then a frame": read_and_decode_records,
 }
 #: The streams that they read, where it is not the documents.
 PAYLOAD_STREAMS = {
@@ -322,6 +330,8 @@ PAYLOAD_STREAMS = {
     "redis-py[hiredis], `msgpack.unpackb`, then a frame": "packed",
     "`payload_format=ProtobufSchema(...)`": "messages",
     "redis-py[hiredis], `protobuf`, then a frame": "messages",
+    "`payload_format=AvroSchema(...)`": "records",
+    "redis-py[hiredis], `fastavro`, then a frame": "records",
 }
 CONSUMERS: dict[str, Callable[[str, Workload], pl.DataFrame]] = {
     "redfloe `StreamConsumer`": consume,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from formats import fill_with_messages
+from formats import fill_with_messages, fill_with_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +162,13 @@ WORKLOADS = {
             1_000_000,
             EVENTS,
             fill_with_messages,
+        ),
+        Workload(
+            "records",
+            "1,000,000 Avro records of 5 fields",
+            1_000_000,
+            EVENTS,
+            fill_with_records,
         ),
         Workload(
             "flights", "27,004 flights of 19 fields", 27_004, _flight_schema(), fill_with_flights

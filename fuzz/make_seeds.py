@@ -187,6 +187,18 @@ AVRO_BY_NAME = {
     "every_one_column": bytes([EVERY | ONE_COLUMN]) + EVERY_DATUM,
     "container": bytes([NODE | CONTAINER]) + CONTAINER_FILE,
 }
+#: As Google's library writes them, by orders.proto; `protoc --include_imports
+#: --descriptor_set_out=orders.binpb orders.proto` wrote its descriptor.
+ORDERS_BY_NAME = {
+    "empty": bytes([0]),
+    "order": bytes([0])
+    + bytes.fromhex(
+        "08051201781a030201042201012a050a01791002320a0a016b12050a017a10013a01634a02080152"
+        "0208025a030a016162180a160a01611211320f0a0911000000000000f03f0a0208006a0220017202"
+        "0804"
+    ),
+    "one_column": bytes([1]) + bytes.fromhex("0807"),
+}
 ZSTD, GZIP = 0, 1
 COMPRESSED_BY_NAME = {
     "zstd": bytes([ZSTD]) + bytes.fromhex("28b52ffd2007390000") + b'{"a":1}',
@@ -199,6 +211,7 @@ targets = {
         name: bytes([bits, 3, 7, 1, 40]) + reply for name, (bits, reply) in SEEDS_BY_NAME.items()
     },
     "avro": AVRO_BY_NAME,
+    "protobuf": ORDERS_BY_NAME,
     "compression": COMPRESSED_BY_NAME,
 }
 for target, seeds in targets.items():

@@ -89,7 +89,7 @@ from redfloe._lake.result import ArchiveResult
 from redfloe._lake.scan import scan_archive_and_stream
 from redfloe._local import LocalServer, local_server
 from redfloe._options import ColumnOptions, DecodeOptions, ReadOptions
-from redfloe._payload_schema import ProtobufSchema
+from redfloe._payload_schema import AvroSchema, ProtobufSchema
 from redfloe._processing.delta_sink import DeltaSink
 from redfloe._processing.models import State
 from redfloe._processing.parquet_sink import ParquetSink
@@ -131,6 +131,7 @@ __all__ = [
     "AsyncStreamProducer",
     "AsyncTransaction",
     "AuthenticationError",
+    "AvroSchema",
     "Batch",
     "BatchIterator",
     "CheckpointError",

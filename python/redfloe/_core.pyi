@@ -296,6 +296,15 @@ class PayloadSchema:
 
     @staticmethod
     def protobuf(descriptor_set: bytes, message: str) -> PayloadSchema: ...
+    @staticmethod
+    def avro(
+        schema: str | None,
+        schemas: Mapping[int, str],
+        lookup: Callable[[int], str] | None,
+        reader_schema: str | None,
+        framing: str,
+        schema_id: int | None,
+    ) -> PayloadSchema: ...
     def columns(self) -> RecordBatch:
         """Give no rows, with a column for each field."""
 

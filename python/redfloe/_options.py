@@ -76,17 +76,18 @@ class ColumnOptions(TypedDict, total=False):
         The field that holds a JSON object, in streams whose producers write one document per entry.
         Its keys become columns in place of that field, and all these options apply to them as to
         fields; see the guide's page on JSON payloads.
-    payload_format : {"json", "msgpack"} or ProtobufSchema, default "json"
-        How the payload is written: as JSON, as a MessagePack map, or as a Protobuf message, whose
-        fields then have the dtypes that it says; see the guide's page on payload formats.
+    payload_format : {"json", "msgpack"}, ProtobufSchema or AvroSchema, default "json"
+        How the payload is written: as JSON, as a MessagePack map, or as a Protobuf message or an
+        Avro record, whose fields then have the dtypes that their schema says; see the guide's page
+        on payload formats.
     payload_fields : sequence of str, optional
         With MessagePack: the names of the values where a payload is an array in place of a map, in
         their order. Values at its end may be missing; further ones have no name, and no column.
     payload_compression : {"zstd", "gzip"}, optional
         How each payload is compressed, by itself.
     payload_max_bytes : int, default 16 MiB
-        How many bytes a payload may have once it is decompressed, or a Protobuf message once its
-        fields have names. One that has more does not fit.
+        How many bytes a payload may have once it is decompressed, or a Protobuf message or Avro
+        record once its fields have names. One that has more does not fit.
     payload_path : str, default "$"
         The path in the document to the object whose keys become columns: ``"$.after"``,
         ``"$.a.b"``, or ``'$["a key"]'``. An entry without it has nulls.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from redfloe import _core
-from redfloe._checks import one_of
+from redfloe._checks import natural, one_of
 from redfloe._frame import of_batch
 from redfloe._schema import as_text
 
@@ -23,8 +26,8 @@ class PayloadSchema(ABC):
         self._compiled = compiled
 
     @abstractmethod
-    def _arguments(self) -> tuple[object, ...]:
-        """Give what makes an equal one."""
+    def _keywords(self) -> dict[str, Any]:
+        """Give the arguments that make an equal one."""
 
     @property
     def schema(self) -> pl.Schema:
@@ -32,13 +35,13 @@ class PayloadSchema(ABC):
         return of_batch(self._compiled.columns()).schema
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._arguments() == other._arguments()
+        return type(self) is type(other) and self._keywords() == other._keywords()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._arguments()))
+        return hash(type(self))
 
-    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
-        return type(self), self._arguments()
+    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+        return partial(type(self), **self._keywords()), ()
 
 
 class ProtobufSchema(PayloadSchema):
@@ -99,11 +102,132 @@ class ProtobufSchema(PayloadSchema):
         self._message = as_text(message, "message")
         super().__init__(_core.PayloadSchema.protobuf(self._descriptor, self._message))
 
-    def _arguments(self) -> tuple[bytes, str]:
-        return self._descriptor, self._message
+    def _keywords(self) -> dict[str, Any]:
+        return {"descriptor": self._descriptor, "message": self._message}
 
     def __repr__(self) -> str:
         return f"ProtobufSchema({self._message!r})"
+
+
+#: A schema as JSON, as the values that `json.loads` makes of that, or the file that holds it.
+AvroSchemaLike: TypeAlias = "str | os.PathLike[str] | Mapping[str, object]"
+
+_FRAMINGS = ("none", "single-object", "confluent", "container")
+
+
+class AvroSchema(PayloadSchema):
+    """The Avro records that payloads are, for ``payload_format=``.
+
+    Parameters
+    ----------
+    schema : schema, mapping of int to schema, or callable, optional
+        The schema that payloads are written by: JSON, what `json.loads` makes of it, or the path of
+        a file that holds it. Where a header says which one it is, several: a mapping of their IDs,
+        or a function of an ID that gives its schema, such as one that asks a registry. It is
+        called once for each ID, from another thread, and must not read through redfloe itself; its
+        error is that of the payload. With containers, which bring their schema with them, it is
+        the one that names the columns, and may be missing.
+    reader_schema : schema, optional
+        The schema whose fields become columns, whatever schema a payload is written by: fields may
+        have aliases, wider types, and defaults for what a payload lacks.
+    framing : {"none", "single-object", "confluent", "container"}, default "none"
+        How a payload says of which schema it is: not at all; by the header of the specification's
+        single-object encoding; by the five bytes of Confluent's serializers, which have an ID; or
+        as an object container file with one record, which can be read, but not written.
+    schema_id : int, optional
+        With one schema and Confluent's header: the ID that payloads must have, or do not fit. It
+        is the ID that is written; without it the header is passed over.
+
+    Raises
+    ------
+    ValueError
+        It is no schema, the reader's schema cannot be read from it, or options do not go together.
+    FileNotFoundError
+        There is no such file.
+
+    Notes
+    -----
+    A record is a Struct, an array a List, a map a List of Structs of ``key`` and ``value``, an enum
+    an Enum of its symbols, ``fixed`` Binary. A union of ``null`` and a type is that type; of
+    several types it is String, where these do not agree. Logical types are what they mean: Decimal,
+    Date, Time, Datetime (``timestamp-*`` in UTC, ``local-timestamp-*`` without a zone), UUIDs as
+    String. A record inside itself is String that holds JSON. Each may be read as another dtype, as
+    JSON's may.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> import redfloe
+    >>> order = {
+    ...     "type": "record",
+    ...     "name": "shop.Order",
+    ...     "fields": [
+    ...         {"name": "id", "type": "long"},
+    ...         {"name": "note", "type": ["null", "string"]},
+    ...     ],
+    ... }
+    >>> orders = redfloe.AvroSchema(order)
+    >>> dict(orders.schema)
+    {'id': Int64, 'note': String}
+    >>> options = {"payload": "data", "payload_format": orders}
+    >>> df = pl.DataFrame({"id": [1, 2], "note": ["first", None]})
+    >>> ids = redfloe.write_stream(url, df, "shop:orders", **options)
+    >>> redfloe.read_stream(url, "shop:orders", **options).select("id", "note").rows()
+    [(1, 'first'), (2, None)]
+    """
+
+    def __init__(
+        self,
+        schema: AvroSchemaLike
+        | Mapping[int, AvroSchemaLike]
+        | Callable[[int], AvroSchemaLike]
+        | None = None,
+        *,
+        reader_schema: AvroSchemaLike | None = None,
+        framing: Literal["none", "single-object", "confluent", "container"] = "none",
+        schema_id: int | None = None,
+    ) -> None:
+        one_of(framing, "framing", *_FRAMINGS)
+        one: str | None = None
+        several: dict[int, str] = {}
+        lookup = schema if callable(schema) else None
+        if isinstance(schema, Mapping) and not all(isinstance(key, str) for key in schema):
+            several = {natural(key, "an ID"): _json(text, "schema") for key, text in schema.items()}
+        elif schema is not None and lookup is None:
+            one = _json(schema, "schema")
+        reader = None if reader_schema is None else _json(reader_schema, "reader_schema")
+        self._own: dict[str, Any] = {
+            "schema": one or several or lookup,
+            "reader_schema": reader,
+            "framing": framing,
+            "schema_id": None if schema_id is None else natural(schema_id, "schema_id"),
+        }
+        ask = None if lookup is None else partial(_ask, lookup)
+        own_id = self._own["schema_id"]
+        super().__init__(_core.PayloadSchema.avro(one, several, ask, reader, framing, own_id))
+
+    def _keywords(self) -> dict[str, Any]:
+        return self._own
+
+    def __repr__(self) -> str:
+        return f"AvroSchema(framing={self._own['framing']!r})"
+
+
+def _ask(lookup: Callable[[int], AvroSchemaLike], schema_id: int) -> str:
+    return _json(lookup(schema_id), f"the schema {schema_id}")
+
+
+def _json(given: object, parameter: str) -> str:
+    """Give a schema as JSON, which the core checks."""
+    match given:
+        case str() if given.lstrip()[:1] in {"{", "[", '"'}:
+            return given
+        case str() | os.PathLike():
+            return Path(given).read_text(encoding="utf-8")
+        case Mapping() | list():
+            return json.dumps(given)
+    msg = f"{parameter} must be an Avro schema or a path, not {type(given).__name__}"
+    raise TypeError(msg)
 
 
 def _contents(given: object, parameter: str) -> bytes:
@@ -120,6 +244,7 @@ def _contents(given: object, parameter: str) -> bytes:
 #: The formats that a name does not suffice for.
 _NEED_SCHEMA = {
     "protobuf": 'redfloe.ProtobufSchema("shop.binpb", "shop.Order")',
+    "avro": 'redfloe.AvroSchema("order.avsc")',
 }
 
 

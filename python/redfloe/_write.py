@@ -89,10 +89,10 @@ def write_stream(
     payload : str, optional
         Write one field of this name that holds a JSON object, whose keys are the columns; a null is
         a key that it lacks. `read_stream` takes the same, and reads the frame again.
-    payload_format : {"json", "msgpack"} or ProtobufSchema, default "json"
+    payload_format : {"json", "msgpack"}, ProtobufSchema or AvroSchema, default "json"
         How that object is written: as JSON, as a MessagePack map, where Binary is bytes and a
-        Datetime with a time zone is a timestamp, or as a Protobuf message, whose fields the columns
-        are.
+        Datetime with a time zone is a timestamp, or as a Protobuf message or an Avro record, whose
+        fields the columns are.
     payload_compression : {"zstd", "gzip"}, optional
         Compress each payload by itself.
     on_empty_row : {"raise", "skip"}, default "raise"

@@ -1,5 +1,8 @@
 //! Formats of payloads that have a schema, and how Python names a format.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use arrow_array::RecordBatch as ArrowBatch;
 use arrow_schema::Schema;
 use pyo3::exceptions::PyValueError;
@@ -10,7 +13,7 @@ use super::arrow::RecordBatch;
 use super::error::exception;
 use crate::decode::Batch;
 use crate::payload::PayloadFormat;
-use crate::payload_schema::PayloadSchema;
+use crate::payload_schema::{AvroFraming, AvroLookup, AvroOptions, PayloadSchema};
 
 /// What payloads are by. Documented in `_core.pyi`.
 #[pyclass(frozen, module = "redfloe._core", name = "PayloadSchema")]
@@ -24,6 +27,39 @@ impl Compiled {
         schema.map(Compiled).map_err(|error| exception(py, &error))
     }
 
+    #[staticmethod]
+    fn avro(
+        py: Python<'_>,
+        schema: Option<String>,
+        schemas: BTreeMap<u32, String>,
+        lookup: Option<Py<PyAny>>,
+        reader_schema: Option<String>,
+        framing: &str,
+        schema_id: Option<u32>,
+    ) -> PyResult<Self> {
+        let framing = match framing {
+            "single-object" => AvroFraming::SingleObject,
+            "confluent" => AvroFraming::Confluent,
+            "container" => AvroFraming::Container,
+            _ => AvroFraming::None,
+        };
+        let mut options = AvroOptions::new().with_framing(framing).with_schemas(schemas);
+        if let Some(schema) = schema {
+            options = options.with_schema(schema);
+        }
+        if let Some(schema) = reader_schema {
+            options = options.with_reader_schema(schema);
+        }
+        if let Some(id) = schema_id {
+            options = options.with_schema_id(id);
+        }
+        if let Some(lookup) = lookup {
+            options = options.with_lookup(asking(lookup));
+        }
+        let schema = py.detach(|| PayloadSchema::avro(options));
+        schema.map(Compiled).map_err(|error| exception(py, &error))
+    }
+
     /// No rows, with a column for each field.
     fn columns(&self) -> RecordBatch {
         let records = ArrowBatch::new_empty(Schema::new(self.0.fields()).into());
@@ -33,11 +69,24 @@ impl Compiled {
     /// The payload that a MessagePack map is.
     fn pack<'py>(&self, py: Python<'py>, document: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         let mut payload = Vec::new();
-        match self.0.packer().pack(document, &mut payload) {
+        // It may ask Python for a schema.
+        match py.detach(|| self.0.packer().pack(document, &mut payload)) {
             Ok(()) => Ok(PyBytes::new(py, &payload)),
             Err(misfit) => Err(PyValueError::new_err(misfit)),
         }
     }
+}
+
+/// What asks Python for the schema of an ID. It is called by a thread that decodes, which nobody waits
+/// for that holds the GIL.
+fn asking(lookup: Py<PyAny>) -> AvroLookup {
+    Arc::new(move |id| {
+        let asked = Python::try_attach(|py| {
+            let given = lookup.call1(py, (id,)).and_then(|given| given.extract::<String>(py));
+            given.map_err(|error| error.to_string())
+        });
+        asked.unwrap_or_else(|| Err("the interpreter is about to exit".to_owned()))
+    })
 }
 
 /// A format by its name, or what Python's object for a schema has.

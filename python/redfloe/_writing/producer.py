@@ -78,7 +78,7 @@ class StreamProducer:
     payload : str, optional
         Write one field of this name that holds a JSON object of what is sent, as `write_stream`
         does; values may then be lists and dicts too.
-    payload_format : {"json", "msgpack"} or ProtobufSchema, default "json"
+    payload_format : {"json", "msgpack"}, ProtobufSchema or AvroSchema, default "json"
         How that object is written, as for `write_stream`. A datetime with a time zone is a
         MessagePack timestamp.
     payload_compression : {"zstd", "gzip"}, optional
