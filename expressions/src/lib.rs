@@ -16,6 +16,7 @@
 mod expressions;
 mod options;
 mod plugin;
+mod schemas;
 
 use pyo3::prelude::*;
 

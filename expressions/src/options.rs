@@ -8,11 +8,13 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use redfloe::{
-    Error, ErrorKind, NullValues, OnError, Payload, Result, StreamSchema, decode_payloads,
-    import_field,
+    Error, ErrorKind, NullValues, OnError, Payload, PayloadFormat, Result, StreamSchema,
+    decode_payloads, import_field,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::schemas::SchemaOptions;
 
 /// `decode`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,6 +43,8 @@ pub(crate) struct IdParts {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct PayloadOptions {
     format: String,
+    /// What the payloads are by, where the format has schemas.
+    schema: Option<SchemaOptions>,
     compression: Option<String>,
     max_bytes: Option<usize>,
     path: Option<String>,
@@ -48,10 +52,40 @@ struct PayloadOptions {
 }
 
 impl PayloadOptions {
+    fn new(format: String, schema: Option<&str>) -> PyResult<Self> {
+        let schema = schema.map(serde_json::from_str).transpose();
+        let schema = schema.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(PayloadOptions { format, schema, ..PayloadOptions::default() })
+    }
+
+    fn format(&self) -> Result<PayloadFormat> {
+        match &self.schema {
+            Some(schema) => Ok(PayloadFormat::Schema(schema.compiled()?)),
+            None => self.format.parse(),
+        }
+    }
+
+    /// All fields of payloads that have a schema.
+    fn fields(&self) -> PyResult<Vec<Field>> {
+        match (&self.schema, &self.path) {
+            (Some(schema), None) => {
+                let fields = schema.compiled().map_err(exception)?.fields();
+                Ok(fields.iter().map(|field| field.as_ref().clone()).collect())
+            }
+            (Some(_), Some(_)) => {
+                Err(PyTypeError::new_err("with a payload_path decode needs the dtype"))
+            }
+            (None, _) => Err(PyTypeError::new_err(format!(
+                "decode needs the dtype of what is in payloads of {}",
+                self.format
+            ))),
+        }
+    }
+
     /// The payloads in a column of this name, which errors quote.
     fn payload(&self, name: &str) -> Result<Payload> {
         let mut payload = Payload::new(name)
-            .with_format(self.format.parse()?)
+            .with_format(self.format()?)
             .with_compression(self.compression.as_deref().map(str::parse).transpose()?)
             .with_positions(self.positions.clone());
         if let Some(bytes) = self.max_bytes {
@@ -126,17 +160,19 @@ fn exception(error: Error) -> PyErr {
     PyValueError::new_err(error.to_string())
 }
 
-/// The options of `decode`, for fields of an object with `__arrow_c_schema__`.
+/// The options of `decode`, for fields of an object with `__arrow_c_schema__`; without one for all that
+/// the payloads' own schema has.
 #[pyfunction]
 #[pyo3(signature = (
-    schema, *, payload_format, compression, max_bytes, path, positions, null_values, null_values_by_field,
+    schema, *, payload_format, payload_schema, compression, max_bytes, path, positions, null_values, null_values_by_field,
     on_error, rescue_column
 ))]
 // They are keywords.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn decode_options(
-    schema: &Bound<'_, PyAny>,
+    schema: Option<&Bound<'_, PyAny>>,
     payload_format: String,
+    payload_schema: Option<&str>,
     compression: Option<String>,
     max_bytes: Option<usize>,
     path: Option<String>,
@@ -146,10 +182,10 @@ pub(crate) fn decode_options(
     on_error: String,
     rescue_column: Option<String>,
 ) -> PyResult<String> {
-    let payload =
-        PayloadOptions { format: payload_format, compression, max_bytes, path, positions };
+    let payload = PayloadOptions::new(payload_format, payload_schema)?;
+    let payload = PayloadOptions { compression, max_bytes, path, positions, ..payload };
     let decode = Decode {
-        fields: fields_of(schema)?,
+        fields: schema.map_or_else(|| payload.fields(), fields_of)?,
         payload,
         null_values,
         null_values_by_field,
@@ -167,13 +203,14 @@ pub(crate) fn decode_options(
 
 /// The options of `encode`.
 #[pyfunction]
-#[pyo3(signature = (*, payload_format, compression))]
+#[pyo3(signature = (*, payload_format, payload_schema, compression))]
 pub(crate) fn encode_options(
     payload_format: String,
+    payload_schema: Option<&str>,
     compression: Option<String>,
 ) -> PyResult<String> {
-    let payload =
-        PayloadOptions { format: payload_format, compression, ..PayloadOptions::default() };
+    let payload = PayloadOptions::new(payload_format, payload_schema)?;
+    let payload = PayloadOptions { compression, ..payload };
     payload.payload("").map_err(exception)?;
     written(&Encode { payload })
 }

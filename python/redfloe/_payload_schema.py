@@ -110,7 +110,7 @@ class ProtobufSchema(PayloadSchema):
 
 
 #: A schema as JSON, as the values that `json.loads` makes of that, or the file that holds it.
-AvroSchemaLike: TypeAlias = "str | os.PathLike[str] | Mapping[str, object]"
+AvroSchemaLike: TypeAlias = str | os.PathLike[str] | Mapping[str, object]
 
 _FRAMINGS = ("none", "single-object", "confluent", "container")
 

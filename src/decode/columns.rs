@@ -9,6 +9,7 @@ use super::primitive::internal;
 use super::{Decoder, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::payload::PayloadFormat;
 use crate::schema::{OnError, StreamSchema};
 
 /// Decodes columns of payloads, one after the other: the rows of all of them as one Struct, whose
@@ -17,8 +18,8 @@ use crate::schema::{OnError, StreamSchema};
 /// `null_values`, what becomes of values that do not fit. Its columns of entries' IDs and streams are
 /// left out.
 ///
-/// A row is null where its payload is null or empty, or is no document at all and nothing raises or
-/// keeps it.
+/// A row is null where its payload is null, is empty and has no schema, or is no document at all and
+/// nothing raises or keeps it.
 ///
 /// ```
 /// use arrow_array::cast::AsArray;
@@ -68,6 +69,8 @@ struct Rows {
     there: BooleanBufferBuilder,
     /// Whether the text of what is no document is kept in the row.
     rescues: bool,
+    /// Whether no bytes are a document, as a Protobuf message of nothing but zeros is.
+    takes_empty: bool,
 }
 
 impl Rows {
@@ -85,6 +88,7 @@ impl Rows {
         Ok(Rows {
             name: payload.field.clone(),
             rescues: schema.rescue_column.is_some(),
+            takes_empty: matches!(payload.format, PayloadFormat::Schema(_)),
             decoder: Decoder::new(schema, ReplyShape::Entries)?,
             there: BooleanBufferBuilder::new(0),
         })
@@ -115,7 +119,7 @@ impl Rows {
             if self.decoder.failure.is_some() {
                 break;
             }
-            let payload = payload.filter(|payload| !payload.is_empty());
+            let payload = payload.filter(|payload| self.takes_empty || !payload.is_empty());
             // Errors name the entry, which is the row's number here.
             let row = EntryId::new(self.there.len() as u64, 0);
             self.decoder.push_entry(row, payload.map(|payload| (self.name.as_bytes(), payload)))?;
@@ -169,7 +173,7 @@ mod tests {
     use arrow_schema::{Field, Fields};
 
     use super::*;
-    use crate::payload::{Payload, PayloadFormat};
+    use crate::payload::Payload;
     use crate::schema::NullValues;
     use crate::write::encode_payloads;
 

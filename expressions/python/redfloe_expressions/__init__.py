@@ -13,15 +13,18 @@ import polars as pl
 from polars.plugins import register_plugin_function
 
 from redfloe_expressions import _plugin
+from redfloe_expressions._schemas import PayloadSchemaOptions, schema_text
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from polars.datatypes import DataType, DataTypeClass
 
 #: Names of fields with their dtypes, or these as a Struct.
 DtypeLike: TypeAlias = "Mapping[str, DataType | DataTypeClass | type] | pl.Struct"
 OnError: TypeAlias = Literal["raise", "null"]
 PayloadCompression: TypeAlias = Literal["zstd", "gzip"]
-PayloadFormat: TypeAlias = Literal["json", "msgpack"]
+PayloadFormat: TypeAlias = Literal["json", "msgpack", "protobuf", "avro"]
 
 __all__ = [
     "DtypeLike",
@@ -29,6 +32,7 @@ __all__ = [
     "OnError",
     "PayloadCompression",
     "PayloadFormat",
+    "PayloadSchemaOptions",
     "decode",
     "encode",
     "entry_id",
@@ -38,7 +42,7 @@ __all__ = [
 def decode(
     column: pl.Expr | str,
     payload_format: PayloadFormat,
-    dtype: DtypeLike,
+    dtype: DtypeLike | None = None,
     *,
     payload_path: str | None = None,
     payload_fields: Sequence[str] | None = None,
@@ -47,6 +51,7 @@ def decode(
     null_values: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
     on_error: OnError = "raise",
     rescue_column: str | None = None,
+    **schema_options: Unpack[PayloadSchemaOptions],
 ) -> pl.Expr:
     """Decode payloads into Structs.
 
@@ -58,11 +63,13 @@ def decode(
     ----------
     column : polars.Expr or str
         Payloads, of String or Binary.
-    payload_format : {"json", "msgpack"}
-        How they are written: as JSON objects, or as maps of MessagePack.
+    payload_format : {"json", "msgpack", "protobuf", "avro"}
+        How they are written: as JSON objects, as maps of MessagePack, as Protobuf messages, or as
+        Avro records.
     dtype : mapping, polars.Schema or polars.Struct
         The fields of the result, with their dtypes. They are what the result has, whatever the
-        payloads hold, so that the planner of a lazy query knows them.
+        payloads hold, so that the planner of a lazy query knows them. Protobuf and Avro tell them,
+        so there it may be missing; one that is given chooses fields, or reads them as others.
     payload_path : str, optional
         Decode an object inside each payload, such as ``"$.after"``.
     payload_fields : sequence of str, optional
@@ -79,6 +86,10 @@ def decode(
     rescue_column : str, optional
         Adds a field of this name, of JSON, with what did not fit and what the dtype does not name.
         Then nothing raises.
+    **schema_options
+        What payloads are by. For Protobuf: `descriptor`, a serialised ``FileDescriptorSet`` or the
+        path of one, and `message`, the full name. For Avro: `schema`, `reader_schema`, `framing`
+        and `schema_id`, as for `redfloe.AvroSchema`, where several schemas are a mapping of IDs.
 
     Returns
     -------
@@ -100,8 +111,9 @@ def decode(
     """
     everywhere, by_field = _null_values(null_values)
     options = _plugin.decode_options(
-        _schema(dtype),
+        None if dtype is None else _schema(dtype),
         payload_format=payload_format,
+        payload_schema=schema_text(payload_format, schema_options),
         compression=payload_compression,
         max_bytes=payload_max_bytes,
         path=payload_path,
@@ -119,6 +131,7 @@ def encode(
     payload_format: PayloadFormat,
     *,
     payload_compression: PayloadCompression | None = None,
+    **schema_options: Unpack[PayloadSchemaOptions],
 ) -> pl.Expr:
     """Encode Structs as payloads, as ``redfloe.write_stream(payload=...)`` writes them.
 
@@ -128,10 +141,12 @@ def encode(
     ----------
     column : polars.Expr or str
         Structs; ``pl.struct(...)`` makes them of columns.
-    payload_format : {"json", "msgpack"}
+    payload_format : {"json", "msgpack", "protobuf", "avro"}
         How payloads are written.
     payload_compression : {"zstd", "gzip"}, optional
         Compresses each payload.
+    **schema_options
+        What payloads are by, as for `decode`.
 
     Returns
     -------
@@ -151,7 +166,11 @@ def encode(
     >>> df.select(rfx.encode(pl.struct("sku", "qty").alias("data"), "json"))["data"].to_list()
     ['{"sku":"a-1","qty":2}', '{"qty":1}']
     """
-    options = _plugin.encode_options(payload_format=payload_format, compression=payload_compression)
+    options = _plugin.encode_options(
+        payload_format=payload_format,
+        payload_schema=schema_text(payload_format, schema_options),
+        compression=payload_compression,
+    )
     return _expression("encode", column, options)
 
 
@@ -197,7 +216,7 @@ class Expressions:
     def decode(
         self,
         payload_format: PayloadFormat,
-        dtype: DtypeLike,
+        dtype: DtypeLike | None = None,
         *,
         payload_path: str | None = None,
         payload_fields: Sequence[str] | None = None,
@@ -206,6 +225,7 @@ class Expressions:
         null_values: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
         on_error: OnError = "raise",
         rescue_column: str | None = None,
+        **schema_options: Unpack[PayloadSchemaOptions],
     ) -> pl.Expr:
         """Decode payloads into Structs: see `decode`."""
         return decode(
@@ -219,6 +239,7 @@ class Expressions:
             null_values=null_values,
             on_error=on_error,
             rescue_column=rescue_column,
+            **schema_options,
         )
 
     def encode(
@@ -226,9 +247,12 @@ class Expressions:
         payload_format: PayloadFormat,
         *,
         payload_compression: PayloadCompression | None = None,
+        **schema_options: Unpack[PayloadSchemaOptions],
     ) -> pl.Expr:
         """Encode Structs as payloads: see `encode`."""
-        return encode(self._expr, payload_format, payload_compression=payload_compression)
+        return encode(
+            self._expr, payload_format, payload_compression=payload_compression, **schema_options
+        )
 
     def entry_id(self, *, on_error: OnError = "raise") -> pl.Expr:
         """Split entry IDs into milliseconds and sequence number: see `entry_id`."""

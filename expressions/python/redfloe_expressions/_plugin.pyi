@@ -1,7 +1,8 @@
 def decode_options(
-    schema: object,
+    schema: object | None,
     *,
     payload_format: str,
+    payload_schema: str | None,
     compression: str | None,
     max_bytes: int | None,
     path: str | None,
@@ -11,5 +12,7 @@ def decode_options(
     on_error: str,
     rescue_column: str | None,
 ) -> str: ...
-def encode_options(*, payload_format: str, compression: str | None) -> str: ...
+def encode_options(
+    *, payload_format: str, payload_schema: str | None, compression: str | None
+) -> str: ...
 def entry_id_options(*, on_error: str) -> str: ...
