@@ -4,6 +4,7 @@
 mod pack;
 mod plan;
 mod unpack;
+mod values;
 mod well_known;
 mod wire;
 

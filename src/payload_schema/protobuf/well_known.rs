@@ -1,7 +1,7 @@
 //! Google's messages that mean a value: instants, durations, and what says itself what it is.
 
 use super::plan::Wire;
-use super::unpack::Fault;
+use super::values::Fault;
 use super::wire::{Cursor, Place};
 use crate::payload_schema::Packer;
 
