@@ -255,6 +255,33 @@ def test_positions_in_place_of_names(any_server: Server, client: redis.Redis, st
         read_stream(any_server.url, stream, **PACKED)
 
 
+def test_arrays_are_written_by_the_names_of_their_values(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    options: dict[str, Any] = {**PACKED, "payload_fields": ["sku", "more", "total", "tags"]}
+    frame = pl.DataFrame(
+        {"total": [1.5, None], "sku": ["a", "b"], "tags": [["x"], []]},
+        schema={"total": pl.Float64, "sku": pl.String, "tags": pl.List(pl.String)},
+    )
+    write_stream(any_server.url, frame, stream, **options)
+    with redfloe.StreamProducer(any_server.url, stream, **options) as producer:
+        producer.send({"tags": ["y"], "sku": "c"})
+        with pytest.raises(ValueError, match="'colour' is not one of payload_fields"):
+            producer.send({"colour": "red"})
+    documents = [from_msgpack(fields[b"data"]) for fields in entries(client, stream)]
+    assert documents == [
+        ["a", None, 1.5, ["x"]],
+        ["b", None, None, []],
+        ["c", None, None, ["y"]],
+    ]
+    df = read_stream(any_server.url, stream, frame.schema, **options, **BARE)
+    assert_frame_equal(df.head(2), frame)
+    with pytest.raises(ValueError, match='"colour" is not one of payload_fields'):
+        write_stream(any_server.url, frame.with_columns(colour=1), stream, **options)
+    with pytest.raises(ValueError, match="payload_fields needs payload_format"):
+        write_stream(any_server.url, frame, stream, payload="data", payload_fields=["sku"])
+
+
 def test_hostile_messagepack_does_not_fit(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:

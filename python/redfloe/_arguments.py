@@ -375,17 +375,14 @@ def _payload(options: DecodeOptions) -> PayloadArguments | None:
     payload = options["payload"]
     payload_format = check_format(options["payload_format"], payload)
     compression = check_compression(options["payload_compression"], payload)
-    names = options["payload_fields"]
-    if names is not None and payload_format != "msgpack":
-        msg = 'payload_fields needs payload_format="msgpack"'
-        raise ValueError(msg)
+    names = check_field_names(options["payload_fields"], payload_format)
     if payload is not None:
         return PayloadArguments(
             field=as_text(payload, "payload"),
             path=path,
             prefix=prefix,
             format=payload_format,
-            fields=[] if names is None else _field_names(names),
+            fields=names,
             compression=compression,
             max_bytes=natural(options["payload_max_bytes"], "payload_max_bytes"),
         )
@@ -395,7 +392,13 @@ def _payload(options: DecodeOptions) -> PayloadArguments | None:
     return None
 
 
-def _field_names(given: object) -> list[str]:
+def check_field_names(given: object, payload_format: object) -> list[str]:
+    """Give the names of the values of a MessagePack array; none where payloads are maps."""
+    if given is None:
+        return []
+    if payload_format != "msgpack":
+        msg = 'payload_fields needs payload_format="msgpack"'
+        raise ValueError(msg)
     if isinstance(given, str) or not isinstance(given, Sequence):
         msg = f"payload_fields must be several names, not {type(given).__name__}"
         raise TypeError(msg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from redfloe._payload_schema import PayloadSchema
 
 
-def document(fields: object, payload_format: str | PayloadSchema) -> bytes:
-    """Give the object of an entry's values; a None is a key that it lacks."""
+def document(
+    fields: object, payload_format: str | PayloadSchema, names: Sequence[str] | None = None
+) -> bytes:
+    """Give the object of an entry's values, where a None is a key that it lacks.
+
+    With names it is an array of the values that they have.
+    """
     if not isinstance(fields, Mapping):
         msg = f"fields must be a mapping of names to values, not {type(fields).__name__}"
         raise TypeError(msg)
@@ -27,6 +32,12 @@ def document(fields: object, payload_format: str | PayloadSchema) -> bytes:
         return json_text(present, "the payload").encode()
     from redfloe._msgpack import packed
 
+    if names is not None:
+        for name in present:
+            if name not in names:
+                msg = f"the field {name!r} is not one of payload_fields"
+                raise ValueError(msg)
+        return packed([present.get(name) for name in names], "the payload")
     text = packed(present, "the payload")
     return text if isinstance(payload_format, str) else payload_format._compiled.pack(text)
 

@@ -38,6 +38,7 @@ def sink_stream(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_fields: Sequence[str] | None = None,
     payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
@@ -58,7 +59,9 @@ def sink_stream(
         The query.
     stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, payload, payload_format, payload_compression, on_empty_row
+    batch_size, fields, null_values
+        As for `write_stream`.
+    payload, payload_format, payload_fields, payload_compression, on_empty_row
         As for `write_stream`.
     idempotent
         As for `write_stream`.
@@ -115,6 +118,7 @@ def sink_stream(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_fields=payload_fields,
         payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         idempotent=idempotent,
@@ -165,6 +169,7 @@ async def sink_stream_async(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_fields: Sequence[str] | None = None,
     payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     idempotent: str | bytes | None = None,
@@ -183,7 +188,8 @@ async def sink_stream_async(
     ----------
     url, lf, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `sink_stream`.
-    batch_size, fields, null_values, payload, payload_format, payload_compression, on_empty_row
+    batch_size, fields, null_values, payload, payload_format, payload_fields, payload_compression,
+    on_empty_row
         As for `sink_stream`.
     idempotent, chunk_size
         As for `sink_stream`.
@@ -233,6 +239,7 @@ async def sink_stream_async(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_fields=payload_fields,
         payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         idempotent=idempotent,

@@ -36,6 +36,7 @@ def write_stream(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_fields: Sequence[str] | None = None,
     payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
@@ -93,6 +94,9 @@ def write_stream(
         How that object is written: as JSON, as a MessagePack map, where Binary is bytes and a
         Datetime with a time zone is a timestamp, or as a Protobuf message or an Avro record, whose
         fields the columns are.
+    payload_fields : sequence of str, optional
+        With MessagePack: write an array in place of a map, of the values of these columns in their
+        order, of which each that is null or missing is nil. They are all columns of the payload.
     payload_compression : {"zstd", "gzip"}, optional
         Compress each payload by itself.
     on_empty_row : {"raise", "skip"}, default "raise"
@@ -165,6 +169,7 @@ def write_stream(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_fields=payload_fields,
         payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         atomic=atomic,
@@ -198,6 +203,7 @@ async def write_stream_async(
     null_values: NullTexts | None = None,
     payload: str | None = None,
     payload_format: PayloadFormat = "json",
+    payload_fields: Sequence[str] | None = None,
     payload_compression: PayloadCompression | None = None,
     on_empty_row: Literal["raise", "skip"] = "raise",
     atomic: bool = False,
@@ -218,7 +224,9 @@ async def write_stream_async(
     ----------
     url, df, stream, id_column, timestamp_column, maxlen, minid, approximate, limit, nomkstream
         As for `write_stream`.
-    batch_size, fields, null_values, payload, payload_format, payload_compression, on_empty_row
+    batch_size, fields, null_values
+        As for `write_stream`.
+    payload, payload_format, payload_fields, payload_compression, on_empty_row
         As for `write_stream`.
     atomic, idempotent
         As for `write_stream`.
@@ -267,6 +275,7 @@ async def write_stream_async(
         null_values=null_values,
         payload=payload,
         payload_format=payload_format,
+        payload_fields=payload_fields,
         payload_compression=payload_compression,
         on_empty_row=on_empty_row,
         atomic=atomic,

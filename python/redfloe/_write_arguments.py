@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import polars as pl
 
 from redfloe import _core
-from redfloe._arguments import check_compression
+from redfloe._arguments import check_compression, check_field_names
 from redfloe._checks import as_key, natural, one_of, positive
 from redfloe._errors import SchemaError
 from redfloe._frame import as_frame, check_column, field_names, known, without_null_dtypes
@@ -37,6 +37,8 @@ class WriteRequest(TypedDict):
     null_text_by_field: dict[str, str]
     payload: str | None
     payload_format: str | PayloadSchema
+    #: The names of an array's values.
+    payload_fields: list[str]
     payload_compression: str | None
     #: Columns that are fields of their own beside a payload.
     beside: list[str]
@@ -77,6 +79,7 @@ class WriteOptions(TypedDict, total=False):
     null_values: NullTexts | None
     payload: str | None
     payload_format: PayloadFormat
+    payload_fields: Sequence[str] | None
     payload_compression: PayloadCompression | None
     on_empty_row: Literal["raise", "skip"]
     atomic: bool
@@ -202,6 +205,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         null_text_by_field=by_field,
         payload=None if payload is None else as_text(payload, "payload"),
         payload_format=payload_format,
+        payload_fields=check_field_names(options.get("payload_fields"), payload_format),
         payload_compression=payload_compression,
         beside=[],
         maxlen=None if maxlen is None else natural(maxlen, "maxlen"),

@@ -42,6 +42,8 @@ pub(crate) struct WriteArguments {
     /// The field for an object of all others.
     payload: Option<String>,
     payload_format: Format,
+    /// The names of an array's values.
+    payload_fields: Vec<String>,
     payload_compression: Option<String>,
     /// Columns that are fields of their own beside the payload.
     beside: Vec<String>,
@@ -109,6 +111,7 @@ impl WriteArguments {
             .with_null_texts(NullTexts { all: self.null_text, by_field: self.null_text_by_field })
             .with_payload(self.payload)
             .with_payload_format(self.payload_format.0)
+            .with_payload_positions(self.payload_fields)
             .with_payload_compression(compression)
             .with_beside(self.beside)
             .with_trim(trim)

@@ -9,7 +9,8 @@ use arrow_buffer::NullBuffer;
 use super::encode::{Column, Encode};
 use super::encoders::{Name, Texts, WriteText};
 use crate::compression::PayloadCompression;
-use crate::msgpack::pack_map;
+use crate::error::{Error, Result};
+use crate::msgpack::{pack_array, pack_map, pack_null};
 use crate::payload_schema::PayloadSchema;
 
 /// Payloads: JSON objects that lack what is null.
@@ -90,6 +91,53 @@ impl WriteText for PackedDocuments {
             match null {
                 Some(null) if values.is_null(row) => out.extend_from_slice(&null.packed),
                 _ => values.pack(row, out),
+            }
+        }
+        false
+    }
+}
+
+/// Payloads that are MessagePack arrays.
+pub(super) struct PackedArrays(Vec<Option<Member>>);
+
+impl PackedArrays {
+    pub(super) fn new(members: Vec<Member>, positions: &[String]) -> Result<Self> {
+        let names: Vec<Name> = positions.iter().map(|name| Name::new(name)).collect();
+        let mut values: Vec<Option<Member>> = names.iter().map(|_| None).collect();
+        for member in members {
+            let place = names.iter().position(|name| name.packed == member.name.packed);
+            match place.and_then(|place| values.get_mut(place)) {
+                Some(value) => *value = Some(member),
+                None => {
+                    let name = String::from_utf8_lossy(&member.name.json);
+                    return Err(Error::invalid(format!(
+                        "the column {} is not one of payload_fields; nothing has been sent",
+                        name.trim_end_matches(':')
+                    )));
+                }
+            }
+        }
+        Ok(PackedArrays(values))
+    }
+}
+
+impl WriteText for PackedArrays {
+    const NESTED: bool = true;
+
+    fn at_most(&self, rows: Range<usize>) -> usize {
+        let members = self.0.iter().flatten().map(|member| member.at_most(rows.clone()));
+        members.fold((5 + self.0.len()) * rows.len(), usize::saturating_add)
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        pack_array(self.0.len(), out);
+        for member in &self.0 {
+            match member {
+                Some(Member { values, null: Some(null), .. }) if values.is_null(row) => {
+                    out.extend_from_slice(&null.packed);
+                }
+                Some(member) => member.values.pack(row, out),
+                None => pack_null(out),
             }
         }
         false

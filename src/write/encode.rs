@@ -93,6 +93,19 @@ impl Column {
         Ok(Column { nulls: None, encoder, empty_is_value: true })
     }
 
+    /// An array in each row, of the values of members of these names.
+    pub(super) fn of_arrays(
+        members: Vec<Member>,
+        format: &PayloadFormat,
+        positions: &[String],
+    ) -> Result<Column> {
+        if *format != PayloadFormat::MessagePack {
+            return Err(Error::invalid("only payloads of MessagePack are written as arrays"));
+        }
+        let encoder = Box::new(PackedArrays::new(members, positions)?);
+        Ok(Column { nulls: None, encoder, empty_is_value: true })
+    }
+
     /// The same values, each compressed.
     pub(super) fn compressed(self, compression: Option<PayloadCompression>) -> Column {
         match compression {

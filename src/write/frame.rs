@@ -116,9 +116,14 @@ impl Frame {
         }
         if let Some(name) = &request.payload {
             let rows = Rows { count: batch.num_rows(), nulls: None };
-            let documents = Column::of_documents(members, &request.payload_format, rows).map_err(
-                |(row, misfit)| at_row(first + row, &format!("{misfit}; nothing has been sent")),
-            )?;
+            let documents = match request.payload_positions.as_slice() {
+                [] => Column::of_documents(members, &request.payload_format, rows).map_err(
+                    |(row, misfit)| {
+                        at_row(first + row, &format!("{misfit}; nothing has been sent"))
+                    },
+                )?,
+                positions => Column::of_arrays(members, &request.payload_format, positions)?,
+            };
             let documents = documents.compressed(request.payload_compression);
             fields.push(FieldColumn::new(name, documents, None));
         }

@@ -28,6 +28,7 @@ pub struct WriteRequest {
     pub(super) null_texts: NullTexts,
     pub(super) payload: Option<String>,
     pub(super) payload_format: PayloadFormat,
+    pub(super) payload_positions: Vec<String>,
     pub(super) payload_compression: Option<PayloadCompression>,
     pub(super) beside: Vec<String>,
     pub(super) trim: Option<Trim>,
@@ -184,6 +185,7 @@ impl WriteRequest {
             null_texts: NullTexts::default(),
             payload: None,
             payload_format: PayloadFormat::default(),
+            payload_positions: Vec::new(),
             payload_compression: None,
             beside: Vec::new(),
             trim: None,
@@ -236,6 +238,13 @@ impl WriteRequest {
     /// How the payload is written.
     pub fn with_payload_format(mut self, format: PayloadFormat) -> Self {
         self.payload_format = format;
+        self
+    }
+
+    /// Writes each payload as an array of the values of these columns, in this order: one that is null
+    /// or missing is nil. For MessagePack, whose maps have names otherwise.
+    pub fn with_payload_positions(mut self, names: Vec<String>) -> Self {
+        self.payload_positions = names;
         self
     }
 

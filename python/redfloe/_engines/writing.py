@@ -37,6 +37,7 @@ class RowOptions(TypedDict, total=False):
     null_values: NullTexts | None
     payload: str | None
     payload_format: PayloadFormat
+    payload_fields: Sequence[str]
     payload_compression: PayloadCompression | None
     on_empty_row: Literal["raise", "skip"]
 

@@ -75,6 +75,7 @@ class BaseTransaction:
         null_values: NullTexts | None = None,
         payload: str | None = None,
         payload_format: PayloadFormat = "json",
+        payload_fields: Sequence[str] | None = None,
         payload_compression: PayloadCompression | None = None,
         on_empty_row: Literal["raise", "skip"] = "raise",
         maxlen: int | None = None,
@@ -94,7 +95,9 @@ class BaseTransaction:
         rows : pl.DataFrame, object with ``__arrow_c_stream__``, mapping, or iterable of mappings
             The entries: a frame, or the fields of one entry, or those of several. Without a row
             nothing is added.
-        fields, null_values, payload, payload_format, payload_compression, on_empty_row
+        fields, null_values
+            As for `write_stream`, for frames.
+        payload, payload_format, payload_fields, payload_compression, on_empty_row
             As for `write_stream`, for frames.
         maxlen : int, optional
             Have the commit shorten the stream to about *n* entries, after all was added (XTRIM). By
@@ -133,6 +136,7 @@ class BaseTransaction:
                 null_values=null_values,
                 payload=payload,
                 payload_format=payload_format,
+                payload_fields=payload_fields,
                 payload_compression=payload_compression,
                 on_empty_row=on_empty_row,
                 shards=shards,

@@ -23,6 +23,7 @@ from redfloe._writing.fields import as_pairs
 from redfloe._writing.sent import SentEntry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
     from types import TracebackType
 
@@ -81,6 +82,8 @@ class StreamProducer:
     payload_format : {"json", "msgpack"}, ProtobufSchema or AvroSchema, default "json"
         How that object is written, as for `write_stream`. A datetime with a time zone is a
         MessagePack timestamp.
+    payload_fields : sequence of str, optional
+        With MessagePack: the names of an array's values, as for `write_stream`.
     payload_compression : {"zstd", "gzip"}, optional
         Compress each payload by itself.
     max_age : float or timedelta, optional
@@ -128,6 +131,7 @@ class StreamProducer:
         idempotent: str | bytes | None = None,
         payload: str | None = None,
         payload_format: PayloadFormat = "json",
+        payload_fields: Sequence[str] | None = None,
         payload_compression: PayloadCompression | None = None,
     ) -> None:
         self._connection = url = _core.connect(url)
@@ -146,9 +150,10 @@ class StreamProducer:
             idempotent=idempotent,
             payload=payload,
             payload_format=payload_format,
+            payload_fields=payload_fields,
             payload_compression=payload_compression,
         )
-        self._payload, self._format = payload, payload_format
+        self._payload, self._format, self._names = payload, payload_format, payload_fields
         self._compression = payload_compression
         request["beside"] = self._beside = [*_beside.FIELDS] if _beside.wanted else []
         request["stream"] = b"" if stream is None else as_key(stream, "stream")
@@ -337,7 +342,7 @@ class StreamProducer:
             return as_pairs(fields)
         from redfloe._payload import document
 
-        text = document(fields, self._format)
+        text = document(fields, self._format, self._names)
         if self._compression is not None:
             text = _core.compress(text, self._compression)
         return [(self._payload.encode(), text)]
