@@ -155,6 +155,7 @@ def test_what_fastavro_writes_is_read_and_written_again(
     for other in (
         read_stream(url, stream, SCHEMA, **OPTIONS, **BARE),
         scan_stream(url, stream, SCHEMA, **OPTIONS, **BARE).collect(),
+        scan_stream(url, stream, **OPTIONS, **BARE).collect(),
         read_stream(url, stream, **ME, **OPTIONS, **BARE),
     ):
         assert_frame_equal(other, df)

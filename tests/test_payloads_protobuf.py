@@ -250,6 +250,8 @@ def test_what_the_reference_library_writes_is_read(
         read_stream(any_server.url, stream, SCHEMA, **OPTIONS, **BARE),
         scan_stream(any_server.url, stream, SCHEMA, **OPTIONS, **BARE).collect(),
         scan_stream(any_server.url, stream, infer_schema=True, **OPTIONS, **BARE).collect(),
+        scan_stream(any_server.url, stream, **OPTIONS, **BARE).collect(),
+        pl.DataFrame(redfloe.stream_reader(any_server.url, stream, **OPTIONS, **BARE)),
         read_stream(any_server.url, stream, **ME, **OPTIONS, **BARE),
         asyncio.run(redfloe.read_stream_async(any_server.url, stream, **OPTIONS, **BARE)),
     ):

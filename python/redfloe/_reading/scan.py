@@ -466,8 +466,9 @@ def schema_of(request: Request, fields: pl.Schema) -> pl.Schema:
     """Give the schema that the fields of a sample make."""
     if request["infer_schema_length"] is not None:
         return fields
-    overrides = request["schema_overrides"] or pl.Schema()
-    return pl.Schema({name: overrides.get(name, pl.String()) for name in fields})
+    # Overrides, and the columns that the payload's own schema tells.
+    known = of_batch(_core.empty_batch(request)).schema
+    return pl.Schema({name: known.get(name, pl.String()) for name in fields})
 
 
 def register(
