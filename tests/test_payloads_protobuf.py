@@ -500,3 +500,18 @@ def test_rows_that_do_not_fit_are_refused(
     with pytest.raises(ValueError, match=error):
         write_stream(any_server.url, pl.DataFrame(column), stream, **OPTIONS)
     assert client.exists(stream) == 0
+
+
+def test_a_field_may_have_the_name_of_a_metadata_column(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    descriptor, module = compiled(
+        'syntax = "proto3"; package meta; message Row { int32 _id = 1; int32 _stream = 2; }'
+    )
+    options: Any = {"payload": "data", "payload_format": ProtobufSchema(descriptor, "meta.Row")}
+    put(client, stream, module.Row(_id=7).SerializeToString())
+    schema = infer_schema(any_server.url, stream, **options)
+    assert dict(schema) == {"_id": pl.Int32, "_stream": pl.Int32}
+    assert infer_schema(any_server.url, [stream, f"{stream}-2"], **options) == schema
+    df = read_stream(any_server.url, stream, schema, **options, **BARE)
+    assert df.rows() == [(7, 0)]

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from redfloe._ids import EntryIdLike
     from redfloe._schema import SchemaLike
 
+#: A field may have the name of a metadata column, which the read may rename or leave out.
+_FIELDS_ALONE = DEFAULTS | {
+    "include_id": False,
+    "include_timestamp": False,
+    "include_stream": False,
+}
+
 
 def infer_schema(
     url: str | RedisConnection,
@@ -111,7 +118,7 @@ def infer_schema(
         takes_several=True,
         start_id=start_id,
         end_id=end_id,
-        options=DEFAULTS
+        options=_FIELDS_ALONE
         | {
             "infer_schema": True,
             "infer_schema_length": infer_schema_length,
@@ -181,7 +188,7 @@ async def infer_schema_async(
         takes_several=True,
         start_id=start_id,
         end_id=end_id,
-        options=DEFAULTS
+        options=_FIELDS_ALONE
         | {
             "infer_schema": True,
             "infer_schema_length": infer_schema_length,
