@@ -320,6 +320,8 @@ def test_schemas_are_checked(tmp_path: Path) -> None:
             AvroSchema(schema)
     with pytest.raises(ValueError, match="need a schema"):
         AvroSchema()
+    with pytest.raises(ValueError, match="less than 2"):
+        AvroSchema({2**32: LINE}, framing="confluent")
     with pytest.raises(ValueError, match="framing must be"):
         AvroSchema(LINE, framing="magic")  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(FileNotFoundError):

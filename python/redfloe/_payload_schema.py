@@ -192,7 +192,7 @@ class AvroSchema(PayloadSchema):
         several: dict[int, str] = {}
         lookup = schema if callable(schema) else None
         if isinstance(schema, Mapping) and not all(isinstance(key, str) for key in schema):
-            several = {natural(key, "an ID"): _json(text, "schema") for key, text in schema.items()}
+            several = {_id(key, "an ID"): _json(text, "schema") for key, text in schema.items()}
         elif schema is not None and lookup is None:
             one = _json(schema, "schema")
         reader = None if reader_schema is None else _json(reader_schema, "reader_schema")
@@ -200,7 +200,7 @@ class AvroSchema(PayloadSchema):
             "schema": one or several or lookup,
             "reader_schema": reader,
             "framing": framing,
-            "schema_id": None if schema_id is None else natural(schema_id, "schema_id"),
+            "schema_id": None if schema_id is None else _id(schema_id, "schema_id"),
         }
         ask = None if lookup is None else partial(_ask, lookup)
         own_id = self._own["schema_id"]
@@ -217,13 +217,22 @@ def _ask(lookup: Callable[[int], AvroSchemaLike], schema_id: int) -> str:
     return _json(lookup(schema_id), f"the schema {schema_id}")
 
 
+def _id(given: object, parameter: str) -> int:
+    """Give the ID of a schema, which has four bytes in Confluent's header."""
+    number = natural(given, parameter)
+    if number >= 2**32:
+        msg = f"{parameter} must be less than 2**32, but is {number}"
+        raise ValueError(msg)
+    return number
+
+
 def _json(given: object, parameter: str) -> str:
     """Give a schema as JSON, which the core checks."""
     match given:
         case str() if given.lstrip()[:1] in {"{", "[", '"'}:
             return given
         case str() | os.PathLike():
-            return Path(given).read_text(encoding="utf-8")
+            return Path(given).read_text(encoding="utf-8-sig")  # as some editors write it
         case Mapping() | list():
             return json.dumps(given)
     msg = f"{parameter} must be an Avro schema or a path, not {type(given).__name__}"
