@@ -20,6 +20,14 @@ pub enum PayloadFormat {
 }
 
 impl PayloadFormat {
+    /// Whether no bytes are a payload; else they are none, and null.
+    pub(crate) fn takes_empty(&self) -> bool {
+        match self {
+            PayloadFormat::Schema(schema) => schema.takes_empty(),
+            PayloadFormat::Json | PayloadFormat::MessagePack => false,
+        }
+    }
+
     /// The unit that writers of the format want durations in, if it is not that of their columns.
     pub(crate) fn duration_unit(&self) -> Option<TimeUnit> {
         match self {

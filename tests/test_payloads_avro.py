@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import pickle
+import threading
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +28,9 @@ from redfloe import (
     StreamProducer,
     infer_schema,
     read_stream,
+    read_stream_async,
     scan_stream,
+    stream_info_async,
     write_stream,
 )
 from support.consumers import SHY, dead_ids
@@ -257,6 +261,47 @@ def test_confluents_header_names_a_schema(
     assert documents(client, f"{stream}-3") == payloads[:1]
 
 
+def test_a_lookup_may_use_redfloe_and_holds_up_nobody_else(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    url = any_server.url
+    put(client, stream, confluent(7, to_avro({"a": 1}, reading("a"))))
+    schema = json.dumps(reading("a"))
+    client.xadd(f"{stream}-schemas", {"schema": schema})
+
+    def look_up(_: int) -> str:
+        found: str = read_stream(url, f"{stream}-schemas")["schema"][0]
+        return found
+
+    def options() -> dict[str, Any]:
+        by_id = AvroSchema(look_up, reader_schema=reading("a"), framing="confluent")
+        return {"payload": "data", "payload_format": by_id}
+
+    assert read_stream(url, stream, **options())["a"].to_list() == [1]
+    df = asyncio.run(read_stream_async(url, stream, **options()))
+    assert df["a"].to_list() == [1]
+
+    others_went_on = threading.Event()
+    asked = threading.Event()
+
+    def wait(_: int) -> str:
+        asked.set()
+        assert others_went_on.wait(20)
+        return schema
+
+    async def run() -> pl.DataFrame:
+        slow = AvroSchema(wait, reader_schema=reading("a"), framing="confluent")
+        read = asyncio.create_task(
+            read_stream_async(url, stream, payload="data", payload_format=slow)
+        )
+        assert await asyncio.to_thread(asked.wait, 20)
+        await asyncio.gather(*(stream_info_async(url, stream) for _ in range(8)))
+        others_went_on.set()
+        return await read
+
+    assert asyncio.run(run())["a"].to_list() == [1]
+
+
 def test_single_object_and_containers(any_server: Server, client: redis.Redis, stream: str) -> None:
     schema = reading("a")
     out = io.BytesIO()
@@ -284,15 +329,16 @@ def test_what_is_no_record_spoils_its_row(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:
     good = to_avro({"sku": "x", "count": 1}, LINE)
-    put(client, stream, good, b"\x02", good + b"\x00", b"\xff" * 12, good)
+    put(client, stream, good, b"\x02", good + b"\x00", b"\xff" * 12, good, b"")
     options: dict[str, Any] = {"payload": "data", "payload_format": AvroSchema(LINE)}
     with pytest.raises(DecodeError, match=r"Avro schema Line.*2-0"):
         read_stream(any_server.url, stream, **options)
     df = read_stream(any_server.url, stream, **options, on_error="null")
-    assert df["count"].to_list() == [1, None, None, None, 1]
+    assert df["count"].to_list() == [1, None, None, None, 1, None]
     dead = {"dead_letter": f"{stream}-dead", **DRAIN, **ME, **SHY}
     with StreamConsumer(any_server.url, stream, **options, **dead) as worker:
-        assert [batch.frame["count"].to_list() for batch in worker] == [[1, 1]]
+        # An empty payload is null, and fits.
+        assert [batch.frame["count"].to_list() for batch in worker] == [[1, 1, None]]
     assert dead_ids(client, f"{stream}-dead") == ["2-0", "3-0", "4-0"]
 
 

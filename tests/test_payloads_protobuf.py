@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import pickle
@@ -416,6 +417,8 @@ def test_proto2(any_server: Server, client: redis.Redis, stream: str) -> None:
     assert df.rows(named=True) == [{"id": 3, "size": None, "part": part, "plain": [4, 5]}]
     write_stream(any_server.url, df, f"{stream}-2", **options)
     ((_, fields),) = xrange(client, f"{stream}-2")
+    with pytest.raises(ValueError, match=r"id in old\.Old is missing or null, and is required"):
+        write_stream(any_server.url, df.drop("id"), f"{stream}-2", **options)
     message.ClearExtension(old.more)
     assert old.Old.FromString(fields[b"data"]) == message
     node = ProtobufSchema(descriptor, "old.Node")
@@ -450,6 +453,38 @@ def test_hostile_messages(any_server: Server, client: redis.Redis, stream: str) 
 
 
 # Arguments
+
+
+def test_editions_and_broken_descriptors_are_refused() -> None:
+    """Of which the library that reads descriptors knows nothing, or panics at."""
+    descriptor, _ = compiled('edition = "2023"; package new; message New { int32 id = 1; }')
+    with pytest.raises(ValueError, match=r"of an edition.*only proto2 and proto3"):
+        ProtobufSchema(descriptor, "new.New")
+    for at in range(0, len(DESCRIPTOR), 7):
+        broken = DESCRIPTOR[:at] + bytes([DESCRIPTOR[at] ^ 1]) + DESCRIPTOR[at + 1 :]
+        with contextlib.suppress(ValueError):
+            ProtobufSchema(broken, "shop.Order")
+
+
+def test_the_first_name_of_a_number_is_read(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    descriptor, names = compiled(
+        """syntax = "proto3"; package n;
+        enum E { option allow_alias = true; A = 0; B = 0; C = 1; D = 1; }
+        message M { E e = 1; float f = 2; }"""
+    )
+    put(client, stream, names.M(e=names.D).SerializeToString(), b"")
+    options: dict[str, Any] = {
+        "payload": "data",
+        "payload_format": ProtobufSchema(descriptor, "n.M"),
+    }
+    df = read_stream(any_server.url, stream, **options)
+    assert df["e"].to_list() == ["C", "A"]
+    assert df["e"].dtype == pl.Enum(["A", "C"])
+    for column in ({"f": [1e300]}, {"e": ["E"]}):
+        with pytest.raises(ValueError, match=r"in n\.M is"):
+            write_stream(any_server.url, pl.DataFrame(column), stream, **options)
 
 
 def test_schemas_are_checked(tmp_path: Path) -> None:

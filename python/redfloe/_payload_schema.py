@@ -124,9 +124,9 @@ class AvroSchema(PayloadSchema):
         The schema that payloads are written by: JSON, what `json.loads` makes of it, or the path of
         a file that holds it. Where a header says which one it is, several: a mapping of their IDs,
         or a function of an ID that gives its schema, such as one that asks a registry. It is
-        called once for each ID, from another thread, and must not read through redfloe itself; its
-        error is that of the payload. With containers, which bring their schema with them, it is
-        the one that names the columns, and may be missing.
+        called from a thread of its own, and its answer is remembered; its error is that of the
+        payload, and it is asked again after ten seconds. With containers, which bring their schema
+        with them, it is the one that names the columns, and may be missing.
     reader_schema : schema, optional
         The schema whose fields become columns, whatever schema a payload is written by: fields may
         have aliases, wider types, and defaults for what a payload lacks.

@@ -9,7 +9,6 @@ use super::primitive::internal;
 use super::{Decoder, ReplyShape};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::payload::PayloadFormat;
 use crate::schema::{OnError, StreamSchema};
 
 /// Decodes columns of payloads, one after the other: the rows of all of them as one Struct, whose
@@ -18,8 +17,8 @@ use crate::schema::{OnError, StreamSchema};
 /// `null_values`, what becomes of values that do not fit. Its columns of entries' IDs and streams are
 /// left out.
 ///
-/// A row is null where its payload is null, is empty and has no schema, or is no document at all and
-/// nothing raises or keeps it.
+/// A row is null where its payload is null, is empty (but for Protobuf, where that is a message), or is
+/// no document at all and nothing raises or keeps it.
 ///
 /// ```
 /// use arrow_array::cast::AsArray;
@@ -88,7 +87,7 @@ impl Rows {
         Ok(Rows {
             name: payload.field.clone(),
             rescues: schema.rescue_column.is_some(),
-            takes_empty: matches!(payload.format, PayloadFormat::Schema(_)),
+            takes_empty: payload.format.takes_empty(),
             decoder: Decoder::new(schema, ReplyShape::Entries)?,
             there: BooleanBufferBuilder::new(0),
         })
@@ -173,7 +172,7 @@ mod tests {
     use arrow_schema::{Field, Fields};
 
     use super::*;
-    use crate::payload::Payload;
+    use crate::payload::{Payload, PayloadFormat};
     use crate::schema::NullValues;
     use crate::write::encode_payloads;
 

@@ -36,6 +36,11 @@ pub(crate) trait Schema: Debug + Send + Sync {
         None
     }
 
+    /// Whether no bytes are a payload; else they are none, and null.
+    fn takes_empty(&self) -> bool {
+        false
+    }
+
     /// What reads payloads of which only some members are wanted.
     fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack>;
 
@@ -94,6 +99,10 @@ impl PayloadSchema {
     /// The columns that hold all that the payloads have.
     pub fn fields(&self) -> Fields {
         self.schema.fields()
+    }
+
+    pub(crate) fn takes_empty(&self) -> bool {
+        self.schema.takes_empty()
     }
 
     pub(crate) fn duration_unit(&self) -> Option<TimeUnit> {

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 
 use arrow_array::RecordBatch as ArrowBatch;
 use arrow_schema::Schema;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use super::arrow::RecordBatch;
 use super::error::exception;
@@ -77,15 +80,26 @@ impl Compiled {
     }
 }
 
-/// What asks Python for the schema of an ID. It is called by a thread that decodes, which nobody waits
-/// for that holds the GIL.
+/// What asks Python for the schema of an ID, on a thread of its own: there it may use redfloe too, which
+/// a thread that decodes may not.
 fn asking(lookup: Py<PyAny>) -> AvroLookup {
+    let lookup = Arc::new(lookup);
     Arc::new(move |id| {
-        let asked = Python::try_attach(|py| {
-            let given = lookup.call1(py, (id,)).and_then(|given| given.extract::<String>(py));
-            given.map_err(|error| error.to_string())
+        let lookup = Arc::clone(&lookup);
+        let asking = thread::Builder::new().name("redfloe-schema".to_owned()).spawn(move || {
+            let asked = Python::try_attach(|py| {
+                let given = lookup.call1(py, (id,)).and_then(|given| given.extract::<String>(py));
+                given.map_err(|error| error.to_string())
+            });
+            asked.unwrap_or_else(|| Err("the interpreter is about to exit".to_owned()))
         });
-        asked.unwrap_or_else(|| Err("the interpreter is about to exit".to_owned()))
+        let asking = asking.map_err(|error| error.to_string())?;
+        let answer = || asking.join().unwrap_or_else(|_| Err("asking for it failed".to_owned()));
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            // What else this thread of the process's runtime has to do goes on on another one.
+            Ok(RuntimeFlavor::MultiThread) => block_in_place(answer),
+            _ => answer(),
+        }
     })
 }
 

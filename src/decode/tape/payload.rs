@@ -60,7 +60,8 @@ impl Documents {
 
     pub(super) fn new(schema: &StreamSchema) -> Self {
         let values = schema.payload.as_ref().map(|payload| schema.null_values.of(&payload.field));
-        let nulls = NullRules { empty: true, values: values.unwrap_or_default() };
+        let takes_empty = schema.payload.as_ref().is_some_and(|one| one.format.takes_empty());
+        let nulls = NullRules { empty: !takes_empty, values: values.unwrap_or_default() };
         let positions = schema.payload.as_ref().map(|payload| payload.positions.clone());
         let positions = positions.unwrap_or_default();
         let inflater = schema.payload.as_ref().and_then(Payload::inflater);
@@ -174,7 +175,7 @@ impl Tape {
             return Ok(Some(payload));
         };
         let bytes = payload.of(&self.bytes);
-        if !bytes.is_empty() && nulls.is_null(bytes) {
+        if nulls.is_null(bytes) {
             return Ok(Some(payload));
         }
         packer.clear();

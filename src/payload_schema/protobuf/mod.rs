@@ -8,10 +8,13 @@ mod values;
 mod well_known;
 mod wire;
 
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use arrow_schema::{Fields, TimeUnit};
+use prost::Message;
 use prost_reflect::DescriptorPool;
+use prost_types::FileDescriptorSet;
 
 use super::{Pack, PayloadSchema, Schema, Unpack, Wanted};
 use crate::error::{Error, Result};
@@ -35,6 +38,13 @@ impl PayloadSchema {
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for what is no descriptor set, or lacks
     /// the message or what it imports.
     pub fn protobuf(descriptor_set: &[u8], message: &str) -> Result<Self> {
+        refuse_editions(descriptor_set)?;
+        // prost-reflect panics where a descriptor contradicts itself.
+        let made = catch_unwind(|| PayloadSchema::of_message(descriptor_set, message));
+        made.unwrap_or_else(|_| Err(Error::invalid("the descriptor contradicts itself")))
+    }
+
+    fn of_message(descriptor_set: &[u8], message: &str) -> Result<Self> {
         let pool = DescriptorPool::decode(descriptor_set).map_err(|error| {
             Error::invalid(format!(
                 "the descriptor is not a FileDescriptorSet with all that it imports, as protoc \
@@ -58,6 +68,19 @@ impl PayloadSchema {
     }
 }
 
+/// Files of editions, which prost-reflect does not know yet, and panics at.
+fn refuse_editions(descriptor_set: &[u8]) -> Result<()> {
+    // What is no set is refused with prost-reflect's own words.
+    let set = FileDescriptorSet::decode(descriptor_set).unwrap_or_default();
+    match set.file.iter().find(|file| file.syntax() == "editions") {
+        None => Ok(()),
+        Some(file) => Err(Error::invalid(format!(
+            "the file {:?} is of an edition of Protobuf; only proto2 and proto3 are read",
+            file.name()
+        ))),
+    }
+}
+
 #[derive(Debug)]
 struct Protobuf {
     plan: Arc<Plan>,
@@ -70,6 +93,10 @@ impl Schema for Protobuf {
 
     fn duration_unit(&self) -> Option<TimeUnit> {
         Some(TimeUnit::Nanosecond)
+    }
+
+    fn takes_empty(&self) -> bool {
+        true
     }
 
     fn unpacker(&self, wanted: Wanted) -> Box<dyn Unpack> {

@@ -123,6 +123,11 @@ fn message(plan: &Plan, of: &Message, document: &[u8], out: &mut Vec<u8>) -> Fit
         return Err(format!("has {}, which is no field of {}", shorten(name), of.name).into());
     }
     members.sort_by_key(|(at, _)| *at);
+    for (at, field) in of.fields.iter().enumerate().filter(|(_, field)| field.is_required) {
+        if !members.iter().any(|(given, value)| *given == at && !value.is_null()) {
+            return Err(Unfit::from("is missing or null, and is required").inside(&field.name));
+        }
+    }
     for (at, given) in members {
         let Some(field) = of.fields.get(at).filter(|_| !given.is_null()) else { continue };
         write_field(plan, field, given, out).map_err(|unfit| unfit.inside(&field.name))?;
@@ -322,7 +327,9 @@ fn raw_of(kind: Number, scalar: Scalar) -> Option<u64> {
             unsigned.and_then(|number| u32::try_from(number).ok()).map(u64::from)
         }
         Number::Uint64 | Number::Fixed64 => unsigned,
-        Number::Single => float.map(|number| u64::from((number as f32).to_bits())),
+        Number::Single => float
+            .filter(|number| !number.is_finite() || (*number as f32).is_finite())
+            .map(|number| u64::from((number as f32).to_bits())),
         Number::Float => float.map(f64::to_bits),
     }
 }

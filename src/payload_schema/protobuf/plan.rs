@@ -39,6 +39,8 @@ pub(super) struct Field {
     pub(super) oneof: Option<u32>,
     /// Where it is repeated, whether its numbers are written as one.
     pub(super) is_packed: bool,
+    /// Of proto2, which has no message without it.
+    pub(super) is_required: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +161,8 @@ impl Names {
             in_order: Vec::new(),
             first: described.default_value().number(),
         };
-        for value in described.values() {
+        // In the order of their declaration: `values` has those of a number the other way round.
+        for value in &described.enum_descriptor_proto().value {
             names.by_name.insert(value.name().to_owned(), value.number());
             // Of several names of a number the first one is read.
             names.by_number.entry(value.number()).or_insert_with(|| {
@@ -254,6 +257,7 @@ impl Planner {
                 kind,
                 oneof: oneof.and_then(|oneof| oneofs.get(oneof.full_name()).copied()),
                 is_packed: field.is_packed(),
+                is_required: field.cardinality() == Cardinality::Required,
             });
         }
         fields.sort_by_key(|field| field.number);
