@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import partial
 from threading import Lock, current_thread
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from weakref import WeakMethod
 
 from redfloe import _core
 from redfloe._arguments import Request, make_request
@@ -29,6 +30,7 @@ from redfloe._processing.session import (
 from redfloe._processing.sharding import (
     find_shards,
     is_sharded,
+    look_weakly,
     make_lanes,
     refuse_with_lanes,
 )
@@ -407,7 +409,8 @@ class StreamProcessor(RunsHandlers, Iterable[Transaction], AsyncIterable[AsyncTr
             has_dead_letter=has_dead_letter,
             is_of_group=self._request["group"] is not None,
             sinks=self._sinks,
-            look=partial(self._look, core, wait, make),
+            # Who keeps a transaction keeps its session, and with it not the processor.
+            look=partial(look_weakly, WeakMethod(self._look), core, wait, make),
         )
         for model, name in self._bound:
             session.bind(model, name)

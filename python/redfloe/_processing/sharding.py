@@ -12,7 +12,8 @@ from redfloe._reading.shards import shards_of
 from redfloe._rows import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from weakref import WeakMethod
 
     from redfloe._arguments import Request
     from redfloe._core import RedisConnection
@@ -128,3 +129,10 @@ def make_lanes(
 def _beside(key: bytes, name: bytes) -> bytes:
     """Give the shard of another stream that shares the slot of a shard."""
     return name + key[key.rindex(b":{") :]
+
+
+async def look_weakly(look: WeakMethod[Callable[..., Any]], *given: Any) -> Lanes[Any] | None:
+    """Call a processor's method, as long as somebody has the processor."""
+    method = look()
+    lanes: Lanes[Any] | None = None if method is None else await method(*given)
+    return lanes
