@@ -299,6 +299,12 @@ def test_columns_that_are_kept_have_names_of_their_own() -> None:
 @pytest.mark.parametrize("month", [3, 10])
 def test_windows_are_one_after_the_other_where_clocks_are_changed(every: str, month: int) -> None:
     zone = pl.Datetime("ms", "Europe/Berlin")
+    if every == "2h":
+        half_past_three = pl.Series([datetime(2024, 3, 31, 1, 30, tzinfo=UTC)]).cast(zone)
+        try:
+            half_past_three.dt.truncate(every)
+        except pl.exceptions.ComputeError:
+            pytest.skip("this Polars truncates to a time that the zone does not have")
     begin, end = (
         datetime(2024, month, 26, 12, tzinfo=UTC),
         datetime(2024, month, 31, 12, tzinfo=UTC),
