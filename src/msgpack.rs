@@ -55,7 +55,7 @@ pub(crate) fn pack_map(len: usize, out: &mut Vec<u8>) {
     let _ = encode::write_map_len(out, u32::try_from(len).unwrap_or(u32::MAX));
 }
 
-/// A timestamp: so many units since 1970.
+/// A timestamp: a number of units since 1970.
 pub(crate) fn pack_instant(epoch: i64, unit: TimeUnit, out: &mut Vec<u8>) {
     let per_second = match unit {
         TimeUnit::Second => 1,

@@ -466,6 +466,18 @@ def test_editions_and_broken_descriptors_are_refused() -> None:
             ProtobufSchema(broken, "shop.Order")
 
 
+def test_messages_inside_one_another_end_as_text() -> None:
+    """A chain of thousands would exhaust the stack."""
+    chain = [f"message M{n} {{ M{n + 1} x = 1; }}" for n in range(3_000)]
+    source = f"""syntax = "proto3"; package c; {"".join(chain)} message M3000 {{ int32 x = 1; }}"""
+    dtype: Any = ProtobufSchema(compiled(source)[0], "c.M0").schema["x"]
+    depth = 0
+    while isinstance(dtype, pl.Struct):
+        dtype = dtype.fields[0].dtype
+        depth += 1
+    assert (depth, dtype) == (63, pl.String())
+
+
 def test_the_first_name_of_a_number_is_read(
     any_server: Server, client: redis.Redis, stream: str
 ) -> None:

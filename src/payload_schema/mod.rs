@@ -60,7 +60,7 @@ pub(crate) trait Pack: Debug + Send {
     fn pack(&mut self, document: &[u8], out: &mut Vec<u8>) -> Result<(), String>;
 }
 
-/// Which members of documents are wanted; others need not be in what is unpacked.
+/// Which members of documents are wanted; others may be left out of what is unpacked.
 #[derive(Debug, Clone)]
 pub(crate) enum Wanted {
     All,

@@ -14,7 +14,7 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    /// At most so many bytes.
+    /// Refuses to write more bytes than `most`.
     pub(crate) fn new(most: usize) -> Self {
         Packer { out: Vec::new(), most, depth: 0 }
     }

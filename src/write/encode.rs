@@ -8,12 +8,13 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::*;
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, RecordBatch, downcast_dictionary_array};
 use arrow_buffer::{ArrowNativeType, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow_cast::{CastOptions, cast, cast_with_options};
+use arrow_cast::cast;
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use lexical_core::ToLexical;
 use num_traits::ToPrimitive;
 
 use super::documents::*;
+use super::durations::with_durations_in;
 use super::encoders::*;
 use crate::compression::PayloadCompression;
 use crate::dtype::{dtype_name, is_int128};
@@ -181,33 +182,6 @@ impl Column {
     }
 }
 
-/// A column whose durations, at any depth, are of one unit.
-fn with_durations_in(unit: TimeUnit, field: &Field, array: &ArrayRef) -> Result<(Field, ArrayRef)> {
-    let data_type = durations_in(unit, field.data_type());
-    if data_type == *field.data_type() {
-        return Ok((field.clone(), Arc::clone(array)));
-    }
-    let options = CastOptions { safe: false, ..CastOptions::default() };
-    let array = cast_with_options(array, &data_type, &options)
-        .map_err(|error| unwritable(field).with_source(error))?;
-    Ok((field.clone().with_data_type(data_type), array))
-}
-
-fn durations_in(unit: TimeUnit, data_type: &DataType) -> DataType {
-    let inside = |field: &FieldRef| {
-        let data_type = durations_in(unit, field.data_type());
-        Arc::new(field.as_ref().clone().with_data_type(data_type))
-    };
-    match data_type {
-        DataType::Duration(_) => DataType::Duration(unit),
-        DataType::List(item) => DataType::List(inside(item)),
-        DataType::LargeList(item) => DataType::LargeList(inside(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inside(item), *size),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inside).collect()),
-        other => other.clone(),
-    }
-}
-
 fn make_column(field: &Field, array: &ArrayRef) -> Result<Column> {
     let recast = |to: DataType| -> Result<Column> {
         let array = cast(array, &to).map_err(|error| unwritable(field).with_source(error))?;
@@ -328,7 +302,7 @@ fn inside(field: &Field, array: &ArrayRef) -> Result<Column> {
     Ok(column)
 }
 
-fn unwritable(field: &Field) -> Error {
+pub(super) fn unwritable(field: &Field) -> Error {
     Error::new(
         ErrorKind::Schema,
         format!(

@@ -4,6 +4,7 @@ mod atomic;
 mod columns;
 mod control;
 mod documents;
+mod durations;
 mod encode;
 mod encoders;
 mod ends;

@@ -79,7 +79,7 @@ class Options:
     #: The stream's key, or those of several.
     stream: str | list[str]
     _texts: dict[str, str] = field(repr=False)
-    #: What a payload is by, read on the driver: workers need not have its file.
+    #: The schema of payloads. Its file is read on the driver, and is not needed on workers.
     _payload_schema: PayloadSchema | None = field(default=None, repr=False)
 
     @classmethod

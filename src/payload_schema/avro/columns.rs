@@ -98,7 +98,7 @@ impl Logical {
     }
 }
 
-/// The smallest that tells so many apart.
+/// The smallest type of keys for this number of members.
 fn categories(count: usize) -> DataType {
     let key = [DataType::UInt8, DataType::UInt16]
         .into_iter()

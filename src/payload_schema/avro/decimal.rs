@@ -119,7 +119,7 @@ pub(super) fn decimal_bytes(text: &[u8], digits: Digits) -> Option<Vec<u8>> {
     Some(shortest(&bytes).to_vec())
 }
 
-/// The same number in so many bytes, if it fits in them.
+/// The same number in a given number of bytes, if it fits.
 pub(super) fn extended(number: &[u8], size: usize) -> Option<Vec<u8>> {
     let sign = number.first().map_or(0, |first| if first & 0x80 != 0 { 0xff } else { 0 });
     let missing = size.checked_sub(number.len())?;

@@ -143,7 +143,7 @@ impl Known {
             Some(Found::Not(until, why)) if Instant::now() < until => return Err(why),
             _ => {}
         }
-        // Nothing is locked while it is asked: it may wait for whoever waits for that.
+        // No lock is held while the lookup runs: it may wait for a thread that wants the lock.
         let answer = lookup(id).map_err(|why| no_schema(&format!(": {why}"))).and_then(|text| {
             document(&text).map_err(|why| format!("has the schema ID {id}, whose schema {why}"))
         });

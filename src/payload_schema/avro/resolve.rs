@@ -31,7 +31,7 @@ pub(super) enum Step {
     Float,
     FloatAsDouble,
     Double,
-    /// A string, bytes or a fixed, of so many bytes, or behind its length.
+    /// A string, bytes or a fixed: of this number of bytes, or behind its length.
     Text,
     Bytes {
         size: Option<usize>,
@@ -39,7 +39,7 @@ pub(super) enum Step {
     },
     /// The symbols, packed; not those that the reader does not know.
     Enum(Box<[Option<Box<[u8]>>]>),
-    /// Of items that take so many bytes at least.
+    /// Of items that take at least this number of bytes each.
     Array {
         item: StepId,
         least: usize,

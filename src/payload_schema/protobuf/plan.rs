@@ -24,6 +24,8 @@ pub(super) struct Message {
     pub(super) name: String,
     /// By their numbers, as they are written.
     pub(super) fields: Vec<Field>,
+    /// The places of those that are never null.
+    pub(super) always: Vec<usize>,
     by_name: HashMap<String, usize>,
     pub(super) has_oneofs: bool,
 }
@@ -264,7 +266,9 @@ impl Planner {
         let has_oneofs = fields.iter().any(|field| field.oneof.is_some());
         let by_name =
             fields.iter().enumerate().map(|(at, field)| (field.name.clone(), at)).collect();
-        Ok(Message { name: described.full_name().to_owned(), fields, by_name, has_oneofs })
+        let always = fields.iter().enumerate().filter(|(_, field)| field.shape != Shape::Optional);
+        let always = always.map(|(at, _)| at).collect();
+        Ok(Message { name: described.full_name().to_owned(), fields, always, by_name, has_oneofs })
     }
 
     fn kind(&mut self, field: &FieldDescriptor) -> Kind {
@@ -346,6 +350,10 @@ fn wrapper(number: Number) -> Kind {
 /// The most columns and parts of columns that a message comes to; what is beyond is text.
 const MOST_COLUMNS: usize = 10_000;
 
+/// In how many messages one that is a Struct may be: each may be in a list, and no payload is read that
+/// is nested more than twice as deep.
+const DEEPEST_MESSAGE: usize = 64;
+
 /// Makes the columns of messages.
 struct Columns {
     /// The messages that the current one is in.
@@ -395,7 +403,8 @@ impl Columns {
     /// What contains itself has no end, and a struct has fields.
     fn is_text(&self, described: &MessageDescriptor) -> bool {
         let is_inside_itself = self.around.iter().any(|outer| outer == described.full_name());
-        is_inside_itself || described.fields().len() == 0 || self.left == 0
+        let is_beyond = self.left == 0 || self.around.len() >= DEEPEST_MESSAGE;
+        is_inside_itself || is_beyond || described.fields().len() == 0
     }
 }
 

@@ -71,6 +71,33 @@ struct Order {
     is_sorted: bool,
 }
 
+/// The fields of a message that are written: those that are never null, and those that were found. It
+/// costs nothing that a message may have others.
+struct Written<'m> {
+    always: &'m [usize],
+    wanted: Option<&'m [bool]>,
+}
+
+impl Written<'_> {
+    /// The place of the next one, and how many at the beginning of `rest` are of it.
+    fn next(&mut self, rest: &[Found]) -> Option<(usize, usize)> {
+        let is_wanted =
+            |at: &usize| self.wanted.is_none_or(|wanted| wanted.get(*at) == Some(&true));
+        while let Some((first, others)) = self.always.split_first()
+            && !is_wanted(first)
+        {
+            self.always = others;
+        }
+        let always = self.always.first().copied();
+        let found = rest.first().map(|found| found.field);
+        let at = always.into_iter().chain(found).min()?;
+        if always == Some(at) {
+            self.always = self.always.get(1..).unwrap_or_default();
+        }
+        Some((at, run(rest, at)))
+    }
+}
+
 struct Walk<'w> {
     plan: &'w Plan,
     payload: &'w [u8],
@@ -82,7 +109,7 @@ impl<'w> Walk<'w> {
         &mut self,
         of: &'w Message,
         pieces: Pieces,
-        wanted: Option<&[bool]>,
+        wanted: Option<&'w [bool]>,
         out: &mut Packer,
     ) -> Result<(), Fault> {
         let base = self.found.len();
@@ -106,31 +133,25 @@ impl<'w> Walk<'w> {
             own.sort_by_key(|found| found.field);
         }
         let end = self.found.len();
-        let is_wanted = |at: usize| wanted.is_none_or(|wanted| wanted.get(at) == Some(&true));
-        let is_written = |at: usize, field: &Field, found: &[Found]| {
-            is_wanted(at)
-                && (field.shape != Shape::Optional
-                    || found.first().is_some_and(|one| one.field == at))
-        };
         let mut count = 0;
+        let mut written = Written { always: &of.always, wanted };
         let mut rest = self.found.get(base..end).unwrap_or_default();
-        for (at, field) in of.fields.iter().enumerate() {
-            count += usize::from(is_written(at, field, rest));
-            rest = rest.get(run(rest, at)..).unwrap_or_default();
+        while let Some((_, found)) = written.next(rest) {
+            count += 1;
+            rest = rest.get(found..).unwrap_or_default();
         }
         out.map(count, |out| {
+            let mut written = Written { always: &of.always, wanted };
             let mut next = base;
-            for (at, field) in of.fields.iter().enumerate() {
+            loop {
                 let rest = self.found.get(next..end).unwrap_or_default();
-                let run = next..next + run(rest, at);
-                let is_written = is_written(at, field, rest);
+                let Some((at, found)) = written.next(rest) else { return Ok::<_, Fault>(()) };
+                let run = next..next + found;
                 next = run.end;
-                if is_written {
-                    out.packed(&field.packed_name);
-                    self.field(field, run, out)?;
-                }
+                let field = of.fields.get(at).ok_or(Fault::Malformed)?;
+                out.packed(&field.packed_name);
+                self.field(field, run, out)?;
             }
-            Ok::<_, Fault>(())
         })?;
         self.found.truncate(base);
         Ok(())
