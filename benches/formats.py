@@ -160,7 +160,7 @@ def paged(url: str, workload: Workload, row: Callable[[bytes], object]) -> pl.Da
                 rows.append(row(fields[b"data"]))
             start = f"({ids[-1]}"
     columns = pl.DataFrame(rows, schema=workload.schema, orient="row")
-    ids_and_times = pl.DataFrame({"_id": ids}).with_columns(
+    ids_and_times = pl.DataFrame({"_id": ids}, schema={"_id": pl.String}).with_columns(
         pl.col("_id").str.split("-").list.first().cast(pl.Int64).alias("_ts")
     )
     return pl.concat([ids_and_times, columns], how="horizontal")

@@ -123,10 +123,12 @@ class AvroSchema(PayloadSchema):
     schema : schema, mapping of int to schema, or callable, optional
         The schema that payloads are written by: JSON, what `json.loads` makes of it, or the path of
         a file that holds it. Where a header says which one it is, several: a mapping of their IDs,
-        or a function of an ID that gives its schema, such as one that asks a registry. It is
-        called from a thread of its own, and its answer is remembered; its error is that of the
-        payload, and it is asked again after ten seconds. With containers, which bring their schema
-        with them, it is the one that names the columns, and may be missing.
+        or a function of an ID that gives its schema, such as one that asks a registry; None says
+        that there is none, so that the payload does not fit. It is called from a thread of its own,
+        and its answer is remembered, None for ten seconds. What it raises ends the read with a
+        `SchemaError` and is that one's cause: nothing is read, acknowledged or moved to a dead
+        letter for a registry that is away. With containers, which bring their schema with them, it
+        is the one that names the columns, and may be missing.
     reader_schema : schema, optional
         The schema whose fields become columns, whatever schema a payload is written by: fields may
         have aliases, wider types, and defaults for what a payload lacks.
@@ -180,7 +182,7 @@ class AvroSchema(PayloadSchema):
         self,
         schema: AvroSchemaLike
         | Mapping[int, AvroSchemaLike]
-        | Callable[[int], AvroSchemaLike]
+        | Callable[[int], AvroSchemaLike | None]
         | None = None,
         *,
         reader_schema: AvroSchemaLike | None = None,
@@ -213,8 +215,9 @@ class AvroSchema(PayloadSchema):
         return f"AvroSchema(framing={self._own['framing']!r})"
 
 
-def _ask(lookup: Callable[[int], AvroSchemaLike], schema_id: int) -> str:
-    return _json(lookup(schema_id), f"the schema {schema_id}")
+def _ask(lookup: Callable[[int], AvroSchemaLike | None], schema_id: int) -> str | None:
+    found = lookup(schema_id)
+    return None if found is None else _json(found, f"the schema {schema_id}")
 
 
 def _id(given: object, parameter: str) -> int:

@@ -83,6 +83,21 @@ impl Notation for Packed {
     }
 }
 
+impl Packed {
+    /// The value that fills a place of what this crate has written.
+    #[inline]
+    pub(crate) fn value_within(document: &[u8], start: usize, end: usize) -> Value {
+        let mut cursor = Cursor { bytes: document.get(..end).unwrap_or_default(), at: start };
+        match cursor.head() {
+            Ok(Head { kind: kind @ (Kind::String { .. } | Kind::Bytes), .. }) => {
+                Value::new(kind, cursor.at, end)
+            }
+            Ok(Head { kind, .. }) => Value::new(kind, start, end),
+            Err(Malformed) => Value::new(Kind::Null, start, end),
+        }
+    }
+}
+
 /// What is neither text nor bytes, and has nothing inside.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scalar {

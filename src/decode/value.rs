@@ -32,7 +32,7 @@ pub(crate) struct Value {
 impl Value {
     /// No document of four gigabytes comes so far: a slot's length has 32 bits as well.
     #[inline(always)]
-    pub(super) fn new(kind: Kind, start: usize, end: usize) -> Self {
+    pub(crate) fn new(kind: Kind, start: usize, end: usize) -> Self {
         Value { kind, start: start as u32, end: end as u32 }
     }
 

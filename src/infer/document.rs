@@ -12,7 +12,7 @@ use crate::decode::value::{Kind, Notation, Value};
 use crate::decode::{Member, Names, split_payload};
 use crate::error::Result;
 use crate::payload::{Payload, PayloadFormat};
-use crate::payload_schema::{Packer, Wanted};
+use crate::payload_schema::{NotUnpacked, Packer, Wanted};
 use crate::schema::{NoColumn, StreamSchema};
 
 /// The keys of a payload's documents.
@@ -47,7 +47,8 @@ impl<'s> Document<'s> {
                 let mut packer = Packer::new(self.payload.max_bytes);
                 match schema.unpacker(Wanted::All).unpack(document, &mut packer) {
                     Ok(()) => self.look_at_members::<Packed>(packer.bytes()),
-                    Err(_) => Ok(()),
+                    Err(NotUnpacked::Misfit(_)) => Ok(()),
+                    Err(NotUnpacked::Failed(error)) => Err(error),
                 }
             }
         }

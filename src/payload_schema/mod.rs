@@ -8,13 +8,13 @@ mod packer;
 mod protobuf;
 
 use std::collections::HashSet;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Fields, TimeUnit};
 
 use crate::decode::Misfit;
-use crate::error::Result;
+use crate::error::{Error, Result};
 pub use avro::{AvroFraming, AvroLookup, AvroOptions};
 pub(crate) use packer::Packer;
 
@@ -51,7 +51,31 @@ pub(crate) trait Schema: Debug + Send + Sync {
 /// Turns payloads into MessagePack.
 pub(crate) trait Unpack: Debug + Send {
     /// Appends the map that a payload is. Where it fails, what has been appended is left out.
-    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), Misfit>;
+    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), NotUnpacked>;
+}
+
+/// Why a payload has not been read.
+#[derive(Debug)]
+pub(crate) enum NotUnpacked {
+    /// It does not follow its schema.
+    Misfit(Misfit),
+    /// Nobody could say what its schema is. It may be read another time.
+    Failed(Error),
+}
+
+impl fmt::Display for NotUnpacked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotUnpacked::Misfit(Misfit(why)) => f.write_str(why),
+            NotUnpacked::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl<M: Into<Misfit>> From<M> for NotUnpacked {
+    fn from(misfit: M) -> Self {
+        NotUnpacked::Misfit(misfit.into())
+    }
 }
 
 /// Turns MessagePack into payloads.

@@ -1,8 +1,11 @@
 //! MessagePack of what payloads turn out to be, within bounds.
 
-use crate::decode::DEEPEST;
-use crate::decode::Misfit;
+use crate::decode::packed::Packed;
+use crate::decode::value::{Kind, Value};
+use crate::decode::{DEEPEST, Member, Misfit};
 use crate::msgpack;
+
+const TEXT: Kind = Kind::String { escaped: false };
 
 /// MessagePack that is written within bounds. What is beyond them does not fit.
 #[derive(Debug)]
@@ -11,18 +14,21 @@ pub(crate) struct Packer {
     most: usize,
     /// In how many arrays and maps what is written is.
     depth: u32,
+    /// The names in the outermost map, and where each begins.
+    names: Vec<(usize, Value)>,
 }
 
 impl Packer {
     /// Refuses to write more bytes than `most`.
     pub(crate) fn new(most: usize) -> Self {
-        Packer { out: Vec::new(), most, depth: 0 }
+        Packer { out: Vec::new(), most, depth: 0, names: Vec::new() }
     }
 
     /// Begins anew.
     pub(crate) fn clear(&mut self) {
         self.out.clear();
         self.depth = 0;
+        self.names.clear();
     }
 
     /// How many bytes there may be.
@@ -40,8 +46,9 @@ impl Packer {
 
     /// Keeps no more memory than that.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
-        self.out.clear();
+        self.clear();
         self.out.shrink_to(bytes);
+        self.names.shrink_to(bytes / size_of::<(usize, Value)>());
     }
 
     pub(crate) fn null(&mut self) {
@@ -82,7 +89,29 @@ impl Packer {
         msgpack::pack_timestamp(seconds, nanos, &mut self.out);
     }
 
-    /// What is packed already, such as a name.
+    /// The name of the value that is written next.
+    #[inline]
+    pub(crate) fn name(&mut self, name: &PackedName) {
+        let begins = self.out.len();
+        self.out.extend_from_slice(&name.packed);
+        if self.depth == 1 {
+            let text = Value::new(TEXT, begins + name.header, self.out.len());
+            self.names.push((begins, text));
+        }
+    }
+
+    /// The members of the outermost map, whose names were all written by [`name`](Packer::name): it
+    /// need not be taken apart again.
+    pub(crate) fn members(&self) -> impl Iterator<Item = Member> {
+        let ends = self.names.iter().skip(1).map(|(begins, _)| *begins);
+        let ends = ends.chain([self.out.len()]);
+        self.names.iter().zip(ends).map(|((_, name), end)| {
+            let value = Packed::value_within(&self.out, name.start() + name.len(), end);
+            Member { key: Some(*name), value }
+        })
+    }
+
+    /// What is packed already.
     pub(crate) fn packed(&mut self, packed: &[u8]) {
         self.out.extend_from_slice(packed);
     }
@@ -101,15 +130,31 @@ impl Packer {
     }
 
     /// An array whose length is known only once its values are written: `values` returns it.
-    pub(crate) fn array_of_any_length(
+    pub(crate) fn array_of_any_length<E: From<Misfit>>(
         &mut self,
-        values: impl FnOnce(&mut Self) -> Result<usize, Misfit>,
-    ) -> Result<(), Misfit> {
+        values: impl FnOnce(&mut Self) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        self.of_any_length(msgpack::pack_array, values)
+    }
+
+    /// A map likewise.
+    pub(crate) fn map_of_any_length<E: From<Misfit>>(
+        &mut self,
+        members: impl FnOnce(&mut Self) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        self.of_any_length(msgpack::pack_map, members)
+    }
+
+    fn of_any_length<E: From<Misfit>>(
+        &mut self,
+        begin: impl FnOnce(usize, &mut Vec<u8>),
+        content: impl FnOnce(&mut Self) -> Result<usize, E>,
+    ) -> Result<(), E> {
         self.deeper()?;
         // The longest beginning, which is long enough for each.
         let start = self.out.len();
-        msgpack::pack_array(u32::MAX as usize, &mut self.out);
-        let len = values(self)?;
+        begin(u32::MAX as usize, &mut self.out);
+        let len = content(self)?;
         let len = u32::try_from(len).map_err(|_| self.too_large())?;
         if let Some(place) = self.out.get_mut(start + 1..start + 5) {
             place.copy_from_slice(&len.to_be_bytes());
@@ -154,9 +199,24 @@ impl Packer {
     }
 }
 
-/// A name, or another text that does not change, as it is written each time.
-pub(crate) fn packed_name(name: &str) -> Box<[u8]> {
+/// A member's name, as it is written each time.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedName {
+    packed: Box<[u8]>,
+    /// How many bytes of it come before the text.
+    header: usize,
+}
+
+impl PackedName {
+    pub(crate) fn new(name: &str) -> Self {
+        let packed = packed_text(name);
+        PackedName { header: packed.len() - name.len(), packed }
+    }
+}
+
+/// A text that does not change, as it is written each time.
+pub(crate) fn packed_text(text: &str) -> Box<[u8]> {
     let mut packed = Vec::new();
-    msgpack::pack_text(name.as_bytes(), &mut packed);
+    msgpack::pack_text(text.as_bytes(), &mut packed);
     packed.into()
 }

@@ -14,7 +14,9 @@ use tokio::task::block_in_place;
 
 use super::arrow::RecordBatch;
 use super::error::exception;
+use crate::client::panicked;
 use crate::decode::Batch;
+use crate::error::{Error, ErrorKind};
 use crate::payload::PayloadFormat;
 use crate::payload_schema::{AvroFraming, AvroLookup, AvroOptions, PayloadSchema};
 
@@ -80,6 +82,10 @@ impl Compiled {
     }
 }
 
+fn failed(why: &str) -> Error {
+    Error::new(ErrorKind::Schema, why)
+}
+
 /// What asks Python for the schema of an ID, on a thread of its own: there it may use redfloe too, which
 /// a thread that decodes may not.
 fn asking(lookup: Py<PyAny>) -> AvroLookup {
@@ -88,13 +94,14 @@ fn asking(lookup: Py<PyAny>) -> AvroLookup {
         let lookup = Arc::clone(&lookup);
         let asking = thread::Builder::new().name("redfloe-schema".to_owned()).spawn(move || {
             let asked = Python::try_attach(|py| {
-                let given = lookup.call1(py, (id,)).and_then(|given| given.extract::<String>(py));
-                given.map_err(|error| error.to_string())
+                let given = lookup.call1(py, (id,));
+                let given = given.and_then(|given| given.extract::<Option<String>>(py));
+                given.map_err(|error| failed(&error.to_string()).with_source(error))
             });
-            asked.unwrap_or_else(|| Err("the interpreter is about to exit".to_owned()))
+            asked.unwrap_or_else(|| Err(failed("the interpreter is about to exit")))
         });
-        let asking = asking.map_err(|error| error.to_string())?;
-        let answer = || asking.join().unwrap_or_else(|_| Err("asking for it failed".to_owned()));
+        let asking = asking.map_err(|error| failed(&error.to_string()))?;
+        let answer = || asking.join().unwrap_or_else(|_| Err(panicked()));
         match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
             // What else this thread of the process's runtime has to do goes on on another one.
             Ok(RuntimeFlavor::MultiThread) => block_in_place(answer),

@@ -15,7 +15,7 @@ use crate::decode::packed::Packed;
 use crate::decode::value::{Kind, Notation, Value};
 use crate::error::Result;
 use crate::payload::{Payload, PayloadFormat};
-use crate::payload_schema::{Packer, Unpack, Wanted};
+use crate::payload_schema::{NotUnpacked, Packer, Unpack, Wanted};
 use crate::schema::StreamSchema;
 
 /// A payload that is no document: its text, and why.
@@ -161,19 +161,26 @@ impl Tape {
             None | Some(PayloadFormat::Json) => self.read_document::<Json>(payload),
             Some(PayloadFormat::MessagePack) => self.read_document::<Packed>(payload),
             Some(PayloadFormat::Schema(_)) => match self.unpack(payload)? {
-                Some(payload) => self.read_document::<Packed>(payload),
+                Some(payload) if self.has_path() => self.read_document::<Packed>(payload),
+                Some(payload) => self.read_unpacked(payload),
                 None => Ok(()),
             },
         }
     }
 
+    fn has_path(&self) -> bool {
+        self.schema.payload.as_ref().is_some_and(|payload| !payload.path.is_empty())
+    }
+
     /// Puts in a payload's place what its schema makes of it. One that does not follow the schema is
     /// kept as it is, and does not fit.
     fn unpack(&mut self, payload: Slot) -> Result<Option<Slot>> {
-        let Documents { unpacking: Some((unpacker, packer)), nulls, .. } = &mut self.documents
+        let Documents { unpacking: Some((unpacker, packer)), nulls, members, .. } =
+            &mut self.documents
         else {
             return Ok(Some(payload));
         };
+        members.clear();
         let bytes = payload.of(&self.bytes);
         if nulls.is_null(bytes) {
             return Ok(Some(payload));
@@ -181,6 +188,7 @@ impl Tape {
         packer.clear();
         match unpacker.unpack(bytes, packer) {
             Ok(()) => {
+                members.extend(packer.members());
                 let packed = packer.bytes();
                 self.bytes.truncate(payload.start());
                 self.bytes.extend_from_slice(packed);
@@ -189,11 +197,12 @@ impl Tape {
                 self.add_inflated(grown);
                 self.slot(payload.start()).map(Some)
             }
-            Err(misfit) => {
+            Err(NotUnpacked::Misfit(misfit)) => {
                 self.documents.came = true;
                 self.documents.unreadable.push(Unreadable { slot: payload, misfit });
                 Ok(None)
             }
+            Err(NotUnpacked::Failed(error)) => Err(self.at_entry(error)),
         }
     }
 
@@ -236,6 +245,17 @@ impl Tape {
                 Ok(())
             }
         };
+        self.bytes = bytes;
+        self.documents.members = members;
+        read
+    }
+
+    /// What has just been unpacked, whose members are known.
+    fn read_unpacked(&mut self, payload: Slot) -> Result<()> {
+        let members = std::mem::take(&mut self.documents.members);
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.documents.came = true;
+        let read = self.keys::<Packed>(payload.start(), &members, &mut bytes);
         self.bytes = bytes;
         self.documents.members = members;
         read

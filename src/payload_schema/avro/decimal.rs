@@ -1,7 +1,6 @@
 //! Decimals: two's complement of any length, and its text.
 
 use super::logical::Digits;
-use crate::decode::Misfit;
 use crate::write::push_digits;
 
 /// Appends the text of a decimal's bytes, exactly.
@@ -9,10 +8,10 @@ pub(super) fn push_decimal_bytes(
     bytes: &[u8],
     digits: Digits,
     out: &mut Vec<u8>,
-) -> Result<(), Misfit> {
+) -> Option<()> {
     let bytes = shortest(bytes);
     if bytes.len() > digits.bytes().max(1) {
-        return Err(format!("has a decimal of more than {} digits", digits.precision).into());
+        return None;
     }
     let is_negative = bytes.first().is_some_and(|first| first & 0x80 != 0);
     let text = match bytes.len() <= 16 {
@@ -25,7 +24,7 @@ pub(super) fn push_decimal_bytes(
         false => long_digits(bytes, is_negative),
     };
     push_digits(is_negative, &text, digits.scale, out);
-    Ok(())
+    Some(())
 }
 
 /// The bytes without those at the front that only repeat the sign.

@@ -54,7 +54,7 @@ impl Logical {
                 (Kind::Fixed(..), None) if is == value::Kind::Bytes && content.len() == 16 => {
                     out.extend_from_slice(content);
                 }
-                (_, Some(text)) => push_bytes(text, out),
+                (_, Some(text)) if parse_uuid(text).is_some() => push_bytes(text, out),
                 _ => return Err(""),
             },
             _ => push_long(self.count(kind, scalar, text)?, out),

@@ -11,8 +11,8 @@ use super::canonical::fingerprint;
 use super::resolve::Plan;
 use super::schema::Parsed;
 use super::{AvroFraming, AvroLookup, AvroOptions};
-use crate::error::{Error, Result};
-use crate::payload_schema::Wanted;
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload_schema::{NotUnpacked, Wanted};
 
 /// The schemas of one `AvroOptions`.
 pub(super) struct Known {
@@ -36,7 +36,7 @@ enum Found {
     Not(Instant, String),
 }
 
-/// How long an error of a lookup is remembered: neither forever, nor is it asked for each payload.
+/// How long it is remembered that there is no schema: neither forever, nor is it asked for each payload.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// How many answers are remembered.
@@ -127,26 +127,34 @@ impl Known {
         self.named.get(&print)
     }
 
-    /// The schema of an ID; an error says why there is none.
-    pub(super) fn of_id(&self, id: u32) -> std::result::Result<Arc<Parsed>, String> {
-        let no_schema = |why: &str| format!("has the schema ID {id}, which is not known{why}");
+    /// The schema of an ID. There may be none, or none that has records.
+    pub(super) fn of_id(&self, id: u32) -> Result<Arc<Parsed>, NotUnpacked> {
+        let unknown = || format!("has the schema ID {id}, which is not known");
         if let Some(schema) = self.named.get(&id.into()) {
             return Ok(Arc::clone(schema));
         }
         let Some(lookup) = &self.lookup else {
-            return Err(no_schema(""));
+            return Err(unknown().into());
         };
         let remembered = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let known = remembered().get(&id).cloned();
         match known {
             Some(Found::Schema(schema)) => return Ok(schema),
-            Some(Found::Not(until, why)) if Instant::now() < until => return Err(why),
+            Some(Found::Not(until, why)) if Instant::now() < until => return Err(why.into()),
             _ => {}
         }
         // No lock is held while the lookup runs: it may wait for a thread that wants the lock.
-        let answer = lookup(id).map_err(|why| no_schema(&format!(": {why}"))).and_then(|text| {
-            document(&text).map_err(|why| format!("has the schema ID {id}, whose schema {why}"))
-        });
+        let answer = match lookup(id).map_err(|error| not_told(id, error))? {
+            None => Err(unknown()),
+            Some(text) => {
+                // What is no schema says that something answered in the registry's place.
+                let parsed = Parsed::parse(&text).map_err(|why| {
+                    let message = format!("the schema {why}");
+                    not_told(id, Error::new(ErrorKind::Schema, message))
+                })?;
+                records(parsed).map_err(|why| format!("has the schema ID {id}, whose schema {why}"))
+            }
+        };
         let mut found = remembered();
         if found.len() >= MOST_FOUND {
             found.clear();
@@ -156,7 +164,7 @@ impl Known {
             Err(why) => Found::Not(Instant::now() + REMEMBERED, why.clone()),
         };
         found.insert(id, kept);
-        answer
+        answer.map_err(NotUnpacked::from)
     }
 }
 
@@ -166,9 +174,19 @@ impl fmt::Debug for Known {
     }
 }
 
+/// The read fails: another time the payload may well be read.
+#[cold]
+fn not_told(id: u32, error: Error) -> NotUnpacked {
+    let what = format!("nobody could tell the Avro schema of the ID {id}");
+    NotUnpacked::Failed(error.reframed(ErrorKind::Schema, &what))
+}
+
 /// A schema whose data are documents.
-pub(super) fn document(text: &str) -> std::result::Result<Arc<Parsed>, String> {
-    let parsed = Parsed::parse(text)?;
+pub(super) fn document(text: &str) -> Result<Arc<Parsed>, String> {
+    records(Parsed::parse(text)?)
+}
+
+fn records(parsed: Parsed) -> Result<Arc<Parsed>, String> {
     match parsed.record() {
         Some(_) => Ok(Arc::new(parsed)),
         None => Err(format!(

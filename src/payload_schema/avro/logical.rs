@@ -138,8 +138,11 @@ impl Logical {
         scratch.clear();
         match self {
             Logical::Decimal(digits) => {
-                push_decimal_bytes(bytes, digits, scratch)?;
-                out.text(scratch);
+                // What has more digits does not fit its column, which takes no bytes.
+                match push_decimal_bytes(bytes, digits, scratch) {
+                    Some(()) => out.text(scratch),
+                    None => out.bytes_value(bytes),
+                }
             }
             Logical::Uuid => {
                 let bytes: [u8; 16] = bytes.try_into().map_err(|_| Malformed)?;

@@ -27,8 +27,9 @@ use known::Known;
 use pack::Writing;
 use reading::Reading;
 
-/// What tells the schema of an ID that is not known yet, as JSON; or why it cannot.
-pub type AvroLookup = Arc<dyn Fn(u32) -> std::result::Result<String, String> + Send + Sync>;
+/// What tells the schema of an ID that is not known yet, as JSON; or that there is none. Its error
+/// says why it cannot, such as that a registry does not answer, and is the read's.
+pub type AvroLookup = Arc<dyn Fn(u32) -> Result<Option<String>> + Send + Sync>;
 
 /// How an Avro payload says of which schema it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl AvroOptions {
     }
 
     /// What is asked for the schema of an ID that is not known, such as a client of a registry. Its
-    /// answer is remembered; an error is for some seconds.
+    /// answer is remembered; that there is none, for ten seconds.
     pub fn with_lookup(mut self, lookup: AvroLookup) -> Self {
         self.lookup = Some(lookup);
         self

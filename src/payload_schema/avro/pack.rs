@@ -10,7 +10,7 @@ use super::wire::{push_bytes, push_long};
 use crate::decode::packed::{Packed, Scalar};
 use crate::decode::value::{self, Notation, Value};
 use crate::payload::write_key;
-use crate::payload_schema::Pack;
+use crate::payload_schema::{NotUnpacked, Pack};
 
 /// Writes the payloads of one stream.
 #[derive(Debug)]
@@ -53,7 +53,10 @@ impl Writing {
                     known.schema_id.ok_or("Confluent's header needs the schema_id to write")?;
                 let schema = match &known.one {
                     Some(one) => Arc::clone(one),
-                    None => known.of_id(id).map_err(|why| format!("the header {why}"))?,
+                    None => known.of_id(id).map_err(|why| match why {
+                        NotUnpacked::Misfit(_) => format!("the header {why}"),
+                        NotUnpacked::Failed(_) => why.to_string(),
+                    })?,
                 };
                 Ok((schema, [&[0][..], &id.to_be_bytes()].concat()))
             }

@@ -9,7 +9,7 @@ use super::known::{Known, document};
 use super::resolve::Plan;
 use super::schema::Parsed;
 use crate::decode::Misfit;
-use crate::payload_schema::{Packer, Unpack, Wanted};
+use crate::payload_schema::{NotUnpacked, Packer, Unpack, Wanted};
 
 /// Reads the payloads of one stream.
 #[derive(Debug)]
@@ -32,12 +32,12 @@ const MOST: usize = 256;
 const LARGEST: usize = 1024 * 1024;
 
 impl Unpack for Reading {
-    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), Misfit> {
+    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), NotUnpacked> {
         let (name, datum) = match self.known.framing {
             AvroFraming::None => (0, payload),
             AvroFraming::SingleObject => single_object(payload)?,
             AvroFraming::Confluent => self.confluent(payload)?,
-            AvroFraming::Container => return self.container(payload, out),
+            AvroFraming::Container => return Ok(self.container(payload, out)?),
         };
         let plan = match &self.latest {
             Some((latest, plan)) if *latest == name => plan,
@@ -46,7 +46,7 @@ impl Unpack for Reading {
                 &self.latest.insert((name, plan)).1
             }
         };
-        plan.unpack(datum, &mut self.scratch, out)
+        Ok(plan.unpack(datum, &mut self.scratch, out)?)
     }
 }
 
@@ -108,7 +108,7 @@ impl Reading {
     }
 
     #[cold]
-    fn plan(&mut self, name: u64) -> Result<Arc<Plan>, Misfit> {
+    fn plan(&mut self, name: u64) -> Result<Arc<Plan>, NotUnpacked> {
         if let Some(plan) = self.plans.get(&name) {
             return Ok(Arc::clone(plan));
         }

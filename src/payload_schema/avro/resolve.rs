@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::logical::Logical;
 use super::schema::{Enum, Kind, Name, NodeId, Parsed, Record, simple};
 use crate::decode::DEEPEST;
-use crate::payload_schema::packer::packed_name;
+use crate::payload_schema::packer::{PackedName, packed_text};
 use crate::payload_schema::{Packer, Wanted};
 
 pub(super) type StepId = usize;
@@ -37,8 +37,8 @@ pub(super) enum Step {
         size: Option<usize>,
         logical: Option<Logical>,
     },
-    /// The symbols, packed; not those that the reader does not know.
-    Enum(Box<[Option<Box<[u8]>>]>),
+    /// What its symbols are read as, packed.
+    Enum(Box<[Box<[u8]>]>),
     /// Of items that take at least this number of bytes each.
     Array {
         item: StepId,
@@ -60,14 +60,14 @@ pub(super) struct RecordStep {
     pub(super) fields: Box<[FieldStep]>,
     /// How many members there are, with those that the writer lacks.
     pub(super) len: usize,
-    /// The names and values of those.
-    pub(super) defaults: Box<[u8]>,
+    /// The names and packed values of those.
+    pub(super) defaults: Box<[(PackedName, Box<[u8]>)]>,
 }
 
 #[derive(Debug)]
 pub(super) enum FieldStep {
-    /// The name, packed.
-    Take(Box<[u8]>, StepId),
+    /// By its name.
+    Take(PackedName, StepId),
     Skip(NodeId),
 }
 
@@ -213,13 +213,12 @@ impl<'s> Resolver<'s> {
             });
             fields.push(match target {
                 Some(target) if is_wanted(&target.name) => FieldStep::Take(
-                    packed_name(&target.name),
+                    PackedName::new(&target.name),
                     self.step(field.node, target.node, depth),
                 ),
                 _ => FieldStep::Skip(field.node),
             });
         }
-        let mut len = fields.iter().filter(|field| matches!(field, FieldStep::Take(..))).count();
         let mut defaults = Vec::new();
         let lacking = to.fields.iter().zip(given).filter(|(_, given)| !given);
         for (field, _) in lacking.filter(|(field, _)| is_wanted(&field.name)) {
@@ -229,10 +228,12 @@ impl<'s> Resolver<'s> {
                     "lacks the field {name} of the reader's {record}, which has no default"
                 ));
             };
-            defaults.extend_from_slice(&packed_name(&field.name));
-            self.reader.pack_default(field.node, default, &mut defaults)?;
-            len += 1;
+            let mut packed = Vec::new();
+            self.reader.pack_default(field.node, default, &mut packed)?;
+            defaults.push((PackedName::new(&field.name), packed.into()));
         }
+        let taken = fields.iter().filter(|field| matches!(field, FieldStep::Take(..))).count();
+        let len = taken + defaults.len();
         Ok(RecordStep { fields: fields.into(), len, defaults: defaults.into() })
     }
 
@@ -283,10 +284,12 @@ fn are_one(writer: &Name, reader: &Name) -> bool {
         || reader.aliases.iter().any(|alias| simple(alias) == writer.simple())
 }
 
-fn symbols(from: &Enum, to: &Enum) -> Box<[Option<Box<[u8]>>]> {
+/// What each of the writer's symbols is read as, packed. One that the reader lacks stays what it is,
+/// and does not fit the column of the reader's.
+fn symbols(from: &Enum, to: &Enum) -> Box<[Box<[u8]>]> {
     let default = to.default.and_then(|place| to.symbols.get(place));
     let known = |symbol: &String| to.symbols.iter().find(|one| *one == symbol).or(default);
-    from.symbols.iter().map(|symbol| known(symbol).map(|symbol| packed_name(symbol))).collect()
+    from.symbols.iter().map(|symbol| packed_text(known(symbol).unwrap_or(symbol))).collect()
 }
 
 impl Parsed {

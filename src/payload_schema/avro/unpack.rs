@@ -6,7 +6,7 @@ use super::wire::{Cursor, MALFORMED, Malformed};
 use crate::decode::Misfit;
 use crate::payload_schema::Packer;
 #[cfg(test)]
-use crate::payload_schema::packer::packed_name;
+use crate::payload_schema::packer::packed_text;
 
 impl Plan {
     /// Appends what a datum is. Nothing comes after it.
@@ -77,10 +77,9 @@ impl Unpacking<'_, '_> {
                     Some(logical) => logical.pack_bytes(bytes, self.scratch, out)?,
                 }
             }
-            Step::Enum(symbols) => match symbols.get(self.cursor.place()?).ok_or(Malformed)? {
-                Some(symbol) => out.packed(symbol),
-                None => return Err("has an enum's symbol that the reader's schema lacks".into()),
-            },
+            Step::Enum(symbols) => {
+                out.packed(symbols.get(self.cursor.place()?).ok_or(Malformed)?);
+            }
             Step::Union(branches) => {
                 let branch = branches.get(self.cursor.place()?).ok_or(Malformed)?;
                 self.value(*branch, out)?;
@@ -114,13 +113,16 @@ impl Unpacking<'_, '_> {
             for field in &record.fields {
                 match field {
                     FieldStep::Take(name, step) => {
-                        out.packed(name);
+                        out.name(name);
                         self.value(*step, out)?;
                     }
                     FieldStep::Skip(node) => self.cursor.skip(self.writer, *node, 0)?,
                 }
             }
-            out.packed(&record.defaults);
+            for (name, packed) in &record.defaults {
+                out.name(name);
+                out.packed(packed);
+            }
             Ok(())
         })
     }
@@ -154,5 +156,5 @@ const VALUE: &[u8] = b"\xa5value";
 #[cfg(test)]
 #[test]
 fn names_of_maps_are_packed() {
-    assert_eq!((KEY, VALUE), (&*packed_name("key"), &*packed_name("value")));
+    assert_eq!((KEY, VALUE), (&*packed_text("key"), &*packed_text("value")));
 }

@@ -10,7 +10,7 @@ use prost_reflect::{
 
 use crate::dtype::ENUM_METADATA;
 use crate::error::{Error, Result};
-use crate::payload_schema::packer::packed_name;
+use crate::payload_schema::packer::{PackedName, packed_text};
 
 /// All messages that a message may have in it; it is the first.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Message {
 #[derive(Debug)]
 pub(super) struct Field {
     pub(super) name: String,
-    pub(super) packed_name: Box<[u8]>,
+    pub(super) packed_name: PackedName,
     pub(super) number: u32,
     pub(super) shape: Shape,
     pub(super) kind: Kind,
@@ -169,7 +169,7 @@ impl Names {
             // Of several names of a number the first one is read.
             names.by_number.entry(value.number()).or_insert_with(|| {
                 names.in_order.push(value.name().to_owned());
-                packed_name(value.name())
+                packed_text(value.name())
             });
         }
         names
@@ -253,7 +253,7 @@ impl Planner {
             };
             fields.push(Field {
                 name: field.name().to_owned(),
-                packed_name: packed_name(field.name()),
+                packed_name: PackedName::new(field.name()),
                 number: field.number(),
                 shape,
                 kind,

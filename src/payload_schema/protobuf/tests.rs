@@ -103,7 +103,7 @@ const MOST: usize = 10_000;
 fn unpacked(schema: &PayloadSchema, payload: &[u8]) -> Result<String, String> {
     let mut packer = Packer::new(MOST);
     let unpacked = schema.unpacker(Wanted::All).unpack(payload, &mut packer);
-    unpacked.map_err(|misfit| misfit.0.into_owned())?;
+    unpacked.map_err(|why| why.to_string())?;
     let mut text = Vec::new();
     Packed::push_other(packer.bytes(), &mut text);
     Packed::split_object(packer.bytes(), |_, _| {}).unwrap();

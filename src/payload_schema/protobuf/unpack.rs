@@ -13,15 +13,22 @@ use super::values::{
     Fault, count, is_packable, is_packed, leaf, push_default, push_name, push_number, push_packed,
 };
 use super::wire::{Cursor, Malformed, Place, Raw};
-use crate::decode::Misfit;
-use crate::payload_schema::{Packer, Unpack, Wanted};
+use crate::payload_schema::{NotUnpacked, Packer, Unpack, Wanted};
 
 #[derive(Debug)]
 pub(super) struct Unpacker {
     plan: Arc<Plan>,
     /// Which of the first message's fields are wanted.
-    wanted: Vec<bool>,
+    wanted: Fields,
     found: Vec<Found>,
+}
+
+/// Fields of a message that are wanted.
+#[derive(Debug)]
+struct Fields {
+    has: Vec<bool>,
+    /// The places of those that are never null.
+    always: Vec<usize>,
 }
 
 /// A field of a message that is being read, by its place among all of them.
@@ -34,13 +41,16 @@ struct Found {
 impl Unpacker {
     pub(super) fn new(plan: Arc<Plan>, wanted: &Wanted) -> Self {
         let fields = plan.message(0).map(|root| root.fields.as_slice()).unwrap_or_default();
-        let wanted = fields.iter().map(|field| wanted.has(&field.name)).collect();
+        let has: Vec<bool> = fields.iter().map(|field| wanted.has(&field.name)).collect();
+        let always = plan.message(0).map(|root| root.always.as_slice()).unwrap_or_default();
+        let always = always.iter().copied().filter(|at| has.get(*at) == Some(&true)).collect();
+        let wanted = Fields { has, always };
         Unpacker { plan, wanted, found: Vec::new() }
     }
 }
 
 impl Unpack for Unpacker {
-    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), Misfit> {
+    fn unpack(&mut self, payload: &[u8], out: &mut Packer) -> Result<(), NotUnpacked> {
         // Places have 32 bits.
         let Ok(end) = u32::try_from(payload.len()) else {
             return Err("is more than four gigabytes".into());
@@ -53,7 +63,7 @@ impl Unpack for Unpacker {
         let whole = Pieces::One(Place { start: 0, end: end as usize });
         walk.message(root, whole, Some(&self.wanted), out).map_err(|fault| match fault {
             Fault::Malformed => format!("is not a message {}", root.name).into(),
-            Fault::Misfit(misfit) => misfit,
+            Fault::Misfit(misfit) => misfit.into(),
         })
     }
 }
@@ -75,26 +85,19 @@ struct Order {
 /// costs nothing that a message may have others.
 struct Written<'m> {
     always: &'m [usize],
-    wanted: Option<&'m [bool]>,
 }
 
 impl Written<'_> {
     /// The place of the next one, and how many at the beginning of `rest` are of it.
     fn next(&mut self, rest: &[Found]) -> Option<(usize, usize)> {
-        let is_wanted =
-            |at: &usize| self.wanted.is_none_or(|wanted| wanted.get(*at) == Some(&true));
-        while let Some((first, others)) = self.always.split_first()
-            && !is_wanted(first)
-        {
-            self.always = others;
+        match (self.always.split_first(), rest.first()) {
+            (Some((always, others)), found) if found.is_none_or(|one| one.field >= *always) => {
+                self.always = others;
+                Some((*always, run(rest, *always)))
+            }
+            (_, Some(found)) => Some((found.field, run(rest, found.field))),
+            (_, None) => None,
         }
-        let always = self.always.first().copied();
-        let found = rest.first().map(|found| found.field);
-        let at = always.into_iter().chain(found).min()?;
-        if always == Some(at) {
-            self.always = self.always.get(1..).unwrap_or_default();
-        }
-        Some((at, run(rest, at)))
     }
 }
 
@@ -109,7 +112,7 @@ impl<'w> Walk<'w> {
         &mut self,
         of: &'w Message,
         pieces: Pieces,
-        wanted: Option<&'w [bool]>,
+        wanted: Option<&'w Fields>,
         out: &mut Packer,
     ) -> Result<(), Fault> {
         let base = self.found.len();
@@ -133,23 +136,17 @@ impl<'w> Walk<'w> {
             own.sort_by_key(|found| found.field);
         }
         let end = self.found.len();
-        let mut count = 0;
-        let mut written = Written { always: &of.always, wanted };
-        let mut rest = self.found.get(base..end).unwrap_or_default();
-        while let Some((_, found)) = written.next(rest) {
-            count += 1;
-            rest = rest.get(found..).unwrap_or_default();
-        }
-        out.map(count, |out| {
-            let mut written = Written { always: &of.always, wanted };
-            let mut next = base;
+        let always = wanted.map_or(of.always.as_slice(), |wanted| &wanted.always);
+        out.map_of_any_length(|out| {
+            let mut written = Written { always };
+            let (mut count, mut next) = (0, base);
             loop {
                 let rest = self.found.get(next..end).unwrap_or_default();
-                let Some((at, found)) = written.next(rest) else { return Ok::<_, Fault>(()) };
+                let Some((at, found)) = written.next(rest) else { return Ok::<_, Fault>(count) };
                 let run = next..next + found;
-                next = run.end;
+                (count, next) = (count + 1, run.end);
                 let field = of.fields.get(at).ok_or(Fault::Malformed)?;
-                out.packed(&field.packed_name);
+                out.name(&field.packed_name);
                 self.field(field, run, out)?;
             }
         })?;
@@ -164,7 +161,7 @@ impl<'w> Walk<'w> {
         &mut self,
         of: &Message,
         place: Place,
-        wanted: Option<&[bool]>,
+        wanted: Option<&Fields>,
         order: &mut Order,
     ) -> Result<(), Malformed> {
         let mut cursor = Cursor::new(self.payload, place);
@@ -182,7 +179,7 @@ impl<'w> Walk<'w> {
                 }
                 Shape::Plain | Shape::Optional => raw.wire == field.kind.wire(),
             };
-            if !fits || wanted.is_some_and(|wanted| wanted.get(at) != Some(&true)) {
+            if !fits || wanted.is_some_and(|wanted| wanted.has.get(at) != Some(&true)) {
                 continue;
             }
             if field.shape == Shape::Repeated {

@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use super::super::canonical::{canonical, fingerprint};
 use super::super::schema::Parsed;
 use super::*;
+use crate::error::{Error, ErrorKind};
+use crate::payload_schema::NotUnpacked;
 
 /// Containers that fastavro 1.13.1 wrote, with one record and two, by each codec:
 ///
@@ -90,7 +92,7 @@ fn confluents_header_is_looked_up_or_checked_or_passed_over() {
     ] {
         let mut packer = Packer::new(1_000);
         let read = reading.unpack(&hex(payload), &mut packer);
-        let read = read.map(|()| json(packer.bytes())).map_err(|misfit| misfit.0.into_owned());
+        let read = read.map(|()| json(packer.bytes())).map_err(|why| why.to_string());
         assert_eq!(read, expected.map(str::to_owned).map_err(str::to_owned));
     }
 }
@@ -103,9 +105,11 @@ fn a_lookup_is_asked_once() {
         Arc::new(move |id| {
             asked.lock().unwrap().push(id);
             match id {
-                7 => Ok(NODE.to_owned()),
-                8 => Ok("{".to_owned()),
-                _ => Err("HTTP 404".to_owned()),
+                6 => Ok(Some(r#"["null", "long"]"#.to_owned())),
+                7 => Ok(Some(NODE.to_owned())),
+                8 => Ok(Some("<html>".to_owned())),
+                9 => Ok(None),
+                _ => Err(Error::invalid("HTTP 503")),
             }
         })
     };
@@ -114,11 +118,26 @@ fn a_lookup_is_asked_once() {
     for _ in 0..3 {
         assert!(unpacked(&schema, &hex("00 00000007 0200")).is_ok());
         let misfit = unpacked(&schema, &hex("00 00000009 0200")).unwrap_err();
-        assert_eq!(misfit, "has the schema ID 9, which is not known: HTTP 404");
-        let misfit = unpacked(&schema, &hex("00 00000008 0200")).unwrap_err();
-        assert!(misfit.starts_with("has the schema ID 8, whose schema is not JSON"), "{misfit}");
+        assert_eq!(misfit, "has the schema ID 9, which is not known");
+        let misfit = unpacked(&schema, &hex("00 00000006 0200")).unwrap_err();
+        assert!(misfit.starts_with("has the schema ID 6, whose schema is that of"), "{misfit}");
     }
-    assert_eq!(*asked.lock().unwrap(), [7, 9, 8]);
+    assert_eq!(*asked.lock().unwrap(), [7, 9, 6]);
+    // What could not be told is asked for again.
+    for (id, why) in [("08", "the schema is not JSON"), ("0a", "HTTP 503"), ("0a", "HTTP 503")] {
+        let payload = hex(&format!("00 000000{id} 0200"));
+        let mut packer = Packer::new(1_000);
+        let unpacked = schema.unpacker(Wanted::All).unpack(&payload, &mut packer);
+        let Err(NotUnpacked::Failed(error)) = unpacked else { panic!("{unpacked:?}") };
+        assert_eq!(error.kind(), ErrorKind::Schema);
+        let begin = format!("nobody could tell the Avro schema of the ID {}: {why}", id_of(id));
+        assert!(error.to_string().starts_with(&begin), "{error}");
+    }
+    assert_eq!(*asked.lock().unwrap(), [7, 9, 6, 8, 10, 10]);
+}
+
+fn id_of(hex: &str) -> u32 {
+    u32::from_str_radix(hex, 16).unwrap()
 }
 
 #[test]
@@ -155,7 +174,7 @@ fn a_container_brings_its_schema_with_it() {
 
 #[test]
 fn options_that_do_not_go_together_are_refused() {
-    let lookup: AvroLookup = Arc::new(|_| Err(String::new()));
+    let lookup: AvroLookup = Arc::new(|_| Ok(None));
     let several = || [(1, NODE.to_owned())];
     for (options, why) in [
         (AvroOptions::new(), "need a schema"),

@@ -65,7 +65,7 @@ fn empty_items_are_bounded_for_all_arrays_together() {
     // And what there is of them counts.
     let mut packer = Packer::new(10_000);
     let misfit = schema.unpacker(Wanted::All).unpack(&lists(2), &mut packer).unwrap_err();
-    assert!(misfit.0.starts_with("is more than payload_max_bytes=10000"), "{misfit:?}");
+    assert!(misfit.to_string().starts_with("is more than payload_max_bytes=10000"), "{misfit:?}");
     assert!(packer.bytes().len() < 20_000);
 }
 

@@ -98,7 +98,7 @@ fn unpacked_of(schema: &PayloadSchema, wanted: Wanted, payload: &[u8]) -> Result
         .unpacker(wanted)
         .unpack(payload, &mut packer)
         .map(|()| json(packer.bytes()))
-        .map_err(|misfit| misfit.0.into_owned())
+        .map_err(|why| why.to_string())
 }
 
 fn json(packed: &[u8]) -> String {
