@@ -278,7 +278,7 @@ def test_a_registry_that_is_away_spoils_nothing(
 
     by_id = AvroSchema(look_up, reader_schema=reading("a"), framing="confluent")
     options: dict[str, Any] = {"payload": "data", "payload_format": by_id, "on_error": "null"}
-    with pytest.raises(SchemaError, match="Avro schema of the ID 8.*no route") as raised:
+    with pytest.raises(SchemaError, match=r"of the ID 8: .*no route") as raised:
         read_stream(url, stream, **options)
     assert isinstance(raised.value.__cause__, ConnectionRefusedError)
     assert raised.value.entry_id == "2-0"
@@ -287,17 +287,17 @@ def test_a_registry_that_is_away_spoils_nothing(
     worker: dict[str, Any] = {"payload": "data", "payload_format": by_id, **DRAIN, **ME, **SHY}
     worker["dead_letter"] = f"{stream}-dead"
     rows: list[int] = []
-    with (
-        pytest.raises(SchemaError, match="no route"),
-        StreamConsumer(url, stream, **worker) as batches,
-    ):
-        for batch in batches:
-            rows += batch.frame["a"].to_list()
+
+    def work() -> None:
+        with StreamConsumer(url, stream, **worker) as batches:
+            for batch in batches:
+                rows.extend(batch.frame["a"].to_list())
+
+    with pytest.raises(SchemaError, match="no route"):
+        work()
     assert (rows, pending(client, stream)) == ([1], [2])
     is_away = False
-    with StreamConsumer(url, stream, **worker) as batches:
-        for batch in batches:
-            rows += batch.frame["a"].to_list()
+    work()
     assert (rows, client.exists(f"{stream}-dead")) == ([1, 1], 0)
 
 

@@ -300,7 +300,7 @@ class PayloadSchema:
     def avro(
         schema: str | None,
         schemas: Mapping[int, str],
-        lookup: Callable[[int], str] | None,
+        lookup: Callable[[int], str | None] | None,
         reader_schema: str | None,
         framing: str,
         schema_id: int | None,

@@ -220,3 +220,19 @@ pub(crate) fn packed_text(text: &str) -> Box<[u8]> {
     msgpack::pack_text(text.as_bytes(), &mut packed);
     packed.into()
 }
+
+#[cfg(test)]
+impl Packer {
+    /// The members are those that one finds who takes the map apart.
+    pub(crate) fn check_members(&self) {
+        use crate::decode::value::Notation;
+
+        let mut found = Vec::new();
+        Packed::split_object(&self.out, |key, value| {
+            found.push(Member { key: Some(key), value });
+        })
+        .unwrap();
+        let members: Vec<Member> = self.members().collect();
+        assert_eq!(format!("{members:?}"), format!("{found:?}"));
+    }
+}

@@ -4,11 +4,7 @@ use super::logical::Digits;
 use crate::write::push_digits;
 
 /// Appends the text of a decimal's bytes, exactly.
-pub(super) fn push_decimal_bytes(
-    bytes: &[u8],
-    digits: Digits,
-    out: &mut Vec<u8>,
-) -> Option<()> {
+pub(super) fn push_decimal_bytes(bytes: &[u8], digits: Digits, out: &mut Vec<u8>) -> Option<()> {
     let bytes = shortest(bytes);
     if bytes.len() > digits.bytes().max(1) {
         return None;

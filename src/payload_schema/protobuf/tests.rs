@@ -104,6 +104,7 @@ fn unpacked(schema: &PayloadSchema, payload: &[u8]) -> Result<String, String> {
     let mut packer = Packer::new(MOST);
     let unpacked = schema.unpacker(Wanted::All).unpack(payload, &mut packer);
     unpacked.map_err(|why| why.to_string())?;
+    packer.check_members();
     let mut text = Vec::new();
     Packed::push_other(packer.bytes(), &mut text);
     Packed::split_object(packer.bytes(), |_, _| {}).unwrap();
@@ -183,7 +184,7 @@ fn only_what_is_wanted_is_unpacked() {
     let wanted = Wanted::Only(["text".to_owned()].into());
     let payload = [&[0x08, 7][..], &delimited(2, b"x"), &delimited(7, &[0x08, 0x80])].concat();
     schema().unpacker(wanted).unpack(&payload, &mut packer).unwrap();
-    assert_eq!(packer.bytes(), b"\x81\xa4text\xa1x");
+    assert_eq!(packer.bytes(), b"\xdf\0\0\0\x01\xa4text\xa1x");
 }
 
 #[test]

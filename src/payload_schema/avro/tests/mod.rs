@@ -94,11 +94,9 @@ fn unpacked(schema: &PayloadSchema, payload: &[u8]) -> Result<String, String> {
 
 fn unpacked_of(schema: &PayloadSchema, wanted: Wanted, payload: &[u8]) -> Result<String, String> {
     let mut packer = Packer::new(100_000);
-    schema
-        .unpacker(wanted)
-        .unpack(payload, &mut packer)
-        .map(|()| json(packer.bytes()))
-        .map_err(|why| why.to_string())
+    schema.unpacker(wanted).unpack(payload, &mut packer).map_err(|why| why.to_string())?;
+    packer.check_members();
+    Ok(json(packer.bytes()))
 }
 
 fn json(packed: &[u8]) -> String {
