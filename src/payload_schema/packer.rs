@@ -111,6 +111,17 @@ impl Packer {
         })
     }
 
+    /// How far it is.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { out: self.out.len(), names: self.names.len() }
+    }
+
+    /// Forgets what has been written since, which was whole.
+    pub(crate) fn back_to(&mut self, mark: Mark) {
+        self.out.truncate(mark.out);
+        self.names.truncate(mark.names);
+    }
+
     /// What is packed already.
     pub(crate) fn packed(&mut self, packed: &[u8]) {
         self.out.extend_from_slice(packed);
@@ -197,6 +208,13 @@ impl Packer {
     fn too_large(&self) -> Misfit {
         format!("is more than payload_max_bytes={} once it is decoded", self.most).into()
     }
+}
+
+/// A place in what is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    out: usize,
+    names: usize,
 }
 
 /// A member's name, as it is written each time.

@@ -28,6 +28,8 @@ pub(super) struct Message {
     pub(super) always: Vec<usize>,
     by_name: HashMap<String, usize>,
     pub(super) has_oneofs: bool,
+    /// Each field has one value at most, and none is a message of the plan.
+    pub(super) is_flat: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,13 @@ pub(super) struct Field {
     pub(super) is_packed: bool,
     /// Of proto2, which has no message without it.
     pub(super) is_required: bool,
+}
+
+impl Field {
+    fn is_leaf(&self) -> bool {
+        matches!(self.shape, Shape::Plain | Shape::Optional)
+            && !matches!(self.kind, Kind::Message(_) | Kind::Group(_))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,7 +277,9 @@ impl Planner {
             fields.iter().enumerate().map(|(at, field)| (field.name.clone(), at)).collect();
         let always = fields.iter().enumerate().filter(|(_, field)| field.shape != Shape::Optional);
         let always = always.map(|(at, _)| at).collect();
-        Ok(Message { name: described.full_name().to_owned(), fields, always, by_name, has_oneofs })
+        let is_flat = !has_oneofs && fields.iter().all(Field::is_leaf);
+        let name = described.full_name().to_owned();
+        Ok(Message { name, fields, always, by_name, has_oneofs, is_flat })
     }
 
     fn kind(&mut self, field: &FieldDescriptor) -> Kind {

@@ -28,6 +28,10 @@ fn message(name: &str, fields: Vec<FieldDescriptorProto>) -> DescriptorProto {
 
 /// A message that has something of each kind, and itself.
 fn schema() -> PayloadSchema {
+    schema_of("t.All")
+}
+
+fn schema_of(name: &str) -> PayloadSchema {
     let one = Label::Optional;
     let many = Label::Repeated;
     let google = FileDescriptorProto {
@@ -74,6 +78,16 @@ fn schema() -> PayloadSchema {
         ],
     );
     all.nested_type = vec![entry];
+    let flat = message(
+        "Flat",
+        vec![
+            field("id", 1, one, Type::Int64, ""),
+            field("text", 2, one, Type::String, ""),
+            field("state", 5, one, Type::Enum, ".t.State"),
+            field("at", 9, one, Type::Message, ".google.protobuf.Timestamp"),
+            field("raw", 12, one, Type::Bytes, ""),
+        ],
+    );
     let value = |name: &str, number| EnumValueDescriptorProto {
         name: Some(name.to_owned()),
         number: Some(number),
@@ -89,12 +103,12 @@ fn schema() -> PayloadSchema {
         package: Some("t".to_owned()),
         syntax: Some("proto3".to_owned()),
         dependency: vec!["google.proto".to_owned()],
-        message_type: vec![all],
+        message_type: vec![all, flat],
         enum_type: vec![state],
         ..Default::default()
     };
     let set = FileDescriptorSet { file: vec![google, own] };
-    PayloadSchema::protobuf(&set.encode_to_vec(), "t.All").unwrap()
+    PayloadSchema::protobuf(&set.encode_to_vec(), name).unwrap()
 }
 
 const MOST: usize = 10_000;
@@ -185,6 +199,33 @@ fn only_what_is_wanted_is_unpacked() {
     let payload = [&[0x08, 7][..], &delimited(2, b"x"), &delimited(7, &[0x08, 0x80])].concat();
     schema().unpacker(wanted).unpack(&payload, &mut packer).unwrap();
     assert_eq!(packer.bytes(), b"\xdf\0\0\0\x01\xa4text\xa1x");
+}
+
+#[test]
+fn fields_of_a_flat_message_may_come_in_any_order() {
+    let schema = schema_of("t.Flat");
+    let text = |content: &[u8]| delimited(2, content);
+    let (seven, one) = ([0x08, 7], [0x28, 1]);
+    let expected = |id: u8, text: &str, state: &str| {
+        Ok(format!(r#"{{"id":{id},"text":"{text}","state":"{state}","raw":""}}"#))
+    };
+    for (payload, id, name, state) in [
+        (vec![], 0, "", "NONE"),
+        ([&seven[..], &text(b"x"), &one].concat(), 7, "x", "A_LONG_NAME_OF_A_STATE"),
+        ([&one[..], &text(b"x"), &seven].concat(), 7, "x", "A_LONG_NAME_OF_A_STATE"),
+        ([&text(b"x")[..], &text(b"y")].concat(), 0, "y", "NONE"),
+        ([&[0x08, 1], &seven[..], &text(b"y")].concat(), 7, "y", "NONE"),
+        // A field that nobody knows, and one that is written as another kind.
+        ([&seven[..], &[0x20, 9], &delimited(5, b"z"), &text(b"y")].concat(), 7, "y", "NONE"),
+    ] {
+        assert_eq!(unpacked(&schema, &payload), expected(id, name, state), "{payload:?}");
+    }
+    // A message in two pieces is one.
+    let at = [delimited(9, &[0x08, 2]), delimited(9, &[0x10, 5])].concat();
+    let read = unpacked(&schema, &at).unwrap();
+    assert!(read.contains(r#""at":"1970-01-01T00:00:02.000000005Z""#), "{read}");
+    let broken = [&one[..], &seven, &[0x12, 9]].concat();
+    assert_eq!(unpacked(&schema, &broken).unwrap_err(), "is not a message t.Flat");
 }
 
 #[test]

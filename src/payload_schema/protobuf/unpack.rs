@@ -115,6 +115,12 @@ impl<'w> Walk<'w> {
         wanted: Option<&'w Fields>,
         out: &mut Packer,
     ) -> Result<(), Fault> {
+        if let Pieces::One(place) = &pieces
+            && of.is_flat
+            && self.in_order(of, *place, wanted, out)?
+        {
+            return Ok(());
+        }
         let base = self.found.len();
         let mut order = Order { latest: 0, is_sorted: true };
         match pieces {
@@ -152,6 +158,63 @@ impl<'w> Walk<'w> {
         })?;
         self.found.truncate(base);
         Ok(())
+    }
+
+    /// Writes a flat message whose fields come by their numbers, each once, as writers have them: so
+    /// they need not be found first. Otherwise writes nothing, and says so.
+    fn in_order(
+        &mut self,
+        of: &'w Message,
+        place: Place,
+        wanted: Option<&Fields>,
+        out: &mut Packer,
+    ) -> Result<bool, Fault> {
+        let before = out.mark();
+        let mut cursor = Cursor::new(self.payload, place);
+        let always = wanted.map_or(of.always.as_slice(), |wanted| &wanted.always);
+        let mut always = always.iter().copied().peekable();
+        let mut is_in_order = true;
+        out.map_of_any_length(|out| {
+            // What comes before the field of `next` has been written.
+            let (mut count, mut next) = (0, 0);
+            let absent = |at: usize, out: &mut Packer| {
+                let field = of.fields.get(at).ok_or(Fault::Malformed)?;
+                out.name(&field.packed_name);
+                push_default(&field.kind, out)
+            };
+            while !cursor.is_at_end() {
+                let (number, raw) = cursor.field()?;
+                let Some(at) = of.find(number, next) else { continue };
+                let Some(field) = of.fields.get(at) else { continue };
+                if raw.wire != field.kind.wire()
+                    || wanted.is_some_and(|wanted| wanted.has.get(at) != Some(&true))
+                {
+                    continue;
+                }
+                if at < next {
+                    is_in_order = false;
+                    return Ok(count);
+                }
+                next = at + 1;
+                while let Some(earlier) = always.next_if(|earlier| *earlier < at) {
+                    absent(earlier, out)?;
+                    count += 1;
+                }
+                always.next_if_eq(&at);
+                out.name(&field.packed_name);
+                self.value(&field.kind, raw, out)?;
+                count += 1;
+            }
+            for later in always {
+                absent(later, out)?;
+                count += 1;
+            }
+            Ok::<_, Fault>(count)
+        })?;
+        if !is_in_order {
+            out.back_to(before);
+        }
+        Ok(is_in_order)
     }
 
     /// Finds the fields in a piece of a message. One that is written as another kind is one that
