@@ -1,6 +1,6 @@
 //! What expressions are told: checked when one is made, and written down as a text.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use arrow_schema::Field;
 use arrow_schema::ffi::FFI_ArrowSchema;
@@ -22,7 +22,8 @@ pub(crate) struct Decode {
     fields: Vec<Field>,
     payload: PayloadOptions,
     null_values: Vec<String>,
-    null_values_by_field: HashMap<String, Vec<String>>,
+    /// In order, for equal expressions to be known as such.
+    null_values_by_field: BTreeMap<String, Vec<String>>,
     on_error: String,
     rescue_column: Option<String>,
 }
@@ -103,7 +104,7 @@ impl Decode {
     pub(crate) fn schema(&self, name: &str) -> Result<StreamSchema> {
         let null_values = NullValues {
             all: self.null_values.clone(),
-            by_field: self.null_values_by_field.clone(),
+            by_field: self.null_values_by_field.clone().into_iter().collect(),
         };
         Ok(StreamSchema::closed(self.fields.iter().cloned())
             .with_payload(Some(self.payload.payload(name)?))
@@ -178,7 +179,7 @@ pub(crate) fn decode_options(
     path: Option<String>,
     positions: Vec<String>,
     null_values: Vec<String>,
-    null_values_by_field: HashMap<String, Vec<String>>,
+    null_values_by_field: BTreeMap<String, Vec<String>>,
     on_error: String,
     rescue_column: Option<String>,
 ) -> PyResult<String> {

@@ -110,6 +110,13 @@ def test_null_values_hold() -> None:
     assert got == [{"sku": "-", "qty": None}, {"sku": None, "qty": 1}]
 
 
+def test_equal_expressions_are_equal() -> None:
+    names = "abcdefgh"
+    dtype, nulls = dict.fromkeys(names, pl.Int64), dict.fromkeys(names, "-")
+    one, other = (rfx.decode("data", "json", dtype, null_values=nulls) for _ in range(2))
+    assert one.meta.eq(other)
+
+
 def test_a_bomb_is_a_misfit() -> None:
     bomb = pl.DataFrame({"data": [gzip.compress(b" " * 1_000_000 + b"{}")]})
     options: Any = {"payload_compression": "gzip", "payload_max_bytes": 100_000}
