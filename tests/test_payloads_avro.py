@@ -211,6 +211,33 @@ def test_rows_go_round(
     assert [from_avro(one, schema) for one in documents(client, f"{stream}-2")] == rows
 
 
+def test_one_value_that_does_not_fit_spoils_no_other(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    def record(symbols: list[str], price: object) -> dict[str, Any]:
+        kinds = {"n": "int", "e": {"type": "enum", "name": "E", "symbols": symbols}, "p": price}
+        fields = [{"name": name, "type": kind} for name, kind in kinds.items()]
+        return {"type": "record", "name": "R", "fields": fields}
+
+    price = logical("bytes", "decimal", precision=4, scale=2)
+    writer = record(["A", "B"], "bytes")
+    # The last price is the text of a decimal, and as a number has more digits than it may have.
+    rows = [("A", b"\x04\xe2"), ("B", b"\x04\xe2"), ("A", b"12.5")]
+    payloads = [
+        to_avro({"n": n, "e": symbol, "p": raw}, writer) for n, (symbol, raw) in enumerate(rows)
+    ]
+    put(client, stream, *payloads)
+    schema = AvroSchema(record(["A", "B"], price), reader_schema=record(["A"], price))
+    options: dict[str, Any] = {"payload": "data", "payload_format": schema, **BARE}
+    df = read_stream(any_server.url, stream, **options, on_error="null")
+    price_of_a = Decimal("12.50")
+    assert df.rows() == [(0, "A", price_of_a), (1, None, price_of_a), (2, "A", None)]
+    for first, column in (("2-0", "e"), ("3-0", "p")):
+        with pytest.raises(DecodeError) as raised:
+            read_stream(any_server.url, stream, start_id=first, **options)
+        assert (raised.value.entry_id, raised.value.field) == (first, column)
+
+
 # Framings
 
 

@@ -126,9 +126,9 @@ class AvroSchema(PayloadSchema):
         or a function of an ID that gives its schema, such as one that asks a registry; None says
         that there is none, so that the payload does not fit. It is called from a thread of its own,
         and its answer is remembered, None for ten seconds. What it raises ends the read with a
-        `SchemaError` and is that one's cause: nothing is read, acknowledged or moved to a dead
-        letter for a registry that is away. With containers, which bring their schema with them, it
-        is the one that names the columns, and may be missing.
+        `SchemaError`, whose cause it is: the payload's entry is neither acknowledged nor moved to a
+        dead letter, and can be read once the registry is back. With containers, which bring their
+        schema with them, it is the one that names the columns, and may be missing.
     reader_schema : schema, optional
         The schema whose fields become columns, whatever schema a payload is written by: fields may
         have aliases, wider types, and defaults for what a payload lacks.

@@ -100,8 +100,8 @@ impl Packer {
         }
     }
 
-    /// The members of the outermost map, whose names were all written by [`name`](Packer::name): it
-    /// need not be taken apart again.
+    /// The members of the outermost map, whose names were all written by [`name`](Packer::name). Saves
+    /// the reader from parsing the map that has just been written.
     pub(crate) fn members(&self) -> impl Iterator<Item = Member> {
         let ends = self.names.iter().skip(1).map(|(begins, _)| *begins);
         let ends = ends.chain([self.out.len()]);

@@ -161,8 +161,7 @@ impl Tape {
             None | Some(PayloadFormat::Json) => self.read_document::<Json>(payload),
             Some(PayloadFormat::MessagePack) => self.read_document::<Packed>(payload),
             Some(PayloadFormat::Schema(_)) => match self.unpack(payload)? {
-                Some(payload) if self.has_path() => self.read_document::<Packed>(payload),
-                Some(payload) => self.read_unpacked(payload),
+                Some(payload) => self.read_members::<Packed>(payload, !self.has_path()),
                 None => Ok(()),
             },
         }
@@ -233,29 +232,30 @@ impl Tape {
     }
 
     fn read_document<N: Notation>(&mut self, payload: Slot) -> Result<()> {
+        self.read_members::<N>(payload, false)
+    }
+
+    /// Reads the members of a document, which may be known since it was unpacked.
+    #[inline]
+    fn read_members<N: Notation>(&mut self, payload: Slot, are_known: bool) -> Result<()> {
         let mut members = std::mem::take(&mut self.documents.members);
         // Its texts are looked at while the tape changes.
         let mut bytes = std::mem::take(&mut self.bytes);
-        members.clear();
         self.documents.came = true;
-        let read = match self.split::<N>(payload.of(&bytes), &mut members) {
+        let split = match are_known {
+            true => Ok(0),
+            false => {
+                members.clear();
+                self.split::<N>(payload.of(&bytes), &mut members)
+            }
+        };
+        let read = match split {
             Ok(at) => self.keys::<N>(payload.start() + at, &members, &mut bytes),
             Err(misfit) => {
                 self.documents.unreadable.push(Unreadable { slot: payload, misfit });
                 Ok(())
             }
         };
-        self.bytes = bytes;
-        self.documents.members = members;
-        read
-    }
-
-    /// What has just been unpacked, whose members are known.
-    fn read_unpacked(&mut self, payload: Slot) -> Result<()> {
-        let members = std::mem::take(&mut self.documents.members);
-        let mut bytes = std::mem::take(&mut self.bytes);
-        self.documents.came = true;
-        let read = self.keys::<Packed>(payload.start(), &members, &mut bytes);
         self.bytes = bytes;
         self.documents.members = members;
         read

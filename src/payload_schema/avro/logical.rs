@@ -138,11 +138,13 @@ impl Logical {
         scratch.clear();
         match self {
             Logical::Decimal(digits) => {
-                // What has more digits does not fit its column, which takes no bytes.
-                match push_decimal_bytes(bytes, digits, scratch) {
-                    Some(()) => out.text(scratch),
-                    None => out.bytes_value(bytes),
+                // What has more digits becomes a text that is no decimal, since the bytes themselves
+                // may look like one. Its column refuses it.
+                if push_decimal_bytes(bytes, digits, scratch).is_none() {
+                    scratch.extend_from_slice(b"0x");
+                    push_hex(bytes, scratch);
                 }
+                out.text(scratch);
             }
             Logical::Uuid => {
                 let bytes: [u8; 16] = bytes.try_into().map_err(|_| Malformed)?;
@@ -162,6 +164,12 @@ pub(super) fn nanoseconds(unit: TimeUnit) -> i64 {
         TimeUnit::Microsecond => 1_000,
         TimeUnit::Nanosecond => 1,
     }
+}
+
+fn push_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    out.extend(digits.filter_map(|digit| DIGITS.get(usize::from(digit))));
 }
 
 fn nanoseconds_in_day() -> i64 {

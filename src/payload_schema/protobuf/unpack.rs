@@ -160,8 +160,8 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// Writes a flat message whose fields come by their numbers, each once, as writers have them: so
-    /// they need not be found first. Otherwise writes nothing, and says so.
+    /// Writes a flat message in one pass, if its fields are in the order of their numbers and none is
+    /// repeated, as in what nearly all writers make. Otherwise writes nothing, and returns false.
     fn in_order(
         &mut self,
         of: &'w Message,

@@ -124,20 +124,16 @@ fn a_lookup_is_asked_once() {
     }
     assert_eq!(*asked.lock().unwrap(), [7, 9, 6]);
     // What could not be told is asked for again.
-    for (id, why) in [("08", "the schema is not JSON"), ("0a", "HTTP 503"), ("0a", "HTTP 503")] {
-        let payload = hex(&format!("00 000000{id} 0200"));
+    for (id, why) in [(8, "the schema is not JSON"), (10, "HTTP 503"), (10, "HTTP 503")] {
+        let payload = hex(&format!("00 {id:08x} 0200"));
         let mut packer = Packer::new(1_000);
         let unpacked = schema.unpacker(Wanted::All).unpack(&payload, &mut packer);
         let Err(NotUnpacked::Failed(error)) = unpacked else { panic!("{unpacked:?}") };
         assert_eq!(error.kind(), ErrorKind::Schema);
-        let begin = format!("nobody could tell the Avro schema of the ID {}: {why}", id_of(id));
+        let begin = format!("nobody could tell the Avro schema of the ID {id}: {why}");
         assert!(error.to_string().starts_with(&begin), "{error}");
     }
     assert_eq!(*asked.lock().unwrap(), [7, 9, 6, 8, 10, 10]);
-}
-
-fn id_of(hex: &str) -> u32 {
-    u32::from_str_radix(hex, 16).unwrap()
 }
 
 #[test]

@@ -76,6 +76,7 @@ fn what_does_not_fit_is_named_by_its_path() {
         r#"{"type": "fixed", "name": "F", "size": 2, "logicalType": "decimal", "precision": 4}"#;
     let millis = r#"{"type": "long", "logicalType": "timestamp-millis"}"#;
     let mood = r#"{"type": "enum", "name": "Mood", "symbols": ["SAD", "HAPPY"]}"#;
+    let uuid = r#"{"type": "string", "logicalType": "uuid"}"#;
     let list = r#"{"type": "array", "items": {"type": "map", "values": "int"}}"#;
     let nested = one(|out| {
         msgpack::pack_array(2, out);
@@ -93,6 +94,7 @@ fn what_does_not_fit_is_named_by_its_path() {
         (r#""boolean""#, number(1), "$.x is 1, and must be boolean"),
         (r#"["null", "int"]"#, text("a"), "$.x is \"a\", and must be int"),
         (r#"["int", "boolean"]"#, text("a"), "$.x is \"a\", and must be union of int, boolean"),
+        (uuid, text("nope"), "$.x is \"nope\", and must be uuid"),
         (mood, text("ANGRY"), "$.x is \"ANGRY\", and must be one of SAD, HAPPY"),
         (r#"{"type": "fixed", "name": "F", "size": 3}"#, text("ab"), "and must be 3 bytes"),
         (decimal, text("1.234"), "and must be decimal of no more digits and decimal places"),

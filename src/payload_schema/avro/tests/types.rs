@@ -138,9 +138,11 @@ fn logical_types_mean_what_the_specification_says() {
         assert_eq!(one(of, datum), (expected.to_owned(), data_type), "{of}");
     }
     let decimal = r#"{"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}"#;
-    // The bytes, which fit no decimal.
-    let read = unpacked(&bare(&with_field(decimal)), &hex("0801000000"));
-    assert_eq!(read.as_deref(), Ok(r#"{"x":"AQAAAA=="}"#));
+    // More digits than it may have: no decimal, even where the bytes are the text of one, "12.5".
+    for (datum, expected) in [("0801000000", "0x01000000"), ("0831322e35", "0x31322e35")] {
+        let read = unpacked(&bare(&with_field(decimal)), &hex(datum));
+        assert_eq!(read, Ok(format!(r#"{{"x":"{expected}"}}"#)));
+    }
 }
 
 #[test]
