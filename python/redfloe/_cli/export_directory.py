@@ -36,6 +36,9 @@ class ExportState:
     format: str
     partition_by: list[str]
     payload: str | None
+    #: Without the files of schemas, which may move and grow.
+    payload_format: str = "json"
+    payload_compression: str | None = None
     start: str = "-"
     text: bool = False
     id_column: str = "_id"
@@ -98,7 +101,8 @@ class ExportDirectory:
             return export
         state = ExportState(**json.loads((own / "state.json").read_text()))
         for name in (
-            *("stream", "format", "partition_by", "payload", "start", "text"),
+            *("stream", "format", "partition_by", "start", "text"),
+            *("payload", "payload_format", "payload_compression"),
             *("id_column", "timestamp_column"),
         ):
             there, given = getattr(state, name), getattr(wanted, name)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from redfloe import RedisConnection
+    from redfloe._cli.payloads import Payloads
 
 
 class Name(bytes):
@@ -124,15 +125,6 @@ Start = Annotated[
     ),
 ]
 End = Annotated[str, typer.Option("--end", help="The last ID, or a time.", callback=bound)]
-Payload = Annotated[
-    str | None,
-    typer.Option(
-        "--payload",
-        metavar="FIELD",
-        help="The field that holds a JSON document, whose keys become columns.",
-        show_default=False,
-    ),
-]
 IdColumn = Annotated[
     str,
     typer.Option(
@@ -222,7 +214,7 @@ class Names:
 
 
 def columns(
-    payload: str | None, *, rows: int | None, text: bool, names: Names | None = None
+    payloads: Payloads, *, rows: int | None, text: bool, names: Names | None = None
 ) -> dict[str, Any]:
     """Give the options of a read whose rows are shown, with their times.
 
@@ -239,7 +231,7 @@ def columns(
         "infer_schema": not text,
         "infer_schema_length": 1_000 if rows is None else max(100, 2 * rows + 2),
         "timestamp_dtype": pl.Datetime,
-        "payload": payload,
+        **payloads.options,
     }
     if rows is None:
         return options

@@ -13,7 +13,6 @@ from redfloe._cli.options import (
     Json,
     MaxColumns,
     Names,
-    Payload,
     RescueColumn,
     Start,
     Text,
@@ -24,6 +23,7 @@ from redfloe._cli.options import (
     several,
 )
 from redfloe._cli.output import say
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 from redfloe._words import counted
 
 
@@ -101,6 +101,8 @@ def archive(
     ] = DataLoss.refuse,
     start: Start = "-",
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     text: Text = False,
     id_column: IdColumn = "_id",
     timestamp_column: TimestampColumn = "_ts",
@@ -130,7 +132,7 @@ def archive(
     """
     import redfloe
 
-    server = connect(url)
+    server, payloads = connect(url), Payloads(payload, payload_format, payload_compression)
     if until is not None:  # others wait for it
         for stream in streams:
             check_exists(server, stream)
@@ -155,7 +157,7 @@ def archive(
         storage_options=_options(storage_option or []),
         infer_schema=not text,
         infer_schema_length=10_000,
-        payload=payload,
+        **payloads.options,
         rescue_column=None if strict else rescue_column,
         **options,
     )

@@ -13,7 +13,6 @@ from redfloe._cli.options import (
     Letters,
     MaxColumns,
     Names,
-    Payload,
     RescueColumn,
     Start,
     Text,
@@ -25,6 +24,7 @@ from redfloe._cli.options import (
     connect,
 )
 from redfloe._cli.output import confirm, print_frame, print_json, say
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 from redfloe._words import counted
 
 app = typer.Typer(help="Look at dead letters, and replay them.", no_args_is_help=True)
@@ -37,6 +37,8 @@ def list_(
     start: Start = "-",
     end: End = "+",
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     text: Text = False,
     id_column: IdColumn = "_id",
     timestamp_column: TimestampColumn = "_ts",
@@ -50,6 +52,7 @@ def list_(
 
     server = connect(url)
     names = Names(id_column, timestamp_column, rescue_column, max_columns)
+    payloads = Payloads(payload, payload_format, payload_compression)
     check_exists(server, dead_letter)
     frame = redfloe.read_dead_letters(
         server,
@@ -58,7 +61,7 @@ def list_(
         start,
         end,
         count,
-        **columns(payload, rows=count, text=text, names=names),
+        **columns(payloads, rows=count, text=text, names=names),
     )
     frame = names.without_empty(frame)
     if json:

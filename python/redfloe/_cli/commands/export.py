@@ -19,7 +19,6 @@ from redfloe._cli.options import (
     Json,
     MaxColumns,
     Names,
-    Payload,
     RescueColumn,
     Start,
     Stream,
@@ -30,6 +29,7 @@ from redfloe._cli.options import (
     connect,
 )
 from redfloe._cli.output import say
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 from redfloe._words import counted
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def export(
     start: Start = "-",
     end: End = "+",
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     text: Text = False,
     id_column: IdColumn = "_id",
     timestamp_column: TimestampColumn = "_ts",
@@ -102,7 +104,7 @@ def export(
         stream,
         start,
         end,
-        payload=payload,
+        payloads=Payloads(payload, payload_format, payload_compression),
         text=text,
         names=Names(id_column, timestamp_column, rescue_column, max_columns),
         strict=strict,
@@ -129,7 +131,7 @@ class Source:
     stream: str
     start: str
     end: str
-    payload: str | None
+    payloads: Payloads
     text: bool
     names: Names
     strict: bool
@@ -145,10 +147,13 @@ class Source:
             self.server,
             self.stream,
             infer_schema_length=10_000,
-            payload=self.payload,
+            **self.payloads.options,
             max_columns=self.names.max_columns,
         )
-        return pl.Schema(dict.fromkeys(schema, pl.String())) if self.text else schema
+        if not self.text:
+            return schema
+        told = self.payloads.schema
+        return pl.Schema({name: told.get(name, pl.String()) for name in schema})
 
     @property
     def options(self) -> dict[str, Any]:
@@ -157,7 +162,7 @@ class Source:
 
         return {
             "timestamp_dtype": pl.Datetime,
-            "payload": self.payload,
+            **self.payloads.options,
             "on_error": "raise" if self.strict else "null",
             "rescue_column": None if self.strict else self.names.rescued,
             **self.names.options,
@@ -272,7 +277,9 @@ def to_directory(
         str(source.stream),
         kind.value,
         partition_by,
-        source.payload,
+        source.payloads.field,
+        payload_format=source.payloads.kind,
+        payload_compression=source.payloads.options.get("payload_compression"),
         start=source.start,
         text=source.text,
         id_column=source.names.id,

@@ -12,7 +12,6 @@ from redfloe._cli.options import (
     Json,
     MaxColumns,
     Names,
-    Payload,
     RescueColumn,
     Start,
     Stream,
@@ -24,6 +23,7 @@ from redfloe._cli.options import (
     existing,
 )
 from redfloe._cli.output import print_frame, print_json
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 
 
 def head(
@@ -32,6 +32,8 @@ def head(
     start: Start = "-",
     end: End = "+",
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     text: Text = False,
     id_column: IdColumn = "_id",
     timestamp_column: TimestampColumn = "_ts",
@@ -44,6 +46,7 @@ def head(
     import redfloe
 
     names = Names(id_column, timestamp_column, rescue_column, max_columns)
+    payloads = Payloads(payload, payload_format, payload_compression)
     with existing(stream):
         frame = redfloe.read_stream(
             connect(url),
@@ -52,7 +55,7 @@ def head(
             end_id=end,
             count=count,
             must_exist=True,
-            **columns(payload, rows=count, text=text, names=names),
+            **columns(payloads, rows=count, text=text, names=names),
         )
     frame = names.without_empty(frame)
     print_json(frame) if json else print_frame(frame)

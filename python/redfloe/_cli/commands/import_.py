@@ -12,6 +12,7 @@ import typer
 from redfloe._cli.formats import Format, format_of
 from redfloe._cli.options import Json, Stream, Url, connect
 from redfloe._cli.output import printable, say
+from redfloe._cli.payloads import PayloadCompression, PayloadFormat, Payloads
 from redfloe._words import counted
 
 
@@ -39,8 +40,10 @@ def import_(
     ] = None,
     payload: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="Write a row as one JSON document into this field."),
+        typer.Option(metavar="FIELD", help="Write a row as one document into this field."),
     ] = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     skip: Annotated[
         int, typer.Option(min=0, help="Leave out this many rows, which are in the stream already.")
     ] = 0,
@@ -59,6 +62,7 @@ def import_(
     from redfloe._cli.sources import STDIN, exported_fields, scan, with_times
     from redfloe._progress import Bar
 
+    payloads = Payloads(payload, payload_format, payload_compression)
     kind = format or _format(path)
     server, source = connect(url), "standard input" if path == STDIN else path
     given = scan(path, kind, typed=payload is not None)
@@ -85,7 +89,7 @@ def import_(
                 timestamp_column=timestamp_column,
                 id_column=id_column,
                 maxlen=maxlen,
-                payload=payload,
+                **payloads.options,
                 on_empty_row="skip",
                 progress=count,
             )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redfloe._cli.options import Json, MaxColumns, Payload, Stream, Url, connect, existing
+from redfloe._cli.options import Json, MaxColumns, Stream, Url, connect, existing
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,6 +22,8 @@ def schema(
     ] = 100,
     every: Annotated[bool, typer.Option("--all", help="Look at all entries.")] = False,
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     max_columns: MaxColumns = 5_000,
     url: Url = None,
     json: Json = False,
@@ -33,7 +36,7 @@ def schema(
             connect(url),
             stream,
             infer_schema_length=None if every else sample,
-            payload=payload,
+            **Payloads(payload, payload_format, payload_compression).options,
             max_columns=max_columns,
             must_exist=True,
         )

@@ -16,7 +16,6 @@ from redfloe._cli.options import (
     Json,
     MaxColumns,
     Names,
-    Payload,
     Text,
     TimestampColumn,
     Url,
@@ -24,6 +23,7 @@ from redfloe._cli.options import (
     connect,
 )
 from redfloe._cli.output import print_frame, print_json, say
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,8 @@ def sql(
         str, typer.Argument(help="The query. A stream's key is a table.", show_default=False)
     ],
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     text: Text = False,
     id_column: IdColumn = "_id",
     timestamp_column: TimestampColumn = "_ts",
@@ -61,6 +63,7 @@ def sql(
 
     server = connect(url)
     names = Names(id_column, timestamp_column, max_columns=max_columns)
+    payloads = Payloads(payload, payload_format, payload_compression)
 
     def is_stream(name: str) -> bool:
         try:
@@ -73,7 +76,7 @@ def sql(
     try:
         for name in sorted(connection.get_table_names(query)):
             if is_stream(name):
-                options = columns(payload, rows=None, text=text, names=names)
+                options = columns(payloads, rows=None, text=text, names=names)
                 connection.register(name, redfloe.stream_reader(server, name, **options))
 
         def ask() -> pl.DataFrame | None:

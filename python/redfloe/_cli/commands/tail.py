@@ -16,7 +16,6 @@ from redfloe._cli.options import (
     MaxColumns,
     MemberOf,
     Names,
-    Payload,
     RescueColumn,
     Stream,
     Text,
@@ -27,6 +26,7 @@ from redfloe._cli.options import (
     existing,
 )
 from redfloe._cli.output import console, print_frame, print_json, printable, say
+from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,6 +48,8 @@ def tail(
     group: MemberOf = None,
     consumer: Consumer = None,
     payload: Payload = None,
+    payload_format: PayloadFormat = "json",
+    payload_compression: PayloadCompression = None,
     text: Text = False,
     id_column: IdColumn = "_id",
     timestamp_column: TimestampColumn = "_ts",
@@ -64,6 +66,7 @@ def tail(
     and acknowledged once they are shown.
     """
     names = Names(id_column, timestamp_column, rescue_column, max_columns)
+    payloads = Payloads(payload, payload_format, payload_compression)
     if (group is None) != (consumer is None):
         msg = "--group and --consumer go together"
         raise typer.BadParameter(msg)
@@ -72,7 +75,7 @@ def tail(
             msg = "with --group, give --count or --follow"
             raise typer.BadParameter(msg)
         member = Member(connect(url), stream, group, consumer, names)
-        options = columns(payload, rows=count or 1_000, text=text or follow, names=names)
+        options = columns(payloads, rows=count or 1_000, text=text or follow, names=names)
         member.show(count, follow=follow, json=json, **options)
         return
     import redfloe
@@ -80,7 +83,7 @@ def tail(
     count = 10 if count is None else count
     # What comes may fit no dtype that was inferred before.
     server = connect(url)
-    options = columns(payload, rows=count, text=text or follow, names=names)
+    options = columns(payloads, rows=count, text=text or follow, names=names)
     # What comes after the newest of these is followed: nothing is missed, nothing shown twice.
     start = "-"
     try:
