@@ -803,6 +803,22 @@ def test_flushall_and_a_stream_begun_anew(
     assert pending(client, stream) == []
 
 
+def test_a_stream_that_is_begun_anew_while_its_group_is_created_again(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """There was no stream when its end was asked for: what comes before the group is of another."""
+    add_numbers(client, stream, 9, first=5)
+    with Proxy(any_server.port) as proxy:
+        options = {**DRAIN, "on_idle": "wait", "block_ms": 20}
+        with working(quick(proxy.url), stream, on_group_lost="recreate", **options) as consumer:
+            assert next(consumer).frame["n"].to_list() == [5, 6, 7, 8, 9]
+            lost, created = (proxy.count(name) + 1 for name in (b"XREADGROUP", b"XGROUP"))
+            proxy.before(b"XREADGROUP", lambda n: client.delete(stream) if n == lost else None)
+            proxy.before(b"XGROUP", lambda n: add_numbers(client, stream, 3) if n == created else 0)
+            with within(10):
+                assert next(consumer).frame["n"].to_list() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("store", [True, False])
 def test_a_group_that_is_lost_between_two_runs(
     any_server: Server, client: redis.Redis, stream: str, store: bool

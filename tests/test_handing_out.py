@@ -216,7 +216,7 @@ def test_interrupts_at_any_moment_lose_nothing(
     any_server: Server, client: redis.Redis, stream: str, kind: str
 ) -> None:
     """A signal's handler raises every millisecond or so; each row that is acknowledged was seen."""
-    entries = 150
+    entries = 1500
     add_numbers(client, stream, entries)
     options: dict[str, Any] = {"batch_size": 2, "on_idle": "stop", "block_ms": 50}
     batches: Iterator[Any]

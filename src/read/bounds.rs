@@ -99,15 +99,29 @@ pub(super) async fn stream_end(session: &mut Session, stream: &[u8]) -> Result<O
 }
 
 /// The greatest ID that the stream ever had, as the server remembers it; `None` where there is no
-/// stream, or the user lacks the permission. XINFO STREAM (Redis 5.0), whose reply may be of any
-/// size: it has the first and the last entry.
+/// stream, or the user lacks the permission.
 pub(super) async fn last_generated(
     session: &mut Session,
     stream: &[u8],
 ) -> Result<Option<EntryId>> {
+    Ok(recorded_end(session, stream).await?.flatten())
+}
+
+/// The same; `None` where the user lacks the permission, and `None` within where there is no stream.
+/// XINFO STREAM (Redis 5.0), whose reply may be of any size: it has the first and the last entry.
+pub(super) async fn recorded_end(
+    session: &mut Session,
+    stream: &[u8],
+) -> Result<Option<Option<EntryId>>> {
     let command = resp::stream_info(stream);
     let asking = session.request(&command, || Ok(Outline::new()), Outline::into_value);
-    Ok(if_permitted(asking.await)?.and_then(|info| Info(&info).id("last-generated-id")))
+    match asking.await {
+        Err(error) if error.server_code() == Some(ServerCode::NoKey) => Ok(Some(None)),
+        answer => {
+            let end = if_permitted(answer)?.and_then(|info| Info(&info).id("last-generated-id"));
+            Ok(end.map(Some))
+        }
+    }
 }
 
 /// The greatest ID of a stream for a reader that asks again and again while nothing comes, at a cost

@@ -11,7 +11,7 @@ use crate::decode::ReplyShape;
 use crate::entry_id::{EntryId, GroupStart};
 use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::read::bounds::{
-    check_exists, ids_only, if_permitted, last_decoded, last_generated, no_stream, stream_end,
+    check_exists, ids_only, if_permitted, last_decoded, no_stream, recorded_end, stream_end,
 };
 use crate::read::group_options::OwnPending;
 use crate::resp::{self, Info, Outline, PageLimit, ReadGroup};
@@ -215,9 +215,10 @@ impl Lane {
         let after = match (was_at, self.create_at) {
             (Some(after), _) => {
                 // The newest entry would not do: the one after it may have been deleted. Where the
-                // user may not ask, it is taken for the same stream.
-                let end = last_generated(session, &self.member.stream).await?;
-                let is_another = end.is_some_and(|end| self.ledger.is_another_stream(Some(end)));
+                // user may not ask, it is taken for the same stream. Where there is none, one that
+                // begins before the group is created is another.
+                let end = recorded_end(session, &self.member.stream).await?;
+                let is_another = end.is_some_and(|end| self.ledger.is_another_stream(end));
                 GroupStart::Behind(if is_another { self.stream_replaced() } else { after })
             }
             // The ID is kept: should the group get lost, it begins there again.
