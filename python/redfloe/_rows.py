@@ -126,10 +126,17 @@ class BatchRows:
         """Show the frame in a notebook, as it shows itself there."""
         return f"<p>{self!r}</p>{self.frame._repr_html_()}"
 
-    def _own(self, ids: Ids | None) -> Entries:
+    def _entries(self, rows: Sequence[int]) -> Entries:
+        """Give the entries of some rows, in place of their IDs, which several streams may have."""
+        ids, streams = self._all
+        return Entries([ids[row] for row in rows], [streams[row] for row in rows if streams])
+
+    def _own(self, ids: Ids | Entries | None) -> Entries:
         """Give the entries of all rows, or of those that are named, which must be among them."""
         if ids is None:
             return self._all
+        if isinstance(ids, Entries):
+            return ids
         if self._source.request["many"] is not None:
             return self._of_streams(ids)
         refuse_frame(ids, "ids")
@@ -183,7 +190,7 @@ class BatchRows:
             msg = f"ids has {min(strangers)!r}, which is no entry of this batch"
             raise ValueError(msg)
 
-    def _named(self, ids: Ids | None) -> Entries:
+    def _named(self, ids: Ids | Entries | None) -> Entries:
         """Give the entries that are named, by a caller who may have meant none."""
         if ids is None:
             msg = (
@@ -193,7 +200,9 @@ class BatchRows:
             raise TypeError(msg)
         return self._own(ids)
 
-    def _acknowledging(self, member: _core.Member, ids: Ids | None) -> _core.Operation[int]:
+    def _acknowledging(
+        self, member: _core.Member, ids: Ids | Entries | None
+    ) -> _core.Operation[int]:
         """Give what acknowledges rows in the group; for all of them no ID is made text."""
         if ids is None and not isinstance(self._rows, Part):
             return member.acknowledge_all(self._rows)

@@ -205,6 +205,19 @@ class Sessions(Entered):
             self._signals = StopSignals.install(self.stop, asyncio.current_task())
         return self
 
+    async def _join(self) -> None:
+        """Join the group now, rather than when the first batch is asked for."""
+        if self._left:
+            return
+        reader, _ = await self._awaiting()
+        try:
+            await completed(reader.start())
+        except WrongTypeError:
+            found = await found_over_shards_async(self._connection, self._request)
+            if not self._begins_over(found, reader):
+                raise
+            await self._join()
+
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

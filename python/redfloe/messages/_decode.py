@@ -186,7 +186,7 @@ def _unknown(
     what = "says no type" if name is None else f"is of the type {name!r}"
     if policy.on_unknown == "raise":
         msg = (
-            f"no handler takes the entry {batch.ids[row]} of {batch.stream!r}, which {what}; "
+            f"no handler takes the entry {batch.ids[row]} of {batch.stream(row)!r}, which {what}; "
             'register one, or choose on_unknown="ack" or "fail"'
         )
         problems[row] = UnknownTypeError(msg)
@@ -199,8 +199,8 @@ def _unknown(
 def _misfit(batch: Delivered, row: int, misfit: Misfit, policy: Policy, problems: Problems) -> None:
     if policy.on_misfit == "raise":
         msg = (
-            f"the entry {batch.ids[row]} of {batch.stream!r} {misfit.reason}; with a dead_letter "
-            "such entries are put aside"
+            f"the entry {batch.ids[row]} of {batch.stream(row)!r} {misfit.reason}; with a "
+            "dead_letter such entries are put aside"
         )
         problems[row] = MisfitError(msg)
     else:

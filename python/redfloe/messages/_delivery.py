@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from redfloe._schema import as_text
+from redfloe._words import readable
 from redfloe.messages._message import Message
 
 if TYPE_CHECKING:
@@ -28,10 +29,9 @@ class Delivered:
     #: Told what becomes of messages, where an app drains.
     record: Record | None = None
 
-    def __init__(self, batch: AsyncBatch, rows: Rows, stream: str, limits: Limits) -> None:
+    def __init__(self, batch: AsyncBatch, rows: Rows, limits: Limits) -> None:
         self.batch = batch
         self.rows = rows
-        self.stream = stream
         self.limits = limits
         self._counts: list[int] | None = None
         self._number = len(batch)
@@ -40,12 +40,13 @@ class Delivered:
         #: How many handlers a row still waits for, where there may be several at a time.
         self._waiting: dict[int, int] = {}
         self._lock = threading.Lock()
-        # What is to be told. Items are appended and taken by single steps of the interpreter.
-        self._acks: list[str] = []
+        # Rows of which something is to be told: entries of several shards may have the same ID.
+        # Items are appended and taken by single steps of the interpreter.
+        self._acks: list[int] = []
         #: Whether all of them are acknowledged together, for which none need be named.
         self._is_done = False
-        self._nacks: list[tuple[str, timedelta | None]] = []
-        self._fails: list[tuple[str, str]] = []
+        self._nacks: list[tuple[int, timedelta | None]] = []
+        self._fails: list[tuple[int, str]] = []
         self._extends: list[None] = []
         #: When others were kept from it last, and how many rows were settled then.
         self._kept_at, self._settled_then = time.monotonic(), 0
@@ -60,6 +61,13 @@ class Delivered:
     def ids(self) -> list[str]:
         """The entry IDs, made as text where one is asked for."""
         return self.batch._ids
+
+    def stream(self, row: int) -> str:
+        """Give the key of a row's stream; of a sharded one that of its shard."""
+        request = self.batch._source.request
+        many = request["many"]
+        key = request["stream"] if many is None else many["streams"][self.batch._streams[row]]
+        return readable(key)
 
     @property
     def counts(self) -> list[int]:
@@ -117,21 +125,21 @@ class Delivered:
         """Acknowledge a row."""
         if not self._settle(row):
             return False
-        self._acks.append(self.ids[row])
+        self._acks.append(row)
         return True
 
     def nack(self, row: int, delay: timedelta | None) -> bool:
         """Give a row back."""
         if not self._settle(row):
             return False
-        self._nacks.append((self.ids[row], delay))
+        self._nacks.append((row, delay))
         return True
 
     def fail(self, row: int, reason: str) -> bool:
         """Move a row to the dead-letter stream."""
         if not self._settle(row):
             return False
-        self._fails.append((self.ids[row], sendable(reason)))
+        self._fails.append((row, sendable(reason)))
         return True
 
     def extend(self) -> None:
@@ -172,19 +180,22 @@ class Delivered:
             await self.batch.ack()
             self._is_done = False
         if acks := self._acks[:]:
-            await self.batch.ack(None if len(acks) == self._number else acks)
+            await self.batch.ack(None if len(acks) == self._number else self._chosen(acks))
             del self._acks[: len(acks)]
         if fails := self._fails[:]:
-            for reason, ids in _grouped(fails).items():
-                await self.batch.fail(ids, reason)
+            for reason, rows in _grouped(fails).items():
+                await self.batch.fail(self._chosen(rows), reason)
             del self._fails[: len(fails)]
         if nacks := self._nacks[:]:
-            for delay, ids in _grouped(nacks).items():
-                await self.batch.nack(ids, delay_ms=delay)
+            for delay, rows in _grouped(nacks).items():
+                await self.batch.nack(self._chosen(rows), delay_ms=delay)
             del self._nacks[: len(nacks)]
         if extends := len(self._extends):
             await self.batch.extend()
             del self._extends[:extends]
+
+    def _chosen(self, rows: list[int]) -> Any:
+        return self.batch._entries(rows)
 
 
 class Limits:
@@ -237,6 +248,11 @@ class Item:
     def id(self) -> str:
         """The entry ID."""
         return self.batch.ids[self.row]
+
+    @property
+    def stream(self) -> str:
+        """The key of its stream, or of its shard."""
+        return self.batch.stream(self.row)
 
     @property
     def ids(self) -> list[str]:
@@ -296,9 +312,9 @@ def sendable(reason: str) -> str:
     return reason.encode(errors="backslashreplace").decode()
 
 
-def _grouped(pairs: list[tuple[str, Any]]) -> dict[Any, list[str]]:
-    """Give the IDs of each value."""
-    ids: dict[Any, list[str]] = {}
-    for entry_id, value in pairs:
-        ids.setdefault(value, []).append(entry_id)
-    return ids
+def _grouped(pairs: list[tuple[int, Any]]) -> dict[Any, list[int]]:
+    """Give the rows of each value."""
+    rows: dict[Any, list[int]] = {}
+    for row, value in pairs:
+        rows.setdefault(value, []).append(row)
+    return rows

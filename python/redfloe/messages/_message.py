@@ -30,7 +30,7 @@ class Message:
     id : str or None
         The entry ID; None of a message that no handler was given.
     stream : str or None
-        The stream's key.
+        The stream's key; of a sharded stream that of the shard, where `id` is the entry's.
     delivery_count : int
         How often the message has been delivered to its group, this time included.
 
@@ -86,7 +86,7 @@ class Message:
 
     @property
     def stream(self) -> str | None:
-        return None if self._item is None else self._item.batch.stream
+        return None if self._item is None else self._item.stream
 
     @property
     def delivery_count(self) -> int:

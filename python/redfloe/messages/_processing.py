@@ -73,9 +73,7 @@ class Processing:
     def open(self, tx: BaseTransaction, loop: asyncio.AbstractEventLoop | None) -> InTransaction:
         """Give a transaction's messages."""
         plan, self.last = self._plan, None
-        batch = InTransaction(
-            tx, plan.rows(tx.frame), plan.stream, self._limits, self._outputs, loop
-        )
+        batch = InTransaction(tx, plan.rows(tx.frame), self._limits, self._outputs, loop)
         items, problem = decode(plan, batch, self._policy)
         if problem is not None:
             raise problem  # before a handler is called for nothing
@@ -153,13 +151,12 @@ class InTransaction(Delivered):
         self,
         batch: BaseTransaction,
         rows: Rows,
-        stream: str,
         limits: Limits,
         outputs: Outputs,
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         given: Any = batch  # which has rows and IDs as other batches do
-        super().__init__(given, rows, stream, limits)
+        super().__init__(given, rows, limits)
         self._transaction = batch
         #: What its handlers are called with.
         self.items: list[Item | Part] = []

@@ -8,16 +8,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from redfloe import _core
-from redfloe._errors import (
-    DecodeError,
-    NoGroupError,
-    RedfloeError,
-    RedisConnectionError,
-    WrongTypeError,
-)
-from redfloe._event_loop import completed
-from redfloe._reading.shards import refuse_name, shards_of_async
+from redfloe._errors import DecodeError, NoGroupError, RedfloeError, RedisConnectionError
 from redfloe.messages._decode import decode
 from redfloe.messages._delivery import Delivered, Limits
 from redfloe.messages._ending import LAST, LAST_TELL, abandon
@@ -123,9 +114,7 @@ class StreamWorker:
             await self._leave(tasks)
 
     async def _read(self) -> None:
-        reader = self.consumer._reader
-        if isinstance(reader, _core.AsyncBatchReader):
-            await self._join(reader)
+        await self.consumer._join()
         self.is_ready = True
         self._on_ready()
         batches = aiter(self.consumer)
@@ -134,14 +123,6 @@ class StreamWorker:
                 # Its frame goes to a lane at once, and the server need not wait for that.
                 self.consumer._ask_ahead()
             await self._hand_out(batch)
-
-    async def _join(self, reader: _core.AsyncBatchReader) -> None:
-        try:
-            await completed(reader.start())  # which joins the group
-        except WrongTypeError as error:
-            stream = self.plan.stream
-            refuse_name(stream, await shards_of_async(self.consumer._connection, stream), error)
-            raise
 
     async def _next(self, batches: AsyncIterator[AsyncBatch]) -> AsyncBatch | None:
         """Wait for the next batch; what is raised after it is not the reader's, but a codec's."""
@@ -154,7 +135,7 @@ class StreamWorker:
         """Queue a batch's messages, and wait until there is room for more."""
         rows = self.plan.rows(batch.frame)
         # It is told what has become of its rows however long an outage lasts.
-        delivered = Delivered(batch._patiently(), rows, self.plan.stream, self._limits)
+        delivered = Delivered(batch._patiently(), rows, self._limits)
         delivered.record = self._record
         items, problem = decode(self.plan, delivered, self._policy)
         self._in_hand.append(delivered)
