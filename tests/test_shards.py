@@ -14,7 +14,6 @@ from polars.testing import assert_frame_equal
 
 import redfloe
 from redfloe import SchemaError, WrongTypeError
-from redfloe.messages import App, Message
 from support.consumers import World
 from support.server import Server
 from support.shards import SCHEMA, TAGS, frame, without_ids
@@ -64,6 +63,33 @@ def test_readers_take_the_name(any_server: Server, events: str, reader: str) -> 
     assert named["_stream"].unique(maintain_order=True).to_list() == [
         f"{events}:{{{tag}}}" for tag in TAGS
     ]
+
+
+@pytest.mark.parametrize("reader", readers())
+def test_a_stream_whose_shards_are_partly_empty_exists(
+    any_server: Server, stream: str, reader: str
+) -> None:
+    one = frame().head(1)
+    redfloe.write_stream(any_server.url, one, stream, shards=8, shard_by="user")
+    rows = readers()[reader](any_server.url, stream, must_exist=True)
+    assert_frame_equal(without_ids(rows), one)
+
+
+def test_workers_and_parts_of_a_stream_whose_shards_are_partly_empty(
+    any_server: Server, stream: str, world: World
+) -> None:
+    url = any_server.url
+    redfloe.write_stream(url, frame().head(1), stream, shards=8, shard_by="user")
+    options: dict[str, Any] = {"must_exist": True, "on_idle": "stop", "block_ms": 1}
+    for where in ({"group": "g", "consumer": "c"}, {}):
+        with world.consumer(url, stream, SCHEMA, **where, **options) as consumer:
+            assert [batch.frame.height for batch in consumer] == [1]
+    parts = redfloe.split_stream(url, stream, 3, must_exist=True)
+    parts += asyncio.run(redfloe.split_stream_async(url, stream, 3, must_exist=True))
+    assert sum(part.read().height for part in parts) == 2
+    assert [*redfloe.infer_schema(url, stream, must_exist=True)] == ["user", "n"]
+    with redfloe.StreamProcessor(url, stream, name="p", schema=SCHEMA, **options) as processor:
+        assert [tx.frame.height for tx in processor] == [1]
 
 
 def redfloe_order(entry_id: str) -> tuple[int, int]:
@@ -315,15 +341,6 @@ def process(url: str, name: str, to: str) -> None:
     processor.run(lambda tx: tx.publish(to, tx.frame))
 
 
-def run_app(url: str, name: str) -> None:
-    app = App(url, group="g", consumer="c")
-
-    @app.on(name, types=None)
-    def handle(message: Message) -> None: ...
-
-    app.drain()
-
-
 TAKE_ONE: dict[str, Any] = {
     "stream_info": redfloe.stream_info,
     "create_group": lambda url, name: asyncio.run(redfloe.create_group_async(url, name, "g")),
@@ -334,7 +351,8 @@ TAKE_ONE: dict[str, Any] = {
     "a list": lambda url, name: redfloe.read_stream(url, [f"{name}:{{0-dnh}}", name], SCHEMA),
     "a schema of a list": lambda url, name: redfloe.infer_schema(url, [name, f"{name}:x"]),
     "StreamProducer": produce,
-    "App": run_app,
+    "ack_entries": lambda url, name: redfloe.ack_entries(url, name, "g", ["1-0"]),
+    "replay_dead_letters": redfloe.replay_dead_letters,
     "reset_processor": lambda url, name: redfloe.reset_processor(
         url, name, "p", to="0", state="keep"
     ),

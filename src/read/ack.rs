@@ -5,6 +5,7 @@ use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, Result};
 use crate::resp::{self, Packed, RawReply};
+use crate::shard::told;
 
 /// The IDs in one XACK; a command of millions would keep other clients waiting.
 pub(super) const IDS: usize = 1_000;
@@ -20,17 +21,22 @@ pub(super) const IDS: usize = 1_000;
 ///
 /// # Errors
 ///
-/// Every kind that connecting or the server can raise.
+/// Every kind that connecting or the server can raise;
+/// [`WrongType`](crate::ErrorKind::WrongType) names a shard where that is a sharded stream's name.
 pub async fn ack_entries(
     client: &Client,
     stream: &[u8],
     group: &[u8],
     ids: &[EntryId],
 ) -> Result<u64> {
-    let acknowledged = acknowledge(&mut client.session_for(stream), stream, group, ids).await;
-    let acknowledged = acknowledged.map_err(|error| {
-        error.with_context("stream", String::from_utf8_lossy(stream).into_owned())
-    })?;
+    let acknowledged = match acknowledge(&mut client.session_for(stream), stream, group, ids).await
+    {
+        Ok(acknowledged) => acknowledged,
+        Err(error) => {
+            let name = String::from_utf8_lossy(stream).into_owned();
+            return Err(told(client, error.with_context("stream", name)).await);
+        }
+    };
     report_acknowledged(client.options(), stream, group, ids)?;
     Ok(acknowledged.pending)
 }

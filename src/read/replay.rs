@@ -8,6 +8,7 @@ use crate::client::{Client, Exclusive, Session};
 use crate::entry_id::EntryId;
 use crate::error::{Error, ErrorKind, Result, shorten};
 use crate::resp::{self, RawReply};
+use crate::shard::told;
 
 /// Entries in one script, which keeps other clients waiting.
 const ENTRIES: usize = 100;
@@ -117,9 +118,10 @@ pub async fn replay_dead_letters(
     ids.dedup();
     let mut replay = Replay { session: client.session_for(dead_letter), dead_letter, replayed };
     for ids in ids.chunks(ENTRIES) {
-        replay.chunk(ids).await.map_err(|error| {
-            error.with_context("stream", String::from_utf8_lossy(dead_letter).into_owned())
-        })?;
+        if let Err(error) = replay.chunk(ids).await {
+            let name = String::from_utf8_lossy(dead_letter).into_owned();
+            return Err(told(client, error.with_context("stream", name)).await);
+        }
     }
     Ok(())
 }

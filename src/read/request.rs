@@ -167,13 +167,15 @@ impl ReadRequest {
         self
     }
 
-    /// The same of a sharded stream, in place of its name.
+    /// The same of a sharded stream, in place of its name, which is there: a shard that nothing was
+    /// written to is not, and is empty all the same.
     fn over(&self, stream: &ShardedStream) -> Self {
         let schema = StreamSchema::clone(&self.schema).with_streams(stream.keys());
         let names = schema.sources.clone().unwrap_or_default();
         let request = ReadRequest {
             schema: Arc::new(schema),
             many: Some(Arc::new(Many::new(names))),
+            must_exist: false,
             ..self.clone()
         };
         request.with_order(self.order).with_on_schema_mismatch(self.on_mismatch)

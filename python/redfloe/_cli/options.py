@@ -173,14 +173,6 @@ def existing(stream: str) -> Iterator[None]:
         raise missing(stream) from None
 
 
-def check_exists(server: RedisConnection, stream: str) -> None:
-    """Raise what `missing` gives, where there is no such stream."""
-    import redfloe
-
-    if redfloe.stream_info(server, stream).is_empty():
-        raise missing(stream)
-
-
 def missing(stream: str) -> Exception:
     """Give what is raised where there is no such stream."""
     from redfloe import NoStreamError

@@ -322,6 +322,7 @@ def split_stream(
         shards = shards_of(url, stream) if _are_of_others(stream, up_to) else []
     if shards:
         request, is_of_several = _split_request(shards, *asked)
+        request["must_exist"] = False  # the name is there, if not each shard
         split = _core.split_stream(url, request, n).wait()
     return partitions_of(url, request, is_of_several, split)
 
@@ -369,5 +370,6 @@ async def split_stream_async(
         shards = await shards_of_async(url, stream) if _are_of_others(stream, up_to) else []
     if shards:
         request, is_of_several = _split_request(shards, *asked)
+        request["must_exist"] = False  # the name is there, if not each shard
         split = await completed(_core.split_stream(url, request, n).start())
     return partitions_of(url, request, is_of_several, split)

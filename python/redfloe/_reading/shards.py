@@ -119,7 +119,8 @@ def _of(request: Request, shards: _core.Shards | None) -> Request | None:
     group = request["group"]
     if group is not None:
         group = group | {"by_shard": True}
-    return request | {"many": many, "group": group}
+    # Its name is there; a shard that nothing was written to is not, and is empty all the same.
+    return request | {"many": many, "group": group, "must_exist": False}
 
 
 def _finding(url: RedisConnection, request: Request) -> _core.Operation[_core.Shards | None]:

@@ -18,12 +18,12 @@ from redfloe._cli.options import (
     Text,
     TimestampColumn,
     Url,
-    check_exists,
     connect,
     several,
 )
 from redfloe._cli.output import say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
+from redfloe._cli.shards import streams_of
 from redfloe._words import counted
 
 
@@ -135,7 +135,7 @@ def archive(
     server, payloads = connect(url), Payloads(payload, payload_format, payload_compression)
     if until is not None:  # others wait for it
         for stream in streams:
-            check_exists(server, stream)
+            streams_of(server, stream)
     options = Names(id_column, timestamp_column, rescue_column, max_columns).options
     wanted: Any = streams if len(streams) > 1 else streams[0]
     shown = ", ".join(map(str, streams))

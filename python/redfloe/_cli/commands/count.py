@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json as json_module
 
-from redfloe._cli.options import End, Json, Start, Stream, Url, connect, missing
+from redfloe._cli.options import End, Json, Start, Stream, Url, connect
+from redfloe._cli.shards import streams_of
 
 
 def count(
@@ -15,10 +16,8 @@ def count(
 
     server = connect(url)
     if (start, end) == ("-", "+"):
-        info = redfloe.stream_info(server, stream)
-        if info.is_empty():
-            raise missing(stream)
-        number = info["length"].item()
+        streams = streams_of(server, stream)
+        number = sum(redfloe.stream_info(server, one)["length"].sum() for one in streams)
     else:
         import polars as pl
 

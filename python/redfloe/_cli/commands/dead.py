@@ -19,12 +19,12 @@ from redfloe._cli.options import (
     TimestampColumn,
     Url,
     Yes,
-    check_exists,
     columns,
     connect,
 )
 from redfloe._cli.output import confirm, print_frame, print_json, say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
+from redfloe._cli.shards import streams_of
 from redfloe._words import counted
 
 app = typer.Typer(help="Look at dead letters, and replay them.", no_args_is_help=True)
@@ -53,7 +53,7 @@ def list_(
     server = connect(url)
     names = Names(id_column, timestamp_column, rescue_column, max_columns)
     payloads = Payloads(payload, payload_format, payload_compression)
-    check_exists(server, dead_letter)
+    streams_of(server, dead_letter)
     frame = redfloe.read_dead_letters(
         server,
         dead_letter,
@@ -92,7 +92,7 @@ def replay(
     import redfloe
 
     server = connect(url)
-    check_exists(server, dead_letter)
+    streams_of(server, dead_letter)
     chosen = counted(len(ids), "letter", "letters", ",") if ids else "all of them"
     confirm(f"replay dead letters of {dead_letter} ({chosen}) into their streams", yes=yes)
     replayed = redfloe.replay_dead_letters(

@@ -25,11 +25,11 @@ from redfloe._cli.options import (
     Text,
     TimestampColumn,
     Url,
-    check_exists,
     connect,
 )
 from redfloe._cli.output import say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
+from redfloe._cli.shards import streams_of
 from redfloe._words import counted
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def export(
     """
     kind = _file_format(path, format, partition_by)
     server = connect(url)
-    check_exists(server, stream)
+    streams_of(server, stream)
     source = Source(
         server,
         stream,

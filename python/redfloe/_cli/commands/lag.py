@@ -10,6 +10,7 @@ from redfloe._cli import live
 from redfloe._cli.live import View, clock
 from redfloe._cli.options import Json, Pattern, Url, connect
 from redfloe._cli.output import show
+from redfloe._cli.shards import pattern_of
 from redfloe._words import counted
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ def lag(
     import redfloe
 
     server = connect(url)
+    asked = pattern_of(server, pattern)
     empty = f"no stream that matches {pattern!r} has a group"
 
     def look() -> pl.DataFrame:
-        found = redfloe.list_groups(server, pattern).sort(
+        found = redfloe.list_groups(server, asked).sort(
             "lag_time", descending=True, maintain_order=True
         )
         return found.select("stream", "group", "lag", "lag_time", "pending", "consumers")

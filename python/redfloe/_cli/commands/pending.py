@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redfloe._cli.options import Consumer, Group, Json, Stream, Url, connect
 from redfloe._cli.output import show
+from redfloe._cli.shards import shards_of
+from redfloe._words import readable
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def pending(
@@ -27,12 +32,29 @@ def pending(
     """List entries that were delivered and not acknowledged."""
     import redfloe
 
-    found = redfloe.pending_entries(
-        connect(url),
-        stream,
-        group,
-        consumer=consumer,
-        min_idle_ms=round(min_idle * 1000) or None,
-        count=count,
-    )
+    server = connect(url)
+
+    def look(key: Any) -> pl.DataFrame:
+        return redfloe.pending_entries(
+            server,
+            key,
+            group,
+            consumer=consumer,
+            min_idle_ms=round(min_idle * 1000) or None,
+            count=count,
+        )
+
+    shards = shards_of(server, stream)
+    found = by_age([(key, look(key)) for key in shards]).head(count) if shards else look(stream)
     show(found, json=json, empty="nothing is pending")
+
+
+def by_age(looks: list[tuple[bytes, pl.DataFrame]]) -> pl.DataFrame:
+    """Give what is pending in several streams, the oldest first."""
+    import polars as pl
+
+    found = pl.concat(
+        frame.select(pl.lit(readable(key)).alias("stream"), pl.all()) for key, frame in looks
+    )
+    numbers = pl.col("id").str.split_exact("-", 1).struct.field("*").cast(pl.UInt64)
+    return found.sort(numbers, maintain_order=True)

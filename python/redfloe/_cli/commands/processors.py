@@ -20,6 +20,7 @@ from redfloe._cli.options import (
     connect,
 )
 from redfloe._cli.output import confirm, print_json, say, show
+from redfloe._cli.shards import pattern_of
 from redfloe._words import counted
 
 Takeover = Annotated[
@@ -44,7 +45,8 @@ def processors(pattern: Pattern = "*", url: Url = None, json: Json = False) -> N
 
     import redfloe
 
-    found = redfloe.processor_info(connect(url), pattern=pattern)
+    server = connect(url)
+    found = redfloe.processor_info(server, pattern=pattern_of(server, pattern))
     shown = found
     if not json:
         columns = ["stream", "processor", "group", "consumer", "owner", "epoch", "position"]

@@ -24,6 +24,7 @@ from redfloe._cli.options import (
 )
 from redfloe._cli.output import print_frame, print_json, say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
+from redfloe._cli.shards import streams_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,9 +68,9 @@ def sql(
 
     def is_stream(name: str) -> bool:
         try:
-            return not redfloe.stream_info(server, name).is_empty()
-        except redfloe.WrongTypeError:  # a table or a file may be called as a key is
-            return False
+            return bool(streams_of(server, name))
+        except (redfloe.NoStreamError, redfloe.WrongTypeError):
+            return False  # a table or a file may be called as a key is
 
     connection = duckdb.connect()
     failed = ""

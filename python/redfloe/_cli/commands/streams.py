@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from redfloe._cli.options import Json, Pattern, Url, connect
 from redfloe._cli.output import show
+from redfloe._cli.shards import pattern_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,8 +21,8 @@ def streams(pattern: Pattern = "*", url: Url = None, json: Json = False) -> None
     import redfloe
 
     server = connect(url)
-    found = redfloe.list_streams(server, pattern)
-    groups = redfloe.list_groups(server, pattern)
+    asked = pattern_of(server, pattern)
+    found, groups = redfloe.list_streams(server, asked), redfloe.list_groups(server, asked)
     show(overview(found, groups), json=json, empty=f"no stream matches {pattern!r}")
 
 

@@ -27,11 +27,16 @@ from redfloe._cli.options import (
 )
 from redfloe._cli.output import console, print_frame, print_json, printable, say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
+from redfloe._cli.shards import shards_of
+from redfloe._words import readable
 
 if TYPE_CHECKING:
     import polars as pl
 
     from redfloe import RedisConnection
+
+#: The column of the key of each entry's shard, called as no field is likely to be.
+_SHARD = "__redfloe_shard"
 
 
 def tail(
@@ -74,7 +79,9 @@ def tail(
         if follow and count is not None:
             msg = "with --group, give --count or --follow"
             raise typer.BadParameter(msg)
-        member = Member(connect(url), stream, group, consumer, names)
+        server = connect(url)
+        shards = shards_of(server, stream)
+        member = Member(server, stream, group, consumer, names, shards)
         options = columns(payloads, rows=count or 1_000, text=text or follow, names=names)
         member.show(count, follow=follow, json=json, **options)
         return
@@ -115,11 +122,15 @@ class Member:
     group: str
     consumer: str
     names: Names
+    #: The keys of the shards, where it is a sharded stream.
+    shards: list[Any]
 
     def show(self, count: int | None, *, follow: bool, json: bool, **options: Any) -> None:
         """Take `count` entries, or all there are, or go on with what comes."""
         import redfloe
 
+        if self.shards:
+            options |= {"include_stream": True, "stream_column": _SHARD}
         where: Any = {"group": self.group, "consumer": self.consumer, "auto_ack": False}
         if count is not None:
             frame = redfloe.read_stream(
@@ -142,9 +153,15 @@ class Member:
         """Acknowledge them once they are out, not later: nobody sees them again after Ctrl-C."""
         import redfloe
 
-        show_rows(frame, self.names, json=json, lines=lines)
-        if frame.height:
-            redfloe.ack_entries(self.server, self.stream, self.group, frame[self.names.id])
+        shown = frame.drop(_SHARD) if self.shards else frame
+        show_rows(shown, self.names, json=json, lines=lines)
+        parts: list[tuple[Any, pl.DataFrame]] = [(self.stream, frame)]
+        if self.shards:
+            named = {readable(key): key for key in self.shards}
+            parts = [(named[rows[_SHARD][0]], rows) for rows in frame.partition_by(_SHARD)]
+        for key, rows in parts:
+            if rows.height:
+                redfloe.ack_entries(self.server, key, self.group, rows[self.names.id])
 
 
 def show_rows(frame: pl.DataFrame, names: Names, *, json: bool, lines: bool) -> None:

@@ -12,6 +12,7 @@ from redfloe._cli import live
 from redfloe._cli.live import View, clock
 from redfloe._cli.options import Json, Pattern, Url, connect
 from redfloe._cli.output import readable
+from redfloe._cli.shards import pattern_of
 from redfloe._words import counted
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ def top(
     first.
     """
     server = connect(url)
+    asked = pattern_of(server, pattern)
     activity = Activity()
 
     def look() -> View:
-        frame = activity.look(*_ask(server, pattern))
+        frame = activity.look(*_ask(server, asked))
         rate, size = (readable(name, frame[name].sum()) for name in (_RATE, _BYTES))
         streams = counted(frame.height, "stream", "streams", ",")
         title = f"{pattern}  {streams}  {rate} entries/s  {size}/s  {clock()}"
