@@ -21,6 +21,7 @@ use crate::client::{Client, Session};
 use crate::entry_id::{EntryId, GroupStart, IdBound};
 use crate::error::{Error, ErrorKind, Result, ServerCode};
 use crate::resp::{self, Info, Membership, Outline};
+use crate::shard::shards_of;
 
 /// A stream, as XINFO STREAM describes it. `None` is what the server is too old to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,13 +326,34 @@ fn pending_entry(item: &Value) -> Option<PendingEntry> {
 /// is missing; says whether it was created: `false` where there is a group of that name already,
 /// which stays as it is.
 ///
-/// After a lost connection the command is repeated, and may then find what the lost one created.
+/// After a lost connection the command is repeated, and may then find what the lost one created. Of a
+/// sharded stream's name each shard gets the group.
 ///
 /// # Errors
 ///
 /// [`Response`](ErrorKind::Response) where the stream is missing and is not to be made, and every
 /// kind that connecting or the server can raise.
 pub async fn create_group(
+    client: &Client,
+    stream: &[u8],
+    group: &[u8],
+    start: GroupStart,
+    make_stream: bool,
+) -> Result<bool> {
+    match create_group_of(client, stream, group, start, make_stream).await {
+        Err(error) => {
+            let mut created = false;
+            for shard in shards_of(client, stream, error).await? {
+                // A shard that nothing was written to is part of a stream that is there.
+                created |= create_group_of(client, &shard, group, start, true).await?;
+            }
+            Ok(created)
+        }
+        created => created,
+    }
+}
+
+async fn create_group_of(
     client: &Client,
     stream: &[u8],
     group: &[u8],
@@ -359,12 +381,25 @@ pub(crate) async fn create_group_in(
 }
 
 /// Deletes a consumer group with all that is pending in it (XGROUP DESTROY, Redis 5.0); says
-/// whether there was one.
+/// whether there was one. Of a sharded stream's name those of all shards.
 ///
 /// # Errors
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn delete_group(client: &Client, stream: &[u8], group: &[u8]) -> Result<bool> {
+    match delete_group_of(client, stream, group).await {
+        Err(error) => {
+            let mut deleted = false;
+            for shard in shards_of(client, stream, error).await? {
+                deleted |= delete_group_of(client, &shard, group).await?;
+            }
+            Ok(deleted)
+        }
+        deleted => deleted,
+    }
+}
+
+async fn delete_group_of(client: &Client, stream: &[u8], group: &[u8]) -> Result<bool> {
     let command = resp::delete_group(stream, group);
     match client.session_for(stream).value(&command).await {
         Err(error) if is_missing_key(&error) => Ok(false),

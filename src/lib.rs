@@ -80,7 +80,7 @@ pub use read::{
     offsets, offsets_ahead, pin, pin_streams, read, replay_dead_letters, split, tail,
 };
 pub use schema::{NullValues, OnError, StreamSchema};
-pub use shard::{MOST_SHARDS, ShardedStream, sharded_stream};
+pub use shard::{MOST_SHARDS, ShardedStream, create_sharded_stream, sharded_stream};
 pub use write::{
     HashRequest, IfExists, NullTexts, Producer, ProducerFailure, ProducerOptions, RowsBefore, Sent,
     Trim, WriteControl, WriteFailure, WriteRequest, Written, encode_payloads, write, write_hashes,

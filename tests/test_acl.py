@@ -169,6 +169,15 @@ CALLS: dict[str, Callable[[str], object]] = {
     ),
     "`StreamConsumer` of one": consume_shards,
     "`StreamProcessor` of one": process_shards,
+    "`create_stream(shards=...)`": lambda url: redfloe.create_stream(
+        url, "new", shards=2, shard_by="n"
+    ),
+    "`create_group` of one": lambda url: redfloe.create_group(url, "hits", "audit"),
+    "`delete_group` of one": lambda url: redfloe.delete_group(url, "hits", "billing"),
+    "`delete_stream` of one": lambda url: redfloe.delete_stream(url, "hits"),
+    "`trim_stream(minid=...)` of one": lambda url: redfloe.trim_stream(
+        url, "hits", minid="9999999999999", approximate=False
+    ),
     "`processor_info`": lambda url: redfloe.processor_info(url, "events"),
     "`reset_processor`": lambda url: redfloe.reset_processor(
         url, "events", "p", to="0", state="keep"

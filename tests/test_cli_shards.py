@@ -117,6 +117,13 @@ def test_what_needs_one_of_the_shards_names_one(
     assert not (tmp_path / "parts").exists()
 
 
+def test_shards_are_trimmed_to_an_id(any_server: Server, hits: str) -> None:
+    options = ["--minid", "9999999999999", "--exact", "--yes"]
+    done = run("trim", hits, *options, url=any_server.url)
+    assert "4 entries" in done.stdout + done.stderr
+    assert run("count", hits, url=any_server.url).stdout == "0\n"
+
+
 def test_what_is_no_stream_is_none(any_server: Server, stream: str) -> None:
     with any_server.client() as client:
         client.hset(stream, mapping={"a": "b"})

@@ -42,6 +42,17 @@ def test_writes_and_reads_by_the_name(cluster_url: str | RedisConnection, stream
     assert sum(part.read(SCHEMA).height for part in parts) == 1_000
 
 
+def test_what_is_done_to_all_shards(cluster_url: str | RedisConnection, stream: str) -> None:
+    redfloe.write_stream(cluster_url, frame(), stream, shards=8, shard_by="user")
+    assert redfloe.create_group(cluster_url, stream, "g")
+    listed = redfloe.list_groups(cluster_url, f"{stream}:{{*}}")
+    assert listed["stream"].sort().to_list() == sorted(keys_of(stream))
+    assert redfloe.trim_stream(cluster_url, stream, minid="9999999999999", approximate=False) == 500
+    assert redfloe.delete_stream(cluster_url, stream)
+    assert redfloe.list_streams(cluster_url, f"{stream}*").is_empty()
+    assert not redfloe.delete_stream(cluster_url, stream)
+
+
 def test_one_transaction_has_one_slot(cluster: Cluster, stream: str) -> None:
     with pytest.raises(ValueError, match="atomic"):
         redfloe.write_stream(cluster.url, frame(), stream, shards=8, shard_by="user", atomic=True)

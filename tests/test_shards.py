@@ -329,6 +329,71 @@ def test_an_archive_of_a_sharded_stream(any_server: Server, events: str, tmp_pat
     assert without_ids(stored).height == 503
 
 
+def test_groups_of_all_shards(any_server: Server, client: redis.Redis, events: str) -> None:
+    """The shards that nothing was written to are there, too."""
+    url = any_server.url
+    client.delete(f"{events}:{{{TAGS[3]}}}")
+    for created in (True, False):
+        assert redfloe.create_group(url, events, "g", start_id="$", make_stream=False) is created
+    listed = redfloe.list_groups(url, f"{events}:{{*}}")
+    assert sorted(listed["stream"]) == sorted(f"{events}:{{{tag}}}" for tag in TAGS)
+    assert not asyncio.run(redfloe.create_group_async(url, events, "g"))
+    options: dict[str, Any] = {"group": "g", "consumer": "c", "create_group": False}
+    assert redfloe.read_stream(url, events, **options).is_empty()
+    assert redfloe.delete_group(url, events, "g")
+    assert not redfloe.delete_group(url, events, "g")
+    with pytest.raises(redfloe.NoGroupError):
+        redfloe.read_stream(url, events, **options)
+
+
+def test_all_shards_are_trimmed_to_an_id(any_server: Server, events: str) -> None:
+    url = any_server.url
+    before = redfloe.read_stream(url, events, SCHEMA)
+    redfloe.write_stream(url, frame(), events)
+    newest = f"{int(max(before['_ts'])) + 1}-0"
+    kept = redfloe.read_stream(url, events, SCHEMA, start_id=newest).height
+    assert redfloe.trim_stream(url, events, minid=newest, approximate=False) == 1_000 - kept
+    assert redfloe.read_stream(url, events, SCHEMA).height == kept
+    assert redfloe.trim_stream(url, events, minid=newest, approximate=False) == 0
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_sharded_stream_is_created_and_deleted(
+    any_server: Server, client: redis.Redis, stream: str, way: str
+) -> None:
+    url = any_server.url
+
+    def create(**shards: Any) -> bool:
+        if way == "sync":
+            return redfloe.create_stream(url, stream, **shards)
+        return asyncio.run(redfloe.create_stream_async(url, stream, **shards))
+
+    def delete() -> bool:
+        if way == "sync":
+            return redfloe.delete_stream(url, stream)
+        return asyncio.run(redfloe.delete_stream_async(url, stream))
+
+    eight: dict[str, Any] = {"shards": 8, "shard_by": "user"}
+    assert [create(**eight), create(**eight)] == [True, False]
+    with pytest.raises(ValueError, match="8 shards"):
+        create(shards=4, shard_by="user")
+    with pytest.raises(TypeError, match="go together"):
+        create(shards=8)
+    assert redfloe.read_stream(url, stream, SCHEMA).is_empty()
+    redfloe.write_stream(url, frame(), stream)
+    assert client.exists(f"{stream}:{{{TAGS[0]}}}")
+    assert [delete(), delete()] == [True, False]
+    assert client.keys(f"{stream}*") == []
+    assert create()  # a plain one now
+    with pytest.raises(WrongTypeError):
+        create(**eight)
+    assert delete()
+    client.hset(stream, mapping={"a": "b"})
+    with pytest.raises(WrongTypeError):
+        delete()
+    assert client.exists(stream)
+
+
 def produce(url: str, name: str) -> None:
     with redfloe.StreamProducer(url, name) as producer:
         producer.send({"user": "a", "n": 1})
@@ -343,10 +408,8 @@ def process(url: str, name: str, to: str) -> None:
 
 TAKE_ONE: dict[str, Any] = {
     "stream_info": redfloe.stream_info,
-    "create_group": lambda url, name: asyncio.run(redfloe.create_group_async(url, name, "g")),
     "trim_stream": lambda url, name: redfloe.trim_stream(url, name, maxlen=1),
     "create_stream": redfloe.create_stream,
-    "delete_stream": redfloe.delete_stream,
     "pending_entries": lambda url, name: redfloe.pending_entries(url, name, "g"),
     "a list": lambda url, name: redfloe.read_stream(url, [f"{name}:{{0-dnh}}", name], SCHEMA),
     "a schema of a list": lambda url, name: redfloe.infer_schema(url, [name, f"{name}:x"]),

@@ -60,6 +60,7 @@ __all__ = [
     "connect",
     "consumer_info",
     "create_group",
+    "create_sharded_stream",
     "create_stream",
     "delete_consumer",
     "delete_entries",
@@ -850,6 +851,9 @@ class LaneMember:
 def claim_shards(
     server: str | RedisConnection, name: bytes, shards: int, by: str
 ) -> Operation[None]: ...
+def create_sharded_stream(
+    server: str | RedisConnection, name: bytes, shards: int, by: str
+) -> Operation[bool]: ...
 def find_shards(
     server: str | RedisConnection, name: bytes, dead_letter: bytes | None = None
 ) -> Operation[Shards | None]: ...

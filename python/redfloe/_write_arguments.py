@@ -133,7 +133,7 @@ def _check_shards(request: WriteRequest, columns: pl.DataFrame) -> None:
     _core.Shards(request["stream"], shards, by)  # refuses what cannot be
 
 
-def _shards(shards: object, by: object) -> tuple[int, str] | None:
+def as_shards(shards: object, by: object) -> tuple[int, str] | None:
     if (shards is None) != (by is None):
         msg = (
             "shards and shard_by go together: how many shards the stream has, and the column that "
@@ -218,7 +218,7 @@ def make_request(**options: Unpack[WriteOptions]) -> WriteRequest:
         atomic=bool(options.get("atomic", False)),
         skip_empty=on_empty_row == "skip",
         rows_before=(0, 0),
-        shards=_shards(options.get("shards"), options.get("shard_by")),
+        shards=as_shards(options.get("shards"), options.get("shard_by")),
         known_streams=None,
     )
 

@@ -7,6 +7,7 @@ use crate::client::{Client, Session};
 use crate::entry_id::EntryId;
 use crate::error::Result;
 use crate::resp;
+use crate::shard::{delete_name, shards_of};
 
 /// Creates an empty stream, which only XGROUP CREATE does; gives whether there was none.
 const CREATE: &str = r"
@@ -51,13 +52,28 @@ pub async fn create_stream(client: &Client, stream: &[u8]) -> Result<bool> {
     Ok(count_of(reply, stream)? > 0)
 }
 
-/// Deletes a stream with its groups (a script of UNLINK, Redis 5.0); says whether there was one.
+/// Deletes a stream with its groups (a script of UNLINK, Redis 5.0); says whether there was one. Of a
+/// sharded stream's name all shards are deleted, and then the name: what an error cuts off can be done
+/// again.
 ///
 /// # Errors
 ///
 /// [`WrongType`](crate::ErrorKind::WrongType) where the key holds something else, which stays; and
 /// every kind that connecting or the server can raise.
 pub async fn delete_stream(client: &Client, stream: &[u8]) -> Result<bool> {
+    match delete_one(client, stream).await {
+        Err(error) => {
+            for shard in shards_of(client, stream, error).await? {
+                delete_one(client, &shard).await?;
+            }
+            delete_name(client, stream).await?;
+            Ok(true)
+        }
+        deleted => deleted,
+    }
+}
+
+async fn delete_one(client: &Client, stream: &[u8]) -> Result<bool> {
     let reply = run(&mut client.session_for(stream), DELETE, stream).await;
     Ok(count_of(reply, stream)? > 0)
 }
@@ -84,12 +100,32 @@ pub async fn delete_entries(client: &Client, stream: &[u8], ids: &[EntryId]) -> 
 /// stream.
 ///
 /// With `approximate` the server deletes whole nodes of its tree only, which is quick and leaves
-/// some entries more; `limit` is then the most that it deletes (Redis 6.2).
+/// some entries more; `limit` is then the most that it deletes (Redis 6.2). Of a sharded stream's name each
+/// shard is trimmed to the ID; a length is that of a single stream.
 ///
 /// # Errors
 ///
 /// Every kind that connecting or the server can raise.
 pub async fn trim_stream(
+    client: &Client,
+    stream: &[u8],
+    to: TrimTo,
+    approximate: bool,
+    limit: Option<u64>,
+) -> Result<u64> {
+    match trim_one(client, stream, to, approximate, limit).await {
+        Err(error) if matches!(to, TrimTo::MinId(_)) => {
+            let mut deleted = 0;
+            for shard in shards_of(client, stream, error).await? {
+                deleted += trim_one(client, &shard, to, approximate, limit).await?;
+            }
+            Ok(deleted)
+        }
+        deleted => deleted,
+    }
+}
+
+async fn trim_one(
     client: &Client,
     stream: &[u8],
     to: TrimTo,

@@ -91,6 +91,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(shards::find_shards, module)?)?;
     module.add_function(wrap_pyfunction!(write::compress, module)?)?;
     module.add_function(wrap_pyfunction!(shards::claim_shards, module)?)?;
+    module.add_function(wrap_pyfunction!(shards::create_sharded_stream, module)?)?;
     module.add_function(wrap_pyfunction!(staged::staged_key, module)?)?;
     module.add_function(wrap_pyfunction!(staged::prepare_staging, module)?)?;
     module.add_function(wrap_pyfunction!(staged::commit_staged, module)?)?;

@@ -69,3 +69,18 @@ pub(crate) fn claim_shards(
     let claiming = async move { shard::claim(&client, &stream).await };
     Ok(Operation::new(claiming, |py, ()| Ok(py.None())))
 }
+
+/// Creates an empty sharded stream; says whether there was none.
+#[pyfunction]
+pub(crate) fn create_sharded_stream(
+    py: Python<'_>,
+    server: Server,
+    name: Vec<u8>,
+    shards: usize,
+    by: String,
+) -> PyResult<Operation> {
+    let client = server.client(py)?;
+    let stream = ShardedStream::new(name, shards, by).map_err(|error| exception(py, &error))?;
+    let creating = async move { shard::create_sharded_stream(&client, &stream).await };
+    Ok(Operation::new(creating, |py, created| created.into_py_any(py)))
+}

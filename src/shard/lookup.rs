@@ -5,7 +5,7 @@ use redis::Value;
 use super::layout::ShardedStream;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, counted, shorten};
-use crate::resp::{cmd, command, text};
+use crate::resp::{cmd, command, script, text};
 
 /// Writes the hash unless something is there, and gives what is there then, in one step.
 const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then \
@@ -45,6 +45,18 @@ pub(crate) async fn find_shards(
     Ok(found)
 }
 
+/// Creates an empty sharded stream (a script of HSET, Redis 4.0); says whether there was none.
+///
+/// # Errors
+///
+/// [`InvalidArgument`](ErrorKind::InvalidArgument) where there is one that has other shards;
+/// [`WrongType`](ErrorKind::WrongType) where something else is at its name; and as [`sharded_stream`].
+pub async fn create_sharded_stream(client: &Client, stream: &ShardedStream) -> Result<bool> {
+    let was_there = sharded_stream(client, stream.name()).await?.is_some();
+    claim(client, stream).await?;
+    Ok(!was_there)
+}
+
 /// Makes sure that the sharded stream is there as it is wanted: creates it (a script of HSET, Redis 4.0)
 /// where nothing is at its name.
 ///
@@ -82,6 +94,26 @@ pub(crate) async fn claim(client: &Client, wanted: &ShardedStream) -> Result<()>
             name,
         )),
     }
+}
+
+/// The keys of the shards, where an error was that the key is a sharded stream's name; else that error.
+pub(crate) async fn shards_of(client: &Client, name: &[u8], error: Error) -> Result<Vec<Vec<u8>>> {
+    if error.kind() != ErrorKind::WrongType {
+        return Err(error);
+    }
+    // The error says more than one of looking for more.
+    match sharded_stream(client, name).await {
+        Ok(Some(stream)) => Ok(stream.keys()),
+        _ => Err(error),
+    }
+}
+
+/// Deletes the name (a script of UNLINK, Redis 5.0), if it is that of a sharded stream.
+pub(crate) async fn delete_name(client: &Client, name: &[u8]) -> Result<()> {
+    const DELETE: &str = "if redis.call('HGET', KEYS[1], 'redfloe') == 'sharded-stream' then \
+                          return redis.call('UNLINK', KEYS[1]) end";
+    let deleting = client.session_for(name).value(&script(DELETE, &[name], &[])).await;
+    deleting.map(|_| ()).map_err(|error| about(error, name))
 }
 
 /// The error of what takes the key of a single stream; it says what to do where that is the name of a sharded

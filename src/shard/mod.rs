@@ -11,6 +11,6 @@ pub use layout::ShardedStream;
 pub(crate) use layout::beside_shard;
 #[cfg(feature = "python")]
 pub(crate) use lookup::find_shards;
-pub use lookup::sharded_stream;
-pub(crate) use lookup::{claim, misnamed, told};
+pub(crate) use lookup::{claim, delete_name, misnamed, shards_of, told};
+pub use lookup::{create_sharded_stream, sharded_stream};
 pub use tags::MOST_SHARDS;

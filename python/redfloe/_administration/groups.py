@@ -24,7 +24,8 @@ def create_group(
 ) -> bool:
     """Create a consumer group (XGROUP CREATE, Redis 5.0).
 
-    Reads through a group create it too, unless they are told not to.
+    Reads through a group create it too, unless they are told not to. A sharded stream's name stands
+    for all its shards, each of which gets the group.
 
     Parameters
     ----------
@@ -125,7 +126,8 @@ def _created(
 def delete_group(url: str | RedisConnection, stream: str | bytes, group: str | bytes) -> bool:
     """Delete a consumer group, with its consumers and what is pending (XGROUP DESTROY, Redis 5.0).
 
-    Workers that read through it get a `NoGroupError`.
+    Workers that read through it get a `NoGroupError`. A sharded stream's name stands for all its
+    shards.
 
     Parameters
     ----------

@@ -10,9 +10,16 @@ from redfloe._checks import as_ids, as_key
 from redfloe._core import RedisConnection
 from redfloe._event_loop import completed
 from redfloe._ids import EntryIdLike
+from redfloe._write_arguments import as_shards
 
 
-def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
+def create_stream(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    shards: int | None = None,
+    shard_by: str | None = None,
+) -> bool:
     """Create an empty stream, without a group (a script of XGROUP CREATE MKSTREAM, Redis 5.0).
 
     Writing to a stream creates it too; this is for readers that need it
@@ -24,6 +31,11 @@ def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
         As for `read_stream`.
     stream : str or bytes
         The stream's key.
+    shards : int, optional
+        Create a sharded stream of that many, as `write_stream` does: before the first worker, say,
+        which would take a name that is not there for that of a plain stream.
+    shard_by : str, optional
+        With `shards`: the column, or field, by which it is divided.
 
     Returns
     -------
@@ -35,6 +47,8 @@ def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
     ------
     WrongTypeError
         The key holds something else, which is left alone.
+    ValueError
+        There is a sharded stream of other shards.
     RedisConnectionError, RedisTimeoutError, AuthenticationError
         As for `read_stream`.
 
@@ -45,20 +59,35 @@ def create_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
     True
     >>> redfloe.stream_info(url, "orders")["length"].item()
     0
+    >>> redfloe.create_stream(url, "hits", shards=8, shard_by="user_id")
+    True
     """
-    url = _core.connect(url)
-    asking = _core.create_stream(url, as_key(stream, "stream"))
-    return asking.wait()
+    return _creating(url, stream, shards, shard_by).wait()
 
 
-async def create_stream_async(url: str | RedisConnection, stream: str | bytes) -> bool:
+def _creating(
+    url: str | RedisConnection, stream: str | bytes, shards: int | None, shard_by: str | None
+) -> _core.Operation[bool]:
+    url, key, divided = _core.connect(url), as_key(stream, "stream"), as_shards(shards, shard_by)
+    if divided is None:
+        return _core.create_stream(url, key)
+    return _core.create_sharded_stream(url, key, *divided)
+
+
+async def create_stream_async(
+    url: str | RedisConnection,
+    stream: str | bytes,
+    *,
+    shards: int | None = None,
+    shard_by: str | None = None,
+) -> bool:
     """Create an empty stream: the asynchronous twin of `create_stream`.
 
     If its task is cancelled, an operation that has begun is still carried out.
 
     Parameters
     ----------
-    url, stream
+    url, stream, shards, shard_by
         As for `create_stream`.
 
     Returns
@@ -73,15 +102,15 @@ async def create_stream_async(url: str | RedisConnection, stream: str | bytes) -
     >>> asyncio.run(redfloe.create_stream_async(url, "orders"))
     True
     """
-    url = _core.connect(url)
-    asking = _core.create_stream(url, as_key(stream, "stream"))
-    return await completed(asking.start())
+    return await completed(_creating(url, stream, shards, shard_by).start())
 
 
 def delete_stream(url: str | RedisConnection, stream: str | bytes) -> bool:
     """Delete a stream with its groups (a script of UNLINK, Redis 5.0).
 
     Nothing of another type is deleted. Workers that read through its groups get a `NoGroupError`.
+    Of a sharded stream's name all shards are deleted, and then the name; what an error cuts off can
+    be done again.
 
     Parameters
     ----------
@@ -228,6 +257,7 @@ def trim_stream(
     """Delete the oldest entries of a stream (XTRIM, Redis 5.0).
 
     Entries are deleted whether or not a group has read them, and whether or not they are pending.
+    With `minid` a sharded stream's name stands for all its shards.
 
     Parameters
     ----------

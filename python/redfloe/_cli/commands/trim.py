@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from redfloe._cli.options import Json, Stream, Url, Yes, bound, connect, missing
+from redfloe._cli.options import Json, Stream, Url, Yes, bound, connect
 from redfloe._cli.output import confirm, say
+from redfloe._cli.shards import streams_of
 from redfloe._words import counted
 
 
@@ -37,11 +38,10 @@ def trim(
         msg = "give either --maxlen or --minid"
         raise typer.BadParameter(msg)
     server = connect(url)
-    info = redfloe.stream_info(server, stream)
-    if info.is_empty():
-        raise missing(stream)
+    streams = streams_of(server, stream)
+    length: Any = sum(redfloe.stream_info(server, one)["length"].sum() for one in streams)
     doomed = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
-    number = counted(info["length"].item(), "entry", "entries", ",")
+    number = counted(length, "entry", "entries", ",")
     confirm(f"{stream} has {number}; delete {doomed}", yes=yes)
     deleted = redfloe.trim_stream(
         server, stream, maxlen=maxlen, minid=minid, approximate=approximate
