@@ -97,6 +97,48 @@ def test_async_handlers_and_others_share_a_transaction(any_server: Server, world
     assert redfloe.read_stream(any_server.url, "left")["left"].to_list() == ["9"] * 3
 
 
+@pytest.mark.parametrize("of_group", [False, True])
+def test_a_handler_looks_into_another_processors_table(
+    any_server: Server, world: World, of_group: bool
+) -> None:
+    schema = {"n": pl.Int64, "left": pl.Int64}
+    redfloe.write_stream(any_server.url, pl.DataFrame({"n": [1, 3], "left": [9, 7]}), "stock")
+    stock = redfloe.StreamProcessor(
+        any_server.url,
+        "stock",
+        name="s",
+        schema=schema,
+        on_idle="stop",
+        block_ms=1,
+    )
+    stock.run(lambda tx: tx.table("t", key="n", schema=schema).upsert(tx.frame.select("n", "left")))
+    publish(any_server, *orders(3))
+    got: list[Any] = []
+    router = Router()
+    if world.runner is None:
+
+        @router.on("orders", OrderPlaced)
+        def look(event: OrderPlaced, tx: Transaction) -> None:
+            got.extend(
+                tx.lookup("stock", "s", "t", pl.Series([event.order_id]), key="n", schema=schema)[
+                    "left"
+                ]
+            )
+
+    else:
+
+        @router.on("orders", OrderPlaced)
+        async def look_async(event: OrderPlaced, tx: Transaction) -> None:
+            found = await tx.lookup(
+                "stock", "s", "t", pl.Series([event.order_id]), key="n", schema=schema
+            )
+            got.extend(found["left"])
+
+    member = {"group": "g", "consumer": "c"} if of_group else {}
+    run(world, processor(any_server, router, **member))
+    assert got == [9, None, 7]
+
+
 def test_handlers_that_are_not_async_leave_an_event_loop_alone(
     any_server: Server, runner: asyncio.Runner
 ) -> None:

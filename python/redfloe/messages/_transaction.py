@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from redfloe._checks import Milliseconds
     from redfloe._processing.base_transaction import BaseTransaction
     from redfloe._processing.state import ProcessorState
+    from redfloe._processing.table import Keys
     from redfloe._schema import SchemaLike
     from redfloe.messages._codecs import Codec
     from redfloe.messages._outgoing import Outgoing, Outlet
@@ -170,16 +171,48 @@ class Transaction:
         """
         self._refuse_of_group("no tables")
         batch: Any = self._batch
-        table = batch.table(
-            name, key=key, schema=schema, event_time=event_time, expire_after=expire_after
+        return self._waited_for(
+            batch.table(
+                name, key=key, schema=schema, event_time=event_time, expire_after=expire_after
+            )
         )
+
+    def lookup(
+        self,
+        stream: str | bytes,
+        name: str | bytes,
+        table: str | bytes,
+        keys: Keys,
+        *,
+        key: str | Sequence[str],
+        schema: SchemaLike,
+    ) -> Any:
+        """Look up rows of another processor's table: see `redfloe.Transaction.lookup`.
+
+        An async handler awaits it: ``await tx.lookup(...)``.
+
+        Parameters
+        ----------
+        stream, name, table, keys, key, schema
+            As for `redfloe.Transaction.lookup`.
+
+        Returns
+        -------
+        pl.DataFrame
+            A row for each key, or in an async handler what is awaited for it.
+        """
+        batch: Any = self._batch
+        return self._waited_for(batch.lookup(stream, name, table, keys, key=key, schema=schema))
+
+    def _waited_for(self, made: Any) -> Any:
+        """Give what was asked for; to a thread, which waits for what the event loop does, too."""
         if (
-            isinstance(batch, AsyncTransaction)
+            isinstance(self._batch, AsyncTransaction)
             and self._loop is not None
             and asyncio._get_running_loop() is None
-        ):  # in a thread, which waits for what the event loop does
-            return asyncio.run_coroutine_threadsafe(table, self._loop).result()
-        return table
+        ):
+            return asyncio.run_coroutine_threadsafe(made, self._loop).result()
+        return made
 
     def _refuse_of_group(self, what: str) -> None:
         if self._batch._session.is_of_group:
