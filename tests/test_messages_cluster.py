@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 
 import redfloe
@@ -21,6 +22,27 @@ from support.cluster import Cluster
 from support.events import OrderPaid, OrderPlaced, orders
 
 pytestmark = pytest.mark.xdist_group("cluster")
+
+
+def test_a_sharded_stream(cluster_url: str | RedisConnection, stream: str) -> None:
+    """Its shards, and those of its dead letters, are on all nodes."""
+    numbers = pl.DataFrame({"_type": "Order", "user": [f"u{n}" for n in range(60)], "n": range(60)})
+    redfloe.write_stream(cluster_url, numbers, stream, shards=8, shard_by="user")
+    app = App(cluster_url, group="g", dead_letter="{stream}:dead", retry=Retry(attempts=1))
+    got: list[int] = []
+
+    @app.on(stream)
+    async def handle(message: Message) -> None:
+        number = int(message.payload["n"])
+        if number % 3 == 0:
+            raise ValueError
+        got.append(number)
+
+    drained = app.drain()
+    assert sorted(got) == [n for n in range(60) if n % 3]
+    assert len({message.stream for message in drained.handled}) > 4
+    letters = redfloe.read_dead_letters(cluster_url, f"{stream}:dead", {"n": pl.Int64})
+    assert sorted(letters["n"]) == [n for n in range(60) if n % 3 == 0]
 
 
 def test_streams_of_several_nodes(cluster_url: str | RedisConnection) -> None:
