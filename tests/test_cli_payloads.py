@@ -22,7 +22,7 @@ from support.server import Server
 DESCRIPTOR, _ = compiled(
     """
 syntax = "proto3";
-package shop;
+package till;
 enum State { OPEN = 0; PAID = 1; }
 message Line { string sku = 1; int32 count = 2; }
 message Order { int64 id = 1; State state = 2; Line first = 3; repeated string tags = 4; }
@@ -63,7 +63,7 @@ ORDERS = pl.DataFrame(
 FORMATS = [
     "json",
     "msgpack",
-    "protobuf:{}/shop.binpb:shop.Order",
+    "protobuf:{}/shop.binpb:till.Order",
     "avro:{}/order.avsc",
     "avro-single-object:{}/order.avsc",
     "avro-confluent:{}/order.avsc:7",
@@ -181,7 +181,7 @@ def test_a_container_brings_its_schema(any_server: Server, stream: str, schemas:
 
 
 def test_dead_letters_in_a_format(any_server: Server, stream: str, schemas: Path) -> None:
-    orders = ProtobufSchema(schemas / "shop.binpb", "shop.Order")
+    orders = ProtobufSchema(schemas / "shop.binpb", "till.Order")
     redfloe.write_stream(any_server.url, ORDERS, stream, payload="data", payload_format=orders)
     with redfloe.StreamConsumer(
         any_server.url,
@@ -214,7 +214,7 @@ def test_an_export_goes_on_in_its_format(
     any_server: Server, stream: str, schemas: Path, tmp_path: Path
 ) -> None:
     """The schema's file may move, and grow; another format, message or compression is refused."""
-    orders = ProtobufSchema(schemas / "shop.binpb", "shop.Order")
+    orders = ProtobufSchema(schemas / "shop.binpb", "till.Order")
     to = str(tmp_path / "parts")
 
     def export(form: str, *more: str, code: int = 0) -> str:
@@ -223,14 +223,14 @@ def test_an_export_goes_on_in_its_format(
 
     for _ in range(2):
         redfloe.write_stream(any_server.url, ORDERS, stream, payload="data", payload_format=orders)
-        export("protobuf:{}/shop.binpb:shop.Order")
+        export("protobuf:{}/shop.binpb:till.Order")
         (schemas / "moved").mkdir(exist_ok=True)
         (schemas / "moved" / "shop.binpb").write_bytes(DESCRIPTOR)
-    export("protobuf:{}/moved/shop.binpb:shop.Order")
+    export("protobuf:{}/moved/shop.binpb:till.Order")
     parts = [pl.read_parquet(part) for part in sorted(Path(to).glob("*.parquet"))]
     assert_frame_equal(pl.concat(parts).select(ORDERS.columns), pl.concat([ORDERS, ORDERS]))
-    assert "payload_format 'protobuf:shop.Order', not 'json'" in export("json", code=1)
-    assert "not 'protobuf:shop.Line'" in export("protobuf:{}/shop.binpb:shop.Line", code=1)
+    assert "payload_format 'protobuf:till.Order', not 'json'" in export("json", code=1)
+    assert "not 'protobuf:till.Line'" in export("protobuf:{}/shop.binpb:till.Line", code=1)
     compressed = export(FORMATS[2], "--payload-compression", "zstd", code=1)
     assert "payload_compression None, not 'zstd'" in compressed
 
