@@ -59,6 +59,22 @@ def test_groups_and_what_is_pending_are_those_of_the_shards(any_server: Server, 
         assert sum(row["pending"] for row in found) == 3
 
 
+@pytest.mark.parametrize("name", ["a[b]*?", "with space", 'q"', "b\\c", b"caf\xe9"])
+def test_names_are_no_patterns(any_server: Server, stream: str, name: str | bytes) -> None:
+    """And need not be UTF-8."""
+    key = name if isinstance(name, bytes) else f"{stream}:{name}"
+    url = any_server.url
+    redfloe.write_stream(url, HITS, key, shards=4, shard_by="user")
+    redfloe.create_group(url, key, "g")
+    typed = key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
+    for command in (["groups"], ["lag"], ["streams"], ["top", "-n", "1"]):
+        assert len(rows(run(*command, typed, "--json", url=url))) == 4
+    member = ["--group", "g", "--consumer", "c", "--json"]
+    assert len(rows(run("tail", typed, *member, url=url))) == 4
+    assert rows(run("pending", typed, "g", "--json", url=url)) == []
+    redfloe.delete_stream(url, key)
+
+
 @pytest.mark.parametrize("more", [["-n", "4"], []], ids=["some", "all"])
 def test_a_member_of_a_group_acknowledges_what_it_has_shown(
     any_server: Server, hits: str, more: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from redfloe._cli.options import Name, missing
@@ -40,8 +41,8 @@ def shards_of(server: RedisConnection, stream: str) -> list[Any]:
 
 def pattern_of(server: RedisConnection, pattern: Any) -> Any:
     """Give the pattern that the shards have, where a pattern is a sharded stream's name."""
-    if set(str(pattern)) & {*"*?[\\"} or not shards_of(server, pattern):
+    if pattern == "*" or not shards_of(server, pattern):
         return pattern
     if isinstance(pattern, Name):
-        return Name(pattern + b":{*}")
-    return f"{pattern}:{{*}}"
+        return Name(re.sub(rb"[*?\[\]\\]", rb"\\\g<0>", pattern) + b":{*}")
+    return re.sub(r"[*?\[\]\\]", r"\\\g<0>", pattern) + ":{*}"
