@@ -142,6 +142,34 @@ def test_confluents_header(any_server: Server, stream: str, schemas: Path) -> No
         assert [row["id"] for row in shown] == ids
 
 
+def test_bytes_within_a_document_are_text_in_ndjson(
+    any_server: Server, client: redis.Redis, stream: str, tmp_path: Path
+) -> None:
+    """Polars has no JSON for them."""
+    for document in ({"l": [b"a", b"\xff"], "s": {"b": b"\xfe", "n": 1.5}}, {"l": None, "s": None}):
+        client.xadd(stream, {"data": msgpack.packb(document)})
+    options = ["--payload", "data", "--payload-format", "msgpack"]
+    for path in (tmp_path / "x.ndjson", tmp_path / "parts"):
+        more = ["-f", "ndjson"] if path.name == "parts" else []
+        run("export", stream, str(path), *options, *more, url=any_server.url)
+        [file] = [path] if path.is_file() else path.glob("*.ndjson")
+        first, second = map(json.loads, file.read_text().splitlines())
+        assert first["l"] == ["a", "\\xff"]
+        assert first["s"] == {"b": "\\xfe", "n": 1.5}
+        assert (second["l"], second["s"]) == (None, None)
+
+
+def test_csv_has_nested_values_as_json(any_server: Server, stream: str, tmp_path: Path) -> None:
+    frame = ORDERS.with_columns(x=pl.Series([[float("nan"), 0.5], None, []]))
+    redfloe.write_stream(any_server.url, frame, stream, payload="data", payload_format="msgpack")
+    options = ["--payload", "data", "--payload-format", "msgpack"]
+    run("export", stream, str(tmp_path / "x.csv"), *options, url=any_server.url)
+    read = pl.read_csv(tmp_path / "x.csv")
+    assert [json.loads(text) for text in read["first"]] == frame["first"].to_list()
+    assert read["tags"].to_list() == ['["x", "y"]', "[]", '["z"]']
+    assert read["x"].to_list() == ['["NaN", 0.5]', None, "[]"]
+
+
 @pytest.mark.parametrize("compression", ["zstd", "gzip"])
 def test_compressed_payloads(
     any_server: Server, stream: str, schemas: Path, compression: str

@@ -46,8 +46,13 @@ def print_json(frame: pl.DataFrame) -> None:
     }
     frame = frame.rename(seconds)
     for row in frame.iter_rows(named=True):
-        print(json.dumps(finite(row, row), default=_as_json, ensure_ascii=False, allow_nan=False))
+        print(as_json(row))
     sys.stdout.flush()  # a pipe's reader wants it now: more may come in an hour
+
+
+def as_json(value: Any) -> str:
+    """Give the JSON of a value of a frame."""
+    return json.dumps(finite(value, value), default=_as_json, ensure_ascii=False, allow_nan=False)
 
 
 def finite(written: Any, value: Any) -> Any:

@@ -9,29 +9,59 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import polars as pl
 
 from redfloe._cli.formats import Format
-from redfloe._cli.output import finite
+from redfloe._cli.output import as_json, finite
 from redfloe._words import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from polars.datatypes import DataTypeClass
 
 
 def with_texts(frame: pl.DataFrame, kind: Format) -> pl.DataFrame:
-    r"""Make bytes text in a format of text, with ``\xff`` for a byte that is not UTF-8."""
+    r"""Make bytes text in a format of text, with ``\xff`` for a byte that is not UTF-8.
+
+    CSV has lists and structs as JSON.
+    """
     if kind not in {Format.csv, Format.ndjson}:
         return frame
     return frame.with_columns(
-        pl.Series(
-            column.name,
-            [None if value is None else readable(value) for value in column],
-            dtype=pl.String,
-        )
+        pl.Series(column.name, made, dtype=dtype)
         for column in frame.iter_columns()
-        if column.dtype == pl.Binary
+        for made, dtype in _with_texts(column, kind)
     )
+
+
+def _with_texts(column: pl.Series, kind: Format) -> Iterator[tuple[list[Any], Any]]:
+    """Give the values and the dtype that take a column's place, if it needs others."""
+    if kind is Format.csv and column.dtype.is_nested():
+        values = map(_text_of, column.to_list())
+        yield [None if value is None else as_json(value) for value in values], pl.String
+    elif (dtype := _dtype_with_texts(column.dtype)) != column.dtype:
+        yield [_text_of(value) for value in column.to_list()], dtype
+
+
+def _dtype_with_texts(dtype: Any) -> Any:
+    match dtype:
+        case pl.List(inner=inner):
+            return pl.List(_dtype_with_texts(inner))
+        case pl.Array(inner=inner, size=size):
+            return pl.Array(_dtype_with_texts(inner), size)
+        case pl.Struct(fields=fields):
+            return pl.Struct({field.name: _dtype_with_texts(field.dtype) for field in fields})
+    return pl.String() if dtype == pl.Binary else dtype
+
+
+def _text_of(value: Any) -> Any:
+    match value:
+        case bytes():
+            return readable(value)
+        case list():
+            return [_text_of(one) for one in value]
+        case dict():
+            return {name: _text_of(one) for name, one in value.items()}
+    return value
 
 
 def schema_with_texts(schema: Mapping[str, Any], kind: Format) -> pl.Schema:
