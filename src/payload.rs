@@ -1,6 +1,6 @@
 //! Which field holds a document, of which format, and what becomes of its keys.
 
-use arrow_schema::{Field, FieldRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 
 use crate::compression::{Inflater, PayloadCompression};
 use crate::error::{Error, Result, shorten};
@@ -135,6 +135,30 @@ impl Payload {
     pub fn with_max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
+    }
+
+    /// Refuses a path to what no payload can have, where their schema tells.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) names it.
+    pub fn check(&self) -> Result<()> {
+        let PayloadFormat::Schema(schema) = &self.format else { return Ok(()) };
+        let Some((depth, name, fields)) = schema.misnamed(&self.path) else { return Ok(()) };
+        let records =
+            fields.iter().filter(|field| matches!(field.data_type(), DataType::Struct(_)));
+        let records: Vec<&str> = records.map(|field| field.name().as_str()).collect();
+        let there = match records.as_slice() {
+            [] => "which has no records".to_owned(),
+            _ => format!("whose records are {}", records.join(", ")),
+        };
+        Err(Error::invalid(format!(
+            "payload_path names {name:?}, which is no record in {} by the payloads' schema, {there}",
+            match depth.checked_sub(1) {
+                Some(above) => self.path_to(above),
+                None => "$".to_owned(),
+            }
+        )))
     }
 
     /// The columns that hold all that the payloads have, where their schema tells.

@@ -369,6 +369,35 @@ def test_a_path_leads_to_a_message_inside(
     assert df.rows() == [("x", -3), (None, None)]
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("$.frist", r'"frist".*in \$ by.*whose records are first, goods'),
+        ("$.first.nope", r'"nope".*in \$\.first by.*which has no records'),
+        ("$.id", r'"id", which is no record'),
+        ("$.lines", r'"lines", which is no record'),
+    ],
+)
+def test_a_path_to_what_no_message_has_is_refused(any_server: Server, path: str, said: str) -> None:
+    options: dict[str, Any] = {**OPTIONS, "payload_path": path}
+    for schema in (None, {"sku": pl.String}):
+        with pytest.raises(ValueError, match=said):
+            read_stream(any_server.url, "none", schema, **options)
+        with pytest.raises(ValueError, match=said):
+            scan_stream(any_server.url, "none", schema, **options).collect()
+
+
+def test_a_path_may_lead_into_a_document(
+    any_server: Server, client: redis.Redis, stream: str
+) -> None:
+    """Of which the descriptor says no more."""
+    order = SHOP.Order()
+    order.extra.update({"a": {"b": 1}})
+    put(client, stream, order.SerializeToString())
+    options: dict[str, Any] = {**OPTIONS, "payload_path": "$.extra.a"}
+    assert read_stream(any_server.url, stream, {"b": pl.Int64}, **options, **BARE).rows() == [(1,)]
+
+
 def test_pieces_of_a_message_are_one(any_server: Server, client: redis.Redis, stream: str) -> None:
     """What is concatenated is merged, as the format has it."""
     parts = [

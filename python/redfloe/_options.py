@@ -90,7 +90,8 @@ class ColumnOptions(TypedDict, total=False):
         record once its fields have names. One that has more does not fit.
     payload_path : str, default "$"
         The path in the document to the object whose keys become columns: ``"$.after"``,
-        ``"$.a.b"``, or ``'$["a key"]'``. An entry without it has nulls.
+        ``"$.a.b"``, or ``'$["a key"]'``. An entry without it has nulls; where the format has a
+        schema, a path to what that does not have is refused.
     payload_prefix : str, default ""
         Comes before each key in the name of its column, so that ``id`` of the document is not taken
         for the field ``id`` of the entry; `schema` and `null_values` then have these names.

@@ -120,6 +120,21 @@ impl PayloadSchema {
         })
     }
 
+    /// The first name of a path that no payload can have, with what is there in its place.
+    pub(crate) fn misnamed<'a>(&self, path: &'a [String]) -> Option<(usize, &'a str, Fields)> {
+        let mut fields = self.schema.fields();
+        for (depth, name) in path.iter().enumerate() {
+            let inner = match fields.find(name).map(|(_, field)| field.data_type()) {
+                Some(DataType::Struct(inner)) => inner.clone(),
+                // It may hold a document, of which the schema says no more.
+                Some(DataType::Utf8 | DataType::Utf8View) => return None,
+                _ => return Some((depth, name, fields)),
+            };
+            fields = inner;
+        }
+        None
+    }
+
     /// The columns that hold all that the payloads have.
     pub fn fields(&self) -> Fields {
         self.schema.fields()

@@ -119,12 +119,14 @@ impl PayloadArguments {
     fn payload(&self) -> Result<Payload> {
         let payload = Payload::new(&self.field).with_path(&self.path)?;
         let compression = self.compression.as_deref().map(str::parse).transpose()?;
-        Ok(payload
+        let payload = payload
             .with_prefix(&self.prefix)
             .with_format(self.format.0.clone())
             .with_positions(self.fields.clone())
             .with_compression(compression)
-            .with_max_bytes(self.max_bytes))
+            .with_max_bytes(self.max_bytes);
+        payload.check()?;
+        Ok(payload)
     }
 }
 
