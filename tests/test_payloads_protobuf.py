@@ -513,7 +513,7 @@ def test_the_first_name_of_a_number_is_read(
     descriptor, names = compiled(
         """syntax = "proto3"; package n;
         enum E { option allow_alias = true; A = 0; B = 0; C = 1; D = 1; }
-        message M { E e = 1; float f = 2; }"""
+        message M { E e = 1; float f = 2; double d = 3; }"""
     )
     put(client, stream, names.M(e=names.D).SerializeToString(), b"")
     options: dict[str, Any] = {
@@ -523,7 +523,8 @@ def test_the_first_name_of_a_number_is_read(
     df = read_stream(any_server.url, stream, **options)
     assert df["e"].to_list() == ["C", "A"]
     assert df["e"].dtype == pl.Enum(["A", "C"])
-    for column in ({"f": [1e300]}, {"e": ["E"]}):
+    lossy: list[dict[str, Any]] = [{"f": [1e300]}, {"f": [2**24 + 1]}, {"d": [2**53 + 1]}]
+    for column in (*lossy, {"e": ["E"]}):
         with pytest.raises(ValueError, match=r"in n\.M is"):
             write_stream(any_server.url, pl.DataFrame(column), stream, **options)
 

@@ -111,6 +111,37 @@ pub(crate) enum Scalar {
 }
 
 impl Scalar {
+    /// The number as a double. An integer that a double would round is none.
+    pub(crate) fn as_double(self) -> Option<f64> {
+        match self {
+            Scalar::Float(number) => Some(number),
+            _ => {
+                self.integer().filter(|number| *number as f64 as i128 == *number).map(|n| n as f64)
+            }
+        }
+    }
+
+    /// The number as a float. Doubles are rounded, but not to infinity; an integer that a float would
+    /// round is none.
+    pub(crate) fn as_single(self) -> Option<f32> {
+        match self {
+            Scalar::Float(number) => {
+                Some(number as f32).filter(|single| single.is_finite() || !number.is_finite())
+            }
+            _ => {
+                self.integer().filter(|number| *number as f32 as i128 == *number).map(|n| n as f32)
+            }
+        }
+    }
+
+    fn integer(self) -> Option<i128> {
+        match self {
+            Scalar::Integer(number) => Some(number.into()),
+            Scalar::Large(number) => Some(number.into()),
+            _ => None,
+        }
+    }
+
     /// The scalar that a value is.
     #[inline]
     pub(crate) fn of(value: &[u8]) -> Option<Scalar> {

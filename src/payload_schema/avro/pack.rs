@@ -227,18 +227,14 @@ impl Packing<'_> {
                 push_long(value, out);
             }
             (Kind::Long, Some(Scalar::Integer(value))) => push_long(value, out),
-            (Kind::Float, Some(Scalar::Float(value))) => {
-                out.extend_from_slice(&(value as f32).to_le_bytes());
-            }
-            (Kind::Float, Some(Scalar::Integer(value))) => {
-                out.extend_from_slice(&(value as f32).to_le_bytes());
-            }
-            (Kind::Double, Some(Scalar::Float(value))) => {
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-            (Kind::Double, Some(Scalar::Integer(value))) => {
-                out.extend_from_slice(&(value as f64).to_le_bytes());
-            }
+            (Kind::Float, Some(scalar)) => match scalar.as_single() {
+                Some(value) => out.extend_from_slice(&value.to_le_bytes()),
+                None => return Err(self.unfit(id, content, value.kind)),
+            },
+            (Kind::Double, Some(scalar)) => match scalar.as_double() {
+                Some(value) => out.extend_from_slice(&value.to_le_bytes()),
+                None => return Err(self.unfit(id, content, value.kind)),
+            },
             (Kind::String, None) if is_text => push_bytes(content, out),
             (Kind::Bytes, None) if is_text || value.kind == value::Kind::Bytes => {
                 push_bytes(content, out);

@@ -306,12 +306,6 @@ fn raw_of(kind: Number, scalar: Scalar) -> Option<u64> {
         Scalar::Large(number) => Some(number),
         _ => None,
     };
-    let float = match scalar {
-        Scalar::Integer(number) => Some(number as f64),
-        Scalar::Large(number) => Some(number as f64),
-        Scalar::Float(number) => Some(number),
-        _ => None,
-    };
     let small = || signed.and_then(|number| i32::try_from(number).ok());
     match kind {
         Number::Boolean => match scalar {
@@ -327,10 +321,8 @@ fn raw_of(kind: Number, scalar: Scalar) -> Option<u64> {
             unsigned.and_then(|number| u32::try_from(number).ok()).map(u64::from)
         }
         Number::Uint64 | Number::Fixed64 => unsigned,
-        Number::Single => float
-            .filter(|number| !number.is_finite() || (*number as f32).is_finite())
-            .map(|number| u64::from((number as f32).to_bits())),
-        Number::Float => float.map(f64::to_bits),
+        Number::Single => scalar.as_single().map(|number| number.to_bits().into()),
+        Number::Float => scalar.as_double().map(f64::to_bits),
     }
 }
 

@@ -90,6 +90,11 @@ fn what_does_not_fit_is_named_by_its_path() {
         (r#""int""#, number(1 << 31), "$.x is 2147483648, and must be int"),
         (r#""int""#, text("a"), "$.x is \"a\", and must be int"),
         (r#""long""#, one(|out| msgpack::pack_float(1.5, out)), "$.x is 1.5, and must be long"),
+        (r#""double""#, number((1 << 53) + 1), "$.x is 9007199254740993, and must be double"),
+        (r#""float""#, number((1 << 24) + 1), "$.x is 16777217, and must be float"),
+        (r#""float""#, one(|out| msgpack::pack_float(1e300, out)), "and must be float"),
+        (r#""float""#, one(|out| msgpack::pack_float(-1e300, out)), "and must be float"),
+        (r#""double""#, text("1.5"), "$.x is \"1.5\", and must be double"),
         (r#""string""#, number(1), "$.x is 1, and must be string"),
         (r#""boolean""#, number(1), "$.x is 1, and must be boolean"),
         (r#"["null", "int"]"#, text("a"), "$.x is \"a\", and must be int"),
@@ -113,6 +118,25 @@ fn what_does_not_fit_is_named_by_its_path() {
     let two = [&b"\x82\xa1x\x01\xa1y\x02"[..]].concat();
     let why = packed(&bare(&with_field(r#""int""#)), &two).unwrap_err();
     assert_eq!(why, "$.y is no field by the Avro schema One");
+}
+
+#[test]
+fn numbers_are_floats_where_nothing_is_lost() {
+    for (of, document, expected) in [
+        ("float", number(1 << 24), f64::from(1 << 24)),
+        ("float", one(|out| msgpack::pack_float(0.1, out)), f64::from(0.1_f32)),
+        ("float", one(|out| msgpack::pack_float(f64::INFINITY, out)), f64::INFINITY),
+        ("double", number(-(1 << 53)), -9_007_199_254_740_992.0),
+        ("double", number(i64::MIN), i64::MIN as f64),
+        ("double", one(|out| msgpack::pack_float(1e300, out)), 1e300),
+    ] {
+        let bytes = match of {
+            "float" => (expected as f32).to_le_bytes().to_vec(),
+            _ => expected.to_le_bytes().to_vec(),
+        };
+        let written = packed(&bare(&with_field(&format!("{of:?}"))), &document);
+        assert_eq!(written.unwrap(), bytes, "{of} {expected}");
+    }
 }
 
 #[test]
