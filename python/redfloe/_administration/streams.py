@@ -62,13 +62,14 @@ def create_stream(
     >>> redfloe.create_stream(url, "hits", shards=8, shard_by="user_id")
     True
     """
+    url = _core.connect(url)
     return _creating(url, stream, shards, shard_by).wait()
 
 
 def _creating(
-    url: str | RedisConnection, stream: str | bytes, shards: int | None, shard_by: str | None
+    url: RedisConnection, stream: str | bytes, shards: int | None, shard_by: str | None
 ) -> _core.Operation[bool]:
-    url, key, divided = _core.connect(url), as_key(stream, "stream"), as_shards(shards, shard_by)
+    key, divided = as_key(stream, "stream"), as_shards(shards, shard_by)
     if divided is None:
         return _core.create_stream(url, key)
     return _core.create_sharded_stream(url, key, *divided)
@@ -102,6 +103,7 @@ async def create_stream_async(
     >>> asyncio.run(redfloe.create_stream_async(url, "orders"))
     True
     """
+    url = _core.connect(url)
     return await completed(_creating(url, stream, shards, shard_by).start())
 
 
