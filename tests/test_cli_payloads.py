@@ -263,6 +263,21 @@ def test_an_export_goes_on_in_its_format(
     assert "payload_compression None, not 'zstd'" in compressed
 
 
+def test_no_folder_is_named_after_a_struct(
+    any_server: Server, stream: str, schemas: Path, tmp_path: Path
+) -> None:
+    """And the directory can be used for what is meant."""
+    orders = ProtobufSchema(schemas / "shop.binpb", "till.Order")
+    redfloe.write_stream(any_server.url, ORDERS, stream, payload="data", payload_format=orders)
+    options = payloads("protobuf:{}/shop.binpb:till.Order", schemas)
+    to = str(tmp_path / "parts")
+    url = any_server.url
+    done = run("export", stream, to, *options, "--partition-by", "first", url=url, code=1)
+    assert "no folder can be named after the values of 'first'" in done.stderr
+    run("export", stream, to, *options, "--partition-by", "state", url=url)
+    assert (tmp_path / "parts" / "state=PAID").is_dir()
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

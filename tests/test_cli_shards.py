@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 import redfloe
-from support.commands import rows, run
+from support.commands import command, rows, run
 from support.groups import DRAIN
 from support.server import Server
 
@@ -53,8 +58,8 @@ def test_groups_and_what_is_pending_are_those_of_the_shards(any_server: Server, 
     assert all(row["stream"].startswith(f"{hits}:{{") for row in listed)
     oldest = rows(run("pending", hits, "g", "-n", "1", "--json", url=url))
     assert [row["id"] for row in oldest] == [min(taken["_id"])]
-    for command in (["groups"], ["lag"], ["streams"], ["top", "-n", "1"]):
-        found = rows(run(*command, hits, "--json", url=url))
+    for names in (["groups"], ["lag"], ["streams"], ["top", "-n", "1"]):
+        found = rows(run(*names, hits, "--json", url=url))
         assert [row["stream"].partition(":{")[0] for row in found] == [hits] * 4
         assert sum(row["pending"] for row in found) == 3
 
@@ -67,8 +72,8 @@ def test_names_are_no_patterns(any_server: Server, stream: str, name: str | byte
     redfloe.write_stream(url, HITS, key, shards=4, shard_by="user")
     redfloe.create_group(url, key, "g")
     typed = key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
-    for command in (["groups"], ["lag"], ["streams"], ["top", "-n", "1"]):
-        assert len(rows(run(*command, typed, "--json", url=url))) == 4
+    for names in (["groups"], ["lag"], ["streams"], ["top", "-n", "1"]):
+        assert len(rows(run(*names, typed, "--json", url=url))) == 4
     member = ["--group", "g", "--consumer", "c", "--json"]
     assert len(rows(run("tail", typed, *member, url=url))) == 4
     assert rows(run("pending", typed, "g", "--json", url=url)) == []
@@ -90,6 +95,61 @@ def test_a_member_of_a_group_acknowledges_what_it_has_shown(
     assert len(shown) == 7
     assert run("pending", hits, "g", url=url).stderr.strip() == "nothing is pending"
     assert rows(run(*member, url=url)) == []
+
+
+def test_the_newest_entries_are_those_of_all_shards(any_server: Server, stream: str) -> None:
+    url = any_server.url
+    users = [f"user-{n * 7 % 11}" for n in range(30)]
+    for n in range(0, 30, 3):
+        rows_ = pl.DataFrame({"user": users[n : n + 3], "n": range(n, n + 3)})
+        redfloe.write_stream(url, rows_, stream, shards=4, shard_by="user")
+        time.sleep(0.002)  # so that the next have greater IDs, whatever their shard
+    tailed = rows(run("tail", stream, "-n", "6", "--json", url=url))
+    assert sorted(row["n"] for row in tailed) == [*range(24, 30)]
+    headed = rows(run("head", stream, "-n", "6", "--json", url=url))
+    assert sorted(row["n"] for row in headed) == [*range(6)]
+
+
+def test_each_shard_is_followed_from_its_own_end(any_server: Server, stream: str) -> None:
+    """An entry whose ID is less than those of other shards is shown, and none is shown twice."""
+    url = any_server.url
+    shards: Any = {"shards": 8, "shard_by": "user", "timestamp_column": "at"}
+
+    def put(user: str, at: int) -> None:
+        frame = pl.DataFrame({"user": [user], "at": [at], "n": [at]})
+        redfloe.write_stream(url, frame, stream, **shards)
+
+    put("ada", 10)
+    put("bob", 30)
+    with subprocess.Popen(
+        command("tail", "-f", stream, "-n", "1", "--json"),
+        env={**os.environ, "REDIS_URL": url},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        shown = [json.loads(process.stdout.readline())]
+        put("ada", 20)
+        put("eve", 5)
+        put("bob", 40)
+        shown += [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert sorted(int(row["n"]) for row in shown) == [5, 20, 30, 40]
+    assert rest == ""
+
+
+def test_a_table_of_all_lanes(any_server: Server, hits: str) -> None:
+    schema = {"user": pl.String, "n": pl.Int64}
+    with redfloe.StreamProcessor(
+        any_server.url, hits, name="p", schema=schema, must_exist=True, on_idle="stop", block_ms=1
+    ) as processor:
+        for tx in processor:
+            tx.table("t", key="user", schema={"n": pl.Int64}).upsert(
+                tx.frame.group_by("user").agg(pl.col("n").sum())
+            )
+    shown = rows(run("table", hits, "p", "t", "--json", url=any_server.url))
+    assert shown == [{"_key": "ada", "n": 4}, {"_key": "bob", "n": 2}, {"_key": "eve", "n": 4}]
 
 
 def test_processors_of_a_sharded_stream(any_server: Server, hits: str) -> None:
@@ -143,7 +203,7 @@ def test_shards_are_trimmed_to_an_id(any_server: Server, hits: str) -> None:
 def test_what_is_no_stream_is_none(any_server: Server, stream: str) -> None:
     with any_server.client() as client:
         client.hset(stream, mapping={"a": "b"})
-    for command in (["count", stream], ["export", stream, "-", "-f", "csv"]):
-        assert "WRONGTYPE" in run(*command, url=any_server.url, code=1).stderr
+    for names in (["count", stream], ["export", stream, "-", "-f", "csv"]):
+        assert "WRONGTYPE" in run(*names, url=any_server.url, code=1).stderr
     shown = run("groups", stream, "--json", url=any_server.url).stdout
     assert [json.loads(line) for line in shown.splitlines()] == []

@@ -139,6 +139,30 @@ def test_a_handler_looks_into_another_processors_table(
     assert got == [9, None, 7]
 
 
+def test_a_lookup_that_can_never_be_ends_the_processor(any_server: Server, world: World) -> None:
+    """Nothing goes to dead letters for it."""
+    rows = pl.DataFrame({"n": [1, 2, 3]})
+    redfloe.write_stream(any_server.url, rows, "stock", shards=2, shard_by="n")
+    schema = {"n": pl.Int64, "left": pl.Int64}
+    publish(any_server, *orders(3))
+    router = Router()
+    if world.runner is None:
+
+        @router.on("orders", OrderPlaced)
+        def look(event: OrderPlaced, tx: Transaction) -> None:
+            tx.lookup("stock", "s", "t", pl.Series([event.order_id]), key="n", schema=schema)
+
+    else:
+
+        @router.on("orders", OrderPlaced)
+        async def look_async(event: OrderPlaced, tx: Transaction) -> None:
+            await tx.lookup("stock", "s", "t", pl.Series([event.order_id]), key="n", schema=schema)
+
+    with pytest.raises(ValueError, match="a sharded stream, of whose tables"):
+        run(world, processor(any_server, router, dead_letter="dead"))
+    assert redfloe.stream_info(any_server.url, "dead").is_empty()
+
+
 def test_handlers_that_are_not_async_leave_an_event_loop_alone(
     any_server: Server, runner: asyncio.Runner
 ) -> None:

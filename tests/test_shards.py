@@ -76,7 +76,7 @@ def test_a_stream_whose_shards_are_partly_empty_exists(
 
 
 def test_workers_and_parts_of_a_stream_whose_shards_are_partly_empty(
-    any_server: Server, stream: str, world: World
+    any_server: Server, stream: str, world: World, tmp_path: Any
 ) -> None:
     url = any_server.url
     redfloe.write_stream(url, frame().head(1), stream, shards=8, shard_by="user")
@@ -90,6 +90,8 @@ def test_workers_and_parts_of_a_stream_whose_shards_are_partly_empty(
     assert [*redfloe.infer_schema(url, stream, must_exist=True)] == ["user", "n"]
     with redfloe.StreamProcessor(url, stream, name="p", schema=SCHEMA, **options) as processor:
         assert [tx.frame.height for tx in processor] == [1]
+    done = redfloe.archive(url, stream, SCHEMA, to=str(tmp_path), until="now", must_exist=True)
+    assert done.entries == 1
 
 
 def redfloe_order(entry_id: str) -> tuple[int, int]:

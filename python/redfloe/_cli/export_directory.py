@@ -186,6 +186,9 @@ def _partitions(state: ExportState, fields: pl.Schema) -> list[pl.Expr]:
     made = []
     for key in state.partition_by:
         if key in fields:
+            if fields[key].is_nested():
+                msg = f"no folder can be named after the values of {key!r}, which are {fields[key]}"
+                raise ValueError(msg)
             made.append(pl.col(key))
         elif key in TIME_PARTS:
             made.append(pl.col(state.timestamp_column).dt.strftime(TIME_PARTS[key]).alias(key))

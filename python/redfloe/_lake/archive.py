@@ -170,7 +170,8 @@ def archive(
 
     job = make(stream)
     if shards := shards_of(url, stream):  # now, since the place of an archive depends on it
-        job = make(shards)
+        options["must_exist"] = False  # the name is there, if not each shard
+        job = make(shards, options=complete(options, archive))
     return without_waiting(job.run(Blocking()))
 
 
@@ -248,7 +249,8 @@ async def archive_async(
 
     job = make(stream)
     if shards := await shards_of_async(url, stream):
-        job = make(shards)
+        options["must_exist"] = False  # the name is there, if not each shard
+        job = make(shards, options=complete(options, archive_async))
     return await job.run(InEventLoop())
 
 

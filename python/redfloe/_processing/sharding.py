@@ -103,7 +103,8 @@ def make_lanes(
     claimed: set[tuple[bytes, str]] = set()
 
     def lane(key: bytes, runtime: _core.Runtime) -> Session[Any]:
-        request = asked | {"stream": key}
+        # Its name is there; a shard that nothing was written to is not.
+        request = asked | {"stream": key, "must_exist": False}
         letters = None if dead_letter is None else _beside(key, dead_letter)
         own = arguments | {"dead_letter": letters}
         return Session(

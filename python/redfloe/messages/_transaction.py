@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from redfloe._errors import RedfloeError
 from redfloe._processing.transaction import AsyncTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    import polars as pl
 
     from redfloe._checks import Milliseconds
     from redfloe._processing.base_transaction import BaseTransaction
@@ -21,6 +25,18 @@ if TYPE_CHECKING:
 
 class CannotCommitError(ValueError):
     """A handler asks for what no transaction of its processor has: no retry mends it."""
+
+
+def _final(error: ValueError) -> ValueError:
+    """Give the error that ends the processor, unless it is one of the data."""
+    return error if isinstance(error, RedfloeError) else CannotCommitError(str(error))
+
+
+async def _looked_up(asked: Callable[[], Awaitable[pl.DataFrame]]) -> pl.DataFrame:
+    try:
+        return await asked()
+    except ValueError as error:
+        raise _final(error) from error
 
 
 class Outputs:
@@ -200,9 +216,20 @@ class Transaction:
         -------
         pl.DataFrame
             A row for each key, or in an async handler what is awaited for it.
+
+        Raises
+        ------
+        ValueError
+            There can be no such lookup, as for `redfloe.Transaction.lookup`. The processor ends.
         """
         batch: Any = self._batch
-        return self._waited_for(batch.lookup(stream, name, table, keys, key=key, schema=schema))
+        asked = partial(batch.lookup, stream, name, table, keys, key=key, schema=schema)
+        if isinstance(batch, AsyncTransaction):
+            return self._waited_for(_looked_up(asked))
+        try:
+            return asked()
+        except ValueError as error:
+            raise _final(error) from error
 
     def _waited_for(self, made: Any) -> Any:
         """Give what was asked for; to a thread, which waits for what the event loop does, too."""

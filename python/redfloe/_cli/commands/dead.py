@@ -24,7 +24,7 @@ from redfloe._cli.options import (
 )
 from redfloe._cli.output import confirm, print_frame, print_json, say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
-from redfloe._cli.shards import streams_of
+from redfloe._cli.shards import refuse_name, streams_of
 from redfloe._words import counted
 
 app = typer.Typer(help="Look at dead letters, and replay them.", no_args_is_help=True)
@@ -92,7 +92,8 @@ def replay(
     import redfloe
 
     server = connect(url)
-    streams_of(server, dead_letter)
+    if len(shards := streams_of(server, dead_letter)) > 1:
+        refuse_name(dead_letter, shards)
     chosen = counted(len(ids), "letter", "letters", ",") if ids else "all of them"
     confirm(f"replay dead letters of {dead_letter} ({chosen}) into their streams", yes=yes)
     replayed = redfloe.replay_dead_letters(

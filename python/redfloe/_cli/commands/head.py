@@ -55,6 +55,7 @@ def head(
             end_id=end,
             count=count,
             must_exist=True,
+            order="id",
             **columns(payloads, rows=count, text=text, names=names),
         )
     frame = names.without_empty(frame)

@@ -36,11 +36,10 @@ def lag(
     import redfloe
 
     server = connect(url)
-    asked = pattern_of(server, pattern)
     empty = f"no stream that matches {pattern!r} has a group"
 
     def look() -> pl.DataFrame:
-        found = redfloe.list_groups(server, asked).sort(
+        found = redfloe.list_groups(server, pattern_of(server, pattern)).sort(
             "lag_time", descending=True, maintain_order=True
         )
         return found.select("stream", "group", "lag", "lag_time", "pending", "consumers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,7 +46,14 @@ def pending(
         )
 
     shards = shards_of(server, stream)
-    found = by_age([(key, look(key)) for key in shards]).head(count) if shards else look(stream)
+    if not shards:
+        found = look(stream)
+    else:
+        looks = []
+        for key in shards:
+            with suppress(redfloe.NoGroupError):  # where nothing was written yet
+                looks.append((key, look(key)))
+        found = by_age(looks).head(count) if looks else look(shards[0])
     show(found, json=json, empty="nothing is pending")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from redfloe._cli.options import Json, Processor, Stream, TableName, Url, connect
 from redfloe._cli.output import print_frame, say
+from redfloe._cli.shards import shards_of
 from redfloe._words import counted, readable
 
 #: What a terminal shows of a table whose rows nobody has counted.
@@ -41,8 +42,13 @@ def table(
 
     key = table_key(stream, processor, name)
     # A page that comes twice brings a key again.
-    found = sorted(dict(_core.read_fields(connect(url), key).wait()).items())
-    rows = [_row(*field) for field in found[: count if count or json else _SHOWN]]
+    server = connect(url)
+    found = dict(_core.read_fields(server, key).wait())
+    for shard in [] if found else shards_of(server, stream):
+        found |= dict(_core.read_fields(server, table_key(shard, processor, name)).wait())
+    found = dict(sorted(found.items()))
+    shown = count if count or json else _SHOWN
+    rows = [_row(*field) for field in [*found.items()][:shown]]
     if json:
         for row in rows:
             print(json_module.dumps(row, ensure_ascii=False))

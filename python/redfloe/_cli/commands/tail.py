@@ -27,16 +27,13 @@ from redfloe._cli.options import (
 )
 from redfloe._cli.output import console, print_frame, print_json, printable, say
 from redfloe._cli.payloads import Payload, PayloadCompression, PayloadFormat, Payloads
-from redfloe._cli.shards import shards_of
+from redfloe._cli.shards import SHARD, following, shards_of, up_to
 from redfloe._words import readable
 
 if TYPE_CHECKING:
     import polars as pl
 
     from redfloe import RedisConnection
-
-#: The column of the key of each entry's shard, called as no field is likely to be.
-_SHARD = "__redfloe_shard"
 
 
 def tail(
@@ -91,6 +88,9 @@ def tail(
     # What comes may fit no dtype that was inferred before.
     server = connect(url)
     options = columns(payloads, rows=count, text=text or follow, names=names)
+    if shards_of(server, stream):
+        tail_shards(server, stream, count, names, options, follow=follow, json=json)
+        return
     # What comes after the newest of these is followed: nothing is missed, nothing shown twice.
     start = "-"
     try:
@@ -113,6 +113,36 @@ def tail(
                 show_rows(frame, names, json=json, lines=True)
 
 
+def tail_shards(
+    server: RedisConnection,
+    stream: str,
+    count: int,
+    names: Names,
+    options: dict[str, Any],
+    *,
+    follow: bool,
+    json: bool,
+) -> None:
+    """Show the newest entries of a sharded stream, and what comes to each of its shards."""
+    import redfloe
+
+    offsets = redfloe.stream_offsets(server, stream)
+    if count:
+        frame = redfloe.read_stream(
+            server,
+            stream,
+            last=count,
+            order="id",
+            include_stream=True,
+            stream_column=SHARD,
+            **options,
+        )
+        show_rows(up_to(frame, offsets, names.id), names, json=json, lines=follow)
+    if follow:
+        for frame in following(server, stream, offsets, options):
+            show_rows(frame, names, json=json, lines=True)
+
+
 @dataclass
 class Member:
     """A consumer of a group, which shows what it takes."""
@@ -130,7 +160,7 @@ class Member:
         import redfloe
 
         if self.shards:
-            options |= {"include_stream": True, "stream_column": _SHARD}
+            options |= {"include_stream": True, "stream_column": SHARD}
         where: Any = {"group": self.group, "consumer": self.consumer, "auto_ack": False}
         if count is not None:
             frame = redfloe.read_stream(
@@ -153,12 +183,12 @@ class Member:
         """Acknowledge them once they are out, not later: nobody sees them again after Ctrl-C."""
         import redfloe
 
-        shown = frame.drop(_SHARD) if self.shards else frame
+        shown = frame.drop(SHARD) if self.shards else frame
         show_rows(shown, self.names, json=json, lines=lines)
         parts: list[tuple[Any, pl.DataFrame]] = [(self.stream, frame)]
         if self.shards:
             named = {readable(key): key for key in self.shards}
-            parts = [(named[rows[_SHARD][0]], rows) for rows in frame.partition_by(_SHARD)]
+            parts = [(named[rows[SHARD][0]], rows) for rows in frame.partition_by(SHARD)]
         for key, rows in parts:
             if rows.height:
                 redfloe.ack_entries(self.server, key, self.group, rows[self.names.id])

@@ -40,11 +40,10 @@ def top(
     first.
     """
     server = connect(url)
-    asked = pattern_of(server, pattern)
     activity = Activity()
 
     def look() -> View:
-        frame = activity.look(*_ask(server, asked))
+        frame = activity.look(*_ask(server, pattern_of(server, pattern)))
         rate, size = (readable(name, frame[name].sum()) for name in (_RATE, _BYTES))
         streams = counted(frame.height, "stream", "streams", ",")
         title = f"{pattern}  {streams}  {rate} entries/s  {size}/s  {clock()}"

@@ -8,7 +8,7 @@ import typer
 
 from redfloe._cli.options import Json, Stream, Url, Yes, bound, connect
 from redfloe._cli.output import confirm, say
-from redfloe._cli.shards import streams_of
+from redfloe._cli.shards import refuse_name, streams_of
 from redfloe._words import counted
 
 
@@ -39,6 +39,8 @@ def trim(
         raise typer.BadParameter(msg)
     server = connect(url)
     streams = streams_of(server, stream)
+    if maxlen is not None and len(streams) > 1:
+        refuse_name(stream, streams)
     length: Any = sum(redfloe.stream_info(server, one)["length"].sum() for one in streams)
     doomed = f"all but the newest {maxlen:,}" if maxlen is not None else f"those before {minid}"
     number = counted(length, "entry", "entries", ",")
