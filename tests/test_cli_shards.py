@@ -66,7 +66,7 @@ def test_groups_and_what_is_pending_are_those_of_the_shards(any_server: Server, 
 
 @pytest.mark.parametrize("name", ["a[b]*?", "with space", 'q"', "b\\c", b"caf\xe9"])
 def test_names_are_no_patterns(any_server: Server, stream: str, name: str | bytes) -> None:
-    """And need not be UTF-8."""
+    """Names with the characters of patterns, and bytes that are not UTF-8."""
     key = name if isinstance(name, bytes) else f"{stream}:{name}"
     url = any_server.url
     redfloe.write_stream(url, HITS, key, shards=4, shard_by="user")
@@ -74,6 +74,8 @@ def test_names_are_no_patterns(any_server: Server, stream: str, name: str | byte
     typed = key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key
     for names in (["groups"], ["lag"], ["streams"], ["top", "-n", "1"]):
         assert len(rows(run(*names, typed, "--json", url=url))) == 4
+    for shown in ("head", "tail"):
+        assert len(rows(run(shown, typed, "--json", url=url))) == 4
     member = ["--group", "g", "--consumer", "c", "--json"]
     assert len(rows(run("tail", typed, *member, url=url))) == 4
     assert rows(run("pending", typed, "g", "--json", url=url)) == []

@@ -36,7 +36,7 @@ class ExportState:
     format: str
     partition_by: list[str]
     payload: str | None
-    #: Without the files of schemas, which may move and grow.
+    #: Without the files of schemas, which may move.
     payload_format: str = "json"
     payload_compression: str | None = None
     start: str = "-"

@@ -65,7 +65,7 @@ class Payloads:
 
     @property
     def kind(self) -> str:
-        """Give the format without the names of files, which may move, and whose schemas grow."""
+        """Give the format without the names of files, which may move."""
         name, _, rest = self.format.partition(":")
         if name == "protobuf":
             return f"{name}:{rest.rpartition(':')[2]}"

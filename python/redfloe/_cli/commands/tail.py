@@ -126,7 +126,7 @@ def tail_shards(
     """Show the newest entries of a sharded stream, and what comes to each of its shards."""
     import redfloe
 
-    offsets = redfloe.stream_offsets(server, stream)
+    offsets = redfloe.stream_offsets(server, stream) if follow else None
     if count:
         frame = redfloe.read_stream(
             server,
@@ -137,8 +137,9 @@ def tail_shards(
             stream_column=SHARD,
             **options,
         )
-        show_rows(up_to(frame, offsets, names.id), names, json=json, lines=follow)
-    if follow:
+        shown = frame.drop(SHARD) if offsets is None else up_to(frame, offsets, names.id)
+        show_rows(shown, names, json=json, lines=follow)
+    if offsets is not None:
         for frame in following(server, stream, offsets, options):
             show_rows(frame, names, json=json, lines=True)
 
